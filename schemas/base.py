@@ -1,0 +1,33 @@
+"""The one base of every model here: frozen, strict about unknown keys, with a content digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, 64 lower-case hexadecimal digits")]
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON-able value written canonically (sorted keys, no spaces, UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+class Frozen(BaseModel):
+    """A value: cannot be changed, refuses keys it does not know, documents each field by the line below it."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    def content_digest(self) -> str:
+        """SHA-256 of the content, equal for equal values whatever order their keys were written in."""
+        return digest_of(self.model_dump(mode="json"))

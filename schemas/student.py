@@ -1,0 +1,60 @@
+"""The student: its shape, and what it starts from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.base import Frozen
+from schemas.objective import LayerMap, UniformMap
+
+
+class StudentShape(Frozen):
+    """Size of the student's encoder; vocabulary, positions and everything else come from the teacher's config."""
+
+    num_layers: int = Field(ge=1, le=200)
+    """Transformer blocks."""
+    hidden_size: int = Field(ge=1, le=65536)
+    """Width of the hidden states."""
+    num_attention_heads: int = Field(ge=1, le=1024)
+    """Attention heads per block; must divide hidden_size."""
+    intermediate_size: int = Field(ge=1, le=1_048_576)
+    """Neurons of each block's feed-forward part."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> StudentShape:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} attention heads do not divide a hidden_size of {self.hidden_size}; "
+                "choose num_attention_heads so that hidden_size / num_attention_heads is whole"
+            )
+        return self
+
+
+class RandomStart(Frozen):
+    """Fresh weights, drawn as the teacher's architecture draws them."""
+
+    kind: Literal["random"] = "random"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seeds the draw."""
+
+
+class TeacherLayersStart(Frozen):
+    """Copies of chosen teacher blocks and of the embeddings; needs the teacher's width, heads and inner size."""
+
+    kind: Literal["teacher_layers"] = "teacher_layers"
+    layer_map: LayerMap = UniformMap()
+    """Which teacher block each student block is copied from."""
+
+
+StudentStart = Annotated[RandomStart | TeacherLayersStart, Field(discriminator="kind")]
+
+
+class StudentConfig(Frozen):
+    """What is trained."""
+
+    shape: StudentShape
+    """Size of the encoder."""
+    start: StudentStart = RandomStart()
+    """Where its first weights come from."""

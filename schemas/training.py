@@ -1,0 +1,91 @@
+"""How long, in what batches and with which optimizer a stage trains. Every quantity carries its unit."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from schemas.base import Frozen
+
+_SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6}
+_AMOUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([kKmM]?)\s*([a-z]+)\s*$")
+
+
+def _parse_amount(value: Any) -> Any:
+    """`"3 epochs"`, `"500 steps"`, `"2.5M tokens"`, `"32 sequences"` as amount and unit."""
+    if isinstance(value, str) and (match := _AMOUNT.match(value)):
+        amount = float(match[1]) * _SUFFIX[match[2].lower()]
+        unit = match[3] if match[3].endswith("s") else match[3] + "s"
+        return {"amount": amount, "unit": unit}
+    if isinstance(value, str):
+        raise ValueError('expected an amount and a unit, such as "3 epochs", "500 steps" or "2.5M tokens"')
+    return value
+
+
+class _Duration(Frozen):
+    amount: float = Field(gt=0)
+    """How many of the unit."""
+    unit: Literal["steps", "epochs", "tokens"]
+    """Optimizer steps, passes over the data, or real (non-padding) tokens."""
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+class _BatchSize(Frozen):
+    amount: float = Field(ge=1)
+    """How many of the unit."""
+    unit: Literal["sequences", "tokens"]
+    """Sequences, or real (non-padding) tokens, per optimizer step."""
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+Duration = Annotated[_Duration, BeforeValidator(_parse_amount)]
+BatchSize = Annotated[_BatchSize, BeforeValidator(_parse_amount)]
+
+
+class AdamW(Frozen):
+    """AdamW (Loshchilov & Hutter 2019, Algorithm 2); biases and normalisation weights are not decayed."""
+
+    learning_rate: float = Field(default=5e-5, gt=0, le=1)
+    """Peak learning rate."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of the two moment estimates."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to the denominator."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    """Decoupled weight decay of matrices."""
+
+
+class Schedule(Frozen):
+    """Learning rate over the stage: linear warm-up, then constant or linear decay to zero."""
+
+    kind: Literal["linear", "constant"] = "linear"
+    """What follows the warm-up."""
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps that the learning rate takes to rise from zero."""
+
+
+class Training(Frozen):
+    """One stage's training run."""
+
+    duration: Duration
+    """How long: `3 epochs`, `500 steps` or `2.5M tokens`."""
+    batch: BatchSize = _BatchSize(amount=32, unit="sequences")
+    """One optimizer step: `32 sequences` or `4096 tokens`."""
+    optimizer: AdamW = AdamW()
+    """AdamW's settings."""
+    schedule: Schedule = Schedule()
+    """Learning-rate schedule."""
+    gradient_clip_norm: float | None = Field(default=1.0, gt=0)
+    """Largest global gradient norm (student and projections together); null switches clipping off."""
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    """The student's dropout in this stage; null keeps what its model config says."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """bf16 autocast, full fp32, or bf16 where the hardware has instructions for it."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seeds data order, dropout and whatever is started at random."""

@@ -1,0 +1,1 @@
+"""What a stage does: torch, transformers, datasets, accelerate. Imports schemas only."""
