@@ -51,3 +51,7 @@ class TeacherError(DistillError):
 
 class NonFiniteLossError(DistillError):
     """A loss or a gradient became NaN or infinite; the optimizer was not stepped."""
+
+
+class Interrupted(DistillError):
+    """Somebody asked the run to stop; its state is kept and the same command goes on from it."""

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from schemas.results import CheckpointRef, Manifest
+from schemas.results import CheckpointRef, Manifest, StageResult
+from schemas.stage import StageConfig
 
 
 class MetricSink(Protocol):
@@ -82,3 +83,10 @@ class Ports:
     stop_requested: Callable[[], bool] = field(default=lambda: False)
     """Asked after every step; True saves the state and leaves."""
 
+
+
+class StageRunner(Protocol):
+    """Runs a stage, or finds it done: what the Prefect tasks are handed."""
+
+    def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
+        """The finished stage, reused where the same stage was finished before."""

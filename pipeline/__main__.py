@@ -1,0 +1,221 @@
+"""The command line. Every command exits 0 on success, 2 on a mistake in what was given, 1 on a failure of the run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from schemas.errors import ConfigError, DistillError
+
+app = typer.Typer(
+    name="distill",
+    help="Progressive multi-stage distillation of transformer encoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="Change the recipe, such as student.shape.num_layers=3."),
+]
+StoreOption = Annotated[
+    Path | None, typer.Option("--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@app.command()
+def recipes(as_json: JsonOption = False) -> None:
+    """The shipped recipes, a line each."""
+    from pipeline.library import read_recipe, shipped_names
+
+    loaded = [read_recipe(name) for name in shipped_names()]
+    if as_json:
+        _print_json([{"name": recipe.name, "description": recipe.description} for recipe in loaded])
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for recipe in loaded:
+        table.add_row(f"[bold]{recipe.name}[/]", recipe.description)
+    out.print(table)
+
+
+@app.command()
+def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption = False) -> None:
+    """The resolved recipe as YAML."""
+    from pipeline.library import read_recipe
+    from schemas.loading import dump_recipe
+
+    resolved = read_recipe(recipe, changes or [])
+    if as_json:
+        _print_json(resolved.model_dump(mode="json"))
+    else:
+        sys.stdout.write(dump_recipe(resolved))
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument, changes: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """What would run and what is there already; parameters, tokens, operations, estimated time."""
+    from pipeline.library import read_recipe
+    from pipeline.plan import make_plan, print_plan
+
+    resolved = read_recipe(recipe, changes or [])
+    planned = make_plan(resolved, store)
+    if as_json:
+        _print_json(planned.model_dump(mode="json"))
+    else:
+        print_plan(planned, out)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    from_stage: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Begin with this stage.")] = None,
+    until_stage: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")] = None,
+    resume_from: Annotated[
+        str | None,
+        typer.Option("--resume-from", metavar="CHECKPOINT", help="A checkpoint folder, or mlflow:RUN_ID, to go on from."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe; what is there already is reused."""
+    from pipeline.launch import run_recipe
+    from pipeline.library import read_recipe
+    from pipeline.report import print_report
+
+    resolved = read_recipe(recipe, changes or [])
+    report = run_recipe(
+        recipe,
+        changes or [],
+        {
+            "from_stage": from_stage,
+            "until_stage": until_stage,
+            "resume_from": resume_from,
+            "store": str(store) if store else None,
+        },
+        stage_names=[stage.name for stage in resolved.stages],
+    )
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print_report(report, out, mlflow_command=_mlflow_command(report.store))
+
+
+def _mlflow_command(store: str) -> str:
+    from pipeline.settings import read_settings, without_credentials
+
+    uri = read_settings(store).tracking_uri
+    if not uri.startswith("sqlite:"):
+        return without_credentials(uri)
+    return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+
+
+@app.command()
+def compare(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest when left out.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The stages of a run side by side."""
+    from pipeline.checkpoints import open_store
+    from pipeline.report import print_report
+    from pipeline.settings import read_settings
+
+    settings = read_settings(store)
+    report = open_store(settings.store).read_report(run)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print_report(report, out, mlflow_command=_mlflow_command(report.store))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
+    task: Annotated[str, typer.Option("--task", help="Such as docstrings, sst2, or a folder of files.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Metric of a checkpoint and of the teacher it learned from."""
+    from pipeline.evaluate import evaluate_checkpoint, print_scores
+
+    scores = evaluate_checkpoint(checkpoint, task, store)
+    if as_json:
+        _print_json(scores.model_dump(mode="json"))
+    else:
+        print_scores(scores, out)
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Every file of a checkpoint against its manifest."""
+    from pipeline.checkpoints import open_checkpoint
+
+    reference, manifest = open_checkpoint(checkpoint)
+    if as_json:
+        _print_json(manifest.model_dump(mode="json"))
+        return
+    total = sum(entry.size for entry in manifest.files.values())
+    out.print(f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says", soft_wrap=True)
+
+
+@app.command()
+def serve() -> None:
+    """Local deployments of every recipe, until stopped."""
+    from pipeline.deployment import serve_recipes
+
+    serve_recipes(err)
+
+
+@app.command()
+def schema() -> None:
+    """JSON schema of a recipe, for editors."""
+    from schemas.loading import recipe_schema
+
+    _print_json(recipe_schema())
+
+
+def main() -> None:
+    """Run the command line; a mistake or a failure is one message, never a traceback."""
+    logging.basicConfig(level=os.environ.get("DISTILL_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s")
+    try:
+        app()
+    except DistillError as error:
+        for line in error.problems if isinstance(error, ConfigError) else (str(error),):
+            err.print(f"[red]error:[/] {_escaped(line)}", soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""Pictures for people: the losses of a stage.
+
+And a run's stages against its teacher. PNG bytes; never a display.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.tracking_points import Point, read_points
+from schemas.results import Row, RunReport
+
+# Okabe and Ito's colours, told apart by the colour-blind; the yellow is too pale on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+_BLACK = "#1a1a1a"
+_GREY = "#5f5f5f"
+_TOKENS = ("train/tokens", "train/tokens_seen", "tokens")
+_RATE = "train/learning_rate"
+_TOTAL = "train/loss"
+
+
+def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
+    """The training losses of one stage over tokens (or steps), with the learning rate below.
+
+    Args:
+        points: a stage's local file of points, or its points.
+        title: above the picture.
+    """
+    given = list(read_points(points)) if isinstance(points, Path) else list(points)
+    figure = _figure(8.0, 5.2)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    tokens = _tokens(given)
+    ends: list[tuple[float, str, str]] = []
+    colours = itertools.cycle(_COLOURS)
+    for name in _loss_names(given):
+        colour = _BLACK if name == _TOTAL else next(colours)
+        line = [(step, value) for step, value in _values(given, name) if value > 0]
+        if line:
+            xs = [tokens.get(step, step) if tokens else step for step, _ in line]
+            ys = [value for _, value in line]
+            _draw(upper, xs, ys, colour)
+            ends.append((ys[-1], _plain(name), colour))
+    upper.set_yscale("log")
+    upper.set_ylabel("training loss")
+    upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    _plain_log_ticks(upper)
+    _label_ends(upper, ends)
+    rate = _values(given, _RATE)
+    lower.plot(
+        [tokens.get(s, s) if tokens else s for s, _ in rate], [v for _, v in rate], color=_GREY
+    )
+    lower.set_ylim(bottom=0)
+    lower.set_ylabel("learning\nrate")
+    lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
+    lower.set_xlabel("tokens" if tokens else "optimizer step")
+    if tokens:
+        from matplotlib.ticker import EngFormatter
+
+        lower.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    return _png(figure)
+
+
+def stage_comparison(report: RunReport) -> bytes:
+    """Probe accuracy and latent loss of every stage, the teacher's probe accuracy as a line."""
+    rows = [row for row in report.rows if row.kind != "teacher"]
+    teacher = next((row for row in report.rows if row.kind == "teacher"), None)
+    width = max(8.0, 1.5 * len(rows) + 2.0)
+    figure = _figure(width, 4.4)
+    left, right = figure.subplots(1, 2)
+    reference = teacher.judgement.probe_accuracy if teacher else None
+    _bars(
+        left,
+        rows,
+        [row.judgement.probe_accuracy for row in rows],
+        "accuracy of a linear probe",
+        "{:.3f}",
+    )
+    shown = [value for row in rows if (value := row.judgement.probe_accuracy) is not None]
+    if shown or reference is not None:
+        left.set_ylim(*_accuracy_range([*shown, *([] if reference is None else [reference])]))
+    if reference is not None:
+        left.axhline(reference, color=_GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
+        left.annotate(
+            f"teacher {reference:.3f}",
+            (0, reference),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=_GREY,
+            fontsize=9,
+        )
+    _bars(
+        right,
+        rows,
+        [row.judgement.latent_loss for row in rows],
+        "latent loss, held-out text",
+        "{:.3g}",
+    )
+    right.margins(y=0.15)
+    right.set_ylim(bottom=0)
+    task = f", {report.task}" if report.task else ""
+    figure.suptitle(f"{report.recipe}{task}", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return _png(figure)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _loss_names(points: Sequence[Point]) -> list[str]:
+    names = dict.fromkeys(name for point in points for name in point.metrics)
+    return [name for name in names if name.startswith("train/") and name.endswith("loss")]
+
+
+def _values(points: Sequence[Point], name: str) -> list[tuple[int, float]]:
+    found = [(point.step, point.metrics[name]) for point in points if name in point.metrics]
+    return [(step, value) for step, value in found if math.isfinite(value)]
+
+
+def _tokens(points: Sequence[Point]) -> dict[int, float]:
+    """Tokens seen by step; empty when nothing tells."""
+    for name in _TOKENS:
+        values = dict(_values(points, name))
+        ordered = [values[step] for step in sorted(values)]
+        if len(ordered) > 1 and ordered == sorted(ordered):
+            return values
+    return {}
+
+
+def _plain(name: str) -> str:
+    return (
+        name.removeprefix("train/").removesuffix("_loss").replace("_", " ")
+        if name != _TOTAL
+        else "total"
+    )
+
+
+def _draw(axes: Any, xs: list[float], ys: list[float], colour: str) -> None:
+    """The points pale, and a running mean over a fiftieth of them.
+
+    The trend is what is asked for.
+    """
+    window = max(1, len(ys) // 50)
+    if window == 1:
+        axes.plot(xs, ys, color=colour, linewidth=1.6)
+        return
+    axes.plot(xs, ys, color=colour, linewidth=0.6, alpha=0.3)
+    means = [
+        math.exp(sum(math.log(y) for y in part) / len(part))
+        for part in (ys[max(0, i - window + 1) : i + 1] for i in range(len(ys)))
+    ]
+    axes.plot(xs, means, color=colour, linewidth=1.8)
+
+
+def _plain_log_ticks(axes: Any) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    low, high = axes.get_ylim()
+    narrow = high / low < 100
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
+
+
+def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
+    """Names at the ends of the lines, pushed apart where they would overlap."""
+    low, high = (math.log(limit) for limit in axes.get_ylim())
+    places: list[float] = []
+    for y, name, colour in sorted(ends):
+        place = (math.log(y) - low) / (high - low)
+        if places:
+            place = max(place, places[-1] + 0.055)
+        places.append(place)
+        axes.annotate(
+            name,
+            (1.0, place),
+            xycoords="axes fraction",
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=10,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _bars(
+    axes: Any, rows: Sequence[Row], values: Sequence[float | None], title: str, form: str
+) -> None:
+    highest = max((value for value in values if value is not None), default=0.0)
+    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+        if value is None:
+            axes.text(
+                place,
+                0.02,
+                "none",
+                ha="center",
+                color=_GREY,
+                fontsize=9,
+                transform=axes.get_xaxis_transform(),
+            )
+            continue
+        colour = _COLOURS[0] if row.kind == "stage" else _COLOURS[4]
+        axes.bar(place, value, width=0.62, color=colour, zorder=2)
+        # Inside the bar, where the teacher's line cannot cross it, unless the bar is too
+        # short for that.
+        inside = value > 0.12 * highest
+        axes.annotate(
+            form.format(value),
+            (place, value),
+            xytext=(0, -4 if inside else 3),
+            textcoords="offset points",
+            ha="center",
+            va="top" if inside else "bottom",
+            color="white" if inside and row.kind == "stage" else _BLACK,
+            fontsize=9,
+            zorder=4,
+        )
+    names = [
+        row.name.replace("_", "\n") + ("\n(reused)" if row.status == "reused" else "")
+        for row in rows
+    ]
+    axes.set_xticks(range(len(rows)), names)
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    axes.set_title(title, loc="left", fontsize=10)
+
+
+def _accuracy_range(values: Sequence[float]) -> tuple[float, float]:
+    """From zero, so that bars compare honestly, to a little above the largest."""
+    return 0.0, min(1.08, max(values) * 1.15)

@@ -1,0 +1,43 @@
+"""Every shipped recipe as a Prefect deployment: `prefect deployment run distill-flow/quickstart`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from schemas.errors import ServiceError
+
+from pipeline.launch import check_server, prepare_environment
+from pipeline.library import read_recipe, shipped_names
+
+
+def serve_recipes(console: Console) -> None:
+    """Serve a deployment per recipe from this process until it is stopped; one run at a time.
+
+    Raises:
+        ServiceError: no Prefect server is named, or it does not answer.
+    """
+    import os
+
+    prepare_environment()
+    if not os.environ.get("PREFECT_API_URL"):
+        raise ServiceError(
+            "PREFECT_API_URL is not set, so there is no server to serve deployments to; start one with: "
+            "prefect server start, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        )
+    check_server()
+    from prefect import serve
+
+    from pipeline.flow import distill_flow
+
+    deployments = [
+        distill_flow.to_deployment(
+            name=name,
+            description=read_recipe(name).description,
+            parameters={"recipe": name},
+            tags=["distill"],
+        )
+        for name in shipped_names()
+    ]
+    for name in shipped_names():
+        console.print(f"prefect deployment run distill-flow/{name}")
+    serve(*deployments, limit=1, print_starting_message=False)

@@ -1,0 +1,72 @@
+"""Starts the flow from the command line: Prefect's environment first, then the flow, then its errors in our words."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from schemas.errors import ConfigError, ServiceError
+from schemas.results import RunReport
+
+_DEFAULTS = {
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "DO_NOT_TRACK": "1",
+}
+_LONGEST_WAIT = 10.0
+
+
+def prepare_environment() -> None:
+    """Set what Prefect should find where the user has set nothing; must come before Prefect is imported."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def check_server() -> None:
+    """Make sure that the Prefect server answers, where the user named one.
+
+    Raises:
+        ServiceError: it does not.
+    """
+    address = os.environ.get("PREFECT_API_URL")
+    if not address:
+        return  # Prefect starts one of its own for the run
+    import httpx
+
+    from pipeline.settings import without_credentials
+
+    try:
+        httpx.get(f"{address.rstrip('/')}/health", timeout=_LONGEST_WAIT).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ServiceError(
+            f"PREFECT_API_URL={without_credentials(address)}: no Prefect server answers there ({type(error).__name__}); "
+            "start one with: prefect server start, or unset PREFECT_API_URL to run without one"
+        ) from None
+
+
+def run_recipe(
+    recipe: str,
+    overrides: Sequence[str],
+    options: Mapping[str, str | None],
+    *,
+    stage_names: Sequence[str],
+) -> RunReport:
+    """Run the flow in this process.
+
+    Args:
+        recipe: a shipped name or a YAML file.
+        overrides: `--set` changes.
+        options: fields of `RunOptions`.
+        stage_names: the recipe's stages, to check the options against.
+    """
+    for flag, name in (("--from", options["from_stage"]), ("--until", options["until_stage"])):
+        if name and name not in stage_names:
+            raise ConfigError(f"{flag} {name}: the recipe has no such stage; it has {', '.join(stage_names)}")
+    # The terminal shows our bars, our table and our one message on failure; Prefect's own lines are in its UI.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    prepare_environment()
+    check_server()
+    from pipeline.flow import RunOptions, distill_flow
+
+    return distill_flow(recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options))

@@ -1,0 +1,160 @@
+"""What a run would do: which stages are there already, what the others take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from schemas.base import Frozen
+from schemas.data import describe_task
+from schemas.recipe import Recipe
+from schemas.results import Size
+from schemas.stage import StageConfig
+from schemas.teacher import FinetunedTeacher
+from stages.identity import stage_digest
+from stages.preflight import Facts, cost_of, matrix_rate, preflight
+from stages.student import encoder_flops
+
+from pipeline.checkpoints import CheckpointStore, open_store
+from pipeline.report import amount, duration, size_lines
+from pipeline.settings import read_settings
+
+
+class PlannedStage(Frozen):
+    """One line of a plan."""
+
+    name: str
+    """Stage."""
+    status: Literal["run", "reuse"]
+    """Whether it is there already."""
+    digest: str
+    """The stage's digest."""
+    teacher: str
+    """Who teaches."""
+    data: str
+    """What is read."""
+    objective: str
+    """What is matched."""
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """Real tokens."""
+    flops: float
+    """Operations of the encoders."""
+    seconds: float
+    """Estimated time."""
+
+
+class Plan(Frozen):
+    """What a run would do."""
+
+    recipe: str
+    """The recipe's name."""
+    store: str
+    """Where it would be kept."""
+    stages: tuple[PlannedStage, ...]
+    """In order."""
+    size: Size
+    """Parameters and operations of both models."""
+    seconds: float
+    """Estimated time of what is left to run."""
+
+
+def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
+    """Look at everything and say what would run; trains nothing."""
+    settings = read_settings(store_path)
+    store = open_store(settings.store)
+    facts = preflight(recipe, store.cache)
+    rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
+    planned: list[PlannedStage] = []
+    for config, parent in _configs(recipe, store):
+        rate = rates.get(config.training.precision) or matrix_rate(config.training.precision)
+        planned.append(_planned(config, parent, facts, store, rate))
+    return Plan(
+        recipe=recipe.name,
+        store=str(store.root),
+        stages=tuple(planned),
+        size=Size(
+            student_parameters=facts.student_parameters,
+            teacher_parameters=facts.teacher_parameters,
+            student_flops=encoder_flops(facts.student),
+            teacher_flops=encoder_flops(facts.teacher),
+        ),
+        seconds=sum(stage.seconds for stage in planned if stage.status == "run"),
+    )
+
+
+def _configs(recipe: Recipe, store: CheckpointStore) -> list[tuple[StageConfig, str | None]]:
+    """Every stage with its parent's digest, the teacher's fine-tuning first."""
+    configs: list[tuple[StageConfig, str | None]] = []
+    fine_tuned: FinetunedTeacher | None = recipe.given_teacher()
+    if (teacher := recipe.teacher_config()) is not None:
+        configs.append((teacher, None))
+        digest = stage_digest(teacher, None)
+        fine_tuned = recipe.made_teacher(str(store.folder("teacher", digest) / "model"), digest)
+    parent: str | None = None
+    for stage in recipe.stages:
+        config = recipe.stage_config(stage, fine_tuned=fine_tuned)
+        configs.append((config, parent))
+        parent = stage_digest(config, parent)
+    return configs
+
+
+def _planned(
+    config: StageConfig, parent: str | None, facts: Facts, store: CheckpointStore, rate: float
+) -> PlannedStage:
+    digest = stage_digest(config, parent)
+    cost = cost_of(config, facts, store.cache, rate)
+    return PlannedStage(
+        name=config.name,
+        status="reuse" if store.find(config.name, digest) else "run",
+        digest=digest,
+        teacher=config.teacher.kind if config.teacher else "–",
+        data=describe_task(config.data.task) if config.data.kind == "task_data" else "general corpus",
+        objective=_objective(config),
+        steps=cost.steps,
+        tokens=cost.tokens,
+        flops=cost.flops,
+        seconds=cost.seconds,
+    )
+
+
+def _objective(config: StageConfig) -> str:
+    objective = config.objective
+    if objective.kind == "latent":
+        return "latent"
+    if objective.kind == "hard_label":
+        return "hard label"
+    parts = {"latent": objective.latent, "soft label": objective.soft_label, "hard label": objective.hard_label}
+    return " + ".join(name for name, part in parts.items() if part)
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """The plan as a table."""
+    table = Table(title=f"{plan.recipe}: what would run", title_justify="left")
+    for name in ("stage", "", "teacher", "data", "objective"):
+        table.add_column(name)
+    for name in ("steps", "tokens", "operations", "time, about"):
+        table.add_column(name, justify="right")
+    for stage in plan.stages:
+        there = stage.status == "reuse"
+        table.add_row(
+            stage.name,
+            "there" if there else "to run",
+            stage.teacher,
+            stage.data,
+            stage.objective,
+            f"{stage.steps:,}",
+            amount(stage.tokens),
+            f"{stage.flops / 1e12:.2f} T",
+            "–" if there else duration(stage.seconds),
+            style="dim" if there else None,
+        )
+    console.print(table)
+    for line in size_lines(plan.size):
+        console.print(line, soft_wrap=True)
+    console.print(f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate")
+    console.print(f"store: {plan.store}", soft_wrap=True)

@@ -1,0 +1,139 @@
+"""A run's closing table: for the terminal, for Prefect and MLflow, and for programs."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from schemas.results import Row, RunReport, Size
+
+COLUMNS = ("", "probe", "latent loss", "task metric", "agreement", "tokens", "time", "")
+
+
+def percent(value: float | None) -> str:
+    """`0.876` as `87.6`; a dash where there is nothing."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def amount(value: int | None) -> str:
+    """Tokens, rounded for reading: `2.5 M`, `300 k`."""
+    if value is None:
+        return "–"
+    if value >= 1_000_000:
+        return f"{value / 1e6:.2f} M"
+    return f"{value / 1e3:.0f} k" if value >= 1000 else str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """One row's texts, in the order of COLUMNS."""
+    scores = row.judgement
+    latent = "–" if scores.latent_loss is None else f"{scores.latent_loss:.4g}"
+    return (
+        row.name,
+        percent(scores.probe_accuracy),
+        latent,
+        percent(scores.task_metric),
+        percent(scores.agreement),
+        amount(row.tokens),
+        duration(row.seconds),
+        "" if row.status == "ran" else row.status,
+    )
+
+
+def as_table(report: RunReport) -> Table:
+    """The report's rows for a terminal."""
+    metric = report.metric or "task metric"
+    table = Table(title=f"{report.recipe} on {report.task or 'general text'}", title_justify="left")
+    for name in COLUMNS:
+        label = f"{metric} %" if name == "task metric" else f"{name} %" if name in ("probe", "agreement") else name
+        table.add_column(label, justify="left" if not name else "right", no_wrap=True)
+    for index, row in enumerate(report.rows):
+        following = report.rows[index + 1] if index + 1 < len(report.rows) else None
+        last_of_kind = following is not None and following.kind != row.kind
+        style = "bold" if row.name == "task_specific" else "dim" if row.kind == "baseline" else None
+        table.add_row(*cells(row), style=style, end_section=last_of_kind)
+    return table
+
+
+def as_markdown(report: RunReport) -> str:
+    """The same table in Markdown, with the closing lines."""
+    header = [name or " " for name in COLUMNS]
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    lines += [f"| {' | '.join(cells(row))} |" for row in report.rows]
+    return "\n".join([*lines, "", *(f"- {line}" for line in summary(report))])
+
+
+def as_records(report: RunReport) -> list[dict[str, str]]:
+    """The rows for a Prefect table artifact."""
+    names = [name or ("stage" if index == 0 else "status") for index, name in enumerate(COLUMNS)]
+    return [dict(zip(names, cells(row), strict=True)) for row in report.rows]
+
+
+def size_lines(size: Size) -> list[str]:
+    """Parameters, operations and speed in words."""
+    lines = [
+        f"parameters: student {size.student_parameters / 1e6:.2f} M, teacher {size.teacher_parameters / 1e6:.2f} M "
+        f"({size.teacher_parameters / size.student_parameters:.1f} times fewer)",
+        f"encoder operations at length 128: student {size.student_flops / 1e9:.2f} G, teacher "
+        f"{size.teacher_flops / 1e9:.2f} G ({100 * size.student_flops / size.teacher_flops:.0f} %)",
+    ]
+    if size.speed_up is not None:
+        lines.append(
+            f"speed: {size.speed_up:.2f} times the teacher's (rounds from {size.speed_up_low:.2f} to "
+            f"{size.speed_up_high:.2f}; 16 sequences of 128 tokens, fp32, this machine)"
+        )
+    return lines
+
+
+def student_row(report: RunReport) -> Row | None:
+    """The finished student: the last stage."""
+    return next((row for row in reversed(report.rows) if row.kind == "stage"), None)
+
+
+def teacher_row(report: RunReport) -> Row | None:
+    """The teacher's line."""
+    return next((row for row in report.rows if row.kind == "teacher"), None)
+
+
+def summary(report: RunReport) -> list[str]:
+    """The closing lines under the table."""
+    lines: list[str] = []
+    student, teacher = student_row(report), teacher_row(report)
+    if student and teacher and report.retained is not None:
+        lines.append(
+            f"student {percent(student.judgement.task_metric)} %, teacher {percent(teacher.judgement.task_metric)} %: "
+            f"{percent(report.retained)} % retained"
+            + (
+                f"; above chance ({percent(report.majority)} %): {percent(report.retained_above_chance)} %"
+                if report.retained_above_chance is not None
+                else ""
+            )
+        )
+    if report.size is not None:
+        lines += size_lines(report.size)
+    if student and student.checkpoint:
+        lines.append(f"checkpoint: {student.checkpoint.path}")
+    lines.append(f"time: {duration(report.seconds)}")
+    return lines
+
+
+def print_report(report: RunReport, console: Console, *, mlflow_command: str | None) -> None:
+    """Print table, closing lines and what to do next."""
+    console.print()
+    console.print(as_table(report))
+    for line in summary(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    if mlflow_command:
+        console.print(f"compare the stages in MLflow: {mlflow_command}", highlight=False, soft_wrap=True)

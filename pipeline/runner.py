@@ -1,0 +1,230 @@
+"""One run's hands: finds a stage done or runs it, judges it, logs it, and keeps the rows of the closing table."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from schemas.data import TaskDataset, describe_task
+from schemas.errors import TeacherError
+from schemas.recipe import Recipe
+from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult
+from schemas.stage import StageConfig
+from schemas.teacher import FinetunedTeacher
+from stages.identity import data_digest, stage_digest
+from stages.judge import (
+    Yardstick,
+    chance,
+    judge_bag_of_words,
+    judge_checkpoint,
+    judge_model,
+    make_yardstick,
+)
+from stages.ports import Ports, Progress
+from stages.run import run_stage
+
+from pipeline.checkpoints import CheckpointStore, verify
+from pipeline.curves import loss_curves
+from pipeline.tracking import CHECKPOINT_TAG, ChildRun, Tracking
+from pipeline.tracking_model import save_mlflow_model
+
+log = logging.getLogger(__name__)
+
+_KINDS: dict[str, Literal["teacher", "baseline"]] = {"teacher": "teacher", "hard_label_baseline": "baseline"}
+
+
+class Runner:
+    """A `StageRunner` for one recipe, one store and one MLflow parent run."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        store: CheckpointStore,
+        tracking: Tracking,
+        parent_run: str | None,
+        progress: Progress,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self.recipe, self.store, self.tracking = recipe, store, tracking
+        self.parent_run, self.progress, self.stop_requested = parent_run, progress, stop_requested
+        self.rows: list[Row] = []
+        self.fine_tuned: FinetunedTeacher | None = recipe.given_teacher()
+        self._yardstick: Yardstick | None = None
+
+    def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
+        """The stage's result: found in the store, or made now; judged and logged either way."""
+        digest = stage_digest(config, parent.digest if parent else None)
+        with self.store.lock(config.name, digest):
+            found = self.store.find(config.name, digest)
+            if found is not None:
+                return self._reuse(config, *found)
+            return self._run(config, parent, digest)
+
+    def _reuse(self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest) -> StageResult:
+        verify(Path(checkpoint.path))
+        self.progress.note(f"{config.name}: there already, reused ({checkpoint.path})")
+        child = self.tracking.reused_run(
+            self.parent_run,
+            config.name,
+            config.model_dump(mode="json"),
+            self._tags(config, manifest.digest, checkpoint.path),
+            step=manifest.steps,
+            metrics=manifest.metrics,
+            made_by=manifest.mlflow_run_id,
+        )
+        result = StageResult(
+            checkpoint=checkpoint,
+            metrics=manifest.metrics,
+            steps=manifest.steps,
+            tokens=manifest.tokens,
+            seconds=manifest.seconds,
+            reused=True,
+            mlflow_run_id=child.run_id,
+        )
+        self._conclude(config, result, manifest.labels, child)
+        return result
+
+    def _run(self, config: StageConfig, parent: CheckpointRef | None, digest: str) -> StageResult:
+        states = self.store.states(config.name, digest)
+        tags = self._tags(config, digest)
+        child = self.tracking.child_run(
+            self.parent_run,
+            config.name,
+            config.model_dump(mode="json"),
+            tags,
+            resume_run_id=self.tracking.unfinished_run({"distill.digest": digest}),
+        )
+        self._log_data(config, child)
+        status = "FAILED"
+        try:
+            ports = Ports(
+                sink=child,
+                progress=self.progress,
+                states=states,
+                checkpoints=self.store.writer(config.name, digest),
+                cache=self.store.cache,
+                mlflow_run_id=child.run_id,
+                log_every=self.recipe.execution.log_every,
+                microbatch_tokens=self.recipe.execution.microbatch_tokens,
+                state_minutes=self.recipe.execution.state_minutes,
+                stop_requested=self.stop_requested,
+            )
+            result = run_stage(config, parent, ports)
+            states.clear()
+            child.set_tags({CHECKPOINT_TAG: result.checkpoint.path})
+            status = "FINISHED"
+        finally:
+            if status != "FINISHED":
+                child.finish(status)
+        found = self.store.find(config.name, digest)
+        assert found is not None
+        self._conclude(config, result, found[1].labels, child)
+        return result
+
+    def _tags(self, config: StageConfig, digest: str, checkpoint: str | None = None) -> dict[str, str]:
+        tags = {"distill.stage": config.name, "distill.digest": digest, "distill.recipe": self.recipe.name}
+        return tags | ({CHECKPOINT_TAG: checkpoint} if checkpoint else {})
+
+    def _log_data(self, config: StageConfig, child: ChildRun) -> None:
+        data = config.data
+        name = describe_task(data.task) if isinstance(data, TaskDataset) else "general corpus"
+        child.log_dataset(name, data_digest(data), None, data.model_dump_json(), "training")
+
+    def _conclude(
+        self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: ChildRun
+    ) -> None:
+        """Judge the stage, put its row into the table and its artifacts beside its numbers."""
+        if config.name == "teacher":
+            self.fine_tuned = self.recipe.made_teacher(
+                str(Path(result.checkpoint.path) / "model"), result.checkpoint.digest
+            )
+        judgement = self.judge(result.checkpoint, labels)
+        child.log(result.steps, scores_of(judgement))
+        self.rows.append(
+            Row(
+                name=config.name,
+                kind=_KINDS.get(config.name, "stage"),
+                status="reused" if result.reused else "ran",
+                judgement=judgement,
+                tokens=result.tokens,
+                seconds=result.seconds,
+                checkpoint=result.checkpoint,
+                mlflow_run_id=child.run_id,
+            )
+        )
+        self._log_artifacts(config, result, child)
+        child.finish("FINISHED")
+
+    def _log_artifacts(self, config: StageConfig, result: StageResult, child: ChildRun) -> None:
+        folder = Path(result.checkpoint.path)
+        child.log_text(config.model_dump_json(indent=2), "config.json")
+        child.log_text((folder / "manifest.json").read_text(encoding="utf-8"), "manifest.json")
+        if child.points.is_file():
+            child.log_picture(loss_curves(child.points, config.name), "curves.png")
+        if config.name == "task_specific" and not result.reused:
+            with tempfile.TemporaryDirectory() as scratch:
+                model = Path(scratch) / "model"
+                save_mlflow_model(folder / "model", model)
+                child.log_artifacts(model, "model")
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """What every checkpoint of this run is measured with; made when first needed."""
+        if self._yardstick is None:
+            self._yardstick = make_yardstick(self.recipe, self.fine_tuned, self.store.cache)
+        return self._yardstick
+
+    def judge(self, checkpoint: CheckpointRef, labels: tuple[str, ...]) -> Judgement:
+        """The checkpoint's scores, kept in the store so that nothing is judged twice."""
+        digest = self.yardstick.digest(checkpoint.digest)
+        kept = self.store.read_judgement(digest)
+        if kept is None:
+            kept = judge_checkpoint(checkpoint, labels, self.yardstick)
+            self.store.write_judgement(digest, kept)
+        return kept
+
+    def judge_given_teacher(self) -> None:
+        """The row of a teacher that this run did not make."""
+        digest = self.yardstick.digest(self.yardstick.teacher_digest)
+        judgement = self.store.read_judgement(digest)
+        if judgement is None:
+            judgement = judge_model(self.yardstick.teacher, self.yardstick, has_head=self.fine_tuned is not None)
+            self.store.write_judgement(digest, judgement)
+        self.rows.append(Row(name="teacher", kind="teacher", status="given", judgement=judgement))
+
+    def add_bag_of_words(self) -> None:
+        """The row of a bag-of-words classifier."""
+        digest = self.yardstick.digest("bag_of_words")
+        judgement = self.store.read_judgement(digest)
+        if judgement is None:
+            self.progress.note("bag_of_words: fitting")
+            judgement = judge_bag_of_words(self.recipe, self.store.cache)
+            self.store.write_judgement(digest, judgement)
+        self.rows.append(Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement))
+
+    def check_teacher(self) -> None:
+        """Refuse to learn from a fine-tuned teacher that is hardly better than guessing.
+
+        Raises:
+            TeacherError: its accuracy does not exceed the majority class by `teacher.minimum_gain`.
+        """
+        teacher = next(row for row in self.rows if row.kind == "teacher")
+        accuracy, majority = teacher.judgement.accuracy, chance(self.yardstick)
+        if accuracy is None or majority is None:
+            return
+        if accuracy < majority + self.recipe.teacher.minimum_gain:
+            raise TeacherError(
+                f"the fine-tuned teacher scores {100 * accuracy:.1f} % where always answering the most frequent class "
+                f"scores {100 * majority:.1f} %; a student can learn nothing of the task from it: train it longer "
+                "(teacher.task_model.training), check the labels, or lower teacher.minimum_gain"
+            )
+
+
+def scores_of(judgement: Judgement) -> dict[str, float]:
+    """The judgement as metrics, the same names in every stage."""
+    values = judgement.model_dump()
+    return {f"eval/{name}": value for name, value in values.items() if value is not None}
+

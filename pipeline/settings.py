@@ -1,0 +1,70 @@
+"""The environment, read once: everything else takes values as arguments.
+
+Constructing settings makes no folder and asks no server. What decides about training stands in
+the recipe, not here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from schemas.base import Frozen
+
+_USER_INFO = re.compile(r"(://)[^\s/?#'\"]*@")
+# A password may hold an unescaped slash; digits up to a slash are a port and no password.
+_SLASHED = re.compile(r"(://)[^\s:/?#]+:(?!\d+(?:[/?#]|$))[^\s'\"]*@")
+_QUERY = re.compile(
+    r"([?&](?:[\w\-]*(?:token|password|passwd|secret|signature|credential)|\w*_?key|sig)=)[^&\s'\"]+",
+    re.IGNORECASE,
+)
+
+
+class Settings(Frozen):
+    """Where things are on this machine."""
+
+    store: Path
+    """Folder of checkpoints, states and reports (DISTILL_STORE)."""
+    tracking_uri: str
+    """MLflow's address, with credentials if it has any (MLFLOW_TRACKING_URI).
+
+    Never print it as it is.
+    """
+    artifacts: Path | None
+    """Where MLflow's artifacts go; null when a server decides."""
+    experiment: str
+    """MLflow experiment (DISTILL_EXPERIMENT)."""
+    prefect_api_url: str | None = None
+    """Prefect's server, for messages only: Prefect reads it itself (PREFECT_API_URL)."""
+
+
+def read_settings(
+    store: str | Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings of this process; `store`, when given, wins over DISTILL_STORE.
+
+    An empty variable counts as unset.
+    """
+    given = {
+        name: value
+        for name, value in (os.environ if environ is None else environ).items()
+        if value.strip()
+    }
+    root = Path(store or given.get("DISTILL_STORE", "distill-store")).expanduser().absolute()
+    uri = given.get("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    return Settings(
+        store=root,
+        tracking_uri=uri,
+        artifacts=root / "mlartifacts" if uri.startswith("sqlite:") else None,
+        experiment=given.get("DISTILL_EXPERIMENT", "distill-flow"),
+        prefect_api_url=given.get("PREFECT_API_URL"),
+    )
+
+
+def without_credentials(text: str) -> str:
+    """The text with user names, passwords and tokens taken out of every address in it."""
+    text = _SLASHED.sub(r"\1", text)
+    text = _USER_INFO.sub(r"\1", text)
+    return _QUERY.sub(r"\1***", text)

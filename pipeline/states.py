@@ -1,0 +1,163 @@
+"""Mid-stage states: optimizer, schedule, RNG and data position.
+
+So that a killed stage goes on where it was.
+
+A state is kept like a checkpoint (written beside, synced, renamed, every file hashed) but is
+never needed to use one: it lives under `states/` and goes when its stage is finished. Two are
+kept, so that a damaged newest one costs minutes and not the stage.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from pipeline import files
+from schemas.base import Frozen
+from schemas.results import FileEntry
+from stages.ports import TrainingState
+
+log = logging.getLogger(__name__)
+
+_KEPT = 2
+_STEP = re.compile(r"^step-(\d+)$")
+_TENSORS, _NUMBERS, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
+
+
+class StateManifest(Frozen):
+    """Makes a folder a state; written last."""
+
+    format: Literal[1] = 1
+    """Version of this layout."""
+    step: int
+    """Optimizer steps taken."""
+    files: dict[str, FileEntry]
+    """Every file of the state but this one."""
+
+
+class FolderStates:
+    """The states of one stage in one folder; a `stages.ports.StateStore`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if folder.is_dir():
+            files.sweep(folder)
+
+    def save(self, state: TrainingState) -> None:
+        """Keep `state` and the one before it.
+
+        Raises:
+            StoreError: the file system refused; older states are as they were.
+        """
+        from safetensors.torch import save_file
+
+        with files.storage_errors(self.folder), files.unfinished(self.folder) as folder:
+            save_file(_storable(state.tensors), folder / _TENSORS)
+            numbers = json.dumps(
+                {"step": state.step, "numbers": dict(state.numbers)}, allow_nan=True
+            )
+            (folder / _NUMBERS).write_text(numbers + "\n", encoding="utf-8")
+            manifest = StateManifest(step=state.step, files=files.measure(folder))
+            (folder / _MANIFEST).write_text(
+                manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
+            )
+            files.sync_tree(folder)
+            self._publish(folder, self.folder / f"step-{state.step:08d}")
+            files.sync(self.folder)
+        self._retire(state.step)
+
+    def _publish(self, folder: Path, target: Path) -> None:
+        # The same step is saved again after a fall-back to an older state; the name is
+        # free for a moment, but the
+        # older state is still there should the process die in it.
+        if target.exists():
+            aside = self.folder / files.temporary_name()
+            os.replace(target, aside)
+            os.replace(folder, target)
+            files.remove(aside)
+        else:
+            os.replace(folder, target)
+
+    def _retire(self, step: int) -> None:
+        # A later step than the one just saved was passed over as damaged, or it would
+        # have been gone on from.
+        older = [name for name in self._steps() if name <= step]
+        for stale in set(self._steps()) - set(older[-_KEPT:]):
+            files.remove(self.folder / f"step-{stale:08d}")
+
+    def _steps(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        found = (_STEP.match(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def latest(self) -> TrainingState | None:
+        """The newest state whose every byte is as it was written; None when there is none.
+
+        A damaged one is passed over with a warning that names the file.
+        """
+        for step in reversed(self._steps()):
+            folder = self.folder / f"step-{step:08d}"
+            problem = _problem(folder, step)
+            if problem is None:
+                return _read(folder)
+            log.warning(
+                "%s is damaged: %s; going on from the state before it, if there is one",
+                folder,
+                problem,
+            )
+        return None
+
+    def clear(self) -> None:
+        """Remove all states; their stage is finished."""
+        if self.folder.exists():
+            files.remove(self.folder)
+
+
+def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous and in memory of their own, as safetensors wants."""
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        own = tensor.detach().to("cpu").contiguous()
+        storage = own.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != own.nbytes:
+            own = own.clone()
+        seen.add(storage.data_ptr())
+        result[name] = own
+    return result
+
+
+def _problem(folder: Path, step: int) -> str | None:
+    try:
+        manifest = StateManifest.model_validate_json((folder / _MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return f"{_MANIFEST} is missing"
+    except (OSError, ValidationError, ValueError):
+        return f"{_MANIFEST} cannot be read"
+    if missing := {_TENSORS, _NUMBERS} - set(manifest.files):
+        return f"{_MANIFEST} does not list {', '.join(sorted(missing))}"
+    if manifest.step != step:
+        return f"{_MANIFEST} is of step {manifest.step}"
+    try:
+        found = files.differences(folder, manifest.files, content=True)
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
+    return "; ".join(found) or None
+
+
+def _read(folder: Path) -> TrainingState:
+    from safetensors.torch import load_file
+
+    kept = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
+    return TrainingState(
+        step=int(kept["step"]), tensors=load_file(folder / _TENSORS), numbers=dict(kept["numbers"])
+    )

@@ -1,0 +1,167 @@
+"""What is said to MLflow's server, request by request; always with an explicit run id.
+
+Called only in the tracking thread (`tracking_worker`), so a request here may be slow or fail.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.settings import without_credentials
+from pipeline.tracking_points import Point
+from pipeline.tracking_worker import Rejected
+
+KIND_TAG = "mlflow.experimentKind"
+KIND = "custom_model_development"
+MOST_TAG = 5000
+"""Characters of a tag's value."""
+_MOST_PARAM = 6000
+_QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent", "urllib3.connectionpool")
+
+
+def load_mlflow() -> Any:
+    """The `mlflow` module, with defaults under which a dead server is noticed in seconds.
+
+    Defaults only: what the user has set in the environment stays.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    # Nothing leaves this machine but what the user asked for.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in _QUIET:
+        logger = logging.getLogger(name)
+        logger.setLevel(max(logger.level, logging.ERROR))
+    import mlflow
+
+    return mlflow
+
+
+def http_status(error: Any) -> int:
+    """The HTTP status of an MlflowException; 500 when no server has answered."""
+    return int(error.get_http_status_code())
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turns what MLflow refuses for good (a bad name, a missing run) into Rejected.
+
+    Other failures pass.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        # 401, 403, 408 and 429 are the server's state and not the request's.
+        if http_status(error) in (400, 404, 409, 413, 422):
+            raise Rejected(str(error)) from error
+        raise
+
+
+def send_points(client: Any, run_id: str, points: list[Point]) -> None:
+    """Send points in one request.
+
+    The same points sent twice are one, since their times are the same.
+    """
+    from mlflow.entities import Metric
+
+    client.log_batch(
+        run_id,
+        metrics=[
+            Metric(name, value, point.time, point.step)
+            for point in points
+            for name, value in point.metrics.items()
+        ],
+    )
+
+
+def create_run(
+    client: Any,
+    experiment: str,
+    name: str,
+    params: Mapping[str, object],
+    tags: Mapping[str, object],
+) -> str:
+    """Id of a new run with parameters and tags."""
+    source = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": "distill",
+        "mlflow.source.type": "LOCAL",
+    }
+    run = client.create_run(experiment, tags=clean({**source, **tags}, MOST_TAG), run_name=name)
+    send_params(client, run.info.run_id, params)
+    return str(run.info.run_id)
+
+
+def send_params(client: Any, run_id: str, params: Mapping[str, object]) -> None:
+    """Send parameters, nested ones by dotted names."""
+    from mlflow.entities import Param
+
+    pairs = list(flat(params).items())
+    for start in range(0, len(pairs), 100):  # MLflow takes 100 in one request
+        client.log_batch(run_id, params=[Param(*pair) for pair in pairs[start : start + 100]])
+
+
+def experiment_id(client: Any, uri: str, name: str, artifacts: Path | None) -> str:
+    """Id of the experiment of that name, made or brought back if need be, its kind as a tag."""
+    from mlflow.exceptions import MlflowException
+
+    with one_at_a_time(uri):
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            place = artifacts.absolute().as_uri() if artifacts else None
+            try:
+                return str(client.create_experiment(name, place, tags={KIND_TAG: KIND}))
+            except MlflowException:
+                found = client.get_experiment_by_name(name)  # another process was first
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)
+        if KIND_TAG not in found.tags:
+            client.set_experiment_tag(found.experiment_id, KIND_TAG, KIND)
+        return str(found.experiment_id)
+
+
+@contextmanager
+def one_at_a_time(uri: str) -> Iterator[None]:
+    """Two processes that make the tables of one fresh SQLite file at once would both fail."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    from filelock import FileLock
+
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(path.name + ".lock")):
+        yield
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return "unknown"
+
+
+def clean(values: Mapping[str, object], most: int) -> dict[str, str]:
+    """The values as text of at most `most` characters, credentials taken out."""
+    return {name: without_credentials(str(value))[:most] for name, value in values.items()}
+
+
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested values by dotted names."""
+    result: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= flat(value, f"{prefix}{name}.")
+        else:
+            result |= clean({f"{prefix}{name}": value}, _MOST_PARAM)
+    return result

@@ -1,0 +1,217 @@
+"""Metric points in a local file, before any server sees them.
+
+A file is a run: a header line, then a line per log call (run, step, time in ms, metrics), then
+how it ended. Beside it `KEY.sent` says how far a server has it. So a slow or dead server costs
+nothing, a resumed stage knows which steps were logged before, and what was kept can be sent
+later. Knows nothing of MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Metrics at one optimizer step."""
+
+    step: int
+    time: int
+    """Milliseconds since 1970, UTC; never less than that of the point before."""
+    metrics: dict[str, float]
+
+
+class PointFile:
+    """One run's points. Appending never raises.
+
+    A point of a metric at a step it has passed is dropped.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self.key = path.stem
+        self._lock = threading.Lock()
+        self._highest: dict[str, int] = {}
+        self._time = 0
+        self._broken = False
+        self._size = 0
+        for point in read_points(path):
+            self._note(point)
+        try:
+            self._open(header or {})
+        except OSError as error:
+            self._give_up(error)
+        self._sent = min(int(_read_sent(path).get("offset", 0)), self._size)
+
+    def _open(self, header: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            self._write({"run": self.key, "header": dict(header)})
+            return
+        with self.path.open("rb+") as file:
+            content_ends = file.seek(0, 2)
+            # A process killed while writing leaves half a line; it must not swallow the next one.
+            if content_ends and (file.seek(-1, 2), file.read(1))[1] != b"\n":
+                file.write(b"\n")
+            self._size = file.seek(0, 2)
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Note the metrics that are new at this step; False when none is."""
+        with self._lock:
+            fresh = {
+                name: float(value)
+                for name, value in metrics.items()
+                if step > self._highest.get(name, -1)
+            }
+            if not fresh or self._broken:
+                return False
+            point = Point(step, max(self._time, time.time_ns() // 1_000_000), fresh)
+            self._note(point)
+            line = {"run": self.key, "step": point.step, "time": point.time, "metrics": fresh}
+            try:
+                self._write(line)
+            except OSError as error:
+                self._give_up(error)
+                return False
+            return True
+
+    def end(self, status: str) -> None:
+        """Note how the run ended."""
+        with self._lock:
+            try:
+                self._write({"run": self.key, "ended": status, "time": time.time_ns() // 1_000_000})
+            except OSError as error:
+                self._give_up(error)
+
+    def _note(self, point: Point) -> None:
+        self._time = max(self._time, point.time)
+        for name in point.metrics:
+            self._highest[name] = max(point.step, self._highest.get(name, -1))
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8")
+        with self.path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            self._size = file.tell()
+
+    def _give_up(self, error: OSError) -> None:
+        if not self._broken:
+            self._broken = True
+            log.warning(
+                "metrics cannot be written to %s (%s); training goes on without",
+                self.path,
+                error.strerror,
+            )
+
+    def unsent(self, most: int = 1000) -> tuple[list[Point], int]:
+        """Points that no server has yet, about `most` values of them, and the offset behind."""
+        points: list[Point] = []
+        count, offset = 0, self._sent
+        if offset >= self._size:
+            return points, offset
+        try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    point = _parse(line)
+                    if point is not None:
+                        count += len(point.metrics)
+                        if points and count > most:
+                            break
+                        points.append(point)
+                    offset += len(line)
+        except OSError as error:
+            self._give_up(error)
+        return points, offset
+
+    def mark_sent(self, offset: int, **more: str) -> None:
+        """Note that a server has everything before `offset` (bytes)."""
+        self._sent = offset
+        note = {**_read_sent(self.path), "offset": offset, **more}
+        try:
+            beside = self.path.with_suffix(".sent.new")
+            beside.write_text(json.dumps(note), encoding="utf-8")
+            beside.replace(self.path.with_suffix(".sent"))
+        except OSError as error:
+            self._give_up(error)
+
+    def all_sent(self) -> bool:
+        """Whether a server has everything."""
+        return self._sent >= self._size
+
+
+def read_points(path: Path) -> Iterator[Point]:
+    """Every whole point of a file, in order; lines that cannot be read are passed over."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                if (point := _parse(line)) is not None:
+                    yield point
+    except FileNotFoundError:
+        return
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What the run was opened with; empty when the file has no header."""
+    return next(
+        (line["header"] for line in _lines(path) if isinstance(line.get("header"), dict)), {}
+    )
+
+
+def read_end(path: Path) -> str | None:
+    """How the run ended the last time it did; None while nothing says so."""
+    return next(
+        (str(line["ended"]) for line in reversed(list(_lines(path))) if "ended" in line), None
+    )
+
+
+def server_run(path: Path) -> str | None:
+    """The server's run id for a file whose run was first kept here alone."""
+    value = _read_sent(path).get("run_id")
+    return value if isinstance(value, str) else None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                yield value
+
+
+def _parse(line: bytes) -> Point | None:
+    if b'"metrics"' not in line or not line.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(line)
+        metrics = {str(name): float(number) for name, number in value["metrics"].items()}
+        return Point(int(value["step"]), int(value["time"]), metrics)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _read_sent(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.with_suffix(".sent").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics whose values are finite."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}

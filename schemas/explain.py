@@ -1,0 +1,219 @@
+"""What a recipe's validation errors mean, in sentences, at the place where a person wrote the value.
+
+pydantic names places by its own inner structure (union tags among the keys) and values by Python types. Here its
+error list is walked along the schemas themselves, so that a message names the YAML path, what was given and what is
+allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from schemas.yaml_text import Place
+
+_EXPECTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text (in quotes if YAML takes it for something else)",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+}
+_BOUNDS = {
+    "greater_than": ("gt", "must be greater than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+_LENGTHS = {
+    "too_short": ("min_length", "give at least", "item"),
+    "too_long": ("max_length", "give at most", "item"),
+    "string_too_short": ("min_length", "give at least", "character"),
+    "string_too_long": ("max_length", "give at most", "character"),
+}
+
+
+def shown_value(value: Any, limit: int = 80) -> str:
+    """The value on one line, escaped and shortened; lists and mappings in YAML's flow style."""
+    if isinstance(value, str):  # repr escapes control characters and lone surrogates
+        text = repr(value[: limit + 1])
+    elif isinstance(value, dict):
+        pairs = (f"{str(key)[:limit]}: {shown_value(item)}" for key, item in list(value.items())[:10])
+        text = "{" + ", ".join(pairs) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(shown_value(item) for item in list(value)[:40]) + "]"
+    else:
+        text = {None: "null", True: "true", False: "false"}.get(value) or _number(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _number(value: Any) -> str:
+    # Python refuses to print whole numbers of more than some thousand digits.
+    return f"a number of {value.bit_length()} bits" if _huge(value) else str(value)
+
+
+def _huge(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() > 1000
+
+
+def shown_place(place: Place) -> str:
+    """The place as a person writes it: `stages[2].objective.layer_map`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return repr(text)[1:-1] if not text.isprintable() else text[:200]
+
+
+def suggestion(given: Any, allowed: Iterable[str]) -> str:
+    """`; did you mean X?` when one of the allowed names is close, otherwise nothing."""
+    close = difflib.get_close_matches(given[:80], list(allowed), n=1) if isinstance(given, str) else []
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def members(annotation: Any) -> list[Any]:
+    """The types that an annotation allows, without `Annotated` and without None."""
+    if get_origin(annotation) is Annotated:
+        return members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [inner for arm in get_args(annotation) for inner in members(arm)]
+    return [] if annotation is type(None) else [annotation]
+
+
+def tag_of(model: type[BaseModel]) -> tuple[str, str] | None:
+    """The key and value that tell this model from its siblings, such as ("kind", "hub")."""
+    for name in ("kind", "name"):
+        if (field := model.model_fields.get(name)) and get_origin(field.annotation) is Literal:
+            values = get_args(field.annotation)
+            return (name, values[0]) if len(values) == 1 else None
+    return None
+
+
+def item_type(annotation: Any) -> Any | None:
+    """The type of the items when the annotation is a list of one type, otherwise None."""
+    for member in members(annotation):
+        arguments = get_args(member)
+        if get_origin(member) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+            return arguments[0]
+    return None
+
+
+def field_of(annotation: Any, name: str | int) -> FieldInfo | None:
+    """The field of that name in whichever of the annotation's models has one."""
+    for member in members(annotation):
+        if isinstance(member, type) and issubclass(member, BaseModel) and name in member.model_fields:
+            return member.model_fields[str(name)]
+    return None
+
+
+class Found:
+    """Where an error stands: its place without tags, its field, and the annotation that holds the field."""
+
+    def __init__(self, root: type[BaseModel], loc: Place) -> None:
+        self.place: Place = ()
+        self.field: FieldInfo | None = None
+        self.holder: Any = root
+        annotation: Any = root
+        for part in loc:
+            tagged = [
+                member
+                for member in members(annotation)
+                if isinstance(member, type)
+                and issubclass(member, BaseModel)
+                and (tag := tag_of(member))
+                and tag[1] == part
+            ]
+            if len(members(annotation)) > 1 and tagged:
+                annotation = tagged[0]
+                continue
+            if isinstance(part, str) and part.startswith(("function-", "tagged-union", "nullable")):
+                continue
+            self.place = (*self.place, part)
+            self.holder = annotation
+            if isinstance(part, int):
+                self.field, annotation = None, item_type(annotation)
+            else:
+                self.field = field_of(annotation, part)
+                annotation = self.field.annotation if self.field else None
+
+
+def sentence(error: ErrorDetails, root: type[BaseModel]) -> tuple[Place, str]:
+    """The error's YAML place and what is wrong there, in plain words."""
+    found = Found(root, error["loc"])
+    kind, context, given = error["type"], error.get("ctx", {}), error["input"]
+    place = found.place
+    purpose = (found.field.description or "") if found.field else ""
+    hint = f" ({purpose.rstrip('.')})" if purpose else ""
+    match kind:
+        case "missing":
+            return place, f"is missing{hint}"
+        case "extra_forbidden":
+            return place, _unknown_key(place, found)
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _wrong_tag(place, kind, context)
+        case "literal_error":
+            allowed = _choices(found) or [str(context.get("expected", ""))]
+            text = f"{shown_value(given)} is not allowed{suggestion(given, allowed)}"
+            return place, f"{text}; choose {_any_of(allowed)}"
+        case "value_error" | "recipe":
+            return place, _own_message(error)
+        case "string_pattern_mismatch":
+            return place, f"{shown_value(given)} does not have the right form{hint}"
+        case "finite_number":
+            return place, f"{shown_value(given)} is not allowed; give a finite number"
+    if kind in _BOUNDS:
+        key, words = _BOUNDS[kind]
+        return place, f"{shown_value(given)} is not allowed; it {words} {context[key]:g}"
+    if kind in _LENGTHS:
+        key, words, unit = _LENGTHS[kind]
+        bound = context[key]
+        return place, f"{shown_value(given)} is not allowed; {words} {bound} {unit}{'s' * (bound != 1)}"
+    expected = _EXPECTED.get(kind.split("_")[0])
+    if expected:
+        return place, f"{shown_value(given)} is not allowed; expected {expected}{hint}"
+    return place, f"{shown_value(given)} is not valid here{hint}"
+
+
+def _unknown_key(place: Place, found: Found) -> str:
+    models = [member for member in members(found.holder) if isinstance(member, type)]
+    allowed = [name for model in models[:1] for name in getattr(model, "model_fields", {})]
+    return f"unknown key{suggestion(place[-1], allowed)}; allowed: {', '.join(allowed)}"
+
+
+def _wrong_tag(place: Place, kind: str, context: dict[str, Any]) -> tuple[Place, str]:
+    key = str(context["discriminator"]).strip("'")
+    place = (*place, key)
+    if kind == "union_tag_not_found":
+        return place, "is missing; it says which of the variants is meant"
+    allowed = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
+    given = context["tag"]
+    return place, f"{shown_value(given)} is unknown{suggestion(given, allowed)}; choose {_any_of(allowed)}"
+
+
+def _choices(found: Found) -> list[str]:
+    annotation = found.field.annotation if found.field else item_type(found.holder)
+    return [
+        str(choice)
+        for member in members(annotation)
+        if get_origin(member) is Literal
+        for choice in get_args(member)
+    ]
+
+
+def _any_of(choices: list[str]) -> str:
+    return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
+
+
+def _own_message(error: ErrorDetails) -> str:
+    reason = error.get("ctx", {}).get("error") or error.get("ctx", {}).get("reason")
+    text = " ".join(str(reason if reason is not None else error["msg"]).split())
+    # A message that quotes what was given may quote a whole page of it.
+    return text if len(text) <= 400 else text[:200] + " … " + text[-190:]

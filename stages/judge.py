@@ -1,0 +1,175 @@
+"""The common yardstick, put to one checkpoint after another: probe, latent loss, and the head's answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from schemas.base import digest_of
+from schemas.objective import LatentObjective
+from schemas.recipe import Evaluation, Recipe
+from schemas.results import CheckpointRef, Judgement
+from schemas.teacher import FinetunedTeacher
+from stages.encoders import folder_digest, load_classifier, load_config, load_encoder, load_tokenizer, locate
+from stages.evaluation import (
+    EVALUATION_VERSION,
+    bag_of_words,
+    held_out_losses,
+    logits_of,
+    majority_share,
+    probe_accuracy,
+    score,
+)
+from stages.objectives import ObjectiveTerms
+from stages.run import PROJECTIONS
+from stages.sources import corpus_digest, load_corpus, load_task, task_digest
+from stages.tokens import Tokens, tokenize_corpus, tokenize_task
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What every checkpoint of a run is measured with."""
+
+    evaluation: Evaluation
+    latent: LatentObjective | None
+    teacher: PreTrainedModel
+    """The last teacher of the run: fine-tuned where there is one."""
+    teacher_digest: str
+    data_digest: str
+    held_out: Tokens
+    """Validation rows of the task, or held-out text of the corpus where there is no task."""
+    train: Tokens | None
+    """Labelled rows for the probe; None without a task."""
+    metric: str
+    teacher_answers: np.ndarray | None
+    """Classes the fine-tuned teacher gives the validation rows; None without one."""
+
+    def digest(self, checkpoint_digest: str) -> str:
+        """Under which a judgement of the checkpoint is kept."""
+        return digest_of(
+            {
+                "checkpoint": checkpoint_digest,
+                "teacher": self.teacher_digest,
+                "data": self.data_digest,
+                "latent": self.latent.model_dump(mode="json") if self.latent else None,
+                "evaluation": self.evaluation.model_dump(mode="json"),
+                "metric": self.metric,
+                "version": EVALUATION_VERSION,
+            }
+        )
+
+
+def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: Path) -> Yardstick:
+    """The yardstick of a recipe's run."""
+    folder = locate(recipe.teacher.model)
+    tokenizer = load_tokenizer(folder, load_config(folder))
+    teacher_folder = locate(fine_tuned.model) if fine_tuned else folder
+    teacher = load_classifier(teacher_folder) if fine_tuned else load_encoder(folder)
+    if recipe.task is not None:
+        rows = load_task(recipe.task, cache)
+        train, held_out = tokenize_task(rows, tokenizer, max_length=recipe.task.max_length, cache=cache)
+        data_digest, metric = task_digest(recipe.task), recipe.task.metric
+    else:
+        assert recipe.general_corpus is not None
+        corpus = recipe.general_corpus
+        _, held_out = tokenize_corpus(
+            load_corpus(corpus, cache), tokenizer, max_length=corpus.max_length, cache=cache
+        )
+        train, data_digest, metric = None, corpus_digest(corpus), "accuracy"
+    answers = None
+    if fine_tuned is not None:
+        answers = logits_of(teacher, held_out, max_rows=recipe.evaluation.max_rows).argmax(-1)
+    return Yardstick(
+        evaluation=recipe.evaluation,
+        latent=recipe.latent_objective(),
+        teacher=teacher,
+        teacher_digest=folder_digest(teacher_folder),
+        data_digest=data_digest,
+        held_out=held_out,
+        train=train,
+        metric=metric,
+        teacher_answers=answers,
+    )
+
+
+def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardstick: Yardstick) -> Judgement:
+    """Scores of a finished stage.
+
+    Args:
+        checkpoint: the stage.
+        labels: classes of its head; empty when it has none.
+        yardstick: the run's.
+    """
+    folder = Path(checkpoint.path)
+    model = load_classifier(folder / "model") if labels else load_encoder(folder / "model")
+    file = folder / PROJECTIONS
+    latent = _latent_loss(model, load_file(file) if file.is_file() else {}, yardstick)
+    return judge_model(model, yardstick, has_head=bool(labels), latent_loss=latent)
+
+
+def judge_model(
+    model: PreTrainedModel, yardstick: Yardstick, *, has_head: bool, latent_loss: float | None = None
+) -> Judgement:
+    """Scores of a model in memory."""
+    limit = yardstick.evaluation.max_rows
+    probe = None
+    if yardstick.train is not None:
+        probe = probe_accuracy(
+            model,
+            yardstick.train,
+            yardstick.held_out,
+            train_rows=yardstick.evaluation.probe_train_rows,
+            validation_rows=limit,
+        )
+    accuracy = metric = agreement = None
+    if has_head and yardstick.held_out.labels is not None:
+        answers = logits_of(model, yardstick.held_out, max_rows=limit).argmax(-1)
+        labels = yardstick.held_out.labels[: len(answers)]
+        accuracy = score("accuracy", labels, answers)
+        metric = score(yardstick.metric, labels, answers)
+        if yardstick.teacher_answers is not None:
+            agreement = float((answers == yardstick.teacher_answers).mean())
+    return Judgement(
+        probe_accuracy=probe,
+        latent_loss=latent_loss,
+        task_metric=metric,
+        accuracy=accuracy,
+        agreement=agreement,
+    )
+
+
+def _latent_loss(model: PreTrainedModel, projections: dict[str, Tensor], yardstick: Yardstick) -> float | None:
+    """Weighted latent loss against the run's last teacher; None where the projections are of another objective."""
+    if yardstick.latent is None:
+        return None
+    objective = ObjectiveTerms(
+        yardstick.latent,
+        student=model,
+        teacher=yardstick.teacher,
+        seed=0,
+        projections=projections,
+    )
+    if not objective.carried_over:
+        return None
+    losses = held_out_losses(
+        model, yardstick.teacher, objective, yardstick.held_out, max_rows=yardstick.evaluation.latent_rows
+    )
+    return losses["loss"]
+
+
+def judge_bag_of_words(recipe: Recipe, cache: Path) -> Judgement:
+    """Scores of a bag-of-words classifier on the same rows."""
+    assert recipe.task is not None
+    scores = bag_of_words(load_task(recipe.task, cache), recipe.task.metric, max_rows=recipe.evaluation.max_rows)
+    return Judgement(accuracy=scores["eval/accuracy"], task_metric=scores[f"eval/{recipe.task.metric}"])
+
+
+def chance(yardstick: Yardstick) -> float | None:
+    """Validation share of the most frequent class; None without a task."""
+    labels = yardstick.held_out.labels
+    return None if labels is None else majority_share(labels[: yardstick.evaluation.max_rows])

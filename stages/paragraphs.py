@@ -1,0 +1,219 @@
+"""English paragraphs of the docstrings under some folders; files are parsed, never imported or run.
+
+Standard library only: the processes that share the work start with nothing but this module.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import multiprocessing
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+MAX_FILE_BYTES = 1_000_000
+MIN_WORDS, MIN_CHARACTERS, MAX_CHARACTERS = 8, 40, 2000
+MIN_LETTER_RATIO = 0.82
+# Two of these make a sentence of English likely; lists of names and shapes have none.
+MIN_FUNCTION_WORDS = 2
+FUNCTION_WORDS = frozenset(
+    "a an and are as at be been but by can do does each for from has have if in into is it its "
+    "may more must no not "
+    "of on one only or other same should so such than that the their then there these they this "
+    "to use used using "
+    "was we when where which will with without you your".split()
+)
+SKIPPED_FOLDERS = frozenset(
+    {"__pycache__", "test", "tests", "idle_test", "_vendor", "_vendored", "node_modules"}
+)
+# Fewer files than this are read sooner than a process starts.
+FILES_PER_PROCESS = 400
+CHUNK_FILES = 100
+
+_WORD = re.compile(r"[A-Za-z][a-z]+|\b[aA]\b")
+_ROLE = re.compile(r":[a-z][\w:+-]*:`~?([^`<]*)(?:<[^>]*>)?`")
+_UNDERLINE = re.compile(r"^\s*([-=~^*#])\1{2,}\s*$")
+_NOT_PROSE_LINE = re.compile(
+    r"^\s*(>>>|\.\.\. |\.\. |:\w[^:]*:(\s|$)|@\w|\||\+[-=]|```|#!|\$ "
+    r"|(import|from|def|class|return|print) ?[\w(].*[\w)]$"
+    r"|(for|if|with|while|elif|else|try)\b.*:$)"
+)
+_ASSIGNMENT = re.compile(r"^\s*[\w.\[\]'\", ]+ [-+*/|]?= \S", re.MULTILINE)
+_PARAMETER = re.compile(
+    r"^\s*[-*]?\s*[`*]*\w[\w.]*[`*]*(, [`*]*\w+[`*]*)*\s*(\([^)]*\))?\s*:(\s|$)|^\s*\w+( --? )"
+)
+_SECTION = re.compile(r"^\s*[A-Z][\w ]{2,30}:\s*$")
+
+
+class Source(NamedTuple):
+    """A Python file, its top-level import name (`stdlib` for Python itself) and dotted module."""
+
+    library: str
+    module: str
+    path: str
+
+
+class Paragraph(NamedTuple):
+    """One paragraph of prose and where it stands."""
+
+    text: str
+    library: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder that Python imports from."""
+
+    folder: Path
+    is_stdlib: bool = False
+    excluded: frozenset[str] = frozenset()
+    """Top-level names that are not read."""
+
+
+def find_sources(roots: Iterable[Root]) -> list[Source]:
+    """Every Python file under `roots` worth reading, sorted by library and module."""
+    found = (source for root in roots for source in _sources_of(root))
+    return sorted(set(found))
+
+
+def _sources_of(root: Root) -> Iterator[Source]:
+    for folder, subfolders, files in os.walk(root.folder):
+        parts = Path(folder).relative_to(root.folder).parts
+        subfolders[:] = [
+            name for name in subfolders if name.isidentifier() and name not in SKIPPED_FOLDERS
+        ]
+        for name in files:
+            stem, suffix = os.path.splitext(name)
+            module = (*parts, stem) if stem != "__init__" else parts
+            if (
+                suffix != ".py"
+                or not module
+                or not stem.isidentifier()
+                or module[0] in root.excluded
+            ):
+                continue
+            yield Source(
+                "stdlib" if root.is_stdlib else module[0],
+                ".".join(module),
+                os.path.join(folder, name),
+            )
+
+
+def read_paragraphs(sources: list[Source], processes: int | None = None) -> list[Paragraph]:
+    """Paragraphs of `sources` in their order, each text once, however many processes read."""
+    if processes is None:
+        processes = min(
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1,
+            16,
+        )
+    processes = min(processes, max(1, len(sources) // FILES_PER_PROCESS))
+    seen: set[str] = set()
+    kept: list[Paragraph] = []
+    for paragraph in _read_all(sources, processes):
+        if paragraph.text not in seen:
+            seen.add(paragraph.text)
+            kept.append(paragraph)
+    return kept
+
+
+def _read_all(sources: list[Source], processes: int) -> list[Paragraph]:
+    chunks = [sources[start : start + CHUNK_FILES] for start in range(0, len(sources), CHUNK_FILES)]
+    if processes > 1:
+        try:
+            with ProcessPoolExecutor(
+                processes, mp_context=multiprocessing.get_context("spawn")
+            ) as pool:
+                return [paragraph for part in pool.map(_read_chunk, chunks) for paragraph in part]
+        except (BrokenProcessPool, OSError, AssertionError):
+            # A daemonic process may not start others, and a script read from standard input cannot
+            # be started again.
+            pass
+    return [paragraph for chunk in chunks for paragraph in _read_chunk(chunk)]
+
+
+def _read_chunk(sources: list[Source]) -> list[Paragraph]:
+    return [
+        Paragraph(text, source.library, source.module)
+        for source in sources
+        for docstring in _docstrings(source.path)
+        for text in prose(docstring)
+    ]
+
+
+def _docstrings(path: str) -> list[str]:
+    try:
+        if os.path.getsize(path) > MAX_FILE_BYTES:
+            return []
+        source = Path(path).read_bytes()
+        if b'"""' not in source and b"'''" not in source:
+            return []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        # Templates, other Pythons' files and encodings that are not what they say: no text, no
+        # failure.
+        return []
+    return list(_docstrings_of(tree))
+
+
+def _docstrings_of(tree: ast.Module) -> Iterator[str]:
+    pending: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [tree]
+    while pending:
+        node = pending.pop()
+        if node.body and isinstance(first := node.body[0], ast.Expr):
+            match first.value:
+                case ast.Constant(value=str(docstring)):
+                    yield inspect.cleandoc(docstring)
+        inner = [
+            part
+            for part in node.body
+            if isinstance(part, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        pending.extend(reversed(inner))
+
+
+def prose(docstring: str) -> list[str]:
+    """The paragraphs of `docstring` that are English prose, each on one line."""
+    found = []
+    for block in re.split(r"\n\s*\n", docstring):
+        lines = block.splitlines()
+        if len(lines) > 1 and _UNDERLINE.match(lines[1]):
+            lines = lines[2:]
+        if lines and not _looks_like_code(lines):
+            text = " ".join(_ROLE.sub(r"\1", " ".join(lines)).replace("``", "").split())
+            if _reads_as_english(text):
+                found.append(text)
+    return found
+
+
+def _looks_like_code(lines: list[str]) -> bool:
+    return bool(
+        _PARAMETER.match(lines[0])
+        or _SECTION.match(lines[0])
+        or any(_NOT_PROSE_LINE.match(line) or _UNDERLINE.match(line) for line in lines)
+        or any(_ASSIGNMENT.match(line) for line in lines)
+    )
+
+
+def _reads_as_english(text: str) -> bool:
+    if not MIN_CHARACTERS <= len(text) <= MAX_CHARACTERS or not text.isprintable():
+        return False
+    letters = sum(character.isascii() and character.isalpha() for character in text)
+    if letters < MIN_LETTER_RATIO * (len(text) - text.count(" ")):
+        return False
+    words = _WORD.findall(text)
+    return (
+        len(words) >= MIN_WORDS
+        and sum(word.lower() in FUNCTION_WORDS for word in words) >= MIN_FUNCTION_WORDS
+    )

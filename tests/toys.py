@@ -1,0 +1,124 @@
+"""A whole distillation in miniature: a random four-layer teacher, a toy corpus, a toy task that can be learned."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
+
+from schemas.recipe import Recipe
+from tests.builders import WORDS, tiny_tokenizer
+
+GOOD = ("good", "great", "warm", "fast")
+BAD = ("bad", "dull", "slow", "old")
+
+
+def toy_teacher(folder: Path, *, labels: tuple[str, ...] | None = None, layers: int = 4, heads: int = 2) -> Path:
+    """A random BERT of 4 layers, 16 wide, with its tokenizer, as a transformers folder."""
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    if labels is None:
+        model = AutoModel.from_config(config)
+    else:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        model = AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def toy_rows(number: int, seed: int) -> list[dict[str, str]]:
+    """Sentences of the tiny vocabulary; their one telling word gives the label away."""
+    draw = random.Random(seed)
+    filler = [word for word in WORDS if word not in GOOD + BAD]
+    rows = []
+    for index in range(number):
+        label = ("bad", "good")[index % 2]
+        words = draw.choices(filler, k=draw.randint(2, 12))
+        words.insert(draw.randrange(len(words) + 1), draw.choice(GOOD if label == "good" else BAD))
+        rows.append({"text_a": " ".join(words), "label": label})
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The rows as JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def toy_parts(folder: Path) -> dict[str, Path]:
+    """Teacher, task and corpus of a toy run, in `folder`."""
+    corpus = [{"text": row["text_a"]} for row in toy_rows(160, seed=7)]
+    return {
+        "teacher": toy_teacher(folder / "teacher"),
+        "train": write_rows(folder / "task" / "train.jsonl", toy_rows(160, seed=1)),
+        "validation": write_rows(folder / "task" / "validation.jsonl", toy_rows(60, seed=2)),
+        "corpus": write_rows(folder / "corpus.jsonl", corpus),
+    }
+
+
+def toy_recipe_dict(folder: Path, *, steps: int = 4) -> dict[str, Any]:
+    """The four stages on toy parts, as YAML would give it."""
+    parts = toy_parts(folder)
+    training = {
+        "duration": f"{steps} steps",
+        "batch": "8 sequences",
+        "optimizer": {"learning_rate": 1e-3},
+        "precision": "fp32",
+    }
+    return {
+        "name": "toy",
+        "description": "four stages in seconds",
+        "teacher": {
+            "model": str(parts["teacher"]),
+            "task_model": {
+                "kind": "fine_tune",
+                "training": training
+                | {
+                    "duration": "200 steps",
+                    "batch": "16 sequences",
+                    "optimizer": {"learning_rate": 5e-3},
+                    "dropout": 0,
+                },
+            },
+        },
+        "student": {
+            "shape": {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16},
+        },
+        "task": {
+            "kind": "files",
+            "train": str(parts["train"]),
+            "validation": str(parts["validation"]),
+            "max_length": 24,
+        },
+        "general_corpus": {
+            "sources": [{"kind": "files", "paths": [str(parts["corpus"])]}],
+            "max_length": 24,
+            "held_out_rows": 20,
+        },
+        "stages": [
+            {"name": name, "training": training}
+            for name in ("general", "general_enhanced", "task_adaptive", "task_specific")
+        ],
+        "evaluation": {"probe_train_rows": 80, "max_rows": 60, "latent_rows": 20},
+        "execution": {"log_every": 1},
+    }
+
+
+def toy_recipe(folder: Path, *, steps: int = 4, **changes: Any) -> Recipe:
+    """`toy_recipe_dict` as a recipe, top-level parts replaced by `changes`."""
+    return Recipe.model_validate(toy_recipe_dict(folder, steps=steps) | changes)

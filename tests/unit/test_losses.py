@@ -1,0 +1,163 @@
+"""Each loss against its formula in float64 numpy, written without the code under test, and against padding."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stages.losses import (
+    attention_score_loss,
+    attention_scores,
+    hard_label_loss,
+    hidden_state_loss,
+    soft_label_loss,
+)
+
+B, A, S, D, H, C = 3, 2, 5, 4, 6, 3
+LENGTHS = (5, 3, 1)
+
+
+@pytest.fixture
+def mask() -> Tensor:
+    return torch.arange(S)[None, :] < torch.tensor(LENGTHS)[:, None]
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    shifted = np.exp(x - x.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def test_attention_loss_is_the_mean_squared_difference_of_real_scores(mask: Tensor) -> None:
+    q_s, k_s, q_t, k_t = (drawn(B, A, S, D, seed=seed) for seed in range(4))
+    loss = attention_score_loss(
+        attention_scores(q_s, k_s, mask, scaling=0.5), attention_scores(q_t, k_t, mask, scaling=0.5), mask
+    )
+    total, count = 0.0, 0
+    for b, length in enumerate(LENGTHS):
+        for a in range(A):
+            for i in range(length):
+                for j in range(length):
+                    student = 0.5 * float(np.dot(q_s[b, a, i].numpy(), k_s[b, a, j].numpy()))
+                    teacher = 0.5 * float(np.dot(q_t[b, a, i].numpy(), k_t[b, a, j].numpy()))
+                    total += (student - teacher) ** 2
+                    count += 1
+    assert loss.total.item() == pytest.approx(total, rel=1e-12)
+    assert int(loss.count) == count
+
+
+def test_hidden_loss_averages_over_width_and_sums_over_real_tokens(mask: Tensor) -> None:
+    student, teacher = drawn(B, S, H, seed=1), drawn(B, S, H, seed=2)
+    loss = hidden_state_loss(student, teacher, mask)
+    expected = sum(
+        np.square(student[b, i].numpy() - teacher[b, i].numpy()).mean()
+        for b, length in enumerate(LENGTHS)
+        for i in range(length)
+    )
+    assert loss.total.item() == pytest.approx(expected, rel=1e-12)
+    assert int(loss.count) == sum(LENGTHS)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_soft_label_loss_is_the_divergence_times_temperature_squared(temperature: float) -> None:
+    student, teacher = drawn(B, C, seed=1), drawn(B, C, seed=2)
+    loss = soft_label_loss(student, teacher, temperature=temperature)
+    p = softmax(teacher.numpy() / temperature)
+    q = softmax(student.numpy() / temperature)
+    assert loss.total.item() == pytest.approx(temperature**2 * float((p * np.log(p / q)).sum()), rel=1e-10)
+    assert int(loss.count) == B
+
+
+def test_soft_label_gradient_does_not_shrink_as_temperature_grows() -> None:
+    norms = []
+    for temperature in (1.0, 4.0, 16.0):
+        student = (0.1 * drawn(64, C, seed=1)).requires_grad_()
+        soft_label_loss(student, 0.1 * drawn(64, C, seed=2), temperature=temperature).total.backward()
+        norms.append(float(student.grad.norm()))
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+    assert norms[2] == pytest.approx(norms[0], rel=0.05)
+
+
+def test_soft_label_loss_is_zero_where_both_agree() -> None:
+    logits = drawn(B, C)
+    assert float(soft_label_loss(logits, logits + 3.0, temperature=2.0).total) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_hard_label_loss_is_the_negative_log_probability_of_the_label() -> None:
+    student, labels = drawn(B, C), torch.tensor([0, 2, 1])
+    expected = -np.log(softmax(student.numpy())[np.arange(B), labels.numpy()]).sum()
+    assert float(hard_label_loss(student, labels).total) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(mask: Tensor, poison: float) -> None:
+    def gradients(fill: float) -> tuple[list[float], list[Tensor]]:
+        q = drawn(B, A, S, D, seed=1).masked_fill(~mask[:, None, :, None], fill).requires_grad_()
+        k = drawn(B, A, S, D, seed=2).masked_fill(~mask[:, None, :, None], fill).requires_grad_()
+        h = drawn(B, S, H, seed=3).masked_fill(~mask[:, :, None], fill).requires_grad_()
+        scores = attention_scores(q, k, mask, scaling=0.5)
+        attention = attention_score_loss(scores, scores.detach() * 0.5, mask)
+        hidden = hidden_state_loss(h, drawn(B, S, H, seed=4), mask)
+        (attention.total + hidden.total).backward()
+        return [attention.total.item(), hidden.total.item()], [q.grad, k.grad, h.grad]
+
+    clean_values, clean = gradients(0.0)
+    values, poisoned = gradients(poison)
+    assert values == clean_values
+    for one, other in zip(clean, poisoned, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_more_padding_changes_nothing() -> None:
+    lengths = torch.tensor(LENGTHS)
+    results = []
+    for width in (5, 9):
+        mask = torch.arange(width)[None, :] < lengths[:, None]
+        q = torch.zeros(B, A, width, D, dtype=torch.float64)
+        q[:, :, :5] = drawn(B, A, 5, D, seed=1)
+        h = torch.zeros(B, width, H, dtype=torch.float64)
+        h[:, :5] = drawn(B, 5, H, seed=2)
+        scores = attention_scores(q, q, mask, scaling=0.5)
+        results.append((attention_score_loss(scores, 2 * scores, mask), hidden_state_loss(h, 2 * h, mask)))
+    for short, long in zip(*results, strict=True):
+        assert float(short.total) == pytest.approx(float(long.total), rel=1e-12)
+        assert int(short.count) == int(long.count)
+
+
+def test_gradients_are_those_of_the_formula(mask: Tensor) -> None:
+    q = drawn(B, A, S, D, seed=1).requires_grad_()
+    k = drawn(B, A, S, D, seed=2).requires_grad_()
+    target = drawn(B, A, S, S, seed=3)
+    torch.autograd.gradcheck(
+        lambda q, k: attention_score_loss(attention_scores(q, k, mask, scaling=0.5), target, mask).total, (q, k)
+    )
+    h = drawn(B, S, H, seed=4).requires_grad_()
+    torch.autograd.gradcheck(lambda h: hidden_state_loss(h, drawn(B, S, H, seed=5), mask).total, (h,))
+    logits = drawn(B, C, seed=6).requires_grad_()
+    torch.autograd.gradcheck(
+        lambda x: soft_label_loss(x, drawn(B, C, seed=7), temperature=3.0).total, (logits,)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_inputs_give_finite_gradients(dtype: torch.dtype) -> None:
+    mask = torch.tensor([[1, 0, 0], [0, 0, 0]]).bool()  # a one-token row and an all-padding row
+    q = torch.full((2, A, 3, D), 70.0, dtype=dtype, requires_grad=True)
+    loss = attention_score_loss(attention_scores(q, q, mask, scaling=0.5), torch.zeros(2, A, 3, 3), mask)
+    logits = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype, requires_grad=True)
+    soft = soft_label_loss(logits, torch.tensor([[-1e4, 1e4, 0.0]]), temperature=1.0)
+    (loss.total + soft.total).backward()
+    assert torch.isfinite(q.grad).all() and torch.isfinite(logits.grad).all()
+    assert loss.total.dtype == torch.float32
+
+
+def test_bf16_autocast_leaves_scores_in_full_precision(mask: Tensor) -> None:
+    q = drawn(B, A, S, D).float()
+    plain = attention_scores(q, q, mask, scaling=0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attention_scores(q, q, mask, scaling=0.5), plain)

@@ -1,0 +1,404 @@
+"""Rows of every kind of source, and for everything that can be wrong with a file: which file, which row, what to do."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+from pydantic import TypeAdapter
+
+from schemas.data import FileTask, GeneralCorpus, HubTask, TaskData
+from schemas.errors import DataError
+from stages import sources
+from stages.sources import corpus_digest, load_corpus, load_repository, load_task, task_digest
+
+SHARED = Path(os.environ.get("DISTILL_SHARED", Path(__file__).parents[2].parent / "shared"))
+needs_shared = pytest.mark.skipif(
+    not (SHARED / "data/sst2").is_dir(), reason="the shared data is not on this machine"
+)
+ROWS = [{"text_a": "a good film", "label": "yes"}, {"text_a": "a dull plot", "label": "no"}] * 3
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]] = ROWS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    opened = (
+        gzip.open(path, "wt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open("w", encoding="utf-8")
+    )
+    with opened as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def file_task(train: Path, validation: Path | None = None, **fields: Any) -> FileTask:
+    return FileTask(train=str(train), validation=str(validation or train), **fields)
+
+
+def corpus(*paths: Path, **fields: Any) -> GeneralCorpus:
+    source = {"kind": "files", "paths": [str(path) for path in paths]}
+    return GeneralCorpus.model_validate({"sources": [source], "held_out_rows": 2, **fields})
+
+
+def refused(task: FileTask, folder: Path) -> str:
+    with pytest.raises(DataError) as caught:
+        load_task(task, folder / "cache")
+    return str(caught.value)
+
+
+# What is read
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.tsv", "a.csv.gz", "a.parquet"]
+)
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    suffix = Path(name.removesuffix(".gz")).suffix
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    elif suffix == ".jsonl":
+        write(path)
+    else:
+        separator = {".csv": ",", ".tsv": "\t"}.get(suffix)
+        lines = [separator.join(row.values()) for row in ROWS] if separator else []
+        text = "\n".join([separator.join(ROWS[0]), *lines]) if separator else json.dumps(ROWS)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    rows = load_task(file_task(path), tmp_path / "cache")
+    assert rows.labels == ("no", "yes")
+    assert rows.train.to_list() == [
+        {"text": row["text_a"], "label": int(row["label"] == "yes")} for row in ROWS
+    ]
+
+
+def test_csv_keeps_words_that_look_like_nothing_and_labels_that_look_like_numbers(
+    tmp_path: Path,
+) -> None:
+    path = write_text(tmp_path / "a.csv", '\ufefftext_a,label\nNA,01\nnull,2\n"a, ""b""\nc",10\n')
+    rows = load_task(file_task(path), tmp_path / "cache")
+    assert list(rows.train["text"]) == ["NA", "null", 'a, "b"\nc']
+    assert rows.labels == ("01", "2", "10")
+
+
+def test_tsv_takes_quotes_as_they_are(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.tsv", 'text_a\tlabel\n"open\t0\nno end\t1\n')
+    assert list(load_task(file_task(path), tmp_path / "cache").train["text"]) == ['"open', "no end"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [([10, 9, 2], ("2", "9", "10")), ([True, False, True], ("false", "true")), (["b", "a", "10"], ("10", "a", "b")),
+     (["1", 0, 1], ("0", "1"))],
+)  # fmt: skip
+def test_labels_of_any_kind_become_sorted_names(
+    tmp_path: Path, given: list[Any], expected: tuple[str, ...]
+) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text_a": "x", "label": label} for label in given])
+    rows = load_task(file_task(path), tmp_path / "cache")
+    assert rows.labels == expected
+    named = [rows.labels[label] for label in rows.train["label"]]
+    assert named == [
+        str(label).lower() if isinstance(label, bool) else str(label) for label in given
+    ]
+
+
+def test_given_labels_fix_the_order(tmp_path: Path) -> None:
+    rows = load_task(
+        file_task(write(tmp_path / "a.jsonl"), labels=("yes", "no")), tmp_path / "cache"
+    )
+    assert rows.labels == ("yes", "no")
+    assert rows.train["label"][:2] == [0, 1]
+
+
+def test_a_pair_has_both_texts(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{**row, "text_b": "second"} for row in ROWS])
+    rows = load_task(file_task(path, text_pair="text_b"), tmp_path / "cache")
+    assert rows.train.column_names == ["text", "text_pair", "label"]
+    assert "text_pair" not in load_task(file_task(path), tmp_path / "cache").train.column_names
+
+
+def test_a_folder_means_its_train_and_validation_files(tmp_path: Path) -> None:
+    write(tmp_path / "odd [1] name/train.jsonl.gz")
+    write(tmp_path / "odd [1] name/validation.jsonl", ROWS[:2])
+    task = TypeAdapter(TaskData).validate_python(f"{tmp_path}/odd [1] name")
+    literal = FileTask(
+        train=str(tmp_path / "odd [1] name/train.jsonl.gz"),
+        validation=str(tmp_path / "odd [1] name/validation.jsonl"),
+    )
+    assert len(load_task(literal, tmp_path / "cache").validation) == 2
+    assert len(load_task(task, tmp_path / "cache").train) == 6
+
+
+def test_max_train_rows_are_drawn_with_the_seed(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text_a": f"t{n}", "label": n % 2} for n in range(50)])
+    first = load_task(file_task(path, max_train_rows=20), tmp_path / "cache")
+    again = load_task(file_task(path, max_train_rows=20), tmp_path / "cache")
+    other = load_task(file_task(path, max_train_rows=20, seed=1), tmp_path / "cache")
+    assert len(first.train) == 20
+    assert len(first.validation) == 50
+    assert first.train.to_list() == again.train.to_list() != other.train.to_list()
+
+
+# Digests
+
+
+def test_a_moved_file_is_the_same_data_and_a_changed_one_is_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl")
+    task = file_task(path)
+    before = task_digest(task)
+    moved = tmp_path / "b.jsonl"
+    shutil.copy(path, moved)
+    assert task_digest(file_task(moved)) == before == load_task(task, tmp_path / "cache").digest
+    assert task_digest(file_task(path, max_length=64)) != before
+    write(path, ROWS[:4])
+    assert task_digest(task) != before
+    assert len(load_task(task, tmp_path / "cache").train) == 4
+
+
+def test_a_corpus_digest_follows_content_and_config(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", [{"text": f"t{n}"} for n in range(9)])
+    second = write(tmp_path / "b.jsonl", [{"text": f"t{n}"} for n in range(9)])
+    assert corpus_digest(corpus(first)) == corpus_digest(corpus(second))
+    assert corpus_digest(corpus(first)) != corpus_digest(corpus(first, seed=1))
+    assert load_corpus(corpus(first), tmp_path / "cache").digest == corpus_digest(corpus(first))
+
+
+# Corpora
+
+
+def test_a_corpus_is_split_by_text_and_keeps_its_held_out_rows(tmp_path: Path) -> None:
+    texts = write(tmp_path / "a.jsonl", [{"text": f"t{n % 40}"} for n in range(100)])
+    lines = write_text(tmp_path / "b.txt", "one line\n\n   \nand another\n")
+    rows = load_corpus(corpus(texts, lines, held_out_rows=10), tmp_path / "cache")
+    assert len(rows.held_out) == 10
+    assert not set(rows.train["text"]) & set(rows.held_out["text"])
+    assert set(rows.train["text"]) | set(rows.held_out["text"]) == {f"t{n}" for n in range(40)} | {
+        "one line",
+        "and another",
+    }
+    fewer = load_corpus(corpus(texts, lines, held_out_rows=10, max_rows=5), tmp_path / "cache")
+    assert len(fewer.train) == 5
+    assert fewer.held_out.to_list() == rows.held_out.to_list()
+
+
+def test_a_corpus_smaller_than_what_is_held_out_is_refused(tmp_path: Path) -> None:
+    path = write_text(tmp_path / "a.txt", "one\ntwo\n")
+    with pytest.raises(DataError, match="2 rows of text in all, .* lower data.held_out_rows"):
+        load_corpus(corpus(path), tmp_path / "cache")
+
+
+def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": " "}] * 5)
+    with pytest.raises(DataError, match="empty in every row"):
+        load_corpus(corpus(path), tmp_path / "cache")
+
+
+# What is wrong with a file
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"text_a": "x", "label": "a"}, {"text_a": "  ", "label": "b"}], ["row 2", "text_a", "is empty"]),
+        ([{"text_a": "x", "label": "a"}, {"text_a": None, "label": "b"}], ["row 2", "text_a", "null"]),
+        ([{"text_a": "x", "label": "a"}, {"text_a": 7, "label": "b"}], ["row 2", "the number 7, not text"]),
+        ([{"text_a": 5, "label": "a"}, {"text_a": 7, "label": "b"}], ["row 1", "the number 5, not text"]),
+        ([{"text_a": "x", "label": "a"}, {"text_a": ["x"], "label": "b"}], ["row 2", "a list"]),
+        ([{"text_a": {"x": 1}, "label": "a"}, {"text_a": {"x": 1}, "label": "b"}], ["row 1", "an object"]),
+        ([{"text_a": "x", "label": "a"}, {"text_a": "y"}], ["row 2", "label", "missing"]),
+        ([{"text_a": "x", "label": "a"}, {"text_a": "y", "label": ""}], ["row 2", "label", "missing"]),
+        ([{"text_a": "x", "label": 1}, {"text_a": "y", "label": None}], ["row 2", "label", "missing"]),
+        ([{"text_a": "x", "label": 0.5}, {"text_a": "y", "label": 1.5}], ["row 1", "0.5", "whole number"]),
+        ([{"text_a": "x", "label": ["a"]}, {"text_a": "y", "label": ["b"]}], ["row 1", "a list"]),
+        ([{"text": "x", "label": 1}, {"text": "y", "label": 0}], ["'text_a'", "the columns are text, label"]),
+        ([{"text_a": "x", "gold": 1}, {"text_a": "y", "gold": 0}], ["'label'", "the columns are text_a, gold"]),
+        ([{"text_a": "x", "label": 1}, {"text_a": "y", "label": 1}], ["same label", "two classes"]),
+    ],
+)  # fmt: skip
+def test_a_bad_row_is_named_with_its_file(
+    tmp_path: Path, rows: list[dict[str, Any]], words: list[str]
+) -> None:
+    message = refused(file_task(write(tmp_path / "a.jsonl", rows)), tmp_path)
+    for word in [*words, "a.jsonl"] if "same label" not in words else words:
+        assert word in message
+
+
+def test_a_label_outside_the_given_ones_is_named(tmp_path: Path) -> None:
+    message = refused(file_task(write(tmp_path / "a.jsonl"), labels=("yes", "maybe")), tmp_path)
+    assert "row 2: label 'no' is not one of yes, maybe (given as task.labels)" in message
+
+
+def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
+    validation = write(tmp_path / "v.jsonl", [*ROWS, {"text_a": "x", "label": "perhaps"}])
+    message = refused(file_task(write(tmp_path / "a.jsonl"), validation), tmp_path)
+    assert "v.jsonl: row 7: label 'perhaps' is not one of no, yes" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", b'{"text_a": "x", "label": "a"}\n{"text_a": "y", \n', ["line 2", "not valid JSON"]),
+        ("a.jsonl", b'{"text_a": "x", "label": "a"}\n"just text"\n', ["line 2", "no JSON object"]),
+        ("a.json", b'[{"text_a": "x", "label": "a"},\n {"text_a": }]', ["line 2", "not valid JSON"]),
+        ("a.jsonl", b"", ["is empty"]),
+        ("a.jsonl", b"\n\n  \n", ["is empty"]),
+        ("a.csv", b"text_a,label\n", ["has no rows"]),
+        ("a.csv", b"text_a,label\nx,1\ny,2,3\n", ["cannot be read as .csv", "line 3"]),
+        ("a.csv", b"text_a,label\nx,1,2\n", ["row 1 has 3 fields"]),
+        ("a.csv", b"text_a,text_a\nx,1\n", ["name each column once"]),
+        ("a.csv", b'text_a,label\n"x,1\ny,2\n', ["row 1"]),
+        ("a.jsonl", '{"text_a": "café", "label": "a"}\n'.encode("latin-1"), ["line 1", "not UTF-8"]),
+        ("a.jsonl", '{"text_a": "x"}\n'.encode("utf-16"), ["line 1", "UTF-8"]),
+        ("a.jsonl", b'{"text_a": "x", "label": "a"}\n{"text_a": "\x00"}\n', ["line 2", "NUL"]),
+        ("a.jsonl.gz", gzip.compress(os.urandom(5000).hex().encode())[:2000], ["cut short"]),
+        ("a.jsonl.gz", b'{"text_a": "x", "label": "a"}\n', ["no gzip file"]),
+        ("a.parquet", b"PAR1 but not really", ["cannot be read as .parquet"]),
+        ("a.xlsx", b"PK", ["no known format", ".jsonl"]),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_named_with_line_and_remedy(
+    tmp_path: Path, name: str, content: bytes, words: list[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = refused(file_task(tmp_path / name), tmp_path)
+    for word in [*words, name, "task.train"]:
+        assert word in message
+    assert "Traceback" not in message
+
+
+def test_a_missing_file_says_what_is_there_instead(tmp_path: Path) -> None:
+    write(tmp_path / "data/train.csv")
+    task = TypeAdapter(TaskData).validate_python(f"{tmp_path}/data")
+    assert isinstance(task, FileTask)
+    message = refused(task, tmp_path)
+    assert "there is no file" in message
+    assert "holds train.csv" in message
+
+
+def test_two_files_that_fit_a_pattern_are_both_named(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl")
+    write(tmp_path / "train.jsonl.gz")
+    task = TypeAdapter(TaskData).validate_python(str(tmp_path))
+    assert isinstance(task, FileTask)
+    assert "means 2 files" in refused(task, tmp_path)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    assert "is a folder; give a file in it" in refused(file_task(tmp_path), tmp_path)
+
+
+# The hub
+
+
+def write_repository(folder: Path, labels: list[int]) -> Path:
+    features = Features(
+        {"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])}
+    )
+    for split in ("train", "validation"):
+        rows = Dataset.from_dict(
+            {"sentence": [f"{split} {n}" for n in labels], "label": labels}, features=features
+        )
+        path = folder / "sst" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(path)
+    (folder / "README.md").write_text(
+        "---\nconfigs:\n- config_name: sst\n  data_files:\n  - split: train\n    path: sst/train-*\n"
+        "  - split: validation\n    path: sst/validation-*\n---\n"
+    )
+    return folder
+
+
+def hub_is(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HubTask:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(sources, "_commit_by_hub", lambda *_: "c" * 40)
+    monkeypatch.setattr(sources, "_commits", {})
+    monkeypatch.setattr(
+        sources, "load_repository",
+        lambda _id, config, split, where, revision: load_repository(str(folder), config, split, where),
+    )  # fmt: skip
+    return HubTask(id="owner/name", config="sst")
+
+
+def test_a_repository_of_the_hub_gives_rows_and_its_own_label_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = hub_is(
+        write_repository(tmp_path / "repository", [1, 0, 1]), monkeypatch, tmp_path / "cache"
+    )
+    rows = load_task(task, tmp_path / "cache")
+    assert rows.labels == ("negative", "positive")
+    assert rows.train.to_list()[0] == {"text": "train 1", "label": 1}
+    assert (
+        rows.digest
+        == task_digest(task)
+        == task_digest(task.model_copy(update={"revision": "c" * 40}))
+    )
+
+
+def test_hidden_labels_of_the_hub_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = hub_is(
+        write_repository(tmp_path / "repository", [1, -1]), monkeypatch, tmp_path / "cache"
+    )
+    with pytest.raises(DataError, match="owner/name, split train: row 2: .* another split"):
+        load_task(task, tmp_path / "cache")
+
+
+def test_an_unknown_split_of_the_hub_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = hub_is(
+        write_repository(tmp_path / "repository", [1, 0]), monkeypatch, tmp_path / "cache"
+    )
+    with pytest.raises(DataError, match="split other: cannot be loaded"):
+        load_task(task.model_copy(update={"train_split": "other"}), tmp_path / "cache")
+
+
+def test_an_unreachable_hub_fails_at_once_and_says_what_else_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(sources, "_commits", {})
+    began = time.monotonic()
+    with pytest.raises(DataError, match="owner/name is not in the local cache; give local files"):
+        load_task(HubTask(id="owner/name"), tmp_path)
+    assert time.monotonic() - began < 5
+
+
+# Real files
+
+
+@needs_shared
+def test_sst2_loads_in_a_few_seconds(tmp_path: Path) -> None:
+    began = time.monotonic()
+    rows = load_task(TypeAdapter(TaskData).validate_python(str(SHARED / "data/sst2")), tmp_path)
+    assert (len(rows.train), len(rows.validation), rows.labels) == (67_349, 872, ("0", "1"))
+    assert time.monotonic() - began < 10
+
+
+@needs_shared
+def test_mrpc_loads_as_pairs(tmp_path: Path) -> None:
+    folder = SHARED / "data/mrpc"
+    task = file_task(
+        folder / "train.jsonl.gz", folder / "validation.jsonl.gz", text_pair="text_b", metric="f1"
+    )
+    rows = load_task(task, tmp_path)
+    assert (len(rows.train), len(rows.validation), rows.labels) == (3_668, 408, ("0", "1"))

@@ -1,0 +1,142 @@
+"""Mid-stage states: bit for bit, two kept, a damaged newest one passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.states import FolderStates
+from schemas.errors import StoreError
+from stages.ports import TrainingState
+
+
+def state(step: int) -> TrainingState:
+    """A state whose content depends on its step."""
+    draw = torch.Generator().manual_seed(step)
+    return TrainingState(
+        step=step,
+        tensors={
+            "weight": torch.randn(4, 3, generator=draw),
+            "rng": torch.randint(0, 255, (7,), dtype=torch.uint8),
+        },
+        numbers={"tokens": 12345678901234567, "seconds": 0.1 + step, "sum": float("inf")},
+    )
+
+
+def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    kept = state(400)
+    FolderStates(tmp_path / "s").save(kept)
+    back = FolderStates(tmp_path / "s").latest()
+    assert back is not None
+    assert back.step == 400
+    assert back.numbers == kept.numbers
+    assert back.tensors.keys() == kept.tensors.keys()
+    for name, tensor in kept.tensors.items():
+        assert torch.equal(back.tensors[name], tensor)
+        assert back.tensors[name].dtype == tensor.dtype
+    assert (tmp_path / "s" / "step-00000400" / "state.safetensors").is_file()
+
+
+def test_views_shared_and_transposed_tensors_can_be_saved(tmp_path: Path) -> None:
+    base = torch.arange(12.0)
+    tensors = {
+        "base": base,
+        "tied": base,
+        "view": base[3:6],
+        "turned": base.view(3, 4).t(),
+        "scalar": torch.tensor(3.0),
+        "bf16": base.to(torch.bfloat16),
+        "empty": torch.empty(0),
+        "parameter": torch.nn.Parameter(base.clone()),
+    }
+    states = FolderStates(tmp_path)
+    states.save(TrainingState(step=1, tensors=tensors, numbers={}))
+    back = states.latest()
+    assert back is not None
+    for name, tensor in tensors.items():
+        assert torch.equal(back.tensors[name], tensor.detach()), name
+
+
+def test_the_two_newest_states_are_kept(tmp_path: Path) -> None:
+    states = FolderStates(tmp_path)
+    for step in (100, 200, 300, 400):
+        states.save(state(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000300", "step-00000400"]
+
+
+@pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("harm", ["flip", "truncate", "remove"])
+def test_a_damaged_newest_state_falls_back_to_the_one_before(
+    tmp_path: Path, file: str, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = FolderStates(tmp_path)
+    states.save(state(100))
+    states.save(state(200))
+    path = tmp_path / "step-00000200" / file
+    content = path.read_bytes()
+    if harm == "remove":
+        path.unlink()
+    elif harm == "truncate":
+        path.write_bytes(content[:-3])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    back = states.latest()
+    assert back is not None
+    assert back.step == 100
+    assert ("manifest" if file == "manifest.json" else file) in caplog.text
+    assert "step-00000200" in caplog.text
+
+
+def test_two_damaged_states_are_as_good_as_none(tmp_path: Path) -> None:
+    states = FolderStates(tmp_path)
+    for step in (100, 200):
+        states.save(state(step))
+        (tmp_path / f"step-{step:08d}" / "manifest.json").write_text("{")
+    assert states.latest() is None
+
+
+def test_going_on_from_an_older_state_replaces_the_damaged_later_one(tmp_path: Path) -> None:
+    states = FolderStates(tmp_path)
+    for step in (100, 200):
+        states.save(state(step))
+    (tmp_path / "step-00000200" / "state.json").write_text("{}")
+    states.save(state(150))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000100", "step-00000150"]
+    states.save(state(150))
+    back = states.latest()
+    assert back is not None
+    assert back.step == 150
+
+
+def test_a_state_that_cannot_be_written_leaves_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import safetensors.torch
+
+    states = FolderStates(tmp_path)
+    states.save(state(100))
+
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise safetensors.SafetensorError(
+            "Error while serializing: I/O error: No space (os error 28)"
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", full)
+        with pytest.raises(StoreError, match="the disk is full"):
+            states.save(state(200))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000100"]
+
+
+def test_clear_removes_all_and_may_be_called_twice(tmp_path: Path) -> None:
+    states = FolderStates(tmp_path / "s")
+    states.clear()
+    states.save(state(1))
+    states.clear()
+    states.clear()
+    assert states.latest() is None
+    assert not (tmp_path / "s").exists()
