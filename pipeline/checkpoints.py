@@ -1,11 +1,9 @@
 """The checkpoint store: the only writer of run folders.
 
-And the one answer to "is this stage done?".
-
-A checkpoint exists when its manifest does, in a folder that appeared by one rename. The manifest
-names size and SHA-256 of every file; `manifest.sha256` beside it (readable by `sha256sum -c`)
-covers the manifest itself, which holds the metrics. Moving checkpoints to an object store is left
-out.
+It is also the one answer to "is this stage done?". A checkpoint exists when its manifest does, in
+a folder that appeared by one rename. The manifest names size and SHA-256 of every file;
+`manifest.sha256` beside it (readable by `sha256sum -c`) covers the manifest itself, which holds
+the metrics. Moving checkpoints to an object store is left out.
 """
 
 from __future__ import annotations
@@ -340,7 +338,8 @@ def open_store(path: str | Path) -> CheckpointStore:
         free = shutil.disk_usage(root).free
     if free < _FREE_BYTES:
         raise StoreError(
-            f"{root} has {free / 1e6:.0f} MB free, and a run needs at least {_FREE_BYTES / 1e6:.0f} MB; "
+            f"{root} has {free / 1e6:.0f} MB free, and a run needs at least "
+            f"{_FREE_BYTES / 1e6:.0f} MB; "
             "make room there or give another folder with --store"
         )
     for name in ("checkpoints", "evaluations", "runs"):

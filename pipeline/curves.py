@@ -1,6 +1,6 @@
-"""Pictures for people: the losses of a stage.
+"""Pictures for people: the losses of a stage, and a run's stages against its teacher.
 
-And a run's stages against its teacher. PNG bytes; never a display.
+They come as PNG bytes; no display and no global state of matplotlib is touched.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def _store_error(place: Path, code: int | None, reason: str) -> StoreError:
     remedies: dict[int | None, str] = {
         errno.ENOSPC: f"the disk is full; make room there or {elsewhere}",
         errno.EDQUOT: f"your disk quota is used up; make room there or {elsewhere}",
-        errno.EFBIG: f"the file is larger than is allowed; lift the limit (ulimit -f) or {elsewhere}",
+        errno.EFBIG: f"the file is larger than allowed; lift that limit (ulimit -f) or {elsewhere}",
         errno.EROFS: f"it is read-only; {elsewhere}",
         errno.EACCES: f"it is not yours to write; change its owner or {elsewhere}",
         errno.EPERM: f"it is not yours to write; change its owner or {elsewhere}",

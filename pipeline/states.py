@@ -1,10 +1,9 @@
 """Mid-stage states: optimizer, schedule, RNG and data position.
 
-So that a killed stage goes on where it was.
-
-A state is kept like a checkpoint (written beside, synced, renamed, every file hashed) but is
-never needed to use one: it lives under `states/` and goes when its stage is finished. Two are
-kept, so that a damaged newest one costs minutes and not the stage.
+With them a killed stage goes on where it was. A state is kept like a checkpoint (written beside,
+synced, renamed, every file hashed) but is never needed to use one: it lives under `states/` and
+goes when its stage is finished. Two are kept, so that a damaged newest one costs minutes and not
+the stage.
 """
 
 from __future__ import annotations

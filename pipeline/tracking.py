@@ -1,12 +1,11 @@
 """MLflow: one parent run per flow run, one child run per stage.
 
-The same metric names in every child.
-
-Tracking never decides anything and never stops a run: every call here returns, whatever the
-server does, and every point is in a local file first (`tracking_points`). Runs are always named
-by their id: MLflow's global "active run" and MLFLOW_RUN_ID are not used, since they would turn a
-child into its own parent (mlflow issue 15713). MLflow is imported on first use; the form of a
-model and resuming by run id are in `tracking_model`.
+All children have the same metric names. Tracking never decides anything and never stops a run:
+every call here returns, whatever the server does, and every point is in a local file first
+(`tracking_points`). Runs are always named by their id: MLflow's global "active run" and
+MLFLOW_RUN_ID are not used, since they would turn a child into its own parent (mlflow issue
+15713). MLflow is imported on first use; the form of a model and resuming by run id are in
+`tracking_model`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import json
 import logging
 import tempfile
 import uuid
+import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -214,9 +213,16 @@ class Tracking:
         """
 
         def run() -> T:
-            client = self._client()
-            with refusals():
-                return job(client)
+            if self._experiment_id is not None:
+                with refusals():
+                    return job(self._client())
+            # MLflow and SQLAlchemy disagree about deprecations on first use; the caller is waiting
+            # meanwhile, so that nobody else's warnings are lost.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                client = self._client()
+                with refusals():
+                    return job(client)
 
         return self.worker.ask(what, run)
 
@@ -344,11 +350,24 @@ class Tracking:
         """A run that began while the server was away, made there now if the server is back."""
         file = self._file(key, {})
         known = kept.server_run(file.path)
-        run_id = self._reopen(known, tags) if known else _run_for(self, file.path, file)
+        run_id = self._reopen(known, tags) if known else self.run_for(file)
         child = ChildRun(self, run_id, file)
         if run_id is not None and known is None:
             child.set_tags(tags)
         return child
+
+    def run_for(self, file: PointFile) -> str | None:
+        """The server's run for a local file, made now if it began while the server was away."""
+        if not file.key.startswith(_LOCAL):
+            return file.key
+        if (known := kept.server_run(file.path)) is not None:
+            return known
+        header = kept.read_header(file.path)
+        name = str(header.get("name", file.key))
+        run_id = self._create(name, header.get("params", {}), header.get("tags", {}))
+        if run_id is not None:
+            file.mark_sent(0, run_id=run_id)
+        return run_id
 
     def _has_file(self, run_id: str | None) -> bool:
         return run_id is not None and (self._points / f"{run_id}.jsonl").is_file()
@@ -356,46 +375,3 @@ class Tracking:
     def _file(self, run_id: str | None, header: Mapping[str, Any]) -> PointFile:
         key = run_id or f"{_LOCAL}{uuid.uuid4().hex}"
         return PointFile(self._points / f"{key}.jsonl", header)
-
-
-def sync(
-    uri: str, experiment: str, points: Path, *, artifacts: Path | None = None
-) -> tuple[int, int]:
-    """Sends the points that no server has yet; returns the number of files sent and left.
-
-    A run that began while the server was away is made now, with its parameters and tags.
-    """
-    tracking = Tracking.open(uri, experiment, points, artifacts=artifacts)
-    sent = left = 0
-    for path in sorted(points.glob("*.jsonl")):
-        file = PointFile(path)
-        if file.all_sent() or (run_id := _run_for(tracking, path, file)) is None:
-            left += not file.all_sent()
-            continue
-        tracking.worker.watch(run_id, file)
-        whole = tracking.worker.flush(run_id)
-        tracking.worker.forget(run_id)
-        end = kept.read_end(path)
-        if whole and end is not None:
-            tracking.ask("the run's end", partial(_terminate, run_id=run_id, status=end))
-        sent, left = sent + whole, left + (not whole)
-    tracking.close()
-    return sent, left
-
-
-def _terminate(client: Any, *, run_id: str, status: str) -> None:
-    client.set_terminated(run_id, status)
-
-
-def _run_for(tracking: Tracking, path: Path, file: PointFile) -> str | None:
-    if not path.stem.startswith(_LOCAL):
-        return path.stem
-    if (known := kept.server_run(path)) is not None:
-        return known
-    header = kept.read_header(path)
-    run_id = tracking._create(
-        str(header.get("name", path.stem)), header.get("params", {}), header.get("tags", {})
-    )
-    if run_id is not None:
-        file.mark_sent(0, run_id=run_id)
-    return run_id

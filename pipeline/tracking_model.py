@@ -8,7 +8,9 @@ avoided here by handing it the loaded components under a name that is no hub id.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,8 +37,6 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
         to: folder to make; it must not exist or be empty.
     """
     load_mlflow()
-    import mlflow.transformers as flavor
-    from huggingface_hub import ModelCard
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model: Any = AutoModelForSequenceClassification.from_pretrained(
@@ -44,10 +44,10 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
     )
     tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
     model.name_or_path = model.config._name_or_path = _NO_HUB_ID
-    logger = logging.getLogger("mlflow.transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns that the hub has no licence for the name above
-    try:
+    with _quiet():
+        import mlflow.transformers as flavor
+        from huggingface_hub import ModelCard
+
         flavor.save_model(
             transformers_model={"model": model.eval(), "tokenizer": tokenizer},
             path=str(to),
@@ -58,10 +58,22 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
                 for name in ("mlflow", "torch", "transformers")
             ],
         )
-    finally:
-        logger.setLevel(level)
     # It only says that no licence was found under a name that is no hub id.
     (to / "LICENSE.txt").unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow warns of its own type hints, and of a licence it did not find for no hub id."""
+    logger = logging.getLogger("mlflow.transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def resolve_run(run_id: str, *, uri: str, into: Path) -> Path:

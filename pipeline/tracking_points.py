@@ -32,21 +32,24 @@ class Point:
 
 
 class PointFile:
-    """One run's points. Appending never raises.
+    """One run's points; appending never raises.
 
-    A point of a metric at a step it has passed is dropped.
+    A metric's value at a step that an earlier process had logged, or that is passed, is dropped; so
+    is the same value once more. Another value at the newest step, as a final evaluation may bring,
+    is a point of its own with a later time.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.key = path.stem
         self._lock = threading.Lock()
-        self._highest: dict[str, int] = {}
+        self._newest: dict[str, tuple[int, float]] = {}
         self._time = 0
         self._broken = False
         self._size = 0
         for point in read_points(path):
             self._note(point)
+        self._resumed_from = {name: step for name, (step, _) in self._newest.items()}
         try:
             self._open(header or {})
         except OSError as error:
@@ -71,11 +74,12 @@ class PointFile:
             fresh = {
                 name: float(value)
                 for name, value in metrics.items()
-                if step > self._highest.get(name, -1)
+                if self._is_new(name, step, float(value))
             }
             if not fresh or self._broken:
                 return False
-            point = Point(step, max(self._time, time.time_ns() // 1_000_000), fresh)
+            again = any(self._newest.get(name, (-1,))[0] == step for name in fresh)
+            point = Point(step, max(self._time + again, time.time_ns() // 1_000_000), fresh)
             self._note(point)
             line = {"run": self.key, "step": point.step, "time": point.time, "metrics": fresh}
             try:
@@ -84,6 +88,12 @@ class PointFile:
                 self._give_up(error)
                 return False
             return True
+
+    def _is_new(self, name: str, step: int, value: float) -> bool:
+        newest, last = self._newest.get(name, (-1, math.nan))
+        if step <= self._resumed_from.get(name, -1) or step < newest:
+            return False
+        return step > newest or value != last
 
     def end(self, status: str) -> None:
         """Note how the run ended."""
@@ -95,8 +105,9 @@ class PointFile:
 
     def _note(self, point: Point) -> None:
         self._time = max(self._time, point.time)
-        for name in point.metrics:
-            self._highest[name] = max(point.step, self._highest.get(name, -1))
+        for name, value in point.metrics.items():
+            if point.step >= self._newest.get(name, (-1, 0.0))[0]:
+                self._newest[name] = (point.step, value)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         data = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8")
@@ -124,6 +135,8 @@ class PointFile:
             with self.path.open("rb") as file:
                 file.seek(offset)
                 for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # it is being written right now
                     point = _parse(line)
                     if point is not None:
                         count += len(point.metrics)
@@ -210,8 +223,3 @@ def _read_sent(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics whose values are finite."""
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}

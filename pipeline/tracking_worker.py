@@ -1,10 +1,8 @@
 """The one thread that talks to MLflow's server.
 
-So that a slow, hanging or dead one never slows training.
-
-Points are read from their local files and sent in batches; anything else is a job that the caller
-waits for, but not for long. The first failure gives the one warning; after that the server is
-asked again now and then.
+A slow, hanging or dead server therefore never slows training. Points are read from their local
+files and sent in batches; anything else is a job that the caller waits for, but not for long. The
+first failure gives the one warning; after that the server is asked again now and then.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a recipe's validation errors mean, in sentences, at the place where a person wrote the value.
+"""What a recipe's validation errors mean, in sentences, at the place where the value was written.
 
-pydantic names places by its own inner structure (union tags among the keys) and values by Python types. Here its
-error list is walked along the schemas themselves, so that a message names the YAML path, what was given and what is
-allowed.
+pydantic names places by its own inner structure (union tags among the keys) and values by Python
+types. Here its error list is walked along the schemas themselves, so that a message names the YAML
+path, what was given and what is allowed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from schemas.training import _BatchSize, _Duration
 from schemas.yaml_text import Place
 
 _EXPECTED = {
@@ -47,22 +48,32 @@ def shown_value(value: Any, limit: int = 80) -> str:
     if isinstance(value, str):  # repr escapes control characters and lone surrogates
         text = repr(value[: limit + 1])
     elif isinstance(value, dict):
-        pairs = (f"{str(key)[:limit]}: {shown_value(item)}" for key, item in list(value.items())[:10])
+        pairs = (
+            f"{str(key)[:limit]}: {shown_value(item)}" for key, item in list(value.items())[:10]
+        )
         text = "{" + ", ".join(pairs) + "}"
     elif isinstance(value, (list, tuple)):
         text = "[" + ", ".join(shown_value(item) for item in list(value)[:40]) + "]"
     else:
-        text = {None: "null", True: "true", False: "false"}.get(value) or _number(value)
+        text = _scalar(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _number(value: Any) -> str:
-    # Python refuses to print whole numbers of more than some thousand digits.
-    return f"a number of {value.bit_length()} bits" if _huge(value) else str(value)
+def _scalar(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > 1000:
+        # Python refuses to print whole numbers of more than some thousand digits.
+        return f"a number of {value.bit_length()} bits"
+    return str(value)
 
 
-def _huge(value: Any) -> bool:
-    return isinstance(value, int) and value.bit_length() > 1000
+def printable(text: str, limit: int = 200) -> str:
+    """The text without line breaks and control characters, shortened in the middle."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 + 1 :]}"
 
 
 def shown_place(place: Place) -> str:
@@ -70,13 +81,15 @@ def shown_place(place: Place) -> str:
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return repr(text)[1:-1] if not text.isprintable() else text[:200]
+    return printable(text)
 
 
 def suggestion(given: Any, allowed: Iterable[str]) -> str:
-    """`; did you mean X?` when one of the allowed names is close, otherwise nothing."""
-    close = difflib.get_close_matches(given[:80], list(allowed), n=1) if isinstance(given, str) else []
-    return f"; did you mean {close[0]}?" if close else ""
+    """` (did you mean X?)` when one of the allowed names is close, otherwise nothing."""
+    if not isinstance(given, str):
+        return ""
+    close = difflib.get_close_matches(given[:80], list(allowed), n=1, cutoff=0.7)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def members(annotation: Any) -> list[Any]:
@@ -109,13 +122,17 @@ def item_type(annotation: Any) -> Any | None:
 def field_of(annotation: Any, name: str | int) -> FieldInfo | None:
     """The field of that name in whichever of the annotation's models has one."""
     for member in members(annotation):
-        if isinstance(member, type) and issubclass(member, BaseModel) and name in member.model_fields:
+        if (
+            isinstance(member, type)
+            and issubclass(member, BaseModel)
+            and name in member.model_fields
+        ):
             return member.model_fields[str(name)]
     return None
 
 
 class Found:
-    """Where an error stands: its place without tags, its field, and the annotation that holds the field."""
+    """Where an error stands: its place without tags, its field, and what holds the field."""
 
     def __init__(self, root: type[BaseModel], loc: Place) -> None:
         self.place: Place = ()
@@ -144,48 +161,68 @@ class Found:
                 self.field = field_of(annotation, part)
                 annotation = self.field.annotation if self.field else None
 
+    def purpose(self) -> str:
+        """The field's own line of description, in brackets."""
+        text = (self.field.description or "").rstrip(".") if self.field else ""
+        return f" ({text})" if text else ""
+
+    def allowed_types(self) -> list[Any]:
+        """What the field, or else the list's items, may be."""
+        return members(self.field.annotation if self.field else item_type(self.holder))
+
+
+def meaningful(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """The errors that stand for themselves: a list of wrong items is no list that is too short."""
+    return [
+        error
+        for error in errors
+        if error["type"] != "too_short" or len(error["input"]) < error.get("ctx", {})["min_length"]
+    ]
+
 
 def sentence(error: ErrorDetails, root: type[BaseModel]) -> tuple[Place, str]:
     """The error's YAML place and what is wrong there, in plain words."""
     found = Found(root, error["loc"])
     kind, context, given = error["type"], error.get("ctx", {}), error["input"]
-    place = found.place
-    purpose = (found.field.description or "") if found.field else ""
-    hint = f" ({purpose.rstrip('.')})" if purpose else ""
-    match kind:
-        case "missing":
-            return place, f"is missing{hint}"
-        case "extra_forbidden":
-            return place, _unknown_key(place, found)
-        case "union_tag_invalid" | "union_tag_not_found":
-            return _wrong_tag(place, kind, context)
-        case "literal_error":
-            allowed = _choices(found) or [str(context.get("expected", ""))]
-            text = f"{shown_value(given)} is not allowed{suggestion(given, allowed)}"
-            return place, f"{text}; choose {_any_of(allowed)}"
-        case "value_error" | "recipe":
-            return place, _own_message(error)
-        case "string_pattern_mismatch":
-            return place, f"{shown_value(given)} does not have the right form{hint}"
-        case "finite_number":
-            return place, f"{shown_value(given)} is not allowed; give a finite number"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _wrong_tag(found.place, kind, context)
+    if kind == "extra_forbidden":
+        return found.place, _unknown_key(found)
+    if kind in ("value_error", "recipe"):
+        return found.place, _own_message(error)
+    if kind == "missing":
+        return found.place, f"is missing{found.purpose()}"
+    return found.place, f"{shown_value(given)} {_wrong_value(kind, context, given, found)}"
+
+
+def _wrong_value(kind: str, context: dict[str, Any], given: Any, found: Found) -> str:
+    if kind == "literal_error":
+        allowed = _choices(found) or [str(context.get("expected", ""))]
+        return f"is not allowed{suggestion(given, allowed)}; choose {_any_of(allowed)}"
+    if kind == "string_pattern_mismatch" and "0-9a-f" in str(context["pattern"]):
+        return "is no SHA-256; expected 64 lower-case hexadecimal digits"
+    if kind == "string_pattern_mismatch":
+        return f"does not have the right form{found.purpose()}"
+    if kind == "finite_number":
+        return "is not allowed; give a finite number"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return place, f"{shown_value(given)} is not allowed; it {words} {context[key]:g}"
+        return f"is not allowed; it {words} {context[key]:g}"
     if kind in _LENGTHS:
         key, words, unit = _LENGTHS[kind]
         bound = context[key]
-        return place, f"{shown_value(given)} is not allowed; {words} {bound} {unit}{'s' * (bound != 1)}"
-    expected = _EXPECTED.get(kind.split("_")[0])
-    if expected:
-        return place, f"{shown_value(given)} is not allowed; expected {expected}{hint}"
-    return place, f"{shown_value(given)} is not valid here{hint}"
+        return f"is not allowed; {words} {bound} {unit}{'s' * (bound != 1)}"
+    if any(member in (_Duration, _BatchSize) for member in found.allowed_types()):
+        return f"is not allowed; expected an amount and its unit{found.purpose()}"
+    if expected := _EXPECTED.get(kind.split("_")[0]):
+        return f"is not allowed; expected {expected}{found.purpose()}"
+    return f"is not valid here{found.purpose()}"
 
 
-def _unknown_key(place: Place, found: Found) -> str:
+def _unknown_key(found: Found) -> str:
     models = [member for member in members(found.holder) if isinstance(member, type)]
     allowed = [name for model in models[:1] for name in getattr(model, "model_fields", {})]
-    return f"unknown key{suggestion(place[-1], allowed)}; allowed: {', '.join(allowed)}"
+    return f"unknown key{suggestion(found.place[-1], allowed)}; allowed: {', '.join(allowed)}"
 
 
 def _wrong_tag(place: Place, kind: str, context: dict[str, Any]) -> tuple[Place, str]:
@@ -195,14 +232,16 @@ def _wrong_tag(place: Place, kind: str, context: dict[str, Any]) -> tuple[Place,
         return place, "is missing; it says which of the variants is meant"
     allowed = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
     given = context["tag"]
-    return place, f"{shown_value(given)} is unknown{suggestion(given, allowed)}; choose {_any_of(allowed)}"
+    return (
+        place,
+        f"{shown_value(given)} is unknown{suggestion(given, allowed)}; choose {_any_of(allowed)}",
+    )
 
 
 def _choices(found: Found) -> list[str]:
-    annotation = found.field.annotation if found.field else item_type(found.holder)
     return [
         str(choice)
-        for member in members(annotation)
+        for member in found.allowed_types()
         if get_origin(member) is Literal
         for choice in get_args(member)
     ]

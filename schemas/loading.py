@@ -1,16 +1,16 @@
-"""From YAML and `--set a.b=c` to a Recipe and back; every error at once, each with its place and line.
+"""From YAML and `--set a.b=c` to a Recipe and back; every error at once, with its place and line.
 
-Nothing is looked up here but the recipe's own file. The folder of shipped recipes is handed in, because it belongs to
-a package that this one does not import.
+Nothing is looked up here but the recipe's own file. The folder of shipped recipes is handed in,
+because it belongs to a package that this one does not import.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -21,7 +21,9 @@ from schemas.errors import ConfigError
 from schemas.explain import (
     field_of,
     item_type,
+    meaningful,
     members,
+    printable,
     sentence,
     shown_place,
     shown_value,
@@ -35,8 +37,11 @@ from schemas.yaml_text import Document, Place, parse_yaml, read_yaml
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_\-]{0,63}$")
 _MAX_INDEX_DIGITS = 6
+MAX_PROBLEMS = 50
 
-# Keys whose value may be written as text that stands for a mapping: `task.max_length=64` on `task: sst2` opens it up.
+Result = TypeVar("Result")
+
+# Keys whose value may be text for a mapping: `task.max_length=64` opens up `task: sst2`.
 _SHORT_FORMS = {
     "task": _parse_task,
     "model": _parse_model,
@@ -69,7 +74,8 @@ def load_recipe(
 
     Args:
         source: a shipped recipe's name, or the path of a YAML file.
-        overrides: `a.b=c`, the value in YAML; list items by number, by `name` (stages) or by `kind` (terms).
+        overrides: `a.b=c`, the value in YAML; list items by number, by `name` (stages) or by
+            `kind` (terms).
         recipes_folder: where the shipped recipes are; None when there are none.
 
     Raises:
@@ -77,36 +83,43 @@ def load_recipe(
     """
     path, shown = _find(source, recipes_folder)
     problems: list[str] = []
-    parsed: tuple[Override, ...] = ()
-    document: Document | None = None
-    try:
-        parsed = parse_overrides(overrides)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        document = read_yaml(path, shown)
-    except ConfigError as error:
-        problems += error.problems
+    parsed = _attempt(problems, lambda: parse_overrides(overrides)) or ()
+    document = _attempt(problems, lambda: read_yaml(path, shown))
     if document is None:
-        raise ConfigError(problems)
+        raise ConfigError(_capped(problems))
     applied: list[tuple[Place, Override]] = []
     for override in parsed:
-        try:
-            applied.append((_apply(document.value, override), override))
-        except ConfigError as error:
-            problems += error.problems
+        place = _attempt(problems, lambda: _apply(document.value, override))  # noqa: B023  (called at once)
+        if place is not None:
+            applied.append((place, override))
     try:
         recipe = Recipe.model_validate(document.value)
     except ValidationError as error:
-        found = [sentence(item, Recipe) for item in error.errors(include_url=False)]
-        problems += [
-            f"{_origin(place, document, applied, shown)}: {shown_place(place) or 'recipe'}: {text}"
-            for place, text in found
-        ]
-        raise ConfigError(tuple(dict.fromkeys(problems))) from None
+        for details in meaningful(error.errors(include_url=False))[: MAX_PROBLEMS + 1]:
+            place, text = sentence(details, Recipe)
+            origin = _origin(place, document, applied, shown)
+            problems.append(f"{origin}: {shown_place(place) or 'recipe'}: {text}")
+        raise ConfigError(_capped(problems)) from None
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(_capped(problems))
     return recipe
+
+
+def _attempt(problems: list[str], call: Callable[[], Result]) -> Result | None:
+    """What the call returns; None, with its problems noted, when it refuses."""
+    try:
+        return call()
+    except ConfigError as error:
+        problems += error.problems
+        return None
+
+
+def _capped(problems: list[str]) -> tuple[str, ...]:
+    """Each problem once, and no more of them than a person reads."""
+    different = tuple(dict.fromkeys(problems))
+    if len(different) <= MAX_PROBLEMS:
+        return different
+    return (*different[:MAX_PROBLEMS], "and more; mend these first")
 
 
 def parse_overrides(overrides: Sequence[str]) -> tuple[Override, ...]:
@@ -115,7 +128,8 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Override, ...]:
     Raises:
         ConfigError: one line for each that is not of the form `a.b=c`.
     """
-    parsed, problems = [], []
+    parsed: list[Override] = []
+    problems: list[str] = []
     for text in overrides:
         try:
             parsed.append(_parse_override(text))
@@ -159,10 +173,11 @@ def _find(source: str | Path, folder: Path | None) -> tuple[Path, str]:
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{shown_value(str(source))}: cannot be opened ({error})") from None
     if there or not names:
-        return path, str(source)
+        return path, printable(str(source))
     hint = suggestion(path.stem, names)
     raise ConfigError(
-        f"{shown_value(str(source))}: neither a file nor a shipped recipe{hint}; shipped: {', '.join(names)}"
+        f"{shown_value(str(source))}: neither a file nor a shipped recipe{hint}; "
+        f"shipped: {', '.join(names)}"
     )
 
 
@@ -178,12 +193,15 @@ def _parse_override(text: str) -> Override:
         return Override(text, segments, parse_yaml(raw, label).value)
     except ConfigError as error:
         raise ConfigError(
-            [re.sub(r":1: ", ": ", line, count=1) + " (quote the value?)" for line in error.problems]
+            [
+                re.sub(r":1: ", ": ", line, count=1) + " (quote the value?)"
+                for line in error.problems
+            ]
         ) from None
 
 
 def _apply(document: dict[str, Any], override: Override) -> Place:
-    """Sets the override's value inside the document; returns the place with list items as numbers."""
+    """Sets the value inside the document; returns the place, list items as numbers."""
     at: Any = document
     annotation: Any = Recipe
     place: Place = ()
@@ -202,7 +220,8 @@ def _apply(document: dict[str, Any], override: Override) -> Place:
             annotation = _chosen(field.annotation, at.get(key)) if field else None
         else:
             raise ConfigError(
-                f"{override.label}: {shown_place(place)} is {shown_value(at)} and has no keys; set it as a whole"
+                f"{override.label}: {shown_place(place)} is {shown_value(at)} and has no keys; "
+                "set it as a whole"
             )
         place = (*place, key)
         if depth == last:
@@ -222,14 +241,14 @@ def _opened(name: str, value: Any, default: Any) -> Any:
     if value is not None:
         return value
     if isinstance(default, BaseModel):
-        # Only what tells the variants apart: other defaults would be wrong keys once the variant is changed.
+        # Only what tells the variants apart: the rest would be wrong keys once that is changed.
         tag = tag_of(type(default))
         return dict([tag]) if tag else {}
     return to_jsonable_python(default) if isinstance(default, tuple) else {}
 
 
 def _chosen(annotation: Any, value: Any) -> Any:
-    """The one model among the annotation's that the value's tag names; the annotation itself when none does."""
+    """The model that the value's tag names; the annotation itself when it names none."""
     for member in members(annotation):
         tag = tag_of(member) if isinstance(member, type) and issubclass(member, BaseModel) else None
         if tag and isinstance(value, dict) and value.get(tag[0]) == tag[1]:
@@ -252,10 +271,13 @@ def _index(items: list[Any], segment: str, place: Place, override: Override) -> 
     if names.count(segment) == 1:
         return names.index(segment)
     if segment in names:
-        raise ConfigError(f"{where} has several items named {segment}; give the number, counted from 0")
+        raise ConfigError(
+            f"{where} has several items named {segment}; give the number, counted from 0"
+        )
     there = ", ".join(name for name in names if name) or f"numbers 0 to {len(items) - 1}"
     raise ConfigError(
-        f"{where} has no item {shown_value(segment)}{suggestion(segment, names)}; there are: {there}"
+        f"{where} has no item {shown_value(segment)}{suggestion(segment, names)}; "
+        f"there are: {there}"
     )
 
 
@@ -280,7 +302,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (_Duration, _BatchSize)):
         return _short_amount(value)
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        fields = sorted(type(value).model_fields, key=lambda name: name not in ("kind", "name"))
+        return {name: _plain(getattr(value, name)) for name in fields}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
@@ -291,10 +314,16 @@ def _short_amount(value: _Duration | _BatchSize) -> str | dict[str, Any]:
     exact = value.model_dump(mode="json")
     unit = value.unit[:-1] if value.amount == 1 else value.unit
     number = str(int(value.amount)) if value.amount.is_integer() else repr(value.amount)
-    texts = [f"{value.amount / scale:g}{suffix} {unit}" for suffix, scale in (("M", 1e6), ("k", 1e3))]
+    texts = [
+        f"{value.amount / scale:g}{suffix} {unit}" for suffix, scale in (("M", 1e6), ("k", 1e3))
+    ]
     for text in sorted([f"{number} {unit}", *texts], key=len):
         try:
-            if "e" not in text.split()[0] and not text.startswith("0") and _parse_amount(text) == exact:
+            if (
+                "e" not in text.split()[0]
+                and not text.startswith("0")
+                and _parse_amount(text) == exact
+            ):
                 return text
         except ValueError:
             continue

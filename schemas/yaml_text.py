@@ -1,7 +1,7 @@
-"""YAML read with bounds: what a person may type by mistake, or a stranger on purpose, ends in a ConfigError.
+"""YAML read with bounds: what is wrong, by mistake or on purpose, ends in a ConfigError.
 
-Duplicate keys, alias bombs, deep nesting, tags and merge keys are refused, and the line of every key is kept for
-later messages. Nothing but the standard scalars, lists and mappings is ever constructed.
+Duplicate keys, alias bombs, deep nesting, tags and merge keys are refused, and the line of every
+key is kept for later messages. Nothing but scalars, lists and mappings is ever constructed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Place = tuple[str | int, ...]
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
 MAX_ALIASES = 20
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp"))
@@ -36,23 +36,27 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; aliases and depth are counted while composing, before anything is expanded."""
+    """Composes nodes only; aliases, depth and size are counted before anything is expanded."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.aliases = 0
         self.depth = 0
+        self.num_nodes = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent):
             self.aliases += 1
             if self.aliases > MAX_ALIASES:
                 raise _refusal(f"more than {MAX_ALIASES} aliases; write the values out", event)
         self.depth += 1
+        self.num_nodes += 1
+        if self.num_nodes > MAX_NODES:
+            raise _refusal(f"more than {MAX_NODES:,} values; this is no recipe", event)
         if self.depth > MAX_DEPTH:
             raise _refusal(f"nested deeper than {MAX_DEPTH} levels", event)
-        node: yaml.Node | None = super().compose_node(parent, index)  # type: ignore[arg-type]
+        node: yaml.Node | None = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
@@ -80,7 +84,9 @@ def read_yaml(path: Path, shown: str) -> Document:
     document = parse_yaml(_read_text(path, shown), shown)
     if not isinstance(document.value, dict):
         kind = {list: "a list", type(None): "nothing"}.get(type(document.value), "a single value")
-        raise ConfigError(f"{shown}:1: a recipe is a mapping of keys to values, this file holds {kind}")
+        raise ConfigError(
+            f"{shown}:1: a recipe is a mapping of keys to values, this file holds {kind}"
+        )
     return document
 
 
@@ -124,12 +130,12 @@ def parse_yaml(text: str, shown: str) -> Document:
             builder = _Builder(loader, shown)
             value = builder.build(node, ())
         finally:
-            loader.dispose()  # type: ignore[no-untyped-call]
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(part for part in (error.context, error.problem) if part)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{shown}{line}: not valid YAML: {reason}") from None
+        where = f"{shown}:{mark.line + 1}" if mark else shown
+        raise ConfigError(f"{where}: not valid YAML: {reason[:200]}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise ConfigError(
@@ -153,7 +159,7 @@ class _Builder:
     def build(self, node: yaml.Node, place: Place) -> Any:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES or len(place) > MAX_DEPTH:
-            raise _refusal("aliases expand to far more than a recipe holds; write the values out", node)
+            raise _refusal("aliases expand too far; write the values out", node)
         self.lines.setdefault(place, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._mapping(node, place)
@@ -161,7 +167,9 @@ class _Builder:
             return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node)
-        self._note(node, f"the tag {node.tag.replace(_TAG, '!!')!r} is not supported; leave it out")
+        self._note(
+            node, f"the tag {node.tag.replace(_TAG, '!!')[:80]!r} is not supported; leave it out"
+        )
         return None
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
@@ -174,7 +182,10 @@ class _Builder:
             elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
                 self._note(key_node, "a key must be text; put it in quotes if it is meant")
             elif key in first:
-                self._note(key_node, f"{key!r} stands here twice, first in line {first[key]}; keep one")
+                self._note(
+                    key_node,
+                    f"{key[:80]!r} stands here twice, first in line {first[key]}; keep one",
+                )
             else:
                 first[key] = line
                 self.lines[(*place, key)] = line
@@ -185,7 +196,7 @@ class _Builder:
         if node.tag == _TAG + "timestamp":  # a branch or revision may look like a date
             return node.value
         try:
-            return self.loader.construct_object(node)  # type: ignore[no-untyped-call]
+            return self.loader.construct_object(node)
         except (ValueError, KeyError, OverflowError):
             self._note(node, f"{node.value[:40]!r} cannot be read as {node.tag.removeprefix(_TAG)}")
             return None

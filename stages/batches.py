@@ -79,7 +79,7 @@ class Batches:
         return int(plan.tokens[place])
 
     def num_steps(self, duration: Duration) -> int:
-        """Optimizer steps of `duration`, at least 1; by tokens, the fewest that reach the amount."""
+        """Steps of `duration`, at least 1; by tokens, the fewest that reach the amount."""
         match duration.unit:
             case "steps":
                 return max(1, math.ceil(duration.amount))
@@ -191,7 +191,7 @@ def _cut_by_budget(rows: Rows, lengths: Rows, microbatch_tokens: int) -> list[Ro
 
 
 def evaluation_batches(lengths: NDArray[np.int32], microbatch_tokens: int) -> list[Rows]:
-    """Every row once, sorted by length, in batches of at most `microbatch_tokens` padded tokens."""
+    """Every row once, sorted by length, in batches of at most `microbatch_tokens` padded."""
     if len(lengths) == 0:
         return []
     order = np.argsort(lengths, kind="stable")

@@ -24,6 +24,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
+from huggingface_hub import constants
 
 from schemas.errors import DataError
 
@@ -50,6 +51,20 @@ def quiet() -> Iterator[None]:
         datasets.logging.set_verbosity(verbosity)
         if shown:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def offline(wanted: bool = True) -> Iterator[None]:
+    """Keeps `datasets` from asking the hub anything, unless not `wanted`."""
+    # For local files it reports a download; for an unreachable hub it waits half a minute before it
+    # looks into its cache.
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if wanted:
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def resolve_file(pattern: str, where: str) -> Path:
@@ -124,7 +139,7 @@ def read_file(path: Path, cache: Path, where: str) -> Dataset:
         _check_bytes(path, where)
     options = _csv_options(path, suffix, where) if FORMATS[suffix] == "csv" else {}
     try:
-        with quiet():
+        with quiet(), offline():
             rows = datasets.load_dataset(
                 FORMATS[suffix], data_files=[glob.escape(str(path.absolute()))], split="train",
                 cache_dir=str(cache / "files"), **options,

@@ -6,8 +6,8 @@ Everything that names a place (path, cache) stays out of the digests: a moved fi
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
@@ -44,6 +44,7 @@ from stages.files import (
     file_format,
     first_row,
     label_column,
+    offline,
     quiet,
     read_file,
     resolve_file,
@@ -53,10 +54,14 @@ from stages.files import (
 # Raise when the same files should give other rows.
 ROWS_VERSION = 1
 HUB_TIMEOUT_SECONDS = 5.0
+HUB_PATIENCE_SECONDS = 60.0
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 # What a hub branch was found to be, so that plan, load and digest of one process mean the same
 # rows.
 _commits: dict[tuple[str, str], str] = {}
+# When each data set was last asked for in vain: a network that swallows packets costs one wait, not
+# one a split.
+_asked_in_vain: dict[tuple[str, str], float] = {}
 
 
 @dataclass(frozen=True)
@@ -293,7 +298,8 @@ def hub_commit(repository: str, revision: str) -> str | None:
 
 
 def _commit_by_hub(repository: str, revision: str) -> str | None:
-    if constants.HF_HUB_OFFLINE:
+    asked = _asked_in_vain.get((repository, revision), -HUB_PATIENCE_SECONDS)
+    if constants.HF_HUB_OFFLINE or time.monotonic() - asked < HUB_PATIENCE_SECONDS:
         return None
     try:
         return HfApi().dataset_info(repository, revision=revision, timeout=HUB_TIMEOUT_SECONDS).sha
@@ -308,6 +314,7 @@ def _commit_by_hub(repository: str, revision: str) -> str | None:
     except Exception:
         # Which exception means "no connection" depends on the HTTP client that huggingface_hub
         # brings.
+        _asked_in_vain[repository, revision] = time.monotonic()
         return None
 
 
@@ -331,11 +338,10 @@ def load_hub(source: HubTask | HubText, split: str, where: str) -> Dataset:
         raise DataError(
             f"{where}: the hub at {constants.ENDPOINT} cannot be reached and {source.id} is not "
             "in the local cache; "
-            "give local files instead (task=./folder with train.jsonl and validation.jsonl, or "
-            "kind: files), "
-            "or run where the hub is in reach"
+            "give local files instead (kind: files, or for a task a folder with train.jsonl and "
+            "validation.jsonl), or run where the hub is in reach"
         )
-    with _offline(not reachable):
+    with offline(not reachable):
         return load_repository(source.id, source.config, split, where, revision=commit)
 
 
@@ -354,16 +360,3 @@ def load_repository(
     if len(rows) == 0:
         raise DataError(f"{where}: has no rows; take another split")
     return rows
-
-
-@contextmanager
-def _offline(wanted: bool) -> Iterator[None]:
-    # Otherwise datasets asks an unreachable hub six times, for half a minute, before it looks into
-    # its cache.
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    if wanted:
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

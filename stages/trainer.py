@@ -86,6 +86,23 @@ class Trainer:
 
     def train_step(self) -> None:
         """One optimizer step: all its microbatches, then clip, check, update."""
+        tokens = self.accumulate()
+        norm = self.clip()
+        self.check_finite(norm)
+        learning_rate = self.training.optimizer.learning_rate * learning_rate_factor(
+            self.training.schedule, self.step, self.num_steps
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.num_tokens += tokens
+        self.step += 1
+        self.metrics["train/learning_rate"] = learning_rate
+        self.metrics["train/gradient_norm"] = norm
+
+    def accumulate(self) -> int:
+        """Leave the whole step's gradient in the parameters; the real tokens that it came from."""
         seed_step(self.training.seed, self.step)
         batches = [self.tokens.batch(rows).to(self.runtime.device) for rows in self.batches.step(self.step)]
         counts = [self.objective.counts(batch) for batch in batches]
@@ -94,19 +111,7 @@ class Trainer:
             self.meter.add(self.backward(batch, whole), count)
             self.meter.tokens += batch.num_tokens
             self.meter.padded += batch.input_ids.numel()
-        learning_rate = self.training.optimizer.learning_rate * learning_rate_factor(
-            self.training.schedule, self.step, self.num_steps
-        )
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        norm = self.clip()
-        self.check_finite(norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.num_tokens += sum(batch.num_tokens for batch in batches)
-        self.step += 1
-        self.metrics["train/learning_rate"] = learning_rate
-        self.metrics["train/gradient_norm"] = norm
+        return sum(batch.num_tokens for batch in batches)
 
     def backward(self, batch: Batch, whole: Mapping[str, int]) -> dict[str, Tensor]:
         """Forward and backward of one microbatch; each term divided by its count over the whole step."""

@@ -174,11 +174,11 @@ def test_a_real_limit_on_file_size_stops_a_commit_and_a_state_and_leaves_what_wa
     big = {"a": torch.zeros(100_000)}
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(StoreError, match="larger than is allowed"):
+        with pytest.raises(StoreError, match="larger than allowed"):
             store.writer("teacher", DIGEST).commit(
                 manifest_of(), lambda to: save_file(big, to / "m.safetensors")
             )
-        with pytest.raises(StoreError, match="larger than is allowed"):
+        with pytest.raises(StoreError, match="larger than allowed"):
             states.save(TrainingState(step=2, tensors=big, numbers={}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

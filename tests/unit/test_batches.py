@@ -1,4 +1,4 @@
-"""The order of training: complete, repeatable, within budget, and the same whatever the hardware holds."""
+"""The order of training: complete, repeatable, within budget, the same on any hardware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The built-in text: prose and nothing else, the same every time, and a task that does not give itself away."""
+"""The built-in text: prose, the same every time, and a task that does not give itself away."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def packages(folder: Path) -> Root:
     write_module(folder, "beta/copy", PROSE.format("box"))
     write_module(folder, "stages/own", PROSE.format("project"))
     write_module(folder, "beta-1.0.dist-info/odd", PROSE.format("metadata"))
-    code = f'class A:\n    def f(self):\n        """{PROSE.format("method")}"""\n        1 / 0\n1 / 0\n'
+    code = f'class A:\n    def f(self):\n        """{PROSE.format("method")}"""\n1 / 0\n'
     write_module(folder, "beta/code", "Short.", code=code)
     (folder / "beta/broken.py").write_text('"""' + PROSE + '"""\ndef (:\n')
-    (folder / "beta/escape.py").write_text('"""' + PROSE.format("\\d escape") + '"""\n')
+    write_module(folder, "beta/escape", PROSE.format("\\d escape"))
     return Root(folder, excluded=frozenset({"stages"}))
 
 
@@ -197,7 +197,7 @@ def test_a_library_that_is_not_installed_is_named() -> None:
 
 
 def test_a_library_with_too_little_text_is_named() -> None:
-    with pytest.raises(DataError, match="torch has .* paragraphs to train on"):
+    with pytest.raises(DataError, match=r"torch has .* paragraphs to train on"):
         docstring_task_rows(
             DocstringTask(libraries=("torch", "numpy")), task_paragraphs(modules=3, rows=5)
         )

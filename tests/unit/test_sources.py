@@ -1,4 +1,4 @@
-"""Rows of every kind of source, and for everything that can be wrong with a file: which file, which row, what to do."""
+"""Rows of every kind of source; for all that can be wrong with a file: where, and what to do."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
+from huggingface_hub import constants
 from pydantic import TypeAdapter
 
 from schemas.data import FileTask, GeneralCorpus, HubTask, TaskData
@@ -103,9 +104,13 @@ def test_tsv_takes_quotes_as_they_are(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [([10, 9, 2], ("2", "9", "10")), ([True, False, True], ("false", "true")), (["b", "a", "10"], ("10", "a", "b")),
-     (["1", 0, 1], ("0", "1"))],
-)  # fmt: skip
+    [
+        ([10, 9, 2], ("2", "9", "10")),
+        ([True, False, True], ("false", "true")),
+        (["b", "a", "10"], ("10", "a", "b")),
+        (["1", 0, 1], ("0", "1")),
+    ],
+)
 def test_labels_of_any_kind_become_sorted_names(
     tmp_path: Path, given: list[Any], expected: tuple[str, ...]
 ) -> None:
@@ -199,7 +204,7 @@ def test_a_corpus_is_split_by_text_and_keeps_its_held_out_rows(tmp_path: Path) -
 
 def test_a_corpus_smaller_than_what_is_held_out_is_refused(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.txt", "one\ntwo\n")
-    with pytest.raises(DataError, match="2 rows of text in all, .* lower data.held_out_rows"):
+    with pytest.raises(DataError, match=r"2 rows of text in all, .* lower data.held_out_rows"):
         load_corpus(corpus(path), tmp_path / "cache")
 
 
@@ -215,22 +220,52 @@ def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ([{"text_a": "x", "label": "a"}, {"text_a": "  ", "label": "b"}], ["row 2", "text_a", "is empty"]),
-        ([{"text_a": "x", "label": "a"}, {"text_a": None, "label": "b"}], ["row 2", "text_a", "null"]),
-        ([{"text_a": "x", "label": "a"}, {"text_a": 7, "label": "b"}], ["row 2", "the number 7, not text"]),
-        ([{"text_a": 5, "label": "a"}, {"text_a": 7, "label": "b"}], ["row 1", "the number 5, not text"]),
+        (
+            [{"text_a": "x", "label": "a"}, {"text_a": "  ", "label": "b"}],
+            ["row 2", "text_a", "is empty"],
+        ),
+        (
+            [{"text_a": "x", "label": "a"}, {"text_a": None, "label": "b"}],
+            ["row 2", "text_a", "null"],
+        ),
+        (
+            [{"text_a": "x", "label": "a"}, {"text_a": 7, "label": "b"}],
+            ["row 2", "the number 7, not text"],
+        ),
+        (
+            [{"text_a": 5, "label": "a"}, {"text_a": 7, "label": "b"}],
+            ["row 1", "the number 5, not text"],
+        ),
         ([{"text_a": "x", "label": "a"}, {"text_a": ["x"], "label": "b"}], ["row 2", "a list"]),
-        ([{"text_a": {"x": 1}, "label": "a"}, {"text_a": {"x": 1}, "label": "b"}], ["row 1", "an object"]),
+        (
+            [{"text_a": {"x": 1}, "label": "a"}, {"text_a": {"x": 1}, "label": "b"}],
+            ["row 1", "an object"],
+        ),
         ([{"text_a": "x", "label": "a"}, {"text_a": "y"}], ["row 2", "label", "missing"]),
-        ([{"text_a": "x", "label": "a"}, {"text_a": "y", "label": ""}], ["row 2", "label", "missing"]),
-        ([{"text_a": "x", "label": 1}, {"text_a": "y", "label": None}], ["row 2", "label", "missing"]),
-        ([{"text_a": "x", "label": 0.5}, {"text_a": "y", "label": 1.5}], ["row 1", "0.5", "whole number"]),
+        (
+            [{"text_a": "x", "label": "a"}, {"text_a": "y", "label": ""}],
+            ["row 2", "label", "missing"],
+        ),
+        (
+            [{"text_a": "x", "label": 1}, {"text_a": "y", "label": None}],
+            ["row 2", "label", "missing"],
+        ),
+        (
+            [{"text_a": "x", "label": 0.5}, {"text_a": "y", "label": 1.5}],
+            ["row 1", "0.5", "whole number"],
+        ),
         ([{"text_a": "x", "label": ["a"]}, {"text_a": "y", "label": ["b"]}], ["row 1", "a list"]),
-        ([{"text": "x", "label": 1}, {"text": "y", "label": 0}], ["'text_a'", "the columns are text, label"]),
-        ([{"text_a": "x", "gold": 1}, {"text_a": "y", "gold": 0}], ["'label'", "the columns are text_a, gold"]),
+        (
+            [{"text": "x", "label": 1}, {"text": "y", "label": 0}],
+            ["'text_a'", "the columns are text, label"],
+        ),
+        (
+            [{"text_a": "x", "gold": 1}, {"text_a": "y", "gold": 0}],
+            ["'label'", "the columns are text_a, gold"],
+        ),
         ([{"text_a": "x", "label": 1}, {"text_a": "y", "label": 1}], ["same label", "two classes"]),
     ],
-)  # fmt: skip
+)
 def test_a_bad_row_is_named_with_its_file(
     tmp_path: Path, rows: list[dict[str, Any]], words: list[str]
 ) -> None:
@@ -253,9 +288,17 @@ def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.jsonl", b'{"text_a": "x", "label": "a"}\n{"text_a": "y", \n', ["line 2", "not valid JSON"]),
+        (
+            "a.jsonl",
+            b'{"text_a": "x", "label": "a"}\n{"text_a": "y", \n',
+            ["line 2", "not valid JSON"],
+        ),
         ("a.jsonl", b'{"text_a": "x", "label": "a"}\n"just text"\n', ["line 2", "no JSON object"]),
-        ("a.json", b'[{"text_a": "x", "label": "a"},\n {"text_a": }]', ["line 2", "not valid JSON"]),
+        (
+            "a.json",
+            b'[{"text_a": "x", "label": "a"},\n {"text_a": }]',
+            ["line 2", "not valid JSON"],
+        ),
         ("a.jsonl", b"", ["is empty"]),
         ("a.jsonl", b"\n\n  \n", ["is empty"]),
         ("a.csv", b"text_a,label\n", ["has no rows"]),
@@ -263,7 +306,11 @@ def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
         ("a.csv", b"text_a,label\nx,1,2\n", ["row 1 has 3 fields"]),
         ("a.csv", b"text_a,text_a\nx,1\n", ["name each column once"]),
         ("a.csv", b'text_a,label\n"x,1\ny,2\n', ["row 1"]),
-        ("a.jsonl", '{"text_a": "café", "label": "a"}\n'.encode("latin-1"), ["line 1", "not UTF-8"]),
+        (
+            "a.jsonl",
+            '{"text_a": "café", "label": "a"}\n'.encode("latin-1"),
+            ["line 1", "not UTF-8"],
+        ),
         ("a.jsonl", '{"text_a": "x"}\n'.encode("utf-16"), ["line 1", "UTF-8"]),
         ("a.jsonl", b'{"text_a": "x", "label": "a"}\n{"text_a": "\x00"}\n', ["line 2", "NUL"]),
         ("a.jsonl.gz", gzip.compress(os.urandom(5000).hex().encode())[:2000], ["cut short"]),
@@ -271,7 +318,7 @@ def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
         ("a.parquet", b"PAR1 but not really", ["cannot be read as .parquet"]),
         ("a.xlsx", b"PK", ["no known format", ".jsonl"]),
     ],
-)  # fmt: skip
+)
 def test_a_bad_file_is_named_with_line_and_remedy(
     tmp_path: Path, name: str, content: bytes, words: list[str]
 ) -> None:
@@ -318,7 +365,8 @@ def write_repository(folder: Path, labels: list[int]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.to_parquet(path)
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: sst\n  data_files:\n  - split: train\n    path: sst/train-*\n"
+        "---\nconfigs:\n- config_name: sst\n  data_files:\n"
+        "  - split: train\n    path: sst/train-*\n"
         "  - split: validation\n    path: sst/validation-*\n---\n"
     )
     return folder
@@ -329,9 +377,12 @@ def hub_is(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HubTas
     monkeypatch.setattr(sources, "_commit_by_hub", lambda *_: "c" * 40)
     monkeypatch.setattr(sources, "_commits", {})
     monkeypatch.setattr(
-        sources, "load_repository",
-        lambda _id, config, split, where, revision: load_repository(str(folder), config, split, where),
-    )  # fmt: skip
+        sources,
+        "load_repository",
+        lambda _id, config, split, where, revision: load_repository(
+            str(folder), config, split, where
+        ),
+    )
     return HubTask(id="owner/name", config="sst")
 
 
@@ -357,7 +408,7 @@ def test_hidden_labels_of_the_hub_are_refused(
     task = hub_is(
         write_repository(tmp_path / "repository", [1, -1]), monkeypatch, tmp_path / "cache"
     )
-    with pytest.raises(DataError, match="owner/name, split train: row 2: .* another split"):
+    with pytest.raises(DataError, match=r"owner/name, split train: row 2: .* another split"):
         load_task(task, tmp_path / "cache")
 
 
@@ -375,7 +426,7 @@ def test_an_unreachable_hub_fails_at_once_and_says_what_else_to_give(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(sources.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(sources, "_commits", {})
     began = time.monotonic()
     with pytest.raises(DataError, match="owner/name is not in the local cache; give local files"):

@@ -150,7 +150,7 @@ def test_a_tokenizer_without_padding_token_is_refused_by_name(tmp_path: Path) ->
 
 
 def test_a_length_without_room_for_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="adds 3 special tokens .* at least 5"):
+    with pytest.raises(DataError, match=r"adds 3 special tokens .* at least 5"):
         tokenize_task(task_rows(pair=True), tiny_tokenizer(), max_length=4, cache=tmp_path)
 
 

@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,17 +20,17 @@ from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from transformers import BertConfig, BertForSequenceClassification
 
-from pipeline import tracking as tracking_module
+from pipeline import tracking_client
 from pipeline import tracking_points as kept
-from pipeline.tracking import ChildRun, Tracking, sync
+from pipeline.curves import loss_curves, stage_comparison
+from pipeline.tracking import ChildRun, Tracking
 from pipeline.tracking_client import load_mlflow
 from pipeline.tracking_model import resolve_run, save_mlflow_model
-from pipeline.tracking_points import PointFile
+from pipeline.tracking_points import Point, PointFile
+from pipeline.tracking_sync import sync
 from schemas.errors import CheckpointError
+from schemas.results import Judgement, Row, RunReport
 from tests.builders import tiny_tokenizer
-
-# MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +317,7 @@ def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = threading.Event()
-    send = tracking_module.send_points
+    send = tracking_client.send_points
 
     def flaky(*args: Any) -> None:
         if broken.is_set():
@@ -324,7 +326,7 @@ def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
             )
         send(*args)
 
-    monkeypatch.setattr(tracking_module, "send_points", flaky)
+    monkeypatch.setattr("pipeline.tracking.send_points", flaky)
     monkeypatch.setattr("pipeline.tracking_worker._RETRY_SECONDS", 0.5)
     tracking = Tracking.open(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
     child = tracking.child_run(None, "general", {}, {})
@@ -373,6 +375,39 @@ def test_what_the_server_refuses_is_said_once_and_does_not_count_as_down(
     assert len([r for r in caplog.records if "refused parameters" in r.getMessage()]) == 1
 
 
+def test_a_later_value_at_the_newest_step_wins(opened: Tracking, client: Any) -> None:
+    child = opened.child_run(None, "general", {}, {})
+    child.log(5, {"eval/accuracy": 0.9, "train/loss": 1.0})
+    child.log(5, {"eval/accuracy": 0.8, "train/loss": 1.0})
+    child.log(4, {"train/loss": 3.0})
+    child.finish()
+    assert client.get_run(child.run_id).data.metrics == {"eval/accuracy": 0.8, "train/loss": 1.0}
+    assert history(client, child.run_id, "train/loss") == [(5, 1.0)]
+
+
+def test_a_stage_begun_while_the_server_was_away_is_one_run_once_it_is_back(
+    database: str, tmp_path: Path, client: Any
+) -> None:
+    away = Tracking.open(f"http://127.0.0.1:{closed_port()}", "e", tmp_path / "points", patience=20)
+    first = away.child_run(None, "general", {"seed": 3}, {"distill.digest": "abc"})
+    first.log(1, {"train/loss": 1.0})
+    away.close()
+    for end in ("KILLED", "FINISHED"):
+        back = Tracking.open(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
+        key = back.unfinished_run({"distill.digest": "abc"})
+        assert key is not None
+        parent = back.parent_run("second", {}, {})
+        child = back.child_run(parent, "general", {}, {}, resume_run_id=key)
+        child.log(1, {"train/loss": 1.0})
+        child.log(2 if end == "KILLED" else 3, {"train/loss": 2.0})
+        child.finish(end)
+        back.close()
+        run = client.get_run(child.run_id)
+        assert run.data.tags["mlflow.parentRunId"] == parent
+        assert (run.info.status, run.data.params) == (end, {"seed": "3"})
+    assert history(client, child.run_id, "train/loss") == [(1, 1.0), (2, 2.0), (3, 2.0)]
+
+
 def test_half_a_line_left_by_a_killed_process_is_passed_over(tmp_path: Path) -> None:
     file = PointFile(tmp_path / "a.jsonl", {"name": "n"})
     file.append(1, {"x": 1.0})
@@ -402,16 +437,16 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Tracking, database: str
 ) -> None:
     tokenizer = tiny_tokenizer()
-    shape = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
     config = BertConfig(
-        vocab_size=len(tokenizer), id2label={0: "bad", 1: "fair", 2: "good"}, **shape
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        id2label={0: "bad", 1: "fair", 2: "good"},
     )
-    model = BertForSequenceClassification(config).eval()
+    model: Any = BertForSequenceClassification(config)
+    model.eval()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
 
@@ -478,3 +513,29 @@ def test_a_run_id_without_a_checkpoint_is_refused_with_the_reason(
     with pytest.raises(CheckpointError, match="cannot be asked") as caught:
         resolve_run("f" * 32, uri=f"http://me:s3cret@127.0.0.1:{closed_port()}", into=tmp_path)
     assert "s3cret" not in str(caught.value)
+
+
+def test_pictures_are_made_of_full_partial_and_no_points() -> None:
+    full = [
+        Point(step, step, {"train/loss": 1 / step, "train/tokens": 64.0 * step, "x/y": 1.0})
+        for step in range(1, 200)
+    ]
+    odd = [Point(1, 1, {"train/hidden_loss": 0.0, "train/attention_loss": float("nan")})]
+    for points in (full, full[:1], odd, []):
+        assert loss_curves(points, "general").startswith(b"\x89PNG")
+    rows = (
+        Row(name="teacher", kind="teacher", status="given", judgement=Judgement()),
+        Row(name="general", kind="stage", status="ran", judgement=Judgement(probe_accuracy=0.5)),
+    )
+    for some in (rows, rows[:1], ()):
+        report = RunReport(run="r", recipe="e", task=None, rows=some, seconds=1.0, store="s")
+        assert stage_comparison(report).startswith(b"\x89PNG")
+
+
+def test_importing_tracking_does_not_import_mlflow_or_matplotlib() -> None:
+    code = (
+        "import sys, pipeline.tracking, pipeline.curves, pipeline.tracking_model\n"
+        "assert not {'mlflow', 'matplotlib', 'torch'} & set(sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)

@@ -1,0 +1,44 @@
+# The same few verbs on every machine. Each makes what it needs; none needs another to be run first.
+.POSIX:
+.SUFFIXES:
+
+PYTHON = python3
+VENV = .venv
+INSTALLED = $(VENV)/.installed
+
+# Tests never look anything up outside this machine.
+OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
+	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
+
+.PHONY: install quickstart test lint format clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "distill-flow needs Python 3.11 or newer, $(PYTHON) is: $$($(PYTHON) --version 2>&1)."; \
+		echo "Name another one: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c constraints.txt -e '.[quickstart,dev]'
+	touch $(INSTALLED)
+
+quickstart: $(INSTALLED)
+	$(VENV)/bin/distill run quickstart
+
+# Two workers, a file's tests together; one thread each, or torch's own threads fight over the cores.
+test: $(INSTALLED)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+format: $(INSTALLED)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

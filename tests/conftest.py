@@ -1,0 +1,52 @@
+"""Every test runs offline, reports nothing anywhere, and writes below a temporary folder only."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before any import of Prefect, MLflow or a Hugging Face library: they read these once, when imported.
+_SCRATCH = Path(tempfile.mkdtemp(prefix="distill-tests-"))
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    DO_NOT_TRACK="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+    HF_HOME=str(_SCRATCH / "huggingface"),
+    PREFECT_HOME=str(_SCRATCH / "prefect"),
+    XDG_CACHE_HOME=str(_SCRATCH / "cache"),
+    XDG_CONFIG_HOME=str(_SCRATCH / "config"),
+    MPLCONFIGDIR=str(_SCRATCH / "matplotlib"),
+    DISTILL_STORE=str(_SCRATCH / "store"),
+)
+for _name in (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_RUN_ID",
+    "DISTILL_EXPERIMENT",
+):
+    os.environ.pop(_name, None)
+for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
+    os.environ.pop(_name, None)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared data sets and reference values beside the checkout (or DISTILL_SHARED)."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("DISTILL_SHARED") or beside)
+    if not folder.is_dir():
+        pytest.skip(f"shared data is not at {folder}; DISTILL_SHARED names another place")
+    return folder

@@ -1,0 +1,224 @@
+"""The loop against itself: accumulation, interruption, the teacher, and the start of a student."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from schemas.errors import CheckpointError, Interrupted, NonFiniteLossError
+from schemas.recipe import Recipe
+from schemas.results import CheckpointRef
+from schemas.student import StudentConfig, StudentShape, TeacherLayersStart
+from stages.encoders import load_config, load_encoder, load_tokenizer, locate
+from stages.objectives import ObjectiveTerms
+from stages.ports import Ports
+from stages.run import load_data, load_teacher, run_stage, start_student
+from stages.student import fresh_student
+from stages.trainer import Trainer, fit
+from tests.fakes import ListSink, MemoryStates, fake_ports
+from tests.toys import toy_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return toy_recipe(tmp_path / "in", steps=6)
+
+
+def trainer_of(recipe: Recipe, ports: Ports, *, stage: int = 0, **training: object) -> Trainer:
+    """A trainer ready for its first step, everything drawn from fixed seeds."""
+    config = recipe.stage_config(recipe.stages[stage], fine_tuned=None)
+    folder = locate(config.pretrained)
+    data = load_data(config.data, load_tokenizer(folder, load_config(folder)), ports.cache)
+    teacher = load_teacher(config, data.labels)
+    student, _ = start_student(config, None, folder, data.labels)
+    objective = ObjectiveTerms(config.objective, student=student, teacher=teacher, seed=0)
+    return Trainer(
+        student, teacher, data.train, objective, config.training.model_copy(update=training), ports
+    )
+
+
+def gradients(trainer: Trainer) -> dict[str, Tensor]:
+    trainer.accumulate()
+    return {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
+
+
+def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_path: Path) -> None:
+    whole = trainer_of(recipe, fake_ports(tmp_path / "a"), dropout=0.0)
+    longest = int(whole.tokens.lengths.max())
+    parts = trainer_of(recipe, fake_ports(tmp_path / "b", microbatch_tokens=2 * longest), dropout=0.0)
+    for trainer in (whole, parts):
+        trainer.student.eval()  # dropout would draw other masks for other shapes
+    assert len(whole.batches.step(0)) == 1
+    assert len(parts.batches.step(0)) >= 4
+    one, other = gradients(whole), gradients(parts)
+    assert one.keys() == other.keys() and len(one) > 10
+    for name, gradient in one.items():
+        torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    for key, value in whole.meter.means().items():
+        assert parts.meter.means()[key] == pytest.approx(value, rel=1e-5)
+
+
+def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = trainer_of(recipe, fake_ports(tmp_path))
+    trainer.student.eval()
+    rows = trainer.batches.step(0)[0]
+    short = trainer.tokens.batch(rows)
+    extra = torch.zeros(len(rows), 7, dtype=torch.long)
+    long = replace(
+        short,
+        input_ids=torch.cat([short.input_ids, extra], 1),
+        attention_mask=torch.cat([short.attention_mask, extra], 1),
+        token_type_ids=None if short.token_type_ids is None else torch.cat([short.token_type_ids, extra], 1),
+    )
+    found = []
+    for batch in (short, long):
+        trainer.optimizer.zero_grad()
+        trainer.backward(batch, trainer.objective.counts(batch))
+        found.append({name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None})
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_counts_known_before_the_forward_pass_are_those_of_the_losses(recipe: Recipe, tmp_path: Path) -> None:
+    from stages.objectives import run_model
+
+    trainer = trainer_of(recipe, fake_ports(tmp_path))
+    batch = trainer.tokens.batch(trainer.batches.step(0)[0])
+    assert trainer.teacher is not None
+    target = run_model(trainer.teacher, batch, trainer.objective.teacher_needs)
+    output = run_model(trainer.student, batch, trainer.objective.student_needs)
+    losses = trainer.objective.compute(output, target, batch)
+    assert {key: int(loss.count) for key, loss in losses.items()} == trainer.objective.counts(batch)
+
+
+def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) -> None:
+    for precision in ("fp32", "bf16"):
+        trainer = trainer_of(recipe, fake_ports(tmp_path / precision), precision=precision)
+        teacher = load_encoder(locate(recipe.teacher.model))
+        before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+        fit(
+            trainer.student, teacher, trainer.tokens, trainer.objective, trainer.training,
+            fake_ports(tmp_path / f"{precision}-fit"), description="general",
+        )  # fmt: skip
+        assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+        assert not any(parameter.grad is not None for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_half_the_steps_and_a_resume_end_where_all_steps_end(
+    recipe: Recipe, tmp_path: Path, stop_at: int
+) -> None:
+    whole = trainer_of(recipe, fake_ports(tmp_path / "a"))
+    sink = ListSink()
+    fit(
+        whole.student, whole.teacher, whole.tokens, whole.objective, whole.training,
+        fake_ports(tmp_path / "a", sink=sink, log_every=2), description="general",
+    )  # fmt: skip
+    states, resumed_sink = MemoryStates(), ListSink()
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == stop_at
+
+    ports = fake_ports(tmp_path / "a", states=states, sink=resumed_sink, log_every=2, stop_requested=stop)
+    first = trainer_of(recipe, ports)
+    with pytest.raises(Interrupted, match=f"step {stop_at} of 6"):
+        fit(first.student, first.teacher, first.tokens, first.objective, first.training, ports, description="general")
+    second = trainer_of(recipe, ports)
+    fit(second.student, second.teacher, second.tokens, second.objective, second.training, ports, description="general")
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, second.parameters[name]), name
+    timed = {"train/tokens_per_second"}
+    for step, metrics in sink.points:
+        again = dict(resumed_sink.points)[step]
+        assert {k: v for k, v in metrics.items() if k not in timed} == {
+            k: v for k, v in again.items() if k not in timed
+        }
+
+
+def test_a_state_of_another_model_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = trainer_of(recipe, fake_ports(tmp_path))
+    state = trainer.state()
+    wrong = replace(state, tensors={name: torch.zeros(3) for name in state.tensors})
+    with pytest.raises(CheckpointError, match="does not fit this stage's model"):
+        trainer.restore(wrong)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = trainer_of(recipe, fake_ports(tmp_path))
+    trainer.train_step()
+    before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+    with torch.no_grad():
+        assert trainer.teacher is not None
+        next(trainer.teacher.parameters()).fill_(float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"step 1 .*hidden_loss_layer_0=nan.*not stepped"):
+        trainer.train_step()
+    assert trainer.step == 1
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items())
+
+
+def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe) -> None:
+    folder = locate(recipe.teacher.model)
+    teacher = load_encoder(folder)
+    shape = StudentShape(num_layers=4, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+    student = fresh_student(StudentConfig(shape=shape, start=TeacherLayersStart()), folder)
+    ids = torch.randint(5, 60, (3, 9))
+    assert torch.equal(student(input_ids=ids).last_hidden_state, teacher(input_ids=ids).last_hidden_state)
+
+
+def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
+    folder = locate(recipe.teacher.model)
+    teacher = load_encoder(folder).state_dict()
+    shape = StudentShape(num_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+    start = TeacherLayersStart.model_validate({"layer_map": {"kind": "explicit", "layers": [2, 0]}})
+    student = fresh_student(StudentConfig(shape=shape, start=start), folder).state_dict()
+    for mine, theirs in ((0, 2), (1, 0)):
+        key = "encoder.layer.{}.attention.self.query.weight"
+        assert torch.equal(student[key.format(mine)], teacher[key.format(theirs)])
+
+
+def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
+    folder = locate(recipe.teacher.model)
+
+    def first(seed: int) -> Tensor:
+        config = recipe.student.model_copy(update={"start": recipe.student.start.model_copy(update={"seed": seed})})
+        torch.manual_seed(99)
+        return next(fresh_student(config, folder).parameters()).detach()
+
+    assert torch.equal(first(3), first(3))
+    assert not torch.equal(first(3), first(4))
+
+
+def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path) -> None:
+    general = recipe.stage_config(recipe.stages[0], fine_tuned=None)
+    first = run_stage(general, None, fake_ports(tmp_path / "one"))
+    _, carried = start_student(general, first.checkpoint, locate(recipe.teacher.model), ())
+    student = load_encoder(Path(first.checkpoint.path) / "model")
+    objective = ObjectiveTerms(
+        general.objective,
+        student=student,
+        teacher=load_encoder(locate(recipe.teacher.model)),
+        seed=1,
+        projections=carried,
+    )
+    assert objective.carried_over
+    assert {name: tensor.shape for name, tensor in objective.projection_tensors().items()} == {
+        name: tensor.shape for name, tensor in carried.items()
+    }
+    assert all(torch.equal(tensor, carried[name]) for name, tensor in objective.projection_tensors().items())
+
+
+def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) -> None:
+    from schemas.errors import ConfigError
+
+    general = recipe.stage_config(recipe.stages[0], fine_tuned=None)
+    parent: CheckpointRef = run_stage(general, None, fake_ports(tmp_path / "one")).checkpoint
+    shape = StudentShape(num_layers=3, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    other = general.model_copy(update={"student": StudentConfig(shape=shape)})
+    with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but the checkpoint .* has 2"):
+        run_stage(other, parent, fake_ports(tmp_path / "two"))
