@@ -25,13 +25,20 @@ app = typer.Typer(
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="K=V", help="Change the recipe, such as student.shape.num_layers=3."),
+    typer.Option(
+        "--set", metavar="K=V", help="Change the recipe, such as student.shape.num_layers=3."
+    ),
 ]
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store].")
+    Path | None,
+    typer.Option(
+        "--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store]."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
@@ -70,7 +77,10 @@ def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption 
 
 @app.command()
 def plan(
-    recipe: RecipeArgument, changes: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """What would run and what is there already; parameters, tokens, operations, estimated time."""
     from pipeline.library import read_recipe
@@ -88,11 +98,19 @@ def plan(
 def run(
     recipe: RecipeArgument,
     changes: SetOption = None,
-    from_stage: Annotated[str | None, typer.Option("--from", metavar="STAGE", help="Begin with this stage.")] = None,
-    until_stage: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")] = None,
+    from_stage: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Begin with this stage.")
+    ] = None,
+    until_stage: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")
+    ] = None,
     resume_from: Annotated[
         str | None,
-        typer.Option("--resume-from", metavar="CHECKPOINT", help="A checkpoint folder, or mlflow:RUN_ID, to go on from."),
+        typer.Option(
+            "--resume-from",
+            metavar="CHECKPOINT",
+            help="A checkpoint folder, or mlflow:RUN_ID, to go on from.",
+        ),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
@@ -131,7 +149,9 @@ def _mlflow_command(store: str) -> str:
 
 @app.command()
 def compare(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest when left out.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest when left out.")
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -151,7 +171,9 @@ def compare(
 @app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
-    task: Annotated[str, typer.Option("--task", help="Such as docstrings, sst2, or a folder of files.")],
+    task: Annotated[
+        str, typer.Option("--task", help="Such as docstrings, sst2, or a folder of files.")
+    ],
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -178,7 +200,10 @@ def verify(
         _print_json(manifest.model_dump(mode="json"))
         return
     total = sum(entry.size for entry in manifest.files.values())
-    out.print(f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says", soft_wrap=True)
+    out.print(
+        f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -199,7 +224,9 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line; a mistake or a failure is one message, never a traceback."""
-    logging.basicConfig(level=os.environ.get("DISTILL_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s")
+    logging.basicConfig(
+        level=os.environ.get("DISTILL_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s"
+    )
     try:
         app()
     except DistillError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+import os
+from typing import Any
 
-from schemas.errors import ServiceError
+from rich.console import Console
 
 from pipeline.launch import check_server, prepare_environment
 from pipeline.library import read_recipe, shipped_names
+from schemas.errors import ServiceError
 
 
 def serve_recipes(console: Console) -> None:
@@ -16,8 +18,6 @@ def serve_recipes(console: Console) -> None:
     Raises:
         ServiceError: no Prefect server is named, or it does not answer.
     """
-    import os
-
     prepare_environment()
     if not os.environ.get("PREFECT_API_URL"):
         raise ServiceError(
@@ -29,7 +29,7 @@ def serve_recipes(console: Console) -> None:
 
     from pipeline.flow import distill_flow
 
-    deployments = [
+    deployments: list[Any] = [  # typed by Prefect as if it could be a coroutine here
         distill_flow.to_deployment(
             name=name,
             description=read_recipe(name).description,

@@ -8,6 +8,9 @@ from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.checkpoints import open_checkpoint, open_store
+from pipeline.report import percent
+from pipeline.settings import read_settings
 from schemas.base import Frozen
 from schemas.data import DocstringTask, FileTask, HubTask, TaskData, describe_task
 from schemas.errors import ConfigError
@@ -16,10 +19,6 @@ from stages.evaluation import logits_of, majority_share, score
 from stages.run import check_labels
 from stages.sources import load_task
 from stages.tokens import Tokens, tokenize_task
-
-from pipeline.checkpoints import open_checkpoint, open_store
-from pipeline.report import percent
-from pipeline.settings import read_settings
 
 
 class Score(Frozen):
@@ -58,7 +57,9 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
     try:
         data: DocstringTask | FileTask | HubTask = TypeAdapter(TaskData).validate_python(task)
     except ValidationError as error:
-        raise ConfigError(f"--task {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+        raise ConfigError(
+            f"--task {error.errors()[0]['msg'].removeprefix('Value error, ')}"
+        ) from None
     reference, manifest = open_checkpoint(folder)
     if not manifest.labels:
         raise ConfigError(
@@ -72,8 +73,14 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
     _, validation = tokenize_task(rows, tokenizer, max_length=data.max_length, cache=cache)
     models = [_score(manifest.stage, model_folder, data.metric, rows.labels, validation)]
     teacher = manifest.config.teacher
-    if teacher is not None and teacher.kind == "fine_tuned" and Path(getattr(teacher.model, "path", "")).is_dir():
-        models.append(_score("teacher", locate(teacher.model), data.metric, rows.labels, validation))
+    if (
+        teacher is not None
+        and teacher.kind == "fine_tuned"
+        and Path(getattr(teacher.model, "path", "")).is_dir()
+    ):
+        models.append(
+            _score("teacher", locate(teacher.model), data.metric, rows.labels, validation)
+        )
     assert validation.labels is not None
     return Scores(
         task=describe_task(data),
@@ -84,7 +91,9 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
     )
 
 
-def _score(name: str, folder: Path, metric: str, labels: tuple[str, ...], validation: Tokens) -> Score:
+def _score(
+    name: str, folder: Path, metric: str, labels: tuple[str, ...], validation: Tokens
+) -> Score:
     model = load_classifier(folder)
     check_labels(model, labels, folder)
     answers = logits_of(model, validation).argmax(-1)

@@ -20,6 +20,15 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 from rich.console import Console
 
+from pipeline.checkpoints import CheckpointStore, open_checkpoint, open_store
+from pipeline.curves import stage_comparison
+from pipeline.library import read_recipe
+from pipeline.progress import make_progress
+from pipeline.report import as_markdown, as_records, student_row, summary, teacher_row
+from pipeline.runner import Runner
+from pipeline.settings import Settings, read_settings
+from pipeline.tracking import ChildRun, Tracking
+from pipeline.tracking_model import resolve_run
 from schemas.base import Frozen
 from schemas.data import describe_task
 from schemas.errors import ConfigError, DistillError
@@ -33,15 +42,6 @@ from stages.latency import speed_up
 from stages.preflight import Facts, preflight
 from stages.student import encoder_flops
 from stages.tasks import STAGE_TASKS, fine_tune_teacher, hard_label_baseline
-
-from pipeline.checkpoints import CheckpointStore, open_checkpoint, open_store
-from pipeline.curves import stage_comparison
-from pipeline.progress import make_progress
-from pipeline.library import read_recipe
-from pipeline.report import as_markdown, as_records, student_row, summary, teacher_row
-from pipeline.runner import Runner
-from pipeline.settings import Settings, read_settings
-from pipeline.tracking import ChildRun, Tracking
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,10 @@ def execute(recipe: Recipe, options: RunOptions) -> RunReport:
         parent = resumed(options, store, settings)
         if parent is not None:
             stages = stages_after(parent, stages, options)
-        with tracked(settings, store, recipe, name) as (tracking, parent_run), stop_signals() as stop:
+        with (
+            tracked(settings, store, recipe, name) as (tracking, parent_run),
+            stop_signals() as stop,
+        ):
             runner = Runner(recipe, store, tracking, parent_run.run_id, progress, stop.is_set)
             run_stages(recipe, stages, parent, runner, options)
             if not options.until_stage:
@@ -129,14 +132,20 @@ def chosen_stages(recipe: Recipe, options: RunOptions) -> list[Stage]:
     names = [stage.name for stage in recipe.stages]
     for option, chosen in (("--from", options.from_stage), ("--until", options.until_stage)):
         if chosen and chosen not in names:
-            raise ConfigError(f"{option} {chosen}: recipe {recipe.name} has no such stage; it has {', '.join(names)}")
+            raise ConfigError(
+                f"{option} {chosen}: recipe {recipe.name} has no such stage; it has {', '.join(names)}"
+            )
     last = names.index(options.until_stage) if options.until_stage else len(names) - 1
     if options.from_stage and names.index(options.from_stage) > last:
-        raise ConfigError(f"--from {options.from_stage} comes after --until {options.until_stage}; swap them")
+        raise ConfigError(
+            f"--from {options.from_stage} comes after --until {options.until_stage}; swap them"
+        )
     return list(recipe.stages[: last + 1])
 
 
-def resumed(options: RunOptions, store: CheckpointStore, settings: Settings) -> CheckpointRef | None:
+def resumed(
+    options: RunOptions, store: CheckpointStore, settings: Settings
+) -> CheckpointRef | None:
     """The checkpoint of `--resume-from`, verified file by file."""
     source = options.resume_from
     if source is None:
@@ -158,7 +167,9 @@ def stages_after(parent: CheckpointRef, stages: list[Stage], options: RunOptions
         ConfigError: the checkpoint is no student's, or nothing is left.
     """
     if parent.stage not in STAGE_ORDER:
-        raise ConfigError(f"--resume-from {parent.path}: it is a {parent.stage} checkpoint, not a student's")
+        raise ConfigError(
+            f"--resume-from {parent.path}: it is a {parent.stage} checkpoint, not a student's"
+        )
     if options.from_stage:
         return stages[[stage.name for stage in stages].index(options.from_stage) :]
     done = STAGE_ORDER.index(parent.stage)
@@ -172,7 +183,11 @@ def stages_after(parent: CheckpointRef, stages: list[Stage], options: RunOptions
 
 
 def run_stages(
-    recipe: Recipe, stages: list[Stage], parent: CheckpointRef | None, runner: Runner, options: RunOptions
+    recipe: Recipe,
+    stages: list[Stage],
+    parent: CheckpointRef | None,
+    runner: Runner,
+    options: RunOptions,
 ) -> None:
     """The teacher first, where it has to be made; then each stage on the checkpoint of the one before."""
     teacher = recipe.teacher_config()
@@ -185,7 +200,13 @@ def run_stages(
     for index, stage in enumerate(stages):
         config = recipe.stage_config(stage, fine_tuned=runner.fine_tuned)
         before = options.resume_from is None and options.from_stage and stage_before(stage, options)
-        if before and runner.store.find(stage.name, stage_digest(config, parent.digest if parent else None)) is None:
+        if (
+            before
+            and runner.store.find(
+                stage.name, stage_digest(config, parent.digest if parent else None)
+            )
+            is None
+        ):
             raise ConfigError(
                 f"--from {options.from_stage}: stage {stage.name}, which comes before it, is not in the store "
                 f"{runner.store.root}; run without --from, or give a checkpoint with --resume-from"
@@ -196,7 +217,9 @@ def run_stages(
 
 def stage_before(stage: Stage, options: RunOptions) -> bool:
     """Whether `stage` comes before the stage that `--from` names."""
-    return options.from_stage is not None and STAGE_ORDER.index(stage.name) < STAGE_ORDER.index(options.from_stage)
+    return options.from_stage is not None and STAGE_ORDER.index(stage.name) < STAGE_ORDER.index(
+        options.from_stage
+    )
 
 
 def run_baselines(recipe: Recipe, runner: Runner) -> None:
@@ -239,7 +262,9 @@ def make_report(
     if mine.task_metric is not None and theirs.task_metric:
         shares["retained"] = mine.task_metric / theirs.task_metric
     if mine.accuracy is not None and theirs.accuracy is not None and report.majority is not None:
-        shares["retained_above_chance"] = (mine.accuracy - report.majority) / (theirs.accuracy - report.majority)
+        shares["retained_above_chance"] = (mine.accuracy - report.majority) / (
+            theirs.accuracy - report.majority
+        )
     return report.model_copy(update=shares)
 
 
@@ -250,7 +275,8 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
         return None
     folder = locate(recipe.teacher.model)
     speed = speed_up(
-        load_encoder(Path(stages[-1].checkpoint.path) / "model"), load_encoder(folder, load_config(folder))
+        load_encoder(Path(stages[-1].checkpoint.path) / "model"),
+        load_encoder(folder, load_config(folder)),
     )
     return Size(
         student_parameters=facts.student_parameters,
@@ -269,7 +295,10 @@ def tracked(
 ) -> Iterator[tuple[Tracking, ChildRun]]:
     """An MLflow parent run around the block; it never raises anything of its own."""
     tracking = Tracking.open(
-        settings.tracking_uri, settings.experiment, store.root / "points", artifacts=settings.artifacts
+        settings.tracking_uri,
+        settings.experiment,
+        store.root / "points",
+        artifacts=settings.artifacts,
     )
     run_id = tracking.parent_run(
         name,
@@ -315,12 +344,20 @@ def publish(report: RunReport, parent_run: ChildRun) -> None:
     parent_run.log_text(report.model_dump_json(indent=2), "report.json")
     parent_run.log_picture(stage_comparison(report), "stages.png")
     scores = {"retained": report.retained, "retained_above_chance": report.retained_above_chance}
-    parent_run.log(0, {f"result/{key}": value for key, value in scores.items() if value is not None})
+    parent_run.log(
+        0, {f"result/{key}": value for key, value in scores.items() if value is not None}
+    )
     try:
         key = report.recipe.replace("_", "-")
-        create_table_artifact(key=f"{key}-stages", table=as_records(report), description="The run's stages")
-        create_markdown_artifact(key=f"{key}-result", markdown="\n".join(f"- {line}" for line in summary(report)))
+        create_table_artifact(
+            key=f"{key}-stages", table=as_records(report), description="The run's stages"
+        )
+        create_markdown_artifact(
+            key=f"{key}-result", markdown="\n".join(f"- {line}" for line in summary(report))
+        )
     except DistillError:
         raise
     except Exception as error:  # an artifact is a picture of the run, not the run
-        log.warning("Prefect did not take the results table (%s); it is in the store and in MLflow", error)
+        log.warning(
+            "Prefect did not take the results table (%s); it is in the store and in MLflow", error
+        )

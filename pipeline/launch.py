@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 
-from schemas.errors import ConfigError, ServiceError
+from schemas.errors import ConfigError, Interrupted, ServiceError
 from schemas.results import RunReport
 
 _DEFAULTS = {
@@ -40,7 +41,8 @@ def check_server() -> None:
         httpx.get(f"{address.rstrip('/')}/health", timeout=_LONGEST_WAIT).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServiceError(
-            f"PREFECT_API_URL={without_credentials(address)}: no Prefect server answers there ({type(error).__name__}); "
+            f"PREFECT_API_URL={without_credentials(address)}: no Prefect server answers there "
+            f"({type(error).__name__}); "
             "start one with: prefect server start, or unset PREFECT_API_URL to run without one"
         ) from None
 
@@ -62,11 +64,37 @@ def run_recipe(
     """
     for flag, name in (("--from", options["from_stage"]), ("--until", options["until_stage"])):
         if name and name not in stage_names:
-            raise ConfigError(f"{flag} {name}: the recipe has no such stage; it has {', '.join(stage_names)}")
+            raise ConfigError(
+                f"{flag} {name}: the recipe has no such stage; it has {', '.join(stage_names)}"
+            )
     # The terminal shows our bars, our table and our one message on failure; Prefect's own lines are in its UI.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     prepare_environment()
     check_server()
     from pipeline.flow import RunOptions, distill_flow
 
-    return distill_flow(recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options))
+    try:
+        return distill_flow(
+            recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options)
+        )
+    except Interrupted as error:
+        raise Interrupted(f"{error}; go on with: {_command(recipe, overrides, options)}") from None
+
+
+def _command(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> str:
+    """The command line that goes on with this run."""
+    flags = {
+        "from_stage": "--from",
+        "until_stage": "--until",
+        "resume_from": "--resume-from",
+        "store": "--store",
+    }
+    words = ["distill", "run", recipe]
+    words += [word for change in overrides for word in ("--set", change)]
+    words += [
+        word
+        for name, flag in flags.items()
+        if (value := options.get(name))
+        for word in (flag, value)
+    ]
+    return shlex.join(words)

@@ -8,6 +8,9 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.checkpoints import CheckpointStore, open_store
+from pipeline.report import amount, duration, size_lines
+from pipeline.settings import read_settings
 from schemas.base import Frozen
 from schemas.data import describe_task
 from schemas.recipe import Recipe
@@ -17,10 +20,6 @@ from schemas.teacher import FinetunedTeacher
 from stages.identity import stage_digest
 from stages.preflight import Facts, cost_of, matrix_rate, preflight
 from stages.student import encoder_flops
-
-from pipeline.checkpoints import CheckpointStore, open_store
-from pipeline.report import amount, duration, size_lines
-from pipeline.settings import read_settings
 
 
 class PlannedStage(Frozen):
@@ -68,7 +67,10 @@ def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
     settings = read_settings(store_path)
     store = open_store(settings.store)
     facts = preflight(recipe, store.cache)
-    rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
+    rates = {
+        precision: matrix_rate(precision)
+        for precision in {stage.training.precision for stage in recipe.stages}
+    }
     planned: list[PlannedStage] = []
     for config, parent in _configs(recipe, store):
         rate = rates.get(config.training.precision) or matrix_rate(config.training.precision)
@@ -113,7 +115,9 @@ def _planned(
         status="reuse" if store.find(config.name, digest) else "run",
         digest=digest,
         teacher=config.teacher.kind if config.teacher else "–",
-        data=describe_task(config.data.task) if config.data.kind == "task_data" else "general corpus",
+        data=describe_task(config.data.task)
+        if config.data.kind == "task_data"
+        else "general corpus",
         objective=_objective(config),
         steps=cost.steps,
         tokens=cost.tokens,
@@ -128,7 +132,11 @@ def _objective(config: StageConfig) -> str:
         return "latent"
     if objective.kind == "hard_label":
         return "hard label"
-    parts = {"latent": objective.latent, "soft label": objective.soft_label, "hard label": objective.hard_label}
+    parts = {
+        "latent": objective.latent,
+        "soft label": objective.soft_label,
+        "hard label": objective.hard_label,
+    }
     return " + ".join(name for name, part in parts.items() if part)
 
 
@@ -156,5 +164,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     for line in size_lines(plan.size):
         console.print(line, soft_wrap=True)
-    console.print(f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate")
+    console.print(
+        f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate"
+    )
     console.print(f"store: {plan.store}", soft_wrap=True)

@@ -57,7 +57,13 @@ def as_table(report: RunReport) -> Table:
     metric = report.metric or "task metric"
     table = Table(title=f"{report.recipe} on {report.task or 'general text'}", title_justify="left")
     for name in COLUMNS:
-        label = f"{metric} %" if name == "task metric" else f"{name} %" if name in ("probe", "agreement") else name
+        label = (
+            f"{metric} %"
+            if name == "task metric"
+            else f"{name} %"
+            if name in ("probe", "agreement")
+            else name
+        )
         table.add_column(label, justify="left" if not name else "right", no_wrap=True)
     for index, row in enumerate(report.rows):
         following = report.rows[index + 1] if index + 1 < len(report.rows) else None
@@ -136,4 +142,6 @@ def print_report(report: RunReport, console: Console, *, mlflow_command: str | N
     for line in summary(report):
         console.print(line, highlight=False, soft_wrap=True)
     if mlflow_command:
-        console.print(f"compare the stages in MLflow: {mlflow_command}", highlight=False, soft_wrap=True)
+        console.print(
+            f"compare the stages in MLflow: {mlflow_command}", highlight=False, soft_wrap=True
+        )

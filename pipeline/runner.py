@@ -8,6 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from pipeline.checkpoints import CheckpointStore, verify
+from pipeline.curves import loss_curves
+from pipeline.tracking import CHECKPOINT_TAG, ChildRun, Tracking
+from pipeline.tracking_model import save_mlflow_model
 from schemas.data import TaskDataset, describe_task
 from schemas.errors import TeacherError
 from schemas.recipe import Recipe
@@ -26,14 +30,12 @@ from stages.judge import (
 from stages.ports import Ports, Progress
 from stages.run import run_stage
 
-from pipeline.checkpoints import CheckpointStore, verify
-from pipeline.curves import loss_curves
-from pipeline.tracking import CHECKPOINT_TAG, ChildRun, Tracking
-from pipeline.tracking_model import save_mlflow_model
-
 log = logging.getLogger(__name__)
 
-_KINDS: dict[str, Literal["teacher", "baseline"]] = {"teacher": "teacher", "hard_label_baseline": "baseline"}
+_KINDS: dict[str, Literal["teacher", "baseline"]] = {
+    "teacher": "teacher",
+    "hard_label_baseline": "baseline",
+}
 
 
 class Runner:
@@ -63,7 +65,9 @@ class Runner:
                 return self._reuse(config, *found)
             return self._run(config, parent, digest)
 
-    def _reuse(self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest) -> StageResult:
+    def _reuse(
+        self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest
+    ) -> StageResult:
         verify(Path(checkpoint.path))
         self.progress.note(f"{config.name}: there already, reused ({checkpoint.path})")
         child = self.tracking.reused_run(
@@ -124,8 +128,14 @@ class Runner:
         self._conclude(config, result, found[1].labels, child)
         return result
 
-    def _tags(self, config: StageConfig, digest: str, checkpoint: str | None = None) -> dict[str, str]:
-        tags = {"distill.stage": config.name, "distill.digest": digest, "distill.recipe": self.recipe.name}
+    def _tags(
+        self, config: StageConfig, digest: str, checkpoint: str | None = None
+    ) -> dict[str, str]:
+        tags = {
+            "distill.stage": config.name,
+            "distill.digest": digest,
+            "distill.recipe": self.recipe.name,
+        }
         return tags | ({CHECKPOINT_TAG: checkpoint} if checkpoint else {})
 
     def _log_data(self, config: StageConfig, child: ChildRun) -> None:
@@ -191,7 +201,9 @@ class Runner:
         digest = self.yardstick.digest(self.yardstick.teacher_digest)
         judgement = self.store.read_judgement(digest)
         if judgement is None:
-            judgement = judge_model(self.yardstick.teacher, self.yardstick, has_head=self.fine_tuned is not None)
+            judgement = judge_model(
+                self.yardstick.teacher, self.yardstick, has_head=self.fine_tuned is not None
+            )
             self.store.write_judgement(digest, judgement)
         self.rows.append(Row(name="teacher", kind="teacher", status="given", judgement=judgement))
 
@@ -203,7 +215,9 @@ class Runner:
             self.progress.note("bag_of_words: fitting")
             judgement = judge_bag_of_words(self.recipe, self.store.cache)
             self.store.write_judgement(digest, judgement)
-        self.rows.append(Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement))
+        self.rows.append(
+            Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement)
+        )
 
     def check_teacher(self) -> None:
         """Refuse to learn from a fine-tuned teacher that is hardly better than guessing.
@@ -227,4 +241,3 @@ def scores_of(judgement: Judgement) -> dict[str, float]:
     """The judgement as metrics, the same names in every stage."""
     values = judgement.model_dump()
     return {f"eval/{name}": value for name, value in values.items() if value is not None}
-

@@ -138,7 +138,11 @@ class HubTask(_Task):
 # Columns of GLUE's classification tasks as nyu-mll/glue publishes them, and the metric GLUE scores each by.
 GLUE: dict[str, dict[str, str]] = {
     "cola": {"text": "sentence", "metric": "matthews"},
-    "mnli": {"text": "premise", "text_pair": "hypothesis", "validation_split": "validation_matched"},
+    "mnli": {
+        "text": "premise",
+        "text_pair": "hypothesis",
+        "validation_split": "validation_matched",
+    },
     "mrpc": {"text": "sentence1", "text_pair": "sentence2", "metric": "f1"},
     "qnli": {"text": "question", "text_pair": "sentence"},
     "qqp": {"text": "question1", "text_pair": "question2", "metric": "f1"},
@@ -159,7 +163,11 @@ def _parse_task(value: Any) -> Any:
         return {"kind": "hub", "id": "nyu-mll/glue", "config": glue, **GLUE[glue]}
     if value.startswith(("/", "./", "../", "~")):
         folder = value.rstrip("/")
-        return {"kind": "files", "train": f"{folder}/train.jsonl*", "validation": f"{folder}/validation.jsonl*"}
+        return {
+            "kind": "files",
+            "train": f"{folder}/train.jsonl*",
+            "validation": f"{folder}/validation.jsonl*",
+        }
     raise ValueError(
         f"{value!r} is no task; give docstrings, a GLUE task ({', '.join(sorted(GLUE))}), a folder with train and "
         "validation files (starting with / ./ ../ or ~), or a mapping with kind: files or kind: hub"

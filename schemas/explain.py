@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from schemas.training import _BatchSize, _Duration
-from schemas.yaml_text import Place
+from schemas.yaml_text import Place, printable
 
 _EXPECTED = {
     "int": "a whole number",
@@ -49,7 +49,8 @@ def shown_value(value: Any, limit: int = 80) -> str:
         text = repr(value[: limit + 1])
     elif isinstance(value, dict):
         pairs = (
-            f"{str(key)[:limit]}: {shown_value(item)}" for key, item in list(value.items())[:10]
+            f"{printable(str(key), limit)}: {shown_value(item)}"
+            for key, item in list(value.items())[:10]
         )
         text = "{" + ", ".join(pairs) + "}"
     elif isinstance(value, (list, tuple)):
@@ -68,12 +69,6 @@ def _scalar(value: Any) -> str:
         # Python refuses to print whole numbers of more than some thousand digits.
         return f"a number of {value.bit_length()} bits"
     return str(value)
-
-
-def printable(text: str, limit: int = 200) -> str:
-    """The text without line breaks and control characters, shortened in the middle."""
-    text = text if text.isprintable() else repr(text)[1:-1]
-    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 + 1 :]}"
 
 
 def shown_place(place: Place) -> str:
@@ -255,4 +250,4 @@ def _own_message(error: ErrorDetails) -> str:
     reason = error.get("ctx", {}).get("error") or error.get("ctx", {}).get("reason")
     text = " ".join(str(reason if reason is not None else error["msg"]).split())
     # A message that quotes what was given may quote a whole page of it.
-    return text if len(text) <= 400 else text[:200] + " … " + text[-190:]
+    return printable(text, limit=400)

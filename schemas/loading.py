@@ -23,7 +23,6 @@ from schemas.explain import (
     item_type,
     meaningful,
     members,
-    printable,
     sentence,
     shown_place,
     shown_value,
@@ -33,7 +32,7 @@ from schemas.explain import (
 from schemas.recipe import Recipe
 from schemas.refs import _parse_model
 from schemas.training import _BatchSize, _Duration, _parse_amount
-from schemas.yaml_text import Document, Place, parse_yaml, read_yaml
+from schemas.yaml_text import Document, Place, parse_yaml, printable, read_yaml
 
 _NAME = re.compile(r"^[a-z0-9][a-z0-9_\-]{0,63}$")
 _MAX_INDEX_DIGITS = 6
@@ -315,15 +314,13 @@ def _short_amount(value: _Duration | _BatchSize) -> str | dict[str, Any]:
     unit = value.unit[:-1] if value.amount == 1 else value.unit
     number = str(int(value.amount)) if value.amount.is_integer() else repr(value.amount)
     texts = [
-        f"{value.amount / scale:g}{suffix} {unit}" for suffix, scale in (("M", 1e6), ("k", 1e3))
+        f"{value.amount / scale:g}{suffix} {unit}"
+        for suffix, scale in (("M", 1e6), ("k", 1e3))
+        if value.amount >= scale
     ]
     for text in sorted([f"{number} {unit}", *texts], key=len):
         try:
-            if (
-                "e" not in text.split()[0]
-                and not text.startswith("0")
-                and _parse_amount(text) == exact
-            ):
+            if _parse_amount(text) == exact:
                 return text
         except ValueError:
             continue

@@ -43,7 +43,9 @@ class ExplicitMap(Frozen):
 LayerMap = Annotated[UniformMap | TopMap | BottomMap | ExplicitMap, Field(discriminator="kind")]
 
 
-def teacher_layers(layer_map: LayerMap, *, num_student_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
+def teacher_layers(
+    layer_map: LayerMap, *, num_student_layers: int, num_teacher_layers: int
+) -> tuple[int, ...]:
     """The teacher block (0 the first) that each student block learns from.
 
     Raises:
@@ -53,11 +55,13 @@ def teacher_layers(layer_map: LayerMap, *, num_student_layers: int, num_teacher_
     if isinstance(layer_map, ExplicitMap):
         if len(layer_map.layers) != student:
             raise ValueError(
-                f"{student} student layers but {len(layer_map.layers)} teacher layers listed; list one per student layer"
+                f"{student} student layers but {len(layer_map.layers)} teacher layers listed; "
+                "list one per student layer"
             )
         if too_high := [layer for layer in layer_map.layers if layer >= teacher]:
             raise ValueError(
-                f"teacher layer {too_high[0]} does not exist; the teacher has {teacher} layers, numbered 0 to {teacher - 1}"
+                f"teacher layer {too_high[0]} does not exist; the teacher has {teacher} layers, "
+                f"numbered 0 to {teacher - 1}"
             )
         return layer_map.layers
     if student > teacher:
@@ -100,7 +104,9 @@ class EmbeddingStates(Frozen):
     """Multiplies the term."""
 
 
-LatentTerm = Annotated[AttentionScores | HiddenStates | EmbeddingStates, Field(discriminator="kind")]
+LatentTerm = Annotated[
+    AttentionScores | HiddenStates | EmbeddingStates, Field(discriminator="kind")
+]
 
 
 class LatentObjective(Frozen):
@@ -120,7 +126,9 @@ class LatentObjective(Frozen):
     def _each_term_once(self) -> LatentObjective:
         kinds = [term.kind for term in self.terms]
         if repeated := sorted({kind for kind in kinds if kinds.count(kind) > 1}):
-            raise ValueError(f"terms: {', '.join(repeated)} is listed twice; give it once with the weight it should have")
+            raise ValueError(
+                f"terms: {', '.join(repeated)} is listed twice; give it once with the weight it should have"
+            )
         return self
 
 
@@ -154,7 +162,9 @@ class TaskObjective(Frozen):
     @model_validator(mode="after")
     def _some_label(self) -> TaskObjective:
         if self.soft_label is None and self.hard_label is None:
-            raise ValueError("soft_label and hard_label are both null; a task objective needs at least one of them")
+            raise ValueError(
+                "soft_label and hard_label are both null; a task objective needs at least one of them"
+            )
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -29,6 +30,9 @@ from schemas.teacher import (
     TeacherConfig,
 )
 from schemas.training import Duration, Training, _Duration
+
+_Problem = tuple[tuple[str | int, ...], object, str]
+"""Place, what was given there, and what is wrong with it."""
 
 
 class Evaluation(Frozen):
@@ -102,51 +106,62 @@ class Recipe(Frozen):
                 "Recipe",
                 [
                     InitErrorDetails(
-                        type=PydanticCustomError("recipe", "{reason}", {"reason": reason}), loc=loc, input=given
+                        type=PydanticCustomError("recipe", "{reason}", {"reason": reason}),
+                        loc=loc,
+                        input=given,
                     )
                     for loc, given, reason in problems
                 ],
             )
         return self
 
-    def _problems(self) -> Iterator[tuple[tuple[str | int, ...], object, str]]:
+    def _problems(self) -> Iterator[_Problem]:
+        yield from self._order_problems()
+        yield from self._missing_parts()
+        yield from self._map_problems()
+
+    def _order_problems(self) -> Iterator[_Problem]:
         names = [stage.name for stage in self.stages]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield ("stages",), name, f"{name} is listed twice; a recipe has each stage at most once"
-        order = [STAGE_ORDER.index(name) for name in names]
-        for index in range(1, len(order)):
-            if order[index] < order[index - 1]:
-                yield (
-                    ("stages", index, "name"),
-                    names[index],
-                    f"{names[index]} comes after {names[index - 1]}; stages go from general to specific: "
-                    + ", ".join(STAGE_ORDER),
+        for index, (before, after) in enumerate(pairwise(names), start=1):
+            if STAGE_ORDER.index(after) < STAGE_ORDER.index(before):
+                order = ", ".join(STAGE_ORDER)
+                reason = (
+                    f"{after} comes after {before}; stages go from general to specific: {order}"
                 )
-        for index, stage in enumerate(self.stages):
+                yield ("stages", index, "name"), after, reason
+
+    def _missing_parts(self) -> Iterator[_Problem]:
+        for stage in self.stages:
             if stage.data == "general_corpus" and self.general_corpus is None:
-                yield ("general_corpus",), None, f"stage {stage.name} reads a general corpus; name its sources"
+                reason = f"stage {stage.name} reads a general corpus; name its sources"
+                yield ("general_corpus",), None, reason
             if stage.data == "task_data" and self.task is None:
                 yield ("task",), None, f"stage {stage.name} reads task data; name a task"
             if stage.teacher == "fine_tuned" and self.teacher.task_model is None:
-                yield (
-                    ("teacher", "task_model"),
-                    None,
-                    f"stage {stage.name} needs a fine-tuned teacher; give kind: fine_tune or kind: given",
-                )
-            latent = latent_of(stage.objective)
-            if latent and isinstance(latent.layer_map, ExplicitMap):
-                given = len(latent.layer_map.layers)
-                if given != self.student.shape.num_layers:
-                    yield (
-                        ("stages", index, "objective", "layer_map", "layers"),
-                        list(latent.layer_map.layers),
-                        f"{self.student.shape.num_layers} student layers but {given} teacher layers listed; "
-                        "list one per student layer",
-                    )
+                reason = f"stage {stage.name} needs a fine-tuned teacher; give kind: fine_tune or kind: given"
+                yield ("teacher", "task_model"), None, reason
         if isinstance(self.teacher.task_model, FineTune) and self.task is None:
             yield ("task",), None, "the teacher is to be fine-tuned; name a task"
         if self.baselines and self.task is None:
-            yield ("baselines",), list(self.baselines), "a baseline needs a task; name one or leave baselines empty"
+            reason = "a baseline needs a task; name one or leave baselines empty"
+            yield ("baselines",), list(self.baselines), reason
+
+    def _map_problems(self) -> Iterator[_Problem]:
+        depth = self.student.shape.num_layers
+        for index, stage in enumerate(self.stages):
+            latent = latent_of(stage.objective)
+            if latent is None or not isinstance(latent.layer_map, ExplicitMap):
+                continue
+            given = latent.layer_map.layers
+            if len(given) != depth:
+                inside = () if latent is stage.objective else ("latent",)
+                yield (
+                    ("stages", index, "objective", *inside, "layer_map", "layers"),
+                    list(given),
+                    f"{depth} student layers but {len(given)} teacher layers listed; list one per student layer",
+                )
 
     def problems_with(self, teacher: TeacherShape) -> list[str]:
         """What does not fit the teacher's real shape, one line each naming the recipe's place; empty when all fits."""
@@ -158,7 +173,9 @@ class Recipe(Frozen):
             place = f"stages[{index}].objective"
             try:
                 teacher_layers(
-                    latent.layer_map, num_student_layers=shape.num_layers, num_teacher_layers=teacher.num_layers
+                    latent.layer_map,
+                    num_student_layers=shape.num_layers,
+                    num_teacher_layers=teacher.num_layers,
                 )
             except ValueError as error:
                 problems.append(f"{place}.layer_map: {error}")
@@ -169,13 +186,15 @@ class Recipe(Frozen):
                 problems.append(
                     f"{place}.terms: attention scores are matched head by head, but the student has "
                     f"{shape.num_attention_heads} heads and the teacher {teacher.num_attention_heads}; set "
-                    f"student.shape.num_attention_heads to {teacher.num_attention_heads} or leave the attention term out"
+                    f"student.shape.num_attention_heads to {teacher.num_attention_heads} or leave the "
+                    "attention term out"
                 )
         problems += self._start_problems(teacher)
         for place, data in (("task", self.task), ("general_corpus", self.general_corpus)):
             if data is not None and data.max_length > teacher.max_positions:
                 problems.append(
-                    f"{place}.max_length: {data.max_length} tokens, but the teacher reads at most {teacher.max_positions}"
+                    f"{place}.max_length: {data.max_length} tokens, but the teacher reads at most "
+                    f"{teacher.max_positions}"
                 )
         return problems
 
@@ -191,7 +210,9 @@ class Recipe(Frozen):
         ]
         try:
             teacher_layers(
-                start.layer_map, num_student_layers=shape.num_layers, num_teacher_layers=teacher.num_layers
+                start.layer_map,
+                num_student_layers=shape.num_layers,
+                num_teacher_layers=teacher.num_layers,
             )
         except ValueError as error:
             problems.append(f"student.start.layer_map: {error}")
@@ -199,7 +220,9 @@ class Recipe(Frozen):
 
     def latent_objective(self) -> LatentObjective | None:
         """The objective that the common latent loss is measured with: that of the first stage that has one."""
-        return next((latent for stage in self.stages if (latent := latent_of(stage.objective))), None)
+        return next(
+            (latent for stage in self.stages if (latent := latent_of(stage.objective))), None
+        )
 
     def teacher_config(self) -> StageConfig | None:
         """The fine-tuning of the teacher as a stage of its own; null when none is asked for."""
@@ -223,9 +246,16 @@ class Recipe(Frozen):
             fine_tuned: the fine-tuned teacher, for stages that have one.
         """
         general, task = self.general_corpus, self.task
-        data = general if stage.data == "general_corpus" else TaskDataset(task=task) if task else None
-        teacher = PretrainedTeacher(model=self.teacher.model) if stage.teacher == "pretrained" else fine_tuned
-        assert data is not None and teacher is not None  # _problems() has refused anything else
+        data = (
+            general if stage.data == "general_corpus" else TaskDataset(task=task) if task else None
+        )
+        teacher = (
+            PretrainedTeacher(model=self.teacher.model)
+            if stage.teacher == "pretrained"
+            else fine_tuned
+        )
+        assert data is not None
+        assert teacher is not None
         return StageConfig(
             name=stage.name,
             teacher=teacher,
@@ -243,7 +273,9 @@ class Recipe(Frozen):
 
     def made_teacher(self, checkpoint_folder: str, stage_digest: Sha256) -> FinetunedTeacher:
         """The fine-tuned teacher that `teacher_config()` makes, found in `checkpoint_folder`."""
-        return FinetunedTeacher(model=FolderModel(path=checkpoint_folder), stage_digest=stage_digest)
+        return FinetunedTeacher(
+            model=FolderModel(path=checkpoint_folder), stage_digest=stage_digest
+        )
 
     def hard_label_baseline(self, *, tokens: int) -> StageConfig:
         """The same student, same start, on hard labels alone, for as many tokens as all stages together."""
@@ -261,7 +293,9 @@ class Recipe(Frozen):
         )
 
 
-def latent_of(objective: LatentObjective | TaskObjective | LabelObjective) -> LatentObjective | None:
+def latent_of(
+    objective: LatentObjective | TaskObjective | LabelObjective,
+) -> LatentObjective | None:
     """The latent part of any objective; null when it has none."""
     match objective:
         case LatentObjective():

@@ -87,7 +87,12 @@ Stage = Annotated[
 STAGE_ORDER = ("general", "general_enhanced", "task_adaptive", "task_specific")
 
 StageName = Literal[
-    "teacher", "general", "general_enhanced", "task_adaptive", "task_specific", "hard_label_baseline"
+    "teacher",
+    "general",
+    "general_enhanced",
+    "task_adaptive",
+    "task_specific",
+    "hard_label_baseline",
 ]
 
 
@@ -112,4 +117,3 @@ class StageConfig(Frozen):
     """What is matched."""
     training: Training
     """How long and how it trains."""
-

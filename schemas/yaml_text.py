@@ -71,6 +71,12 @@ def _refusal(text: str, event: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
 
 
+def printable(text: str, limit: int = 200) -> str:
+    """The text without line breaks and control characters, shortened in the middle."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 + 1 :]}"
+
+
 def read_yaml(path: Path, shown: str) -> Document:
     """The mapping in a YAML file.
 
@@ -135,7 +141,7 @@ def parse_yaml(text: str, shown: str) -> Document:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(part for part in (error.context, error.problem) if part)
         where = f"{shown}:{mark.line + 1}" if mark else shown
-        raise ConfigError(f"{where}: not valid YAML: {reason[:200]}") from None
+        raise ConfigError(f"{where}: not valid YAML: {printable(reason)}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise ConfigError(

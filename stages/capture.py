@@ -62,7 +62,12 @@ def record_attention(layers: Collection[int]) -> Iterator[Recording]:
 
 
 def _capturing_attention(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     if (recording := _recording.get()) is not None:
         if recording.calls in recording.layers:
@@ -75,7 +80,12 @@ def _capturing_attention(
 
 
 def _attention_in_float32(
-    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """SDPA in float32: on a CPU its bf16 backward takes 2 to 7 times as long (torch 2.13), and is less exact."""
     with torch.autocast("cpu", enabled=False):

@@ -23,7 +23,7 @@ from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -60,11 +60,19 @@ def locate(model: AnyModelRef) -> Path:
     name = describe_model(model)
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is not a folder"
-        raise DataError(f"teacher model {name}: {folder} {what}; give a hub id or a transformers folder")
+        raise DataError(
+            f"teacher model {name}: {folder} {what}; give a hub id or a transformers folder"
+        )
     if not weight_files(folder):
         found = sorted(file.name for file in folder.glob("*.bin"))
-        hint = f" (found {found[0]}: load and save it once with save_pretrained to convert it)" if found else ""
-        raise DataError(f"teacher model {name}: {folder} has no .safetensors file, the only format read{hint}")
+        hint = (
+            f" (found {found[0]}: load and save it once with save_pretrained to convert it)"
+            if found
+            else ""
+        )
+        raise DataError(
+            f"teacher model {name}: {folder} has no .safetensors file, the only format read{hint}"
+        )
     if model.sha256 is not None and (actual := weights_digest(folder)) != model.sha256:
         raise DataError(
             f"teacher model {name}: its weights have SHA-256 {actual}, the recipe asks for {model.sha256}; "
@@ -86,7 +94,9 @@ def _package_folder(model: PackageModel) -> Path:
             folder = Path(str(file.locate())).parent
             if weight_files(folder):
                 return folder
-    raise DataError(f"teacher model package:{model.distribution}: the distribution carries no transformers folder")
+    raise DataError(
+        f"teacher model package:{model.distribution}: the distribution carries no transformers folder"
+    )
 
 
 def _hub_folder(model: HubModel) -> Path:
@@ -95,7 +105,9 @@ def _hub_folder(model: HubModel) -> Path:
             model.id, revision=model.revision, allow_patterns=list(_HUB_FILES), etag_timeout=10
         )
     except RepositoryNotFoundError:
-        raise DataError(f"teacher model {model.id}: the hub has no such repository; check its name") from None
+        raise DataError(
+            f"teacher model {model.id}: the hub has no such repository; check its name"
+        ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = type(error).__name__
         raise ServiceError(
@@ -113,7 +125,9 @@ def weight_files(folder: Path) -> list[Path]:
 def weights_digest(folder: Path) -> str:
     """SHA-256 of `model.safetensors` (of all shards' digests, where there are several)."""
     files = weight_files(folder)
-    digests = [_file_digest(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    digests = [
+        _file_digest(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files
+    ]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
@@ -141,7 +155,9 @@ def load_config(folder: Path) -> PretrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder}/config.json cannot be read as a model's config: {error}") from None
+        raise DataError(
+            f"{folder}/config.json cannot be read as a model's config: {error}"
+        ) from None
 
 
 def shape_of(config: PretrainedConfig) -> TeacherShape:
@@ -158,23 +174,29 @@ def shape_of(config: PretrainedConfig) -> TeacherShape:
     )
 
 
-def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerFast:
     """The model's tokenizer.
 
     Raises:
         DataError: there is none, it cannot pad, or it knows more tokens than the model has embeddings for.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} has no tokenizer that can be read: {error}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise DataError(
+            f"{folder}: its tokenizer has no fast version; save one beside the model as tokenizer.json"
+        )
     if len(tokenizer) > config.vocab_size:
         raise DataError(
             f"{folder}: the tokenizer has {len(tokenizer)} tokens but the model only {config.vocab_size} embeddings; "
             "the vocabulary belongs to another model: put both files of the same model into the folder"
         )
     if tokenizer.pad_token_id is None:
-        raise DataError(f"{folder}: the tokenizer has no padding token; an encoder's tokenizer needs one")
+        raise DataError(
+            f"{folder}: the tokenizer has no padding token; an encoder's tokenizer needs one"
+        )
     return tokenizer
 
 
@@ -186,13 +208,18 @@ def tensor_names(folder: Path) -> set[str]:
             with safe_open(file, framework="pt") as tensors:
                 names.update(tensors.keys())
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{file} is not a safetensors file: {error}; fetch or save the model again") from None
+            raise DataError(
+                f"{file} is not a safetensors file: {error}; fetch or save the model again"
+            ) from None
     return names
 
 
 def has_trained_head(folder: Path) -> bool:
     """Whether the folder's weights include a sequence-classification head."""
-    return any(name.split(".")[0] in {"classifier", "score", "sequence_summary"} for name in tensor_names(folder))
+    return any(
+        name.split(".")[0] in {"classifier", "score", "sequence_summary"}
+        for name in tensor_names(folder)
+    )
 
 
 def load_encoder(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
@@ -218,6 +245,12 @@ def name_classes(config: PretrainedConfig, labels: tuple[str, ...]) -> None:
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.num_labels = len(labels)
+
+
+def class_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """The names of a classifier's outputs, in order."""
+    named: dict[Any, str] = dict(config.id2label or {})
+    return tuple(str(named[index]) for index in sorted(named))
 
 
 def _from_pretrained(auto: Any, folder: Path, config: PretrainedConfig | None) -> PreTrainedModel:

@@ -97,10 +97,13 @@ def probe_accuracy(
         validation_rows: how many rows it is scored on.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
-    assert train.labels is not None and validation.labels is not None
+    assert train.labels is not None
+    assert validation.labels is not None
     features = features_of(model, train, max_rows=train_rows)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a probe that stops early is still the same for all
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # a probe that stops early is still the same for all
         probe.fit(features, train.labels[: len(features)])
     held_out = features_of(model, validation, max_rows=validation_rows)
     return float(probe.score(held_out, validation.labels[: len(held_out)]))
@@ -121,7 +124,11 @@ def held_out_losses(
     student.eval(), objective.eval()
     for _, batch in _batches(tokens, max_rows):
         batch = batch.to(_device(student))
-        target = run_model(teacher.eval(), batch, objective.teacher_needs) if teacher is not None else None
+        target = (
+            run_model(teacher.eval(), batch, objective.teacher_needs)
+            if teacher is not None
+            else None
+        )
         output = run_model(student, batch, objective.student_needs)
         for key, loss in objective.compute(output, target, batch).items():
             totals[key] = totals.get(key, 0.0) + float(loss.total)

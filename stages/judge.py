@@ -15,7 +15,14 @@ from schemas.objective import LatentObjective
 from schemas.recipe import Evaluation, Recipe
 from schemas.results import CheckpointRef, Judgement
 from schemas.teacher import FinetunedTeacher
-from stages.encoders import folder_digest, load_classifier, load_config, load_encoder, load_tokenizer, locate
+from stages.encoders import (
+    folder_digest,
+    load_classifier,
+    load_config,
+    load_encoder,
+    load_tokenizer,
+    locate,
+)
 from stages.evaluation import (
     EVALUATION_VERSION,
     bag_of_words,
@@ -72,7 +79,9 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     teacher = load_classifier(teacher_folder) if fine_tuned else load_encoder(folder)
     if recipe.task is not None:
         rows = load_task(recipe.task, cache)
-        train, held_out = tokenize_task(rows, tokenizer, max_length=recipe.task.max_length, cache=cache)
+        train, held_out = tokenize_task(
+            rows, tokenizer, max_length=recipe.task.max_length, cache=cache
+        )
         data_digest, metric = task_digest(recipe.task), recipe.task.metric
     else:
         assert recipe.general_corpus is not None
@@ -97,7 +106,9 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     )
 
 
-def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardstick: Yardstick) -> Judgement:
+def judge_checkpoint(
+    checkpoint: CheckpointRef, labels: tuple[str, ...], yardstick: Yardstick
+) -> Judgement:
     """Scores of a finished stage.
 
     Args:
@@ -113,7 +124,11 @@ def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardsti
 
 
 def judge_model(
-    model: PreTrainedModel, yardstick: Yardstick, *, has_head: bool, latent_loss: float | None = None
+    model: PreTrainedModel,
+    yardstick: Yardstick,
+    *,
+    has_head: bool,
+    latent_loss: float | None = None,
 ) -> Judgement:
     """Scores of a model in memory."""
     limit = yardstick.evaluation.max_rows
@@ -143,7 +158,9 @@ def judge_model(
     )
 
 
-def _latent_loss(model: PreTrainedModel, projections: dict[str, Tensor], yardstick: Yardstick) -> float | None:
+def _latent_loss(
+    model: PreTrainedModel, projections: dict[str, Tensor], yardstick: Yardstick
+) -> float | None:
     """Weighted latent loss against the run's last teacher; None where the projections are of another objective."""
     if yardstick.latent is None:
         return None
@@ -157,7 +174,11 @@ def _latent_loss(model: PreTrainedModel, projections: dict[str, Tensor], yardsti
     if not objective.carried_over:
         return None
     losses = held_out_losses(
-        model, yardstick.teacher, objective, yardstick.held_out, max_rows=yardstick.evaluation.latent_rows
+        model,
+        yardstick.teacher,
+        objective,
+        yardstick.held_out,
+        max_rows=yardstick.evaluation.latent_rows,
     )
     return losses["loss"]
 
@@ -165,8 +186,12 @@ def _latent_loss(model: PreTrainedModel, projections: dict[str, Tensor], yardsti
 def judge_bag_of_words(recipe: Recipe, cache: Path) -> Judgement:
     """Scores of a bag-of-words classifier on the same rows."""
     assert recipe.task is not None
-    scores = bag_of_words(load_task(recipe.task, cache), recipe.task.metric, max_rows=recipe.evaluation.max_rows)
-    return Judgement(accuracy=scores["eval/accuracy"], task_metric=scores[f"eval/{recipe.task.metric}"])
+    scores = bag_of_words(
+        load_task(recipe.task, cache), recipe.task.metric, max_rows=recipe.evaluation.max_rows
+    )
+    return Judgement(
+        accuracy=scores["eval/accuracy"], task_metric=scores[f"eval/{recipe.task.metric}"]
+    )
 
 
 def chance(yardstick: Yardstick) -> float | None:

@@ -12,7 +12,8 @@ Shapes: B batch, S sequence, H hidden width, A attention heads, D head width, C 
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,8 @@ Reduction = Literal["valid", "published"]
 _PUBLISHED_MASKED = -1e2
 
 
-class Summed(NamedTuple):
+@dataclass(frozen=True)
+class Summed:
     """A loss before its division."""
 
     total: Tensor
@@ -41,7 +43,9 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def attention_scores(query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float) -> Tensor:
+def attention_scores(
+    query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float
+) -> Tensor:
     """Scaled dot products before mask and softmax, (B, A, S, S); 0 wherever query or key is padding.
 
     Args:
@@ -53,7 +57,9 @@ def attention_scores(query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, s
     padding = ~mask_BS.bool()[:, None, :, None]
     query = _at_least_float32(query_BASD).masked_fill(padding, 0.0)
     key = _at_least_float32(key_BASD).masked_fill(padding, 0.0)
-    with torch.autocast(query.device.type, enabled=False):  # bf16 scores would lose what the loss compares
+    with torch.autocast(
+        query.device.type, enabled=False
+    ):  # bf16 scores would lose what the loss compares
         return torch.matmul(query * scaling, key.transpose(-1, -2))
 
 
@@ -94,7 +100,9 @@ def hidden_state_loss(
         mask_BS: True for real tokens.
         reduction: `published` counts padding like any token.
     """
-    mask = torch.ones_like(mask_BS, dtype=torch.bool) if reduction == "published" else mask_BS.bool()
+    mask = (
+        torch.ones_like(mask_BS, dtype=torch.bool) if reduction == "published" else mask_BS.bool()
+    )
     error_NH = _at_least_float32(student_BSH[mask]) - _at_least_float32(teacher_BSH[mask])
     return Summed(error_NH.square().mean(-1).sum(), mask.sum())
 

@@ -91,7 +91,9 @@ class Projections(nn.Module):
     otherwise as torch draws a linear layer. TinyBERT's code has a bias, so have these.
     """
 
-    def __init__(self, objective: LatentObjective, *, num_layers: int, student_width: int, teacher_width: int) -> None:
+    def __init__(
+        self, objective: LatentObjective, *, num_layers: int, student_width: int, teacher_width: int
+    ) -> None:
         super().__init__()
         kinds = {term.kind for term in objective.terms}
         names = ["embedding"] if "embedding" in kinds else []
@@ -163,12 +165,18 @@ class ObjectiveTerms(nn.Module):
             self.terms.append(_soft_label_term(soft))
         if hard is not None:
             self.terms.append(_hard_label_term(hard))
-        attention = latent is not None and any(isinstance(term, AttentionScores) for term in latent.terms)
-        states = latent is not None and any(not isinstance(term, AttentionScores) for term in latent.terms)
+        attention = latent is not None and any(
+            isinstance(term, AttentionScores) for term in latent.terms
+        )
+        states = latent is not None and any(
+            not isinstance(term, AttentionScores) for term in latent.terms
+        )
         self.student_needs = Needs(
             frozenset(range(depth)) if attention else frozenset(), states, bool(soft or hard)
         )
-        self.teacher_needs = Needs(frozenset(self.layer_map) if attention else frozenset(), states, soft is not None)
+        self.teacher_needs = Needs(
+            frozenset(self.layer_map) if attention else frozenset(), states, soft is not None
+        )
 
     def _carry_over(self, projections: Projections) -> None:
         own = projections.state_dict()
@@ -190,10 +198,14 @@ class ObjectiveTerms(nn.Module):
         """Projections to keep with the student: trained here, or carried through untouched."""
         if self.projections is None:
             return dict(self.carried)
-        return {name: tensor.detach().cpu() for name, tensor in self.projections.state_dict().items()}
+        return {
+            name: tensor.detach().cpu() for name, tensor in self.projections.state_dict().items()
+        }
 
 
-def _parts(objective: Objective) -> tuple[LatentObjective | None, SoftLabels | None, HardLabels | None]:
+def _parts(
+    objective: Objective,
+) -> tuple[LatentObjective | None, SoftLabels | None, HardLabels | None]:
     match objective:
         case LatentObjective():
             return objective, None, None
@@ -212,7 +224,9 @@ def _latent_terms(
     for config in latent.terms:
         match config:
             case AttentionScores():
-                terms += [_attention_term(config, num_heads, *pair) for pair in enumerate(layer_map)]
+                terms += [
+                    _attention_term(config, num_heads, *pair) for pair in enumerate(layer_map)
+                ]
             case HiddenStates():
                 terms += [
                     _state_term("hidden", config.weight, student, teacher, projections)
@@ -225,7 +239,9 @@ def _latent_terms(
     return terms
 
 
-def _attention_term(config: AttentionScores, num_heads: int, student_layer: int, teacher_layer: int) -> Term:
+def _attention_term(
+    config: AttentionScores, num_heads: int, student_layer: int, teacher_layer: int
+) -> Term:
     def scores(outputs: Outputs, layer: int, batch: Batch) -> Tensor:
         attention = outputs.recording.attention[layer]
         return attention_scores(
@@ -235,7 +251,9 @@ def _attention_term(config: AttentionScores, num_heads: int, student_layer: int,
     def compute(student: Outputs, teacher: Outputs | None, batch: Batch) -> Summed:
         assert teacher is not None
         return attention_score_loss(
-            scores(student, student_layer, batch), scores(teacher, teacher_layer, batch), batch.attention_mask
+            scores(student, student_layer, batch),
+            scores(teacher, teacher_layer, batch),
+            batch.attention_mask,
         )
 
     def count(batch: Batch) -> int:
@@ -245,7 +263,11 @@ def _attention_term(config: AttentionScores, num_heads: int, student_layer: int,
 
 
 def _state_term(
-    name: str, weight: float, student_layer: int | None, teacher_layer: int | None, projections: Projections
+    name: str,
+    weight: float,
+    student_layer: int | None,
+    teacher_layer: int | None,
+    projections: Projections,
 ) -> Term:
     # transformers' hidden_states[0] is the embedding output, so block i stands at i + 1.
     student_index = 0 if student_layer is None else student_layer + 1
@@ -265,7 +287,9 @@ def _state_term(
 
 def _soft_label_term(config: SoftLabels) -> Term:
     def compute(student: Outputs, teacher: Outputs | None, batch: Batch) -> Summed:
-        assert teacher is not None and teacher.logits is not None and student.logits is not None
+        assert teacher is not None
+        assert teacher.logits is not None
+        assert student.logits is not None
         return soft_label_loss(student.logits, teacher.logits, temperature=config.temperature)
 
     return Term("soft_label", None, config.weight, compute, lambda batch: batch.input_ids.shape[0])
@@ -273,7 +297,8 @@ def _soft_label_term(config: SoftLabels) -> Term:
 
 def _hard_label_term(config: HardLabels) -> Term:
     def compute(student: Outputs, teacher: Outputs | None, batch: Batch) -> Summed:
-        assert student.logits is not None and batch.labels is not None
+        assert student.logits is not None
+        assert batch.labels is not None
         return hard_label_loss(student.logits, batch.labels)
 
     return Term("hard_label", None, config.weight, compute, lambda batch: batch.input_ids.shape[0])

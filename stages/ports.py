@@ -84,7 +84,6 @@ class Ports:
     """Asked after every step; True saves the state and leaves."""
 
 
-
 class StageRunner(Protocol):
     """Runs a stage, or finds it done: what the Prefect tasks are handed."""
 

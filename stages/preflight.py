@@ -17,7 +17,15 @@ from schemas.stage import StageConfig
 from schemas.student import StudentShape
 from schemas.teacher import AlreadyFineTuned
 from stages.batches import Batches
-from stages.encoders import capturable, has_trained_head, load_classifier, load_config, load_tokenizer, locate, shape_of
+from stages.encoders import (
+    capturable,
+    has_trained_head,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    locate,
+    shape_of,
+)
 from stages.run import check_labels, load_data
 from stages.runtime import Runtime
 from stages.sources import load_corpus, load_task
@@ -75,7 +83,8 @@ def _capture_problems(recipe: Recipe, config: PretrainedConfig) -> list[str]:
     wanting = [
         index
         for index, stage in enumerate(recipe.stages)
-        if (latent := latent_of(stage.objective)) and any(isinstance(term, AttentionScores) for term in latent.terms)
+        if (latent := latent_of(stage.objective))
+        and any(isinstance(term, AttentionScores) for term in latent.terms)
     ]
     if not wanting or capturable(config):
         return []
@@ -127,7 +136,9 @@ def cost_of(config: StageConfig, facts: Facts, cache: Path, rate: float) -> Cost
     folder = locate(config.pretrained)
     data = load_data(config.data, load_tokenizer(folder, load_config(folder)), cache)
     training = config.training
-    batches = Batches(data.train.lengths, training.batch, microbatch_tokens=8192, seed=training.seed)
+    batches = Batches(
+        data.train.lengths, training.batch, microbatch_tokens=8192, seed=training.seed
+    )
     steps = batches.num_steps(training.duration)
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))
     length = data.train.num_tokens / max(len(data.train), 1)

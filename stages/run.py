@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from schemas.data import Data, GeneralCorpus, TaskDataset
 from schemas.errors import ConfigError, DataError
@@ -16,6 +17,7 @@ from schemas.results import CheckpointRef, Manifest, StageResult
 from schemas.stage import StageConfig
 from schemas.student import StudentShape
 from stages.encoders import (
+    class_names,
     load_classifier,
     load_config,
     load_encoder,
@@ -67,10 +69,14 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
         projections=projections,
     )
     with dropout(student, config.training.dropout):
-        fitted = fit(student, teacher, data.train, objective, config.training, ports, description=config.name)
+        fitted = fit(
+            student, teacher, data.train, objective, config.training, ports, description=config.name
+        )
     metrics = fitted.metrics | evaluate(config, student, teacher, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
-    checkpoint = commit(config, parent, student, tokenizer, objective, fitted, metrics, data.labels, ports)
+    checkpoint = commit(
+        config, parent, student, tokenizer, objective, fitted, metrics, data.labels, ports
+    )
     return StageResult(
         checkpoint=checkpoint,
         metrics=metrics,
@@ -81,7 +87,7 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     )
 
 
-def load_data(data: Data, tokenizer: PreTrainedTokenizerBase, cache: Path) -> StageData:
+def load_data(data: Data, tokenizer: PreTrainedTokenizerFast, cache: Path) -> StageData:
     """The stage's text as tokens."""
     match data:
         case GeneralCorpus():
@@ -91,7 +97,9 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerBase, cache: Path) -> St
             return StageData(train, held_out, ())
         case TaskDataset():
             rows = load_task(data.task, cache)
-            train, validation = tokenize_task(rows, tokenizer, max_length=data.task.max_length, cache=cache)
+            train, validation = tokenize_task(
+                rows, tokenizer, max_length=data.task.max_length, cache=cache
+            )
             return StageData(train, validation, rows.labels)
 
 
@@ -113,7 +121,7 @@ def load_teacher(config: StageConfig, labels: tuple[str, ...]) -> PreTrainedMode
 
 def check_labels(teacher: PreTrainedModel, labels: tuple[str, ...], folder: Path) -> None:
     """Refuse a fine-tuned teacher whose classes are not the task's, in the task's order."""
-    names = tuple(str(teacher.config.id2label[index]) for index in range(teacher.config.num_labels))
+    names = class_names(teacher.config)
     unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(names))
     if len(names) != len(labels) or (not unnamed and names != labels and set(names) == set(labels)):
         raise DataError(
@@ -163,7 +171,7 @@ def evaluate(
 ) -> dict[str, float]:
     """The stage's own losses on held-out rows, and its head's scores where it has one."""
     if teacher is not None:
-        teacher.to(student.device)
+        torch.nn.Module.to(teacher, student.device)
     losses = held_out_losses(student, teacher, objective, data.held_out, max_rows=_HELD_OUT_ROWS)
     metrics = {f"eval/{name}": value for name, value in losses.items()}
     if isinstance(config.data, TaskDataset) and not isinstance(config.objective, LatentObjective):
@@ -179,7 +187,7 @@ def commit(
     config: StageConfig,
     parent: CheckpointRef | None,
     student: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     objective: ObjectiveTerms,
     fitted: Fitted,
     metrics: dict[str, float],
@@ -191,7 +199,9 @@ def commit(
     def write(folder: Path) -> None:
         student.cpu().save_pretrained(folder / "model", safe_serialization=True)
         tokenizer.save_pretrained(folder / "model")
-        tensors = {name: tensor.contiguous() for name, tensor in objective.projection_tensors().items()}
+        tensors = {
+            name: tensor.contiguous() for name, tensor in objective.projection_tensors().items()
+        }
         if tensors:
             save_file(tensors, folder / PROJECTIONS)
 

@@ -12,7 +12,12 @@ from typing import assert_never
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from schemas.errors import ConfigError
 from schemas.objective import teacher_layers
@@ -61,7 +66,9 @@ def fresh_student(student: StudentConfig, teacher_folder: Path) -> PreTrainedMod
     return model.eval()
 
 
-def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> None:
+def copy_layers(
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]
+) -> None:
     """Make student block i a copy of teacher block `layers[i]`, and everything outside the blocks the teacher's.
 
     Raises:
@@ -91,7 +98,9 @@ def block_prefix(model: PreTrainedModel) -> str:
     """Name of the module list that holds the transformer blocks, such as `encoder.layer`."""
     depth = model.config.num_hidden_layers
     names = [
-        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
     if not names:
         raise ConfigError(

@@ -38,7 +38,9 @@ def _stage(name: StageName, description: str) -> Callable[..., StageTask]:
 
 
 @_stage("teacher", "Fine-tune the teacher on the task.")
-def fine_tune_teacher(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
+def fine_tune_teacher(
+    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
+) -> StageResult:
     """The fine-tuned teacher."""
     return run(config, parent)
 
@@ -50,25 +52,35 @@ def general(config: StageConfig, parent: CheckpointRef | None, run: StageRunner)
 
 
 @_stage("general_enhanced", "Fine-tuned teacher, general corpus, latent objective.")
-def general_enhanced(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
+def general_enhanced(
+    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
+) -> StageResult:
     """The student after general-enhanced distillation."""
     return run(config, parent)
 
 
 @_stage("task_adaptive", "Fine-tuned teacher, task data, latent objective.")
-def task_adaptive(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
+def task_adaptive(
+    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
+) -> StageResult:
     """The student after task-adaptive distillation."""
     return run(config, parent)
 
 
-@_stage("task_specific", "Fine-tuned teacher, task data, latent, soft-label and hard-label objective.")
-def task_specific(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
+@_stage(
+    "task_specific", "Fine-tuned teacher, task data, latent, soft-label and hard-label objective."
+)
+def task_specific(
+    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
+) -> StageResult:
     """The finished student."""
     return run(config, parent)
 
 
 @_stage("hard_label_baseline", "The same student on hard labels alone, for as many tokens.")
-def hard_label_baseline(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
+def hard_label_baseline(
+    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
+) -> StageResult:
     """What the same tokens give without a teacher."""
     return run(config, parent)
 

@@ -73,7 +73,10 @@ class Trainer:
         self.objective = objective.to(self.runtime.device).train()
         self.tokens, self.training, self.ports = tokens, training, ports
         self.batches = Batches(
-            tokens.lengths, training.batch, microbatch_tokens=ports.microbatch_tokens, seed=training.seed
+            tokens.lengths,
+            training.batch,
+            microbatch_tokens=ports.microbatch_tokens,
+            seed=training.seed,
         )
         self.num_steps = self.batches.num_steps(training.duration)
         self.parameters = dict(named_parameters(self.student, self.objective))
@@ -104,7 +107,9 @@ class Trainer:
     def accumulate(self) -> int:
         """Leave the whole step's gradient in the parameters; the real tokens that it came from."""
         seed_step(self.training.seed, self.step)
-        batches = [self.tokens.batch(rows).to(self.runtime.device) for rows in self.batches.step(self.step)]
+        batches = [
+            self.tokens.batch(rows).to(self.runtime.device) for rows in self.batches.step(self.step)
+        ]
         counts = [self.objective.counts(batch) for batch in batches]
         whole = {key: sum(count[key] for count in counts) for key in self.meter.keys}
         for batch, count in zip(batches, counts, strict=True):
@@ -124,7 +129,8 @@ class Trainer:
             losses = self.objective.compute(output, target, batch)
         totals = {key: loss.total for key, loss in losses.items()}
         loss = sum(
-            term.weight * totals[term.key] / max(whole[term.key], 1) for term in self.objective.terms
+            term.weight * totals[term.key] / max(whole[term.key], 1)
+            for term in self.objective.terms
         )
         self.runtime.accelerator.backward(loss)
         return totals
@@ -150,7 +156,9 @@ class Trainer:
         layered: dict[str, float] = {}
         for term in self.objective.terms:
             if term.layer is not None:
-                layered[f"{term.name}_loss"] = layered.get(f"{term.name}_loss", 0.0) + terms[term.key]
+                layered[f"{term.name}_loss"] = (
+                    layered.get(f"{term.name}_loss", 0.0) + terms[term.key]
+                )
         total = sum(term.weight * terms[term.key] for term in self.objective.terms)
         self.metrics |= {f"train/{key}": value for key, value in (terms | layered).items()}
         self.metrics["train/loss"] = total
@@ -163,7 +171,9 @@ class Trainer:
     def state(self) -> TrainingState:
         """Everything needed to go on bit for bit."""
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
-        tensors |= {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
+        tensors |= {
+            f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()
+        }
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
@@ -174,7 +184,9 @@ class Trainer:
             "meter_tokens": self.meter.tokens,
             "meter_padded": self.meter.padded,
         }
-        return TrainingState(self.step, {key: value.detach().cpu() for key, value in tensors.items()}, numbers)
+        return TrainingState(
+            self.step, {key: value.detach().cpu() for key, value in tensors.items()}, numbers
+        )
 
     def restore(self, state: TrainingState) -> None:
         """Go back to `state`.
@@ -182,9 +194,12 @@ class Trainer:
         Raises:
             CheckpointError: it belongs to another model.
         """
+
         def part(prefix: str) -> dict[str, Tensor]:
             return {
-                key.removeprefix(prefix): value for key, value in state.tensors.items() if key.startswith(prefix)
+                key.removeprefix(prefix): value
+                for key, value in state.tensors.items()
+                if key.startswith(prefix)
             }
 
         try:
@@ -231,7 +246,9 @@ def fit(
     trainer = Trainer(student, teacher, tokens, objective, training, ports)
     if (state := ports.states.latest()) is not None:
         trainer.restore(state)
-        ports.progress.note(f"{description}: going on from step {state.step} of {trainer.num_steps}")
+        ports.progress.note(
+            f"{description}: going on from step {state.step} of {trainer.num_steps}"
+        )
     ports.progress.start(description, trainer.num_steps, trainer.step)
     began = logged = saved = time.monotonic()
     earlier = trainer.seconds
@@ -249,11 +266,15 @@ def fit(
             ports.states.save(trainer.state())
             saved = time.monotonic()
         if stop and unfinished:
-            raise Interrupted(f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept")
+            raise Interrupted(
+                f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept"
+            )
     return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))
 
 
-def named_parameters(student: nn.Module, objective: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
+def named_parameters(
+    student: nn.Module, objective: nn.Module
+) -> Iterable[tuple[str, nn.Parameter]]:
     """Everything that is trained, under names that stay the same from run to run."""
     for prefix, module in (("student", student), ("objective", objective)):
         for name, parameter in module.named_parameters():

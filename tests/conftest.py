@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# Before any import of Prefect, MLflow or a Hugging Face library: they read these once, when imported.
+# Before any import of Prefect, MLflow or a Hugging Face library, which read these when imported.
 _SCRATCH = Path(tempfile.mkdtemp(prefix="distill-tests-"))
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 
@@ -44,7 +44,7 @@ for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of shared data sets and reference values beside the checkout (or DISTILL_SHARED)."""
+    """The folder of shared data and reference values beside the checkout (or DISTILL_SHARED)."""
     beside = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("DISTILL_SHARED") or beside)
     if not folder.is_dir():

@@ -17,7 +17,9 @@ GOOD = ("good", "great", "warm", "fast")
 BAD = ("bad", "dull", "slow", "old")
 
 
-def toy_teacher(folder: Path, *, labels: tuple[str, ...] | None = None, layers: int = 4, heads: int = 2) -> Path:
+def toy_teacher(
+    folder: Path, *, labels: tuple[str, ...] | None = None, layers: int = 4, heads: int = 2
+) -> Path:
     """A random BERT of 4 layers, 16 wide, with its tokenizer, as a transformers folder."""
     tokenizer = tiny_tokenizer()
     config = BertConfig(
@@ -97,7 +99,12 @@ def toy_recipe_dict(folder: Path, *, steps: int = 4) -> dict[str, Any]:
             },
         },
         "student": {
-            "shape": {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16},
+            "shape": {
+                "num_layers": 2,
+                "hidden_size": 8,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+            },
         },
         "task": {
             "kind": "files",

@@ -49,20 +49,25 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_path: Path) -> None:
     whole = trainer_of(recipe, fake_ports(tmp_path / "a"), dropout=0.0)
     longest = int(whole.tokens.lengths.max())
-    parts = trainer_of(recipe, fake_ports(tmp_path / "b", microbatch_tokens=2 * longest), dropout=0.0)
+    parts = trainer_of(
+        recipe, fake_ports(tmp_path / "b", microbatch_tokens=2 * longest), dropout=0.0
+    )
     for trainer in (whole, parts):
         trainer.student.eval()  # dropout would draw other masks for other shapes
     assert len(whole.batches.step(0)) == 1
     assert len(parts.batches.step(0)) >= 4
     one, other = gradients(whole), gradients(parts)
-    assert one.keys() == other.keys() and len(one) > 10
+    assert one.keys() == other.keys()
+    assert len(one) > 10
     for name, gradient in one.items():
         torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     for key, value in whole.meter.means().items():
         assert parts.meter.means()[key] == pytest.approx(value, rel=1e-5)
 
 
-def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tmp_path: Path) -> None:
+def test_padding_to_a_longer_row_does_not_change_the_gradient(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     trainer = trainer_of(recipe, fake_ports(tmp_path))
     trainer.student.eval()
     rows = trainer.batches.step(0)[0]
@@ -72,18 +77,24 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tm
         short,
         input_ids=torch.cat([short.input_ids, extra], 1),
         attention_mask=torch.cat([short.attention_mask, extra], 1),
-        token_type_ids=None if short.token_type_ids is None else torch.cat([short.token_type_ids, extra], 1),
+        token_type_ids=None
+        if short.token_type_ids is None
+        else torch.cat([short.token_type_ids, extra], 1),
     )
     found = []
     for batch in (short, long):
         trainer.optimizer.zero_grad()
         trainer.backward(batch, trainer.objective.counts(batch))
-        found.append({name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None})
+        found.append(
+            {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
+        )
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_counts_known_before_the_forward_pass_are_those_of_the_losses(recipe: Recipe, tmp_path: Path) -> None:
+def test_counts_known_before_the_forward_pass_are_those_of_the_losses(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     from stages.objectives import run_model
 
     trainer = trainer_of(recipe, fake_ports(tmp_path))
@@ -104,7 +115,9 @@ def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) 
             trainer.student, teacher, trainer.tokens, trainer.objective, trainer.training,
             fake_ports(tmp_path / f"{precision}-fit"), description="general",
         )  # fmt: skip
-        assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+        assert all(
+            torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items()
+        )
         assert not any(parameter.grad is not None for parameter in teacher.parameters())
 
 
@@ -125,12 +138,30 @@ def test_half_the_steps_and_a_resume_end_where_all_steps_end(
         asked.append(True)
         return len(asked) == stop_at
 
-    ports = fake_ports(tmp_path / "a", states=states, sink=resumed_sink, log_every=2, stop_requested=stop)
+    ports = fake_ports(
+        tmp_path / "a", states=states, sink=resumed_sink, log_every=2, stop_requested=stop
+    )
     first = trainer_of(recipe, ports)
     with pytest.raises(Interrupted, match=f"step {stop_at} of 6"):
-        fit(first.student, first.teacher, first.tokens, first.objective, first.training, ports, description="general")
+        fit(
+            first.student,
+            first.teacher,
+            first.tokens,
+            first.objective,
+            first.training,
+            ports,
+            description="general",
+        )
     second = trainer_of(recipe, ports)
-    fit(second.student, second.teacher, second.tokens, second.objective, second.training, ports, description="general")
+    fit(
+        second.student,
+        second.teacher,
+        second.tokens,
+        second.objective,
+        second.training,
+        ports,
+        description="general",
+    )
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, second.parameters[name]), name
     timed = {"train/tokens_per_second"}
@@ -149,7 +180,9 @@ def test_a_state_of_another_model_is_refused(recipe: Recipe, tmp_path: Path) -> 
         trainer.restore(wrong)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     trainer = trainer_of(recipe, fake_ports(tmp_path))
     trainer.train_step()
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
@@ -159,7 +192,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Reci
     with pytest.raises(NonFiniteLossError, match=r"step 1 .*hidden_loss_layer_0=nan.*not stepped"):
         trainer.train_step()
     assert trainer.step == 1
-    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items())
+    assert all(
+        torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items()
+    )
 
 
 def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe) -> None:
@@ -168,7 +203,9 @@ def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe
     shape = StudentShape(num_layers=4, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     student = fresh_student(StudentConfig(shape=shape, start=TeacherLayersStart()), folder)
     ids = torch.randint(5, 60, (3, 9))
-    assert torch.equal(student(input_ids=ids).last_hidden_state, teacher(input_ids=ids).last_hidden_state)
+    assert torch.equal(
+        student(input_ids=ids).last_hidden_state, teacher(input_ids=ids).last_hidden_state
+    )
 
 
 def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
@@ -186,7 +223,9 @@ def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
     folder = locate(recipe.teacher.model)
 
     def first(seed: int) -> Tensor:
-        config = recipe.student.model_copy(update={"start": recipe.student.start.model_copy(update={"seed": seed})})
+        config = recipe.student.model_copy(
+            update={"start": recipe.student.start.model_copy(update={"seed": seed})}
+        )
         torch.manual_seed(99)
         return next(fresh_student(config, folder).parameters()).detach()
 
@@ -210,7 +249,10 @@ def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path
     assert {name: tensor.shape for name, tensor in objective.projection_tensors().items()} == {
         name: tensor.shape for name, tensor in carried.items()
     }
-    assert all(torch.equal(tensor, carried[name]) for name, tensor in objective.projection_tensors().items())
+    assert all(
+        torch.equal(tensor, carried[name])
+        for name, tensor in objective.projection_tensors().items()
+    )
 
 
 def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) -> None:
@@ -220,5 +262,7 @@ def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path
     parent: CheckpointRef = run_stage(general, None, fake_ports(tmp_path / "one")).checkpoint
     shape = StudentShape(num_layers=3, hidden_size=8, num_attention_heads=2, intermediate_size=16)
     other = general.model_copy(update={"student": StudentConfig(shape=shape)})
-    with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but the checkpoint .* has 2"):
+    with pytest.raises(
+        ConfigError, match=r"student\.shape\.num_layers: 3, but the checkpoint .* has 2"
+    ):
         run_stage(other, parent, fake_ports(tmp_path / "two"))

@@ -1,4 +1,4 @@
-"""Imports go one way, schemas <- stages <- pipeline, and schemas needs none of the heavy libraries."""
+"""Imports go one way, schemas <- stages <- pipeline, and schemas needs no heavy library."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_consecutive_stages_differ_in_exactly_one_part(name: str) -> None:
     assert parts[0] == ("pretrained", "general_corpus", "latent")
     changed = [
         [part for part in range(3) if before[part] != after[part]]
-        for before, after in zip(parts, parts[1:], strict=False)
+        for before, after in pairwise(parts)
     ]
     assert changed == [[0], [1], [2]]
     assert parts[-1] == ("fine_tuned", "task_data", "task")

@@ -1,0 +1,100 @@
+"""Starts programs for tests, reads what they say, and ends them by id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Process:
+    """A running program whose output is kept."""
+
+    def __init__(self, *command: str, env: dict[str, str]) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line)
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+    def wait_for(self, text: str, seconds: float = 120) -> None:
+        """Return when `text` was printed."""
+        end = time.monotonic() + seconds
+        while text not in self.output:
+            assert self.process.poll() is None, f"ended before {text!r}:\n{self.output}"
+            assert time.monotonic() < end, f"no {text!r} in {seconds} s:\n{self.output}"
+            time.sleep(0.05)
+
+    def wait(self, seconds: float = 200) -> int:
+        """The exit code."""
+        code = self.process.wait(seconds)
+        self.reader.join(10)
+        return code
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the program alone."""
+        self.process.send_signal(number)
+
+    def end(self) -> None:
+        """End the program and whatever it started, by its process group's id."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                break
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                continue
+        assert self.process.stdout is not None
+        self.reader.join(10)
+        self.process.stdout.close()
+
+
+@contextmanager
+def running(*command: str, env: dict[str, str] | None = None) -> Iterator[Process]:
+    """A program for the length of the block."""
+    process = Process(*command, env=env or {})
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+def distill(*arguments: str | Path) -> tuple[str, ...]:
+    """The command line of `distill` in this interpreter."""
+    return (sys.executable, "-m", "pipeline", *map(str, arguments))

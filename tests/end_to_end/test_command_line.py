@@ -1,0 +1,333 @@
+"""The command line as a person uses it: what it prints, how it exits, and what it says of a mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.__main__ import main
+from tests.end_to_end.conftest import ToyRun
+from tests.toys import toy_recipe_dict, toy_rows, toy_teacher, write_rows
+
+
+class Distill:
+    """`distill` in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capsys, self.monkeypatch = capsys, monkeypatch
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+    def refused(self, *arguments: str | Path, code: int = 2) -> str:
+        """The one message of a refusal."""
+        got, _, message = self(*arguments)
+        assert got == code, message
+        assert "Traceback" not in message
+        return " ".join(message.split())
+
+
+@pytest.fixture
+def distill(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Distill:
+    return Distill(capsys, monkeypatch)
+
+
+def test_recipes_are_listed_a_line_each(distill: Distill) -> None:
+    code, out, _ = distill("recipes", "--json")
+    assert code == 0
+    assert [recipe["name"] for recipe in json.loads(out)] == [
+        "ernie-tiny",
+        "quickstart",
+        "tinybert",
+    ]
+
+
+def test_show_prints_a_recipe_that_loads_again(distill: Distill, tmp_path: Path) -> None:
+    _, out, _ = distill("show", "quickstart", "--set", "student.shape.num_layers=2")
+    path = tmp_path / "again.yaml"
+    path.write_text(out, encoding="utf-8")
+    code, again, _ = distill("show", path)
+    assert code == 0
+    assert again == out
+    assert yaml.safe_load(out)["student"]["shape"]["num_layers"] == 2
+
+
+def test_the_schema_is_a_json_schema(distill: Distill) -> None:
+    _, out, _ = distill("schema")
+    assert "stages" in json.loads(out)["properties"]
+
+
+@pytest.mark.usefixtures("prefect")
+class TestWithARun:
+    """Commands that look at a finished run."""
+
+    def test_plan_says_what_is_there(self, distill: Distill, toy_run: ToyRun) -> None:
+        code, out, err = distill("plan", toy_run.recipe, "--store", toy_run.store, "--json")
+        assert code == 0, err
+        plan = json.loads(out)
+        assert [stage["status"] for stage in plan["stages"]] == ["reuse"] * 5
+        assert plan["stages"][1]["steps"] == 4
+        code, out, _ = distill(
+            "plan",
+            toy_run.recipe,
+            "--store",
+            toy_run.store,
+            "--set",
+            "stages.task_adaptive.training.seed=5",
+        )
+        assert code == 0
+        assert "to run" in out
+        assert "task_adaptive" in out
+
+    def test_compare_prints_the_table(self, distill: Distill, toy_run: ToyRun) -> None:
+        code, out, _ = distill("compare", toy_run.report.run, "--store", toy_run.store)
+        assert code == 0
+        for word in ("general_enhanced", "retained", "parameters", "mlflow ui"):
+            assert word in out
+
+    def test_evaluate_scores_student_and_teacher(self, distill: Distill, toy_run: ToyRun) -> None:
+        last = toy_run.report.rows[4].checkpoint
+        assert last is not None
+        task = toy_run.recipe.parent / "in" / "task"
+        code, out, err = distill(
+            "evaluate", last.path, "--task", task, "--store", toy_run.store, "--json"
+        )
+        assert code == 0, err
+        scores = json.loads(out)
+        assert [model["name"] for model in scores["models"]] == ["task_specific", "teacher"]
+        assert scores["models"][0]["accuracy"] == toy_run.report.rows[4].judgement.accuracy
+
+    def test_verify_accepts_a_good_checkpoint_and_names_a_damaged_file(
+        self, distill: Distill, toy_run: ToyRun, tmp_path: Path
+    ) -> None:
+        import shutil
+
+        good = toy_run.report.rows[1].checkpoint
+        assert good is not None
+        assert distill("verify", good.path)[0] == 0
+        bad = tmp_path / "bad"
+        shutil.copytree(good.path, bad)
+        weights = bad / "model" / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.write_bytes(bytes(content))
+        assert "model.safetensors" in distill.refused("verify", bad)
+
+    def test_a_latent_checkpoint_cannot_be_evaluated(
+        self, distill: Distill, toy_run: ToyRun
+    ) -> None:
+        general = toy_run.report.rows[1].checkpoint
+        assert general is not None
+        message = distill.refused(
+            "evaluate", general.path, "--task", toy_run.recipe.parent / "in" / "task"
+        )
+        assert "no trained head" in message
+
+
+@pytest.fixture
+def broken(tmp_path: Path, distill: Distill, prefect: None):  # type: ignore[no-untyped-def]
+    """Runs the toy recipe after a change to its mapping, and returns the refusal."""
+
+    def run(change, *arguments: str, code: int = 2) -> str:  # type: ignore[no-untyped-def]
+        recipe = toy_recipe_dict(tmp_path / "in")
+        change(recipe)
+        path = tmp_path / "broken.yaml"
+        path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+        store = () if "--store" in arguments else ("--store", str(tmp_path / "store"))
+        return distill.refused("run", path, *store, *arguments, code=code)
+
+    return run
+
+
+def test_an_unknown_key_is_named_with_its_place(broken) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: recipe["student"]["shape"].update(num_layer=3))
+    assert "student.shape.num_layer" in message
+
+
+def test_every_mistake_is_reported_at_once(broken) -> None:  # type: ignore[no-untyped-def]
+    def change(recipe: dict) -> None:
+        recipe["student"]["shape"]["hidden_size"] = "wide"
+        recipe["stages"][0]["training"]["duration"] = "soon"
+        recipe["task"]["metric"] = "luck"
+
+    message = broken(change)
+    for place in ("student.shape.hidden_size", "stages[0].training.duration", "task.metric"):
+        assert place in message
+
+
+def test_odd_head_counts_are_refused(broken) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: recipe["student"]["shape"].update(num_attention_heads=3))
+    assert "3 attention heads do not divide a hidden_size of 8" in message
+    message = broken(lambda recipe: recipe["student"]["shape"].update(num_attention_heads=4))
+    assert "the student has 4 heads and the teacher 2" in message
+
+
+def test_an_impossible_layer_map_is_refused(broken) -> None:  # type: ignore[no-untyped-def]
+    def explicit(*layers: int):  # type: ignore[no-untyped-def]
+        def change(recipe: dict) -> None:
+            objective = {"layer_map": {"kind": "explicit", "layers": list(layers)}}
+            recipe["stages"][1]["objective"] = objective
+
+        return change
+
+    assert "2 student layers but 3 teacher layers listed" in broken(explicit(0, 1, 2))
+    assert "teacher layer 4 does not exist; the teacher has 4 layers" in broken(explicit(0, 4))
+
+
+def test_a_stage_out_of_order_is_refused(broken) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: recipe["stages"].reverse())
+    assert "stages go from general to specific" in message
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text_a": "good film"}, "label"),
+        ({"text_a": "good film", "label": "superb"}, "superb"),
+        ({"text_a": "  ", "label": "good"}, "text"),
+        ({"text_a": 7, "label": "good"}, "text_a"),
+    ],
+)
+def test_a_bad_row_of_a_task_file_is_named(
+    broken, tmp_path: Path, row: dict[str, object], words: str
+) -> None:  # type: ignore[no-untyped-def]
+    path = write_rows(tmp_path / "bad.jsonl", [*toy_rows(20, seed=1), row])
+    message = broken(lambda recipe: recipe["task"].update(train=str(path), labels=["bad", "good"]))
+    assert "bad.jsonl" in message
+    assert words in message
+    assert "21" in message
+
+
+def test_a_task_file_that_is_not_there_is_named(broken) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: recipe["task"].update(train="/nowhere/train.jsonl"))
+    assert "/nowhere/train.jsonl" in message
+
+
+def test_a_given_teacher_without_a_trained_head_is_refused(broken) -> None:  # type: ignore[no-untyped-def]
+    def change(recipe: dict) -> None:
+        recipe["teacher"]["task_model"] = {"kind": "given", "model": recipe["teacher"]["model"]}
+
+    assert "no trained classification head" in broken(change)
+
+
+def test_a_given_teacher_no_better_than_guessing_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    guessing = toy_teacher(tmp_path / "guessing", labels=("bad", "good"))
+
+    def change(recipe: dict) -> None:
+        recipe["teacher"]["task_model"] = {"kind": "given", "model": str(guessing)}
+
+    assert "most frequent class scores 50.0 %" in broken(change, code=1)
+
+
+def test_a_given_teacher_with_other_classes_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    other = toy_teacher(tmp_path / "other", labels=("good", "bad"))
+
+    def change(recipe: dict) -> None:
+        recipe["teacher"]["task_model"] = {"kind": "given", "model": str(other)}
+
+    assert "set task.labels to the teacher's names in the teacher's order" in broken(change)
+
+
+def test_a_teacher_with_another_digest_is_refused(broken) -> None:  # type: ignore[no-untyped-def]
+    def change(recipe: dict) -> None:
+        recipe["teacher"]["model"] = {
+            "kind": "folder",
+            "path": recipe["teacher"]["model"],
+            "sha256": "0" * 64,
+        }
+
+    assert "the recipe asks for 0000" in broken(change)
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    from tests.builders import WORDS, tiny_tokenizer
+
+    def change(recipe: dict) -> None:
+        larger = tiny_tokenizer([*WORDS, *(f"word{index}" for index in range(50))])
+        larger.save_pretrained(recipe["teacher"]["model"])
+
+    assert "the vocabulary belongs to another model" in broken(change)
+
+
+def test_a_teacher_that_is_no_folder_or_a_pickle_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert "is not a folder" in broken(
+        lambda recipe: recipe["teacher"].update(model=str(tmp_path / "none"))
+    )
+    pickled = toy_teacher(tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    message = broken(lambda recipe: recipe["teacher"].update(model=str(pickled)))
+    assert "no .safetensors file" in message
+    assert "save_pretrained" in message
+
+
+def test_an_unreachable_hub_is_said_so(broken) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: recipe["teacher"].update(model="example/none"), code=1)
+    assert "the hub cannot be reached" in message
+    assert "--set teacher.model=./folder" in message
+
+
+def test_a_store_that_is_a_file_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    place = tmp_path / "file"
+    place.write_text("not a folder", encoding="utf-8")
+    recipe = lambda recipe: None  # noqa: E731
+    assert str(place) in broken(recipe, "--store", str(place))
+
+
+def test_resuming_from_a_folder_that_is_no_checkpoint_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: None, "--resume-from", str(tmp_path))
+    assert "manifest.json" in message
+    message = broken(
+        lambda recipe: None, "--resume-from", "mlflow:0123456789abcdef0123456789abcdef"
+    )
+    assert "0123456789abcdef" in message
+
+
+def test_an_unknown_stage_or_recipe_is_refused(broken, distill: Distill) -> None:  # type: ignore[no-untyped-def]
+    assert "it has general, general_enhanced" in broken(lambda recipe: None, "--from", "specific")
+    assert "quickstart" in distill.refused("show", "quikstart")
+
+
+def test_an_unreachable_prefect_server_is_said_so(broken, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("PREFECT_API_URL", "http://user:canary@127.0.0.1:9/api")
+    message = broken(lambda recipe: None, code=1)
+    assert "no Prefect server answers there" in message
+    assert "canary" not in message
+
+
+@pytest.mark.usefixtures("prefect")
+def test_an_unreachable_mlflow_server_stops_nothing(
+    distill: Distill,
+    toy_run: ToyRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
+    code, _, err = distill(
+        "run",
+        toy_run.recipe,
+        "--store",
+        tmp_path / "store",
+        "--until",
+        "general",
+        "--set",
+        "baselines=[]",
+    )
+    assert code == 0, err
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    about_mlflow = [warning for warning in warnings if "127.0.0.1:9" in warning]
+    assert len(about_mlflow) == 1
+    assert "canary" not in about_mlflow[0]
+    points = list((tmp_path / "store" / "points").glob("*.jsonl"))
+    assert any("train/loss" in path.read_text(encoding="utf-8") for path in points)
