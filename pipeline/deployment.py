@@ -24,7 +24,7 @@ def serve_recipes(console: Console) -> None:
             "PREFECT_API_URL is not set, so there is no server to serve deployments to; start one with: "
             "prefect server start, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
-    check_server()
+    check_server(patience=60.0)
     from prefect import serve
 
     from pipeline.flow import distill_flow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import time
 from collections.abc import Mapping, Sequence
 
 from schemas.errors import ConfigError, Interrupted, ServiceError
@@ -15,7 +16,7 @@ _DEFAULTS = {
     "PREFECT_CLI_PROMPT": "false",
     "DO_NOT_TRACK": "1",
 }
-_LONGEST_WAIT = 10.0
+_ONE_ANSWER = 10.0
 
 
 def prepare_environment() -> None:
@@ -24,8 +25,11 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def check_server() -> None:
+def check_server(*, patience: float = 3.0) -> None:
     """Make sure that the Prefect server answers, where the user named one.
+
+    Args:
+        patience: seconds to go on asking; a server that was just started takes some to answer.
 
     Raises:
         ServiceError: it does not.
@@ -37,14 +41,20 @@ def check_server() -> None:
 
     from pipeline.settings import without_credentials
 
-    try:
-        httpx.get(f"{address.rstrip('/')}/health", timeout=_LONGEST_WAIT).raise_for_status()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ServiceError(
-            f"PREFECT_API_URL={without_credentials(address)}: no Prefect server answers there "
-            f"({type(error).__name__}); "
-            "start one with: prefect server start, or unset PREFECT_API_URL to run without one"
-        ) from None
+    end = time.monotonic() + patience
+    while True:
+        try:
+            httpx.get(f"{address.rstrip('/')}/health", timeout=_ONE_ANSWER).raise_for_status()
+            return
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            if time.monotonic() < end:
+                time.sleep(0.5)
+                continue
+            raise ServiceError(
+                f"PREFECT_API_URL={without_credentials(address)}: no Prefect server answers there "
+                f"({type(error).__name__}); start one with: prefect server start, or unset PREFECT_API_URL to run "
+                "without one"
+            ) from None
 
 
 def run_recipe(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -142,11 +143,16 @@ def _objective(config: StageConfig) -> str:
 
 def print_plan(plan: Plan, console: Console) -> None:
     """The plan as a table."""
-    table = Table(title=f"{plan.recipe}: what would run", title_justify="left")
+    table = Table(
+        title=f"{plan.recipe}: what would run",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for name in ("stage", "", "teacher", "data", "objective"):
-        table.add_column(name)
-    for name in ("steps", "tokens", "operations", "time, about"):
-        table.add_column(name, justify="right")
+        table.add_column(name, no_wrap=name != "objective")
+    for name in ("steps", "tokens", "operations", "about"):
+        table.add_column(name, justify="right", no_wrap=True)
     for stage in plan.stages:
         there = stage.status == "reuse"
         table.add_row(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from schemas.results import Row, RunReport, Size
 
-COLUMNS = ("", "probe", "latent loss", "task metric", "agreement", "tokens", "time", "")
+COLUMNS = ("", "probe", "latent", "task metric", "agreement", "tokens", "time", "")
 
 
 def percent(value: float | None) -> str:
@@ -55,16 +56,12 @@ def cells(row: Row) -> tuple[str, ...]:
 def as_table(report: RunReport) -> Table:
     """The report's rows for a terminal."""
     metric = report.metric or "task metric"
-    table = Table(title=f"{report.recipe} on {report.task or 'general text'}", title_justify="left")
+    title = f"{report.recipe} on {report.task or 'general text'}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in COLUMNS:
-        label = (
-            f"{metric} %"
-            if name == "task metric"
-            else f"{name} %"
-            if name in ("probe", "agreement")
-            else name
-        )
-        table.add_column(label, justify="left" if not name else "right", no_wrap=True)
+        label = {"task metric": metric, "agreement": "agrees"}.get(name, name)
+        label += " %" if name in ("probe", "task metric", "agreement") else ""
+        table.add_column(label, justify="right" if name else "left", no_wrap=True)
     for index, row in enumerate(report.rows):
         following = report.rows[index + 1] if index + 1 < len(report.rows) else None
         last_of_kind = following is not None and following.kind != row.kind

@@ -6,6 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,14 +33,24 @@ os.environ.update(
     DISTILL_STORE=str(_SCRATCH / "store"),
 )
 for _name in (
-    "MLFLOW_TRACKING_URI",
+    "DISTILL_EXPERIMENT",
     "MLFLOW_EXPERIMENT_NAME",
     "MLFLOW_RUN_ID",
-    "DISTILL_EXPERIMENT",
+    "MLFLOW_TRACKING_URI",
+    "PREFECT_API_KEY",
+    "PREFECT_API_URL",
+    "PREFECT_PROFILE",
 ):
     os.environ.pop(_name, None)
-for _name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
-    os.environ.pop(_name, None)
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_it_was() -> Iterator[None]:
+    """Undo what a test, or a library in it, writes into the environment (MLflow does, by itself)."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -112,9 +112,12 @@ def test_mlflow_holds_one_parent_and_a_comparable_child_per_stage(toy_run: ToyRu
     }
 
 
-def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(toy_run: ToyRun) -> None:
+def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(
+    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import mlflow
 
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{toy_run.store}/mlflow.db")
     row = next(row for row in toy_run.report.rows if row.name == "task_specific")
     client = client_of(toy_run)
     folder = client.download_artifacts(row.mlflow_run_id, "model")

@@ -76,7 +76,7 @@ def test_published_value_and_gradient_are_reached(name: str, shared: Path) -> No
     value.backward()
     gradient = student.grad
     assert gradient is not None
-    assert float(value) == pytest.approx(case["value"], rel=RELATIVE)
+    assert value.item() == pytest.approx(case["value"], rel=RELATIVE)
     assert float(gradient.norm()) == pytest.approx(case["grad_l2"], rel=RELATIVE)
     assert float(gradient.sum()) == pytest.approx(case["grad_sum"], rel=RELATIVE, abs=1e-12)
     first = gradient.flatten()[: len(case["grad_first"])].tolist()

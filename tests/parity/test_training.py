@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -42,27 +43,41 @@ def trainer_of(recipe: Recipe, ports: Ports, *, stage: int = 0, **training: obje
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
-    trainer.accumulate()
     return {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
 
 
 def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_path: Path) -> None:
-    whole = trainer_of(recipe, fake_ports(tmp_path / "a"), dropout=0.0)
-    longest = int(whole.tokens.lengths.max())
-    parts = trainer_of(
-        recipe, fake_ports(tmp_path / "b", microbatch_tokens=2 * longest), dropout=0.0
-    )
-    for trainer in (whole, parts):
+    found: list[dict[str, Tensor]] = []
+    means: list[dict[str, float]] = []
+    for size in (8, 2):
+        trainer = trainer_of(recipe, fake_ports(tmp_path))
         trainer.student.eval()  # dropout would draw other masks for other shapes
-    assert len(whole.batches.step(0)) == 1
-    assert len(parts.batches.step(0)) >= 4
-    one, other = gradients(whole), gradients(parts)
-    assert one.keys() == other.keys()
-    assert len(one) > 10
-    for name, gradient in one.items():
-        torch.testing.assert_close(other[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-    for key, value in whole.meter.means().items():
-        assert parts.meter.means()[key] == pytest.approx(value, rel=1e-5)
+        rows = np.concatenate(trainer.batches.step(0))
+        assert len(rows) == 8
+        assert len(set(trainer.tokens.lengths[rows])) > 2, "the rows should be ragged"
+        batches = [trainer.tokens.batch(rows[at : at + size]) for at in range(0, 8, size)]
+        counts = [trainer.objective.counts(batch) for batch in batches]
+        whole = {key: sum(count[key] for count in counts) for key in counts[0]}
+        for batch, count in zip(batches, counts, strict=True):
+            trainer.meter.add(trainer.backward(batch, whole), count)
+        found.append(gradients(trainer))
+        means.append(trainer.meter.means())
+    assert len(found[0]) > 10
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert means[1] == pytest.approx(means[0], rel=1e-5)
+
+
+def test_the_microbatch_budget_does_not_change_the_gradient(recipe: Recipe, tmp_path: Path) -> None:
+    found = []
+    for budget in (8192, 40):
+        trainer = trainer_of(recipe, fake_ports(tmp_path, microbatch_tokens=budget))
+        trainer.student.eval()
+        assert (len(trainer.batches.step(0)) > 1) == (budget == 40)
+        trainer.accumulate()
+        found.append(gradients(trainer))
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_padding_to_a_longer_row_does_not_change_the_gradient(

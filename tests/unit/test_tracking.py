@@ -466,13 +466,9 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     child = opened.child_run(None, "task_specific", {}, {})
     assert child.log_artifacts(tmp_path / "flavor", "model")
     child.finish()
-    mlflow = load_mlflow()
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(database)
-    try:
-        loaded = mlflow.transformers.load_model(f"runs:/{child.run_id}/model")
-    finally:
-        mlflow.set_tracking_uri(before)
+    # Not set_tracking_uri: it would leave MLFLOW_TRACKING_URI behind for every later test.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    loaded = load_mlflow().transformers.load_model(f"runs:/{child.run_id}/model")
     inputs = tokenizer("the film is not bad", return_tensors="pt")
     with torch.no_grad():
         # The last bit may differ: it depends on how the loader's memory is aligned.
