@@ -37,7 +37,7 @@ from schemas.results import CheckpointRef, RunReport, Size
 from schemas.stage import STAGE_ORDER, Stage
 from stages.encoders import load_config, load_encoder, locate
 from stages.identity import stage_digest
-from stages.judge import chance
+from stages.judge import chance, judged_labels
 from stages.latency import speed_up
 from stages.preflight import Facts, preflight
 from stages.student import encoder_flops
@@ -241,6 +241,7 @@ def make_report(
     recipe: Recipe, name: str, runner: Runner, facts: Facts, settings: Settings, seconds: float
 ) -> RunReport:
     """Everything the closing table says."""
+    labels = judged_labels(runner.yardstick)
     report = RunReport(
         run=name,
         recipe=recipe.name,
@@ -248,6 +249,7 @@ def make_report(
         metric=recipe.task.metric if recipe.task else None,
         rows=tuple(runner.rows),
         size=measure_size(recipe, runner, facts),
+        validation_rows=None if labels is None else len(labels),
         majority=chance(runner.yardstick),
         seconds=seconds,
         mlflow_run_id=runner.parent_run,

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from schemas.results import Row, RunReport, Size
 
+_NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
 COLUMNS = ("", "probe", "latent", "task metric", "agreement", "tokens", "time", "")
 
 
@@ -26,15 +27,12 @@ def amount(value: int | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as `12 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Seconds as `75 s`, `12.5 min`, `2.2 h`."""
     if seconds is None:
         return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -42,7 +40,7 @@ def cells(row: Row) -> tuple[str, ...]:
     scores = row.judgement
     latent = "–" if scores.latent_loss is None else f"{scores.latent_loss:.4g}"
     return (
-        row.name,
+        _NAMES.get(row.name, row.name),
         percent(scores.probe_accuracy),
         latent,
         percent(scores.task_metric),
@@ -57,7 +55,7 @@ def as_table(report: RunReport) -> Table:
     """The report's rows for a terminal."""
     metric = report.metric or "task metric"
     title = f"{report.recipe} on {report.task or 'general text'}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         label = {"task metric": metric, "agreement": "agrees"}.get(name, name)
         label += " %" if name in ("probe", "task metric", "agreement") else ""
@@ -110,6 +108,14 @@ def teacher_row(report: RunReport) -> Row | None:
     return next((row for row in report.rows if row.kind == "teacher"), None)
 
 
+def interval(accuracy: float, rows: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share of `rows` right answers."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(accuracy * rows), rows).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def summary(report: RunReport) -> list[str]:
     """The closing lines under the table."""
     lines: list[str] = []
@@ -124,6 +130,13 @@ def summary(report: RunReport) -> list[str]:
                 else ""
             )
         )
+    for row in (student, teacher):
+        if row and row.judgement.accuracy is not None and report.validation_rows:
+            low, high = interval(row.judgement.accuracy, report.validation_rows)
+            lines.append(
+                f"{row.name}: accuracy {percent(row.judgement.accuracy)} %, 95 % interval {percent(low)} to "
+                f"{percent(high)} ({report.validation_rows:,} rows)"
+            )
     if report.size is not None:
         lines += size_lines(report.size)
     if student and student.checkpoint:

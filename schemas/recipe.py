@@ -170,7 +170,8 @@ class Recipe(Frozen):
         for index, stage in enumerate(self.stages):
             if (latent := latent_of(stage.objective)) is None:
                 continue
-            place = f"stages[{index}].objective"
+            inside = "" if latent is stage.objective else ".latent"
+            place = f"stages[{index}].objective{inside}"
             try:
                 teacher_layers(
                     latent.layer_map,

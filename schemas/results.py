@@ -156,6 +156,8 @@ class RunReport(Frozen):
     """Teacher, stages in order, baselines."""
     size: Size | None = None
     """Sizes and speed."""
+    validation_rows: int | None = None
+    """Rows that metric and accuracy were measured on."""
     majority: float | None = None
     """Validation share of the most frequent class: what guessing gets."""
     retained: float | None = None

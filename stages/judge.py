@@ -194,7 +194,13 @@ def judge_bag_of_words(recipe: Recipe, cache: Path) -> Judgement:
     )
 
 
+def judged_labels(yardstick: Yardstick) -> np.ndarray | None:
+    """Right answers of the validation rows that are scored; None without a task."""
+    labels = yardstick.held_out.labels
+    return None if labels is None else labels[: yardstick.evaluation.max_rows]
+
+
 def chance(yardstick: Yardstick) -> float | None:
     """Validation share of the most frequent class; None without a task."""
-    labels = yardstick.held_out.labels
-    return None if labels is None else majority_share(labels[: yardstick.evaluation.max_rows])
+    labels = judged_labels(yardstick)
+    return None if labels is None else majority_share(labels)

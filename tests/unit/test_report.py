@@ -1,0 +1,109 @@
+"""The closing table: its numbers as a person reads them, and the interval beside the score."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+from rich.console import Console
+
+from pipeline.report import (
+    amount,
+    as_markdown,
+    as_records,
+    as_table,
+    duration,
+    interval,
+    percent,
+    summary,
+)
+from schemas.results import Judgement, Row, RunReport, Size
+
+
+@pytest.fixture
+def report() -> RunReport:
+    def row(name: str, kind: str, accuracy: float | None, probe: float) -> Row:
+        scores = Judgement(probe_accuracy=probe, accuracy=accuracy, task_metric=accuracy)
+        return Row.model_validate(
+            {
+                "name": name,
+                "kind": kind,
+                "status": "ran",
+                "judgement": scores,
+                "tokens": 2_500_000,
+                "seconds": 75.0,
+            }
+        )
+
+    return RunReport(
+        run="toy-1",
+        recipe="toy",
+        task="glue/sst2",
+        metric="accuracy",
+        rows=(
+            row("teacher", "teacher", 0.9, 0.88),
+            row("general", "stage", None, 0.7),
+            row("task_specific", "stage", 0.882, 0.87),
+            row("hard_label_baseline", "baseline", 0.81, 0.8),
+        ),
+        validation_rows=872,
+        majority=0.509,
+        retained=0.98,
+        retained_above_chance=0.954,
+        size=Size(
+            student_parameters=14_350_248,
+            teacher_parameters=22_713_216,
+            student_flops=1_247_280_000,
+            teacher_flops=2_870_000_000,
+        ),
+        seconds=3725.0,
+        store="store",
+    )
+
+
+@pytest.mark.parametrize(("accuracy", "rows"), [(0.876, 872), (0.5, 60), (1.0, 20), (0.0, 20)])
+def test_the_interval_is_wilsons(accuracy: float, rows: int) -> None:
+    share, z = round(accuracy * rows) / rows, 1.959963984540054
+    centre = (share + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z / (1 + z * z / rows) * sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    assert interval(accuracy, rows) == pytest.approx((centre - half, centre + half), abs=1e-9)
+
+
+def test_numbers_are_rounded_for_reading() -> None:
+    assert [percent(None), percent(0.87654)] == ["–", "87.7"]
+    assert [amount(None), amount(950), amount(300_000), amount(2_500_000)] == [
+        "–",
+        "950",
+        "300 k",
+        "2.50 M",
+    ]
+    assert [duration(None), duration(12.4), duration(186), duration(7920)] == [
+        "–",
+        "12 s",
+        "3.1 min",
+        "2.2 h",
+    ]
+
+
+def test_the_table_fits_eighty_columns_and_keeps_every_number(report: RunReport) -> None:
+    console = Console(width=80, record=True, file=open("/dev/null", "w", encoding="utf-8"))
+    console.print(as_table(report))
+    text = console.export_text()
+    console.file.close()
+    assert "…" not in text
+    for part in ("hard labels only", "88.2", "2.50 M", "75 s"):
+        assert part in text
+
+
+def test_the_closing_lines_say_what_was_kept_and_at_what_size(report: RunReport) -> None:
+    lines = "\n".join(summary(report))
+    assert "student 88.2 %, teacher 90.0 %: 98.0 % retained; above chance (50.9 %): 95.4 %" in lines
+    assert "task_specific: accuracy 88.2 %, 95 % interval 85.9 to 90.2 (872 rows)" in lines
+    assert "student 14.35 M, teacher 22.71 M" in lines
+    assert "62.1 min" in lines
+
+
+def test_markdown_and_records_hold_the_same_rows(report: RunReport) -> None:
+    markdown = as_markdown(report)
+    for record in as_records(report):
+        assert f"| {record['stage']} | {record['probe']} |" in markdown
