@@ -140,12 +140,13 @@ def run(
 
 
 def _mlflow_command(store: str) -> str:
+    from pipeline.launch import program
     from pipeline.settings import read_settings, without_credentials
 
     uri = read_settings(store).tracking_uri
     if not uri.startswith("sqlite:"):
         return without_credentials(uri)
-    return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+    return f"{program('mlflow')} ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
 
 
 @app.command()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from schemas.errors import ConfigError, Interrupted, ServiceError
 from schemas.results import RunReport
@@ -91,6 +94,13 @@ def run_recipe(
         raise Interrupted(f"{error}; go on with: {_command(recipe, overrides, options)}") from None
 
 
+def program(name: str) -> str:
+    """How a person starts one of this environment's programs: its name, or its path where it is not on PATH."""
+    if shutil.which(name):
+        return name
+    return os.path.relpath(Path(sys.executable).parent / name)
+
+
 def _command(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> str:
     """The command line that goes on with this run."""
     flags = {
@@ -99,7 +109,7 @@ def _command(recipe: str, overrides: Sequence[str], options: Mapping[str, str | 
         "resume_from": "--resume-from",
         "store": "--store",
     }
-    words = ["distill", "run", recipe]
+    words = [program("distill"), "run", recipe]
     words += [word for change in overrides for word in ("--set", change)]
     words += [
         word

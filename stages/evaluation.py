@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,29 +31,71 @@ EVALUATION_VERSION = 1
 _MICROBATCH_TOKENS = 8192
 
 
-def _batches(tokens: Tokens, max_rows: int | None) -> Iterator[tuple[np.ndarray, Batch]]:
-    rows = len(tokens) if max_rows is None else min(max_rows, len(tokens))
-    for indices in evaluation_batches(tokens.lengths[:rows], microbatch_tokens=_MICROBATCH_TOKENS):
-        yield indices, tokens.batch(indices)
+def drawn_rows(number: int, max_rows: int | None = None) -> np.ndarray:
+    """Which of `number` rows to measure on: all, or `max_rows` drawn the same way every time.
+
+    The first rows would not do: files are often sorted by label.
+    """
+    if max_rows is None or max_rows >= number:
+        return np.arange(number)
+    return np.sort(np.random.default_rng(0).permutation(number)[:max_rows])
+
+
+def _batches(tokens: Tokens, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Places within `rows` and their batch, in order of length."""
+    for places in evaluation_batches(tokens.lengths[rows], microbatch_tokens=_MICROBATCH_TOKENS):
+        yield places, tokens.batch(rows[places])
 
 
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+@dataclass(frozen=True)
+class Read:
+    """What a model makes of some rows, from one pass over them."""
+
+    features: np.ndarray
+    """(rows, width): last hidden states averaged over real tokens."""
+    logits: np.ndarray | None
+    """(rows, classes): the head's answers; None without a head."""
+
+
 @torch.no_grad()
-def logits_of(model: nn.Module, tokens: Tokens, *, max_rows: int | None = None) -> np.ndarray:
-    """(rows, classes): the head's answer to the first `max_rows` rows, in their order."""
-    rows = len(tokens) if max_rows is None else min(max_rows, len(tokens))
-    answers: np.ndarray | None = None
-    for indices, batch in _batches(tokens, max_rows):
-        output = run_model(model.eval(), batch.to(_device(model)), Needs(logits=True)).logits
-        assert output is not None
-        if answers is None:
-            answers = np.zeros((rows, output.shape[-1]), dtype=np.float32)
-        answers[indices] = output.float().cpu().numpy()
-    assert answers is not None
-    return answers
+def read_rows(model: nn.Module, tokens: Tokens, rows: np.ndarray) -> Read:
+    """Features, and answers where there is a head, for `rows` in their order."""
+    encoder = getattr(model.eval(), "base_model", model)
+    states: list[Tensor] = []
+    hook = encoder.register_forward_hook(
+        lambda _m, _i, output: states.append(output.last_hidden_state)
+    )
+    features: list[np.ndarray] = []
+    logits: list[np.ndarray] = []
+    order: list[np.ndarray] = []
+    try:
+        for places, batch in _batches(tokens, rows):
+            batch = batch.to(_device(model))
+            answer = run_model(model, batch, Needs(logits=True)).logits
+            mask = batch.attention_mask.unsqueeze(-1)
+            pooled = (states.pop().float() * mask).sum(1) / mask.sum(1)
+            features.append(pooled.cpu().numpy())
+            order.append(places)
+            if answer is not None:
+                logits.append(answer.float().cpu().numpy())
+    finally:
+        hook.remove()
+    place = np.argsort(np.concatenate(order))
+    return Read(
+        features=np.concatenate(features)[place],
+        logits=np.concatenate(logits)[place] if logits else None,
+    )
+
+
+def logits_of(model: nn.Module, tokens: Tokens, rows: np.ndarray | None = None) -> np.ndarray:
+    """(rows, classes): the head's answer to `rows`, all of them by default, in their order."""
+    logits = read_rows(model, tokens, drawn_rows(len(tokens)) if rows is None else rows).logits
+    assert logits is not None
+    return logits
 
 
 def score(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -66,47 +109,24 @@ def score(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
             return float(accuracy_score(labels, predictions))
 
 
-@torch.no_grad()
-def features_of(model: nn.Module, tokens: Tokens, *, max_rows: int) -> np.ndarray:
-    """(rows, width): last hidden states averaged over real tokens, without gradient."""
-    encoder = getattr(model, "base_model", model)
-    rows = min(max_rows, len(tokens))
-    features: np.ndarray | None = None
-    for indices, batch in _batches(tokens, max_rows):
-        batch = batch.to(_device(model))
-        states: Tensor = encoder.eval()(**batch.model_inputs()).last_hidden_state.float()
-        mask = batch.attention_mask.unsqueeze(-1)
-        pooled = (states * mask).sum(1) / mask.sum(1)
-        if features is None:
-            features = np.zeros((rows, pooled.shape[-1]), dtype=np.float32)
-        features[indices] = pooled.cpu().numpy()
-    assert features is not None
-    return features
-
-
 def probe_accuracy(
-    model: nn.Module, train: Tokens, validation: Tokens, *, train_rows: int, validation_rows: int
+    train: Read, train_labels: np.ndarray, held_out: Read, labels: np.ndarray
 ) -> float:
-    """Validation accuracy of a logistic regression on the model's frozen features.
+    """Accuracy of a logistic regression on frozen features, fitted on one set of rows and scored on another.
 
     Args:
-        model: encoder, with or without head.
-        train: labelled rows; the first `train_rows` fit the probe.
-        validation: labelled rows; the first `validation_rows` are scored.
-        train_rows: how many rows the probe sees.
-        validation_rows: how many rows it is scored on.
+        train: what the model makes of the rows the probe is fitted on.
+        train_labels: their classes.
+        held_out: what it makes of the rows the probe is scored on.
+        labels: their classes.
     """
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
-    assert train.labels is not None
-    assert validation.labels is not None
-    features = features_of(model, train, max_rows=train_rows)
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", ConvergenceWarning
-        )  # a probe that stops early is still the same for all
-        probe.fit(features, train.labels[: len(features)])
-    held_out = features_of(model, validation, max_rows=validation_rows)
-    return float(probe.score(held_out, validation.labels[: len(held_out)]))
+        )  # a probe that stops early is the same for all
+        probe.fit(train.features, train_labels)
+    return float(probe.score(held_out.features, labels))
 
 
 @torch.no_grad()
@@ -122,7 +142,7 @@ def held_out_losses(
     totals: dict[str, float] = {}
     counts: dict[str, int] = {}
     student.eval(), objective.eval()
-    for _, batch in _batches(tokens, max_rows):
+    for _, batch in _batches(tokens, drawn_rows(len(tokens), max_rows)):
         batch = batch.to(_device(student))
         target = (
             run_model(teacher.eval(), batch, objective.teacher_needs)
@@ -163,8 +183,9 @@ def bag_of_words(rows: TaskRows, metric: str, *, max_rows: int) -> dict[str, flo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(texts("train"), np.asarray(rows.train["label"]))
-    labels = np.asarray(rows.validation["label"])[:max_rows]
-    predictions = model.predict(texts("validation")[:max_rows])
+    drawn = drawn_rows(len(rows.validation), max_rows)
+    labels = np.asarray(rows.validation["label"])[drawn]
+    predictions = model.predict(np.asarray(texts("validation"), dtype=object)[drawn])
     return {
         "eval/accuracy": float(accuracy_score(labels, predictions)),
         f"eval/{metric}": score(metric, labels, predictions),

@@ -26,10 +26,12 @@ from stages.encoders import (
 from stages.evaluation import (
     EVALUATION_VERSION,
     bag_of_words,
+    drawn_rows,
     held_out_losses,
     logits_of,
     majority_share,
     probe_accuracy,
+    read_rows,
     score,
 )
 from stages.objectives import ObjectiveTerms
@@ -50,6 +52,8 @@ class Yardstick:
     data_digest: str
     held_out: Tokens
     """Validation rows of the task, or held-out text of the corpus where there is no task."""
+    rows: np.ndarray
+    """Which of them are scored."""
     train: Tokens | None
     """Labelled rows for the probe; None without a task."""
     metric: str
@@ -78,9 +82,9 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     teacher_folder = locate(fine_tuned.model) if fine_tuned else folder
     teacher = load_classifier(teacher_folder) if fine_tuned else load_encoder(folder)
     if recipe.task is not None:
-        rows = load_task(recipe.task, cache)
+        task = load_task(recipe.task, cache)
         train, held_out = tokenize_task(
-            rows, tokenizer, max_length=recipe.task.max_length, cache=cache
+            task, tokenizer, max_length=recipe.task.max_length, cache=cache
         )
         data_digest, metric = task_digest(recipe.task), recipe.task.metric
     else:
@@ -90,9 +94,8 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
             load_corpus(corpus, cache), tokenizer, max_length=corpus.max_length, cache=cache
         )
         train, data_digest, metric = None, corpus_digest(corpus), "accuracy"
-    answers = None
-    if fine_tuned is not None:
-        answers = logits_of(teacher, held_out, max_rows=recipe.evaluation.max_rows).argmax(-1)
+    rows = drawn_rows(len(held_out), recipe.evaluation.max_rows)
+    answers = logits_of(teacher, held_out, rows).argmax(-1) if fine_tuned is not None else None
     return Yardstick(
         evaluation=recipe.evaluation,
         latent=recipe.latent_objective(),
@@ -100,6 +103,7 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         teacher_digest=folder_digest(teacher_folder),
         data_digest=data_digest,
         held_out=held_out,
+        rows=rows,
         train=train,
         metric=metric,
         teacher_answers=answers,
@@ -131,20 +135,16 @@ def judge_model(
     latent_loss: float | None = None,
 ) -> Judgement:
     """Scores of a model in memory."""
-    limit = yardstick.evaluation.max_rows
-    probe = None
-    if yardstick.train is not None:
-        probe = probe_accuracy(
-            model,
-            yardstick.train,
-            yardstick.held_out,
-            train_rows=yardstick.evaluation.probe_train_rows,
-            validation_rows=limit,
-        )
+    labels = judged_labels(yardstick)
+    if labels is None or yardstick.train is None or yardstick.train.labels is None:
+        return Judgement(latent_loss=latent_loss)
+    rows = drawn_rows(len(yardstick.train), yardstick.evaluation.probe_train_rows)
+    train = read_rows(model, yardstick.train, rows)
+    held_out = read_rows(model, yardstick.held_out, yardstick.rows)
+    probe = probe_accuracy(train, yardstick.train.labels[rows], held_out, labels)
     accuracy = metric = agreement = None
-    if has_head and yardstick.held_out.labels is not None:
-        answers = logits_of(model, yardstick.held_out, max_rows=limit).argmax(-1)
-        labels = yardstick.held_out.labels[: len(answers)]
+    if has_head and held_out.logits is not None:
+        answers = held_out.logits.argmax(-1)
         accuracy = score("accuracy", labels, answers)
         metric = score(yardstick.metric, labels, answers)
         if yardstick.teacher_answers is not None:
@@ -197,7 +197,7 @@ def judge_bag_of_words(recipe: Recipe, cache: Path) -> Judgement:
 def judged_labels(yardstick: Yardstick) -> np.ndarray | None:
     """Right answers of the validation rows that are scored; None without a task."""
     labels = yardstick.held_out.labels
-    return None if labels is None else labels[: yardstick.evaluation.max_rows]
+    return None if labels is None else labels[yardstick.rows]
 
 
 def chance(yardstick: Yardstick) -> float | None:
