@@ -15,6 +15,10 @@ class DocstringText(Frozen):
     """English paragraphs of the docstrings of everything installed in this Python environment."""
 
     kind: Literal["docstrings"] = "docstrings"
+    validation_ratio: float = Field(default=0.15, ge=0, lt=0.9)
+    """Leave out the modules that a docstring task with this ratio validates on; 0 keeps all."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """The docstring task's seed, which chooses those modules."""
 
 
 class FileText(Frozen):

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Frozen, Sha256
-from schemas.data import GeneralCorpus, TaskData, TaskDataset
+from schemas.data import DocstringTask, DocstringText, GeneralCorpus, TaskData, TaskDataset
 from schemas.objective import (
     AttentionScores,
     ExplicitMap,
@@ -119,6 +119,23 @@ class Recipe(Frozen):
         yield from self._order_problems()
         yield from self._missing_parts()
         yield from self._map_problems()
+        yield from self._leaks()
+
+    def _leaks(self) -> Iterator[_Problem]:
+        """Docstring corpus and docstring task must leave out the same modules."""
+        if not isinstance(self.task, DocstringTask) or self.general_corpus is None:
+            return
+        for index, source in enumerate(self.general_corpus.sources):
+            if not isinstance(source, DocstringText):
+                continue
+            for name in ("validation_ratio", "seed"):
+                if getattr(source, name) != getattr(self.task, name):
+                    yield (
+                        ("general_corpus", "sources", index, name),
+                        getattr(source, name),
+                        f"the task's {name} is {getattr(self.task, name)}; give the same, or the corpus would train "
+                        "on modules that the task validates on",
+                    )
 
     def _order_problems(self) -> Iterator[_Problem]:
         names = [stage.name for stage in self.stages]

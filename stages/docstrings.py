@@ -23,13 +23,13 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from schemas.base import digest_of
-from schemas.data import DocstringTask
+from schemas.data import DocstringTask, DocstringText
 from schemas.errors import DataError
 from stages.paragraphs import Paragraph, Root, find_sources, read_paragraphs
 
 # Raise when the same packages should give other paragraphs, or the same paragraphs another task.
 EXTRACTION_VERSION = 1
-TASK_VERSION = 1
+TASK_VERSION = 2
 
 # This project's own text would change with every commit, and every stage's digest with it.
 OWN_DISTRIBUTION = "distill-flow"
@@ -214,11 +214,23 @@ def _pattern_of(name: str, before: str, after: str) -> str:
 
 
 def validation_modules(modules: Sequence[str], ratio: float, seed: int) -> set[str]:
-    """A share of the distinct `modules`, at least one; what else is installed changes nothing."""
-    distinct = sorted(
-        set(modules), key=lambda module: hashlib.sha256(f"{seed}:{module}".encode()).digest()
+    """About a share `ratio` of the distinct `modules`; a module's lot depends on its name and the seed alone."""
+    return {module for module in set(modules) if _lot(module, seed) < ratio}
+
+
+def _lot(module: str, seed: int) -> float:
+    """A number from 0 to 1, drawn by the module's name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{module}".encode()).digest()[:8], "big") / 2**64
+
+
+def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
+    """The paragraphs for a general corpus: none of a module that the docstring task validates on."""
+    table = paragraphs.data.table
+    held_out = validation_modules(
+        table["module"].unique().to_pylist(), source.validation_ratio, source.seed
     )
-    return set(distinct[: max(1, round(ratio * len(distinct)))])
+    outside = pc.invert(pc.is_in(table["module"], pa.array(sorted(held_out), pa.string())))
+    return Dataset(table.filter(outside).select(["text"]))
 
 
 def _check_installed(task: DocstringTask, installed: set[str]) -> None:

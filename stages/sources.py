@@ -34,6 +34,7 @@ from schemas.data import (
 )
 from schemas.errors import DataError
 from stages.docstrings import (
+    corpus_paragraphs,
     docstring_digest,
     docstring_task_digest,
     docstring_task_rows,
@@ -112,7 +113,8 @@ def corpus_digest(corpus: GeneralCorpus) -> str:
 def _source_identity(source: TextSource) -> dict[str, object]:
     match source:
         case DocstringText():
-            return {"docstrings": docstring_digest()}
+            left_out = source.model_dump(mode="json", include={"validation_ratio", "seed"})
+            return {"docstrings": docstring_digest(), **left_out}
         case FileText():
             files = [
                 _file_identity(resolve_file(path, "data.sources"), "data.sources")
@@ -256,7 +258,7 @@ def _chunks(rows: Dataset) -> Iterator[pa.Array]:
 def _text_of(source: TextSource, cache: Path) -> Dataset:
     match source:
         case DocstringText():
-            return load_paragraphs(cache).select_columns("text")
+            return corpus_paragraphs(source, load_paragraphs(cache))
         case FileText():
             parts = []
             for given in source.paths:

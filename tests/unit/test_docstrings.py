@@ -9,9 +9,10 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
-from schemas.data import DocstringTask
+from schemas.data import DocstringTask, DocstringText
 from schemas.errors import DataError
 from stages.docstrings import (
+    corpus_paragraphs,
     docstring_digest,
     docstring_task_rows,
     mask_names,
@@ -168,15 +169,30 @@ def test_no_text_of_a_validation_module_is_trained_on() -> None:
 
 
 def test_validation_modules_are_drawn_by_seed_and_are_a_share() -> None:
-    modules = [f"m{number}" for number in range(100)]
+    modules = [f"m{number}" for number in range(1000)]
     drawn = validation_modules(modules, 0.15, seed=0)
-    assert len(drawn) == 15
+    assert 115 < len(drawn) < 185
     assert (
         drawn
         == validation_modules(modules[::-1], 0.15, seed=0)
         != validation_modules(modules, 0.15, seed=1)
     )
-    assert len(validation_modules(["only"], 0.15, seed=0)) == 1
+    # A module's lot does not depend on what else is installed.
+    assert validation_modules(modules[:50], 0.15, seed=0) == drawn & set(modules[:50])
+    assert validation_modules(modules, 0.0, seed=0) == set()
+
+
+def test_a_general_corpus_has_no_text_of_the_tasks_validation_modules() -> None:
+    rows = [
+        {"text": f"text {index} of {module}", "library": "torch", "module": module}
+        for module in (f"torch.part{number}" for number in range(60))
+        for index in range(3)
+    ]
+    held_out = validation_modules([row["module"] for row in rows], 0.15, seed=0)
+    texts = corpus_paragraphs(DocstringText(), Dataset.from_list(rows))["text"][:]
+    assert held_out
+    assert sorted(texts) == sorted(row["text"] for row in rows if row["module"] not in held_out)
+    assert len(corpus_paragraphs(DocstringText(validation_ratio=0), Dataset.from_list(rows))) == 180
 
 
 def test_no_class_outgrows_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
