@@ -18,12 +18,14 @@ _DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLI_PROMPT": "false",
     "DO_NOT_TRACK": "1",
+    # oneDNN keeps up to 1024 compiled matrix products, one per shape; with batches of every length that is gigabytes.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 _ONE_ANSWER = 10.0
 
 
 def prepare_environment() -> None:
-    """Set what Prefect should find where the user has set nothing; must come before Prefect is imported."""
+    """Set what Prefect and torch should find where the user has set nothing; comes before either is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
 
