@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -136,17 +137,28 @@ def run(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        print_report(report, out, mlflow_command=_mlflow_command(report.store))
+        print_report(report, out, mlflow=_mlflow(report.store))
 
 
-def _mlflow_command(store: str) -> str:
+def _mlflow(store: str) -> tuple[str | None, str]:
+    """How to open MLflow's UI on this store: a command where none runs yet, and an address."""
     from pipeline.launch import program
     from pipeline.settings import read_settings, without_credentials
 
     uri = read_settings(store).tracking_uri
     if not uri.startswith("sqlite:"):
-        return without_credentials(uri)
-    return f"{program('mlflow')} ui --backend-store-uri {uri} --host 127.0.0.1 --port 5000"
+        return None, without_credentials(uri)
+    words = [
+        program("mlflow"),
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "5000",
+    ]
+    return shlex.join(words), "http://127.0.0.1:5000"
 
 
 @app.command()
@@ -167,7 +179,7 @@ def compare(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        print_report(report, out, mlflow_command=_mlflow_command(report.store))
+        print_report(report, out, mlflow=_mlflow(report.store))
 
 
 @app.command()

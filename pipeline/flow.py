@@ -253,6 +253,7 @@ def make_report(
         majority=chance(runner.yardstick),
         seconds=seconds,
         mlflow_run_id=runner.parent_run,
+        mlflow_experiment_id=runner.experiment_id,
         store=str(settings.store),
         resolved=recipe.model_dump(mode="json"),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from urllib.parse import urlencode
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -145,13 +148,44 @@ def summary(report: RunReport) -> list[str]:
     return lines
 
 
-def print_report(report: RunReport, console: Console, *, mlflow_command: str | None) -> None:
-    """Print table, closing lines and what to do next."""
+def overlay_link(report: RunReport, server: str) -> str | None:
+    """Address of the page of MLflow's UI that lays the stages' training losses over each other.
+
+    Args:
+        report: the run.
+        server: address of the UI, such as `http://127.0.0.1:5000`.
+    """
+    runs = [row.mlflow_run_id for row in report.rows if row.kind == "stage" and row.mlflow_run_id]
+    if not runs or report.mlflow_experiment_id is None:
+        return None
+    query = urlencode(
+        {
+            "runs": json.dumps(runs),
+            "metric": json.dumps("train/loss"),
+            "experiments": json.dumps([report.mlflow_experiment_id]),
+            "plot_metric_keys": json.dumps(["train/loss"]),
+            "x_axis": "step",
+            "y_axis_scale": "log",
+            "workflowType": "machine_learning",
+        }
+    )
+    return f"{server.rstrip('/')}/#/metric?{query}"
+
+
+def print_report(report: RunReport, console: Console, *, mlflow: tuple[str | None, str]) -> None:
+    """Print table, closing lines and what to do next.
+
+    Args:
+        report: the run.
+        console: where to.
+        mlflow: the command that starts MLflow's UI (null where a server runs already), and its address.
+    """
+    command, server = mlflow
     console.print()
     console.print(as_table(report))
     for line in summary(report):
         console.print(line, highlight=False, soft_wrap=True)
-    if mlflow_command:
-        console.print(
-            f"compare the stages in MLflow: {mlflow_command}", highlight=False, soft_wrap=True
-        )
+    if command:
+        console.print(f"open MLflow's UI: {command}", highlight=False, soft_wrap=True)
+    if link := overlay_link(report, server):
+        console.print(f"the stages side by side: {link}", highlight=False, soft_wrap=True)

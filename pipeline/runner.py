@@ -52,6 +52,7 @@ class Runner:
     ) -> None:
         self.recipe, self.store, self.tracking = recipe, store, tracking
         self.parent_run, self.progress, self.stop_requested = parent_run, progress, stop_requested
+        self.experiment_id = tracking.experiment_id
         self.rows: list[Row] = []
         self.fine_tuned: FinetunedTeacher | None = recipe.given_teacher()
         self._yardstick: Yardstick | None = None

@@ -206,6 +206,11 @@ class Tracking:
         )
         return tracking
 
+    @property
+    def experiment_id(self) -> str | None:
+        """MLflow's id of the experiment; None when the server could not be reached."""
+        return self._experiment_id
+
     def ask(self, what: str, job: Callable[[Any], T]) -> T | None:
         """The answer of `job(client)` in the tracking thread.
 

@@ -168,6 +168,8 @@ class RunReport(Frozen):
     """Wall time of the whole run."""
     mlflow_run_id: str | None = None
     """The parent run."""
+    mlflow_experiment_id: str | None = None
+    """The experiment it stands in."""
     store: str
     """The store's folder."""
     resolved: dict[str, Any] = Field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import sqrt
+from urllib.parse import parse_qs
 
 import pytest
 from rich.console import Console
@@ -14,6 +15,7 @@ from pipeline.report import (
     as_table,
     duration,
     interval,
+    overlay_link,
     percent,
     summary,
 )
@@ -107,3 +109,18 @@ def test_markdown_and_records_hold_the_same_rows(report: RunReport) -> None:
     markdown = as_markdown(report)
     for record in as_records(report):
         assert f"| {record['stage']} | {record['probe']} |" in markdown
+
+
+def test_the_link_into_mlflow_names_every_stage(report: RunReport) -> None:
+    assert overlay_link(report, "http://127.0.0.1:5000") is None
+    rows = [
+        row.model_copy(update={"mlflow_run_id": f"run{index}"})
+        for index, row in enumerate(report.rows)
+    ]
+    logged = report.model_copy(update={"rows": tuple(rows), "mlflow_experiment_id": "1"})
+    link = overlay_link(logged, "http://127.0.0.1:5000/")
+    assert link is not None
+    assert link.startswith("http://127.0.0.1:5000/#/metric?")
+    query = parse_qs(link.partition("?")[2])
+    assert query["runs"] == ['["run1", "run2"]']
+    assert query["experiments"] == ['["1"]']
