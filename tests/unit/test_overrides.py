@@ -26,9 +26,13 @@ def test_an_override_reaches_list_items_by_number_name_and_kind() -> None:
     assert recipe.stages[0].training.duration == _Duration(amount=500, unit="steps")
     assert [stage.training.seed for stage in recipe.stages] == [0, 7, 8, 0]
     objective = recipe.stages[3].objective
+    before = quickstart().stages[3].objective
     assert isinstance(objective, TaskObjective)
+    assert isinstance(before, TaskObjective)
     assert objective.latent is not None
-    assert [term.weight for term in objective.latent.terms] == [2.0, 1.0, 1.0]
+    assert before.latent is not None
+    others = [term.weight for term in before.latent.terms[1:]]
+    assert [term.weight for term in objective.latent.terms] == [2.0, *others]
 
 
 def test_setting_a_parent_replaces_all_of_it() -> None:
