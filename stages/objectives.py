@@ -12,7 +12,7 @@ from typing import assert_never
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from schemas.objective import (
     AttentionScores,
@@ -136,7 +136,6 @@ class ObjectiveTerms(nn.Module):
         """
         super().__init__()
         latent, soft, hard = _parts(objective)
-        depth = student.config.num_hidden_layers
         self.carried = dict(projections or {})
         self.carried_over = False
         self.projections: Projections | None = None
@@ -144,39 +143,42 @@ class ObjectiveTerms(nn.Module):
         self.layer_map: tuple[int, ...] = ()
         if latent is not None:
             assert teacher is not None
-            self.layer_map = teacher_layers(
-                latent.layer_map,
-                num_student_layers=depth,
-                num_teacher_layers=teacher.config.num_hidden_layers,
-            )
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                self.projections = Projections(
-                    latent,
-                    num_layers=depth,
-                    student_width=student.config.hidden_size,
-                    teacher_width=teacher.config.hidden_size,
-                )
-            self._carry_over(self.projections)
-            self.terms += _latent_terms(
-                latent, self.layer_map, student.config.num_attention_heads, self.projections
-            )
+            self.terms += self._latent_terms(latent, student.config, teacher.config, seed)
         if soft is not None:
             self.terms.append(_soft_label_term(soft))
         if hard is not None:
             self.terms.append(_hard_label_term(hard))
-        attention = latent is not None and any(
-            isinstance(term, AttentionScores) for term in latent.terms
-        )
-        states = latent is not None and any(
-            not isinstance(term, AttentionScores) for term in latent.terms
-        )
-        self.student_needs = Needs(
-            frozenset(range(depth)) if attention else frozenset(), states, bool(soft or hard)
-        )
+        kinds = {term.kind for term in latent.terms} if latent is not None else set()
+        attention, states = "attention" in kinds, bool(kinds - {"attention"})
+        layers = frozenset(range(student.config.num_hidden_layers))
+        self.student_needs = Needs(layers if attention else frozenset(), states, bool(soft or hard))
         self.teacher_needs = Needs(
             frozenset(self.layer_map) if attention else frozenset(), states, soft is not None
         )
+
+    def _latent_terms(
+        self,
+        latent: LatentObjective,
+        student: PretrainedConfig,
+        teacher: PretrainedConfig,
+        seed: int,
+    ) -> list[Term]:
+        depth = student.num_hidden_layers
+        self.layer_map = teacher_layers(
+            latent.layer_map,
+            num_student_layers=depth,
+            num_teacher_layers=teacher.num_hidden_layers,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.projections = Projections(
+                latent,
+                num_layers=depth,
+                student_width=student.hidden_size,
+                teacher_width=teacher.hidden_size,
+            )
+        self._carry_over(self.projections)
+        return _latent_terms(latent, self.layer_map, student.num_attention_heads, self.projections)
 
     def _carry_over(self, projections: Projections) -> None:
         own = projections.state_dict()
