@@ -197,21 +197,15 @@ def run_stages(
     elif runner.fine_tuned is not None or recipe.task is not None:
         runner.judge_given_teacher()
         runner.check_teacher()
-    for index, stage in enumerate(stages):
+    for stage in stages:
         config = recipe.stage_config(stage, fine_tuned=runner.fine_tuned)
-        before = options.resume_from is None and options.from_stage and stage_before(stage, options)
-        if (
-            before
-            and runner.store.find(
-                stage.name, stage_digest(config, parent.digest if parent else None)
-            )
-            is None
-        ):
-            raise ConfigError(
-                f"--from {options.from_stage}: stage {stage.name}, which comes before it, is not in the store "
-                f"{runner.store.root}; run without --from, or give a checkpoint with --resume-from"
-            )
-        log.debug("stage %d: %s", index, stage.name)
+        if options.resume_from is None and stage_before(stage, options):
+            digest = stage_digest(config, parent.digest if parent else None)
+            if runner.store.find(stage.name, digest) is None:
+                raise ConfigError(
+                    f"--from {options.from_stage}: stage {stage.name}, which comes before it, is not in the store "
+                    f"{runner.store.root}; run without --from, or give a checkpoint with --resume-from"
+                )
         parent = STAGE_TASKS[stage.name](config, parent, runner).checkpoint
 
 

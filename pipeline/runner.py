@@ -93,7 +93,6 @@ class Runner:
         return result
 
     def _run(self, config: StageConfig, parent: CheckpointRef | None, digest: str) -> StageResult:
-        states = self.store.states(config.name, digest)
         tags = self._tags(config, digest)
         child = self.tracking.child_run(
             self.parent_run,
@@ -108,7 +107,7 @@ class Runner:
             ports = Ports(
                 sink=child,
                 progress=self.progress,
-                states=states,
+                states=self.store.states(config.name, digest),
                 checkpoints=self.store.writer(config.name, digest),
                 cache=self.store.cache,
                 mlflow_run_id=child.run_id,
@@ -118,7 +117,6 @@ class Runner:
                 stop_requested=self.stop_requested,
             )
             result = run_stage(config, parent, ports)
-            states.clear()
             child.set_tags({CHECKPOINT_TAG: result.checkpoint.path})
             status = "FINISHED"
         finally:
