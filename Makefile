@@ -26,9 +26,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)
 	$(VENV)/bin/distill run quickstart
 
-# Two workers, a file's tests together; one thread each, or torch's own threads fight over the cores.
+# Three workers on two cores, because the long tests wait for servers; a file's tests together, the long ones first.
+# One thread each, or torch's own threads fight over the cores.
 test: $(INSTALLED)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

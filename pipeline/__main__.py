@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from schemas.errors import ConfigError, DistillError
+from schemas.errors import ConfigError, DistillError, ServiceError
 
 app = typer.Typer(
     name="distill",
@@ -33,7 +33,11 @@ RecipeArgument = Annotated[
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="K=V", help="Change the recipe, such as student.shape.num_layers=3."
+        "--set",
+        metavar="K=V",
+        help="Change the recipe, such as student.shape.num_layers=3. task=NAME names another task (docstrings, sst2, "
+        "./folder): of the recipe's own it keeps max_length, and for the same kind max_train_rows and seed; the task "
+        "that the recipe has already stays as it is.",
     ),
 ]
 StoreOption = Annotated[
@@ -101,7 +105,10 @@ def run(
     recipe: RecipeArgument,
     changes: SetOption = None,
     from_stage: Annotated[
-        str | None, typer.Option("--from", metavar="STAGE", help="Begin with this stage.")
+        str | None,
+        typer.Option(
+            "--from", metavar="STAGE", help="Begin with this stage; those before it must be there."
+        ),
     ] = None,
     until_stage: Annotated[
         str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")
@@ -119,10 +126,8 @@ def run(
 ) -> None:
     """Run a recipe; what is there already is reused."""
     from pipeline.launch import run_recipe
-    from pipeline.library import read_recipe
     from pipeline.report import print_report
 
-    resolved = read_recipe(recipe, changes or [])
     report = run_recipe(
         recipe,
         changes or [],
@@ -132,7 +137,6 @@ def run(
             "resume_from": resume_from,
             "store": str(store) if store else None,
         },
-        stage_names=[stage.name for stage in resolved.stages],
     )
     if as_json:
         _print_json(report.model_dump(mode="json"))
@@ -180,6 +184,24 @@ def compare(
         _print_json(report.model_dump(mode="json"))
     else:
         print_report(report, out, mlflow=_mlflow(report.store))
+
+
+@app.command()
+def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Send what was kept while MLflow was away: points, pictures, texts, models."""
+    from pipeline.checkpoints import open_store
+    from pipeline.settings import read_settings
+    from pipeline.tracking_sync import print_sync
+    from pipeline.tracking_sync import sync as send_kept
+
+    settings = read_settings(store)
+    report = send_kept(settings, open_store(settings.store).points)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print_sync(report, out)
+    if report.failure:
+        raise ServiceError(report.failure)
 
 
 @app.command()

@@ -32,7 +32,7 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
         title: above the picture.
     """
     given = list(read_points(points)) if isinstance(points, Path) else list(points)
-    figure = _figure(8.0, 5.2)
+    figure = new_figure(8.0, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     tokens = _tokens(given)
     ends: list[tuple[float, str, str]] = []
@@ -62,7 +62,7 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
         from matplotlib.ticker import EngFormatter
 
         lower.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    return _png(figure)
+    return as_png(figure)
 
 
 def stage_comparison(report: RunReport) -> bytes:
@@ -70,7 +70,7 @@ def stage_comparison(report: RunReport) -> bytes:
     rows = [row for row in report.rows if row.kind != "teacher"]
     teacher = next((row for row in report.rows if row.kind == "teacher"), None)
     width = max(8.0, 1.5 * len(rows) + 2.0)
-    figure = _figure(width, 4.4)
+    figure = new_figure(width, 4.4)
     left, right = figure.subplots(1, 2)
     reference = teacher.judgement.probe_accuracy if teacher else None
     _bars(
@@ -105,10 +105,11 @@ def stage_comparison(report: RunReport) -> bytes:
     right.set_ylim(bottom=0)
     task = f", {report.task}" if report.task else ""
     figure.suptitle(f"{report.recipe}{task}", x=0.01, ha="left", fontsize=12, fontweight="bold")
-    return _png(figure)
+    return as_png(figure)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty picture of so many inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -117,7 +118,8 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def as_png(figure: Any) -> bytes:
+    """The picture as bytes of a PNG file."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
@@ -128,7 +130,11 @@ def _png(figure: Any) -> bytes:
 
 def _loss_names(points: Sequence[Point]) -> list[str]:
     names = dict.fromkeys(name for point in points for name in point.metrics)
-    return [name for name in names if name.startswith("train/") and name.endswith("loss")]
+    return [
+        name
+        for name in names
+        if name.startswith("train/") and name.endswith("loss") and name.count("/") == 1
+    ]
 
 
 def _values(points: Sequence[Point], name: str) -> list[tuple[int, float]]:

@@ -14,9 +14,10 @@ from pipeline.settings import read_settings
 from schemas.base import Frozen
 from schemas.data import DocstringTask, FileTask, HubTask, TaskData, describe_task
 from schemas.errors import ConfigError
+from schemas.teacher import members_of
 from stages.encoders import load_classifier, load_config, load_tokenizer, locate
 from stages.evaluation import logits_of, majority_share, score
-from stages.run import check_labels
+from stages.models import check_labels
 from stages.sources import load_task
 from stages.tokens import Tokens, tokenize_task
 
@@ -72,15 +73,11 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
     tokenizer = load_tokenizer(model_folder, load_config(model_folder))
     _, validation = tokenize_task(rows, tokenizer, max_length=data.max_length, cache=cache)
     models = [_score(manifest.stage, model_folder, data.metric, rows.labels, validation)]
-    teacher = manifest.config.teacher
-    if (
-        teacher is not None
-        and teacher.kind == "fine_tuned"
-        and Path(getattr(teacher.model, "path", "")).is_dir()
-    ):
-        models.append(
-            _score("teacher", locate(teacher.model), data.metric, rows.labels, validation)
-        )
+    for teacher in members_of(manifest.config.teacher):
+        there = Path(getattr(teacher.model, "path", "")).is_dir()
+        if teacher.kind == "fine_tuned" and there:
+            folder = locate(teacher.model)
+            models.append(_score("teacher", folder, data.metric, rows.labels, validation))
     assert validation.labels is not None
     return Scores(
         task=describe_task(data),

@@ -12,36 +12,39 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from pydantic import Field
 from rich.console import Console
 
+from pipeline.assistants import with_assistant
 from pipeline.checkpoints import CheckpointStore, open_checkpoint, open_store
 from pipeline.curves import stage_comparison
 from pipeline.library import read_recipe
+from pipeline.options import RunOptions, chosen_stages
+from pipeline.outline import check_earlier_stages, needs_made_teachers
 from pipeline.progress import make_progress
 from pipeline.report import as_markdown, as_records, student_row, summary, teacher_row
 from pipeline.runner import Runner
 from pipeline.settings import Settings, read_settings
-from pipeline.tracking import ChildRun, Tracking
+from pipeline.tracking import Tracking
 from pipeline.tracking_model import resolve_run
-from schemas.base import Frozen
+from pipeline.tracking_run import TrackedRun
 from schemas.data import describe_task
 from schemas.errors import ConfigError, DistillError
 from schemas.recipe import Recipe
+from schemas.refs import StudentOf
 from schemas.results import CheckpointRef, RunReport, Size
 from schemas.stage import STAGE_ORDER, Stage
+from schemas.teacher import FineTune
 from stages.encoders import load_config, load_encoder, locate
-from stages.identity import stage_digest
 from stages.judge import chance, judged_labels
 from stages.latency import speed_up
 from stages.preflight import Facts, preflight
 from stages.student import encoder_flops
-from stages.tasks import STAGE_TASKS, fine_tune_teacher, hard_label_baseline
+from stages.tasks import STAGE_TASKS, TEACHER_TASKS, hard_label_baseline
 
 log = logging.getLogger(__name__)
 
@@ -58,21 +61,6 @@ class _WithoutTraceback(logging.Filter):
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
     logging.getLogger(_name).addFilter(_WithoutTraceback())
 
-StageChoice = Literal["general", "general_enhanced", "task_adaptive", "task_specific"]
-
-
-class RunOptions(Frozen):
-    """What of a recipe to run, and where to keep it."""
-
-    from_stage: StageChoice | None = Field(default=None, title="From stage")
-    """Begin with this stage; the ones before it must be in the store (or give a checkpoint to resume from)."""
-    until_stage: StageChoice | None = Field(default=None, title="Until stage")
-    """End after this stage."""
-    resume_from: str | None = Field(default=None, title="Resume from")
-    """A checkpoint folder, or mlflow:RUN_ID, that the student goes on from."""
-    store: str | None = Field(default=None, title="Store")
-    """Folder of checkpoints and reports; empty for DISTILL_STORE or ./distill-store."""
-
 
 @flow(name="distill-flow", validate_parameters=True, persist_result=False, log_prints=False)
 def distill_flow(
@@ -85,11 +73,11 @@ def distill_flow(
 
     Args:
         recipe: a shipped recipe's name, or the path of a YAML file.
-        task: shorthand for the override `task=...`, such as sst2 or docstrings.
+        task: shorthand for a first override `task=...`, such as sst2 or docstrings.
         overrides: changes to the recipe, such as `student.shape.num_layers=3`.
         options: which stages, from where, kept where.
     """
-    changes = [*(overrides or []), *([f"task={task}"] if task else [])]
+    changes = [*([f"task={task}"] if task else []), *(overrides or [])]
     return execute(read_recipe(recipe, changes), options)
 
 
@@ -98,7 +86,10 @@ def execute(recipe: Recipe, options: RunOptions) -> RunReport:
     began = time.monotonic()
     settings = read_settings(options.store)
     store = open_store(settings.store)
-    stages = chosen_stages(recipe, options)
+    stages = chosen_stages(recipe, options.from_stage, options.until_stage)
+    if options.from_stage is not None and options.resume_from is None:
+        check_earlier_stages(recipe, stages, options.from_stage, store)
+    recipe = with_assistant(recipe, lambda other: finish(other, options))
     progress = make_progress(Console(stderr=True))
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
@@ -111,8 +102,8 @@ def execute(recipe: Recipe, options: RunOptions) -> RunReport:
             tracked(settings, store, recipe, name) as (tracking, parent_run),
             stop_signals() as stop,
         ):
-            runner = Runner(recipe, store, tracking, parent_run.run_id, progress, stop.is_set)
-            run_stages(recipe, stages, parent, runner, options)
+            runner = Runner(recipe, store, tracking, parent_run, progress, stop.is_set)
+            run_stages(recipe, stages, parent, runner)
             if not options.until_stage:
                 run_baselines(recipe, runner)
             report = make_report(recipe, name, runner, facts, settings, time.monotonic() - began)
@@ -123,24 +114,16 @@ def execute(recipe: Recipe, options: RunOptions) -> RunReport:
     return report
 
 
-def chosen_stages(recipe: Recipe, options: RunOptions) -> list[Stage]:
-    """The recipe's stages up to `until_stage`.
-
-    Raises:
-        ConfigError: a stage is named that the recipe does not have, or the two are the wrong way round.
-    """
-    names = [stage.name for stage in recipe.stages]
-    for option, chosen in (("--from", options.from_stage), ("--until", options.until_stage)):
-        if chosen and chosen not in names:
-            raise ConfigError(
-                f"{option} {chosen}: recipe {recipe.name} has no such stage; it has {', '.join(names)}"
-            )
-    last = names.index(options.until_stage) if options.until_stage else len(names) - 1
-    if options.from_stage and names.index(options.from_stage) > last:
-        raise ConfigError(
-            f"--from {options.from_stage} comes after --until {options.until_stage}; swap them"
-        )
-    return list(recipe.stages[: last + 1])
+def finish(other: StudentOf, options: RunOptions) -> CheckpointRef:
+    """The student of another recipe, whose flow runs inside this one."""
+    report = distill_flow(
+        recipe=other.recipe,
+        overrides=list(other.overrides),
+        options=RunOptions(store=options.store),
+    )
+    checkpoint = [row.checkpoint for row in report.rows if row.kind == "stage"][-1]
+    assert checkpoint is not None
+    return checkpoint
 
 
 def resumed(
@@ -183,37 +166,19 @@ def stages_after(parent: CheckpointRef, stages: list[Stage], options: RunOptions
 
 
 def run_stages(
-    recipe: Recipe,
-    stages: list[Stage],
-    parent: CheckpointRef | None,
-    runner: Runner,
-    options: RunOptions,
+    recipe: Recipe, stages: list[Stage], parent: CheckpointRef | None, runner: Runner
 ) -> None:
-    """The teacher first, where it has to be made; then each stage on the checkpoint of the one before."""
-    teacher = recipe.teacher_config()
-    if teacher is not None and any(stage.teacher == "fine_tuned" for stage in stages):
-        fine_tune_teacher(teacher, None, runner)
-        runner.check_teacher()
-    elif runner.fine_tuned is not None or recipe.task is not None:
+    """The teachers first, where they have to be made; then each stage on the checkpoint of the one before."""
+    made = needs_made_teachers(stages)
+    if recipe.task is not None and not (made and isinstance(recipe.teacher.task_model, FineTune)):
         runner.judge_given_teacher()
+    for teacher in recipe.teacher_configs() if made else ():
+        TEACHER_TASKS[teacher.name](teacher, None, runner)
+    if recipe.task is not None:
         runner.check_teacher()
     for stage in stages:
-        config = recipe.stage_config(stage, fine_tuned=runner.fine_tuned)
-        if options.resume_from is None and stage_before(stage, options):
-            digest = stage_digest(config, parent.digest if parent else None)
-            if runner.store.find(stage.name, digest) is None:
-                raise ConfigError(
-                    f"--from {options.from_stage}: stage {stage.name}, which comes before it, is not in the store "
-                    f"{runner.store.root}; run without --from, or give a checkpoint with --resume-from"
-                )
+        config = recipe.stage_config(stage, runner.teachers)
         parent = STAGE_TASKS[stage.name](config, parent, runner).checkpoint
-
-
-def stage_before(stage: Stage, options: RunOptions) -> bool:
-    """Whether `stage` comes before the stage that `--from` names."""
-    return options.from_stage is not None and STAGE_ORDER.index(stage.name) < STAGE_ORDER.index(
-        options.from_stage
-    )
 
 
 def run_baselines(recipe: Recipe, runner: Runner) -> None:
@@ -246,8 +211,8 @@ def make_report(
         validation_rows=None if labels is None else len(labels),
         majority=chance(runner.yardstick),
         seconds=seconds,
-        mlflow_run_id=runner.parent_run,
-        mlflow_experiment_id=runner.experiment_id,
+        mlflow_run_id=runner.parent_run.run_id,
+        mlflow_experiment_id=runner.tracking.experiment_id,
         store=str(settings.store),
         resolved=recipe.model_dump(mode="json"),
     )
@@ -258,10 +223,11 @@ def make_report(
     shares: dict[str, float] = {}
     if mine.task_metric is not None and theirs.task_metric:
         shares["retained"] = mine.task_metric / theirs.task_metric
-    if mine.accuracy is not None and theirs.accuracy is not None and report.majority is not None:
-        shares["retained_above_chance"] = (mine.accuracy - report.majority) / (
-            theirs.accuracy - report.majority
-        )
+    chance_level = report.majority
+    if mine.accuracy is not None and theirs.accuracy is not None and chance_level is not None:
+        above = theirs.accuracy - chance_level
+        if above:  # a teacher that is let through at chance has nothing above it to retain
+            shares["retained_above_chance"] = (mine.accuracy - chance_level) / above
     return report.model_copy(update=shares)
 
 
@@ -270,7 +236,7 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
     stages = [row for row in runner.rows if row.kind == "stage" and row.checkpoint]
     if not stages or stages[-1].checkpoint is None:
         return None
-    folder = locate(recipe.teacher.model)
+    folder = locate(recipe.pretrained)
     speed = speed_up(
         load_encoder(Path(stages[-1].checkpoint.path) / "model"),
         load_encoder(folder, load_config(folder)),
@@ -289,7 +255,7 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
 @contextmanager
 def tracked(
     settings: Settings, store: CheckpointStore, recipe: Recipe, name: str
-) -> Iterator[tuple[Tracking, ChildRun]]:
+) -> Iterator[tuple[Tracking, TrackedRun]]:
     """An MLflow parent run around the block; it never raises anything of its own."""
     tracking = Tracking.open(
         settings.tracking_uri,
@@ -297,18 +263,19 @@ def tracked(
         store.root / "points",
         artifacts=settings.artifacts,
     )
-    run_id = tracking.parent_run(
+    parent = tracking.parent_run(
         name,
         params=recipe.model_dump(mode="json"),
         tags={"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or "")},
     )
-    parent = tracking.run(run_id, name)
     status = "FAILED"
     try:
         yield tracking, parent
         status = "FINISHED"
     finally:
         parent.finish(status)
+        if status == "FINISHED":
+            tracking.send_kept()
         tracking.close()
 
 
@@ -335,7 +302,7 @@ def stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def publish(report: RunReport, parent_run: ChildRun) -> None:
+def publish(report: RunReport, parent_run: TrackedRun) -> None:
     """Put the report where people look: MLflow's parent run and Prefect's artifacts."""
     parent_run.log_text(as_markdown(report), "report.md")
     parent_run.log_text(report.model_dump_json(indent=2), "report.json")

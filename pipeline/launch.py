@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import shutil
@@ -10,18 +11,24 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from schemas.errors import ConfigError, Interrupted, ServiceError
+from pipeline.library import read_recipe
+from pipeline.options import RunOptions, chosen_stages
+from schemas.errors import Interrupted, ServiceError
 from schemas.results import RunReport
 
 _DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLI_PROMPT": "false",
+    # Prefect's own 20 are too few for the server of a run that starts on a busy machine.
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
     # oneDNN keeps up to 1024 compiled matrix products, one per shape; with batches of every length that is gigabytes.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
 }
 _ONE_ANSWER = 10.0
+# Prefect's senders of events and logs; at the end of a short run they say that something is still to be sent.
+_CHATTY = ("EventsWorker", "APILogWorker")
 
 
 def prepare_environment() -> None:
@@ -63,11 +70,7 @@ def check_server(*, patience: float = 3.0) -> None:
 
 
 def run_recipe(
-    recipe: str,
-    overrides: Sequence[str],
-    options: Mapping[str, str | None],
-    *,
-    stage_names: Sequence[str],
+    recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]
 ) -> RunReport:
     """Run the flow in this process.
 
@@ -75,18 +78,19 @@ def run_recipe(
         recipe: a shipped name or a YAML file.
         overrides: `--set` changes.
         options: fields of `RunOptions`.
-        stage_names: the recipe's stages, to check the options against.
+
+    Raises:
+        ConfigError: the recipe or an option is wrong; said before anything heavy is imported.
+        ServiceError: Prefect's server does not answer or does not start.
     """
-    for flag, name in (("--from", options["from_stage"]), ("--until", options["until_stage"])):
-        if name and name not in stage_names:
-            raise ConfigError(
-                f"{flag} {name}: the recipe has no such stage; it has {', '.join(stage_names)}"
-            )
+    chosen_stages(read_recipe(recipe, overrides), options["from_stage"], options["until_stage"])
     # The terminal shows our bars, our table and our one message on failure; Prefect's own lines are in its UI.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     prepare_environment()
     check_server()
-    from pipeline.flow import RunOptions, distill_flow
+    from pipeline.flow import distill_flow
 
     try:
         return distill_flow(
@@ -94,6 +98,14 @@ def run_recipe(
         )
     except Interrupted as error:
         raise Interrupted(f"{error}; go on with: {_command(recipe, overrides, options)}") from None
+    except RuntimeError as error:
+        if "ephemeral Prefect" not in str(error):
+            raise
+        raise ServiceError(
+            "Prefect's server for this run did not start in time; run again when the machine is less busy, raise "
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a server with: prefect server start, then: "
+            "export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        ) from None
 
 
 def program(name: str) -> str:

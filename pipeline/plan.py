@@ -9,16 +9,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.assistants import assistant_of
 from pipeline.checkpoints import CheckpointStore, open_store
+from pipeline.outline import OutlinedStage, outline, with_student_there
 from pipeline.report import amount, duration, size_lines
 from pipeline.settings import read_settings
 from schemas.base import Frozen
-from schemas.data import describe_task
+from schemas.data import describe_data
+from schemas.objective import hard_label_of, latent_of, soft_label_of
 from schemas.recipe import Recipe
 from schemas.results import Size
-from schemas.stage import StageConfig
-from schemas.teacher import FinetunedTeacher
-from stages.identity import stage_digest
+from schemas.stage import StageConfig, StageName
 from stages.preflight import Facts, cost_of, matrix_rate, preflight
 from stages.student import encoder_flops
 
@@ -26,7 +27,7 @@ from stages.student import encoder_flops
 class PlannedStage(Frozen):
     """One line of a plan."""
 
-    name: str
+    name: StageName
     """Stage."""
     status: Literal["run", "reuse"]
     """Whether it is there already."""
@@ -61,21 +62,31 @@ class Plan(Frozen):
     """Parameters and operations of both models."""
     seconds: float
     """Estimated time of what is left to run."""
+    then: str | None = None
+    """The recipe that was asked about, where this plan is of the one whose student has to be its teacher first."""
 
 
 def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
     """Look at everything and say what would run; trains nothing."""
     settings = read_settings(store_path)
     store = open_store(settings.store)
+    ready = with_student_there(recipe, store)
+    if ready is None:
+        other = assistant_of(recipe)
+        assert other is not None
+        first = make_plan(other, store_path)
+        return first.model_copy(update={"then": first.then or recipe.name})
+    recipe = ready
     facts = preflight(recipe, store.cache)
     rates = {
         precision: matrix_rate(precision)
         for precision in {stage.training.precision for stage in recipe.stages}
     }
     planned: list[PlannedStage] = []
-    for config, parent in _configs(recipe, store):
-        rate = rates.get(config.training.precision) or matrix_rate(config.training.precision)
-        planned.append(_planned(config, parent, facts, store, rate))
+    for stage in outline(recipe, recipe.stages, store):
+        precision = stage.config.training.precision
+        rate = rates.get(precision) or matrix_rate(precision)
+        planned.append(_planned(stage, facts, store, rate))
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
@@ -90,35 +101,17 @@ def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
     )
 
 
-def _configs(recipe: Recipe, store: CheckpointStore) -> list[tuple[StageConfig, str | None]]:
-    """Every stage with its parent's digest, the teacher's fine-tuning first."""
-    configs: list[tuple[StageConfig, str | None]] = []
-    fine_tuned: FinetunedTeacher | None = recipe.given_teacher()
-    if (teacher := recipe.teacher_config()) is not None:
-        configs.append((teacher, None))
-        digest = stage_digest(teacher, None)
-        fine_tuned = recipe.made_teacher(str(store.folder("teacher", digest) / "model"), digest)
-    parent: str | None = None
-    for stage in recipe.stages:
-        config = recipe.stage_config(stage, fine_tuned=fine_tuned)
-        configs.append((config, parent))
-        parent = stage_digest(config, parent)
-    return configs
-
-
 def _planned(
-    config: StageConfig, parent: str | None, facts: Facts, store: CheckpointStore, rate: float
+    stage: OutlinedStage, facts: Facts, store: CheckpointStore, rate: float
 ) -> PlannedStage:
-    digest = stage_digest(config, parent)
+    config = stage.config
     cost = cost_of(config, facts, store.cache, rate)
     return PlannedStage(
         name=config.name,
-        status="reuse" if store.find(config.name, digest) else "run",
-        digest=digest,
+        status="reuse" if store.find(config.name, stage.digest) else "run",
+        digest=stage.digest,
         teacher=config.teacher.kind if config.teacher else "–",
-        data=describe_task(config.data.task)
-        if config.data.kind == "task_data"
-        else "general corpus",
+        data=describe_data(config.data),
         objective=_objective(config),
         steps=cost.steps,
         tokens=cost.tokens,
@@ -129,16 +122,13 @@ def _planned(
 
 def _objective(config: StageConfig) -> str:
     objective = config.objective
-    if objective.kind == "latent":
-        return "latent"
-    if objective.kind == "hard_label":
-        return "hard label"
     parts = {
-        "latent": objective.latent,
-        "soft label": objective.soft_label,
-        "hard label": objective.hard_label,
+        "latent": latent_of(objective),
+        "soft label": soft_label_of(objective),
+        "hard label": hard_label_of(objective),
     }
-    return " + ".join(name for name, part in parts.items() if part)
+    words = "masked words: " if objective.kind == "masked_language" else ""
+    return words + " + ".join(name for name, part in parts.items() if part)
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -173,4 +163,9 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(
         f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate"
     )
+    if plan.then:
+        console.print(
+            f"then: recipe {plan.then}, whose teacher this student is; it can be planned once the student is there",
+            soft_wrap=True,
+        )
     console.print(f"store: {plan.store}", soft_wrap=True)

@@ -10,14 +10,15 @@ from typing import Literal
 
 from pipeline.checkpoints import CheckpointStore, verify
 from pipeline.curves import loss_curves
-from pipeline.tracking import CHECKPOINT_TAG, ChildRun, Tracking
+from pipeline.term_map import term_map
+from pipeline.tracking import CHECKPOINT_TAG, Tracking
 from pipeline.tracking_model import save_mlflow_model
-from schemas.data import TaskDataset, describe_task
+from pipeline.tracking_run import TrackedRun
+from schemas.data import TaskDataset, describe_data
 from schemas.errors import TeacherError
-from schemas.recipe import Recipe
+from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult
-from schemas.stage import StageConfig
-from schemas.teacher import FinetunedTeacher
+from schemas.stage import TEACHER_NAMES, StageConfig
 from stages.identity import data_digest, stage_digest
 from stages.judge import (
     Yardstick,
@@ -33,7 +34,7 @@ from stages.run import run_stage
 log = logging.getLogger(__name__)
 
 _KINDS: dict[str, Literal["teacher", "baseline"]] = {
-    "teacher": "teacher",
+    **dict.fromkeys(TEACHER_NAMES, "teacher"),
     "hard_label_baseline": "baseline",
 }
 
@@ -46,16 +47,20 @@ class Runner:
         recipe: Recipe,
         store: CheckpointStore,
         tracking: Tracking,
-        parent_run: str | None,
+        parent_run: TrackedRun,
         progress: Progress,
         stop_requested: Callable[[], bool],
     ) -> None:
         self.recipe, self.store, self.tracking = recipe, store, tracking
         self.parent_run, self.progress, self.stop_requested = parent_run, progress, stop_requested
-        self.experiment_id = tracking.experiment_id
         self.rows: list[Row] = []
-        self.fine_tuned: FinetunedTeacher | None = recipe.given_teacher()
+        self._made: list[tuple[StageConfig, str, str]] = []
         self._yardstick: Yardstick | None = None
+
+    @property
+    def teachers(self) -> MadeTeachers:
+        """The teachers that know the task, as far as they are there."""
+        return self.recipe.fine_tuned_teachers(self._made)
 
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """The stage's result: found in the store, or made now; judged and logged either way."""
@@ -114,6 +119,7 @@ class Runner:
                 log_every=self.recipe.execution.log_every,
                 microbatch_tokens=self.recipe.execution.microbatch_tokens,
                 state_minutes=self.recipe.execution.state_minutes,
+                gradient_share_every=self.recipe.execution.gradient_share_every,
                 stop_requested=self.stop_requested,
             )
             result = run_stage(config, parent, ports)
@@ -137,20 +143,21 @@ class Runner:
         }
         return tags | ({CHECKPOINT_TAG: checkpoint} if checkpoint else {})
 
-    def _log_data(self, config: StageConfig, child: ChildRun) -> None:
+    def _log_data(self, config: StageConfig, child: TrackedRun) -> None:
         data = config.data
-        name = describe_task(data.task) if isinstance(data, TaskDataset) else "general corpus"
+        name = describe_data(data)
         child.log_dataset(name, data_digest(data), None, data.model_dump_json(), "training")
 
     def _conclude(
-        self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: ChildRun
+        self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun
     ) -> None:
         """Judge the stage, put its row into the table and its artifacts beside its numbers."""
-        if config.name == "teacher":
-            self.fine_tuned = self.recipe.made_teacher(
-                str(Path(result.checkpoint.path) / "model"), result.checkpoint.digest
-            )
-        judgement = self.judge(result.checkpoint, labels)
+        if config.student is None:
+            model = str(Path(result.checkpoint.path) / "model")
+            self._made.append((config, model, result.checkpoint.digest))
+        # A head for several tasks is not asked this one's questions; its features are.
+        own = labels if isinstance(config.data, TaskDataset) else ()
+        judgement = self.judge(result.checkpoint, own)
         child.log(result.steps, scores_of(judgement))
         self.rows.append(
             Row(
@@ -167,12 +174,13 @@ class Runner:
         self._log_artifacts(config, result, child)
         child.finish("FINISHED")
 
-    def _log_artifacts(self, config: StageConfig, result: StageResult, child: ChildRun) -> None:
+    def _log_artifacts(self, config: StageConfig, result: StageResult, child: TrackedRun) -> None:
         folder = Path(result.checkpoint.path)
         child.log_text(config.model_dump_json(indent=2), "config.json")
         child.log_text((folder / "manifest.json").read_text(encoding="utf-8"), "manifest.json")
         if child.points.is_file():
             child.log_picture(loss_curves(child.points, config.name), "curves.png")
+            child.log_picture(term_map(child.points, config.name), "terms.png")
         if config.name == "task_specific" and not result.reused:
             with tempfile.TemporaryDirectory() as scratch:
                 model = Path(scratch) / "model"
@@ -183,7 +191,10 @@ class Runner:
     def yardstick(self) -> Yardstick:
         """What every checkpoint of this run is measured with; made when first needed."""
         if self._yardstick is None:
-            self._yardstick = make_yardstick(self.recipe, self.fine_tuned, self.store.cache)
+            first = self.teachers.fine_tuned[:1]
+            self._yardstick = make_yardstick(
+                self.recipe, first[0] if first else None, self.store.cache
+            )
         return self._yardstick
 
     def judge(self, checkpoint: CheckpointRef, labels: tuple[str, ...]) -> Judgement:
@@ -201,7 +212,7 @@ class Runner:
         judgement = self.store.read_judgement(digest)
         if judgement is None:
             judgement = judge_model(
-                self.yardstick.teacher, self.yardstick, has_head=self.fine_tuned is not None
+                self.yardstick.teacher, self.yardstick, has_head=bool(self.teachers.fine_tuned)
             )
             self.store.write_judgement(digest, judgement)
         self.rows.append(Row(name="teacher", kind="teacher", status="given", judgement=judgement))

@@ -1,11 +1,13 @@
 """What is said to MLflow's server, request by request; always with an explicit run id.
 
-Called only in the tracking thread (`tracking_worker`), so a request here may be slow or fail.
+A request here may be slow or fail, so while something trains they are called in the tracking thread only
+(`tracking_worker`).
 """
 
 from __future__ import annotations
 
 import getpass
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.settings import without_credentials
+from pipeline.tracking_outbox import Request
 from pipeline.tracking_points import Point
 from pipeline.tracking_worker import Rejected
 
@@ -22,6 +25,7 @@ KIND = "custom_model_development"
 MOST_TAG = 5000
 """Characters of a tag's value."""
 _MOST_PARAM = 6000
+_MOST_DIGEST = 36
 _QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent", "urllib3.connectionpool")
 
 
@@ -35,6 +39,8 @@ def load_mlflow() -> Any:
     # Nothing leaves this machine but what the user asked for.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    # Where a run ends on a server MLflow prints its address to stdout, into the middle of our JSON.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in _QUIET:
         logger = logging.getLogger(name)
         logger.setLevel(max(logger.level, logging.ERROR))
@@ -82,21 +88,70 @@ def send_points(client: Any, run_id: str, points: list[Point]) -> None:
     )
 
 
+def send_request(client: Any, run_id: str, request: Request, files: Path) -> None:
+    """Send artifacts (the content of `files`), tags or a data set; a second time it changes nothing."""
+    values = request.values
+    match request.kind:
+        case "artifacts":
+            client.log_artifacts(run_id, str(files), values.get("path"))
+        case "tags":
+            send_tags(client, run_id, values)
+        case "data_set":
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            dataset = Dataset(
+                name=values["name"],
+                digest=values["digest"],
+                source_type="code",
+                source=values["source"],
+                profile=values["profile"],
+            )
+            tags = [InputTag("mlflow.data.context", values["context"])]
+            client.log_inputs(run_id, [DatasetInput(dataset=dataset, tags=tags)])
+
+
+def data_set_request(
+    name: str, digest: str, num_rows: int | None, source: str, context: str
+) -> Request:
+    """The request that notes a data set as an input; MLflow keeps 36 characters of the digest."""
+    values = {
+        "name": name[:500],
+        "digest": digest[:_MOST_DIGEST],
+        "source": json.dumps({"uri": without_credentials(source)}),
+        "profile": json.dumps({"num_rows": num_rows}),
+        "context": context,
+    }
+    return Request(kind="data_set", values=values)
+
+
+def send_tags(client: Any, run_id: str, tags: Mapping[str, object]) -> None:
+    """Set tags, replacing older values."""
+    from mlflow.entities import RunTag
+
+    values = clean(tags, MOST_TAG)
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
+
+
 def create_run(
-    client: Any,
-    experiment: str,
-    name: str,
-    params: Mapping[str, object],
-    tags: Mapping[str, object],
+    client: Any, experiment: str, name: str, tags: Mapping[str, object], *, began: int | None = None
 ) -> str:
-    """Id of a new run with parameters and tags."""
+    """Id of a new run with tags.
+
+    Args:
+        client: MLflow's.
+        experiment: id of its experiment.
+        name: shown in the UI.
+        tags: its tags.
+        began: milliseconds since 1970; None for now.
+    """
     source = {
         "mlflow.user": _user(),
         "mlflow.source.name": "distill",
         "mlflow.source.type": "LOCAL",
     }
-    run = client.create_run(experiment, tags=clean({**source, **tags}, MOST_TAG), run_name=name)
-    send_params(client, run.info.run_id, params)
+    run = client.create_run(
+        experiment, start_time=began, tags=clean({**source, **tags}, MOST_TAG), run_name=name
+    )
     return str(run.info.run_id)
 
 

@@ -3,14 +3,16 @@
 A file is a run: a header line, then a line per log call (run, step, time in ms, metrics), then
 how it ended. Beside it `KEY.sent` says how far a server has it. So a slow or dead server costs
 nothing, a resumed stage knows which steps were logged before, and what was kept can be sent
-later. Knows nothing of MLflow.
+later (what else was said is in `tracking_outbox`). Knows nothing of MLflow.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,10 @@ from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+LOCAL = "local-"
+"""Begins the names of files whose runs no server knew when they began."""
+_LONGEST_END = 1024
 
 
 @dataclass(frozen=True)
@@ -54,12 +60,13 @@ class PointFile:
             self._open(header or {})
         except OSError as error:
             self._give_up(error)
-        self._sent = min(int(_read_sent(path).get("offset", 0)), self._size)
+        self._sent = min(int(read_sent(path).get("offset", 0)), self._size)
 
     def _open(self, header: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.path.exists():
-            self._write({"run": self.key, "header": dict(header)})
+            now = time.time_ns() // 1_000_000
+            self._write({"run": self.key, "time": now, "header": dict(header)})
             return
         with self.path.open("rb+") as file:
             content_ends = file.seek(0, 2)
@@ -148,14 +155,11 @@ class PointFile:
             self._give_up(error)
         return points, offset
 
-    def mark_sent(self, offset: int, **more: str) -> None:
+    def mark_sent(self, offset: int) -> None:
         """Note that a server has everything before `offset` (bytes)."""
         self._sent = offset
-        note = {**_read_sent(self.path), "offset": offset, **more}
         try:
-            beside = self.path.with_suffix(".sent.new")
-            beside.write_text(json.dumps(note), encoding="utf-8")
-            beside.replace(self.path.with_suffix(".sent"))
+            note_sent(self.path, offset=offset)
         except OSError as error:
             self._give_up(error)
 
@@ -182,17 +186,78 @@ def read_header(path: Path) -> dict[str, Any]:
     )
 
 
-def read_end(path: Path) -> str | None:
-    """How the run ended the last time it did; None while nothing says so."""
-    return next(
-        (str(line["ended"]) for line in reversed(list(_lines(path))) if "ended" in line), None
-    )
+def read_start(path: Path) -> int | None:
+    """When the run began, in milliseconds since 1970; None when the file does not say."""
+    return next((line["time"] for line in _lines(path) if isinstance(line.get("time"), int)), None)
+
+
+def read_end(path: Path) -> tuple[str, int] | None:
+    """How and when (in milliseconds since 1970) the run ended; None when it goes on or was killed."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _LONGEST_END))
+        last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        value = json.loads(last)
+        return str(value["ended"]), int(value["time"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def num_points(path: Path, offset: int) -> int:
+    """How many points a file has from `offset` (bytes) on."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return sum(_parse(line) is not None for line in file)
+
+
+def read_sent(path: Path) -> dict[str, Any]:
+    """What a server has of a file: `offset`, and where it is known `run_id` and when it `ended`."""
+    try:
+        value = json.loads(path.with_suffix(".sent").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def note_sent(path: Path, **news: str | int) -> None:
+    """Note more of what a server has of a file; raises OSError when the note cannot be written."""
+    beside = path.with_suffix(".sent.new")
+    beside.write_text(json.dumps({**read_sent(path), **news}), encoding="utf-8")
+    beside.replace(path.with_suffix(".sent"))
 
 
 def server_run(path: Path) -> str | None:
-    """The server's run id for a file whose run was first kept here alone."""
-    value = _read_sent(path).get("run_id")
+    """The server's run of a file: its name, or what was noted of a run first kept here alone."""
+    if not path.stem.startswith(LOCAL):
+        return path.stem
+    value = read_sent(path).get("run_id")
     return value if isinstance(value, str) else None
+
+
+def claim(path: Path) -> int | None:
+    """Takes a file for this process; None when another process, or another part of this one, has it.
+
+    The claim is a lock of the operating system on the open file, so that it goes with its process.
+
+    Returns:
+        What `release` takes.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def release(handle: int | None) -> None:
+    """Gives a claimed file back."""
+    if handle is not None:
+        os.close(handle)
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -215,11 +280,3 @@ def _parse(line: bytes) -> Point | None:
         return Point(int(value["step"]), int(value["time"]), metrics)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def _read_sent(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.with_suffix(".sent").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -2,39 +2,180 @@
 
 from __future__ import annotations
 
-from functools import partial
+import warnings
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
 
 from pipeline import tracking_points as kept
-from pipeline.tracking import Tracking
+from pipeline.settings import Settings, without_credentials
 from pipeline.tracking_points import PointFile
+from pipeline.tracking_server import Amount, Server, unsent
+from pipeline.tracking_worker import Rejected, brief
+from schemas.base import Frozen
 
 
-def sync(
-    uri: str, experiment: str, points: Path, *, artifacts: Path | None = None
-) -> tuple[int, int]:
-    """Sends the points that no server has yet; returns the number of files sent and left.
+class SyncedRun(Frozen):
+    """What was kept of one run, and what became of it."""
 
-    A run that began while the server was away is made now, with its parameters and tags.
+    name: str
+    """The run's or the stage's name."""
+    key: str
+    """Its file in the store's `points/`, without the ending."""
+    run_id: str | None
+    """MLflow's id; null while no server knows the run."""
+    sent: Amount = Amount()
+    """What was sent now."""
+    left: Amount = Amount()
+    """What is still kept here alone."""
+    reason: str | None = None
+    """Why something is left."""
+
+
+class SyncReport(Frozen):
+    """What `distill sync` did."""
+
+    server: str
+    """MLflow's address, credentials taken out."""
+    store: str
+    """The store's folder."""
+    runs: tuple[SyncedRun, ...]
+    """Every run of which something was kept."""
+    refused: tuple[str, ...] = ()
+    """What the server said no to for good, and why; it is not kept any longer."""
+    failure: str | None = None
+    """Why the server could not be reached, or not to the end."""
+
+
+def sync(settings: Settings, points: Path) -> SyncReport:
+    """Send everything that no server has yet; a run that no server knows is made, with all that it was told.
+
+    Args:
+        settings: MLflow's address.
+        points: the store's folder of points.
     """
-    tracking = Tracking.open(uri, experiment, points, artifacts=artifacts)
-    sent = left = 0
-    for path in sorted(points.glob("*.jsonl")):
-        file = PointFile(path)
-        if file.all_sent() or (run_id := tracking.run_for(file)) is None:
-            left += not file.all_sent()
+    address = without_credentials(settings.tracking_uri)
+    complaints: list[str] = []
+    runs: list[SyncedRun] = []
+    failure: Exception | None = None
+    # MLflow and SQLAlchemy disagree about deprecations.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            server = Server(
+                settings.tracking_uri,
+                settings.experiment,
+                points,
+                artifacts=settings.artifacts,
+                complain=lambda what, error: complaints.append(f"{what}: {brief(error)}"),
+            )
+            server.probe()
+        except Exception as error:  # drivers and transports raise what they like
+            runs, failure = [_kept(path) for path in _waiting(points)], error
+        else:
+            runs, failure = deliver_all(server, points)
+    return SyncReport(
+        server=address,
+        store=str(settings.store),
+        runs=tuple(runs),
+        refused=tuple(complaints),
+        failure=None if failure is None else _failure(address, points, failure),
+    )
+
+
+def _failure(address: str, points: Path, error: Exception) -> str:
+    return (
+        f"MLflow at {address} cannot be reached ({brief(error)}); what it does not have stays in {points}: start the "
+        "server, or name another with MLFLOW_TRACKING_URI, and run distill sync again"
+    )
+
+
+def deliver_all(server: Server, points: Path) -> tuple[list[SyncedRun], Exception | None]:
+    """Send everything kept in `points`, run after run; one that a living process writes is left to it.
+
+    Returns:
+        What became of every run of which something was kept, and the failure that ended it, if one did.
+    """
+    runs: list[SyncedRun] = []
+    failure: Exception | None = None
+    for path in _waiting(points):
+        if failure is not None:
+            runs.append(_kept(path))
             continue
-        tracking.worker.watch(run_id, file)
-        whole = tracking.worker.flush(run_id)
-        tracking.worker.forget(run_id)
-        end = kept.read_end(path)
-        if whole and end is not None:
-            tracking.ask("the run's end", partial(_terminate, run_id=run_id, status=end))
-        sent, left = sent + whole, left + (not whole)
-    tracking.close()
-    return sent, left
+        handle = kept.claim(path)
+        try:
+            if handle is None:
+                runs.append(_kept(path, reason="it is still going on"))
+                continue
+            run, failure = _delivered(server, path)
+            runs.append(run)
+        finally:
+            kept.release(handle)
+    return runs, failure
 
 
-def _terminate(client: Any, *, run_id: str, status: str) -> None:
-    client.set_terminated(run_id, status)
+def _waiting(points: Path) -> list[Path]:
+    return [path for path in sorted(points.glob("*.jsonl")) if unsent(path)]
+
+
+def _delivered(server: Server, path: Path) -> tuple[SyncedRun, Exception | None]:
+    sent = Amount()
+    try:
+        server.knows(server.run_of(path))
+        for part in server.deliver(PointFile(path)):
+            sent += part
+    except Rejected as error:
+        return _kept(path, sent, brief(error)), None
+    except Exception as error:  # as in sync
+        return _kept(path, sent), error
+    return _kept(path, sent), None
+
+
+def _kept(path: Path, sent: Amount = Amount(), reason: str | None = None) -> SyncedRun:  # noqa: B008  (frozen)
+    return SyncedRun(
+        name=str(kept.read_header(path).get("name", path.stem)),
+        key=path.stem,
+        run_id=kept.server_run(path),
+        sent=sent,
+        left=unsent(path),
+        reason=reason,
+    )
+
+
+def print_sync(report: SyncReport, console: Console) -> None:
+    """What was sent of which runs, and what is left, a line each."""
+    for run in report.runs:
+        known = f" (run {run.run_id})" if run.run_id else ""
+        parts = [f"sent {_amount(run.sent)}"] if run.sent else []
+        if run.left:
+            parts.append(
+                f"still here {_amount(run.left)}" + (f": {run.reason}" if run.reason else "")
+            )
+        console.print(f"{run.name}{known}: {'; '.join(parts)}", soft_wrap=True, markup=False)
+    for complaint in report.refused:
+        console.print(f"MLflow refused {complaint}", soft_wrap=True, markup=False)
+    if not report.runs:
+        console.print(f"nothing is kept for MLflow in {report.store}", soft_wrap=True, markup=False)
+        return
+    sent = sum((run.sent for run in report.runs), Amount())
+    left = sum((run.left for run in report.runs), Amount())
+    number = sum(bool(run.sent) for run in report.runs)
+    console.print(
+        f"sent to {report.server}: {_amount(sent)} of {number} {'run' if number == 1 else 'runs'}; "
+        f"still here: {_amount(left)}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _amount(amount: Amount) -> str:
+    parts = [
+        f"{number:,} {word if number == 1 else word + 's'}"
+        for number, word in (
+            (amount.points, "point"),
+            (amount.artifacts, "artifact"),
+            (amount.notes, "note"),
+        )
+        if number
+    ]
+    return ", ".join(parts) or "nothing"

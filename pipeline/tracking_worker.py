@@ -54,17 +54,24 @@ class Worker:
         """Whether the server failed lately, so that asking it again is not worth the wait yet."""
         return self._failed_at is not None and time.monotonic() - self._failed_at < _RETRY_SECONDS
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether the server failed the last time it was asked, but may be asked again by now."""
+        return self._failed_at is not None and not self.down
+
     def watch(self, run_id: str, file: PointFile) -> None:
         """Send what comes into `file` to that run, about once a second."""
         self._files[run_id] = file
 
-    def ask(self, what: str, job: Callable[[], T]) -> T | None:
+    def ask(self, what: str, job: Callable[[], T], patience: float | None = None) -> T | None:
         """The job's answer.
 
-        None when the server is down, says no, or takes longer than `patience` seconds.
+        None when the server is down, says no, or takes longer than `patience` seconds (the worker's
+        own when left out).
         """
         if self.down:
             return None
+        patience = self.patience if patience is None else patience
         future: Future[T | None] = Future()
 
         def run() -> None:
@@ -73,10 +80,10 @@ class Worker:
 
         self._jobs.put(run)
         try:
-            return future.result(timeout=self.patience)
+            return future.result(timeout=patience)
         except FutureTimeout:
             future.cancel()
-            self.failed(f"no answer within {self.patience:.0f} s")
+            self.failed(f"no answer within {patience:.0f} s")
             return None
 
     def _guarded(self, what: str, job: Callable[[], T]) -> T | None:
@@ -97,7 +104,7 @@ class Worker:
         """Warn, once for each kind, that the server refused something."""
         if what not in self._complained:
             self._complained.add(what)
-            log.warning("MLflow at %s refused %s: %s", self._address, what, _brief(error))
+            log.warning("MLflow at %s refused %s: %s", self._address, what, brief(error))
 
     def failed(self, error: Exception | str) -> None:
         """Note that the server cannot be reached; warn the first time."""
@@ -105,9 +112,10 @@ class Worker:
         if not self._warned:
             self._warned = True
             log.warning(
-                "MLflow at %s cannot be reached (%s); training goes on, every point is kept in %s",
+                "MLflow at %s cannot be reached (%s); training goes on, and what it should know is kept in %s "
+                "for the next run, or `distill sync`, to send",
                 self._address,
-                _brief(error),
+                brief(error),
                 self._kept_in,
             )
 
@@ -169,6 +177,7 @@ class Worker:
         self._thread.join(timeout=0.1 if self.down else self.patience)
 
 
-def _brief(error: Any) -> str:
+def brief(error: Any) -> str:
+    """The error on one line of at most 200 characters, credentials taken out."""
     text = without_credentials(" ".join(str(error).split()))
     return text if len(text) <= 200 else text[:197] + "..."

@@ -112,7 +112,7 @@ class FileTask(_Task):
     text: str = "text_a"
     """Column of the text (of the first text of a pair)."""
     text_pair: str | None = None
-    """Column of the second text of a pair; null for single texts."""
+    """Column of the second text of a pair; null for single texts; auto for text_b where the training file has it."""
     label: str = "label"
     """Column of the label."""
 
@@ -171,11 +171,47 @@ def _parse_task(value: Any) -> Any:
             "kind": "files",
             "train": f"{folder}/train.jsonl*",
             "validation": f"{folder}/validation.jsonl*",
+            "text_pair": "auto",
         }
     raise ValueError(
         f"{value!r} is no task; give docstrings, a GLUE task ({', '.join(sorted(GLUE))}), a folder with train and "
         "validation files (starting with / ./ ../ or ~), or a mapping with kind: files or kind: hub"
     )
+
+
+# Which data a task is: while these stay the same, all that a recipe says of the task still holds.
+_SOURCE = {"docstrings": (), "files": ("train", "validation"), "hub": ("id", "config")}
+
+
+def task_named(before: Any, short: str) -> dict[str, Any]:
+    """The mapping of a task's short form, put in the place of a recipe's task.
+
+    What a recipe has settled about its task is kept as far as it can hold for the one named: all of it for the same
+    data; for other data of the same kind the length, the row limit and their seed; for another kind the length alone,
+    which is the models' as much as the data's.
+
+    Args:
+        before: the recipe's task: a mapping, or a short form itself.
+        short: such as `docstrings`, `sst2` or `./folder`.
+
+    Raises:
+        ValueError: there is no such short form.
+    """
+    named: dict[str, Any] = _parse_task(short)
+    try:
+        before = _parse_task(before)
+    except ValueError:
+        return named
+    if not isinstance(before, dict):
+        return named
+    kind = named["kind"]
+    if before.get("kind") != kind:
+        kept = ["max_length"]
+    elif all(before.get(key) == named.get(key) for key in _SOURCE[kind]):
+        return {**named, **before}
+    else:
+        kept = ["max_length", "max_train_rows", "seed"]
+    return {**named, **{key: before[key] for key in kept if key in before}}
 
 
 TaskData = Annotated[
@@ -193,7 +229,26 @@ class TaskDataset(Frozen):
     """The task."""
 
 
-Data = Annotated[GeneralCorpus | TaskDataset, Field(discriminator="kind")]
+class TaskMixture(Frozen):
+    """Several labelled tasks as one stage's data: their rows together, their classes side by side."""
+
+    kind: Literal["task_mixture"] = "task_mixture"
+    tasks: dict[str, TaskData] = Field(min_length=2)
+    """The tasks under the names that prefix their classes."""
+
+
+Data = Annotated[GeneralCorpus | TaskDataset | TaskMixture, Field(discriminator="kind")]
+
+
+def describe_data(data: GeneralCorpus | TaskDataset | TaskMixture) -> str:
+    """A short name for tables: `general corpus`, a task's name, or the names of several."""
+    match data:
+        case GeneralCorpus():
+            return "general corpus"
+        case TaskDataset():
+            return describe_task(data.task)
+        case TaskMixture():
+            return " + ".join(data.tasks)
 
 
 def describe_task(task: DocstringTask | FileTask | HubTask) -> str:

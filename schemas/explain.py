@@ -106,11 +106,13 @@ def tag_of(model: type[BaseModel]) -> tuple[str, str] | None:
 
 
 def item_type(annotation: Any) -> Any | None:
-    """The type of the items when the annotation is a list of one type, otherwise None."""
+    """The type of the items when the annotation is a list of one type, or of a mapping's values; otherwise None."""
     for member in members(annotation):
         arguments = get_args(member)
         if get_origin(member) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
             return arguments[0]
+        if get_origin(member) is dict:
+            return arguments[1]
     return None
 
 
@@ -154,11 +156,12 @@ class Found:
                 self.field, annotation = None, item_type(annotation)
             else:
                 self.field = field_of(annotation, part)
-                annotation = self.field.annotation if self.field else None
+                annotation = self.field.annotation if self.field else item_type(annotation)
 
     def purpose(self) -> str:
         """The field's own line of description, in brackets."""
-        text = (self.field.description or "").rstrip(".") if self.field else ""
+        text = (self.field.description or "") if self.field else ""
+        text = " ".join(text.split()).rstrip(".")
         return f" ({text})" if text else ""
 
     def allowed_types(self) -> list[Any]:

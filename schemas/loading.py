@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
-from schemas.data import _parse_task
+from schemas.data import _parse_task, task_named
 from schemas.errors import ConfigError
 from schemas.explain import (
     field_of,
@@ -43,6 +43,7 @@ Result = TypeVar("Result")
 # Keys whose value may be text for a mapping: `task.max_length=64` opens up `task: sst2`.
 _SHORT_FORMS = {
     "task": _parse_task,
+    "tasks": _parse_task,  # each of them
     "model": _parse_model,
     "duration": _parse_amount,
     "batch": _parse_amount,
@@ -88,9 +89,8 @@ def load_recipe(
         raise ConfigError(_capped(problems))
     applied: list[tuple[Place, Override]] = []
     for override in parsed:
-        place = _attempt(problems, lambda: _apply(document.value, override))  # noqa: B023  (called at once)
-        if place is not None:
-            applied.append((place, override))
+        places = _attempt(problems, lambda: _apply(document.value, override))  # noqa: B023  (called at once)
+        applied += [(place, override) for place in places or ()]
     try:
         recipe = Recipe.model_validate(document.value)
     except ValidationError as error:
@@ -199,8 +199,10 @@ def _parse_override(text: str) -> Override:
         ) from None
 
 
-def _apply(document: dict[str, Any], override: Override) -> Place:
-    """Sets the value inside the document; returns the place, list items as numbers."""
+def _apply(document: dict[str, Any], override: Override) -> tuple[Place, ...]:
+    """Sets the value inside the document; returns the places that it wrote, list items as numbers."""
+    if override.segments == ("task",) and isinstance(override.value, str):
+        return _name_task(document, override.value)
     at: Any = document
     annotation: Any = Recipe
     place: Place = ()
@@ -213,10 +215,11 @@ def _apply(document: dict[str, Any], override: Override) -> Place:
             annotation = _chosen(inner, at[key])
         elif isinstance(at, dict):
             key = segment
-            field = field_of(annotation, segment)
+            field, inner = field_of(annotation, segment), item_type(annotation)
+            name = str(place[-1]) if inner else segment
             if depth < last:
-                at[key] = _opened(segment, at.get(key), field.default if field else None)
-            annotation = _chosen(field.annotation, at.get(key)) if field else None
+                at[key] = _opened(name, at.get(key), field.default if field else None)
+            annotation = _chosen(field.annotation if field else inner, at.get(key))
         else:
             raise ConfigError(
                 f"{override.label}: {shown_place(place)} is {shown_value(at)} and has no keys; "
@@ -227,7 +230,19 @@ def _apply(document: dict[str, Any], override: Override) -> Place:
             at[key] = override.value
         else:
             at = at[key]
-    return place
+    return (place,)
+
+
+def _name_task(document: dict[str, Any], short: str) -> tuple[Place, ...]:
+    before = document.get("task")
+    try:
+        named = task_named(before, short)
+    except ValueError:
+        document["task"] = short  # refused with everything else that is wrong
+        return (("task",),)
+    document["task"] = named
+    kept = before if isinstance(before, dict) else {}
+    return tuple(("task", key) for key in named if key not in kept or kept[key] != named[key])
 
 
 def _opened(name: str, value: Any, default: Any) -> Any:
@@ -305,6 +320,8 @@ def _plain(value: Any) -> Any:
         return {name: _plain(getattr(value, name)) for name in fields}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     return value
 
 

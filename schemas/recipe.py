@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, assert_never
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Frozen, Sha256
-from schemas.data import DocstringTask, DocstringText, GeneralCorpus, TaskData, TaskDataset
-from schemas.objective import (
-    AttentionScores,
-    ExplicitMap,
-    LabelObjective,
-    LatentObjective,
-    TaskObjective,
-    teacher_layers,
-)
-from schemas.refs import FolderModel
-from schemas.stage import STAGE_ORDER, Stage, StageConfig
-from schemas.student import StudentConfig, TeacherLayersStart
+from schemas.checks import recipe_problems, teacher_problems
+from schemas.data import GeneralCorpus, TaskData, TaskDataset, TaskMixture
+from schemas.objective import LabelObjective, LatentObjective, latent_of
+from schemas.refs import AnyModel, FolderModel, StudentOf
+from schemas.stage import Stage, StageConfig, StageName
+from schemas.student import StudentConfig
 from schemas.teacher import (
     AlreadyFineTuned,
+    Committee,
     FineTune,
     FinetunedTeacher,
     PretrainedTeacher,
+    StageTeacher,
     TeacherConfig,
 )
 from schemas.training import Duration, Training, _Duration
-
-_Problem = tuple[tuple[str | int, ...], object, str]
-"""Place, what was given there, and what is wrong with it."""
 
 
 class Evaluation(Frozen):
@@ -55,6 +47,8 @@ class Execution(Frozen):
     """Optimizer steps between two logged points."""
     state_minutes: float = Field(default=2.0, gt=0)
     """At most so many minutes of work are lost when the process dies."""
+    gradient_share_every: int | None = Field(default=200, ge=1)
+    """Steps between two measurements of each term's share of the gradient; null for none."""
 
 
 class TeacherShape(Frozen):
@@ -72,6 +66,15 @@ class TeacherShape(Frozen):
     """Rows of the token embedding."""
     max_positions: int
     """Longest sequence it can read."""
+
+
+class MadeTeachers(Frozen):
+    """Teachers that know the task, given or made by this recipe."""
+
+    fine_tuned: tuple[FinetunedTeacher, ...] = ()
+    """The first teacher and the others, fine-tuned on the task; empty when the recipe needs none."""
+    multi_task: FinetunedTeacher | None = None
+    """The one fine-tuned on several tasks; null when the recipe has none."""
 
 
 class Recipe(Frozen):
@@ -100,7 +103,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
-        problems = list(self._problems())
+        problems = list(recipe_problems(self))
         if problems:
             raise ValidationError.from_exception_data(
                 "Recipe",
@@ -115,126 +118,14 @@ class Recipe(Frozen):
             )
         return self
 
-    def _problems(self) -> Iterator[_Problem]:
-        yield from self._order_problems()
-        yield from self._missing_parts()
-        yield from self._map_problems()
-        yield from self._leaks()
+    def problems_with(self, teacher: TeacherShape, *, is_first: bool = True) -> list[str]:
+        """What does not fit a teacher's real shape, one line each naming the recipe's place; empty when all fits.
 
-    def _leaks(self) -> Iterator[_Problem]:
-        """Docstring corpus and docstring task must leave out the same modules."""
-        if not isinstance(self.task, DocstringTask) or self.general_corpus is None:
-            return
-        for index, source in enumerate(self.general_corpus.sources):
-            if not isinstance(source, DocstringText):
-                continue
-            for name in ("validation_ratio", "seed"):
-                if getattr(source, name) != getattr(self.task, name):
-                    yield (
-                        ("general_corpus", "sources", index, name),
-                        getattr(source, name),
-                        f"the task's {name} is {getattr(self.task, name)}; give the same, or the corpus would train "
-                        "on modules that the task validates on",
-                    )
-
-    def _order_problems(self) -> Iterator[_Problem]:
-        names = [stage.name for stage in self.stages]
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            yield ("stages",), name, f"{name} is listed twice; a recipe has each stage at most once"
-        for index, (before, after) in enumerate(pairwise(names), start=1):
-            if STAGE_ORDER.index(after) < STAGE_ORDER.index(before):
-                order = ", ".join(STAGE_ORDER)
-                reason = (
-                    f"{after} comes after {before}; stages go from general to specific: {order}"
-                )
-                yield ("stages", index, "name"), after, reason
-
-    def _missing_parts(self) -> Iterator[_Problem]:
-        for stage in self.stages:
-            if stage.data == "general_corpus" and self.general_corpus is None:
-                reason = f"stage {stage.name} reads a general corpus; name its sources"
-                yield ("general_corpus",), None, reason
-            if stage.data == "task_data" and self.task is None:
-                yield ("task",), None, f"stage {stage.name} reads task data; name a task"
-            if stage.teacher == "fine_tuned" and self.teacher.task_model is None:
-                reason = f"stage {stage.name} needs a fine-tuned teacher; give kind: fine_tune or kind: given"
-                yield ("teacher", "task_model"), None, reason
-        if isinstance(self.teacher.task_model, FineTune) and self.task is None:
-            yield ("task",), None, "the teacher is to be fine-tuned; name a task"
-        if self.baselines and self.task is None:
-            reason = "a baseline needs a task; name one or leave baselines empty"
-            yield ("baselines",), list(self.baselines), reason
-
-    def _map_problems(self) -> Iterator[_Problem]:
-        depth = self.student.shape.num_layers
-        for index, stage in enumerate(self.stages):
-            latent = latent_of(stage.objective)
-            if latent is None or not isinstance(latent.layer_map, ExplicitMap):
-                continue
-            given = latent.layer_map.layers
-            if len(given) != depth:
-                inside = () if latent is stage.objective else ("latent",)
-                yield (
-                    ("stages", index, "objective", *inside, "layer_map", "layers"),
-                    list(given),
-                    f"{depth} student layers but {len(given)} teacher layers listed; list one per student layer",
-                )
-
-    def problems_with(self, teacher: TeacherShape) -> list[str]:
-        """What does not fit the teacher's real shape, one line each naming the recipe's place; empty when all fits."""
-        shape = self.student.shape
-        problems = []
-        for index, stage in enumerate(self.stages):
-            if (latent := latent_of(stage.objective)) is None:
-                continue
-            inside = "" if latent is stage.objective else ".latent"
-            place = f"stages[{index}].objective{inside}"
-            try:
-                teacher_layers(
-                    latent.layer_map,
-                    num_student_layers=shape.num_layers,
-                    num_teacher_layers=teacher.num_layers,
-                )
-            except ValueError as error:
-                problems.append(f"{place}.layer_map: {error}")
-            if (
-                any(isinstance(term, AttentionScores) for term in latent.terms)
-                and shape.num_attention_heads != teacher.num_attention_heads
-            ):
-                problems.append(
-                    f"{place}.terms: attention scores are matched head by head, but the student has "
-                    f"{shape.num_attention_heads} heads and the teacher {teacher.num_attention_heads}; set "
-                    f"student.shape.num_attention_heads to {teacher.num_attention_heads} or leave the "
-                    "attention term out"
-                )
-        problems += self._start_problems(teacher)
-        for place, data in (("task", self.task), ("general_corpus", self.general_corpus)):
-            if data is not None and data.max_length > teacher.max_positions:
-                problems.append(
-                    f"{place}.max_length: {data.max_length} tokens, but the teacher reads at most "
-                    f"{teacher.max_positions}"
-                )
-        return problems
-
-    def _start_problems(self, teacher: TeacherShape) -> list[str]:
-        shape, start = self.student.shape, self.student.start
-        if not isinstance(start, TeacherLayersStart):
-            return []
-        problems = [
-            f"student.shape.{name}: {getattr(shape, name)}, but layers copied from the teacher need its "
-            f"{getattr(teacher, name)}; change the shape, or set student.start.kind to random"
-            for name in ("hidden_size", "num_attention_heads", "intermediate_size")
-            if getattr(shape, name) != getattr(teacher, name)
-        ]
-        try:
-            teacher_layers(
-                start.layer_map,
-                num_student_layers=shape.num_layers,
-                num_teacher_layers=teacher.num_layers,
-            )
-        except ValueError as error:
-            problems.append(f"student.start.layer_map: {error}")
-        return problems
+        Args:
+            teacher: its shape.
+            is_first: whether it is the teacher that the student may start from, not one of the others.
+        """
+        return teacher_problems(self, teacher, is_first=is_first)
 
     def latent_objective(self) -> LatentObjective | None:
         """The objective that the common latent loss is measured with: that of the first stage that has one."""
@@ -242,58 +133,96 @@ class Recipe(Frozen):
             (latent for stage in self.stages if (latent := latent_of(stage.objective))), None
         )
 
-    def teacher_config(self) -> StageConfig | None:
-        """The fine-tuning of the teacher as a stage of its own; null when none is asked for."""
-        if self.task is None or not isinstance(self.teacher.task_model, FineTune):
-            return None
-        return StageConfig(
-            name="teacher",
-            teacher=None,
-            student=None,
-            pretrained=self.teacher.model,
-            data=TaskDataset(task=self.task),
-            objective=LabelObjective(),
-            training=self.teacher.task_model.training,
-        )
+    @property
+    def pretrained(self) -> AnyModel:
+        """The pretrained teacher, once the recipe it may be the student of has been run."""
+        model = self.teacher.model
+        assert not isinstance(model, StudentOf), "resolve the assistant's recipe first"
+        return model
 
-    def stage_config(self, stage: Stage, *, fine_tuned: FinetunedTeacher | None) -> StageConfig:
+    def with_pretrained(self, model: AnyModel) -> Recipe:
+        """The same recipe with another pretrained teacher."""
+        teacher = self.teacher.model_copy(update={"model": model})
+        return self.model_copy(update={"teacher": teacher})
+
+    def teacher_configs(self) -> tuple[StageConfig, ...]:
+        """The fine-tunings that come before the stages, each a stage of its own: first teacher, others, multi-task."""
+        configs = []
+        members = [(self.pretrained, self.teacher.task_model)]
+        members += [(other.model, other.task_model) for other in self.teacher.others]
+        for number, (model, task_model) in enumerate(members):
+            if isinstance(task_model, FineTune) and self.task is not None:
+                name: StageName = "other_teacher" if number else "teacher"
+                data = TaskDataset(task=self.task)
+                configs.append(_fine_tuning(name, model, data, task_model.training))
+        if (multi := self.teacher.multi_task) is not None:
+            mixture = TaskMixture(tasks=multi.tasks)
+            configs.append(
+                _fine_tuning("multi_task_teacher", self.pretrained, mixture, multi.training)
+            )
+        return tuple(configs)
+
+    def stage_config(self, stage: Stage, teachers: MadeTeachers) -> StageConfig:
         """`stage` with its three parts in full.
 
         Args:
             stage: one of `self.stages`.
-            fine_tuned: the fine-tuned teacher, for stages that have one.
+            teachers: those that this recipe has fine-tuned or will have.
         """
         general, task = self.general_corpus, self.task
         data = (
             general if stage.data == "general_corpus" else TaskDataset(task=task) if task else None
         )
-        teacher = (
-            PretrainedTeacher(model=self.teacher.model)
-            if stage.teacher == "pretrained"
-            else fine_tuned
-        )
         assert data is not None
-        assert teacher is not None
         return StageConfig(
             name=stage.name,
-            teacher=teacher,
+            teacher=self._stage_teacher(stage, teachers),
             student=self.student,
-            pretrained=self.teacher.model,
+            pretrained=self.pretrained,
             data=data,
             objective=stage.objective,
             training=stage.training,
         )
 
-    def given_teacher(self) -> FinetunedTeacher | None:
-        """The fine-tuned teacher that somebody else made; null when this recipe makes its own or needs none."""
-        given = self.teacher.task_model
-        return FinetunedTeacher(model=given.model) if isinstance(given, AlreadyFineTuned) else None
-
-    def made_teacher(self, checkpoint_folder: str, stage_digest: Sha256) -> FinetunedTeacher:
-        """The fine-tuned teacher that `teacher_config()` makes, found in `checkpoint_folder`."""
-        return FinetunedTeacher(
-            model=FolderModel(path=checkpoint_folder), stage_digest=stage_digest
+    def _stage_teacher(self, stage: Stage, teachers: MadeTeachers) -> StageTeacher:
+        others = self.teacher.others
+        members: tuple[PretrainedTeacher | FinetunedTeacher, ...]
+        match stage.teacher:
+            case "multi_task":
+                assert teachers.multi_task is not None
+                return teachers.multi_task
+            case "pretrained":
+                models = [self.pretrained, *(other.model for other in others)]
+                members = tuple(PretrainedTeacher(model=model) for model in models)
+            case "fine_tuned":
+                assert len(teachers.fine_tuned) == 1 + len(others)
+                members = teachers.fine_tuned
+            case _:
+                assert_never(stage.teacher)
+        if not others:
+            return members[0]
+        weights = (1.0, *(other.weight for other in others))
+        return Committee(
+            members=members,
+            weights=tuple(weight / sum(weights) for weight in weights),
+            weighting=self.teacher.weighting,
         )
+
+    def fine_tuned_teachers(self, made: Sequence[tuple[StageConfig, str, Sha256]]) -> MadeTeachers:
+        """The task's teachers, given or made.
+
+        Args:
+            made: what `teacher_configs()` named, in its order, with each one's model folder and digest.
+        """
+        left = list(made)  # shorter than teacher_configs() while they are still being made
+        fine_tuned: list[FinetunedTeacher] = []
+        for task_model in (self.teacher.task_model, *(o.task_model for o in self.teacher.others)):
+            if isinstance(task_model, AlreadyFineTuned):
+                fine_tuned.append(FinetunedTeacher(model=task_model.model))
+            elif isinstance(task_model, FineTune) and left:
+                fine_tuned.append(_made(*left.pop(0)[1:]))
+        multi_task = _made(*left.pop(0)[1:]) if left else None
+        return MadeTeachers(fine_tuned=tuple(fine_tuned), multi_task=multi_task)
 
     def hard_label_baseline(self, *, tokens: int) -> StageConfig:
         """The same student, same start, on hard labels alone, for as many tokens as all stages together."""
@@ -304,21 +233,26 @@ class Recipe(Frozen):
             name="hard_label_baseline",
             teacher=None,
             student=self.student,
-            pretrained=self.teacher.model,
+            pretrained=self.pretrained,
             data=TaskDataset(task=self.task),
             objective=LabelObjective(),
             training=last.model_copy(update={"duration": duration}),
         )
 
 
-def latent_of(
-    objective: LatentObjective | TaskObjective | LabelObjective,
-) -> LatentObjective | None:
-    """The latent part of any objective; null when it has none."""
-    match objective:
-        case LatentObjective():
-            return objective
-        case TaskObjective():
-            return objective.latent
-        case LabelObjective():
-            return None
+def _fine_tuning(
+    name: StageName, model: AnyModel, data: TaskDataset | TaskMixture, training: Training
+) -> StageConfig:
+    return StageConfig(
+        name=name,
+        teacher=None,
+        student=None,
+        pretrained=model,
+        data=data,
+        objective=LabelObjective(),
+        training=training,
+    )
+
+
+def _made(folder: str, digest: Sha256) -> FinetunedTeacher:
+    return FinetunedTeacher(model=FolderModel(path=folder), stage_digest=digest)

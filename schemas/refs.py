@@ -26,7 +26,7 @@ class FolderModel(Frozen):
 
     kind: Literal["folder"] = "folder"
     path: str = Field(min_length=1)
-    """The folder; a relative path starts at the working directory."""
+    """The folder, or a checkpoint of this project; a relative path starts at the working directory."""
     sha256: Sha256 | None = None
     """What `model.safetensors` must hash to; another file is refused."""
 
@@ -52,16 +52,36 @@ def _parse_model(value: Any) -> Any:
     return {"kind": "hub", "id": value}
 
 
+AnyModel = HubModel | FolderModel | PackageModel
 ModelRef = Annotated[
-    HubModel | FolderModel | PackageModel,
+    AnyModel,
     Field(discriminator="kind"),
     BeforeValidator(_parse_model),
 ]
 
 
-def describe_model(model: HubModel | FolderModel | PackageModel) -> str:
+class StudentOf(Frozen):
+    """The finished student of another recipe, made first where it is not there yet (a teacher assistant)."""
+
+    kind: Literal["student_of"] = "student_of"
+    recipe: str = Field(min_length=1)
+    """A shipped recipe's name, or a YAML file."""
+    overrides: tuple[str, ...] = ()
+    """Changes to that recipe, as after `--set`."""
+
+
+TeacherRef = Annotated[
+    AnyModel | StudentOf,
+    Field(discriminator="kind"),
+    BeforeValidator(_parse_model),
+]
+
+
+def describe_model(model: AnyModel | StudentOf) -> str:
     """The reference as a person writes it: `google-bert/bert-base-uncased`, `./folder`, `package:name`."""
     match model:
+        case StudentOf():
+            return f"the student of {model.recipe}"
         case HubModel():
             return model.id if model.revision == "main" else f"{model.id}@{model.revision}"
         case FolderModel():

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from schemas.base import Frozen
 from schemas.data import Data
-from schemas.objective import LatentObjective, Objective, TaskObjective
+from schemas.objective import GeneralObjective, LatentObjective, Objective, TaskObjective
 from schemas.refs import ModelRef
 from schemas.student import StudentConfig
 from schemas.teacher import StageTeacher
@@ -40,16 +40,16 @@ class GeneralStage(_Stage):
     """Fixed by the stage."""
     data: Literal["general_corpus"] = "general_corpus"
     """Fixed by the stage."""
-    objective: LatentObjective = LatentObjective()
-    """What is matched."""
+    objective: GeneralObjective = LatentObjective()
+    """What is matched: inner states, or masked words too (DistilBERT)."""
 
 
 class GeneralEnhancedStage(_Stage):
     """General-enhanced distillation: the same text and objective, now with the fine-tuned teacher."""
 
     name: Literal["general_enhanced"] = "general_enhanced"
-    teacher: Literal["fine_tuned"] = "fine_tuned"
-    """Fixed by the stage."""
+    teacher: Literal["fine_tuned", "multi_task"] = "fine_tuned"
+    """Fine-tuned on the task, or once on many tasks at a time, which serves them all (ERNIE 3.0 Tiny)."""
     data: Literal["general_corpus"] = "general_corpus"
     """Fixed by the stage."""
     objective: LatentObjective = LatentObjective()
@@ -86,8 +86,12 @@ Stage = Annotated[
 ]
 STAGE_ORDER = ("general", "general_enhanced", "task_adaptive", "task_specific")
 
+TEACHER_NAMES = ("teacher", "other_teacher", "multi_task_teacher")
+
 StageName = Literal[
     "teacher",
+    "other_teacher",
+    "multi_task_teacher",
     "general",
     "general_enhanced",
     "task_adaptive",

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from schemas.base import Frozen
-from schemas.objective import LayerMap, UniformMap
+from schemas.layer_map import OneToOneMap, UniformMap
+from schemas.refs import ModelRef
 
 
 class StudentShape(Frozen):
@@ -44,11 +45,35 @@ class TeacherLayersStart(Frozen):
     """Copies of chosen teacher blocks and of the embeddings; needs the teacher's width, heads and inner size."""
 
     kind: Literal["teacher_layers"] = "teacher_layers"
-    layer_map: LayerMap = UniformMap()
+    layer_map: OneToOneMap = UniformMap()
     """Which teacher block each student block is copied from."""
 
 
-StudentStart = Annotated[RandomStart | TeacherLayersStart, Field(discriminator="kind")]
+class ExtractStart(Frozen):
+    """Parts of the teacher, for any smaller depth, width, head count and inner size (Extract Then Distill)."""
+
+    kind: Literal["extract"] = "extract"
+    units: Literal["random", "importance"] = "importance"
+    """Heads, channels and neurons drawn at random (ETD-Rand) or ranked by a calibrated pass (ETD-Impt)."""
+    layer_map: OneToOneMap = UniformMap()
+    """Which teacher block each student block is taken from."""
+    calibration_rows: int = Field(default=512, ge=1, le=1_000_000)
+    """Rows of the first stage's training text that importance is measured on."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seeds the draw, and the choice of calibration rows."""
+
+
+class ModelStart(Frozen):
+    """A student that exists already, such as a published general checkpoint; needs the teacher's vocabulary."""
+
+    kind: Literal["model"] = "model"
+    model: ModelRef
+    """Where it is: a hub id, a folder, a checkpoint of this project, or `package:NAME`."""
+
+
+StudentStart = Annotated[
+    RandomStart | TeacherLayersStart | ExtractStart | ModelStart, Field(discriminator="kind")
+]
 
 
 class StudentConfig(Frozen):
@@ -56,5 +81,7 @@ class StudentConfig(Frozen):
 
     shape: StudentShape
     """Size of the encoder."""
+    model_type: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_\-]*$")
+    """Architecture, as transformers names it (`bert`, `distilbert`); null for the teacher's. The tokenizer stays."""
     start: StudentStart = RandomStart()
     """Where its first weights come from."""

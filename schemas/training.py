@@ -90,6 +90,9 @@ class Training(Frozen):
     """Largest global gradient norm (student and projections together); null switches clipping off."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The student's dropout in this stage; null keeps what its model config says."""
+    gradient_perturbation: float | None = Field(default=None, gt=0, le=100)
+    """Length of a step along the gradient at each row's word embeddings, taken before a second forward pass whose loss
+    is the one that counts (LRC-BERT); doubles the cost. Null for none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast, full fp32, or bf16 where the hardware has instructions for it."""
     seed: int = Field(default=0, ge=0, lt=2**31)

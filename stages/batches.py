@@ -78,6 +78,12 @@ class Batches:
         plan, place = self._locate(index)
         return int(plan.tokens[place])
 
+    def epoch_of(self, index: int) -> int:
+        """Which pass over the rows optimizer step `index` belongs to, counted from 0."""
+        while self._first_steps[-1] <= index:
+            self._first_step(len(self._first_steps))
+        return int(np.searchsorted(self._first_steps, index, side="right")) - 1
+
     def num_steps(self, duration: Duration) -> int:
         """Steps of `duration`, at least 1; by tokens, the fewest that reach the amount."""
         match duration.unit:
@@ -117,9 +123,7 @@ class Batches:
     def _locate(self, index: int) -> tuple[_Epoch, int]:
         if index < 0:
             raise IndexError(f"optimizer steps start at 0, not {index}")
-        while self._first_steps[-1] <= index:
-            self._first_step(len(self._first_steps))
-        epoch = int(np.searchsorted(self._first_steps, index, side="right")) - 1
+        epoch = self.epoch_of(index)
         return self._plan(epoch), index - self._first_steps[epoch]
 
     def _rows(self, plan: _Epoch, place: int) -> Rows:

@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 from schemas.errors import DataError, ServiceError
 from schemas.recipe import TeacherShape
 from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
-from stages.capture import CAPTURE, can_capture
+from stages.capture import CAPTURE, Probe, probe
 
 # The bars of loading and saving would run through ours.
 transformers_logging.disable_progress_bar()
@@ -38,7 +38,20 @@ transformers_logging.disable_progress_bar()
 AnyModelRef = FolderModel | HubModel | PackageModel
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-_POSITIONS_RESERVED = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "xlm-roberta-xl": 2}
+# Families that number positions from the padding token's id on, so that the first rows of the table are never read.
+_POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "longformer",
+    "luke",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 
 
 def locate(model: AnyModelRef) -> Path:
@@ -161,7 +174,17 @@ def load_config(folder: Path) -> PretrainedConfig:
 
 
 def shape_of(config: PretrainedConfig) -> TeacherShape:
-    """The sizes that a recipe is checked against."""
+    """The sizes that a recipe is checked against.
+
+    Raises:
+        DataError: the config lacks one of them, so the model is no transformer encoder.
+    """
+    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"):
+        if not isinstance(getattr(config, name, None), int):
+            raise DataError(
+                f"a {config.model_type} model has no {name} in its config, so it is no transformer encoder that can "
+                "be distilled; give one, such as a BERT, RoBERTa, ELECTRA or ModernBERT"
+            )
     inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
     positions = getattr(config, "max_position_embeddings", 512)
     return TeacherShape(
@@ -170,8 +193,17 @@ def shape_of(config: PretrainedConfig) -> TeacherShape:
         num_attention_heads=config.num_attention_heads,
         intermediate_size=inner or 4 * config.hidden_size,
         vocab_size=config.vocab_size,
-        max_positions=positions - _POSITIONS_RESERVED.get(config.model_type, 0),
+        max_positions=positions - reserved_positions(config),
     )
+
+
+def reserved_positions(config: PretrainedConfig) -> int:
+    """Rows at the start of the position table that no token can have (RoBERTa's two)."""
+    if config.model_type == "mpnet":
+        return 2  # whatever its padding token
+    if config.model_type in _POSITIONS_AFTER_PADDING:
+        return int(config.pad_token_id or 0) + 1
+    return 0
 
 
 def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerFast:
@@ -200,6 +232,37 @@ def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenize
     return tokenizer
 
 
+def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> None:
+    """Refuse a model whose tokens are not the teacher's: all models of a run read what one tokenizer made of the text.
+
+    Args:
+        folder: the model.
+        teacher_folder: the pretrained teacher, whose tokenizer is used.
+        place: where the recipe names the model.
+
+    Raises:
+        DataError: the two vocabularies differ, or one of them cannot be read.
+    """
+    mine, theirs = (
+        load_tokenizer(each, load_config(each)).get_vocab() for each in (folder, teacher_folder)
+    )
+    if mine == theirs:
+        return
+    if len(mine) != len(theirs):
+        difference = f"it has {len(mine)} tokens, the teacher's has {len(theirs)}"
+    else:
+        token, index = next(
+            item for item in sorted(theirs.items(), key=lambda item: item[1])
+            if mine.get(item[0]) != item[1]
+        )  # fmt: skip
+        own = next((name for name, place in mine.items() if place == index), None)
+        difference = f"token {index} is {own!r}, the teacher's is {token!r}"
+    raise DataError(
+        f"{place}: {folder} has another vocabulary than the teacher {teacher_folder}: {difference}; all models of a "
+        "run must share one tokenizer: give a model that was made with the teacher's"
+    )
+
+
 def tensor_names(folder: Path) -> set[str]:
     """Names of all tensors in a model folder, read from the files' headers only."""
     names: set[str] = set()
@@ -224,7 +287,7 @@ def has_trained_head(folder: Path) -> bool:
 
 def load_encoder(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
     """The encoder without head, fp32, attention capturable where the family allows it."""
-    return _from_pretrained(AutoModel, folder, config)
+    return load_pretrained(AutoModel, folder, config)
 
 
 def load_classifier(folder: Path, labels: tuple[str, ...] | None = None) -> PreTrainedModel:
@@ -237,7 +300,7 @@ def load_classifier(folder: Path, labels: tuple[str, ...] | None = None) -> PreT
     config = load_config(folder)
     if labels is not None:
         name_classes(config, labels)
-    return _from_pretrained(AutoModelForSequenceClassification, folder, config)
+    return load_pretrained(AutoModelForSequenceClassification, folder, config)
 
 
 def name_classes(config: PretrainedConfig, labels: tuple[str, ...]) -> None:
@@ -253,7 +316,10 @@ def class_names(config: PretrainedConfig) -> tuple[str, ...]:
     return tuple(str(named[index]) for index in sorted(named))
 
 
-def _from_pretrained(auto: Any, folder: Path, config: PretrainedConfig | None) -> PreTrainedModel:
+def load_pretrained(
+    auto: Any, folder: Path, config: PretrainedConfig | None = None
+) -> PreTrainedModel:
+    """A model of a transformers folder by one of transformers' auto classes, fp32, in eval mode."""
     config = config or load_config(folder)
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # fresh heads are ours to announce, not a warning
@@ -279,10 +345,20 @@ def attention_of(config: PretrainedConfig) -> dict[str, str]:
 
 
 def capturable(config: PretrainedConfig) -> bool:
-    """Cached `can_capture` by family: it does not depend on sizes."""
-    return _capturable(config.model_type, config.to_json_string())
+    """Whether queries, keys and values of every layer can be read."""
+    return probed(config).attention is None
+
+
+def probed(config: PretrainedConfig) -> Probe:
+    """Cached `probe`: what can be read out of a model of this config, and why not."""
+    return _probed(config.to_json_string())
 
 
 @lru_cache(maxsize=64)
-def _capturable(model_type: str, config_json: str) -> bool:
-    return can_capture(AutoConfig.for_model(**json.loads(config_json)))
+def _probed(config_json: str) -> Probe:
+    try:
+        config = AutoConfig.for_model(**json.loads(config_json))
+    except Exception as error:  # each family checks its own config
+        reason = f"its config is refused ({error})"
+        return Probe(reason, reason)
+    return probe(config)

@@ -7,7 +7,7 @@ one teacher on one held-out text. It is computed in fp32, whatever a stage train
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,9 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from stages.batches import evaluation_batches
-from stages.objectives import Needs, ObjectiveTerms, run_model
+from stages.objectives import ObjectiveTerms
 from stages.sources import TaskRows
+from stages.terms import Needs, run_model
 from stages.tokens import Batch, Tokens
 
 EVALUATION_VERSION = 1
@@ -31,14 +32,14 @@ EVALUATION_VERSION = 1
 _MICROBATCH_TOKENS = 8192
 
 
-def drawn_rows(number: int, max_rows: int | None = None) -> np.ndarray:
+def drawn_rows(number: int, max_rows: int | None = None, *, seed: int = 0) -> np.ndarray:
     """Which of `number` rows to measure on: all, or `max_rows` drawn the same way every time.
 
     The first rows would not do: files are often sorted by label.
     """
     if max_rows is None or max_rows >= number:
         return np.arange(number)
-    return np.sort(np.random.default_rng(0).permutation(number)[:max_rows])
+    return np.sort(np.random.default_rng(seed).permutation(number)[:max_rows])
 
 
 def _batches(tokens: Tokens, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
@@ -132,7 +133,7 @@ def probe_accuracy(
 @torch.no_grad()
 def held_out_losses(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teachers: Sequence[nn.Module],
     objective: ObjectiveTerms,
     tokens: Tokens,
     *,
@@ -142,13 +143,12 @@ def held_out_losses(
     totals: dict[str, float] = {}
     counts: dict[str, int] = {}
     student.eval(), objective.eval()
-    for _, batch in _batches(tokens, drawn_rows(len(tokens), max_rows)):
-        batch = batch.to(_device(student))
-        target = (
-            run_model(teacher.eval(), batch, objective.teacher_needs)
-            if teacher is not None
-            else None
-        )
+    for teacher in teachers:
+        teacher.eval()
+    rows = drawn_rows(len(tokens), max_rows)
+    for places, batch in _batches(tokens, rows):
+        batch = objective.prepare(batch, rows[places], step=0).to(_device(student))
+        target = objective.read_teachers(teachers, batch)
         output = run_model(student, batch, objective.student_needs)
         for key, loss in objective.compute(output, target, batch).items():
             totals[key] = totals.get(key, 0.0) + float(loss.total)
@@ -156,7 +156,7 @@ def held_out_losses(
     means: dict[str, float] = {"loss": 0.0}
     for term in objective.terms:
         mean = totals[term.key] / max(counts[term.key], 1)
-        means[f"{term.name}_loss"] = means.get(f"{term.name}_loss", 0.0) + mean
+        means[term.curve] = means.get(term.curve, 0.0) + mean
         means["loss"] += term.weight * mean
     return means
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.base import digest_of
-from schemas.data import Data, GeneralCorpus, TaskDataset
-from schemas.refs import FolderModel, HubModel, PackageModel
+from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.refs import AnyModel
 from schemas.stage import StageConfig
-from schemas.teacher import FinetunedTeacher
+from schemas.student import ModelStart
+from schemas.teacher import Committee, FinetunedTeacher, PretrainedTeacher
 from stages.encoders import folder_digest, locate
 from stages.sources import corpus_digest, task_digest
 
@@ -27,9 +28,11 @@ def data_digest(data: Data) -> str:
             return corpus_digest(data)
         case TaskDataset():
             return task_digest(data.task)
+        case TaskMixture():
+            return digest_of({name: task_digest(task) for name, task in data.tasks.items()})
 
 
-def model_digest(model: FolderModel | HubModel | PackageModel) -> str:
+def model_digest(model: AnyModel) -> str:
     """Digest of a model's weights, config and tokenizer."""
     return folder_digest(locate(model))
 
@@ -44,15 +47,31 @@ def stage_digest(config: StageConfig, parent_digest: str | None) -> str:
     covered: dict[str, Any] = config.model_dump(
         mode="json", exclude={"teacher", "pretrained", "data"}
     )
-    teacher = config.teacher
-    if teacher is None:
-        covered["teacher"] = None
-    elif isinstance(teacher, FinetunedTeacher) and teacher.stage_digest is not None:
-        covered["teacher"] = teacher.stage_digest
-    else:
-        covered["teacher"] = model_digest(teacher.model)
+    covered["teacher"] = _teacher_identity(config)
+    if config.student is not None and isinstance(start := config.student.start, ModelStart):
+        covered["student"]["start"]["model"] = model_digest(start.model)
     covered["pretrained"] = model_digest(config.pretrained)
     covered["data"] = data_digest(config.data)
     covered["parent"] = parent_digest
     covered["numerics"] = NUMERICS_VERSION
     return digest_of(covered)
+
+
+def _teacher_identity(config: StageConfig) -> Any:
+    teacher = config.teacher
+    if teacher is None:
+        return None
+    if isinstance(teacher, Committee):
+        return {
+            "members": [_model_identity(member) for member in teacher.members],
+            "weights": teacher.weights,
+            "weighting": teacher.weighting,
+        }
+    return _model_identity(teacher)
+
+
+def _model_identity(teacher: PretrainedTeacher | FinetunedTeacher) -> str:
+    """The fine-tuning that makes a teacher stands for it, so that it is known before the teacher is there."""
+    if isinstance(teacher, FinetunedTeacher) and teacher.stage_digest is not None:
+        return teacher.stage_digest
+    return model_digest(teacher.model)

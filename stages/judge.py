@@ -14,6 +14,7 @@ from schemas.base import digest_of
 from schemas.objective import LatentObjective
 from schemas.recipe import Evaluation, Recipe
 from schemas.results import CheckpointRef, Judgement
+from schemas.stage import TEACHER_NAMES
 from schemas.teacher import FinetunedTeacher
 from stages.encoders import (
     folder_digest,
@@ -34,8 +35,8 @@ from stages.evaluation import (
     read_rows,
     score,
 )
+from stages.models import PROJECTIONS
 from stages.objectives import ObjectiveTerms
-from stages.run import PROJECTIONS
 from stages.sources import corpus_digest, load_corpus, load_task, task_digest
 from stages.tokens import Tokens, tokenize_corpus, tokenize_task
 
@@ -77,7 +78,7 @@ class Yardstick:
 
 def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: Path) -> Yardstick:
     """The yardstick of a recipe's run."""
-    folder = locate(recipe.teacher.model)
+    folder = locate(recipe.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     teacher_folder = locate(fine_tuned.model) if fine_tuned else folder
     teacher = load_classifier(teacher_folder) if fine_tuned else load_encoder(folder)
@@ -123,7 +124,12 @@ def judge_checkpoint(
     folder = Path(checkpoint.path)
     model = load_classifier(folder / "model") if labels else load_encoder(folder / "model")
     file = folder / PROJECTIONS
-    latent = _latent_loss(model, load_file(file) if file.is_file() else {}, yardstick)
+    latent = _latent_loss(
+        model,
+        load_file(file) if file.is_file() else {},
+        yardstick,
+        is_student=checkpoint.stage not in TEACHER_NAMES,
+    )
     return judge_model(model, yardstick, has_head=bool(labels), latent_loss=latent)
 
 
@@ -159,15 +165,19 @@ def judge_model(
 
 
 def _latent_loss(
-    model: PreTrainedModel, projections: dict[str, Tensor], yardstick: Yardstick
+    model: PreTrainedModel,
+    projections: dict[str, Tensor],
+    yardstick: Yardstick,
+    *,
+    is_student: bool,
 ) -> float | None:
     """Weighted latent loss against the run's last teacher; None where the projections are of another objective."""
-    if yardstick.latent is None:
+    if yardstick.latent is None or not is_student:
         return None
     objective = ObjectiveTerms(
         yardstick.latent,
         student=model,
-        teacher=yardstick.teacher,
+        teachers=[yardstick.teacher],
         seed=0,
         projections=projections,
     )
@@ -175,7 +185,7 @@ def _latent_loss(
         return None
     losses = held_out_losses(
         model,
-        yardstick.teacher,
+        [yardstick.teacher],
         objective,
         yardstick.held_out,
         max_rows=yardstick.evaluation.latent_rows,

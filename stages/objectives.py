@@ -1,4 +1,4 @@
-"""Turns an objective's config into named terms, and owns the projections that the terms need.
+"""An objective at work: named terms, their weights in this step, and the projections that they need.
 
 A term is one loss at one place: `attention` at student block 2, `hidden` at block 0, `soft_label` at the head. Each is
 reported unweighted under its own name; their weighted sum is what the loop minimises.
@@ -6,301 +6,260 @@ reported unweighted under its own name; their weighted sum is what the loop mini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import assert_never
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from schemas.layer_map import RandomMap
 from schemas.objective import (
-    AttentionScores,
-    EmbeddingStates,
-    HardLabels,
-    HiddenStates,
-    LabelObjective,
     LatentObjective,
+    MaskedLanguageObjective,
     Objective,
-    SoftLabels,
-    TaskObjective,
-    teacher_layers,
+    hard_label_of,
+    latent_of,
+    soft_label_of,
 )
-from stages.capture import Recording, record_attention
-from stages.losses import (
-    Summed,
-    attention_score_loss,
-    attention_scores,
-    hard_label_loss,
-    hidden_state_loss,
-    soft_label_loss,
-)
+from stages.batches import Rows
+from stages.labels import hard_label_term, soft_label_terms
+from stages.latent import latent_terms, matched_states
+from stages.losses import Summed, confidence_weights
+from stages.masking import Masking
+from stages.projections import Projections, drawn_projections
+from stages.terms import Needs, Outputs, Pair, Pool, Target, Term, run_model
 from stages.tokens import Batch
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What of a model's inside an objective reads."""
+class Shares:
+    """How several teachers are weighed against each other."""
 
-    attention: frozenset[int] = frozenset()
-    hidden: bool = False
-    logits: bool = False
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a model computed for one batch."""
-
-    hidden: tuple[Tensor, ...]
-    """(batch, sequence, width): the embedding output, then each block's; empty unless needed."""
-    recording: Recording
-    logits: Tensor | None
-
-
-def run_model(model: nn.Module, batch: Batch, needs: Needs) -> Outputs:
-    """One forward pass, keeping what `needs` names and nothing else."""
-    with record_attention(needs.attention) as recording:
-        output = model(**batch.model_inputs(), output_hidden_states=needs.hidden)
-    hidden = tuple(output.hidden_states) if needs.hidden else ()
-    return Outputs(hidden, recording, getattr(output, "logits", None))
-
-
-@dataclass(frozen=True)
-class Term:
-    """One loss at one place."""
-
-    name: str
-    """`attention`, `hidden`, `embedding`, `soft_label`, `hard_label`."""
-    layer: int | None
-    """Student block (0 the first), where there are several."""
-    weight: float
-    compute: Callable[[Outputs, Outputs | None, Batch], Summed]
-    count: Callable[[Batch], int]
-    """What `compute` will count, known before any forward pass."""
-
-    @property
-    def key(self) -> str:
-        """The name of its own curve."""
-        return f"{self.name}_loss" if self.layer is None else f"{self.name}_loss_layer_{self.layer}"
-
-
-class Projections(nn.Module):
-    """Linear maps from the student's width to the teacher's, one per matched state or one for all.
-
-    Where the widths agree they start as the identity, so that a student copied from its teacher starts matched;
-    otherwise as torch draws a linear layer. TinyBERT's code has a bias, so have these.
-    """
-
-    def __init__(
-        self, objective: LatentObjective, *, num_layers: int, student_width: int, teacher_width: int
-    ) -> None:
-        super().__init__()
-        kinds = {term.kind for term in objective.terms}
-        names = ["embedding"] if "embedding" in kinds else []
-        names += [f"hidden_{layer}" for layer in range(num_layers)] if "hidden" in kinds else []
-        self.shared = objective.projection == "shared"
-        made = ["shared"] if self.shared and names else names
-        self.maps = nn.ModuleDict({name: nn.Linear(student_width, teacher_width) for name in made})
-        if student_width == teacher_width:
-            for module in self.maps.values():
-                assert isinstance(module, nn.Linear)
-                nn.init.eye_(module.weight)
-                nn.init.zeros_(module.bias)
-
-    def project(self, name: str, states_BSH: Tensor) -> Tensor:
-        """(batch, sequence, student width) to (batch, sequence, teacher width)."""
-        projected: Tensor = self.maps["shared" if self.shared else name](states_BSH)
-        return projected
+    fixed: tuple[float, ...] = (1.0,)
+    """One per teacher; they sum to 1."""
+    by_confidence: bool = False
+    """Whether each row weighs the teachers by how well they know its label (CA-MKD)."""
 
 
 class ObjectiveTerms(nn.Module):
-    """An objective at work: its terms, its projections, and what it needs of both models."""
+    """The terms of an objective for one student and its teachers."""
 
     def __init__(
         self,
         objective: Objective,
         *,
         student: PreTrainedModel,
-        teacher: PreTrainedModel | None,
+        teachers: Sequence[PreTrainedModel] = (),
         seed: int,
+        shares: Shares | None = None,
         projections: Mapping[str, Tensor] | None = None,
+        class_groups: tuple[tuple[int, int], ...] | None = None,
+        masking: Masking | None = None,
     ) -> None:
-        """Build the terms of `objective` for two models.
+        """Build the terms of `objective`.
 
         Args:
             objective: the config.
             student: the model that is trained.
-            teacher: the model it learns from; None for hard labels alone.
+            teachers: the models it learns from; none for hard labels alone.
             seed: draws projections that are not carried over.
+            shares: of several teachers; equal by default.
             projections: tensors of an earlier stage's projections; those that still fit are gone on with.
+            class_groups: half-open ranges of classes, one per task, where tasks share an output layer.
+            masking: masks words, for a masked-language objective.
         """
         super().__init__()
-        latent, soft, hard = _parts(objective)
+        assert (masking is None) == (not isinstance(objective, MaskedLanguageObjective))
+        self.objective = objective
+        self.shares = shares or Shares((1 / max(len(teachers), 1),) * len(teachers))
+        self.masking = masking
+        self.class_groups = class_groups
+        self.student_config: PretrainedConfig = student.config
+        self.teacher_configs = [teacher.config for teacher in teachers]
         self.carried = dict(projections or {})
         self.carried_over = False
-        self.projections: Projections | None = None
-        self.terms: list[Term] = []
-        self.layer_map: tuple[int, ...] = ()
+        self.projections = nn.ModuleList()
+        latent = latent_of(objective)
         if latent is not None:
-            assert teacher is not None
-            self.terms += self._latent_terms(latent, student.config, teacher.config, seed)
-        if soft is not None:
-            self.terms.append(_soft_label_term(soft))
-        if hard is not None:
-            self.terms.append(_hard_label_term(hard))
-        kinds = {term.kind for term in latent.terms} if latent is not None else set()
-        attention, states = "attention" in kinds, bool(kinds - {"attention"})
-        layers = frozenset(range(student.config.num_hidden_layers))
-        self.student_needs = Needs(layers if attention else frozenset(), states, bool(soft or hard))
-        self.teacher_needs = Needs(
-            frozenset(self.layer_map) if attention else frozenset(), states, soft is not None
+            self._make_projections(latent, seed)
+        self.epoch = 0
+        self.progress = 0.0
+        self.terms = self._make_terms()
+        self.redrawn = latent is not None and _is_redrawn(latent)
+        latent_names = [term.name for term in latent.terms] if latent is not None else []
+        self.initial_names = (
+            latent_names if latent is not None and latent.normalize == "first_step" else []
         )
+        if self.initial_names:
+            unknown = torch.full((len(self.initial_names),), math.nan, dtype=torch.float64)
+            self.register_buffer("initial", unknown)
 
-    def _latent_terms(
-        self,
-        latent: LatentObjective,
-        student: PretrainedConfig,
-        teacher: PretrainedConfig,
-        seed: int,
-    ) -> list[Term]:
-        depth = student.num_hidden_layers
-        self.layer_map = teacher_layers(
-            latent.layer_map,
-            num_student_layers=depth,
-            num_teacher_layers=teacher.num_hidden_layers,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.projections = Projections(
-                latent,
-                num_layers=depth,
-                student_width=student.hidden_size,
-                teacher_width=teacher.hidden_size,
+    def _make_projections(self, latent: LatentObjective, seed: int) -> None:
+        for index, teacher in enumerate(self.teacher_configs):
+            self.projections.append(
+                drawn_projections(
+                    latent,
+                    matched_states(latent, self.student_config, teacher),
+                    student_width=self.student_config.hidden_size,
+                    teacher_width=teacher.hidden_size,
+                    seed=seed + index,
+                )
             )
-        self._carry_over(self.projections)
-        return _latent_terms(latent, self.layer_map, student.num_attention_heads, self.projections)
-
-    def _carry_over(self, projections: Projections) -> None:
-        own = projections.state_dict()
+        own = self._projection_state()
         self.carried_over = all(
-            name in self.carried and self.carried[name].shape == own[name].shape for name in own
+            name in self.carried and self.carried[name].shape == tensor.shape
+            for name, tensor in own.items()
         )
         if self.carried_over:
-            projections.load_state_dict({name: self.carried[name] for name in own})
+            with torch.no_grad():
+                for name, tensor in own.items():
+                    tensor.copy_(self.carried[name])
+
+    def _projection_state(self) -> dict[str, Tensor]:
+        """Projections by the names they have in a checkpoint; the first teacher's without a number."""
+        tensors: dict[str, Tensor] = {}
+        for index, projections in enumerate(self.projections):
+            prefix = f"teacher_{index}." if index else ""
+            for name, tensor in projections.state_dict().items():
+                tensors[prefix + name] = tensor
+        return tensors
+
+    def _make_terms(self) -> list[Term]:
+        terms: list[Term] = []
+        latent, soft = latent_of(self.objective), soft_label_of(self.objective)
+        several = len(self.teacher_configs) > 1
+        for index, teacher in enumerate(self.teacher_configs if latent is not None else ()):
+            assert latent is not None
+            projections = self.projections[index]
+            assert isinstance(projections, Projections)
+            pair = Pair(
+                self.student_config, teacher, index, several, self.shares.fixed[index], projections
+            )
+            terms += latent_terms(latent, pair, epoch=self.epoch)
+        if soft is not None:
+            words = self.masking is not None
+            terms += soft_label_terms(soft, self.shares.fixed, masked_words=words)
+        if (hard := hard_label_of(self.objective)) is not None:
+            terms.append(
+                hard_label_term(
+                    hard, groups=self.class_groups, masked_words=self.masking is not None
+                )
+            )
+        return [self._by_confidence(term) for term in terms]
+
+    def _by_confidence(self, term: Term) -> Term:
+        """Rows decide the shares of hidden states and answers; the fixed share is then taken back."""
+        if not self.shares.by_confidence or term.teacher is None:
+            return term
+        if not term.name.startswith(("hidden", "embedding", "soft_label")):
+            return term
+        return replace(term, weight=term.weight / self.shares.fixed[term.teacher])
+
+    def begin(self, *, epoch: int, progress: float) -> None:
+        """Say where in the stage the next step is: which epoch, and the share of all steps that is behind it."""
+        self.progress = progress
+        if self.redrawn and epoch != self.epoch:
+            self.epoch = epoch
+            self.terms = self._make_terms()
+
+    @property
+    def student_needs(self) -> Needs:
+        """What is read of the student."""
+        return _together([term.of_student for term in self.terms])
+
+    @property
+    def teacher_needs(self) -> Needs:
+        """What is read of every teacher."""
+        needs = _together([term.of_teacher for term in self.terms])
+        return needs | Needs(logits=True) if self.shares.by_confidence else needs
+
+    @property
+    def couples_rows(self) -> bool:
+        """Whether a step must be one forward pass, because rows are compared with each other."""
+        return any(term.couples_rows for term in self.terms)
+
+    @property
+    def needs_pool(self) -> bool:
+        """Whether the teachers' states of the whole step must be known before any row is learnt."""
+        return any(term.needs_pool for term in self.terms)
+
+    def prepare(self, batch: Batch, rows: Rows, *, step: int) -> Batch:
+        """The batch as the models are to see it: with masked words, for a masked-language objective."""
+        return batch if self.masking is None else self.masking.mask(batch, rows, step=step)
+
+    def read_teachers(self, teachers: Sequence[nn.Module], batch: Batch) -> Target | None:
+        """What every teacher says about a batch, without gradient; None when nothing of them is read.
+
+        The batch itself is the pool.
+        """
+        needs = self.teacher_needs
+        if not teachers or needs == Needs():
+            return None
+        with torch.no_grad():
+            outputs = tuple(run_model(teacher, batch, needs) for teacher in teachers)
+            weights = None
+            if self.shares.by_confidence:
+                assert batch.labels is not None
+                logits = [output.logits for output in outputs if output.logits is not None]
+                weights = confidence_weights(torch.stack(logits), batch.labels)
+        pools: tuple[Pool, ...] = ()
+        if self.needs_pool:
+            own = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
+            mask = batch.attention_mask.bool()
+            pools = tuple(Pool(output.hidden, mask, own) for output in outputs)
+        return Target(outputs, weights, pools)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """What each term counts in `batch`, by the term's key."""
         return {term.key: term.count(batch) for term in self.terms}
 
-    def compute(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> dict[str, Summed]:
+    def compute(self, student: Outputs, target: Target | None, batch: Batch) -> dict[str, Summed]:
         """Each term's sum and count in `batch`, by the term's key."""
-        return {term.key: term.compute(student, teacher, batch) for term in self.terms}
+        return {term.key: term.compute(student, target, batch) for term in self.terms}
+
+    def weights(self) -> dict[str, float]:
+        """What multiplies each term's mean in this step, by the term's key."""
+        return {term.key: self._weight(term) for term in self.terms}
+
+    def _weight(self, term: Term) -> float:
+        latent = latent_of(self.objective)
+        weight = term.weight
+        if self.initial_names and term.name in self.initial_names:
+            initial = float(self.get_buffer("initial")[self.initial_names.index(term.name)])
+            weight /= initial if initial > 0 and math.isfinite(initial) else 1.0
+        if latent is not None and latent.unlock == "bottom_up" and term.layer is not None:
+            depth = self.student_config.num_hidden_layers
+            weight *= float(self.progress * depth >= term.layer)
+        return weight
+
+    @property
+    def wants_initial(self) -> bool:
+        """Whether the terms' values at step 0 are still to be noted."""
+        return bool(self.initial_names) and bool(self.get_buffer("initial").isnan().any())
+
+    def note_initial(self, means: Mapping[str, float]) -> None:
+        """Take the terms' means at step 0, by key; they are kept in the training state."""
+        for place, name in enumerate(self.initial_names):
+            total = sum(means[term.key] for term in self.terms if term.name == name)
+            self.get_buffer("initial")[place] = total
 
     def projection_tensors(self) -> dict[str, Tensor]:
         """Projections to keep with the student: trained here, or carried through untouched."""
-        if self.projections is None:
+        own = self._projection_state()
+        if not own:
             return dict(self.carried)
-        return {
-            name: tensor.detach().cpu() for name, tensor in self.projections.state_dict().items()
-        }
+        return {name: tensor.detach().cpu() for name, tensor in own.items()}
 
 
-def _parts(
-    objective: Objective,
-) -> tuple[LatentObjective | None, SoftLabels | None, HardLabels | None]:
-    match objective:
-        case LatentObjective():
-            return objective, None, None
-        case TaskObjective():
-            return objective.latent, objective.soft_label, objective.hard_label
-        case LabelObjective():
-            return None, None, objective.hard_label
-        case _:
-            assert_never(objective)
+def _is_redrawn(latent: LatentObjective) -> bool:
+    maps = [latent.map_of(term) for term in latent.terms]
+    return any(isinstance(each, RandomMap) and each.redraw == "epoch" for each in maps)
 
 
-def _latent_terms(
-    latent: LatentObjective, layer_map: tuple[int, ...], num_heads: int, projections: Projections
-) -> list[Term]:
-    terms: list[Term] = []
-    for config in latent.terms:
-        match config:
-            case AttentionScores():
-                terms += [
-                    _attention_term(config, num_heads, *pair) for pair in enumerate(layer_map)
-                ]
-            case HiddenStates():
-                terms += [
-                    _state_term("hidden", config.weight, student, teacher, projections)
-                    for student, teacher in enumerate(layer_map)
-                ]
-            case EmbeddingStates():
-                terms.append(_state_term("embedding", config.weight, None, None, projections))
-            case _:
-                assert_never(config)
-    return terms
-
-
-def _attention_term(
-    config: AttentionScores, num_heads: int, student_layer: int, teacher_layer: int
-) -> Term:
-    def scores(outputs: Outputs, layer: int, batch: Batch) -> Tensor:
-        attention = outputs.recording.attention[layer]
-        return attention_scores(
-            attention.query, attention.key, batch.attention_mask, scaling=attention.scaling
-        )
-
-    def compute(student: Outputs, teacher: Outputs | None, batch: Batch) -> Summed:
-        assert teacher is not None
-        return attention_score_loss(
-            scores(student, student_layer, batch),
-            scores(teacher, teacher_layer, batch),
-            batch.attention_mask,
-        )
-
-    def count(batch: Batch) -> int:
-        return int(batch.attention_mask.sum(-1).square().sum()) * num_heads
-
-    return Term("attention", student_layer, config.weight, compute, count)
-
-
-def _state_term(
-    name: str,
-    weight: float,
-    student_layer: int | None,
-    teacher_layer: int | None,
-    projections: Projections,
-) -> Term:
-    # transformers' hidden_states[0] is the embedding output, so block i stands at i + 1.
-    student_index = 0 if student_layer is None else student_layer + 1
-    teacher_index = 0 if teacher_layer is None else teacher_layer + 1
-    projection = name if student_layer is None else f"{name}_{student_layer}"
-
-    def compute(student: Outputs, teacher: Outputs | None, batch: Batch) -> Summed:
-        assert teacher is not None
-        return hidden_state_loss(
-            projections.project(projection, student.hidden[student_index]),
-            teacher.hidden[teacher_index],
-            batch.attention_mask,
-        )
-
-    return Term(name, student_layer, weight, compute, lambda batch: batch.num_tokens)
-
-
-def _soft_label_term(config: SoftLabels) -> Term:
-    def compute(student: Outputs, teacher: Outputs | None, batch: Batch) -> Summed:
-        assert teacher is not None
-        assert teacher.logits is not None
-        assert student.logits is not None
-        return soft_label_loss(student.logits, teacher.logits, temperature=config.temperature)
-
-    return Term("soft_label", None, config.weight, compute, lambda batch: batch.input_ids.shape[0])
-
-
-def _hard_label_term(config: HardLabels) -> Term:
-    def compute(student: Outputs, teacher: Outputs | None, batch: Batch) -> Summed:
-        assert student.logits is not None
-        assert batch.labels is not None
-        return hard_label_loss(student.logits, batch.labels)
-
-    return Term("hard_label", None, config.weight, compute, lambda batch: batch.input_ids.shape[0])
+def _together(needs: Sequence[Needs]) -> Needs:
+    together = Needs()
+    for each in needs:
+        together = together | each
+    return together

@@ -80,6 +80,7 @@ class Ports:
     log_every: int = 10
     microbatch_tokens: int = 8192
     state_minutes: float = 2.0
+    gradient_share_every: int | None = None
     stop_requested: Callable[[], bool] = field(default=lambda: False)
     """Asked after every step; True saves the state and leaves."""
 

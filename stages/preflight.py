@@ -10,26 +10,32 @@ import torch
 from transformers import PretrainedConfig
 
 from schemas.errors import ConfigError, DataError
-from schemas.objective import AttentionScores
-from schemas.recipe import Recipe, latent_of
+from schemas.layer_map import teacher_layers
+from schemas.objective import MaskedLanguageObjective, latent_of
+from schemas.recipe import Recipe
 from schemas.refs import describe_model
 from schemas.stage import StageConfig
-from schemas.student import StudentShape
-from schemas.teacher import AlreadyFineTuned
+from schemas.student import ExtractStart, ModelStart, StudentShape
+from schemas.teacher import AlreadyFineTuned, members_of
+from schemas.terms import Attention, Relation
 from stages.batches import Batches
 from stages.encoders import (
-    capturable,
+    check_same_vocabulary,
     has_trained_head,
     load_classifier,
     load_config,
     load_tokenizer,
     locate,
+    probed,
     shape_of,
 )
-from stages.run import check_labels, load_data
+from stages.extraction import choose_parts
+from stages.models import check_labels, check_shape
+from stages.run import load_data
 from stages.runtime import Runtime
 from stages.sources import load_corpus, load_task
 from stages.student import count_parameters, encoder_flops, student_config
+from stages.words import has_word_head
 
 _EFFICIENCY = 0.35
 """Share of the matrix rate that a training step reached in trials; only used to estimate times."""
@@ -54,48 +60,107 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
         DataError: a model or a data set is missing or cannot be used as it is.
         ServiceError: a model hub is needed and cannot be reached.
     """
-    folder = locate(recipe.teacher.model)
+    folder = locate(recipe.pretrained)
     config = load_config(folder)
-    shape = shape_of(config)
-    problems = recipe.problems_with(shape)
-    if not problems:
-        problems += _capture_problems(recipe, config)
+    tokenizer = load_tokenizer(folder, config)
+    problems = recipe.problems_with(shape_of(config)) or _reading_problems(recipe, config)
+    for index, other in enumerate(recipe.teacher.others):
+        other_folder = locate(other.model)
+        check_same_vocabulary(other_folder, folder, place=f"teacher.others[{index}].model")
+        found = recipe.problems_with(shape_of(load_config(other_folder)), is_first=False)
+        problems += [f"teacher.others[{index}]: {problem}" for problem in found]
+    problems += _word_problems(recipe, folder, has_mask=tokenizer.mask_token_id is not None)
     if problems:
         raise ConfigError([f"recipe {recipe.name}: {problem}" for problem in problems])
-    load_tokenizer(folder, config)
-    labels: tuple[str, ...] = ()
-    if recipe.task is not None:
-        labels = load_task(recipe.task, cache).labels
-    if recipe.general_corpus is not None:
-        load_corpus(recipe.general_corpus, cache)
-    if isinstance(recipe.teacher.task_model, AlreadyFineTuned):
-        _check_given_teacher(recipe.teacher.task_model, labels, shape.vocab_size)
+    student = student_config(config, recipe.student.shape, recipe.student.model_type)
+    _check_start(recipe, config, student, folder)
+    labels = _look_at_data(recipe, cache)
+    for task_model in (recipe.teacher.task_model, *(o.task_model for o in recipe.teacher.others)):
+        if isinstance(task_model, AlreadyFineTuned):
+            _check_given_teacher(task_model, labels, folder)
+    shape = shape_of(config)
     return Facts(
         teacher=StudentShape(**{name: getattr(shape, name) for name in StudentShape.model_fields}),
         student=recipe.student.shape,
         teacher_parameters=count_parameters(config),
-        student_parameters=count_parameters(student_config(config, recipe.student.shape)),
+        student_parameters=count_parameters(student),
         labels=labels,
     )
 
 
-def _capture_problems(recipe: Recipe, config: PretrainedConfig) -> list[str]:
-    wanting = [
-        index
-        for index, stage in enumerate(recipe.stages)
-        if (latent := latent_of(stage.objective))
-        and any(isinstance(term, AttentionScores) for term in latent.terms)
-    ]
-    if not wanting or capturable(config):
-        return []
-    return [
-        f"stages[{index}].objective.terms: attention scores cannot be read from a {config.model_type} model "
-        f"({describe_model(recipe.teacher.model)}); leave the attention term out, or take another teacher"
-        for index in wanting
-    ]
+def _look_at_data(recipe: Recipe, cache: Path) -> tuple[str, ...]:
+    """Read whatever the recipe trains on; the task's class names."""
+    labels = load_task(recipe.task, cache).labels if recipe.task is not None else ()
+    if recipe.teacher.multi_task is not None:
+        for task in recipe.teacher.multi_task.tasks.values():
+            load_task(task, cache)
+    if recipe.general_corpus is not None:  # last, because it is the longest to read
+        load_corpus(recipe.general_corpus, cache)
+    return labels
 
 
-def _check_given_teacher(given: AlreadyFineTuned, labels: tuple[str, ...], vocab_size: int) -> None:
+def _reading_problems(recipe: Recipe, teacher: PretrainedConfig) -> list[str]:
+    """Objectives that ask for what a model of these families does not show."""
+    student = student_config(teacher, recipe.student.shape, recipe.student.model_type)
+    problems: list[str] = []
+    for index, stage in enumerate(recipe.stages):
+        latent = latent_of(stage.objective)
+        if latent is None:
+            continue
+        for config, whose in ((teacher, describe_model(recipe.pretrained)), (student, "student")):
+            wanted = [term for term in latent.terms if isinstance(term, Attention | Relation)]
+            if wanted and (reason := probed(config).attention) is not None:
+                problems.append(
+                    f"stages[{index}].objective.terms: {wanted[0].kind} cannot be read from a {config.model_type} "
+                    f"model ({whose}): {reason}; leave the term out, or take another model"
+                )
+            if len(wanted) < len(latent.terms) and (reason := probed(config).hidden_states):
+                problems.append(
+                    f"stages[{index}].objective.terms: hidden states cannot be read from a {config.model_type} model "
+                    f"({whose}): {reason}; leave those terms out, or take another model"
+                )
+    return problems
+
+
+def _word_problems(recipe: Recipe, folder: Path, *, has_mask: bool) -> list[str]:
+    problems: list[str] = []
+    for index, stage in enumerate(recipe.stages):
+        if not isinstance(stage.objective, MaskedLanguageObjective):
+            continue
+        place = f"stages[{index}].objective"
+        if not has_mask:
+            problems.append(
+                f"{place}.kind: the teacher's tokenizer has no mask token; choose kind: latent"
+            )
+        if stage.objective.soft_label is not None and not has_word_head(folder):
+            problems.append(
+                f"{place}.soft_label: {describe_model(recipe.pretrained)} has no masked-language head, so it has no "
+                "answers at masked words; give a teacher that was pretrained on masked words, or set soft_label to null"
+            )
+    return problems
+
+
+def _check_start(
+    recipe: Recipe, teacher: PretrainedConfig, student: PretrainedConfig, folder: Path
+) -> None:
+    """Refuse a start that the teacher cannot give, or that does not share its vocabulary."""
+    start = recipe.student.start
+    if isinstance(start, ModelStart):
+        given = locate(start.model)
+        check_same_vocabulary(given, folder, place="student.start.model")
+        check_shape(shape_of(load_config(given)), recipe.student.shape, given)
+    elif isinstance(start, ExtractStart):
+        layers = teacher_layers(
+            start.layer_map,
+            num_student_layers=student.num_hidden_layers,
+            num_teacher_layers=teacher.num_hidden_layers,
+        )
+        choose_parts(teacher, student, layers, importance=None, seed=start.seed)
+
+
+def _check_given_teacher(
+    given: AlreadyFineTuned, labels: tuple[str, ...], pretrained: Path
+) -> None:
     folder = locate(given.model)
     name = describe_model(given.model)
     if not has_trained_head(folder):
@@ -103,12 +168,7 @@ def _check_given_teacher(given: AlreadyFineTuned, labels: tuple[str, ...], vocab
             f"teacher.task_model: {name} has no trained classification head (no classifier weights in its files), but "
             "a fine-tuned teacher is needed; give one, or set teacher.task_model.kind to fine_tune"
         )
-    config = load_config(folder)
-    if config.vocab_size != vocab_size:
-        raise DataError(
-            f"teacher.task_model: {name} has a vocabulary of {config.vocab_size} tokens, the pretrained teacher "
-            f"{vocab_size}; both must share one tokenizer"
-        )
+    check_same_vocabulary(folder, pretrained, place="teacher.task_model.model")
     check_labels(load_classifier(folder), labels, folder)
 
 
@@ -144,8 +204,7 @@ def cost_of(config: StageConfig, facts: Facts, cache: Path, rate: float) -> Cost
     length = data.train.num_tokens / max(len(data.train), 1)
     trained = config.student.shape if config.student else facts.teacher
     per_token = 3 * _flops_per_token(trained, length)
-    if config.teacher is not None:
-        per_token += _flops_per_token(facts.teacher, length)
+    per_token += len(members_of(config.teacher)) * _flops_per_token(facts.teacher, length)
     flops = per_token * tokens
     return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY))
 

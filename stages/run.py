@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from schemas.data import Data, GeneralCorpus, TaskDataset
-from schemas.errors import ConfigError, DataError
-from schemas.objective import LatentObjective
+from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.objective import LabelObjective, MaskedLanguageObjective, Objective, TaskObjective
 from schemas.results import CheckpointRef, Manifest, StageResult
 from schemas.stage import StageConfig
-from schemas.student import StudentShape
-from stages.encoders import (
-    class_names,
-    load_classifier,
-    load_config,
-    load_encoder,
-    load_tokenizer,
-    locate,
-    shape_of,
-)
+from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import held_out_losses, logits_of, score
 from stages.identity import stage_digest
+from stages.masking import Masking
+from stages.models import (
+    PROJECTIONS,
+    Started,
+    class_groups,
+    load_teachers,
+    shares_of,
+    start_student,
+)
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.sources import load_corpus, load_task
-from stages.student import count_parameters, dropout, fresh_student, with_head
+from stages.student import count_parameters, dropout
 from stages.tokens import Tokens, tokenize_corpus, tokenize_task
-from stages.trainer import Fitted, fit
+from stages.trainer import fit
 
-PROJECTIONS = "projections.safetensors"
+EXTRACTION = "extraction.json"
 _HELD_OUT_ROWS = 512
 
 
@@ -59,31 +60,84 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)
-    teacher = load_teacher(config, data.labels)
-    student, projections = start_student(config, parent, folder, data.labels)
-    objective = ObjectiveTerms(
-        config.objective,
-        student=student,
-        teacher=teacher,
-        seed=config.training.seed,
-        projections=projections,
-    )
+    teachers = load_teachers(config, data.labels)
+    started = start_student(config, parent, data.train, data.labels, tokenizer)
+    student = started.model
+    objective = make_objective(config, started, teachers, data, tokenizer)
     with dropout(student, config.training.dropout):
         fitted = fit(
-            student, teacher, data.train, objective, config.training, ports, description=config.name
+            student,
+            teachers,
+            data.train,
+            objective,
+            config.training,
+            ports,
+            description=config.name,
         )
-    metrics = fitted.metrics | evaluate(config, student, teacher, objective, data)
+    metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
-    checkpoint = commit(
-        config, parent, student, tokenizer, objective, fitted, metrics, data.labels, ports
+    manifest = Manifest(
+        stage=config.name,
+        digest=stage_digest(config, parent.digest if parent else None),
+        parent_digest=parent.digest if parent else None,
+        config=config,
+        files={},
+        metrics=metrics,
+        steps=fitted.steps,
+        tokens=fitted.tokens,
+        seconds=fitted.seconds,
+        num_parameters=count_parameters(student.config),
+        labels=data.labels if has_classes(config.objective) else (),
+        versions={},
+        mlflow_run_id=ports.mlflow_run_id,
+        created="",
     )
+
+    def write(into: Path) -> None:
+        student.cpu().save_pretrained(into / "model", safe_serialization=True)
+        tokenizer.save_pretrained(into / "model")
+        tensors = {
+            name: tensor.contiguous() for name, tensor in objective.projection_tensors().items()
+        }
+        if tensors:
+            save_file(tensors, into / PROJECTIONS)
+        if started.extraction is not None:
+            text = json.dumps(started.extraction, indent=1)
+            (into / EXTRACTION).write_text(text + "\n", encoding="utf-8")
+
     return StageResult(
-        checkpoint=checkpoint,
+        checkpoint=ports.checkpoints.commit(manifest, write),
         metrics=metrics,
         steps=fitted.steps,
         tokens=fitted.tokens,
         seconds=fitted.seconds,
         mlflow_run_id=ports.mlflow_run_id,
+    )
+
+
+def make_objective(
+    config: StageConfig,
+    started: Started,
+    teachers: list[PreTrainedModel],
+    data: StageData,
+    tokenizer: PreTrainedTokenizerFast,
+) -> ObjectiveTerms:
+    """The stage's objective for its models."""
+    masking = None
+    if isinstance(config.objective, MaskedLanguageObjective):
+        masking = Masking.of(
+            tokenizer, ratio=config.objective.mask_ratio, seed=config.training.seed
+        )
+    mixed = isinstance(config.data, TaskMixture)
+    return ObjectiveTerms(
+        config.objective,
+        student=started.model,
+        teachers=teachers,
+        seed=config.training.seed,
+        shares=shares_of(config),
+        projections=started.projections,
+        class_groups=class_groups(data.labels) if mixed else None,
+        masking=masking,
     )
 
 
@@ -101,124 +155,59 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerFast, cache: Path) -> St
                 rows, tokenizer, max_length=data.task.max_length, cache=cache
             )
             return StageData(train, validation, rows.labels)
-
-
-def load_teacher(config: StageConfig, labels: tuple[str, ...]) -> PreTrainedModel | None:
-    """The model the student learns from; None when there are only hard labels.
-
-    Raises:
-        DataError: its classes are not the task's.
-    """
-    if config.teacher is None:
-        return None
-    folder = locate(config.teacher.model)
-    if isinstance(config.objective, LatentObjective):
-        return load_encoder(folder)
-    teacher = load_classifier(folder)
-    check_labels(teacher, labels, folder)
-    return teacher
-
-
-def check_labels(teacher: PreTrainedModel, labels: tuple[str, ...], folder: Path) -> None:
-    """Refuse a fine-tuned teacher whose classes are not the task's, in the task's order."""
-    names = class_names(teacher.config)
-    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    if len(names) != len(labels) or (not unnamed and names != labels and set(names) == set(labels)):
-        raise DataError(
-            f"teacher.task_model: {folder} answers with the classes {', '.join(names)}; the task has "
-            f"{', '.join(labels)}: set task.labels to the teacher's names in the teacher's order, or fine-tune another"
-        )
-
-
-def start_student(
-    config: StageConfig, parent: CheckpointRef | None, pretrained: Path, labels: tuple[str, ...]
-) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """The model to train and the projections it brings along."""
-    projections: dict[str, Tensor] = {}
-    if parent is not None:
-        model = load_encoder(Path(parent.path) / "model")
-        check_shape(model, config, parent)
-        file = Path(parent.path) / PROJECTIONS
-        projections = load_file(file) if file.is_file() else {}
-    elif config.student is not None:
-        model = fresh_student(config.student, pretrained)
-    else:
-        model = load_encoder(pretrained)
-    if not isinstance(config.objective, LatentObjective):
-        model = with_head(model, labels, seed=config.training.seed)
-    return model, projections
-
-
-def check_shape(model: PreTrainedModel, config: StageConfig, parent: CheckpointRef) -> None:
-    """Refuse to go on from a checkpoint of another shape than the recipe's student."""
-    if config.student is None:
-        return
-    shape, found = config.student.shape, shape_of(model.config)
-    for name in StudentShape.model_fields:
-        if getattr(found, name) != getattr(shape, name):
-            raise ConfigError(
-                f"student.shape.{name}: {getattr(shape, name)}, but the checkpoint {parent.path} has "
-                f"{getattr(found, name)}; resume from a checkpoint of the same student, or change the recipe's shape"
+        case TaskMixture():
+            parts = {
+                name: load_data(TaskDataset(task=task), tokenizer, cache)
+                for name, task in data.tasks.items()
+            }
+            sizes = [len(part.labels) for part in parts.values()]
+            return StageData(
+                Tokens.joined([part.train for part in parts.values()], sizes),
+                Tokens.joined([part.held_out for part in parts.values()], sizes),
+                tuple(f"{name}/{label}" for name, part in parts.items() for label in part.labels),
             )
+
+
+def has_classes(objective: Objective) -> bool:
+    """Whether the student is trained under a classification head."""
+    return isinstance(objective, TaskObjective | LabelObjective)
 
 
 def evaluate(
     config: StageConfig,
     student: PreTrainedModel,
-    teacher: PreTrainedModel | None,
+    teachers: list[PreTrainedModel],
     objective: ObjectiveTerms,
     data: StageData,
 ) -> dict[str, float]:
     """The stage's own losses on held-out rows, and its head's scores where it has one."""
-    if teacher is not None:
+    for teacher in teachers:
         torch.nn.Module.to(teacher, student.device)
-    losses = held_out_losses(student, teacher, objective, data.held_out, max_rows=_HELD_OUT_ROWS)
+    losses = held_out_losses(student, teachers, objective, data.held_out, max_rows=_HELD_OUT_ROWS)
     metrics = {f"eval/{name}": value for name, value in losses.items()}
-    if isinstance(config.data, TaskDataset) and not isinstance(config.objective, LatentObjective):
-        labels = data.held_out.labels
-        assert labels is not None
-        predictions = logits_of(student, data.held_out).argmax(-1)
+    labels = data.held_out.labels
+    if labels is None or not has_classes(config.objective):
+        return metrics
+    answers = logits_of(student, data.held_out)
+    if isinstance(config.data, TaskDataset):
         for metric in {"accuracy", config.data.task.metric}:
-            metrics[f"eval/{metric}"] = score(metric, labels, predictions)
+            metrics[f"eval/{metric}"] = score(metric, labels, answers.argmax(-1))
+    elif isinstance(config.data, TaskMixture):
+        scores = {
+            name: score("accuracy", *own)
+            for name, own in zip(
+                config.data.tasks, answers_by_group(answers, labels, data.labels), strict=True
+            )
+        }
+        metrics |= {f"eval/accuracy/{name}": value for name, value in scores.items()}
+        metrics["eval/accuracy"] = sum(scores.values()) / len(scores)
     return metrics
 
 
-def commit(
-    config: StageConfig,
-    parent: CheckpointRef | None,
-    student: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    objective: ObjectiveTerms,
-    fitted: Fitted,
-    metrics: dict[str, float],
-    labels: tuple[str, ...],
-    ports: Ports,
-) -> CheckpointRef:
-    """Write the student as a transformers folder with its projections, and make it a checkpoint."""
-
-    def write(folder: Path) -> None:
-        student.cpu().save_pretrained(folder / "model", safe_serialization=True)
-        tokenizer.save_pretrained(folder / "model")
-        tensors = {
-            name: tensor.contiguous() for name, tensor in objective.projection_tensors().items()
-        }
-        if tensors:
-            save_file(tensors, folder / PROJECTIONS)
-
-    manifest = Manifest(
-        stage=config.name,
-        digest=stage_digest(config, parent.digest if parent else None),
-        parent_digest=parent.digest if parent else None,
-        config=config,
-        files={},
-        metrics=metrics,
-        steps=fitted.steps,
-        tokens=fitted.tokens,
-        seconds=fitted.seconds,
-        num_parameters=count_parameters(student.config),
-        labels=() if isinstance(config.objective, LatentObjective) else labels,
-        versions={},
-        mlflow_run_id=ports.mlflow_run_id,
-        created="",
-    )
-    return ports.checkpoints.commit(manifest, write)
+def answers_by_group(
+    logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Right classes and answers of each task's rows, where every answer is one of the row's own task."""
+    for start, end in class_groups(names):
+        own = (labels >= start) & (labels < end)
+        yield labels[own], logits[own, start:end].argmax(-1) + start

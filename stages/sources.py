@@ -33,6 +33,7 @@ from schemas.data import (
     TextSource,
 )
 from schemas.errors import DataError
+from stages.columns import has_column
 from stages.docstrings import (
     corpus_paragraphs,
     docstring_digest,
@@ -88,6 +89,8 @@ def task_digest(task: TaskData) -> str:
     """SHA-256 of what decides the rows: bytes of the files, or the hub's commit, and config."""
     if isinstance(task, DocstringTask):
         return docstring_task_digest(task)
+    if isinstance(task, FileTask):
+        task = _settled(task)
     config = task.model_dump(mode="json", exclude={"train", "validation", "revision"})
     content: dict[str, object]
     match task:
@@ -132,6 +135,15 @@ def _file_identity(path: Path, where: str) -> dict[str, str]:
     return {"format": file_format(path, where), "sha256": file_digest(path)}
 
 
+def _settled(task: FileTask) -> FileTask:
+    """The task with its columns named, so that it is the same task as one that names them itself."""
+    if task.text_pair != "auto":
+        return task
+    train = resolve_file(task.train, "task.train")
+    pair = "text_b" if has_column(train, "text_b", "task.train") else None
+    return task.model_copy(update={"text_pair": pair})
+
+
 def _task_files(task: FileTask) -> dict[str, Path]:
     return {
         "train": resolve_file(task.train, "task.train"),
@@ -160,7 +172,7 @@ def load_task(task: TaskData, cache: Path) -> TaskRows:
             labels = ordered.libraries
             validation = _draw(validation, task.max_validation_rows, task.seed)
         case FileTask():
-            files = _task_files(task)
+            task, files = _settled(task), _task_files(task)
             where = {split: f"task.{split}: {path}" for split, path in files.items()}
             raw = {split: read_file(path, cache, f"task.{split}") for split, path in files.items()}
             train, validation, labels = _labelled(task, raw, where)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import assert_never
 
 import torch
 from torch import nn
@@ -20,21 +18,51 @@ from transformers import (
 )
 
 from schemas.errors import ConfigError
-from schemas.objective import teacher_layers
-from schemas.student import RandomStart, StudentConfig, StudentShape, TeacherLayersStart
-from stages.encoders import attention_of, load_config, load_encoder, name_classes
+from schemas.layer_map import teacher_layers
+from schemas.student import (
+    ExtractStart,
+    ModelStart,
+    RandomStart,
+    StudentConfig,
+    StudentShape,
+    TeacherLayersStart,
+)
+from stages.encoders import attention_of, load_config, load_encoder, name_classes, probed
+from stages.families import adopt_vocabulary, check_padding, reshape
 
 
-def student_config(teacher: PretrainedConfig, shape: StudentShape) -> PretrainedConfig:
-    """The teacher's config with the student's sizes; vocabulary, positions and activation stay the teacher's."""
-    config = copy.deepcopy(teacher)
-    config.num_hidden_layers = shape.num_layers
-    config.hidden_size = shape.hidden_size
-    config.num_attention_heads = shape.num_attention_heads
-    for name in ("intermediate_size", "hidden_dim"):  # DistilBERT says hidden_dim
-        if hasattr(config, name):
-            setattr(config, name, shape.intermediate_size)
-    config.architectures = None
+def student_config(
+    teacher: PretrainedConfig,
+    shape: StudentShape,
+    model_type: str | None = None,
+    *,
+    layers: tuple[int, ...] | None = None,
+) -> PretrainedConfig:
+    """The config of a student that reads the teacher's tokens.
+
+    Args:
+        teacher: gives vocabulary and positions, and everything that the shape does not say where the student is of the
+            teacher's family.
+        shape: the student's depth, width, heads and inner size.
+        model_type: the student's family as transformers names it; None for the teacher's.
+        layers: the teacher block that each student block is copied from; None where none is.
+
+    Raises:
+        ConfigError: there is no such encoder family, or its models cannot be built in this shape.
+    """
+    if model_type is None or model_type == teacher.model_type:
+        place, source = "student.shape", teacher
+    else:
+        place, source = "student.model_type", adopt_vocabulary(model_type, teacher)
+    config = reshape(source, shape, layers=layers)
+    if (problem := probed(config).hidden_states) is not None:
+        raise ConfigError(
+            f"{place}: a {config.model_type} model of {shape.num_layers} layers, {shape.hidden_size} wide, with "
+            f"{shape.num_attention_heads} heads and an inner size of {shape.intermediate_size} cannot be the student: "
+            f"{problem}; change student.shape, or set student.model_type to another family, such as bert"
+        )
+    if source is not teacher:
+        check_padding(config)
     return config
 
 
@@ -42,28 +70,43 @@ def fresh_student(student: StudentConfig, teacher_folder: Path) -> PreTrainedMod
     """A student encoder at its start, fp32, in eval mode.
 
     Args:
-        student: shape and start.
-        teacher_folder: the pretrained teacher, for the architecture and for copied layers.
+        student: shape, family and a start of its own or from copied layers.
+        teacher_folder: the pretrained teacher, for vocabulary and architecture, and for copied layers.
+
+    Raises:
+        ConfigError: the family cannot take the shape, or layers cannot be copied into it.
     """
     teacher_config = load_config(teacher_folder)
-    config = student_config(teacher_config, student.shape)
-    seed = student.start.seed if isinstance(student.start, RandomStart) else 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModel.from_config(config, **attention_of(config))
     match student.start:
         case RandomStart():
-            pass
+            config = student_config(teacher_config, student.shape, student.model_type)
+            return _drawn(config, student.start.seed).eval()
         case TeacherLayersStart():
-            copied = teacher_layers(
+            if student.model_type not in (None, teacher_config.model_type):
+                raise ConfigError(
+                    f"student.start: blocks of a {teacher_config.model_type} teacher cannot be copied into a "
+                    f"{student.model_type} student; set student.start.kind to random, or leave student.model_type out"
+                )
+            layers = teacher_layers(
                 student.start.layer_map,
-                num_student_layers=config.num_hidden_layers,
+                num_student_layers=student.shape.num_layers,
                 num_teacher_layers=teacher_config.num_hidden_layers,
             )
-            copy_layers(load_encoder(teacher_folder), model, copied)
-        case _:
-            assert_never(student.start)
-    return model.eval()
+            model = _drawn(student_config(teacher_config, student.shape, layers=layers), seed=0)
+            copy_layers(load_encoder(teacher_folder), model, layers)
+            return model.eval()
+        case ExtractStart() | ModelStart():
+            raise AssertionError("these starts need more than a config: stages.models makes them")
+
+
+def _drawn(config: PretrainedConfig, seed: int) -> PreTrainedModel:
+    """An encoder with weights drawn from `seed`, fp32 whatever precision the teacher was saved in."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModel.from_config(
+            config, dtype=torch.float32, **attention_of(config)
+        )
+    return model
 
 
 def copy_layers(
@@ -72,26 +115,43 @@ def copy_layers(
     """Make student block i a copy of teacher block `layers[i]`, and everything outside the blocks the teacher's.
 
     Raises:
-        ConfigError: a tensor of the student has no counterpart of its shape in the teacher.
+        ConfigError: a tensor of the student has no counterpart of its shape in the teacher, or one of a copied block
+            has none in the student.
     """
-    prefix = block_prefix(teacher)
     source = teacher.state_dict()
-    pattern = re.compile(rf"^{re.escape(prefix)}\.(\d+)\.")
-    taken = {
-        name: pattern.sub(lambda match: f"{prefix}.{layers[int(match[1])]}.", name)
-        for name in student.state_dict()
-    }
-    unmatched = [
-        name
-        for name, tensor in student.state_dict().items()
-        if taken[name] not in source or source[taken[name]].shape != tensor.shape
-    ]
-    if unmatched:
-        raise ConfigError(
-            f"student.start: {unmatched[0]} has no counterpart of its shape in the teacher; copying layers needs the "
-            "teacher's width, heads and inner size: change student.shape, or set student.start.kind to random"
-        )
+    taken = _origins(teacher, student, layers)
+    for name, tensor in student.state_dict().items():
+        if taken[name] not in source or source[taken[name]].shape != tensor.shape:
+            raise ConfigError(
+                f"student.start: {name} has no counterpart of its shape in the teacher; copying layers needs the "
+                "teacher's width, heads and inner size: change student.shape, or set student.start.kind to random"
+            )
     student.load_state_dict({name: source[origin] for name, origin in taken.items()})
+
+
+def _origins(
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]
+) -> dict[str, str]:
+    """The teacher's name for each tensor of the student."""
+    own = list(student.state_dict())
+    if getattr(teacher.config, "num_hidden_groups", None) == 1:
+        return {name: name for name in own}  # ALBERT: every layer has the same weights
+    prefix = block_prefix(teacher)
+    taken = {name: name for name in own}
+    for block, layer in enumerate(layers):
+        parts = _parts_of_block(own, f"{prefix}.{block}.")
+        if lost := _parts_of_block(teacher.state_dict(), f"{prefix}.{layer}.") - parts:
+            raise ConfigError(
+                f"student.start.layer_map: student block {block} is to be a copy of teacher block {layer}, but has no "
+                f"{min(lost)}: in {teacher.config.model_type} models the first block is built differently; "
+                "list the layers with kind: explicit, beginning with 0, or set student.start.kind to random"
+            )
+        taken |= {f"{prefix}.{block}.{part}": f"{prefix}.{layer}.{part}" for part in parts}
+    return taken
+
+
+def _parts_of_block(names: Iterable[str], prefix: str) -> set[str]:
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
 def block_prefix(model: PreTrainedModel) -> str:
@@ -117,11 +177,13 @@ def with_head(encoder: PreTrainedModel, labels: tuple[str, ...], *, seed: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-            config, **attention_of(config)
+            config, dtype=torch.float32, **attention_of(config)
         )
     own = model.base_model.state_dict()
     weights = {name: tensor for name, tensor in encoder.state_dict().items() if name in own}
-    model.base_model.load_state_dict(weights)
+    # Some families (GTE, NomicBERT) have a pooler only below a head: it is drawn with the head.
+    assert all(name.startswith("pooler.") for name in own.keys() - weights.keys())
+    model.base_model.load_state_dict(own | weights)
     return model
 
 
@@ -133,7 +195,7 @@ def dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
         # Some families keep the attention's probability as a plain number beside the module.
         names = ("p",) if isinstance(module, nn.Dropout) else ("attention_dropout", "dropout_prob")
         for name in names:
-            if isinstance(before := getattr(module, name, None), float):
+            if isinstance(before := getattr(module, name, None), int | float):
                 undo.append(partial(setattr, module, name, before))
                 setattr(module, name, probability)
     try:

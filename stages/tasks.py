@@ -5,7 +5,6 @@ Prefect's result cache is off: a stage is done when its checkpoint exists, whate
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from prefect import Task, task
@@ -33,61 +32,35 @@ _options: dict[str, Any] = {
 }
 
 
-def _stage(name: StageName, description: str) -> Callable[..., StageTask]:
-    return task(name=name, task_run_name=name, description=description, tags=["stage"], **_options)
+def _stage(name: StageName, description: str) -> StageTask:
+    """The Prefect task of one stage; behind each stands the same call, because only their configs differ."""
+
+    @task(name=name, task_run_name=name, description=description, tags=["stage"], **_options)
+    def stage(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
+        return run(config, parent)
+
+    return stage
 
 
-@_stage("teacher", "Fine-tune the teacher on the task.")
-def fine_tune_teacher(
-    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
-) -> StageResult:
-    """The fine-tuned teacher."""
-    return run(config, parent)
+def _stages(described: dict[StageName, str]) -> dict[str, StageTask]:
+    return {name: _stage(name, description) for name, description in described.items()}
 
 
-@_stage("general", "Pretrained teacher, general corpus, latent objective.")
-def general(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
-    """The student after general distillation."""
-    return run(config, parent)
-
-
-@_stage("general_enhanced", "Fine-tuned teacher, general corpus, latent objective.")
-def general_enhanced(
-    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
-) -> StageResult:
-    """The student after general-enhanced distillation."""
-    return run(config, parent)
-
-
-@_stage("task_adaptive", "Fine-tuned teacher, task data, latent objective.")
-def task_adaptive(
-    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
-) -> StageResult:
-    """The student after task-adaptive distillation."""
-    return run(config, parent)
-
-
-@_stage(
-    "task_specific", "Fine-tuned teacher, task data, latent, soft-label and hard-label objective."
+TEACHER_TASKS = _stages(
+    {
+        "teacher": "Fine-tune the teacher on the task.",
+        "other_teacher": "Fine-tune one more teacher on the task.",
+        "multi_task_teacher": "Fine-tune a teacher on several tasks at once.",
+    }
 )
-def task_specific(
-    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
-) -> StageResult:
-    """The finished student."""
-    return run(config, parent)
-
-
-@_stage("hard_label_baseline", "The same student on hard labels alone, for as many tokens.")
-def hard_label_baseline(
-    config: StageConfig, parent: CheckpointRef | None, run: StageRunner
-) -> StageResult:
-    """What the same tokens give without a teacher."""
-    return run(config, parent)
-
-
-STAGE_TASKS: dict[str, StageTask] = {
-    "general": general,
-    "general_enhanced": general_enhanced,
-    "task_adaptive": task_adaptive,
-    "task_specific": task_specific,
-}
+STAGE_TASKS = _stages(
+    {
+        "general": "Pretrained teacher, general corpus, latent objective.",
+        "general_enhanced": "Fine-tuned teacher, general corpus, latent objective.",
+        "task_adaptive": "Fine-tuned teacher, task data, latent objective.",
+        "task_specific": "Fine-tuned teacher, task data, latent, soft-label and hard-label objective.",
+    }
+)
+hard_label_baseline = _stage(
+    "hard_label_baseline", "The same student on hard labels alone, for as many tokens."
+)

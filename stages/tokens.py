@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Batch:
     labels: Tensor | None
     num_tokens: int
     """Real tokens, padding excluded."""
+    word_labels: Tensor | None = None
+    """(batch, seq) int64, the word that was masked, -100 where none is to be predicted; None unless words are."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -58,6 +60,25 @@ class Batch:
             self, input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             token_type_ids=moved(self.token_type_ids), labels=moved(self.labels),
+            word_labels=moved(self.word_labels),
+        )  # fmt: skip
+
+    def lengths(self) -> list[int]:
+        """Real tokens of each sequence."""
+        lengths: list[int] = self.attention_mask.sum(-1).tolist()
+        return lengths
+
+    def rows(self, chosen: slice) -> Batch:
+        """Some of its sequences, with the padding they had."""
+        mask = self.attention_mask[chosen]
+
+        def cut(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor[chosen]
+
+        return replace(
+            self, input_ids=self.input_ids[chosen], attention_mask=mask,
+            token_type_ids=cut(self.token_type_ids), labels=cut(self.labels),
+            word_labels=cut(self.word_labels), num_tokens=int(mask.sum()),
         )  # fmt: skip
 
     def model_inputs(self) -> dict[str, Tensor]:
@@ -98,6 +119,26 @@ class Tokens:
     def num_tokens(self) -> int:
         """Real tokens of all sequences."""
         return len(self.ids)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Tokens], num_classes: Sequence[int]) -> Tokens:
+        """The sequences of several labelled tasks one after the other, their classes numbered on."""
+        labels, first = [], 0
+        for part, number in zip(parts, num_classes, strict=True):
+            assert part.labels is not None
+            labels.append(part.labels + first)
+            first += number
+        lengths = np.concatenate([part.lengths for part in parts])
+        types = [part.types for part in parts if part.types is not None]
+        return cls(
+            ids=np.concatenate([part.ids for part in parts]),
+            lengths=lengths,
+            types=np.concatenate(types) if len(types) == len(parts) else None,
+            labels=np.concatenate(labels),
+            pad_token_id=parts[0].pad_token_id,
+            digest=digest_of({"joined": [part.digest for part in parts]}),
+            starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]).astype(np.int64),
+        )
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The sequences `indices`, in that order, padded to the longest of them."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import CheckpointError, Interrupted, NonFiniteLossError
-from schemas.training import AdamW, Schedule, Training
+from schemas.errors import CheckpointError, ConfigError, Interrupted, NonFiniteLossError
+from schemas.training import Training
 from stages.batches import Batches
-from stages.objectives import ObjectiveTerms, run_model
+from stages.gradients import gradient_shares, perturbed_embeddings
+from stages.objectives import ObjectiveTerms
+from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
 from stages.runtime import Runtime, seed_step
+from stages.terms import Pool, Target, run_model
 from stages.tokens import Batch, Tokens
 
 
@@ -61,7 +65,7 @@ class Trainer:
     def __init__(
         self,
         student: nn.Module,
-        teacher: nn.Module | None,
+        teachers: Sequence[nn.Module],
         tokens: Tokens,
         objective: ObjectiveTerms,
         training: Training,
@@ -69,7 +73,7 @@ class Trainer:
     ) -> None:
         self.runtime = Runtime(training.precision)
         self.student = student.to(self.runtime.device).train()
-        self.teacher = self.runtime.frozen(teacher) if teacher is not None else None
+        self.teachers = [self.runtime.frozen(teacher) for teacher in teachers]
         self.objective = objective.to(self.runtime.device).train()
         self.tokens, self.training, self.ports = tokens, training, ports
         self.batches = Batches(
@@ -106,32 +110,120 @@ class Trainer:
 
     def accumulate(self) -> int:
         """Leave the whole step's gradient in the parameters; the real tokens that it came from."""
-        seed_step(self.training.seed, self.step)
-        batches = [
-            self.tokens.batch(rows).to(self.runtime.device) for rows in self.batches.step(self.step)
-        ]
+        self.objective.begin(
+            epoch=self.batches.epoch_of(self.step), progress=self.step / self.num_steps
+        )
+        batches = self.microbatches()
         counts = [self.objective.counts(batch) for batch in batches]
         whole = {key: sum(count[key] for count in counts) for key in self.meter.keys}
-        for batch, count in zip(batches, counts, strict=True):
-            self.meter.add(self.backward(batch, whole), count)
+        targets = self.pooled(batches) if self.objective.needs_pool else None
+        if self.objective.wants_initial:
+            self.note_initial(batches, targets, whole)
+        self.measure_shares(batches[0])
+        seed_step(self.training.seed, self.step)
+        weights = self.objective.weights()
+        for place, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+            target = targets[place] if targets is not None else self.target(batch)
+            self.meter.add(self.backward(batch, target, whole, weights), count)
             self.meter.tokens += batch.num_tokens
             self.meter.padded += batch.input_ids.numel()
         return sum(batch.num_tokens for batch in batches)
 
-    def backward(self, batch: Batch, whole: Mapping[str, int]) -> dict[str, Tensor]:
-        """Forward and backward of one microbatch; each term divided by its count over the whole step."""
+    def microbatches(self) -> list[Batch]:
+        """The step's rows, cut to what one forward pass may hold.
+
+        Raises:
+            ConfigError: they are more than one forward pass holds, and the objective compares rows with each other.
+        """
+        cuts = self.batches.step(self.step)
+        if len(cuts) > 1 and self.objective.couples_rows:
+            raise ConfigError(
+                f"training.batch: {self.training.batch} are cut into {len(cuts)} forward passes by "
+                f"execution.microbatch_tokens ({self.ports.microbatch_tokens}), but the objective compares the rows of "
+                "a step with each other (optimal_transport, samples, sample_relation), so that they must be one: raise "
+                "execution.microbatch_tokens or make training.batch smaller"
+            )
+        return [
+            self.objective.prepare(self.tokens.batch(rows), rows, step=self.step).to(
+                self.runtime.device
+            )
+            for rows in cuts
+        ]
+
+    def target(self, batch: Batch) -> Target | None:
+        """What the teachers say about one microbatch."""
         with self.runtime.autocast():
-            target = None
-            if self.teacher is not None:
-                with torch.no_grad():
-                    target = run_model(self.teacher, batch, self.objective.teacher_needs)
-            output = run_model(self.student, batch, self.objective.student_needs)
-            losses = self.objective.compute(output, target, batch)
-        totals = {key: loss.total for key, loss in losses.items()}
-        loss = sum(
-            term.weight * totals[term.key] / max(whole[term.key], 1)
-            for term in self.objective.terms
+            return self.objective.read_teachers(self.teachers, batch)
+
+    def pooled(self, batches: Sequence[Batch]) -> list[Target]:
+        """What the teachers say about every microbatch, each told apart from the rows of the whole step."""
+        targets = [target for batch in batches if (target := self.target(batch)) is not None]
+        pools = [
+            Pool.joined(each) for each in zip(*(target.pools for target in targets), strict=True)
+        ]
+        starts = np.cumsum([0, *(len(batch.input_ids) for batch in batches)])
+        return [
+            replace(
+                target,
+                pools=tuple(
+                    replace(pool, own=own.own + int(start))
+                    for pool, own in zip(pools, target.pools, strict=True)
+                ),
+            )
+            for target, start in zip(targets, starts, strict=False)
+        ]
+
+    def note_initial(
+        self, batches: Sequence[Batch], targets: Sequence[Target] | None, whole: Mapping[str, int]
+    ) -> None:
+        """Measure every term on the first step's rows, before anything is learnt."""
+        means = dict.fromkeys(self.meter.keys, 0.0)
+        with torch.no_grad(), self.runtime.autocast():
+            seed_step(self.training.seed, self.step)
+            for place, batch in enumerate(batches):
+                target = targets[place] if targets is not None else self.target(batch)
+                output = run_model(self.student, batch, self.objective.student_needs)
+                for key, loss in self.objective.compute(output, target, batch).items():
+                    means[key] += float(loss.total) / max(whole[key], 1)
+        self.objective.note_initial(means)
+
+    def measure_shares(self, batch: Batch) -> None:
+        """Now and then: which share of the gradient comes from which term, on some rows of the step."""
+        every = self.ports.gradient_share_every
+        if every is None or self.step % every or len(self.meter.keys) < 2:
+            return
+        seed_step(self.training.seed, self.step)
+        shares = gradient_shares(
+            self.student, self.teachers, self.objective, batch, self.runtime, self.parameters
         )
+        self.ports.sink.log(
+            self.step, {f"train/gradient_share/{key}": value for key, value in shares.items()}
+        )
+
+    def backward(
+        self,
+        batch: Batch,
+        target: Target | None,
+        whole: Mapping[str, int],
+        weights: Mapping[str, float],
+    ) -> dict[str, Tensor]:
+        """Forward and backward of one microbatch; each term divided by its count over the whole step."""
+
+        def forward() -> tuple[Tensor, dict[str, Tensor]]:
+            with self.runtime.autocast():
+                output = run_model(self.student, batch, self.objective.student_needs)
+                losses = self.objective.compute(output, target, batch)
+            totals = {key: loss.total for key, loss in losses.items()}
+            loss = sum(weights[key] * total / max(whole[key], 1) for key, total in totals.items())
+            assert isinstance(loss, Tensor)
+            return loss, totals
+
+        length = self.training.gradient_perturbation
+        if length is None:
+            loss, totals = forward()
+        else:
+            with perturbed_embeddings(self.student, forward, batch, length=length):
+                loss, totals = forward()
         self.runtime.accelerator.backward(loss)
         return totals
 
@@ -153,14 +245,12 @@ class Trainer:
     def log(self, elapsed: float) -> None:
         """Send the interval's means and begin a new interval."""
         terms = self.meter.means()
-        layered: dict[str, float] = {}
+        curves: dict[str, float] = {}
         for term in self.objective.terms:
-            if term.layer is not None:
-                layered[f"{term.name}_loss"] = (
-                    layered.get(f"{term.name}_loss", 0.0) + terms[term.key]
-                )
-        total = sum(term.weight * terms[term.key] for term in self.objective.terms)
-        self.metrics |= {f"train/{key}": value for key, value in (terms | layered).items()}
+            curves[term.curve] = curves.get(term.curve, 0.0) + terms[term.key]
+        weights = self.objective.weights()
+        total = sum(weights[key] * mean for key, mean in terms.items())
+        self.metrics |= {f"train/{key}": value for key, value in (terms | curves).items()}
         self.metrics["train/loss"] = total
         self.metrics["train/tokens"] = float(self.num_tokens)
         self.metrics["train/tokens_per_second"] = self.meter.tokens / max(elapsed, 1e-9)
@@ -229,7 +319,7 @@ class Trainer:
 
 def fit(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teachers: Sequence[nn.Module],
     tokens: Tokens,
     objective: ObjectiveTerms,
     training: Training,
@@ -243,7 +333,7 @@ def fit(
         NonFiniteLossError: a loss or gradient is NaN or infinite; the optimizer was not stepped.
         Interrupted: somebody asked to stop; the state is kept.
     """
-    trainer = Trainer(student, teacher, tokens, objective, training, ports)
+    trainer = Trainer(student, teachers, tokens, objective, training, ports)
     if (state := ports.states.latest()) is not None:
         trainer.restore(state)
         ports.progress.note(
@@ -270,46 +360,3 @@ def fit(
                 f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept"
             )
     return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))
-
-
-def named_parameters(
-    student: nn.Module, objective: nn.Module
-) -> Iterable[tuple[str, nn.Parameter]]:
-    """Everything that is trained, under names that stay the same from run to run."""
-    for prefix, module in (("student", student), ("objective", objective)):
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                yield f"{prefix}.{name}", parameter
-
-
-def make_optimizer(
-    parameters: Mapping[str, nn.Parameter], config: AdamW, device: torch.device
-) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: biases and normalisation weights (one dimension) are left alone."""
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        fused=device.type in ("cpu", "cuda"),
-    )
-
-
-def learning_rate_factor(schedule: Schedule, step: int, num_steps: int) -> float:
-    """Share of the peak learning rate that optimizer step `step` (0 the first) is taken with.
-
-    Rises linearly to 1 over the warm-up, whose first step already moves; then stays, or falls linearly so that the
-    step after the last would have 0.
-    """
-    warmup = math.ceil(schedule.warmup_ratio * num_steps)
-    if step < warmup:
-        return (step + 1) / warmup
-    if schedule.kind == "constant":
-        return 1.0
-    return (num_steps - step) / max(num_steps - warmup, 1)

@@ -11,6 +11,12 @@ import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 
 from schemas.recipe import Recipe
+from schemas.stage import StageConfig
+from stages.encoders import load_config, load_tokenizer, locate
+from stages.models import load_teachers, start_student
+from stages.ports import Ports
+from stages.run import load_data, make_objective
+from stages.trainer import Trainer
 from tests.builders import WORDS, tiny_tokenizer
 
 GOOD = ("good", "great", "warm", "fast")
@@ -129,3 +135,87 @@ def toy_recipe_dict(folder: Path, *, steps: int = 4) -> dict[str, Any]:
 def toy_recipe(folder: Path, *, steps: int = 4, **changes: Any) -> Recipe:
     """`toy_recipe_dict` as a recipe, top-level parts replaced by `changes`."""
     return Recipe.model_validate(toy_recipe_dict(folder, steps=steps) | changes)
+
+
+def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
+    """What `run_stage` hands to the loop, ready for its first step."""
+    folder = locate(config.pretrained)
+    tokenizer = load_tokenizer(folder, load_config(folder))
+    data = load_data(config.data, tokenizer, ports.cache)
+    teachers = load_teachers(config, data.labels)
+    started = start_student(config, None, data.train, data.labels, tokenizer)
+    objective = make_objective(config, started, teachers, data, tokenizer)
+    return Trainer(started.model, teachers, data.train, objective, config.training, ports)
+
+
+LATENTS: dict[str, dict[str, Any]] = {
+    "tinybert": {},
+    "tinybert_v1": {"projection": "shared"},
+    "probabilities_mse": {"terms": [{"kind": "attention", "loss": "mse_probabilities"}]},
+    "probabilities_kl": {"terms": [{"kind": "attention", "loss": "kl_probabilities"}]},
+    "probabilities_cosine": {"terms": [{"kind": "attention", "loss": "cosine_probabilities"}]},
+    "hidden_cosine": {"terms": [{"kind": "hidden", "loss": "cosine"}]},
+    "hidden_smooth_l1": {"terms": [{"kind": "hidden", "loss": "smooth_l1"}]},
+    "pkd": {
+        "terms": [{"kind": "hidden", "loss": "normalized_mse", "tokens": "first"}],
+        "layer_map": {"kind": "explicit", "layers": [2, None]},
+    },
+    "rail": {
+        "terms": [{"kind": "hidden", "loss": "normalized_mse", "tokens": "mean"}],
+        "layer_map": {"kind": "random", "include_last": False},
+        "common_width": 12,
+    },
+    "random_map": {"layer_map": {"kind": "random"}},
+    "mean_map": {"layer_map": {"kind": "mean"}},
+    "emd": {
+        "terms": [{"kind": "attention"}, {"kind": "hidden"}],
+        "layer_map": {"kind": "optimal_transport"},
+    },
+    "minilm": {
+        "terms": [
+            {"kind": "attention", "loss": "kl_probabilities"},
+            {"kind": "relation", "between": "value"},
+        ],
+        "layer_map": {"kind": "last"},
+    },
+    "minilm_v2": {
+        "terms": [
+            {"kind": "relation", "between": between, "num_heads": 4}
+            for between in ("query", "key", "value")
+        ],
+        "layer_map": {"kind": "last", "teacher_layer": 2},
+    },
+    "pp_minilm": {
+        "terms": [
+            {"kind": "relation", "between": "key", "num_heads": 4, "across": across}
+            for across in ("tokens", "heads", "samples")
+        ],
+        "layer_map": {"kind": "last"},
+    },
+    "lrc": {"terms": [{"kind": "contrastive"}]},
+    "ckd": {
+        "terms": [
+            {"kind": kind, "of": of, **({"window": 5} if kind == "word_relation" else {})}
+            for kind in ("word_relation", "layer_relation")
+            for of in ("pairs", "triplets")
+            if (kind, of) != ("layer_relation", "triplets")  # a toy student has two blocks
+        ]
+    },
+    "mgskd": {
+        "terms": [
+            {"kind": "token_relation", "of": "pairs", "num_heads": 4},
+            {"kind": "token_relation", "of": "triplets", "num_heads": 4, "num_anchors": 3,
+             "num_neighbours": 4},
+            {"kind": "sample_relation", "num_heads": 4},
+        ]
+    },
+    "normalized": {"normalize": "first_step"},
+    "bottom_up": {"unlock": "bottom_up"},
+    "map_per_term": {
+        "terms": [
+            {"kind": "attention", "layer_map": {"kind": "top"}},
+            {"kind": "hidden", "layer_map": {"kind": "bottom"}},
+        ]
+    },
+}  # fmt: skip
+"""A latent objective for every term, distance, map and option there is, for a toy student and teacher."""

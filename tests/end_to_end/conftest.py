@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.__main__ import main
 from schemas.results import RunReport
 from tests.toys import toy_recipe_dict
+
+# As the command line does, but before any test imports Prefect: its own lines would stand among ours.
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
 
 @dataclass(frozen=True)
@@ -20,6 +26,35 @@ class ToyRun:
     recipe: Path
     store: Path
     report: RunReport
+
+
+class Distill:
+    """`distill` in this process."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capfd, self.monkeypatch = capfd, monkeypatch
+
+    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = self.capfd.readouterr()
+        return code, captured.out, captured.err
+
+    def refused(self, *arguments: str | Path, code: int = 2) -> str:
+        """The one message of a refusal."""
+        got, _, message = self(*arguments)
+        assert got == code, message
+        assert "Traceback" not in message
+        return " ".join(message.split())
+
+
+@pytest.fixture
+def distill(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Distill:
+    return Distill(capfd, monkeypatch)
 
 
 @pytest.fixture(scope="session")

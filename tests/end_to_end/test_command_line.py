@@ -3,54 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from pipeline.__main__ import main
-from tests.end_to_end.conftest import ToyRun
+from pipeline.library import RECIPES
+from tests.end_to_end import processes
+from tests.end_to_end.conftest import Distill, ToyRun
+from tests.end_to_end.processes import running
 from tests.toys import toy_recipe_dict, toy_rows, toy_teacher, write_rows
-
-
-class Distill:
-    """`distill` in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self.capsys, self.monkeypatch = capsys, monkeypatch
-
-    def __call__(self, *arguments: str | Path) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["distill", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = self.capsys.readouterr()
-        return code, captured.out, captured.err
-
-    def refused(self, *arguments: str | Path, code: int = 2) -> str:
-        """The one message of a refusal."""
-        got, _, message = self(*arguments)
-        assert got == code, message
-        assert "Traceback" not in message
-        return " ".join(message.split())
-
-
-@pytest.fixture
-def distill(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Distill:
-    return Distill(capsys, monkeypatch)
 
 
 def test_recipes_are_listed_a_line_each(distill: Distill) -> None:
     code, out, _ = distill("recipes", "--json")
     assert code == 0
-    assert [recipe["name"] for recipe in json.loads(out)] == [
-        "ernie-tiny",
-        "quickstart",
-        "tinybert",
-    ]
+    listed = [recipe["name"] for recipe in json.loads(out)]
+    assert listed == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert {"ernie-tiny", "quickstart", "tinybert"} <= set(listed)
 
 
 def test_show_prints_a_recipe_that_loads_again(distill: Distill, tmp_path: Path) -> None:
@@ -77,18 +47,38 @@ class TestWithARun:
         assert code == 0, err
         plan = json.loads(out)
         assert [stage["status"] for stage in plan["stages"]] == ["reuse"] * 5
+        assert [stage["digest"] for stage in plan["stages"]] == [
+            row.checkpoint.digest for row in toy_run.report.rows[:5] if row.checkpoint
+        ]
         assert plan["stages"][1]["steps"] == 4
-        code, out, _ = distill(
-            "plan",
-            toy_run.recipe,
-            "--store",
-            toy_run.store,
-            "--set",
-            "stages.task_adaptive.training.seed=5",
-        )
-        assert code == 0
-        assert "to run" in out
-        assert "task_adaptive" in out
+        assert plan["seconds"] == 0
+
+    def test_plan_says_what_is_left_of_a_recipe_that_is_partly_there(
+        self, distill: Distill, toy_run: ToyRun
+    ) -> None:
+        change = ("--set", "stages.task_adaptive.training.seed=5")
+        arguments = ("plan", toy_run.recipe, "--store", toy_run.store, *change)
+        code, out, err = distill(*arguments, "--json")
+        assert code == 0, err
+        stages = {stage["name"]: stage for stage in json.loads(out)["stages"]}
+        assert [stage["status"] for stage in stages.values()] == ["reuse"] * 3 + ["run"] * 2
+        left = stages["task_adaptive"]["seconds"] + stages["task_specific"]["seconds"]
+        assert json.loads(out)["seconds"] == pytest.approx(left)
+        code, out, _ = distill(*arguments)
+        lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
+        for name in ("teacher", "general", "general_enhanced"):
+            assert "there" in lines[name]
+        for name in ("task_adaptive", "task_specific"):
+            assert "to run" in lines[name]
+
+    def test_plan_leaves_out_a_teacher_that_no_stage_learns_from(
+        self, distill: Distill, toy_run: ToyRun
+    ) -> None:
+        first = yaml.safe_load(toy_run.recipe.read_text(encoding="utf-8"))["stages"][0]
+        only = ("--set", f"stages={json.dumps([first])}", "--set", "baselines=[]")
+        code, out, err = distill("plan", toy_run.recipe, "--store", toy_run.store, *only, "--json")
+        assert code == 0, err
+        assert [stage["name"] for stage in json.loads(out)["stages"]] == ["general"]
 
     def test_compare_prints_the_table(self, distill: Distill, toy_run: ToyRun) -> None:
         code, out, _ = distill("compare", toy_run.report.run, "--store", toy_run.store)
@@ -294,8 +284,48 @@ def test_resuming_from_a_folder_that_is_no_checkpoint_is_refused(broken, tmp_pat
 
 
 def test_an_unknown_stage_or_recipe_is_refused(broken, distill: Distill) -> None:  # type: ignore[no-untyped-def]
-    assert "it has general, general_enhanced" in broken(lambda recipe: None, "--from", "specific")
+    message = broken(lambda recipe: None, "--from", "task_specifc", "--until", "all")
+    assert (
+        "--from task_specifc: recipe toy has no such stage (did you mean task_specific?)" in message
+    )
+    assert "--until all: recipe toy has no such stage; it has general, general_enhanced" in message
+    assert "swap them" in broken(
+        lambda recipe: None, "--from", "task_specific", "--until", "general"
+    )
     assert "quickstart" in distill.refused("show", "quikstart")
+
+
+def test_a_later_stage_without_the_ones_before_is_refused_before_anything_is_trained(
+    broken, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: None, "--from", "task_adaptive")
+    assert "stages general, general_enhanced of this recipe" in message
+    assert str(tmp_path / "store") in message
+    assert "--resume-from" in message
+    assert not list((tmp_path / "store" / "checkpoints").iterdir())
+    assert not list((tmp_path / "store" / "points").iterdir())
+
+
+def test_a_later_stage_is_refused_before_an_assistant_is_trained_for_it(
+    broken, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
+    other = toy_recipe_dict(tmp_path / "other") | {"name": "assistant"}
+    path = tmp_path / "assistant.yaml"
+    path.write_text(yaml.safe_dump(other), encoding="utf-8")
+
+    def change(recipe: dict) -> None:
+        recipe["teacher"]["model"] = {"kind": "student_of", "recipe": str(path)}
+
+    message = broken(change, "--from", "general_enhanced")
+    assert "stage general of this recipe, which comes before it, is not in the store" in message
+    assert not list((tmp_path / "store" / "checkpoints").iterdir())
+
+
+def test_a_task_folder_that_is_not_there_is_named_once(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    message = broken(lambda recipe: None, "--set", f"task={tmp_path}/nowhere")
+    assert message.count("error:") == 1
+    assert f"task.train: there is no file {tmp_path}/nowhere/train.jsonl*" in message
+    assert f"there is no folder {tmp_path}/nowhere either" in message
 
 
 def test_an_unreachable_prefect_server_is_said_so(broken, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
@@ -331,3 +361,27 @@ def test_an_unreachable_mlflow_server_stops_nothing(
     assert "canary" not in about_mlflow[0]
     points = list((tmp_path / "store" / "points").glob("*.jsonl"))
     assert any("train/loss" in path.read_text(encoding="utf-8") for path in points)
+
+
+def test_a_refused_run_says_one_line_and_nothing_else(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    place.write_text("not a folder", encoding="utf-8")
+    env = {"PREFECT_HOME": str(tmp_path / "prefect")}
+    command = ("run", "quickstart", "--store", place)
+    with running(*processes.distill(*command), env=env) as run:
+        assert run.wait(280) == 2, run.output
+    (line,) = run.lines
+    assert line.startswith(f"error: --store {place}: {place} is a file, not a folder")
+
+
+def test_a_prefect_server_that_does_not_start_is_said_so(tmp_path: Path) -> None:
+    env = {
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0",
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+    }
+    command = ("run", "quickstart", "--store", tmp_path / "store")
+    with running(*processes.distill(*command), env=env) as run:
+        assert run.wait(280) == 1, run.output
+    assert run.output.count("error:") == 1
+    assert "prefect server start" in run.output
+    assert "Traceback" not in run.output

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import yaml
 
+from pipeline.library import shipped_names
 from tests.end_to_end.processes import distill, free_port, running
 from tests.toys import toy_recipe_dict
 
@@ -30,8 +31,8 @@ def test_a_deployment_runs_to_its_end_on_a_started_server(tmp_path: Path) -> Non
     ):
         server.wait_for("Check out the dashboard")
         with running(*distill("serve"), env=env) as worker:
-            worker.wait_for("prefect deployment run distill-flow/tinybert")
-            _wait_for_deployments(api, 3)
+            worker.wait_for(f"prefect deployment run distill-flow/{shipped_names()[-1]}")
+            _wait_for_deployments(api, len(shipped_names()))
             command = (*prefect, "deployment", "run", "distill-flow/quickstart", "--watch")
             with running(*command, "--params", json.dumps(parameters), env=env) as run:
                 code = run.wait(280)
@@ -56,7 +57,6 @@ def _wait_for_deployments(api: str, number: int) -> None:
 
 
 def test_every_recipe_is_a_deployment_in_prefect_yaml() -> None:
-    from pipeline.library import shipped_names
     from tests.end_to_end.processes import ROOT
 
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))

@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.losses import attention_score_loss, hidden_state_loss, soft_label_loss
-
-RELATIVE = 1e-6
+from tests.parity.published import check_value_and_gradient
 
 
 def attention(student: Tensor, inputs: dict[str, Tensor]) -> Tensor:
@@ -73,14 +72,7 @@ def test_published_value_and_gradient_are_reached(name: str, shared: Path) -> No
     }
     student = inputs[case["student"]].requires_grad_()
     value = COMPUTE[name](student, inputs)
-    value.backward()
-    gradient = student.grad
-    assert gradient is not None
-    assert value.item() == pytest.approx(case["value"], rel=RELATIVE)
-    assert float(gradient.norm()) == pytest.approx(case["grad_l2"], rel=RELATIVE)
-    assert float(gradient.sum()) == pytest.approx(case["grad_sum"], rel=RELATIVE, abs=1e-12)
-    first = gradient.flatten()[: len(case["grad_first"])].tolist()
-    assert first == pytest.approx(case["grad_first"], rel=RELATIVE, abs=1e-15)
+    check_value_and_gradient(value, student, case)
 
 
 def test_every_published_case_is_compared(shared: Path) -> None:

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor
 
 from schemas.errors import CheckpointError, Interrupted, NonFiniteLossError
-from schemas.recipe import Recipe
+from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef
 from schemas.student import StudentConfig, StudentShape, TeacherLayersStart
 from stages.encoders import load_config, load_encoder, load_tokenizer, locate
+from stages.models import start_student
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
-from stages.run import load_data, load_teacher, run_stage, start_student
+from stages.run import load_data, run_stage
 from stages.student import fresh_student
+from stages.terms import run_model
 from stages.trainer import Trainer, fit
 from tests.fakes import ListSink, MemoryStates, fake_ports
-from tests.toys import toy_recipe
+from tests.toys import make_trainer, toy_recipe
 
 
 @pytest.fixture
@@ -31,14 +33,9 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def trainer_of(recipe: Recipe, ports: Ports, *, stage: int = 0, **training: object) -> Trainer:
     """A trainer ready for its first step, everything drawn from fixed seeds."""
-    config = recipe.stage_config(recipe.stages[stage], fine_tuned=None)
-    folder = locate(config.pretrained)
-    data = load_data(config.data, load_tokenizer(folder, load_config(folder)), ports.cache)
-    teacher = load_teacher(config, data.labels)
-    student, _ = start_student(config, None, folder, data.labels)
-    objective = ObjectiveTerms(config.objective, student=student, teacher=teacher, seed=0)
-    return Trainer(
-        student, teacher, data.train, objective, config.training.model_copy(update=training), ports
+    config = recipe.stage_config(recipe.stages[stage], MadeTeachers())
+    return make_trainer(
+        config.model_copy(update={"training": config.training.model_copy(update=training)}), ports
     )
 
 
@@ -58,7 +55,9 @@ def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_p
         counts = [trainer.objective.counts(batch) for batch in batches]
         whole = {key: sum(count[key] for count in counts) for key in counts[0]}
         for batch, count in zip(batches, counts, strict=True):
-            trainer.meter.add(trainer.backward(batch, whole), count)
+            target = trainer.target(batch)
+            totals = trainer.backward(batch, target, whole, trainer.objective.weights())
+            trainer.meter.add(totals, count)
         found.append(gradients(trainer))
         means.append(trainer.meter.means())
     assert len(found[0]) > 10
@@ -98,7 +97,12 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(
     found = []
     for batch in (short, long):
         trainer.optimizer.zero_grad()
-        trainer.backward(batch, trainer.objective.counts(batch))
+        trainer.backward(
+            batch,
+            trainer.target(batch),
+            trainer.objective.counts(batch),
+            trainer.objective.weights(),
+        )
         found.append(
             {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
         )
@@ -109,12 +113,9 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(
 def test_counts_known_before_the_forward_pass_are_those_of_the_losses(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    from stages.objectives import run_model
-
     trainer = trainer_of(recipe, fake_ports(tmp_path))
     batch = trainer.tokens.batch(trainer.batches.step(0)[0])
-    assert trainer.teacher is not None
-    target = run_model(trainer.teacher, batch, trainer.objective.teacher_needs)
+    target = trainer.target(batch)
     output = run_model(trainer.student, batch, trainer.objective.student_needs)
     losses = trainer.objective.compute(output, target, batch)
     assert {key: int(loss.count) for key, loss in losses.items()} == trainer.objective.counts(batch)
@@ -123,10 +124,10 @@ def test_counts_known_before_the_forward_pass_are_those_of_the_losses(
 def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) -> None:
     for precision in ("fp32", "bf16"):
         trainer = trainer_of(recipe, fake_ports(tmp_path / precision), precision=precision)
-        teacher = load_encoder(locate(recipe.teacher.model))
+        teacher = load_encoder(locate(recipe.pretrained))
         before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
         fit(
-            trainer.student, teacher, trainer.tokens, trainer.objective, trainer.training,
+            trainer.student, [teacher], trainer.tokens, trainer.objective, trainer.training,
             fake_ports(tmp_path / f"{precision}-fit"), description="general",
         )  # fmt: skip
         assert all(
@@ -142,7 +143,7 @@ def test_half_the_steps_and_a_resume_end_where_all_steps_end(
     whole = trainer_of(recipe, fake_ports(tmp_path / "a"))
     sink = ListSink()
     fit(
-        whole.student, whole.teacher, whole.tokens, whole.objective, whole.training,
+        whole.student, whole.teachers, whole.tokens, whole.objective, whole.training,
         fake_ports(tmp_path / "a", sink=sink, log_every=2), description="general",
     )  # fmt: skip
     states, resumed_sink = MemoryStates(), ListSink()
@@ -159,7 +160,7 @@ def test_half_the_steps_and_a_resume_end_where_all_steps_end(
     with pytest.raises(Interrupted, match=f"step {stop_at} of 6"):
         fit(
             first.student,
-            first.teacher,
+            first.teachers,
             first.tokens,
             first.objective,
             first.training,
@@ -169,7 +170,7 @@ def test_half_the_steps_and_a_resume_end_where_all_steps_end(
     second = trainer_of(recipe, ports)
     fit(
         second.student,
-        second.teacher,
+        second.teachers,
         second.tokens,
         second.objective,
         second.training,
@@ -201,8 +202,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
     trainer.train_step()
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     with torch.no_grad():
-        assert trainer.teacher is not None
-        next(trainer.teacher.parameters()).fill_(float("nan"))
+        next(trainer.teachers[0].parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"step 1 .*hidden_loss_layer_0=nan.*not stepped"):
         trainer.train_step()
     assert trainer.step == 1
@@ -212,7 +212,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
 
 
 def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe) -> None:
-    folder = locate(recipe.teacher.model)
+    folder = locate(recipe.pretrained)
     teacher = load_encoder(folder)
     shape = StudentShape(num_layers=4, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     student = fresh_student(StudentConfig(shape=shape, start=TeacherLayersStart()), folder)
@@ -223,7 +223,7 @@ def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe
 
 
 def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
-    folder = locate(recipe.teacher.model)
+    folder = locate(recipe.pretrained)
     teacher = load_encoder(folder).state_dict()
     shape = StudentShape(num_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     start = TeacherLayersStart.model_validate({"layer_map": {"kind": "explicit", "layers": [2, 0]}})
@@ -234,7 +234,7 @@ def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
 
 
 def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
-    folder = locate(recipe.teacher.model)
+    folder = locate(recipe.pretrained)
 
     def first(seed: int) -> Tensor:
         config = recipe.student.model_copy(
@@ -248,14 +248,16 @@ def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
 
 
 def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path) -> None:
-    general = recipe.stage_config(recipe.stages[0], fine_tuned=None)
+    general = recipe.stage_config(recipe.stages[0], MadeTeachers())
     first = run_stage(general, None, fake_ports(tmp_path / "one"))
-    _, carried = start_student(general, first.checkpoint, locate(recipe.teacher.model), ())
+    tokenizer = load_tokenizer(folder := locate(recipe.pretrained), load_config(folder))
+    text = load_data(general.data, tokenizer, tmp_path / "one" / "cache").train
+    carried = start_student(general, first.checkpoint, text, (), tokenizer).projections
     student = load_encoder(Path(first.checkpoint.path) / "model")
     objective = ObjectiveTerms(
         general.objective,
         student=student,
-        teacher=load_encoder(locate(recipe.teacher.model)),
+        teachers=[load_encoder(folder)],
         seed=1,
         projections=carried,
     )
@@ -272,11 +274,9 @@ def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path
 def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     from schemas.errors import ConfigError
 
-    general = recipe.stage_config(recipe.stages[0], fine_tuned=None)
+    general = recipe.stage_config(recipe.stages[0], MadeTeachers())
     parent: CheckpointRef = run_stage(general, None, fake_ports(tmp_path / "one")).checkpoint
     shape = StudentShape(num_layers=3, hidden_size=8, num_attention_heads=2, intermediate_size=16)
     other = general.model_copy(update={"student": StudentConfig(shape=shape)})
-    with pytest.raises(
-        ConfigError, match=r"student\.shape\.num_layers: 3, but the checkpoint .* has 2"
-    ):
+    with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but .* has 2"):
         run_stage(other, parent, fake_ports(tmp_path / "two"))

@@ -34,8 +34,7 @@ def test_features_and_answers_come_back_in_the_order_of_the_rows(tmp_path: Path)
     recipe = toy_recipe(tmp_path / "in")
     folder = toy_teacher(tmp_path / "classifier", labels=("bad", "good"))
     assert recipe.task is not None
-    config = recipe.teacher_config()
-    assert config is not None
+    (config,) = recipe.teacher_configs()
     data = load_data(config.data, load_tokenizer(folder, load_config(folder)), tmp_path / "cache")
     model = load_classifier(folder)
     rows = np.array([3, 11, 0, 40])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.data import HubTask
+from schemas.data import DocstringTask, FileTask, HubTask
 from schemas.errors import ConfigError
+from schemas.layer_map import ExplicitMap
 from schemas.loading import (
     load_recipe,
     parse_overrides,
 )
-from schemas.objective import ExplicitMap, LatentObjective, TaskObjective
+from schemas.objective import LatentObjective, TaskObjective
+from schemas.recipe import Recipe
 from schemas.refs import HubModel
 from schemas.training import _Duration
 from tests.unit.test_loading import RECIPES, problems, quickstart
@@ -36,10 +38,76 @@ def test_an_override_reaches_list_items_by_number_name_and_kind() -> None:
 
 
 def test_setting_a_parent_replaces_all_of_it() -> None:
-    recipe = quickstart("task=glue/sst2", "teacher.model=google-bert/bert-base-uncased")
-    assert isinstance(recipe.task, HubTask)
-    assert recipe.task.config == "sst2"
+    recipe = quickstart("task={kind: docstrings}", "teacher.model=google-bert/bert-base-uncased")
+    assert recipe.task == DocstringTask()
     assert recipe.teacher.model == HubModel(id="google-bert/bert-base-uncased")
+
+
+def tinybert(*overrides: str) -> HubTask:
+    task = load_recipe("tinybert", overrides, recipes_folder=RECIPES).task
+    assert isinstance(task, HubTask)
+    return task
+
+
+def test_naming_the_task_that_a_recipe_has_changes_nothing() -> None:
+    assert quickstart("task=docstrings") == quickstart()
+    assert tinybert("task=glue/sst2") == tinybert()
+    changed = tinybert("task.metric=f1", "task.labels=[bad, good]")
+    assert tinybert("task.metric=f1", "task.labels=[bad, good]", "task=sst2") == changed
+
+
+def test_another_data_set_of_the_same_kind_keeps_length_row_limit_and_seed() -> None:
+    before = ("task.max_train_rows=500", "task.seed=7", "task.metric=f1", "task.label=gold")
+    assert tinybert(*before, "task=rte") == HubTask(
+        id="nyu-mll/glue",
+        config="rte",
+        text="sentence1",
+        text_pair="sentence2",
+        max_length=64,
+        max_train_rows=500,
+        seed=7,
+    )
+    recipe = quickstart("task=./a", "task.label=gold", "task.max_train_rows=9", "task=./b/")
+    assert recipe.task == FileTask(
+        train="./b/train.jsonl*",
+        validation="./b/validation.jsonl*",
+        text_pair="auto",
+        max_length=64,
+        max_train_rows=9,
+    )
+
+
+def test_a_task_of_another_kind_keeps_the_length_alone() -> None:
+    recipe = quickstart("task.seed=3", "task=glue/sst2")
+    assert recipe.task == HubTask(id="nyu-mll/glue", config="sst2", max_length=64)
+
+
+def test_an_override_reaches_into_a_task_among_several_and_its_mistakes_are_placed_there() -> None:
+    def several(*overrides: str) -> Recipe:
+        both = "teacher.multi_task={tasks: {a: glue/cola, b: sst2}, training: {duration: 1 epoch}}"
+        return quickstart(both, *overrides)
+
+    recipe = several("teacher.multi_task.tasks.a.max_length=32")
+    assert recipe.teacher.multi_task is not None
+    assert recipe.teacher.multi_task.tasks["a"].max_length == 32
+    assert recipe.teacher.multi_task.tasks["b"].max_length == 128
+    for change, place in (
+        ("max_length=1", "teacher.multi_task.tasks.a.max_length: 1 is not allowed"),
+        (
+            "max_lengt=32",
+            "teacher.multi_task.tasks.a.max_lengt: unknown key (did you mean max_length?)",
+        ),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            several(f"teacher.multi_task.tasks.a.{change}")
+        (line,) = refused.value.problems
+        assert line.startswith(f"--set teacher.multi_task.tasks.a.{change}: {place}")
+
+
+def test_a_kept_value_that_is_wrong_is_laid_to_who_wrote_it() -> None:
+    (line,) = problems("quickstart", "task.max_length=1", "task=sst2")
+    assert line.startswith("--set task.max_length=1: task.max_length: 1 is not allowed")
+    assert "nonsense" in problems("quickstart", "task=nonsense")[0]
 
 
 def test_a_short_form_is_opened_up_when_a_key_inside_it_is_set() -> None:

@@ -138,6 +138,56 @@ def test_a_pair_has_both_texts(tmp_path: Path) -> None:
     assert "text_pair" not in load_task(file_task(path), tmp_path / "cache").train.column_names
 
 
+PAIRS = [{**row, "text_b": "second"} for row in ROWS]
+
+
+def test_a_folder_is_a_pair_task_where_its_training_file_has_text_b(tmp_path: Path) -> None:
+    for name, rows in (("pairs", PAIRS), ("single", ROWS)):
+        write(tmp_path / name / "train.jsonl.gz", rows)
+        write(tmp_path / name / "validation.jsonl", rows)
+    for name, columns in (("pairs", ["text", "text_pair", "label"]), ("single", ["text", "label"])):
+        folder = TypeAdapter(TaskData).validate_python(str(tmp_path / name))
+        assert load_task(folder, tmp_path / "cache").validation.column_names == columns
+    # What was found out is the same task as what is written down.
+    train, validation = tmp_path / "pairs/train.jsonl.gz", tmp_path / "pairs/validation.jsonl"
+    pairs = TypeAdapter(TaskData).validate_python(str(tmp_path / "pairs"))
+    assert task_digest(pairs) == task_digest(file_task(train, validation, text_pair="text_b"))
+    assert task_digest(pairs) != task_digest(file_task(train, validation))
+    alone = pairs.model_copy(update={"text_pair": None})
+    assert "text_pair" not in load_task(alone, tmp_path / "cache").train.column_names
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv.gz", "a.parquet"])
+def test_a_second_text_is_found_in_every_format(tmp_path: Path, name: str) -> None:
+    for rows, expected in ((PAIRS, True), (ROWS, False)):
+        path = tmp_path / str(expected) / name
+        path.parent.mkdir()
+        if name.endswith(".jsonl"):
+            write(path, rows)
+        elif name.endswith(".json"):
+            path.write_text(json.dumps(rows))
+        elif name.endswith(".parquet"):
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            separator = "," if name.endswith(".csv") else "\t"
+            text = "\n".join(separator.join(row) for row in (rows[0], *(r.values() for r in rows)))
+            path.write_bytes(
+                gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
+            )
+        task = file_task(path, text_pair="auto")
+        found = "text_pair" in load_task(task, tmp_path / "cache").train.column_names
+        assert found is expected
+
+
+def test_a_pair_that_not_every_row_has_is_refused_by_row(tmp_path: Path) -> None:
+    some = write(tmp_path / "some.jsonl", [*ROWS, *PAIRS])
+    message = refused(file_task(some, text_pair="auto"), tmp_path)
+    assert "some.jsonl: row 1: column 'text_b' is missing or null" in message
+    train, validation = write(tmp_path / "t.jsonl", PAIRS), write(tmp_path / "v.jsonl")
+    message = refused(file_task(train, validation, text_pair="auto"), tmp_path)
+    assert "v.jsonl: there is no column 'text_b'; the columns are text_a, label" in message
+
+
 def test_a_folder_means_its_train_and_validation_files(tmp_path: Path) -> None:
     write(tmp_path / "odd [1] name/train.jsonl.gz")
     write(tmp_path / "odd [1] name/validation.jsonl", ROWS[:2])
@@ -327,6 +377,7 @@ def test_a_bad_file_is_named_with_line_and_remedy(
     for word in [*words, name, "task.train"]:
         assert word in message
     assert "Traceback" not in message
+    assert refused(file_task(tmp_path / name, text_pair="auto"), tmp_path) == message
 
 
 def test_a_missing_file_says_what_is_there_instead(tmp_path: Path) -> None:
@@ -447,9 +498,7 @@ def test_sst2_loads_in_a_few_seconds(tmp_path: Path) -> None:
 
 @needs_shared
 def test_mrpc_loads_as_pairs(tmp_path: Path) -> None:
-    folder = SHARED / "data/mrpc"
-    task = file_task(
-        folder / "train.jsonl.gz", folder / "validation.jsonl.gz", text_pair="text_b", metric="f1"
-    )
+    task = TypeAdapter(TaskData).validate_python(str(SHARED / "data/mrpc"))
     rows = load_task(task, tmp_path)
     assert (len(rows.train), len(rows.validation), rows.labels) == (3_668, 408, ("0", "1"))
+    assert rows.train.column_names == ["text", "text_pair", "label"]

@@ -8,7 +8,7 @@ import pytest
 from transformers import BertConfig
 
 from pipeline.library import read_recipe
-from schemas.objective import ExplicitMap, UniformMap, teacher_layers
+from schemas.layer_map import ExplicitMap, UniformMap, teacher_layers
 from schemas.recipe import Recipe
 from schemas.student import StudentShape
 from stages.student import count_parameters, encoder_flops

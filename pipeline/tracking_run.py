@@ -1,0 +1,131 @@
+"""One run as the rest of the project sees it: what it is told reaches MLflow now, or is kept until it can."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import tracking_points as kept
+from pipeline.settings import without_credentials
+from pipeline.tracking_client import MOST_TAG, clean, data_set_request
+from pipeline.tracking_outbox import Outbox, Request
+from pipeline.tracking_points import PointFile
+
+if TYPE_CHECKING:
+    from pipeline.tracking import Tracking
+
+log = logging.getLogger(__name__)
+
+
+class TrackedRun:
+    """One MLflow run and its local file; a `stages.ports.MetricSink`. No method raises.
+
+    Of what is told beside the points a method says whether the server has it. What it does not have is kept beside the
+    points and sent when the run ends, at the end of a later run, or by `distill sync`, unless the server refuses it.
+    """
+
+    def __init__(self, tracking: Tracking, file: PointFile) -> None:
+        self._tracking, self._file = tracking, file
+        self._outbox = Outbox(file.path)
+        self._claim = kept.claim(file.path)
+        if (run_id := self.run_id) is not None:
+            tracking.worker.watch(run_id, file)
+
+    @property
+    def key(self) -> str:
+        """Names the run here: MLflow's id, or a local name where no server knew the run when it began."""
+        return self._file.key
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id; None while no server knows the run."""
+        return kept.server_run(self._file.path)
+
+    @property
+    def points(self) -> Path:
+        """The local file of this run's points."""
+        return self._file.path
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Note `metrics` at optimizer step `step`.
+
+        A step that was logged before is not logged again.
+        """
+        try:
+            self._file.append(step, metrics)
+        except (TypeError, ValueError, OverflowError) as error:
+            log.warning("metrics of step %s are no numbers and are not logged: %s", step, error)
+
+    def set_tags(self, tags: Mapping[str, object]) -> bool:
+        """Set tags, replacing older values."""
+        return self._tell(Request(kind="tags", values=clean(tags, MOST_TAG)))
+
+    def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> bool:
+        """Copy the files of `folder` to the run, below `artifact_path`; waits until it is done."""
+        values = {} if artifact_path is None else {"path": artifact_path}
+        return self._tell(Request(kind="artifacts", values=values), folder)
+
+    def log_text(self, text: str, artifact_file: str) -> bool:
+        """Store a text as an artifact, credentials taken out."""
+        return self._log_file(without_credentials(text).encode("utf-8"), artifact_file)
+
+    def log_picture(self, png: bytes, artifact_file: str) -> bool:
+        """Store a PNG as an artifact."""
+        return self._log_file(png, artifact_file)
+
+    def _log_file(self, content: bytes, artifact_file: str) -> bool:
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / artifact_file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                return self.log_artifacts(Path(folder))
+        except OSError as error:
+            log.warning("%s cannot be written and is not logged (%s)", artifact_file, error)
+            return False
+
+    def log_dataset(
+        self, name: str, digest: str, num_rows: int | None, source: str, context: str
+    ) -> bool:
+        """Note a data set as an input of the run.
+
+        Args:
+            name: short name.
+            digest: of its content; MLflow keeps the first 36 characters.
+            num_rows: rows used; None when not known.
+            source: where it comes from.
+            context: what it is for, such as `training` or `evaluation`.
+        """
+        return self._tell(data_set_request(name, digest, num_rows, source, context))
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Send what is left and close the run: FINISHED, FAILED or KILLED.
+
+        Waits at most `patience` seconds for points, and as long for what else is kept.
+        """
+        self._file.end(status)
+        if (run_id := self.run_id) is not None:
+            self._tracking.worker.flush(run_id)
+            self._tracking.worker.forget(run_id)
+        self._tracking.ask("what was kept", lambda server: list(server.deliver(self._file)))
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Leave the file to others, such as `distill sync`."""
+        kept.release(self._claim)
+        self._claim = None
+
+    def _tell(self, request: Request, files: Path | None = None) -> bool:
+        run_id = self.run_id
+        # While something older waits, newer waits behind it: sent the other way round it would be overwritten.
+        if run_id is not None and self._outbox.is_empty():
+            taken = self._tracking.ask(
+                request.kind, lambda server: server.send(run_id, request, files or Path())
+            )
+            if taken is not None:
+                return taken
+        self._outbox.keep(request, files)
+        return False

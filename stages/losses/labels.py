@@ -1,0 +1,100 @@
+"""Losses that compare logits with the teacher's or with labels.
+
+Shapes: B batch, C classes, K teachers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.losses.base import Reduction, Summed, at_least_float32, log_softmax_over
+
+
+def soft_label_loss(
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    *,
+    temperature: float,
+    kind: Literal["kl", "mse"] = "kl",
+    row_weights_B: Tensor | None = None,
+    reduction: Reduction = "valid",
+) -> Summed:
+    """Distance to the teacher's logits, summed over rows.
+
+    Args:
+        student_BC: the student's logits.
+        teacher_BC: the teacher's logits, without gradient.
+        temperature: T of the softmax; the factor T² keeps the gradient's size as T grows. `mse` does not depend on it.
+        kind: `kl`, T² · KL(softmax(teacher/T) ‖ softmax(student/T)) (Hinton et al. 2015, section 2); `mse`, the squared
+            difference of the logits, averaged over the classes: T² times that of the logits over T, for every T.
+            Annealing-KD (Jafari et al. 2021) uses it, and scales the teacher's logits before.
+        row_weights_B: multiplies what a row adds to the sum, but not what it counts.
+        reduction: `published` is, of `kl`, the cross entropy instead of the divergence (same gradient), averaged over
+            the classes too, without T²: C times smaller at T = 1.
+    """
+    student, teacher = at_least_float32(student_BC), at_least_float32(teacher_BC)
+    rows, num_classes = torch.tensor(student.shape[0]), student.shape[-1]
+    if kind == "mse":
+        error_BC = (student - teacher).square()
+        return Summed(_weighted_sum(error_BC, row_weights_B) / num_classes, rows)
+    log_student = F.log_softmax(student / temperature, dim=-1)
+    if reduction == "published":
+        cross_entropy_BC = -(F.softmax(teacher / temperature, dim=-1) * log_student)
+        return Summed(_weighted_sum(cross_entropy_BC, row_weights_B) / num_classes, rows)
+    log_teacher = F.log_softmax(teacher / temperature, dim=-1)
+    divergence_BC = F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
+    return Summed(_weighted_sum(divergence_BC, row_weights_B) * temperature**2, rows)
+
+
+def _weighted_sum(terms_BC: Tensor, row_weights_B: Tensor | None) -> Tensor:
+    return (terms_BC if row_weights_B is None else terms_BC * row_weights_B[:, None]).sum()
+
+
+def hard_label_loss(
+    student_BC: Tensor, labels_B: Tensor, *, groups: tuple[tuple[int, int], ...] | None = None
+) -> Summed:
+    """Cross entropy against the data's labels, summed over rows.
+
+    Args:
+        student_BC: the student's logits.
+        labels_B: class indices.
+        groups: half-open ranges that split the classes, one for each of the tasks that share the output layer; a row
+            is judged among the classes of its label's range alone, and the others receive no gradient from it.
+    """
+    student, rows = at_least_float32(student_BC), torch.tensor(labels_B.shape[0])
+    if groups is None:
+        return Summed(F.cross_entropy(student, labels_B, reduction="sum"), rows)
+    classes = [index for start, stop in groups for index in range(start, stop)]
+    assert classes == list(range(student.shape[-1])), f"{groups} do not split the classes"
+    group_of_class = [
+        group for group, (start, stop) in enumerate(groups) for _ in range(start, stop)
+    ]
+    group_C = torch.tensor(group_of_class, device=labels_B.device)
+    valid_BC = group_C[None, :] == group_C[labels_B][:, None]
+    log_probability_B = log_softmax_over(student, valid_BC).gather(1, labels_B[:, None])[:, 0]
+    return Summed(-log_probability_B.sum(), rows)
+
+
+def confidence_weights(teacher_logits_KBC: Tensor, labels_B: Tensor) -> Tensor:
+    """How much each of K teachers is trusted in each row, (K, B), by how well it knows the row's label.
+
+    (1 - softmax over teachers of their cross entropies) / (K - 1), and 1 for a single teacher, so that a row's weights
+    sum to 1: the weights of `hidden_state_loss` and `soft_label_loss` in CA-MKD (Zhang et al. 2022), whose code
+    divides by K once more.
+
+    Args:
+        teacher_logits_KBC: logits of every teacher.
+        labels_B: class indices.
+    """
+    num_teachers, num_rows, num_classes = teacher_logits_KBC.shape
+    logits = at_least_float32(teacher_logits_KBC.detach())
+    cross_entropy_KB = F.cross_entropy(
+        logits.reshape(-1, num_classes), labels_B.repeat(num_teachers), reduction="none"
+    ).view(num_teachers, num_rows)
+    if num_teachers == 1:
+        return torch.ones_like(cross_entropy_KB)
+    return (1 - F.softmax(cross_entropy_KB, dim=0)) / (num_teachers - 1)

@@ -1,0 +1,223 @@
+"""Builds the models of a stage: the teachers it learns from, and the student it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from schemas.errors import ConfigError, DataError
+from schemas.layer_map import teacher_layers
+from schemas.objective import LatentObjective, MaskedLanguageObjective, soft_label_of
+from schemas.recipe import TeacherShape
+from schemas.results import CheckpointRef
+from schemas.stage import StageConfig
+from schemas.student import ExtractStart, ModelStart, StudentConfig, StudentShape
+from schemas.teacher import Committee, members_of
+from stages.batches import evaluation_batches
+from stages.encoders import (
+    check_same_vocabulary,
+    class_names,
+    load_classifier,
+    load_config,
+    load_encoder,
+    locate,
+    shape_of,
+)
+from stages.evaluation import drawn_rows
+from stages.extraction import choose_parts, extract_student
+from stages.importance import measure_importance
+from stages.objectives import Shares
+from stages.student import fresh_student, student_config, with_head
+from stages.tokens import Batch, Tokens
+from stages.words import has_word_head, load_word_model, with_word_head
+
+PROJECTIONS = "projections.safetensors"
+_CALIBRATION_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Started:
+    """A student ready to be trained."""
+
+    model: PreTrainedModel
+    projections: dict[str, Tensor]
+    """What it brings along from the stage before."""
+    extraction: dict[str, Any] | None = None
+    """Which parts of the teacher it was made of, where it was."""
+
+
+def load_teachers(config: StageConfig, labels: tuple[str, ...]) -> list[PreTrainedModel]:
+    """The models the student learns from; none when there are only hard labels.
+
+    Raises:
+        DataError: the classes of one are not the task's, or one has no head where its answers are wanted.
+    """
+    return [
+        _load_teacher(config, locate(teacher.model), labels)
+        for teacher in members_of(config.teacher)
+    ]
+
+
+def _load_teacher(config: StageConfig, folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
+    if isinstance(config.objective, LatentObjective):
+        return load_encoder(folder)
+    if isinstance(config.objective, MaskedLanguageObjective):
+        if soft_label_of(config.objective) is None:
+            return load_encoder(folder)
+        return load_word_model(folder)
+    teacher = load_classifier(folder)
+    check_labels(teacher, labels, folder)
+    return teacher
+
+
+def shares_of(config: StageConfig) -> Shares | None:
+    """How the stage's teachers are weighed; None where there is only one."""
+    if not isinstance(config.teacher, Committee):
+        return None
+    return Shares(config.teacher.weights, by_confidence=config.teacher.weighting == "confidence")
+
+
+def check_labels(teacher: PreTrainedModel, labels: tuple[str, ...], folder: Path) -> None:
+    """Refuse a fine-tuned teacher whose classes are not the task's, in the task's order."""
+    names = class_names(teacher.config)
+    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    if len(names) != len(labels) or (not unnamed and names != labels and set(names) == set(labels)):
+        raise DataError(
+            f"teacher.task_model: {folder} answers with the classes {', '.join(names)}; the task has "
+            f"{', '.join(labels)}: set task.labels to the teacher's names in the teacher's order, or fine-tune another"
+        )
+
+
+def start_student(
+    config: StageConfig,
+    parent: CheckpointRef | None,
+    text: Tokens,
+    labels: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerFast,
+) -> Started:
+    """The model to train: gone on with from `parent`, started afresh, or the pretrained teacher itself.
+
+    Args:
+        config: the stage.
+        parent: the checkpoint the student goes on from; None for a fresh start.
+        text: the stage's own training text, which importance is measured on.
+        labels: classes of its head; empty for a general corpus.
+        tokenizer: the teacher's.
+    """
+    pretrained = locate(config.pretrained)
+    started: Started
+    if parent is not None:
+        started = _of_checkpoint(parent, config)
+    elif config.student is None:
+        started = Started(load_encoder(pretrained), {})
+    else:
+        started = _fresh(config.student, pretrained, text, tokenizer)
+    model = started.model
+    if isinstance(config.objective, MaskedLanguageObjective):
+        model = with_word_head(model, pretrained, seed=config.training.seed)
+    elif not isinstance(config.objective, LatentObjective):
+        model = with_head(model, labels, seed=config.training.seed)
+    return Started(model, started.projections, started.extraction)
+
+
+def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> Started:
+    model = load_encoder(Path(parent.path) / "model")
+    if config.student is not None:
+        check_family(model.config, config, Path(parent.path))
+        check_shape(shape_of(model.config), config.student.shape, Path(parent.path))
+    file = Path(parent.path) / PROJECTIONS
+    return Started(model, load_file(file) if file.is_file() else {})
+
+
+def _fresh(
+    student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
+) -> Started:
+    start = student.start
+    if isinstance(start, ModelStart):
+        folder = locate(start.model)
+        check_same_vocabulary(folder, pretrained, place="student.start.model")
+        model = load_encoder(folder)
+        check_shape(shape_of(model.config), student.shape, folder)
+        return Started(model, {})
+    if isinstance(start, ExtractStart):
+        return _extracted(student, start, pretrained, text, tokenizer)
+    return Started(fresh_student(student, pretrained), {})
+
+
+def _extracted(
+    student: StudentConfig,
+    start: ExtractStart,
+    pretrained: Path,
+    text: Tokens,
+    tokenizer: PreTrainedTokenizerFast,
+) -> Started:
+    teacher_config = load_config(pretrained)
+    layers = teacher_layers(
+        start.layer_map,
+        num_student_layers=student.shape.num_layers,
+        num_teacher_layers=teacher_config.num_hidden_layers,
+    )
+    config = student_config(teacher_config, student.shape, layers=layers)
+    importance = None
+    if start.units == "importance":
+        if tokenizer.mask_token_id is None:
+            raise ConfigError(
+                "student.start.units: importance is measured on masked words, and the teacher's tokenizer has no mask "
+                "token; set student.start.units to random"
+            )
+        calibrated = (
+            load_word_model(pretrained) if has_word_head(pretrained) else load_encoder(pretrained)
+        )
+        importance = measure_importance(
+            calibrated,
+            _calibration_batches(text, start),
+            mask_token_id=tokenizer.mask_token_id,
+            seed=start.seed,
+        )
+    extraction = choose_parts(
+        teacher_config, config, layers, importance=importance, seed=start.seed
+    )
+    model = extract_student(load_encoder(pretrained), config, extraction)
+    return Started(model, {}, extraction.summary())
+
+
+def _calibration_batches(text: Tokens, start: ExtractStart) -> Iterator[Batch]:
+    rows = drawn_rows(len(text), start.calibration_rows, seed=start.seed)
+    for places in evaluation_batches(text.lengths[rows], microbatch_tokens=_CALIBRATION_TOKENS):
+        yield text.batch(rows[places])
+
+
+def check_family(found: PretrainedConfig, config: StageConfig, folder: Path) -> None:
+    """Refuse to go on from a model of another family than the recipe's student."""
+    assert config.student is not None
+    family = config.student.model_type or load_config(locate(config.pretrained)).model_type
+    if found.model_type != family:
+        raise ConfigError(
+            f"student.model_type: {family}, but {folder} holds a {found.model_type} model; go on from a model of the "
+            f"same family, or set student.model_type to {found.model_type}"
+        )
+
+
+def check_shape(found: TeacherShape, shape: StudentShape, folder: Path) -> None:
+    """Refuse to go on from a model of another shape than the recipe's student."""
+    for name in StudentShape.model_fields:
+        if getattr(found, name) != getattr(shape, name):
+            raise ConfigError(
+                f"student.shape.{name}: {getattr(shape, name)}, but {folder} has {getattr(found, name)}; go on from a "
+                "model of the same shape, or change the recipe's shape"
+            )
+
+
+def class_groups(labels: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """Half-open ranges of the classes of each task, in order, from names such as `sst2/positive`."""
+    tasks = [label.partition("/")[0] for label in labels]
+    starts = [
+        place for place in range(len(tasks)) if place == 0 or tasks[place] != tasks[place - 1]
+    ]
+    return tuple(zip(starts, [*starts[1:], len(tasks)], strict=True))

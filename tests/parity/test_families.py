@@ -1,0 +1,226 @@
+"""Every family goes through whole stages as teacher and student: on inner states, on labels, and across families."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModel,
+    AutoModelForSequenceClassification,
+)
+
+from schemas.data import GeneralCorpus, TaskDataset
+from schemas.errors import ConfigError
+from schemas.objective import LatentObjective, TaskObjective
+from schemas.recipe import Recipe
+from schemas.refs import FolderModel
+from schemas.results import CheckpointRef, StageResult
+from schemas.stage import StageConfig
+from schemas.student import StudentConfig, StudentShape
+from schemas.teacher import FinetunedTeacher, PretrainedTeacher
+from schemas.training import Training
+from stages.encoders import shape_of
+from stages.preflight import preflight
+from stages.run import run_stage
+from stages.student import fresh_student
+from tests.fakes import ListSink, fake_ports
+from tests.toys import toy_recipe_dict
+from tests.unit.test_families import CAPTURED, FAMILIES, SHAPE, family_config, family_folder
+
+LABELS = ("bad", "good")
+ON_STATES: tuple[dict[str, Any], ...] = ({"kind": "hidden"}, {"kind": "embedding"})
+ON_ATTENTION: tuple[dict[str, Any], ...] = (
+    {"kind": "attention"},
+    {"kind": "relation", "between": "query"},
+    {"kind": "relation", "between": "key"},
+    {"kind": "relation", "between": "value"},
+)
+TRAINING = Training.model_validate(
+    {
+        "duration": "3 steps",
+        "batch": "8 sequences",
+        "optimizer": {"learning_rate": 1e-3},
+        "precision": "fp32",
+    }
+)
+
+
+def terms(*families: str) -> tuple[dict[str, Any], ...]:
+    """All that can be matched between models of these families."""
+    return ON_STATES + (ON_ATTENTION if set(families) <= set(CAPTURED) else ())
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="module")
+def toys(here: Path) -> dict[str, Any]:
+    return toy_recipe_dict(here / "toys")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def folder_of(here: Path, family: str, labels: tuple[str, ...] | None = None) -> Path:
+    folder = here / f"{family}-{'classifier' if labels else 'encoder'}"
+    return folder if folder.is_dir() else family_folder(folder, family, labels=labels)
+
+
+def general_stage(
+    here: Path, toys: dict[str, Any], teacher: str, student: str | None = None
+) -> tuple[StageConfig, StageResult, ListSink]:
+    """The general stage on everything that can be matched, run to its end."""
+    model = FolderModel(path=str(folder_of(here, teacher)))
+    config = StageConfig(
+        name="general",
+        teacher=PretrainedTeacher(model=model),
+        student=StudentConfig(shape=SHAPE, model_type=student),
+        pretrained=model,
+        data=GeneralCorpus.model_validate(toys["general_corpus"]),
+        objective=LatentObjective.model_validate({"terms": terms(teacher, student or teacher)}),
+        training=TRAINING,
+    )
+    sink = ListSink()
+    ports = fake_ports(here / f"{teacher}-{student}", cache=cache_of(here), sink=sink, log_every=1)
+    return config, run_stage(config, None, ports), sink
+
+
+def cache_of(here: Path) -> Path:
+    """One for all: every family reads the same tokens."""
+    (here / "cache").mkdir(exist_ok=True)
+    return here / "cache"
+
+
+@pytest.fixture(scope="module")
+def general(
+    here: Path, toys: dict[str, Any], family: str
+) -> tuple[StageConfig, StageResult, ListSink]:
+    return general_stage(here, toys, family)
+
+
+def check_checkpoint(
+    checkpoint: CheckpointRef, auto: Any, model_type: str, config: StageConfig
+) -> None:
+    """It opens as a model of that family and shape with every tensor in its files, and training has moved it."""
+    model, loading = auto.from_pretrained(Path(checkpoint.path) / "model", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert model.config.model_type == model_type
+    found = shape_of(model.config)
+    assert {name: getattr(found, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
+    if auto is AutoModel:
+        assert config.student is not None
+        start = fresh_student(config.student, Path(config.pretrained.path)).state_dict()
+        matrices = [name for name, tensor in model.named_parameters() if tensor.ndim > 1]
+        still = {name for name in matrices if torch.equal(model.state_dict()[name], start[name])}
+        # No latent term reaches a pooler; RoFormer's table of sines is fixed.
+        assert all("pool" in name or "embed_positions" in name for name in still), still
+
+
+def test_a_general_stage_trains_a_student_that_opens(
+    family: str, general: tuple[StageConfig, StageResult, ListSink]
+) -> None:
+    config, result, sink = general
+    assert result.steps == 3
+    wanted = {"hidden_loss", "embedding_loss"}
+    if family in CAPTURED:
+        wanted |= {"attention_loss", "query_relation_loss", "key_relation_loss"}
+        wanted |= {"value_relation_loss"}
+    for name in wanted:
+        values = sink.values(f"train/{name}")
+        assert len(values) == 3
+        assert all(math.isfinite(value) and value > 0 for value in values.values())
+    check_checkpoint(result.checkpoint, AutoModel, family, config)
+
+
+def test_a_stage_with_labels_goes_on_from_it(
+    here: Path,
+    toys: dict[str, Any],
+    family: str,
+    general: tuple[StageConfig, StageResult, ListSink],
+) -> None:
+    if type(family_config(family)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        pytest.skip(f"transformers has no sequence classifier of the family {family}")
+    before, first, _ = general
+    folder = folder_of(here, family, LABELS)
+    config = StageConfig(
+        name="task_specific",
+        teacher=FinetunedTeacher(model=FolderModel(path=str(folder))),
+        student=before.student,
+        pretrained=before.pretrained,
+        data=TaskDataset.model_validate({"task": toys["task"]}),
+        objective=TaskObjective.model_validate({"latent": {"terms": terms(family)}}),
+        training=TRAINING,
+    )
+    sink = ListSink()
+    ports = fake_ports(here / f"{family}-task", cache=cache_of(here), sink=sink, log_every=1)
+    result = run_stage(config, first.checkpoint, ports)
+    for name in ("soft_label_loss", "hard_label_loss", "hidden_loss"):
+        values = sink.values(f"train/{name}")
+        assert len(values) == 3
+        assert all(math.isfinite(value) and value > 0 for value in values.values())
+    assert 0 <= result.metrics["eval/accuracy"] <= 1
+    check_checkpoint(result.checkpoint, AutoModelForSequenceClassification, family, config)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        ("bert", "distilbert"),
+        ("bert", "electra"),
+        ("bert", "roberta"),
+        ("bert", "eurobert"),
+        ("roberta", "bert"),
+        ("modernbert", "albert"),
+        ("deberta-v2", "bert"),
+    ],
+)
+def test_a_student_of_another_family_learns_from_the_teacher(
+    here: Path, toys: dict[str, Any], teacher: str, student: str
+) -> None:
+    config, result, sink = general_stage(here, toys, teacher, student)
+    assert ("train/attention_loss" in sink.names()) is ({teacher, student} <= set(CAPTURED))
+    check_checkpoint(result.checkpoint, AutoModel, student, config)
+
+
+def recipe_on(
+    toys: dict[str, Any], folder: Path, kinds: list[dict[str, Any]], **student: Any
+) -> Recipe:
+    """The general stage alone, with these latent terms."""
+    first = toys["stages"][0] | {"objective": {"kind": "latent", "terms": kinds}}
+    changed = {
+        "teacher": {"model": str(folder)},
+        "student": toys["student"] | student,
+        "stages": [first],
+        "task": None,
+    }
+    return Recipe.model_validate(toys | changed)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in CAPTURED])
+def test_attention_of_a_family_that_does_not_show_it_is_refused_by_name(
+    here: Path, toys: dict[str, Any], name: str
+) -> None:
+    folder = folder_of(here, name)
+    for term in ON_ATTENTION:
+        with pytest.raises(ConfigError, match=rf"stages\[0\].*cannot be read from a {name} model"):
+            preflight(recipe_on(toys, folder, [term]), cache_of(here))
+    assert preflight(recipe_on(toys, folder, [*ON_STATES]), cache_of(here)).student == SHAPE
+
+
+def test_attention_of_a_student_that_does_not_show_it_is_refused_by_name(
+    here: Path, toys: dict[str, Any]
+) -> None:
+    recipe = recipe_on(toys, folder_of(here, "bert"), [{"kind": "attention"}], model_type="rembert")
+    with pytest.raises(ConfigError, match=r"cannot be read from a rembert model \(student\)"):
+        preflight(recipe, cache_of(here))

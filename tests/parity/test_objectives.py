@@ -1,0 +1,223 @@
+"""Every kind of objective through the real loop: counts, accumulation, padding, gradients that are finite."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from schemas.errors import ConfigError
+from schemas.objective import LatentObjective
+from schemas.recipe import MadeTeachers, Recipe
+from schemas.stage import StageConfig
+from stages.gradients import gradient_shares
+from stages.ports import Ports
+from stages.run import run_stage
+from stages.terms import run_model
+from stages.trainer import Trainer
+from tests.fakes import ListSink, fake_ports
+from tests.toys import LATENTS, make_trainer, toy_recipe
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return toy_recipe(tmp_path_factory.mktemp("toy"), steps=2)
+
+
+def general(recipe: Recipe, latent: dict[str, Any], **training: object) -> StageConfig:
+    """The general stage with another objective."""
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    return config.model_copy(
+        update={
+            "objective": LatentObjective.model_validate(latent),
+            "training": config.training.model_copy(update=training),
+        }
+    )
+
+
+def ready(config: StageConfig, ports: Ports) -> Trainer:
+    """A trainer without dropout, which would draw other masks for other shapes."""
+    trainer = make_trainer(config, ports)
+    trainer.student.eval()
+    return trainer
+
+
+def gradients(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", sorted(LATENTS))
+def test_counts_are_known_before_the_forward_pass(
+    name: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    trainer = ready(general(recipe, LATENTS[name]), fake_ports(tmp_path))
+    batch = trainer.microbatches()[0]
+    output = run_model(trainer.student, batch, trainer.objective.student_needs)
+    losses = trainer.objective.compute(output, trainer.target(batch), batch)
+    counted = {key: int(loss.count) for key, loss in losses.items()}
+    assert counted == trainer.objective.counts(batch)
+    assert all(math.isfinite(float(loss.total.detach())) for loss in losses.values())
+
+
+@pytest.mark.parametrize("name", sorted(LATENTS))
+def test_neither_accumulation_nor_padding_changes_the_gradient(
+    name: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    config = general(recipe, LATENTS[name])
+    whole = ready(config, fake_ports(tmp_path))
+    cut = ready(config, fake_ports(tmp_path, microbatch_tokens=40))
+    assert len(whole.batches.step(0)) == 1 < len(cut.batches.step(0))
+    whole.accumulate()
+    expected = gradients(whole)
+    assert expected
+    assert all(bool(gradient.isfinite().all()) for gradient in expected.values())
+    padded = ready(config, fake_ports(tmp_path))
+    own = padded.tokens.batch
+    padded.microbatches = lambda: [_longer(own(rows)) for rows in padded.batches.step(0)]  # type: ignore[method-assign]
+    padded.accumulate()
+    found = [gradients(padded)]
+    if whole.objective.couples_rows:
+        with pytest.raises(ConfigError, match=r"execution\.microbatch_tokens"):
+            cut.accumulate()
+    else:
+        cut.accumulate()
+        found.append(gradients(cut))
+    for each in found:
+        assert each.keys() == expected.keys()
+        for key, gradient in expected.items():
+            torch.testing.assert_close(each[key], gradient, rtol=1e-3, atol=2e-6, msg=key)
+
+
+def _longer(batch: Any) -> Any:
+    extra = torch.zeros(len(batch.input_ids), 5, dtype=torch.long)
+    tensors = {
+        name: torch.cat([getattr(batch, name), extra], 1)
+        for name in ("input_ids", "attention_mask", "token_type_ids")
+        if getattr(batch, name) is not None
+    }
+    return replace(batch, **tensors)
+
+
+@pytest.mark.parametrize("name", ["tinybert", "minilm_v2", "lrc", "emd"])
+def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(
+    name: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    config = general(recipe, LATENTS[name])
+    trainer = ready(config, fake_ports(tmp_path))
+    trainer.accumulate()
+    expected = gradients(trainer)
+    for parameter in trainer.parameters.values():
+        parameter.grad = None
+    shares = gradient_shares(
+        trainer.student, trainer.teachers, trainer.objective, trainer.microbatches()[0],
+        trainer.runtime, trainer.parameters,
+    )  # fmt: skip
+    assert set(shares) == {term.key for term in trainer.objective.terms}
+    assert sum(shares.values()) == pytest.approx(1)
+    assert not gradients(trainer)
+    sink = ListSink()
+    again = ready(config, fake_ports(tmp_path, gradient_share_every=1, sink=sink))
+    again.accumulate()
+    assert all(torch.equal(gradient, expected[key]) for key, gradient in gradients(again).items())
+    logged = {f"train/gradient_share/{key}": value for key, value in shares.items()}
+    assert sink.points == ([(0, pytest.approx(logged))] if len(shares) > 1 else [])
+
+
+def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = ready(general(recipe, {}), fake_ports(tmp_path))
+    batch = trainer.microbatches()[0]
+    counts = trainer.objective.counts(batch)
+    norms = {}
+    for key in counts:
+        for parameter in trainer.parameters.values():
+            parameter.grad = None
+        alone = {other: float(other == key) * weight
+                 for other, weight in trainer.objective.weights().items()}  # fmt: skip
+        trainer.backward(batch, trainer.target(batch), counts, alone)
+        norms[key] = (
+            sum(float(g.double().square().sum()) for g in gradients(trainer).values()) ** 0.5
+        )
+    shares = gradient_shares(
+        trainer.student, trainer.teachers, trainer.objective, batch, trainer.runtime,
+        trainer.parameters,
+    )  # fmt: skip
+    total = sum(norms.values())
+    assert shares == pytest.approx({key: norm / total for key, norm in norms.items()}, rel=1e-4)
+
+
+def test_terms_are_divided_by_their_value_at_step_0(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = ready(general(recipe, {"normalize": "first_step"}), fake_ports(tmp_path))
+    trainer.accumulate()
+    weights, means = trainer.objective.weights(), trainer.meter.means()
+    for name in ("attention", "hidden", "embedding"):
+        keys = [term.key for term in trainer.objective.terms if term.name == name]
+        assert sum(weights[key] * means[key] for key in keys) == pytest.approx(1, rel=1e-5)
+
+
+def test_first_values_are_kept_in_the_training_state(recipe: Recipe, tmp_path: Path) -> None:
+    config = general(recipe, {"normalize": "first_step"})
+    first = ready(config, fake_ports(tmp_path))
+    first.train_step()
+    second = ready(config, fake_ports(tmp_path))
+    second.restore(first.state())
+    assert not second.objective.wants_initial
+    assert second.objective.weights() == first.objective.weights()
+
+
+def test_blocks_are_unlocked_from_the_bottom(recipe: Recipe, tmp_path: Path) -> None:
+    objective = make_trainer(
+        general(recipe, {"unlock": "bottom_up"}), fake_ports(tmp_path)
+    ).objective
+    for progress, unlocked in ((0.0, {0}), (0.49, {0}), (0.5, {0, 1}), (0.99, {0, 1})):
+        objective.begin(epoch=0, progress=progress)
+        weights = objective.weights()
+        on = {term.layer for term in objective.terms if weights[term.key] > 0}
+        assert on - {None} == unlocked
+
+
+def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    config = general(recipe, {"layer_map": {"kind": "random", "seed": 3}})
+    objective = ready(config, fake_ports(tmp_path)).objective
+    drawn = []
+    for epoch in (0, 1, 2, 3, 1):
+        objective.begin(epoch=epoch, progress=0.0)
+        drawn.append(objective.teacher_needs.attention)
+    assert drawn[1] == drawn[4]
+    assert len(set(drawn)) > 1
+
+
+def test_a_perturbed_step_differs_and_is_as_long_as_asked_for(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    plain = ready(general(recipe, {}), fake_ports(tmp_path))
+    perturbed = ready(general(recipe, {}, gradient_perturbation=1.0), fake_ports(tmp_path))
+    seen: list[Tensor] = []
+    table = perturbed.student.get_input_embeddings()  # type: ignore[operator]
+    inner = table.forward
+    table.forward = lambda ids: inner(ids)
+    plain.accumulate()
+    hook = perturbed.student.embeddings.register_forward_pre_hook(lambda *_: None)  # type: ignore[union-attr,operator]
+    norm = perturbed.student.embeddings.LayerNorm  # type: ignore[union-attr]
+    norm.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0].detach().clone()))
+    perturbed.accumulate()
+    hook.remove()
+    moved = (seen[1] - seen[0]).flatten(1).norm(dim=1)
+    assert moved.tolist() == pytest.approx([1.0] * len(moved), rel=1e-4)
+    one, other = gradients(plain), gradients(perturbed)
+    assert any(not torch.allclose(one[key], other[key]) for key in one)
+
+
+def test_every_kind_of_objective_runs_a_whole_stage(recipe: Recipe, tmp_path: Path) -> None:
+    for name, latent in LATENTS.items():
+        ports = fake_ports(tmp_path / name)
+        result = run_stage(general(recipe, latent), None, ports)
+        assert result.steps == 2
+        assert isinstance(ports.sink, ListSink)
+        assert math.isfinite(ports.sink.values("train/loss")[2])

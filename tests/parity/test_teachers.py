@@ -1,0 +1,288 @@
+"""Several teachers, a teacher of several tasks, and students that start from one that is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
+
+from schemas.errors import ConfigError, DataError
+from schemas.objective import MaskedLanguageObjective, TaskObjective
+from schemas.recipe import MadeTeachers, Recipe
+from schemas.refs import FolderModel
+from schemas.stage import StageConfig
+from schemas.student import ExtractStart, ModelStart, StudentConfig, StudentShape
+from schemas.teacher import Committee, FinetunedTeacher
+from stages.capture import Recording
+from stages.encoders import load_encoder
+from stages.identity import stage_digest
+from stages.models import class_groups
+from stages.run import answers_by_group, load_data, run_stage
+from stages.terms import Outputs
+from tests.builders import tiny_tokenizer
+from tests.fakes import ListSink, fake_ports
+from tests.toys import make_trainer, toy_recipe, toy_teacher
+
+LABELS = ("bad", "good")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return toy_recipe(tmp_path / "in", steps=3)
+
+
+def classifier(folder: Path, seed: int) -> Path:
+    """A random toy teacher with a head, unlike that of any other seed."""
+    toy_teacher(folder, labels=LABELS)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.manual_seed(seed)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
+    return folder
+
+
+def specific(recipe: Recipe, teacher: Any, objective: dict[str, Any]) -> StageConfig:
+    one = FinetunedTeacher(model=FolderModel(path="./nowhere"))
+    config = recipe.stage_config(recipe.stages[3], MadeTeachers(fine_tuned=(one,)))
+    return config.model_copy(
+        update={"teacher": teacher, "objective": TaskObjective.model_validate(objective)}
+    )
+
+
+def gradients(config: StageConfig, folder: Path) -> dict[str, Tensor]:
+    trainer = make_trainer(config, fake_ports(folder))
+    trainer.student.eval()
+    trainer.accumulate()
+    return {name: p.grad for name, p in trainer.parameters.items() if p.grad is not None}
+
+
+SOFT_AND_HIDDEN = {
+    "latent": {"terms": [{"kind": "hidden"}], "projection": "shared"},
+    "hard_label": None,
+}
+
+
+def test_two_teachers_that_are_the_same_teach_what_one_does(recipe: Recipe, tmp_path: Path) -> None:
+    one = FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / "t", seed=1))))
+    for weighting in ("fixed", "confidence"):
+        both = Committee(members=(one, one), weights=(0.25, 0.75), weighting=weighting)  # type: ignore[arg-type]
+        config = {"latent": None, "hard_label": None}
+        alone = gradients(specific(recipe, one, config), tmp_path)
+        together = gradients(specific(recipe, both, config), tmp_path)
+        assert alone.keys() == together.keys()
+        for name, gradient in alone.items():
+            torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_fixed_shares_weigh_the_teachers_gradients(recipe: Recipe, tmp_path: Path) -> None:
+    members = tuple(
+        FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed))))
+        for seed in (1, 2)
+    )
+    both = Committee(members=members, weights=(0.25, 0.75))
+    config = {"latent": None, "hard_label": None}
+    first, second = (gradients(specific(recipe, each, config), tmp_path) for each in members)
+    together = gradients(specific(recipe, both, config), tmp_path)
+    for name, gradient in together.items():
+        expected = 0.25 * first[name] + 0.75 * second[name]
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6, msg=name)
+    assert any(not torch.allclose(first[name], second[name], rtol=0.1) for name in together)
+
+
+def test_confidence_gives_each_row_the_shares_of_its_label(recipe: Recipe, tmp_path: Path) -> None:
+    folders = [classifier(tmp_path / f"t{seed}", seed=seed) for seed in (1, 2)]
+    members = tuple(FinetunedTeacher(model=FolderModel(path=str(folder))) for folder in folders)
+    both = Committee(members=members, weights=(0.5, 0.5), weighting="confidence")
+    trainer = make_trainer(specific(recipe, both, SOFT_AND_HIDDEN), fake_ports(tmp_path))
+    batch = trainer.microbatches()[0]
+    target = trainer.target(batch)
+    assert target is not None
+    assert target.row_weights is not None
+    assert batch.labels is not None
+    surprise = []
+    for folder in folders:
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        with torch.no_grad():
+            logits = model(**batch.model_inputs()).logits.double().numpy()
+        odds = np.exp(logits - logits.max(-1, keepdims=True))
+        chances = odds / odds.sum(-1, keepdims=True)
+        surprise.append(1 / chances[np.arange(len(batch.labels)), batch.labels.numpy()])
+    # exp(cross entropy) is one over the chance of the right class; CA-MKD, two teachers.
+    expected = 1 - np.array(surprise) / np.sum(surprise, axis=0)
+    np.testing.assert_allclose(target.row_weights.numpy(), expected, rtol=1e-4)
+    weights = trainer.objective.weights()
+    assert {weights[key] for key in weights} == {1.0}
+
+
+def test_a_committee_runs_a_stage_and_logs_each_teacher(recipe: Recipe, tmp_path: Path) -> None:
+    members = tuple(
+        FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed))))
+        for seed in (1, 2)
+    )
+    both = Committee(members=members, weights=(0.5, 0.5), weighting="confidence")
+    ports = fake_ports(tmp_path)
+    run_stage(specific(recipe, both, {}), None, ports)
+    assert isinstance(ports.sink, ListSink)
+    names = ports.sink.names()
+    for index in (0, 1):
+        assert f"train/soft_label_loss_teacher_{index}" in names
+        assert f"train/hidden_loss_teacher_{index}_layer_1" in names
+    whole = ports.sink.values("train/soft_label_loss")[3]
+    parts = [ports.sink.values(f"train/soft_label_loss_teacher_{i}")[3] for i in (0, 1)]
+    assert whole == pytest.approx(sum(parts))
+
+
+def test_shares_and_weighting_are_part_of_a_stages_identity(recipe: Recipe, tmp_path: Path) -> None:
+    one = FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / "t", seed=1))))
+    digests = {
+        stage_digest(specific(recipe, teacher, {}), None)
+        for teacher in (
+            one,
+            Committee(members=(one, one), weights=(0.5, 0.5)),
+            Committee(members=(one, one), weights=(0.4, 0.6)),
+            Committee(members=(one, one), weights=(0.5, 0.5), weighting="confidence"),
+        )
+    }
+    assert len(digests) == 4
+
+
+def multi_task(recipe: Recipe) -> StageConfig:
+    assert recipe.task is not None
+    task = recipe.task.model_dump(mode="json")
+    other = recipe.model_copy(
+        update={
+            "teacher": recipe.teacher.model_validate(
+                recipe.teacher.model_dump(mode="json")
+                | {
+                    "multi_task": {
+                        "tasks": {"one": task, "two": task | {"max_train_rows": 50}},
+                        "training": recipe.stages[0].training.model_dump(mode="json"),
+                    }
+                }
+            )
+        }
+    )
+    return other.teacher_configs()[-1]
+
+
+def test_a_teacher_of_two_tasks_has_a_class_for_each_and_a_score_for_each(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    config = multi_task(recipe)
+    ports = fake_ports(tmp_path)
+    result = run_stage(config, None, ports)
+    assert {"eval/accuracy/one", "eval/accuracy/two", "eval/accuracy"} <= set(result.metrics)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        Path(result.checkpoint.path) / "model"
+    )
+    assert list(model.config.id2label.values()) == ["one/bad", "one/good", "two/bad", "two/good"]
+
+
+def test_rows_of_two_tasks_stand_side_by_side(recipe: Recipe, tmp_path: Path) -> None:
+    config = multi_task(recipe)
+    data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache")
+    assert len(data.train) == 160 + 50
+    assert data.train.labels is not None
+    assert set(data.train.labels[:160].tolist()) == {0, 1}
+    assert set(data.train.labels[160:].tolist()) == {2, 3}
+    first, again = data.train.batch(np.array([3])), data.train.batch(np.array([163]))
+    assert first.num_tokens == int(data.train.lengths[3])
+    assert again.num_tokens == int(data.train.lengths[163])
+    assert int(again.input_ids[0, 0]) == int(first.input_ids[0, 0])
+
+
+def test_a_class_of_another_task_is_no_answer(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = make_trainer(multi_task(recipe), fake_ports(tmp_path))
+    batch = trainer.microbatches()[0]
+    logits = torch.randn(len(batch.input_ids), 4, dtype=torch.float64)
+    assert batch.labels is not None
+    expected = 0.0
+    for row, label in zip(logits.numpy(), batch.labels.tolist(), strict=True):
+        own = row[:2] if label < 2 else row[2:]
+        expected += float(np.log(np.exp(own).sum()) - own[label % 2])
+    (term,) = trainer.objective.terms
+    loss = term.compute(Outputs((), Recording(()), logits), None, batch)
+    assert float(loss.total) == pytest.approx(expected, rel=1e-9)
+
+
+def test_groups_and_answers_follow_the_names_of_the_classes() -> None:
+    names = ("a/x", "a/y", "b/x", "b/y", "b/z")
+    assert class_groups(names) == ((0, 2), (2, 5))
+    logits = np.array([[0.0, 1.0, 9.0, 0.0, 0.0], [9.0, 0.0, 1.0, 3.0, 2.0]])
+    (first, told), (second, said) = answers_by_group(logits, np.array([1, 4]), names)
+    assert (first.tolist(), told.tolist()) == ([1], [1])
+    assert (second.tolist(), said.tolist()) == ([4], [3])
+
+
+def test_a_student_predicts_masked_words_through_a_whole_stage(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    folder = tmp_path / "words"
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    objective = MaskedLanguageObjective.model_validate(
+        {"latent": {"terms": [{"kind": "hidden", "loss": "cosine"}]}}
+    )
+    other = recipe.with_pretrained(FolderModel(path=str(folder)))
+    stage = other.stage_config(other.stages[0], MadeTeachers()).model_copy(
+        update={"objective": objective}
+    )
+    ports = fake_ports(tmp_path)
+    result = run_stage(stage, None, ports)
+    assert isinstance(ports.sink, ListSink)
+    assert {"train/soft_label_loss", "train/hard_label_loss", "train/hidden_loss"} <= (
+        ports.sink.names()
+    )
+    assert 0 < result.metrics["eval/hard_label_loss"] < 20
+    following = other.stage_config(other.stages[0], MadeTeachers())
+    assert run_stage(following, result.checkpoint, fake_ports(tmp_path / "next")).steps == 3
+
+
+def general(recipe: Recipe, start: object, **shape: int) -> StageConfig:
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    sizes = {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+    student = StudentConfig(shape=StudentShape(**(sizes | shape)), start=start)  # type: ignore[arg-type]
+    return config.model_copy(update={"student": student})
+
+
+@pytest.mark.parametrize("units", ["random", "importance"])
+def test_an_extracted_student_is_trained_and_says_what_it_was_made_of(
+    recipe: Recipe, tmp_path: Path, units: str
+) -> None:
+    start = ExtractStart.model_validate({"units": units, "calibration_rows": 16})
+    result = run_stage(general(recipe, start), None, fake_ports(tmp_path))
+    text = (Path(result.checkpoint.path) / "extraction.json").read_text(encoding="utf-8")
+    assert '"layers"' in text
+
+
+def test_a_student_can_start_from_a_model_that_is_there(recipe: Recipe, tmp_path: Path) -> None:
+    first = run_stage(general(recipe, recipe.student.start), None, fake_ports(tmp_path / "one"))
+    there = Path(first.checkpoint.path) / "model"
+    start = ModelStart(model=FolderModel(path=str(there)))
+    config = general(recipe, start)
+    trainer = make_trainer(config, fake_ports(tmp_path / "two"))
+    kept = load_encoder(there).state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in
+               trainer.student.state_dict().items())  # fmt: skip
+    before = stage_digest(config, None)
+    moved = tmp_path / "moved"
+    there.rename(moved)
+    again = general(recipe, ModelStart(model=FolderModel(path=str(moved))))
+    assert stage_digest(again, None) == before  # of what is in the folder, wherever it is
+    with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but .* has 2"):
+        make_trainer(general(recipe, again.student.start, num_layers=3), fake_ports(tmp_path / "3"))  # type: ignore[union-attr]
+    tiny_tokenizer(["some", "other", "words"]).save_pretrained(moved)
+    with pytest.raises(DataError, match="has another vocabulary than the teacher"):
+        make_trainer(again, fake_ports(tmp_path / "four"))
