@@ -23,6 +23,7 @@ from pipeline import files
 from schemas.base import Frozen
 from schemas.results import FileEntry
 from stages.ports import TrainingState
+from stages.tensors import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -154,9 +155,9 @@ def _problem(folder: Path, step: int) -> str | None:
 
 
 def _read(folder: Path) -> TrainingState:
-    from safetensors.torch import load_file
-
     kept = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
     return TrainingState(
-        step=int(kept["step"]), tensors=load_file(folder / _TENSORS), numbers=dict(kept["numbers"])
+        step=int(kept["step"]),
+        tensors=read_tensors(folder / _TENSORS),
+        numbers=dict(kept["numbers"]),
     )

@@ -31,6 +31,7 @@ from schemas.errors import DataError, ServiceError
 from schemas.recipe import TeacherShape
 from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
 from stages.capture import CAPTURE, Probe, probe
+from stages.tensors import copy_out
 
 # The bars of loading and saving would run through ours.
 transformers_logging.disable_progress_bar()
@@ -336,6 +337,7 @@ def load_pretrained(
         raise DataError(f"{folder} cannot be loaded as a model: {error}") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
+    copy_out(model)
     return model.eval()
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -38,6 +37,7 @@ from stages.evaluation import (
 from stages.models import PROJECTIONS
 from stages.objectives import ObjectiveTerms
 from stages.sources import corpus_digest, load_corpus, load_task, task_digest
+from stages.tensors import read_tensors
 from stages.tokens import Tokens, tokenize_corpus, tokenize_task
 
 
@@ -126,7 +126,7 @@ def judge_checkpoint(
     file = folder / PROJECTIONS
     latent = _latent_loss(
         model,
-        load_file(file) if file.is_file() else {},
+        read_tensors(file) if file.is_file() else {},
         yardstick,
         is_student=checkpoint.stage not in TEACHER_NAMES,
     )

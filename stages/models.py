@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -34,6 +33,7 @@ from stages.extraction import choose_parts, extract_student
 from stages.importance import measure_importance
 from stages.objectives import Shares
 from stages.student import fresh_student, student_config, with_head
+from stages.tensors import read_tensors
 from stages.tokens import Batch, Tokens
 from stages.words import has_word_head, load_word_model, with_word_head
 
@@ -132,7 +132,7 @@ def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> Started:
         check_family(model.config, config, Path(parent.path))
         check_shape(shape_of(model.config), config.student.shape, Path(parent.path))
     file = Path(parent.path) / PROJECTIONS
-    return Started(model, load_file(file) if file.is_file() else {})
+    return Started(model, read_tensors(file) if file.is_file() else {})
 
 
 def _fresh(

@@ -53,6 +53,14 @@ def _environment_as_it_was() -> Iterator[None]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def _same_numbers_each_time() -> None:
+    """Draw the same weights and inputs whichever tests ran before, unless a test seeds for itself."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared data and reference values beside the checkout (or DISTILL_SHARED)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
-from benchmarks.quality import FOUR, METHODS, STARTS, main, needed, plan_of, variant
+from benchmarks.quality import FOUR, HARD, METHODS, STARTS, main, needed, plan_of, variant
 from schemas.recipe import Recipe
 from tests.toys import toy_recipe_dict
 
@@ -33,10 +34,21 @@ def test_a_method_spends_the_tokens_it_was_given(name: str, tmp_path: Path) -> N
     assert {stage.training.seed for stage in recipe.stages} == {3}
 
 
-def test_leaving_a_stage_out_leaves_the_others_in_order() -> None:
-    for left_out in FOUR:
-        stages = list(METHODS[f"ERNIE-Tiny without {left_out}"].stages)
-        assert stages == [name for name in FOUR if name != left_out]
+def test_leaving_a_stage_out_gives_its_tokens_to_the_next_one() -> None:
+    for left_out, following in pairwise(FOUR):
+        stages = METHODS[f"ERNIE-Tiny without {left_out}"].stages
+        assert list(stages) == [name for name in FOUR if name != left_out]
+        for name, (share, objective) in stages.items():
+            gained = FOUR[left_out][0] if name == following else 0
+            assert share == pytest.approx(FOUR[name][0] + gained)
+            assert objective == FOUR[name][1]
+
+
+def test_without_task_specific_the_classifier_learns_from_hard_labels_alone() -> None:
+    stages = METHODS["ERNIE-Tiny without task_specific"].stages
+    *earlier, last = stages.items()
+    assert dict(earlier) == {name: FOUR[name] for name in list(FOUR)[:-1]}
+    assert last == ("task_specific", (FOUR["task_specific"][0], HARD))
 
 
 @pytest.mark.usefixtures("prefect")

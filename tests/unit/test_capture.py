@@ -118,7 +118,7 @@ def test_what_is_noted_is_what_each_layer_attends_by(family: str) -> None:
         noted = recording.attention[layer]
         assert noted.query.shape == noted.key.shape == noted.value.shape
         scores = torch.matmul(noted.query * noted.scaling, noted.key.transpose(-1, -2))
-        torch.testing.assert_close(scores.softmax(-1), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scores.softmax(-1), expected, rtol=1e-3, atol=1e-4)
     assert float((maps[0] - maps[1]).abs().max()) > 0.01
     assert float((maps[1] - maps[2]).abs().max()) > 0.01
 
