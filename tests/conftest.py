@@ -22,6 +22,8 @@ os.environ.update(
     DO_NOT_TRACK="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
+    # As the command line does; its own lines would stand among ours.
+    PREFECT_LOGGING_LEVEL="CRITICAL",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
@@ -59,6 +61,15 @@ def _same_numbers_each_time() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def prefect() -> Iterator[None]:
+    """A real, temporary Prefect server with a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +12,6 @@ import yaml
 from pipeline.__main__ import main
 from schemas.results import RunReport
 from tests.toys import toy_recipe_dict
-
-# As the command line does, but before any test imports Prefect: its own lines would stand among ours.
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,6 @@ class Distill:
 @pytest.fixture
 def distill(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Distill:
     return Distill(capfd, monkeypatch)
-
-
-@pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
-    """A real, temporary Prefect server with a database of its own."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from tests.end_to_end.processes import ROOT, distill, free_port, running
+from tests.end_to_end.conftest import Distill
+from tests.end_to_end.processes import free_port, running
 from tests.toys import toy_recipe_dict
 
 
@@ -31,40 +31,30 @@ def mlflow_server(port: int, folder: Path) -> Iterator[None]:
         yield
 
 
-def run(*arguments: str | Path, env: dict[str, str]) -> tuple[int, Any, str]:
-    """Exit code, the one JSON document on stdout (None: it is empty), and stderr."""
-    import os
-
-    done = subprocess.run(
-        [*distill(*arguments), "--json"],
-        cwd=ROOT,
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=800,
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("prefect")
+def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(
+    tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: str | Path) -> tuple[int, Any, str]:
+        """Exit code, the one JSON document on stdout (None: it is empty), and stderr."""
+        code, out, err = distill(*arguments, "--store", store, "--json")
+        assert "Traceback" not in err, err
+        return code, json.loads(out) if out else None, err
+
     content = toy_recipe_dict(tmp_path / "in")
     content["stages"] = [content["stages"][3]]  # one stage with a classifier at its end
     recipe = tmp_path / "toy.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
     port, store = free_port(), tmp_path / "store"
     address = f"http://127.0.0.1:{port}"
-    env = {
-        "MLFLOW_TRACKING_URI": f"http://me:canary@127.0.0.1:{port}",
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-    }
-    code, report, said = run("run", recipe, "--store", store, env=env)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:canary@127.0.0.1:{port}")
+    code, report, said = run("run", recipe)
     assert code == 0, said
     assert report["mlflow_run_id"] is None
 
-    code, synced, said = run("sync", "--store", store, env=env)
+    code, synced, said = run("sync")
     assert code == 1
     assert said.count("error:") == 1
     assert f"MLflow at {address} cannot be reached" in said
@@ -76,17 +66,17 @@ def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(tmp_path:
     assert left["task_specific"]["artifacts"] == 5
 
     with mlflow_server(port, tmp_path):
-        code, synced, said = run("sync", "--store", store, env=env)
+        code, synced, said = run("sync")
         assert code == 0, said
         assert {run["name"].split("-")[0]: run["sent"] for run in synced["runs"]} == left
         assert not any(amount for run in synced["runs"] for amount in run["left"].values())
         before = everything(address)
-        code, synced, said = run("sync", "--store", store, env=env)
+        code, synced, said = run("sync")
         assert (code, synced["runs"]) == (0, [])
         assert everything(address) == before
 
         # A run while the server is there prints its report and nothing else, MLflow's links included.
-        code, again, said = run("run", recipe, "--store", store, env=env)
+        code, again, said = run("run", recipe)
         assert code == 0, said
         assert again["rows"][-1]["status"] == "reused"
 

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from pipeline.checkpoints import verify
+from pipeline.flow import RunOptions, distill_flow
 from tests.end_to_end.processes import distill, running
 from tests.toys import toy_recipe_dict
 
-STEPS = 600
+STEPS = 240
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("prefect")
 def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
     recipe: Path, tmp_path: Path
 ) -> None:
@@ -50,8 +52,8 @@ def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
     for stage in ("teacher", "general", "general_enhanced"):
         assert f"{stage}: there already, reused" in second.output
     assert "task_adaptive: going on from step" in second.output
-    with running(*command, "--store", str(whole), env=env) as third:
-        assert third.wait() == 0, third.output
+    options = RunOptions(store=str(whole), until_stage="task_adaptive")
+    distill_flow(recipe=str(recipe), options=options)
     digests = []
     for place in (store, whole):
         (folder,) = (place / "checkpoints").glob("task_adaptive-*")
