@@ -11,18 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, Value
-from huggingface_hub import constants
 from pydantic import TypeAdapter
 
-from schemas.data import FileTask, GeneralCorpus, HubTask, TaskData
+from schemas.data import FileTask, GeneralCorpus, TaskData
 from schemas.errors import DataError
-from stages import sources
-from stages.sources import corpus_digest, load_corpus, load_repository, load_task, task_digest
+from stages.sources import corpus_digest, load_corpus, load_task, task_digest
 
 SHARED = Path(os.environ.get("DISTILL_SHARED", Path(__file__).parents[2].parent / "shared"))
 needs_shared = pytest.mark.skipif(
@@ -61,9 +57,6 @@ def refused(task: FileTask, folder: Path) -> str:
     with pytest.raises(DataError) as caught:
         load_task(task, folder / "cache")
     return str(caught.value)
-
-
-# What is read
 
 
 @pytest.mark.parametrize(
@@ -262,230 +255,6 @@ def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text": " "}] * 5)
     with pytest.raises(DataError, match="empty in every row"):
         load_corpus(corpus(path), tmp_path / "cache")
-
-
-# What is wrong with a file
-
-
-@pytest.mark.parametrize(
-    ("rows", "words"),
-    [
-        (
-            [{"text_a": "x", "label": "a"}, {"text_a": "  ", "label": "b"}],
-            ["row 2", "text_a", "is empty"],
-        ),
-        (
-            [{"text_a": "x", "label": "a"}, {"text_a": None, "label": "b"}],
-            ["row 2", "text_a", "null"],
-        ),
-        (
-            [{"text_a": "x", "label": "a"}, {"text_a": 7, "label": "b"}],
-            ["row 2", "the number 7, not text"],
-        ),
-        (
-            [{"text_a": 5, "label": "a"}, {"text_a": 7, "label": "b"}],
-            ["row 1", "the number 5, not text"],
-        ),
-        ([{"text_a": "x", "label": "a"}, {"text_a": ["x"], "label": "b"}], ["row 2", "a list"]),
-        (
-            [{"text_a": {"x": 1}, "label": "a"}, {"text_a": {"x": 1}, "label": "b"}],
-            ["row 1", "an object"],
-        ),
-        ([{"text_a": "x", "label": "a"}, {"text_a": "y"}], ["row 2", "label", "missing"]),
-        (
-            [{"text_a": "x", "label": "a"}, {"text_a": "y", "label": ""}],
-            ["row 2", "label", "missing"],
-        ),
-        (
-            [{"text_a": "x", "label": 1}, {"text_a": "y", "label": None}],
-            ["row 2", "label", "missing"],
-        ),
-        (
-            [{"text_a": "x", "label": 0.5}, {"text_a": "y", "label": 1.5}],
-            ["row 1", "0.5", "whole number"],
-        ),
-        ([{"text_a": "x", "label": ["a"]}, {"text_a": "y", "label": ["b"]}], ["row 1", "a list"]),
-        (
-            [{"text": "x", "label": 1}, {"text": "y", "label": 0}],
-            ["'text_a'", "the columns are text, label"],
-        ),
-        (
-            [{"text_a": "x", "gold": 1}, {"text_a": "y", "gold": 0}],
-            ["'label'", "the columns are text_a, gold"],
-        ),
-        ([{"text_a": "x", "label": 1}, {"text_a": "y", "label": 1}], ["same label", "two classes"]),
-    ],
-)
-def test_a_bad_row_is_named_with_its_file(
-    tmp_path: Path, rows: list[dict[str, Any]], words: list[str]
-) -> None:
-    message = refused(file_task(write(tmp_path / "a.jsonl", rows)), tmp_path)
-    for word in [*words, "a.jsonl"] if "same label" not in words else words:
-        assert word in message
-
-
-def test_a_label_outside_the_given_ones_is_named(tmp_path: Path) -> None:
-    message = refused(file_task(write(tmp_path / "a.jsonl"), labels=("yes", "maybe")), tmp_path)
-    assert "row 2: label 'no' is not one of yes, maybe (given as task.labels)" in message
-
-
-def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
-    validation = write(tmp_path / "v.jsonl", [*ROWS, {"text_a": "x", "label": "perhaps"}])
-    message = refused(file_task(write(tmp_path / "a.jsonl"), validation), tmp_path)
-    assert "v.jsonl: row 7: label 'perhaps' is not one of no, yes" in message
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        (
-            "a.jsonl",
-            b'{"text_a": "x", "label": "a"}\n{"text_a": "y", \n',
-            ["line 2", "not valid JSON"],
-        ),
-        ("a.jsonl", b'{"text_a": "x", "label": "a"}\n"just text"\n', ["line 2", "no JSON object"]),
-        (
-            "a.json",
-            b'[{"text_a": "x", "label": "a"},\n {"text_a": }]',
-            ["line 2", "not valid JSON"],
-        ),
-        ("a.jsonl", b"", ["is empty"]),
-        ("a.jsonl", b"\n\n  \n", ["is empty"]),
-        ("a.csv", b"text_a,label\n", ["has no rows"]),
-        ("a.csv", b"text_a,label\nx,1\ny,2,3\n", ["cannot be read as .csv", "line 3"]),
-        ("a.csv", b"text_a,label\nx,1,2\n", ["row 1 has 3 fields"]),
-        ("a.csv", b"text_a,text_a\nx,1\n", ["name each column once"]),
-        ("a.csv", b'text_a,label\n"x,1\ny,2\n', ["row 1"]),
-        (
-            "a.jsonl",
-            '{"text_a": "café", "label": "a"}\n'.encode("latin-1"),
-            ["line 1", "not UTF-8"],
-        ),
-        ("a.jsonl", '{"text_a": "x"}\n'.encode("utf-16"), ["line 1", "UTF-8"]),
-        ("a.jsonl", b'{"text_a": "x", "label": "a"}\n{"text_a": "\x00"}\n', ["line 2", "NUL"]),
-        ("a.jsonl.gz", gzip.compress(os.urandom(5000).hex().encode())[:2000], ["cut short"]),
-        ("a.jsonl.gz", b'{"text_a": "x", "label": "a"}\n', ["no gzip file"]),
-        ("a.parquet", b"PAR1 but not really", ["cannot be read as .parquet"]),
-        ("a.xlsx", b"PK", ["no known format", ".jsonl"]),
-    ],
-)
-def test_a_bad_file_is_named_with_line_and_remedy(
-    tmp_path: Path, name: str, content: bytes, words: list[str]
-) -> None:
-    (tmp_path / name).write_bytes(content)
-    message = refused(file_task(tmp_path / name), tmp_path)
-    for word in [*words, name, "task.train"]:
-        assert word in message
-    assert "Traceback" not in message
-    assert refused(file_task(tmp_path / name, text_pair="auto"), tmp_path) == message
-
-
-def test_a_missing_file_says_what_is_there_instead(tmp_path: Path) -> None:
-    write(tmp_path / "data/train.csv")
-    task = TypeAdapter(TaskData).validate_python(f"{tmp_path}/data")
-    assert isinstance(task, FileTask)
-    message = refused(task, tmp_path)
-    assert "there is no file" in message
-    assert "holds train.csv" in message
-
-
-def test_two_files_that_fit_a_pattern_are_both_named(tmp_path: Path) -> None:
-    write(tmp_path / "train.jsonl")
-    write(tmp_path / "train.jsonl.gz")
-    task = TypeAdapter(TaskData).validate_python(str(tmp_path))
-    assert isinstance(task, FileTask)
-    assert "means 2 files" in refused(task, tmp_path)
-
-
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    assert "is a folder; give a file in it" in refused(file_task(tmp_path), tmp_path)
-
-
-# The hub
-
-
-def write_repository(folder: Path, labels: list[int]) -> Path:
-    features = Features(
-        {"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])}
-    )
-    for split in ("train", "validation"):
-        rows = Dataset.from_dict(
-            {"sentence": [f"{split} {n}" for n in labels], "label": labels}, features=features
-        )
-        path = folder / "sst" / f"{split}-00000-of-00001.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_parquet(path)
-    (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: sst\n  data_files:\n"
-        "  - split: train\n    path: sst/train-*\n"
-        "  - split: validation\n    path: sst/validation-*\n---\n"
-    )
-    return folder
-
-
-def hub_is(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HubTask:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-    monkeypatch.setattr(sources, "_commit_by_hub", lambda *_: "c" * 40)
-    monkeypatch.setattr(sources, "_commits", {})
-    monkeypatch.setattr(
-        sources,
-        "load_repository",
-        lambda _id, config, split, where, revision: load_repository(
-            str(folder), config, split, where
-        ),
-    )
-    return HubTask(id="owner/name", config="sst")
-
-
-def test_a_repository_of_the_hub_gives_rows_and_its_own_label_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = hub_is(
-        write_repository(tmp_path / "repository", [1, 0, 1]), monkeypatch, tmp_path / "cache"
-    )
-    rows = load_task(task, tmp_path / "cache")
-    assert rows.labels == ("negative", "positive")
-    assert rows.train.to_list()[0] == {"text": "train 1", "label": 1}
-    assert (
-        rows.digest
-        == task_digest(task)
-        == task_digest(task.model_copy(update={"revision": "c" * 40}))
-    )
-
-
-def test_hidden_labels_of_the_hub_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = hub_is(
-        write_repository(tmp_path / "repository", [1, -1]), monkeypatch, tmp_path / "cache"
-    )
-    with pytest.raises(DataError, match=r"owner/name, split train: row 2: .* another split"):
-        load_task(task, tmp_path / "cache")
-
-
-def test_an_unknown_split_of_the_hub_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = hub_is(
-        write_repository(tmp_path / "repository", [1, 0]), monkeypatch, tmp_path / "cache"
-    )
-    with pytest.raises(DataError, match="split other: cannot be loaded"):
-        load_task(task.model_copy(update={"train_split": "other"}), tmp_path / "cache")
-
-
-def test_an_unreachable_hub_fails_at_once_and_says_what_else_to_give(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(sources, "_commits", {})
-    began = time.monotonic()
-    with pytest.raises(DataError, match="owner/name is not in the local cache; give local files"):
-        load_task(HubTask(id="owner/name"), tmp_path)
-    assert time.monotonic() - began < 5
-
-
-# Real files
 
 
 @needs_shared

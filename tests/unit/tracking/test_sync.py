@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +15,11 @@ from pipeline import tracking_points as kept
 from pipeline import tracking_server
 from pipeline.settings import Settings, read_settings
 from pipeline.tracking import Tracking
-from pipeline.tracking_client import load_mlflow
 from pipeline.tracking_outbox import Outbox, Request
 from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_server import Amount, unsent
 from pipeline.tracking_sync import SyncReport, sync
-from tests.unit.test_tracking import closed_port, history
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One MLflow database for the module; each test has its own experiment."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
-
-
-@pytest.fixture(autouse=True)
-def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-
-
-@pytest.fixture
-def client(database: str) -> Any:
-    """MLflow's own client, to read back with."""
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # MLflow and SQLAlchemy disagree about deprecations on first use
-        return load_mlflow().MlflowClient(tracking_uri=database)
+from tests.unit.tracking.conftest import closed_port, history
 
 
 class Place:

@@ -1,0 +1,127 @@
+"""The form that MLflow loads, run ids that lead to checkpoints, and pictures."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from pipeline.curves import loss_curves, stage_comparison
+from pipeline.tracking import Tracking
+from pipeline.tracking_client import load_mlflow
+from pipeline.tracking_model import resolve_run, save_mlflow_model
+from pipeline.tracking_points import Point
+from schemas.errors import CheckpointError
+from schemas.results import Judgement, Row, RunReport
+from tests.builders import tiny_tokenizer
+from tests.unit.tracking.conftest import closed_port
+
+
+def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Tracking, database: str
+) -> None:
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        id2label={0: "bad", 1: "fair", 2: "good"},
+    )
+    model: Any = BertForSequenceClassification(config)
+    model.eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+
+    def refuse(*args: object, **_: object) -> None:
+        raise AssertionError(f"asked for {args}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", refuse)
+        patch.setattr(socket.socket, "connect", refuse)
+        save_mlflow_model(tmp_path / "model", tmp_path / "flavor")
+    names = {path.name for path in (tmp_path / "flavor").rglob("*") if path.is_file()}
+    assert "model.safetensors" in names
+    assert not {name for name in names if name.endswith((".pkl", ".pickle", ".bin", ".pt"))}
+    assert str(tmp_path) not in "".join(
+        p.read_text() for p in (tmp_path / "flavor").glob("*") if p.is_file()
+    )
+    child = opened.child_run(None, "task_specific", {}, {})
+    assert child.log_artifacts(tmp_path / "flavor", "model")
+    child.finish()
+    # Not set_tracking_uri: it would leave MLFLOW_TRACKING_URI behind for every later test.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    loaded = load_mlflow().transformers.load_model(f"runs:/{child.run_id}/model")
+    inputs = tokenizer("the film is not bad", return_tensors="pt")
+    with torch.no_grad():
+        # The last bit may differ: it depends on how the loader's memory is aligned.
+        torch.testing.assert_close(
+            loaded.model(**inputs).logits, model(**inputs).logits, rtol=1e-6, atol=1e-7
+        )
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], weight), name
+    assert loaded("the film is not bad")[0]["label"] in ("bad", "fair", "good")
+
+
+def test_a_run_id_leads_to_its_checkpoint_here_or_downloaded(
+    opened: Tracking, database: str, tmp_path: Path
+) -> None:
+    made = tmp_path / "made"
+    (made / "model").mkdir(parents=True)
+    (made / "manifest.json").write_text("{}")
+    (made / "model" / "config.json").write_text("{}")
+    child = opened.child_run(None, "general", {}, {"distill.checkpoint": str(made)})
+    child.log_artifacts(made, "checkpoint")
+    child.finish()
+    into = tmp_path / "downloads"
+    assert resolve_run(str(child.run_id), uri=database, into=into) == made
+    made.rename(tmp_path / "gone")
+    found = resolve_run(str(child.run_id), uri=database, into=into)
+    assert found == into / str(child.run_id) / "checkpoint"
+    assert (found / "model" / "config.json").read_text() == "{}"
+
+
+def test_a_run_id_without_a_checkpoint_is_refused_with_the_reason(
+    opened: Tracking, database: str, tmp_path: Path
+) -> None:
+    parent = opened.parent_run("r", {}, {})
+    with pytest.raises(CheckpointError, match="has no checkpoint; give the id of a stage's"):
+        resolve_run(str(parent.run_id), uri=database, into=tmp_path)
+    with pytest.raises(CheckpointError, match="knows no such run"):
+        resolve_run("f" * 32, uri=database, into=tmp_path)
+    with pytest.raises(CheckpointError, match="cannot be asked") as caught:
+        resolve_run("f" * 32, uri=f"http://me:s3cret@127.0.0.1:{closed_port()}", into=tmp_path)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_pictures_are_made_of_full_partial_and_no_points() -> None:
+    full = [
+        Point(step, step, {"train/loss": 1 / step, "train/tokens": 64.0 * step, "x/y": 1.0})
+        for step in range(1, 200)
+    ]
+    odd = [Point(1, 1, {"train/hidden_loss": 0.0, "train/attention_loss": float("nan")})]
+    for points in (full, full[:1], odd, []):
+        assert loss_curves(points, "general").startswith(b"\x89PNG")
+    rows = (
+        Row(name="teacher", kind="teacher", status="given", judgement=Judgement()),
+        Row(name="general", kind="stage", status="ran", judgement=Judgement(probe_accuracy=0.5)),
+    )
+    for some in (rows, rows[:1], ()):
+        report = RunReport(run="r", recipe="e", task=None, rows=some, seconds=1.0, store="s")
+        assert stage_comparison(report).startswith(b"\x89PNG")
+
+
+def test_importing_tracking_does_not_import_mlflow_or_matplotlib() -> None:
+    code = (
+        "import sys, pipeline.tracking, pipeline.curves, pipeline.tracking_model\n"
+        "assert not {'mlflow', 'matplotlib', 'torch'} & set(sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
