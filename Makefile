@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: install quickstart test lint format clean
+.PHONY: install quickstart test bench lint format clean
 
 install: $(INSTALLED)
 
@@ -30,6 +30,10 @@ quickstart: $(INSTALLED)
 # One thread each, or torch's own threads fight over the cores.
 test: $(INSTALLED)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# Alone on the machine, or the figures mean nothing.
+bench: $(INSTALLED)
+	$(OFFLINE) $(VENV)/bin/python -m benchmarks.throughput --json throughput.json
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

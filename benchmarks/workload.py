@@ -1,0 +1,170 @@
+"""The two shapes, the three objectives and the stream of rows that speed is measured on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+from torch.nn import functional
+from transformers import BertConfig
+
+from schemas.objective import LatentObjective, TaskObjective
+from schemas.training import BatchSize
+from stages.tokens import Tokens
+
+Objective = Literal["latent", "labels", "relations"]
+Shape = Literal["base", "small"]
+
+BATCH_ROWS = 32
+MAX_LENGTH = 128
+VOCABULARY = 30_522
+NUM_ROWS = 8192
+
+# (blocks, width, heads, inner size) of teacher and student.
+SHAPES: dict[Shape, tuple[tuple[int, int, int, int], tuple[int, int, int, int]]] = {
+    "base": ((12, 768, 12, 3072), (4, 312, 12, 1200)),
+    "small": ((6, 384, 12, 1536), (3, 312, 12, 1200)),
+}
+OBJECTIVES: dict[Objective, Any] = {
+    "latent": LatentObjective(),
+    "labels": TaskObjective(latent=None),
+    "relations": LatentObjective.model_validate(
+        {
+            "layer_map": {"kind": "last"},
+            "terms": [
+                {"kind": "relation", "between": between, "num_heads": 12}
+                for between in ("query", "key", "value")
+            ],
+        }
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Configs, rows and device of one shape."""
+
+    teacher: BertConfig
+    student: BertConfig
+    tokens: Tokens
+    batch: BatchSize
+    """About as many real tokens as 32 rows have."""
+    device: torch.device
+
+    @property
+    def mapped(self) -> tuple[int, ...]:
+        """Teacher blocks of the uniform map, 0 the first."""
+        ratio = self.teacher.num_hidden_layers // self.student.num_hidden_layers
+        return tuple(ratio * (layer + 1) - 1 for layer in range(self.student.num_hidden_layers))
+
+    @property
+    def mean_length(self) -> float:
+        """Real tokens of a row."""
+        return float(self.tokens.lengths.mean())
+
+
+def make_workload(shape: Shape, device: torch.device) -> Workload:
+    """The shape's configs and its seeded rows."""
+    teacher, student = (_config(*size) for size in SHAPES[shape])
+    tokens = make_tokens()
+    return Workload(
+        teacher,
+        student,
+        tokens,
+        TypeAdapter(BatchSize).validate_python(
+            f"{round(BATCH_ROWS * tokens.lengths.mean())} tokens"
+        ),
+        device,
+    )
+
+
+def _config(layers: int, width: int, heads: int, inner: int) -> BertConfig:
+    return BertConfig(
+        vocab_size=VOCABULARY,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        num_labels=2,
+    )
+
+
+def make_tokens(seed: int = 0) -> Tokens:
+    """Rows of log-normal length (median 25, sigma 0.7, cut at 128), words drawn evenly, two classes."""
+    random = np.random.default_rng(seed)
+    drawn = np.exp(np.log(25) + 0.7 * random.standard_normal(NUM_ROWS))
+    lengths = np.clip(np.round(drawn), 3, MAX_LENGTH).astype(np.int32)
+    ids = random.integers(1000, VOCABULARY, lengths.sum()).astype(np.int32)
+    return Tokens(
+        ids=ids,
+        lengths=lengths,
+        types=None,
+        labels=random.integers(0, 2, NUM_ROWS),
+        pad_token_id=0,
+        digest=f"lognormal-{seed}",
+        starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]).astype(np.int64),
+    )
+
+
+def linear_shapes(config: BertConfig) -> list[tuple[int, int]]:
+    """(inputs, outputs) of every matrix of one block."""
+    width, inner = config.hidden_size, config.intermediate_size
+    return [(width, width)] * 4 + [(width, inner), (inner, width)]
+
+
+def linear_flops(config: BertConfig) -> int:
+    """Operations per token of all blocks' matrices, forward, two per multiply-add."""
+    block = sum(2 * inputs * outputs for inputs, outputs in linear_shapes(config))
+    return block * int(config.num_hidden_layers)
+
+
+def attention_flops(config: BertConfig, length: float) -> float:
+    """Operations per token of both attention products, forward, at a row's length."""
+    return float(4 * length * config.hidden_size * config.num_hidden_layers)
+
+
+class MatrixRates:
+    """Operations per second of a config's matrices over so many tokens, measured when asked."""
+
+    def __init__(self, device: torch.device, num_tokens: int) -> None:
+        self.device, self.num_tokens = device, num_tokens
+
+    @torch.no_grad()
+    def measure(self, config: BertConfig, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
+        """Rate over one block's products, each as often as the block has it."""
+        pairs = [
+            (
+                torch.randn(self.num_tokens, inputs, device=self.device).to(dtype),
+                torch.randn(outputs, inputs, device=self.device).to(dtype),
+            )
+            for inputs, outputs in linear_shapes(config)
+        ]
+        clock = Clock(self.device)
+        for states, weight in pairs:
+            functional.linear(states, weight)
+        rounds, clock_start = 0, clock.now()
+        while (elapsed := clock.now() - clock_start) < seconds:
+            for states, weight in pairs:
+                functional.linear(states, weight)
+            rounds += 1
+        flops = sum(2 * inputs * outputs for inputs, outputs in linear_shapes(config))
+        return rounds * flops * self.num_tokens / elapsed
+
+
+class Clock:
+    """Seconds, after everything that was asked of the device is done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
