@@ -14,6 +14,7 @@ import platform
 import re
 import sysconfig
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,16 @@ MIN_LETTERS_INSIDE_WORDS = 5
 
 def docstring_digest() -> str:
     """SHA-256 that changes when `load_paragraphs` would return something else; cheap."""
-    return _digest_of_packages(tuple(sorted({_purelib(), _platlib()})))
+    folders = sorted({_purelib(), _platlib()})
+    # Whatever is installed or taken away changes its folder's time, so a run need not list the packages a dozen times.
+    return _digest_of_packages(tuple((folder, os.stat(folder).st_mtime_ns) for folder in folders))
 
 
-def _digest_of_packages(folders: Sequence[str]) -> str:
+@lru_cache(maxsize=8)
+def _digest_of_packages(folders: tuple[tuple[str, int], ...]) -> str:
     installed = {
         f"{distribution.name}=={distribution.version}"
-        for distribution in importlib.metadata.distributions(path=list(folders))
+        for distribution in importlib.metadata.distributions(path=[folder for folder, _ in folders])
         if distribution.name and distribution.name.lower().replace("_", "-") != OWN_DISTRIBUTION
     }
     return digest_of(

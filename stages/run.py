@@ -36,7 +36,7 @@ from stages.tokens import Tokens, tokenize_corpus, tokenize_task
 from stages.trainer import fit
 
 EXTRACTION = "extraction.json"
-_HELD_OUT_ROWS = 512
+_HELD_OUT_ROWS = 256
 
 
 @dataclass(frozen=True)

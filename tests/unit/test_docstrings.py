@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from datasets import Dataset
 
 from schemas.data import DocstringTask, DocstringText
 from schemas.errors import DataError
+from stages import docstrings
 from stages.docstrings import (
     corpus_paragraphs,
     docstring_digest,
@@ -123,6 +126,34 @@ def test_a_place_without_docstrings_says_what_to_give_instead(tmp_path: Path) ->
 def test_the_digest_is_the_same_every_time() -> None:
     assert docstring_digest() == docstring_digest()
     assert len(docstring_digest()) == 64
+
+
+def test_the_digest_follows_what_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docstrings, "_purelib", lambda: str(tmp_path))
+    monkeypatch.setattr(docstrings, "_platlib", lambda: str(tmp_path))
+
+    def install(name: str, version: str) -> str:
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n", encoding="utf-8")
+        return later()
+
+    def later() -> str:
+        """The digest some seconds on: two changes within one tick of the file system's clock look alike."""
+        nonlocal seconds
+        seconds += 1
+        os.utime(tmp_path, (seconds, seconds))
+        return docstring_digest()
+
+    seconds = 1_000_000
+
+    seen = [later(), install("one", "1.0"), install("two", "1.0")]
+    assert len(set(seen)) == 3
+    shutil.rmtree(tmp_path / "two-1.0.dist-info")
+    assert later() == seen[1]
+    assert install("distill_flow", "0.1") == seen[1]
 
 
 def test_names_and_what_they_are_also_called_are_masked() -> None:
