@@ -99,7 +99,7 @@ class Ours:
             trainer.target(batch)
             with trainer.runtime.autocast():
                 output = run_model(trainer.student, batch, trainer.objective.student_needs)
-                last = output.hidden[-1] if output.hidden else output.logits
+                last = output.hidden[max(output.hidden)] if output.hidden else output.logits
                 if last is None:  # relations read neither: their gradient begins at the last block
                     noted = next(iter(output.recording.attention.values()))
                     last = noted.query + noted.key + noted.value

@@ -65,7 +65,9 @@ class Match:
 
     def needs(self, layers: Iterable[int]) -> Needs:
         """What is read of a model at `layers`."""
-        return Needs(frozenset(layers)) if self.reads_attention else Needs(hidden=True)
+        if self.reads_attention:
+            return Needs(frozenset(layers))
+        return Needs(hidden=frozenset(layer + 1 for layer in layers))
 
 
 def matched_states(
@@ -313,6 +315,6 @@ def _embedding_term(config: EmbeddingStates, pair: Pair) -> Term:
         compute,
         lambda batch: batch.num_tokens,
         teacher=pair.label,
-        of_student=Needs(hidden=True),
-        of_teacher=Needs(hidden=True),
+        of_student=Needs(hidden=frozenset({0})),
+        of_teacher=Needs(hidden=frozenset({0})),
     )

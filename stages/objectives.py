@@ -169,10 +169,9 @@ class ObjectiveTerms(nn.Module):
         """What is read of the student."""
         return _together([term.of_student for term in self.terms])
 
-    @property
-    def teacher_needs(self) -> Needs:
-        """What is read of every teacher."""
-        needs = _together([term.of_teacher for term in self.terms])
+    def teacher_needs(self, index: int) -> Needs:
+        """What is read of one teacher."""
+        needs = _together([term.of_teacher for term in self.terms if term.teacher in (None, index)])
         return needs | Needs(logits=True) if self.shares.by_confidence else needs
 
     @property
@@ -194,11 +193,14 @@ class ObjectiveTerms(nn.Module):
 
         The batch itself is the pool.
         """
-        needs = self.teacher_needs
-        if not teachers or needs == Needs():
+        needs = [self.teacher_needs(index) for index in range(len(teachers))]
+        if all(each == Needs() for each in needs):
             return None
         with torch.no_grad():
-            outputs = tuple(run_model(teacher, batch, needs) for teacher in teachers)
+            outputs = tuple(
+                run_model(teacher, batch, each)
+                for teacher, each in zip(teachers, needs, strict=True)
+            )
             weights = None
             if self.shares.by_confidence:
                 assert batch.labels is not None

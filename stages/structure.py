@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -113,8 +114,8 @@ def layer_relation_term(config: LayerRelation, pair: Pair, targets: Targets) -> 
         compute,
         lambda batch: batch.num_tokens * each,
         teacher=pair.label,
-        of_student=Needs(hidden=True),
-        of_teacher=Needs(hidden=True),
+        of_student=_states_after(matched),
+        of_teacher=_states_after(chain.from_iterable(matched.values())),
     )
 
 
@@ -148,8 +149,8 @@ def contrastive_term(config: Contrastive, pair: Pair, targets: Targets) -> Term:
         compute,
         lambda batch: len(batch.input_ids),
         teacher=pair.label,
-        of_student=Needs(hidden=True),
-        of_teacher=Needs(hidden=True),
+        of_student=_states_after(matched),
+        of_teacher=_states_after(chain.from_iterable(matched.values())),
         needs_pool=True,
     )
 
@@ -158,7 +159,11 @@ def _matched(targets: Targets) -> dict[int, tuple[int, ...]]:
     return {layer: learns_from for layer, learns_from in enumerate(targets) if learns_from}
 
 
-def _wanted(hidden: tuple[Tensor, ...], matched: dict[int, tuple[int, ...]]) -> Tensor:
+def _states_after(layers: Iterable[int]) -> Needs:
+    return Needs(hidden=frozenset(layer + 1 for layer in layers))
+
+
+def _wanted(hidden: Mapping[int, Tensor], matched: dict[int, tuple[int, ...]]) -> Tensor:
     """(blocks, batch, sequence, width): the mean of the teacher blocks of each mapped student block."""
     return torch.stack(
         [

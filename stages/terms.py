@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +21,8 @@ class Needs:
 
     attention: frozenset[int] = frozenset()
     """Blocks whose queries, keys and values are kept."""
-    hidden: bool = False
-    """Whether hidden states are kept."""
+    hidden: frozenset[int] = frozenset()
+    """States that are kept: 0 for the embedding output, block i's output at i + 1."""
     logits: bool = False
     """Whether the head's answer is read."""
 
@@ -30,7 +30,7 @@ class Needs:
         """What either reads."""
         return Needs(
             self.attention | other.attention,
-            self.hidden or other.hidden,
+            self.hidden | other.hidden,
             self.logits or other.logits,
         )
 
@@ -39,8 +39,8 @@ class Needs:
 class Outputs:
     """What a model computed for one batch."""
 
-    hidden: tuple[Tensor, ...]
-    """(batch, sequence, width): the embedding output, then each block's; empty unless needed."""
+    hidden: Mapping[int, Tensor]
+    """(batch, sequence, width) by place: 0 the embedding output, i + 1 block i's; only what is needed."""
     recording: Recording
     logits: Tensor | None
 
@@ -48,8 +48,8 @@ class Outputs:
 def run_model(model: nn.Module, batch: Batch, needs: Needs) -> Outputs:
     """One forward pass, keeping what `needs` names and nothing else."""
     with record_attention(needs.attention) as recording:
-        output = model(**batch.model_inputs(), output_hidden_states=needs.hidden)
-    hidden = tuple(output.hidden_states) if needs.hidden else ()
+        output = model(**batch.model_inputs(), output_hidden_states=bool(needs.hidden))
+    hidden = {place: output.hidden_states[place] for place in sorted(needs.hidden)}
     return Outputs(hidden, recording, getattr(output, "logits", None))
 
 
@@ -57,8 +57,8 @@ def run_model(model: nn.Module, batch: Batch, needs: Needs) -> Outputs:
 class Pool:
     """One teacher's states of every row of an optimizer step: what a contrastive term tells a row apart from."""
 
-    hidden: tuple[Tensor, ...]
-    """(rows, sequence, width), as in `Outputs.hidden`."""
+    hidden: Mapping[int, Tensor]
+    """(rows, sequence, width) by place, as in `Outputs.hidden`."""
     mask: Tensor
     """(rows, sequence): True for real tokens."""
     own: Tensor
@@ -73,9 +73,11 @@ class Pool:
             missing = length - tensor.shape[1]
             return nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing))
 
-        hidden = zip(*(pool.hidden for pool in pools), strict=True)
         return cls(
-            tuple(torch.cat([padded(states) for states in layer]) for layer in hidden),
+            {
+                place: torch.cat([padded(pool.hidden[place]) for pool in pools])
+                for place in pools[0].hidden
+            },
             torch.cat([padded(pool.mask) for pool in pools]),
             pools[0].own,
         )

@@ -188,7 +188,7 @@ def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(
     drawn = []
     for epoch in (0, 1, 2, 3, 1):
         objective.begin(epoch=epoch, progress=0.0)
-        drawn.append(objective.teacher_needs.attention)
+        drawn.append(objective.teacher_needs(0).attention)
     assert drawn[1] == drawn[4]
     assert len(set(drawn)) > 1
 

@@ -207,7 +207,7 @@ def test_a_class_of_another_task_is_no_answer(recipe: Recipe, tmp_path: Path) ->
         own = row[:2] if label < 2 else row[2:]
         expected += float(np.log(np.exp(own).sum()) - own[label % 2])
     (term,) = trainer.objective.terms
-    loss = term.compute(Outputs((), Recording(()), logits), None, batch)
+    loss = term.compute(Outputs({}, Recording(()), logits), None, batch)
     assert float(loss.total) == pytest.approx(expected, rel=1e-9)
 
 
