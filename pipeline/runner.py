@@ -120,6 +120,7 @@ class Runner:
                 microbatch_tokens=self.recipe.execution.microbatch_tokens,
                 state_minutes=self.recipe.execution.state_minutes,
                 gradient_share_every=self.recipe.execution.gradient_share_every,
+                teacher_cache_bytes=round(self.recipe.execution.teacher_cache_gigabytes * 1e9),
                 stop_requested=self.stop_requested,
             )
             result = run_stage(config, parent, ports)

@@ -49,6 +49,9 @@ class Execution(Frozen):
     """At most so many minutes of work are lost when the process dies."""
     gradient_share_every: int | None = Field(default=200, ge=1)
     """Steps between two measurements of each term's share of the gradient; null for none."""
+    teacher_cache_gigabytes: float = Field(default=4.0, ge=0, le=1e6)
+    """Most room on disk, while a stage trains, for what the teacher says about every row; used by stages of more than
+    one epoch, whose teacher is then asked once. 0 for none."""
 
 
 class TeacherShape(Frozen):

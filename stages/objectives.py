@@ -180,6 +180,11 @@ class ObjectiveTerms(nn.Module):
         return any(term.couples_rows for term in self.terms)
 
     @property
+    def changes_rows(self) -> bool:
+        """Whether what is read of a teacher about a row differs from epoch to epoch."""
+        return self.masking is not None or self.redrawn
+
+    @property
     def needs_pool(self) -> bool:
         """Whether the teachers' states of the whole step must be known before any row is learnt."""
         return any(term.needs_pool for term in self.terms)
@@ -201,11 +206,16 @@ class ObjectiveTerms(nn.Module):
                 run_model(teacher, batch, each)
                 for teacher, each in zip(teachers, needs, strict=True)
             )
-            weights = None
-            if self.shares.by_confidence:
-                assert batch.labels is not None
-                logits = [output.logits for output in outputs if output.logits is not None]
-                weights = confidence_weights(torch.stack(logits), batch.labels)
+        return self.target_of(outputs, batch)
+
+    @torch.no_grad()
+    def target_of(self, outputs: tuple[Outputs, ...], batch: Batch) -> Target:
+        """What the teachers' outputs for a batch mean: with each one's share, and what rows are told apart from."""
+        weights = None
+        if self.shares.by_confidence:
+            assert batch.labels is not None
+            logits = [output.logits for output in outputs if output.logits is not None]
+            weights = confidence_weights(torch.stack(logits), batch.labels)
         pools: tuple[Pool, ...] = ()
         if self.needs_pool:
             own = torch.arange(len(batch.input_ids), device=batch.input_ids.device)

@@ -81,6 +81,8 @@ class Ports:
     microbatch_tokens: int = 8192
     state_minutes: float = 2.0
     gradient_share_every: int | None = None
+    teacher_cache_bytes: int = 0
+    """Most room for what the teachers say about every row; 0 asks them anew in every epoch."""
     stop_requested: Callable[[], bool] = field(default=lambda: False)
     """Asked after every step; True saves the state and leaves."""
 

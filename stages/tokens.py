@@ -49,6 +49,8 @@ class Batch:
     """Real tokens, padding excluded."""
     word_labels: Tensor | None = None
     """(batch, seq) int64, the word that was masked, -100 where none is to be predicted; None unless words are."""
+    indices: NDArray[np.int64] | None = None
+    """(batch,) which rows of the text it holds; None where it was made by hand."""
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -79,6 +81,7 @@ class Batch:
             self, input_ids=self.input_ids[chosen], attention_mask=mask,
             token_type_ids=cut(self.token_type_ids), labels=cut(self.labels),
             word_labels=cut(self.word_labels), num_tokens=int(mask.sum()),
+            indices=None if self.indices is None else self.indices[chosen],
         )  # fmt: skip
 
     def model_inputs(self) -> dict[str, Tensor]:
@@ -160,6 +163,7 @@ class Tokens:
             if self.labels is None
             else torch.from_numpy(np.asarray(self.labels[indices], np.int64)),
             num_tokens=int(lengths.sum()),
+            indices=indices,
         )
 
 

@@ -19,8 +19,12 @@ from stages.objectives import ObjectiveTerms
 from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
 from stages.runtime import Runtime, seed_step
-from stages.terms import Pool, Target, run_model
+from stages.teacher_cache import TeacherCache, filled_caches
+from stages.terms import Needs, Outputs, Pool, Target, run_model
 from stages.tokens import Batch, Tokens
+
+# One pass over the rows fills the cache; a stage that ends within the second one gains nothing by it.
+_EPOCHS_THAT_PAY = 1.5
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Trainer:
         self.num_steps = self.batches.num_steps(training.duration)
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
+        self.caches: list[TeacherCache] = []
         self.meter = Meter(term.key for term in objective.terms)
         self.step = 0
         self.num_tokens = 0
@@ -152,8 +157,25 @@ class Trainer:
 
     def target(self, batch: Batch) -> Target | None:
         """What the teachers say about one microbatch."""
+        if self.caches:
+            return self.objective.target_of(
+                tuple(cache.read(batch) for cache in self.caches), batch
+            )
         with self.runtime.autocast():
             return self.objective.read_teachers(self.teachers, batch)
+
+    def ask_teachers_once(self, description: str) -> None:
+        """Keep what the teachers say about every row, where more than one epoch asks for it."""
+        if self.num_steps < _EPOCHS_THAT_PAY * self.batches.steps_in_epoch(0):
+            return
+
+        def read(teacher: nn.Module, batch: Batch, needs: Needs) -> Outputs:
+            with torch.no_grad(), self.runtime.autocast():
+                return run_model(teacher, batch, needs)
+
+        self.caches = filled_caches(
+            self.teachers, self.tokens, self.objective, read, self.ports, description=description
+        )
 
     def pooled(self, batches: Sequence[Batch]) -> list[Target]:
         """What the teachers say about every microbatch, each told apart from the rows of the whole step."""
@@ -339,6 +361,7 @@ def fit(
         ports.progress.note(
             f"{description}: going on from step {state.step} of {trainer.num_steps}"
         )
+    trainer.ask_teachers_once(description)
     ports.progress.start(description, trainer.num_steps, trainer.step)
     began = logged = saved = time.monotonic()
     earlier = trainer.seconds
@@ -359,4 +382,6 @@ def fit(
             raise Interrupted(
                 f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept"
             )
+    for cache in trainer.caches:
+        cache.remove()
     return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))

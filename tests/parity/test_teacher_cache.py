@@ -1,0 +1,269 @@
+"""A teacher that is asked once teaches what one that is asked in every epoch does, whatever happens to its answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from schemas.errors import Interrupted
+from schemas.objective import LatentObjective
+from schemas.recipe import MadeTeachers, Recipe
+from schemas.stage import StageConfig
+from schemas.training import Training
+from stages import teacher_cache
+from stages.ports import Ports, TrainingState
+from stages.teacher_cache import weights_digest
+from stages.terms import Outputs, Target
+from stages.trainer import Trainer, fit
+from tests.fakes import MemoryStates, SilentProgress, fake_ports
+from tests.toys import LATENTS, make_trainer, toy_recipe
+
+ROOM = 10**9
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return toy_recipe(tmp_path_factory.mktemp("toy"))
+
+
+def stage(recipe: Recipe, latent: dict[str, Any], **training: Any) -> StageConfig:
+    """The general stage for three epochs, without dropout."""
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    changed = config.training.model_dump() | {"duration": "3 epochs", "dropout": 0} | training
+    return config.model_copy(
+        update={
+            "objective": LatentObjective.model_validate(latent),
+            "training": Training.model_validate(changed),
+        }
+    )
+
+
+def asked_once(config: StageConfig, ports: Ports) -> Trainer:
+    trainer = make_trainer(config, ports)
+    trainer.ask_teachers_once("general")
+    return trainer
+
+
+def values(outputs: Outputs, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Everything kept of a forward pass, at real tokens."""
+    for place in sorted(outputs.hidden):
+        yield outputs.hidden[place][mask]
+    for layer in sorted(outputs.recording.layers):
+        noted = outputs.recording.attention[layer]
+        for states in (noted.query, noted.key, noted.value):
+            yield states.transpose(1, 2)[mask]
+        yield torch.tensor(noted.scaling)
+    if outputs.logits is not None:
+        yield outputs.logits
+
+
+@pytest.mark.parametrize("name", sorted(set(LATENTS) - {"rail", "random_map"}))
+def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_path: Path) -> None:
+    trainer = asked_once(
+        stage(recipe, LATENTS[name]), fake_ports(tmp_path, teacher_cache_bytes=ROOM)
+    )
+    assert len(trainer.caches) == 1
+    for step in range(trainer.batches.steps_in_epoch(0)):
+        batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(step)))
+        mask = batch.attention_mask.bool()
+        kept = trainer.target(batch)
+        live = trainer.objective.read_teachers(trainer.teachers, batch)
+        assert kept is not None
+        assert live is not None
+        assert len(kept.pools) == len(live.pools)
+        pairs = zip(values(kept.outputs[0], mask), values(live.outputs[0], mask), strict=True)
+        for given, expected in pairs:
+            torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_row_is_kept_bit_for_bit_in_the_format_it_was_computed_in(
+    precision: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    config = stage(recipe, {}, precision=precision)
+    trainer = asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM))
+    (cache,) = trainer.caches
+    for rows in cache.batches:
+        batch = trainer.tokens.batch(rows)
+        with trainer.runtime.autocast():
+            live = trainer.objective.read_teachers(trainer.teachers, batch)
+        assert live is not None
+        mask = batch.attention_mask.bool()
+        kept = cache.read(batch)
+        for given, expected in zip(values(kept, mask), values(live.outputs[0], mask), strict=True):
+            assert given.dtype == expected.dtype
+            assert torch.equal(given, expected)
+    number = torch.bfloat16 if precision == "bf16" else torch.float32
+    assert {part.dtype for part in cache.parts} == {number}
+
+
+def trained(config: StageConfig, ports: Ports) -> Trainer:
+    """A stage's loop run to its end."""
+    trainer = make_trainer(config, ports)
+    arguments = (trainer.student, trainer.teachers, trainer.tokens, trainer.objective)
+    fit(*arguments, config.training, ports, description="general")
+    return trainer
+
+
+def test_a_stage_learns_the_same_and_gives_the_room_back(recipe: Recipe, tmp_path: Path) -> None:
+    config = stage(recipe, {})
+    plain = trained(config, fake_ports(tmp_path / "plain"))
+    ports = fake_ports(tmp_path / "kept", teacher_cache_bytes=ROOM)
+    kept = trained(config, ports)
+    for (name, expected), given in zip(
+        plain.student.named_parameters(), kept.student.parameters(), strict=True
+    ):
+        torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4, msg=name)
+    assert isinstance(ports.progress, SilentProgress)
+    assert ports.progress.started[0][0] == "general, teacher"
+    assert not list(ports.cache.glob("teacher-*"))
+
+
+class StopsAfter:
+    """Asks to stop when it was asked so many times."""
+
+    def __init__(self, times: int) -> None:
+        self.left = times
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["cache there", "cache lost"])
+def test_a_resumed_stage_ends_in_the_same_weights(
+    lost: bool, recipe: Recipe, tmp_path: Path
+) -> None:
+    config = stage(recipe, {})
+    whole = trained(config, fake_ports(tmp_path / "whole", teacher_cache_bytes=ROOM))
+    states = MemoryStates()
+    room = {"teacher_cache_bytes": ROOM, "states": states}
+    place = tmp_path / "cut"
+    num_batches = len(asked_once(config, fake_ports(place, **room)).caches[0].batches)
+    with pytest.raises(Interrupted):
+        trained(config, fake_ports(place, **room, stop_requested=StopsAfter(num_batches + 30)))
+    assert isinstance(states.saved[-1], TrainingState)
+    folders = list((place / "cache").glob("teacher-*"))
+    assert folders
+    for folder in folders if lost else ():
+        shutil.rmtree(folder)
+    resumed = trained(config, fake_ports(place, **room))
+    assert weights_digest(resumed.student) == weights_digest(whole.student)
+    assert weights_digest(resumed.objective) == weights_digest(whole.objective)
+
+
+def test_a_stop_while_the_teacher_is_asked_keeps_its_answers(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher_cache, "BATCH_TOKENS", 64)
+    config = stage(recipe, {})
+    stop = StopsAfter(2)
+    with pytest.raises(Interrupted, match="teacher was asked"):
+        asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM, stop_requested=stop))
+    computed: list[int] = []
+    compute = teacher_cache.TeacherCache._compute
+
+    def counted(cache: teacher_cache.TeacherCache, rows: np.ndarray) -> None:
+        computed.append(len(rows))
+        compute(cache, rows)
+
+    monkeypatch.setattr(teacher_cache.TeacherCache, "_compute", counted)
+    trainer = asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM))
+    assert len(computed) == len(trainer.caches[0].batches) - 3
+
+
+def test_every_damage_is_seen_and_mended_before_it_is_used(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = asked_once(stage(recipe, {}), fake_ports(tmp_path, teacher_cache_bytes=ROOM))
+    (cache,) = trainer.caches
+    rows = np.arange(len(trainer.tokens))
+    batch = trainer.tokens.batch(rows)
+    mask = batch.attention_mask.bool()
+    whole = list(values(cache.read(batch), mask))
+    draw = random.Random(0)
+    files = sorted(cache.folder.iterdir())
+    assert len(files) == len(cache.parts) + 1
+    for case in range(150):
+        file = files[case % len(files)]
+        place = draw.randrange(file.stat().st_size)
+        with file.open("r+b") as opened:
+            opened.seek(place)
+            byte = opened.read(1)[0]
+            opened.seek(place)
+            opened.write(bytes([byte ^ (1 << draw.randrange(8))]))
+        assert cache._taken(rows) is None, f"{file.name}, byte {place}"
+        mended = values(cache.read(batch), mask)
+        assert all(torch.equal(a, b) for a, b in zip(mended, whole, strict=True))
+        assert cache._taken(rows) is not None
+
+
+def test_a_cut_file_is_filled_again(recipe: Recipe, tmp_path: Path) -> None:
+    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
+    config = stage(recipe, {})
+    first = asked_once(config, ports).caches[0]
+    batch = first.tokens.batch(np.arange(len(first.tokens)))
+    mask = batch.attention_mask.bool()
+    whole = [value.clone() for value in values(first.read(batch), mask)]
+    os.truncate(first.folder / f"{first.parts[0].name}.bin", 100)
+    again = asked_once(config, ports).caches[0]
+    assert all(
+        torch.equal(a, b) for a, b in zip(values(again.read(batch), mask), whole, strict=True)
+    )
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full disk", "over the limit"])
+def test_without_room_the_teacher_is_asked_in_every_epoch(
+    full: bool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if full:
+        monkeypatch.setattr(os, "posix_fallocate", no_room)
+    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM if full else 1000)
+    trainer = trained(stage(recipe, {}), ports)
+    assert trainer.step == 0  # `fit` makes a loop of its own
+    assert isinstance(ports.progress, SilentProgress)
+    (note,) = ports.progress.notes
+    assert ("No space left" if full else "execution.teacher_cache_gigabytes") in note
+    assert not list(ports.cache.glob("teacher-*"))
+
+
+@pytest.mark.parametrize(
+    ("latent", "training", "room"),
+    [
+        ({}, {"duration": "1 epochs"}, ROOM),
+        ({}, {"duration": "3 epochs"}, 0),
+        (LATENTS["random_map"], {"duration": "3 epochs"}, ROOM),
+    ],
+    ids=["one epoch", "switched off", "map drawn in each epoch"],
+)
+def test_nothing_is_kept_where_it_would_not_pay_or_not_hold(
+    latent: dict[str, Any], training: dict[str, Any], room: int, recipe: Recipe, tmp_path: Path
+) -> None:
+    config = stage(recipe, latent, **training)
+    trainer = asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=room))
+    assert trainer.caches == []
+    assert isinstance(trainer.target(trainer.microbatches()[0]), Target)
+
+
+def test_another_teacher_or_other_rows_have_a_cache_of_their_own(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
+    first = asked_once(stage(recipe, {}), ports).caches[0]
+    trainer = make_trainer(stage(recipe, {}), ports)
+    with torch.no_grad():
+        next(trainer.teachers[0].parameters()).add_(1e-3)
+    trainer.ask_teachers_once("general")
+    assert trainer.caches[0].digest != first.digest
+    relation = asked_once(stage(recipe, LATENTS["minilm_v2"]), ports).caches[0]
+    assert len({first.digest, trainer.caches[0].digest, relation.digest}) == 3
