@@ -20,7 +20,8 @@ from schemas.objective import hard_label_of, latent_of, soft_label_of
 from schemas.recipe import Recipe
 from schemas.results import Size
 from schemas.stage import StageConfig, StageName
-from stages.preflight import Facts, cost_of, matrix_rate, preflight
+from stages.cost import cost_of, matrix_rate
+from stages.preflight import Facts, preflight
 from stages.student import encoder_flops
 
 
@@ -47,6 +48,8 @@ class PlannedStage(Frozen):
     """Operations of the encoders."""
     seconds: float
     """Estimated time."""
+    kept_bytes: int = 0
+    """Room on disk, while the stage trains, for what the teacher says about every row; 0: asked in every epoch."""
 
 
 class Plan(Frozen):
@@ -86,7 +89,8 @@ def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
     for stage in outline(recipe, recipe.stages, store):
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
-        planned.append(_planned(stage, facts, store, rate))
+        room = recipe.execution.teacher_cache_gigabytes * 1e9
+        planned.append(_planned(stage, facts, store, rate, room))
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
@@ -102,10 +106,10 @@ def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
 
 
 def _planned(
-    stage: OutlinedStage, facts: Facts, store: CheckpointStore, rate: float
+    stage: OutlinedStage, facts: Facts, store: CheckpointStore, rate: float, room: float
 ) -> PlannedStage:
     config = stage.config
-    cost = cost_of(config, facts, store.cache, rate)
+    cost = cost_of(config, facts, store.cache, rate, room=room)
     return PlannedStage(
         name=config.name,
         status="reuse" if store.find(config.name, stage.digest) else "run",
@@ -117,6 +121,7 @@ def _planned(
         tokens=cost.tokens,
         flops=cost.flops,
         seconds=cost.seconds,
+        kept_bytes=cost.kept_bytes,
     )
 
 
@@ -160,6 +165,13 @@ def print_plan(plan: Plan, console: Console) -> None:
     console.print(table)
     for line in size_lines(plan.size):
         console.print(line, soft_wrap=True)
+    for stage in plan.stages:
+        if stage.kept_bytes and stage.status == "run":
+            console.print(
+                f"{stage.name}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on disk "
+                "while the stage trains",
+                soft_wrap=True,
+            )
     console.print(
         f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate"
     )

@@ -60,13 +60,14 @@ class Match:
     compare: Callable[[Tensor, Tensor, Batch, Tensor | None], Summed]
     """Student's, teacher's, the batch, and the teacher's share in each row."""
     count: Callable[[Batch], int]
-    reads_attention: bool
+    reads: frozenset[str] = frozenset()
+    """Which of `query`, `key` and `value`; none where it reads hidden states."""
     couples_rows: bool = False
 
     def needs(self, layers: Iterable[int]) -> Needs:
         """What is read of a model at `layers`."""
-        if self.reads_attention:
-            return Needs(frozenset(layers))
+        if self.reads:
+            return Needs(frozenset(layers), self.reads)
         return Needs(hidden=frozenset(layer + 1 for layer in layers))
 
 
@@ -202,12 +203,12 @@ def _match(
         case Relation():
             return _relation(config, pair)
         case WordRelation():
-            return Match(_block, *word_relation(config), reads_attention=False)
+            return Match(_block, *word_relation(config))
         case TokenRelation():
-            return Match(_block, *token_relation(config), reads_attention=False)
+            return Match(_block, *token_relation(config))
         case SampleRelation():
             compare, count = sample_relation(config)
-            return Match(_block, compare, count, reads_attention=False, couples_rows=True)
+            return Match(_block, compare, count, couples_rows=True)
         case _:
             assert_never(config)
 
@@ -241,7 +242,7 @@ def _attention(config: Attention, pair: Pair) -> Match:
         return batch.num_tokens * num_heads
 
     compare = of_scores if config.loss == "mse_scores" else of_probabilities
-    return Match(scores, compare, count, reads_attention=True)
+    return Match(scores, compare, count, frozenset({"query", "key"}))
 
 
 _PROBABILITIES: dict[str, Literal["mse", "kl", "cosine"]] = {
@@ -272,7 +273,7 @@ def _hidden(config: HiddenStates, pair: Pair, layer: int) -> Match:
     def count(batch: Batch) -> int:
         return batch.num_tokens if config.tokens == "all" else len(batch.input_ids)
 
-    return Match(_block, compare, count, reads_attention=False)
+    return Match(_block, compare, count)
 
 
 def _relation(config: Relation, pair: Pair) -> Match:
@@ -291,7 +292,7 @@ def _relation(config: Relation, pair: Pair) -> Match:
         read,
         compare,
         lambda batch: batch.num_tokens * num_heads,
-        reads_attention=True,
+        frozenset({config.between}),
         couples_rows=config.across == "samples",
     )
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from transformers import PretrainedConfig
 
 from schemas.errors import ConfigError, DataError
@@ -14,11 +12,9 @@ from schemas.layer_map import teacher_layers
 from schemas.objective import MaskedLanguageObjective, latent_of
 from schemas.recipe import Recipe
 from schemas.refs import describe_model
-from schemas.stage import StageConfig
 from schemas.student import ExtractStart, ModelStart, StudentShape
-from schemas.teacher import AlreadyFineTuned, members_of
+from schemas.teacher import AlreadyFineTuned
 from schemas.terms import Attention, Relation
-from stages.batches import Batches
 from stages.encoders import (
     check_same_vocabulary,
     has_trained_head,
@@ -31,14 +27,9 @@ from stages.encoders import (
 )
 from stages.extraction import choose_parts
 from stages.models import check_labels, check_shape
-from stages.run import load_data
-from stages.runtime import Runtime
 from stages.sources import load_corpus, load_task
-from stages.student import count_parameters, encoder_flops, student_config
+from stages.student import count_parameters, student_config
 from stages.words import has_word_head
-
-_EFFICIENCY = 0.35
-"""Share of the matrix rate that a training step reached in trials; only used to estimate times."""
 
 
 @dataclass(frozen=True)
@@ -170,60 +161,3 @@ def _check_given_teacher(
         )
     check_same_vocabulary(folder, pretrained, place="teacher.task_model.model")
     check_labels(load_classifier(folder), labels, folder)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a stage will take."""
-
-    steps: int
-    tokens: int
-    flops: float
-    """Of the encoders: teacher forward, student forward and backward."""
-    seconds: float
-    """Estimated; a first guess from this machine's matrix rate."""
-
-
-def cost_of(config: StageConfig, facts: Facts, cache: Path, rate: float) -> Cost:
-    """Steps, tokens, operations and a first guess of the time of a stage.
-
-    Args:
-        config: the stage.
-        facts: what `preflight` found.
-        cache: folder of tokenised data.
-        rate: floating-point operations per second of this machine, from `matrix_rate`.
-    """
-    folder = locate(config.pretrained)
-    data = load_data(config.data, load_tokenizer(folder, load_config(folder)), cache)
-    training = config.training
-    batches = Batches(
-        data.train.lengths, training.batch, microbatch_tokens=8192, seed=training.seed
-    )
-    steps = batches.num_steps(training.duration)
-    tokens = sum(batches.tokens_in_step(step) for step in range(steps))
-    length = data.train.num_tokens / max(len(data.train), 1)
-    trained = config.student.shape if config.student else facts.teacher
-    per_token = 3 * _flops_per_token(trained, length)
-    per_token += len(members_of(config.teacher)) * _flops_per_token(facts.teacher, length)
-    flops = per_token * tokens
-    return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY))
-
-
-def _flops_per_token(shape: StudentShape, length: float) -> float:
-    rows = max(int(length), 1)
-    return encoder_flops(shape, sequence_length=rows) / rows
-
-
-def matrix_rate(precision: str = "auto", *, size: int = 1024, seconds: float = 0.3) -> float:
-    """Floating-point operations per second of a square matrix product here, in the number format of a run."""
-    runtime = Runtime("fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "auto")
-    number = torch.bfloat16 if runtime.bf16 else torch.float32
-    matrix = torch.randn(size, size, device=runtime.device).to(number)
-    matrix @ matrix
-    began, products = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - began) < seconds:
-        matrix @ matrix
-        products += 1
-        if runtime.device.type == "cuda":
-            torch.cuda.synchronize()
-    return products * 2.0 * size**3 / elapsed

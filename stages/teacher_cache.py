@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from transformers import PretrainedConfig
 
 from schemas.base import digest_of
 from schemas.errors import Interrupted
-from stages.batches import Rows, evaluation_batches
+from stages.batches import Batches, Rows, evaluation_batches
 from stages.capture import Attention, Recording
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
@@ -35,7 +36,12 @@ CACHE_VERSION = 1
 # Padded tokens of one forward pass; not a setting, because the rows that stand together decide how a sum is rounded.
 BATCH_TOKENS = 8192
 # numpy has no bfloat16, so 16-bit numbers are kept as the integers with the same bits.
-_AS_INTEGERS = {2: (torch.int16, np.dtype("<i2")), 4: (torch.int32, np.dtype("<i4"))}
+_INTEGERS: dict[int, tuple[torch.dtype, str]] = {2: (torch.int16, "<i2"), 4: (torch.int32, "<i4")}
+
+_STATES = ("query", "key", "value")
+
+# One pass over the rows fills a cache; a stage that ends within the second one gains nothing by it.
+_EPOCHS_THAT_PAY = 1.5
 
 Read = Callable[[nn.Module, Batch, Needs], Outputs]
 
@@ -100,7 +106,7 @@ class TeacherCache:
         for number, rows in enumerate(self.batches):
             self.batch_of[rows] = number
         self.arrays: dict[str, NDArray[np.integer]] = {}
-        self.sums: NDArray[np.uint32] = np.empty((0, 0), np.uint32)
+        self.sums: NDArray[np.integer] = np.empty((0, 0), np.uint32)
 
     @property
     def num_bytes(self) -> int:
@@ -142,18 +148,18 @@ class TeacherCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         for part in self.parts:
             lines = len(self.tokens) if part.per_row else self.tokens.num_tokens
-            dtype = _AS_INTEGERS[part.dtype.itemsize][1]
+            dtype = _INTEGERS[part.dtype.itemsize][1]
             file = self.folder / f"{part.name}.bin"
             self.arrays[part.name] = _mapped(file, dtype, (lines, part.width))
         self.sums = _mapped(
-            self.folder / "checksums.bin", np.dtype("<u4"), (len(self.tokens), len(self.parts))
+            self.folder / "checksums.bin", "<u4", (len(self.tokens), len(self.parts))
         )
 
     def _compute(self, rows: Rows) -> None:
         batch = self.tokens.batch(rows).to(self.device)
         flat = _flat(self.run(self.teacher, batch, self.needs), self.needs, batch)
         for place, part in enumerate(self.parts):
-            bits = flat[part.name].cpu().contiguous().view(_AS_INTEGERS[part.dtype.itemsize][0])
+            bits = flat[part.name].cpu().contiguous().view(_INTEGERS[part.dtype.itemsize][0])
             lines = bits.numpy()
             self.arrays[part.name][self._lines(rows, part)] = lines
             self.sums[rows, place] = self._checksums(lines, rows, part)
@@ -192,14 +198,29 @@ class TeacherCache:
             return states
 
         hidden = {place: padded(flat[f"hidden_{place}"]) for place in sorted(self.needs.hidden)}
-        attention = {}
+        attention, nothing = {}, torch.empty(0, device=mask.device)
         for layer, (heads, scaling) in self.heads.items():
-            states = [
-                padded(flat[f"{name}_{layer}"]).unflatten(-1, (heads, -1)).transpose(1, 2)
-                for name in Attention._fields[:3]
-            ]
-            attention[layer] = Attention(*states, scaling)
+            read = {
+                name: padded(flat[f"{name}_{layer}"]).unflatten(-1, (heads, -1)).transpose(1, 2)
+                for name in self.needs.states
+            }
+            query, key, value = (read.get(name, nothing) for name in _STATES)
+            attention[layer] = Attention(query, key, value, scaling)
         return Outputs(hidden, Recording(self.needs.attention, attention), flat.get("logits"))
+
+
+def pays(batches: Batches, num_steps: int) -> bool:
+    """Whether a stage of so many steps asks often enough."""
+    return num_steps >= _EPOCHS_THAT_PAY * batches.steps_in_epoch(0)
+
+
+def room_for(
+    needs: Needs, config: PretrainedConfig, tokens: Tokens, *, num_classes: int, number_bytes: int
+) -> int:
+    """Bytes that one teacher's answers will take, told from its config alone."""
+    states = len(needs.hidden) + len(needs.states) * len(needs.attention)
+    numbers = states * config.hidden_size * tokens.num_tokens
+    return number_bytes * (numbers + needs.logits * num_classes * len(tokens))
 
 
 def filled_caches(
@@ -253,16 +274,16 @@ def _flat(outputs: Outputs, needs: Needs, batch: Batch) -> dict[str, Tensor]:
     flat = {f"hidden_{place}": states[mask] for place, states in sorted(outputs.hidden.items())}
     for layer in sorted(needs.attention):
         noted = outputs.recording.attention[layer]
-        for name in Attention._fields[:3]:
+        for name in sorted(needs.states):
             flat[f"{name}_{layer}"] = getattr(noted, name).transpose(1, 2).flatten(2)[mask]
     if needs.logits and outputs.logits is not None:
         flat["logits"] = outputs.logits
     return flat
 
 
-def _mapped(file: Path, dtype: np.dtype, shape: tuple[int, int]) -> NDArray[np.integer]:
+def _mapped(file: Path, dtype: str, shape: tuple[int, int]) -> NDArray[np.integer]:
     """A writable array on a file that has all its room; what the file had stays."""
-    size = int(np.prod(shape)) * dtype.itemsize
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         # Asked for now: on a full disk, writing to a mapped hole would end the process with a bus error.

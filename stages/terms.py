@@ -20,7 +20,9 @@ class Needs:
     """What of a model's inside is read."""
 
     attention: frozenset[int] = frozenset()
-    """Blocks whose queries, keys and values are kept."""
+    """Blocks whose queries, keys or values are read."""
+    states: frozenset[str] = frozenset()
+    """Which of `query`, `key` and `value` are read of them."""
     hidden: frozenset[int] = frozenset()
     """States that are kept: 0 for the embedding output, block i's output at i + 1."""
     logits: bool = False
@@ -30,6 +32,7 @@ class Needs:
         """What either reads."""
         return Needs(
             self.attention | other.attention,
+            self.states | other.states,
             self.hidden | other.hidden,
             self.logits or other.logits,
         )

@@ -19,12 +19,9 @@ from stages.objectives import ObjectiveTerms
 from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
 from stages.runtime import Runtime, seed_step
-from stages.teacher_cache import TeacherCache, filled_caches
+from stages.teacher_cache import TeacherCache, filled_caches, pays
 from stages.terms import Needs, Outputs, Pool, Target, run_model
 from stages.tokens import Batch, Tokens
-
-# One pass over the rows fills the cache; a stage that ends within the second one gains nothing by it.
-_EPOCHS_THAT_PAY = 1.5
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ class Trainer:
 
     def ask_teachers_once(self, description: str) -> None:
         """Keep what the teachers say about every row, where more than one epoch asks for it."""
-        if self.num_steps < _EPOCHS_THAT_PAY * self.batches.steps_in_epoch(0):
+        if not pays(self.batches, self.num_steps):
             return
 
         def read(teacher: nn.Module, batch: Batch, needs: Needs) -> Outputs:

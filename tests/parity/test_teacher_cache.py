@@ -6,7 +6,7 @@ import errno
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from schemas.recipe import MadeTeachers, Recipe
 from schemas.stage import StageConfig
 from schemas.training import Training
 from stages import teacher_cache
+from stages.cost import cost_of
 from stages.ports import Ports, TrainingState
+from stages.preflight import preflight
+from stages.student import encoder_flops
 from stages.teacher_cache import weights_digest
 from stages.terms import Outputs, Target
 from stages.trainer import Trainer, fit
@@ -53,14 +56,16 @@ def asked_once(config: StageConfig, ports: Ports) -> Trainer:
     return trainer
 
 
-def values(outputs: Outputs, mask: torch.Tensor) -> Iterator[torch.Tensor]:
+def values(
+    outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("query", "key")
+) -> Iterator[torch.Tensor]:
     """Everything kept of a forward pass, at real tokens."""
     for place in sorted(outputs.hidden):
         yield outputs.hidden[place][mask]
     for layer in sorted(outputs.recording.layers):
         noted = outputs.recording.attention[layer]
-        for states in (noted.query, noted.key, noted.value):
-            yield states.transpose(1, 2)[mask]
+        for name in sorted(states):
+            yield getattr(noted, name).transpose(1, 2)[mask]
         yield torch.tensor(noted.scaling)
     if outputs.logits is not None:
         yield outputs.logits
@@ -80,7 +85,10 @@ def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_pa
         assert kept is not None
         assert live is not None
         assert len(kept.pools) == len(live.pools)
-        pairs = zip(values(kept.outputs[0], mask), values(live.outputs[0], mask), strict=True)
+        read = trainer.objective.teacher_needs(0).states
+        pairs = zip(
+            values(kept.outputs[0], mask, read), values(live.outputs[0], mask, read), strict=True
+        )
         for given, expected in pairs:
             torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
 
@@ -253,6 +261,22 @@ def test_nothing_is_kept_where_it_would_not_pay_or_not_hold(
     trainer = asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=room))
     assert trainer.caches == []
     assert isinstance(trainer.target(trainer.microbatches()[0]), Target)
+
+
+def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    config, facts = stage(recipe, {}), preflight(recipe, tmp_path)
+    each, once, full = (cost_of(config, facts, tmp_path, 1e9, room=room) for room in (0, ROOM, 1e3))
+    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
+    trainer = asked_once(config, ports)
+    assert once.kept_bytes == trainer.caches[0].num_bytes
+    assert each.kept_bytes == full.kept_bytes == 0
+    length = int(trainer.tokens.num_tokens / len(trainer.tokens))
+    per_token = encoder_flops(facts.teacher, sequence_length=length) / length
+    spared = (each.tokens - trainer.tokens.num_tokens) * per_token
+    assert each.flops - once.flops == pytest.approx(spared)
+    assert full.flops == each.flops
 
 
 def test_another_teacher_or_other_rows_have_a_cache_of_their_own(

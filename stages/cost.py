@@ -1,0 +1,127 @@
+"""What a stage will take: steps, tokens, operations, time, and room for the teacher's answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModel
+
+from schemas.objective import MaskedLanguageObjective
+from schemas.stage import StageConfig
+from schemas.student import StudentShape
+from schemas.teacher import members_of
+from stages.batches import Batches
+from stages.encoders import load_config, load_tokenizer, locate
+from stages.models import shares_of
+from stages.objectives import ObjectiveTerms
+from stages.preflight import Facts
+from stages.run import StageData, load_data
+from stages.runtime import Runtime
+from stages.student import encoder_flops, student_config
+from stages.teacher_cache import pays, room_for
+
+_EFFICIENCY = 0.35
+"""Share of the matrix rate that a training step reached in trials; only used to estimate times."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage will take."""
+
+    steps: int
+    tokens: int
+    flops: float
+    """Of the encoders: teacher forward, student forward and backward."""
+    seconds: float
+    """Estimated; a first guess from this machine's matrix rate."""
+    kept_bytes: int = 0
+    """Room for what the teacher says about every row; 0 where it is asked in every epoch."""
+
+
+def cost_of(
+    config: StageConfig, facts: Facts, cache: Path, rate: float, *, room: float = 0.0
+) -> Cost:
+    """Steps, tokens, operations and a first guess of the time of a stage.
+
+    Args:
+        config: the stage.
+        facts: what `preflight` found.
+        cache: folder of tokenised data.
+        rate: floating-point operations per second of this machine, from `matrix_rate`.
+        room: bytes that the teacher's answers may take.
+    """
+    folder = locate(config.pretrained)
+    data = load_data(config.data, load_tokenizer(folder, load_config(folder)), cache)
+    training = config.training
+    batches = Batches(
+        data.train.lengths, training.batch, microbatch_tokens=8192, seed=training.seed
+    )
+    steps = batches.num_steps(training.duration)
+    tokens = sum(batches.tokens_in_step(step) for step in range(steps))
+    length = data.train.num_tokens / max(len(data.train), 1)
+    trained = config.student.shape if config.student else facts.teacher
+    kept = _room_for_answers(config, data) if pays(batches, steps) else 0
+    kept = kept if kept <= room else 0
+    asked = data.train.num_tokens if kept else tokens
+    flops = 3 * _flops_per_token(trained, length) * tokens
+    flops += len(members_of(config.teacher)) * _flops_per_token(facts.teacher, length) * asked
+    return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY), kept)
+
+
+def _room_for_answers(config: StageConfig, data: StageData) -> int:
+    """Bytes of what all teachers say about every row; 0 where it changes from step to step, or there is no teacher."""
+    teachers = members_of(config.teacher)
+    if not teachers or isinstance(config.objective, MaskedLanguageObjective):
+        return 0
+    read = load_config(locate(config.pretrained))
+    own = (
+        student_config(read, config.student.shape, config.student.model_type)
+        if config.student
+        else read
+    )
+    with torch.device("meta"):  # shapes alone: the objective asks for nothing else
+        student, teacher = AutoModel.from_config(own), AutoModel.from_config(read)
+    objective = ObjectiveTerms(
+        config.objective,
+        student=student,
+        teachers=[teacher] * len(teachers),
+        seed=0,
+        shares=shares_of(config),
+    )
+    return (
+        0
+        if objective.changes_rows
+        else sum(
+            room_for(
+                objective.teacher_needs(index),
+                read,
+                data.train,
+                num_classes=len(data.labels),
+                number_bytes=2 if Runtime(config.training.precision).bf16 else 4,
+            )
+            for index in range(len(teachers))
+        )
+    )
+
+
+def _flops_per_token(shape: StudentShape, length: float) -> float:
+    rows = max(int(length), 1)
+    return encoder_flops(shape, sequence_length=rows) / rows
+
+
+def matrix_rate(precision: str = "auto", *, size: int = 1024, seconds: float = 0.3) -> float:
+    """Floating-point operations per second of a square matrix product here, in the number format of a run."""
+    runtime = Runtime("fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "auto")
+    number = torch.bfloat16 if runtime.bf16 else torch.float32
+    matrix = torch.randn(size, size, device=runtime.device).to(number)
+    matrix @ matrix
+    began, products = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - began) < seconds:
+        matrix @ matrix
+        products += 1
+        if runtime.device.type == "cuda":
+            torch.cuda.synchronize()
+    return products * 2.0 * size**3 / elapsed
