@@ -263,7 +263,7 @@ def smaller(draw: st.DrawFn) -> tuple[str, StudentShape, tuple[int, ...]]:
     return family, shape, (0, *later)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(case=smaller(), seed=st.none() | st.integers(0, 2**31 - 1))
 def test_any_smaller_shape_is_extracted_saved_and_read_back(
     case: tuple[str, StudentShape, tuple[int, ...]], seed: int | None
