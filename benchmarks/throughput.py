@@ -94,7 +94,7 @@ class Ours:
     def models_alone(self) -> int:
         """Both models' passes over the next step's rows, without losses, optimizer and bookkeeping."""
         trainer = self.trainer
-        batches = trainer.microbatches()
+        batches = [batch.to(trainer.runtime.device) for batch in trainer.microbatches()]
         for batch in batches:
             trainer.target(batch)
             with trainer.runtime.autocast():

@@ -37,21 +37,22 @@ class Fitted:
 class Meter:
     """Sums of every term since the last logged point, kept on the device until they are read."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[str], device: torch.device) -> None:
         self.keys = tuple(keys)
-        self.sums = torch.zeros(len(self.keys), dtype=torch.float64)
+        self.sums = torch.zeros(len(self.keys), dtype=torch.float64, device=device)
         self.counts = torch.zeros(len(self.keys), dtype=torch.float64)
         self.tokens = 0
         self.padded = 0
 
     def add(self, totals: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
         """Add one microbatch's sums and counts."""
-        self.sums += torch.stack([totals[key].detach().double().cpu() for key in self.keys])
+        self.sums += torch.stack([totals[key].detach().double() for key in self.keys])
         self.counts += torch.tensor([counts[key] for key in self.keys], dtype=torch.float64)
 
     def means(self) -> dict[str, float]:
         """Each term's mean so far."""
-        return dict(zip(self.keys, (self.sums / self.counts.clamp(min=1)).tolist(), strict=True))
+        means = self.sums.cpu() / self.counts.clamp(min=1)
+        return dict(zip(self.keys, means.tolist(), strict=True))
 
     def reset(self) -> None:
         """Begin the next interval."""
@@ -87,7 +88,7 @@ class Trainer:
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
         self.caches: list[TeacherCache] = []
-        self.meter = Meter(term.key for term in objective.terms)
+        self.meter = Meter((term.key for term in objective.terms), self.runtime.device)
         self.step = 0
         self.num_tokens = 0
         self.seconds = 0.0
@@ -116,7 +117,9 @@ class Trainer:
             epoch=self.batches.epoch_of(self.step), progress=self.step / self.num_steps
         )
         batches = self.microbatches()
+        # Counted before they are moved: a number that is read back from an accelerator waits for all it has to do.
         counts = [self.objective.counts(batch) for batch in batches]
+        batches = [batch.to(self.runtime.device) for batch in batches]
         whole = {key: sum(count[key] for count in counts) for key in self.meter.keys}
         targets = self.pooled(batches) if self.objective.needs_pool else None
         if self.objective.wants_initial:
@@ -132,7 +135,7 @@ class Trainer:
         return sum(batch.num_tokens for batch in batches)
 
     def microbatches(self) -> list[Batch]:
-        """The step's rows, cut to what one forward pass may hold.
+        """The step's rows, cut to what one forward pass may hold; not yet on the device.
 
         Raises:
             ConfigError: they are more than one forward pass holds, and the objective compares rows with each other.
@@ -146,10 +149,7 @@ class Trainer:
                 "execution.microbatch_tokens or make training.batch smaller"
             )
         return [
-            self.objective.prepare(self.tokens.batch(rows), rows, step=self.step).to(
-                self.runtime.device
-            )
-            for rows in cuts
+            self.objective.prepare(self.tokens.batch(rows), rows, step=self.step) for rows in cuts
         ]
 
     def target(self, batch: Batch) -> Target | None:
