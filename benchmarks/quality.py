@@ -175,8 +175,9 @@ def needed(results: list[dict[str, Any]], console: Console) -> None:
     random = {key: mean for key, mean in means.items() if key[0].endswith("random start")}
     if not random:
         return
-    (_, budget), goal = max(random.items(), key=lambda item: item[0][1])
-    for name in dict.fromkeys(method for method, _ in means):
+    (reference, budget), goal = max(random.items(), key=lambda item: item[0][1])
+    compared = reference.removesuffix("random start")
+    for name in dict.fromkeys(method for method, _ in means if method.startswith(compared)):
         reached = [
             tokens for (method, tokens), mean in means.items() if method == name and mean >= goal
         ]

@@ -82,6 +82,7 @@ def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_en
         return [{"method": method, "budget": budget, "accuracy": value} for value in accuracies]
 
     results = [
+        *result("hard labels", 2e6, 0.90, 0.90),
         *result("X, random start", 1e6, 0.70, 0.72),
         *result("X, random start", 2e6, 0.79, 0.81),
         *result("X, ETD-Impt", 5e5, 0.60, 0.90),
@@ -90,9 +91,10 @@ def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_en
         *result("X, ETD-Rand", 2e6, 0.79, 0.80),
     ]
     console = Console(width=120, record=True)
-    needed(results[:4], console)
+    needed(results[:6], console)
     needed(results, console)
     lines = console.export_text().splitlines()
     assert lines[0].endswith("the random start's final 80.0 % with 2.00 M tokens, 0 % fewer")
     assert lines[2] == "X, ETD-Impt: the random start's final 80.0 % with 1.00 M tokens, 50 % fewer"
+    assert not any(line.startswith("hard labels") for line in lines)
     assert lines[3] == "X, ETD-Rand: the random start's final 80.0 % not reached"
