@@ -7,10 +7,12 @@ Everything is measured in one run, interleaved round by round, so that ratios ho
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -76,14 +78,10 @@ class Ours:
         training = Training.model_validate(
             {"duration": "1000000 steps", "precision": precision, "optimizer": {}}
         ).model_copy(update={"batch": workload.batch})
-        self.trainer = Trainer(
-            student,
-            [teacher],
-            workload.tokens,
-            terms,
-            training,
-            fake_ports(Path(tempfile.mkdtemp())),
-        )
+        scratch = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        ports = fake_ports(scratch)
+        self.trainer = Trainer(student, [teacher], workload.tokens, terms, training, ports)
 
     def step(self) -> int:
         """One optimizer step; the real tokens it saw."""

@@ -91,20 +91,16 @@ def _room_for_answers(config: StageConfig, data: StageData) -> int:
         seed=0,
         shares=shares_of(config),
     )
-    return (
-        0
-        if objective.changes_rows
-        else sum(
-            room_for(
-                objective.teacher_needs(index),
-                read,
-                data.train,
-                num_classes=len(data.labels),
-                number_bytes=2 if Runtime(config.training.precision).bf16 else 4,
-            )
-            for index in range(len(teachers))
+    if objective.changes_rows:
+        return 0
+    number_bytes = 2 if Runtime(config.training.precision).bf16 else 4
+    return sum(
+        room_for(
+            objective.teacher_needs(index), read, data.train,
+            num_classes=len(data.labels), number_bytes=number_bytes,
         )
-    )
+        for index in range(len(teachers))
+    )  # fmt: skip
 
 
 def _flops_per_token(shape: StudentShape, length: float) -> float:

@@ -13,6 +13,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
@@ -92,21 +93,30 @@ class TeacherCache:
             layer: (noted.query.shape[1], noted.scaling)
             for layer, noted in sample.recording.attention.items()
         }
-        self.digest = digest_of(
-            {
-                "version": CACHE_VERSION,
-                "teacher": weights_digest(teacher),
-                "rows": tokens.digest,
-                "parts": [[part.name, part.width, str(part.dtype)] for part in self.parts],
-            }
-        )
-        self.folder = folder / f"teacher-{self.digest[:16]}"
+        self.caches = folder
         self.batches = evaluation_batches(tokens.lengths, BATCH_TOKENS)
         self.batch_of = np.empty(len(tokens), np.int64)
         for number, rows in enumerate(self.batches):
             self.batch_of[rows] = number
         self.arrays: dict[str, NDArray[np.integer]] = {}
         self.sums: NDArray[np.integer] = np.empty((0, 0), np.uint32)
+
+    @cached_property
+    def digest(self) -> str:
+        """What it is made of; the teacher's weights are read for it, so it is asked for only when files are opened."""
+        return digest_of(
+            {
+                "version": CACHE_VERSION,
+                "teacher": weights_digest(self.teacher),
+                "rows": self.tokens.digest,
+                "parts": [[part.name, part.width, str(part.dtype)] for part in self.parts],
+            }
+        )
+
+    @property
+    def folder(self) -> Path:
+        """Where it is kept."""
+        return self.caches / f"teacher-{self.digest[:16]}"
 
     @property
     def num_bytes(self) -> int:
@@ -158,36 +168,34 @@ class TeacherCache:
     def _compute(self, rows: Rows) -> None:
         batch = self.tokens.batch(rows).to(self.device)
         flat = _flat(self.run(self.teacher, batch, self.needs), self.needs, batch)
+        lines_of = self._lines(rows)
         for place, part in enumerate(self.parts):
             bits = flat[part.name].cpu().contiguous().view(_INTEGERS[part.dtype.itemsize][0])
             lines = bits.numpy()
-            self.arrays[part.name][self._lines(rows, part)] = lines
-            self.sums[rows, place] = self._checksums(lines, rows, part)
+            where, ends = lines_of[part.per_row]
+            self.arrays[part.name][where] = lines
+            self.sums[rows, place] = _checksums(lines, ends)
 
     def _taken(self, rows: Rows) -> dict[str, Tensor] | None:
         """The kept lines of `rows`; None where one of them is not what was written."""
         found: dict[str, Tensor] = {}
+        lines_of = self._lines(rows)
         for place, part in enumerate(self.parts):
-            lines = self.arrays[part.name][self._lines(rows, part)]
-            if (self._checksums(lines, rows, part) != self.sums[rows, place]).any():
+            where, ends = lines_of[part.per_row]
+            lines = self.arrays[part.name][where]
+            if (_checksums(lines, ends) != self.sums[rows, place]).any():
                 return None
             found[part.name] = torch.from_numpy(lines).view(part.dtype)
         return found
 
-    def _lines(self, rows: Rows, part: Part) -> Rows:
-        """Which lines of an array are those of `rows`, in their order."""
-        if part.per_row:
-            return rows
+    def _lines(self, rows: Rows) -> dict[bool, tuple[Rows, Rows]]:
+        """Which lines of an array are those of `rows`, and where each row of them ends; by whether it has one a row."""
         lengths = self.tokens.lengths[rows].astype(np.int64)
         ends = np.cumsum(lengths)
-        return np.arange(ends[-1]) + np.repeat(self.tokens.starts[rows] - (ends - lengths), lengths)
-
-    def _checksums(self, lines: NDArray[np.integer], rows: Rows, part: Part) -> NDArray[np.uint32]:
-        """One for each row; never 0, which stands for a row that is not there."""
-        lengths = np.ones(len(rows)) if part.per_row else self.tokens.lengths[rows]
-        ends = np.cumsum(lengths).astype(np.int64)
-        pieces = np.split(lines, ends[:-1])
-        return np.array([zlib.crc32(piece.tobytes()) or 1 for piece in pieces], np.uint32)
+        tokens = np.arange(ends[-1]) + np.repeat(
+            self.tokens.starts[rows] - (ends - lengths), lengths
+        )
+        return {True: (rows, np.arange(1, len(rows) + 1)), False: (tokens, ends)}
 
     def _outputs(self, flat: dict[str, Tensor], batch: Batch) -> Outputs:
         mask = batch.attention_mask.bool()
@@ -207,6 +215,12 @@ class TeacherCache:
             query, key, value = (read.get(name, nothing) for name in _STATES)
             attention[layer] = Attention(query, key, value, scaling)
         return Outputs(hidden, Recording(self.needs.attention, attention), flat.get("logits"))
+
+
+def _checksums(lines: NDArray[np.integer], ends: Rows) -> NDArray[np.uint32]:
+    """One for each row; never 0, which stands for a row that is not there."""
+    pieces = np.split(lines, ends[:-1])
+    return np.array([zlib.crc32(piece.tobytes()) or 1 for piece in pieces], np.uint32)
 
 
 def pays(batches: Batches, num_steps: int) -> bool:

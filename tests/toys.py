@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    PretrainedConfig,
+)
 
 from schemas.recipe import Recipe
 from schemas.stage import StageConfig
-from stages.encoders import load_config, load_tokenizer, locate
+from stages.encoders import load_config, load_tokenizer, locate, name_classes
 from stages.models import load_teachers, start_student
 from stages.ports import Ports
 from stages.run import load_data, make_objective
@@ -27,24 +32,27 @@ def toy_teacher(
     folder: Path, *, labels: tuple[str, ...] | None = None, layers: int = 4, heads: int = 2
 ) -> Path:
     """A random BERT of 4 layers, 16 wide, with its tokenizer, as a transformers folder."""
-    tokenizer = tiny_tokenizer()
     config = BertConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tiny_tokenizer()),
         hidden_size=16,
         num_hidden_layers=layers,
         num_attention_heads=heads,
         intermediate_size=32,
         max_position_embeddings=64,
     )
+    return random_model(folder, config, labels)
+
+
+def random_model(folder: Path, config: PretrainedConfig, labels: tuple[str, ...] | None) -> Path:
+    """A random model with the tiny tokenizer as a transformers folder; a classifier where labels are given."""
     torch.manual_seed(0)
     if labels is None:
         model = AutoModel.from_config(config)
     else:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
+        name_classes(config, labels)
         model = AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
     return folder
 
 

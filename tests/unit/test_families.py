@@ -14,7 +14,6 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -29,6 +28,7 @@ from stages.encoders import (
 )
 from stages.student import count_parameters, dropout, fresh_student, student_config, with_head
 from tests.builders import WORDS, tiny_tokenizer
+from tests.toys import random_model
 
 VOCABULARY = 120
 SHAPE = StudentShape(num_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16)
@@ -82,17 +82,7 @@ def family_config(
 
 def family_folder(folder: Path, family: str, *, labels: tuple[str, ...] | None = None) -> Path:
     """A random model of `family` with the tiny tokenizer as a folder; a classifier where labels are given."""
-    config = family_config(family)
-    torch.manual_seed(0)
-    if labels is None:
-        model = AutoModel.from_config(config)
-    else:
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
-        model = AutoModelForSequenceClassification.from_config(config)
-    model.save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    return folder
+    return random_model(folder, family_config(family), labels)
 
 
 def sizes_of(config: PretrainedConfig, auto: Any = AutoModel) -> dict[str, tuple[int, ...]]:
