@@ -2,40 +2,34 @@
 
     python -m benchmarks.throughput --json throughput.json
 
-Everything is measured in one run, interleaved round by round, so that ratios hold though the machine's speed drifts.
+Everything is measured in one run, interleaved round by round, so that ratios hold though the machine's speed drifts. A
+ratio is of all tokens over all seconds, and its spread that of the rounds; rows differ in length, and so do steps.
 """
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import platform
-import resource
-import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args
+from typing import Annotated, Any, get_args
 
 import torch
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModel, AutoModelForSequenceClassification
 
+from benchmarks.subjects import Precision, Running, Subject, started
 from benchmarks.workload import (
     OBJECTIVES,
     SHAPES,
-    Clock,
     MatrixRates,
     Objective,
     Shape,
@@ -44,117 +38,87 @@ from benchmarks.workload import (
     linear_flops,
     make_workload,
 )
-from benchmarks.yardstick import Ingredients, Yardstick
-from schemas.training import Training
-from stages.capture import CAPTURE
-from stages.objectives import ObjectiveTerms
+from benchmarks.yardstick import Ingredients
 from stages.runtime import bf16_in_hardware
-from stages.terms import run_model
-from stages.trainer import Trainer
-from tests.fakes import fake_ports
 
-Precision = Literal["fp32", "bf16"]
 NUMBERS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# A variant's share of a round: as many steps as fit, one at least.
-SECONDS_PER_ROUND = 1.5
-
-
-class Stepper(Protocol):
-    """Something that trains a step at a time."""
-
-    def step(self) -> int:
-        """One optimizer step; the real tokens it saw."""
-
-
-class Ours:
-    """The project's own loop."""
-
-    def __init__(self, workload: Workload, objective: Objective, precision: Precision) -> None:
-        auto = AutoModelForSequenceClassification if objective == "labels" else AutoModel
-        torch.manual_seed(0)
-        teacher = auto.from_config(deepcopy(workload.teacher), attn_implementation=CAPTURE)
-        student = auto.from_config(deepcopy(workload.student), attn_implementation=CAPTURE)
-        terms = ObjectiveTerms(OBJECTIVES[objective], student=student, teachers=[teacher], seed=0)
-        training = Training.model_validate(
-            {"duration": "1000000 steps", "precision": precision, "optimizer": {}}
-        ).model_copy(update={"batch": workload.batch})
-        scratch = Path(tempfile.mkdtemp())
-        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        ports = fake_ports(scratch)
-        self.trainer = Trainer(student, [teacher], workload.tokens, terms, training, ports)
-
-    def step(self) -> int:
-        """One optimizer step; the real tokens it saw."""
-        before = self.trainer.num_tokens
-        self.trainer.train_step()
-        return self.trainer.num_tokens - before
-
-    def models_alone(self) -> int:
-        """Both models' passes over the next step's rows, without losses, optimizer and bookkeeping."""
-        trainer = self.trainer
-        batches = [batch.to(trainer.runtime.device) for batch in trainer.microbatches()]
-        for batch in batches:
-            trainer.target(batch)
-            with trainer.runtime.autocast():
-                output = run_model(trainer.student, batch, trainer.objective.student_needs)
-                last = output.hidden[max(output.hidden)] if output.hidden else output.logits
-                if last is None:  # relations read neither: their gradient begins at the last block
-                    noted = next(iter(output.recording.attention.values()))
-                    last = noted.query + noted.key + noted.value
-            last.float().sum().backward()
-        trainer.optimizer.zero_grad(set_to_none=True)
-        return sum(batch.num_tokens for batch in batches)
+# A line's share of a round: as many steps as fit, and at least so many. The marks are on the first objective.
+SECONDS_PER_ROUND: dict[Objective, float] = {"latent": 3.0, "labels": 1.5, "relations": 1.5}
+LEAST_STEPS: dict[Objective, int] = {"latent": 2, "labels": 1, "relations": 1}
+# Rows of the comparison with a teacher that is asked once: few, because it is asked before anything is measured.
+ROWS_ASKED_ONCE = 256
 
 
 @dataclass
-class Variant:
-    """One line of a table."""
+class Line:
+    """One line of a table, while it is measured."""
 
-    name: str
-    stepper: Callable[[], int]
-    precision: Precision
+    running: Running
     steps: int = 1
-    rates: list[float] = field(default_factory=list)
-    """Real tokens per second, one per round."""
-    step_seconds: list[float] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    """Real tokens, one number per round."""
+    seconds: list[float] = field(default_factory=list)
 
-    def warm_up(self, clock: Clock) -> None:
+    def warm_up(self) -> None:
         """Two steps, the second of them timed to find how many make a round."""
-        self.stepper()
-        began = clock.now()
-        self.stepper()
-        self.steps = max(1, round(SECONDS_PER_ROUND / max(clock.now() - began, 1e-6)))
+        objective = self.running.subject.objective
+        self.running.steps(1)
+        _, elapsed = self.running.steps(1)
+        fitting = round(SECONDS_PER_ROUND[objective] / max(elapsed, 1e-6))
+        self.steps = max(LEAST_STEPS[objective], fitting)
 
-    def round(self, clock: Clock) -> None:
+    def round(self) -> None:
         """One round's steps."""
-        began = clock.now()
-        tokens = sum(self.stepper() for _ in range(self.steps))
-        elapsed = clock.now() - began
-        self.rates.append(tokens / elapsed)
-        self.step_seconds.append(elapsed / self.steps)
+        tokens, elapsed = self.running.steps(self.steps)
+        self.tokens.append(tokens)
+        self.seconds.append(elapsed)
+
+    @property
+    def rates(self) -> list[float]:
+        """Real tokens per second, one per round."""
+        return [tokens / elapsed for tokens, elapsed in zip(self.tokens, self.seconds, strict=True)]
+
+    @property
+    def rate(self) -> float:
+        """Real tokens per second of all rounds together."""
+        return sum(self.tokens) / sum(self.seconds)
 
 
-def variants_of(
+def subjects_of(
     workload: Workload, objective: Objective, precisions: list[Precision], *, alone: bool
-) -> list[Variant]:
+) -> list[Subject]:
     """The yardstick first, then each ingredient alone if asked for, then ours."""
-    found = [Variant("yardstick", Yardstick(workload, objective).step, "fp32")]
+
+    def plain(name: str, taken: Ingredients | None = None) -> Subject:
+        number: Precision = "bf16" if taken and taken.bf16 else "fp32"
+        return Subject(name, workload, objective, "yardstick", number, taken)
+
+    found = [plain("yardstick")]
     if alone:
-        single: dict[str, Ingredients] = {
-            "+ length groups": Ingredients(grouped=True),
-            "+ fused attention, mapped blocks only": Ingredients(captured=True),
-            "+ fused optimizer": Ingredients(fused=True),
-        }
+        found += [
+            plain("+ length groups", Ingredients(grouped=True)),
+            plain("+ fused attention, mapped blocks only", Ingredients(captured=True)),
+            plain("+ fused optimizer", Ingredients(fused=True)),
+        ]
         if "bf16" in precisions:
-            single["+ bf16"] = Ingredients(bf16=True)
-        for name, taken in single.items():
-            number: Precision = "bf16" if taken.bf16 else "fp32"
-            found.append(Variant(name, Yardstick(workload, objective, taken).step, number))
-    for precision in precisions:
-        ours = Ours(workload, objective, precision)
-        found.append(Variant(f"ours, {precision}", ours.step, precision))
-        found.append(Variant(f"ours, {precision}, models alone", ours.models_alone, precision))
+            found.append(plain("+ bf16", Ingredients(bf16=True)))
+    for number in precisions:
+        found.append(Subject(f"ours, {number}", workload, objective, "ours", number))
+        name = f"ours, {number}, models alone"
+        found.append(Subject(name, workload, objective, "models alone", number))
     return found
+
+
+def asked_once_subjects(
+    workload: Workload, objective: Objective, precision: Precision
+) -> list[Subject]:
+    """The same few rows with the teacher asked in every step, and with its answers kept."""
+    few = replace(workload, tokens=workload.tokens.first(ROWS_ASKED_ONCE))
+    names = {"ours": "asked in every epoch", "asked once": "asked once"}
+    return [
+        Subject(f"{precision}, teacher {name}", few, objective, kind, precision)  # type: ignore[arg-type]
+        for kind, name in names.items()
+    ]
 
 
 def floor_rate(
@@ -172,96 +136,86 @@ def floor_rate(
 
 
 def measure(
-    shape: Shape, objective: Objective, precisions: list[Precision], rounds: int, *, alone: bool
+    subjects: list[Subject], precisions: list[Precision], rounds: int, *, memory: bool
 ) -> list[dict[str, Any]]:
-    """Every variant's rates, ratios and share of the floor."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clock, workload = Clock(device), make_workload(shape, device)
-    variants = variants_of(workload, objective, precisions, alone=alone)
-    for variant in variants:
-        variant.warm_up(clock)
-    matrices = MatrixRates(device, round(workload.batch.amount))
-    floors: dict[Precision, list[float]] = {precision: [] for precision in precisions}
-    for _ in range(rounds):
-        for variant in variants:
-            variant.round(clock)
-        for precision in precisions:
-            rates = {
-                (name, precision): matrices.measure(config, NUMBERS[precision])
-                for name, config in (("teacher", workload.teacher), ("student", workload.student))
-            }
-            floors[precision].append(floor_rate(workload, rates, precision))
-    yardstick = variants[0]
+    """Every subject's rates, ratios to the first one, and share of the floor."""
+    workload = subjects[0].workload
+    with ExitStack() as stack:
+        lines = [Line(stack.enter_context(started(subject))) for subject in subjects]
+        for line in lines:
+            line.warm_up()
+        matrices = MatrixRates(workload.device, round(workload.batch.amount))
+        floors: dict[Precision, list[float]] = {precision: [] for precision in precisions}
+        for _ in range(rounds):
+            for line in lines:
+                line.round()
+            for precision in precisions:
+                rates = {
+                    (name, precision): matrices.measure(config, NUMBERS[precision])
+                    for name, config in (
+                        ("teacher", workload.teacher),
+                        ("student", workload.student),
+                    )
+                }
+                floors[precision].append(floor_rate(workload, rates, precision))
+        peaks = [line.running.peak_bytes() if memory else None for line in lines]
     return [
-        {
-            "shape": shape,
-            "objective": objective,
-            "variant": variant.name,
-            "tokens_per_second": variant.rates,
-            "ratio": [a / b for a, b in zip(variant.rates, yardstick.rates, strict=True)],
-            "share_of_floor": [
-                a / b
-                for a, b in zip(variant.rates, floors.get(variant.precision, []), strict=False)
-            ],
-            "step_seconds": variant.step_seconds,
-        }
-        for variant in variants
+        described_line(line, lines[0], floors, peak)
+        for line, peak in zip(lines, peaks, strict=True)
     ]
 
 
-def peak_memory(shape: Shape, objective: Objective, variant: str) -> int:
-    """Bytes that three steps in a process of their own take at most: resident, or on the device where there is one."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.throughput",
-        "--peak",
-        f"{shape},{objective},{variant}",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1])
+def described_line(
+    line: Line, first: Line, floors: dict[Precision, list[float]], peak: int | None
+) -> dict[str, Any]:
+    """A line's numbers, as they are kept and shown."""
+    subject = line.running.subject
+    floor = floors.get(subject.precision)
+    return {
+        "objective": subject.objective,
+        "variant": subject.name,
+        "tokens_per_second": line.rates,
+        "seconds": line.seconds,
+        "steps": line.steps,
+        "rate": line.rate,
+        "ratio": line.rate / first.rate,
+        "ratios": [own / other for own, other in zip(line.rates, first.rates, strict=True)],
+        "share_of_floor": line.rate * len(floor) / sum(floor) if floor else None,
+        "peak_bytes": peak,
+    }
 
 
-def print_peak(wanted: str) -> None:
-    """Run three steps of one variant and print this process's peak."""
-    shape, objective, name = wanted.split(",")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    workload = make_workload(shape, device)  # type: ignore[arg-type]
-    stepper: Stepper = (
-        Yardstick(workload, objective)  # type: ignore[arg-type]
-        if name == "yardstick"
-        else Ours(workload, objective, name)  # type: ignore[arg-type]
-    )
-    for _ in range(3):
-        stepper.step()
-    if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated(device))
-    else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-
-
-def show(results: list[dict[str, Any]], console: Console) -> None:
-    """A table for each shape and objective: medians, and the spread of the ratio."""
-    for shape, objective in dict.fromkeys((row["shape"], row["objective"]) for row in results):
-        table = Table(
-            title=f"{shape}, {objective}", title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+def show(title: str, rows: list[dict[str, Any]], console: Console) -> None:
+    """A table of one shape and objective, and what a step of ours spends outside the models."""
+    first = rows[0]["variant"]
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for name in ("tokens/s", f"times the {first}", "of the floor", "ms a step", "peak MiB"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        share, peak = row["share_of_floor"], row["peak_bytes"]
+        table.add_row(
+            row["variant"],
+            f"{row['rate']:,.0f}",
+            f"{row['ratio']:.2f} ({min(row['ratios']):.2f} to {max(row['ratios']):.2f})",
+            "" if share is None else f"{share:.2f}",
+            f"{1000 * step_seconds(row):.0f}",
+            "" if peak is None else f"{peak / 2**20:,.0f}",
         )
-        table.add_column("", no_wrap=True)
-        for name in ("tokens/s", "times the yardstick", "of the floor", "ms a step", "peak MiB"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for row in results:
-            if (row["shape"], row["objective"]) != (shape, objective):
-                continue
-            ratio = row["ratio"]
-            table.add_row(
-                row["variant"],
-                f"{statistics.median(row['tokens_per_second']):,.0f}",
-                f"{statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})",
-                f"{statistics.median(row['share_of_floor']):.2f}" if row["share_of_floor"] else "",
-                f"{1000 * statistics.median(row['step_seconds']):.0f}",
-                f"{row['peak_bytes'] / 2**20:,.0f}" if "peak_bytes" in row else "",
+    console.print(table)
+    named = {row["variant"]: row for row in rows}
+    for name, row in named.items():
+        if (alone := named.get(f"{name}, models alone")) is not None:
+            share = 1 - row["rate"] / alone["rate"]
+            console.print(
+                f"{name}: {1000 * share * step_seconds(row):.0f} ms a step ({100 * share:.0f} %) outside the models"
             )
-        console.print(table)
+
+
+def step_seconds(row: dict[str, Any]) -> float:
+    """Mean seconds of a step."""
+    mean: float = sum(row["seconds"]) / (len(row["seconds"]) * row["steps"])
+    return mean
 
 
 def described(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -287,30 +241,42 @@ def main(
     objectives: Annotated[str, typer.Option(help="Objectives.")] = "latent,labels,relations",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, each with every variant.")] = 5,
     precisions: Annotated[str, typer.Option(help="fp32, bf16, or auto.")] = "auto",
-    memory: Annotated[bool, typer.Option(help="Measure peak memory too.")] = True,
+    alone: Annotated[str, typer.Option(help="Shapes with each ingredient alone.")] = "small",
+    memory: Annotated[bool, typer.Option(help="Print peak memory too.")] = True,
+    asked_once: Annotated[
+        bool, typer.Option(help="Compare with a teacher that is asked once.")
+    ] = True,
     output: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
-    peak: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure the speed of a training step."""
-    if peak is not None:
-        return print_peak(peak)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen: list[Precision] = ["fp32", "bf16"] if bf16_in_hardware(device) else ["fp32"]
     if precisions != "auto":
         chosen = [each for each in get_args(Precision) if each in precisions.split(",")]
+    wanted_shapes = [each for each in SHAPES if each in shapes.split(",")]
+    wanted = [each for each in OBJECTIVES if each in objectives.split(",")]
+    if not (chosen and wanted_shapes and wanted):
+        raise typer.BadParameter(
+            f"choose shapes from {', '.join(SHAPES)}, objectives from {', '.join(OBJECTIVES)}, precisions from "
+            f"{', '.join(get_args(Precision))}"
+        )
     results: list[dict[str, Any]] = []
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for shape in (each for each in SHAPES if each in shapes.split(",")):
-        for objective in (each for each in OBJECTIVES if each in objectives.split(",")):
-            alone = objective == "latent"
-            found = measure(shape, objective, chosen, rounds, alone=alone)
-            if memory and alone:
-                for row in found:
-                    name = row["variant"].removeprefix("ours, ")
-                    if name in ("yardstick", *chosen):
-                        row["peak_bytes"] = peak_memory(shape, objective, name)
-            show(found, console)
-            results += found
+
+    def add(shape: Shape, title: str, subjects: list[Subject], numbers: list[Precision]) -> None:
+        rows = measure(subjects, numbers, rounds, memory=memory)
+        show(title, rows, console)
+        results.extend({"shape": shape, "table": title} | row for row in rows)
+
+    for shape in wanted_shapes:
+        workload = make_workload(shape, device)
+        for objective in wanted:
+            with_parts = objective == "latent" and shape in alone.split(",")
+            subjects = subjects_of(workload, objective, chosen, alone=with_parts)
+            add(shape, f"{shape}, {objective}", subjects, chosen)
+            if asked_once and objective != "relations":
+                title = f"{shape}, {objective}, a later epoch"
+                add(shape, title, asked_once_subjects(workload, objective, chosen[-1]), [])
     if output is not None:
         output.write_text(json.dumps(described(results), indent=1) + "\n", encoding="utf-8")
 

@@ -226,7 +226,7 @@ def _attention(config: Attention, pair: Pair) -> Match:
         return attention_scores(noted.query, noted.key, batch.attention_mask, scaling=noted.scaling)
 
     def of_scores(student: Tensor, teacher: Tensor, batch: Batch, _: Tensor | None) -> Summed:
-        return attention_score_loss(student, teacher, batch.attention_mask)
+        return attention_score_loss(student, teacher, batch.attention_mask, zero_at_padding=True)
 
     def of_probabilities(
         student: Tensor, teacher: Tensor, batch: Batch, _: Tensor | None

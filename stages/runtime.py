@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import sys
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
+
+from stages.linear import even_linears
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -30,6 +35,8 @@ class Runtime:
         self.accelerator = Accelerator()
         self.device: torch.device = self.accelerator.device
         self.bf16 = precision == "bf16" or (precision == "auto" and bf16_in_hardware(self.device))
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def autocast(self) -> AbstractContextManager[None]:
         """The number format of a forward pass."""
@@ -38,11 +45,48 @@ class Runtime:
         )
         return context
 
+    def trained(self, module: torch.nn.Module) -> torch.nn.Module:
+        """The module itself, on the device and in training mode."""
+        return self._quick(module.to(self.device)).train()
+
     def frozen(self, model: torch.nn.Module) -> torch.nn.Module:
         """A copy that is only read: on the device, in eval mode, without gradients, in the run's number format."""
         number = torch.bfloat16 if self.bf16 else torch.float32
         reader = copy.deepcopy(model).to(self.device, dtype=number)
-        return reader.eval().requires_grad_(False)
+        return self._quick(reader).eval().requires_grad_(False)
+
+    def _quick(self, module: torch.nn.Module) -> torch.nn.Module:
+        # In float32 a CPU's matrix products are not compiled for each shape, and a GPU's are not either.
+        if self.bf16 and self.device.type == "cpu":
+            even_linears(module)
+        return module
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Let the process keep memory that it has freed, for its next step; False where that cannot be said (not glibc).
+
+    glibc gives every large tensor back to the system as soon as it is freed and asks for it again a moment later, each
+    page of it cleared on first touch: a fifth of a training step in a trial (docs/performance.md).
+    `return_freed_memory` gives it back when a stage is over.
+    """
+    if (libc := _glibc()) is None:
+        return False
+    # malloc.h's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: what is smaller than 1 GiB comes from the heap, and stays there.
+    return bool(libc.mallopt(-3, 1 << 30) and libc.mallopt(-1, (1 << 31) - 1))
+
+
+def return_freed_memory() -> None:
+    """Give memory that was kept back to the system."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def seed_step(seed: int, step: int) -> None:

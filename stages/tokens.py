@@ -143,6 +143,20 @@ class Tokens:
             starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]).astype(np.int64),
         )
 
+    def first(self, number: int) -> Tokens:
+        """The first sequences alone."""
+        lengths = self.lengths[:number]
+        end = int(lengths.sum())
+        return replace(
+            self,
+            ids=self.ids[:end],
+            lengths=lengths,
+            types=None if self.types is None else self.types[:end],
+            labels=None if self.labels is None else self.labels[:number],
+            digest=digest_of({"first": number, "of": self.digest}),
+            starts=self.starts[:number],
+        )
+
     def batch(self, indices: NDArray[np.int64]) -> Batch:
         """The sequences `indices`, in that order, padded to the longest of them."""
         lengths = self.lengths[indices].astype(np.int64)

@@ -18,7 +18,7 @@ from stages.gradients import gradient_shares, perturbed_embeddings
 from stages.objectives import ObjectiveTerms
 from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
-from stages.runtime import Runtime, seed_step
+from stages.runtime import Runtime, return_freed_memory, seed_step
 from stages.teacher_cache import TeacherCache, filled_caches, pays
 from stages.terms import Needs, Outputs, Pool, Target, run_model
 from stages.tokens import Batch, Tokens
@@ -74,9 +74,10 @@ class Trainer:
         ports: Ports,
     ) -> None:
         self.runtime = Runtime(training.precision)
-        self.student = student.to(self.runtime.device).train()
+        self.student = self.runtime.trained(student)
         self.teachers = [self.runtime.frozen(teacher) for teacher in teachers]
-        self.objective = objective.to(self.runtime.device).train()
+        self.objective = objective
+        self.runtime.trained(objective)
         self.tokens, self.training, self.ports = tokens, training, ports
         self.batches = Batches(
             tokens.lengths,
@@ -248,8 +249,14 @@ class Trainer:
 
     def clip(self) -> float:
         """Clip the gradient of student and projections together; its norm before clipping."""
-        limit = self.training.gradient_clip_norm or math.inf
-        return float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        trained = list(self.parameters.values())
+        gradients = [each.grad for each in trained if each.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        limit = self.training.gradient_clip_norm
+        # Clipping to a limit that is kept multiplies every gradient by 1.
+        if limit is not None and float(norm) > limit:
+            nn.utils.clip_grads_with_norm_(trained, limit, norm)
+        return float(norm)
 
     def check_finite(self, norm: float) -> None:
         """Refuse to step the optimizer on a NaN or an infinity, naming step and terms."""
@@ -381,4 +388,5 @@ def fit(
             )
     for cache in trainer.caches:
         cache.remove()
+    return_freed_memory()
     return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stages.losses.base import (
@@ -42,7 +43,12 @@ def attention_scores(
 
 
 def attention_score_loss(
-    student_BASS: Tensor, teacher_BASS: Tensor, mask_BS: Tensor, *, reduction: Reduction = "valid"
+    student_BASS: Tensor,
+    teacher_BASS: Tensor,
+    mask_BS: Tensor,
+    *,
+    reduction: Reduction = "valid",
+    zero_at_padding: bool = False,
 ) -> Summed:
     """Squared error of attention scores over heads and pairs of real tokens (TinyBERT, eq. 7).
 
@@ -54,16 +60,21 @@ def attention_score_loss(
         teacher_BASS: the teacher's scores, without gradient; as many heads as the student's.
         mask_BS: True for real tokens; not read by `published`.
         reduction: `published` zeroes scores of at most -100 on both sides and counts every position.
+        zero_at_padding: the scores are 0 there already, as `attention_scores` leaves them, and need no masking.
     """
     student, teacher = at_least_float32(student_BASS), at_least_float32(teacher_BASS)
     if reduction == "published":
         student, teacher = _masked_scores_as_zero(student), _masked_scores_as_zero(teacher)
         return Summed((student - teacher).square().sum(), torch.tensor(student.numel()))
     mask = mask_BS.bool()
-    invalid_B1SS = ~(mask[:, :, None] & mask[:, None, :])[:, None]
-    error = student.masked_fill(invalid_B1SS, 0.0) - teacher.masked_fill(invalid_B1SS, 0.0)
-    length_B = mask.sum(-1)
-    return Summed(error.square().sum(), length_B.square().sum() * student.shape[1])
+    if not zero_at_padding:
+        invalid_B1SS = ~(mask[:, :, None] & mask[:, None, :])[:, None]
+        student, teacher = (
+            student.masked_fill(invalid_B1SS, 0),
+            teacher.masked_fill(invalid_B1SS, 0),
+        )
+    count = mask.sum(-1).square().sum() * student.shape[1]
+    return Summed(F.mse_loss(student, teacher, reduction="sum"), count)
 
 
 def attention_probability_loss(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
 from benchmarks import throughput, workload
-from benchmarks.throughput import Ours, floor_rate, main
+from benchmarks.subjects import Ours
+from benchmarks.throughput import ROWS_ASKED_ONCE, Line, floor_rate, main
 from benchmarks.workload import (
     BATCH_ROWS,
     MAX_LENGTH,
@@ -36,7 +38,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SHAPES, "small", ((2, 48, 12, 64), (1, 24, 12, 32)))
     monkeypatch.setattr(workload, "VOCABULARY", 1200)
     monkeypatch.setattr(workload, "NUM_ROWS", 256)
-    monkeypatch.setattr(throughput, "SECONDS_PER_ROUND", 0.01)
+    monkeypatch.setattr(throughput, "SECONDS_PER_ROUND", dict.fromkeys(OBJECTIVES, 0.01))
 
 
 def test_the_rows_are_those_announced() -> None:
@@ -114,27 +116,54 @@ def test_the_floor_is_one_pass_of_the_teacher_and_three_of_the_student() -> None
     assert floor_rate(work, rates, "fp32") == pytest.approx(expected)  # type: ignore[arg-type]
 
 
+def test_a_rate_is_of_all_tokens_over_all_seconds() -> None:
+    line = Line(running=None, tokens=[100, 300], seconds=[1.0, 1.0])  # type: ignore[arg-type]
+    assert line.rates == [100, 300]
+    assert line.rate == 200
+    slow = Line(running=None, tokens=[100, 100], seconds=[1.0, 4.0])  # type: ignore[arg-type]
+    assert slow.rate == 40
+
+
 @pytest.mark.usefixtures("tiny")
 def test_the_table_is_printed_and_every_number_kept(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(main)
-    words = ["--shapes", "small", "--rounds", "2", "--precisions", "fp32", "--no-memory"]
+    words = ["--shapes", "small", "--rounds", "2", "--precisions", "fp32", "--alone", ""]
     file = tmp_path / "out.json"
     result = CliRunner().invoke(app, [*words, "--json", str(file)], catch_exceptions=False)
     assert result.exit_code == 0
     rows = json.loads(file.read_text(encoding="utf-8"))["results"]
     for objective in OBJECTIVES:
-        own = [row for row in rows if row["objective"] == objective]
+        own = [row for row in rows if row["table"] == f"small, {objective}"]
         assert f"small, {objective}" in result.output
-        plain = own[0]
-        assert plain["variant"] == "yardstick"
+        assert [row["variant"] for row in own] == [
+            "yardstick",
+            "ours, fp32",
+            "ours, fp32, models alone",
+        ]
         for row in own:
             assert len(row["tokens_per_second"]) == 2
-            assert row["ratio"] == pytest.approx(
-                [
-                    a / b
-                    for a, b in zip(
-                        row["tokens_per_second"], plain["tokens_per_second"], strict=True
-                    )
-                ]
-            )
+            assert row["ratio"] == pytest.approx(row["rate"] / own[0]["rate"])
+            assert row["peak_bytes"] > 10**8
+            assert row["share_of_floor"] > 0
+    asked = [row["variant"] for row in rows if row["table"] == "small, latent, a later epoch"]
+    assert asked == ["fp32, teacher asked in every epoch", "fp32, teacher asked once"]
+    assert "outside the models" in result.output
+
+
+@pytest.mark.usefixtures("tiny")
+def test_rows_for_a_teacher_that_is_asked_once_are_the_first_ones() -> None:
+    tokens = make_tokens()
+    few = tokens.first(ROWS_ASKED_ONCE // 2)
+    assert len(few) == ROWS_ASKED_ONCE // 2
+    assert few.digest != tokens.digest
+    rows = np.arange(len(few))
+    assert torch.equal(few.batch(rows).input_ids, tokens.batch(rows).input_ids)
+
+
+def test_words_that_choose_nothing_are_refused() -> None:
+    app = typer.Typer()
+    app.command()(main)
+    result = CliRunner().invoke(app, ["--shapes", "huge"])
+    assert result.exit_code == 2
+    assert "base, small" in result.output

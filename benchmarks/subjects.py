@@ -1,0 +1,170 @@
+"""What is measured: the yardstick or our own loop, each in a process of its own, which runs so many steps when told.
+
+A process of its own has its own memory, allocator and compiled kernels: none of what we set helps the yardstick, and
+nothing that it leaves behind slows us. They take turns, so one sleeps while another is measured.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import resource
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from benchmarks.workload import OBJECTIVES, Clock, Objective, Workload
+from benchmarks.yardstick import Ingredients, Yardstick
+from schemas.training import Training
+from stages.capture import CAPTURE
+from stages.objectives import ObjectiveTerms
+from stages.terms import run_model
+from stages.trainer import Trainer
+from tests.fakes import fake_ports
+
+Precision = Literal["fp32", "bf16"]
+Kind = Literal["yardstick", "ours", "models alone", "asked once"]
+_ROOM = 1 << 36
+
+
+class Ours:
+    """The project's own loop."""
+
+    def __init__(self, workload: Workload, objective: Objective, precision: Precision) -> None:
+        auto = AutoModelForSequenceClassification if objective == "labels" else AutoModel
+        torch.manual_seed(0)
+        teacher = auto.from_config(deepcopy(workload.teacher), attn_implementation=CAPTURE)
+        student = auto.from_config(deepcopy(workload.student), attn_implementation=CAPTURE)
+        terms = ObjectiveTerms(OBJECTIVES[objective], student=student, teachers=[teacher], seed=0)
+        training = Training.model_validate(
+            {"duration": "1000000 steps", "precision": precision, "optimizer": {}}
+        ).model_copy(update={"batch": workload.batch})
+        scratch = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+        ports = fake_ports(scratch, teacher_cache_bytes=_ROOM)
+        self.trainer = Trainer(student, [teacher], workload.tokens, terms, training, ports)
+
+    def step(self) -> int:
+        """One optimizer step; the real tokens it saw."""
+        before = self.trainer.num_tokens
+        self.trainer.train_step()
+        return self.trainer.num_tokens - before
+
+    def models_alone(self) -> int:
+        """Both models' passes over the next step's rows, without losses, optimizer and bookkeeping."""
+        trainer = self.trainer
+        batches = [batch.to(trainer.runtime.device) for batch in trainer.microbatches()]
+        for batch in batches:
+            trainer.target(batch)
+            with trainer.runtime.autocast():
+                output = run_model(trainer.student, batch, trainer.objective.student_needs)
+                last = output.hidden[max(output.hidden)] if output.hidden else output.logits
+                if last is None:  # relations read neither: their gradient begins at the last block
+                    noted = next(iter(output.recording.attention.values()))
+                    last = noted.query + noted.key + noted.value
+            last.float().sum().backward()
+        trainer.optimizer.zero_grad(set_to_none=True)
+        # Never stepped, the trainer would be asked for the same rows each time, and their shapes be known already.
+        trainer.step += 1
+        return sum(batch.num_tokens for batch in batches)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One line of a table."""
+
+    name: str
+    workload: Workload
+    objective: Objective
+    kind: Kind
+    precision: Precision
+    taken: Ingredients | None = None
+    """Of the yardstick."""
+
+    def stepper(self) -> Callable[[], int]:
+        """What runs a step and says how many real tokens it saw."""
+        if self.kind == "yardstick":
+            return Yardstick(self.workload, self.objective, self.taken).step
+        ours = Ours(self.workload, self.objective, self.precision)
+        if self.kind == "models alone":
+            return ours.models_alone
+        if self.kind == "asked once":
+            ours.trainer.ask_teachers_once("benchmark")
+            assert ours.trainer.caches, "the teacher's answers were not kept"
+        return ours.step
+
+
+@dataclass
+class Running:
+    """A subject's process, seen from outside."""
+
+    subject: Subject
+    connection: Connection
+
+    def steps(self, number: int) -> tuple[int, float]:
+        """Run so many; their real tokens and seconds."""
+        self.connection.send(number)
+        answer: tuple[int, float] = self.connection.recv()
+        return answer
+
+    def peak_bytes(self) -> int:
+        """What it took at most so far: resident, or on the device where there is one."""
+        self.connection.send("peak")
+        answer: int = self.connection.recv()
+        return answer
+
+
+@contextmanager
+def started(subject: Subject) -> Iterator[Running]:
+    """The subject, ready to be stepped; its process ends with the block."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, subject), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        ours.recv()
+        yield Running(subject, ours)
+    finally:
+        ours.close()
+        process.join(timeout=10)
+        if process.is_alive():
+            process.kill()
+
+
+def _serve(connection: Connection, subject: Subject) -> None:
+    stepper, clock = subject.stepper(), Clock(subject.workload.device)
+    connection.send("ready")
+    while True:
+        try:
+            wanted = connection.recv()
+        except EOFError:
+            return
+        if wanted == "peak":
+            connection.send(_peak_bytes(subject.workload.device))
+            continue
+        began = clock.now()
+        tokens = sum(stepper() for _ in range(wanted))
+        connection.send((tokens, clock.now() - began))
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    status = Path("/proc/self/status")
+    if (
+        status.is_file()
+    ):  # a process's own; `ru_maxrss` below is handed down from the process that started it
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,130 @@
+"""What is quicker computes the same: even matrix products, kept memory, clipping, scores that are zero already."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from schemas.recipe import MadeTeachers
+from stages.linear import HEIGHT, EvenLinear, even_linears
+from stages.losses import Summed, attention_score_loss, attention_scores
+from stages.runtime import Runtime, keep_freed_memory, return_freed_memory
+from stages.trainer import Trainer
+from tests.fakes import fake_ports
+from tests.toys import make_trainer, toy_recipe
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (1, HEIGHT), (5, 13), (2, 2, 9), (HEIGHT + 1,), (1,)])
+@pytest.mark.parametrize("number", [torch.float32, torch.bfloat16])
+def test_an_even_product_answers_what_a_plain_one_answers(
+    shape: tuple[int, ...], number: torch.dtype
+) -> None:
+    plain = nn.Linear(24, 40).to(number)
+    even = copy.deepcopy(plain)
+    even_linears(nn.ModuleList([even]))
+    assert isinstance(even, EvenLinear)
+    inputs, weights = (torch.randn(*shape, width, dtype=number) for width in (24, 40))
+    answers: list[list[Tensor | None]] = []
+    for layer in (plain, even):
+        given = inputs.clone().requires_grad_()
+        answer = layer(given)
+        (answer * weights).sum().backward()
+        answers.append([answer, given.grad, layer.weight.grad, layer.bias.grad])
+    allowed = TOLERANCE[number]
+    torch.testing.assert_close(answers[1], answers[0], rtol=allowed, atol=allowed)
+
+
+def test_even_products_keep_names_and_weights_and_leave_other_layers_alone() -> None:
+    class Own(nn.Linear):
+        pass
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), Own(4, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    even_linears(model)
+    assert [type(layer) for layer in model] == [EvenLinear, nn.LayerNorm, Own]
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_products_are_made_even_where_they_are_compiled(precision: str) -> None:
+    runtime = Runtime(precision)  # type: ignore[arg-type]
+    expected = precision == "bf16" and runtime.device.type == "cpu"
+    for model in (nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))):
+        read = runtime.frozen(model)
+        assert any(isinstance(layer, EvenLinear) for layer in read.modules()) == expected
+        assert not any(isinstance(layer, EvenLinear) for layer in model.modules())
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
+def test_memory_is_kept_and_given_back() -> None:
+    assert keep_freed_memory()
+    assert keep_freed_memory(), "asking twice does no harm"
+
+    def resident() -> int:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.split("VmRSS:")[1].split()[0])
+
+    return_freed_memory()
+    before = resident()
+    pieces = [torch.ones(1 << 20) for _ in range(64)]
+    held = resident()
+    assert held - before > 200_000, "64 tensors of 4 MiB should be resident"
+    del pieces
+    assert resident() > held - 50_000, "what was freed should be kept"
+    return_freed_memory()
+    assert resident() < held - 200_000, "it should be given back when a stage is over"
+
+
+def scores_of(mask: Tensor, *, width: int, seed: int) -> Tensor:
+    torch.manual_seed(seed)
+    query, key = (torch.randn(*mask.shape, 3, width).transpose(1, 2) for _ in range(2))
+    return attention_scores(query, key, mask, scaling=0.3)
+
+
+def test_scores_that_are_zero_at_padding_need_no_mask() -> None:
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    student, teacher = scores_of(mask, width=8, seed=1), scores_of(mask, width=4, seed=2)
+    found: list[tuple[Summed, Tensor | None]] = []
+    for known in (False, True):
+        given = student.clone().requires_grad_()
+        loss = attention_score_loss(given, teacher, mask, zero_at_padding=known)
+        loss.total.backward()
+        found.append((loss, given.grad))
+    (plain, plain_gradient), (quick, quick_gradient) = found
+    assert torch.equal(plain.total, quick.total)
+    assert torch.equal(plain.count, quick.count)
+    assert plain_gradient is not None
+    assert quick_gradient is not None
+    assert torch.equal(plain_gradient, quick_gradient)
+
+
+@pytest.mark.parametrize("limit", [None, 1e-3, 1e6])
+def test_clipping_is_that_of_torch(limit: float | None, tmp_path: Path) -> None:
+    trainer = a_trainer(tmp_path, gradient_clip_norm=limit)
+    trainer.accumulate()
+    expected = [nn.Parameter(parameter.detach()) for parameter in trainer.parameters.values()]
+    for own, parameter in zip(expected, trainer.parameters.values(), strict=True):
+        own.grad = None if parameter.grad is None else parameter.grad.clone()
+    norm = nn.utils.clip_grad_norm_(expected, limit or float("inf"))
+    assert trainer.clip() == float(norm)
+    for own, parameter in zip(expected, trainer.parameters.values(), strict=True):
+        assert (own.grad is None) == (parameter.grad is None)
+        if own.grad is not None and parameter.grad is not None:
+            assert torch.equal(own.grad, parameter.grad)
+
+
+def a_trainer(folder: Path, **training: object) -> Trainer:
+    recipe = toy_recipe(folder / "in", steps=6)
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    return make_trainer(
+        config.model_copy(update={"training": config.training.model_copy(update=training)}),
+        fake_ports(folder),
+    )
