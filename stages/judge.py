@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -58,8 +59,19 @@ class Yardstick:
     train: Tokens | None
     """Labelled rows for the probe; None without a task."""
     metric: str
-    teacher_answers: np.ndarray | None
-    """Classes the fine-tuned teacher gives the validation rows; None without one."""
+    has_classes: bool
+    """Whether the teacher was fine-tuned and answers."""
+
+    @cached_property
+    def teacher_answers(self) -> np.ndarray | None:
+        """Classes the fine-tuned teacher gives the validation rows; None without one.
+
+        Asked when the first checkpoint is judged: where all are judged already, there is nothing to ask it for.
+        """
+        if not self.has_classes:
+            return None
+        answers: np.ndarray = logits_of(self.teacher, self.held_out, self.rows).argmax(-1)
+        return answers
 
     def digest(self, checkpoint_digest: str) -> str:
         """Under which a judgement of the checkpoint is kept."""
@@ -96,7 +108,6 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         )
         train, data_digest, metric = None, corpus_digest(corpus), "accuracy"
     rows = drawn_rows(len(held_out), recipe.evaluation.max_rows)
-    answers = logits_of(teacher, held_out, rows).argmax(-1) if fine_tuned is not None else None
     return Yardstick(
         evaluation=recipe.evaluation,
         latent=recipe.latent_objective(),
@@ -107,7 +118,7 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         rows=rows,
         train=train,
         metric=metric,
-        teacher_answers=answers,
+        has_classes=fine_tuned is not None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,10 +15,12 @@ from schemas.errors import CheckpointError, ConfigError, Interrupted, NonFiniteL
 from schemas.training import Training
 from stages.batches import Batches
 from stages.gradients import gradient_shares, perturbed_embeddings
+from stages.meter import Meter
 from stages.objectives import ObjectiveTerms
 from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
 from stages.runtime import Runtime, return_freed_memory, seed_step
+from stages.saving import StateWriter
 from stages.teacher_cache import TeacherCache, filled_caches, pays
 from stages.terms import Needs, Outputs, Pool, Target, run_model
 from stages.tokens import Batch, Tokens
@@ -32,33 +34,6 @@ class Fitted:
     tokens: int
     seconds: float
     metrics: dict[str, float]
-
-
-class Meter:
-    """Sums of every term since the last logged point, kept on the device until they are read."""
-
-    def __init__(self, keys: Iterable[str], device: torch.device) -> None:
-        self.keys = tuple(keys)
-        self.sums = torch.zeros(len(self.keys), dtype=torch.float64, device=device)
-        self.counts = torch.zeros(len(self.keys), dtype=torch.float64)
-        self.tokens = 0
-        self.padded = 0
-
-    def add(self, totals: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
-        """Add one microbatch's sums and counts."""
-        self.sums += torch.stack([totals[key].detach().double() for key in self.keys])
-        self.counts += torch.tensor([counts[key] for key in self.keys], dtype=torch.float64)
-
-    def means(self) -> dict[str, float]:
-        """Each term's mean so far."""
-        means = self.sums.cpu() / self.counts.clamp(min=1)
-        return dict(zip(self.keys, means.tolist(), strict=True))
-
-    def reset(self) -> None:
-        """Begin the next interval."""
-        self.sums.zero_()
-        self.counts.zero_()
-        self.tokens = self.padded = 0
 
 
 class Trainer:
@@ -285,7 +260,7 @@ class Trainer:
         self.meter.reset()
 
     def state(self) -> TrainingState:
-        """Everything needed to go on bit for bit."""
+        """Everything needed to go on bit for bit, copied: training may go on while it is written."""
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
         tensors |= {
             f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()
@@ -301,7 +276,9 @@ class Trainer:
             "meter_padded": self.meter.padded,
         }
         return TrainingState(
-            self.step, {key: value.detach().cpu() for key, value in tensors.items()}, numbers
+            self.step,
+            {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()},
+            numbers,
         )
 
     def restore(self, state: TrainingState) -> None:
@@ -367,6 +344,16 @@ def fit(
         )
     trainer.ask_teachers_once(description)
     ports.progress.start(description, trainer.num_steps, trainer.step)
+    with StateWriter(ports.states) as writer:
+        _train_to_the_end(trainer, writer, description)
+    for cache in trainer.caches:
+        cache.remove()
+    return_freed_memory()
+    return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))
+
+
+def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -> None:
+    ports = trainer.ports
     began = logged = saved = time.monotonic()
     earlier = trainer.seconds
     while trainer.step < trainer.num_steps:
@@ -377,16 +364,16 @@ def fit(
             trainer.log(now - logged)
             logged = now
         ports.progress.advance(trainer.step, trainer.metrics)
+        if trainer.step == trainer.num_steps:
+            return
+        # Asked in every step, so that a disk that refused a state is told of at once.
+        is_writing = writer.busy
         stop = ports.stop_requested()
-        unfinished = trainer.step < trainer.num_steps
-        if unfinished and (stop or now - saved >= 60 * ports.state_minutes):
-            ports.states.save(trainer.state())
-            saved = time.monotonic()
-        if stop and unfinished:
+        if stop or (now - saved >= 60 * ports.state_minutes and not is_writing):
+            writer.save(trainer.state())
+            saved = now
+        if stop:
+            writer.wait()
             raise Interrupted(
                 f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept"
             )
-    for cache in trainer.caches:
-        cache.remove()
-    return_freed_memory()
-    return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))
