@@ -21,6 +21,7 @@ from stages.optimizer import learning_rate_factor, make_optimizer, named_paramet
 from stages.ports import Ports, TrainingState
 from stages.runtime import Runtime, return_freed_memory, seed_step
 from stages.saving import StateWriter
+from stages.shortened import shorten
 from stages.teacher_cache import TeacherCache, filled_caches, pays
 from stages.terms import Needs, Outputs, Pool, Target, run_model
 from stages.tokens import Batch, Tokens
@@ -63,12 +64,22 @@ class Trainer:
         self.num_steps = self.batches.num_steps(training.duration)
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
+        self.shorten_teachers()
         self.caches: list[TeacherCache] = []
         self.meter = Meter((term.key for term in objective.terms), self.runtime.device)
         self.step = 0
         self.num_tokens = 0
         self.seconds = 0.0
         self.metrics: dict[str, float] = {}
+
+    def shorten_teachers(self) -> None:
+        """Let the teachers run no further than what is read of them."""
+        if self.objective.redrawn:  # another epoch's map may read any block
+            return
+        sample = self.tokens.batch(np.arange(min(2, len(self.tokens)))).to(self.runtime.device)
+        with self.runtime.autocast():
+            for index, teacher in enumerate(self.teachers):
+                shorten(teacher, self.objective.teacher_needs(index), sample)
 
     def train_step(self) -> None:
         """One optimizer step: all its microbatches, then clip, check, update."""

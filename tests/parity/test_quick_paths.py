@@ -5,18 +5,26 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModel
 
+from schemas.objective import LatentObjective
 from schemas.recipe import MadeTeachers
+from stages.capture import CAPTURE
 from stages.linear import HEIGHT, EvenLinear, even_linears
 from stages.losses import Summed, attention_score_loss, attention_scores
 from stages.runtime import Runtime, keep_freed_memory, return_freed_memory
+from stages.shortened import shorten
+from stages.terms import Needs, run_model
+from stages.tokens import Batch
 from stages.trainer import Trainer
 from tests.fakes import fake_ports
 from tests.toys import make_trainer, toy_recipe
+from tests.unit.test_families import CAPTURED, FAMILIES, family_config
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -121,10 +129,74 @@ def test_clipping_is_that_of_torch(limit: float | None, tmp_path: Path) -> None:
             assert torch.equal(own.grad, parameter.grad)
 
 
-def a_trainer(folder: Path, **training: object) -> Trainer:
+def a_trainer(folder: Path, latent: dict[str, Any] | None = None, **training: object) -> Trainer:
     recipe = toy_recipe(folder / "in", steps=6)
     config = recipe.stage_config(recipe.stages[0], MadeTeachers())
-    return make_trainer(
-        config.model_copy(update={"training": config.training.model_copy(update=training)}),
-        fake_ports(folder),
-    )
+    changed: dict[str, Any] = {"training": config.training.model_copy(update=training)}
+    if latent is not None:
+        changed["objective"] = LatentObjective.model_validate(latent)
+    return make_trainer(config.model_copy(update=changed), fake_ports(folder))
+
+
+def encoder(family: str) -> nn.Module:
+    torch.manual_seed(0)
+    implementation = {"attn_implementation": CAPTURE} if family in CAPTURED else {}
+    return AutoModel.from_config(family_config(family), **implementation).eval()
+
+
+def a_batch() -> Batch:
+    mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
+    return Batch(torch.randint(5, 20, (2, 9)) * mask, mask, None, None, 15)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_shortened_teacher_says_what_the_whole_one_says(family: str) -> None:
+    for needs in (
+        Needs(hidden=frozenset({0, 1})),
+        Needs(frozenset({0}), frozenset({"query", "value"})),
+    ):
+        if needs.attention and family not in CAPTURED:
+            continue
+        model, batch = encoder(family), a_batch()
+        with torch.no_grad():
+            expected = run_model(model, batch, needs)
+            taken = shorten(model, needs, a_batch())
+            found = run_model(model, batch, needs)
+        whole = family_config(family).num_hidden_layers
+        assert model.config.num_hidden_layers == whole - taken
+        assert found.hidden.keys() == expected.hidden.keys()
+        assert all(torch.equal(found.hidden[at], own) for at, own in expected.hidden.items())
+        for layer in needs.attention:
+            own, other = (each.recording.attention[layer] for each in (expected, found))
+            assert torch.equal(own.query, other.query)
+            assert torch.equal(own.value, other.value)
+        if family == "bert":
+            assert taken == whole - 1
+            assert len(model.encoder.layer) == 1
+
+
+@pytest.mark.parametrize(
+    "needs", [Needs(), Needs(logits=True, hidden=frozenset({1})), Needs(hidden=frozenset({3}))]
+)
+def test_a_teacher_that_is_read_to_its_end_stays_whole(needs: Needs) -> None:
+    model = encoder("bert")
+    assert shorten(model, needs, a_batch()) == 0
+    assert len(model.encoder.layer) == model.config.num_hidden_layers == 3
+
+
+def test_a_stage_with_a_shortened_teacher_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latent = {"layer_map": {"kind": "bottom"}}
+    found = []
+    for shortened in (True, False):
+        if not shortened:
+            monkeypatch.setattr(Trainer, "shorten_teachers", lambda self: None)
+        trainer = a_trainer(tmp_path, latent)
+        trainer.train_step()
+        found.append(trainer)
+    quick, plain = found
+    assert len(quick.teachers[0].encoder.layer) == 2
+    assert len(plain.teachers[0].encoder.layer) == 4
+    for name, parameter in plain.parameters.items():
+        assert torch.equal(parameter, quick.parameters[name]), name
