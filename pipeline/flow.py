@@ -39,9 +39,9 @@ from schemas.refs import StudentOf
 from schemas.results import CheckpointRef, RunReport, Size
 from schemas.stage import STAGE_ORDER, Stage
 from schemas.teacher import FineTune
+from stages import latency
 from stages.encoders import load_config, load_encoder, locate
 from stages.judge import chance, judged_labels
-from stages.latency import speed_up
 from stages.preflight import Facts, preflight
 from stages.student import encoder_flops
 from stages.tasks import STAGE_TASKS, TEACHER_TASKS, hard_label_baseline
@@ -237,7 +237,7 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
     if not stages or stages[-1].checkpoint is None:
         return None
     folder = locate(recipe.pretrained)
-    speed = speed_up(
+    speed = latency.speed_up(
         load_encoder(Path(stages[-1].checkpoint.path) / "model"),
         load_encoder(folder, load_config(folder)),
     )
@@ -249,6 +249,8 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
         speed_up=speed.median,
         speed_up_low=speed.low,
         speed_up_high=speed.high,
+        speed_up_sequences=latency.SEQUENCES,
+        speed_up_length=latency.LENGTH,
     )
 
 

@@ -96,7 +96,8 @@ def size_lines(size: Size) -> list[str]:
     if size.speed_up is not None:
         lines.append(
             f"speed: {size.speed_up:.2f} times the teacher's (rounds from {size.speed_up_low:.2f} to "
-            f"{size.speed_up_high:.2f}; 16 sequences of 128 tokens, fp32, this machine)"
+            f"{size.speed_up_high:.2f}; {size.speed_up_sequences} sequences of {size.speed_up_length} tokens, fp32, "
+            "this machine)"
         )
     return lines
 

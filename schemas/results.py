@@ -139,6 +139,10 @@ class Size(Frozen):
     """Smallest ratio of a round."""
     speed_up_high: float | None = None
     """Largest ratio of a round."""
+    speed_up_sequences: int = 16
+    """Sequences of a timed pass; 16 in reports of versions that did not say."""
+    speed_up_length: int = 128
+    """Their tokens."""
 
 
 class RunReport(Frozen):

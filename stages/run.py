@@ -30,6 +30,7 @@ from stages.models import (
 )
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
+from stages.runtime import Runtime
 from stages.sources import load_corpus, load_task
 from stages.student import count_parameters, dropout
 from stages.tokens import Tokens, tokenize_corpus, tokenize_task
@@ -183,7 +184,12 @@ def evaluate(
     """The stage's own losses on held-out rows, and its head's scores where it has one."""
     for teacher in teachers:
         torch.nn.Module.to(teacher, student.device)
-    losses = held_out_losses(student, teachers, objective, data.held_out, max_rows=_HELD_OUT_ROWS)
+    with Runtime(
+        config.training.precision
+    ).autocast():  # as in training, whose losses these stand beside
+        losses = held_out_losses(
+            student, teachers, objective, data.held_out, max_rows=_HELD_OUT_ROWS
+        )
     metrics = {f"eval/{name}": value for name, value in losses.items()}
     labels = data.held_out.labels
     if labels is None or not has_classes(config.objective):
