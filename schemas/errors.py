@@ -53,5 +53,9 @@ class NonFiniteLossError(DistillError):
     """A loss or a gradient became NaN or infinite; the optimizer was not stepped."""
 
 
+class OutOfMemoryError(DistillError):
+    """The smallest forward pass that the objective allows does not fit into memory."""
+
+
 class Interrupted(DistillError):
     """Somebody asked the run to stop; its state is kept and the same command goes on from it."""

@@ -51,7 +51,8 @@ class Batches:
             raise ValueError("there are no rows to make batches of")
         self._lengths = np.asarray(lengths, dtype=np.int64)
         self._batch = batch
-        self._microbatch_tokens = microbatch_tokens
+        self.microbatch_tokens = microbatch_tokens
+        """May be changed at any time: it never decides which rows a step has."""
         self._seed = seed
         # First step of each epoch so far known; grows as later steps are asked for.
         self._first_steps = [0]
@@ -71,7 +72,7 @@ class Batches:
     def step(self, index: int) -> list[Rows]:
         """The microbatches of optimizer step `index`, each an array of row numbers."""
         plan, place = self._locate(index)
-        return _cut_by_budget(self._rows(plan, place), self._lengths, self._microbatch_tokens)
+        return _cut_by_budget(self._rows(plan, place), self._lengths, self.microbatch_tokens)
 
     def tokens_in_step(self, index: int) -> int:
         """Real tokens of optimizer step `index`."""

@@ -18,6 +18,7 @@ from schemas.results import CheckpointRef, Manifest, StageResult
 from schemas.stage import StageConfig
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import held_out_losses, logits_of, score
+from stages.fit import fit
 from stages.identity import stage_digest
 from stages.masking import Masking
 from stages.models import (
@@ -34,7 +35,6 @@ from stages.runtime import Runtime
 from stages.sources import load_corpus, load_task
 from stages.student import count_parameters, dropout
 from stages.tokens import Tokens, tokenize_corpus, tokenize_task
-from stages.trainer import fit
 
 EXTRACTION = "extraction.json"
 _HELD_OUT_ROWS = 256

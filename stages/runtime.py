@@ -89,6 +89,14 @@ def _glibc() -> ctypes.CDLL | None:
     return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device or the machine had no room for a tensor."""
+    # torch's allocator for CPUs has no exception of its own.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
 def seed_step(seed: int, step: int) -> None:
     """Seed torch for one optimizer step.
 

@@ -1,40 +1,33 @@
-"""The only training loop. It does not know which stage it runs: student, teacher, data and objective are handed in."""
+"""One optimizer step after another, and the state between two of them; stages/fit.py drives it."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import CheckpointError, ConfigError, Interrupted, NonFiniteLossError
+from schemas.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteLossError,
+    OutOfMemoryError,
+)
 from schemas.training import Training
-from stages.batches import Batches
+from stages.batches import Batches, padded_tokens
 from stages.gradients import gradient_shares, perturbed_embeddings
 from stages.meter import Meter
 from stages.objectives import ObjectiveTerms
 from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
-from stages.runtime import Runtime, return_freed_memory, seed_step
-from stages.saving import StateWriter
+from stages.runtime import Runtime, is_out_of_memory, seed_step
 from stages.shortened import shorten
 from stages.teacher_cache import TeacherCache, filled_caches, pays
 from stages.terms import Needs, Outputs, Pool, Target, run_model
 from stages.tokens import Batch, Tokens
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What a finished loop has to say."""
-
-    steps: int
-    tokens: int
-    seconds: float
-    metrics: dict[str, float]
 
 
 class Trainer:
@@ -83,7 +76,7 @@ class Trainer:
 
     def train_step(self) -> None:
         """One optimizer step: all its microbatches, then clip, check, update."""
-        tokens = self.accumulate()
+        tokens = self.gradient()
         norm = self.clip()
         self.check_finite(norm)
         learning_rate = self.training.optimizer.learning_rate * learning_rate_factor(
@@ -98,6 +91,37 @@ class Trainer:
         self.metrics["train/learning_rate"] = learning_rate
         self.metrics["train/gradient_norm"] = norm
 
+    def gradient(self) -> int:
+        """Leave the step's gradient in the parameters, in smaller forward passes where memory runs out.
+
+        Raises:
+            OutOfMemoryError: they cannot be smaller.
+        """
+        while True:
+            try:
+                return self.accumulate()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Out here, so that the exception holds on to no tensor of the pass that was too large.
+            self.optimizer.zero_grad(set_to_none=True)
+            self.make_passes_smaller()
+
+    def make_passes_smaller(self) -> None:
+        """Halve the largest forward pass of this step; losses are summed, so the gradient stays what it was."""
+        cuts = self.batches.step(self.step)
+        largest = max(padded_tokens(self.tokens.lengths, [rows]) for rows in cuts)
+        if self.objective.couples_rows or max(len(rows) for rows in cuts) == 1:
+            raise OutOfMemoryError(
+                f"out of memory at step {self.step}, in a forward pass of {largest} tokens that cannot be cut: make "
+                "training.batch or the data's max_length smaller, or the student or the objective's layers fewer"
+            )
+        self.batches.microbatch_tokens = largest // 2
+        self.ports.progress.note(
+            f"out of memory at step {self.step} with {largest} tokens in one forward pass: going on with "
+            f"{largest // 2}, to the same gradient; execution.microbatch_tokens={largest // 2} spares the attempt"
+        )
+
     def accumulate(self) -> int:
         """Leave the whole step's gradient in the parameters; the real tokens that it came from."""
         self.objective.begin(
@@ -111,12 +135,18 @@ class Trainer:
         targets = self.pooled(batches) if self.objective.needs_pool else None
         if self.objective.wants_initial:
             self.note_initial(batches, targets, whole)
-        self.measure_shares(batches[0])
         seed_step(self.training.seed, self.step)
         weights = self.objective.weights()
-        for place, (batch, count) in enumerate(zip(batches, counts, strict=True)):
-            target = targets[place] if targets is not None else self.target(batch)
-            self.meter.add(self.backward(batch, target, whole, weights), count)
+        totals = [
+            self.backward(
+                batch, targets[place] if targets is not None else self.target(batch), whole, weights
+            )
+            for place, batch in enumerate(batches)
+        ]
+        self.measure_shares(batches[0])
+        # Nothing is noted before the whole step fitted into memory.
+        for batch, total, count in zip(batches, totals, counts, strict=True):
+            self.meter.add(total, count)
             self.meter.tokens += batch.num_tokens
             self.meter.padded += batch.input_ids.numel()
         return sum(batch.num_tokens for batch in batches)
@@ -131,9 +161,9 @@ class Trainer:
         if len(cuts) > 1 and self.objective.couples_rows:
             raise ConfigError(
                 f"training.batch: {self.training.batch} are cut into {len(cuts)} forward passes by "
-                f"execution.microbatch_tokens ({self.ports.microbatch_tokens}), but the objective compares the rows of "
-                "a step with each other (optimal_transport, samples, sample_relation), so that they must be one: raise "
-                "execution.microbatch_tokens or make training.batch smaller"
+                f"execution.microbatch_tokens ({self.batches.microbatch_tokens}), but the objective compares the rows "
+                "of a step with each other (optimal_transport, samples, sample_relation), so that they must be one: "
+                "raise execution.microbatch_tokens or make training.batch smaller"
             )
         return [
             self.objective.prepare(self.tokens.batch(rows), rows, step=self.step) for rows in cuts
@@ -329,62 +359,3 @@ class Trainer:
         self.meter.padded = int(state.numbers["meter_padded"])
         self.step, self.num_tokens = state.step, int(state.numbers["tokens"])
         self.seconds = float(state.numbers["seconds"])
-
-
-def fit(
-    student: nn.Module,
-    teachers: Sequence[nn.Module],
-    tokens: Tokens,
-    objective: ObjectiveTerms,
-    training: Training,
-    ports: Ports,
-    *,
-    description: str,
-) -> Fitted:
-    """Train `student` (and the objective's projections) in place, going on from the newest kept state.
-
-    Raises:
-        NonFiniteLossError: a loss or gradient is NaN or infinite; the optimizer was not stepped.
-        Interrupted: somebody asked to stop; the state is kept.
-    """
-    trainer = Trainer(student, teachers, tokens, objective, training, ports)
-    if (state := ports.states.latest()) is not None:
-        trainer.restore(state)
-        ports.progress.note(
-            f"{description}: going on from step {state.step} of {trainer.num_steps}"
-        )
-    trainer.ask_teachers_once(description)
-    ports.progress.start(description, trainer.num_steps, trainer.step)
-    with StateWriter(ports.states) as writer:
-        _train_to_the_end(trainer, writer, description)
-    for cache in trainer.caches:
-        cache.remove()
-    return_freed_memory()
-    return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))
-
-
-def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -> None:
-    ports = trainer.ports
-    began = logged = saved = time.monotonic()
-    earlier = trainer.seconds
-    while trainer.step < trainer.num_steps:
-        trainer.train_step()
-        now = time.monotonic()
-        trainer.seconds = earlier + now - began
-        if trainer.step % ports.log_every == 0 or trainer.step == trainer.num_steps:
-            trainer.log(now - logged)
-            logged = now
-        ports.progress.advance(trainer.step, trainer.metrics)
-        if trainer.step == trainer.num_steps:
-            return
-        # Asked in every step, so that a disk that refused a state is told of at once.
-        is_writing = writer.busy
-        stop = ports.stop_requested()
-        if stop or (now - saved >= 60 * ports.state_minutes and not is_writing):
-            writer.save(trainer.state())
-            saved = now
-        if stop:
-            writer.wait()
-            raise Interrupted(
-                f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept"
-            )

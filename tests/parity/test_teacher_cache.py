@@ -21,12 +21,13 @@ from schemas.stage import StageConfig
 from schemas.training import Training
 from stages import teacher_cache
 from stages.cost import cost_of
+from stages.fit import fit
 from stages.ports import Ports, TrainingState
 from stages.preflight import preflight
 from stages.student import encoder_flops
 from stages.teacher_cache import weights_digest
 from stages.terms import Outputs, Target
-from stages.trainer import Trainer, fit
+from stages.trainer import Trainer
 from tests.fakes import MemoryStates, SilentProgress, fake_ports
 from tests.toys import LATENTS, make_trainer, toy_recipe
 

@@ -15,13 +15,14 @@ from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef
 from schemas.student import StudentConfig, StudentShape, TeacherLayersStart
 from stages.encoders import load_config, load_encoder, load_tokenizer, locate
+from stages.fit import fit
 from stages.models import start_student
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.run import load_data, run_stage
 from stages.student import fresh_student
 from stages.terms import run_model
-from stages.trainer import Trainer, fit
+from stages.trainer import Trainer
 from tests.fakes import ListSink, MemoryStates, fake_ports
 from tests.toys import make_trainer, toy_recipe
 

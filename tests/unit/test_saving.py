@@ -10,9 +10,10 @@ import torch
 
 from schemas.errors import Interrupted, StoreError
 from schemas.recipe import MadeTeachers, Recipe
+from stages.fit import fit
 from stages.ports import Ports, TrainingState
 from stages.saving import StateWriter
-from stages.trainer import Trainer, fit
+from stages.trainer import Trainer
 from tests.fakes import MemoryStates, SilentProgress, fake_ports
 from tests.toys import make_trainer, toy_recipe
 
