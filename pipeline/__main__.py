@@ -243,6 +243,31 @@ def verify(
 
 
 @app.command()
+def gc(
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Only what nobody has written to for so long.")
+    ] = "7 days",
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise it is shown.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What no run and no checkpoint refers to any more: shown, and removed with --yes."""
+    from pipeline.checkpoints import open_store
+    from pipeline.garbage import find_garbage, print_garbage, remove_garbage, seconds_of
+    from pipeline.settings import read_settings
+
+    age = seconds_of(older_than)
+    opened = open_store(read_settings(store).store)
+    found = find_garbage(opened, older_than=age)
+    if yes:
+        found = remove_garbage(opened, found)
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+    else:
+        print_garbage(found, out)
+
+
+@app.command()
 def serve() -> None:
     """Local deployments of every recipe, until stopped."""
     from pipeline.deployment import serve_recipes
