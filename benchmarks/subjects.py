@@ -11,11 +11,12 @@ import multiprocessing
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
 
@@ -124,22 +125,30 @@ class Running:
 
 
 @contextmanager
-def started(subject: Subject) -> Iterator[Running]:
-    """The subject, ready to be stepped; its process ends with the block."""
+def started(subjects: Sequence[Subject]) -> Iterator[list[Running]]:
+    """The subjects, ready to be stepped; their processes end with the block."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, subject), daemon=True)
-    process.start()
-    theirs.close()
+    running: list[Running] = []
+    processes: list[BaseProcess] = []
     try:
-        ours.recv()
-        yield Running(subject, ours)
+        for subject in subjects:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, subject), daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            running.append(Running(subject, ours))
+        for each in running:  # models are made side by side
+            each.connection.recv()
+        yield running
     finally:
-        ours.close()
-        process.join(timeout=10)
-        if process.is_alive():
-            process.kill()
+        for each in running:
+            each.connection.close()
+        for process in processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.kill()
 
 
 def _serve(connection: Connection, subject: Subject) -> None:

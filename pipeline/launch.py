@@ -24,7 +24,7 @@ _DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "DO_NOT_TRACK": "1",
     # oneDNN keeps up to 1024 compiled matrix products, one per shape; with batches of every length that is gigabytes.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
 }
 _ONE_ANSWER = 10.0
 # Prefect's senders of events and logs; at the end of a short run they say that something is still to be sent.

@@ -2,8 +2,8 @@
 
 oneDNN, torch's library for bf16 on a CPU, compiles a kernel for every shape it meets. Batches of any number of rows and
 any length are nearly all of different shapes, so that a sixth of a training step went into compiling, and the kernels
-that are kept for reuse took gigabytes. Here the tokens of a batch are filled up with zeros to a multiple of 64 before a
-product and cut off after it: a batch of some thousand tokens then has one of a few heights, for at most 63 rows more.
+that are kept for reuse took gigabytes. Here the tokens of a batch are filled up with zeros to a multiple of 32 before a
+product and cut off after it: a batch of some thousand tokens then has one of a few heights, for at most 31 rows more.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HEIGHT = 64
+HEIGHT = 32
 
 
 class EvenLinear(nn.Linear):
-    """A linear layer whose product has a multiple of 64 rows; what it answers is what `nn.Linear` answers."""
+    """A linear layer whose product has a multiple of 32 rows; what it answers is what `nn.Linear` answers."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., inputs) to (..., outputs)."""
