@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: install quickstart test bench lint format clean
+.PHONY: install quickstart test bench torture lint format clean
 
 install: $(INSTALLED)
 
@@ -34,6 +34,15 @@ test: $(INSTALLED)
 # Alone on the machine, or the figures mean nothing.
 bench: $(INSTALLED)
 	$(OFFLINE) $(VENV)/bin/python -m benchmarks.throughput --json throughput.json
+
+# The long campaigns; the counts can be set: make torture KILLS=20 FLIPS=0 RECIPES=0 FILES=0
+KILLS = 200
+FLIPS = 300
+RECIPES = 2000
+FILES = 1000
+torture: $(INSTALLED)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --flips $(FLIPS) \
+		--recipes $(RECIPES) --files $(FILES)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -42,7 +42,7 @@ def _found(name: str, suffix: str, column: str, _size: int, _mtime_ns: int) -> b
                     csv.reader([header], delimiter="\t" if suffix == ".tsv" else ","), []
                 )
             return FORMATS[suffix] == "json" and _in_json(file, column)
-    except (OSError, EOFError, TypeError, ValueError, zlib.error, csv.Error):
+    except (OSError, EOFError, TypeError, ValueError, RecursionError, zlib.error, csv.Error):
         return False
 
 

@@ -206,7 +206,13 @@ def _csv_options(path: Path, suffix: str, where: str) -> dict[str, Any]:
     with _open(path) as file:
         lines = codecs.getreader("utf-8-sig")(file)
         rows = csv.reader(lines, delimiter=separator, quoting=quoting)
-        header, first = next(rows), next(rows, None)
+        try:
+            header, first = next(rows), next(rows, None)
+        except csv.Error as error:
+            raise DataError(
+                f"{where}: {path}: line {rows.line_num} cannot be read ({error}); look for a quote that is never "
+                "closed, and cut longer fields"
+            ) from None
     if len(set(header)) != len(header) or "" in header:
         raise DataError(f"{where}: {path}: line 1 must name each column once; it is {header}")
     if first is not None and len(first) != len(header):
@@ -244,6 +250,8 @@ def _problem_of(text: bytes, first_line: int) -> str | None:
         return (
             f"line {first_line + error.lineno - 1} is not valid JSON ({error.msg}); mend that line"
         )
+    except RecursionError:
+        return f"line {first_line} is nested too deeply; a row is one object of texts and numbers"
     if isinstance(value, dict | list):
         return None
     example = '{"text": "…", "label": "…"}'
