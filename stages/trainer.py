@@ -316,6 +316,9 @@ class Trainer:
             "meter_tokens": self.meter.tokens,
             "meter_padded": self.meter.padded,
         }
+        if self.batches.microbatch_tokens < self.ports.microbatch_tokens:
+            # Passes that were halved once stay so: another cut of a step's rows rounds its gradient otherwise.
+            numbers["microbatch_tokens"] = self.batches.microbatch_tokens
         return TrainingState(
             self.step,
             {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()},
@@ -359,3 +362,5 @@ class Trainer:
         self.meter.padded = int(state.numbers["meter_padded"])
         self.step, self.num_tokens = state.step, int(state.numbers["tokens"])
         self.seconds = float(state.numbers["seconds"])
+        halved = int(state.numbers.get("microbatch_tokens", self.batches.microbatch_tokens))
+        self.batches.microbatch_tokens = min(halved, self.batches.microbatch_tokens)

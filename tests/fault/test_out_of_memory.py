@@ -94,6 +94,23 @@ def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
         torch.testing.assert_close(gradients(tight)[name], gradient, rtol=1e-4, atol=1e-7)
 
 
+def test_passes_that_were_halved_stay_so_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = (a_trainer(tmp_path, ListSink()) for _ in range(2))
+    assert "microbatch_tokens" not in whole.state().numbers
+    size = sum(batch.input_ids.numel() for batch in whole.microbatches())
+    with monkeypatch.context() as patch:
+        Memory(patch, size // 2)
+        whole.train_step()
+    resumed.restore(whole.state())
+    assert resumed.batches.microbatch_tokens == whole.batches.microbatch_tokens < size
+    for trainer in (whole, resumed):
+        trainer.train_step()
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, resumed.parameters[name]), name
+
+
 @pytest.mark.parametrize("latent", [None, {"layer_map": {"kind": "optimal_transport"}}])
 def test_a_pass_that_cannot_be_cut_is_refused_by_name(
     latent: dict[str, object] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -104,7 +104,7 @@ def _compared(
 
 
 def _recipe(folder: Path) -> Path:
-    content = toy_recipe_dict(folder / "in", steps=60)
+    content = toy_recipe_dict(folder / "in", steps=400)
     content["execution"] |= {"state_minutes": 0.005, "log_every": 20}
     path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
