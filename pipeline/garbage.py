@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -175,33 +177,44 @@ def _size_and_time(path: Path) -> tuple[int, float]:
 
 def _remove(store: CheckpointStore, path: Path) -> bool:
     """Remove one thing unless its stage is being made; False if it is."""
-    match = _STAGE_FOLDER.match(path.name)
-    lock = FileLock(store.root / "locks" / f"{path.name}.lock") if match else None
-    if lock is not None:
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return False
+    if not _STAGE_FOLDER.match(path.name):
+        _take_away(path)
+        return True
+    with _held(store.root / "locks" / f"{path.name}.lock") as ours:
+        if ours:
+            _take_away(path)
+        return ours
+
+
+def _take_away(path: Path) -> None:
+    # Renamed first: a folder that is half removed must not look like a damaged checkpoint.
+    aside = path.with_name(files.temporary_name())
     try:
-        # Renamed first: a folder that is half removed must not look like a damaged checkpoint.
-        aside = path.with_name(files.temporary_name())
         with files.storage_errors(path.parent):
             os.replace(path, aside)
-        files.remove(aside)
     except FileNotFoundError:
-        pass
-    finally:
-        if lock is not None:
-            lock.release()
-    return True
+        return  # another process removed it first
+    files.remove(aside)
 
 
 def _stages_being_made(store: CheckpointStore) -> bool:
     for path in sorted((store.root / "locks").glob("*.lock")):
-        lock = FileLock(path)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            return True
-        lock.release()
+        with _held(path) as ours:
+            if not ours:
+                return True
     return False
+
+
+@contextmanager
+def _held(lock: Path) -> Iterator[bool]:
+    """Whether nobody else has the lock; it is ours inside the block."""
+    own = FileLock(lock)
+    try:
+        own.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        own.release()

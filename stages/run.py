@@ -184,9 +184,8 @@ def evaluate(
     """The stage's own losses on held-out rows, and its head's scores where it has one."""
     for teacher in teachers:
         torch.nn.Module.to(teacher, student.device)
-    with Runtime(
-        config.training.precision
-    ).autocast():  # as in training, whose losses these stand beside
+    # In the number format of training, whose losses these stand beside.
+    with Runtime(config.training.precision).autocast():
         losses = held_out_losses(
             student, teachers, objective, data.held_out, max_rows=_HELD_OUT_ROWS
         )

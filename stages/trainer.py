@@ -267,12 +267,12 @@ class Trainer:
         """Clip the gradient of student and projections together; its norm before clipping."""
         trained = list(self.parameters.values())
         gradients = [each.grad for each in trained if each.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
-        limit = self.training.gradient_clip_norm
+        total = nn.utils.get_total_norm(gradients)
+        norm, limit = float(total), self.training.gradient_clip_norm
         # Clipping to a limit that is kept multiplies every gradient by 1.
-        if limit is not None and float(norm) > limit:
-            nn.utils.clip_grads_with_norm_(trained, limit, norm)
-        return float(norm)
+        if limit is not None and norm > limit:
+            nn.utils.clip_grads_with_norm_(trained, limit, total)
+        return norm
 
     def check_finite(self, norm: float) -> None:
         """Refuse to step the optimizer on a NaN or an infinity, naming step and terms."""

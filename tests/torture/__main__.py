@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -91,23 +89,15 @@ def _inputs(folder: Path, recipes: int, files: int, seed: int) -> list[str]:
 @contextmanager
 def _prefect_server(home: Path) -> Iterator[None]:
     """A Prefect server for all runs, so that each need not start its own; ended by its id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    from tests.end_to_end.processes import free_port, running
+
+    port = free_port()
     os.environ |= {"PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "ERROR"}
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1"]
-    with subprocess.Popen(
-        [*command, "--port", str(port), "--no-services"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as server:  # fmt: skip
-        try:
-            os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
-            from pipeline.launch import check_server
-
-            check_server(patience=60)
-            yield
-        finally:
-            server.terminate()
+    with running(*command, "--port", str(port), "--no-services") as server:
+        server.wait_for("Check out the dashboard")
+        os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+        yield
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.checkpoints import verify
+from tests.end_to_end.processes import distill, running
 from tests.toys import toy_recipe_dict
 
 _LONGEST = 300.0
@@ -54,7 +54,7 @@ def kill_campaign(
     while found.kills < kills:
         store, log = folder / f"store {found.runs}", folder / f"log-{found.runs}.txt"
         seen: dict[str, tuple[int, int]] = {}
-        while _killed(_started(recipe, store, log), log, moments.uniform(0, 0.6) * length):
+        while _ended(recipe, store, log, moments.uniform(0, 0.6) * length) is None:
             found.kills += 1
             found.in_stage += bool(list(store.glob("states/*/step-*/manifest.json")))
             seen = _compared(store, seen, found)
@@ -72,10 +72,16 @@ def kill_campaign(
     return found
 
 
+def visible(store: Path) -> list[Path]:
+    """Checkpoints, without what a killed process left unfinished."""
+    folders = sorted((store / "checkpoints").iterdir()) if store.is_dir() else []
+    return [folder for folder in folders if not folder.name.startswith(".")]
+
+
 def weights(store: Path) -> dict[str, str]:
     """SHA-256 of every weight of every finished stage, each file verified."""
     found = {}
-    for folder in sorted((store / "checkpoints").glob("*-*")):
+    for folder in visible(store):
         for name, entry in verify(folder).files.items():
             if name.endswith(".safetensors"):
                 found[f"{folder.name}/{name}"] = entry.sha256
@@ -87,9 +93,7 @@ def _compared(
 ) -> dict[str, tuple[int, int]]:
     """What is visible is whole, and what was there before is still the very same file."""
     now = {}
-    for folder in sorted((store / "checkpoints").glob("*-*")):
-        if folder.name.startswith("."):
-            continue
+    for folder in visible(store):
         try:
             verify(folder)
         except Exception as error:
@@ -113,45 +117,31 @@ def _recipe(folder: Path) -> Path:
 
 def _until_the_end(recipe: Path, store: Path, log: Path) -> float:
     """Seconds that it took from its first words on."""
-    began = _started(recipe, store, log)
-    if _killed(began, log, _LONGEST):
+    taken = _ended(recipe, store, log, _LONGEST)
+    if taken is None:
         raise RuntimeError(f"a run took more than {_LONGEST:.0f} s; its output is in {log}")
-    return time.monotonic() - began.at
+    return taken
 
 
-@dataclass
-class _Run:
-    process: subprocess.Popen[bytes]
-    at: float
-    """When it began to look at models and data: before that there is nothing to lose."""
+def _ended(recipe: Path, store: Path, log: Path, seconds: float) -> float | None:
+    """Run, and kill it so long after it began to look at models and data.
 
-
-def _started(recipe: Path, store: Path, log: Path) -> _Run:
-    command = [sys.executable, "-m", "pipeline", "run", str(recipe), "--store", str(store)]
-    size = log.stat().st_size if log.exists() else 0
-    with log.open("ab") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-    end = time.monotonic() + _LONGEST
-    while b"looking at models" not in log.read_bytes()[size:]:
-        if process.poll() is not None or time.monotonic() > end:
-            process.kill()
-            raise RuntimeError(f"a run did not begin:\n{log.read_text(encoding='utf-8')[-3000:]}")
-        time.sleep(0.02)
-    return _Run(process, time.monotonic())
-
-
-def _killed(run: _Run, log: Path, seconds: float) -> bool:
-    """Kill a run so long after it began; False if it came to its end before."""
-    try:
-        code = run.process.wait(max(0.0, run.at + seconds - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        # The whole group: what the run started must not go on beside the next one.
-        os.killpg(run.process.pid, signal.SIGKILL)
-        run.process.wait()
-        return True
+    Returns:
+        Seconds from there to its end; None if it was killed before.
+    """
+    with running(*distill("run", recipe, "--store", store)) as run:
+        run.wait_for("looking at models", _LONGEST)
+        began, taken = time.monotonic(), None
+        try:
+            code = run.wait(seconds)
+            taken = time.monotonic() - began
+        except subprocess.TimeoutExpired:
+            # The whole group: what the run started must not go on beside the next one.
+            os.killpg(run.process.pid, signal.SIGKILL)
+            run.wait()
+            code = 0
+    with log.open("a", encoding="utf-8") as file:
+        file.write(run.output)
     if code:
-        said = log.read_text(encoding="utf-8")[-3000:]
-        raise RuntimeError(f"a continuation failed with exit code {code}:\n{said}")
-    return False
+        raise RuntimeError(f"a continuation failed with exit code {code}:\n{run.output[-3000:]}")
+    return taken
