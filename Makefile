@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: install quickstart test bench torture lint format clean
+.PHONY: install quickstart test bench torture lint format audit clean
 
 install: $(INSTALLED)
 
@@ -35,14 +35,17 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	$(OFFLINE) $(VENV)/bin/python -m benchmarks.throughput --json throughput.json
 
-# The long campaigns; the counts can be set: make torture KILLS=20 FLIPS=0 RECIPES=0 FILES=0
+# The long campaigns; each count can be set, and 0 leaves one out: make torture KILLS=20 RUNS=0
 KILLS = 200
-FLIPS = 300
+CUTS = 200
+FLIPS = 1000
 RECIPES = 2000
+OVERRIDES = 1000
 FILES = 1000
+RUNS = 500
 torture: $(INSTALLED)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --flips $(FLIPS) \
-		--recipes $(RECIPES) --files $(FILES)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --cuts $(CUTS) --flips $(FLIPS) \
+		--recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --runs $(RUNS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
@@ -53,6 +56,14 @@ format: $(INSTALLED)
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
+# Known vulnerabilities of the pinned versions; asks the package index's advisories. A package that could not be looked
+# up counts as a failure.
+AUDIT = .venv-audit
+audit:
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
+	$(AUDIT)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AUDIT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

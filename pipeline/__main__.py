@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from schemas.credentials import secrets_of, without_credentials, without_secrets
 from schemas.errors import ConfigError, DistillError, ServiceError
 
 app = typer.Typer(
@@ -147,7 +149,7 @@ def run(
 def _mlflow(store: str) -> tuple[str | None, str]:
     """How to open MLflow's UI on this store: a command where none runs yet, and an address."""
     from pipeline.launch import program
-    from pipeline.settings import read_settings, without_credentials
+    from pipeline.settings import read_settings
 
     uri = read_settings(store).tracking_uri
     if not uri.startswith("sqlite:"):
@@ -283,16 +285,29 @@ def schema() -> None:
     _print_json(recipe_schema())
 
 
+class _WithoutSecrets(logging.Formatter):
+    """Libraries log the addresses and the headers that they send, as they are."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        super().__init__("%(levelname)s: %(message)s")
+        self.secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with any traceback behind it."""
+        return without_secrets(super().format(record), self.secrets)
+
+
 def main() -> None:
     """Run the command line; a mistake or a failure is one message, never a traceback."""
-    logging.basicConfig(
-        level=os.environ.get("DISTILL_LOG_LEVEL", "WARNING"), format="%(levelname)s: %(message)s"
-    )
+    secrets = secrets_of(os.environ)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_WithoutSecrets(secrets))
+    logging.basicConfig(level=os.environ.get("DISTILL_LOG_LEVEL", "WARNING"), handlers=[handler])
     try:
         app()
     except DistillError as error:
         for line in error.problems if isinstance(error, ConfigError) else (str(error),):
-            err.print(f"[red]error:[/] {_escaped(line)}", soft_wrap=True)
+            err.print(f"[red]error:[/] {_escaped(without_secrets(line, secrets))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("stopped")

@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from pipeline import files
 from pipeline.states import FolderStates
 from schemas.errors import CheckpointError, ConfigError, StoreError
+from schemas.paths import local_path
 from schemas.results import CheckpointRef, Judgement, Manifest, RunReport
 from schemas.stage import StageName
 
@@ -118,14 +119,24 @@ class CheckpointStore:
         assert re.fullmatch(r"[0-9a-f]+", digest), digest
         return self.root / "evaluations" / f"{digest}.json"
 
-    def write_report(self, report: RunReport) -> Path:
-        """Keep a run's report under its name, replacing an older one.
+    def write_report(self, report: RunReport) -> RunReport:
+        """Keep a run's report; the report as it is kept.
+
+        Names go by the second, so another run may have the same one: then `-2`, `-3` and so on is added to it.
 
         Raises StoreError when it cannot.
         """
-        path = self._report(report.run)
-        files.write_json(path, report)
-        return path
+        path, taken = self._report(report.run), 1
+        lock = self.root / "locks" / "reports.lock"
+        with files.storage_errors(lock.parent):
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(lock):
+                while path.exists():
+                    taken += 1
+                    path = self._report(f"{report.run}-{taken}")
+                report = report.model_copy(update={"run": path.stem})
+                files.write_json(path, report)
+        return report
 
     def read_report(self, name: str | None = None) -> RunReport:
         """The report of that name, or the newest.
@@ -306,7 +317,7 @@ def open_checkpoint(folder: str | Path) -> tuple[CheckpointRef, Manifest]:
     Raises:
         CheckpointError: it is no checkpoint, or it is damaged.
     """
-    path = Path(folder).expanduser().resolve()
+    path = local_path(folder, "CHECKPOINT").resolve()
     if (
         path.name == "model"
         and not (path / MANIFEST).exists()
@@ -320,19 +331,23 @@ def open_checkpoint(folder: str | Path) -> tuple[CheckpointRef, Manifest]:
 def open_store(path: str | Path) -> CheckpointStore:
     """The store in that folder, which is made if need be; leftovers of dead processes are swept.
 
+    From then on this process writes nothing that everybody may write to.
+
     Raises:
         ConfigError: something that is no folder is in the way.
         StoreError: the folder cannot be written, or less than 200 MB are free there.
     """
-    root = Path(path).expanduser().absolute()
+    root = local_path(path, "--store").absolute()
     blocker = next((part for part in (root, *root.parents) if part.exists()), root)
     if not blocker.is_dir():
         raise ConfigError(
             f"--store {path}: {blocker} is a file, not a folder; give another folder or move it"
         )
+    # Libraries write here too, each in its own way; nobody else may write to what any of them leaves.
+    os.umask(os.umask(0o022) | 0o002)
     with files.storage_errors(root):
         for name in _FOLDERS:
-            (root / name).mkdir(parents=True, exist_ok=True)
+            files.make_folder(root / name)
         with tempfile.TemporaryFile(dir=root / "checkpoints") as probe:
             probe.write(b"distill")
         free = shutil.disk_usage(root).free

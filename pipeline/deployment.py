@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.launch import check_server, prepare_environment
+from pipeline.launch import check_server, prefect_errors, prepare_environment
 from pipeline.library import read_recipe, shipped_names
 from schemas.errors import ServiceError
 
@@ -16,7 +16,7 @@ def serve_recipes(console: Console) -> None:
     """Serve a deployment per recipe from this process until it is stopped; one run at a time.
 
     Raises:
-        ServiceError: no Prefect server is named, or it does not answer.
+        ServiceError: no Prefect server is named, it does not answer, or it wants other credentials.
     """
     prepare_environment()
     if not os.environ.get("PREFECT_API_URL"):
@@ -40,4 +40,5 @@ def serve_recipes(console: Console) -> None:
     ]
     for name in shipped_names():
         console.print(f"prefect deployment run distill-flow/{name}")
-    serve(*deployments, limit=1, print_starting_message=False)
+    with prefect_errors("distill serve"):
+        serve(*deployments, limit=1, print_starting_message=False)

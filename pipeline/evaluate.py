@@ -15,6 +15,7 @@ from schemas.base import Frozen
 from schemas.data import DocstringTask, FileTask, HubTask, TaskData, describe_task
 from schemas.errors import ConfigError
 from schemas.teacher import members_of
+from schemas.yaml_text import printable
 from stages.encoders import load_classifier, load_config, load_tokenizer, locate
 from stages.evaluation import logits_of, majority_share, score
 from stages.models import check_labels
@@ -58,9 +59,8 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
     try:
         data: DocstringTask | FileTask | HubTask = TypeAdapter(TaskData).validate_python(task)
     except ValidationError as error:
-        raise ConfigError(
-            f"--task {error.errors()[0]['msg'].removeprefix('Value error, ')}"
-        ) from None
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"--task {printable(reason, limit=400)}") from None
     reference, manifest = open_checkpoint(folder)
     if not manifest.labels:
         raise ConfigError(

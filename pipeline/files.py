@@ -1,93 +1,54 @@
-"""Files that are there whole or not at all: written beside, synced to disk, renamed.
+"""What the store needs beside `stages/whole.py`: errors of the file system in our words, and JSON.
 
-Every write of the store goes through this module, so that a process killed at any instant, or a
-full disk, leaves what was there before. It knows nothing of stages or checkpoints, and never
-reads anything that could execute.
+Every write of the store goes through these two modules, so that a process killed at any instant, or
+a full disk, leaves what was there before. They know nothing of stages or checkpoints, and never
+read anything that could execute.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import logging
 import os
 import re
-import shutil
-import socket
-import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from pydantic import BaseModel
 
-from schemas.errors import StoreError
-from schemas.results import FileEntry
+from schemas.errors import DistillError, StoreError
+from stages.whole import (
+    differences,
+    disk_error,
+    files_in,
+    make_folder,
+    measure,
+    remove,
+    sha256_of,
+    sweep,
+    sync,
+    sync_tree,
+    temporary_name,
+    unfinished,
+)
 
-log = logging.getLogger(__name__)
-
-_BLOCK = 1 << 20
-_TEMPORARY = re.compile(r"^\.tmp-(\d+)-[0-9a-f]{8}-(.+)$")
-_OLD_SECONDS = 60.0
-_FOREIGN_OLD_SECONDS = 7 * 86400.0
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, 64 lower-case hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def files_in(folder: Path) -> list[str]:
-    """Paths of all files below `folder`, relative to it, with forward slashes, sorted."""
-    return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if not path.is_dir() or path.is_symlink()
-    )
-
-
-def measure(folder: Path) -> dict[str, FileEntry]:
-    """Size and SHA-256 of every file below `folder`, by relative path."""
-    return {
-        name: FileEntry(size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
-        for name in files_in(folder)
-    }
-
-
-def differences(folder: Path, files: dict[str, FileEntry], *, content: bool) -> list[str]:
-    """What is missing or damaged below `folder`, one line a file; empty when all is as listed.
-
-    Args:
-        folder: where the files are.
-        files: what they should be.
-        content: compare SHA-256 too; otherwise only sizes, which costs no reading.
-    """
-    found = []
-    for name, entry in files.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            found.append(f"{name} is listed in its manifest but points outside the folder")
-            continue
-        path = folder / name
-        if not path.is_file():
-            found.append(f"{name} is missing")
-        elif (size := path.stat().st_size) != entry.size:
-            given, right = _sizes(size, entry.size)
-            found.append(f"{name} has {given}, its manifest says {right}")
-        elif content and sha256_of(path) != entry.sha256:
-            found.append(f"{name} has other content than its manifest says (SHA-256 differs)")
-    return found
-
-
-def _sizes(given: int, right: int) -> tuple[str, str]:
-    in_mb = tuple(f"{size / 1e6:.0f} MB" for size in (given, right))
-    if in_mb[0] != in_mb[1]:
-        return in_mb[0], in_mb[1]
-    return f"{given:,} bytes", f"{right:,} bytes"
+__all__ = [
+    "differences",
+    "disk_errors",
+    "files_in",
+    "make_folder",
+    "measure",
+    "remove",
+    "sha256_of",
+    "storage_errors",
+    "sweep",
+    "sync",
+    "sync_tree",
+    "temporary_name",
+    "unfinished",
+    "write_file",
+    "write_json",
+]
 
 
 @contextmanager
@@ -108,6 +69,21 @@ def storage_errors(place: Path) -> Iterator[None]:
         raise _store_error(place, code, os.strerror(code)) from error
 
 
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """As `storage_errors`, for a block that does more than write: turns only what a full or failing disk refused."""
+    try:
+        yield
+    except DistillError:
+        raise
+    except Exception as error:  # libraries wrap what the system told them
+        refused = disk_error(error)
+        if refused is None:
+            raise
+        where = Path(str(refused.filename)).parent if refused.filename else place
+        raise _store_error(where, refused.errno, refused.strerror or str(refused)) from error
+
+
 def _store_error(place: Path, code: int | None, reason: str) -> StoreError:
     elsewhere = "give another folder with --store"
     remedies: dict[int | None, str] = {
@@ -125,102 +101,6 @@ def _store_error(place: Path, code: int | None, reason: str) -> StoreError:
     )
 
 
-def _here() -> str:
-    # Containers may share a host name but not a process table; the pid namespace tells them apart.
-    try:
-        namespace = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
-    except OSError:
-        namespace = "0"
-    return f"{socket.gethostname()}.{namespace}"
-
-
-def temporary_name() -> str:
-    """A name for something unfinished that says which process, on which host, is making it."""
-    return f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{_here()}"
-
-
-def _process_lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-def sweep(folder: Path) -> list[Path]:
-    """Removes what dead processes left unfinished in `folder`; returns what was removed.
-
-    A leftover of this host goes when its process is dead and it is older than a minute; one of
-    another host or container, whose processes cannot be seen from here, after a week.
-    """
-    removed = []
-    for path in folder.glob(".tmp-*"):
-        match = _TEMPORARY.match(path.name)
-        try:
-            age = time.time() - path.lstat().st_mtime
-        except OSError:
-            continue  # another process swept it first
-        if match is None:
-            continue
-        ours = match[2] == _here()
-        if (ours and not _process_lives(int(match[1])) and age > _OLD_SECONDS) or (
-            not ours and age > _FOREIGN_OLD_SECONDS
-        ):
-            remove(path)
-            removed.append(path)
-            log.info("removed %s, left unfinished by a process that is gone", path)
-    return removed
-
-
-def remove(path: Path) -> None:
-    """Removes a file or folder if it can.
-
-    A failure is only logged, since it costs space and nothing else.
-    """
-    try:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        log.warning("could not remove %s (%s); it may be deleted by hand", path, error.strerror)
-
-
-def sync(path: Path) -> None:
-    """Brings a file or folder to the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        # Some network file systems know no fsync of a folder; there the rename itself is
-        # durable or nothing is.
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
-
-
-def sync_tree(folder: Path) -> None:
-    """Brings every file and folder below `folder`, and `folder` itself, to the disk."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        sync(path)
-    sync(folder)
-
-
-@contextmanager
-def unfinished(parent: Path) -> Iterator[Path]:
-    """A fresh folder in `parent` to fill and rename; whatever goes wrong inside, it is removed."""
-    folder = parent / temporary_name()
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        if folder.exists():
-            remove(folder)
-
-
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """Makes `path` by `write`, replacing an older one in one step.
 
@@ -228,7 +108,7 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
         StoreError: the file system refused; an older `path` is as it was.
     """
     with storage_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         beside = path.parent / temporary_name()
         try:
             write(beside)

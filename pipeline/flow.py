@@ -20,11 +20,13 @@ from prefect.cache_policies import NO_CACHE
 from rich.console import Console
 
 from pipeline.assistants import with_assistant
+from pipeline.changes import what_is_different
 from pipeline.checkpoints import CheckpointStore, open_checkpoint, open_store
 from pipeline.curves import stage_comparison
+from pipeline.files import disk_errors
 from pipeline.library import read_recipe
 from pipeline.options import RunOptions, chosen_stages
-from pipeline.outline import check_earlier_stages, needs_made_teachers
+from pipeline.outline import check_earlier_stages, needs_made_teachers, outline
 from pipeline.progress import make_progress
 from pipeline.report import as_markdown, as_records, student_row, summary, teacher_row
 from pipeline.runner import Runner
@@ -94,11 +96,16 @@ def execute(recipe: Recipe, options: RunOptions) -> RunReport:
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         progress.note(f"{recipe.name}: looking at models and data")
-        facts = preflight(recipe, store.cache)
+        with disk_errors(store.cache):
+            facts = preflight(recipe, store.cache)
         parent = resumed(options, store, settings)
         if parent is not None:
             stages = stages_after(parent, stages, options)
+        for stage in outline(recipe, stages, store, parent.digest if parent else None):
+            if (reason := what_is_different(stage, store)) is not None:
+                progress.note(f"{stage.config.name}: to run, {reason}")
         with (
+            disk_errors(store.root),
             tracked(settings, store, recipe, name) as (tracking, parent_run),
             stop_signals() as stop,
         ):
@@ -107,7 +114,7 @@ def execute(recipe: Recipe, options: RunOptions) -> RunReport:
             if not options.until_stage:
                 run_baselines(recipe, runner)
             report = make_report(recipe, name, runner, facts, settings, time.monotonic() - began)
-            store.write_report(report)
+            report = store.write_report(report)
             publish(report, parent_run)
     finally:
         progress.close()

@@ -154,10 +154,11 @@ def _aside(store: CheckpointStore) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """The folders in a folder; of the cache's tokenised data each by itself."""
+    """The folders in a folder; of the cache's rows and tokens each by itself."""
     found: list[Path] = []
     for path in sorted(path for path in folder.glob("*") if path.is_dir()):
-        found += _entries(path) if path.name == "tokens" else [path]
+        nested = path.name in ("files", "tokens") and not path.is_symlink()
+        found += _entries(path) if nested else [path]
     return found
 
 

@@ -8,12 +8,15 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.library import read_recipe
 from pipeline.options import RunOptions, chosen_stages
-from schemas.errors import Interrupted, ServiceError
+from schemas.credentials import refuse_credentials, without_credentials
+from schemas.errors import ConfigError, Interrupted, ServiceError
+from schemas.explain import shown_value
 from schemas.results import RunReport
 
 _DEFAULTS = {
@@ -51,8 +54,6 @@ def check_server(*, patience: float = 3.0) -> None:
         return  # Prefect starts one of its own for the run
     import httpx
 
-    from pipeline.settings import without_credentials
-
     end = time.monotonic() + patience
     while True:
         try:
@@ -69,6 +70,38 @@ def check_server(*, patience: float = 3.0) -> None:
             ) from None
 
 
+@contextmanager
+def prefect_errors(again: str) -> Iterator[None]:
+    """Turns what Prefect raises over its server into a ServiceError; `again` is the command that goes on."""
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    address = without_credentials(os.environ.get("PREFECT_API_URL", ""))
+    given = f"PREFECT_API_URL={address}" if address else "the run's own server"
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise ServiceError(
+            f"{given}: the server there wants other credentials ({error.response.status_code}); set "
+            "PREFECT_API_AUTH_STRING to its user:password (for Prefect Cloud PREFECT_API_KEY)"
+        ) from None
+    except httpx.TransportError as error:
+        raise ServiceError(
+            f"{given}: Prefect's server went away ({type(error).__name__}); finished stages are kept, an unfinished "
+            f"one has its last state: start the server again, or unset PREFECT_API_URL, and go on with: {again}"
+        ) from None
+    except RuntimeError as error:
+        if "ephemeral Prefect" not in str(error):
+            raise
+        raise ServiceError(
+            "Prefect's server for this run did not start in time; run again when the machine is less busy, raise "
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a server with: prefect server start, then: "
+            "export PREFECT_API_URL=http://127.0.0.1:4200/api"
+        ) from None
+
+
 def run_recipe(
     recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]
 ) -> RunReport:
@@ -81,31 +114,39 @@ def run_recipe(
 
     Raises:
         ConfigError: the recipe or an option is wrong; said before anything heavy is imported.
-        ServiceError: Prefect's server does not answer or does not start.
+        ServiceError: Prefect's server does not start, or does not answer, be it in the middle of the run.
     """
+    _check_given(recipe, overrides, options)
     chosen_stages(read_recipe(recipe, overrides), options["from_stage"], options["until_stage"])
     # The terminal shows our bars, our table and our one message on failure; Prefect's own lines are in its UI.
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
+        os.environ.setdefault(name, "CRITICAL")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     prepare_environment()
     check_server()
     from pipeline.flow import distill_flow
 
+    again = _command(recipe, overrides, options)
     try:
-        return distill_flow(
-            recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options)
-        )
+        with prefect_errors(again):
+            return distill_flow(
+                recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options)
+            )
     except Interrupted as error:
-        raise Interrupted(f"{error}; go on with: {_command(recipe, overrides, options)}") from None
-    except RuntimeError as error:
-        if "ephemeral Prefect" not in str(error):
-            raise
-        raise ServiceError(
-            "Prefect's server for this run did not start in time; run again when the machine is less busy, raise "
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a server with: prefect server start, then: "
-            "export PREFECT_API_URL=http://127.0.0.1:4200/api"
-        ) from None
+        raise Interrupted(f"{error}; go on with: {again}") from None
+
+
+def _check_given(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> None:
+    """Refuse what must not, or cannot, become a flow run's parameters: Prefect keeps them in its database."""
+    refuse_credentials({f"--{name.replace('_', '-')}": value for name, value in options.items()})
+    for value in (recipe, *overrides, *options.values()):
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            raise ConfigError(
+                f"{shown_value(value)}: Prefect takes UTF-8 only; rename the file or folder"
+            ) from None
 
 
 def program(name: str) -> str:

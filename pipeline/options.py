@@ -11,6 +11,7 @@ from schemas.errors import ConfigError
 from schemas.explain import suggestion
 from schemas.recipe import Recipe
 from schemas.stage import Stage
+from schemas.yaml_text import printable
 
 StageChoice = Literal["general", "general_enhanced", "task_adaptive", "task_specific"]
 
@@ -36,7 +37,7 @@ def chosen_stages(recipe: Recipe, from_stage: str | None, until_stage: str | Non
     """
     names: list[str] = [stage.name for stage in recipe.stages]
     wrong = [
-        f"{option} {chosen}: recipe {recipe.name} has no such stage{suggestion(chosen, names)}; "
+        f"{option} {printable(chosen)}: recipe {recipe.name} has no such stage{suggestion(chosen, names)}; "
         f"it has {', '.join(names)}"
         for option, chosen in (("--from", from_stage), ("--until", until_stage))
         if chosen and chosen not in names

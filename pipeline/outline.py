@@ -33,7 +33,7 @@ def needs_made_teachers(stages: Sequence[Stage]) -> bool:
 
 
 def outline(
-    recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore
+    recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore, parent: str | None = None
 ) -> tuple[OutlinedStage, ...]:
     """The fine-tunings of teachers that the stages need, then the stages, each on the one before.
 
@@ -41,6 +41,7 @@ def outline(
         recipe: the recipe.
         stages: its stages that are to run, from the first on.
         store: where the teachers' checkpoints would be; nothing is looked up in it.
+        parent: digest of the checkpoint that the first of them goes on from; None for a fresh start.
     """
     outlined = []
     made = []
@@ -49,7 +50,6 @@ def outline(
         outlined.append(OutlinedStage(config, None, digest))
         made.append((config, str(store.folder(config.name, digest) / "model"), digest))
     teachers = recipe.fine_tuned_teachers(made)
-    parent: str | None = None
     for stage in stages:
         config = recipe.stage_config(stage, teachers)
         digest = stage_digest(config, parent)

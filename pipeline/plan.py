@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.assistants import assistant_of
+from pipeline.changes import what_is_different
 from pipeline.checkpoints import CheckpointStore, open_store
 from pipeline.outline import OutlinedStage, outline, with_student_there
 from pipeline.report import amount, duration, size_lines
@@ -32,6 +33,8 @@ class PlannedStage(Frozen):
     """Stage."""
     status: Literal["run", "reuse"]
     """Whether it is there already."""
+    reason: str | None = None
+    """How it differs from the nearest checkpoint of that stage; null where it is there, or none is."""
     digest: str
     """The stage's digest."""
     teacher: str
@@ -110,9 +113,11 @@ def _planned(
 ) -> PlannedStage:
     config = stage.config
     cost = cost_of(config, facts, store.cache, rate, room=room)
+    is_there = store.find(config.name, stage.digest) is not None
     return PlannedStage(
         name=config.name,
-        status="reuse" if store.find(config.name, stage.digest) else "run",
+        status="reuse" if is_there else "run",
+        reason=None if is_there else what_is_different(stage, store),
         digest=stage.digest,
         teacher=config.teacher.kind if config.teacher else "–",
         data=describe_data(config.data),
@@ -163,6 +168,9 @@ def print_plan(plan: Plan, console: Console) -> None:
             style="dim" if there else None,
         )
     console.print(table)
+    for stage in plan.stages:
+        if stage.reason:
+            console.print(f"{stage.name}: to run, {stage.reason}", soft_wrap=True, markup=False)
     for line in size_lines(plan.size):
         console.print(line, soft_wrap=True)
     for stage in plan.stages:

@@ -7,19 +7,13 @@ the recipe, not here.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from schemas.base import Frozen
-
-_USER_INFO = re.compile(r"(://)[^\s/?#'\"]*@")
-# A password may hold an unescaped slash; digits up to a slash are a port and no password.
-_SLASHED = re.compile(r"(://)[^\s:/?#]+:(?!\d+(?:[/?#]|$))[^\s'\"]*@")
-_QUERY = re.compile(
-    r"([?&](?:[\w\-]*(?:token|password|passwd|secret|signature|credential)|\w*_?key|sig)=)[^&\s'\"]+",
-    re.IGNORECASE,
-)
+from schemas.credentials import refuse_credentials
+from schemas.credentials import without_credentials as without_credentials
+from schemas.paths import local_path
 
 
 class Settings(Frozen):
@@ -52,7 +46,9 @@ def read_settings(
         for name, value in (os.environ if environ is None else environ).items()
         if value.strip()
     }
-    root = Path(store or given.get("DISTILL_STORE", "distill-store")).expanduser().absolute()
+    place = store or given.get("DISTILL_STORE", "distill-store")
+    refuse_credentials({"--store": str(place)})  # it stands in every message and report
+    root = local_path(place, "--store").absolute()
     uri = given.get("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
     return Settings(
         store=root,
@@ -61,10 +57,3 @@ def read_settings(
         experiment=given.get("DISTILL_EXPERIMENT", "distill-flow"),
         prefect_api_url=given.get("PREFECT_API_URL"),
     )
-
-
-def without_credentials(text: str) -> str:
-    """The text with user names, passwords and tokens taken out of every address in it."""
-    text = _SLASHED.sub(r"\1", text)
-    text = _USER_INFO.sub(r"\1", text)
-    return _QUERY.sub(r"\1***", text)

@@ -31,7 +31,7 @@ from pipeline.tracking_client import (
 )
 from pipeline.tracking_points import LOCAL, Point, PointFile
 from pipeline.tracking_run import TrackedRun
-from pipeline.tracking_server import PARENT_TAG, Server
+from pipeline.tracking_server import KEPT_AS_TAG, PARENT_TAG, Server
 from pipeline.tracking_sync import deliver_all
 from pipeline.tracking_worker import Worker
 
@@ -45,7 +45,7 @@ _PROBE_SECONDS = 5.0
 
 
 class Tracking:
-    """The runs of one flow run; made by `Tracking.open`. No method raises."""
+    """The runs of one flow run; made by `Tracking.open`. Whatever a server does, no method raises."""
 
     def __init__(
         self, uri: str, experiment: str, points: Path, *, artifacts: Path | None, patience: float
@@ -134,7 +134,8 @@ class Tracking:
         self, name: str, params: Mapping[str, object], tags: Mapping[str, object]
     ) -> TrackedRun:
         """A new run for the whole flow run."""
-        return self._open_run(self._create(name, params, tags), name, params, tags)
+        key = _local_key()
+        return self._open_run(self._create(name, params, tags, key) or key, name, params, tags)
 
     def child_run(
         self,
@@ -157,11 +158,12 @@ class Tracking:
         if resume_run_id is not None and resume_run_id.startswith(LOCAL):
             return self._adopt(resume_run_id, under)
         run_id = self._reopen(resume_run_id, under) if resume_run_id else None
+        key = _local_key()
         if run_id is None:
-            run_id = self._create(name, params, under)
+            run_id = self._create(name, params, under, key)
         # While the server is down, an interrupted run's points still belong into its own file.
         local = resume_run_id if run_id is None and self._has_file(resume_run_id) else None
-        return self._open_run(run_id or local, name, params, under)
+        return self._open_run(run_id or local or key, name, params, under)
 
     def reused_run(
         self,
@@ -225,14 +227,15 @@ class Tracking:
             run.let_go()
 
     def _create(
-        self, name: str, params: Mapping[str, object], tags: Mapping[str, object]
+        self, name: str, params: Mapping[str, object], tags: Mapping[str, object], key: str
     ) -> str | None:
         experiment = self._find_experiment()
         if experiment is None:
             return None
 
         def job(server: Server) -> str:
-            under = server.with_parent(clean(tags, MOST_TAG))
+            # An answer that comes too late for us must not leave a second run: by its key it is found again.
+            under = {**server.with_parent(clean(tags, MOST_TAG)), KEPT_AS_TAG: key}
             run_id = create_run(server.client, experiment, name, under)
             send_params(server.client, run_id, params)
             return run_id
@@ -258,7 +261,7 @@ class Tracking:
 
     def _open_run(
         self,
-        key: str | None,
+        key: str,
         name: str,
         params: Mapping[str, object],
         tags: Mapping[str, object],
@@ -269,7 +272,7 @@ class Tracking:
             "params": flat(params),
             "tags": clean(tags, MOST_TAG),
         }
-        return self._track(key or f"{LOCAL}{uuid.uuid4().hex}", header)
+        return self._track(key, header)
 
     def _track(self, key: str, header: Mapping[str, Any]) -> TrackedRun:
         run = TrackedRun(self, PointFile(self._points / f"{key}.jsonl", header))
@@ -278,3 +281,8 @@ class Tracking:
 
     def _has_file(self, run_id: str | None) -> bool:
         return run_id is not None and (self._points / f"{run_id}.jsonl").is_file()
+
+
+def _local_key() -> str:
+    """Names a run here for as long as no server has named it."""
+    return f"{LOCAL}{uuid.uuid4().hex}"

@@ -10,6 +10,7 @@ import getpass
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -152,7 +153,15 @@ def create_run(
     run = client.create_run(
         experiment, start_time=began, tags=clean({**source, **tags}, MOST_TAG), run_name=name
     )
+    # It names a file of the store, whoever the server is.
+    if not is_run_id(str(run.info.run_id)):
+        raise Rejected(f"the run's id is not one: {str(run.info.run_id)[:80]!r}")
     return str(run.info.run_id)
+
+
+def is_run_id(text: str) -> bool:
+    """Whether MLflow gives runs such ids."""
+    return re.fullmatch(r"[A-Za-z0-9][\w\-]{0,255}", text, re.ASCII) is not None
 
 
 def send_params(client: Any, run_id: str, params: Mapping[str, object]) -> None:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pipeline.settings import without_credentials
 from pipeline.tracking import CHECKPOINT_TAG
-from pipeline.tracking_client import http_status, load_mlflow
+from pipeline.tracking_client import http_status, is_run_id, load_mlflow
 from schemas.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -40,9 +40,11 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     model: Any = AutoModelForSequenceClassification.from_pretrained(
-        model_folder, local_files_only=True
+        model_folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        model_folder, local_files_only=True, trust_remote_code=False
+    )
     model.name_or_path = model.config._name_or_path = _NO_HUB_ID
     with _quiet():
         import mlflow.transformers as flavor
@@ -89,7 +91,11 @@ def resolve_run(run_id: str, *, uri: str, into: Path) -> Path:
     Raises:
         CheckpointError: no such run, no checkpoint in it, or a server that cannot be reached.
     """
-    place = f"mlflow:{run_id}"
+    place = f"mlflow:{run_id[:80]}"
+    if not is_run_id(run_id):
+        raise CheckpointError(
+            f"{place!r} is no id of a run; copy it from the stage's page in MLflow"
+        )
     mlflow = load_mlflow()
     client = _try(place, uri, lambda: mlflow.MlflowClient(tracking_uri=uri))
     run = _try(place, uri, lambda: client.get_run(run_id))

@@ -18,8 +18,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.files import remove, sweep, sync, sync_tree, unfinished
+from pipeline.files import storage_errors
 from schemas.base import Frozen
+from stages.whole import files_in, remove, sweep, sync, sync_tree, unfinished
 
 log = logging.getLogger(__name__)
 
@@ -58,30 +59,23 @@ class Parcel:
 
 
 class Outbox:
-    """The kept requests of one run; no method raises."""
+    """The kept requests of one run."""
 
     def __init__(self, points: Path) -> None:
         self.folder = points.with_suffix(".unsent")
-        self._broken = False
 
-    def keep(self, request: Request, files: Path | None = None) -> bool:
-        """Keep a request and a copy of its files; False when the file system refuses."""
-        try:
+    def keep(self, request: Request, files: Path | None = None) -> None:
+        """Keep a request and a copy of its files; raises StoreError when the file system refuses."""
+        with storage_errors(self.folder):
             sweep(self.folder)
             with unfinished(self.folder) as folder:
                 if files is not None:
-                    shutil.copytree(files, folder / _FILES)
+                    _copy(files, folder / _FILES)
                 (folder / _REQUEST).write_text(request.model_dump_json(), encoding="utf-8")
                 sync_tree(folder)
                 number = max((int(path.name) for path in self._folders()), default=0) + 1
                 os.replace(folder, self.folder / f"{number:06d}")
                 sync(self.folder)
-        except OSError as error:
-            if not self._broken:
-                self._broken = True
-                log.warning("%s cannot be kept in %s (%s)", request.kind, self.folder, error)
-            return False
-        return True
 
     def is_empty(self) -> bool:
         """Whether nothing is kept."""
@@ -102,3 +96,10 @@ class Outbox:
     def _folders(self) -> list[Path]:
         found = (path for path in self.folder.glob("*") if path.name.isdecimal())
         return sorted(found, key=lambda path: int(path.name))
+
+
+def _copy(files: Path, into: Path) -> None:
+    # Not copytree, whose error hides what the system said.
+    for name in files_in(files):
+        (into / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(files / name, into / name)

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import make_folder, storage_errors
+
 log = logging.getLogger(__name__)
 
 LOCAL = "local-"
@@ -38,7 +40,7 @@ class Point:
 
 
 class PointFile:
-    """One run's points; appending never raises.
+    """One run's points, in the store like everything else that a run cannot have twice.
 
     A metric's value at a step that an earlier process had logged, or that is passed, is dropped; so
     is the same value once more. Another value at the newest step, as a final evaluation may bring,
@@ -56,14 +58,12 @@ class PointFile:
         for point in read_points(path):
             self._note(point)
         self._resumed_from = {name: step for name, (step, _) in self._newest.items()}
-        try:
+        with storage_errors(path.parent):
             self._open(header or {})
-        except OSError as error:
-            self._give_up(error)
         self._sent = min(int(read_sent(path).get("offset", 0)), self._size)
 
     def _open(self, header: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         if not self.path.exists():
             now = time.time_ns() // 1_000_000
             self._write({"run": self.key, "time": now, "header": dict(header)})
@@ -76,24 +76,25 @@ class PointFile:
             self._size = file.seek(0, 2)
 
     def append(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Note the metrics that are new at this step; False when none is."""
+        """Note the metrics that are new at this step; False when none is.
+
+        Raises:
+            StoreError: the file system refused. A run that goes on from its last state logs them again.
+        """
         with self._lock:
             fresh = {
                 name: float(value)
                 for name, value in metrics.items()
                 if self._is_new(name, step, float(value))
             }
-            if not fresh or self._broken:
+            if not fresh:
                 return False
             again = any(self._newest.get(name, (-1,))[0] == step for name in fresh)
             point = Point(step, max(self._time + again, time.time_ns() // 1_000_000), fresh)
-            self._note(point)
             line = {"run": self.key, "step": point.step, "time": point.time, "metrics": fresh}
-            try:
+            with storage_errors(self.path.parent):
                 self._write(line)
-            except OSError as error:
-                self._give_up(error)
-                return False
+            self._note(point)
             return True
 
     def _is_new(self, name: str, step: int, value: float) -> bool:
@@ -103,7 +104,7 @@ class PointFile:
         return step > newest or value != last
 
     def end(self, status: str) -> None:
-        """Note how the run ended."""
+        """Note how the run ended; one that cannot be noted looks like a killed one's."""
         with self._lock:
             try:
                 self._write({"run": self.key, "ended": status, "time": time.time_ns() // 1_000_000})
@@ -127,7 +128,7 @@ class PointFile:
         if not self._broken:
             self._broken = True
             log.warning(
-                "metrics cannot be written to %s (%s); training goes on without",
+                "what MLflow has of %s cannot be noted (%s)",
                 self.path,
                 error.strerror,
             )

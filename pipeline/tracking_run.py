@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 
 class TrackedRun:
-    """One MLflow run and its local file; a `stages.ports.MetricSink`. No method raises.
+    """One MLflow run and its local file; a `stages.ports.MetricSink`.
+
+    Whatever a server does, no method raises. A store whose file system refuses is a StoreError, as it is everywhere.
 
     Of what is told beside the points a method says whether the server has it. What it does not have is kept beside the
     points and sent when the run ends, at the end of a later run, or by `distill sync`, unless the server refuses it.

@@ -30,7 +30,7 @@ from schemas.base import Frozen
 
 PARENT_TAG = "mlflow.parentRunId"
 KEPT_AS_TAG = "distill.kept_as"
-"""A run that was first kept here alone carries its local name, by which it is found again."""
+"""A run carries its local name, by which it is found again where the answer to its making was lost or late."""
 
 
 class Amount(Frozen):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.base import Frozen
+from schemas.refs import HubId, Revision
 
 MaxLength = Annotated[int, Field(ge=4, le=8192)]
 
@@ -35,11 +36,11 @@ class HubText(Frozen):
     """A data set of the Hugging Face hub, or of its local cache."""
 
     kind: Literal["hub"] = "hub"
-    id: str = Field(pattern=r"^[\w.\-]+(/[\w.\-]+)?$")
+    id: HubId
     """Repository, such as `wikimedia/wikipedia`."""
     config: str | None = None
     """Configuration name, such as `20231101.en`."""
-    revision: str = "main"
+    revision: Revision = "main"
     """Branch, tag or commit."""
     split: str = "train"
     """Which split."""
@@ -121,11 +122,11 @@ class HubTask(_Task):
     """A labelled data set of the Hugging Face hub, or of its local cache."""
 
     kind: Literal["hub"] = "hub"
-    id: str = Field(pattern=r"^[\w.\-]+(/[\w.\-]+)?$")
+    id: HubId
     """Repository, such as `nyu-mll/glue`."""
     config: str | None = None
     """Configuration name, such as `sst2`."""
-    revision: str = "main"
+    revision: Revision = "main"
     """Branch, tag or commit."""
     train_split: str = "train"
     """Split of the training rows."""

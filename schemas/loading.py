@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
+from schemas.credentials import refuse_credentials
 from schemas.data import _parse_task, task_named
 from schemas.errors import ConfigError
 from schemas.explain import (
@@ -29,6 +30,7 @@ from schemas.explain import (
     suggestion,
     tag_of,
 )
+from schemas.paths import local_path
 from schemas.recipe import Recipe
 from schemas.refs import _parse_model
 from schemas.training import _BatchSize, _Duration, _parse_amount
@@ -81,12 +83,15 @@ def load_recipe(
     Raises:
         ConfigError: with every problem found, one line each.
     """
+    # Alone and first: other messages quote what was given.
+    refuse_credentials({"RECIPE": str(source), "--set": list(overrides)})
     path, shown = _find(source, recipes_folder)
     problems: list[str] = []
     parsed = _attempt(problems, lambda: parse_overrides(overrides)) or ()
     document = _attempt(problems, lambda: read_yaml(path, shown))
     if document is None:
         raise ConfigError(_capped(problems))
+    refuse_credentials({f"{shown}: recipe": document.value})
     applied: list[tuple[Place, Override]] = []
     for override in parsed:
         places = _attempt(problems, lambda: _apply(document.value, override))  # noqa: B023  (called at once)
@@ -166,12 +171,8 @@ def _find(source: str | Path, folder: Path | None) -> tuple[Path, str]:
     names = recipe_names(folder) if folder is not None else ()
     if isinstance(source, str) and folder is not None and source in names:
         return folder / f"{source}.yaml", f"{source}.yaml"
-    try:
-        path = Path(source).expanduser()
-        there = path.exists()
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"{shown_value(str(source))}: cannot be opened ({error})") from None
-    if there or not names:
+    path = local_path(source, "RECIPE")
+    if path.exists() or not names:
         return path, printable(str(source))
     hint = suggestion(path.stem, names)
     raise ConfigError(

@@ -8,14 +8,18 @@ from pydantic import BeforeValidator, Field
 
 from schemas.base import Frozen, Sha256
 
+# Both become parts of paths in the hub's local cache, so neither may lead out of it.
+HubId = Annotated[str, Field(pattern=r"^\w(\.?[\w\-])*(/\w(\.?[\w\-])*)?$", max_length=200)]
+Revision = Annotated[str, Field(pattern=r"^\w(\.?[\w/+@\-])*$", max_length=200)]
+
 
 class HubModel(Frozen):
     """A model on the Hugging Face hub (or in its local cache)."""
 
     kind: Literal["hub"] = "hub"
-    id: str = Field(pattern=r"^[\w.\-]+(/[\w.\-]+)?$")
+    id: HubId
     """Repository, such as `google-bert/bert-base-uncased`."""
-    revision: str = "main"
+    revision: Revision = "main"
     """Branch, tag or commit; pin a commit for a run that must be repeatable."""
     sha256: Sha256 | None = None
     """What `model.safetensors` must hash to; another file is refused."""

@@ -59,6 +59,8 @@ class Manifest(Frozen):
     """Parameters of the encoder, with pooler where it has one, without head and projections."""
     labels: tuple[str, ...] = ()
     """Class names in the order of the head's outputs; empty without a trained head."""
+    identity: dict[str, Any] = Field(default_factory=dict)
+    """What the digest covers; empty in manifests of versions that did not note it."""
     versions: dict[str, str]
     """Versions of Python, torch, transformers and this project."""
     mlflow_run_id: str | None = None

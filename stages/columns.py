@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import functools
-import gzip
+import io
 import json
 import zlib
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 import pyarrow.parquet as pq
 
+from stages.bounds import check_bounds, open_plain
 from stages.files import FORMATS, file_format
 
 
 def has_column(path: Path, column: str, where: str) -> bool:
     """Whether any row of `path` has `column`; `where` is the file's field.
 
-    False too for a file that cannot be read: what is wrong with it is said where its rows are read.
+    False too where its rows cannot be read: what is wrong with them is said where they are read.
 
     Raises:
-        DataError: its name says no known format.
+        DataError: its name says no known format, or it is out of bounds.
     """
     status = path.stat()
     suffix = file_format(path, where)
+    check_bounds(path, suffix, where)
     return _found(str(path), suffix, column, status.st_size, status.st_mtime_ns)
 
 
@@ -35,19 +36,14 @@ def _found(name: str, suffix: str, column: str, _size: int, _mtime_ns: int) -> b
     try:
         if suffix == ".parquet":
             return column in pq.read_schema(path).names
-        with _open(path) as file:
-            if FORMATS[suffix] == "csv":
-                header = codecs.getreader("utf-8-sig")(file).readline()
-                return column in next(
-                    csv.reader([header], delimiter="\t" if suffix == ".tsv" else ","), []
-                )
+        if FORMATS[suffix] == "csv":
+            with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig", newline="") as lines:
+                rows = csv.reader([lines.readline()], delimiter="\t" if suffix == ".tsv" else ",")
+            return column in next(rows, [])
+        with open_plain(path) as file:
             return FORMATS[suffix] == "json" and _in_json(file, column)
     except (OSError, EOFError, TypeError, ValueError, RecursionError, zlib.error, csv.Error):
         return False
-
-
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
 
 
 def _in_json(file: IO[bytes], column: str) -> bool:

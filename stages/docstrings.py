@@ -27,10 +27,13 @@ from schemas.base import digest_of
 from schemas.data import DocstringTask, DocstringText
 from schemas.errors import DataError
 from stages.paragraphs import Paragraph, Root, find_sources, read_paragraphs
+from stages.whole import is_whole, make_whole
 
 # Raise when the same packages should give other paragraphs, or the same paragraphs another task.
 EXTRACTION_VERSION = 1
 TASK_VERSION = 2
+
+_PARAGRAPHS = "paragraphs.arrow"
 
 # This project's own text would change with every commit, and every stage's digest with it.
 OWN_DISTRIBUTION = "distill-flow"
@@ -112,39 +115,28 @@ def load_paragraphs(cache: Path) -> Dataset:
 
 def paragraphs_of(roots: Sequence[Root], cache: Path, *, digest: str) -> Dataset:
     """Paragraphs of the Python files under `roots`, kept in `cache` under `digest`."""
-    path = cache / f"docstrings-{digest[:16]}.arrow"
-    if path.exists():
-        try:
-            return Dataset.from_file(str(path))
-        except (pa.ArrowInvalid, OSError):
-            # A damaged cache file is only a reason to read again.
-            path.unlink(missing_ok=True)
-    paragraphs = read_paragraphs(find_sources(roots))
-    if not paragraphs:
-        folders = ", ".join(str(root.folder) for root in roots)
-        raise DataError(
-            f"no English docstrings under {folders} (packages may be installed without source); "
-            "give text files instead, such as sources: [{kind: files, paths: [./text.jsonl]}]"
-        )
-    _write(paragraphs, path)
-    return Dataset.from_file(str(path))
+    folder = cache / f"docstrings-{digest[:16]}"
+    if not is_whole(folder):
+        paragraphs = read_paragraphs(find_sources(roots))
+        if not paragraphs:
+            folders = ", ".join(str(root.folder) for root in roots)
+            raise DataError(
+                f"no English docstrings under {folders} (packages may be installed without source); "
+                "give text files instead, such as sources: [{kind: files, paths: [./text.jsonl]}]"
+            )
+        make_whole(folder, lambda beside: _write(paragraphs, beside / _PARAGRAPHS))
+    return Dataset.from_file(str(folder / _PARAGRAPHS))
 
 
 def _write(paragraphs: Sequence[Paragraph], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table(
         {
             field: [getattr(paragraph, field) for paragraph in paragraphs]
             for field in Paragraph._fields
         }
     )
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with pa.OSFile(str(beside), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
-            writer.write_table(table, max_chunksize=10_000)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=10_000)
 
 
 def docstring_task_digest(task: DocstringTask) -> str:

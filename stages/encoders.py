@@ -5,9 +5,11 @@ Only safetensors are read and no code from a model folder is ever run.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.metadata
 import json
+import shlex
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
@@ -28,6 +30,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import DataError, ServiceError
+from schemas.paths import local_path
 from schemas.recipe import TeacherShape
 from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
 from stages.capture import CAPTURE, Probe, probe
@@ -64,7 +67,7 @@ def locate(model: AnyModelRef) -> Path:
     """
     match model:
         case FolderModel():
-            folder = Path(model.path).expanduser()
+            folder = local_path(model.path, "model")
         case PackageModel():
             folder = _package_folder(model)
         case HubModel():
@@ -78,9 +81,10 @@ def locate(model: AnyModelRef) -> Path:
             f"teacher model {name}: {folder} {what}; give a hub id or a transformers folder"
         )
     if not weight_files(folder):
-        found = sorted(file.name for file in folder.glob("*.bin"))
+        found = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
         hint = (
-            f" (found {found[0]}: load and save it once with save_pretrained to convert it)"
+            f" ({found[0]} is a pickle, which may run code when it is read; convert it once, running none: "
+            f"{_conversion(folder)})"
             if found
             else ""
         )
@@ -93,6 +97,20 @@ def locate(model: AnyModelRef) -> Path:
             "it is another model or a damaged copy: install it anew, or correct sha256 in the recipe"
         )
     return folder
+
+
+def _conversion(folder: Path) -> str:
+    """The command that makes safetensors of a folder's pickles; `weights_only` takes tensors and runs nothing."""
+    place = str(folder.absolute())
+    pattern = json.dumps(f"{glob.escape(place)}/pytorch_model*.bin", ensure_ascii=False)
+    target = json.dumps(f"{place}/model.safetensors", ensure_ascii=False)
+    code = (
+        "import glob, torch; from safetensors.torch import save_file; "
+        f"save_file({{k: v.clone().contiguous() for f in glob.glob({pattern}) "
+        'for k, v in torch.load(f, map_location="cpu", weights_only=True).items()}, '
+        f'{target}, metadata={{"format": "pt"}})'
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _package_folder(model: PackageModel) -> Path:
@@ -165,13 +183,28 @@ def folder_digest(folder: Path) -> str:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """The model's config; code that a folder may carry is never run."""
+    """The model's config; code that a folder may carry is never run, and a model is never asked to bring any."""
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # each family checks its own config
         raise DataError(
-            f"{folder}/config.json cannot be read as a model's config: {error}"
+            f"{folder}/config.json cannot be read as a model's config: {_reason(error)}"
         ) from None
+    # For a class that a family lacks, transformers would ask at the terminal whether to run the code named here.
+    vars(config).pop("auto_map", None)
+    # A name such as org/kernel would be fetched and run.
+    config._attn_implementation = None
+    return config
+
+
+def _reason(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return (
+            "it needs code that comes with it, and code from a model folder is never run; give a model of a family "
+            "that transformers knows by itself"
+        )
+    text = " ".join(str(error).split())[:300]
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 
 
 def shape_of(config: PretrainedConfig) -> TeacherShape:
@@ -215,8 +248,8 @@ def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenize
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder} has no tokenizer that can be read: {error}") from None
+    except Exception as error:  # each family reads its own files
+        raise DataError(f"{folder} has no tokenizer that can be read: {_reason(error)}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(
             f"{folder}: its tokenizer has no fast version; save one beside the model as tokenizer.json"

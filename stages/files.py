@@ -6,19 +6,18 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import functools
 import glob
-import gzip
 import hashlib
+import io
 import json
 import os
-import zlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal
 
 import datasets
 import pyarrow as pa
@@ -26,7 +25,12 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from huggingface_hub import constants
 
+from schemas.base import digest_of
 from schemas.errors import DataError
+from schemas.paths import local_path
+from schemas.yaml_text import printable
+from stages.bounds import MAX_COLUMNS, MAX_ROW_BYTES, check_bounds, open_plain
+from stages.whole import disk_error, is_whole, make_whole
 
 FORMATS = {
     ".jsonl": "json",
@@ -36,7 +40,7 @@ FORMATS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-CHUNK_BYTES = 1 << 20
+MAX_LABEL = 1000
 
 
 @contextmanager
@@ -69,7 +73,7 @@ def offline(wanted: bool = True) -> Iterator[None]:
 
 def resolve_file(pattern: str, where: str) -> Path:
     """The one file that `pattern` (a path, with `*` or `~` perhaps) means; `where` is its field."""
-    path = Path(pattern).expanduser()
+    path = local_path(pattern, where)
     if path.is_dir():
         raise DataError(f"{where}: {path} is a folder; give a file in it{_listing(path)}")
     if not path.exists():
@@ -133,78 +137,57 @@ def read_file(path: Path, cache: Path, where: str) -> Dataset:
 
     Raises:
         DataError: the file cannot be read, and why, with the line where there is one.
+        OSError: the cache cannot be written.
     """
     suffix = file_format(path, where)
-    if suffix != ".parquet":
-        _check_bytes(path, where)
+    check_bounds(path, suffix, where)
+    # By content: a file that is replaced under the same name and time has other rows.
+    named = {"sha256": file_digest(path), "format": suffix, "datasets": datasets.__version__}
+    folder = cache / "files" / digest_of(named)[:32]
+    if not is_whole(folder):
+        make_whole(folder, lambda beside: _prepare(path, suffix, where, beside))
+    parts = sorted(folder.glob("*.arrow"))
+    if not parts:
+        raise DataError(f"{where}: {path} has no rows; give a file that has some")
+    return datasets.concatenate_datasets([Dataset.from_file(str(part)) for part in parts])
+
+
+def _prepare(path: Path, suffix: str, where: str, into: Path) -> None:
+    """The rows of `path` as Arrow files in `into`; none where it has none."""
     options = _csv_options(path, suffix, where) if FORMATS[suffix] == "csv" else {}
     try:
         with quiet(), offline():
             rows = datasets.load_dataset(
                 FORMATS[suffix], data_files=[glob.escape(str(path.absolute()))], split="train",
-                cache_dir=str(cache / "files"), **options,
+                cache_dir=str(into / "prepared"), **options,
             )  # fmt: skip
     except Exception as error:
+        if (refused := disk_error(error)) is not None:
+            raise refused from None
         # datasets lets through whatever its readers raise; each means that the file is not right.
         raise DataError(f"{where}: {path}: {_reason(path, suffix, error)}") from None
-    if len(rows) == 0:
-        raise DataError(f"{where}: {path} has no rows; give a file that has some")
-    return rows
+    if len(rows):
+        for number, made in enumerate(rows.cache_files):
+            os.replace(made["filename"], into / f"{number:04d}.arrow")
+    del rows
+    shutil.rmtree(into / "prepared")
 
 
 def _reason(path: Path, suffix: str, error: Exception) -> str:
     if FORMATS[suffix] == "json" and (problem := _json_problem(path)):
         return problem
-    cause = " ".join(str(error.__cause__ or error).split())[:300]
+    cause = printable(" ".join(str(error.__cause__ or error).split()), 300)
     # What datasets says of a file with a header or a schema and nothing else.
     if "corresponds to no data" in cause:
         return "has no rows; give a file that has some"
     return f"cannot be read as {suffix} ({cause}); mend it"
 
 
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if path.name.endswith(".gz") else open(path, "rb")
-
-
-def _check_bytes(path: Path, where: str) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    lines, blank = 0, True
-    try:
-        with _open(path) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                if (place := chunk.find(b"\0")) >= 0:
-                    line = lines + chunk.count(b"\n", 0, place) + 1
-                    raise DataError(
-                        f"{where}: {path}: line {line} holds a NUL byte; save the file as UTF-8 "
-                        "text"
-                    )
-                decoder.decode(chunk)
-                lines += chunk.count(b"\n")
-                blank = blank and not chunk.strip()
-            decoder.decode(b"", final=True)
-    except UnicodeDecodeError as error:
-        line = lines + error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{where}: {path}: line {line} is not UTF-8; save the file as UTF-8 text"
-        ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{where}: {path} is cut short or no gzip file ({error}); fetch it again"
-        ) from None
-    except OSError as error:
-        raise DataError(
-            f"{where}: {path} cannot be read ({error.strerror}); check the disk"
-        ) from None
-    if blank:
-        raise DataError(f"{where}: {path} is empty; give a file with rows")
-
-
 def _csv_options(path: Path, suffix: str, where: str) -> dict[str, Any]:
     separator = "\t" if suffix == ".tsv" else ","
     # Quotes are ordinary characters in the TSV files of GLUE; read as quotes they swallow rows.
     quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL
-    with _open(path) as file:
-        lines = codecs.getreader("utf-8-sig")(file)
+    with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig", newline="") as lines:
         rows = csv.reader(lines, delimiter=separator, quoting=quoting)
         try:
             header, first = next(rows), next(rows, None)
@@ -213,11 +196,17 @@ def _csv_options(path: Path, suffix: str, where: str) -> dict[str, Any]:
                 f"{where}: {path}: line {rows.line_num} cannot be read ({error}); look for a quote that is never "
                 "closed, and cut longer fields"
             ) from None
+    if len(header) > MAX_COLUMNS:
+        raise DataError(
+            f"{where}: {path}: line 1 names {len(header):,} columns; give a file of at most {MAX_COLUMNS:,}"
+        )
     if len(set(header)) != len(header) or "" in header:
-        raise DataError(f"{where}: {path}: line 1 must name each column once; it is {header}")
+        raise DataError(
+            f"{where}: {path}: line 1 must name each column once; it is {listed(header)}"
+        )
     if first is not None and len(first) != len(header):
         raise DataError(
-            f"{where}: {path}: row 1 has {len(first)} fields but line 1 names {len(header)} columns"
+            f"{where}: {path}: row 1 has {len(first)} fields but line 1 names {len(header)} columns; mend it"
         )
     features = datasets.Features({name: datasets.Value("string") for name in header})
     return {
@@ -232,7 +221,7 @@ def _csv_options(path: Path, suffix: str, where: str) -> dict[str, Any]:
 
 
 def _json_problem(path: Path) -> str | None:
-    with _open(path) as file:
+    with open_plain(path) as file:
         if file.read(1) == b"[":
             file.seek(0)
             return _problem_of(file.read(), first_line=1)
@@ -275,6 +264,11 @@ def text_column(
         _refuse_first(
             blank, f"{where}: {{row}}: column {column!r} is empty; give text or drop the row"
         )
+    _refuse_first(
+        pc.greater(pc.binary_length(values), MAX_ROW_BYTES),
+        f"{where}: {{row}}: column {column!r} holds more than {MAX_ROW_BYTES >> 20} MB; a row is one text: cut it into "
+        "several rows",
+    )
     return values
 
 
@@ -297,7 +291,17 @@ def label_column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
         values = pa.chunked_array([pa.array(_label_names(rows, column, where), pa.string())])
     names = values.cast(pa.string())
     _refuse_first(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(names), ""), True), missing)
+    _refuse_first(
+        pc.greater(pc.utf8_length(names), MAX_LABEL),
+        f"{where}: {{row}}: label {column!r} is longer than {MAX_LABEL:,} characters; name the column of the labels",
+    )
     return names
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some of the names, each shortened, where there are many."""
+    shown = ", ".join(printable(name, 60) for name in names[:12])
+    return f"{shown}, … ({len(names):,} in all)" if len(names) > 12 else shown
 
 
 def first_row(mask: pa.ChunkedArray) -> int | None:
@@ -314,8 +318,7 @@ def _refuse_first(mask: pa.ChunkedArray, message: str) -> None:
 def _column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
     if column not in rows.column_names:
         raise DataError(
-            f"{where}: there is no column {column!r}; the columns are "
-            f"{', '.join(rows.column_names)}"
+            f"{where}: there is no column {column!r}; the columns are {listed(rows.column_names)}"
         )
     values = rows.with_format("arrow")[column][:]
     values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])

@@ -44,6 +44,11 @@ def stage_digest(config: StageConfig, parent_digest: str | None) -> str:
         config: the stage as it is run.
         parent_digest: digest of the checkpoint it goes on from; None for a fresh start.
     """
+    return digest_of(stage_identity(config, parent_digest))
+
+
+def stage_identity(config: StageConfig, parent_digest: str | None) -> dict[str, Any]:
+    """Everything that a stage's digest covers; kept in its manifest, so that a change can be named later."""
     covered: dict[str, Any] = config.model_dump(
         mode="json", exclude={"teacher", "pretrained", "data"}
     )
@@ -54,7 +59,7 @@ def stage_digest(config: StageConfig, parent_digest: str | None) -> str:
     covered["data"] = data_digest(config.data)
     covered["parent"] = parent_digest
     covered["numerics"] = NUMERICS_VERSION
-    return digest_of(covered)
+    return covered
 
 
 def _teacher_identity(config: StageConfig) -> Any:

@@ -17,10 +17,10 @@ from schemas.stage import StageConfig
 
 
 class MetricSink(Protocol):
-    """Takes numbers; never raises and never decides anything."""
+    """Takes numbers; never decides anything."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note `metrics` at optimizer step `step`."""
+        """Note `metrics` at optimizer step `step`; raises StoreError when the store's disk refuses."""
 
 
 class Progress(Protocol):

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from schemas.base import digest_of
 from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
 from schemas.objective import LabelObjective, MaskedLanguageObjective, Objective, TaskObjective
 from schemas.results import CheckpointRef, Manifest, StageResult
@@ -19,7 +20,7 @@ from schemas.stage import StageConfig
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import held_out_losses, logits_of, score
 from stages.fit import fit
-from stages.identity import stage_digest
+from stages.identity import stage_identity
 from stages.masking import Masking
 from stages.models import (
     PROJECTIONS,
@@ -77,9 +78,11 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
         )
     metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
+    identity = stage_identity(config, parent.digest if parent else None)
     manifest = Manifest(
         stage=config.name,
-        digest=stage_digest(config, parent.digest if parent else None),
+        digest=digest_of(identity),
+        identity=identity,
         parent_digest=parent.digest if parent else None,
         config=config,
         files={},

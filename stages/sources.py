@@ -33,6 +33,7 @@ from schemas.data import (
     TextSource,
 )
 from schemas.errors import DataError
+from schemas.yaml_text import printable
 from stages.columns import has_column
 from stages.docstrings import (
     corpus_paragraphs,
@@ -46,6 +47,7 @@ from stages.files import (
     file_format,
     first_row,
     label_column,
+    listed,
     offline,
     quiet,
     read_file,
@@ -206,7 +208,7 @@ def _labelled(
             found = names[split][row - 1].as_py()
             origin = "given as task.labels" if task.labels else "the labels of the training rows"
             raise DataError(
-                f"{where[split]}: row {row}: label {found!r} is not one of {', '.join(labels)} "
+                f"{where[split]}: row {row}: label {printable(found, 60)!r} is not one of {listed(labels)} "
                 f"({origin}); "
                 "mend the row, or list every label in task.labels"
             )
@@ -366,7 +368,7 @@ def load_repository(
     try:
         with quiet():
             rows = datasets.load_dataset(place, config, split=split, revision=revision)
-    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         cause = " ".join(str(error).split())[:300]
         raise DataError(
             f"{where}: cannot be loaded ({cause}); check id, config and split"

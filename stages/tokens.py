@@ -6,9 +6,6 @@ A batch is cut out of one long memory-mapped array, without a Python object per 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +20,10 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.base import digest_of
 from schemas.errors import DataError
+from stages.bounds import in_parts, rows_at_once
 from stages.files import quiet
 from stages.sources import CorpusRows, TaskRows
+from stages.whole import is_whole, make_whole
 
 # Raise when the same rows and tokenizer should give other sequences.
 TOKENS_VERSION = 1
@@ -295,6 +294,10 @@ def _encoder(
     special = tokenizer.num_special_tokens_to_add(pair=is_pair)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        parts = [encode_some(part) for part in in_parts(batch)]
+        return {name: [value for part in parts for value in part[name]] for name in parts[0]}
+
+    def encode_some(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = tokenizer(
             batch["text"],
             batch["text_pair"] if is_pair else None,
@@ -325,25 +328,18 @@ def _build(
     folder: Path,
     digest: str,
 ) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
+    def fill(beside: Path) -> None:
         with quiet():
             encoded = rows.map(
-                encode, batched=True, batch_size=ROWS_PER_BATCH, remove_columns=rows.column_names,
+                encode, batched=True, batch_size=rows_at_once(rows, ROWS_PER_BATCH),
+                remove_columns=rows.column_names,
                 cache_file_name=str(beside / "encoded.arrow"), new_fingerprint=digest[:32],
             )  # fmt: skip
         _write_arrays(encoded, beside)
         del encoded
         (beside / "encoded.arrow").unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(beside, folder)
-    except OSError:
-        # Another process that made the same tokens first is as good; anything else is not.
-        if not (folder / "lengths.npy").exists():
-            raise
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+
+    make_whole(folder, fill)
 
 
 def _write_arrays(encoded: Dataset, folder: Path) -> None:
@@ -377,7 +373,9 @@ def _tables(encoded: Dataset) -> Iterator[Any]:
 
 
 def _load(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:
-    """What `_build` left in `folder`; None when it is not there, or not whole."""
+    """What `_build` left in `folder`; None when it is not there, or no longer as it was."""
+    if not is_whole(folder):
+        return None
     try:
         lengths = np.load(folder / "lengths.npy")
         ends = np.cumsum(lengths, dtype=np.int64)

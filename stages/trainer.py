@@ -29,6 +29,9 @@ from stages.teacher_cache import TeacherCache, filled_caches, pays
 from stages.terms import Needs, Outputs, Pool, Target, run_model
 from stages.tokens import Batch, Tokens
 
+# Terms or parameters that a message names.
+_NAMED = 4
+
 
 class Trainer:
     """State of one training run; `fit` drives it."""
@@ -275,13 +278,26 @@ class Trainer:
         return norm
 
     def check_finite(self, norm: float) -> None:
-        """Refuse to step the optimizer on a NaN or an infinity, naming step and terms."""
+        """Refuse to step the optimizer on a NaN or an infinity, naming step, terms and layers."""
         if math.isfinite(norm):
             return
-        terms = ", ".join(f"{key}={value:.4g}" for key, value in self.meter.means().items())
+        # Steps before this one in the interval were finite, or this one would not have been begun.
+        wrong = [
+            f"{key} is {mean}"
+            for key, mean in self.meter.means().items()
+            if not math.isfinite(mean)
+        ]
+        if not wrong:
+            wrong = [
+                f"no loss but the gradient of {name}"
+                for name, parameter in self.parameters.items()
+                if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+            ]
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
         raise NonFiniteLossError(
-            f"loss or gradient is not finite at step {self.step} (gradient norm {norm}; {terms}); the optimizer was "
-            "not stepped: lower training.optimizer.learning_rate, or set training.precision to fp32"
+            f"loss or gradient is not finite at step {self.step}: {', '.join(wrong[:_NAMED])}{more}; the optimizer was "
+            "not stepped and the last state is kept: lower training.optimizer.learning_rate, set training.precision to "
+            "fp32, or look at the teacher and at the rows of this step"
         )
 
     def log(self, elapsed: float) -> None:

@@ -64,7 +64,10 @@ class TestWithARun:
         assert [stage["status"] for stage in stages.values()] == ["reuse"] * 3 + ["run"] * 2
         left = stages["task_adaptive"]["seconds"] + stages["task_specific"]["seconds"]
         assert json.loads(out)["seconds"] == pytest.approx(left)
+        assert stages["general"]["reason"] is None
+        assert "training.seed is 5, there 0" in stages["task_adaptive"]["reason"]
         code, out, _ = distill(*arguments)
+        assert "task_specific: to run, unlike task_specific-" in out
         lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}
         for name in ("teacher", "general", "general_enhanced"):
             assert "there" in lines[name]
@@ -258,7 +261,7 @@ def test_a_teacher_that_is_no_folder_or_a_pickle_is_refused(broken, tmp_path: Pa
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     message = broken(lambda recipe: recipe["teacher"].update(model=str(pickled)))
     assert "no .safetensors file" in message
-    assert "save_pretrained" in message
+    assert "weights_only=True" in message
 
 
 def test_an_unreachable_hub_is_said_so(broken) -> None:  # type: ignore[no-untyped-def]

@@ -169,13 +169,18 @@ def test_a_second_run_does_nothing(toy_run: ToyRun) -> None:
     assert child.data.metrics["eval/probe_accuracy"] == again.rows[1].judgement.probe_accuracy
 
 
-def test_a_changed_last_stage_reuses_all_before_it(toy_run: ToyRun) -> None:
+def test_a_changed_last_stage_reuses_all_before_it(
+    toy_run: ToyRun, capfd: pytest.CaptureFixture[str]
+) -> None:
     changed = distill_flow(
         recipe=str(toy_run.recipe),
         overrides=["stages.task_specific.training.duration=5 steps", "baselines=[]"],
         options=RunOptions(store=str(toy_run.store)),
     )
     assert [row.status for row in changed.rows] == ["reused"] * 4 + ["ran"]
+    said = capfd.readouterr().err
+    assert said.index("training.duration") < said.index("there already, reused")
+    assert said.count(": to run, unlike ") == 1
 
 
 def test_from_and_until_choose_stages(toy_run: ToyRun, tmp_path: Path) -> None:

@@ -204,9 +204,27 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     with torch.no_grad():
         next(trainer.teachers[0].parameters()).fill_(float("nan"))
-    with pytest.raises(NonFiniteLossError, match=r"step 1 .*hidden_loss_layer_0=nan.*not stepped"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 1: .*hidden_loss_layer_0 is nan.*not stepped"
+    ):
         trainer.train_step()
     assert trainer.step == 1
+    assert all(
+        torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items()
+    )
+
+
+@pytest.mark.parametrize("limit", [1.0, None])
+def test_a_gradient_that_is_not_finite_names_its_layer(
+    limit: float | None, recipe: Recipe, tmp_path: Path
+) -> None:
+    trainer = trainer_of(recipe, fake_ports(tmp_path))
+    trainer.training = trainer.training.model_copy(update={"gradient_clip_norm": limit})
+    (name,) = [each for each in trainer.parameters if each.endswith("layer.1.output.dense.weight")]
+    trainer.parameters[name].register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
+    with pytest.raises(NonFiniteLossError, match=rf"step 0: no loss but the gradient of {name};"):
+        trainer.train_step()
     assert all(
         torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items()
     )

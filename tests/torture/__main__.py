@@ -2,88 +2,134 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+if TYPE_CHECKING:
+    from tests.torture.inputs import Inputs
+
+console = Console(highlight=False, soft_wrap=True)
 
 
 def main(
     kills: Annotated[int, typer.Option(help="SIGKILLs over runs of all stages.")] = 200,
-    flips: Annotated[int, typer.Option(help="Damaged files of checkpoints and states.")] = 300,
+    cuts: Annotated[int, typer.Option(help="Power cuts.")] = 200,
+    flips: Annotated[int, typer.Option(help="Damaged files of checkpoints and states.")] = 1000,
     recipes: Annotated[int, typer.Option(help="Damaged recipes.")] = 2000,
+    overrides: Annotated[int, typer.Option(help="Odd --set changes.")] = 1000,
     files: Annotated[int, typer.Option(help="Damaged data files.")] = 1000,
+    runs: Annotated[int, typer.Option(help="Runs in one store, four at a time.")] = 500,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Run the campaigns; exit code 1 if anything was lost."""
     from pipeline.launch import prepare_environment
 
     prepare_environment()
+    # What is found damaged is said each time; here it is what is looked for.
+    logging.basicConfig(level=logging.CRITICAL)
+    campaigns: list[tuple[Callable[[Path, int, int], list[str]], int]] = [
+        (_kills, kills),
+        (_cuts, cuts),
+        (_flips, flips),
+        (_recipes, recipes),
+        (_overrides, overrides),
+        (_files, files),
+        (_soak, runs),
+    ]
     losses: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="distill torture ") as scratch:
-        folder = Path(scratch)
-        if kills:
-            losses += _kills(folder, kills, seed)
-        if flips:
-            from tests.torture.flips import flip_campaign
-
-            found = flip_campaign(folder / "flips", cases=flips, seed=seed)
-            console.print(
-                f"{sum(found.cases.values())} files harmed, {len(found.losses)} not found in time"
-            )
-            for what, number in sorted(found.cases.items()):
-                console.print(f"  {number:5d}  {what}")
-            losses += found.losses
-        losses += _inputs(folder, recipes, files, seed)
+    for campaign, cases in campaigns:
+        if cases:
+            began = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="distill torture ") as folder:
+                losses += campaign(Path(folder), cases, seed)
+            console.print(f"  ({time.monotonic() - began:.0f} s)")
     for loss in losses:
-        console.print(f"LOST: {loss}", soft_wrap=True)
+        console.print(f"LOST: {loss}", markup=False)
     console.print(f"{len(losses)} losses")
     raise typer.Exit(bool(losses))
 
 
-def _kills(folder: Path, kills: int, seed: int) -> list[str]:
-    began = time.monotonic()
+def _kills(folder: Path, cases: int, seed: int) -> list[str]:
     with _prefect_server(folder / "prefect"):
         from tests.torture.kills import kill_campaign
 
         place = folder / "kills"
         place.mkdir()
-        found = kill_campaign(place, kills=kills, seed=seed, note=console.print)
+        found = kill_campaign(place, kills=cases, seed=seed, note=console.print)
+    inside = ", ".join(f"{stage} {number}" for stage, number in sorted(found.inside.items()))
     console.print(
-        f"{found.kills} kills in {found.runs} runs ({time.monotonic() - began:.0f} s): {found.in_stage} left a stage "
-        f"unfinished, {found.resumed} continuations went on inside a stage, {len(found.losses)} losses"
+        f"{found.kills} kills in {found.runs} runs: {found.inside.total()} inside a stage ({inside}), {found.resumed} "
+        f"continuations went on inside a stage, {len(found.losses)} losses"
     )
     return found.losses
 
 
-def _inputs(folder: Path, recipes: int, files: int, seed: int) -> list[str]:
-    from tests.torture.inputs import file_campaign, recipe_campaign
+def _cuts(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.power import power_campaign
 
-    losses: list[str] = []
-    for name, campaign, cases in (
-        ("recipes", recipe_campaign, recipes),
-        ("data files", file_campaign, files),
-    ):
-        if not cases:
-            continue
-        place = folder / name
+    found = power_campaign(folder, cuts=cases, seed=seed)
+    console.print(
+        f"{found.cuts} power cuts among {found.events} syncs and renames of a run: {found.finished} stages were left "
+        f"finished, {found.resumed} went on from a state, {len(found.losses)} losses"
+    )
+    return found.losses
+
+
+def _flips(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.flips import flip_campaign
+
+    found = flip_campaign(folder, cases=cases, seed=seed)
+    console.print(f"{found.cases.total()} files harmed, {len(found.losses)} not found in time")
+    for what, number in sorted(found.cases.items()):
+        console.print(f"  {number:5d}  {what}")
+    return found.losses
+
+
+def _recipes(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.inputs import recipe_campaign
+
+    return _inputs("damaged recipes", recipe_campaign(folder, cases=cases, seed=seed))
+
+
+def _overrides(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.inputs import override_campaign
+
+    return _inputs("odd overrides", override_campaign(folder, cases=cases, seed=seed))
+
+
+def _files(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.inputs import file_campaign
+
+    return _inputs("damaged data files", file_campaign(folder, cases=cases, seed=seed))
+
+
+def _inputs(what: str, found: Inputs) -> list[str]:
+    console.print(
+        f"{found.loaded + found.refused} {what}: {found.loaded} loaded, {found.refused} refused, slowest "
+        f"{found.slowest:.1f} s, at most {found.grown / 2**20:.0f} MiB more, {len(found.losses)} losses"
+    )
+    return found.losses
+
+
+def _soak(folder: Path, cases: int, seed: int) -> list[str]:
+    with _prefect_server(folder / "prefect"):
+        from tests.torture.soak import soak_campaign
+
+        place = folder / "soak"
         place.mkdir()
-        found = campaign(place, cases=cases, seed=seed)
-        console.print(
-            f"{cases} damaged {name}: {found.loaded} loaded, {found.refused} refused, slowest {found.slowest:.1f} s, "
-            f"at most {found.grown / 2**20:.0f} MiB more, {len(found.losses)} losses"
-        )
-        losses += found.losses
-    return losses
+        found = soak_campaign(place, runs=cases, seed=seed, note=console.print)
+    console.print(found)
+    return found.losses
 
 
 @contextmanager
@@ -98,6 +144,7 @@ def _prefect_server(home: Path) -> Iterator[None]:
         server.wait_for("Check out the dashboard")
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
         yield
+    del os.environ["PREFECT_API_URL"]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A byte turned, a file cut short, emptied, swapped or removed in checkpoints and states: found before it is used."""
+"""A file harmed in checkpoints, states and caches, in each way there is: found before it is used."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipeline.checkpoints import CheckpointStore, open_store, verify
 from pipeline.states import FolderStates
 from schemas.errors import CheckpointError
+from schemas.recipe import MadeTeachers
+from schemas.training import Training
+from stages.files import read_file
 from stages.ports import TrainingState
-from tests.fakes import DIGEST, manifest_of, write_model
+from tests.fakes import DIGEST, fake_ports, manifest_of, write_model
+from tests.toys import make_trainer, toy_recipe, write_rows
+
+Harm = Callable[[Path, random.Random], None]
 
 
 @dataclass
@@ -51,7 +59,7 @@ def _remove(path: Path, _: random.Random) -> None:
     path.unlink()
 
 
-HARMS: dict[str, Callable[[Path, random.Random], None]] = {
+HARMS: dict[str, Harm] = {
     "a bit turned": _turn,
     "cut short": _cut,
     "grown": _grow,
@@ -61,16 +69,23 @@ HARMS: dict[str, Callable[[Path, random.Random], None]] = {
 
 
 def flip_campaign(folder: Path, *, cases: int, seed: int = 0) -> Flips:
-    """Harm so many files, one at a time, in checkpoints and in states by turns."""
+    """Harm so many files, one at a time, in checkpoints, states, cached data and a teacher's answers by turns."""
     draw, found = random.Random(seed), Flips()
     store = open_store(folder / "store")
+    answers = Answers(folder / "answers")
+    subjects: dict[str, Callable[[Harm, random.Random], tuple[str, str]]] = {
+        "checkpoint": partial(_checkpoint, store),
+        "state": partial(_states, folder / "states"),
+        "cached data": partial(_cached, folder / "cached"),
+        "teacher's answers": answers.try_one,
+    }
     for case in range(cases):
         harm = draw.choice(sorted(HARMS))
-        try_one = _checkpoint if case % 2 else _states
-        name, problem = try_one(store, folder / "states", HARMS[harm], draw)
-        found.cases[f"{'checkpoint' if case % 2 else 'state'}, {harm}"] += 1
+        subject = list(subjects)[case % len(subjects)]
+        name, problem = subjects[subject](HARMS[harm], draw)
+        found.cases[f"{subject}, {harm}"] += 1
         if problem:
-            found.losses.append(f"case {case}, {harm}, {name}: {problem}")
+            found.losses.append(f"case {case}, {subject}, {harm}, {name}: {problem}")
     return found
 
 
@@ -78,9 +93,7 @@ def _some_file(folder: Path, draw: random.Random) -> Path:
     return draw.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
-def _checkpoint(
-    store: CheckpointStore, _: Path, harm: Callable[..., None], draw: random.Random
-) -> tuple[str, str]:
+def _checkpoint(store: CheckpointStore, harm: Harm, draw: random.Random) -> tuple[str, str]:
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
     file = _some_file(folder, draw)
     harm(file, draw)
@@ -95,9 +108,7 @@ def _checkpoint(
     return name, problem
 
 
-def _states(
-    _: CheckpointStore, folder: Path, harm: Callable[..., None], draw: random.Random
-) -> tuple[str, str]:
+def _states(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
     states = FolderStates(folder)
     for step in (1, 2):
         tensors = {"weights": torch.full((64,), float(step)), "moments": torch.ones(8, 8)}
@@ -113,3 +124,50 @@ def _states(
     )
     shutil.rmtree(folder)
     return file.name, "" if whole else f"went on from {kept and kept.step}"
+
+
+def _cached(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
+    """Rows of a file: read again after the harm, they are those of the file."""
+    source = folder / "rows.jsonl"
+    texts = [f"row {number}" for number in range(40)]
+    write_rows(source, [{"text_a": text} for text in texts])
+    read_file(source, folder / "cache", "task.train")
+    file = _some_file(folder / "cache", draw)
+    harm(file, draw)
+    again = read_file(source, folder / "cache", "task.train")["text_a"]
+    shutil.rmtree(folder)
+    return file.name, "" if list(again) == texts else "other rows were read"
+
+
+class Answers:
+    """A teacher's answers to every row of a toy stage, and what they were when they were computed."""
+
+    def __init__(self, folder: Path) -> None:
+        recipe = toy_recipe(folder / "in")
+        config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+        long = Training.model_validate(config.training.model_dump() | {"duration": "3 epochs"})
+        trainer = make_trainer(
+            config.model_copy(update={"training": long}),
+            fake_ports(folder, teacher_cache_bytes=10**9),
+        )
+        trainer.ask_teachers_once("general")
+        (self.cache,) = trainer.caches
+        self.batch = trainer.tokens.batch(np.arange(len(trainer.tokens)))
+        self.whole = self._read()
+
+    def _read(self) -> list[torch.Tensor]:
+        outputs = self.cache.read(self.batch)
+        noted = outputs.recording.attention.values()
+        kept = [*outputs.hidden.values(), *(each.query for each in noted)]
+        return [tensor.clone() for tensor in kept]
+
+    def try_one(self, harm: Harm, draw: random.Random) -> tuple[str, str]:
+        """Harm a file of the closed cache; read after it is opened again, the answers are the same."""
+        file = _some_file(self.cache.folder, draw)
+        self.cache.arrays.clear()
+        harm(file, draw)
+        for _ in self.cache.fill():
+            pass
+        pairs = zip(self._read(), self.whole, strict=True)
+        same = all(torch.equal(mine, whole) for mine, whole in pairs)
+        return file.name, "" if same else "other answers were read"

@@ -1,31 +1,40 @@
-"""Recipes and data files, damaged by the thousand: loaded or refused with one message, in bounded time and memory."""
+"""Recipes, overrides and data files, damaged by the thousand: loaded, or refused with one message in bounded time."""
 
 from __future__ import annotations
 
-import bz2
-import gzip
+import contextlib
+import io
 import json
-import lzma
-import random
-import resource
+import re
+import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
-import pyarrow
-import pyarrow.parquet
+import hypothesis
 import yaml
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from pipeline.__main__ import main
 from pipeline.library import read_recipe, shipped_names
-from schemas.data import FileTask
+from schemas.data import FileText, GeneralCorpus, TaskData
 from schemas.errors import ConfigError, DataError
 from schemas.loading import dump_recipe
-from stages.sources import load_task
+from stages.sources import load_corpus, load_task
+from tests.torture.damage import ROWS, Damaged, changes, damaged_files, damaged_recipes, written
+from tests.toys import toy_recipe_dict
 
 LONGEST_SECONDS = 10.0
 MOST_BYTES = 1 << 30
+MOST_CHARACTERS = 4000
+"""Of a message: longer ones quote what was given in full."""
 
 
 @dataclass
@@ -38,171 +47,242 @@ class Inputs:
     """Seconds."""
     grown: int = 0
     """Bytes that the process grew by at most."""
+    commands: int = 0
+    """Cases that went through the command line as well."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Cases by what was done."""
     losses: list[str] = field(default_factory=list)
-    """Anything but a value or a refusal, or too slow, or too large."""
+    """Anything but a value or a refusal in one message, or too slow, or too large."""
 
-    def try_one(self, name: str, load: Callable[[], Any]) -> None:
-        """Load one and note how it ended."""
-        before, began = _peak(), time.perf_counter()
-        try:
-            load()
-            self.loaded += 1
-        except (ConfigError, DataError) as error:
-            self.refused += 1
-            if not str(error).strip() or "Traceback" in str(error):
-                self.losses.append(f"{name}: refused without a message: {error!r}")
-        except Exception as error:
-            self.losses.append(f"{name}: {type(error).__name__}: {str(error)[:300]}")
-        elapsed, grown = time.perf_counter() - began, _peak() - before
+    def try_one(self, name: str, load: Callable[[], Any]) -> tuple[bool, list[str]]:
+        """Load one: whether it was refused, and whatever is not as it should be."""
+        problems, refused = [], False
+        with self._measured(problems):
+            try:
+                load()
+                self.loaded += 1
+            except (ConfigError, DataError) as error:
+                self.refused += 1
+                refused = True
+                problems += _complaints(error)
+            except Exception as error:
+                problems.append(f"{type(error).__name__}: {str(error)[:300]}")
+        self.losses += [f"{name}: {problem}" for problem in problems]
+        return refused, problems
+
+    def command(self, name: str, *arguments: str, codes: tuple[int, ...]) -> list[str]:
+        """Give it to the command line, in this process, and see that it ends with one of the exit codes."""
+        problems: list[str] = []
+        self.commands += 1
+        with self._measured(problems):
+            code, output = _distill(*arguments)
+        if code not in codes:
+            problems.append(f"distill {arguments[0]}: exit code {code}: {output[-300:]}")
+        if "Traceback" in output or (code == 2 and not re.search(r"error: |Error", output)):
+            problems.append(f"distill {arguments[0]}: no clean message: {output[-300:]}")
+        self.losses += [f"{name}: {problem}" for problem in problems]
+        return problems
+
+    @contextlib.contextmanager
+    def _measured(self, problems: list[str]) -> Iterator[None]:
+        before, began = _memory("VmRSS"), time.perf_counter()
+        # The kernel forgets the highest mark, so that each case has one of its own.
+        Path("/proc/self/clear_refs").write_text("5")
+        yield
+        elapsed, grown = time.perf_counter() - began, _memory("VmHWM") - before
         self.slowest, self.grown = max(self.slowest, elapsed), max(self.grown, grown)
         if elapsed > LONGEST_SECONDS or grown > MOST_BYTES:
-            self.losses.append(f"{name}: {elapsed:.1f} s, {grown / 2**20:.0f} MiB")
+            problems.append(f"{elapsed:.1f} s, {grown / 2**20:.0f} MiB")
 
 
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _memory(which: str) -> int:
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    found = re.search(rf"^{which}:\s+(\d+) kB", status, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
 
 
-# Values that a careless or a hostile hand may write anywhere.
-ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", " ", "\x00", "é" * 500, "../../etc", "/", "~",
-    "1 epoch", "1e400 tokens", "-3 tokens", "${HOME}", "file:///etc/passwd", "!!python/object:os.system", [], {}, [[]],
-    {"kind": "files"}, ["a"] * 1000, {"a": {"b": {"c": {}}}}, "null", "2026-01-01", "0x10", "1_000",
-)  # fmt: skip
+def _complaints(error: ConfigError | DataError) -> list[str]:
+    """What is wrong with a refusal: it has one message a problem, each with its place, and a remedy."""
+    lines = error.problems if isinstance(error, ConfigError) else (str(error),)
+    found = []
+    for line in lines:
+        if not line.strip() or "Traceback" in line or not line.isprintable():
+            found.append(f"no clean message: {line[:300]!r}")
+        elif len(line) > MOST_CHARACTERS:
+            found.append(f"a message of {len(line):,} characters: {line[:100]}")
+        elif not re.match(r"--set |and more|.*?(task|data|recipe|RECIPE)", line):
+            found.append(f"no place in: {line[:300]}")
+        elif isinstance(error, DataError) and not re.search(
+            r"[;:(] ?|must", line.split(": ", 1)[-1]
+        ):
+            found.append(f"no remedy in: {line[:300]}")
+    return found or ([] if lines else ["refused without a message"])
 
 
-def recipe_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
-    """Load so many damaged copies of the shipped recipes."""
-    draw, found = random.Random(seed), Inputs()
-    texts = [dump_recipe(read_recipe(name)) for name in shipped_names()]
+def _distill(*arguments: str) -> tuple[int, str]:
+    """Exit code and output of the command line."""
+    said = io.StringIO()
+    with (
+        patch.object(sys, "argv", ["distill", *arguments]),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+    ):
+        try:
+            main()
+            code: Any = 0
+        except SystemExit as ended:
+            code = ended.code or 0
+        except Exception as error:
+            code = 1
+            said.write(f"Traceback: {type(error).__name__}: {error}")
+    return int(code), said.getvalue()
+
+
+Check = Callable[[Inputs, Any, bool], list[str]]
+
+
+class _Lost(Exception):
+    """A case was neither loaded nor refused as it should be."""
+
+
+def _drive(
+    strategy: st.SearchStrategy[Any], check: Check, cases: int, seed: int, commands: int
+) -> Inputs:
+    """Check so many cases, some through the command line too; then shrink the first that fails, if one does."""
+    found = _checked(strategy, check, cases, seed, commands)
+    if found.losses:
+        smallest: list[Any] = []
+        with contextlib.suppress(_Lost, hypothesis.errors.Flaky):
+            _checked(strategy, check, cases, seed, commands, smallest)
+        found.losses.append(f"the smallest of them: {smallest[-1:]!r}")
+    return found
+
+
+def _checked(
+    strategy: st.SearchStrategy[Any],
+    check: Check,
+    cases: int,
+    seed: int,
+    commands: int,
+    failing: list[Any] | None = None,
+) -> Inputs:
+    """Check the cases of the seed; with a list, only up to the first that fails, left there ever smaller."""
+    found, count = Inputs(), 0
+    every = max(1, cases // commands) if commands else cases + 1
+
+    @hypothesis.seed(seed)
+    @settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    @hypothesis.given(strategy)
+    def each(case: Any) -> None:
+        nonlocal count
+        count += 1
+        if check(found, case, count % every == 0) and failing is not None:
+            failing.append(case)
+            raise _Lost
+
+    each()
+    return found
+
+
+def recipe_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
+    """Load so many damaged copies of the shipped recipes; so many of them through the command line too."""
     file = folder / "recipe.yaml"
-    for case in range(cases):
-        kind = draw.choice(("value", "value", "value", "bytes", "bomb", "deep"))
-        file.write_bytes(_damaged_recipe(kind, draw.choice(texts), draw))
-        found.try_one(f"recipe {case} ({kind})", lambda: read_recipe(str(file)))
-    return found
+    texts = [dump_recipe(read_recipe(name)) for name in shipped_names()]
+
+    def check(found: Inputs, case: Damaged, as_command: bool) -> list[str]:
+        found.kinds[case.kind] += 1
+        file.write_bytes(case.content)
+        refused, problems = found.try_one(repr(case), lambda: read_recipe(str(file)))
+        if as_command:
+            verb = ("plan", "--store", str(folder / "store")) if refused else ("show",)
+            code = 2 if refused else 0
+            problems += found.command(repr(case), *verb[:1], str(file), *verb[1:], codes=(code,))
+        return problems
+
+    canary = folder / "canary"
+    found = _drive(damaged_recipes(lambda: texts, str(canary)), check, cases, seed, commands)
+    return _not_executed(found, canary)
 
 
-def _damaged_recipe(kind: str, text: str, draw: random.Random) -> bytes:
-    match kind:
-        case "value":
-            content = yaml.safe_load(text)
-            for _ in range(draw.randint(1, 3)):
-                _spoil(content, draw)
-            return yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass")
-        case "bytes":
-            raw = bytearray(text.encode())
-            for _ in range(draw.randint(1, 8)):
-                place = draw.randrange(len(raw))
-                raw[place : place + draw.randint(0, 5)] = draw.randbytes(draw.randint(0, 6))
-            return bytes(raw)
-        case "bomb":
-            lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-            lines += [
-                f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]"
-                for n in range(1, draw.randint(3, 40))
-            ]
-            return "\n".join(lines).encode()
-        case _:
-            depth = draw.choice((50, 500, 5_000, 100_000))
-            opened, closed = draw.choice((("[", "]"), ("{a: ", "}"), ("- ", "")))
-            return ("name: " + opened * depth + "1" + closed * depth).encode()
+def override_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
+    """Load a recipe with so many sets of changes, wrong and right."""
+    file = folder / "recipe.yaml"
+    text = dump_recipe(read_recipe("tinybert"))
+    file.write_text(text, encoding="utf-8")
+
+    def check(found: Inputs, case: list[str], as_command: bool) -> list[str]:
+        name = f"--set {str(case)[:200]}"
+        found.kinds[f"{len(case)} at once"] += 1
+        refused, problems = found.try_one(name, lambda: read_recipe(str(file), case))
+        if as_command:
+            verb = "plan" if refused else "show"
+            words = [word for change in case for word in ("--set", change)]
+            problems += found.command(name, verb, str(file), *words, codes=(2 if refused else 0,))
+        return problems
+
+    canary = folder / "canary"
+    document = yaml.safe_load(text)
+    strategy = changes(lambda: document, str(canary))
+    return _not_executed(_drive(strategy, check, cases, seed, commands), canary)
 
 
-def _spoil(content: Any, draw: random.Random) -> None:
-    """Put something odd at a random place."""
-    holder, key = None, None
-    spot = content
-    while isinstance(spot, dict | list) and spot and (holder is None or draw.random() < 0.8):
-        holder, key = spot, draw.choice(list(spot) if isinstance(spot, dict) else range(len(spot)))
-        spot = holder[key]
-    if holder is None:
-        return
-    if isinstance(holder, dict) and draw.random() < 0.2:
-        holder[draw.choice(("", "Name", "stage", "x" * 300, "\x07"))] = holder.pop(key)
+def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
+    """Load so many damaged data files: as a task's rows, as a task's folder, and as a general corpus."""
+    canary, toy = folder / "canary", folder / "toy.yaml"
+    toy.write_text(yaml.safe_dump(toy_recipe_dict(folder / "toy")), encoding="utf-8")
+
+    def check(found: Inputs, case: Damaged, as_command: bool) -> list[str]:
+        found.kinds[case.kind] += 1
+        place = folder / f"case {found.kinds.total()}"
+        place.mkdir()
+        # A script of the folder's name, as older ways of loading a folder would have run it.
+        (place / f"{place.name}.py").write_text(f"open({str(canary)!r}, 'w')\n", encoding="utf-8")
+        (place / case.name).write_bytes(case.content)
+        (place / "validation.jsonl").write_bytes(written(ROWS, ".jsonl"))
+        try:
+            return _each_way(found, case, place, folder / "cache", toy if as_command else None)
+        finally:
+            shutil.rmtree(place)
+
+    found = _drive(damaged_files(str(canary)), check, cases, seed, commands)
+    return _not_executed(found, canary)
+
+
+def _each_way(
+    found: Inputs, case: Damaged, place: Path, cache: Path, toy: Path | None
+) -> list[str]:
+    """The file as a folder's, a task's or a corpus's; with a recipe, through the command line as well."""
+    file, way = place / case.name, len(case.content) % 3
+    if ".txt" in case.name or way == 0:
+        source = {"kind": "files", "paths": [str(file)], "column": "text_a"}
+        corpus = GeneralCorpus(sources=(FileText.model_validate(source),), held_out_rows=5)
+        refused, problems = found.try_one(repr(case), lambda: load_corpus(corpus, cache))
+        changed = f"general_corpus.sources={json.dumps([source])}"
     else:
-        holder[key] = draw.choice(ODD)
+        given: Any = str(place)
+        if way == 1 or ".jsonl" not in case.name:
+            given = {"kind": "files", "train": str(file), "validation": f"{place}/validation.jsonl"}
+        else:
+            file.rename(place / case.name.replace("case", "train"))
+        task: TaskData = TypeAdapter(TaskData).validate_python(given)
+        refused, problems = found.try_one(repr(case), lambda: load_task(task, cache))
+        changed = f"task={json.dumps(given)}"
+    if toy is not None:
+        words = ("plan", str(toy), "--set", changed, "--store", str(place / "store"))
+        problems += found.command(repr(case), *words, codes=(2,) if refused else (0, 2))
+    return problems
 
 
-def file_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
-    """Load so many damaged data files, as training rows of a task."""
-    draw, found = random.Random(seed), Inputs()
-    good = folder / "good.jsonl"
-    rows = [{"text_a": f"row {n} is good", "label": ("no", "yes")[n % 2]} for n in range(40)]
-    good.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    for case in range(cases):
-        suffix = draw.choice((".jsonl", ".json", ".csv", ".tsv", ".parquet"))
-        kind = draw.choice(sorted(DAMAGE))
-        packed = draw.choice(("", "", ".gz")) if suffix != ".parquet" else ""
-        file = folder / f"case-{case}{suffix}{packed}"
-        content = DAMAGE[kind](_written(rows, suffix, folder), draw)
-        file.write_bytes(_packed(content, packed, draw))
-        task = FileTask(train=str(file), validation=str(good))
-        cache = folder / "cache"
-        found.try_one(f"{file.name} ({kind})", lambda: load_task(task, cache))  # noqa: B023
-        file.unlink()
+def _not_executed(found: Inputs, canary: Path) -> Inputs:
+    """The canary is there only if something was executed that was to be read."""
+    if canary.exists():
+        found.losses.append("a file that was read was executed")
     return found
-
-
-def _written(rows: list[dict[str, str]], suffix: str, folder: Path) -> bytes:
-    match suffix:
-        case ".jsonl":
-            return "".join(json.dumps(row) + "\n" for row in rows).encode()
-        case ".json":
-            return json.dumps(rows).encode()
-        case ".csv" | ".tsv":
-            mark = "," if suffix == ".csv" else "\t"
-            lines = [mark.join(("text_a", "label"))]
-            lines += [mark.join((row["text_a"], row["label"])) for row in rows]
-            return ("\n".join(lines) + "\n").encode()
-        case _:
-            path = folder / "whole.parquet"
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-            return path.read_bytes()
-
-
-def _packed(content: bytes, suffix: str, draw: random.Random) -> bytes:
-    if not suffix:
-        return content
-    packed = draw.choice((gzip.compress, gzip.compress, bz2.compress, lzma.compress))(content)
-    return packed[: draw.randrange(len(packed))] if draw.random() < 0.4 else packed
-
-
-def _turned(content: bytes, draw: random.Random) -> bytes:
-    raw = bytearray(content)
-    for _ in range(draw.randint(1, 30)):
-        raw[draw.randrange(len(raw))] = draw.randrange(256)
-    return bytes(raw)
-
-
-def _odd_rows(_: bytes, draw: random.Random) -> bytes:
-    """JSON lines of mixed types, missing and doubled keys, huge labels."""
-    rows = []
-    for number in range(draw.randint(1, 30)):
-        row: dict[str, Any] = {
-            "text_a": f"text {number}",
-            "label": draw.choice(("no", "yes", 0, 1)),
-        }
-        for _ in range(draw.randint(0, 2)):
-            row[draw.choice(("text_a", "label", "text_b", "id", ""))] = draw.choice(ODD)
-        rows.append(json.dumps(row))
-    return ("\n".join(rows) + "\n").encode("utf-8", "surrogatepass")
-
-
-DAMAGE: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    "untouched": lambda content, _: content,
-    "bytes turned": _turned,
-    "cut short": lambda content, draw: content[: draw.randrange(len(content))],
-    "empty": lambda *_: b"",
-    "NUL bytes": lambda content, draw: content[:50] + bytes(draw.randint(1, 500)) + content[50:],
-    "noise": lambda _, draw: draw.randbytes(draw.randint(1, 4000)),
-    "UTF-16": lambda content, _: content.decode("utf-8", "replace").encode("utf-16"),
-    "Latin-1": lambda content, _: "text_a,label\nné,à\n".encode("latin-1") + content,
-    "doubled": lambda content, _: content + content,
-    "odd rows": _odd_rows,
-    "nested": lambda _, draw: b'{"text_a": ' + b"[" * draw.choice((10, 2000, 50_000)) + b"\n",
-    "only a head": lambda content, _: content.split(b"\n")[0],
-    "long line": lambda _, draw: (
-        b'{"text_a": "' + b"x " * draw.choice((10_000, 1_000_000)) + b'", "label": "no"}\n'
-    ),
-}

@@ -1,4 +1,8 @@
-"""SIGKILL at random moments over runs of all stages; every run has to end in the weights of one that nobody touched."""
+"""SIGKILL at random moments over runs of all stages; every run has to end in the weights of one that nobody touched.
+
+What is killed is the command line itself, forked from a process that has imported everything: the
+moments fall into the run then, not into Python's start, and a kill costs seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,44 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from pipeline.checkpoints import verify
-from tests.end_to_end.processes import distill, running
+from pipeline.settings import read_settings
+from pipeline.tracking_sync import sync
+from tests.end_to_end.processes import ROOT
 from tests.toys import toy_recipe_dict
 
 _LONGEST = 300.0
+_STARTER = """
+import os, sys
+from pipeline.launch import prepare_environment
+prepare_environment()
+import mlflow, pipeline.flow
+from pipeline.__main__ import main
+print("imported", flush=True)
+for line in sys.stdin:
+    log, *sys.argv[1:] = line.rstrip("\\n").split("\\t")
+    if (child := os.fork()) == 0:
+        os.setsid()
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+        sys.exit(main())
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
 @dataclass
@@ -28,12 +57,70 @@ class Kills:
     kills: int = 0
     runs: int = 0
     """That went to their end."""
-    in_stage: int = 0
-    """Kills that left a state of an unfinished stage behind."""
+    inside: Counter[str] = field(default_factory=Counter)
+    """Kills that left a state of an unfinished stage behind, by stage."""
     resumed: int = 0
     """Continuations that went on inside a stage."""
     losses: list[str] = field(default_factory=list)
     """Whatever was lost, paid twice, or ended otherwise; empty if all is well."""
+
+
+class Starter:
+    """A process that has imported everything and forks one run at a time."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _STARTER],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._said() == "imported"
+
+    def __enter__(self) -> Starter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _said(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def ended(self, recipe: Path, store: Path, log: Path, seconds: float) -> float | None:
+        """`distill run RECIPE --store STORE`, killed so long after its first words.
+
+        Returns:
+            Seconds from its first words to its end; None if it was killed before.
+
+        Raises:
+            RuntimeError: it failed.
+        """
+        log.touch()
+        before = log.stat().st_size
+        assert self._process.stdin is not None
+        self._process.stdin.write(
+            "\t".join(map(str, (log, "run", recipe, "--store", store))) + "\n"
+        )
+        self._process.stdin.flush()
+        child = int(self._said())
+        limit = time.monotonic() + _LONGEST
+        while log.stat().st_size == before and time.monotonic() < limit:
+            time.sleep(0.005)
+        began = time.monotonic()
+        # The whole group: what the run started must not go on beside the next one.
+        killer = threading.Timer(seconds, os.killpg, (child, signal.SIGKILL))
+        killer.start()
+        code = int(self._said())
+        killer.cancel()
+        if code == -signal.SIGKILL:
+            return None
+        if code:
+            said = log.read_text(encoding="utf-8")[-3000:]
+            raise RuntimeError(f"a continuation failed with exit code {code}:\n{said}")
+        return time.monotonic() - began
 
 
 def kill_campaign(
@@ -49,32 +136,35 @@ def kill_campaign(
     """
     recipe = _recipe(folder)
     found, moments = Kills(), random.Random(seed)
-    length = _until_the_end(recipe, folder / "whole", folder / "whole.log")
-    expected = weights(folder / "whole")
-    while found.kills < kills:
-        store, log = folder / f"store {found.runs}", folder / f"log-{found.runs}.txt"
-        seen: dict[str, tuple[int, int]] = {}
-        while _ended(recipe, store, log, moments.uniform(0, 0.6) * length) is None:
-            found.kills += 1
-            found.in_stage += bool(list(store.glob("states/*/step-*/manifest.json")))
+    with Starter() as starter:
+        length = _until_the_end(starter, recipe, folder / "whole", folder / "whole.log")
+        expected = weights(folder / "whole")
+        while found.kills < kills:
+            store, log = folder / f"store {found.runs}", folder / f"log-{found.runs}.txt"
+            seen: dict[str, tuple[int, int]] = {}
+            while starter.ended(recipe, store, log, moments.uniform(0, 0.4) * length) is None:
+                found.kills += 1
+                found.inside.update(_unfinished(store))
+                seen = _compared(store, seen, found)
+                if found.kills >= kills:
+                    _until_the_end(starter, recipe, store, log)
+                    break
             seen = _compared(store, seen, found)
-            if found.kills >= kills:
-                _until_the_end(recipe, store, log)
-                break
-        seen = _compared(store, seen, found)
-        if (ended := weights(store)) != expected:
-            wrong = [name for name in expected if ended.get(name) != expected[name]]
-            found.losses.append(f"run {found.runs} ended in other weights: {wrong}")
-        found.resumed += log.read_text(encoding="utf-8").count("going on from step")
-        found.runs += 1
-        note(f"{found.kills} kills, {found.runs} runs to their end, {len(found.losses)} losses")
-        shutil.rmtree(store)
+            if (ended := weights(store)) != expected:
+                wrong = [name for name in expected if ended.get(name) != expected[name]]
+                found.losses.append(f"run {found.runs} ended in other weights: {wrong}")
+            found.losses += [f"run {found.runs}: {problem}" for problem in _tracking(store)]
+            found.resumed += log.read_text(encoding="utf-8").count("going on from step")
+            found.runs += 1
+            note(f"{found.kills} kills, {found.runs} runs to their end, {len(found.losses)} losses")
+            shutil.rmtree(store)
     return found
 
 
 def visible(store: Path) -> list[Path]:
     """Checkpoints, without what a killed process left unfinished."""
-    folders = sorted((store / "checkpoints").iterdir()) if store.is_dir() else []
+    place = store / "checkpoints"
+    folders = sorted(place.iterdir()) if place.is_dir() else []
     return [folder for folder in folders if not folder.name.startswith(".")]
 
 
@@ -86,6 +176,14 @@ def weights(store: Path) -> dict[str, str]:
             if name.endswith(".safetensors"):
                 found[f"{folder.name}/{name}"] = entry.sha256
     return found
+
+
+def _unfinished(store: Path) -> set[str]:
+    """Stages that have a state and no checkpoint."""
+    folders = {path.parents[1].name for path in store.glob("states/*/step-*/manifest.json")}
+    return {
+        name.rsplit("-", 1)[0] for name in folders if not (store / "checkpoints" / name).exists()
+    }
 
 
 def _compared(
@@ -107,41 +205,30 @@ def _compared(
     return now
 
 
+def _tracking(store: Path) -> list[str]:
+    """What MLflow lacks after a run, or has twice."""
+    report = sync(read_settings(store, {}), store / "points")
+    problems = [report.failure] if report.failure else []
+    problems += [f"MLflow lacks {run.left} of {run.name}" for run in report.runs if run.left]
+    query = "SELECT key, step FROM metrics GROUP BY run_uuid, key, step, value HAVING count(*) > 1"
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        problems += [
+            f"MLflow has {key} of step {step} twice" for key, step in database.execute(query)
+        ]
+    return problems
+
+
 def _recipe(folder: Path) -> Path:
-    content = toy_recipe_dict(folder / "in", steps=400)
-    content["execution"] |= {"state_minutes": 0.005, "log_every": 20}
+    content = toy_recipe_dict(folder / "in", steps=200)
+    content["execution"] |= {"state_minutes": 0.002, "log_every": 20}
     path = folder / "toy.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path
 
 
-def _until_the_end(recipe: Path, store: Path, log: Path) -> float:
+def _until_the_end(starter: Starter, recipe: Path, store: Path, log: Path) -> float:
     """Seconds that it took from its first words on."""
-    taken = _ended(recipe, store, log, _LONGEST)
+    taken = starter.ended(recipe, store, log, _LONGEST)
     if taken is None:
         raise RuntimeError(f"a run took more than {_LONGEST:.0f} s; its output is in {log}")
-    return taken
-
-
-def _ended(recipe: Path, store: Path, log: Path, seconds: float) -> float | None:
-    """Run, and kill it so long after it began to look at models and data.
-
-    Returns:
-        Seconds from there to its end; None if it was killed before.
-    """
-    with running(*distill("run", recipe, "--store", store)) as run:
-        run.wait_for("looking at models", _LONGEST)
-        began, taken = time.monotonic(), None
-        try:
-            code = run.wait(seconds)
-            taken = time.monotonic() - began
-        except subprocess.TimeoutExpired:
-            # The whole group: what the run started must not go on beside the next one.
-            os.killpg(run.process.pid, signal.SIGKILL)
-            run.wait()
-            code = 0
-    with log.open("a", encoding="utf-8") as file:
-        file.write(run.output)
-    if code:
-        raise RuntimeError(f"a continuation failed with exit code {code}:\n{run.output[-3000:]}")
     return taken

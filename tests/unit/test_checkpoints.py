@@ -198,8 +198,8 @@ def report(name: str) -> RunReport:
 
 def test_the_newest_report_is_read_unless_one_is_named(store: CheckpointStore) -> None:
     for second, name in enumerate(("b-old", "a-new")):
-        path = store.write_report(report(name))
-        os.utime(path, (1_000_000 + second, 1_000_000 + second))
+        assert store.write_report(report(name)).run == name
+        os.utime(store.root / "runs" / f"{name}.json", (1_000_000 + second, 1_000_000 + second))
     assert store.list_reports() == ["a-new", "b-old"]
     assert store.read_report().run == "a-new"
     assert store.read_report("b-old").run == "b-old"

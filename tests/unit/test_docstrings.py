@@ -114,7 +114,7 @@ def test_the_second_call_opens_what_the_first_one_wrote(tmp_path: Path) -> None:
 def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
     root = packages(tmp_path / "site")
     first = paragraphs_of([root], tmp_path / "cache", digest="a" * 64).to_list()
-    next((tmp_path / "cache").iterdir()).write_bytes(b"no arrow file")
+    next((tmp_path / "cache").rglob("*.arrow")).write_bytes(b"no arrow file")
     assert paragraphs_of([root], tmp_path / "cache", digest="a" * 64).to_list() == first
 
 

@@ -145,3 +145,41 @@ def test_what_the_server_refuses_is_said_once_and_does_not_count_as_down(
     child.finish()
     assert history(client, child.run_id, "train/loss") == [(1, 1.0)]
     assert len([r for r in caplog.records if "refused tags" in r.getMessage()]) == 1
+
+
+def test_an_answer_that_comes_too_late_leaves_no_second_run(
+    database: str, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = threading.Event()
+    create = tracking_client.create_run
+
+    def slow(*arguments: Any, **more: Any) -> str:
+        run_id = create(*arguments, **more)
+        time.sleep(1.5)
+        made.set()
+        return run_id
+
+    monkeypatch.setattr("pipeline.tracking_worker._RETRY_SECONDS", 0.5)
+    places = {
+        "experiment": tmp_path.name,
+        "points": tmp_path / "points",
+        "artifacts": tmp_path / "a",
+    }
+    tracking = Tracking.open(database, patience=20, **places)
+    tracking.worker.patience = 0.5
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.tracking.create_run", slow)
+        child = tracking.child_run(None, "general", {"seed": 1}, {})
+        assert child.run_id is None
+        child.log(1, {"train/loss": 1.0})
+        assert made.wait(10)
+    child.finish()
+    tracking.close()
+    again = Tracking.open(database, patience=20, **places)
+    again.send_kept()
+    again.close()
+    assert again.experiment_id is not None
+    (run,) = client.search_runs([again.experiment_id])
+    assert run.data.params["seed"] == "1"
+    assert run.info.status == "FINISHED"
+    assert history(client, run.info.run_id, "train/loss") == [(1, 1.0)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from pipeline import tracking_server
 from pipeline.settings import Settings, read_settings
 from pipeline.tracking import Tracking
 from pipeline.tracking_outbox import Outbox, Request
+from pipeline.tracking_points import PointFile, read_points
 from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_server import Amount, unsent
 from pipeline.tracking_sync import SyncReport, sync
+from schemas.errors import StoreError
 from tests.unit.tracking.conftest import closed_port, history
 
 
@@ -282,13 +284,28 @@ def test_only_plain_data_is_kept(place: Place) -> None:
     assert suffixes == {".jsonl", ".json", ".md", ".png", ".safetensors"}
 
 
-def test_a_disk_that_refuses_to_keep_costs_one_warning_and_raises_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.WARNING)
+def test_a_disk_that_refuses_to_keep_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "run.unsent").write_text("in the way")
     outbox = Outbox(tmp_path / "run.jsonl")
-    for _ in range(2):
-        assert not outbox.keep(Request(kind="tags", values={"a": "b"}))
-    assert len(caplog.records) == 1
-    assert "run.unsent" in caplog.text
+    with pytest.raises(StoreError, match=r"run\.unsent"):
+        outbox.keep(Request(kind="tags", values={"a": "b"}))
+
+
+def test_a_disk_that_refuses_points_is_a_store_error_and_a_later_process_logs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PointFile(tmp_path / "run.jsonl", {})
+    file.append(1, {"loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "run.jsonl").stat().st_size + 20, hard))
+    try:
+        with pytest.raises(StoreError, match="larger than allowed"):
+            file.append(2, {"loss": 2.0})
+        file.end("FAILED")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = PointFile(tmp_path / "run.jsonl", {})
+    assert not again.append(1, {"loss": 1.0})
+    assert again.append(2, {"loss": 2.0})
+    points = [(point.step, point.metrics) for point in read_points(tmp_path / "run.jsonl")]
+    assert points == [(1, {"loss": 1.0}), (2, {"loss": 2.0})]

@@ -1,0 +1,244 @@
+"""What a file may ask of this machine, looked at before any of its rows is made: bytes, lines, and what it unpacks to.
+
+A reader that meets a line of gigabytes, or a packed file that is nothing but one, takes all memory before it says no.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from schemas.errors import DataError
+from schemas.yaml_text import printable
+
+CHUNK_BYTES = 1 << 20
+# A row is a text, not a library: tokenising 2 MB takes a quarter of a gigabyte. No page of Wikipedia may be longer.
+MAX_ROW_BYTES = 2 << 20
+# A JSON array is read whole, and small values take forty times their text.
+MAX_ARRAY_BYTES, MAX_ARRAY_COMMAS = 32 << 20, 1_000_000
+# Time and memory of the readers go by the square of the columns: 10,000 of them take half a minute and a gigabyte.
+MAX_COLUMNS = 1000
+_KEYS_BYTES = 10 << 20
+# Text packs three- to twentyfold; what packs better than this is made to fill memory or disk.
+MAX_PACKING = 200
+FREE_BYTES = 64 << 20
+_PARQUET_BATCH = 65_536
+_TOKENISED_BYTES = 8 << 20
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked where its name ends in .gz."""
+    return cast("IO[bytes]", gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
+
+
+def check_bounds(path: Path, suffix: str, where: str) -> None:
+    """Refuse a file that cannot be text or rows of a reasonable size; looked at anew only when it has changed.
+
+    Args:
+        path: the file.
+        suffix: its format.
+        where: the field that names it.
+
+    Raises:
+        DataError: what is wrong, with the line where there is one, and what to do.
+    """
+    status = path.stat()
+    _check_version(str(path), suffix, where, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _check_version(name: str, suffix: str, where: str, size: int, _mtime_ns: int) -> None:
+    path = Path(name)
+    if suffix == ".parquet":
+        _check_parquet(path, where, size)
+        return
+    try:
+        with path.open("rb") as packed:
+            text = _Text(f"{where}: {path}", packed, may_be_array=suffix in (".json", ".jsonl"))
+            with gzip.open(packed) if name.endswith(".gz") else nullcontext(packed) as file:
+                text.read(cast("IO[bytes]", file))
+        if text.may_be_array:
+            _check_keys(path, text)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(
+            f"{where}: {path} is cut short or no gzip file ({error}); fetch it again"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{where}: {path} cannot be read ({error.strerror}); check the disk"
+        ) from None
+
+
+class _Text:
+    """Looks through a file that should be UTF-8 text."""
+
+    def __init__(self, shown: str, packed: IO[bytes], *, may_be_array: bool) -> None:
+        self.shown, self.packed = shown, packed
+        self.may_be_array = may_be_array
+        self.decoder = codecs.getincrementaldecoder("utf-8")()
+        self.total = self.lines = self.line_bytes = self.commas = 0
+        self.blank = True
+        self.is_array = False
+
+    def read(self, file: IO[bytes]) -> None:
+        while chunk := file.read(CHUNK_BYTES):
+            if not self.total:
+                chunk = chunk.removeprefix(codecs.BOM_UTF8)
+                self.is_array = self.may_be_array and chunk.lstrip()[:1] == b"["
+            self.total += len(chunk)
+            self.commas += chunk.count(b",")
+            if self.is_array and (self.total > MAX_ARRAY_BYTES or self.commas > MAX_ARRAY_COMMAS):
+                raise DataError(
+                    f"{self.shown} is one JSON array of more than {MAX_ARRAY_BYTES >> 20} MB or {MAX_ARRAY_COMMAS:,} "
+                    "values; write a row a line"
+                )
+            if self.total > (allowed := _allowed(self.packed.tell())):
+                raise _unpacks_too_far(self.shown, allowed)
+            self._check_text(chunk)
+            if not self.is_array:
+                self._check_lines(chunk)
+            self.lines += chunk.count(b"\n")
+            self.blank = self.blank and not chunk.strip()
+        self._decode(b"", final=True)
+        if self.blank:
+            raise DataError(f"{self.shown} is empty; give a file with rows")
+
+    def _check_text(self, chunk: bytes) -> None:
+        if (place := chunk.find(b"\0")) >= 0:
+            line = self.lines + chunk.count(b"\n", 0, place) + 1
+            raise DataError(
+                f"{self.shown}: line {line} holds a NUL byte; save the file as UTF-8 text"
+            )
+        self._decode(chunk)
+
+    def _decode(self, chunk: bytes, *, final: bool = False) -> None:
+        try:
+            self.decoder.decode(chunk, final=final)
+        except UnicodeDecodeError as error:
+            line = self.lines + error.object.count(b"\n", 0, error.start) + 1
+            raise DataError(
+                f"{self.shown}: line {line} is not UTF-8; save the file as UTF-8 text"
+            ) from None
+
+    def _check_lines(self, chunk: bytes) -> None:
+        # A chunk is shorter than the longest line, so that only the one that it begins in can be too long.
+        end = chunk.find(b"\n")
+        self.line_bytes += len(chunk) if end < 0 else end
+        if self.line_bytes > MAX_ROW_BYTES:
+            raise DataError(
+                f"{self.shown}: line {self.lines + 1} is longer than {MAX_ROW_BYTES >> 20} MB; a row is one text: cut "
+                "it into several rows"
+            )
+        if end >= 0:
+            self.line_bytes = len(chunk) - chunk.rfind(b"\n") - 1
+
+
+def _check_keys(path: Path, text: _Text) -> None:
+    """Refuse rows that each have keys of their own; by the first rows, since those decide what the columns are."""
+    names: set[str] = set()
+    with open_plain(path) as file:
+        rows = [file.read()] if text.is_array else file
+        for number, row in enumerate(rows, start=1):
+            try:
+                json.loads(row, object_pairs_hook=lambda pairs: names.update(dict(pairs)))
+            except (ValueError, RecursionError):
+                return  # said where the rows are read
+            if len(names) > MAX_COLUMNS:
+                rows_read = "its rows" if text.is_array else f"the rows up to line {number}"
+                raise DataError(
+                    f"{text.shown}: {rows_read} have more than {MAX_COLUMNS:,} different keys; give every row the same "
+                    "few, such as text and label"
+                )
+            if file.tell() > _KEYS_BYTES:
+                return
+
+
+def _check_parquet(path: Path, where: str, size: int) -> None:
+    allowed = _allowed(size)
+    try:
+        texts = [field.name for field in pq.read_schema(path) if _is_text(field.type)]
+        # As dictionaries: a long text may stand there once and be meant a million times.
+        with pq.ParquetFile(path, read_dictionary=texts) as file:
+            columns, unpacked, rows = file.metadata.num_columns, _declared(file.metadata), 0
+            batches = file.iter_batches(batch_size=_PARQUET_BATCH, use_threads=False)
+            while columns <= MAX_COLUMNS and unpacked <= allowed and (batch := next(batches, None)):
+                for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                    unpacked += _bytes_of(column, f"{where}: {path}", name, rows)
+                rows += batch.num_rows
+    except DataError:
+        raise
+    except Exception as error:
+        # pyarrow raises whatever a damaged file leads it to.
+        cause = printable(" ".join(str(error).split()), 300)
+        raise DataError(f"{where}: {path}: cannot be read as .parquet ({cause}); mend it") from None
+    if columns > MAX_COLUMNS:
+        raise DataError(
+            f"{where}: {path} has {columns:,} columns; give a file of at most {MAX_COLUMNS:,}"
+        )
+    if unpacked > allowed:
+        raise _unpacks_too_far(f"{where}: {path}", allowed)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
+
+
+def _bytes_of(column: pa.Array, shown: str, name: str, before: int) -> int:
+    """What the column's rows take when each has its own text; refuses a text that is too long."""
+    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary).take(column.indices)
+    row = pc.index(pc.greater(lengths, MAX_ROW_BYTES), pa.scalar(True)).as_py()
+    if row >= 0:
+        raise DataError(
+            f"{shown}: row {before + row + 1}: column {name!r} holds more than {MAX_ROW_BYTES >> 20} MB; a row is one "
+            "text: cut it into several rows"
+        )
+    return (pc.sum(lengths).as_py() or 0) + 4 * len(column)
+
+
+def _declared(metadata: pq.FileMetaData) -> int:
+    """Bytes that the file says it unpacks to, a row being four at least."""
+    groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
+    return max(sum(group.total_byte_size for group in groups), 4 * metadata.num_rows)
+
+
+def _allowed(packed: int) -> int:
+    """Bytes that so many packed ones may unpack to."""
+    return max(FREE_BYTES, MAX_PACKING * packed)
+
+
+def _unpacks_too_far(shown: str, allowed: int) -> DataError:
+    return DataError(
+        f"{shown} unpacks to more than {allowed / 1e6:,.0f} MB, {MAX_PACKING} times its size or more; no text does: "
+        "fetch it again, or give another file"
+    )
+
+
+def rows_at_once(rows: Dataset, most: int) -> int:
+    """How many rows to tokenise in one go: `most`, or fewer where they are long."""
+    mean = max(1, rows.data.nbytes // max(1, rows.data.num_rows))
+    return max(1, min(most, _TOKENISED_BYTES // mean))
+
+
+def in_parts(batch: dict[str, list[Any]]) -> Iterator[dict[str, list[Any]]]:
+    """The rows of a batch in order, a few at a time where their texts are long."""
+    start, size = 0, 0
+    for place, text in enumerate(batch["text"]):
+        size += len(text) + (len(batch["text_pair"][place]) if "text_pair" in batch else 0)
+        if place > start and size > CHUNK_BYTES:
+            yield {name: values[start:place] for name, values in batch.items()}
+            start, size = place, len(text)
+    yield {name: values[start:] for name, values in batch.items()}

@@ -1,0 +1,249 @@
+"""Power cuts: what was not synced may be gone, half gone or there; every continuation ends in the same weights.
+
+What POSIX promises of a disk is little: the content of a file is that of its last sync, the names
+in a folder are those of the folder's last sync, and of what came later anything may have arrived.
+`Disk` notes each sync of a running process and lays out, at random moments, folders as such a disk
+might show them after a cut at that moment.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+from pipeline.checkpoints import open_store
+from schemas.errors import DistillError
+from schemas.recipe import Recipe
+from schemas.results import CheckpointRef
+from schemas.stage import StageConfig
+from stages.identity import stage_digest
+from stages.ports import Ports
+from stages.run import run_stage
+from tests.fakes import ListSink, SilentProgress
+from tests.torture.kills import weights
+from tests.toys import toy_recipe_dict
+
+_CUTS_IN_A_RUN = 20
+
+Names = dict[str, int]
+"""What a folder holds: inode numbers by name."""
+
+
+class Disk:
+    """What of a folder would outlast a power cut, learned from the syncs of this process."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.contents: dict[int, bytes] = {}
+        self.names: dict[int, Names] = {}
+        self.events = 0
+        self._lock = threading.Lock()
+        self._cuts: dict[int, tuple[Path, random.Random]] = {}
+        self._sync, self._replace = os.fsync, os.replace
+        # An inode whose file is gone must not become another file's.
+        self._held: dict[int, int] = {}
+
+    def cut_at(self, event: int, into: Path, draw: random.Random) -> None:
+        """At the event of that number, lay out in `into` what might be left."""
+        self._cuts[event] = (into, draw)
+
+    @contextmanager
+    def watched(self) -> Iterator[Disk]:
+        """Every sync and every rename inside the block is an event."""
+        try:
+            with (
+                mock.patch.object(os, "fsync", self._fsync),
+                mock.patch.object(os, "replace", self._renamed),
+            ):
+                yield self
+        finally:
+            for handle in self._held.values():
+                os.close(handle)
+
+    def _fsync(self, handle: int) -> None:
+        self._event()
+        self._sync(handle)
+        status = os.fstat(handle)
+        with self._lock:
+            if status.st_ino not in self._held:
+                self._held[status.st_ino] = os.dup(handle)
+            if stat.S_ISDIR(status.st_mode):
+                path = os.readlink(f"/proc/self/fd/{handle}")
+                self.names[status.st_ino] = _names(Path(path))
+            else:
+                self.contents[status.st_ino] = os.pread(handle, status.st_size, 0)
+        self._event()
+
+    def _renamed(self, source: str | Path, target: str | Path) -> None:
+        self._event()
+        self._replace(source, target)
+        self._event()
+
+    def _event(self) -> None:
+        with self._lock:
+            cut = self._cuts.pop(self.events, None)
+            self.events += 1
+            if cut is not None:
+                self._lay_out(self.root, *cut)
+
+    def _lay_out(self, folder: Path, into: Path, draw: random.Random) -> None:
+        into.mkdir(parents=True)
+        now = _names(folder)
+        synced = self.names.get(folder.stat().st_ino, {})
+        places = {inode: name for name, inode in now.items()}
+        for name in sorted({*now, *synced}):
+            inode = draw.choice([each for each in (now.get(name), synced.get(name)) if each])
+            if name not in synced and draw.random() < 0.5:
+                continue  # made or renamed since, and the name did not arrive
+            if name not in now and draw.random() < 0.5:
+                continue  # removed since, and that did arrive
+            # A thing that has another name by now has the content it was given under that name.
+            there = folder / places.get(inode, name)
+            if there.is_dir():
+                self._lay_out(there, into / name, draw)
+            elif inode in self.contents or there.is_file():
+                (into / name).write_bytes(self._content(there, inode, draw))
+
+    def _content(self, path: Path, inode: int, draw: random.Random) -> bytes:
+        synced = self.contents.get(inode)
+        try:
+            now = path.read_bytes() if path.stat().st_ino == inode else synced or b""
+        except FileNotFoundError:
+            now = synced or b""
+        if now == synced:
+            return now
+        cut = draw.randrange(len(now) + 1)
+        # As some file systems do: the length has arrived, the bytes have not.
+        zeros = now[:cut] + bytes(len(now) - cut)
+        return draw.choice([now, now[:cut], zeros, synced or b""])
+
+
+def _names(folder: Path) -> Names:
+    found = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found[entry.name] = entry.inode()
+    return found
+
+
+@dataclass
+class Cuts:
+    """What a campaign found."""
+
+    cuts: int = 0
+    events: int = 0
+    """Syncs and renames of one run: the moments there are."""
+    finished: int = 0
+    """Stages that the cuts left finished."""
+    resumed: int = 0
+    """Stages that went on from a state."""
+    losses: list[str] = field(default_factory=list)
+    """Continuations that failed or ended otherwise, and stages that were there and were lost."""
+
+
+def power_campaign(folder: Path, *, cuts: int, seed: int = 0) -> Cuts:
+    """Cut the power so many times in runs of the teacher and two stages, and go on from what is left."""
+    recipe = _recipe(folder)
+    draw, found = random.Random(seed), Cuts()
+    expected, found.events = _whole(recipe, folder)
+    while found.cuts < cuts:
+        moments = draw.sample(range(found.events), min(_CUTS_IN_A_RUN, cuts - found.cuts))
+        for moment, finished in _lefts(recipe, folder, moments, draw):
+            left = folder / "left" / str(moment)
+            if left.is_dir():  # this run may have had an event less
+                _continue(recipe, left / "store", finished, expected, found)
+            found.cuts += 1
+        shutil.rmtree(folder / "left")
+    return found
+
+
+def _recipe(folder: Path) -> Recipe:
+    content = toy_recipe_dict(folder / "in", steps=12)
+    content["teacher"]["task_model"]["training"]["duration"] = "40 steps"
+    return Recipe.model_validate(content)
+
+
+def _whole(recipe: Recipe, folder: Path) -> tuple[dict[str, str], int]:
+    """The weights of a run that nothing happens to, and how many events it has."""
+    (folder / "whole").mkdir()
+    with Disk(folder / "whole").watched() as disk:
+        _run(recipe, folder / "whole" / "store")
+    return weights(folder / "whole" / "store"), disk.events
+
+
+def _lefts(
+    recipe: Recipe, folder: Path, moments: list[int], draw: random.Random
+) -> list[tuple[int, set[str]]]:
+    """Run, leaving in `left/MOMENT` what a cut at each moment might leave; and the stages finished until then."""
+    place = folder / "running"
+    place.mkdir()
+    disk = Disk(place)
+    for moment in moments:
+        disk.cut_at(moment, folder / "left" / str(moment), random.Random(draw.random()))
+    ends: dict[str, int] = {}
+    with disk.watched():
+        _run(recipe, place / "store", lambda name: ends.setdefault(name, disk.events))
+    shutil.rmtree(place)
+    return [(moment, {name for name in ends if ends[name] <= moment}) for moment in moments]
+
+
+def _continue(
+    recipe: Recipe, store: Path, finished: set[str], expected: dict[str, str], found: Cuts
+) -> None:
+    where = f"cut {found.cuts}, event {store.parent.name}"
+    progress = SilentProgress()
+    try:
+        reused = _run(recipe, store, progress=progress)
+        found.finished += len(reused)
+        found.resumed += sum("going on from step" in note for note in progress.notes)
+        if lost := finished - reused:
+            found.losses.append(f"{where}: {sorted(lost)} was finished and had to be made again")
+        if weights(store) != expected:
+            found.losses.append(f"{where}: ended in other weights")
+    except (DistillError, OSError, ValueError, KeyError) as error:
+        found.losses.append(f"{where}: {error}")
+
+
+def _run(
+    recipe: Recipe,
+    folder: Path,
+    finished: Callable[[str], object] = lambda _: None,
+    progress: SilentProgress | None = None,
+) -> set[str]:
+    """Teacher, `task_adaptive` and `task_specific`, as a run does it; those that were there already."""
+    store, reused = open_store(folder), set()
+
+    def kept(config: StageConfig, parent: CheckpointRef | None) -> CheckpointRef:
+        digest = stage_digest(config, parent.digest if parent else None)
+        there = store.find(config.name, digest)
+        if there is not None:
+            reused.add(config.name)
+            return there[0]
+        ports = Ports(
+            sink=ListSink(),
+            progress=progress or SilentProgress(),
+            states=store.states(config.name, digest),
+            checkpoints=store.writer(config.name, digest),
+            cache=store.cache,
+            state_minutes=1e-3,
+            teacher_cache_bytes=10**9,
+        )
+        result = run_stage(config, parent, ports)
+        finished(config.name)
+        return result.checkpoint
+
+    (teacher,) = recipe.teacher_configs()
+    made = kept(teacher, None)
+    teachers = recipe.fine_tuned_teachers([(teacher, f"{made.path}/model", made.digest)])
+    student = None
+    for stage in recipe.stages[2:]:
+        student = kept(recipe.stage_config(stage, teachers), student)
+    return reused
