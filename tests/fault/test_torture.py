@@ -52,7 +52,7 @@ def test_a_campaign_notices_what_it_looks_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.torture.flips.verify", lambda _: None)
-    assert len(flip_campaign(tmp_path / "flips", cases=20).losses) == 10
+    assert len(flip_campaign(tmp_path / "flips", cases=20).losses) == 5
 
 
 def _fill(memory: mmap.mmap) -> None:
