@@ -302,8 +302,13 @@ def main() -> None:
     secrets = secrets_of(os.environ)
     handler = logging.StreamHandler()
     handler.setFormatter(_WithoutSecrets(secrets))
-    logging.basicConfig(level=os.environ.get("DISTILL_LOG_LEVEL", "WARNING"), handlers=[handler])
+    level = os.environ.get("DISTILL_LOG_LEVEL", "").upper() or "WARNING"
+    known = logging.getLevelNamesMapping()
+    logging.basicConfig(level=known.get(level, logging.WARNING), handlers=[handler])
     try:
+        if level not in known:
+            names = ", ".join(known)
+            raise ConfigError(f"DISTILL_LOG_LEVEL={level} is no level; give one of {names}")
         app()
     except DistillError as error:
         for line in error.problems if isinstance(error, ConfigError) else (str(error),):

@@ -55,6 +55,13 @@ def http_status(error: Any) -> int:
     return int(error.get_http_status_code())
 
 
+def wants_login(error: Exception) -> bool:
+    """Whether the server is there and does not take our credentials."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and http_status(error) in (401, 403)
+
+
 @contextmanager
 def refusals() -> Iterator[None]:
     """Turns what MLflow refuses for good (a bad name, a missing run) into Rejected.

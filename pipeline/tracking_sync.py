@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline import tracking_points as kept
 from pipeline.settings import Settings, without_credentials
+from pipeline.tracking_client import wants_login
 from pipeline.tracking_points import PointFile
 from pipeline.tracking_server import Amount, Server, unsent
 from pipeline.tracking_worker import Rejected, brief
@@ -84,10 +85,13 @@ def sync(settings: Settings, points: Path) -> SyncReport:
 
 
 def _failure(address: str, points: Path, error: Exception) -> str:
-    return (
-        f"MLflow at {address} cannot be reached ({brief(error)}); what it does not have stays in {points}: start the "
-        "server, or name another with MLFLOW_TRACKING_URI, and run distill sync again"
-    )
+    if wants_login(error):
+        why = "wants other credentials"
+        remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    else:
+        why = f"cannot be reached ({brief(error)})"
+        remedy = "start the server, or name another with MLFLOW_TRACKING_URI,"
+    return f"MLflow at {address} {why}; what it does not have stays in {points}: {remedy} and run distill sync again"
 
 
 def deliver_all(server: Server, points: Path) -> tuple[list[SyncedRun], Exception | None]:

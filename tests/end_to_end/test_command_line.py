@@ -331,6 +331,14 @@ def test_a_task_folder_that_is_not_there_is_named_once(broken, tmp_path: Path) -
     assert f"there is no folder {tmp_path}/nowhere either" in message
 
 
+def test_an_unknown_level_of_the_log_is_refused(
+    distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILL_LOG_LEVEL", "loud")
+    message = distill.refused("recipes")
+    assert "DISTILL_LOG_LEVEL=LOUD is no level; give one of" in message
+
+
 def test_an_unreachable_prefect_server_is_said_so(broken, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("PREFECT_API_URL", "http://user:canary@127.0.0.1:9/api")
     message = broken(lambda recipe: None, code=1)

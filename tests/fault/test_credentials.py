@@ -300,6 +300,7 @@ def test_a_run_behind_passwords_leaves_no_secret_anywhere(
         terminal = Distill(capfd, monkeypatch)
         code, said, complaint = terminal("sync", "--store", store)
         assert (code, complaint.count("error:")) == (1, 1)
+        assert "wants other credentials" in complaint
         assert leaks(said + complaint) == []
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRETS["MLFLOW_PASSWORD"])
         assert terminal("sync", "--store", store)[0] == 0

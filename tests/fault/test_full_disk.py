@@ -81,6 +81,12 @@ def refuse_to_write() -> None:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
+def mlflow_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what it does not take has to be kept on the full disk as well."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("full")
@@ -138,8 +144,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_once_there_is_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = disk / "store"
-    # Away, so that what it does not take has to be kept on the full disk as well.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    mlflow_is_away(monkeypatch)
     harm_every_write(
         lambda: distill("run", recipe, "--store", store),
         store,
@@ -159,7 +164,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     store = tmp_path / "store"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    mlflow_is_away(monkeypatch)
     harm_every_write(
         lambda: distill("run", recipe, "--store", store),
         store,

@@ -34,7 +34,8 @@ _STARTER = """
 import os, sys
 from pipeline.launch import prepare_environment
 prepare_environment()
-import mlflow, pipeline.flow
+import matplotlib.backends.backend_agg, mlflow.store.tracking.sqlalchemy_store, sklearn.linear_model
+import pipeline.flow
 from pipeline.__main__ import main
 print("imported", flush=True)
 for line in sys.stdin:
