@@ -20,6 +20,7 @@ from pipeline.settings import without_credentials
 from pipeline.tracking_outbox import Request
 from pipeline.tracking_points import Point
 from pipeline.tracking_worker import Rejected
+from stages.whole import make_folder, sweep, sync, unfinished
 
 KIND_TAG = "mlflow.experimentKind"
 KIND = "custom_model_development"
@@ -203,16 +204,46 @@ def experiment_id(client: Any, uri: str, name: str, artifacts: Path | None) -> s
 
 @contextmanager
 def one_at_a_time(uri: str) -> Iterator[None]:
-    """Two processes that make the tables of one fresh SQLite file at once would both fail."""
-    if not uri.startswith("sqlite:///"):
+    """Two processes that make the tables, or the experiment, of one fresh SQLite file at once would both fail."""
+    path = _sqlite_file(uri)
+    if path is None:
         yield
         return
     from filelock import FileLock
 
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with FileLock(path.with_name(path.name + ".lock")):
         yield
+
+
+def make_database(uri: str) -> None:
+    """Make MLflow's SQLite file where there is none, in one step; any other address is left as it is.
+
+    Its tables take seconds and many migrations; a process killed among them would leave a file that no MLflow can open.
+    """
+    path = _sqlite_file(uri)
+    if path is None or path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with one_at_a_time(uri):
+        if path.exists():
+            return
+        sweep(path.parent)
+        with unfinished(path.parent) as folder:
+            made = folder / path.name
+            store: Any = SqlAlchemyStore(f"sqlite:///{made}", str(path.with_name("mlruns")))  # type: ignore[no-untyped-call]
+            store.engine.dispose()
+            sync(made)
+            os.replace(made, path)
+        sync(path.parent)
+
+
+def _sqlite_file(uri: str) -> Path | None:
+    if not uri.startswith("sqlite:///"):
+        return None
+    name = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(name) if name not in ("", ":memory:") else None
 
 
 def _user() -> str:

@@ -17,7 +17,7 @@ from pipeline.tracking_client import (
     create_run,
     experiment_id,
     load_mlflow,
-    one_at_a_time,
+    make_database,
     refusals,
     send_params,
     send_points,
@@ -82,8 +82,8 @@ class Server:
         self._artifacts, self._complain = artifacts, complain
         self._experiments: dict[str, str] = {}
         mlflow = load_mlflow()
-        with one_at_a_time(uri):
-            self.client: Any = mlflow.MlflowClient(tracking_uri=uri)
+        make_database(uri)
+        self.client: Any = mlflow.MlflowClient(tracking_uri=uri)
 
     def probe(self) -> None:
         """Ask the least there is to ask."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from mlflow.entities import ViewType
 
+from pipeline import tracking_client
 from pipeline import tracking_points as kept
 from pipeline.tracking import Tracking
 from pipeline.tracking_points import PointFile
@@ -199,3 +200,28 @@ def test_numbers_that_are_none_are_reported_and_do_not_raise(
     child.log(2, {"train/loss": float("nan")})
     child.finish()
     assert "are no numbers" in caplog.text
+
+
+def test_a_process_that_ends_while_mlflows_tables_are_made_leaves_no_broken_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.store.db import utils
+
+    address = f"sqlite:///{tmp_path}/new/mlflow.db"
+    make = utils._initialize_tables
+
+    def half(engine: Any) -> None:
+        make(engine)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", half)
+        with pytest.raises(KeyboardInterrupt):
+            tracking_client.make_database(address)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db.lock"]
+    tracking_client.make_database(address)
+    client = tracking_client.load_mlflow().MlflowClient(tracking_uri=address)
+    assert [each.name for each in client.search_experiments()] == ["Default"]
+    before = (tmp_path / "new" / "mlflow.db").stat().st_ino
+    tracking_client.make_database(address)
+    assert (tmp_path / "new" / "mlflow.db").stat().st_ino == before
