@@ -21,7 +21,6 @@ from pipeline.states import FolderStates
 from pipeline.tracking_outbox import Outbox
 from pipeline.tracking_points import PointFile
 from stages import files as data_files
-from stages import tokens
 from tests.end_to_end.conftest import Distill
 from tests.torture.kills import visible, weights
 from tests.toys import toy_recipe_dict
@@ -30,13 +29,11 @@ MEGABYTES = 260
 # In the order in which a run comes by.
 WRITES: dict[str, tuple[Any, str]] = {
     "rows of a file": (data_files, "make_whole"),
-    "tokens": (tokens, "make_whole"),
     "a point": (PointFile, "append"),
     "a state": (FolderStates, "save"),
     "a checkpoint": (FolderWriter, "commit"),
     "a judgement": (CheckpointStore, "write_judgement"),
     "what MLflow does not take": (Outbox, "keep"),
-    "the report": (CheckpointStore, "write_report"),
 }
 
 
@@ -171,7 +168,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(
         refuse_to_write,
         lambda: None,
         "it is read-only",
-        ("rows of a file", "a state", "a checkpoint"),
+        ("a state",),
     )
     assert weights(store) == expected
 

@@ -103,7 +103,7 @@ def test_runs_at_once_in_one_store_lose_nothing_and_hold_on_to_nothing(
     # Memory of so few runs is still that of the first ones.
     assert [loss for loss in found.losses if "kB more" not in loss] == []
     assert found.runs == 4
-    assert found.reused > found.made > 4
+    assert min(found.made, found.reused) > 4
     _notices_what_is_missing(tmp_path, found)
 
 

@@ -12,16 +12,18 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prefect.settings import PREFECT_API_URL
 
 from pipeline.checkpoints import open_store, verify
+from pipeline.flow import RunOptions, distill_flow
 from pipeline.tracking_run import TrackedRun
+from schemas.results import RunReport
 from stages.trainer import Trainer
 from tests.end_to_end.conftest import Distill
 from tests.end_to_end.processes import Process, free_port, running
@@ -67,7 +69,7 @@ def prefect_server(home: Path) -> Iterator[tuple[Process, dict[str, str]]]:
 def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(
     tmp_path: Path, distill: Distill
 ) -> None:
-    recipe, store = write_recipe(tmp_path, steps=300), tmp_path / "store"
+    recipe, store = write_recipe(tmp_path, steps=100), tmp_path / "store"
     arguments = command("run", recipe, "--store", store)
     with prefect_server(tmp_path / "prefect") as (server, env):
         with running(*arguments, env=env) as run:
@@ -91,18 +93,22 @@ def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
 def test_of_two_runs_at_once_one_makes_each_stage_and_the_other_waits_and_reuses_it(
-    tmp_path: Path,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe, store = write_recipe(tmp_path, steps=150), tmp_path / "store"
-    arguments = command("run", recipe, "--store", store)
-    env = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    with running(*arguments, env=env) as one, running(*arguments, env=env) as other:
-        assert (one.wait(280), other.wait(280)) == (0, 0), one.output + other.output
-    said = one.output + other.output
+    options = RunOptions(store=str(store))
+
+    def run() -> RunReport:
+        return distill_flow(recipe=str(recipe), options=options)
+
+    with ThreadPoolExecutor(2) as threads:
+        reports = [future.result() for future in [threads.submit(run) for _ in range(2)]]
+    said = f"\n{capfd.readouterr().err}"
     for stage in ("teacher", "general", "task_adaptive"):
         assert said.count(f"\n{stage}: step 0 of") == 1, said
         assert said.count(f"\n{stage}: there already, reused") == 1, said
-    assert "another process is making" in said
+    assert "another process is making" in caplog.text
+    assert len({report.run for report in reports}) == 2
     assert {verify(folder).stage for folder in visible(store)} == {
         "teacher",
         "general",

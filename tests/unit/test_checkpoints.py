@@ -217,8 +217,9 @@ def test_reading_a_report_of_an_empty_store_says_how_to_start(store: CheckpointS
         store.read_report()
 
 
-def test_a_second_process_waits_for_the_one_that_makes_the_stage(
-    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("how", ["ends", "is killed"])
+def test_a_second_process_waits_for_the_one_that_makes_the_stage_until_it(
+    how: str, store: CheckpointStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.checkpoints import CheckpointStore\n"
@@ -232,7 +233,8 @@ def test_a_second_process_waits_for_the_one_that_makes_the_stage(
         assert other.stdin is not None
         assert other.stdout.readline() == "held\n"
         started = time.monotonic()
-        threading.Timer(0.5, lambda: (other.stdin.write("\n"), other.stdin.flush())).start()  # type: ignore[union-attr]
+        leave = other.kill if how == "is killed" else other.stdin.close
+        threading.Timer(0.5, leave).start()
         with store.lock("teacher", DIGEST):
             assert time.monotonic() - started > 0.3
     assert "another process is making teacher" in caplog.text
