@@ -12,7 +12,6 @@ from pathlib import Path
 
 from schemas.base import Frozen
 from schemas.credentials import refuse_credentials
-from schemas.credentials import without_credentials as without_credentials
 from schemas.paths import local_path
 
 

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.settings import without_credentials
 from pipeline.tracking_outbox import Request
 from pipeline.tracking_points import Point
 from pipeline.tracking_worker import Rejected
+from schemas.credentials import without_credentials
 from stages.whole import make_folder, sweep, sync, unfinished
 
 KIND_TAG = "mlflow.experimentKind"

@@ -15,9 +15,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.settings import without_credentials
 from pipeline.tracking import CHECKPOINT_TAG
 from pipeline.tracking_client import http_status, is_run_id, load_mlflow
+from schemas.credentials import without_credentials
 from schemas.errors import CheckpointError
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import make_folder, storage_errors
+from pipeline.files import storage_errors
+from stages.whole import make_folder
 
 log = logging.getLogger(__name__)
 

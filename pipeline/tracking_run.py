@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import tracking_points as kept
-from pipeline.settings import without_credentials
 from pipeline.tracking_client import MOST_TAG, clean, data_set_request
 from pipeline.tracking_outbox import Outbox, Request
 from pipeline.tracking_points import PointFile
+from schemas.credentials import without_credentials
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracking

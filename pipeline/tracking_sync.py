@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline import tracking_points as kept
-from pipeline.settings import Settings, without_credentials
+from pipeline.settings import Settings
 from pipeline.tracking_client import wants_login
 from pipeline.tracking_points import PointFile
 from pipeline.tracking_server import Amount, Server, unsent
 from pipeline.tracking_worker import Rejected, brief
 from schemas.base import Frozen
+from schemas.credentials import without_credentials
 
 
 class SyncedRun(Frozen):

@@ -17,8 +17,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.settings import without_credentials
 from pipeline.tracking_points import Point, PointFile
+from schemas.credentials import without_credentials
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -35,6 +35,7 @@ from schemas.recipe import TeacherShape
 from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
 from stages.capture import CAPTURE, Probe, probe
 from stages.tensors import copy_out
+from stages.whole import file_digest
 
 # The bars of loading and saving would run through ours.
 transformers_logging.disable_progress_bar()
@@ -157,18 +158,10 @@ def weight_files(folder: Path) -> list[Path]:
 def weights_digest(folder: Path) -> str:
     """SHA-256 of `model.safetensors` (of all shards' digests, where there are several)."""
     files = weight_files(folder)
-    digests = [
-        _file_digest(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files
-    ]
+    digests = [file_digest(file) for file in files]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _file_digest(path: str, size: int, modified_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
@@ -177,8 +170,7 @@ def folder_digest(folder: Path) -> str:
     for name in ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json"):
         file = folder / name
         if file.is_file():
-            stat = file.stat()
-            parts.append(f"{name}:{_file_digest(str(file), stat.st_size, stat.st_mtime_ns)}")
+            parts.append(f"{name}:{file_digest(file)}")
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

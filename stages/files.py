@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import csv
-import functools
 import glob
-import hashlib
 import io
 import json
 import os
@@ -30,7 +28,7 @@ from schemas.errors import DataError
 from schemas.paths import local_path
 from schemas.yaml_text import printable
 from stages.bounds import MAX_COLUMNS, MAX_ROW_BYTES, check_bounds, open_plain
-from stages.whole import disk_error, is_whole, make_whole
+from stages.whole import disk_error, file_digest, is_whole, make_whole
 
 FORMATS = {
     ".jsonl": "json",
@@ -115,18 +113,6 @@ def _listing(folder: Path) -> str:
         if names
         else "; it is empty"
     )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of the bytes of `path`, read anew only when the file has changed."""
-    status = path.stat()
-    return _digest_of_version(str(path), status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _digest_of_version(path: str, _size: int, _mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_file(path: Path, cache: Path, where: str) -> Dataset:

@@ -43,7 +43,6 @@ from stages.docstrings import (
     load_paragraphs,
 )
 from stages.files import (
-    file_digest,
     file_format,
     first_row,
     label_column,
@@ -54,6 +53,7 @@ from stages.files import (
     resolve_file,
     text_column,
 )
+from stages.whole import file_digest
 
 # Raise when the same files should give other rows.
 ROWS_VERSION = 1

@@ -28,7 +28,6 @@ from schemas.results import FileEntry
 log = logging.getLogger(__name__)
 
 SEAL = "sealed.json"
-_BLOCK = 1 << 20
 _TEMPORARY = re.compile(r"^\.tmp-(\d+)-[0-9a-f]{8}-(.+)$")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _OLD_SECONDS = 60.0
@@ -37,11 +36,19 @@ _FOREIGN_OLD_SECONDS = 7 * 86400.0
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, 64 lower-case hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """As `sha256_of`, read anew only when the file has changed; for what nobody writes while it is used."""
+    status = path.stat()
+    return _digest_of_version(path, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=128)
+def _digest_of_version(path: Path, _size: int, _mtime_ns: int) -> str:
+    return sha256_of(path)
 
 
 def files_in(folder: Path) -> list[str]:

@@ -15,7 +15,8 @@ import pytest
 
 from pipeline import files
 from pipeline.checkpoints import CheckpointStore, open_checkpoint, open_store, verify
-from pipeline.settings import read_settings, without_credentials
+from pipeline.settings import read_settings
+from schemas.credentials import without_credentials
 from schemas.errors import CheckpointError, ConfigError, StoreError
 from schemas.results import Judgement, RunReport
 from tests.fakes import DIGEST, manifest_of, write_model
