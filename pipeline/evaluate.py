@@ -20,7 +20,8 @@ from stages.encoders import load_classifier, load_config, load_tokenizer, locate
 from stages.evaluation import logits_of, majority_share, score
 from stages.models import check_labels
 from stages.sources import load_task
-from stages.tokens import Tokens, tokenize_task
+from stages.tokenizing import tokenize_task
+from stages.tokens import Tokens
 
 
 class Score(Frozen):

@@ -104,6 +104,11 @@ def file_format(path: Path, where: str) -> str:
     return suffix
 
 
+def file_identity(path: Path, where: str) -> dict[str, str]:
+    """What decides the rows of a file: its content and how it is read."""
+    return {"format": file_format(path, where), "sha256": file_digest(path)}
+
+
 def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return f" (there is no folder {folder} either; relative paths start at {Path.cwd()})"

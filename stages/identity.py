@@ -14,8 +14,9 @@ from schemas.refs import AnyModel
 from schemas.stage import StageConfig
 from schemas.student import ModelStart
 from schemas.teacher import Committee, FinetunedTeacher, PretrainedTeacher
+from stages.corpus import corpus_digest
 from stages.encoders import folder_digest, locate
-from stages.sources import corpus_digest, task_digest
+from stages.sources import task_digest
 
 NUMERICS_VERSION = 1
 """Raise by hand when a change moves a loss curve; every stage made before is then made anew."""

@@ -16,6 +16,7 @@ from schemas.recipe import Evaluation, Recipe
 from schemas.results import CheckpointRef, Judgement
 from schemas.stage import TEACHER_NAMES
 from schemas.teacher import FinetunedTeacher
+from stages.corpus import corpus_digest, load_corpus
 from stages.encoders import (
     folder_digest,
     load_classifier,
@@ -37,9 +38,10 @@ from stages.evaluation import (
 )
 from stages.models import PROJECTIONS
 from stages.objectives import ObjectiveTerms
-from stages.sources import corpus_digest, load_corpus, load_task, task_digest
+from stages.sources import load_task, task_digest
 from stages.tensors import read_tensors
-from stages.tokens import Tokens, tokenize_corpus, tokenize_task
+from stages.tokenizing import tokenize_corpus, tokenize_task
+from stages.tokens import Tokens
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from schemas.refs import describe_model
 from schemas.student import ExtractStart, ModelStart, StudentShape
 from schemas.teacher import AlreadyFineTuned
 from schemas.terms import Attention, Relation
+from stages.corpus import load_corpus
 from stages.encoders import (
     check_same_vocabulary,
     has_trained_head,
@@ -27,7 +28,7 @@ from stages.encoders import (
 )
 from stages.extraction import choose_parts
 from stages.models import check_labels, check_shape
-from stages.sources import load_corpus, load_task
+from stages.sources import load_task
 from stages.student import count_parameters, student_config
 from stages.words import has_word_head
 

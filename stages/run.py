@@ -17,6 +17,7 @@ from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
 from schemas.objective import LabelObjective, MaskedLanguageObjective, Objective, TaskObjective
 from schemas.results import CheckpointRef, Manifest, StageResult
 from schemas.stage import StageConfig
+from stages.corpus import load_corpus
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import held_out_losses, logits_of, score
 from stages.fit import fit
@@ -33,9 +34,10 @@ from stages.models import (
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.runtime import Runtime
-from stages.sources import load_corpus, load_task
+from stages.sources import load_task
 from stages.student import count_parameters, dropout
-from stages.tokens import Tokens, tokenize_corpus, tokenize_task
+from stages.tokenizing import tokenize_corpus, tokenize_task
+from stages.tokens import Tokens
 
 EXTRACTION = "extraction.json"
 _HELD_OUT_ROWS = 256

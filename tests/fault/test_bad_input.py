@@ -40,7 +40,8 @@ import json, os, sys, time
 from pathlib import Path
 from schemas.data import FileTask, FileText, GeneralCorpus
 from schemas.errors import DataError
-from stages.sources import load_corpus, load_task
+from stages.corpus import load_corpus
+from stages.sources import load_task
 
 folder = Path(sys.argv[1])
 good = str(folder / "good.jsonl")

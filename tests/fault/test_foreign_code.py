@@ -27,8 +27,8 @@ from schemas.recipe import Recipe
 from schemas.refs import FolderModel
 from stages.encoders import load_classifier, load_config, load_encoder, load_tokenizer, locate
 from stages.files import read_file
+from stages.hub import load_repository
 from stages.ports import TrainingState
-from stages.sources import load_repository
 from stages.tensors import read_tensors
 from stages.words import has_word_head
 from tests.builders import tiny_tokenizer

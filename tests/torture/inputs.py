@@ -27,7 +27,8 @@ from pipeline.library import read_recipe, shipped_names
 from schemas.data import FileText, GeneralCorpus, TaskData
 from schemas.errors import ConfigError, DataError
 from schemas.loading import dump_recipe
-from stages.sources import load_corpus, load_task
+from stages.corpus import load_corpus
+from stages.sources import load_task
 from tests.torture.damage import ROWS, Damaged, changes, damaged_files, damaged_recipes, written
 from tests.toys import toy_recipe_dict
 

@@ -12,8 +12,9 @@ from huggingface_hub import constants
 
 from schemas.data import HubTask
 from schemas.errors import DataError
-from stages import sources
-from stages.sources import load_repository, load_task, task_digest
+from stages import hub
+from stages.hub import load_repository
+from stages.sources import load_task, task_digest
 
 
 def write_repository(folder: Path, labels: list[int]) -> Path:
@@ -37,10 +38,10 @@ def write_repository(folder: Path, labels: list[int]) -> Path:
 
 def hub_is(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HubTask:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
-    monkeypatch.setattr(sources, "_commit_by_hub", lambda *_: "c" * 40)
-    monkeypatch.setattr(sources, "_commits", {})
+    monkeypatch.setattr(hub, "_commit_by_hub", lambda *_: "c" * 40)
+    monkeypatch.setattr(hub, "_commits", {})
     monkeypatch.setattr(
-        sources,
+        hub,
         "load_repository",
         lambda _id, config, split, where, revision: load_repository(
             str(folder), config, split, where
@@ -90,7 +91,7 @@ def test_an_unreachable_hub_fails_at_once_and_says_what_else_to_give(
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(sources, "_commits", {})
+    monkeypatch.setattr(hub, "_commits", {})
     began = time.monotonic()
     with pytest.raises(DataError, match="owner/name is not in the local cache; give local files"):
         load_task(HubTask(id="owner/name"), tmp_path)

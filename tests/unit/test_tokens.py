@@ -11,8 +11,9 @@ import torch
 from datasets import Dataset
 
 from schemas.errors import DataError
-from stages.sources import CorpusRows, TaskRows
-from stages.tokens import tokenize_corpus, tokenize_task, tokenizer_digest
+from stages.corpus import CorpusRows
+from stages.sources import TaskRows
+from stages.tokenizing import tokenize_corpus, tokenize_task, tokenizer_digest
 from tests.builders import tiny_tokenizer
 
 TEXTS = [
