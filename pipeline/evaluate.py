@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+import numpy as np
+from pydantic import Field, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -12,27 +13,31 @@ from pipeline.checkpoints import open_checkpoint, open_store
 from pipeline.report import percent
 from pipeline.settings import read_settings
 from schemas.base import Frozen
-from schemas.data import DocstringTask, FileTask, HubTask, TaskData, describe_task
+from schemas.data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
 from schemas.errors import ConfigError
+from schemas.metrics import MetricName
+from schemas.results import Manifest, Score
 from schemas.teacher import members_of
 from schemas.yaml_text import printable
-from stages.encoders import load_classifier, load_config, load_tokenizer, locate
-from stages.evaluation import logits_of, majority_share, score
-from stages.models import check_labels
-from stages.sources import load_task
-from stages.tokenizing import tokenize_task
-from stages.tokens import Tokens
+from stages.encoders import load_config, load_tokenizer, locate
+from stages.evaluation import answers_of
+from stages.heads import check_outputs, load_with_head
+from stages.scoring import Scorer, VectorScorer, scorer_of
+from stages.sources import TaskRows, load_task
+from stages.tokenizing import tokenize_split
 
 
-class Score(Frozen):
+class Scored(Frozen):
     """One model's answers."""
 
     name: str
     """Model."""
-    metric: float
-    """The task's metric."""
-    accuracy: float
-    """Share of right answers."""
+    scores: dict[str, Score]
+    """Every score of the task's kind, with its bootstrap interval; the task's metric first."""
+    unseen_scores: dict[str, Score] = Field(default_factory=dict)
+    """The same on rows whose text is not in train; empty where none is."""
+    further: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    """The scores of further validation rows, by their name."""
 
 
 class Scores(Frozen):
@@ -41,12 +46,14 @@ class Scores(Frozen):
     task: str
     """The task's short name."""
     metric: str
-    """Which metric."""
+    """Which metric is the main one."""
     rows: int
     """Validation rows scored."""
-    majority: float
-    """What always answering the most frequent class gets."""
-    models: tuple[Score, ...]
+    unseen_rows: int
+    """Those whose text is not in train."""
+    guessed: float | None
+    """What the best constant answer gets, by the main metric; null where there is none."""
+    models: tuple[Scored, ...]
     """The checkpoint, then its teacher where it had one."""
 
 
@@ -68,47 +75,94 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
             f"{folder}: a {manifest.stage} checkpoint has no trained head; evaluate a task_specific checkpoint, or see "
             "its probe accuracy with: distill compare"
         )
+    data = _as_trained(data, manifest)
     cache = open_store(read_settings(store).store).cache
     rows = load_task(data, cache)
     model_folder = Path(reference.path) / "model"
     tokenizer = load_tokenizer(model_folder, load_config(model_folder))
-    _, validation = tokenize_task(rows, tokenizer, max_length=data.max_length, cache=cache)
-    models = [_score(manifest.stage, model_folder, data.metric, rows.labels, validation)]
+    scorers = {
+        split: scorer_of(
+            rows,
+            split,
+            tokenize_split(rows, split, tokenizer, max_length=data.max_length, cache=cache),
+            np.arange(len(rows.split(split))),
+        )
+        for split in ("validation", *rows.more)
+    }
+    folders = {manifest.stage: model_folder}
     for teacher in members_of(manifest.config.teacher):
         there = Path(getattr(teacher.model, "path", "")).is_dir()
         if teacher.kind == "fine_tuned" and there:
-            folder = locate(teacher.model)
-            models.append(_score("teacher", folder, data.metric, rows.labels, validation))
-    assert validation.labels is not None
+            folders["teacher"] = locate(teacher.model)
+    main = scorers["validation"]
+    if isinstance(main, VectorScorer):
+        main.teacher = answers_of(load_with_head([*folders.values()][-1], rows.problem), main)
     return Scores(
         task=describe_task(data),
-        metric=data.metric,
-        rows=len(validation),
-        majority=majority_share(validation.labels),
-        models=tuple(models),
+        metric=data.main_metric,
+        rows=len(main.chosen),
+        unseen_rows=int((~main.in_train).sum()),
+        guessed=None
+        if isinstance(main, VectorScorer)
+        else main.score(data.main_metric, main.guess()),
+        models=tuple(
+            _scored(name, place, data.main_metric, rows, scorers) for name, place in folders.items()
+        ),
     )
 
 
-def _score(
-    name: str, folder: Path, metric: str, labels: tuple[str, ...], validation: Tokens
-) -> Score:
-    model = load_classifier(folder)
-    check_labels(model, labels, folder)
-    answers = logits_of(model, validation).argmax(-1)
-    assert validation.labels is not None
-    return Score(
+def _as_trained(
+    data: DocstringTask | FileTask | HubTask, manifest: Manifest
+) -> DocstringTask | FileTask | HubTask:
+    """A task's short form says its place alone: its kind and columns are those that the checkpoint was trained with."""
+    trained = manifest.config.data
+    if not isinstance(data, FileTask) or not isinstance(trained, TaskDataset):
+        return data
+    if not isinstance(trained.task, FileTask):
+        return data
+    places = data.model_dump(include={"train", "validation"})
+    return trained.task.model_copy(update=places | {"more_validation": {}})
+
+
+def _scored(
+    name: str, folder: Path, metric: MetricName, rows: TaskRows, scorers: dict[str, Scorer]
+) -> Scored:
+    model = load_with_head(folder, rows.problem)
+    check_outputs(model, rows.problem, rows.labels, folder)
+    answers = {split: answers_of(model, scorer) for split, scorer in scorers.items()}
+    main = scorers["validation"]
+    seen = bool(main.in_train.any())
+    return Scored(
         name=name,
-        metric=score(metric, validation.labels, answers),
-        accuracy=score("accuracy", validation.labels, answers),
+        scores=main.scores(metric, answers["validation"]),
+        unseen_scores=main.scores(metric, answers["validation"], unseen=True) if seen else {},
+        further={
+            split: scorers[split].scores(metric, answers[split])
+            for split in scorers
+            if split != "validation"
+        },
     )
 
 
 def print_scores(scores: Scores, console: Console) -> None:
     """The scores as a table."""
     table = Table(title=f"{scores.task}: {scores.rows:,} validation rows", title_justify="left")
-    for name in ("", f"{scores.metric} %", "accuracy %"):
+    names = list(scores.models[0].scores)
+    for name in ("", *(f"{name} %" for name in names)):
         table.add_column(name, justify="left" if not name else "right")
     for model in scores.models:
-        table.add_row(model.name, percent(model.metric), percent(model.accuracy))
-    table.add_row("most frequent class", "–", percent(scores.majority), style="dim")
+        parts = {model.name: model.scores}
+        if model.unseen_scores:
+            parts[f"{model.name}, {scores.unseen_rows:,} rows not in train"] = model.unseen_scores
+        parts |= {f"{model.name}, {split}": found for split, found in model.further.items()}
+        for title, found in parts.items():
+            table.add_row(title, *(_with_interval(found.get(name)) for name in names))
+    if scores.guessed is not None:
+        table.add_row("guessing", percent(scores.guessed), *("–" for _ in names[1:]), style="dim")
     console.print(table)
+
+
+def _with_interval(score: Score | None) -> str:
+    if score is None:
+        return "–"
+    return f"{percent(score.value)} ({percent(score.low)} to {percent(score.high)})"

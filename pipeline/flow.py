@@ -29,7 +29,7 @@ from pipeline.options import RunOptions, chosen_stages
 from pipeline.outline import check_earlier_stages, needs_made_teachers, outline
 from pipeline.progress import make_progress
 from pipeline.report import as_markdown, as_records, student_row, summary, teacher_row
-from pipeline.runner import Runner
+from pipeline.runner import Runner, guessable
 from pipeline.settings import Settings, read_settings
 from pipeline.tracking import Tracking
 from pipeline.tracking_model import resolve_run
@@ -43,7 +43,7 @@ from schemas.stage import STAGE_ORDER, Stage
 from schemas.teacher import FineTune
 from stages import latency
 from stages.encoders import load_config, load_encoder, locate
-from stages.judge import chance, judged_labels
+from stages.judge import chance, num_judged
 from stages.preflight import Facts, preflight
 from stages.student import encoder_flops
 from stages.tasks import STAGE_TASKS, TEACHER_TASKS, hard_label_baseline
@@ -207,15 +207,14 @@ def make_report(
     recipe: Recipe, name: str, runner: Runner, facts: Facts, settings: Settings, seconds: float
 ) -> RunReport:
     """Everything the closing table says."""
-    labels = judged_labels(runner.yardstick)
     report = RunReport(
         run=name,
         recipe=recipe.name,
         task=describe_task(recipe.task) if recipe.task else None,
-        metric=recipe.task.metric if recipe.task else None,
+        metric=recipe.task.main_metric if recipe.task else None,
         rows=tuple(runner.rows),
         size=measure_size(recipe, runner, facts),
-        validation_rows=None if labels is None else len(labels),
+        validation_rows=num_judged(runner.yardstick),
         majority=chance(runner.yardstick),
         seconds=seconds,
         mlflow_run_id=runner.parent_run.run_id,
@@ -231,10 +230,11 @@ def make_report(
     if mine.task_metric is not None and theirs.task_metric:
         shares["retained"] = mine.task_metric / theirs.task_metric
     chance_level = report.majority
-    if mine.accuracy is not None and theirs.accuracy is not None and chance_level is not None:
-        above = theirs.accuracy - chance_level
+    own, other = guessable(mine), guessable(theirs)
+    if own is not None and other is not None and chance_level is not None:
+        above = other - chance_level
         if above:  # a teacher that is let through at chance has nothing above it to retain
-            shares["retained_above_chance"] = (mine.accuracy - chance_level) / above
+            shares["retained_above_chance"] = (own - chance_level) / above
     return report.model_copy(update=shares)
 
 

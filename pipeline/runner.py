@@ -224,7 +224,7 @@ class Runner:
         judgement = self.store.read_judgement(digest)
         if judgement is None:
             self.progress.note("bag_of_words: fitting")
-            judgement = judge_bag_of_words(self.recipe, self.store.cache)
+            judgement = judge_bag_of_words(self.yardstick)
             self.store.write_judgement(digest, judgement)
         self.rows.append(
             Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement)
@@ -237,18 +237,32 @@ class Runner:
             TeacherError: its accuracy does not exceed the majority class by `teacher.minimum_gain`.
         """
         teacher = next(row for row in self.rows if row.kind == "teacher")
-        accuracy, majority = teacher.judgement.accuracy, chance(self.yardstick)
-        if accuracy is None or majority is None:
+        scored, guessed = guessable(teacher.judgement), chance(self.yardstick)
+        if scored is None or guessed is None:
             return
-        if accuracy < majority + self.recipe.teacher.minimum_gain:
+        if scored < guessed + self.recipe.teacher.minimum_gain:
             raise TeacherError(
-                f"the fine-tuned teacher scores {100 * accuracy:.1f} % where always answering the most frequent class "
-                f"scores {100 * majority:.1f} %; a student can learn nothing of the task from it: train it longer "
+                f"the fine-tuned teacher scores {100 * scored:.1f} % where always giving the best constant answer "
+                f"scores {100 * guessed:.1f} %; a student can learn nothing of the task from it: train it longer "
                 "(teacher.task_model.training), check the labels, or lower teacher.minimum_gain"
             )
 
 
+def guessable(judgement: Judgement) -> float | None:
+    """The score that stands beside what guessing gets: accuracy where there are classes, else the task's metric."""
+    return judgement.task_metric if judgement.accuracy is None else judgement.accuracy
+
+
 def scores_of(judgement: Judgement) -> dict[str, float]:
     """The judgement as metrics, the same names in every stage."""
-    values = judgement.model_dump()
-    return {f"eval/{name}": value for name, value in values.items() if value is not None}
+    values = {name: value for name, value in judgement if isinstance(value, float)}
+    parts = {"": judgement.scores, "unseen/": judgement.unseen_scores}
+    parts |= {f"{name}/": scores for name, scores in judgement.further.items()}
+    for prefix, scores in parts.items():
+        for name, score in scores.items():
+            values |= {
+                f"{prefix}{name}": score.value,
+                f"{prefix}{name}_low": score.low,
+                f"{prefix}{name}_high": score.high,
+            }
+    return {f"eval/{name}": value for name, value in values.items()}

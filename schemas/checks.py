@@ -32,6 +32,7 @@ Problem = tuple[Place, object, str]
 def recipe_problems(recipe: Recipe) -> Iterator[Problem]:
     """What does not fit inside the recipe itself."""
     yield from _order(recipe)
+    yield from _several_tasks(recipe)
     yield from _missing_parts(recipe)
     yield from _missing_teachers(recipe)
     yield from _terms(recipe)
@@ -50,16 +51,37 @@ def _order(recipe: Recipe) -> Iterator[Problem]:
             yield ("stages", index, "name"), after, reason
 
 
+def _several_tasks(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.tasks is None:
+        return
+    given = list(recipe.tasks)
+    if recipe.task is not None:
+        yield ("tasks",), given, "a recipe has one task or several; leave out task or tasks"
+    if recipe.shared_stages() == recipe.stages:
+        reason = (
+            "no stage of this recipe depends on a task, so several would have nothing to do; leave tasks out, or name "
+            "one task for the common yardstick"
+        )
+        yield ("tasks",), given, reason
+
+
+def _tasks(recipe: Recipe) -> dict[str, AnyTask]:
+    """Every task of the recipe by its place."""
+    several = {f"tasks.{name}": task for name, task in (recipe.tasks or {}).items()}
+    return several if recipe.task is None else {"task": recipe.task, **several}
+
+
 def _missing_parts(recipe: Recipe) -> Iterator[Problem]:
+    without_task = not _tasks(recipe)
     for stage in recipe.stages:
         if stage.data == "general_corpus" and recipe.general_corpus is None:
             reason = f"stage {stage.name} reads a general corpus; name its sources"
             yield ("general_corpus",), None, reason
-        if stage.data == "task_data" and recipe.task is None:
+        if stage.data == "task_data" and without_task:
             yield ("task",), None, f"stage {stage.name} reads task data; name a task"
-    if isinstance(recipe.teacher.task_model, FineTune) and recipe.task is None:
+    if isinstance(recipe.teacher.task_model, FineTune) and without_task:
         yield ("task",), None, "the teacher is to be fine-tuned; name a task"
-    if recipe.baselines and recipe.task is None:
+    if recipe.baselines and without_task:
         reason = "a baseline needs a task; name one or leave baselines empty"
         yield ("baselines",), list(recipe.baselines), reason
 

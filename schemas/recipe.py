@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, assert_never
+from itertools import takewhile
+from typing import Annotated, Literal, assert_never
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Frozen, Sha256
@@ -15,6 +16,7 @@ from schemas.objective import LabelObjective, LatentObjective, latent_of
 from schemas.refs import AnyModel, FolderModel, StudentOf
 from schemas.stage import Stage, StageConfig, StageName
 from schemas.student import StudentConfig
+from schemas.task_names import named_tasks
 from schemas.teacher import (
     AlreadyFineTuned,
     Committee,
@@ -25,6 +27,11 @@ from schemas.teacher import (
     TeacherConfig,
 )
 from schemas.training import Duration, Training, _Duration
+
+Tasks = Annotated[
+    dict[str, TaskData],
+    BeforeValidator(named_tasks, json_schema_input_type=dict[str, TaskData] | list[str]),
+]
 
 
 class Evaluation(Frozen):
@@ -52,6 +59,9 @@ class Execution(Frozen):
     teacher_cache_gigabytes: float = Field(default=4.0, ge=0, le=1e6)
     """Most room on disk, while a stage trains, for what the teacher says about every row; used by stages of more than
     one epoch, whose teacher is then asked once. 0 for none."""
+    tasks_at_once: int = Field(default=1, ge=1, le=64)
+    """Tasks of a run with several that train at the same time, each in a process of its own and with its own memory.
+    One after another is quicker on one device."""
 
 
 class TeacherShape(Frozen):
@@ -92,7 +102,9 @@ class Recipe(Frozen):
     student: StudentConfig
     """What is trained."""
     task: TaskData | None = None
-    """Labelled data; null for recipes that stay general."""
+    """Labelled data; null for recipes that stay general, or have several tasks."""
+    tasks: Tasks | None = None
+    """Several tasks by name in the place of one: what does not depend on the task is done once, the rest for each."""
     general_corpus: GeneralCorpus | None = None
     """Running text; null for recipes without a general stage."""
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=4)
@@ -147,6 +159,27 @@ class Recipe(Frozen):
         """The same recipe with another pretrained teacher."""
         teacher = self.teacher.model_copy(update={"model": model})
         return self.model_copy(update={"teacher": teacher})
+
+    def for_task(self, name: str) -> Recipe:
+        """The ordinary recipe of one of several tasks, whose stages are those of a run with that task alone."""
+        assert self.tasks is not None
+        return self.model_copy(update={"task": self.tasks[name], "tasks": None})
+
+    def shared_stages(self) -> tuple[Stage, ...]:
+        """The stages, from the first on, that are the same whatever the task."""
+        return tuple(
+            takewhile(
+                lambda stage: stage.data == "general_corpus" and stage.teacher != "fine_tuned",
+                self.stages,
+            )
+        )
+
+    def without_tasks(self) -> Recipe:
+        """The ordinary recipe of what several tasks share: its general stages, and no teacher that knows one task."""
+        others = tuple(o.model_copy(update={"task_model": None}) for o in self.teacher.others)
+        teacher = self.teacher.model_copy(update={"task_model": None, "others": others})
+        general = {"teacher": teacher, "task": None, "tasks": None, "baselines": ()}
+        return self.model_copy(update={**general, "stages": self.shared_stages()})
 
     def teacher_configs(self) -> tuple[StageConfig, ...]:
         """The fine-tunings that come before the stages, each a stage of its own: first teacher, others, multi-task."""

@@ -88,19 +88,41 @@ class StageResult(Frozen):
     """Its MLflow run."""
 
 
+class Score(Frozen):
+    """One score with its bootstrap interval."""
+
+    value: float
+    """The score."""
+    low: float
+    """Lower end of the 95 % interval over draws of the rows."""
+    high: float
+    """Upper end."""
+
+
 class Judgement(Frozen):
     """The common yardstick, the same for every checkpoint of a run."""
 
     probe_accuracy: float | None = None
-    """Accuracy of a linear probe on the model's frozen features (0 to 1); null without a task."""
+    """Accuracy of a linear probe on the model's frozen features (0 to 1); null without classes."""
+    probe_score: float | None = None
+    """The task's metric by a linear probe, where a task has no classes; null elsewhere."""
     latent_loss: float | None = None
     """Latent loss on held-out text against the run's last teacher; null where there are no projections for it."""
     task_metric: float | None = None
     """The task's metric by the model's own head; null without a trained head."""
     accuracy: float | None = None
-    """Accuracy by the model's own head; null without a trained head."""
+    """Accuracy by the model's own head; null without a trained head, or without classes."""
     agreement: float | None = None
-    """Share of validation rows on which student and fine-tuned teacher answer the same; null without heads."""
+    """Share of validation rows on which student and fine-tuned teacher answer the same (correlation of their values,
+    cosine of their vectors); null without heads."""
+    scores: dict[str, Score] = Field(default_factory=dict)
+    """Every score of the task's kind, with intervals."""
+    unseen_scores: dict[str, Score] = Field(default_factory=dict)
+    """The same on validation rows whose text is not in train; empty where none is."""
+    unseen_rows: int | None = None
+    """How many those are; null where none is in train."""
+    further: dict[str, dict[str, Score]] = Field(default_factory=dict)
+    """The scores of further validation rows, by their name."""
 
 
 class Row(Frozen):

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import codecs
 import functools
-import gzip
 import json
-import zlib
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +19,7 @@ from datasets import Dataset
 
 from schemas.errors import DataError
 from schemas.yaml_text import printable
+from stages.packing import DAMAGED, open_plain, packing_of, unpacked
 
 CHUNK_BYTES = 1 << 20
 # A row is a text, not a library: tokenising 2 MB takes a quarter of a gigabyte. No page of Wikipedia may be longer.
@@ -36,11 +34,6 @@ MAX_PACKING = 200
 FREE_BYTES = 64 << 20
 _PARQUET_BATCH = 65_536
 _TOKENISED_BYTES = 8 << 20
-
-
-def open_plain(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where its name ends in .gz."""
-    return cast("IO[bytes]", gzip.open(path)) if path.name.endswith(".gz") else path.open("rb")
 
 
 def check_bounds(path: Path, suffix: str, where: str) -> None:
@@ -67,13 +60,13 @@ def _check_version(name: str, suffix: str, where: str, size: int, _mtime_ns: int
     try:
         with path.open("rb") as packed:
             text = _Text(f"{where}: {path}", packed, may_be_array=suffix in (".json", ".jsonl"))
-            with gzip.open(packed) if name.endswith(".gz") else nullcontext(packed) as file:
-                text.read(cast("IO[bytes]", file))
+            text.read(unpacked(packed, name) if packing_of(name) else packed)
         if text.may_be_array:
             _check_keys(path, text)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except DAMAGED as error:
+        kind = "gzip" if packing_of(name) == ".gz" else packing_of(name)
         raise DataError(
-            f"{where}: {path} is cut short or no gzip file ({error}); fetch it again"
+            f"{where}: {path} is cut short or no {kind} file ({error}); fetch it again"
         ) from None
     except OSError as error:
         raise DataError(
@@ -236,9 +229,11 @@ def rows_at_once(rows: Dataset, most: int) -> int:
 def in_parts(batch: dict[str, list[Any]]) -> Iterator[dict[str, list[Any]]]:
     """The rows of a batch in order, a few at a time where their texts are long."""
     start, size = 0, 0
-    for place, text in enumerate(batch["text"]):
-        size += len(text) + (len(batch["text_pair"][place]) if "text_pair" in batch else 0)
+    texts = [batch[name] for name in ("text", "text_pair", "words") if name in batch]
+    for place, parts in enumerate(zip(*texts, strict=True)):
+        row = sum(len(part) if isinstance(part, str) else sum(map(len, part)) for part in parts)
+        size += row
         if place > start and size > CHUNK_BYTES:
             yield {name: values[start:place] for name, values in batch.items()}
-            start, size = place, len(text)
+            start, size = place, row
     yield {name: values[start:] for name, values in batch.items()}

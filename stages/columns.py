@@ -12,8 +12,9 @@ from typing import IO
 
 import pyarrow.parquet as pq
 
-from stages.bounds import check_bounds, open_plain
+from stages.bounds import check_bounds
 from stages.files import FORMATS, file_format
+from stages.packing import open_plain
 
 
 def has_column(path: Path, column: str, where: str) -> bool:

@@ -97,7 +97,7 @@ def _room_for_answers(config: StageConfig, data: StageData) -> int:
     return sum(
         room_for(
             objective.teacher_needs(index), read, data.train,
-            num_classes=len(data.labels), number_bytes=number_bytes,
+            num_outputs=len(data.labels), number_bytes=number_bytes,
         )
         for index in range(len(teachers))
     )  # fmt: skip

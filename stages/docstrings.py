@@ -226,7 +226,7 @@ def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
         table["module"].unique().to_pylist(), source.validation_ratio, source.seed
     )
     outside = pc.invert(pc.is_in(table["module"], pa.array(sorted(held_out), pa.string())))
-    return Dataset(table.filter(outside).select(["text"]))
+    return Dataset(table.filter(outside).select(["text", "module"]))
 
 
 def _check_installed(task: DocstringTask, installed: set[str]) -> None:

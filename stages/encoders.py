@@ -21,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -57,6 +56,10 @@ _POSITIONS_AFTER_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
+
+
+# A sentence encoder's map of its vectors to another width, as sentence-transformers keeps it.
+_DENSE = "2_Dense/model.safetensors"
 
 
 def locate(model: AnyModelRef) -> Path:
@@ -167,7 +170,7 @@ def weights_digest(folder: Path) -> str:
 def folder_digest(folder: Path) -> str:
     """SHA-256 over weights, config and tokenizer: everything of a model folder that computation depends on."""
     parts = [weights_digest(folder)]
-    for name in ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json"):
+    for name in ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", _DENSE):
         file = folder / name
         if file.is_file():
             parts.append(f"{name}:{file_digest(file)}")
@@ -303,43 +306,9 @@ def tensor_names(folder: Path) -> set[str]:
     return names
 
 
-def has_trained_head(folder: Path) -> bool:
-    """Whether the folder's weights include a sequence-classification head."""
-    return any(
-        name.split(".")[0] in {"classifier", "score", "sequence_summary"}
-        for name in tensor_names(folder)
-    )
-
-
 def load_encoder(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
     """The encoder without head, fp32, attention capturable where the family allows it."""
     return load_pretrained(AutoModel, folder, config)
-
-
-def load_classifier(folder: Path, labels: tuple[str, ...] | None = None) -> PreTrainedModel:
-    """The encoder with its classification head, fp32.
-
-    Args:
-        folder: a transformers folder; without a trained head a fresh one is drawn from torch's current seed.
-        labels: class names in order; null keeps the folder's own.
-    """
-    config = load_config(folder)
-    if labels is not None:
-        name_classes(config, labels)
-    return load_pretrained(AutoModelForSequenceClassification, folder, config)
-
-
-def name_classes(config: PretrainedConfig, labels: tuple[str, ...]) -> None:
-    """Write class names into a config, in order."""
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    config.num_labels = len(labels)
-
-
-def class_names(config: PretrainedConfig) -> tuple[str, ...]:
-    """The names of a classifier's outputs, in order."""
-    named: dict[Any, str] = dict(config.id2label or {})
-    return tuple(str(named[index]) for index in sorted(named))
 
 
 def load_pretrained(

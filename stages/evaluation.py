@@ -1,32 +1,22 @@
-"""Judges models: scores of a head, losses on held-out text, and the common yardstick for every stage.
-
-The yardstick is the same for every checkpoint of a run: a linear probe on frozen features, and the latent loss against
-one teacher on one held-out text. It is computed in fp32, whatever a stage trained in.
-"""
+"""Reads models: what they make of rows, and their losses on held-out text. In fp32, whatever a stage trained in."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from stages.batches import evaluation_batches
 from stages.objectives import ObjectiveTerms
-from stages.sources import TaskRows
+from stages.scoring import Scorer
 from stages.terms import Needs, run_model
 from stages.tokens import Batch, Tokens
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raise by hand when a score is computed differently; every judgement made before is then made anew."""
 
 _MICROBATCH_TOKENS = 8192
@@ -54,80 +44,74 @@ def _device(model: nn.Module) -> torch.device:
 
 @dataclass(frozen=True)
 class Read:
-    """What a model makes of some rows, from one pass over them."""
+    """What a model makes of some rows, from one pass over them; each row's part by itself."""
 
-    features: np.ndarray
-    """(rows, width): last hidden states averaged over real tokens."""
-    logits: np.ndarray | None
-    """(rows, classes): the head's answers; None without a head."""
+    features: list[np.ndarray]
+    """(width,) last hidden states averaged over real tokens, or (tokens, width) those of the tokens asked for."""
+    logits: list[np.ndarray] | None
+    """(outputs,) or (tokens, outputs): the head's answers; None without a head."""
+
+
+Picked = Callable[[np.ndarray], np.ndarray]
+"""Which tokens of some sequences, all real ones one after the other, are kept of a model's last states."""
 
 
 @torch.no_grad()
-def read_rows(model: nn.Module, tokens: Tokens, rows: np.ndarray) -> Read:
-    """Features, and answers where there is a head, for `rows` in their order."""
+def read_rows(
+    model: nn.Module, tokens: Tokens, rows: np.ndarray, picked: Picked | None = None
+) -> Read:
+    """Features, and answers where there is a head, for `rows` in their order.
+
+    Args:
+        model: with a head or without one.
+        tokens: the sequences.
+        rows: which of them.
+        picked: for features of tokens: which tokens of a sequence, by the number of the row; None for their mean.
+    """
     encoder = getattr(model.eval(), "base_model", model)
     states: list[Tensor] = []
     hook = encoder.register_forward_hook(
         lambda _m, _i, output: states.append(output.last_hidden_state)
     )
-    features: list[np.ndarray] = []
-    logits: list[np.ndarray] = []
-    order: list[np.ndarray] = []
+    features: list[np.ndarray] = [np.empty(0)] * len(rows)
+    logits: list[np.ndarray] = [np.empty(0)] * len(rows)
+    has_head = False
     try:
         for places, batch in _batches(tokens, rows):
             batch = batch.to(_device(model))
             answer = run_model(model, batch, Needs(logits=True)).logits
-            mask = batch.attention_mask.unsqueeze(-1)
-            pooled = (states.pop().float() * mask).sum(1) / mask.sum(1)
-            features.append(pooled.cpu().numpy())
-            order.append(places)
+            mask = batch.attention_mask.bool()
+            kept = _features(states.pop(), mask, rows[places], picked)
+            for place, own in zip(places, kept, strict=True):
+                features[place] = own
             if answer is not None:
-                logits.append(answer.float().cpu().numpy())
+                has_head = True
+                for index, place in enumerate(places):
+                    own_answer = answer[index][mask[index]] if answer.ndim == 3 else answer[index]
+                    logits[place] = own_answer.float().cpu().numpy()
     finally:
         hook.remove()
-    place = np.argsort(np.concatenate(order))
-    return Read(
-        features=np.concatenate(features)[place],
-        logits=np.concatenate(logits)[place] if logits else None,
-    )
+    return Read(features, logits if has_head else None)
 
 
-def logits_of(model: nn.Module, tokens: Tokens, rows: np.ndarray | None = None) -> np.ndarray:
-    """(rows, classes): the head's answer to `rows`, all of them by default, in their order."""
-    logits = read_rows(model, tokens, drawn_rows(len(tokens)) if rows is None else rows).logits
+def _features(
+    states: Tensor, mask: Tensor, rows: np.ndarray, picked: Picked | None
+) -> list[np.ndarray]:
+    if picked is None:
+        weights = mask.unsqueeze(-1)
+        pooled = (states.float() * weights).sum(1) / weights.sum(1)
+        return list(pooled.cpu().numpy())
+    return [
+        own[real][torch.from_numpy(picked(rows[[index]])).to(own.device)].float().cpu().numpy()
+        for index, (own, real) in enumerate(zip(states, mask, strict=True))
+    ]
+
+
+def answers_of(model: nn.Module, scorer: Scorer) -> Any:
+    """What a model with a head says about a scorer's rows, in the form that the scorer takes."""
+    logits = read_rows(model, scorer.tokens, scorer.sequences).logits
     assert logits is not None
-    return logits
-
-
-def score(metric: str, labels: np.ndarray, predictions: np.ndarray) -> float:
-    """The task's metric: `accuracy`, `f1` (of class 1) or `matthews`."""
-    match metric:
-        case "f1":
-            return float(f1_score(labels, predictions, pos_label=1, average="binary"))
-        case "matthews":
-            return float(matthews_corrcoef(labels, predictions))
-        case _:
-            return float(accuracy_score(labels, predictions))
-
-
-def probe_accuracy(
-    train: Read, train_labels: np.ndarray, held_out: Read, labels: np.ndarray
-) -> float:
-    """Accuracy of a logistic regression on frozen features, fitted on one set of rows and scored on another.
-
-    Args:
-        train: what the model makes of the rows the probe is fitted on.
-        train_labels: their classes.
-        held_out: what it makes of the rows the probe is scored on.
-        labels: their classes.
-    """
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, C=0.1))
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # a probe that stops early is the same for all
-        probe.fit(train.features, train_labels)
-    return float(probe.score(held_out.features, labels))
+    return scorer.predictions(logits)
 
 
 @torch.no_grad()
@@ -159,34 +143,3 @@ def held_out_losses(
         means[term.curve] = means.get(term.curve, 0.0) + mean
         means["loss"] += term.weight * mean
     return means
-
-
-def majority_share(labels: np.ndarray) -> float:
-    """Share of the most frequent class: what guessing gets."""
-    return float(np.bincount(labels).max() / len(labels))
-
-
-def bag_of_words(rows: TaskRows, metric: str, *, max_rows: int) -> dict[str, float]:
-    """Scores of a logistic regression on word and word-pair counts, the same rows and split."""
-
-    def texts(split: str) -> list[str]:
-        data = rows.train if split == "train" else rows.validation
-        first = list(data["text"])
-        if "text_pair" not in data.column_names:
-            return first
-        return [f"{one} {two}" for one, two in zip(first, data["text_pair"], strict=True)]
-
-    model = make_pipeline(
-        CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, max_features=200_000),
-        LogisticRegression(max_iter=200, solver="liblinear" if len(rows.labels) == 2 else "lbfgs"),
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(texts("train"), np.asarray(rows.train["label"]))
-    drawn = drawn_rows(len(rows.validation), max_rows)
-    labels = np.asarray(rows.validation["label"])[drawn]
-    predictions = model.predict(np.asarray(texts("validation"), dtype=object)[drawn])
-    return {
-        "eval/accuracy": float(accuracy_score(labels, predictions)),
-        f"eval/{metric}": score(metric, labels, predictions),
-    }

@@ -27,7 +27,8 @@ from schemas.base import digest_of
 from schemas.errors import DataError
 from schemas.paths import local_path
 from schemas.yaml_text import printable
-from stages.bounds import MAX_COLUMNS, MAX_ROW_BYTES, check_bounds, open_plain
+from stages.bounds import CHUNK_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, check_bounds
+from stages.packing import open_plain, packing_of, without_packing
 from stages.whole import disk_error, file_digest, is_whole, make_whole
 
 FORMATS = {
@@ -95,11 +96,11 @@ def resolve_file(pattern: str, where: str) -> Path:
 
 def file_format(path: Path, where: str) -> str:
     """What `path` is by its name: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt`."""
-    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
-    if suffix not in FORMATS or (suffix == ".parquet" and path.name.endswith(".gz")):
+    suffix = Path(without_packing(path.name)).suffix.lower()
+    if suffix not in FORMATS or (suffix == ".parquet" and packing_of(path.name)):
         raise DataError(
             f"{where}: {path} is of no known format; give .jsonl, .json, .csv, .tsv or .txt "
-            "(plain or .gz) or .parquet"
+            "(plain, .gz, .bz2, .xz or .zst) or .parquet"
         )
     return suffix
 
@@ -146,10 +147,15 @@ def read_file(path: Path, cache: Path, where: str) -> Dataset:
 def _prepare(path: Path, suffix: str, where: str, into: Path) -> None:
     """The rows of `path` as Arrow files in `into`; none where it has none."""
     options = _csv_options(path, suffix, where) if FORMATS[suffix] == "csv" else {}
+    plain = path
+    if packing_of(path.name):
+        plain = into / f"plain{suffix}"
+        with open_plain(path) as packed, plain.open("wb") as file:
+            shutil.copyfileobj(packed, file, CHUNK_BYTES)
     try:
         with quiet(), offline():
             rows = datasets.load_dataset(
-                FORMATS[suffix], data_files=[glob.escape(str(path.absolute()))], split="train",
+                FORMATS[suffix], data_files=[glob.escape(str(plain.absolute()))], split="train",
                 cache_dir=str(into / "prepared"), **options,
             )  # fmt: skip
     except Exception as error:
@@ -162,6 +168,8 @@ def _prepare(path: Path, suffix: str, where: str, into: Path) -> None:
             os.replace(made["filename"], into / f"{number:04d}.arrow")
     del rows
     shutil.rmtree(into / "prepared")
+    if plain != path:
+        plain.unlink()
 
 
 def _reason(path: Path, suffix: str, error: Exception) -> str:
@@ -243,7 +251,7 @@ def text_column(
 ) -> pa.ChunkedArray:
     """Column `column` of `rows` as strings, none null, and none blank unless `blank_allowed`."""
     values = _column(rows, column, where)
-    if not pa.types.is_string(values.type) or not _is_text(rows.features[column]):
+    if not pa.types.is_string(values.type) or not is_text(rows.features[column]):
         _refuse_other_types(rows, column, where)
         values = values.cast(pa.string())
     _refuse_first(
@@ -275,7 +283,7 @@ def label_column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
         )
         return pc.take(pa.array(feature.names, pa.string()), values)
     if (
-        not _is_text(feature)
+        not is_text(feature)
         and not pa.types.is_integer(values.type)
         and not pa.types.is_boolean(values.type)
     ):
@@ -316,7 +324,8 @@ def _column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
 
 
-def _is_text(feature: object) -> bool:
+def is_text(feature: object) -> bool:
+    """Whether a column of this kind holds text."""
     return isinstance(feature, datasets.Value) and feature.dtype in (
         "string",
         "large_string",
@@ -325,7 +334,7 @@ def _is_text(feature: object) -> bool:
 
 
 def _refuse_other_types(rows: Dataset, column: str, where: str) -> None:
-    if _is_text(rows.features[column]) or rows.features[column] == datasets.Value("null"):
+    if is_text(rows.features[column]) or rows.features[column] == datasets.Value("null"):
         return
     for number, value in enumerate(rows[column], start=1):
         if value is not None and not isinstance(value, str):

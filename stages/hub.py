@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub: which commit a branch means, and the rows of a split, from the hub or its cache."""
+"""Data sets of the Hugging Face hub: which commit a branch means, and a split's rows, from the hub or its cache."""
 
 from __future__ import annotations
 

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from schemas.base import digest_of
+from schemas.metrics import MetricName
 from schemas.objective import LatentObjective
+from schemas.problems import AnyProblem, Classification
 from schemas.recipe import Evaluation, Recipe
-from schemas.results import CheckpointRef, Judgement
+from schemas.results import CheckpointRef, Judgement, Score
 from schemas.stage import TEACHER_NAMES
 from schemas.teacher import FinetunedTeacher
+from stages.baselines import bag_of_words
 from stages.corpus import corpus_digest, load_corpus
-from stages.encoders import (
-    folder_digest,
-    load_classifier,
-    load_config,
-    load_encoder,
-    load_tokenizer,
-    locate,
-)
+from stages.corpus_tokens import tokenize_corpus
+from stages.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
 from stages.evaluation import (
     EVALUATION_VERSION,
-    bag_of_words,
+    answers_of,
     drawn_rows,
     held_out_losses,
-    logits_of,
-    majority_share,
-    probe_accuracy,
     read_rows,
-    score,
 )
+from stages.heads import check_outputs, load_with_head
 from stages.models import PROJECTIONS
 from stages.objectives import ObjectiveTerms
+from stages.probe import probe
+from stages.scoring import Scorer, VectorScorer, scorer_of
+from stages.sentence import Model
 from stages.sources import load_task, task_digest
 from stages.tensors import read_tensors
-from stages.tokenizing import tokenize_corpus, tokenize_task
+from stages.tokenizing import tokenize_split, tokenize_task
 from stages.tokens import Tokens
 
 
@@ -50,29 +47,38 @@ class Yardstick:
 
     evaluation: Evaluation
     latent: LatentObjective | None
-    teacher: PreTrainedModel
+    teacher: Model
     """The last teacher of the run: fine-tuned where there is one."""
     teacher_digest: str
     data_digest: str
     held_out: Tokens
-    """Validation rows of the task, or held-out text of the corpus where there is no task."""
-    rows: np.ndarray
-    """Which of them are scored."""
-    train: Tokens | None
-    """Labelled rows for the probe; None without a task."""
-    metric: str
-    has_classes: bool
+    """Validation sequences of the task, or held-out text of the corpus where there is no task."""
+    metric: MetricName
+    has_head: bool
     """Whether the teacher was fine-tuned and answers."""
+    train: Tokens | None = None
+    """Labelled sequences for the probe; None without a task."""
+    scorer: Scorer | None = None
+    """Scores answers to the validation rows; None without a task."""
+    further: Mapping[str, Scorer] = field(default_factory=dict)
+    """Scores answers to further validation rows, by their name."""
+
+    @property
+    def problem(self) -> AnyProblem | None:
+        """The task's kind; None without a task."""
+        return None if self.scorer is None else self.scorer.task.problem
 
     @cached_property
-    def teacher_answers(self) -> np.ndarray | None:
-        """Classes the fine-tuned teacher gives the validation rows; None without one.
+    def teacher_answers(self) -> Any:
+        """What the fine-tuned teacher says about the validation rows; None without one.
 
         Asked when the first checkpoint is judged: where all are judged already, there is nothing to ask it for.
         """
-        if not self.has_classes:
+        if not self.has_head or self.scorer is None:
             return None
-        answers: np.ndarray = logits_of(self.teacher, self.held_out, self.rows).argmax(-1)
+        answers = answers_of(self.teacher, self.scorer)
+        if isinstance(self.scorer, VectorScorer):
+            self.scorer.teacher = answers
         return answers
 
     def digest(self, checkpoint_digest: str) -> str:
@@ -95,33 +101,39 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     folder = locate(recipe.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     teacher_folder = locate(fine_tuned.model) if fine_tuned else folder
-    teacher = load_classifier(teacher_folder) if fine_tuned else load_encoder(folder)
-    if recipe.task is not None:
-        task = load_task(recipe.task, cache)
-        train, held_out = tokenize_task(
-            task, tokenizer, max_length=recipe.task.max_length, cache=cache
-        )
-        data_digest, metric = task_digest(recipe.task), recipe.task.metric
-    else:
+    if recipe.task is None:
         assert recipe.general_corpus is not None
         corpus = recipe.general_corpus
         _, held_out = tokenize_corpus(
             load_corpus(corpus, cache), tokenizer, max_length=corpus.max_length, cache=cache
         )
-        train, data_digest, metric = None, corpus_digest(corpus), "accuracy"
-    rows = drawn_rows(len(held_out), recipe.evaluation.max_rows)
+        return Yardstick(
+            recipe.evaluation, recipe.latent_objective(), load_encoder(folder),
+            folder_digest(folder), corpus_digest(corpus), held_out, "accuracy", has_head=False,
+        )  # fmt: skip
+    task = load_task(recipe.task, cache)
+    max_length = recipe.task.max_length
+    train, held_out = tokenize_task(task, tokenizer, max_length=max_length, cache=cache)
+    teacher: Model = load_encoder(folder)
+    if fine_tuned:
+        teacher = load_with_head(teacher_folder, task.problem)
+        check_outputs(teacher, task.problem, task.labels, teacher_folder)
+
+    def scorer(split: str, tokens: Tokens) -> Scorer:
+        rows = drawn_rows(len(task.split(split)), recipe.evaluation.max_rows)
+        return scorer_of(task, split, tokens, rows)
+
+    further = {
+        name: scorer(
+            name, tokenize_split(task, name, tokenizer, max_length=max_length, cache=cache)
+        )
+        for name in task.more
+    }
     return Yardstick(
-        evaluation=recipe.evaluation,
-        latent=recipe.latent_objective(),
-        teacher=teacher,
-        teacher_digest=folder_digest(teacher_folder),
-        data_digest=data_digest,
-        held_out=held_out,
-        rows=rows,
-        train=train,
-        metric=metric,
-        has_classes=fine_tuned is not None,
-    )
+        recipe.evaluation, recipe.latent_objective(), teacher, folder_digest(teacher_folder),
+        task_digest(recipe.task), held_out, recipe.task.main_metric, fine_tuned is not None, train,
+        scorer("validation", held_out), further,
+    )  # fmt: skip
 
 
 def judge_checkpoint(
@@ -131,11 +143,15 @@ def judge_checkpoint(
 
     Args:
         checkpoint: the stage.
-        labels: classes of its head; empty when it has none.
+        labels: outputs of its head; empty when it has none.
         yardstick: the run's.
     """
     folder = Path(checkpoint.path)
-    model = load_classifier(folder / "model") if labels else load_encoder(folder / "model")
+    model: Model
+    if labels and yardstick.problem is not None:
+        model = load_with_head(folder / "model", yardstick.problem)
+    else:
+        model = load_encoder(folder / "model")
     file = folder / PROJECTIONS
     latent = _latent_loss(
         model,
@@ -147,38 +163,66 @@ def judge_checkpoint(
 
 
 def judge_model(
-    model: PreTrainedModel,
+    model: Model,
     yardstick: Yardstick,
     *,
     has_head: bool,
     latent_loss: float | None = None,
 ) -> Judgement:
     """Scores of a model in memory."""
-    labels = judged_labels(yardstick)
-    if labels is None or yardstick.train is None or yardstick.train.labels is None:
+    scorer = yardstick.scorer
+    if scorer is None or yardstick.train is None:
         return Judgement(latent_loss=latent_loss)
+    theirs = yardstick.teacher_answers
     rows = drawn_rows(len(yardstick.train), yardstick.evaluation.probe_train_rows)
-    train = read_rows(model, yardstick.train, rows)
-    held_out = read_rows(model, yardstick.held_out, yardstick.rows)
-    probe = probe_accuracy(train, yardstick.train.labels[rows], held_out, labels)
-    accuracy = metric = agreement = None
-    if has_head and held_out.logits is not None:
-        answers = held_out.logits.argmax(-1)
-        accuracy = score("accuracy", labels, answers)
-        metric = score(yardstick.metric, labels, answers)
-        if yardstick.teacher_answers is not None:
-            agreement = float((answers == yardstick.teacher_answers).mean())
-    return Judgement(
-        probe_accuracy=probe,
+    held_out = read_rows(model, scorer.tokens, scorer.sequences)
+    probed = None
+    if not isinstance(scorer, VectorScorer) or theirs is not None:
+        said = probe(model, yardstick.train, rows, scorer, held_out)
+        probed = scorer.score(_probe_metric(yardstick), said)
+    has_classes = isinstance(scorer.task.problem, Classification)
+    found = Judgement(
+        probe_accuracy=probed if has_classes else None,
+        probe_score=None if has_classes else probed,
         latent_loss=latent_loss,
-        task_metric=metric,
-        accuracy=accuracy,
-        agreement=agreement,
+    )
+    if not has_head or held_out.logits is None:
+        return found
+    answers = scorer.predictions(held_out.logits)
+    scores = scorer.scores(yardstick.metric, answers)
+    main, accuracy = scores.get(yardstick.metric), scores.get("accuracy")
+    unseen = int((~scorer.in_train).sum())
+    return found.model_copy(
+        update={
+            "task_metric": main.value if main else None,
+            "accuracy": accuracy.value if accuracy else None,
+            "agreement": None if theirs is None else scorer.agreement(answers, theirs),
+            "scores": scores,
+            "unseen_scores": (
+                scorer.scores(yardstick.metric, answers, unseen=True)
+                if unseen < len(scorer.in_train)
+                else {}
+            ),
+            "unseen_rows": unseen if unseen < len(scorer.in_train) else None,
+            "further": _further_scores(model, yardstick),
+        }
     )
 
 
+def _probe_metric(yardstick: Yardstick) -> str:
+    return "accuracy" if isinstance(yardstick.problem, Classification) else yardstick.metric
+
+
+def _further_scores(model: Model, yardstick: Yardstick) -> dict[str, dict[str, Score]]:
+    return {
+        name: scorer.scores(yardstick.metric, answers_of(model, scorer))
+        for name, scorer in yardstick.further.items()
+        if not isinstance(scorer, VectorScorer)
+    }
+
+
 def _latent_loss(
-    model: PreTrainedModel,
+    model: Model,
     projections: dict[str, Tensor],
     yardstick: Yardstick,
     *,
@@ -206,24 +250,32 @@ def _latent_loss(
     return losses["loss"]
 
 
-def judge_bag_of_words(recipe: Recipe, cache: Path) -> Judgement:
-    """Scores of a bag-of-words classifier on the same rows."""
-    assert recipe.task is not None
-    scores = bag_of_words(
-        load_task(recipe.task, cache), recipe.task.metric, max_rows=recipe.evaluation.max_rows
-    )
+def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
+    """Scores of a bag-of-words model on the same rows."""
+    scorer = yardstick.scorer
+    assert scorer is not None
+    if isinstance(scorer, VectorScorer) and yardstick.teacher_answers is None:
+        return Judgement()
+    scores = scorer.scores(yardstick.metric, bag_of_words(scorer))
+    main, accuracy = scores.get(yardstick.metric), scores.get("accuracy")
     return Judgement(
-        accuracy=scores["eval/accuracy"], task_metric=scores[f"eval/{recipe.task.metric}"]
+        task_metric=main.value if main else None,
+        accuracy=accuracy.value if accuracy else None,
+        scores=scores,
     )
 
 
-def judged_labels(yardstick: Yardstick) -> np.ndarray | None:
-    """Right answers of the validation rows that are scored; None without a task."""
-    labels = yardstick.held_out.labels
-    return None if labels is None else labels[yardstick.rows]
+def num_judged(yardstick: Yardstick) -> int | None:
+    """How many validation rows are scored; None without a task."""
+    return None if yardstick.scorer is None else len(yardstick.scorer.chosen)
 
 
 def chance(yardstick: Yardstick) -> float | None:
-    """Validation share of the most frequent class; None without a task."""
-    labels = judged_labels(yardstick)
-    return None if labels is None else majority_share(labels)
+    """What guessing gets: accuracy of the most frequent class, or the main score of the best constant answer.
+
+    None without a task, and for vectors, which nobody can guess.
+    """
+    scorer = yardstick.scorer
+    if scorer is None or isinstance(scorer, VectorScorer):
+        return None
+    return scorer.score(_probe_metric(yardstick), scorer.guess())

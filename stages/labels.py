@@ -1,4 +1,4 @@
-"""Terms at the head: the teachers' answers and the data's labels, for classes or for masked words."""
+"""Terms at the head: the teachers' answers and the data's labels, for whatever kind of answer a task asks for."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from schemas.objective import HardLabels, SoftLabels
-from stages.losses import Summed, hard_label_loss, soft_label_loss
+from stages.answers import Answers
+from stages.losses import Summed
 from stages.terms import Needs, Outputs, Target, Term
 from stages.tokens import Batch
 
 
-def soft_label_terms(
-    config: SoftLabels, shares: Sequence[float], *, masked_words: bool
-) -> list[Term]:
+def soft_label_terms(config: SoftLabels, shares: Sequence[float], answers: Answers) -> list[Term]:
     """One term per teacher: the divergence from each, weighed by its share.
 
     The gradient is that of the divergence from the teachers' mixed answer: only the entropy of the targets, a
@@ -22,22 +21,22 @@ def soft_label_terms(
     """
     several = len(shares) > 1
     return [
-        _soft_label_term(config, index, share, several=several, masked_words=masked_words)
+        _soft_label_term(config, index, share, answers, several=several)
         for index, share in enumerate(shares)
     ]
 
 
 def _soft_label_term(
-    config: SoftLabels, index: int, share: float, *, several: bool, masked_words: bool
+    config: SoftLabels, index: int, share: float, answers: Answers, *, several: bool
 ) -> Term:
     def compute(student: Outputs, target: Target | None, batch: Batch) -> Summed:
         assert target is not None
-        return soft_label_loss(
-            _answers(student, batch, masked_words=masked_words),
-            _answers(target.outputs[index], batch, masked_words=masked_words),
-            temperature=config.temperature,
-            kind=config.loss,
-            row_weights_B=None if masked_words else target.shares_of(index),
+        return answers.soft(
+            config,
+            _logits(student),
+            _logits(target.outputs[index]),
+            batch,
+            target.shares_of(index),
         )
 
     return Term(
@@ -45,43 +44,23 @@ def _soft_label_term(
         None,
         config.weight * share,
         compute,
-        _num_masked if masked_words else _num_rows,
+        answers.soft_count,
         teacher=index if several else None,
         of_student=Needs(logits=True),
         of_teacher=Needs(logits=True),
     )
 
 
-def hard_label_term(
-    config: HardLabels, *, groups: tuple[tuple[int, int], ...] | None, masked_words: bool
-) -> Term:
-    """Cross entropy with the data's classes, or with the words that were masked."""
+def hard_label_term(config: HardLabels, answers: Answers) -> Term:
+    """The distance to the data's own labels, or to the words that were masked."""
 
     def compute(student: Outputs, _target: Target | None, batch: Batch) -> Summed:
-        answers = _answers(student, batch, masked_words=masked_words)
-        if masked_words:
-            assert batch.word_labels is not None
-            return hard_label_loss(answers, batch.word_labels[batch.word_labels >= 0])
-        assert batch.labels is not None
-        return hard_label_loss(answers, batch.labels, groups=groups)
+        return answers.hard(_logits(student), batch)
 
-    count = _num_masked if masked_words else _num_rows
     needs = Needs(logits=True)
-    return Term("hard_label", None, config.weight, compute, count, of_student=needs)
+    return Term("hard_label", None, config.weight, compute, answers.hard_count, of_student=needs)
 
 
-def _answers(outputs: Outputs, batch: Batch, *, masked_words: bool) -> Tensor:
+def _logits(outputs: Outputs) -> Tensor:
     assert outputs.logits is not None
-    if not masked_words:
-        return outputs.logits
-    assert batch.word_labels is not None
-    return outputs.logits[batch.word_labels >= 0]
-
-
-def _num_rows(batch: Batch) -> int:
-    return len(batch.input_ids)
-
-
-def _num_masked(batch: Batch) -> int:
-    assert batch.word_labels is not None
-    return int((batch.word_labels >= 0).sum())
+    return outputs.logits

@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError
 from schemas.layer_map import teacher_layers
 from schemas.objective import LatentObjective, MaskedLanguageObjective, soft_label_of
+from schemas.problems import AnyProblem, Embedding
 from schemas.recipe import TeacherShape
 from schemas.results import CheckpointRef
 from schemas.stage import StageConfig
@@ -21,8 +22,6 @@ from schemas.teacher import Committee, members_of
 from stages.batches import evaluation_batches
 from stages.encoders import (
     check_same_vocabulary,
-    class_names,
-    load_classifier,
     load_config,
     load_encoder,
     locate,
@@ -30,9 +29,11 @@ from stages.encoders import (
 )
 from stages.evaluation import drawn_rows
 from stages.extraction import choose_parts, extract_student
+from stages.heads import check_outputs, load_with_head, with_head
 from stages.importance import measure_importance
 from stages.objectives import Shares
-from stages.student import fresh_student, student_config, with_head
+from stages.sentence import Model, vector_width
+from stages.student import fresh_student, student_config
 from stages.tensors import read_tensors
 from stages.tokens import Batch, Tokens
 from stages.words import has_word_head, load_word_model, with_word_head
@@ -45,34 +46,44 @@ _CALIBRATION_TOKENS = 4096
 class Started:
     """A student ready to be trained."""
 
-    model: PreTrainedModel
+    model: Model
     projections: dict[str, Tensor]
     """What it brings along from the stage before."""
     extraction: dict[str, Any] | None = None
     """Which parts of the teacher it was made of, where it was."""
 
 
-def load_teachers(config: StageConfig, labels: tuple[str, ...]) -> list[PreTrainedModel]:
+def load_teachers(
+    config: StageConfig, labels: tuple[str, ...], problem: AnyProblem | None
+) -> list[Model]:
     """The models the student learns from; none when there are only hard labels.
 
+    Args:
+        config: the stage.
+        labels: names of the outputs of the task's head; empty for a general corpus.
+        problem: the task's kind; None for a general corpus.
+
     Raises:
-        DataError: the classes of one are not the task's, or one has no head where its answers are wanted.
+        DataError: what one answers is not what the task asks, or it has no head where its answers are wanted.
     """
     return [
-        _load_teacher(config, locate(teacher.model), labels)
+        _load_teacher(config, locate(teacher.model), labels, problem)
         for teacher in members_of(config.teacher)
     ]
 
 
-def _load_teacher(config: StageConfig, folder: Path, labels: tuple[str, ...]) -> PreTrainedModel:
+def _load_teacher(
+    config: StageConfig, folder: Path, labels: tuple[str, ...], problem: AnyProblem | None
+) -> Model:
     if isinstance(config.objective, LatentObjective):
         return load_encoder(folder)
     if isinstance(config.objective, MaskedLanguageObjective):
         if soft_label_of(config.objective) is None:
             return load_encoder(folder)
         return load_word_model(folder)
-    teacher = load_classifier(folder)
-    check_labels(teacher, labels, folder)
+    assert problem is not None
+    teacher = load_with_head(folder, problem)
+    check_outputs(teacher, problem, labels, folder)
     return teacher
 
 
@@ -83,22 +94,12 @@ def shares_of(config: StageConfig) -> Shares | None:
     return Shares(config.teacher.weights, by_confidence=config.teacher.weighting == "confidence")
 
 
-def check_labels(teacher: PreTrainedModel, labels: tuple[str, ...], folder: Path) -> None:
-    """Refuse a fine-tuned teacher whose classes are not the task's, in the task's order."""
-    names = class_names(teacher.config)
-    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    if len(names) != len(labels) or (not unnamed and names != labels and set(names) == set(labels)):
-        raise DataError(
-            f"teacher.task_model: {folder} answers with the classes {', '.join(names)}; the task has "
-            f"{', '.join(labels)}: set task.labels to the teacher's names in the teacher's order, or fine-tune another"
-        )
-
-
 def start_student(
     config: StageConfig,
     parent: CheckpointRef | None,
     text: Tokens,
     labels: tuple[str, ...],
+    problem: AnyProblem | None,
     tokenizer: PreTrainedTokenizerFast,
 ) -> Started:
     """The model to train: gone on with from `parent`, started afresh, or the pretrained teacher itself.
@@ -107,7 +108,8 @@ def start_student(
         config: the stage.
         parent: the checkpoint the student goes on from; None for a fresh start.
         text: the stage's own training text, which importance is measured on.
-        labels: classes of its head; empty for a general corpus.
+        labels: names of its head's outputs; empty for a general corpus.
+        problem: the task's kind; None for a general corpus.
         tokenizer: the teacher's.
     """
     pretrained = locate(config.pretrained)
@@ -118,12 +120,25 @@ def start_student(
         started = Started(load_encoder(pretrained), {})
     else:
         started = _fresh(config.student, pretrained, text, tokenizer)
-    model = started.model
+    encoder = started.model
+    assert isinstance(encoder, PreTrainedModel)
+    model: Model = encoder
+    seed = config.training.seed
     if isinstance(config.objective, MaskedLanguageObjective):
-        model = with_word_head(model, pretrained, seed=config.training.seed)
+        model = with_word_head(encoder, pretrained, seed=seed)
     elif not isinstance(config.objective, LatentObjective):
-        model = with_head(model, labels, seed=config.training.seed)
+        assert problem is not None
+        width = _vector_width(config) if isinstance(problem, Embedding) else None
+        model = with_head(encoder, problem, labels, seed=seed, vector_width=width)
     return Started(model, started.projections, started.extraction)
+
+
+def _vector_width(config: StageConfig) -> int | None:
+    """Of the vectors of the first teacher; None without one."""
+    for teacher in members_of(config.teacher):
+        folder = locate(teacher.model)
+        return vector_width(folder, load_config(folder))
+    return None
 
 
 def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> Started:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from schemas.layer_map import RandomMap
 from schemas.objective import (
@@ -23,12 +23,15 @@ from schemas.objective import (
     latent_of,
     soft_label_of,
 )
+from schemas.problems import AnyProblem, Classification
+from stages.answers import answers_to
 from stages.batches import Rows
 from stages.labels import hard_label_term, soft_label_terms
 from stages.latent import latent_terms, matched_states
 from stages.losses import Summed, confidence_weights
 from stages.masking import Masking
 from stages.projections import Projections, drawn_projections
+from stages.sentence import Model
 from stages.terms import Needs, Outputs, Pair, Pool, Target, Term, run_model
 from stages.tokens import Batch
 
@@ -50,11 +53,12 @@ class ObjectiveTerms(nn.Module):
         self,
         objective: Objective,
         *,
-        student: PreTrainedModel,
-        teachers: Sequence[PreTrainedModel] = (),
+        student: Model,
+        teachers: Sequence[Model] = (),
         seed: int,
         shares: Shares | None = None,
         projections: Mapping[str, Tensor] | None = None,
+        problem: AnyProblem = Classification(),  # noqa: B008  (frozen)
         class_groups: tuple[tuple[int, int], ...] | None = None,
         masking: Masking | None = None,
     ) -> None:
@@ -67,6 +71,7 @@ class ObjectiveTerms(nn.Module):
             seed: draws projections that are not carried over.
             shares: of several teachers; equal by default.
             projections: tensors of an earlier stage's projections; those that still fit are gone on with.
+            problem: the kind of answer that the task asks for.
             class_groups: half-open ranges of classes, one per task, where tasks share an output layer.
             masking: masks words, for a masked-language objective.
         """
@@ -75,7 +80,7 @@ class ObjectiveTerms(nn.Module):
         self.objective = objective
         self.shares = shares or Shares((1 / max(len(teachers), 1),) * len(teachers))
         self.masking = masking
-        self.class_groups = class_groups
+        self.problem, self.class_groups = problem, class_groups
         self.student_config: PretrainedConfig = student.config
         self.teacher_configs = [teacher.config for teacher in teachers]
         self.carried = dict(projections or {})
@@ -138,15 +143,11 @@ class ObjectiveTerms(nn.Module):
                 self.student_config, teacher, index, several, self.shares.fixed[index], projections
             )
             terms += latent_terms(latent, pair, epoch=self.epoch)
+        answers = answers_to(None if self.masking else self.problem, self.class_groups)
         if soft is not None:
-            words = self.masking is not None
-            terms += soft_label_terms(soft, self.shares.fixed, masked_words=words)
+            terms += soft_label_terms(soft, self.shares.fixed, answers)
         if (hard := hard_label_of(self.objective)) is not None:
-            terms.append(
-                hard_label_term(
-                    hard, groups=self.class_groups, masked_words=self.masking is not None
-                )
-            )
+            terms.append(hard_label_term(hard, answers))
         return [self._by_confidence(term) for term in terms]
 
     def _by_confidence(self, term: Term) -> Term:

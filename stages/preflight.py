@@ -7,9 +7,10 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from schemas.errors import ConfigError, DataError
+from schemas.errors import ConfigError
 from schemas.layer_map import teacher_layers
 from schemas.objective import MaskedLanguageObjective, latent_of
+from schemas.problems import AnyProblem
 from schemas.recipe import Recipe
 from schemas.refs import describe_model
 from schemas.student import ExtractStart, ModelStart, StudentShape
@@ -18,8 +19,6 @@ from schemas.terms import Attention, Relation
 from stages.corpus import load_corpus
 from stages.encoders import (
     check_same_vocabulary,
-    has_trained_head,
-    load_classifier,
     load_config,
     load_tokenizer,
     locate,
@@ -27,7 +26,8 @@ from stages.encoders import (
     shape_of,
 )
 from stages.extraction import choose_parts
-from stages.models import check_labels, check_shape
+from stages.heads import check_outputs, check_trained_head, load_with_head
+from stages.models import check_shape
 from stages.sources import load_task
 from stages.student import count_parameters, student_config
 from stages.words import has_word_head
@@ -69,7 +69,8 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
     labels = _look_at_data(recipe, cache)
     for task_model in (recipe.teacher.task_model, *(o.task_model for o in recipe.teacher.others)):
         if isinstance(task_model, AlreadyFineTuned):
-            _check_given_teacher(task_model, labels, folder)
+            assert recipe.task is not None
+            _check_given_teacher(task_model, labels, recipe.task.problem, folder)
     shape = shape_of(config)
     return Facts(
         teacher=StudentShape(**{name: getattr(shape, name) for name in StudentShape.model_fields}),
@@ -151,14 +152,10 @@ def _check_start(
 
 
 def _check_given_teacher(
-    given: AlreadyFineTuned, labels: tuple[str, ...], pretrained: Path
+    given: AlreadyFineTuned, labels: tuple[str, ...], problem: AnyProblem, pretrained: Path
 ) -> None:
     folder = locate(given.model)
     name = describe_model(given.model)
-    if not has_trained_head(folder):
-        raise DataError(
-            f"teacher.task_model: {name} has no trained classification head (no classifier weights in its files), but "
-            "a fine-tuned teacher is needed; give one, or set teacher.task_model.kind to fine_tune"
-        )
+    check_trained_head(folder, problem, name)
     check_same_vocabulary(folder, pretrained, place="teacher.task_model.model")
-    check_labels(load_classifier(folder), labels, folder)
+    check_outputs(load_with_head(folder, problem), problem, labels, folder)

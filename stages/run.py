@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from schemas.base import digest_of
 from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
 from schemas.objective import LabelObjective, MaskedLanguageObjective, Objective, TaskObjective
+from schemas.problems import AnyProblem, Classification
 from schemas.results import CheckpointRef, Manifest, StageResult
 from schemas.stage import StageConfig
 from stages.corpus import load_corpus
+from stages.corpus_tokens import tokenize_corpus
 from stages.encoders import load_config, load_tokenizer, locate
-from stages.evaluation import held_out_losses, logits_of, score
+from stages.evaluation import answers_of, drawn_rows, held_out_losses, read_rows
 from stages.fit import fit
 from stages.identity import stage_identity
 from stages.masking import Masking
@@ -34,9 +36,11 @@ from stages.models import (
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.runtime import Runtime
-from stages.sources import load_task
+from stages.scoring import VectorScorer, scorer_of
+from stages.sentence import Model
+from stages.sources import TaskRows, load_task
 from stages.student import count_parameters, dropout
-from stages.tokenizing import tokenize_corpus, tokenize_task
+from stages.tokenizing import tokenize_task
 from stages.tokens import Tokens
 
 EXTRACTION = "extraction.json"
@@ -50,7 +54,11 @@ class StageData:
     train: Tokens
     held_out: Tokens
     labels: tuple[str, ...]
-    """Class names in order; empty for a general corpus."""
+    """Names of a head's outputs in order; empty for a general corpus."""
+    rows: TaskRows | None = None
+    """What the sequences were made of; None for a general corpus, and for several tasks."""
+    problem: AnyProblem | None = None
+    """The task's kind; None for a general corpus."""
 
 
 def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -> StageResult:
@@ -64,8 +72,8 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)
-    teachers = load_teachers(config, data.labels)
-    started = start_student(config, parent, data.train, data.labels, tokenizer)
+    teachers = load_teachers(config, data.labels, data.problem)
+    started = start_student(config, parent, data.train, data.labels, data.problem, tokenizer)
     student = started.model
     objective = make_objective(config, started, teachers, data, tokenizer)
     with dropout(student, config.training.dropout):
@@ -93,7 +101,7 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
         tokens=fitted.tokens,
         seconds=fitted.seconds,
         num_parameters=count_parameters(student.config),
-        labels=data.labels if has_classes(config.objective) else (),
+        labels=data.labels if has_head(config.objective) else (),
         versions={},
         mlflow_run_id=ports.mlflow_run_id,
         created="",
@@ -124,7 +132,7 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
 def make_objective(
     config: StageConfig,
     started: Started,
-    teachers: list[PreTrainedModel],
+    teachers: list[Model],
     data: StageData,
     tokenizer: PreTrainedTokenizerFast,
 ) -> ObjectiveTerms:
@@ -142,6 +150,7 @@ def make_objective(
         seed=config.training.seed,
         shares=shares_of(config),
         projections=started.projections,
+        problem=data.problem or Classification(),
         class_groups=class_groups(data.labels) if mixed else None,
         masking=masking,
     )
@@ -160,7 +169,7 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerFast, cache: Path) -> St
             train, validation = tokenize_task(
                 rows, tokenizer, max_length=data.task.max_length, cache=cache
             )
-            return StageData(train, validation, rows.labels)
+            return StageData(train, validation, rows.labels, rows, rows.problem)
         case TaskMixture():
             parts = {
                 name: load_data(TaskDataset(task=task), tokenizer, cache)
@@ -171,18 +180,19 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerFast, cache: Path) -> St
                 Tokens.joined([part.train for part in parts.values()], sizes),
                 Tokens.joined([part.held_out for part in parts.values()], sizes),
                 tuple(f"{name}/{label}" for name, part in parts.items() for label in part.labels),
+                problem=Classification(),
             )
 
 
-def has_classes(objective: Objective) -> bool:
-    """Whether the student is trained under a classification head."""
+def has_head(objective: Objective) -> bool:
+    """Whether the student is trained under a head for the task."""
     return isinstance(objective, TaskObjective | LabelObjective)
 
 
 def evaluate(
     config: StageConfig,
-    student: PreTrainedModel,
-    teachers: list[PreTrainedModel],
+    student: Model,
+    teachers: list[Model],
     objective: ObjectiveTerms,
     data: StageData,
 ) -> dict[str, float]:
@@ -195,23 +205,28 @@ def evaluate(
             student, teachers, objective, data.held_out, max_rows=_HELD_OUT_ROWS
         )
     metrics = {f"eval/{name}": value for name, value in losses.items()}
-    labels = data.held_out.labels
-    if labels is None or not has_classes(config.objective):
+    if not has_head(config.objective):
         return metrics
-    answers = logits_of(student, data.held_out)
-    if isinstance(config.data, TaskDataset):
-        for metric in {"accuracy", config.data.task.metric}:
-            metrics[f"eval/{metric}"] = score(metric, labels, answers.argmax(-1))
-    elif isinstance(config.data, TaskMixture):
-        scores = {
-            name: score("accuracy", *own)
-            for name, own in zip(
-                config.data.tasks, answers_by_group(answers, labels, data.labels), strict=True
-            )
-        }
-        metrics |= {f"eval/accuracy/{name}": value for name, value in scores.items()}
-        metrics["eval/accuracy"] = sum(scores.values()) / len(scores)
-    return metrics
+    if data.rows is not None and isinstance(config.data, TaskDataset):
+        scorer = scorer_of(
+            data.rows, "validation", data.held_out, np.arange(len(data.rows.validation))
+        )
+        if isinstance(scorer, VectorScorer):
+            scorer.teacher = answers_of(teachers[0], scorer) if teachers else None
+        main = config.data.task.main_metric
+        scores = scorer.scores(main, answers_of(student, scorer))
+        return metrics | {f"eval/{name}": each.value for name, each in scores.items()}
+    assert data.held_out.labels is not None
+    logits = read_rows(student, data.held_out, drawn_rows(len(data.held_out))).logits
+    assert logits is not None
+    groups = answers_by_group(np.stack(logits), data.held_out.labels, data.labels)
+    assert isinstance(config.data, TaskMixture)
+    shares = {
+        name: float((right == given).mean())
+        for name, (right, given) in zip(config.data.tasks, groups, strict=True)
+    }
+    metrics |= {f"eval/accuracy/{name}": value for name, value in shares.items()}
+    return metrics | {"eval/accuracy": sum(shares.values()) / len(shares)}
 
 
 def answers_by_group(

@@ -5,15 +5,12 @@ Everything that names a place (path, cache) stays out of the digests: a moved fi
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from schemas.base import digest_of
@@ -24,7 +21,7 @@ from schemas.data import (
     TaskData,
 )
 from schemas.errors import DataError
-from schemas.yaml_text import printable
+from schemas.problems import AnyProblem, Classification, QuestionAnswering
 from stages.columns import has_column
 from stages.docstrings import (
     docstring_task_digest,
@@ -33,14 +30,12 @@ from stages.docstrings import (
 )
 from stages.files import (
     file_identity,
-    first_row,
-    label_column,
-    listed,
     read_file,
     resolve_file,
-    text_column,
 )
 from stages.hub import hub_commit, load_hub
+from stages.rows import checked_rows
+from stages.squad import is_squad, read_squad
 
 # Raise when the same files should give other rows.
 ROWS_VERSION = 1
@@ -48,12 +43,21 @@ ROWS_VERSION = 1
 
 @dataclass(frozen=True)
 class TaskRows:
-    """A labelled task: `text`, `text_pair` for pairs, and `label`, an index into `labels`."""
+    """A labelled task in the form of its kind, as `stages.rows` says."""
 
     train: Dataset
     validation: Dataset
     labels: tuple[str, ...]
+    """Names of a head's outputs: classes, tags or labels; what else it answers with where there are none."""
     digest: str
+    problem: AnyProblem = field(default_factory=Classification)
+    more: Mapping[str, Dataset] = field(default_factory=dict)
+    """Further validation rows, by name."""
+
+    def split(self, name: str) -> Dataset:
+        """The rows of `train`, of `validation`, or of further validation rows."""
+        own = {"train": self.train, "validation": self.validation}
+        return own[name] if name in own else self.more[name]
 
 
 def task_digest(task: TaskData) -> str:
@@ -62,7 +66,9 @@ def task_digest(task: TaskData) -> str:
         return docstring_task_digest(task)
     if isinstance(task, FileTask):
         task = _settled(task)
-    config = task.model_dump(mode="json", exclude={"train", "validation", "revision"})
+    config = task.model_dump(
+        mode="json", exclude={"train", "validation", "more_validation", "revision"}
+    )
     content: dict[str, object]
     match task:
         case FileTask():
@@ -87,14 +93,13 @@ def _settled(task: FileTask) -> FileTask:
 
 
 def _task_files(task: FileTask) -> dict[str, Path]:
-    return {
-        "train": resolve_file(task.train, "task.train"),
-        "validation": resolve_file(task.validation, "task.validation"),
-    }
+    named = {"train": task.train, "validation": task.validation}
+    named |= {f"more_validation/{name}": path for name, path in task.more_validation.items()}
+    return {split: resolve_file(path, f"task.{split}") for split, path in named.items()}
 
 
 def load_task(task: TaskData, cache: Path) -> TaskRows:
-    """The rows of `task`, every one with text and a known label.
+    """The rows of `task` in the form of its kind (see `stages.rows`), every one with text and a known label.
 
     Raises:
         DataError: a file, a row or a data set is not usable, with its place and what to do.
@@ -102,68 +107,56 @@ def load_task(task: TaskData, cache: Path) -> TaskRows:
     digest = task_digest(task)
     match task:
         case DocstringTask():
-            if task.labels is not None and set(task.labels) != set(task.libraries):
-                raise DataError(
-                    "task.labels: must be the names of task.libraries, in any order; or leave it "
-                    "out"
-                )
-            ordered = (
-                task if task.labels is None else task.model_copy(update={"libraries": task.labels})
-            )
-            train, validation = docstring_task_rows(ordered, load_paragraphs(cache))
-            labels = ordered.libraries
-            validation = _draw(validation, task.max_validation_rows, task.seed)
-        case FileTask():
-            task, files = _settled(task), _task_files(task)
-            where = {split: f"task.{split}: {path}" for split, path in files.items()}
-            raw = {split: read_file(path, cache, f"task.{split}") for split, path in files.items()}
-            train, validation, labels = _labelled(task, raw, where)
-        case HubTask():
-            splits = {"train": task.train_split, "validation": task.validation_split}
-            where = {split: f"task: {task.id}, split {name}" for split, name in splits.items()}
-            raw = {split: load_hub(task, name, where[split]) for split, name in splits.items()}
-            train, validation, labels = _labelled(task, raw, where)
+            train, validation, labels = _docstring_rows(task, cache)
+            more: dict[str, Dataset] = {}
+        case FileTask() | HubTask():
+            task = _settled(task) if isinstance(task, FileTask) else task
+            raw, where = _read_splits(task, cache)
+            parts, labels = checked_rows(task, raw, where)
+            train, validation = parts.pop("train"), parts.pop("validation")
+            more = {name.partition("/")[2]: rows for name, rows in parts.items()}
         case _:
             assert_never(task)
     train = _draw(train, task.max_train_rows, task.seed)
-    if len(set(train["label"])) < 2:
+    if isinstance(task.problem, Classification) and len(set(train["label"])) < 2:
         raise DataError(
             "task: all training rows have the same label; a task needs two classes or more"
         )
-    return TaskRows(train, validation, labels, digest)
+    return TaskRows(train, validation, labels, digest, task.problem, more)
 
 
-def _labelled(
-    task: FileTask | HubTask, raw: dict[str, Dataset], where: dict[str, str]
-) -> tuple[Dataset, Dataset, tuple[str, ...]]:
-    names = {split: label_column(rows, task.label, where[split]) for split, rows in raw.items()}
-    labels = task.labels or _sorted_labels(raw["train"], task.label, names["train"])
-    parts = []
-    for split, rows in raw.items():
-        columns = {"text": text_column(rows, task.text, where[split])}
-        if task.text_pair is not None:
-            columns["text_pair"] = text_column(rows, task.text_pair, where[split])
-        codes = pc.index_in(names[split], value_set=pa.array(labels, pa.string()))
-        if row := first_row(pc.is_null(codes)):
-            found = names[split][row - 1].as_py()
-            origin = "given as task.labels" if task.labels else "the labels of the training rows"
-            raise DataError(
-                f"{where[split]}: row {row}: label {printable(found, 60)!r} is not one of {listed(labels)} "
-                f"({origin}); "
-                "mend the row, or list every label in task.labels"
+def _read_splits(
+    task: FileTask | HubTask, cache: Path
+) -> tuple[dict[str, Dataset], dict[str, str]]:
+    """Every split as it was read, and how messages name it."""
+    raw: dict[str, Dataset] = {}
+    where: dict[str, str] = {}
+    if isinstance(task, FileTask):
+        for split, path in _task_files(task).items():
+            where[split] = f"task.{split}: {path}"
+            squad = isinstance(task.problem, QuestionAnswering) and is_squad(path)
+            raw[split] = (
+                read_squad(path, task, where[split])
+                if squad
+                else read_file(path, cache, f"task.{split}")
             )
-        parts.append(Dataset(pa.table({**columns, "label": codes.cast(pa.int64())})))
-    return parts[0], parts[1], labels
+        return raw, where
+    splits = {"train": task.train_split, "validation": task.validation_split}
+    splits |= {f"more_validation/{name}": split for name, split in task.more_validation.items()}
+    for split, name in splits.items():
+        where[split] = f"task: {task.id}, split {name}"
+        raw[split] = load_hub(task, name, where[split])
+    return raw, where
 
 
-def _sorted_labels(rows: Dataset, column: str, names: pa.ChunkedArray) -> tuple[str, ...]:
-    feature = rows.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return tuple(feature.names)
-    distinct: list[str] = names.unique().to_pylist()
-    if all(re.fullmatch(r"-?\d+", name) for name in distinct):
-        return tuple(sorted(distinct, key=int))
-    return tuple(sorted(distinct))
+def _docstring_rows(task: DocstringTask, cache: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    if task.labels is not None and set(task.labels) != set(task.libraries):
+        raise DataError(
+            "task.labels: must be the names of task.libraries, in any order; or leave it out"
+        )
+    ordered = task if task.labels is None else task.model_copy(update={"libraries": task.labels})
+    train, validation = docstring_task_rows(ordered, load_paragraphs(cache))
+    return train, _draw(validation, task.max_validation_rows, task.seed), ordered.libraries
 
 
 def _draw(rows: Dataset, amount: int | None, seed: int) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoModel,
-    AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -27,7 +25,7 @@ from schemas.student import (
     StudentShape,
     TeacherLayersStart,
 )
-from stages.encoders import attention_of, load_config, load_encoder, name_classes, probed
+from stages.encoders import attention_of, load_config, load_encoder, probed
 from stages.families import adopt_vocabulary, check_padding, reshape
 
 
@@ -168,23 +166,6 @@ def block_prefix(model: PreTrainedModel) -> str:
             "set student.start.kind to random"
         )
     return min(names, key=lambda name: name.count("."))
-
-
-def with_head(encoder: PreTrainedModel, labels: tuple[str, ...], *, seed: int) -> PreTrainedModel:
-    """The encoder under a fresh classification head, drawn with `seed`."""
-    config = copy.deepcopy(encoder.config)
-    name_classes(config, labels)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-            config, dtype=torch.float32, **attention_of(config)
-        )
-    own = model.base_model.state_dict()
-    weights = {name: tensor for name, tensor in encoder.state_dict().items() if name in own}
-    # Some families (GTE, NomicBERT) have a pooler only below a head: it is drawn with the head.
-    assert all(name.startswith("pooler.") for name in own.keys() - weights.keys())
-    model.base_model.load_state_dict(own | weights)
-    return model
 
 
 @contextmanager

@@ -214,7 +214,10 @@ class TeacherCache:
             }
             query, key, value = (read.get(name, nothing) for name in _STATES)
             attention[layer] = Attention(query, key, value, scaling)
-        return Outputs(hidden, Recording(self.needs.attention, attention), flat.get("logits"))
+        logits = flat.get("logits")
+        if "token_logits" in flat:
+            logits = padded(flat["token_logits"])
+        return Outputs(hidden, Recording(self.needs.attention, attention), logits)
 
 
 def _checksums(lines: NDArray[np.integer], ends: Rows) -> NDArray[np.uint32]:
@@ -229,12 +232,14 @@ def pays(batches: Batches, num_steps: int) -> bool:
 
 
 def room_for(
-    needs: Needs, config: PretrainedConfig, tokens: Tokens, *, num_classes: int, number_bytes: int
+    needs: Needs, config: PretrainedConfig, tokens: Tokens, *, num_outputs: int, number_bytes: int
 ) -> int:
     """Bytes that one teacher's answers will take, told from its config alone."""
     states = len(needs.hidden) + len(needs.states) * len(needs.attention)
     numbers = states * config.hidden_size * tokens.num_tokens
-    return number_bytes * (numbers + needs.logits * num_classes * len(tokens))
+    # A head that answers about tokens is one of spans or tags.
+    answers = len(tokens) if tokens.spans is None else tokens.num_tokens
+    return number_bytes * (numbers + needs.logits * num_outputs * answers)
 
 
 def filled_caches(
@@ -291,7 +296,10 @@ def _flat(outputs: Outputs, needs: Needs, batch: Batch) -> dict[str, Tensor]:
         for name in sorted(needs.states):
             flat[f"{name}_{layer}"] = getattr(noted, name).transpose(1, 2).flatten(2)[mask]
     if needs.logits and outputs.logits is not None:
-        flat["logits"] = outputs.logits
+        if outputs.logits.ndim == 3:
+            flat["token_logits"] = outputs.logits[mask]
+        else:
+            flat["logits"] = outputs.logits
     return flat
 
 

@@ -1,9 +1,10 @@
-"""From rows of text to the flat arrays of `Tokens`: made once by the tokenizer, then read from disk."""
+"""From the rows of a task to the flat arrays of `Tokens`: made once by the tokenizer, then read from disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,53 +14,85 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.base import digest_of
 from schemas.errors import DataError
+from schemas.problems import Embedding, MultiLabel, Regression
 from stages.bounds import in_parts, rows_at_once
-from stages.corpus import CorpusRows
+from stages.encodings import Encode, encoder_of
 from stages.files import quiet
 from stages.sources import TaskRows
 from stages.tokens import Tokens, load_tokens
 from stages.whole import make_whole
 
 # Raise when the same rows and tokenizer should give other sequences.
-TOKENS_VERSION = 1
+TOKENS_VERSION = 2
 ROWS_PER_BATCH = 1000
+_VALUES = (MultiLabel, Regression)
+"""Kinds whose labels are fractions for the loss, not whole numbers."""
 
 
 def tokenize_task(
     rows: TaskRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
 ) -> tuple[Tokens, Tokens]:
-    """Training and validation sequences, one a row; longer text is cut off, of a pair the longer.
+    """Training and validation sequences: one a row, or as many windows as a context needs.
+
+    Longer text is cut off, of a pair the longer one's.
 
     Raises:
         DataError: the tokenizer has no padding token or no fast version, or `max_length` leaves no
             room for text.
     """
-    return (
-        _tokens(rows.train, tokenizer, max_length, cache, f"{rows.digest}/train", cuts_off=True),
-        _tokens(
-            rows.validation,
-            tokenizer,
-            max_length,
-            cache,
-            f"{rows.digest}/validation",
-            cuts_off=True,
-        ),
+    train, validation = (
+        tokenize_split(rows, split, tokenizer, max_length=max_length, cache=cache)
+        for split in ("train", "validation")
     )
+    return train, validation
 
 
-def tokenize_corpus(
-    rows: CorpusRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
-) -> tuple[Tokens, Tokens]:
-    """Training and held-out sequences; longer text becomes several, each with special tokens.
+def tokenize_split(
+    rows: TaskRows,
+    split: str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int,
+    cache: Path,
+) -> Tokens:
+    """The sequences of one split: `train`, `validation`, or one of the further validation rows' names.
+
+    The two texts of an embedding's validation pair are two sequences, one after the other.
 
     Raises:
-        DataError: as `tokenize_task`, or the text has no tokens at all.
+        DataError: as `tokenize_task`.
     """
-    return (
-        _tokens(rows.train, tokenizer, max_length, cache, f"{rows.digest}/train", cuts_off=False),
-        _tokens(
-            rows.held_out, tokenizer, max_length, cache, f"{rows.digest}/held_out", cuts_off=False
-        ),
+    data = rows.split(split)
+    if isinstance(rows.problem, Embedding) and "text_pair" in data.column_names:
+        pairs = zip(data["text"], data["text_pair"], strict=True)
+        data = Dataset.from_dict({"text": list(chain.from_iterable(pairs))})
+    is_pair = "text_pair" in data.column_names
+    check_tokenizer(tokenizer, max_length, is_pair)
+    digest = digest_of(
+        {
+            "rows": f"{rows.digest}/{split}",
+            "problem": rows.problem.model_dump(mode="json"),
+            "tokenizer": tokenizer_digest(tokenizer),
+            "max_length": max_length,
+            "version": TOKENS_VERSION,
+        }
+    )
+    folder = cache / "tokens" / digest[:32]
+    pad_token_id = int(tokenizer.pad_token_id)
+    found = load_tokens(folder, pad_token_id, digest)
+    if found is None:
+        encode = encoder_of(rows.problem, tokenizer, max_length, is_pair=is_pair)
+        _build(data, encode, folder, digest, values=isinstance(rows.problem, _VALUES))
+        found = load_tokens(folder, pad_token_id, digest)
+    if found is None or len(found) == 0:
+        raise no_token_left()
+    return found
+
+
+def no_token_left() -> DataError:
+    """What to say of text that a tokenizer makes nothing of."""
+    return DataError(
+        "no token is left of the text with this tokenizer; check that both are of one language"
     )
 
 
@@ -78,41 +111,8 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     )
 
 
-def _tokens(
-    rows: Dataset,
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
-    cache: Path,
-    identity: str,
-    *,
-    cuts_off: bool,
-) -> Tokens:
-    is_pair = "text_pair" in rows.column_names
-    _check_tokenizer(tokenizer, max_length, is_pair)
-    digest = digest_of(
-        {
-            "rows": identity,
-            "tokenizer": tokenizer_digest(tokenizer),
-            "max_length": max_length,
-            "cuts_off": cuts_off,
-            "version": TOKENS_VERSION,
-        }
-    )
-    folder = cache / "tokens" / digest[:32]
-    pad_token_id = int(tokenizer.pad_token_id)
-    found = load_tokens(folder, pad_token_id, digest)
-    if found is None:
-        encode = _encoder(tokenizer, max_length, is_pair, cuts_off)
-        _build(rows, encode, folder, digest)
-        found = load_tokens(folder, pad_token_id, digest)
-    if found is None or len(found) == 0:
-        raise DataError(
-            "no token is left of the text with this tokenizer; check that both are of one language"
-        )
-    return found
-
-
-def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair: bool) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair: bool) -> None:
+    """Refuse a tokenizer that cannot pad, or a length that leaves no room for text."""
     name = tokenizer.name_or_path or type(tokenizer).__name__
     if not tokenizer.is_fast:
         raise DataError(
@@ -133,80 +133,88 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pai
         )
 
 
-def _encoder(
-    tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair: bool, cuts_off: bool
-) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
-    special = tokenizer.num_special_tokens_to_add(pair=is_pair)
+def _tokens(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, cache: Path, identity: str,
+    *, cuts_off: bool,
+) -> Tokens:  # fmt: skip
+    check_tokenizer(tokenizer, max_length, False)
+    digest = digest_of(
+        {"rows": identity, "tokenizer": tokenizer_digest(tokenizer), "max_length": max_length,
+         "cuts_off": cuts_off, "version": TOKENS_VERSION}
+    )  # fmt: skip
+    folder, pad = cache / "tokens" / digest[:32], int(tokenizer.pad_token_id)
 
-    def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        parts = [encode_some(part) for part in in_parts(batch)]
+    def encode(batch: dict[str, list[Any]], _rows: list[int]) -> dict[str, list[Any]]:
+        encoded = tokenizer(
+            batch["text"], truncation=True, max_length=max_length, return_attention_mask=False,
+            return_overflowing_tokens=True, verbose=False,
+        )  # fmt: skip
+        special = tokenizer.num_special_tokens_to_add(pair=False)
+        kept = [place for place, ids in enumerate(encoded["input_ids"]) if len(ids) > special]
+        names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
+        return {name: [encoded[name][place] for place in kept] for name in names}
+
+    if load_tokens(folder, pad, digest) is None:
+        _build(rows, encode, folder, digest, values=False)
+    found = load_tokens(folder, pad, digest)
+    if found is None or len(found) == 0:
+        raise no_token_left()
+    return found
+
+
+def _build(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: bool) -> None:
+    def encode_parts(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        parts, start = [], 0
+        for part in in_parts(batch):
+            size = len(next(iter(part.values())))
+            parts.append(encode(part, indices[start : start + size]))
+            start += size
         return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
-    def encode_some(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = tokenizer(
-            batch["text"],
-            batch["text_pair"] if is_pair else None,
-            truncation="longest_first",
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            return_overflowing_tokens=not cuts_off,
-            verbose=False,
-        )
-        columns = {
-            name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded
-        }
-        if not cuts_off:
-            # Characters that the tokenizer drops leave nothing between the special tokens.
-            kept = [place for place, ids in enumerate(columns["input_ids"]) if len(ids) > special]
-            columns = {name: [values[place] for place in kept] for name, values in columns.items()}
-        elif "label" in batch:
-            columns["label"] = batch["label"]
-        return columns
-
-    return encode
-
-
-def _build(
-    rows: Dataset,
-    encode: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
-    folder: Path,
-    digest: str,
-) -> None:
     def fill(beside: Path) -> None:
         with quiet():
             encoded = rows.map(
-                encode, batched=True, batch_size=rows_at_once(rows, ROWS_PER_BATCH),
-                remove_columns=rows.column_names,
+                encode_parts, batched=True, batch_size=rows_at_once(rows, ROWS_PER_BATCH),
+                with_indices=True, remove_columns=rows.column_names,
                 cache_file_name=str(beside / "encoded.arrow"), new_fingerprint=digest[:32],
             )  # fmt: skip
-        _write_arrays(encoded, beside)
+        _write_arrays(encoded, beside, np.float32 if values else np.int64)
         del encoded
         (beside / "encoded.arrow").unlink(missing_ok=True)
 
     make_whole(folder, fill)
 
 
-def _write_arrays(encoded: Dataset, folder: Path) -> None:
+_PER_TOKEN = {
+    "input_ids": ("ids", "<i4"),
+    "token_type_ids": ("types", "u1"),
+    "tags": ("tags", "<i2"),
+    "spans": ("spans", "<i4"),
+}
+"""Columns with numbers for each token: the file they become, and its format."""
+
+
+def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
+    (folder / "ids.bin").touch()  # there is one, even where nothing is left
     lengths = [np.empty(0, np.int32)]
-    labels = []
-    with open(folder / "ids.bin", "wb") as ids, open(folder / "types.bin", "wb") as types:
-        for table in _tables(encoded):
-            sequences = table["input_ids"].combine_chunks()
-            lengths.append(
-                sequences.value_lengths().to_numpy(zero_copy_only=False).astype(np.int32)
-            )
-            ids.write(sequences.flatten().to_numpy(zero_copy_only=False).astype("<i4").tobytes())
-            if "token_type_ids" in table.column_names:
-                flat = table["token_type_ids"].combine_chunks().flatten()
-                types.write(flat.to_numpy(zero_copy_only=False).astype(np.uint8).tobytes())
-            if "label" in table.column_names:
-                labels.append(table["label"].to_numpy().astype(np.int64))
-    if not encoded.column_names or "token_type_ids" not in encoded.column_names:
-        (folder / "types.bin").unlink()
-    if labels:
-        np.save(folder / "labels.npy", np.concatenate(labels))
-    np.save(folder / "lengths.npy", np.concatenate(lengths))
+    per_row: dict[str, list[np.ndarray]] = {"label": [], "example": []}
+    for table in _tables(encoded):
+        lengths.append(
+            table["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+        )
+        for column, (name, dtype) in _PER_TOKEN.items():
+            if column in table.column_names:
+                flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                with open(folder / f"{name}.bin", "ab") as file:
+                    file.write(flat.astype(dtype).tobytes())
+        for column, values in per_row.items():
+            if column in table.column_names:
+                values.append(np.array(table[column].to_pylist()))
+    if per_row["label"]:
+        np.save(folder / "labels.npy", np.concatenate(per_row["label"]).astype(label_format))
+    if per_row["example"]:
+        np.save(folder / "examples.npy", np.concatenate(per_row["example"]).astype(np.int64))
+    np.save(folder / "lengths.npy", np.concatenate(lengths).astype(np.int32))
 
 
 def _tables(encoded: Dataset) -> Iterator[Any]:

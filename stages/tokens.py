@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 from schemas.base import digest_of
 from stages.whole import is_whole
 
+NO_WORD, NOT_LABELLED = -100, -1
+"""Labels of a token that stands for no word, and of one that does but has no label."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -25,7 +29,9 @@ class Batch:
     input_ids       (batch, seq)  int64
     attention_mask  (batch, seq)  int64, 1 for real tokens
     token_type_ids  (batch, seq)  int64; None when the tokenizer makes none
-    labels          (batch,)      int64; None for text without labels
+    labels          by the kind of task: (batch,) int64 classes, or float32 values; (batch, labels) float32, 1 where a
+                    row has the label; (batch, seq) int64 tags of words; (batch, 2) int64 first and last token of a
+                    span. -1 or NaN where a row has none; None for text without labels
     """
 
     input_ids: Tensor
@@ -88,7 +94,7 @@ class Tokens:
     ids      (tokens,)     int32, all sequences one after the other, special tokens included
     lengths  (sequences,)  int32, real tokens of each
     types    (tokens,)     uint8 token types; None when the tokenizer makes none
-    labels   (sequences,)  int64; None for text without labels
+    labels   (sequences, …)  as in `Batch`, tags excepted; None for text without labels
     """
 
     ids: NDArray[np.int32]
@@ -100,6 +106,12 @@ class Tokens:
     """Of rows, tokenizer and max_length."""
     starts: NDArray[np.int64]
     """(sequences,) where each sequence begins in `ids`."""
+    tags: NDArray[np.int16] | None = None
+    """(tokens,) labels of words, at the pieces that stand for them; None where words have none."""
+    examples: NDArray[np.int64] | None = None
+    """(sequences,) which row of the data a sequence is a window of; None where each is a row's."""
+    spans: NDArray[np.int32] | None = None
+    """(tokens, 2) characters of the context that a token covers, -1 outside it; None where no span is asked for."""
 
     def __len__(self) -> int:
         """How many sequences."""
@@ -142,6 +154,9 @@ class Tokens:
             labels=None if self.labels is None else self.labels[:number],
             digest=digest_of({"first": number, "of": self.digest}),
             starts=self.starts[:number],
+            tags=None if self.tags is None else self.tags[:end],
+            examples=None if self.examples is None else self.examples[:number],
+            spans=None if self.spans is None else self.spans[:end],
         )
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
@@ -160,12 +175,28 @@ class Tokens:
             input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy(is_real.astype(np.int64)),
             token_type_ids=None if types is None else torch.from_numpy(types),
-            labels=None
-            if self.labels is None
-            else torch.from_numpy(np.asarray(self.labels[indices], np.int64)),
+            labels=self._labels(indices, is_real, taken),
             num_tokens=int(lengths.sum()),
             indices=indices,
         )
+
+    def _labels(
+        self, indices: NDArray[np.int64], is_real: NDArray[np.bool_], taken: NDArray[np.int64]
+    ) -> Tensor | None:
+        if self.tags is not None:
+            tags = np.full(is_real.shape, NO_WORD, dtype=np.int64)
+            tags[is_real] = self.tags[taken]
+            return torch.from_numpy(tags)
+        return None if self.labels is None else torch.from_numpy(self.labels[indices])
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in `ids` the tokens of some sequences are, one sequence after the other."""
+        lengths = self.lengths[rows].astype(np.int64)
+        ends = np.cumsum(lengths)
+        if not len(ends):
+            return np.empty(0, np.int64)
+        first = np.repeat(self.starts[rows] - (ends - lengths), lengths)
+        return np.arange(ends[-1]) + first
 
 
 def load_tokens(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:
@@ -176,14 +207,23 @@ def load_tokens(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:
         lengths = np.load(folder / "lengths.npy")
         ends = np.cumsum(lengths, dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
-        if len(ends) == 0:
-            return Tokens(np.empty(0, np.int32), lengths, None, None, pad_token_id, digest, ends)
-        types = labels = None
-        if (folder / "types.bin").exists():
-            types = np.memmap(folder / "types.bin", np.uint8, "r", shape=(total,))
-        if (folder / "labels.npy").exists():
-            labels = np.load(folder / "labels.npy")
-        ids = np.memmap(folder / "ids.bin", np.dtype("<i4"), "r", shape=(total,))
-        return Tokens(ids, lengths, types, labels, pad_token_id, digest, ends - lengths)
+
+        def mapped(name: str, dtype: str, *shape: int) -> NDArray[Any] | None:
+            file = folder / f"{name}.bin"
+            if not file.exists():
+                return None
+            return np.memmap(file, dtype, "r", shape=shape) if total else np.empty(shape, dtype)
+
+        def read(name: str) -> NDArray[Any] | None:
+            file = folder / f"{name}.npy"
+            return np.load(file) if file.exists() else None
+
+        ids = mapped("ids", "<i4", total)
+        assert ids is not None
+        return Tokens(
+            ids, lengths, mapped("types", "u1", total), read("labels"), pad_token_id, digest,
+            starts=ends - lengths, tags=mapped("tags", "<i2", total), examples=read("examples"),
+            spans=mapped("spans", "<i4", total, 2),
+        )  # fmt: skip
     except (OSError, ValueError):
         return None

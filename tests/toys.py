@@ -15,9 +15,11 @@ from transformers import (
     PretrainedConfig,
 )
 
+from schemas.problems import Classification
 from schemas.recipe import Recipe
 from schemas.stage import StageConfig
-from stages.encoders import load_config, load_tokenizer, locate, name_classes
+from stages.encoders import load_config, load_tokenizer, locate
+from stages.heads import name_outputs
 from stages.models import load_teachers, start_student
 from stages.ports import Ports
 from stages.run import load_data, make_objective
@@ -49,7 +51,7 @@ def random_model(folder: Path, config: PretrainedConfig, labels: tuple[str, ...]
     if labels is None:
         model = AutoModel.from_config(config)
     else:
-        name_classes(config, labels)
+        name_outputs(config, Classification(), labels)
         model = AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
@@ -150,8 +152,8 @@ def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)
-    teachers = load_teachers(config, data.labels)
-    started = start_student(config, None, data.train, data.labels, tokenizer)
+    teachers = load_teachers(config, data.labels, data.problem)
+    started = start_student(config, None, data.train, data.labels, data.problem, tokenizer)
     objective = make_objective(config, started, teachers, data, tokenizer)
     return Trainer(started.model, teachers, data.train, objective, config.training, ports)
 

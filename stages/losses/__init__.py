@@ -16,6 +16,14 @@ Shapes: B batch, S sequence, H hidden width, A attention heads, D head width, C 
 
 from __future__ import annotations
 
+from stages.losses.answers import (
+    multi_label_loss,
+    soft_multi_label_loss,
+    soft_span_loss,
+    span_loss,
+    value_loss,
+    vector_loss,
+)
 from stages.losses.attention import (
     attention_probability_loss,
     attention_score_loss,
@@ -51,13 +59,19 @@ __all__ = [
     "hidden_state_loss",
     "layer_angle_loss",
     "layer_pair_loss",
+    "multi_label_loss",
     "pool_states",
     "relation_loss",
     "sample_angle_loss",
     "soft_label_loss",
+    "soft_multi_label_loss",
+    "soft_span_loss",
+    "span_loss",
     "token_angle_loss",
     "token_pair_loss",
     "transport_plan",
+    "value_loss",
+    "vector_loss",
     "word_angle_loss",
     "word_pair_loss",
 ]

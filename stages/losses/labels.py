@@ -61,22 +61,24 @@ def hard_label_loss(
 
     Args:
         student_BC: the student's logits.
-        labels_B: class indices.
+        labels_B: class indices; a row with -1 has no label and does not count.
         groups: half-open ranges that split the classes, one for each of the tasks that share the output layer; a row
             is judged among the classes of its label's range alone, and the others receive no gradient from it.
     """
-    student, rows = at_least_float32(student_BC), torch.tensor(labels_B.shape[0])
+    student, known_B = at_least_float32(student_BC), labels_B >= 0
+    rows = known_B.sum()
     if groups is None:
-        return Summed(F.cross_entropy(student, labels_B, reduction="sum"), rows)
+        return Summed(F.cross_entropy(student, labels_B, reduction="sum", ignore_index=-1), rows)
     classes = [index for start, stop in groups for index in range(start, stop)]
     assert classes == list(range(student.shape[-1])), f"{groups} do not split the classes"
     group_of_class = [
         group for group, (start, stop) in enumerate(groups) for _ in range(start, stop)
     ]
     group_C = torch.tensor(group_of_class, device=labels_B.device)
-    valid_BC = group_C[None, :] == group_C[labels_B][:, None]
-    log_probability_B = log_softmax_over(student, valid_BC).gather(1, labels_B[:, None])[:, 0]
-    return Summed(-log_probability_B.sum(), rows)
+    label_B = labels_B.clamp(min=0)
+    valid_BC = group_C[None, :] == group_C[label_B][:, None]
+    log_probability_B = log_softmax_over(student, valid_BC).gather(1, label_B[:, None])[:, 0]
+    return Summed(-(log_probability_B * known_B).sum(), rows)
 
 
 def confidence_weights(teacher_logits_KBC: Tensor, labels_B: Tensor) -> Tensor:

@@ -23,10 +23,12 @@ from pipeline.checkpoints import SEAL, open_store, seal_of, verify
 from pipeline.files import measure
 from schemas.errors import CheckpointError, ConfigError, DataError
 from schemas.loading import load_recipe
+from schemas.problems import Classification
 from schemas.recipe import Recipe
 from schemas.refs import FolderModel
-from stages.encoders import load_classifier, load_config, load_encoder, load_tokenizer, locate
+from stages.encoders import load_config, load_encoder, load_tokenizer, locate
 from stages.files import read_file
+from stages.heads import load_with_head
 from stages.hub import load_repository
 from stages.ports import TrainingState
 from stages.tensors import read_tensors
@@ -100,7 +102,7 @@ def test_pickles_beside_a_model_are_not_read(tmp_path: Path, canary: Path, paylo
     torch.save(Payload(canary), folder / "pytorch_model.bin")
     assert locate(FolderModel(path=str(folder))) == folder
     _load(folder)
-    load_classifier(folder)
+    load_with_head(folder, Classification())
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from schemas.errors import ConfigError, DataError
+from schemas.problems import Classification
 from schemas.student import StudentConfig, StudentShape, TeacherLayersStart
 from stages.encoders import (
     capturable,
@@ -26,7 +27,8 @@ from stages.encoders import (
     load_encoder,
     shape_of,
 )
-from stages.student import count_parameters, dropout, fresh_student, student_config, with_head
+from stages.heads import with_head
+from stages.student import count_parameters, dropout, fresh_student, student_config
 from tests.builders import WORDS, tiny_tokenizer
 from tests.toys import random_model
 
@@ -237,7 +239,7 @@ def test_a_student_of_a_half_precision_teacher_is_in_full_precision(tmp_path: Pa
     assert AutoConfig.from_pretrained(folder).dtype == torch.float16
     student = fresh_student(StudentConfig(shape=SHAPE), folder)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
-    headed = with_head(student, ("bad", "good"), seed=0)
+    headed = with_head(student, Classification(), ("bad", "good"), seed=0)
     assert {parameter.dtype for parameter in headed.parameters()} == {torch.float32}
 
 
@@ -245,12 +247,12 @@ def test_a_student_of_a_half_precision_teacher_is_in_full_precision(tmp_path: Pa
 def test_a_head_goes_on_the_encoder_as_it_is(family: str) -> None:
     torch.manual_seed(0)
     encoder = AutoModel.from_config(family_config(family)).eval()
-    headed = with_head(encoder, ("bad", "neutral", "good"), seed=3).eval()
+    headed = with_head(encoder, Classification(), ("bad", "neutral", "good"), seed=3).eval()
     assert torch.equal(last_states(headed.base_model), last_states(encoder))
     ids = torch.randint(5, 60, (2, 9))
     logits = headed(input_ids=ids).logits
     assert logits.shape == (2, 3)
-    again = with_head(encoder, ("bad", "neutral", "good"), seed=3).eval()
+    again = with_head(encoder, Classification(), ("bad", "neutral", "good"), seed=3).eval()
     assert torch.equal(again(input_ids=ids).logits, logits)
 
 

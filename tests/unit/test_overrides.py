@@ -63,6 +63,7 @@ def test_another_data_set_of_the_same_kind_keeps_length_row_limit_and_seed() -> 
         config="rte",
         text="sentence1",
         text_pair="sentence2",
+        labels=("entailment", "not_entailment"),
         max_length=64,
         max_train_rows=500,
         seed=7,
@@ -79,7 +80,9 @@ def test_another_data_set_of_the_same_kind_keeps_length_row_limit_and_seed() -> 
 
 def test_a_task_of_another_kind_keeps_the_length_alone() -> None:
     recipe = quickstart("task.seed=3", "task=glue/sst2")
-    assert recipe.task == HubTask(id="nyu-mll/glue", config="sst2", max_length=64)
+    assert recipe.task == HubTask(
+        id="nyu-mll/glue", config="sst2", labels=("negative", "positive"), max_length=64
+    )
 
 
 def test_an_override_reaches_into_a_task_among_several_and_its_mistakes_are_placed_there() -> None:

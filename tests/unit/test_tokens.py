@@ -12,8 +12,9 @@ from datasets import Dataset
 
 from schemas.errors import DataError
 from stages.corpus import CorpusRows
+from stages.corpus_tokens import tokenize_corpus
 from stages.sources import TaskRows
-from stages.tokenizing import tokenize_corpus, tokenize_task, tokenizer_digest
+from stages.tokenizing import tokenize_task, tokenizer_digest
 from tests.builders import tiny_tokenizer
 
 TEXTS = [

@@ -1,0 +1,86 @@
+"""What kind of answer a task asks for: a class, several, a value, a tag per word, a span of text, or a vector."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from schemas.base import Frozen
+
+
+class Classification(Frozen):
+    """One class for each text, or for each pair of texts."""
+
+    kind: Literal["classification"] = "classification"
+
+
+class MultiLabel(Frozen):
+    """Any number of labels for each text; the label column holds a list, or names in one string."""
+
+    kind: Literal["multi_label"] = "multi_label"
+    separator: str = Field(default=",", min_length=1, max_length=8)
+    """Stands between the names where a row has them in one string."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on a label is given."""
+
+
+class Regression(Frozen):
+    """One number for each text or pair, such as STS-B's likeness from 0 to 5."""
+
+    kind: Literal["regression"] = "regression"
+
+
+class TokenClassification(Frozen):
+    """A tag for each word; the text column holds a list of words, the label column a tag for each."""
+
+    kind: Literal["token_classification"] = "token_classification"
+    label_pieces: Literal["first", "all"] = "first"
+    """Which of a word's pieces carry its tag: the first (Devlin et al. 2019, section 5.3), or all of them."""
+
+
+class QuestionAnswering(Frozen):
+    """The span of a context that answers a question, in the layout of SQuAD.
+
+    `text` is the question, `text_pair` the context, and the label column `{"text": [...], "answer_start": [...]}`;
+    empty lists say that the context holds no answer (SQuAD 2.0).
+    """
+
+    kind: Literal["question_answering"] = "question_answering"
+    stride: int = Field(default=128, ge=0, le=8192)
+    """Tokens of the context that a window shares with the one before it."""
+    max_question_tokens: int = Field(default=64, ge=1, le=8192)
+    """A longer question is cut."""
+    max_answer_tokens: int = Field(default=30, ge=1, le=8192)
+    """Longer spans are never given as an answer."""
+    no_answer: Literal["auto", "allowed", "never"] = "auto"
+    """Whether "no answer" may be given; auto: where a training row has none."""
+
+
+class Embedding(Frozen):
+    """A vector for each text, as near as possible to the teacher's: nobody labels anything.
+
+    Validation rows may be pairs with a score of their likeness (STS); the vectors' cosines are then compared with it.
+    """
+
+    kind: Literal["embedding"] = "embedding"
+    pooling: Literal["mean", "first"] = "mean"
+    """The vector of a text: the mean of its tokens' last states, or the first token's."""
+
+
+def _parse_problem(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+AnyProblem = (
+    Classification | MultiLabel | Regression | TokenClassification | QuestionAnswering | Embedding
+)
+Problem = Annotated[AnyProblem, Field(discriminator="kind"), BeforeValidator(_parse_problem)]
+ProblemKind = Literal[
+    "classification",
+    "multi_label",
+    "regression",
+    "token_classification",
+    "question_answering",
+    "embedding",
+]

@@ -1,0 +1,266 @@
+"""How the answers of a head are compared with a teacher's and with the data's: one class for each kind of answer.
+
+A head's answer is one tensor for every kind: (batch, classes) for a text, (batch, sequence, classes) for its tokens, of
+which start and end of a span are two classes, (batch, width) for a vector.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import assert_never
+
+from torch import Tensor
+from typing_extensions import override
+
+from schemas.objective import SoftLabels
+from schemas.problems import (
+    AnyProblem,
+    Classification,
+    Embedding,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from stages.losses import (
+    Summed,
+    hard_label_loss,
+    multi_label_loss,
+    soft_label_loss,
+    soft_multi_label_loss,
+    soft_span_loss,
+    span_loss,
+    value_loss,
+    vector_loss,
+)
+from stages.tokens import NO_WORD, Batch
+
+
+class Answers(ABC):
+    """Compares what heads answer about a batch."""
+
+    @abstractmethod
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        """The distance to a teacher's answer; every row counts, labelled or not."""
+
+    @abstractmethod
+    def soft_count(self, batch: Batch) -> int:
+        """What `soft` counts."""
+
+    @abstractmethod
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        """The distance to the data's labels; a row without one (of augmented text) takes no part."""
+
+    @abstractmethod
+    def hard_count(self, batch: Batch) -> int:
+        """What `hard` counts."""
+
+
+class _Rows(Answers):
+    """Answers that are one for each row."""
+
+    @override
+    def soft_count(self, batch: Batch) -> int:
+        return len(batch.input_ids)
+
+    @override
+    def hard_count(self, batch: Batch) -> int:
+        return int(self.labelled(batch).sum())
+
+    def labelled(self, batch: Batch) -> Tensor:
+        """(batch,): True for rows that the data labels."""
+        labels = _labels(batch)
+        known = ~labels.isnan() if labels.is_floating_point() else labels >= 0
+        return known if known.ndim == 1 else known.all(-1)
+
+
+@dataclass(frozen=True)
+class ClassAnswers(_Rows):
+    """One class a row."""
+
+    groups: tuple[tuple[int, int], ...] | None = None
+    """Half-open ranges of classes, one for each task that shares the output layer."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        return soft_label_loss(
+            student,
+            teacher,
+            temperature=config.temperature,
+            kind=config.loss,
+            row_weights_B=row_weights,
+        )
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        return hard_label_loss(student, _labels(batch), groups=self.groups)
+
+
+class ValueAnswers(_Rows):
+    """One number a row."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        return value_loss(student.squeeze(-1), teacher.squeeze(-1))
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        known = self.labelled(batch)
+        return value_loss(student.squeeze(-1)[known], _labels(batch)[known])
+
+
+class LabelSetAnswers(_Rows):
+    """Any number of labels a row."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        return soft_multi_label_loss(
+            student, teacher, temperature=config.temperature, kind=config.loss
+        )
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        known = self.labelled(batch)
+        return multi_label_loss(student[known], _labels(batch)[known])
+
+
+class VectorAnswers(_Rows):
+    """A vector a row; nobody labels it."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        return vector_loss(student, teacher, kind=config.loss)
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        raise AssertionError("vectors have no labels: a recipe that asks for them is refused")
+
+
+class SpanAnswers(_Rows):
+    """The first and last token of a span."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        return soft_span_loss(
+            student,
+            teacher,
+            batch.attention_mask,
+            temperature=config.temperature,
+            kind=config.loss,
+        )
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        known = self.labelled(batch)
+        return span_loss(student[known], _labels(batch)[known], batch.attention_mask[known])
+
+
+class TagAnswers(Answers):
+    """A class for each word, at the pieces that stand for it."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        word = _labels(batch) != NO_WORD
+        return soft_label_loss(
+            student[word], teacher[word], temperature=config.temperature, kind=config.loss
+        )
+
+    @override
+    def soft_count(self, batch: Batch) -> int:
+        return int((_labels(batch) != NO_WORD).sum())
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        known = _labels(batch) >= 0
+        return hard_label_loss(student[known], _labels(batch)[known])
+
+    @override
+    def hard_count(self, batch: Batch) -> int:
+        return int((_labels(batch) >= 0).sum())
+
+
+class WordAnswers(Answers):
+    """The words that were masked."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        masked = _words(batch) >= 0
+        return soft_label_loss(
+            student[masked], teacher[masked], temperature=config.temperature, kind=config.loss
+        )
+
+    @override
+    def soft_count(self, batch: Batch) -> int:
+        return int((_words(batch) >= 0).sum())
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        masked = _words(batch) >= 0
+        return hard_label_loss(student[masked], _words(batch)[masked])
+
+    @override
+    def hard_count(self, batch: Batch) -> int:
+        return self.soft_count(batch)
+
+
+def answers_to(
+    problem: AnyProblem | None, groups: tuple[tuple[int, int], ...] | None = None
+) -> Answers:
+    """How answers of a kind are compared.
+
+    Args:
+        problem: the task's kind; None for masked words.
+        groups: of classes, where several tasks share an output layer.
+    """
+    match problem:
+        case None:
+            return WordAnswers()
+        case Classification():
+            return ClassAnswers(groups)
+        case MultiLabel():
+            return LabelSetAnswers()
+        case Regression():
+            return ValueAnswers()
+        case TokenClassification():
+            return TagAnswers()
+        case QuestionAnswering():
+            return SpanAnswers()
+        case Embedding():
+            return VectorAnswers()
+        case _:
+            assert_never(problem)
+
+
+def _labels(batch: Batch) -> Tensor:
+    assert batch.labels is not None
+    return batch.labels
+
+
+def _words(batch: Batch) -> Tensor:
+    assert batch.word_labels is not None
+    return batch.word_labels

@@ -1,0 +1,144 @@
+"""Bag-of-words baselines: what a task's kind can be done with, without any encoder."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+import numpy as np
+from datasets import Dataset
+from scipy.sparse import hstack
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+
+from schemas.problems import (
+    Classification,
+    Embedding,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from stages.scoring import Scorer
+
+_MAX_FEATURES = 200_000
+_VECTOR_WIDTH = 4096
+_SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
+
+
+def bag_of_words(scorer: Scorer) -> Any:
+    """What a bag-of-words model, fitted on the training rows, says about a scorer's rows; in the scorer's form."""
+    train, data = scorer.task.train, scorer.data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        match scorer.task.problem:
+            case Classification():
+                return _classes(train, data, len(scorer.task.labels))
+            case MultiLabel():
+                return _label_sets(train, data)
+            case Regression():
+                return _values(train, data)
+            case TokenClassification():
+                return _tags(train, data, scorer.task.labels)
+            case QuestionAnswering():
+                return _sentences(data)
+            case Embedding():
+                return _vectors(train, data)
+            case _:
+                assert_never(scorer.task.problem)
+
+
+def _texts(data: Dataset) -> list[str]:
+    first = list(data["text"])
+    if "text_pair" not in data.column_names:
+        return first
+    return [f"{one} {two}" for one, two in zip(first, data["text_pair"], strict=True)]
+
+
+def _counts() -> CountVectorizer:
+    return CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES)
+
+
+def _classes(train: Dataset, data: Dataset, num_classes: int) -> np.ndarray:
+    solver = "liblinear" if num_classes == 2 else "lbfgs"
+    model = make_pipeline(_counts(), LogisticRegression(max_iter=200, solver=solver))
+    model.fit(_texts(train), np.asarray(train["label"]))
+    return np.asarray(model.predict(np.asarray(_texts(data), dtype=object)))
+
+
+def _label_sets(train: Dataset, data: Dataset) -> np.ndarray:
+    """One logistic regression for each label; a label that all or no training rows have is answered so."""
+    labels = np.asarray(train["label"], dtype=np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # says that a label is constant
+        model = make_pipeline(
+            _counts(), OneVsRestClassifier(LogisticRegression(max_iter=200, solver="liblinear"))
+        )
+        model.fit(_texts(train), labels)
+        return np.asarray(model.predict(_texts(data)))
+
+
+def _values(train: Dataset, data: Dataset) -> np.ndarray:
+    """Ridge regression; of a pair, on what the two texts share and what only one of them has."""
+    counter = _counts().fit(_texts(train))
+
+    def features(rows: Dataset) -> Any:
+        if "text_pair" not in rows.column_names:
+            return counter.transform(rows["text"])
+        one, other = (counter.transform(rows[name]) for name in ("text", "text_pair"))
+        return hstack([one.multiply(other), abs(one - other)]).tocsr()
+
+    model = Ridge(alpha=10.0).fit(features(train), np.asarray(train["label"]))
+    return np.asarray(model.predict(features(data)), dtype=np.float64)
+
+
+def _tags(train: Dataset, data: Dataset, names: Sequence[str]) -> list[list[str]]:
+    """Each word by itself, its ends and its neighbours."""
+    model = make_pipeline(DictVectorizer(), LogisticRegression(max_iter=100))
+    tags = [names[index] for row in train["label"] for index in row]
+    model.fit([word for row in train["words"] for word in _described(row)], tags)
+    said = iter(model.predict([word for row in data["words"] for word in _described(row)]))
+    return [[str(next(said)) for _ in row] for row in data["words"]]
+
+
+def _described(words: Sequence[str]) -> list[dict[str, str | bool]]:
+    around = ["", *(word.casefold() for word in words), ""]
+    return [
+        {
+            "word": around[place + 1],
+            "before": around[place],
+            "after": around[place + 2],
+            "begin": word[:2],
+            "end": word[-3:],
+            "title": word.istitle(),
+            "upper": word.isupper(),
+        }
+        for place, word in enumerate(words)
+    ]
+
+
+def _sentences(data: Dataset) -> list[str]:
+    """The sentence of the context that shares most with the question, rare words above all."""
+    answers = []
+    for question, context in zip(data["text"], data["text_pair"], strict=True):
+        sentences = [part.strip() for part in _SENTENCE.findall(context) if part.strip()]
+        sentences = sentences or [context]
+        vectors = TfidfVectorizer(token_pattern=r"\w+").fit_transform([question, *sentences])
+        answers.append(sentences[int((vectors[1:] @ vectors[0].T).toarray().argmax())])
+    return answers
+
+
+def _vectors(train: Dataset, data: Dataset) -> np.ndarray:
+    counter = TfidfVectorizer(max_features=_VECTOR_WIDTH, sublinear_tf=True).fit(train["text"])
+    texts = list(data["text"])
+    if "text_pair" in data.column_names:
+        texts = [
+            text for pair in zip(data["text"], data["text_pair"], strict=True) for text in pair
+        ]
+    return np.asarray(counter.transform(texts).toarray(), dtype=np.float32)

@@ -1,0 +1,230 @@
+"""From a general corpus to the flat arrays of `Tokens`: cut as the corpus says, tokenised once, then read from disk.
+
+A megabyte of text is in memory at a time, with its tokens; of each sequence its length. The tokenizer's own threads do
+the work, nothing is done for each token by Python, and tokens are written to their files as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from schemas.base import digest_of
+from schemas.corpus import (
+    AnyCut,
+    CorpusSummary,
+    GeneralCorpus,
+    PairCut,
+    RowCut,
+    SentenceCut,
+    SequenceCut,
+    SequenceSummary,
+)
+from stages.corpus import CorpusRows, load_corpus, read_summary
+from stages.corpus_sources import batches_of
+from stages.cuts import Cut, EachPiece, Made, Packed, SegmentPairs
+from stages.letters import in_batches
+from stages.sentences import split_sentences
+from stages.templates import Encoder, Template, assembled, template_of
+from stages.tokenizing import check_tokenizer, no_token_left, tokenizer_digest
+from stages.tokens import Tokens, load_tokens
+from stages.whole import make_whole
+
+# Raise when the same rows and tokenizer should give other sequences.
+CORPUS_TOKENS_VERSION = 1
+CHARACTERS_AT_ONCE = 1 << 20
+_SUMMARY = "summary.json"
+_PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
+
+
+def tokenize_corpus(
+    rows: CorpusRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
+) -> tuple[Tokens, Tokens]:
+    """Training and held-out sequences, cut as the corpus says; each with special tokens.
+
+    Raises:
+        DataError: the tokenizer has no padding token or no fast version, `max_length` leaves no room for text, or the
+            text has no tokens at all.
+    """
+    return (
+        _tokens(rows, "train", tokenizer, max_length, cache)[0],
+        _tokens(rows, "held_out", tokenizer, max_length, cache)[0],
+    )
+
+
+def corpus_summary(
+    corpus: GeneralCorpus, cache: Path, tokenizer: PreTrainedTokenizerFast | None = None
+) -> CorpusSummary:
+    """What became of a corpus: rows, duplicates and leaks of each source; with a tokenizer, its sequences too.
+
+    Raises:
+        DataError: as `load_corpus` and `tokenize_corpus`.
+    """
+    summary = read_summary(corpus, cache)
+    if tokenizer is None:
+        return summary
+    rows = load_corpus(corpus, cache)
+    _, folder = _tokens(rows, "train", tokenizer, corpus.max_length, cache)
+    found = SequenceSummary.model_validate_json((folder / _SUMMARY).read_text(encoding="utf-8"))
+    return summary.model_copy(update={"sequences": found, "cut": corpus.cut.kind})
+
+
+def _tokens(
+    rows: CorpusRows,
+    split: str,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
+    cache: Path,
+) -> tuple[Tokens, Path]:
+    check_tokenizer(tokenizer, max_length, isinstance(rows.cut, PairCut))
+    digest = digest_of(
+        {
+            "rows": f"{rows.digest}/{split}",
+            "cut": rows.cut.model_dump(mode="json"),
+            "seed": rows.seed,
+            "tokenizer": tokenizer_digest(tokenizer),
+            "max_length": max_length,
+            "version": CORPUS_TOKENS_VERSION,
+        }
+    )
+    folder = cache / "tokens" / digest[:32]
+    pad_token_id = int(tokenizer.pad_token_id)
+    found = load_tokens(folder, pad_token_id, digest)
+    if found is None:
+        text = rows.train if split == "train" else rows.held_out
+        sources = rows.source_rows if split == "train" else ()
+        making = _Making(rows.cut, rows.seed, tokenizer, max_length)
+        make_whole(folder, lambda beside: making.fill(text, sources or (len(text),), beside))
+        found = load_tokens(folder, pad_token_id, digest)
+    if found is None or len(found) == 0:
+        raise no_token_left()
+    return found, folder
+
+
+class _Making:
+    """Makes the files of a folder of tokens."""
+
+    def __init__(
+        self, cut: AnyCut, seed: int, tokenizer: PreTrainedTokenizerFast, max_length: int
+    ) -> None:
+        self.cut, self.seed, self.max_length = cut, seed, max_length
+        self.encoder = Encoder(tokenizer)
+        self.has_types = "token_type_ids" in tokenizer.model_input_names
+        self.template = template_of(self.encoder, is_pair=isinstance(cut, PairCut))
+        self.document = 0
+
+    def fill(self, rows: Dataset, sources: tuple[int, ...], into: Path) -> None:
+        """Write ids, token types, lengths and the summary of all rows.
+
+        Args:
+            rows: the text.
+            sources: rows of each source, in order.
+            into: the folder.
+        """
+        cut = self._cut(into / "scratch.bin")
+        left = list(sources)
+        with _Writer(into, self.template, has_types=self.has_types) as writer:
+            for texts, begins in _chunks(rows):
+                while len(texts):
+                    taken = min(len(texts), left[0])
+                    writer.write(self._made(cut, texts[:taken], begins[:taken]))
+                    texts, begins = texts[taken:], begins[taken:]
+                    left[0] -= taken
+                    while left and not left[0]:
+                        writer.write(cut.finish())
+                        writer.end_source()
+                        left.pop(0)
+            summary = writer.summary(self.max_length)
+        (into / "scratch.bin").unlink(missing_ok=True)
+        (into / _SUMMARY).write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    def _cut(self, scratch: Path) -> Cut:
+        room = self.max_length - self.template.num_special
+        match self.cut:
+            case RowCut() | SentenceCut():
+                return EachPiece(room)
+            case SequenceCut(across_documents=across):
+                return Packed(room, across_documents=across)
+            case PairCut():
+                return SegmentPairs(room, self.cut, self.seed, scratch)
+
+    def _made(self, cut: Cut, texts: Sequence[str], begins: NDArray[np.bool_]) -> Iterator[Made]:
+        documents = self.document + np.cumsum(begins)
+        self.document = int(documents[-1]) if len(documents) else self.document
+        if not isinstance(self.cut, RowCut):
+            sentences = [split_sentences(text) for text in texts]
+            documents = np.repeat(documents, [len(some) for some in sentences])
+            texts = [sentence for some in sentences for sentence in some]
+        if texts:
+            flat, lengths = self.encoder.encode(texts)
+            # Characters that the tokenizer drops leave nothing of a piece.
+            kept = lengths > 0
+            if kept.any():
+                yield from cut.add(flat, lengths[kept], documents[kept])
+
+
+def _chunks(rows: Dataset) -> Iterator[tuple[Sequence[str], NDArray[np.bool_]]]:
+    """About a megabyte of text at a time, and which rows follow none of the row before."""
+    columns = ["text", "begins"] if "begins" in rows.column_names else ["text"]
+    for batch in batches_of(rows, columns):
+        begins = np.ones(batch.num_rows, bool)
+        if len(columns) > 1:
+            begins = batch.column(1).to_numpy(zero_copy_only=False)
+        first = 0
+        for texts in in_batches(batch.column(0).to_pylist(), CHARACTERS_AT_ONCE):
+            yield texts, begins[first : first + len(texts)]
+            first += len(texts)
+
+
+class _Writer:
+    """Writes sequences to the files that `load_tokens` reads."""
+
+    def __init__(self, folder: Path, template: Template, *, has_types: bool) -> None:
+        self.folder, self.template = folder, template
+        self.ids = (folder / "ids.bin").open("wb")
+        self.types = (folder / "types.bin").open("wb") if has_types else None
+        self.lengths: list[NDArray[np.int32]] = []
+        self.ends: list[int] = []
+        self.number = 0
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ids.close()
+        if self.types is not None:
+            self.types.close()
+
+    def write(self, made: Iterator[Made]) -> None:
+        """Put what stands around the texts around them, and write them."""
+        for flat, lengths in made:
+            ids, types, whole = assembled(flat, lengths, self.template)
+            self.ids.write(ids.astype("<i4", copy=False).tobytes())
+            if self.types is not None:
+                self.types.write(types.tobytes())
+            self.lengths.append(whole.astype(np.int32))
+            self.number += len(whole)
+
+    def end_source(self) -> None:
+        """What comes now is of another source."""
+        self.ends.append(self.number)
+
+    def summary(self, max_length: int) -> SequenceSummary:
+        """Write the lengths, and sum up what was written."""
+        lengths = np.concatenate([np.empty(0, np.int32), *self.lengths])
+        np.save(self.folder / "lengths.npy", lengths)
+        points = np.percentile(lengths, _PERCENTILES, method="inverted_cdf") if len(lengths) else []
+        return SequenceSummary(
+            sequences=len(lengths),
+            tokens=int(lengths.sum(dtype=np.int64)),
+            per_source=tuple(np.diff([0, *self.ends]).tolist()),
+            length_percentiles={
+                str(at): int(point) for at, point in zip(_PERCENTILES, points, strict=False)
+            },
+            full=float((lengths == max_length).mean()) if len(lengths) else 0.0,
+        )

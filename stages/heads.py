@@ -1,0 +1,179 @@
+"""The head of each kind of task: made, loaded, and checked against the task's labels."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from schemas.errors import DataError
+from schemas.problems import (
+    AnyProblem,
+    Embedding,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from stages.encoders import attention_of, load_config, load_pretrained, tensor_names
+from stages.sentence import Model, load_sentence_encoder, sentence_encoder
+
+_HEADS = {"classifier", "score", "sequence_summary", "qa_outputs"}
+_ARCHITECTURES = {
+    "token_classification": "ForTokenClassification",
+    "question_answering": "ForQuestionAnswering",
+}
+
+
+def _auto(problem: AnyProblem) -> Any:
+    if isinstance(problem, TokenClassification):
+        return AutoModelForTokenClassification
+    if isinstance(problem, QuestionAnswering):
+        return AutoModelForQuestionAnswering
+    return AutoModelForSequenceClassification
+
+
+def name_outputs(config: PretrainedConfig, problem: AnyProblem, labels: Sequence[str]) -> None:
+    """Write what a head answers into a config: its outputs' names in order, and which loss transformers gives it."""
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.num_labels = len(labels)
+    if isinstance(problem, MultiLabel):
+        config.problem_type = "multi_label_classification"
+    elif isinstance(problem, Regression):
+        config.problem_type = "regression"
+    elif getattr(config, "problem_type", None) is not None:
+        config.problem_type = None
+
+
+def output_names(config: PretrainedConfig) -> tuple[str, ...]:
+    """The names of a head's outputs, in order."""
+    named: dict[Any, str] = dict(config.id2label or {})
+    return tuple(str(named[index]) for index in sorted(named))
+
+
+def with_head(
+    encoder: PreTrainedModel,
+    problem: AnyProblem,
+    labels: Sequence[str],
+    *,
+    seed: int,
+    vector_width: int | None = None,
+) -> Model:
+    """The encoder under a fresh head, drawn with `seed`.
+
+    Args:
+        encoder: becomes part of the model, or its weights do.
+        problem: the kind of task.
+        labels: names of the head's outputs.
+        seed: draws the head.
+        vector_width: of an embedding task's vectors; None for the encoder's own width.
+    """
+    if isinstance(problem, Embedding):
+        return sentence_encoder(encoder, problem, width=vector_width, seed=seed)
+    config = copy.deepcopy(encoder.config)
+    name_outputs(config, problem, labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = _auto(problem).from_config(
+            config, dtype=torch.float32, **attention_of(config)
+        )
+    own = model.base_model.state_dict()
+    weights = {name: tensor for name, tensor in encoder.state_dict().items() if name in own}
+    # Some families (GTE, NomicBERT) have a pooler only below a head: it is drawn with the head.
+    assert all(name.startswith("pooler.") for name in own.keys() - weights.keys())
+    model.base_model.load_state_dict(own | weights)
+    return model
+
+
+def load_with_head(folder: Path, problem: AnyProblem) -> Model:
+    """A model with the head of a kind of task, fp32, in eval mode.
+
+    Args:
+        folder: a transformers folder; without a trained head a fresh one is drawn from torch's current seed.
+        problem: the kind.
+    """
+    if isinstance(problem, Embedding):
+        return load_sentence_encoder(folder, problem)
+    return load_pretrained(_auto(problem), folder, load_config(folder))
+
+
+def check_trained_head(folder: Path, problem: AnyProblem, name: str) -> None:
+    """Refuse a given teacher whose files have no trained head of the task's kind.
+
+    Raises:
+        DataError: with what is there and what to do.
+    """
+    if isinstance(problem, Embedding):
+        return  # the encoder's own states are the answer
+    heads = {part.split(".")[0] for part in tensor_names(folder)} & _HEADS
+    if not heads:
+        raise DataError(
+            f"teacher.task_model: {name} has no trained {problem.kind} head (no {_wanted(problem)} weights in its "
+            "files), but a fine-tuned teacher is needed; give one, or set teacher.task_model.kind to fine_tune"
+        )
+    suffix = _ARCHITECTURES.get(problem.kind, "ForSequenceClassification")
+    found = list(getattr(load_config(folder), "architectures", None) or [])
+    if found and not any(each.endswith(suffix) for each in found):
+        raise DataError(
+            f"teacher.task_model: {name} is a {found[0]}, but a {problem.kind} task needs a model …{suffix}; give one, "
+            "or set teacher.task_model.kind to fine_tune"
+        )
+
+
+def _wanted(problem: AnyProblem) -> str:
+    return "qa_outputs" if isinstance(problem, QuestionAnswering) else "classifier"
+
+
+def check_outputs(model: Model, problem: AnyProblem, labels: tuple[str, ...], folder: Path) -> None:
+    """Make a fine-tuned teacher answer in the order of the task's labels, compared by name, whatever its own order.
+
+    A teacher that was fine-tuned elsewhere often has its classes in another order, MNLI's above all; its head's outputs
+    are then put into the task's order. Names are compared without regard to case.
+
+    Raises:
+        DataError: its outputs are not the task's.
+    """
+    if isinstance(problem, Embedding | QuestionAnswering):
+        return
+    names = output_names(model.config)
+    theirs, mine = ([name.casefold() for name in each] for each in (names, labels))
+    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(names))
+    if len(names) != len(labels) or not (
+        unnamed or isinstance(problem, Regression) or sorted(theirs) == sorted(mine)
+    ):
+        raise DataError(
+            f"teacher.task_model: {folder} answers with {', '.join(names)}; the task has {', '.join(labels)}: set "
+            "task.labels to the teacher's names, or fine-tune another"
+        )
+    if unnamed or theirs == mine or isinstance(problem, Regression):
+        return
+    reorder_outputs(model, [theirs.index(name) for name in mine])
+    name_outputs(model.config, problem, labels)
+
+
+@torch.no_grad()
+def reorder_outputs(model: nn.Module, order: Sequence[int]) -> None:
+    """Let output i of a model's head be what output `order[i]` was."""
+    layers = [
+        layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear)
+        and layer.out_features == len(order)
+        and name.split(".")[0] in _HEADS
+    ]
+    last = layers[-1]
+    last.weight.copy_(last.weight[list(order)].clone())
+    if last.bias is not None:
+        last.bias.copy_(last.bias[list(order)].clone())

@@ -1,0 +1,129 @@
+"""Losses of heads that answer with a value, several labels, a span or a vector.
+
+Shapes: B batch, S sequence, C labels, H width of the vectors.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.losses.base import (
+    Summed,
+    at_least_float32,
+    divergence_over,
+    log_softmax_over,
+    unit_vectors,
+)
+
+
+def value_loss(student_B: Tensor, target_B: Tensor) -> Summed:
+    """Squared error of one value a row, summed over rows; the target is a teacher's value or the data's.
+
+    What TinyBERT and BERT train STS-B with; `published` code differs in nothing.
+    """
+    error_B = at_least_float32(student_B) - at_least_float32(target_B)
+    return Summed(error_B.square().sum(), torch.tensor(len(student_B)))
+
+
+def multi_label_loss(student_BC: Tensor, labels_BC: Tensor) -> Summed:
+    """Binary cross entropy of every label, averaged over the labels, summed over rows.
+
+    transformers' loss for `multi_label_classification` is its mean.
+
+    Args:
+        student_BC: logits.
+        labels_BC: 1 where a row has the label, else 0; shares between them are taken as they are.
+    """
+    student = at_least_float32(student_BC)
+    entropy_BC = F.binary_cross_entropy_with_logits(
+        student, labels_BC.to(student.dtype), reduction="none"
+    )
+    return Summed(entropy_BC.mean(-1).sum(), torch.tensor(len(student)))
+
+
+def soft_multi_label_loss(
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    *,
+    temperature: float,
+    kind: Literal["kl", "mse"] = "kl",
+) -> Summed:
+    """T² · KL of the Bernoulli distributions σ(logit / T) of every label, averaged over the labels, summed over rows.
+
+    Hinton et al. 2015 (section 2) for each label by itself; `mse` compares the logits.
+    """
+    student, teacher = at_least_float32(student_BC), at_least_float32(teacher_BC)
+    rows = torch.tensor(len(student))
+    if kind == "mse":
+        return Summed((student - teacher).square().mean(-1).sum(), rows)
+    given_BC = torch.sigmoid(teacher / temperature)
+    # The entropy of the teacher's answer makes a divergence of the cross entropy.
+    cross_BC = F.binary_cross_entropy_with_logits(student / temperature, given_BC, reduction="none")
+    entropy_BC = F.binary_cross_entropy_with_logits(
+        teacher / temperature, given_BC, reduction="none"
+    )
+    return Summed((cross_BC - entropy_BC).mean(-1).sum() * temperature**2, rows)
+
+
+def span_loss(student_BS2: Tensor, positions_B2: Tensor, mask_BS: Tensor) -> Summed:
+    """Cross entropy of the span's first and last token, their mean, summed over rows (Devlin et al. 2019, section 4.2).
+
+    Args:
+        student_BS2: start and end logits of every token.
+        positions_B2: places of the first and last token; 0, the first token of all, where there is no answer.
+        mask_BS: True for real tokens. Published code lets padding take part in the softmax.
+    """
+    valid_B1S = mask_BS.bool()[:, None, :]
+    log_probability_B2S = log_softmax_over(at_least_float32(student_BS2).mT, valid_B1S)
+    chosen_B2 = log_probability_B2S.gather(-1, positions_B2[..., None]).squeeze(-1)
+    return Summed(-chosen_B2.mean(-1).sum(), torch.tensor(len(student_BS2)))
+
+
+def soft_span_loss(
+    student_BS2: Tensor,
+    teacher_BS2: Tensor,
+    mask_BS: Tensor,
+    *,
+    temperature: float,
+    kind: Literal["kl", "mse"] = "kl",
+) -> Summed:
+    """Distance to the teacher's distributions over the places of start and end, their mean, summed over rows.
+
+    Args:
+        student_BS2: start and end logits of every token.
+        teacher_BS2: the teacher's.
+        mask_BS: True for real tokens; the others take no part.
+        temperature: as in `soft_label_loss`.
+        kind: `kl`, or `mse` of the logits, averaged over a row's real tokens.
+    """
+    valid_BS, rows = mask_BS.bool(), torch.tensor(len(student_BS2))
+    student, teacher = at_least_float32(student_BS2), at_least_float32(teacher_BS2)
+    if kind == "mse":
+        error_BS2 = torch.where(valid_BS[..., None], student - teacher, 0.0).square()
+        return Summed((error_BS2.mean(-1).sum(-1) / valid_BS.sum(-1)).sum(), rows)
+    divergence_B2 = divergence_over(
+        student.mT / temperature, teacher.mT / temperature, valid_BS[:, None, :]
+    )
+    return Summed(divergence_B2.mean(-1).sum() * temperature**2, rows)
+
+
+def vector_loss(
+    student_BH: Tensor, teacher_BH: Tensor, *, kind: Literal["kl", "mse"] = "kl"
+) -> Summed:
+    """1 - cosine of the student's and the teacher's vector of each row, summed over rows.
+
+    Args:
+        student_BH: the student's vectors, as wide as the teacher's.
+        teacher_BH: the teacher's.
+        kind: `mse` compares them number by number instead (Reimers & Gurevych 2020, eq. 1, of one language). A vector
+            is no distribution: `kl`, what the other heads have by default, is the cosine here.
+    """
+    student, teacher = at_least_float32(student_BH), at_least_float32(teacher_BH)
+    rows = torch.tensor(len(student))
+    if kind == "mse":
+        return Summed((student - teacher).square().mean(-1).sum(), rows)
+    return Summed((1 - (unit_vectors(student) * unit_vectors(teacher)).sum(-1)).sum(), rows)

@@ -1,0 +1,158 @@
+"""The linear probe: what a linear model makes of frozen features, the same yardstick for every checkpoint of a run."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from schemas.problems import (
+    Classification,
+    Embedding,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from stages.evaluation import Read, answers_of, read_rows
+from stages.scoring import Scorer
+from stages.tokens import NO_WORD, Tokens
+
+_OTHER_TOKENS = 8
+"""Tokens of a window that are no start and no end of an answer, for the probe of spans to learn from."""
+
+
+def probe(
+    model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer, held_out: Read | None
+) -> Any:
+    """What a linear model on the model's last states says about a scorer's rows, in the scorer's form.
+
+    Logistic regression for classes, sets of labels, tags of words, and the places where spans start and end; ridge
+    regression for values; for vectors the mean state itself.
+
+    Args:
+        model: its encoder's states are the features; a head is not asked.
+        train: sequences that the probe is fitted on.
+        rows: which of them.
+        scorer: the rows that it is asked about.
+        held_out: those rows read already, their features means over tokens; None to read them here.
+    """
+    problem = scorer.task.problem
+    if isinstance(problem, QuestionAnswering):
+        return _spans(model, train, rows, scorer)
+    if isinstance(problem, TokenClassification):
+        return _tags(model, train, rows, scorer)
+    held_out = held_out or read_rows(model, scorer.tokens, scorer.sequences)
+    features = np.stack(held_out.features)
+    if isinstance(problem, Embedding):
+        return features
+    assert isinstance(problem, Classification | MultiLabel | Regression)
+    assert train.labels is not None
+    learnt = np.stack(read_rows(model, train, rows).features)
+    return _fitted(problem, learnt, train.labels[rows]).predict(features)
+
+
+def _fitted(
+    problem: Classification | MultiLabel | Regression, features: np.ndarray, labels: np.ndarray
+) -> Pipeline:
+    learner: Any = LogisticRegression(max_iter=1000, C=0.1)
+    if isinstance(problem, MultiLabel):
+        learner, labels = OneVsRestClassifier(learner), labels.astype(np.int64)
+    elif isinstance(problem, Regression):
+        learner = Ridge(alpha=10.0)
+    return _fit(learner, features, labels)
+
+
+def _fit(learner: Any, features: np.ndarray, labels: np.ndarray) -> Pipeline:
+    with warnings.catch_warnings():
+        # A probe that stops early is the same for all; so is a label that all rows have.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        return make_pipeline(StandardScaler(), learner).fit(features, labels)
+
+
+def _tags(model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer) -> Any:
+    assert train.tags is not None
+    tags = train.tags
+
+    def tagged(row: np.ndarray) -> np.ndarray:
+        return np.asarray(tags[train.places(row)]) != NO_WORD
+
+    learnt = np.concatenate(read_rows(model, train, rows, tagged).features)
+    classes = np.asarray(tags[train.places(rows)])
+    fitted = _fit(LogisticRegression(max_iter=300, C=0.1), learnt, classes[classes != NO_WORD])
+    read = read_rows(
+        model, scorer.tokens, scorer.sequences, lambda row: _all_of(scorer.tokens, row)
+    )
+    known = fitted[-1].classes_
+    answers = []
+    for states in read.features:
+        logits = np.full((len(states), len(scorer.task.labels)), -np.inf, np.float32)
+        scores = fitted.decision_function(states)
+        logits[:, known] = scores if scores.ndim == 2 else np.stack([-scores, scores], axis=1)
+        answers.append(logits)
+    return scorer.predictions(answers)
+
+
+def _all_of(tokens: Tokens, row: np.ndarray) -> np.ndarray:
+    return np.ones(int(tokens.lengths[row].sum()), bool)
+
+
+class _SpanHead(nn.Module):
+    """An encoder under two linear scores for each token."""
+
+    def __init__(self, encoder: nn.Module, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.base_model = encoder
+        self.linear = nn.Linear(weight.shape[1], 2)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.from_numpy(weight))
+            self.linear.bias.copy_(torch.from_numpy(bias))
+        self.linear.to(next(encoder.parameters()).device)
+
+    def forward(self, **inputs: Any) -> Any:
+        output = self.base_model(**inputs)
+        output["logits"] = self.linear(output.last_hidden_state.float())
+        return output
+
+
+def _spans(model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer) -> Any:
+    assert train.labels is not None
+    assert train.spans is not None
+    labels, spans = train.labels, train.spans
+    kept: dict[int, np.ndarray] = {}
+
+    def picked(row: np.ndarray) -> np.ndarray:
+        context = np.flatnonzero(spans[train.places(row), 1] > 0)
+        number = int(row[0])
+        others = np.random.default_rng(number).permutation(context)[:_OTHER_TOKENS]
+        places = np.unique([*others, *labels[number]]).astype(np.int64)
+        chosen = np.zeros(int(train.lengths[number]), bool)
+        chosen[places] = True
+        kept[number] = np.stack([places == labels[number][end] for end in (0, 1)], axis=1)
+        return chosen
+
+    features = np.concatenate(read_rows(model, train, rows, picked).features)
+    right = np.concatenate([kept[row] for row in rows.tolist()])
+    scaler = StandardScaler().fit(features)
+    weights, biases = [], []
+    for end in (0, 1):
+        fitted = LogisticRegression(max_iter=300, C=0.1, class_weight="balanced")
+        fitted.fit(scaler.transform(features), right[:, end])
+        weight = fitted.coef_[0] / scaler.scale_
+        weights.append(weight)
+        biases.append(fitted.intercept_[0] - weight @ scaler.mean_)
+    head = _SpanHead(
+        getattr(model, "base_model", model),
+        np.stack(weights).astype(np.float32),
+        np.array(biases, np.float32),
+    )
+    return answers_of(head, scorer)

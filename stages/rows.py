@@ -1,0 +1,270 @@
+"""A task's rows, whatever their kind: text and label columns checked and put into one form.
+
+| kind                   | columns of the form                                                         |
+|------------------------|-----------------------------------------------------------------------------|
+| classification         | `text`, `text_pair` for pairs, `label` int64, an index into the label names  |
+| multi_label            | the same, `label` a list of a 1 or 0 for each label name                     |
+| regression             | the same, `label` float64                                                    |
+| token_classification   | `words` list of text, `label` list of int64, an index for each word          |
+| question_answering     | `text` question, `text_pair` context, `answers` and `starts`, both lists     |
+| embedding              | `text`; validation may have `text_pair` and `label` float64                  |
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from schemas.data import FileTask, HubTask
+from schemas.errors import DataError
+from schemas.problems import (
+    Classification,
+    Embedding,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from schemas.yaml_text import printable
+from stages.files import first_row, label_column, listed, text_column
+from stages.lists import answer_columns, texts_of_lists
+
+Task = FileTask | HubTask
+
+VALUE, SPAN, VECTOR = ("value",), ("start", "end"), ("vector",)
+"""Names of a head's outputs where they are no classes."""
+
+OUTSIDE = "O"
+
+
+def checked_rows(
+    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    """Every split's rows in the form of the task's kind, and the names of a head's outputs.
+
+    Args:
+        task: says the kind and the columns.
+        raw: the splits as they were read, `train` first.
+        where: how messages name each split.
+
+    Raises:
+        DataError: a row is not right; with split, row, column and what to do.
+    """
+    match task.problem:
+        case Classification():
+            return _classified(task, raw, where)
+        case MultiLabel():
+            return _multi_labelled(task, raw, where)
+        case Regression():
+            return {split: _valued(task, rows, where[split]) for split, rows in raw.items()}, VALUE
+        case TokenClassification():
+            return _tagged(task, raw, where)
+        case QuestionAnswering():
+            return {split: _spans(task, rows, where[split]) for split, rows in raw.items()}, SPAN
+        case Embedding():
+            return {
+                split: _embedded(task, rows, where[split], is_train=split == "train")
+                for split, rows in raw.items()
+            }, VECTOR
+        case _:
+            assert_never(task.problem)
+
+
+def _texts(task: Task, rows: Dataset, where: str) -> dict[str, Any]:
+    columns = {"text": text_column(rows, task.text, where)}
+    if task.text_pair is not None:
+        columns["text_pair"] = text_column(rows, task.text_pair, where)
+    return columns
+
+
+def _as_dataset(columns: Mapping[str, Any]) -> Dataset:
+    return Dataset(pa.table(dict(columns)))
+
+
+def _classified(
+    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    names = {split: label_column(rows, task.label, where[split]) for split, rows in raw.items()}
+    labels = task.labels or _sorted_labels(raw["train"], task.label, names["train"])
+    parts = {}
+    for split, rows in raw.items():
+        columns = _texts(task, rows, where[split])
+        codes = _codes(names[split], labels)
+        if row := first_row(pc.is_null(codes)):
+            found = names[split][row - 1].as_py()
+            raise _unknown_label(task, where[split], row, found, labels)
+        parts[split] = _as_dataset({**columns, "label": codes})
+    return parts, labels
+
+
+def _codes(names: pa.ChunkedArray, labels: tuple[str, ...]) -> pa.ChunkedArray:
+    return pc.index_in(names, value_set=pa.array(labels, pa.string())).cast(pa.int64())
+
+
+def _unknown_label(
+    task: Task, where: str, row: int, found: str, labels: tuple[str, ...]
+) -> DataError:
+    origin = "given as task.labels" if task.labels else "the labels of the training rows"
+    return DataError(
+        f"{where}: row {row}: label {printable(found, 60)!r} is not one of {listed(labels)} ({origin}); mend the row, "
+        "or list every label in task.labels"
+    )
+
+
+def _sorted_labels(rows: Dataset, column: str, names: pa.ChunkedArray) -> tuple[str, ...]:
+    feature = rows.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        return tuple(feature.names)
+    return sorted_names(names.unique().to_pylist())
+
+
+def sorted_names(distinct: list[str]) -> tuple[str, ...]:
+    """Label names in the order that their classes get: whole numbers by size, others by letters."""
+    if all(re.fullmatch(r"-?\d+", name) for name in distinct):
+        return tuple(sorted(distinct, key=int))
+    return tuple(sorted(distinct))
+
+
+def _multi_labelled(
+    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    assert isinstance(task.problem, MultiLabel)
+    given = {
+        split: texts_of_lists(
+            rows, task.label, where[split], separator=task.problem.separator, may_be_empty=True
+        )
+        for split, rows in raw.items()
+    }
+    names = _list_names(raw["train"], task.label)
+    labels = task.labels or names or sorted_names(given["train"].flat.unique().to_pylist())
+    if len(labels) < 2:
+        raise DataError(
+            f"{where['train']}: column {task.label!r} has {len(labels)} label in all; a multi_label task needs two or "
+            "more"
+        )
+    parts = {}
+    for split, rows in raw.items():
+        lists = given[split]
+        codes = _codes(lists.flat, labels)
+        if place := first_row(pc.is_null(codes)):
+            row, found = lists.row_of(place - 1), lists.flat[place - 1].as_py()
+            raise _unknown_label(task, where[split], row, found, labels)
+        has = np.zeros((len(rows), len(labels)), np.int8)
+        has[lists.rows(), codes.to_numpy()] = 1
+        columns = _texts(task, rows, where[split])
+        parts[split] = _as_dataset({**columns, "label": pa.array(list(has), pa.list_(pa.int8()))})
+    return parts, labels
+
+
+def _list_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
+    """Class names that a data set of the hub declares for the items of a list."""
+    feature = rows.features[column]
+    inner = getattr(feature, "feature", None)
+    return tuple(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+
+
+def _valued(task: Task, rows: Dataset, where: str) -> Dataset:
+    return _as_dataset({**_texts(task, rows, where), "label": _values(rows, task.label, where)})
+
+
+def _values(rows: Dataset, column: str, where: str) -> pa.Array:
+    """A column of numbers, finite each."""
+    if column not in rows.column_names:
+        raise DataError(
+            f"{where}: there is no column {column!r}; the columns are {listed(rows.column_names)}"
+        )
+    numbers = np.empty(len(rows))
+    for row, value in enumerate(rows[column], start=1):
+        try:
+            numbers[row - 1] = float(value) if not isinstance(value, bool) else np.nan
+        except (TypeError, ValueError):
+            numbers[row - 1] = np.nan
+        if not np.isfinite(numbers[row - 1]):
+            raise DataError(
+                f"{where}: row {row}: label {column!r} is {printable(str(value), 60)!r}, not a number; a regression "
+                "task's label is one finite number: mend the row, or set task.problem to classification"
+            )
+    return pa.array(numbers, pa.float64())
+
+
+def _tagged(
+    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
+) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+    words, tags = (
+        {
+            split: texts_of_lists(rows, column, where[split], separator=None, may_be_empty=True)
+            for split, rows in raw.items()
+        }
+        for column in (task.text, task.label)
+    )
+    labels = (
+        task.labels
+        or _list_names(raw["train"], task.label)
+        or sorted_tags(tags["train"].flat.unique().to_pylist())
+    )
+    parts = {}
+    for split in raw:
+        unequal = np.flatnonzero(words[split].lengths != tags[split].lengths)
+        if len(unequal):
+            row = int(unequal[0])
+            raise DataError(
+                f"{where[split]}: row {row + 1}: {task.text!r} has {words[split].lengths[row]} words but "
+                f"{task.label!r} {tags[split].lengths[row]} tags; give each word one tag"
+            )
+        codes = _codes(tags[split].flat, labels)
+        if place := first_row(pc.is_null(codes)):
+            row, found = tags[split].row_of(place - 1), tags[split].flat[place - 1].as_py()
+            raise _unknown_label(task, where[split], row, found, labels)
+        rows = _as_dataset({"words": words[split].array, "label": tags[split].with_values(codes)})
+        # Published files often end with a sentence of no words.
+        filled = np.flatnonzero(words[split].lengths)
+        parts[split] = rows if len(filled) == len(rows) else rows.select(filled)
+        if not len(filled):
+            raise DataError(f"{where[split]}: column {task.text!r} is empty in every row")
+    return parts, labels
+
+
+def sorted_tags(distinct: list[str]) -> tuple[str, ...]:
+    """Tags in the order of their classes: `O`, then each type's B- before its I-."""
+
+    def order(tag: str) -> tuple[bool, str, str]:
+        prefix, _, kind = tag.partition("-")
+        return (tag != OUTSIDE, kind or prefix, prefix)
+
+    return tuple(sorted(distinct, key=order))
+
+
+def _spans(task: Task, rows: Dataset, where: str) -> Dataset:
+    if task.text_pair is None:
+        raise DataError(
+            "task.text_pair: a question_answering task needs the column of the context, such as context"
+        )
+    columns = _texts(task, rows, where)
+    return _as_dataset(columns | answer_columns(rows, task.label, columns["text_pair"], where))
+
+
+def _embedded(task: Task, rows: Dataset, where: str, *, is_train: bool) -> Dataset:
+    first = text_column(rows, task.text, where)
+    has_pairs = task.text_pair is not None and task.text_pair in rows.column_names
+    if is_train:
+        # Both texts of a pair are texts to learn from.
+        second = [text_column(rows, task.text_pair or "", where)] if has_pairs else []
+        return _as_dataset(
+            {"text": pa.chunked_array([*first.chunks, *(c for s in second for c in s.chunks)])}
+        )
+    if not has_pairs or task.label not in rows.column_names:
+        return _as_dataset({"text": first})
+    return _as_dataset(
+        {
+            "text": first,
+            "text_pair": text_column(rows, task.text_pair or "", where),
+            "label": _values(rows, task.label, where),
+        }
+    )

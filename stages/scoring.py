@@ -1,0 +1,373 @@
+"""From a head's answers to scores: one class for each kind of task.
+
+A scorer knows some rows of a task: what is right, what a guesser would say, and which rows are also in train. What it
+is given is what `read_rows` reads, in the order of the rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from schemas.metrics import MetricName
+from schemas.problems import (
+    Classification,
+    Embedding,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from schemas.results import Score
+from stages.metrics import interval, score
+from stages.rows import OUTSIDE
+from stages.seen_rows import rows_in_train
+from stages.sources import TaskRows
+from stages.spans import decode_answers
+from stages.tokens import Tokens
+
+Logits = Sequence[NDArray[np.float32]]
+"""The answer to each sequence: (outputs,), or (tokens, outputs)."""
+
+
+class Scorer(ABC):
+    """Scores answers to some rows of one split."""
+
+    def __init__(
+        self, rows: TaskRows, split: str, tokens: Tokens, chosen: NDArray[np.int64]
+    ) -> None:
+        """Take note of the rows.
+
+        Args:
+            rows: the task.
+            split: which rows of it.
+            tokens: their sequences.
+            chosen: which rows (questions, pairs) are scored.
+        """
+        self.task, self.split, self.tokens, self.chosen = rows, split, tokens, chosen
+        self.data = (
+            rows.split(split).select(chosen)
+            if len(chosen) < len(rows.split(split))
+            else rows.split(split)
+        )
+
+    @property
+    def sequences(self) -> NDArray[np.int64]:
+        """The sequences that models are asked, in their order."""
+        return self.chosen
+
+    @property
+    @abstractmethod
+    def labels(self) -> Any:
+        """What is right, in the form of `stages.metrics`."""
+
+    @abstractmethod
+    def predictions(self, logits: Logits) -> Any:
+        """What a model says, in that form."""
+
+    @abstractmethod
+    def guess(self) -> Any:
+        """What somebody would say who knows the labels' frequencies and nothing else."""
+
+    @abstractmethod
+    def reported(self) -> tuple[MetricName, ...]:
+        """Scores that are always told, whichever is the main one."""
+
+    def agreement(self, one: Any, other: Any) -> float:
+        """How far two models say the same: the share of equal answers."""
+        return float(np.mean([a == b for a, b in zip(one, other, strict=True)]))
+
+    def score(self, metric: str, predictions: Any) -> float:
+        """One score."""
+        return score(metric, self.labels, predictions)
+
+    def scores(
+        self, main: MetricName, predictions: Any, *, unseen: bool = False
+    ) -> dict[str, Score]:
+        """The main score and the kind's others, each with its bootstrap interval.
+
+        Args:
+            main: the task's metric.
+            predictions: in the form of `labels`.
+            unseen: only of rows whose text is not in train.
+        """
+        labels = self.labels
+        if unseen:
+            places = np.flatnonzero(~self.in_train)
+            if not len(places):
+                return {}
+            labels, predictions = _taken(labels, places), _taken(predictions, places)
+        found: dict[str, Score] = {}
+        for metric in dict.fromkeys((main, *self.reported())):
+            low, high = interval(metric, labels, predictions)
+            found[metric] = Score(value=score(metric, labels, predictions), low=low, high=high)
+        return found
+
+    @cached_property
+    def in_train(self) -> NDArray[np.bool_]:
+        """(rows,): whether a row's text is also in train."""
+        return rows_in_train(self.task.train, self.data)
+
+
+def _taken(values: Any, places: NDArray[np.int64]) -> Any:
+    return values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
+
+
+class ClassScorer(Scorer):
+    """One class a row."""
+
+    @property
+    @override
+    def labels(self) -> NDArray[np.int64]:
+        return np.asarray(self.data["label"])
+
+    @override
+    def predictions(self, logits: Logits) -> NDArray[np.int64]:
+        return np.stack(logits).argmax(-1)
+
+    @override
+    def guess(self) -> NDArray[np.int64]:
+        return np.full(len(self.labels), np.bincount(self.labels).argmax())
+
+    @override
+    def reported(self) -> tuple[MetricName, ...]:
+        return (
+            ("accuracy", "f1", "matthews")
+            if len(self.task.labels) == 2
+            else ("accuracy", "f1_macro")
+        )
+
+
+class LabelSetScorer(Scorer):
+    """Any number of labels a row."""
+
+    @property
+    @override
+    def labels(self) -> NDArray[np.int64]:
+        return np.asarray(self.data["label"], dtype=np.int64)
+
+    @override
+    def predictions(self, logits: Logits) -> NDArray[np.int64]:
+        assert isinstance(self.task.problem, MultiLabel)
+        threshold = self.task.problem.threshold
+        # σ(x) >= t, where x >= ln(t / (1 - t)).
+        return (np.stack(logits) >= np.log(threshold / (1 - threshold))).astype(np.int64)
+
+    @override
+    def guess(self) -> NDArray[np.int64]:
+        return np.broadcast_to(self.labels.mean(0) >= 0.5, self.labels.shape).astype(np.int64)
+
+    @override
+    def agreement(self, one: Any, other: Any) -> float:
+        return float((one == other).mean())
+
+    @override
+    def reported(self) -> tuple[MetricName, ...]:
+        return ("f1_micro", "f1_macro", "subset_accuracy")
+
+
+class ValueScorer(Scorer):
+    """One number a row."""
+
+    @property
+    @override
+    def labels(self) -> NDArray[np.float64]:
+        return np.asarray(self.data["label"], dtype=np.float64)
+
+    @override
+    def predictions(self, logits: Logits) -> NDArray[np.float64]:
+        return np.stack(logits)[:, 0].astype(np.float64)
+
+    @override
+    def guess(self) -> NDArray[np.float64]:
+        return np.full(len(self.labels), self.labels.mean())
+
+    @override
+    def agreement(self, one: Any, other: Any) -> float:
+        return score("pearson", one, other)
+
+    @override
+    def reported(self) -> tuple[MetricName, ...]:
+        return ("pearson", "spearman")
+
+
+class TagScorer(Scorer):
+    """A tag a word; a word that was cut off is answered by O, so that no row is left out."""
+
+    @property
+    @override
+    def labels(self) -> list[list[str]]:
+        names = self.task.labels
+        return [[names[index] for index in row] for row in self.data["label"]]
+
+    @override
+    def predictions(self, logits: Logits) -> list[list[str]]:
+        names = self.task.labels
+        said = []
+        for row, (words, answer) in enumerate(zip(self.data["words"], logits, strict=True)):
+            tags = [OUTSIDE] * len(words)
+            places = self.tokens.places(self.chosen[[row]])
+            word_of = self.word_of(places)
+            first = np.flatnonzero((word_of >= 0) & (np.diff(word_of, prepend=-2) != 0))
+            for place, best in zip(first.tolist(), answer[first].argmax(-1).tolist(), strict=True):
+                tags[word_of[place]] = names[best]
+            said.append(tags)
+        return said
+
+    def word_of(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Which word of its row each token is a piece of, -1 for none."""
+        assert self.tokens.spans is not None
+        return np.asarray(self.tokens.spans[places, 0])
+
+    @override
+    def guess(self) -> list[list[str]]:
+        return [[OUTSIDE] * len(words) for words in self.data["words"]]
+
+    @override
+    def agreement(self, one: Any, other: Any) -> float:
+        return score("token_accuracy", one, other)
+
+    @override
+    def reported(self) -> tuple[MetricName, ...]:
+        tags = {label[:2] for label in self.task.labels}
+        is_bio = tags <= {"B-", "I-", OUTSIDE}
+        return ("entity_f1", "token_accuracy") if is_bio else ("token_accuracy",)
+
+
+class SpanScorer(Scorer):
+    """A span a question, the best of all windows of its context."""
+
+    @cached_property
+    def _windows(self) -> NDArray[np.int64]:
+        assert self.tokens.examples is not None
+        return np.flatnonzero(np.isin(self.tokens.examples, self.chosen))
+
+    @property
+    @override
+    def sequences(self) -> NDArray[np.int64]:
+        return self._windows
+
+    @property
+    @override
+    def labels(self) -> list[list[str]]:
+        return list(self.data["answers"])
+
+    @override
+    def predictions(self, logits: Logits) -> list[str]:
+        problem, tokens = self.task.problem, self.tokens
+        assert isinstance(problem, QuestionAnswering)
+        assert tokens.examples is not None
+        assert tokens.spans is not None
+        return decode_answers(
+            logits,
+            [
+                np.asarray(tokens.spans[tokens.places(self._windows[[place]])])
+                for place in range(len(logits))
+            ],
+            np.searchsorted(self.chosen, tokens.examples[self._windows]),
+            self.data["text_pair"],
+            max_tokens=problem.max_answer_tokens,
+            no_answer=self.no_answer,
+        )
+
+    @cached_property
+    def no_answer(self) -> bool:
+        """Whether "no answer" may be given."""
+        assert isinstance(self.task.problem, QuestionAnswering)
+        wanted = self.task.problem.no_answer
+        if wanted != "auto":
+            return wanted == "allowed"
+        return any(not answers for answers in self.task.train["answers"])
+
+    @override
+    def guess(self) -> list[str]:
+        return [""] * len(self.data)
+
+    @override
+    def reported(self) -> tuple[MetricName, ...]:
+        return ("squad_f1", "exact_match")
+
+
+class VectorScorer(Scorer):
+    """A vector a row, compared with the teacher's, or with the likeness that the data gives pairs."""
+
+    teacher: NDArray[np.float32] | None = None
+    """The teacher's vectors."""
+
+    @property
+    def has_likeness(self) -> bool:
+        """Whether the rows are pairs with a likeness."""
+        return "label" in self.data.column_names
+
+    @property
+    @override
+    def sequences(self) -> NDArray[np.int64]:
+        if not self.has_likeness:
+            return self.chosen
+        return np.stack([2 * self.chosen, 2 * self.chosen + 1], axis=1).ravel()
+
+    @property
+    @override
+    def labels(self) -> Any:
+        assert self.teacher is not None
+        return self.teacher
+
+    @override
+    def predictions(self, logits: Logits) -> NDArray[np.float32]:
+        return np.stack(logits)
+
+    @override
+    def guess(self) -> Any:
+        return None
+
+    @override
+    def agreement(self, one: Any, other: Any) -> float:
+        name = "cosine" if one.shape == other.shape else "similarity_spearman"
+        return score(name, other, one)
+
+    @override
+    def reported(self) -> tuple[MetricName, ...]:
+        return ("similarity_spearman", *(("spearman",) if self.has_likeness else ()))
+
+    @override
+    def score(self, metric: str, predictions: Any) -> float:
+        return score(metric, *self._compared(metric, predictions))
+
+    def _compared(self, metric: str, predictions: Any) -> tuple[Any, Any]:
+        if metric not in ("pearson", "spearman", "pearson_spearman"):
+            return self.labels, predictions
+        one, other = predictions[::2], predictions[1::2]
+        lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+        return np.asarray(self.data["label"]), (one * other).sum(1) / np.maximum(lengths, 1e-12)
+
+    @override
+    def scores(
+        self, main: MetricName, predictions: Any, *, unseen: bool = False
+    ) -> dict[str, Score]:
+        if unseen or self.teacher is None:
+            return {}  # nobody has labelled these rows, so that none can be known from train
+        found: dict[str, Score] = {}
+        for metric in dict.fromkeys((main, *self.reported())):
+            labels, given = self._compared(metric, predictions)
+            low, high = interval(metric, labels, given)
+            found[metric] = Score(value=score(metric, labels, given), low=low, high=high)
+        return found
+
+
+def scorer_of(rows: TaskRows, split: str, tokens: Tokens, chosen: NDArray[np.int64]) -> Scorer:
+    """The scorer for a task's kind; arguments as `Scorer`'s."""
+    kinds: dict[type, type[Scorer]] = {
+        Classification: ClassScorer,
+        MultiLabel: LabelSetScorer,
+        Regression: ValueScorer,
+        TokenClassification: TagScorer,
+        QuestionAnswering: SpanScorer,
+        Embedding: VectorScorer,
+    }
+    return kinds[type(rows.problem)](rows, split, tokens, chosen)

@@ -1,0 +1,76 @@
+"""From the logits of a context's windows to the answer of a question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def best_span(
+    logits: NDArray[np.float32], spans: NDArray[np.int32], *, max_tokens: int
+) -> tuple[float, tuple[int, int]] | None:
+    """The span of the context with the highest sum of start and end logit, and its characters.
+
+    Every span of at most `max_tokens` tokens is looked at, where published code looks at the twenty best starts and
+    ends; of equal ones the first and shortest is taken.
+
+    Args:
+        logits: (tokens, 2) start and end logits of one window.
+        spans: (tokens, 2) characters of the context, -1 outside it.
+        max_tokens: longest answer.
+
+    Returns:
+        The sum, and the first character and the one past the last; None where the window holds no context.
+    """
+    context = np.flatnonzero(spans[:, 1] > spans[:, 0])
+    if not len(context):
+        return None
+    start, end = logits[context, 0].astype(np.float64), logits[context, 1].astype(np.float64)
+    most = min(max_tokens, len(context))
+    sums = np.full((len(context), most), -np.inf)
+    for more in range(most):
+        sums[: len(context) - more, more] = start[: len(context) - more] + end[more:]
+    place, length = np.unravel_index(int(sums.argmax()), sums.shape)
+    first, last = context[place], context[place + length]
+    return float(sums[place, length]), (int(spans[first, 0]), int(spans[last, 1]))
+
+
+def decode_answers(
+    logits: Sequence[NDArray[np.float32]],
+    spans: Sequence[NDArray[np.int32]],
+    examples: NDArray[np.int64],
+    contexts: Sequence[str],
+    *,
+    max_tokens: int,
+    no_answer: bool,
+) -> list[str]:
+    """One answer for each question: the best span of its windows, or "" where "no answer" is the better one.
+
+    "No answer" scores the least sum of the first token's start and end logit over the windows (Devlin et al. 2019,
+    section 4.3, with the threshold 0).
+
+    Args:
+        logits: (tokens, 2) of every window.
+        spans: (tokens, 2) of every window.
+        examples: which question each window is of.
+        contexts: the context of each question.
+        max_tokens: longest answer.
+        no_answer: whether "no answer" may be given.
+    """
+    best: list[tuple[float, tuple[int, int]] | None] = [None] * len(contexts)
+    silent = np.full(len(contexts), np.inf)
+    for window, example in enumerate(examples.tolist()):
+        found = best_span(logits[window], spans[window], max_tokens=max_tokens)
+        kept = best[example]
+        if found is not None and (kept is None or found[0] > kept[0]):
+            best[example] = found
+        silent[example] = min(silent[example], float(logits[window][0].sum(dtype=np.float64)))
+    answers = []
+    for context, span, silence in zip(contexts, best, silent, strict=True):
+        if span is None or (no_answer and silence > span[0]):
+            answers.append("")
+        else:
+            answers.append(context[span[1][0] : span[1][1]].strip())
+    return answers
