@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Annotated, Literal, assert_never
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from schemas.base import Frozen, Sha256
+from schemas.cards import DataLimits
 from schemas.checks import recipe_problems, teacher_problems
 from schemas.data import GeneralCorpus, TaskData, TaskDataset, TaskMixture
 from schemas.objective import LabelObjective, LatentObjective, latent_of
@@ -113,6 +114,8 @@ class Recipe(Frozen):
     """What the result is compared with: the same student on hard labels alone, a bag-of-words classifier."""
     evaluation: Evaluation = Evaluation()
     """The common yardstick."""
+    limits: DataLimits = DataLimits()
+    """How much of the data may be odd; a run on more of it is refused before anything is trained."""
     execution: Execution = Execution()
     """How it is run here."""
 
@@ -182,21 +185,28 @@ class Recipe(Frozen):
         return self.model_copy(update={**general, "stages": self.shared_stages()})
 
     def teacher_configs(self) -> tuple[StageConfig, ...]:
-        """The fine-tunings that come before the stages, each a stage of its own: first teacher, others, multi-task."""
-        configs = []
+        """The fine-tunings that come before the stages, each a stage of its own."""
+        return tuple(chain.from_iterable(self.teacher_candidates()))
+
+    def teacher_candidates(self) -> tuple[tuple[StageConfig, ...], ...]:
+        """The fine-tunings of each teacher that has to be made: first teacher, others, multi-task.
+
+        The best of a teacher's is the teacher; mostly there is one.
+        """
+        found: list[tuple[StageConfig, ...]] = []
         members = [(self.pretrained, self.teacher.task_model)]
         members += [(other.model, other.task_model) for other in self.teacher.others]
         for number, (model, task_model) in enumerate(members):
             if isinstance(task_model, FineTune) and self.task is not None:
                 name: StageName = "other_teacher" if number else "teacher"
                 data = TaskDataset(task=self.task)
-                configs.append(_fine_tuning(name, model, data, task_model.training))
+                tried = task_model.candidates()
+                found.append(tuple(_fine_tuning(name, model, data, each) for each in tried))
         if (multi := self.teacher.multi_task) is not None:
             mixture = TaskMixture(tasks=multi.tasks)
-            configs.append(
-                _fine_tuning("multi_task_teacher", self.pretrained, mixture, multi.training)
-            )
-        return tuple(configs)
+            made = _fine_tuning("multi_task_teacher", self.pretrained, mixture, multi.training)
+            found.append((made,))
+        return tuple(found)
 
     def stage_config(self, stage: Stage, teachers: MadeTeachers) -> StageConfig:
         """`stage` with its three parts in full.
@@ -248,9 +258,9 @@ class Recipe(Frozen):
         """The task's teachers, given or made.
 
         Args:
-            made: what `teacher_configs()` named, in its order, with each one's model folder and digest.
+            made: one of each of `teacher_candidates()`, in its order, with its model folder and digest.
         """
-        left = list(made)  # shorter than teacher_configs() while they are still being made
+        left = list(made)  # shorter than teacher_candidates() while they are still being made
         fine_tuned: list[FinetunedTeacher] = []
         for task_model in (self.teacher.task_model, *(o.task_model for o in self.teacher.others)):
             if isinstance(task_model, AlreadyFineTuned):

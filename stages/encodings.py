@@ -1,7 +1,8 @@
 """How rows of each kind of task become token ids, with what their tokens stand for.
 
 An encoding is columns of equal length: `input_ids` and perhaps `token_type_ids`, lists; `label`, by the kind; `tags`, a
-number for each token; `spans`, two numbers for each token, flat; `example`, the row that a window is of.
+number for each token; `spans`, two numbers for each token, flat; `example`, the row that a window is of; `cut`, whether
+something of a text was left out.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ def _ids(encoded: BatchEncoding) -> Columns:
     return {name: encoded[name] for name in ("input_ids", "token_type_ids") if name in encoded}
 
 
+def _cut(encoded: BatchEncoding) -> list[bool]:
+    """Whether something of each text was left out."""
+    return [bool(encoding.overflowing) for encoding in encoded.encodings or ()]
+
+
 def _texts(tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool) -> Encode:
     def encode(batch: Columns, _rows: list[int]) -> Columns:
         encoded = tokenizer(
@@ -67,7 +73,8 @@ def _texts(tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool
             return_attention_mask=False,
             verbose=False,
         )
-        return _ids(encoded) | ({"label": batch["label"]} if "label" in batch else {})
+        columns = _ids(encoded) | {"cut": _cut(encoded)}
+        return columns | ({"label": batch["label"]} if "label" in batch else {})
 
     return encode
 
@@ -99,7 +106,7 @@ def _words(
             tag[stands] = np.asarray(labels)[word_of[stands]]
             tags.append(tag.tolist())
             spans.append(np.stack([word_of, word_of + (word_of >= 0)], axis=1).ravel().tolist())
-        return _ids(encoded) | {"tags": tags, "spans": spans}
+        return _ids(encoded) | {"cut": _cut(encoded), "tags": tags, "spans": spans}
 
     return encode
 
@@ -130,8 +137,9 @@ def _windows(
     """
 
     def encode(batch: Columns, rows: list[int]) -> Columns:
+        questions = _cut_questions(batch["text"], tokenizer, problem.max_question_tokens)
         encoded = tokenizer(
-            _cut_questions(batch["text"], tokenizer, problem.max_question_tokens),
+            questions,
             batch["text_pair"],
             truncation="only_second",
             max_length=max_length,
@@ -142,7 +150,7 @@ def _windows(
             return_offsets_mapping=True,
             verbose=False,
         )
-        labels, spans, examples = [], [], []
+        labels, spans, examples, cut = [], [], [], []
         for window, row in enumerate(encoded["overflow_to_sample_mapping"]):
             span = np.array(encoded["offset_mapping"][window])
             in_context = np.array([part == 1 for part in encoded.sequence_ids(window)])
@@ -152,7 +160,9 @@ def _windows(
             labels.append(answer_place(span, (starts[0], end) if answers else None))
             spans.append(span.ravel().tolist())
             examples.append(rows[row])
-        return _ids(encoded) | {"label": labels, "spans": spans, "example": examples}
+            cut.append(len(questions[row]) < len(batch["text"][row]))
+        found = {"label": labels, "spans": spans, "example": examples, "cut": cut}
+        return _ids(encoded) | found
 
     return encode
 

@@ -133,35 +133,6 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair
         )
 
 
-def _tokens(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, cache: Path, identity: str,
-    *, cuts_off: bool,
-) -> Tokens:  # fmt: skip
-    check_tokenizer(tokenizer, max_length, False)
-    digest = digest_of(
-        {"rows": identity, "tokenizer": tokenizer_digest(tokenizer), "max_length": max_length,
-         "cuts_off": cuts_off, "version": TOKENS_VERSION}
-    )  # fmt: skip
-    folder, pad = cache / "tokens" / digest[:32], int(tokenizer.pad_token_id)
-
-    def encode(batch: dict[str, list[Any]], _rows: list[int]) -> dict[str, list[Any]]:
-        encoded = tokenizer(
-            batch["text"], truncation=True, max_length=max_length, return_attention_mask=False,
-            return_overflowing_tokens=True, verbose=False,
-        )  # fmt: skip
-        special = tokenizer.num_special_tokens_to_add(pair=False)
-        kept = [place for place, ids in enumerate(encoded["input_ids"]) if len(ids) > special]
-        names = [name for name in ("input_ids", "token_type_ids") if name in encoded]
-        return {name: [encoded[name][place] for place in kept] for name in names}
-
-    if load_tokens(folder, pad, digest) is None:
-        _build(rows, encode, folder, digest, values=False)
-    found = load_tokens(folder, pad, digest)
-    if found is None or len(found) == 0:
-        raise no_token_left()
-    return found
-
-
 def _build(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: bool) -> None:
     def encode_parts(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         parts, start = [], 0
@@ -197,7 +168,7 @@ _PER_TOKEN = {
 def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
     (folder / "ids.bin").touch()  # there is one, even where nothing is left
     lengths = [np.empty(0, np.int32)]
-    per_row: dict[str, list[np.ndarray]] = {"label": [], "example": []}
+    per_row: dict[str, list[np.ndarray]] = {"label": [], "example": [], "cut": []}
     for table in _tables(encoded):
         lengths.append(
             table["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
@@ -212,6 +183,8 @@ def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
                 values.append(np.array(table[column].to_pylist()))
     if per_row["label"]:
         np.save(folder / "labels.npy", np.concatenate(per_row["label"]).astype(label_format))
+    if per_row["cut"]:
+        np.save(folder / "cut.npy", np.concatenate(per_row["cut"]).astype(bool))
     if per_row["example"]:
         np.save(folder / "examples.npy", np.concatenate(per_row["example"]).astype(np.int64))
     np.save(folder / "lengths.npy", np.concatenate(lengths).astype(np.int32))

@@ -31,7 +31,8 @@ class Batch:
     token_type_ids  (batch, seq)  int64; None when the tokenizer makes none
     labels          by the kind of task: (batch,) int64 classes, or float32 values; (batch, labels) float32, 1 where a
                     row has the label; (batch, seq) int64 tags of words; (batch, 2) int64 first and last token of a
-                    span. -1 or NaN where a row has none; None for text without labels
+                    span; (batch, 2) float32 of several tasks, as `Tokens.joined` says. -1 or NaN where a row has none;
+                    None for text without labels
     """
 
     input_ids: Tensor
@@ -110,6 +111,8 @@ class Tokens:
     """(tokens,) labels of words, at the pieces that stand for them; None where words have none."""
     examples: NDArray[np.int64] | None = None
     """(sequences,) which row of the data a sequence is a window of; None where each is a row's."""
+    cut: NDArray[np.bool_] | None = None
+    """(sequences,) whether `max_length` left something of a row out; None where that is not known."""
     spans: NDArray[np.int32] | None = None
     """(tokens, 2) characters of the context that a token covers, -1 outside it; None where no span is asked for."""
 
@@ -123,12 +126,24 @@ class Tokens:
         return len(self.ids)
 
     @classmethod
-    def joined(cls, parts: Sequence[Tokens], num_classes: Sequence[int]) -> Tokens:
-        """The sequences of several labelled tasks one after the other, their classes numbered on."""
+    def joined(cls, parts: Sequence[Tokens], num_outputs: Sequence[int]) -> Tokens:
+        """The sequences of several labelled tasks one after the other, the outputs of their heads numbered on.
+
+        A label is then (output, value): the class among all classes and 0, or the one output of a task of values and
+        the value; NaN where a row has none.
+
+        Args:
+            parts: the tasks, of classes or of values.
+            num_outputs: of each task's head; the only one of a task is a value.
+        """
         labels, first = [], 0
-        for part, number in zip(parts, num_classes, strict=True):
+        for part, number in zip(parts, num_outputs, strict=True):
             assert part.labels is not None
-            labels.append(part.labels + first)
+            own = np.zeros((len(part), 2), np.float32)
+            own[:, 0] = first if number == 1 else part.labels + first
+            own[:, 1] = part.labels if number == 1 else 0
+            own[np.isnan(part.labels) if number == 1 else part.labels < 0] = np.nan
+            labels.append(own)
             first += number
         lengths = np.concatenate([part.lengths for part in parts])
         types = [part.types for part in parts if part.types is not None]
@@ -154,9 +169,31 @@ class Tokens:
             labels=None if self.labels is None else self.labels[:number],
             digest=digest_of({"first": number, "of": self.digest}),
             starts=self.starts[:number],
+            cut=None if self.cut is None else self.cut[:number],
             tags=None if self.tags is None else self.tags[:end],
             examples=None if self.examples is None else self.examples[:number],
             spans=None if self.spans is None else self.spans[:end],
+        )
+
+    def selected(self, rows: NDArray[np.int64]) -> Tokens:
+        """Some of the sequences, in the order of `rows`."""
+        lengths, places = self.lengths[rows], self.places(rows)
+
+        def taken(array: NDArray[Any] | None, which: NDArray[np.int64]) -> NDArray[Any] | None:
+            return None if array is None else np.asarray(array[which])
+
+        return replace(
+            self,
+            ids=np.asarray(self.ids[places]),
+            lengths=lengths,
+            types=taken(self.types, places),
+            labels=taken(self.labels, rows),
+            digest=digest_of({"rows": rows.tolist(), "of": self.digest}),
+            starts=np.cumsum(lengths, dtype=np.int64) - lengths,
+            tags=taken(self.tags, places),
+            examples=taken(self.examples, rows),
+            cut=taken(self.cut, rows),
+            spans=taken(self.spans, places),
         )
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:
@@ -222,7 +259,7 @@ def load_tokens(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:
         assert ids is not None
         return Tokens(
             ids, lengths, mapped("types", "u1", total), read("labels"), pad_token_id, digest,
-            starts=ends - lengths, tags=mapped("tags", "<i2", total), examples=read("examples"),
+            starts=ends - lengths, cut=read("cut"), tags=mapped("tags", "<i2", total), examples=read("examples"),
             spans=mapped("spans", "<i4", total, 2),
         )  # fmt: skip
     except (OSError, ValueError):

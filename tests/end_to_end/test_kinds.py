@@ -23,11 +23,13 @@ from transformers import (
 from schemas.errors import Interrupted
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef, StageResult
+from schemas.training import _Duration
 from stages.encoders import load_config, load_tokenizer
 from stages.judge import chance, judge_bag_of_words, judge_checkpoint, make_yardstick
 from stages.run import load_data, run_stage
 from tests.fakes import MemoryStates, fake_ports
 from tests.kinds import ROWS, kind_recipe_dict, kind_rows
+from tests.toys import make_trainer
 
 AUTO: dict[str, Any] = {
     "pair": AutoModelForSequenceClassification,
@@ -111,6 +113,28 @@ def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> No
     for name, tensors in one.items():
         for key, tensor in tensors.items():
             assert torch.equal(tensor, other[name][key]), f"{name}: {key}"
+
+
+def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) -> None:
+    stage = kind.recipe.stages[-1]
+    config = kind.recipe.stage_config(stage, kind.teachers)
+    longer = config.training.model_copy(update={"duration": _Duration(amount=2, unit="epochs")})
+    ports = fake_ports(kind.folder / "asked once", teacher_cache_bytes=10**9)
+    trainer = make_trainer(config.model_copy(update={"training": longer}), ports)
+    trainer.ask_teachers_once("task_specific")
+    assert len(trainer.caches) == 1
+    batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(0)))
+    kept, live = trainer.target(batch), trainer.objective.read_teachers(trainer.teachers, batch)
+    assert kept is not None
+    assert live is not None
+    mask = batch.attention_mask.bool()
+    said, expected = kept.outputs[0].logits, live.outputs[0].logits
+    assert said is not None
+    assert expected is not None
+    assert said.shape == expected.shape
+    if said.ndim == 3:
+        said, expected = said[mask], expected[mask]
+    torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_yardstick_scores_teacher_student_and_baseline(kind: Kind) -> None:

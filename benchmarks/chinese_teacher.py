@@ -1,0 +1,127 @@
+"""Makes a small Chinese encoder from text alone, to prove the path of Chinese tasks where no published one is at hand.
+
+    python -m benchmarks.chinese_teacher ../shared/data --to chinese-teacher --tokens 4M
+
+A vocabulary of characters and common words is made from the text, a BERT of random weights predicts masked words (the
+loop and the objective of every other stage, without a teacher), and the result is a transformers folder with its
+masked-language head. It has read some megabytes where a published model has read gigabytes: scores of its students say
+that the path works, not how good a Chinese student can be.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast
+
+from schemas.corpus import FileText, GeneralCorpus
+from schemas.objective import MaskedLanguageObjective
+from schemas.refs import FolderModel
+from schemas.stage import StageConfig
+from schemas.student import ModelStart, StudentConfig, StudentShape
+from schemas.training import Training
+from stages.run import run_stage
+from tests.fakes import fake_ports
+
+SOURCES = ("fewclue_zh", "cmrc_wiki_zh", "cn_wiki_zh")
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def texts(files: list[Path]) -> Iterator[str]:
+    """The texts of some corpora."""
+    for file in files:
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                yield json.loads(line)["text"]
+
+
+def make_tokenizer(files: list[Path], size: int) -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer in BERT's way: each Chinese character by itself, other words in pieces."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL, min_frequency=3)
+    tokenizer.train_from_iterator(texts(files), trainer)
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", pad_token="[PAD]",
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def main(
+    data: Annotated[Path, typer.Argument(help="Folder that holds the corpora.")],
+    to: Annotated[Path, typer.Option(help="Folder for the model; must not be there.")],
+    tokens: Annotated[str, typer.Option(help="How long: such as 4M.")] = "4M",
+    seed: Annotated[int, typer.Option(help="Seeds weights, order and masks.")] = 0,
+) -> None:
+    """Train a 6-layer, 256-wide BERT on masked words."""
+    files = [data / name / "text.jsonl.gz" for name in SOURCES]
+    tokenizer = make_tokenizer(files, size=8000)
+    shape = StudentShape(
+        num_layers=6, hidden_size=256, num_attention_heads=8, intermediate_size=1024
+    )
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=256, num_hidden_layers=6, num_attention_heads=8,
+        intermediate_size=1024, max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        start = Path(scratch) / "start"
+        torch.manual_seed(seed)
+        AutoModelForMaskedLM.from_config(config).save_pretrained(start)
+        tokenizer.save_pretrained(start)
+        model = FolderModel(path=str(start))
+        stage = StageConfig(
+            name="general",
+            teacher=None,
+            student=StudentConfig(shape=shape, start=ModelStart(model=model)),
+            pretrained=model,
+            data=GeneralCorpus(
+                sources=(FileText(paths=tuple(map(str, files))),), max_length=128, seed=seed
+            ),
+            objective=MaskedLanguageObjective(soft_label=None),
+            training=Training.model_validate(
+                {
+                    "duration": f"{tokens} tokens",
+                    "batch": "4096 tokens",
+                    "optimizer": {"learning_rate": 1e-3},
+                    "dropout": 0,
+                    "seed": seed,
+                }
+            ),
+        )
+        result = run_stage(stage, None, fake_ports(Path(scratch) / "ports", log_every=50))
+        shutil.copytree(Path(result.checkpoint.path) / "model", to)
+    chosen = ("train/hard_label_loss", "eval/hard_label_loss", "train/tokens_per_second")
+    for name in chosen:
+        print(f"{name}: {result.metrics[name]:.4g}")
+    print(f"{result.steps} steps, {result.tokens:,} tokens, {result.seconds:.0f} s: {to}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,200 @@
+"""What the texts of a run are, and what is odd about them; refused where more of them is odd than a recipe accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from schemas.base import digest_of
+from schemas.cards import DataCard, DataLimits, LengthCard, SplitCard, TaskCard
+from schemas.data import GeneralCorpus, TaskData, describe_task
+from schemas.errors import DataError
+from schemas.problems import (
+    Classification,
+    Embedding,
+    MultiLabel,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from schemas.recipe import Recipe
+from stages.corpus import corpus_digest, load_corpus
+from stages.corpus_tokens import corpus_summary
+from stages.leaks import leaks_of
+from stages.seen_rows import row_hashes, rows_in_train
+from stages.sources import TaskRows, load_task, task_digest
+from stages.tokenizing import tokenize_split, tokenizer_digest
+from stages.tokens import Tokens
+from stages.whole import is_whole, make_whole
+
+CARD_VERSION = 1
+"""Raise when the same texts should give another card."""
+_CARD = "card.json"
+
+
+def make_data_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) -> DataCard:
+    """The card of everything that a recipe reads; what is read for it is kept, and need not be read again.
+
+    Raises:
+        DataError: more rows are odd than `recipe.limits` accepts.
+    """
+    task, corpus = recipe.task, recipe.general_corpus
+    identity = {
+        "task": None if task is None else [task_digest(task), task.max_length],
+        "corpus": None if corpus is None else corpus_digest(corpus),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "version": CARD_VERSION,
+    }
+    folder = cache / "cards" / digest_of(identity)[:32]
+    if not is_whole(folder):
+        made = _make_card(task, corpus, tokenizer, cache)
+
+        def write(into: Path) -> None:
+            (into / _CARD).write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+        make_whole(folder, write)
+    card = DataCard.model_validate_json((folder / _CARD).read_text(encoding="utf-8"))
+    check_card(card, recipe.limits)
+    return card
+
+
+def _make_card(
+    task: TaskData | None,
+    corpus: GeneralCorpus | None,
+    tokenizer: PreTrainedTokenizerFast,
+    cache: Path,
+) -> DataCard:
+    found = summary = leaks = None
+    if task is not None:
+        found = task_card(task, load_task(task, cache), tokenizer, cache)
+    if corpus is not None:
+        summary = corpus_summary(corpus, cache, tokenizer)
+        if task is not None:
+            leaks = leaks_of(task, load_corpus(corpus, cache).train, cache)
+    return DataCard(task=found, corpus=summary, leaks=leaks)
+
+
+def task_card(
+    task: TaskData, rows: TaskRows, tokenizer: PreTrainedTokenizerFast, cache: Path
+) -> TaskCard:
+    """The card of a task."""
+    splits = {}
+    for name in ("train", "validation", *rows.more):
+        tokens = tokenize_split(rows, name, tokenizer, max_length=task.max_length, cache=cache)
+        splits[name] = _split_card(rows, name, tokens)
+    return TaskCard(task=describe_task(task), kind=task.problem.kind, splits=splits)
+
+
+def _split_card(rows: TaskRows, name: str, tokens: Tokens) -> SplitCard:
+    data = rows.split(name)
+    hashes = row_hashes(data)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    answers = _answer_numbers(data)
+    return SplitCard(
+        rows=len(data),
+        sequences=len(tokens),
+        tokens=tokens.num_tokens,
+        lengths=_lengths(tokens.lengths),
+        cut=int(tokens.cut.sum()) if tokens.cut is not None else 0,
+        duplicates=len(data) - len(first),
+        contradictions=0 if answers is None else _contradictions(group, answers),
+        in_train=0 if name == "train" else int(rows_in_train(rows.train, data).sum()),
+        labels=_balance(rows, data),
+    )
+
+
+def _lengths(lengths: np.ndarray) -> LengthCard:
+    return LengthCard(
+        mean=float(lengths.mean()),
+        median=int(np.median(lengths)),
+        most_of=int(np.quantile(lengths, 0.95, method="higher")),
+        longest=int(lengths.max()),
+    )
+
+
+def _answer_numbers(data: Dataset) -> np.ndarray | None:
+    """A number for each row's label, equal where the labels are; None without labels."""
+    column = next((name for name in ("label", "answers") if name in data.column_names), None)
+    if column is None:
+        return None
+    texts = np.array([repr(value) for value in data[column]], dtype=object)
+    return np.unique(texts.astype(str), return_inverse=True)[1]
+
+
+def _contradictions(group: np.ndarray, answers: np.ndarray) -> int:
+    """Rows of texts that have more than one answer."""
+    pairs = np.unique(np.stack([group, answers], axis=1), axis=0)
+    answers_of_text = np.bincount(pairs[:, 0], minlength=group.max() + 1)
+    return int((answers_of_text[group] > 1).sum())
+
+
+def _balance(rows: TaskRows, data: Dataset) -> dict[str, float]:
+    match rows.problem:
+        case Classification():
+            counts = np.bincount(np.asarray(data["label"]), minlength=len(rows.labels))
+            return dict(zip(rows.labels, counts.tolist(), strict=True))
+        case MultiLabel():
+            has = np.asarray(data["label"]).reshape(len(data), -1)
+            return dict(zip(rows.labels, has.sum(0).tolist(), strict=True))
+        case TokenClassification():
+            tags = np.concatenate([np.asarray(row, np.int64) for row in data["label"]])
+            counts = np.bincount(tags, minlength=len(rows.labels))
+            return dict(zip(rows.labels, counts.tolist(), strict=True))
+        case Regression():
+            return _range(np.asarray(data["label"], np.float64))
+        case QuestionAnswering():
+            answered = sum(bool(answers) for answers in data["answers"])
+            return {"answered": answered, "without an answer": len(data) - answered}
+        case Embedding():
+            return _range(np.asarray(data["label"])) if "label" in data.column_names else {}
+        case _:
+            assert_never(rows.problem)
+
+
+def _range(values: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": float(values.mean()),
+        "lowest": float(values.min()),
+        "highest": float(values.max()),
+    }
+
+
+def check_card(card: DataCard, limits: DataLimits) -> None:
+    """Refuse texts of which more is odd than accepted.
+
+    Raises:
+        DataError: every limit that is passed, with what was found and what to do.
+    """
+    problems: list[str] = []
+
+    def check(name: str, odd: int, of: int, what: str, remedy: str) -> None:
+        limit: float = getattr(limits, name)
+        if of and odd / of > limit:
+            problems.append(
+                f"limits.{name}: {what}: {odd:,} of {of:,} rows, {100 * odd / of:.1f} %, and {100 * limit:g} % are "
+                f"accepted; {remedy}, or raise limits.{name}"
+            )
+
+    for name, split in card.task.splits.items() if card.task else ():
+        where = f"task, {name}"
+        check(
+            "cut", split.cut, split.rows, f"{where}: cut off by max_length", "raise task.max_length"
+        )
+        if name == "train":
+            check("duplicates", split.duplicates, split.rows, f"{where}: texts that were there before",
+                  "leave the repeated rows out")  # fmt: skip
+            check("contradictions", split.contradictions, split.rows,
+                  f"{where}: texts that have several labels", "mend the labels")  # fmt: skip
+        else:
+            check("in_train", split.in_train, split.rows, f"{where}: texts that are also in train",
+                  "give other validation rows")  # fmt: skip
+    if card.leaks is not None and card.corpus is not None:
+        rows = sum(source.train for source in card.corpus.sources)
+        check("corpus_leaks", card.leaks.rows, rows, "general_corpus: rows that hold a validation text of the task",
+              "name the task in general_corpus.decontaminate")  # fmt: skip
+    if problems:
+        raise DataError(problems[0] if len(problems) == 1 else "; ".join(problems))
