@@ -80,14 +80,14 @@ def main(
     tokens: Annotated[str, typer.Option(help="How long: such as 4M.")] = "4M",
     seed: Annotated[int, typer.Option(help="Seeds weights, order and masks.")] = 0,
 ) -> None:
-    """Train a 6-layer, 256-wide BERT on masked words."""
+    """Train a 4-layer, 256-wide BERT on masked words."""
     files = [data / name / "text.jsonl.gz" for name in SOURCES]
     tokenizer = make_tokenizer(files, size=8000)
     shape = StudentShape(
-        num_layers=6, hidden_size=256, num_attention_heads=8, intermediate_size=1024
+        num_layers=4, hidden_size=256, num_attention_heads=8, intermediate_size=1024
     )
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=256, num_hidden_layers=6, num_attention_heads=8,
+        vocab_size=len(tokenizer), hidden_size=256, num_hidden_layers=4, num_attention_heads=8,
         intermediate_size=1024, max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
@@ -102,13 +102,13 @@ def main(
             student=StudentConfig(shape=shape, start=ModelStart(model=model)),
             pretrained=model,
             data=GeneralCorpus(
-                sources=(FileText(paths=tuple(map(str, files))),), max_length=128, seed=seed
+                sources=(FileText(paths=tuple(map(str, files))),), max_length=64, seed=seed
             ),
             objective=MaskedLanguageObjective(soft_label=None),
             training=Training.model_validate(
                 {
                     "duration": f"{tokens} tokens",
-                    "batch": "4096 tokens",
+                    "batch": "1024 tokens",
                     "optimizer": {"learning_rate": 1e-3},
                     "dropout": 0,
                     "seed": seed,

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.logs import log_to_stderr
 from schemas.credentials import secrets_of, without_credentials, without_secrets
-from schemas.errors import ConfigError, DistillError, ServiceError
+from schemas.errors import DistillError, ServiceError
 
 app = typer.Typer(
     name="distill",
@@ -39,7 +38,7 @@ SetOption = Annotated[
         metavar="K=V",
         help="Change the recipe, such as student.shape.num_layers=3. task=NAME names another task (docstrings, sst2, "
         "./folder): of the recipe's own it keeps max_length, and for the same kind max_train_rows and seed; the task "
-        "that the recipe has already stays as it is.",
+        "that the recipe has already stays as it is. tasks=[NAME,NAME] names several, done in one run.",
     ),
 ]
 StoreOption = Annotated[
@@ -127,8 +126,8 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe; what is there already is reused."""
+    from pipeline.comparison import print_any
     from pipeline.launch import run_recipe
-    from pipeline.report import print_report
 
     report = run_recipe(
         recipe,
@@ -143,7 +142,7 @@ def run(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        print_report(report, out, mlflow=_mlflow(report.store))
+        print_any(report, out, mlflow=_mlflow(report.store))
 
 
 def _mlflow(store: str) -> tuple[str | None, str]:
@@ -175,9 +174,9 @@ def compare(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The stages of a run side by side."""
+    """The stages of a run side by side, or its tasks."""
     from pipeline.checkpoints import open_store
-    from pipeline.report import print_report
+    from pipeline.comparison import print_any
     from pipeline.settings import read_settings
 
     settings = read_settings(store)
@@ -185,7 +184,7 @@ def compare(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        print_report(report, out, mlflow=_mlflow(report.store))
+        print_any(report, out, mlflow=_mlflow(report.store))
 
 
 @app.command()
@@ -285,33 +284,14 @@ def schema() -> None:
     _print_json(recipe_schema())
 
 
-class _WithoutSecrets(logging.Formatter):
-    """Libraries log the addresses and the headers that they send, as they are."""
-
-    def __init__(self, secrets: Sequence[str]) -> None:
-        super().__init__("%(levelname)s: %(message)s")
-        self.secrets = secrets
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, with any traceback behind it."""
-        return without_secrets(super().format(record), self.secrets)
-
-
 def main() -> None:
     """Run the command line; a mistake or a failure is one message, never a traceback."""
     secrets = secrets_of(os.environ)
-    handler = logging.StreamHandler()
-    handler.setFormatter(_WithoutSecrets(secrets))
-    level = os.environ.get("DISTILL_LOG_LEVEL", "").upper() or "WARNING"
-    known = logging.getLevelNamesMapping()
-    logging.basicConfig(level=known.get(level, logging.WARNING), handlers=[handler])
     try:
-        if level not in known:
-            names = ", ".join(known)
-            raise ConfigError(f"DISTILL_LOG_LEVEL={level} is no level; give one of {names}")
+        log_to_stderr()
         app()
     except DistillError as error:
-        for line in error.problems if isinstance(error, ConfigError) else (str(error),):
+        for line in getattr(error, "problems", (str(error),)):
             err.print(f"[red]error:[/] {_escaped(without_secrets(line, secrets))}", soft_wrap=True)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -40,7 +40,13 @@ def assistant_of(recipe: Recipe) -> Recipe | None:
 
 
 def _read(student: StudentOf) -> Recipe:
-    return read_recipe(student.recipe, student.overrides)
+    recipe = read_recipe(student.recipe, student.overrides)
+    if recipe.tasks is not None:
+        raise ConfigError(
+            f"teacher.model: recipe {recipe.name} has several tasks ({', '.join(recipe.tasks)}) and so no one student; "
+            "name one of them: teacher.model.overrides=[task=NAME]"
+        )
+    return recipe
 
 
 def with_assistant(recipe: Recipe, finish: Callable[[StudentOf], CheckpointRef]) -> Recipe:

@@ -29,6 +29,8 @@ def what_is_different(stage: OutlinedStage, store: CheckpointStore) -> str | Non
     """
     if store.folder(stage.config.name, stage.digest).exists():
         return None
+    if not stage.is_known:
+        return "unless it is there for the teacher that is still to be chosen"
     wanted = dict(_leaves(stage_identity(stage.config, stage.parent)))
     found = [(_differences(wanted, kept), name) for name, kept in _kept(stage, store)]
     if not found:

@@ -19,12 +19,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline import files
 from pipeline.states import FolderStates
+from schemas.comparison import AnyReport, TasksReport
 from schemas.errors import CheckpointError, ConfigError, StoreError
 from schemas.paths import local_path
 from schemas.results import CheckpointRef, Judgement, Manifest, RunReport
@@ -36,6 +38,8 @@ MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 _FREE_BYTES = 200_000_000
 _RUN_NAME = re.compile(r"^[A-Za-z0-9][\w.\-]{0,127}$")
+_ANY_REPORT: TypeAdapter[AnyReport] = TypeAdapter(AnyReport)
+Report = TypeVar("Report", RunReport, TasksReport)
 _FOLDERS = ("checkpoints", "states", "evaluations", "runs", "cache", "points", "locks")
 
 
@@ -119,7 +123,7 @@ class CheckpointStore:
         assert re.fullmatch(r"[0-9a-f]+", digest), digest
         return self.root / "evaluations" / f"{digest}.json"
 
-    def write_report(self, report: RunReport) -> RunReport:
+    def write_report(self, report: Report) -> Report:
         """Keep a run's report; the report as it is kept.
 
         Names go by the second, so another run may have the same one: then `-2`, `-3` and so on is added to it.
@@ -138,7 +142,7 @@ class CheckpointStore:
                 files.write_json(path, report)
         return report
 
-    def read_report(self, name: str | None = None) -> RunReport:
+    def read_report(self, name: str | None = None) -> AnyReport:
         """The report of that name, or the newest.
 
         Raises:
@@ -158,7 +162,7 @@ class CheckpointStore:
                 f"there is no run {name!r} in {self.root}; there are: {', '.join(names[:20])}"
             )
         try:
-            return RunReport.model_validate_json(path.read_bytes())
+            return _ANY_REPORT.validate_json(path.read_bytes())
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path} cannot be read as a run's report; delete it and run again"

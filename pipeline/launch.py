@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pipeline.library import read_recipe
 from pipeline.options import RunOptions, chosen_stages
+from schemas.comparison import AnyReport
 from schemas.credentials import refuse_credentials, without_credentials
 from schemas.errors import ConfigError, Interrupted, ServiceError
 from schemas.explain import shown_value
-from schemas.results import RunReport
 
 _DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -104,7 +104,7 @@ def prefect_errors(again: str) -> Iterator[None]:
 
 def run_recipe(
     recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]
-) -> RunReport:
+) -> AnyReport:
     """Run the flow in this process.
 
     Args:

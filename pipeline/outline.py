@@ -8,10 +8,12 @@ from pathlib import Path
 
 from pipeline.assistants import assistant_of
 from pipeline.checkpoints import CheckpointStore
+from pipeline.teacher_choice import candidate_of, foreseen
 from schemas.errors import ConfigError
 from schemas.recipe import Recipe
 from schemas.refs import FolderModel
 from schemas.stage import Stage, StageConfig
+from schemas.teacher import members_of
 from stages.identity import stage_digest
 
 
@@ -25,6 +27,15 @@ class OutlinedStage:
     """Digest of the stage it goes on from; None for a fresh start."""
     digest: str
     """Its own."""
+    candidate: str | None = None
+    """What tells a teacher from the others that are tried in its place; None where none are."""
+    is_known: bool = True
+    """False for what learns from a teacher that is still to be chosen: its digest is then another in the end."""
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return f"{self.config.name} ({self.candidate})" if self.candidate else self.config.name
 
 
 def needs_made_teachers(stages: Sequence[Stage]) -> bool:
@@ -40,22 +51,52 @@ def outline(
     Args:
         recipe: the recipe.
         stages: its stages that are to run, from the first on.
-        store: where the teachers' checkpoints would be; nothing is looked up in it.
+        store: where the teachers' checkpoints would be; looked into only for the best of a teacher's candidates.
         parent: digest of the checkpoint that the first of them goes on from; None for a fresh start.
     """
     outlined = []
     made = []
-    for config in recipe.teacher_configs() if needs_made_teachers(stages) else ():
-        digest = stage_digest(config, None)
-        outlined.append(OutlinedStage(config, None, digest))
-        made.append((config, str(store.folder(config.name, digest) / "model"), digest))
+    unknown: set[str | None] = set()
+    for group in recipe.teacher_candidates() if needs_made_teachers(stages) else ():
+        candidates = [(config, stage_digest(config, None)) for config in group]
+        outlined += [
+            OutlinedStage(config, None, digest, candidate_of(config, group))
+            for config, digest in candidates
+        ]
+        teacher, is_known = foreseen(candidates, store)
+        made.append(teacher)
+        unknown |= set() if is_known else {teacher[2]}
     teachers = recipe.fine_tuned_teachers(made)
     for stage in stages:
         config = recipe.stage_config(stage, teachers)
         digest = stage_digest(config, parent)
-        outlined.append(OutlinedStage(config, parent, digest))
+        learns_from = {getattr(each, "stage_digest", None) for each in members_of(config.teacher)}
+        is_known = not unknown & {parent, *learns_from}
+        outlined.append(OutlinedStage(config, parent, digest, is_known=is_known))
+        unknown |= set() if is_known else {digest}
         parent = digest
     return tuple(outlined)
+
+
+def outline_tasks(
+    recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore, parent: str | None = None
+) -> tuple[tuple[str | None, OutlinedStage], ...]:
+    """The outline of a recipe that may have several tasks, each stage with the task that it is for.
+
+    What several tasks share stands first, once, under None; so does everything of a recipe with one task, or none.
+    """
+    if recipe.tasks is None:
+        return tuple((None, stage) for stage in outline(recipe, stages, store, parent))
+    general = recipe.without_tasks()
+    shared = [stage for stage in stages if stage in general.stages]
+    lines: list[tuple[str | None, OutlinedStage]] = [
+        (None, stage) for stage in outline(general, shared, store, parent)
+    ]
+    known = {stage.digest for _, stage in lines}
+    for name in recipe.tasks:
+        own = outline(recipe.for_task(name), stages, store, parent)
+        lines += [(name, stage) for stage in own if stage.digest not in known]
+    return tuple(lines)
 
 
 def with_student_there(recipe: Recipe, store: CheckpointStore) -> Recipe | None:
@@ -98,7 +139,7 @@ def _missing(recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore) ->
     if ready is None:
         return [stage.name for stage in stages]
     return [
-        stage.config.name
-        for stage in outline(ready, stages, store)
+        f"{task}/{stage.config.name}" if task else stage.config.name
+        for task, stage in outline_tasks(ready, stages, store)
         if stage.config.student is not None and store.find(stage.config.name, stage.digest) is None
     ]

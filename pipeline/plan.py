@@ -12,7 +12,8 @@ from rich.table import Table
 from pipeline.assistants import assistant_of
 from pipeline.changes import what_is_different
 from pipeline.checkpoints import CheckpointStore, open_store
-from pipeline.outline import OutlinedStage, outline, with_student_there
+from pipeline.look import look_at
+from pipeline.outline import OutlinedStage, outline_tasks, with_student_there
 from pipeline.report import amount, duration, size_lines
 from pipeline.settings import read_settings
 from schemas.base import Frozen
@@ -22,7 +23,7 @@ from schemas.recipe import Recipe
 from schemas.results import Size
 from schemas.stage import StageConfig, StageName
 from stages.cost import cost_of, matrix_rate
-from stages.preflight import Facts, preflight
+from stages.preflight import Facts
 from stages.student import encoder_flops
 
 
@@ -31,6 +32,10 @@ class PlannedStage(Frozen):
 
     name: StageName
     """Stage."""
+    task: str | None = None
+    """Which of several tasks it is for; null for what they share, and where there is one."""
+    candidate: str | None = None
+    """What tells a teacher from the others that are tried in its place; null where none are."""
     status: Literal["run", "reuse"]
     """Whether it is there already."""
     reason: str | None = None
@@ -83,17 +88,18 @@ def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
         first = make_plan(other, store_path)
         return first.model_copy(update={"then": first.then or recipe.name})
     recipe = ready
-    facts = preflight(recipe, store.cache)
+    looked = look_at(recipe, store.cache)
+    facts = next(iter(looked.values()))  # the models are the same whatever the task
     rates = {
         precision: matrix_rate(precision)
         for precision in {stage.training.precision for stage in recipe.stages}
     }
     planned: list[PlannedStage] = []
-    for stage in outline(recipe, recipe.stages, store):
+    for task, stage in outline_tasks(recipe, recipe.stages, store):
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
         room = recipe.execution.teacher_cache_gigabytes * 1e9
-        planned.append(_planned(stage, facts, store, rate, room))
+        planned.append(_planned(task, stage, looked.get(task, facts), store, rate, room))
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
@@ -109,13 +115,20 @@ def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
 
 
 def _planned(
-    stage: OutlinedStage, facts: Facts, store: CheckpointStore, rate: float, room: float
+    task: str | None,
+    stage: OutlinedStage,
+    facts: Facts,
+    store: CheckpointStore,
+    rate: float,
+    room: float,
 ) -> PlannedStage:
     config = stage.config
     cost = cost_of(config, facts, store.cache, rate, room=room)
     is_there = store.find(config.name, stage.digest) is not None
     return PlannedStage(
         name=config.name,
+        task=task,
+        candidate=stage.candidate,
         status="reuse" if is_there else "run",
         reason=None if is_there else what_is_different(stage, store),
         digest=stage.digest,
@@ -141,6 +154,10 @@ def _objective(config: StageConfig) -> str:
     return words + " + ".join(name for name, part in parts.items() if part)
 
 
+def _called(stage: PlannedStage) -> str:
+    return f"{stage.task}/{stage.name}" if stage.task else stage.name
+
+
 def print_plan(plan: Plan, console: Console) -> None:
     """The plan as a table."""
     table = Table(
@@ -153,31 +170,32 @@ def print_plan(plan: Plan, console: Console) -> None:
         table.add_column(name, no_wrap=name != "objective")
     for name in ("steps", "tokens", "operations", "about"):
         table.add_column(name, justify="right", no_wrap=True)
-    for stage in plan.stages:
+    for stage, following in zip(plan.stages, [*plan.stages[1:], None], strict=True):
         there = stage.status == "reuse"
         table.add_row(
-            stage.name,
+            _called(stage),
             "there" if there else "to run",
             stage.teacher,
             stage.data,
-            stage.objective,
+            f"{stage.objective}: {stage.candidate}" if stage.candidate else stage.objective,
             f"{stage.steps:,}",
             amount(stage.tokens),
             f"{stage.flops / 1e12:.2f} T",
             "–" if there else duration(stage.seconds),
             style="dim" if there else None,
+            end_section=following is not None and following.task != stage.task,
         )
     console.print(table)
     for stage in plan.stages:
         if stage.reason:
-            console.print(f"{stage.name}: to run, {stage.reason}", soft_wrap=True, markup=False)
+            console.print(f"{_called(stage)}: to run, {stage.reason}", soft_wrap=True, markup=False)
     for line in size_lines(plan.size):
         console.print(line, soft_wrap=True)
     for stage in plan.stages:
         if stage.kept_bytes and stage.status == "run":
             console.print(
-                f"{stage.name}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on disk "
-                "while the stage trains",
+                f"{_called(stage)}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on "
+                "disk while the stage trains",
                 soft_wrap=True,
             )
     console.print(

@@ -96,6 +96,25 @@ class LineProgress:
         """Nothing to put back."""
 
 
+class TaskProgress:
+    """The same for one of several tasks, which every line names."""
+
+    def __init__(self, shown: TerminalProgress | LineProgress, task: str) -> None:
+        self.shown, self.task = shown, task
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        """A stage of the task begins."""
+        self.shown.start(f"{self.task}/{description}", total, done)
+
+    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
+        """`done` steps are behind us."""
+        self.shown.advance(done, metrics)
+
+    def note(self, message: str) -> None:
+        """One line."""
+        self.shown.note(f"{self.task}: {message}")
+
+
 def make_progress(console: Console) -> TerminalProgress | LineProgress:
     """Bars where somebody watches a terminal, lines elsewhere."""
     return TerminalProgress(console) if console.is_terminal else LineProgress(console)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from schemas.results import Row, RunReport, Size
+from schemas.cards import DataCard
+from schemas.results import Row, RunReport, Score, Size, TeacherReport
 
 _NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
 COLUMNS = ("", "probe", "latent", "task metric", "agreement", "tokens", "time", "")
@@ -42,15 +44,18 @@ def cells(row: Row) -> tuple[str, ...]:
     """One row's texts, in the order of COLUMNS."""
     scores = row.judgement
     latent = "–" if scores.latent_loss is None else f"{scores.latent_loss:.4g}"
+    name = _NAMES.get(row.name, row.name)
+    status = ["chosen"] if row.candidate and row.chosen else []
+    status += [] if row.status == "ran" else [row.status]
     return (
-        _NAMES.get(row.name, row.name),
-        percent(scores.probe_accuracy),
+        f"{name} ({row.candidate})" if row.candidate else name,
+        percent(scores.probe_score if scores.probe_accuracy is None else scores.probe_accuracy),
         latent,
         percent(scores.task_metric),
         percent(scores.agreement),
         amount(row.tokens),
         duration(row.seconds),
-        "" if row.status == "ran" else row.status,
+        ", ".join(status),
     )
 
 
@@ -63,8 +68,10 @@ def as_table(report: RunReport) -> Table:
         label = {"task metric": metric, "agreement": "agrees"}.get(name, name)
         label += " %" if name in ("probe", "task metric", "agreement") else ""
         table.add_column(label, justify="right" if name else "left", no_wrap=True)
-    for index, row in enumerate(report.rows):
-        following = report.rows[index + 1] if index + 1 < len(report.rows) else None
+    # Candidates have a table of their own.
+    rows = [row.model_copy(update={"candidate": None}) for row in report.rows if row.chosen]
+    for index, row in enumerate(rows):
+        following = rows[index + 1] if index + 1 < len(rows) else None
         last_of_kind = following is not None and following.kind != row.kind
         style = "bold" if row.name == "task_specific" else "dim" if row.kind == "baseline" else None
         table.add_row(*cells(row), style=style, end_section=last_of_kind)
@@ -112,14 +119,6 @@ def teacher_row(report: RunReport) -> Row | None:
     return next((row for row in report.rows if row.kind == "teacher"), None)
 
 
-def interval(accuracy: float, rows: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `rows` right answers."""
-    from scipy.stats import binomtest
-
-    found = binomtest(round(accuracy * rows), rows).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
-
-
 def summary(report: RunReport) -> list[str]:
     """The closing lines under the table."""
     lines: list[str] = []
@@ -135,18 +134,102 @@ def summary(report: RunReport) -> list[str]:
             )
         )
     for row in (student, teacher):
-        if row and row.judgement.accuracy is not None and report.validation_rows:
-            low, high = interval(row.judgement.accuracy, report.validation_rows)
-            lines.append(
-                f"{row.name}: accuracy {percent(row.judgement.accuracy)} %, 95 % interval {percent(low)} to "
-                f"{percent(high)} ({report.validation_rows:,} rows)"
-            )
+        if row and report.validation_rows:
+            lines += _score_lines(row, report.validation_rows)
+    lines += [teacher_line(each) for each in report.teachers if each.verdict != "good"]
+    if report.data is not None:
+        lines += card_lines(report.data)
     if report.size is not None:
         lines += size_lines(report.size)
     if student and student.checkpoint:
         lines.append(f"checkpoint: {student.checkpoint.path}")
     lines.append(f"time: {duration(report.seconds)}")
     return lines
+
+
+def _score_lines(row: Row, rows: int) -> list[str]:
+    """A model's scores with their intervals: on all rows, on those not in train, on further validation rows."""
+    judgement = row.judgement
+    lines = []
+    if judgement.scores:
+        lines.append(f"{row.name}: {_scored(judgement.scores)} ({rows:,} rows, 95 % intervals)")
+    if judgement.unseen_scores:
+        scored = _scored(judgement.unseen_scores)
+        lines.append(f"{row.name}, the {judgement.unseen_rows:,} rows not in train: {scored}")
+    lines += [
+        f"{row.name}, {name}: {_scored(scores)}" for name, scores in judgement.further.items()
+    ]
+    return lines
+
+
+def _scored(scores: Mapping[str, Score]) -> str:
+    return ", ".join(
+        f"{name} {percent(score.value)} % ({percent(score.low)} to {percent(score.high)})"
+        for name, score in scores.items()
+    )
+
+
+def card_lines(card: DataCard) -> list[str]:
+    """What is read, in a line for each split of the task and for the corpus."""
+    lines = []
+    for name, split in card.task.splits.items() if card.task else ():
+        odd = {
+            "repeated": split.duplicates,
+            "with several labels": split.contradictions,
+            "also in train": split.in_train,
+            "cut off": split.cut,
+        }
+        found = ", ".join(f"{number:,} {what}" for what, number in odd.items() if number)
+        lines.append(
+            f"{name}: {split.rows:,} rows, {amount(split.tokens)} tokens, half of {split.lengths.median} or fewer, "
+            f"longest {split.lengths.longest}; {found or 'none repeated, cut off or known'}"
+        )
+    if card.corpus is not None:
+        train = sum(source.train for source in card.corpus.sources)
+        gone = sum(source.duplicates + source.near_duplicates for source in card.corpus.sources)
+        line = f"corpus: {train:,} rows, {gone:,} repeated ones left out"
+        if card.leaks is not None:
+            line += f"; {card.leaks.rows:,} hold one of {card.leaks.texts:,} validation texts of the task"
+        lines.append(line)
+    return lines
+
+
+def teacher_line(report: TeacherReport) -> str:
+    """Whether a teacher is good enough, and why, in one line."""
+    low, high = percent(report.score.low), percent(report.score.high)
+    parts = [
+        f"{report.metric} {percent(report.score.value)} % (95 % interval {low} to {high})",
+        f"guessing {percent(report.guess)} %",
+    ]
+    if report.bag_of_words is not None:
+        parts.append(f"bag of words {percent(report.bag_of_words)} %")
+    if report.label_order == "reordered":
+        parts.append("outputs put into the order of the task's labels by name")
+    if report.label_order == "unnamed":
+        parts.append("outputs without names, taken in the order of the task's labels")
+    return f"{report.name}: {report.verdict}: {', '.join(parts)}; {report.reason}"
+
+
+def candidates_table(report: RunReport) -> Table | None:
+    """The teachers that were tried, for a terminal; None where there was nothing to choose."""
+    tried = [row for row in report.rows if row.candidate is not None]
+    if not tried:
+        return None
+    table = Table(
+        title="candidates for the teacher",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("")
+    for name in ("chosen by", f"{report.metric} %", "tokens", "time"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("")
+    for row in tried:
+        name, _, _, metric, _, tokens, time, status = cells(row)
+        score = "–" if row.candidate_score is None else f"{row.candidate_score:.4f}"
+        table.add_row(name, score, metric, tokens, time, status)
+    return table
 
 
 def overlay_link(report: RunReport, server: str) -> str | None:
@@ -157,13 +240,18 @@ def overlay_link(report: RunReport, server: str) -> str | None:
         server: address of the UI, such as `http://127.0.0.1:5000`.
     """
     runs = [row.mlflow_run_id for row in report.rows if row.kind == "stage" and row.mlflow_run_id]
-    if not runs or report.mlflow_experiment_id is None:
+    return overlay_address(runs, report.mlflow_experiment_id, server)
+
+
+def overlay_address(runs: list[str], experiment: str | None, server: str) -> str | None:
+    """Address of the page that lays the training losses of these runs over each other; None without runs."""
+    if not runs or experiment is None:
         return None
     query = urlencode(
         {
             "runs": json.dumps(runs),
             "metric": json.dumps("train/loss"),
-            "experiments": json.dumps([report.mlflow_experiment_id]),
+            "experiments": json.dumps([experiment]),
             "plot_metric_keys": json.dumps(["train/loss"]),
             "x_axis": "step",
             "y_axis_scale": "log",
@@ -184,6 +272,8 @@ def print_report(report: RunReport, console: Console, *, mlflow: tuple[str | Non
     command, server = mlflow
     console.print()
     console.print(as_table(report))
+    if (candidates := candidates_table(report)) is not None:
+        console.print(candidates)
     for line in summary(report):
         console.print(line, highlight=False, soft_wrap=True)
     if command:

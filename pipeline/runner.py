@@ -10,19 +10,20 @@ from typing import Literal
 
 from pipeline.checkpoints import CheckpointStore, verify
 from pipeline.curves import loss_curves
+from pipeline.report import teacher_line
+from pipeline.teacher_choice import Tried, best_of, candidate_of, row_of_tried
+from pipeline.teacher_report import check_first, teacher_reports
 from pipeline.term_map import term_map
 from pipeline.tracking import CHECKPOINT_TAG, Tracking
 from pipeline.tracking_model import save_mlflow_model
 from pipeline.tracking_run import TrackedRun
-from schemas.data import TaskDataset, describe_data
-from schemas.errors import TeacherError
+from schemas.data import TaskDataset, describe_data, describe_task
 from schemas.recipe import MadeTeachers, Recipe
-from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult
+from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult, TeacherReport
 from schemas.stage import TEACHER_NAMES, StageConfig
 from stages.identity import data_digest, stage_digest
 from stages.judge import (
     Yardstick,
-    chance,
     judge_bag_of_words,
     judge_checkpoint,
     judge_model,
@@ -32,6 +33,8 @@ from stages.ports import Ports, Progress
 from stages.run import run_stage
 
 log = logging.getLogger(__name__)
+
+CANDIDATE_TAG, CHOSEN_TAG = "distill.candidate", "distill.chosen"
 
 _KINDS: dict[str, Literal["teacher", "baseline"]] = {
     **dict.fromkeys(TEACHER_NAMES, "teacher"),
@@ -50,17 +53,37 @@ class Runner:
         parent_run: TrackedRun,
         progress: Progress,
         stop_requested: Callable[[], bool],
+        task: str | None = None,
     ) -> None:
         self.recipe, self.store, self.tracking = recipe, store, tracking
+        self.task = task
+        """Which of several tasks the runs are named after; None where there is one, or for what several share."""
         self.parent_run, self.progress, self.stop_requested = parent_run, progress, stop_requested
         self.rows: list[Row] = []
+        self.teacher_reports: tuple[TeacherReport, ...] = ()
+        """Whether each fine-tuned teacher is good enough, once they have been checked."""
         self._made: list[tuple[StageConfig, str, str]] = []
+        self._tried: dict[str, Tried] = {}
         self._yardstick: Yardstick | None = None
 
     @property
     def teachers(self) -> MadeTeachers:
         """The teachers that know the task, as far as they are there."""
         return self.recipe.fine_tuned_teachers(self._made)
+
+    def called(self, name: str) -> str:
+        """A stage's name for people: `general`, or `mrpc/general` where there are several tasks."""
+        return f"{self.task}/{name}" if self.task else name
+
+    def _candidates(self, config: StageConfig) -> tuple[StageConfig, ...]:
+        """A teacher and the others that are tried in its place, which come one after the other; alone for a student."""
+        groups = () if config.student is not None else self.recipe.teacher_candidates()
+        return next((group for group in groups if config in group), (config,))
+
+    def _title(self, config: StageConfig) -> str:
+        """A stage's name for people, with what tells a teacher from others that are tried in its place."""
+        candidate = candidate_of(config, self._candidates(config))
+        return f"{config.name} ({candidate})" if candidate else config.name
 
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """The stage's result: found in the store, or made now; judged and logged either way."""
@@ -75,10 +98,11 @@ class Runner:
         self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest
     ) -> StageResult:
         verify(Path(checkpoint.path))
-        self.progress.note(f"{config.name}: there already, reused ({checkpoint.path})")
+        title = self._title(config)
+        self.progress.note(f"{title}: there already, reused ({checkpoint.path})")
         child = self.tracking.reused_run(
             self.parent_run,
-            config.name,
+            self.called(title),
             config.model_dump(mode="json"),
             self._tags(config, manifest.digest, checkpoint.path),
             step=manifest.steps,
@@ -101,7 +125,7 @@ class Runner:
         tags = self._tags(config, digest)
         child = self.tracking.child_run(
             self.parent_run,
-            config.name,
+            self.called(self._title(config)),
             config.model_dump(mode="json"),
             tags,
             resume_run_id=self.tracking.unfinished_run({"distill.digest": digest}),
@@ -142,20 +166,62 @@ class Runner:
             "distill.digest": digest,
             "distill.recipe": self.recipe.name,
         }
+        if self.recipe.task is not None:
+            tags["distill.task"] = self.task or describe_task(self.recipe.task)
+        if candidate := candidate_of(config, self._candidates(config)):
+            tags[CANDIDATE_TAG] = candidate
         return tags | ({CHECKPOINT_TAG: checkpoint} if checkpoint else {})
 
     def _log_data(self, config: StageConfig, child: TrackedRun) -> None:
         data = config.data
         name = describe_data(data)
-        child.log_dataset(name, data_digest(data), None, data.model_dump_json(), "training")
+        child.log_dataset(name, data_digest(data, config.pretrained), None, data.model_dump_json(), "training")
 
     def _conclude(
         self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun
     ) -> None:
         """Judge the stage, put its row into the table and its artifacts beside its numbers."""
+        if len(candidates := self._candidates(config)) > 1:
+            candidate = candidate_of(config, candidates) or ""
+            tried = Tried(config, result, labels, child.key, candidate)
+            self._tried[result.checkpoint.digest] = tried
+            self._log_artifacts(config, result, child)
+            child.finish("FINISHED")
+            if len(self._tried) == len(candidates):
+                self._choose(list(self._tried.values()))
+                self._tried = {}
+            return
         if config.student is None:
             model = str(Path(result.checkpoint.path) / "model")
             self._made.append((config, model, result.checkpoint.digest))
+        self._judge_row(config, result, labels, child)
+        self._log_artifacts(config, result, child)
+        child.finish("FINISHED")
+
+    def _choose(self, tried: list[Tried]) -> None:
+        """Make the best candidate the teacher; its row, by the whole yardstick, comes before those of the others."""
+        best = tried[best_of([each.score for each in tried])]
+        config, checkpoint = best.config, best.result.checkpoint
+        child = self.tracking.child_run(
+            self.parent_run,
+            self.called(self._title(config)),
+            config.model_dump(mode="json"),
+            self._tags(config, checkpoint.digest, checkpoint.path) | {CHOSEN_TAG: "true"},
+            resume_run_id=best.run,
+        )
+        self._made.append((config, str(Path(checkpoint.path) / "model"), checkpoint.digest))
+        self._judge_row(config, best.result, best.labels, child)
+        child.finish("FINISHED")
+        named = {"candidate": best.candidate, "candidate_score": best.score}
+        self.rows[-1] = self.rows[-1].model_copy(update=named)
+        self.rows += [row_of_tried(each) for each in tried if each is not best]
+        self.progress.note(
+            f"{config.name}: the best of {len(tried)} is {best.candidate} ({best.score:.4f})"
+        )
+
+    def _judge_row(
+        self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun
+    ) -> None:
         # A head for several tasks is not asked this one's questions; its features are.
         own = labels if isinstance(config.data, TaskDataset) else ()
         judgement = self.judge(result.checkpoint, own)
@@ -172,8 +238,6 @@ class Runner:
                 mlflow_run_id=child.run_id,
             )
         )
-        self._log_artifacts(config, result, child)
-        child.finish("FINISHED")
 
     def _log_artifacts(self, config: StageConfig, result: StageResult, child: TrackedRun) -> None:
         folder = Path(result.checkpoint.path)
@@ -218,34 +282,41 @@ class Runner:
             self.store.write_judgement(digest, judgement)
         self.rows.append(Row(name="teacher", kind="teacher", status="given", judgement=judgement))
 
-    def add_bag_of_words(self) -> None:
-        """The row of a bag-of-words classifier."""
+    def _bag_of_words(self) -> Judgement:
+        """What a bag-of-words model gets, kept in the store."""
         digest = self.yardstick.digest("bag_of_words")
         judgement = self.store.read_judgement(digest)
         if judgement is None:
             self.progress.note("bag_of_words: fitting")
             judgement = judge_bag_of_words(self.yardstick)
             self.store.write_judgement(digest, judgement)
+        return judgement
+
+    def add_bag_of_words(self) -> None:
+        """The row of a bag-of-words classifier."""
+        judgement = self._bag_of_words()
         self.rows.append(
             Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement)
         )
 
     def check_teacher(self) -> None:
-        """Refuse to learn from a fine-tuned teacher that is hardly better than guessing.
+        """Say of each fine-tuned teacher whether it is good enough, and refuse a first one that is of no use.
 
         Raises:
             TeacherError: its accuracy does not exceed the majority class by `teacher.minimum_gain`.
         """
-        teacher = next(row for row in self.rows if row.kind == "teacher")
-        scored, guessed = guessable(teacher.judgement), chance(self.yardstick)
-        if scored is None or guessed is None:
-            return
-        if scored < guessed + self.recipe.teacher.minimum_gain:
-            raise TeacherError(
-                f"the fine-tuned teacher scores {100 * scored:.1f} % where always giving the best constant answer "
-                f"scores {100 * guessed:.1f} %; a student can learn nothing of the task from it: train it longer "
-                "(teacher.task_model.training), check the labels, or lower teacher.minimum_gain"
-            )
+        fine_tuned = self.teachers.fine_tuned
+        words = "bag_of_words" in self.recipe.baselines and bool(fine_tuned)
+        self.teacher_reports = teacher_reports(
+            self.rows,
+            fine_tuned[0] if fine_tuned else None,
+            self.yardstick,
+            self._bag_of_words() if words else None,
+            minimum_gain=self.recipe.teacher.minimum_gain,
+        )
+        check_first(self.teacher_reports)
+        for report in self.teacher_reports:
+            self.progress.note(teacher_line(report))
 
 
 def guessable(judgement: Judgement) -> float | None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
-from schemas.data import DocstringTask, DocstringText
+from schemas.data import DocstringTask, DocstringText, TaskData
 from schemas.layer_map import ExplicitMap, LayerMap, MeanMap, layer_targets, teacher_layers
 from schemas.objective import LatentObjective, latent_of
+from schemas.problem_checks import (
+    augmentation_checks,
+    mixture_checks,
+    problem_checks,
+    selection_checks,
+)
 from schemas.stage import STAGE_ORDER
 from schemas.student import ExtractStart, RandomStart, TeacherLayersStart
 from schemas.teacher import FineTune
@@ -38,6 +44,11 @@ def recipe_problems(recipe: Recipe) -> Iterator[Problem]:
     yield from _terms(recipe)
     yield from _starts(recipe)
     yield from _leaks(recipe)
+    for place, task in _tasks(recipe).items():
+        yield from problem_checks(recipe, tuple(place.split(".")), task)
+    yield from mixture_checks(recipe)
+    yield from selection_checks(recipe)
+    yield from augmentation_checks(recipe)
 
 
 def _order(recipe: Recipe) -> Iterator[Problem]:
@@ -65,7 +76,7 @@ def _several_tasks(recipe: Recipe) -> Iterator[Problem]:
         yield ("tasks",), given, reason
 
 
-def _tasks(recipe: Recipe) -> dict[str, AnyTask]:
+def _tasks(recipe: Recipe) -> dict[str, TaskData]:
     """Every task of the recipe by its place."""
     several = {f"tasks.{name}": task for name, task in (recipe.tasks or {}).items()}
     return several if recipe.task is None else {"task": recipe.task, **several}
@@ -77,7 +88,7 @@ def _missing_parts(recipe: Recipe) -> Iterator[Problem]:
         if stage.data == "general_corpus" and recipe.general_corpus is None:
             reason = f"stage {stage.name} reads a general corpus; name its sources"
             yield ("general_corpus",), None, reason
-        if stage.data == "task_data" and without_task:
+        if stage.data != "general_corpus" and without_task:
             yield ("task",), None, f"stage {stage.name} reads task data; name a task"
     if isinstance(recipe.teacher.task_model, FineTune) and without_task:
         yield ("task",), None, "the teacher is to be fine-tuned; name a task"
@@ -169,17 +180,17 @@ def _starts(recipe: Recipe) -> Iterator[Problem]:
 
 def _leaks(recipe: Recipe) -> Iterator[Problem]:
     """Docstring corpus and docstring task must leave out the same modules."""
-    if not isinstance(recipe.task, DocstringTask) or recipe.general_corpus is None:
-        return
-    for index, source in enumerate(recipe.general_corpus.sources):
+    tasks = [task for task in _tasks(recipe).values() if isinstance(task, DocstringTask)]
+    sources = recipe.general_corpus.sources if recipe.general_corpus is not None else ()
+    for index, source in enumerate(sources):
         if not isinstance(source, DocstringText):
             continue
-        for name in ("validation_ratio", "seed"):
-            if getattr(source, name) != getattr(recipe.task, name):
+        for task, name in product(tasks, ("validation_ratio", "seed")):
+            if getattr(source, name) != getattr(task, name):
                 yield (
                     ("general_corpus", "sources", index, name),
                     getattr(source, name),
-                    f"the task's {name} is {getattr(recipe.task, name)}; give the same, or the corpus would train "
+                    f"the task's {name} is {getattr(task, name)}; give the same, or the corpus would train "
                     "on modules that the task validates on",
                 )
 
@@ -205,8 +216,9 @@ def teacher_problems(recipe: Recipe, teacher: TeacherShape, *, is_first: bool) -
             ]
     if is_first:
         problems += _start_problems(recipe, teacher)
-    for name, data in (("task", recipe.task), ("general_corpus", recipe.general_corpus)):
-        if data is not None and data.max_length > teacher.max_positions:
+    corpus = {} if recipe.general_corpus is None else {"general_corpus": recipe.general_corpus}
+    for name, data in {**_tasks(recipe), **corpus}.items():
+        if data.max_length > teacher.max_positions:
             problems.append(
                 f"{name}.max_length: {data.max_length} tokens, but the teacher reads at most {teacher.max_positions}"
             )

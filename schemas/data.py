@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from schemas.augmentation import Augmentation
 from schemas.base import Frozen
 from schemas.corpus import DocstringText, FileText, GeneralCorpus, HubText, TextSource
 from schemas.tasks import (
@@ -44,6 +45,8 @@ class TaskDataset(Frozen):
     kind: Literal["task_data"] = "task_data"
     task: TaskData
     """The task."""
+    augmentation: Augmentation | None = None
+    """Copies of its training rows that are read too; null for none."""
 
 
 class TaskMixture(Frozen):
@@ -63,6 +66,6 @@ def describe_data(data: GeneralCorpus | TaskDataset | TaskMixture) -> str:
         case GeneralCorpus():
             return "general corpus"
         case TaskDataset():
-            return describe_task(data.task)
+            return describe_task(data.task) + (", augmented" if data.augmentation else "")
         case TaskMixture():
             return " + ".join(data.tasks)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from schemas.credentials import refuse_credentials
-from schemas.data import _parse_task, task_named
+from schemas.data import _parse_task
 from schemas.errors import ConfigError
 from schemas.explain import (
     field_of,
@@ -33,6 +33,7 @@ from schemas.explain import (
 from schemas.paths import local_path
 from schemas.recipe import Recipe
 from schemas.refs import _parse_model
+from schemas.task_names import named_tasks, set_tasks
 from schemas.training import _BatchSize, _Duration, _parse_amount
 from schemas.yaml_text import Document, Place, parse_yaml, printable, read_yaml
 
@@ -88,6 +89,7 @@ def load_recipe(
     path, shown = _find(source, recipes_folder)
     problems: list[str] = []
     parsed = _attempt(problems, lambda: parse_overrides(overrides)) or ()
+    _attempt(problems, lambda: _refuse_both(parsed))
     document = _attempt(problems, lambda: read_yaml(path, shown))
     if document is None:
         raise ConfigError(_capped(problems))
@@ -144,11 +146,41 @@ def parse_overrides(overrides: Sequence[str]) -> tuple[Override, ...]:
     return tuple(parsed)
 
 
+def _refuse_both(overrides: Sequence[Override]) -> None:
+    """Of one task and several, the later would silently undo the earlier."""
+    named = {
+        override.segments[0]: override.label
+        for override in overrides
+        if override.segments in (("task",), ("tasks",)) and override.value is not None
+    }
+    if len(named) > 1:
+        raise ConfigError(
+            f"{' and '.join(named.values())}: a run has one task or several; leave one of the two out"
+        )
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default spelled out, as YAML that loads back to an equal recipe."""
-    return yaml.safe_dump(
-        _plain(recipe), sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
+    return yaml.dump(
+        _plain(recipe),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        default_flow_style=False,
+        width=100,
     )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes the separators that YAML would read back as an ordinary line end."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """The text, in double quotes where it holds one of them."""
+        style = '"' if any(separator in data for separator in "\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def recipe_names(folder: Path) -> tuple[str, ...]:
@@ -202,8 +234,9 @@ def _parse_override(text: str) -> Override:
 
 def _apply(document: dict[str, Any], override: Override) -> tuple[Place, ...]:
     """Sets the value inside the document; returns the places that it wrote, list items as numbers."""
-    if override.segments == ("task",) and isinstance(override.value, str):
-        return _name_task(document, override.value)
+    named = set_tasks(document, override.segments, override.value, override.label)
+    if named is not None:
+        return named
     at: Any = document
     annotation: Any = Recipe
     place: Place = ()
@@ -234,25 +267,15 @@ def _apply(document: dict[str, Any], override: Override) -> tuple[Place, ...]:
     return (place,)
 
 
-def _name_task(document: dict[str, Any], short: str) -> tuple[Place, ...]:
-    before = document.get("task")
-    try:
-        named = task_named(before, short)
-    except ValueError:
-        document["task"] = short  # refused with everything else that is wrong
-        return (("task",),)
-    document["task"] = named
-    kept = before if isinstance(before, dict) else {}
-    return tuple(("task", key) for key in named if key not in kept or kept[key] != named[key])
-
-
 def _opened(name: str, value: Any, default: Any) -> Any:
     """The value as something that has keys or items, where it or its default can be written so."""
-    if isinstance(value, str) and name in _SHORT_FORMS:
-        try:
+    try:
+        if isinstance(value, str) and name in _SHORT_FORMS:
             return _SHORT_FORMS[name](value)
-        except ValueError:
-            return value
+        if isinstance(value, list) and name == "tasks":
+            return named_tasks(value)
+    except ValueError:
+        return value
     if value is not None:
         return value
     if isinstance(default, BaseModel):
@@ -303,6 +326,9 @@ def _origin(
     for target, override in reversed(applied):
         if place[: len(target)] == target:
             return override.label
+    if len(place) > 2 and place[0] == "tasks" and ("tasks",) not in document.lines:
+        # What several tasks keep of the recipe's one stands where that one does.
+        return _origin(("task", *place[2:]), document, applied, shown)
     if place not in document.lines:
         for target, override in reversed(applied):
             if place and target[: len(place)] == place:

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from schemas.objective import TaskObjective
-from schemas.problems import Classification, Embedding
+from schemas.metrics import check_metrics
+from schemas.objective import LatentObjective, MaskedLanguageObjective, TaskObjective
+from schemas.problems import (
+    Classification,
+    Embedding,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
 from schemas.teacher import FineTune
+from schemas.training import Selection
 
 if TYPE_CHECKING:
     from schemas.recipe import Recipe
     from schemas.tasks import AnyTask
+
+_OF_LIKENESS = ("pearson", "spearman", "pearson_spearman")
 
 Place = tuple[str | int, ...]
 Problem = tuple[Place, object, str]
@@ -33,6 +43,7 @@ def problem_checks(recipe: Recipe, place: Place, task: AnyTask) -> Iterator[Prob
             "teacher.weighting to fixed"
         )
         yield ("teacher", "weighting"), "confidence", reason
+    yield from _unsuited_scores(recipe, task)
 
 
 def _without_labels(recipe: Recipe, place: Place) -> Iterator[Problem]:
@@ -54,11 +65,100 @@ def _without_labels(recipe: Recipe, place: Place) -> Iterator[Problem]:
         yield ("baselines",), list(recipe.baselines), reason
 
 
+def augmentation_checks(recipe: Recipe) -> Iterator[Problem]:
+    """Stages that read copies nobody makes, and kinds of tasks of which none can be made."""
+    reading = [
+        (index, stage.name)
+        for index, stage in enumerate(recipe.stages)
+        if stage.data == "augmented_task_data"
+    ]
+    for index, name in reading:
+        if recipe.augmentation is None:
+            reason = (
+                f"stage {name} reads augmented rows; say how they are made, such as {{copies: 20}}"
+            )
+            yield ("augmentation",), None, reason
+        if recipe.teacher.weighting == "confidence":
+            reason = (
+                "copies have no labels, so no teacher's confidence in them is known; set teacher.weighting to fixed, "
+                "or data to task_data"
+            )
+            yield ("stages", index, "data"), "augmented_task_data", reason
+        for task in (recipe.task, *(recipe.tasks or {}).values()):
+            if task is not None and isinstance(
+                task.problem, TokenClassification | QuestionAnswering
+            ):
+                reason = (
+                    f"the answers of a {task.problem.kind} task are places in the text, and copies have other words "
+                    "there; set data to task_data"
+                )
+                yield ("stages", index, "data"), "augmented_task_data", reason
+    if recipe.augmentation is not None and not reading:
+        reason = "no stage reads its rows; set data of a task stage to augmented_task_data, or leave it out"
+        yield ("augmentation",), recipe.augmentation.copies, reason
+
+
 def mixture_checks(recipe: Recipe) -> Iterator[Problem]:
-    """Tasks that cannot share one teacher's output layer."""
-    if recipe.teacher.multi_task is None:
+    """Tasks that cannot share one teacher's output layer, and scores that they have not in common."""
+    multi = recipe.teacher.multi_task
+    if multi is None:
         return
-    for name, task in recipe.teacher.multi_task.tasks.items():
-        if not isinstance(task.problem, Classification):
-            reason = f"a multi-task teacher learns classification tasks alone, and this is {task.problem.kind}; leave it out"
+    for name, task in multi.tasks.items():
+        if not isinstance(task.problem, Classification | Regression):
+            reason = (
+                "a multi-task teacher answers a text with a class or a value for each task, and a "
+                f"{task.problem.kind} task asks for more; leave it out"
+            )
             yield ("teacher", "multi_task", "tasks", name), task.problem.kind, reason
+    selection = multi.training.selection
+    if selection is not None and selection.metric is not None:
+        place = ("teacher", "multi_task", "training", "selection", "metric")
+        reason = "several tasks are judged by the mean of each one's main score; leave metric out"
+        yield place, selection.metric, reason
+
+
+def selection_checks(recipe: Recipe) -> Iterator[Problem]:
+    """Stages whose weights cannot be chosen by a score, because nothing of theirs is an answer to a task."""
+    for index, stage in enumerate(recipe.stages):
+        if stage.training.selection is None:
+            continue
+        if isinstance(stage.objective, LatentObjective | MaskedLanguageObjective):
+            reason = (
+                f"stage {stage.name} gives no answers to a task that could be scored; leave selection out, its last "
+                "weights are kept"
+            )
+            yield ("stages", index, "training", "selection"), stage.name, reason
+
+
+def _selections(recipe: Recipe) -> Iterator[tuple[Place, Selection]]:
+    """What chooses the weights of stages that learn the task, by its place."""
+    places: dict[Place, Selection | None] = {
+        ("stages", index, "training", "selection"): stage.training.selection
+        for index, stage in enumerate(recipe.stages)
+        if isinstance(stage.objective, TaskObjective)
+    }
+    teachers: dict[Place, object] = {("teacher",): recipe.teacher.task_model}
+    for number, other in enumerate(recipe.teacher.others):
+        teachers["teacher", "others", number] = other.task_model
+    for place, task_model in teachers.items():
+        if isinstance(task_model, FineTune):
+            where = (*place, "task_model", "training", "selection")
+            places[where] = task_model.training.selection
+    return ((place, each) for place, each in places.items() if each is not None)
+
+
+def _unsuited_scores(recipe: Recipe, task: AnyTask) -> Iterator[Problem]:
+    """Scores that a stage's weights are to be chosen by and that do not score the task."""
+    for place, selection in _selections(recipe):
+        try:
+            check_metrics([selection.metric or task.main_metric], task.problem.kind)
+        except ValueError as error:
+            yield (*place, "metric"), selection.metric, str(error)
+            continue
+        by_likeness = (selection.metric or task.main_metric) in _OF_LIKENESS
+        if isinstance(task.problem, Embedding) and selection.rows == "held_out" and by_likeness:
+            reason = (
+                "training rows of an embedding task carry no likeness to be compared with; set metric to "
+                "similarity_spearman, or rows to validation"
+            )
+            yield (*place, "rows"), "held_out", reason

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, assert_never
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from schemas.augmentation import Augmentation
 from schemas.base import Frozen, Sha256
 from schemas.cards import DataLimits
 from schemas.checks import recipe_problems, teacher_problems
@@ -106,6 +107,8 @@ class Recipe(Frozen):
     """Labelled data; null for recipes that stay general, or have several tasks."""
     tasks: Tasks | None = None
     """Several tasks by name in the place of one: what does not depend on the task is done once, the rest for each."""
+    augmentation: Augmentation | None = None
+    """Copies of the task's training rows for stages whose data is `augmented_task_data`; null for none."""
     general_corpus: GeneralCorpus | None = None
     """Running text; null for recipes without a general stage."""
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=4)
@@ -215,11 +218,14 @@ class Recipe(Frozen):
             stage: one of `self.stages`.
             teachers: those that this recipe has fine-tuned or will have.
         """
-        general, task = self.general_corpus, self.task
-        data = (
-            general if stage.data == "general_corpus" else TaskDataset(task=task) if task else None
-        )
-        assert data is not None
+        data: GeneralCorpus | TaskDataset
+        if stage.data == "general_corpus":
+            assert self.general_corpus is not None
+            data = self.general_corpus
+        else:
+            assert self.task is not None
+            copies = self.augmentation if stage.data == "augmented_task_data" else None
+            data = TaskDataset(task=self.task, augmentation=copies)
         return StageConfig(
             name=stage.name,
             teacher=self._stage_teacher(stage, teachers),

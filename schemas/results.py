@@ -7,9 +7,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from schemas.base import Frozen, Sha256
+from schemas.cards import DataCard
+from schemas.metrics import MetricName
 from schemas.stage import StageConfig, StageName
 
 MANIFEST_FORMAT = 1
+
+LabelOrder = Literal["same", "reordered", "unnamed"]
+"""How a head's outputs stand to a task's labels."""
 
 
 class CheckpointRef(Frozen):
@@ -144,6 +149,36 @@ class Row(Frozen):
     """Where it is."""
     mlflow_run_id: str | None = None
     """Its MLflow run."""
+    candidate: str | None = None
+    """What tells a teacher from the others that were tried, such as `learning_rate 2e-05`; null where none were."""
+    candidate_score: float | None = None
+    """The score that the best of them was chosen by."""
+    chosen: bool = True
+    """False for a teacher that was tried, and another taken."""
+
+
+class TeacherReport(Frozen):
+    """Whether a fine-tuned teacher is good enough to distil from."""
+
+    name: str
+    """`teacher`, or `other_teacher`."""
+    metric: MetricName
+    """What is compared with guessing: accuracy where there are classes, else the task's main score."""
+    score: Score
+    """The teacher's, on the validation rows, with its 95 % interval."""
+    guess: float
+    """What always giving the best constant answer gets."""
+    margin: float
+    """How far the score is above that."""
+    bag_of_words: float | None = None
+    """What a bag-of-words model gets; null where the recipe has no such baseline."""
+    label_order: LabelOrder | None = None
+    """Its outputs beside the task's labels: in the same order, put into it by name, or without names; null where there
+    are none to compare."""
+    verdict: Literal["good", "weak", "useless"]
+    """Useless: not above guessing by teacher.minimum_gain. Weak: perhaps not above it, or no better than bare words."""
+    reason: str
+    """Why, in one sentence, and what to do about it."""
 
 
 class Size(Frozen):
@@ -180,8 +215,12 @@ class RunReport(Frozen):
     """The task's short name."""
     metric: str | None = None
     """The task's metric."""
+    data: DataCard | None = None
+    """What was read."""
     rows: tuple[Row, ...]
-    """Teacher, stages in order, baselines."""
+    """Teacher, stages in order, baselines; behind a chosen teacher the candidates that were not."""
+    teachers: tuple[TeacherReport, ...] = ()
+    """Whether each fine-tuned teacher is good enough; empty where there is nothing to compare it with."""
     size: Size | None = None
     """Sizes and speed."""
     validation_rows: int | None = None

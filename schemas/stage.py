@@ -26,6 +26,8 @@ from schemas.student import StudentConfig
 from schemas.teacher import StageTeacher
 from schemas.training import Training
 
+TaskRead = Literal["task_data", "augmented_task_data"]
+
 
 class _Stage(Frozen):
     training: Training
@@ -62,8 +64,8 @@ class TaskAdaptiveStage(_Stage):
     name: Literal["task_adaptive"] = "task_adaptive"
     teacher: Literal["fine_tuned"] = "fine_tuned"
     """Fixed by the stage."""
-    data: Literal["task_data"] = "task_data"
-    """Fixed by the stage."""
+    data: TaskRead = "task_data"
+    """The task's rows, or those with the copies that `augmentation` makes of them."""
     objective: LatentObjective = LatentObjective()
     """What is matched."""
 
@@ -74,8 +76,8 @@ class TaskSpecificStage(_Stage):
     name: Literal["task_specific"] = "task_specific"
     teacher: Literal["fine_tuned"] = "fine_tuned"
     """Fixed by the stage."""
-    data: Literal["task_data"] = "task_data"
-    """Fixed by the stage."""
+    data: TaskRead = "task_data"
+    """The task's rows, or those with the copies that `augmentation` makes of them."""
     objective: TaskObjective = TaskObjective()
     """What is matched."""
 

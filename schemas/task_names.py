@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from schemas.explain import shown_value
+from schemas.errors import ConfigError
+from schemas.explain import shown_value, suggestion
 from schemas.tasks import task_named
+from schemas.yaml_text import Place
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,63}$")
 _WANTED = "give a list, such as [sst2, mrpc, ./my-folder], or a mapping of names to tasks"
@@ -32,8 +34,8 @@ def named_tasks(value: Any) -> Any:
     for name in named:
         if not isinstance(name, str) or not _NAME.match(name):
             raise ValueError(
-                f"{shown_value(name)} is no name for a task; names are at most 64 English letters, digits, - and _, and "
-                "begin with a letter or a digit: give a mapping, such as {my-task: ./folder}"
+                f"{shown_value(name)} is no name for a task; names are at most 64 English letters, digits, - and _, "
+                "and begin with a letter or a digit: give a mapping, such as {my-task: ./folder}"
             )
     return named
 
@@ -46,8 +48,8 @@ def _by_last_part(short_forms: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
         name = short_name(short)
         if name in named:
             raise ValueError(
-                f"{name} is named twice, by {shown_value(named[name])} and {shown_value(short)}; leave one out, or give "
-                f"a mapping with a name for each, such as {{{name}-1: {named[name]}, {name}-2: {short}}}"
+                f"{name} is named twice, by {shown_value(named[name])} and {shown_value(short)}; leave one out, or "
+                f"give a mapping with a name for each, such as {{{name}-1: {named[name]}, {name}-2: {short}}}"
             )
         named[name] = short
     return named
@@ -59,30 +61,111 @@ def short_name(short: str) -> str:
     return re.sub(r"[^A-Za-z0-9_\-]+", "-", last).strip("-") or last
 
 
-def tasks_in_place(document: Mapping[str, Any], value: Any) -> Any:
-    """The tasks of `--set tasks=...` by name; each named in short keeps what still holds of the recipe's own task.
+def set_tasks(
+    document: dict[str, Any], segments: Sequence[str], value: Any, label: str
+) -> tuple[Place, ...] | None:
+    """Does what an override of the recipe's task, or of its tasks, asks for beyond setting a value.
 
     Args:
-        document: the recipe, whose `task` or `tasks` they replace.
-        value: what was given.
+        document: the recipe, changed in place.
+        segments: the override's path.
+        value: what the path is set to.
+        label: how messages name the override.
+
+    Returns:
+        The places that it wrote; None where it is left to be set like any other value.
 
     Raises:
-        ValueError: as `named_tasks`.
+        ConfigError: the recipe has no such task.
     """
-    named = named_tasks(value)
-    for name, task in named.items():
-        if isinstance(task, str):
-            try:
-                named[name] = task_named(own_task(document, name), task)
-            except ValueError:
-                continue  # left as it is, and refused with everything else that is wrong
-    return named
+    match segments:
+        case ("task",) if isinstance(value, str):
+            return _put_task(document, value)
+        case ("task", _, *_):
+            _refuse_one_of_several(document, segments, label)
+        case ("tasks",) if value is not None:
+            return _put_tasks(document, value)
+        case ("tasks", name, *inside):
+            named = _tasks_with(document, name, label, is_new=not inside)
+            if not inside and isinstance(value, str):
+                return _put_tasks(document, {**named, name: value})
+    return None
 
 
-def own_task(document: Mapping[str, Any], name: str) -> Any:
+def _put_task(document: dict[str, Any], short: str) -> tuple[Place, ...]:
+    """Puts a task named in short in the place of the recipe's, of which it keeps what still holds."""
+    before = _replaced(document, short_name(short))
+    document.pop("tasks", None)
+    try:
+        document["task"] = task_named(before, short)
+    except ValueError:
+        document["task"] = short  # refused with everything else that is wrong
+    return _written(("task",), before, document["task"])
+
+
+def _put_tasks(document: dict[str, Any], value: Any) -> tuple[Place, ...]:
+    """Puts several tasks in the place of the recipe's; those named in short keep what still holds of it."""
+    written: tuple[Place, ...] = ()
+    try:
+        named = named_tasks(value)
+    except ValueError:
+        named, written = value, (("tasks",),)  # refused with everything else that is wrong
+    for name, task in named.items() if not written else ():
+        before = _replaced(document, name)
+        try:
+            named[name] = task_named(before, task) if isinstance(task, str) else task
+        except ValueError:
+            pass  # as above
+        written += _written(("tasks", name), before, named[name])
+    document.pop("task", None)
+    document["tasks"] = named
+    return written
+
+
+def _written(place: Place, before: Any, named: Any) -> tuple[Place, ...]:
+    """Where `named` differs from the task that it replaces; which kind it is was said anew in any case."""
+    if not isinstance(named, dict):
+        return (place,)
+    kept = before if isinstance(before, dict) else {}
+    keys = [key for key in named if key == "kind" or key not in kept or kept[key] != named[key]]
+    return tuple((*place, key) for key in keys)
+
+
+def _replaced(document: Mapping[str, Any], name: str) -> Any:
     """The task of a recipe that one called `name` takes the place of: its namesake, its only one, or its first."""
     try:
         tasks = named_tasks(document.get("tasks"))
     except ValueError:
         tasks = None
     return tasks.get(name, next(iter(tasks.values()))) if tasks else document.get("task")
+
+
+def _tasks_with(
+    document: Mapping[str, Any], name: str, label: str, *, is_new: bool
+) -> dict[str, Any]:
+    """The recipe's several tasks, of which an override means the one of that name."""
+    try:
+        named = named_tasks(document.get("tasks"))
+    except ValueError:
+        return {}  # refused with everything else that is wrong
+    if not named:
+        raise ConfigError(
+            f"{label}: the recipe has no several tasks yet; name them before, such as --set tasks=[sst2, mrpc]"
+        )
+    if name not in named and not is_new:
+        raise ConfigError(
+            f"{label}: there is no task {shown_value(name)}{suggestion(name, named)}; there are: {', '.join(named)}"
+        )
+    return dict(named)
+
+
+def _refuse_one_of_several(
+    document: Mapping[str, Any], segments: Sequence[str], label: str
+) -> None:
+    """`task.max_length` does not say which of several tasks is meant."""
+    if tasks := document.get("tasks"):
+        name = next(iter(tasks)) if isinstance(tasks, dict) else "NAME"
+        place = ".".join(("tasks", name, *segments[1:]))
+        raise ConfigError(
+            f"{label}: the recipe has several tasks; name the one that is meant, such as --set {place}=..."
+        )

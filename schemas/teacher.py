@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import product
+from math import prod
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -9,7 +12,33 @@ from pydantic import Field, model_validator
 from schemas.base import Frozen, Sha256
 from schemas.data import TaskData
 from schemas.refs import ModelRef, TeacherRef
-from schemas.training import Training
+from schemas.training import BatchSize, Duration, Training
+
+MAX_CANDIDATES = 64
+_MAX_SEED = 2**31
+
+
+class Grid(Frozen):
+    """Settings of a training run that are tried, every value with every value of the others."""
+
+    learning_rate: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Peak learning rates; empty keeps that of `training`, as with every setting here."""
+    batch: tuple[BatchSize, ...] = ()
+    """Sizes of an optimizer step."""
+    duration: tuple[Duration, ...] = ()
+    """Lengths."""
+    dropout: tuple[Annotated[float, Field(ge=0, lt=1)] | None, ...] = ()
+    """Dropout probabilities; null for the model's own."""
+    seed: tuple[Annotated[int, Field(ge=0, lt=_MAX_SEED)], ...] = ()
+    """Seeds."""
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> Grid:
+        for name in type(self).model_fields:
+            values = getattr(self, name)
+            if any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"{name}: a value is listed twice; list each once")
+        return self
 
 
 class FineTune(Frozen):
@@ -18,6 +47,50 @@ class FineTune(Frozen):
     kind: Literal["fine_tune"] = "fine_tune"
     training: Training
     """How it is fine-tuned (hard labels)."""
+    seeds: int = Field(default=1, ge=1, le=MAX_CANDIDATES)
+    """How many seeds are tried, from that of `training` on; the teacher with the best score is taken."""
+    grid: Grid = Grid()
+    """Settings that are tried with every seed. Each candidate is a fine-tuning of its own, and the best is the teacher:
+    by the score of `training.selection`, or without one by the task's main score on all validation rows."""
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> FineTune:
+        if self.grid.seed and self.seeds > 1:
+            raise ValueError("seeds and grid.seed both say which seeds are tried; leave one out")
+        if self.training.seed + self.seeds > _MAX_SEED:
+            raise ValueError(f"seeds: {self.seeds} from training.seed on pass {_MAX_SEED - 1}")
+        given = [getattr(self.grid, name) for name in Grid.model_fields]
+        number = self.seeds * prod(max(1, len(values)) for values in given)
+        if number > MAX_CANDIDATES:
+            raise ValueError(
+                f"grid: it makes {number} fine-tunings, and at most {MAX_CANDIDATES} are tried; name fewer values or "
+                "fewer seeds"
+            )
+        return self
+
+    def candidates(self) -> tuple[Training, ...]:
+        """Every fine-tuning that is tried, seed after seed of one setting of the grid after the other."""
+        grid, own = self.grid, self.training
+        seeds = grid.seed or tuple(range(own.seed, own.seed + self.seeds))
+        found = product(
+            grid.learning_rate or (own.optimizer.learning_rate,),
+            grid.batch or (own.batch,),
+            grid.duration or (own.duration,),
+            grid.dropout or (own.dropout,),
+            seeds,
+        )
+        return tuple(
+            own.model_copy(
+                update={
+                    "optimizer": own.optimizer.model_copy(update={"learning_rate": learning_rate}),
+                    "batch": batch,
+                    "duration": duration,
+                    "dropout": dropout,
+                    "seed": seed,
+                }
+            )
+            for learning_rate, batch, duration, dropout, seed in found
+        )
 
 
 class AlreadyFineTuned(Frozen):
@@ -121,3 +194,24 @@ def members_of(
     if teacher is None:
         return ()
     return teacher.members if isinstance(teacher, Committee) else (teacher,)
+
+
+def settings_of(training: Training, among: Sequence[Training]) -> str:
+    """What tells one candidate from the others, in words: `learning_rate 2e-05, seed 1`; empty where it is alone."""
+    named = [_settings(each) for each in among]
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in _settings(training).items()
+        if len({other[name] for other in named}) > 1
+    )
+
+
+def _settings(training: Training) -> dict[str, str]:
+    dropout = "the model's" if training.dropout is None else f"{training.dropout:g}"
+    return {
+        "learning_rate": f"{training.optimizer.learning_rate:g}",
+        "batch": str(training.batch),
+        "duration": str(training.duration),
+        "dropout": dropout,
+        "seed": str(training.seed),
+    }

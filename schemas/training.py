@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from schemas.base import Frozen
+from schemas.metrics import MetricName
 
 _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6}
 _AMOUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([kKmM]?)\s*([a-z]+)\s*$")
@@ -75,6 +76,28 @@ class Schedule(Frozen):
     """Share of the steps that the learning rate takes to rise from zero."""
 
 
+class Selection(Frozen):
+    """Keep the weights with the best score on rows that are not learnt from, and stop when nothing is gained any more.
+
+    Scores are measured in fp32, whatever number format a stage trains in, because the score that a stage ends with is:
+    the weights are chosen by the very number that is reported of them.
+    """
+
+    every: Duration = _Duration(amount=0.5, unit="epochs")
+    """How much is learnt between two measurements: `0.5 epochs`, `100 steps`; the stage's end is always measured."""
+    patience: int | None = Field(default=3, ge=1)
+    """Measurements in a row without gain that end the stage; null trains to the end and keeps the best weights."""
+    metric: MetricName | None = None
+    """The score; null for the task's main one, of several tasks the mean of each one's main score."""
+    rows: Literal["validation", "held_out"] = "validation"
+    """Rows that are scored. Those of validation were then chosen by, so that their score in the report is the best of
+    several, a little too good; `held_out` takes rows away from training instead, and leaves that score honest."""
+    held_out_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """Share of the training rows that `held_out` takes, but at least 50 and at most max_rows."""
+    max_rows: int = Field(default=1000, ge=50)
+    """Rows that are scored at most, drawn the same way every time."""
+
+
 class Training(Frozen):
     """One stage's training run."""
 
@@ -95,5 +118,7 @@ class Training(Frozen):
     is the one that counts (LRC-BERT); doubles the cost. Null for none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast, full fp32, or bf16 where the hardware has instructions for it."""
+    selection: Selection | None = None
+    """Which weights are kept of a stage whose answers can be scored; null keeps the last."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds data order, dropout and whatever is started at random."""

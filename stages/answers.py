@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import assert_never
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -78,12 +79,8 @@ class _Rows(Answers):
         return known if known.ndim == 1 else known.all(-1)
 
 
-@dataclass(frozen=True)
 class ClassAnswers(_Rows):
     """One class a row."""
-
-    groups: tuple[tuple[int, int], ...] | None = None
-    """Half-open ranges of classes, one for each task that shares the output layer."""
 
     @override
     def soft(
@@ -100,7 +97,42 @@ class ClassAnswers(_Rows):
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
-        return hard_label_loss(student, _labels(batch), groups=self.groups)
+        return hard_label_loss(student, _labels(batch))
+
+
+@dataclass(frozen=True)
+class MixedAnswers(_Rows):
+    """One class or one value a row, by the task it is of; the tasks share an output layer, each with its own outputs.
+
+    A row is compared with its own task's outputs alone, and the others' receive no gradient from it.
+    """
+
+    groups: tuple[tuple[int, int], ...]
+    """Half-open ranges of outputs, one for each task; the only output of a task is a value."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        raise AssertionError(
+            "several tasks are learnt from labels: no stage asks for their answers"
+        )
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        labels = _labels(batch)
+        output, alone = labels[:, 0].nan_to_num(nan=-1.0).long(), self._values(labels)
+        of_value = torch.isin(output, alone)
+        classes = hard_label_loss(student[~of_value], output[~of_value], groups=self.groups)
+        answered = student[of_value].gather(1, output[of_value, None]).squeeze(-1)
+        values = value_loss(answered, labels[of_value, 1])
+        return Summed(classes.total + values.total, classes.count + values.count)
+
+    def _values(self, labels: Tensor) -> Tensor:
+        """Numbers of the outputs that are values."""
+        alone = [start for start, end in self.groups if end - start == 1]
+        return torch.tensor(alone, dtype=torch.long, device=labels.device)
 
 
 class ValueAnswers(_Rows):
@@ -235,13 +267,15 @@ def answers_to(
 
     Args:
         problem: the task's kind; None for masked words.
-        groups: of classes, where several tasks share an output layer.
+        groups: of outputs, where several tasks share an output layer.
     """
+    if groups is not None:
+        return MixedAnswers(groups)
     match problem:
         case None:
             return WordAnswers()
         case Classification():
-            return ClassAnswers(groups)
+            return ClassAnswers()
         case MultiLabel():
             return LabelSetAnswers()
         case Regression():

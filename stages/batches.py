@@ -1,7 +1,8 @@
 """Which rows make up which optimizer step: a pure function of lengths, batch size and seed.
 
 Any step can be asked for by its number, so a resumed stage needs no saved iterator, and the budget
-of a microbatch (what the hardware holds) never decides which rows a step has (what is learnt).
+of a microbatch (what the hardware holds) and the number of processes never decide which rows a step
+has (what is learnt).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.training import BatchSize, Duration
+from stages.mixture import Mixture
 
 # Rows are sorted by length inside a pool of so many steps: little padding, and still a new mix in
 # every epoch.
@@ -42,14 +44,22 @@ class Batches:
         batch: size of an optimizer step.
         microbatch_tokens: most padded tokens in one forward pass; a longer row is alone.
         seed: decides the order.
+        mixture: shares of several sources; None takes each row once in an epoch.
     """
 
     def __init__(
-        self, lengths: NDArray[np.int32], batch: BatchSize, microbatch_tokens: int, seed: int
+        self,
+        lengths: NDArray[np.int32],
+        batch: BatchSize,
+        microbatch_tokens: int,
+        seed: int,
+        mixture: Mixture | None = None,
     ) -> None:
         if len(lengths) == 0:
             raise ValueError("there are no rows to make batches of")
         self._lengths = np.asarray(lengths, dtype=np.int64)
+        self._mixture = mixture
+        self._of_sources = mixture.rows_in_epoch(self._lengths) if mixture else None
         self._batch = batch
         self.microbatch_tokens = microbatch_tokens
         """May be changed at any time: it never decides which rows a step has."""
@@ -59,20 +69,36 @@ class Batches:
         self._plan = lru_cache(maxsize=PLANS_KEPT)(self._make_plan)
 
     @property
-    def tokens_in_epoch(self) -> int:
-        """Real tokens of one pass over the rows."""
-        return int(self._lengths.sum())
+    def rows_in_epoch(self) -> int:
+        """Rows of an epoch; those of a mixture come several times."""
+        return len(self._lengths) if self._of_sources is None else int(self._of_sources.sum())
+
+    def tokens_in_epoch(self, epoch: int) -> int:
+        """Real tokens of `epoch`, counted from 0; those of a mixture can differ by a few rows."""
+        if self._mixture is None:
+            return int(self._lengths.sum())
+        return int(self._plan(epoch).tokens.sum())
 
     def steps_in_epoch(self, epoch: int) -> int:
         """Optimizer steps of `epoch`, counted from 0; by tokens, epochs can differ by a few."""
         if self._batch.unit == "sequences":
-            return math.ceil(len(self._lengths) / self._sequences)
+            return math.ceil(self.rows_in_epoch / self._sequences)
         return len(self._plan(epoch).tokens)
 
-    def step(self, index: int) -> list[Rows]:
-        """The microbatches of optimizer step `index`, each an array of row numbers."""
+    def step(self, index: int, rank: int = 0, world: int = 1) -> list[Rows]:
+        """The microbatches of optimizer step `index`, each an array of row numbers.
+
+        Args:
+            index: which step, counted from 0.
+            rank: the process that asks; each row of the step is one process's, and all have about
+                the same tokens. One of more processes than the step has rows gets no microbatch.
+            world: how many processes there are.
+        """
         plan, place = self._locate(index)
-        return _cut_by_budget(self._rows(plan, place), self._lengths, self.microbatch_tokens)
+        rows = _share_of(self._rows(plan, place), rank, world)
+        if not len(rows):
+            return []
+        return _cut_by_budget(rows, self._lengths, self.microbatch_tokens)
 
     def tokens_in_step(self, index: int) -> int:
         """Real tokens of optimizer step `index`."""
@@ -104,10 +130,14 @@ class Batches:
         return max(1, steps)
 
     def _steps_of_tokens(self, amount: float) -> int:
-        whole, rest = divmod(amount, self.tokens_in_epoch)
-        steps = self._first_step(int(whole))
+        epoch, rest = 0, amount
+        if self._mixture is None:
+            epoch, rest = int(amount // self.tokens_in_epoch(0)), amount % self.tokens_in_epoch(0)
+        while rest >= (tokens := self.tokens_in_epoch(epoch)):
+            epoch, rest = epoch + 1, rest - tokens
+        steps = self._first_step(epoch)
         if rest:
-            reached = np.cumsum(self._plan(int(whole)).tokens)
+            reached = np.cumsum(self._plan(epoch).tokens)
             steps += int(np.searchsorted(reached, rest)) + 1
         return max(1, steps)
 
@@ -132,7 +162,11 @@ class Batches:
 
     def _make_plan(self, epoch: int) -> _Epoch:
         random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
-        permutation = random.permutation(len(self._lengths))
+        if self._mixture is None or self._of_sources is None:
+            permutation = random.permutation(len(self._lengths))
+        else:
+            taken = self._mixture.epoch(epoch, self._of_sources, self._seed)
+            permutation = taken[random.permutation(len(taken))]
         if self._batch.unit == "sequences":
             steps = _steps_of_sequences(permutation, self._lengths, self._sequences, random)
         else:
@@ -177,6 +211,18 @@ def _steps_of_about(
         step_of = ((ends - lengths[pool] / 2) * parts / ends[-1]).astype(np.int64)
         steps.extend(np.split(pool, np.flatnonzero(np.diff(step_of)) + 1))
     return [steps[place] for place in random.permutation(len(steps))]
+
+
+def _share_of(rows: Rows, rank: int, world: int) -> Rows:
+    """The rows of one process, dealt out from the longest to the shortest, there and back.
+
+    Two processes thus differ by no more tokens than the longest row has.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"there is no process {rank} of {world}; they are counted from 0")
+    turn = np.arange(len(rows)) % (2 * world)
+    dealt = np.minimum(turn, 2 * world - 1 - turn)
+    return rows[::-1][dealt == rank][::-1]
 
 
 def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:

@@ -26,9 +26,8 @@ from schemas.errors import DataError
 from schemas.yaml_text import printable
 from stages.corpus_sources import Part, TextRows, parts_of, source_identity, source_name
 from stages.duplicates import Sketches, repeated
-from stages.leaks import EXAMPLES, HeldOut
+from stages.leaks import EXAMPLES, HeldOut, held_out_digest
 from stages.letters import in_batches, letters_of, text_hashes
-from stages.sources import task_digest
 from stages.whole import is_whole, make_whole
 
 # Raise when the same files should give other rows.
@@ -78,7 +77,7 @@ def _rows_digest(corpus: GeneralCorpus) -> str:
             "config": corpus.model_dump(mode="json", include=chosen),
             "documents": corpus.needs_documents,
             "sources": [source_identity(source, seed=corpus.seed) for source in corpus.sources],
-            "decontaminate": [task_digest(task) for task in corpus.decontaminate],
+            "decontaminate": [held_out_digest(task) for task in corpus.decontaminate],
             "version": CORPUS_VERSION,
         }
     )
@@ -247,16 +246,13 @@ def _decide(looked: _Looked, corpus: GeneralCorpus) -> tuple[NDArray[np.uint8], 
             f"{corpus.held_out_rows} from "
             "training; give more text or lower data.held_out_rows"
         )
-    documents = np.cumsum(looked.begins, dtype=np.int64)[rows]
-    passages = _passages(documents) if corpus.needs_documents else np.arange(len(rows))
-    order = np.random.Generator(np.random.PCG64(corpus.seed)).permutation(int(passages[-1]) + 1)
-    drawn = np.argsort(np.argsort(order)[passages], kind="stable")
-    held = corpus.held_out_rows
-    while held < len(drawn) and passages[drawn[held]] == passages[drawn[held - 1]]:
-        held += 1
+    documents = np.cumsum(looked.begins, dtype=np.int32)[rows]
+    drawn, held = _drawn(documents if corpus.needs_documents else None, len(rows), corpus)
     rest = drawn[held:]
-    known = looked.hashes[rows[drawn[:held]]]
-    rest = rest[~np.isin(looked.hashes[rows[rest]], known)][: corpus.max_rows]
+    known = np.sort(looked.hashes[rows[drawn[:held]]])
+    hashes = looked.hashes[rows[rest]]
+    places = np.minimum(np.searchsorted(known, hashes), held - 1)
+    rest = rest[known[places] != hashes][: corpus.max_rows]
     if len(rest) == 0:
         raise DataError(
             "data.sources: every row's text is among the held-out rows; give text that differs, or lower "
@@ -271,7 +267,23 @@ def _decide(looked: _Looked, corpus: GeneralCorpus) -> tuple[NDArray[np.uint8], 
     return looked.fates, begins
 
 
-def _passages(documents: NDArray[np.int64]) -> NDArray[np.int64]:
+def _drawn(
+    documents: NDArray[np.int32] | None, number: int, corpus: GeneralCorpus
+) -> tuple[NDArray[np.int64], int]:
+    """The rows in the order of the draw, and how many of them are held out; passages stay together."""
+    random = np.random.Generator(np.random.PCG64(corpus.seed))
+    held = corpus.held_out_rows
+    if documents is None:
+        return random.permutation(number), held
+    passages = _passages(documents)
+    ranks = np.argsort(random.permutation(int(passages[-1]) + 1))
+    drawn = np.argsort(ranks[passages], kind="stable")
+    while held < number and passages[drawn[held]] == passages[drawn[held - 1]]:
+        held += 1
+    return drawn, held
+
+
+def _passages(documents: NDArray[np.int32]) -> NDArray[np.int64]:
     """Numbers of the passages of up to `PASSAGE_ROWS` rows that the documents are drawn in."""
     places = np.arange(len(documents))
     first = np.concatenate([[True], documents[1:] != documents[:-1]])

@@ -253,8 +253,10 @@ def _of_dataset(
             Dataset(pa.table({columns[0]: text, **{c: rows.data[c] for c in columns[1:]}})),
             False,
         )
-    read = batches_of if stored else _mapped_batches
-    return Part(number, where, columns[0], lambda: read(rows, columns))
+    files = [made["filename"] for made in rows.cache_files] if stored else []
+    if files:  # not the data set, which would keep them mapped
+        return Part(number, where, columns[0], lambda: _stored_batches(files, columns))
+    return Part(number, where, columns[0], lambda: _mapped_batches(rows, columns))
 
 
 def batches_of(rows: Dataset, columns: list[str]) -> Iterator[pa.RecordBatch]:

@@ -1,7 +1,7 @@
 """From a general corpus to the flat arrays of `Tokens`: cut as the corpus says, tokenised once, then read from disk.
 
-A megabyte of text is in memory at a time, with its tokens; of each sequence its length. The tokenizer's own threads do
-the work, nothing is done for each token by Python, and tokens are written to their files as they come.
+A quarter of a megabyte of text is in memory at a time, with its tokens; of each sequence its length. The tokenizer's
+own threads do the work, nothing is done for each token by Python, and tokens are written to their files as they come.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from stages.whole import make_whole
 
 # Raise when the same rows and tokenizer should give other sequences.
 CORPUS_TOKENS_VERSION = 1
-CHARACTERS_AT_ONCE = 1 << 20
 _SUMMARY = "summary.json"
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 
@@ -140,7 +139,6 @@ class _Making:
                         writer.end_source()
                         left.pop(0)
             summary = writer.summary(self.max_length)
-        (into / "scratch.bin").unlink(missing_ok=True)
         (into / _SUMMARY).write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _cut(self, scratch: Path) -> Cut:
@@ -169,14 +167,14 @@ class _Making:
 
 
 def _chunks(rows: Dataset) -> Iterator[tuple[Sequence[str], NDArray[np.bool_]]]:
-    """About a megabyte of text at a time, and which rows follow none of the row before."""
+    """Some text at a time, and which rows follow none of the row before."""
     columns = ["text", "begins"] if "begins" in rows.column_names else ["text"]
     for batch in batches_of(rows, columns):
         begins = np.ones(batch.num_rows, bool)
         if len(columns) > 1:
             begins = batch.column(1).to_numpy(zero_copy_only=False)
         first = 0
-        for texts in in_batches(batch.column(0).to_pylist(), CHARACTERS_AT_ONCE):
+        for texts in in_batches(batch.column(0).to_pylist()):
             yield texts, begins[first : first + len(texts)]
             first += len(texts)
 

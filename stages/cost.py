@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModel
 
+from schemas.data import TaskDataset
 from schemas.objective import MaskedLanguageObjective
 from schemas.stage import StageConfig
 from schemas.student import StudentShape
@@ -54,18 +56,22 @@ def cost_of(
         room: bytes that the teacher's answers may take.
     """
     folder = locate(config.pretrained)
-    data = load_data(config.data, load_tokenizer(folder, load_config(folder)), cache)
     training = config.training
-    batches = Batches(
-        data.train.lengths, training.batch, microbatch_tokens=8192, seed=training.seed
-    )
+    tokenizer = load_tokenizer(folder, load_config(folder))
+    data = load_data(config.data, tokenizer, cache, training.selection)
+    copies = 1
+    if isinstance(config.data, TaskDataset) and config.data.augmentation is not None:
+        # They are made when the stage runs: at most so many, about as long as the rows.
+        copies += config.data.augmentation.copies
+    lengths = np.tile(data.train.lengths, copies)
+    batches = Batches(lengths, training.batch, microbatch_tokens=8192, seed=training.seed)
     steps = batches.num_steps(training.duration)
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))
     length = data.train.num_tokens / max(len(data.train), 1)
     trained = config.student.shape if config.student else facts.teacher
-    kept = _room_for_answers(config, data) if pays(batches, steps) else 0
+    kept = copies * _room_for_answers(config, data) if pays(batches, steps) else 0
     kept = kept if kept <= room else 0
-    asked = data.train.num_tokens if kept else tokens
+    asked = copies * data.train.num_tokens if kept else tokens
     flops = 3 * _flops_per_token(trained, length) * tokens
     flops += len(members_of(config.teacher)) * _flops_per_token(facts.teacher, length) * asked
     return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY), kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -102,48 +103,38 @@ class SegmentPairs:
 
     def __init__(self, room: int, cut: PairCut, seed: int, scratch: Path) -> None:
         self.room, self.cut, self.seed, self.scratch = room, cut, seed, scratch
-        self._begin()
-
-    def _begin(self) -> None:
-        self.file = self.scratch.open("w+b")
         self.lengths: list[NDArray[np.int32]] = []
-        self.documents: list[Lengths] = []
+        self.documents: list[NDArray[np.int32]] = []
 
     def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Made]:
         """Keep them; nothing is done before the source's end."""
         parts, pieces = parts_of_pieces(lengths, self.room)
-        self.file.write(flat.tobytes())
+        with self.scratch.open("ab") as file:
+            file.write(flat.tobytes())
         self.lengths.append(parts.astype(np.int32))
-        self.documents.append(documents[pieces])
+        self.documents.append(documents[pieces].astype(np.int32))
         return iter(())
 
     def finish(self) -> Iterator[Made]:
         """Give all pairs of the source."""
-        self.file.flush()
-        if self.lengths:
-            pairs = Pairs(
-                np.concatenate(self.lengths).astype(np.int64), np.concatenate(self.documents),
-                self.room, self.cut, self.seed,
-            )  # fmt: skip
-            some: list[Pair] = []
-            for pair in pairs:
-                some.append(pair)
-                if len(some) == _PAIRS_AT_ONCE:
-                    yield self._made(some)
-                    some = []
-            if some:
-                yield self._made(some)
-        self.file.close()
-        self._begin()
+        if not self.lengths:
+            return
+        lengths, documents = np.concatenate(self.lengths), np.concatenate(self.documents)
+        self.lengths, self.documents = [], []
+        pairs = iter(Pairs(lengths, documents, self.room, self.cut, self.seed))
+        with self.scratch.open("rb") as file:
+            while some := list(islice(pairs, _PAIRS_AT_ONCE)):
+                yield _read(some, file.fileno())
+        self.scratch.unlink()
 
-    def _made(self, pairs: list[Pair]) -> Made:
-        handle = self.file.fileno()
-        # Read rather than mapped, so that what was read does not stay in memory.
-        segments = [
-            os.pread(handle, 4 * (end - start), 4 * start)
-            for a, a_end, b, b_end in pairs
-            for start, end in ((a, a_end), (b, b_end))
-        ]
-        places = np.array(pairs)
-        flat = np.frombuffer(b"".join(segments), np.int32)
-        return flat, [places[:, 1] - places[:, 0], places[:, 3] - places[:, 2]]
+
+def _read(pairs: list[Pair], file: int) -> Made:
+    # Read rather than mapped, so that what was read does not stay in memory.
+    segments = [
+        os.pread(file, 4 * (end - start), 4 * start)
+        for a, a_end, b, b_end in pairs
+        for start, end in ((a, a_end), (b, b_end))
+    ]
+    places = np.array(pairs)
+    flat = np.frombuffer(b"".join(segments), np.int32)
+    return flat, [places[:, 1] - places[:, 0], places[:, 3] - places[:, 2]]

@@ -3,11 +3,12 @@
 Almost the same are two texts of whose different five-letter pieces four fifths are in both (Jaccard similarity). It is
 estimated by one-permutation MinHash (Li, Owen and Zhang 2012, arXiv:1208.1259) with empty bins filled from others
 (Shrivastava 2017, arXiv:1703.04664), and candidates are found by banding: at four fifths 95 % of them, at nine tenths
-all but one in ten thousand. `datasketch` does the same a row at a time in Python, at a hundredth of the speed.
+all but one in ten thousand. `datasketch` does the same a row at a time, at less than a tenth of the speed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -84,12 +85,16 @@ class Sketches:
         self, earlier: NDArray[np.int64], later: NDArray[np.int64], found: NDArray[np.bool_]
     ) -> None:
         for start in range(0, len(later), _PAIRS_AT_ONCE):
-            # Opened anew each time, so that what was read of the file does not stay in memory.
-            bins = np.memmap(self.folder / "bins", np.uint8, "r").reshape(-1, BINS)
             pairs = slice(start, start + _PAIRS_AT_ONCE)
-            equal = (bins[earlier[pairs]] == bins[later[pairs]]).mean(axis=1)
+            equal = (self._bins_of(earlier[pairs]) == self._bins_of(later[pairs])).mean(axis=1)
             found[later[pairs]] |= (equal - _CHANCE) / (1 - _CHANCE) >= NEAR
-            del bins
+
+    def _bins_of(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        # Read rather than mapped, so that what was read does not stay in memory.
+        with (self.folder / "bins").open("rb") as file:
+            handle = file.fileno()
+            rows = [os.pread(handle, BINS, place * BINS) for place in places.tolist()]
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, BINS)
 
 
 def _pairs(

@@ -107,11 +107,17 @@ def _features(
     ]
 
 
-def answers_of(model: nn.Module, scorer: Scorer) -> Any:
-    """What a model with a head says about a scorer's rows, in the form that the scorer takes."""
+def answers_of(model: nn.Module, scorer: Scorer, outputs: slice = slice(None)) -> Any:
+    """What a model with a head says about a scorer's rows, in the form that the scorer takes.
+
+    Args:
+        model: the model.
+        scorer: knows the rows.
+        outputs: those of the head that are the task's, where several tasks share one.
+    """
     logits = read_rows(model, scorer.tokens, scorer.sequences).logits
     assert logits is not None
-    return scorer.predictions(logits)
+    return scorer.predictions([row[..., outputs] for row in logits])
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.runtime import return_freed_memory
 from stages.saving import StateWriter
+from stages.selection import Selector
 from stages.tokens import Tokens
 from stages.trainer import Trainer
 
@@ -37,14 +38,17 @@ def fit(
     ports: Ports,
     *,
     description: str,
+    selector: Selector | None = None,
 ) -> Fitted:
     """Train `student` (and the objective's projections) in place, going on from the newest kept state.
+
+    With a selector they end with their best weights, otherwise with the last.
 
     Raises:
         NonFiniteLossError: a loss or gradient is NaN or infinite; the optimizer was not stepped.
         Interrupted: somebody asked to stop; the state is kept.
     """
-    trainer = Trainer(student, teachers, tokens, objective, training, ports)
+    trainer = Trainer(student, teachers, tokens, objective, training, ports, selector)
     if (state := ports.states.latest()) is not None:
         trainer.restore(state)
         ports.progress.note(
@@ -57,7 +61,15 @@ def fit(
     for cache in trainer.caches:
         cache.remove()
     return_freed_memory()
-    return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, dict(trainer.metrics))
+    metrics = dict(trainer.metrics)
+    if selector is not None:
+        selector.restore_best(trainer.student, objective)
+        metrics |= selector.metrics()
+        ports.progress.note(
+            f"{description}: the weights of step {selector.best_step} are kept, with the best {selector.metric} of "
+            f"{selector.best_score:.4f}; training ended at step {trainer.step} of {trainer.num_steps}"
+        )
+    return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, metrics)
 
 
 def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -> None:
@@ -66,13 +78,16 @@ def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -
     earlier = trainer.seconds
     while trainer.step < trainer.num_steps:
         trainer.train_step()
+        trained = time.monotonic()
+        ended = _select(trainer) or trainer.step == trainer.num_steps
         now = time.monotonic()
+        logged += now - trained  # what a measurement takes is no training
         trainer.seconds = earlier + now - began
-        if trainer.step % ports.log_every == 0 or trainer.step == trainer.num_steps:
+        if trainer.step % ports.log_every == 0 or ended:
             trainer.log(now - logged)
             logged = now
         ports.progress.advance(trainer.step, trainer.metrics)
-        if trainer.step == trainer.num_steps:
+        if ended:
             return
         # Asked in every step, so that a disk that refused a state is told of at once.
         is_writing = writer.busy
@@ -85,3 +100,12 @@ def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -
             raise Interrupted(
                 f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept"
             )
+
+
+def _select(trainer: Trainer) -> bool:
+    """Score the student where that is due; whether nothing is gained any more, so that training ends."""
+    selector, step = trainer.selector, trainer.step
+    if selector is None or not selector.is_due(step, trainer.batches, trainer.num_steps):
+        return False
+    trainer.ports.sink.log(step, selector.measure(step, trainer.student, trainer.objective))
+    return selector.is_over

@@ -26,6 +26,7 @@ from schemas.problems import (
     Regression,
     TokenClassification,
 )
+from schemas.results import LabelOrder
 from stages.encoders import attention_of, load_config, load_pretrained, tensor_names
 from stages.sentence import Model, load_sentence_encoder, sentence_encoder
 
@@ -148,19 +149,28 @@ def check_outputs(model: Model, problem: AnyProblem, labels: tuple[str, ...], fo
     if isinstance(problem, Embedding | QuestionAnswering):
         return
     names = output_names(model.config)
-    theirs, mine = ([name.casefold() for name in each] for each in (names, labels))
-    unnamed = all(name == f"LABEL_{index}" for index, name in enumerate(names))
-    if len(names) != len(labels) or not (
-        unnamed or isinstance(problem, Regression) or sorted(theirs) == sorted(mine)
-    ):
+    if isinstance(problem, Regression) and len(names) == len(labels):
+        return
+    order = label_order(names, labels)
+    if order is None:
         raise DataError(
             f"teacher.task_model: {folder} answers with {', '.join(names)}; the task has {', '.join(labels)}: set "
             "task.labels to the teacher's names, or fine-tune another"
         )
-    if unnamed or theirs == mine or isinstance(problem, Regression):
-        return
-    reorder_outputs(model, [theirs.index(name) for name in mine])
-    name_outputs(model.config, problem, labels)
+    if order == "reordered":
+        theirs = [name.casefold() for name in names]
+        reorder_outputs(model, [theirs.index(name.casefold()) for name in labels])
+        name_outputs(model.config, problem, labels)
+
+
+def label_order(names: Sequence[str], labels: Sequence[str]) -> LabelOrder | None:
+    """How a head's outputs stand to a task's labels, by name and without regard to case; None where they are others."""
+    theirs, mine = ([name.casefold() for name in each] for each in (names, labels))
+    if theirs == mine:
+        return "same"
+    if len(theirs) == len(mine) and theirs == [f"label_{index}" for index in range(len(theirs))]:
+        return "unnamed"
+    return "reordered" if sorted(theirs) == sorted(mine) else None
 
 
 @torch.no_grad()

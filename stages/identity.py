@@ -14,6 +14,7 @@ from schemas.refs import AnyModel
 from schemas.stage import StageConfig
 from schemas.student import ModelStart
 from schemas.teacher import Committee, FinetunedTeacher, PretrainedTeacher
+from stages.augmentation import augmentation_digest
 from stages.corpus import corpus_digest
 from stages.encoders import folder_digest, locate
 from stages.sources import task_digest
@@ -22,13 +23,21 @@ NUMERICS_VERSION = 1
 """Raise by hand when a change moves a loss curve; every stage made before is then made anew."""
 
 
-def data_digest(data: Data) -> str:
-    """Digest of the text a stage reads, from files' content rather than their names."""
+def data_digest(data: Data, pretrained: AnyModel) -> str:
+    """Digest of the text a stage reads, from files' content rather than their names.
+
+    Args:
+        data: what it reads.
+        pretrained: the model that says what may replace the words of augmented rows.
+    """
     match data:
         case GeneralCorpus():
             return corpus_digest(data)
         case TaskDataset():
-            return task_digest(data.task)
+            digest = task_digest(data.task)
+            if data.augmentation is None:
+                return digest
+            return augmentation_digest(data.augmentation, locate(pretrained), digest)
         case TaskMixture():
             return digest_of({name: task_digest(task) for name, task in data.tasks.items()})
 
@@ -53,11 +62,14 @@ def stage_identity(config: StageConfig, parent_digest: str | None) -> dict[str, 
     covered: dict[str, Any] = config.model_dump(
         mode="json", exclude={"teacher", "pretrained", "data"}
     )
+    if config.training.selection is None:
+        # It was not there at first: stages of that time are still found.
+        del covered["training"]["selection"]
     covered["teacher"] = _teacher_identity(config)
     if config.student is not None and isinstance(start := config.student.start, ModelStart):
         covered["student"]["start"]["model"] = model_digest(start.model)
     covered["pretrained"] = model_digest(config.pretrained)
-    covered["data"] = data_digest(config.data)
+    covered["data"] = data_digest(config.data, config.pretrained)
     covered["parent"] = parent_digest
     covered["numerics"] = NUMERICS_VERSION
     return covered

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
@@ -21,7 +22,7 @@ from schemas.tasks import TaskData, describe_task
 from schemas.yaml_text import printable
 from stages.corpus_sources import batches_of
 from stages.letters import Hashes, Letters, in_batches, letters_of, runs, word_hashes
-from stages.sources import TaskRows, load_task
+from stages.sources import TaskRows, load_task, task_digest
 
 EXAMPLES = 5
 MIN_WORDS, MOST_WORDS = 8, 13
@@ -107,6 +108,12 @@ def _sorted(parts: Sequence[tuple[Hashes, int]]) -> _Runs:
 
 def _mask(seen: NDArray[np.bool_]) -> np.uint64:
     return np.uint64(len(seen) - 1)
+
+
+def held_out_digest(task: TaskData) -> str:
+    """SHA-256 that changes with a task's validation texts, whatever is done with them."""
+    beside: dict[str, Any] = {"max_length": 0, "max_train_rows": None, "metric": None}
+    return task_digest(task.model_copy(update=beside))
 
 
 def validation_texts(rows: TaskRows) -> list[str]:

@@ -31,7 +31,7 @@ _LETTER, _WORD = 1, 2
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-# So many letters at a time take about twenty megabytes.
+# As letters these take about twenty megabytes, as encodings of a tokenizer about as much.
 MOST_CHARACTERS = 1 << 18
 
 
@@ -83,12 +83,12 @@ def letters_of(texts: Sequence[str]) -> Letters:
     return Letters(codes[is_letter].astype(np.uint64), rows, starts, begins[is_letter])
 
 
-def in_batches(texts: Sequence[str], most: int = MOST_CHARACTERS) -> Iterator[Sequence[str]]:
-    """The texts in order, as many at a time as have so many characters; by default what `letters_of` should get."""
+def in_batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in order, about `MOST_CHARACTERS` at a time."""
     start = size = 0
     for place, text in enumerate(texts):
         size += len(text)
-        if place > start and size > most:
+        if place > start and size > MOST_CHARACTERS:
             yield texts[start:place]
             start, size = place, len(text)
     if start < len(texts):

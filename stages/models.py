@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -227,12 +227,3 @@ def check_shape(found: TeacherShape, shape: StudentShape, folder: Path) -> None:
                 f"student.shape.{name}: {getattr(shape, name)}, but {folder} has {getattr(found, name)}; go on from a "
                 "model of the same shape, or change the recipe's shape"
             )
-
-
-def class_groups(labels: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Half-open ranges of the classes of each task, in order, from names such as `sst2/positive`."""
-    tasks = [label.partition("/")[0] for label in labels]
-    starts = [
-        place for place in range(len(tasks)) if place == 0 or tasks[place] != tasks[place - 1]
-    ]
-    return tuple(zip(starts, [*starts[1:], len(tasks)], strict=True))

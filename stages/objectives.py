@@ -72,7 +72,7 @@ class ObjectiveTerms(nn.Module):
             shares: of several teachers; equal by default.
             projections: tensors of an earlier stage's projections; those that still fit are gone on with.
             problem: the kind of answer that the task asks for.
-            class_groups: half-open ranges of classes, one per task, where tasks share an output layer.
+            class_groups: half-open ranges of outputs, one per task, where tasks share an output layer.
             masking: masks words, for a masked-language objective.
         """
         super().__init__()

@@ -36,14 +36,14 @@ class Pairs:
         seed: decides every draw.
     """
 
-    lengths: NDArray[np.int64]
-    documents: NDArray[np.int64]
+    lengths: NDArray[np.integer]
+    documents: NDArray[np.integer]
     room: int
     cut: PairCut
     seed: int
 
     def __post_init__(self) -> None:
-        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
         changes = np.flatnonzero(np.diff(self.documents)) + 1
         self.bounds = [0, *changes.tolist(), len(self.lengths)]
         self.random = random.Random(self.seed)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from schemas.cards import DataCard
 from schemas.errors import ConfigError
 from schemas.layer_map import teacher_layers
 from schemas.objective import MaskedLanguageObjective, latent_of
@@ -17,6 +18,7 @@ from schemas.student import ExtractStart, ModelStart, StudentShape
 from schemas.teacher import AlreadyFineTuned
 from schemas.terms import Attention, Relation
 from stages.corpus import load_corpus
+from stages.data_card import make_data_card
 from stages.encoders import (
     check_same_vocabulary,
     load_config,
@@ -42,6 +44,8 @@ class Facts:
     teacher_parameters: int
     student_parameters: int
     labels: tuple[str, ...]
+    card: DataCard
+    """What is read."""
 
 
 def preflight(recipe: Recipe, cache: Path) -> Facts:
@@ -78,6 +82,7 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
         teacher_parameters=count_parameters(config),
         student_parameters=count_parameters(student),
         labels=labels,
+        card=make_data_card(recipe, tokenizer, cache),
     )
 
 

@@ -150,9 +150,7 @@ def _words_of(number: int, text: str, sequence: _Sequence) -> Iterator[Word]:
         run = Word(number, start, end, first, last, match.group())
         if match.group(1) is not None:
             yield from _pieces(text, sequence, run)
-        elif (
-            _trimmed(text, places[first])[0] >= start and _trimmed(text, places[last - 1])[1] <= end
-        ):
+        elif _within(text, (places[first][0], places[last - 1][1]), (start, end)):
             yield run
 
 
@@ -168,6 +166,12 @@ def _pieces(text: str, sequence: _Sequence, run: Word) -> Iterator[Word]:
         if run.start <= start < end <= run.end:
             yield Word(run.text, start, end, first, last, text[start:end])
         first = last
+
+
+def _within(text: str, place: tuple[int, int], word: tuple[int, int]) -> bool:
+    if place[0] < word[0] or place[1] > word[1]:
+        place = _trimmed(text, place)
+    return place[0] >= word[0] and place[1] <= word[1]
 
 
 def _trimmed(text: str, place: tuple[int, int]) -> tuple[int, int]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
@@ -18,17 +17,19 @@ from schemas.objective import LabelObjective, MaskedLanguageObjective, Objective
 from schemas.problems import AnyProblem, Classification
 from schemas.results import CheckpointRef, Manifest, StageResult
 from schemas.stage import StageConfig
+from schemas.tasks import AnyTask
+from schemas.training import Selection
+from stages.augmented_task import Copyist, augmented_task
 from stages.corpus import load_corpus
 from stages.corpus_tokens import tokenize_corpus
 from stages.encoders import load_config, load_tokenizer, locate
-from stages.evaluation import answers_of, drawn_rows, held_out_losses, read_rows
+from stages.evaluation import answers_of, held_out_losses
 from stages.fit import fit
 from stages.identity import stage_identity
 from stages.masking import Masking
 from stages.models import (
     PROJECTIONS,
     Started,
-    class_groups,
     load_teachers,
     shares_of,
     start_student,
@@ -36,11 +37,12 @@ from stages.models import (
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.runtime import Runtime
-from stages.scoring import VectorScorer, scorer_of
+from stages.scoring import VectorScorer
+from stages.selection import MEAN_SCORE, Selector, TaskPart, held_out_rows
 from stages.sentence import Model
-from stages.sources import TaskRows, load_task
+from stages.sources import load_task
 from stages.student import count_parameters, dropout
-from stages.tokenizing import tokenize_task
+from stages.tokenizing import tokenize_split, tokenize_task
 from stages.tokens import Tokens
 
 EXTRACTION = "extraction.json"
@@ -55,10 +57,10 @@ class StageData:
     held_out: Tokens
     labels: tuple[str, ...]
     """Names of a head's outputs in order; empty for a general corpus."""
-    rows: TaskRows | None = None
-    """What the sequences were made of; None for a general corpus, and for several tasks."""
     problem: AnyProblem | None = None
     """The task's kind; None for a general corpus."""
+    parts: Mapping[str, TaskPart] = field(default_factory=dict)
+    """The labelled tasks by name, a single one without; empty for a general corpus."""
 
 
 def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -> StageResult:
@@ -71,7 +73,9 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     """
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
-    data = load_data(config.data, tokenizer, ports.cache)
+    selection = config.training.selection
+    copyist = Copyist(folder, ports.progress, ports.stop_requested, config.training.precision)
+    data = load_data(config.data, tokenizer, ports.cache, selection, copyist)
     teachers = load_teachers(config, data.labels, data.problem)
     started = start_student(config, parent, data.train, data.labels, data.problem, tokenizer)
     student = started.model
@@ -85,6 +89,9 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
             config.training,
             ports,
             description=config.name,
+            selector=Selector(selection, tuple(data.parts.values()), teachers)
+            if selection is not None
+            else None,
         )
     metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
@@ -142,7 +149,9 @@ def make_objective(
         masking = Masking.of(
             tokenizer, ratio=config.objective.mask_ratio, seed=config.training.seed
         )
-    mixed = isinstance(config.data, TaskMixture)
+    groups = None
+    if isinstance(config.data, TaskMixture):
+        groups = tuple((part.outputs.start, part.outputs.stop) for part in data.parts.values())
     return ObjectiveTerms(
         config.objective,
         student=started.model,
@@ -151,13 +160,27 @@ def make_objective(
         shares=shares_of(config),
         projections=started.projections,
         problem=data.problem or Classification(),
-        class_groups=class_groups(data.labels) if mixed else None,
+        class_groups=groups,
         masking=masking,
     )
 
 
-def load_data(data: Data, tokenizer: PreTrainedTokenizerFast, cache: Path) -> StageData:
-    """The stage's text as tokens."""
+def load_data(
+    data: Data,
+    tokenizer: PreTrainedTokenizerFast,
+    cache: Path,
+    selection: Selection | None = None,
+    copyist: Copyist | None = None,
+) -> StageData:
+    """The stage's text as tokens.
+
+    Args:
+        data: what is read.
+        tokenizer: cuts it.
+        cache: folder of tokenised data.
+        selection: whether training rows are held out from training.
+        copyist: makes the copies of augmented rows; None leaves them out.
+    """
     match data:
         case GeneralCorpus():
             train, held_out = tokenize_corpus(
@@ -165,23 +188,59 @@ def load_data(data: Data, tokenizer: PreTrainedTokenizerFast, cache: Path) -> St
             )
             return StageData(train, held_out, ())
         case TaskDataset():
-            rows = load_task(data.task, cache)
-            train, validation = tokenize_task(
-                rows, tokenizer, max_length=data.task.max_length, cache=cache
-            )
-            return StageData(train, validation, rows.labels, rows, rows.problem)
+            part = _task_part(data.task, tokenizer, cache, selection)
+            rows, learnt = part.rows, part.learnt()
+            if data.augmentation is not None and copyist is not None:
+                copied = augmented_task(
+                    rows, part.rows_learnt(), data.augmentation, copyist, cache
+                )
+                max_length = data.task.max_length
+                learnt = tokenize_split(
+                    copied, "train", tokenizer, max_length=max_length, cache=cache
+                )
+            return StageData(learnt, part.validation, rows.labels, rows.problem, parts={"": part})
         case TaskMixture():
-            parts = {
-                name: load_data(TaskDataset(task=task), tokenizer, cache)
-                for name, task in data.tasks.items()
-            }
-            sizes = [len(part.labels) for part in parts.values()]
-            return StageData(
-                Tokens.joined([part.train for part in parts.values()], sizes),
-                Tokens.joined([part.held_out for part in parts.values()], sizes),
-                tuple(f"{name}/{label}" for name, part in parts.items() for label in part.labels),
-                problem=Classification(),
-            )
+            return _mixture(data, tokenizer, cache, selection)
+
+
+def _mixture(
+    data: TaskMixture,
+    tokenizer: PreTrainedTokenizerFast,
+    cache: Path,
+    selection: Selection | None,
+) -> StageData:
+    """Several tasks' rows one after the other; their heads' outputs side by side."""
+    parts: dict[str, TaskPart] = {}
+    labels: tuple[str, ...] = ()
+    for name, task in data.tasks.items():
+        part = _task_part(task, tokenizer, cache, selection, first=len(labels))
+        parts[name] = part
+        labels += tuple(f"{name}/{label}" for label in part.rows.labels)
+    sizes = [len(part.rows.labels) for part in parts.values()]
+    return StageData(
+        Tokens.joined([part.learnt() for part in parts.values()], sizes),
+        Tokens.joined([part.validation for part in parts.values()], sizes),
+        labels,
+        # One layer of outputs, whatever each of them stands for.
+        problem=Classification(),
+        parts=parts,
+    )
+
+
+def _task_part(
+    task: AnyTask,
+    tokenizer: PreTrainedTokenizerFast,
+    cache: Path,
+    selection: Selection | None,
+    *,
+    first: int | None = None,
+) -> TaskPart:
+    """One labelled task, whose outputs begin with output `first` of the head; None where all are its own."""
+    rows = load_task(task, cache)
+    train, validation = tokenize_task(rows, tokenizer, max_length=task.max_length, cache=cache)
+    outputs = slice(None) if first is None else slice(first, first + len(rows.labels))
+    held_out = None if selection is None else held_out_rows(rows, task, selection)
+    return TaskPart(task, rows, train, validation, outputs, held_out)
 
 
 def has_head(objective: Objective) -> bool:
@@ -207,32 +266,32 @@ def evaluate(
     metrics = {f"eval/{name}": value for name, value in losses.items()}
     if not has_head(config.objective):
         return metrics
-    if data.rows is not None and isinstance(config.data, TaskDataset):
-        scorer = scorer_of(
-            data.rows, "validation", data.held_out, np.arange(len(data.rows.validation))
-        )
-        if isinstance(scorer, VectorScorer):
-            scorer.teacher = answers_of(teachers[0], scorer) if teachers else None
-        main = config.data.task.main_metric
-        scores = scorer.scores(main, answers_of(student, scorer))
-        return metrics | {f"eval/{name}": each.value for name, each in scores.items()}
-    assert data.held_out.labels is not None
-    logits = read_rows(student, data.held_out, drawn_rows(len(data.held_out))).logits
-    assert logits is not None
-    groups = answers_by_group(np.stack(logits), data.held_out.labels, data.labels)
-    assert isinstance(config.data, TaskMixture)
-    shares = {
-        name: float((right == given).mean())
-        for name, (right, given) in zip(config.data.tasks, groups, strict=True)
+    scores = {name: _task_scores(part, student, teachers[:1]) for name, part in data.parts.items()}
+    if isinstance(config.data, TaskMixture):
+        return metrics | _mixture_scores(scores, data)
+    (only,) = scores.values()
+    return metrics | {f"eval/{name}": value for name, value in only.items()}
+
+
+def _task_scores(part: TaskPart, student: Model, teachers: list[Model]) -> dict[str, float]:
+    """The scores of one task's validation rows."""
+    scorer = part.scorer()
+    if isinstance(scorer, VectorScorer):
+        scorer.teacher = answers_of(teachers[0], scorer) if teachers else None
+    scores = scorer.scores(part.task.main_metric, answers_of(student, scorer, part.outputs))
+    return {name: each.value for name, each in scores.items()}
+
+
+def _mixture_scores(scores: dict[str, dict[str, float]], data: StageData) -> dict[str, float]:
+    """Every score of every task, the mean of their main ones, and that of the accuracies of those that have one."""
+    found = {
+        f"eval/{metric}/{name}": value
+        for name, own in scores.items()
+        for metric, value in own.items()
     }
-    metrics |= {f"eval/accuracy/{name}": value for name, value in shares.items()}
-    return metrics | {"eval/accuracy": sum(shares.values()) / len(shares)}
-
-
-def answers_by_group(
-    logits: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Right classes and answers of each task's rows, where every answer is one of the row's own task."""
-    for start, end in class_groups(names):
-        own = (labels >= start) & (labels < end)
-        yield labels[own], logits[own, start:end].argmax(-1) + start
+    mains = [scores[name][part.task.main_metric] for name, part in data.parts.items()]
+    found[f"eval/{MEAN_SCORE}"] = sum(mains) / len(mains)
+    accuracies = [own["accuracy"] for own in scores.values() if "accuracy" in own]
+    if accuracies:
+        found["eval/accuracy"] = sum(accuracies) / len(accuracies)
+    return found

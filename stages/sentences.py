@@ -20,7 +20,7 @@ TERMINALS = (
 )
 # Stops that also stand inside sentences: in numbers, abbreviations and addresses.
 STOPS = ".\u2024\ufe52\uff0e"
-CLOSING = "\"')\\]}\u00bb\u2018-\u201f\u203a\u2046\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff09\uff3d\uff5d\uff63"
+CLOSING = "\"')\\]}\u00bb\u2019\u201d\u203a\u2046\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff09\uff3d\uff5d\uff63"
 
 _END = re.compile(
     rf"[{STOPS}]*[{TERMINALS}][{TERMINALS}{STOPS}]*[{CLOSING}]*\s*"

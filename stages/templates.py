@@ -67,14 +67,12 @@ def template_of(encoder: Encoder, *, is_pair: bool) -> Template:
         DataError: the tokenizer makes nothing of any text.
     """
     for probe in _PROBES:
-        text = encoder.backend.encode(probe, add_special_tokens=False)
-        if text.ids:
+        whole = encoder.backend.encode(probe, probe if is_pair else None)
+        owners = np.array([-1 if owner is None else owner for owner in whole.sequence_ids])
+        if (owners >= 0).any():
             break
     else:
         raise no_token_left()
-    second_text = encoder.backend.encode(probe, add_special_tokens=False) if is_pair else None
-    whole = encoder.backend.post_process(text, second_text)
-    owners = np.array([-1 if owner is None else owner for owner in whole.sequence_ids])
     ids, types = np.array(whole.ids, np.int32), np.array(whole.type_ids, np.uint8)
     first, last = np.flatnonzero(owners == 0)[0], np.flatnonzero(owners == 0)[-1]
     second = np.flatnonzero(owners == 1)

@@ -24,6 +24,7 @@ from stages.objectives import ObjectiveTerms
 from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
 from stages.runtime import Runtime, is_out_of_memory, seed_step
+from stages.selection import Selector
 from stages.shortened import shorten
 from stages.teacher_cache import TeacherCache, filled_caches, pays
 from stages.terms import Needs, Outputs, Pool, Target, run_model
@@ -44,6 +45,7 @@ class Trainer:
         objective: ObjectiveTerms,
         training: Training,
         ports: Ports,
+        selector: Selector | None = None,
     ) -> None:
         self.runtime = Runtime(training.precision)
         self.student = self.runtime.trained(student)
@@ -51,6 +53,7 @@ class Trainer:
         self.objective = objective
         self.runtime.trained(objective)
         self.tokens, self.training, self.ports = tokens, training, ports
+        self.selector = selector
         self.batches = Batches(
             tokens.lengths,
             training.batch,
@@ -326,7 +329,7 @@ class Trainer:
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
         tensors |= {"meter.sums": self.meter.sums, "meter.counts": self.meter.counts}
-        numbers = {
+        numbers: dict[str, float] = {
             "tokens": self.num_tokens,
             "seconds": self.seconds,
             "meter_tokens": self.meter.tokens,
@@ -335,11 +338,11 @@ class Trainer:
         if self.batches.microbatch_tokens < self.ports.microbatch_tokens:
             # Passes that were halved once stay so: another cut of a step's rows rounds its gradient otherwise.
             numbers["microbatch_tokens"] = self.batches.microbatch_tokens
-        return TrainingState(
-            self.step,
-            {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()},
-            numbers,
-        )
+        copied = {key: value.detach().to("cpu", copy=True) for key, value in tensors.items()}
+        if self.selector is not None:
+            copied |= {f"best.{name}": tensor for name, tensor in self.selector.best.items()}
+            numbers |= self.selector.numbers()
+        return TrainingState(self.step, copied, numbers)
 
     def restore(self, state: TrainingState) -> None:
         """Go back to `state`.
@@ -372,6 +375,8 @@ class Trainer:
             }
             if own:
                 self.optimizer.state[parameter] = own
+        if self.selector is not None:
+            self.selector.restore(part("best."), state.numbers)
         self.meter.sums.copy_(state.tensors["meter.sums"])
         self.meter.counts.copy_(state.tensors["meter.counts"])
         self.meter.tokens = int(state.numbers["meter_tokens"])

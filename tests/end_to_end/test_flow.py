@@ -244,7 +244,12 @@ def test_a_general_stage_is_shared_by_another_task(toy_run: ToyRun, tmp_path: Pa
     other = write_rows(tmp_path / "train.jsonl", rows)
     report = distill_flow(
         recipe=str(toy_run.recipe),
-        overrides=[f"task.train={other}", f"task.validation={other}", "baselines=[]"],
+        overrides=[
+            f"task.train={other}",
+            f"task.validation={other}",
+            "baselines=[]",
+            "limits.in_train=1",  # the very same rows
+        ],
         options=RunOptions(store=str(toy_run.store), until_stage="general_enhanced"),
     )
     assert [row.status for row in report.rows] == ["ran", "reused", "ran"]

@@ -1,4 +1,4 @@
-"""Several teachers, a teacher of several tasks, and students that start from one that is there."""
+"""Several teachers, and students that start from one that is there."""
 
 from __future__ import annotations
 
@@ -18,12 +18,9 @@ from schemas.refs import FolderModel
 from schemas.stage import StageConfig
 from schemas.student import ExtractStart, ModelStart, StudentConfig, StudentShape
 from schemas.teacher import Committee, FinetunedTeacher
-from stages.capture import Recording
 from stages.encoders import load_encoder
 from stages.identity import stage_digest
-from stages.models import class_groups
-from stages.run import answers_by_group, load_data, run_stage
-from stages.terms import Outputs
+from stages.run import run_stage
 from tests.builders import tiny_tokenizer
 from tests.fakes import ListSink, fake_ports
 from tests.toys import make_trainer, toy_recipe, toy_teacher
@@ -150,74 +147,6 @@ def test_shares_and_weighting_are_part_of_a_stages_identity(recipe: Recipe, tmp_
         )
     }
     assert len(digests) == 4
-
-
-def multi_task(recipe: Recipe) -> StageConfig:
-    assert recipe.task is not None
-    task = recipe.task.model_dump(mode="json")
-    other = recipe.model_copy(
-        update={
-            "teacher": recipe.teacher.model_validate(
-                recipe.teacher.model_dump(mode="json")
-                | {
-                    "multi_task": {
-                        "tasks": {"one": task, "two": task | {"max_train_rows": 50}},
-                        "training": recipe.stages[0].training.model_dump(mode="json"),
-                    }
-                }
-            )
-        }
-    )
-    return other.teacher_configs()[-1]
-
-
-def test_a_teacher_of_two_tasks_has_a_class_for_each_and_a_score_for_each(
-    recipe: Recipe, tmp_path: Path
-) -> None:
-    config = multi_task(recipe)
-    ports = fake_ports(tmp_path)
-    result = run_stage(config, None, ports)
-    assert {"eval/accuracy/one", "eval/accuracy/two", "eval/accuracy"} <= set(result.metrics)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        Path(result.checkpoint.path) / "model"
-    )
-    assert list(model.config.id2label.values()) == ["one/bad", "one/good", "two/bad", "two/good"]
-
-
-def test_rows_of_two_tasks_stand_side_by_side(recipe: Recipe, tmp_path: Path) -> None:
-    config = multi_task(recipe)
-    data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache")
-    assert len(data.train) == 160 + 50
-    assert data.train.labels is not None
-    assert set(data.train.labels[:160].tolist()) == {0, 1}
-    assert set(data.train.labels[160:].tolist()) == {2, 3}
-    first, again = data.train.batch(np.array([3])), data.train.batch(np.array([163]))
-    assert first.num_tokens == int(data.train.lengths[3])
-    assert again.num_tokens == int(data.train.lengths[163])
-    assert int(again.input_ids[0, 0]) == int(first.input_ids[0, 0])
-
-
-def test_a_class_of_another_task_is_no_answer(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = make_trainer(multi_task(recipe), fake_ports(tmp_path))
-    batch = trainer.microbatches()[0]
-    logits = torch.randn(len(batch.input_ids), 4, dtype=torch.float64)
-    assert batch.labels is not None
-    expected = 0.0
-    for row, label in zip(logits.numpy(), batch.labels.tolist(), strict=True):
-        own = row[:2] if label < 2 else row[2:]
-        expected += float(np.log(np.exp(own).sum()) - own[label % 2])
-    (term,) = trainer.objective.terms
-    loss = term.compute(Outputs({}, Recording(()), logits), None, batch)
-    assert float(loss.total) == pytest.approx(expected, rel=1e-9)
-
-
-def test_groups_and_answers_follow_the_names_of_the_classes() -> None:
-    names = ("a/x", "a/y", "b/x", "b/y", "b/z")
-    assert class_groups(names) == ((0, 2), (2, 5))
-    logits = np.array([[0.0, 1.0, 9.0, 0.0, 0.0], [9.0, 0.0, 1.0, 3.0, 2.0]])
-    (first, told), (second, said) = answers_by_group(logits, np.array([1, 4]), names)
-    assert (first.tolist(), told.tolist()) == ([1], [1])
-    assert (second.tolist(), said.tolist()) == ([4], [3])
 
 
 def test_a_student_predicts_masked_words_through_a_whole_stage(

@@ -116,15 +116,23 @@ def test_a_glove_file_serves_words_of_several_pieces_and_the_model_the_others(
     teacher = word_teacher(tmp_path / "words")
     glove = write(tmp_path / "glove.txt", GLOVE)
     text = "sky film unheard"  # film is one token, the others are several
-    config = Augmentation(embeddings=str(glove), candidates=2)
+    config = Augmentation(embeddings=str(glove), candidates=2, passes=None)
     (places,) = CandidateFinder(config, teacher, precision="fp32").find([text])
-    own = CandidateFinder(Augmentation(candidates=2), teacher, precision="fp32").find([text])[0]
+    settings = Augmentation(candidates=2, passes=None)
+    own = CandidateFinder(settings, teacher, precision="fp32").find([text])[0]
     assert [text[place.start : place.end] for place in places] == ["sky", "film"]
     assert places[0].candidates == ["the", "scene"]
     assert places[1] == own[1]
     never = config.model_copy(update={"masked_language": "never"})
     (places,) = CandidateFinder(never, teacher).find([text])
     assert [list(place.candidates) for place in places] == [["the", "scene"], ["movie", "scene"]]
+
+
+def test_a_word_with_an_unknown_piece_has_no_neighbours_of_the_models(tmp_path: Path) -> None:
+    teacher = word_teacher(tmp_path / "words")
+    never = Augmentation(masked_language="never", candidates=2)
+    (places,) = CandidateFinder(never, teacher).find(["film 猫 слово filmz"])
+    assert [(place.start, place.end) for place in places] == [(0, 4), (13, 18)]
 
 
 def test_scores_are_made_some_words_at_a_time(

@@ -23,22 +23,19 @@ TEXTS = [row["text_a"] for row in toy_rows(30, seed=5)]
 
 
 def finder(folder: Path, **changes: object) -> CandidateFinder:
-    config = Augmentation.model_validate({"candidates": 5, **changes})
+    config = Augmentation.model_validate({"candidates": 5, "passes": None, **changes})
     return CandidateFinder(config, folder, precision="fp32")
 
 
 def test_no_two_neighbours_are_masked_at_once() -> None:
     texts = np.array([0] * 5 + [2] + [3] * 2)
-    for at_once, turns in ((1, 5), (2, 3), (3, 2), (9, 2)):
-        passes = _passes(texts, at_once)
+    for most, turns in ((2, 2), (3, 3), (9, 5), (None, 5)):
+        passes = _passes(texts, most)
         assert passes.texts.tolist() == [0] * turns + [2] + [3] * 2
         assert sorted(np.concatenate(passes.words)) == list(range(8))
         for text, words in zip(passes.texts, passes.words, strict=True):
             assert (texts[words] == text).all()
-            assert len(words) <= at_once
-            assert (np.diff(words) > 1).all()
-    once = _passes(texts, 0)
-    assert [words.tolist() for words in once.words] == [[0, 1, 2, 3, 4], [5], [6, 7]]
+            assert (np.diff(words) == turns).all()
 
 
 def test_a_batch_predicts_what_its_sequences_do_alone(
@@ -53,7 +50,7 @@ def test_a_batch_predicts_what_its_sequences_do_alone(
 
 
 @torch.no_grad()
-def test_words_masked_together_or_not_at_all_are_asked_for_as_described(tmp_path: Path) -> None:
+def test_words_masked_together_are_those_of_one_turn(tmp_path: Path) -> None:
     folder, text = word_teacher(tmp_path), "plot film actor green music"
     plain = PlainAugmentor(folder, ENGLISH, 5)
     ids = plain.tokenizer(text)["input_ids"]
@@ -63,19 +60,16 @@ def test_words_masked_together_or_not_at_all_are_asked_for_as_described(tmp_path
         changed[0, list(masked)] = plain.tokenizer.mask_token_id
         logits = plain.model(changed).logits[0]
         words = text.split()
-        return {
-            place: plain._best(logits[place], words[place - 1]) for place in masked or range(1, 6)
-        }
+        return {place: plain._best(logits[place], words[place - 1]) for place in masked}
 
-    def found(at_once: int) -> dict[int, list[str]]:
-        (places,) = finder(folder, masked_at_once=at_once).find([text])
+    def found(passes: int | None) -> dict[int, list[str]]:
+        (places,) = finder(folder, passes=passes).find([text])
         return {number: list(place.candidates) for number, place in enumerate(places, start=1)}
 
-    assert found(1) == {place: predicted(place)[place] for place in range(1, 6)}
-    assert found(2) == predicted(1, 4) | predicted(2, 5) | predicted(3)
-    assert found(3) == found(8) == predicted(1, 3, 5) | predicted(2, 4)
-    assert found(0) == predicted()
-    assert found(0) != found(1) != found(2)
+    assert found(None) == found(5) == {place: predicted(place)[place] for place in range(1, 6)}
+    assert found(2) == predicted(1, 3, 5) | predicted(2, 4)
+    assert found(3) == predicted(1, 4) | predicted(2, 5) | predicted(3)
+    assert found(None) != found(2)
 
 
 @pytest.mark.parametrize(

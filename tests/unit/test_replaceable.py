@@ -218,6 +218,19 @@ def test_chinese_is_augmented_character_by_character(tmp_path: Path) -> None:
     assert all(word.isascii() for word in places[4].candidates)
 
 
+def test_a_word_without_a_space_before_it_gets_entries_without_one(tmp_path: Path) -> None:
+    folder = word_teacher(tmp_path / "words", byte_pairs())
+    finder = CandidateFinder(Augmentation(candidates=4), folder, precision="fp32")
+    sequences = find_words(["film film (film"], finder.tokenizer, max_length=20, kept=())
+    assert finder.predictor is not None
+    found = finder.predictor.likeliest(sequences, sequences.words, 4)
+    kinds = finder.lexicon.kinds
+    assert [len(ids) for ids in found] == [4, 4, 4]
+    for ids, kind in zip(found, (GLUED, SPACED, GLUED), strict=True):
+        assert kinds[kind][ids].all()
+    assert not kinds[SPACED][found[0]].all()
+
+
 def test_stop_words_are_english_or_given_or_in_a_file(tmp_path: Path) -> None:
     def given(value: object) -> frozenset[str]:
         return stop_words(Augmentation.model_validate({"stop_words": value}))

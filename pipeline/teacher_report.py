@@ -1,0 +1,180 @@
+"""Is a fine-tuned teacher good enough to distil from? Said before a student spends time on it, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from pipeline.report import percent
+from schemas.errors import TeacherError
+from schemas.metrics import MetricName
+from schemas.problems import QuestionAnswering, Regression
+from schemas.results import Judgement, LabelOrder, Row, Score, TeacherReport
+from schemas.teacher import FinetunedTeacher
+from stages.encoders import load_config, locate
+from stages.heads import label_order, output_names
+from stages.judge import Yardstick, chance
+from stages.scoring import ClassScorer
+
+Verdict = Literal["good", "weak", "useless"]
+
+
+def teacher_reports(
+    rows: Sequence[Row],
+    first: FinetunedTeacher | None,
+    yardstick: Yardstick,
+    bag_of_words: Judgement | None,
+    *,
+    minimum_gain: float,
+) -> tuple[TeacherReport, ...]:
+    """A report on each fine-tuned teacher of a run that has a score to be compared with guessing.
+
+    Args:
+        rows: of the run so far.
+        first: the first teacher; None where none is fine-tuned.
+        yardstick: what they were measured with.
+        bag_of_words: what such a model gets; None where the recipe has no such baseline.
+        minimum_gain: by how much a teacher's score must exceed that of guessing.
+    """
+    guess = chance(yardstick)
+    if guess is None or first is None:
+        return ()
+    found = []
+    for row in rows:
+        if row.kind != "teacher" or not row.chosen:
+            continue
+        metric: MetricName = yardstick.metric if row.judgement.accuracy is None else "accuracy"
+        score = row.judgement.scores.get(metric)
+        if score is None:  # a head for several tasks, or none
+            continue
+        words = None if bag_of_words is None else bag_of_words.scores.get(metric)
+        measured = _Measured(
+            score,
+            guess,
+            guess + minimum_gain,
+            None if words is None else words.value,
+            _label_order(first if row.status == "given" else None, yardstick),
+            yardstick if row.name == "teacher" else None,
+        )
+        found.append(measured.report(row.name, metric))
+    return tuple(found)
+
+
+def _label_order(given: FinetunedTeacher | None, yardstick: Yardstick) -> LabelOrder | None:
+    """How a given teacher's outputs stand to the task's labels; one that was made here has them in their order."""
+    assert yardstick.scorer is not None
+    if isinstance(yardstick.problem, Regression | QuestionAnswering):
+        return None
+    if given is None:
+        return "same"
+    names = output_names(load_config(locate(given.model)))
+    return label_order(names, yardstick.scorer.task.labels)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of a teacher, and what it means."""
+
+    score: Score
+    guess: float
+    needed: float
+    """Least score that a teacher must have."""
+    words: float | None
+    order: LabelOrder | None
+    yardstick: Yardstick | None
+    """Knows the teacher's answers; None for other teachers than the first."""
+
+    def report(self, name: str, metric: MetricName) -> TeacherReport:
+        """All of it, with verdict and reason."""
+        verdict = self.verdict
+        return TeacherReport(
+            name=name,
+            metric=metric,
+            score=self.score,
+            guess=self.guess,
+            margin=self.score.value - self.guess,
+            bag_of_words=self.words,
+            label_order=self.order,
+            verdict=verdict,
+            reason=self.reason(verdict),
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """Is it good enough?"""
+        if self.score.value < self.needed:
+            return "useless"
+        by_words = self.words is not None and self.score.value <= self.words
+        return "weak" if by_words or self.score.low < self.needed else "good"
+
+    def reason(self, verdict: Verdict) -> str:
+        """Why."""
+        if verdict == "good":
+            return (
+                f"it is {percent(self.score.value - self.guess)} points above always giving the best constant answer, "
+                "and no draw of the rows speaks against it"
+            )
+        if verdict == "useless":
+            return (
+                f"the fine-tuned teacher scores {percent(self.score.value)} % where always giving the best constant "
+                f"answer scores {percent(self.guess)} %; a student can learn nothing of the task from it: "
+                + self._remedy()
+            )
+        if self.words is not None and self.score.value <= self.words:
+            return (
+                f"a bag of words scores {percent(self.words)} %, no less, so that there is little to learn from it: "
+                "train it longer, or take another teacher"
+            )
+        return (
+            f"by so few validation rows its score may lie below the {percent(self.needed)} % that a teacher needs: "
+            "give more of them, or train it longer"
+        )
+
+    def _remedy(self) -> str:
+        """What to do about a teacher that knows nothing, by what its answers look like."""
+        general = (
+            "train it longer (teacher.task_model.training), check the labels, or lower "
+            "teacher.minimum_gain"
+        )
+        answers = None if self.yardstick is None else self.yardstick.teacher_answers
+        if self.yardstick is None or answers is None:
+            return general
+        if all(np.array_equal(each, answers[0]) for each in answers):
+            return (
+                "it gives every row the same answer, as a fine-tuning does that has collapsed: lower its learning "
+                f"rate, try other seeds (teacher.task_model.seeds), or {general}"
+            )
+        scorer = self.yardstick.scorer
+        if self.order == "unnamed" and isinstance(scorer, ClassScorer):
+            score, names = _best_order(scorer, answers)
+            if score >= self.needed:
+                return (
+                    f"its outputs have no names, and read as {', '.join(names)} they would score {percent(score)} %: "
+                    "set task.labels to that order if it is the teacher's"
+                )
+        return general
+
+
+def _best_order(scorer: ClassScorer, answers: NDArray[np.int64]) -> tuple[float, list[str]]:
+    """The accuracy if the outputs stood for the classes that suit them best, and the names of these."""
+    names = scorer.task.labels
+    counts = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts, (answers, scorer.labels), 1)
+    outputs, classes = linear_sum_assignment(counts, maximize=True)
+    return float(counts[outputs, classes].sum() / len(answers)), [names[each] for each in classes]
+
+
+def check_first(reports: Sequence[TeacherReport]) -> None:
+    """Refuse to learn from a first teacher that is hardly better than guessing.
+
+    Raises:
+        TeacherError: with what to do.
+    """
+    for report in reports:
+        if report.name == "teacher" and report.verdict == "useless":
+            raise TeacherError(report.reason)

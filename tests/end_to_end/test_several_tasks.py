@@ -1,0 +1,303 @@
+"""Several tasks in one run: what they share is done once, and one that fails stops no other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+
+from pipeline import runner
+from pipeline.checkpoints import CheckpointStore, open_store
+from pipeline.fan_out import TasksFailed
+from pipeline.flow import RunOptions, distill_flow
+from schemas.comparison import TasksReport
+from schemas.errors import ConfigError, Interrupted
+from schemas.results import RunReport
+from tests.end_to_end.conftest import Distill
+from tests.toys import toy_recipe_dict, toy_rows, write_rows
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+
+@dataclass(frozen=True)
+class World:
+    """A recipe of two stages, three tasks of which one has wrong labels in it, and a store."""
+
+    recipe: Path
+    tasks: list[str]
+    store: CheckpointStore
+
+    def run(self, *overrides: str, tasks: list[str] | None = None) -> TasksReport:
+        """The flow on several tasks."""
+        report = distill_flow(
+            recipe=str(self.recipe),
+            tasks=self.tasks if tasks is None else tasks,
+            overrides=list(overrides),
+            options=RunOptions(store=str(self.store.root)),
+        )
+        assert isinstance(report, TasksReport)
+        return report
+
+
+def write_task(folder: Path, classes: tuple[str, str], *, wrong: float = 0.0) -> str:
+    draw = random.Random(0)
+    for split, number, seed in (("train", 160, 1), ("validation", 60, 2)):
+        rows = [
+            row | {"label": classes[(row["label"] == "good") ^ (draw.random() < wrong)]}
+            for row in toy_rows(number, seed=seed)
+        ]
+        write_rows(folder / f"{split}.jsonl", rows)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("several tasks")
+    content = toy_recipe_dict(folder / "in")
+    content["stages"] = [content["stages"][0], content["stages"][-1]]
+    content["teacher"]["task_model"]["training"]["duration"] = "100 steps"
+    content["teacher"]["minimum_gain"] = 0.45
+    recipe = folder / "toy.yaml"
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    tasks = [
+        write_task(folder / "films", ("bad", "good")),
+        write_task(folder / "noise", ("no", "yes"), wrong=0.15),
+        write_task(folder / "plays", ("dull", "great")),
+    ]
+    return World(recipe, tasks, open_store(folder / "store"))
+
+
+@dataclass(frozen=True)
+class FirstRun:
+    """What the run said that could not finish one of its tasks, and what it left."""
+
+    error: str
+    report: TasksReport
+
+
+@pytest.fixture(scope="module")
+def first(world: World) -> FirstRun:
+    with pytest.raises(TasksFailed) as failed:
+        world.run()
+    report = world.store.read_report()
+    assert isinstance(report, TasksReport)
+    return FirstRun(str(failed.value), report)
+
+
+def test_a_task_that_fails_is_named_and_the_others_are_finished(
+    world: World, first: FirstRun
+) -> None:
+    assert first.error.startswith("task noise: the fine-tuned teacher scores ")
+    assert first.error.count("\n") == 0
+    report = first.report
+    assert list(report.tasks) == ["films", "plays"]
+    assert first.error == f"task noise: {report.failed['noise']}"
+    for name, each in report.tasks.items():
+        assert each.run == f"{report.run}-{name}"
+        assert world.store.read_report(each.run) == each
+        assert [row.name for row in each.rows] == ["teacher", "general", "task_specific"]
+        assert [row.status for row in each.rows] == ["ran", "reused", "ran"]
+        assert each.retained is not None
+    assert [(row.name, row.status) for row in report.shared] == [("general", "ran")]
+    # The shared stage is judged for each task, so that the tasks' tables have no holes.
+    probes = [each.rows[1].judgement.probe_accuracy for each in report.tasks.values()]
+    assert None not in probes
+    assert report.shared[0].judgement.probe_accuracy is None
+
+
+def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(
+    world: World, first: FirstRun
+) -> None:
+    client = MlflowClient(tracking_uri=f"sqlite:///{world.store.root}/mlflow.db")
+    under: dict[str | None, dict[str, str]] = {}
+    runs = client.search_runs([first.report.mlflow_experiment_id], max_results=100)
+    for run in runs:
+        parent = run.data.tags.get("mlflow.parentRunId")
+        under.setdefault(parent, {})[run.info.run_name] = run.info.run_id
+    tasks = under[first.report.mlflow_run_id]
+    assert set(tasks) == {"general", "films", "noise", "plays"}
+    assert client.get_run(first.report.mlflow_run_id).info.status == "FAILED"
+    for name in ("films", "plays"):
+        stages = ("teacher", "general", "task_specific")
+        assert set(under[tasks[name]]) == {f"{name}/{stage}" for stage in stages}
+        student = client.get_run(under[tasks[name]][f"{name}/task_specific"])
+        assert student.data.tags["distill.task"] == name
+        assert {"train/loss", "eval/accuracy", "eval/probe_accuracy"} <= set(student.data.metrics)
+        assert first.report.tasks[name].mlflow_run_id == tasks[name]
+    assert client.get_run(tasks["noise"]).info.status == "FAILED"
+    written = {item.path for item in client.list_artifacts(first.report.mlflow_run_id)}
+    assert {"report.md", "report.json"} <= written
+
+
+def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(
+    first: FirstRun,
+) -> None:
+    async def found() -> tuple[set[str], list[str]]:
+        async with get_client() as client:
+            tables = [str(a.data) for a in await client.read_artifacts() if a.key == "toy-tasks"]
+            return {run.name for run in await client.read_task_runs()}, tables
+
+    names, tables = asyncio.run(found())
+    assert {"films", "noise", "films/teacher", "plays/task_specific"} <= names
+    assert any("plays" in table and "failed" in table for table in tables)
+
+
+def test_plan_shows_what_is_shared_once_and_what_is_left_of_each_task(
+    world: World, first: FirstRun, distill: Distill
+) -> None:
+    several = ("--set", f"tasks={json.dumps(world.tasks)}", "--store", world.store.root)
+    code, out, err = distill("plan", world.recipe, *several, "--json")
+    assert code == 0, err
+    stages = {(each["task"], each["name"]): each for each in json.loads(out)["stages"]}
+    there = {place for place, each in stages.items() if each["status"] == "reuse"}
+    assert set(stages) - there == {("noise", "task_specific")}
+    assert [task for task, name in stages if name == "general"] == [None]
+    for name, report in first.report.tasks.items():
+        student = report.rows[-1].checkpoint
+        assert student is not None
+        assert stages[name, "task_specific"]["digest"] == student.digest
+    code, out, _ = distill("plan", world.recipe, *several)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if "there" in line][:3] == [
+        "general",
+        "films/teacher",
+        "films/task_specific",
+    ]
+
+
+def test_a_run_of_one_task_reuses_what_the_run_of_several_made(
+    world: World, first: FirstRun, distill: Distill
+) -> None:
+    arguments = ("--set", f"task={world.tasks[2]}", "--store", world.store.root, "--json")
+    code, out, err = distill("run", world.recipe, *arguments)
+    assert code == 0, err
+    one, several = RunReport.model_validate_json(out), first.report.tasks["plays"]
+    assert [row.status for row in one.rows] == ["reused"] * 3
+    assert [row.checkpoint for row in one.rows] == [row.checkpoint for row in several.rows]
+    assert [row.judgement for row in one.rows] == [row.judgement for row in several.rows]
+
+
+def test_compare_prints_the_tasks_and_each_of_them(
+    world: World, first: FirstRun, distill: Distill
+) -> None:
+    code, out, _ = distill("compare", first.report.run, "--store", world.store.root)
+    assert code == 0
+    for words in ("toy on 3 tasks", "noise  failed", f"distill compare {first.report.run}-films"):
+        assert words in out
+    code, out, _ = distill("compare", f"{first.report.run}-films", "--store", world.store.root)
+    assert code == 0
+    assert "toy on films" in out
+    code, out, _ = distill("compare", first.report.run, "--store", world.store.root, "--json")
+    assert TasksReport.model_validate_json(out) == first.report
+
+
+@pytest.fixture
+def stopped_in_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Sends this process SIGTERM when the next `task_specific` begins to train."""
+    train = runner.run_stage
+
+    def stop_first(config, parent, ports):  # type: ignore[no-untyped-def]
+        if config.name == "task_specific":
+            monkeypatch.setattr(runner, "run_stage", train)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(config, parent, ports)
+
+    monkeypatch.setattr(runner, "run_stage", stop_first)
+    return
+
+
+def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
+    world: World,
+    first: FirstRun,
+    stopped_in_the_last_stage: None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    mended, tasks = "teacher.minimum_gain=0", world.tasks[1:]
+    with pytest.raises(Interrupted, match=r"noise: stopped at step 1 of 4 .* plays: not begun"):
+        world.run(mended, tasks=tasks)
+    begun = [line for line in capfd.readouterr().err.splitlines() if line.startswith("plays")]
+    assert begun == []
+    report = world.run(mended, tasks=tasks)
+    assert "noise: task_specific: going on from step 1 of 4" in capfd.readouterr().err
+    assert {name: [row.status for row in each.rows] for name, each in report.tasks.items()} == {
+        "noise": ["reused", "reused", "ran"],
+        "plays": ["reused"] * 3,
+    }
+    student = [each.rows[-1].judgement.task_metric or 0.0 for each in report.tasks.values()]
+    assert report.averages["mean"]["student"] == pytest.approx(sum(student) / 2)
+
+
+@pytest.mark.slow
+def test_more_tasks_at_once_train_in_processes_of_their_own(
+    world: World, first: FirstRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_here(*_arguments: object) -> None:
+        raise AssertionError("trained in this process")
+
+    monkeypatch.setattr(runner, "run_stage", not_here)
+    changes = ("execution.tasks_at_once=2", "stages.task_specific.training.seed=1")
+    report = world.run(*changes, tasks=world.tasks[2:])
+    (plays,) = report.tasks.values()
+    assert [row.status for row in plays.rows] == ["reused", "reused", "ran"]
+    assert plays.rows[:2] != first.report.tasks["plays"].rows[:2]  # runs of their own in MLflow
+    client = MlflowClient(tracking_uri=f"sqlite:///{world.store.root}/mlflow.db")
+    student = client.get_run(str(plays.rows[2].mlflow_run_id))
+    assert student.info.run_name == "plays/task_specific"
+    assert student.data.tags["mlflow.parentRunId"] == plays.mlflow_run_id
+    above = client.get_run(str(plays.mlflow_run_id)).data.tags["mlflow.parentRunId"]
+    assert above == report.mlflow_run_id
+
+
+def test_mistakes_of_every_task_come_at_once_and_those_of_all_come_once(
+    world: World, distill: Distill, tmp_path: Path
+) -> None:
+    bad = Path(write_task(tmp_path / "worse", ("a", "b")))
+    write_rows(bad / "train.jsonl", [{"text_a": "good film"}])
+    several = ("--set", f"tasks={json.dumps([world.tasks[0], str(bad), f'{tmp_path}/gone'])}")
+    arguments = ("run", world.recipe, "--store", tmp_path / "store", *several)
+    message = distill.refused(*arguments)
+    assert message.count("error:") == 2
+    assert "error: task worse: " in message
+    assert "error: task gone: task.train: there is no file" in message
+    message = distill.refused(*arguments, "--set", "student.shape.num_attention_heads=4")
+    assert message.count("error:") == message.count("the student has 4 heads and the teacher 2")
+    assert "task films" not in message
+    assert not list((tmp_path / "store" / "checkpoints").iterdir())
+
+
+def test_a_later_stage_is_refused_with_the_task_whose_earlier_ones_are_not_there(
+    world: World, first: FirstRun, distill: Distill, tmp_path: Path
+) -> None:
+    several = ("--set", f"tasks={json.dumps(world.tasks)}", "--from", "task_specific")
+    message = distill.refused("run", world.recipe, "--store", tmp_path / "store", *several)
+    assert "stage general of this recipe, which comes before it, is not in the store" in message
+    student = first.report.tasks["films"].rows[-1].checkpoint
+    assert student is not None
+    arguments = ("--store", tmp_path / "store", "--resume-from", student.path)
+    message = distill.refused("run", world.recipe, *several[:2], *arguments)
+    assert "a task_specific checkpoint knows one task already, so 3 cannot go on from it" in message
+
+
+def test_one_task_and_several_at_a_time_are_refused_by_the_flow(world: World) -> None:
+    with pytest.raises(ConfigError, match="a run has one task or several"):
+        distill_flow(recipe=str(world.recipe), task="docstrings", tasks=world.tasks)
+
+
+def test_a_recipe_with_several_tasks_is_nobodys_teacher(world: World, distill: Distill) -> None:
+    listed = yaml.safe_load(world.recipe.read_text(encoding="utf-8"))
+    del listed["task"]
+    other = world.recipe.with_name("other.yaml")
+    other.write_text(yaml.safe_dump(listed | {"name": "other", "tasks": world.tasks}), "utf-8")
+    of = f"teacher.model={{kind: student_of, recipe: '{other}'}}"
+    message = distill.refused("plan", world.recipe, "--set", of)
+    assert "recipe other has several tasks (films, noise, plays) and so no one student" in message

@@ -1,0 +1,341 @@
+"""The best weights of a stage: which are kept, when training ends, what an interruption changes (nothing)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from scipy.stats import pearsonr
+
+from pipeline.states import FolderStates
+from schemas.errors import DataError, Interrupted
+from schemas.recipe import MadeTeachers, Recipe
+from schemas.results import StageResult
+from schemas.stage import StageConfig
+from schemas.training import Selection, Training
+from stages.batches import Batches
+from stages.identity import stage_digest, stage_identity
+from stages.ports import Ports
+from stages.run import load_data, run_stage
+from stages.selection import Selector
+from tests.builders import tiny_tokenizer
+from tests.fakes import ListSink, SilentProgress, fake_ports
+from tests.kinds import ROWS, kind_recipe_dict, kind_task
+from tests.toys import make_trainer, toy_recipe_dict, toy_rows, write_rows
+
+STEPS, EVERY, BEST = 12, 2, 4
+
+
+def with_selection(config: StageConfig, training: dict[str, Any], **selection: Any) -> StageConfig:
+    changed = config.training.model_dump(mode="json") | training | {"selection": selection}
+    return config.model_copy(update={"training": Training.model_validate(changed)})
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
+    """A fine-tuning that learns fast, unlearns faster, and ends before it has caught up."""
+    recipe = kind_recipe_dict(tmp_path_factory.mktemp("in"), "regression")
+    return with_selection(
+        Recipe.model_validate(recipe).teacher_configs()[0],
+        {"duration": f"{STEPS} steps", "dropout": None, "optimizer": {"learning_rate": 0.01}},
+        every=f"{EVERY} steps",
+        patience=None,
+        metric="pearson",
+    )
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A stage that nobody interrupted."""
+
+    result: StageResult
+    sink: ListSink
+    progress: SilentProgress
+
+
+@pytest.fixture(scope="module")
+def whole(config: StageConfig, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    sink, progress = ListSink(), SilentProgress()
+    ports = fake_ports(tmp_path_factory.mktemp("whole"), sink=sink, progress=progress)
+    return Whole(run_stage(config, None, ports), sink, progress)
+
+
+def weights_of(result: StageResult) -> dict[str, torch.Tensor]:
+    return load_file(Path(result.checkpoint.path) / "model" / "model.safetensors")
+
+
+def test_the_weights_kept_are_those_of_the_best_measured_step(
+    config: StageConfig, whole: Whole, tmp_path: Path
+) -> None:
+    plain = config.model_copy(
+        update={"training": config.training.model_copy(update={"selection": None})}
+    )
+    ports = fake_ports(tmp_path)
+    trainer = make_trainer(plain, ports)
+    rows = load_data(plain.data, tiny_tokenizer(), ports.cache).held_out
+    batch = rows.batch(np.arange(len(rows)))
+    scores, kept = {}, {}
+    for step in range(1, STEPS + 1):
+        trainer.train_step()
+        if step % EVERY == 0:
+            with torch.no_grad():
+                logits = trainer.student.eval()(**batch.model_inputs()).logits
+            trainer.student.train()
+            scores[step] = float(pearsonr(batch.labels, logits[:, 0]).statistic)
+            kept[step] = {k: v.clone() for k, v in trainer.student.state_dict().items()}
+    assert max(scores, key=lambda step: scores[step]) == BEST, scores
+    assert scores[BEST] > scores[STEPS] + 0.05, "the toy should end worse than it was"
+
+    assert whole.sink.values("select/pearson") == pytest.approx(scores, abs=1e-5)
+    for name, tensor in weights_of(whole.result).items():
+        assert torch.equal(tensor, kept[BEST][name]), name
+    metrics = whole.result.metrics
+    assert metrics["select/best_step"] == BEST
+    assert metrics["select/best_pearson"] == pytest.approx(metrics["eval/pearson"], abs=1e-6)
+    assert metrics["select/pearson"] == pytest.approx(scores[STEPS], abs=1e-5)
+    assert whole.result.steps == STEPS, "what was spent"
+    assert f"the weights of step {BEST} are kept" in whole.progress.notes[-1]
+
+
+@pytest.mark.parametrize("stop_at", [1, BEST, STEPS - 1])
+def test_an_interrupted_stage_keeps_the_same_weights(
+    config: StageConfig, whole: Whole, tmp_path: Path, stop_at: int
+) -> None:
+    states = FolderStates(tmp_path / "states")
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == stop_at
+
+    first = fake_ports(tmp_path, states=states, stop_requested=stop)
+    with pytest.raises(Interrupted, match=f"step {stop_at} of {STEPS}"):
+        run_stage(config, None, first)
+    sink = ListSink()
+    again = run_stage(config, None, fake_ports(tmp_path, states=states, sink=sink))
+    for name, tensor in weights_of(whole.result).items():
+        assert torch.equal(tensor, weights_of(again)[name]), name
+    told = whole.sink.values("select/pearson")
+    assert sink.values("select/pearson") == {at: told[at] for at in told if at > stop_at}
+    chosen = {name for name in again.metrics if name.startswith(("select/", "eval/"))}
+    assert {name: again.metrics[name] for name in chosen} == {
+        name: whole.result.metrics[name] for name in chosen
+    }
+
+
+def frozen(config: StageConfig, **selection: Any) -> StageConfig:
+    """A fine-tuning whose weights do not move, so that nothing is gained after the first measurement."""
+    return with_selection(config, {"optimizer": {"learning_rate": 1e-30}}, **selection)
+
+
+@pytest.mark.parametrize(("patience", "ends_at"), [(1, 4), (2, 6), (3, 8), (None, 12), (9, 12)])
+def test_training_ends_after_so_many_measurements_without_gain(
+    config: StageConfig, tmp_path: Path, patience: int | None, ends_at: int
+) -> None:
+    ports = fake_ports(tmp_path, log_every=5)
+    stopped = frozen(config, every="2 steps", patience=patience)
+    result = run_stage(stopped, None, ports)
+    assert (result.steps, result.metrics["select/best_step"]) == (ends_at, 2)
+    assert isinstance(ports.sink, ListSink)
+    measured = ports.sink.values("select/pearson_spearman")
+    assert list(measured) == list(range(2, ends_at + 1, 2))
+    assert ends_at in ports.sink.values("train/loss"), "the last interval is logged"
+    train = load_data(config.data, tiny_tokenizer(), ports.cache).train
+    batches = Batches(train.lengths, config.training.batch, 8192, seed=config.training.seed)
+    assert result.tokens == sum(batches.tokens_in_step(step) for step in range(ends_at))
+
+
+def test_an_interruption_does_not_lengthen_patience(config: StageConfig, tmp_path: Path) -> None:
+    stopped = frozen(config, every="2 steps", patience=2)
+    states = FolderStates(tmp_path / "states")
+    seen = iter([False] * 4 + [True])  # after the first measurement without gain
+    with pytest.raises(Interrupted, match="step 5 of 12"):
+        run_stage(stopped, None, fake_ports(
+            tmp_path / "one", states=states, stop_requested=lambda: next(seen)))  # fmt: skip
+    result = run_stage(stopped, None, fake_ports(tmp_path / "two", states=states))
+    assert (result.steps, result.metrics["select/best_step"]) == (6, 2)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_every_kind_ends_with_the_score_it_was_chosen_by(kind: str, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", kind))
+    stage = "teacher"
+    (wanted, *_) = recipe.teacher_configs() or (None,)
+    if wanted is None:  # vectors are learnt from a teacher's
+        stage = "task_specific"
+        wanted = recipe.stage_config(recipe.stages[-1], recipe.fine_tuned_teachers([]))
+    assert wanted.name == stage
+    chosen = with_selection(wanted, {"duration": "6 steps"}, every="2 steps", patience=None)
+    result = run_stage(chosen, None, fake_ports(tmp_path / "run"))
+    assert recipe.task is not None
+    main = recipe.task.main_metric
+    assert result.metrics[f"select/best_{main}"] == pytest.approx(
+        result.metrics[f"eval/{main}"], abs=1e-6
+    )
+    assert result.metrics["select/best_step"] in (2, 4, 6)
+
+
+@pytest.mark.parametrize("kind", ["pair", "question_answering"])
+def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", kind))
+    config = with_selection(
+        recipe.teacher_configs()[0], {"duration": "2 steps"}, rows="held_out", held_out_share=0.4
+    )
+    selection = config.training.selection
+    assert selection is not None
+    data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", selection)
+    whole = load_data(config.data, tiny_tokenizer(), tmp_path / "cache")
+    (part,) = data.parts.values()
+    assert part.held_out is not None
+    assert len(part.held_out) == 64  # 0.4 of 160
+    row_of = np.arange(len(whole.train)) if whole.train.examples is None else whole.train.examples
+    sequences = [tuple(whole.train.batch(np.array([at])).input_ids[0].tolist())
+                 for at in range(len(whole.train))]  # fmt: skip
+    held = {sequences[at] for at in np.flatnonzero(np.isin(row_of, part.held_out))}
+    learnt = [tuple(data.train.batch(np.array([at])).input_ids[0].tolist())
+              for at in range(len(data.train))]  # fmt: skip
+    assert learnt == [
+        each for at, each in enumerate(sequences) if row_of[at] not in part.held_out
+    ], "the others, in their order"
+    assert not held & set(learnt)
+    ((_, scorer),) = Selector(selection, [part], []).parts
+    assert scorer.split == "train"
+    assert {sequences[at] for at in scorer.sequences} == held
+    assert make_trainer_rows(config, fake_ports(tmp_path)) == len(learnt)
+    result = run_stage(config, None, fake_ports(tmp_path / "run"))
+    assert recipe.task is not None
+    assert f"select/best_{recipe.task.main_metric}" in result.metrics
+
+
+def make_trainer_rows(config: StageConfig, ports: Ports) -> int:
+    """How many sequences the stage's own data has."""
+    return len(
+        load_data(config.data, tiny_tokenizer(), ports.cache, config.training.selection).train
+    )
+
+
+def test_a_copy_of_a_held_out_text_is_not_learnt_either(tmp_path: Path) -> None:
+    rows = toy_rows(100, seed=1)
+    content = toy_recipe_dict(tmp_path / "in")
+    write_rows(tmp_path / "in" / "task" / "train.jsonl", rows + rows)
+    config = Recipe.model_validate(content).teacher_configs()[0]
+    selection = Selection(rows="held_out")
+    data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", selection)
+    (part,) = data.parts.values()
+    assert part.held_out is not None
+    assert len(part.held_out) == 50, "a tenth would be too few"
+    texts = [row["text_a"] for row in rows + rows]
+    held = {texts[row] for row in part.held_out}
+    assert len(data.train) == sum(text not in held for text in texts)
+    again = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", selection).parts[""]
+    assert (again.held_out == part.held_out).all()
+
+
+def test_too_few_rows_to_hold_out_are_refused(tmp_path: Path) -> None:
+    content = toy_recipe_dict(tmp_path / "in")
+    content["task"]["max_train_rows"] = 90
+    config = Recipe.model_validate(content).teacher_configs()[0]
+    with pytest.raises(DataError, match=r"takes 50 training rows away .* has only 90; set it to"):
+        load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out"))
+
+
+def test_several_tasks_are_chosen_by_the_mean_of_their_scores(tmp_path: Path) -> None:
+    content = toy_recipe_dict(tmp_path / "in")
+    tasks = {"one": content["task"], "likeness": kind_task(tmp_path / "in", "regression")}
+    training = content["stages"][0]["training"] | {"duration": "4 steps"}
+    content["teacher"]["multi_task"] = {"tasks": tasks, "training": training}
+    config = Recipe.model_validate(content).teacher_configs()[-1]
+    chosen = with_selection(config, {}, every="2 steps", rows="validation")
+    result = run_stage(chosen, None, fake_ports(tmp_path))
+    assert result.metrics["select/best_mean_score"] == pytest.approx(
+        result.metrics["eval/mean_score"], abs=1e-6
+    )
+    held = load_data(
+        config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out", max_rows=50)
+    )
+    assert len(held.train) <= 2 * (160 - 50)
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        ("4 steps", [4, 8, 12, 16, 20, 22]),
+        ("0.5 epochs", [5, 10, 15, 20, 22]),
+        ("0.1 epochs", list(range(1, 23))),
+        ("0.01 epochs", list(range(1, 23))),
+        ("320 tokens", [4, 8, 12, 16, 20, 22]),
+        ("9 epochs", [22]),
+    ],
+)
+def test_when_it_is_measured(every: str, expected: list[int]) -> None:
+    lengths = np.full(80, 10, np.int32)
+    training = Training.model_validate({"duration": "22 steps", "batch": "8 sequences"})
+    batches = Batches(lengths, training.batch, 8192, seed=0)
+    selector = object.__new__(Selector)
+    selector.selection = Selection.model_validate({"every": every})
+    selector._round = selector._due = 0
+    assert [step for step in range(1, 23) if selector.is_due(step, batches, 22)] == expected
+    selector._round = selector._due = 0  # a process that goes on from step 13
+    late = [step for step in range(14, 23) if selector.is_due(step, batches, 22)]
+    assert late == [step for step in expected if step >= 14]
+
+
+def test_a_stage_without_selection_is_the_stage_it_was(config: StageConfig) -> None:
+    plain = config.training.model_copy(update={"selection": None})
+    stage = config.model_copy(update={"training": plain})
+    assert "selection" not in stage_identity(stage, None)["training"]
+    assert stage_digest(stage, None) != stage_digest(config, None)
+    assert stage_identity(config, None)["training"]["selection"]["every"]["amount"] == EVERY
+
+
+@pytest.mark.parametrize(
+    ("place", "selection", "message"),
+    [
+        (("stages", 0), {}, "stage general gives no answers to a task that could be scored"),
+        (("stages", 2), {}, "stage task_adaptive gives no answers"),
+        (("stages", 3), {"metric": "pearson"}, "pearson does not score classification tasks"),
+        (("teacher", "task_model"), {"metric": "squad_f1"}, "for classification tasks there are"),
+        (("teacher", "multi_task"), {"metric": "accuracy"}, "mean of each one's main score"),
+        (("stages", 3), {"every": "often"}, "expected an amount and a unit"),
+        (("stages", 3), {"patience": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_what_cannot_be_chosen_by_is_refused(
+    tmp_path: Path, place: tuple[Any, ...], selection: dict[str, Any], message: str
+) -> None:
+    content = toy_recipe_dict(tmp_path)
+    training = content["stages"][0]["training"]
+    content["teacher"]["multi_task"] = {"tasks": {"a": content["task"], "b": content["task"]},
+                                        "training": dict(training)}  # fmt: skip
+    content["stages"] = [{**stage, "training": dict(training)} for stage in content["stages"]]
+    at: Any = content
+    for part in place:
+        at = at[part]
+    at["training"]["selection"] = selection
+    with pytest.raises(ValidationError, match=message) as refused:
+        Recipe.model_validate(content)
+    assert refused.value.errors()[0]["loc"][: len(place)] == place
+
+
+def test_a_student_is_chosen_too(tmp_path: Path) -> None:
+    content = toy_recipe_dict(tmp_path / "in", steps=4)
+    content["teacher"]["task_model"]["training"]["duration"] = "4 steps"
+    recipe = Recipe.model_validate(content)
+    made = run_stage(recipe.teacher_configs()[0], None, fake_ports(tmp_path / "teacher"))
+    teachers = recipe.fine_tuned_teachers(
+        [(recipe.teacher_configs()[0], f"{made.checkpoint.path}/model", made.checkpoint.digest)]
+    )
+    assert isinstance(teachers, MadeTeachers)
+    config = with_selection(
+        recipe.stage_config(recipe.stages[3], teachers), {}, every="1 steps", patience=None
+    )
+    ports = fake_ports(tmp_path / "student")
+    result = run_stage(config, None, ports)
+    assert result.metrics["select/best_accuracy"] == result.metrics["eval/accuracy"]
+    assert (Path(result.checkpoint.path) / "projections.safetensors").is_file()

@@ -1,0 +1,163 @@
+"""Rows that were there before, exactly or almost, and rows that hold a validation text: against sets of Python."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.duplicates import NEAR, Sketches, repeated
+from stages.leaks import HeldOut
+from stages.letters import letters_of, piece_hashes, text_hashes, word_hashes
+
+WORDS = (
+    "the old river ran on between two grey hills and nobody of the village ever crossed it".split()
+)
+
+
+def plain(text: str) -> str:
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def hashes_of(texts: list[str]) -> list[int]:
+    return text_hashes(texts, letters_of(texts)).tolist()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.text("aAbB 1.,-ßé\u4f60\u597d", max_size=6), min_size=1, max_size=20))
+def test_two_texts_have_one_hash_where_their_letters_are_the_same(texts: list[str]) -> None:
+    found = hashes_of(texts)
+    for one, first in zip(texts, found, strict=True):
+        for other, second in zip(texts, found, strict=True):
+            same = (
+                plain(one) == plain(other)
+                if plain(one) or plain(other)
+                else one.strip() == other.strip()
+            )
+            assert (first == second) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Straße, 5!", "STRASSE 5"), ("ﬁne", "f-i-n-e"), ("Ａｂ１", "ab1"), ("cafe\u0301", "CAFÉ"), ("你好。", "你 好")],
+)  # fmt: skip
+def test_case_form_spaces_and_punctuation_make_no_difference(one: str, other: str) -> None:
+    assert len(set(hashes_of([one, other]))) == 1
+
+
+def test_a_hash_does_not_depend_on_the_texts_beside_it() -> None:
+    texts = ["one", "", "two words", "…", "one two"]
+    assert hashes_of(texts) == [hashes_of([text])[0] for text in texts]
+
+
+def test_the_first_of_equal_rows_stays() -> None:
+    hashes = np.array([5, 7, 5, 5, 7, 9], np.uint64)
+    usable = np.array([False, True, True, True, True, True])
+    assert repeated(hashes, usable).tolist() == [False, False, False, True, True, False]
+
+
+def similarity(one: str, other: str) -> float:
+    pieces = [
+        {text[i : i + 5] for i in range(len(text) - 4)} for text in (plain(one), plain(other))
+    ]
+    return len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
+
+
+def changed(text: str, number: int, draw: random.Random) -> str:
+    words = text.split()
+    for _ in range(number):
+        words[draw.randrange(len(words))] = "".join(draw.choices("qxzwvk", k=5))
+    return " ".join(words)
+
+
+def almost(texts: list[str], folder: Path) -> list[bool]:
+    folder.mkdir()
+    sketches = Sketches(folder)
+    sketches.add(letters_of(texts[:7]), 0, np.ones(len(texts[:7]), bool))
+    sketches.add(letters_of(texts[7:]), 7, np.ones(len(texts[7:]), bool))
+    return sketches.almost_repeated(np.ones(len(texts), bool)).tolist()
+
+
+def test_almost_equal_texts_are_found_and_others_are_not(tmp_path: Path) -> None:
+    draw = random.Random(5)
+    # Each of 300 texts of their own with one that has some words replaced.
+    texts = ["".join(draw.choices("abcdefghijklmnop ", k=400)) for _ in range(300)]
+    copies = [changed(text, draw.randint(0, 8), draw) for text in texts]
+    found = almost([*texts, *copies], tmp_path / "sketches")
+    assert not any(found[:300])
+    likeness = np.array([similarity(*pair) for pair in zip(texts, copies, strict=True)])
+    near = np.array(found[300:])
+    assert ((likeness > NEAR + 0.1).sum(), (likeness < NEAR - 0.1).sum()) > (50, 20)
+    assert near[likeness > NEAR + 0.1].all()
+    assert not near[likeness < NEAR - 0.1].any()
+
+
+def test_short_texts_are_never_almost_equal(tmp_path: Path) -> None:
+    texts = ["a short text of forty letters or less"] * 9
+    assert not any(almost(texts, tmp_path / "sketches"))
+
+
+def test_pieces_are_all_stretches_of_five_letters() -> None:
+    texts = ["Abc, defg", "abcd", "", "xabcdey"]
+    hashes, rows = piece_hashes(letters_of(texts), 5)
+    pieces = [plain(text)[i : i + 5] for text in texts for i in range(len(plain(text)) - 4)]
+    assert rows.tolist() == [0, 0, 0, 3, 3, 3]
+    by_hash = dict(zip(hashes.tolist(), pieces, strict=True))
+    assert len(by_hash) == len(set(pieces)) == 5  # abcde stands twice
+
+
+# Leaks
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[一-龥]|[a-z0-9]+", text.casefold())
+
+
+def holds(text: str, held: str) -> bool:
+    words, wanted = words_of(text), words_of(held)
+    size = min(len(wanted), 13)
+    if size < 8:
+        return False
+    runs = {tuple(wanted[i : i + size]) for i in range(len(wanted) - size + 1)}
+    return any(tuple(words[i : i + size]) in runs for i in range(len(words) - size + 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    held=st.lists(st.lists(st.sampled_from(WORDS[:3]), max_size=16), max_size=4),
+    texts=st.lists(st.lists(st.sampled_from([*WORDS[:3], "你好"]), max_size=30), min_size=1, max_size=6),
+)  # fmt: skip
+def test_a_row_leaks_where_it_holds_thirteen_words_or_all_of_eight(
+    held: list[list[str]], texts: list[list[str]]
+) -> None:
+    validation = [" ".join(words) for words in held]
+    rows = [", ".join(words).upper() for words in texts]
+    found = HeldOut([("task", validation)])
+    assert found.too_short == sum(len(words) < 8 for words in held)
+    expected = [0 if any(holds(row, text) for text in validation) else -1 for row in rows]
+    assert found.found_in(letters_of(rows)).tolist() == expected
+
+
+def test_leaks_are_found_in_chinese_and_named_by_task() -> None:
+    held = HeldOut([("a", ["这家酒店的房间很大"]), ("b", [" ".join(WORDS)])])
+    rows = [
+        "我觉得，这家酒店的房间很大！",
+        "这家酒店的房间很小",
+        "X " + " ".join(WORDS[2:]).upper(),
+        "",
+    ]
+    assert [held.tasks[task] if task >= 0 else None for task in held.found_in(letters_of(rows))] == [
+        "a", None, "b", None,
+    ]  # fmt: skip
+
+
+def test_words_are_told_apart_by_their_letters_in_order() -> None:
+    letters = letters_of(["no on, No", "ON"])
+    hashes, rows = word_hashes(letters)
+    assert rows.tolist() == [0, 0, 0, 1]
+    assert hashes[0] == hashes[2] != hashes[1] == hashes[3]
