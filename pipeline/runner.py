@@ -175,7 +175,9 @@ class Runner:
     def _log_data(self, config: StageConfig, child: TrackedRun) -> None:
         data = config.data
         name = describe_data(data)
-        child.log_dataset(name, data_digest(data, config.pretrained), None, data.model_dump_json(), "training")
+        child.log_dataset(
+            name, data_digest(data, config.pretrained), None, data.model_dump_json(), "training"
+        )
 
     def _conclude(
         self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun

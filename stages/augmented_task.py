@@ -60,7 +60,9 @@ def augmented_task(
         own, config, copyist.teacher_folder, digest=digest, cache=cache, progress=copyist.progress,
         stop_requested=copyist.stop_requested, precision=copyist.precision,
     )  # fmt: skip
-    train = made.select_columns([name for name in made.column_names if name in ("text", "text_pair")])
+    train = made.select_columns(
+        [name for name in made.column_names if name in ("text", "text_pair")]
+    )
     if "label" in own.column_names:
         labels = _labels(own, np.asarray(made["row"]), np.asarray(made["variant"]))
         train = _with_labels(train, labels)

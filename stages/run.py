@@ -191,9 +191,7 @@ def load_data(
             part = _task_part(data.task, tokenizer, cache, selection)
             rows, learnt = part.rows, part.learnt()
             if data.augmentation is not None and copyist is not None:
-                copied = augmented_task(
-                    rows, part.rows_learnt(), data.augmentation, copyist, cache
-                )
+                copied = augmented_task(rows, part.rows_learnt(), data.augmentation, copyist, cache)
                 max_length = data.task.max_length
                 learnt = tokenize_split(
                     copied, "train", tokenizer, max_length=max_length, cache=cache

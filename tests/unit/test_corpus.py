@@ -179,15 +179,24 @@ def test_what_was_there_before_is_left_out_and_counted(
         exact,
         near,
     )
-    if duplicates == "keep":
-        # A row that is the same as a held-out one is not trained on all the same.
-        assert source.train + source.held_out == len(found) <= left
-    else:
-        assert len(found) == left == source.train + source.held_out
-        assert {ROWS[0], ROWS[3], ROWS[5]} <= set(found)
-        assert (ROWS[2] in found) == (duplicates == "exact")
+    assert source.train + source.held_out == len(found) == left
+    assert {ROWS[0], ROWS[3], ROWS[5]} <= set(found)
+    assert (ROWS[2] in found) == (duplicates != "near")
     train = load_corpus(corpus, tmp_path / "cache").train["text"][:]
     assert source.characters == sum(map(len, train))
+
+
+def test_a_row_that_is_kept_twice_is_not_both_held_out_and_trained_on(tmp_path: Path) -> None:
+    texts = [f"{word} {number % 3}." for number in range(12) for word in ("Row", "row", "ROW")]
+    path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
+    for seed in range(4):
+        rows = load_corpus(made(files(path), duplicates="keep", seed=seed), tmp_path / "cache")
+        train, held = (
+            {text.lower() for text in part["text"]} for part in (rows.train, rows.held_out)
+        )
+        assert len(held) == 1
+        assert not train & held
+        assert len(rows.train) == 24
 
 
 def test_an_earlier_source_keeps_what_a_later_one_repeats(tmp_path: Path) -> None:
@@ -285,6 +294,17 @@ def test_blank_lines_end_the_documents_of_a_text_file(tmp_path: Path) -> None:
     held = rows.held_out["text"][:]
     assert len(train) + len(held) == 7
     assert all(starts == (text in begins) for text, starts in train.items())
+
+
+def test_a_document_goes_on_however_the_file_is_read(tmp_path: Path) -> None:
+    # Read a thousand rows at a time; only the passage that is held out interrupts the one document.
+    (tmp_path / "a.txt").write_text("".join(f"line {number}\n" for number in range(2500)))
+    rows = [{"text": f"row {number}", "doc": 7} for number in range(2500)]
+    path = write_rows(tmp_path / "b.jsonl", rows)
+    for source in (files(tmp_path / "a.txt"), files(path, document="doc")):
+        train = load_corpus(made(source, cut="sequences"), tmp_path / "cache").train
+        assert len(train) == 2500 - 32
+        assert sum(train["begins"]) == 2
 
 
 def test_the_rows_are_read_and_written_once(tmp_path: Path) -> None:
