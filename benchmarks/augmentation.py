@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from benchmarks.throughput import described
@@ -82,16 +83,16 @@ class OneWordAtATime:
 
     def predicted(self, ids: list[int], word: Word) -> list[str]:
         """The likeliest entries where the word is masked."""
-        return [self.names[one] for one in self.ranked(ids, word)[: self.config.candidates]]
+        best = self.ranked(ids, word)[: self.config.candidates].tolist()
+        return [self.names[one] for one in best]
 
-    def ranked(self, ids: list[int], word: Word) -> list[int]:
-        """All entries, the likeliest first."""
+    def ranked(self, ids: list[int], word: Word) -> Tensor:
+        """(ids,) all entries, the likeliest first."""
         masked = [*ids[: word.first], self.tokenizer.mask_token_id, *ids[word.first + 1 :]]
         both = (masked + ids[1:])[: self.most_tokens]
         types = ([0] * len(masked) + [1] * (len(ids) - 1))[: self.most_tokens]
         scores = self.model(torch.tensor([both]), token_type_ids=torch.tensor([types])).logits
-        ranked: list[int] = scores[0, word.first].argsort(descending=True).tolist()
-        return ranked
+        return scores[0, word.first].argsort(descending=True)
 
     def nearest(self, ids: list[int], word: Word) -> list[str]:
         """The entries with the nearest embeddings."""
@@ -189,7 +190,7 @@ def agreement(
             if word.is_one_token:
                 with torch.no_grad():
                     ranked = plain.ranked(words.tokens.ids.tolist(), word)
-                found["as published"].append(set(whole_words(ranked, word, plain)))
+                found["as published"].append(set(whole_words(ranked.tolist(), word, plain)))
     for way, name in WAYS.items():
         settings = config.model_copy(update={"passes": way})
         finder = CandidateFinder(settings, folder)

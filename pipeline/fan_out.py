@@ -9,43 +9,28 @@ which two trainings in threads would take from each other.
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, cast
 
 import httpx
 import torch
 from prefect import task, unmapped
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.futures import PrefectConcurrentFuture
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
+from prefect.futures import PrefectFuture
+from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
 from pipeline.checkpoints import CheckpointStore, open_store
 from pipeline.comparison import as_markdown, as_records, averages_of, summary
 from pipeline.files import disk_errors
-from pipeline.logs import log_to_stderr, quiet_prefect
-from pipeline.parts import (
-    Hands,
-    Work,
-    distil,
-    open_tracking,
-    run_stages,
-    show_in_prefect,
-    stop_signals,
-)
+from pipeline.own_process import in_own_process
+from pipeline.parts import Hands, Work, distil, open_tracking, run_stages, show_in_prefect
 from pipeline.progress import LineProgress
 from pipeline.runner import Runner
-from pipeline.settings import Settings, read_settings
+from pipeline.settings import read_settings
 from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_server import PARENT_TAG
 from schemas.comparison import TasksReport
@@ -55,8 +40,6 @@ from schemas.results import RunReport
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 0.5
-Future = PrefectConcurrentFuture[RunReport]
 Outcome = RunReport | BaseException
 
 
@@ -101,13 +84,6 @@ def distil_tasks(
     outcomes = fan_out(
         works, shared.parent_run.key, shared.store, hands, recipe.execution.tasks_at_once
     )
-    lost = {name: works[name] for name, o in outcomes.items() if isinstance(o, BrokenProcessPool)}
-    if lost and not hands.stop_requested():
-        hands.progress.note(
-            "a process was ended from outside, as happens where memory runs out; one at a time from here on: "
-            f"{', '.join(lost)}"
-        )
-        outcomes |= fan_out(lost, shared.parent_run.key, shared.store, hands, 1)
     _raise_what_ends_the_run(outcomes)
     return _conclude(recipe, name, outcomes, shared, time.monotonic() - began)
 
@@ -124,24 +100,26 @@ def fan_out(
         hands: of this process.
         at_once: how many are trained at the same time.
     """
-    runner: TaskRunner[Future] = (
-        ThreadPoolTaskRunner(max_workers=1)
-        if at_once == 1
-        else ProcessPoolTaskRunner(max_workers=at_once, initializer=_begin_process)
-    )
-    with _server_for_all(), runner:
-        given = {"name": list(works), "work": list(works.values())}
-        same = {"run": run, "store": str(store.root), "at_once": at_once}
-        same["hands"] = hands if at_once == 1 else None
-        mapped = {**given, **{key: unmapped(value) for key, value in same.items()}}
-        futures = cast(list[Future], list(runner.map(cast(Any, distil_task), mapped)))
-        _wait(futures, hands.stop_requested)
+    each = {"name": list(works), "work": list(works.values())}
+    same = {"run": run, "store": str(store.root), "at_once": at_once, "hands": hands}
+    mapped = {**each, **{key: unmapped(value) for key, value in same.items()}}
+    threads: ThreadPoolTaskRunner[RunReport] = ThreadPoolTaskRunner(max_workers=at_once)
+    with threads:
+        futures = threads.map(cast(Any, distil_task), mapped)
         return {name: _outcome(future) for name, future in zip(works, futures, strict=True)}
+
+
+def _outcome(future: PrefectFuture[Any]) -> Outcome:
+    try:
+        outcome: Outcome = future.result(raise_on_failure=False)
+    except Exception as error:  # of Prefect itself
+        return error
+    return outcome
 
 
 @task(name="task", task_run_name="{name}", cache_policy=NO_CACHE, tags=["task"])
 def distil_task(
-    name: str, work: Work, run: str, store: str, at_once: int, hands: Hands | None
+    name: str, work: Work, run: str, store: str, at_once: int, hands: Hands
 ) -> RunReport:
     """One of several tasks, from its teacher to its report.
 
@@ -150,21 +128,38 @@ def distil_task(
         work: what is to be done.
         run: key of the MLflow run that its own stands under.
         store: folder of checkpoints and reports.
-        at_once: how many tasks share this machine.
-        hands: those of the process, where the task has none of its own.
+        at_once: how many tasks share this machine; more than one are trained in a process each.
+        hands: of this process.
     """
+    if hands.stop_requested():
+        raise Interrupted("not begun")
+    if at_once == 1:
+        return _distil_one(name, work, run, store, hands)
+    given = (name, work, run, store, at_once)
+    return in_own_process(_distil_apart, *given, stop_requested=hands.stop_requested)
+
+
+def _distil_one(name: str, work: Work, run: str, store: str, hands: Hands) -> RunReport:
     began = time.monotonic()
     settings = read_settings(store)
     opened = open_store(settings.store)
-    with (
-        disk_errors(opened.root),
-        nullcontext(hands) if hands else _own_hands(settings, opened, at_once) as own,
-    ):
-        if own.stop_requested():
-            raise Interrupted("not begun")
-        with _tracked(own, run, name, work.recipe) as tracked:
-            runner = own.runner(work.recipe, opened, tracked, name)
-            return distil(work, runner, settings, began)
+    with disk_errors(opened.root), _tracked(hands, run, name, work.recipe) as tracked:
+        runner = hands.runner(work.recipe, opened, tracked, name)
+        return distil(work, runner, settings, began)
+
+
+def _distil_apart(
+    stop_requested: Callable[[], bool], name: str, work: Work, run: str, store: str, at_once: int
+) -> RunReport:
+    """The same in a process of its own, which gets its share of the processor."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
+    settings = read_settings(store)
+    tracking = open_tracking(settings, open_store(settings.store))
+    try:
+        hands = Hands(tracking, LineProgress(Console(stderr=True)), stop_requested)
+        return _distil_one(name, work, run, store, hands)
+    finally:
+        tracking.close()
 
 
 @contextmanager
@@ -182,70 +177,6 @@ def _tracked(hands: Hands, parent: str, name: str, recipe: Recipe) -> Iterator[T
         status = "FINISHED"
     finally:
         run.finish(status)
-
-
-@contextmanager
-def _server_for_all() -> Iterator[None]:
-    """Names the server that Prefect has started for this run, or every process would start one for itself."""
-    context = FlowRunContext.get()
-    assert context is not None, "tasks are mapped inside a flow run"
-    with temporary_settings({PREFECT_API_URL: str(context.client.api_url)}):
-        yield
-
-
-def _begin_process() -> None:
-    """A process for tasks: Ctrl-C goes to all of them, but what it means is for the first to say."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    log_to_stderr()
-    quiet_prefect()
-
-
-@contextmanager
-def _own_hands(settings: Settings, store: CheckpointStore, at_once: int) -> Iterator[Hands]:
-    """Hands for a task in a process of its own, which gets its share of the processor."""
-    torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
-    parent = os.getppid()
-    tracking = open_tracking(settings, store)
-    try:
-        with stop_signals() as stop:
-            # Where the first process is gone, nobody waits for the result or could stop this one.
-            yield Hands(
-                tracking,
-                LineProgress(Console(stderr=True)),
-                lambda: stop.is_set() or os.getppid() != parent,
-            )
-    finally:
-        tracking.close()
-
-
-def _wait(futures: list[Future], stop_requested: Callable[[], bool]) -> None:
-    """Wait for all; who asks this process to stop asks those of its tasks."""
-    told = False
-    for future in futures:
-        while not _has_ended(future):
-            if stop_requested() and not told:
-                told = True
-                for process in multiprocessing.active_children():
-                    process.terminate()
-
-
-def _has_ended(future: Future) -> bool:
-    try:
-        future.wrapped_future.exception(timeout=_LOOK_SECONDS)
-    except TimeoutError:
-        return False
-    except CancelledError:
-        return True
-    return True
-
-
-def _outcome(future: Future) -> Outcome:
-    try:
-        outcome: Any = future.result(raise_on_failure=False)
-    except (Exception, CancelledError) as error:
-        return error
-    assert isinstance(outcome, RunReport | BaseException), outcome
-    return outcome
 
 
 def _raise_what_ends_the_run(outcomes: Mapping[str, Outcome]) -> None:

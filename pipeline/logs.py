@@ -31,8 +31,11 @@ class _WithoutTraceback(logging.Filter):
         return True
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(*, instead: bool = False) -> None:
     """Warnings, or what DISTILL_LOG_LEVEL asks for, on stderr.
+
+    Args:
+        instead: in the place of whatever was there before.
 
     Raises:
         ConfigError: it asks for no level; warnings are logged all the same.
@@ -41,7 +44,7 @@ def log_to_stderr() -> None:
     handler.setFormatter(_WithoutSecrets(secrets_of(os.environ)))
     level = os.environ.get("DISTILL_LOG_LEVEL", "").upper() or "WARNING"
     known = logging.getLevelNamesMapping()
-    logging.basicConfig(level=known.get(level, logging.WARNING), handlers=[handler])
+    logging.basicConfig(level=known.get(level, logging.WARNING), handlers=[handler], force=instead)
     if level not in known:
         names = ", ".join(known)
         raise ConfigError(f"DISTILL_LOG_LEVEL={level} is no level; give one of {names}")

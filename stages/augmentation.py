@@ -49,6 +49,10 @@ AUGMENTATION_VERSION = 1
 PART_ROWS, PART_BYTES = 4096, 1 << 20
 _WRITTEN_CHARACTERS = 4 << 20
 _DESCRIPTION = "augmentation"
+_NOTHING_REPLACED = (
+    f"{_DESCRIPTION}: no copy differs from its row: the {{:,}} rows have no word of letters that is no stop-word and "
+    "has candidates; give stop_words of the texts' language, or another teacher"
+)
 _TEXTS = ("text", "text_pair")
 _KEPT = -1
 
@@ -119,9 +123,8 @@ def augmented_rows(
     parts = [(bounds, folder / f"{number:06d}") for number, bounds in enumerate(part_bounds(rows))]
     missing = [(bounds, part) for bounds, part in parts if not is_whole(part)]
     if missing:
-        finder = CandidateFinder(
-            config, teacher_folder, _between(stop_requested), precision=precision
-        )
+        between = _between(stop_requested)
+        finder = CandidateFinder(config, teacher_folder, between, precision=precision)
         for note in finder.notes:
             progress.note(f"{_DESCRIPTION}: {note}")
         done = len(parts) - len(missing)
@@ -133,10 +136,7 @@ def augmented_rows(
         [Dataset.from_file(str(part / "rows.arrow")) for _, part in parts]
     )
     if len(found) == len(rows):
-        progress.note(
-            f"{_DESCRIPTION}: no copy differs from its row: the {len(rows):,} rows have no word of letters that is no "
-            "stop-word and has candidates; give stop_words of the texts' language, or another teacher"
-        )
+        progress.note(_NOTHING_REPLACED.format(len(rows)))
     return found
 
 

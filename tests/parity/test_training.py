@@ -271,7 +271,7 @@ def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path
     first = run_stage(general, None, fake_ports(tmp_path / "one"))
     tokenizer = load_tokenizer(folder := locate(recipe.pretrained), load_config(folder))
     text = load_data(general.data, tokenizer, tmp_path / "one" / "cache").train
-    carried = start_student(general, first.checkpoint, text, (), tokenizer).projections
+    carried = start_student(general, first.checkpoint, text, (), None, tokenizer).projections
     student = load_encoder(Path(first.checkpoint.path) / "model")
     objective = ObjectiveTerms(
         general.objective,
