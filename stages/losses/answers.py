@@ -80,7 +80,7 @@ def span_loss(student_BS2: Tensor, positions_B2: Tensor, mask_BS: Tensor) -> Sum
     valid_B1S = mask_BS.bool()[:, None, :]
     log_probability_B2S = log_softmax_over(at_least_float32(student_BS2).mT, valid_B1S)
     chosen_B2 = log_probability_B2S.gather(-1, positions_B2[..., None]).squeeze(-1)
-    return Summed(-chosen_B2.mean(-1).sum(), torch.tensor(len(student_BS2)))
+    return Summed(-chosen_B2.mean(-1).sum(), valid_B1S.any(-1).sum())
 
 
 def soft_span_loss(
@@ -100,11 +100,12 @@ def soft_span_loss(
         temperature: as in `soft_label_loss`.
         kind: `kl`, or `mse` of the logits, averaged over a row's real tokens.
     """
-    valid_BS, rows = mask_BS.bool(), torch.tensor(len(student_BS2))
+    valid_BS = mask_BS.bool()
+    rows = valid_BS.any(-1).sum()
     student, teacher = at_least_float32(student_BS2), at_least_float32(teacher_BS2)
     if kind == "mse":
         error_BS2 = torch.where(valid_BS[..., None], student - teacher, 0.0).square()
-        return Summed((error_BS2.mean(-1).sum(-1) / valid_BS.sum(-1)).sum(), rows)
+        return Summed((error_BS2.mean(-1).sum(-1) / valid_BS.sum(-1).clamp(min=1)).sum(), rows)
     divergence_B2 = divergence_over(
         student.mT / temperature, teacher.mT / temperature, valid_BS[:, None, :]
     )

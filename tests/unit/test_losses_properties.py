@@ -23,19 +23,26 @@ from stages.losses import (
     hidden_state_loss,
     layer_angle_loss,
     layer_pair_loss,
+    multi_label_loss,
     pool_states,
     relation_loss,
     sample_angle_loss,
     soft_label_loss,
+    soft_multi_label_loss,
+    soft_span_loss,
+    span_loss,
     token_angle_loss,
     token_pair_loss,
+    value_loss,
+    vector_loss,
     word_angle_loss,
     word_pair_loss,
 )
 
-SIZES = {"A": 2, "D": 4, "H": 8, "L": 4, "C": 5}
+SIZES = {"A": 2, "D": 4, "H": 8, "L": 4, "C": 5, "E": 2}
 ROW_WEIGHTS = torch.tensor([0.5, 2.0, 0.0, 1.0], dtype=torch.float64)
 LABELS = torch.tensor([0, 4, 2, 3])
+LABEL_SETS = torch.eye(5, dtype=torch.float64)[:4] + torch.eye(5, dtype=torch.float64)[[1, 2, 3, 4]]
 # Full, short, one token, and nothing but padding.
 LENGTHS = (5, 3, 1, 0)
 
@@ -114,7 +121,41 @@ def weighted_labels(rows: Rows) -> Summed:
     return soft_label_loss(rows.student, rows.teacher, temperature=2.0, row_weights_B=weights)
 
 
+def label_sets(rows: Rows) -> Summed:
+    return multi_label_loss(rows.student, LABEL_SETS[rows.index])
+
+
+def soft_label_sets(kind: str) -> Callable[[Rows], Summed]:
+    return lambda rows: soft_multi_label_loss(
+        rows.student, rows.teacher, temperature=2.0, kind=kind
+    )
+
+
+def spans(rows: Rows) -> Summed:
+    last = (rows.mask.sum(-1) - 1).clamp(min=0)
+    return span_loss(rows.student, torch.stack([last // 2, last], dim=-1), rows.mask)
+
+
+def soft_spans(kind: str) -> Callable[[Rows], Summed]:
+    return lambda rows: soft_span_loss(
+        rows.student, rows.teacher, rows.mask, temperature=2.0, kind=kind
+    )
+
+
+def vectors(kind: str) -> Callable[[Rows], Summed]:
+    return lambda rows: vector_loss(rows.student, rows.teacher, kind=kind)
+
+
 LOSSES = {
+    "value": Loss(value_loss, lambda rows: value_loss(rows.student, rows.teacher), "B", "B"),
+    "label_sets": Loss(multi_label_loss, label_sets, "BC", "BC"),
+    "soft_label_sets_kl": Loss(soft_multi_label_loss, soft_label_sets("kl"), "BC", "BC"),
+    "soft_label_sets_mse": Loss(soft_multi_label_loss, soft_label_sets("mse"), "BC", "BC"),
+    "spans": Loss(span_loss, spans, "BSE", "BSE"),
+    "soft_spans_kl": Loss(soft_span_loss, soft_spans("kl"), "BSE", "BSE"),
+    "soft_spans_mse": Loss(soft_span_loss, soft_spans("mse"), "BSE", "BSE"),
+    "vectors_cosine": Loss(vector_loss, vectors("kl"), "BH", "BH"),
+    "vectors_mse": Loss(vector_loss, vectors("mse"), "BH", "BH"),
     "attention_scores": Loss(attention_score_loss, scores_from_queries, "BASD", "BASS"),
     "attention_score_loss": plain(attention_score_loss, "BASS", "BASS"),
     "probability_kl": plain(attention_probability_loss, "BASS", "BASS", kind="kl"),
@@ -331,7 +372,7 @@ EQUAL_IS_ZERO = sorted(
     name
     for name, loss in LOSSES.items()
     if loss.student == loss.teacher.replace("T", loss.student[-1])
-    and not name.startswith("hard_label") and name != "contrastive"
+    and not name.startswith("hard_label") and name not in ("contrastive", "label_sets", "spans")
 )  # fmt: skip
 
 

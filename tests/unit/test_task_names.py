@@ -13,7 +13,9 @@ from schemas.data import FileTask, HubTask
 from schemas.errors import ConfigError
 from schemas.loading import dump_recipe, load_recipe, recipe_schema
 from schemas.recipe import MadeTeachers, Recipe
+from schemas.refs import FolderModel
 from schemas.results import CheckpointRef
+from schemas.teacher import FinetunedTeacher
 from tests.unit.test_loading import RECIPES, problems
 
 
@@ -47,7 +49,9 @@ def test_what_is_shared_is_the_general_stages_unless_their_teacher_knows_the_tas
     assert recipe("tasks=[sst2, mrpc]", name="pkd").shared_stages() == ()
     general = multi.without_tasks()
     assert [config.name for config in general.teacher_configs()] == ["multi_task_teacher"]
-    assert general.fine_tuned_teachers([]) == MadeTeachers()
+    made = (general.teacher_configs()[0], "/m", "0" * 64)
+    teacher = FinetunedTeacher(model=FolderModel(path="/m"), stage_digest="0" * 64)
+    assert general.fine_tuned_teachers([made]) == MadeTeachers(multi_task=teacher)
 
 
 def test_an_override_reaches_one_of_several_tasks_and_adds_another() -> None:
@@ -130,11 +134,15 @@ def test_both_forms_in_one_file_and_several_without_work_for_them_are_refused(
     path.write_text(yaml.safe_dump(content | {"tasks": ["rte", "mrpc"]}), encoding="utf-8")
     (line,) = problems(path)
     assert "tasks: a recipe has one task or several; leave out task or tasks" in line
-    del content["task"]
+    task = content.pop("task")
     content |= {"tasks": ["rte"], "stages": content["stages"][:1], "baselines": []}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     (line,) = problems(path)
     assert "no stage of this recipe depends on a task" in line
+    del content["tasks"]
+    path.write_text(yaml.safe_dump(content | {"task": task}), encoding="utf-8")
+    (line,) = problems(path, "tasks=[sst2]")
+    assert line.startswith("--set tasks=[sst2]: tasks: no stage of this recipe depends on a task")
 
 
 def test_every_docstring_task_must_leave_out_what_the_corpus_does() -> None:
@@ -153,6 +161,7 @@ def test_several_tasks_go_on_from_a_checkpoint_that_they_share_alone() -> None:
     assert left("general") == ["general_enhanced", "task_adaptive", "task_specific"]
     multi = recipe("tasks=[sst2, mrpc]", name="ernie-tiny-multi-task")
     assert left("general_enhanced", multi) == ["task_adaptive", "task_specific"]
+    assert left("general", recipe("tasks=[sst2, mrpc]", name="pkd")) == ["task_specific"]
     assert left("general_enhanced", several.for_task("mrpc")) == ["task_adaptive", "task_specific"]
     with pytest.raises(ConfigError, match="a general_enhanced checkpoint knows one task already"):
         left("general_enhanced")
