@@ -158,8 +158,7 @@ def _called(stage: PlannedStage) -> str:
     return f"{stage.task}/{stage.name}" if stage.task else stage.name
 
 
-def print_plan(plan: Plan, console: Console) -> None:
-    """The plan as a table."""
+def _as_table(plan: Plan) -> Table:
     table = Table(
         title=f"{plan.recipe}: what would run",
         title_justify="left",
@@ -185,7 +184,12 @@ def print_plan(plan: Plan, console: Console) -> None:
             style="dim" if there else None,
             end_section=following is not None and following.task != stage.task,
         )
-    console.print(table)
+    return table
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """The plan as a table, with what it takes."""
+    console.print(_as_table(plan))
     for stage in plan.stages:
         if stage.reason:
             console.print(f"{_called(stage)}: to run, {stage.reason}", soft_wrap=True, markup=False)

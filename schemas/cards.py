@@ -17,8 +17,8 @@ class DataLimits(Frozen):
     """Training rows whose text also stands there with another label."""
     in_train: float = Field(default=0.5, ge=0, le=1)
     """Validation rows whose text is also in train."""
-    cut: float = Field(default=0.5, ge=0, le=1)
-    """Rows that `max_length` cuts."""
+    cut: float = Field(default=1, ge=0, le=1)
+    """Rows that `max_length` cuts; long documents are commonly cut, so that all may be unless this is set."""
     corpus_leaks: float = Field(default=0.02, ge=0, le=1)
     """Rows of the general corpus that hold a validation text of the task."""
 

@@ -99,7 +99,9 @@ class TestWithARun:
         assert code == 0, err
         scores = json.loads(out)
         assert [model["name"] for model in scores["models"]] == ["task_specific", "teacher"]
-        assert scores["models"][0]["accuracy"] == toy_run.report.rows[4].judgement.accuracy
+        found = scores["models"][0]["scores"]["accuracy"]
+        assert found["value"] == toy_run.report.rows[4].judgement.accuracy
+        assert found["low"] <= found["value"] <= found["high"]
 
     def test_verify_accepts_a_good_checkpoint_and_names_a_damaged_file(
         self, distill: Distill, toy_run: ToyRun, tmp_path: Path
@@ -220,16 +222,16 @@ def test_a_given_teacher_no_better_than_guessing_is_refused(broken, tmp_path: Pa
     def change(recipe: dict) -> None:
         recipe["teacher"]["task_model"] = {"kind": "given", "model": str(guessing)}
 
-    assert "most frequent class scores 50.0 %" in broken(change, code=1)
+    assert "always giving the best constant answer scores 50.0 %" in broken(change, code=1)
 
 
 def test_a_given_teacher_with_other_classes_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    other = toy_teacher(tmp_path / "other", labels=("good", "bad"))
+    other = toy_teacher(tmp_path / "other", labels=("good", "old"))
 
     def change(recipe: dict) -> None:
         recipe["teacher"]["task_model"] = {"kind": "given", "model": str(other)}
 
-    assert "set task.labels to the teacher's names in the teacher's order" in broken(change)
+    assert "set task.labels to the teacher's names, or fine-tune another" in broken(change)
 
 
 def test_a_teacher_with_another_digest_is_refused(broken) -> None:  # type: ignore[no-untyped-def]

@@ -16,13 +16,12 @@ import yaml
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 
-from pipeline import runner
+from pipeline import fan_out, runner
 from pipeline.checkpoints import CheckpointStore, open_store
 from pipeline.fan_out import TasksFailed
 from pipeline.flow import RunOptions, distill_flow
 from schemas.comparison import TasksReport
 from schemas.errors import ConfigError, Interrupted
-from schemas.results import RunReport
 from tests.end_to_end.conftest import Distill
 from tests.toys import toy_recipe_dict, toy_rows, write_rows
 
@@ -31,19 +30,22 @@ pytestmark = pytest.mark.usefixtures("prefect")
 
 @dataclass(frozen=True)
 class World:
-    """A recipe of two stages, three tasks of which one has wrong labels in it, and a store."""
+    """A recipe of two stages, two tasks of which the first has wrong labels in it, and a store."""
 
     recipe: Path
     tasks: list[str]
     store: CheckpointStore
 
-    def run(self, *overrides: str, tasks: list[str] | None = None) -> TasksReport:
+    def run(
+        self, *overrides: str, tasks: list[str] | None = None, until: str | None = None
+    ) -> TasksReport:
         """The flow on several tasks."""
+        options = {"store": str(self.store.root), "until_stage": until}
         report = distill_flow(
             recipe=str(self.recipe),
             tasks=self.tasks if tasks is None else tasks,
             overrides=list(overrides),
-            options=RunOptions(store=str(self.store.root)),
+            options=RunOptions.model_validate(options),
         )
         assert isinstance(report, TasksReport)
         return report
@@ -70,7 +72,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     recipe = folder / "toy.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
     tasks = [
-        write_task(folder / "films", ("bad", "good")),
         write_task(folder / "noise", ("no", "yes"), wrong=0.15),
         write_task(folder / "plays", ("dull", "great")),
     ]
@@ -100,7 +101,7 @@ def test_a_task_that_fails_is_named_and_the_others_are_finished(
     assert first.error.startswith("task noise: the fine-tuned teacher scores ")
     assert first.error.count("\n") == 0
     report = first.report
-    assert list(report.tasks) == ["films", "plays"]
+    assert list(report.tasks) == ["plays"]
     assert first.error == f"task noise: {report.failed['noise']}"
     for name, each in report.tasks.items():
         assert each.run == f"{report.run}-{name}"
@@ -125,15 +126,14 @@ def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(
         parent = run.data.tags.get("mlflow.parentRunId")
         under.setdefault(parent, {})[run.info.run_name] = run.info.run_id
     tasks = under[first.report.mlflow_run_id]
-    assert set(tasks) == {"general", "films", "noise", "plays"}
+    assert set(tasks) == {"general", "noise", "plays"}
     assert client.get_run(first.report.mlflow_run_id).info.status == "FAILED"
-    for name in ("films", "plays"):
-        stages = ("teacher", "general", "task_specific")
-        assert set(under[tasks[name]]) == {f"{name}/{stage}" for stage in stages}
-        student = client.get_run(under[tasks[name]][f"{name}/task_specific"])
-        assert student.data.tags["distill.task"] == name
-        assert {"train/loss", "eval/accuracy", "eval/probe_accuracy"} <= set(student.data.metrics)
-        assert first.report.tasks[name].mlflow_run_id == tasks[name]
+    stages = {"plays/teacher", "plays/general", "plays/task_specific"}
+    assert set(under[tasks["plays"]]) == stages
+    student = client.get_run(under[tasks["plays"]]["plays/task_specific"])
+    assert student.data.tags["distill.task"] == "plays"
+    assert {"train/loss", "eval/accuracy", "eval/probe_accuracy"} <= set(student.data.metrics)
+    assert first.report.tasks["plays"].mlflow_run_id == tasks["plays"]
     assert client.get_run(tasks["noise"]).info.status == "FAILED"
     written = {item.path for item in client.list_artifacts(first.report.mlflow_run_id)}
     assert {"report.md", "report.json"} <= written
@@ -148,7 +148,7 @@ def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(
             return {run.name for run in await client.read_task_runs()}, tables
 
     names, tables = asyncio.run(found())
-    assert {"films", "noise", "films/teacher", "plays/task_specific"} <= names
+    assert {"plays", "noise", "noise/teacher", "plays/task_specific"} <= names
     assert any("plays" in table and "failed" in table for table in tables)
 
 
@@ -170,21 +170,21 @@ def test_plan_shows_what_is_shared_once_and_what_is_left_of_each_task(
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if "there" in line][:3] == [
         "general",
-        "films/teacher",
-        "films/task_specific",
+        "noise/teacher",
+        "plays/teacher",
     ]
 
 
-def test_a_run_of_one_task_reuses_what_the_run_of_several_made(
+def test_a_run_of_one_task_would_reuse_what_the_run_of_several_made(
     world: World, first: FirstRun, distill: Distill
 ) -> None:
-    arguments = ("--set", f"task={world.tasks[2]}", "--store", world.store.root, "--json")
-    code, out, err = distill("run", world.recipe, *arguments)
+    arguments = ("--set", f"task={world.tasks[1]}", "--store", world.store.root, "--json")
+    code, out, err = distill("plan", world.recipe, *arguments)
     assert code == 0, err
-    one, several = RunReport.model_validate_json(out), first.report.tasks["plays"]
-    assert [row.status for row in one.rows] == ["reused"] * 3
-    assert [row.checkpoint for row in one.rows] == [row.checkpoint for row in several.rows]
-    assert [row.judgement for row in one.rows] == [row.judgement for row in several.rows]
+    stages = json.loads(out)["stages"]
+    assert [stage["status"] for stage in stages] == ["reuse"] * 3
+    made = [row.checkpoint for row in first.report.tasks["plays"].rows]
+    assert [stage["digest"] for stage in stages] == [each and each.digest for each in made]
 
 
 def test_compare_prints_the_tasks_and_each_of_them(
@@ -192,11 +192,11 @@ def test_compare_prints_the_tasks_and_each_of_them(
 ) -> None:
     code, out, _ = distill("compare", first.report.run, "--store", world.store.root)
     assert code == 0
-    for words in ("toy on 3 tasks", "noise  failed", f"distill compare {first.report.run}-films"):
+    for words in ("toy on 2 tasks", "noise  failed", f"distill compare {first.report.run}-plays"):
         assert words in out
-    code, out, _ = distill("compare", f"{first.report.run}-films", "--store", world.store.root)
+    code, out, _ = distill("compare", f"{first.report.run}-plays", "--store", world.store.root)
     assert code == 0
-    assert "toy on films" in out
+    assert "toy on plays" in out
     code, out, _ = distill("compare", first.report.run, "--store", world.store.root, "--json")
     assert TasksReport.model_validate_json(out) == first.report
 
@@ -222,19 +222,15 @@ def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
     stopped_in_the_last_stage: None,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    mended, tasks = "teacher.minimum_gain=0", world.tasks[1:]
+    mended = "teacher.minimum_gain=0"
     with pytest.raises(Interrupted, match=r"noise: stopped at step 1 of 4 .* plays: not begun"):
-        world.run(mended, tasks=tasks)
+        world.run(mended)
     begun = [line for line in capfd.readouterr().err.splitlines() if line.startswith("plays")]
     assert begun == []
-    report = world.run(mended, tasks=tasks)
+    report = world.run(mended, tasks=world.tasks[:1])
     assert "noise: task_specific: going on from step 1 of 4" in capfd.readouterr().err
-    assert {name: [row.status for row in each.rows] for name, each in report.tasks.items()} == {
-        "noise": ["reused", "reused", "ran"],
-        "plays": ["reused"] * 3,
-    }
-    student = [each.rows[-1].judgement.task_metric or 0.0 for each in report.tasks.values()]
-    assert report.averages["mean"]["student"] == pytest.approx(sum(student) / 2)
+    (noise,) = report.tasks.values()
+    assert [row.status for row in noise.rows] == ["reused", "reused", "ran"]
 
 
 @pytest.mark.slow
@@ -242,17 +238,17 @@ def test_more_tasks_at_once_train_in_processes_of_their_own(
     world: World, first: FirstRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def not_here(*_arguments: object) -> None:
-        raise AssertionError("trained in this process")
+        raise AssertionError("done in this process")
 
-    monkeypatch.setattr(runner, "run_stage", not_here)
-    changes = ("execution.tasks_at_once=2", "stages.task_specific.training.seed=1")
-    report = world.run(*changes, tasks=world.tasks[2:])
+    monkeypatch.setattr(fan_out, "_distil_one", not_here)
+    changes = ("execution.tasks_at_once=2", "baselines=[]")
+    report = world.run(*changes, tasks=world.tasks[1:], until="general")
     (plays,) = report.tasks.values()
-    assert [row.status for row in plays.rows] == ["reused", "reused", "ran"]
-    assert plays.rows[:2] != first.report.tasks["plays"].rows[:2]  # runs of their own in MLflow
+    assert [row.status for row in plays.rows] == ["given", "reused"]
+    assert world.store.read_report(plays.run) == plays
     client = MlflowClient(tracking_uri=f"sqlite:///{world.store.root}/mlflow.db")
-    student = client.get_run(str(plays.rows[2].mlflow_run_id))
-    assert student.info.run_name == "plays/task_specific"
+    student = client.get_run(str(plays.rows[1].mlflow_run_id))
+    assert student.info.run_name == "plays/general"
     assert student.data.tags["mlflow.parentRunId"] == plays.mlflow_run_id
     above = client.get_run(str(plays.mlflow_run_id)).data.tags["mlflow.parentRunId"]
     assert above == report.mlflow_run_id
@@ -263,7 +259,7 @@ def test_mistakes_of_every_task_come_at_once_and_those_of_all_come_once(
 ) -> None:
     bad = Path(write_task(tmp_path / "worse", ("a", "b")))
     write_rows(bad / "train.jsonl", [{"text_a": "good film"}])
-    several = ("--set", f"tasks={json.dumps([world.tasks[0], str(bad), f'{tmp_path}/gone'])}")
+    several = ("--set", f"tasks={json.dumps([world.tasks[1], str(bad), f'{tmp_path}/gone'])}")
     arguments = ("run", world.recipe, "--store", tmp_path / "store", *several)
     message = distill.refused(*arguments)
     assert message.count("error:") == 2
@@ -271,7 +267,7 @@ def test_mistakes_of_every_task_come_at_once_and_those_of_all_come_once(
     assert "error: task gone: task.train: there is no file" in message
     message = distill.refused(*arguments, "--set", "student.shape.num_attention_heads=4")
     assert message.count("error:") == message.count("the student has 4 heads and the teacher 2")
-    assert "task films" not in message
+    assert "task plays" not in message
     assert not list((tmp_path / "store" / "checkpoints").iterdir())
 
 
@@ -281,11 +277,11 @@ def test_a_later_stage_is_refused_with_the_task_whose_earlier_ones_are_not_there
     several = ("--set", f"tasks={json.dumps(world.tasks)}", "--from", "task_specific")
     message = distill.refused("run", world.recipe, "--store", tmp_path / "store", *several)
     assert "stage general of this recipe, which comes before it, is not in the store" in message
-    student = first.report.tasks["films"].rows[-1].checkpoint
+    student = first.report.tasks["plays"].rows[-1].checkpoint
     assert student is not None
     arguments = ("--store", tmp_path / "store", "--resume-from", student.path)
     message = distill.refused("run", world.recipe, *several[:2], *arguments)
-    assert "a task_specific checkpoint knows one task already, so 3 cannot go on from it" in message
+    assert "a task_specific checkpoint knows one task already, so 2 cannot go on from it" in message
 
 
 def test_one_task_and_several_at_a_time_are_refused_by_the_flow(world: World) -> None:
@@ -300,4 +296,4 @@ def test_a_recipe_with_several_tasks_is_nobodys_teacher(world: World, distill: D
     other.write_text(yaml.safe_dump(listed | {"name": "other", "tasks": world.tasks}), "utf-8")
     of = f"teacher.model={{kind: student_of, recipe: '{other}'}}"
     message = distill.refused("plan", world.recipe, "--set", of)
-    assert "recipe other has several tasks (films, noise, plays) and so no one student" in message
+    assert "recipe other has several tasks (noise, plays) and so no one student" in message
