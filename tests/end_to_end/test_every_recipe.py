@@ -26,6 +26,7 @@ from transformers import (
 from pipeline.flow import distill_flow
 from pipeline.library import read_recipe, shipped_names
 from pipeline.options import RunOptions
+from pipeline.runner import scores_of
 from schemas.objective import LatentObjective, latent_of
 from schemas.recipe import Recipe
 from schemas.refs import StudentOf
@@ -208,12 +209,7 @@ def small_student(recipe: Recipe) -> list[str]:
 
 
 def numbers_of(report: RunReport) -> list[float]:
-    return [
-        value
-        for row in report.rows
-        for value in row.judgement.model_dump().values()
-        if value is not None
-    ]
+    return [value for row in report.rows for value in scores_of(row.judgement).values()]
 
 
 @pytest.mark.parametrize(
