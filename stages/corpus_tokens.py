@@ -7,6 +7,7 @@ own threads do the work, nothing is done for each token by Python, and tokens ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from schemas.corpus import (
     SequenceCut,
     SequenceSummary,
 )
+from schemas.errors import DataError
 from stages.corpus import CorpusRows, load_corpus, read_summary
 from stages.corpus_sources import batches_of
 from stages.cuts import Cut, EachPiece, Made, Packed, SegmentPairs
 from stages.letters import in_batches
+from stages.mixture import Mixture
 from stages.sentences import split_sentences
 from stages.templates import Encoder, Template, assembled, template_of
 from stages.tokenizing import check_tokenizer, no_token_left, tokenizer_digest
@@ -50,10 +53,10 @@ def tokenize_corpus(
         DataError: the tokenizer has no padding token or no fast version, `max_length` leaves no room for text, or the
             text has no tokens at all.
     """
-    return (
-        _tokens(rows, "train", tokenizer, max_length, cache)[0],
-        _tokens(rows, "held_out", tokenizer, max_length, cache)[0],
-    )
+    train, folder = _tokens(rows, "train", tokenizer, max_length, cache)
+    if rows.weights is not None:
+        train = replace(train, mixture=Mixture(_read_summary(folder).per_source, rows.weights))
+    return train, _tokens(rows, "held_out", tokenizer, max_length, cache)[0]
 
 
 def corpus_summary(
@@ -69,8 +72,12 @@ def corpus_summary(
         return summary
     rows = load_corpus(corpus, cache)
     _, folder = _tokens(rows, "train", tokenizer, corpus.max_length, cache)
-    found = SequenceSummary.model_validate_json((folder / _SUMMARY).read_text(encoding="utf-8"))
+    found = _read_summary(folder)
     return summary.model_copy(update={"sequences": found, "cut": corpus.cut.kind})
+
+
+def _read_summary(folder: Path) -> SequenceSummary:
+    return SequenceSummary.model_validate_json((folder / _SUMMARY).read_text(encoding="utf-8"))
 
 
 def _tokens(
@@ -102,6 +109,12 @@ def _tokens(
         found = load_tokens(folder, pad_token_id, digest)
     if found is None or len(found) == 0:
         raise no_token_left()
+    if split == "train" and rows.weights is not None and not all(_read_summary(folder).per_source):
+        empty = _read_summary(folder).per_source.index(0)
+        raise DataError(
+            f"data.sources[{empty}]: no token is left of its text with this tokenizer, so it can have no weight; take "
+            "it off the list"
+        )
     return found, folder
 
 

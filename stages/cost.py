@@ -64,7 +64,13 @@ def cost_of(
         # They are made when the stage runs: at most so many, about as long as the rows.
         copies += config.data.augmentation.copies
     lengths = np.tile(data.train.lengths, copies)
-    batches = Batches(lengths, training.batch, microbatch_tokens=8192, seed=training.seed)
+    batches = Batches(
+        lengths,
+        training.batch,
+        microbatch_tokens=8192,
+        seed=training.seed,
+        mixture=data.train.mixture,
+    )
     steps = batches.num_steps(training.duration)
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))
     length = data.train.num_tokens / max(len(data.train), 1)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from schemas.base import digest_of
+from stages.mixture import Mixture
 from stages.whole import is_whole
 
 NO_WORD, NOT_LABELLED = -100, -1
@@ -115,6 +116,8 @@ class Tokens:
     """(sequences,) whether `max_length` left something of a row out; None where that is not known."""
     spans: NDArray[np.int32] | None = None
     """(tokens, 2) characters of the context that a token covers, -1 outside it; None where no span is asked for."""
+    mixture: Mixture | None = None
+    """Where each source's sequences are, and its share of the training tokens; None where each is learned alike."""
 
     def __len__(self) -> int:
         """How many sequences."""
@@ -173,6 +176,7 @@ class Tokens:
             tags=None if self.tags is None else self.tags[:end],
             examples=None if self.examples is None else self.examples[:number],
             spans=None if self.spans is None else self.spans[:end],
+            mixture=None,
         )
 
     def selected(self, rows: NDArray[np.int64]) -> Tokens:
@@ -194,6 +198,7 @@ class Tokens:
             examples=taken(self.examples, rows),
             cut=taken(self.cut, rows),
             spans=taken(self.spans, places),
+            mixture=None,
         )
 
     def batch(self, indices: NDArray[np.int64]) -> Batch:

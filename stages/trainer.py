@@ -59,6 +59,7 @@ class Trainer:
             training.batch,
             microbatch_tokens=ports.microbatch_tokens,
             seed=training.seed,
+            mixture=tokens.mixture,
         )
         self.num_steps = self.batches.num_steps(training.duration)
         self.parameters = dict(named_parameters(self.student, self.objective))

@@ -15,8 +15,11 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.corpus import AnyCut, Cut, GeneralCorpus
 from schemas.errors import DataError
+from schemas.training import BatchSize
+from stages.batches import Batches
 from stages.corpus import CorpusRows, load_corpus
 from stages.corpus_tokens import corpus_summary, tokenize_corpus
+from stages.mixture import Mixture
 from stages.sentences import split_sentences
 from stages.tokens import Tokens
 from tests.builders import WORDS, tiny_tokenizer
@@ -238,3 +241,36 @@ def test_text_of_which_nothing_is_left_and_lengths_without_room_are_refused(
         )
     with pytest.raises(DataError, match="adds 3 special tokens"):
         tokenize_corpus(corpus_rows(["a"], "pairs"), tiny_tokenizer(), max_length=4, cache=tmp_path)
+
+
+def test_weights_travel_with_the_tokens_and_decide_what_is_trained_on(tmp_path: Path) -> None:
+    write_rows(tmp_path / "a.jsonl", [{"text": story(number, 3)} for number in range(60)])
+    write_rows(tmp_path / "b.jsonl", [{"text": story(number, 1)} for number in range(60, 80)])
+    sources = [
+        {"kind": "files", "paths": [f"{tmp_path}/a.jsonl"], "weight": 1},
+        {"kind": "files", "paths": [f"{tmp_path}/b.jsonl"], "weight": 3},
+    ]
+    corpus = GeneralCorpus.model_validate(
+        {"sources": sources, "max_length": 64, "held_out_rows": 3}
+    )
+    tokenizer = tiny_tokenizer()
+    rows = load_corpus(corpus, tmp_path / "cache")
+    train, held_out = tokenize_corpus(rows, tokenizer, max_length=64, cache=tmp_path / "cache")
+    assert train.mixture == Mixture(rows.source_rows, (1.0, 3.0))
+    assert held_out.mixture is None
+    assert train.first(5).mixture is None
+    size = TypeAdapter(BatchSize).validate_python("8 sequences")
+    batches = Batches(train.lengths, size, 512, 0, train.mixture)
+    seen = np.concatenate(
+        [np.concatenate(batches.step(step)) for step in range(batches.steps_in_epoch(0))]
+    )
+    tokens = train.lengths[seen]
+    small = seen >= rows.source_rows[0]
+    assert tokens[small].sum() == pytest.approx(3 * tokens[~small].sum(), rel=0.03)
+    assert len(set(seen[~small].tolist())) == rows.source_rows[0] == (~small).sum()
+
+
+def test_a_weighted_source_of_which_no_token_is_left_is_named(tmp_path: Path) -> None:
+    rows = corpus_rows(["a plot", "\u200b"], source_rows=(1, 1), weights=(1.0, 1.0))
+    with pytest.raises(DataError, match=r"data.sources\[1\]: no token is left of its text"):
+        tokenize_corpus(rows, tiny_tokenizer(), max_length=9, cache=tmp_path)
