@@ -110,8 +110,7 @@ def cells(task: str, report: RunReport) -> tuple[str, ...]:
 def _shown(judgement: Judgement, *, by_head: bool) -> str:
     if by_head:
         return percent(judgement.task_metric)
-    by_probe = judgement.probe_accuracy
-    return percent(judgement.probe_score if by_probe is None else by_probe)
+    return percent(judgement.probed)
 
 
 def _interval(report: RunReport) -> str:

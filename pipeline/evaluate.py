@@ -131,11 +131,10 @@ def _scored(
     check_outputs(model, rows.problem, rows.labels, folder)
     answers = {split: answers_of(model, scorer) for split, scorer in scorers.items()}
     main = scorers["validation"]
-    seen = bool(main.in_train.any())
     return Scored(
         name=name,
         scores=main.scores(metric, answers["validation"]),
-        unseen_scores=main.scores(metric, answers["validation"], unseen=True) if seen else {},
+        unseen_scores=main.unseen_scores(metric, answers["validation"]),
         further={
             split: scorers[split].scores(metric, answers[split])
             for split in scorers

@@ -49,7 +49,7 @@ def cells(row: Row) -> tuple[str, ...]:
     status += [] if row.status == "ran" else [row.status]
     return (
         f"{name} ({row.candidate})" if row.candidate else name,
-        percent(scores.probe_score if scores.probe_accuracy is None else scores.probe_accuracy),
+        percent(scores.probed),
         latent,
         percent(scores.task_metric),
         percent(scores.agreement),

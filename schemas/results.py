@@ -129,6 +129,11 @@ class Judgement(Frozen):
     further: dict[str, dict[str, Score]] = Field(default_factory=dict)
     """The scores of further validation rows, by their name."""
 
+    @property
+    def probed(self) -> float | None:
+        """What the linear probe reached, by accuracy or by the task's metric."""
+        return self.probe_score if self.probe_accuracy is None else self.probe_accuracy
+
 
 class Row(Frozen):
     """One line of a run's table."""

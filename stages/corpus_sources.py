@@ -27,10 +27,10 @@ from stages.bounds import MAX_ROW_BYTES
 from stages.docstrings import corpus_paragraphs, docstring_digest, load_paragraphs
 from stages.files import (
     FORMATS,
+    check_column,
     file_format,
     file_identity,
     is_text,
-    listed,
     read_file,
     resolve_file,
     text_column,
@@ -243,10 +243,7 @@ def _of_dataset(
         stored: whether the rows are all that its files hold, so that these can be read instead of mapped.
     """
     for column in columns:
-        if column not in rows.column_names:
-            raise DataError(
-                f"{where}: there is no column {column!r}; the columns are {listed(rows.column_names)}"
-            )
+        check_column(rows.column_names, column, where)
     if not is_text(rows.features[columns[0]]):
         text = text_column(rows, columns[0], where, blank_allowed=True)
         rows, stored = (

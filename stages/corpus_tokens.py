@@ -34,9 +34,8 @@ from stages.letters import in_batches
 from stages.mixture import Mixture
 from stages.sentences import split_sentences
 from stages.templates import Encoder, Template, assembled, template_of
-from stages.tokenizing import check_tokenizer, no_token_left, tokenizer_digest
-from stages.tokens import Tokens, load_tokens
-from stages.whole import make_whole
+from stages.tokenizing import check_tokenizer, kept_tokens, tokenizer_digest
+from stages.tokens import Tokens
 
 # Raise when the same rows and tokenizer should give other sequences.
 CORPUS_TOKENS_VERSION = 1
@@ -98,17 +97,14 @@ def _tokens(
             "version": CORPUS_TOKENS_VERSION,
         }
     )
-    folder = cache / "tokens" / digest[:32]
-    pad_token_id = int(tokenizer.pad_token_id)
-    found = load_tokens(folder, pad_token_id, digest)
-    if found is None:
+
+    def fill(beside: Path) -> None:
         text = rows.train if split == "train" else rows.held_out
         sources = rows.source_rows if split == "train" else ()
         making = _Making(rows.cut, rows.seed, tokenizer, max_length)
-        make_whole(folder, lambda beside: making.fill(text, sources or (len(text),), beside))
-        found = load_tokens(folder, pad_token_id, digest)
-    if found is None or len(found) == 0:
-        raise no_token_left()
+        making.fill(text, sources or (len(text),), beside)
+
+    found, folder = kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)
     if split == "train" and rows.weights is not None and not all(_read_summary(folder).per_source):
         empty = _read_summary(folder).per_source.index(0)
         raise DataError(

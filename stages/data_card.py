@@ -25,7 +25,8 @@ from schemas.recipe import Recipe
 from stages.corpus import corpus_digest, load_corpus
 from stages.corpus_tokens import corpus_summary
 from stages.leaks import leaks_of
-from stages.seen_rows import row_hashes, rows_in_train
+from stages.letters import Hashes
+from stages.seen_rows import row_hashes
 from stages.sources import TaskRows, load_task, task_digest
 from stages.tokenizing import tokenize_split, tokenizer_digest
 from stages.tokens import Tokens
@@ -83,15 +84,16 @@ def task_card(
 ) -> TaskCard:
     """The card of a task."""
     splits = {}
+    train = row_hashes(rows.train)
     for name in ("train", "validation", *rows.more):
         tokens = tokenize_split(rows, name, tokenizer, max_length=task.max_length, cache=cache)
-        splits[name] = _split_card(rows, name, tokens)
+        splits[name] = _split_card(rows, name, tokens, train)
     return TaskCard(task=describe_task(task), kind=task.problem.kind, splits=splits)
 
 
-def _split_card(rows: TaskRows, name: str, tokens: Tokens) -> SplitCard:
+def _split_card(rows: TaskRows, name: str, tokens: Tokens, train: Hashes) -> SplitCard:
     data = rows.split(name)
-    hashes = row_hashes(data)
+    hashes = train if name == "train" else row_hashes(data)
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     answers = _answer_numbers(data)
     return SplitCard(
@@ -102,7 +104,7 @@ def _split_card(rows: TaskRows, name: str, tokens: Tokens) -> SplitCard:
         cut=int(tokens.cut.sum()) if tokens.cut is not None else 0,
         duplicates=len(data) - len(first),
         contradictions=0 if answers is None else _contradictions(group, answers),
-        in_train=0 if name == "train" else int(rows_in_train(rows.train, data).sum()),
+        in_train=0 if name == "train" else int(np.isin(hashes, train).sum()),
         labels=_balance(rows, data),
     )
 

@@ -314,11 +314,14 @@ def _refuse_first(mask: pa.ChunkedArray, message: str) -> None:
         raise DataError(message.replace("{row}", f"row {row}"))
 
 
+def check_column(names: Sequence[str], column: str, where: str) -> None:
+    """Refuse rows that have no such column; `where` is how messages name them."""
+    if column not in names:
+        raise DataError(f"{where}: there is no column {column!r}; the columns are {listed(names)}")
+
+
 def _column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
-    if column not in rows.column_names:
-        raise DataError(
-            f"{where}: there is no column {column!r}; the columns are {listed(rows.column_names)}"
-        )
+    check_column(rows.column_names, column, where)
     values = rows.with_format("arrow")[column][:]
     values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
     return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values

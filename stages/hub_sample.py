@@ -26,7 +26,7 @@ from schemas.base import digest_of
 from schemas.corpus import HubText
 from schemas.errors import DataError, ServiceError
 from schemas.yaml_text import printable
-from stages.files import listed, quiet
+from stages.files import check_column, quiet
 from stages.hub import hub_commit
 from stages.whole import disk_error, is_whole, make_whole
 
@@ -58,10 +58,8 @@ def load_sample(
     folder = cache / "samples" / digest_of({**identity, "version": SAMPLE_VERSION})[:32]
     if not is_whole(folder / _DONE):
         stream = _open(source, revision, where)
-        if stream.column_names is not None and (absent := set(columns) - set(stream.column_names)):
-            raise DataError(
-                f"{where}: there is no column {min(absent)!r}; the columns are {listed(stream.column_names)}"
-            )
+        for column in sorted(columns) if stream.column_names is not None else ():
+            check_column(stream.column_names, column, where)
         _fetch(stream.select_columns(columns), source, columns, folder, where, seed)
     files = sorted(folder.glob(f"[0-9]*/{_ROWS}"))
     parts = [Dataset.from_file(str(file)) for file in files]

@@ -191,19 +191,15 @@ def judge_model(
     answers = scorer.predictions(held_out.logits)
     scores = scorer.scores(yardstick.metric, answers)
     main, accuracy = scores.get(yardstick.metric), scores.get("accuracy")
-    unseen = int((~scorer.in_train).sum())
+    seen = int(scorer.in_train.sum())
     return found.model_copy(
         update={
             "task_metric": main.value if main else None,
             "accuracy": accuracy.value if accuracy else None,
             "agreement": None if theirs is None else scorer.agreement(answers, theirs),
             "scores": scores,
-            "unseen_scores": (
-                scorer.scores(yardstick.metric, answers, unseen=True)
-                if unseen < len(scorer.in_train)
-                else {}
-            ),
-            "unseen_rows": unseen if unseen < len(scorer.in_train) else None,
+            "unseen_scores": scorer.unseen_scores(yardstick.metric, answers),
+            "unseen_rows": len(scorer.in_train) - seen if seen else None,
             "further": _further_scores(model, yardstick),
         }
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import DataError
 from schemas.yaml_text import printable
-from stages.files import listed
+from stages.files import check_column
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,7 @@ def list_column(rows: Dataset, column: str, where: str) -> Iterator[tuple[int, A
     Raises:
         DataError: there is no such column.
     """
-    if column not in rows.column_names:
-        raise DataError(
-            f"{where}: there is no column {column!r}; the columns are {listed(rows.column_names)}"
-        )
+    check_column(rows.column_names, column, where)
     return enumerate(rows[column], start=1)
 
 

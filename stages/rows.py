@@ -34,7 +34,7 @@ from schemas.problems import (
 )
 from schemas.yaml_text import printable
 from stages.files import first_row, label_column, listed, text_column
-from stages.lists import answer_columns, texts_of_lists
+from stages.lists import answer_columns, list_column, texts_of_lists
 
 Task = FileTask | HubTask
 
@@ -176,12 +176,8 @@ def _valued(task: Task, rows: Dataset, where: str) -> Dataset:
 
 def _values(rows: Dataset, column: str, where: str) -> pa.Array:
     """A column of numbers, finite each."""
-    if column not in rows.column_names:
-        raise DataError(
-            f"{where}: there is no column {column!r}; the columns are {listed(rows.column_names)}"
-        )
     numbers = np.empty(len(rows))
-    for row, value in enumerate(rows[column], start=1):
+    for row, value in list_column(rows, column, where):
         try:
             numbers[row - 1] = float(value) if not isinstance(value, bool) else np.nan
         except (TypeError, ValueError):

@@ -85,29 +85,39 @@ class Scorer(ABC):
 
     def score(self, metric: str, predictions: Any) -> float:
         """One score."""
-        return score(metric, self.labels, predictions)
+        return score(metric, *self._compared(metric, predictions))
 
-    def scores(
-        self, main: MetricName, predictions: Any, *, unseen: bool = False
-    ) -> dict[str, Score]:
+    def scores(self, main: MetricName, predictions: Any) -> dict[str, Score]:
         """The main score and the kind's others, each with its bootstrap interval.
 
         Args:
             main: the task's metric.
             predictions: in the form of `labels`.
-            unseen: only of rows whose text is not in train.
         """
-        labels = self.labels
-        if unseen:
-            places = np.flatnonzero(~self.in_train)
-            if not len(places):
-                return {}
-            labels, predictions = _taken(labels, places), _taken(predictions, places)
+        return self._scores_of(main, predictions, None)
+
+    def unseen_scores(self, main: MetricName, predictions: Any) -> dict[str, Score]:
+        """The same on rows whose text is not in train; empty where all are such rows, or none is."""
+        places = np.flatnonzero(~self.in_train)
+        if not 0 < len(places) < len(self.in_train):
+            return {}
+        return self._scores_of(main, predictions, places)
+
+    def _scores_of(
+        self, main: MetricName, predictions: Any, places: NDArray[np.int64] | None
+    ) -> dict[str, Score]:
         found: dict[str, Score] = {}
         for metric in dict.fromkeys((main, *self.reported())):
-            low, high = interval(metric, labels, predictions)
-            found[metric] = Score(value=score(metric, labels, predictions), low=low, high=high)
+            labels, given = self._compared(metric, predictions)
+            if places is not None:
+                labels, given = _taken(labels, places), _taken(given, places)
+            low, high = interval(metric, labels, given)
+            found[metric] = Score(value=score(metric, labels, given), low=low, high=high)
         return found
+
+    def _compared(self, metric: str, predictions: Any) -> tuple[Any, Any]:
+        """What is right and what a model says, as a metric takes them."""
+        return self.labels, predictions
 
     @cached_property
     def in_train(self) -> NDArray[np.bool_]:
@@ -336,9 +346,6 @@ class VectorScorer(Scorer):
         return ("similarity_spearman", *(("spearman",) if self.has_likeness else ()))
 
     @override
-    def score(self, metric: str, predictions: Any) -> float:
-        return score(metric, *self._compared(metric, predictions))
-
     def _compared(self, metric: str, predictions: Any) -> tuple[Any, Any]:
         if metric not in ("pearson", "spearman", "pearson_spearman"):
             return self.labels, predictions
@@ -347,17 +354,12 @@ class VectorScorer(Scorer):
         return np.asarray(self.data["label"]), (one * other).sum(1) / np.maximum(lengths, 1e-12)
 
     @override
-    def scores(
-        self, main: MetricName, predictions: Any, *, unseen: bool = False
-    ) -> dict[str, Score]:
-        if unseen or self.teacher is None:
-            return {}  # nobody has labelled these rows, so that none can be known from train
-        found: dict[str, Score] = {}
-        for metric in dict.fromkeys((main, *self.reported())):
-            labels, given = self._compared(metric, predictions)
-            low, high = interval(metric, labels, given)
-            found[metric] = Score(value=score(metric, labels, given), low=low, high=high)
-        return found
+    def scores(self, main: MetricName, predictions: Any) -> dict[str, Score]:
+        return {} if self.teacher is None else super().scores(main, predictions)
+
+    @override
+    def unseen_scores(self, main: MetricName, predictions: Any) -> dict[str, Score]:
+        return {}  # nobody has labelled these rows, so that none can be known from train
 
 
 def scorer_of(rows: TaskRows, split: str, tokens: Tokens, chosen: NDArray[np.int64]) -> Scorer:

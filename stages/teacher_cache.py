@@ -190,12 +190,11 @@ class TeacherCache:
 
     def _lines(self, rows: Rows) -> dict[bool, tuple[Rows, Rows]]:
         """Which lines of an array are those of `rows`, and where each row of them ends; by whether it has one a row."""
-        lengths = self.tokens.lengths[rows].astype(np.int64)
-        ends = np.cumsum(lengths)
-        tokens = np.arange(ends[-1]) + np.repeat(
-            self.tokens.starts[rows] - (ends - lengths), lengths
-        )
-        return {True: (rows, np.arange(1, len(rows) + 1)), False: (tokens, ends)}
+        ends = np.cumsum(self.tokens.lengths[rows].astype(np.int64))
+        return {
+            True: (rows, np.arange(1, len(rows) + 1)),
+            False: (self.tokens.places(rows), ends),
+        }
 
     def _outputs(self, flat: dict[str, Tensor], batch: Batch) -> Outputs:
         mask = batch.attention_mask.bool()

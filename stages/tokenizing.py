@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -77,16 +77,36 @@ def tokenize_split(
             "version": TOKENS_VERSION,
         }
     )
+
+    def fill(beside: Path) -> None:
+        encode = encoder_of(rows.problem, tokenizer, max_length, is_pair=is_pair)
+        _fill(data, encode, beside, digest, values=isinstance(rows.problem, _VALUES))
+
+    return kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)[0]
+
+
+def kept_tokens(
+    cache: Path, digest: str, pad_token_id: int, fill: Callable[[Path], None]
+) -> tuple[Tokens, Path]:
+    """The sequences kept under a digest, made first where they are not there, and their folder.
+
+    Args:
+        cache: folder of tokenised data.
+        digest: of rows, tokenizer and whatever else decides the sequences.
+        pad_token_id: fills up batches.
+        fill: writes the files of the sequences into a folder.
+
+    Raises:
+        DataError: the tokenizer makes nothing of the text.
+    """
     folder = cache / "tokens" / digest[:32]
-    pad_token_id = int(tokenizer.pad_token_id)
     found = load_tokens(folder, pad_token_id, digest)
     if found is None:
-        encode = encoder_of(rows.problem, tokenizer, max_length, is_pair=is_pair)
-        _build(data, encode, folder, digest, values=isinstance(rows.problem, _VALUES))
+        make_whole(folder, fill)
         found = load_tokens(folder, pad_token_id, digest)
     if found is None or len(found) == 0:
         raise no_token_left()
-    return found
+    return found, folder
 
 
 def no_token_left() -> DataError:
@@ -133,7 +153,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair
         )
 
 
-def _build(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: bool) -> None:
+def _fill(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: bool) -> None:
     def encode_parts(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         parts, start = [], 0
         for part in in_parts(batch):
@@ -142,18 +162,15 @@ def _build(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: 
             start += size
         return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
-    def fill(beside: Path) -> None:
-        with quiet():
-            encoded = rows.map(
-                encode_parts, batched=True, batch_size=rows_at_once(rows, ROWS_PER_BATCH),
-                with_indices=True, remove_columns=rows.column_names,
-                cache_file_name=str(beside / "encoded.arrow"), new_fingerprint=digest[:32],
-            )  # fmt: skip
-        _write_arrays(encoded, beside, np.float32 if values else np.int64)
-        del encoded
-        (beside / "encoded.arrow").unlink(missing_ok=True)
-
-    make_whole(folder, fill)
+    with quiet():
+        encoded = rows.map(
+            encode_parts, batched=True, batch_size=rows_at_once(rows, ROWS_PER_BATCH),
+            with_indices=True, remove_columns=rows.column_names,
+            cache_file_name=str(folder / "encoded.arrow"), new_fingerprint=digest[:32],
+        )  # fmt: skip
+    _write_arrays(encoded, folder, np.float32 if values else np.int64)
+    del encoded
+    (folder / "encoded.arrow").unlink(missing_ok=True)
 
 
 _PER_TOKEN = {
