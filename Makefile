@@ -34,6 +34,8 @@ test: $(INSTALLED)
 # Alone on the machine, or the figures mean nothing.
 bench: $(INSTALLED)
 	$(OFFLINE) $(VENV)/bin/python -m benchmarks.throughput --json throughput.json
+	$(OFFLINE) $(VENV)/bin/python -m benchmarks.augmentation --json augmentation.json
+	$(OFFLINE) $(VENV)/bin/python -m benchmarks.tokenizing --json tokenizing.json
 
 # The long campaigns; each count can be set, and 0 leaves one out: make torture KILLS=20 RUNS=0
 KILLS = 200

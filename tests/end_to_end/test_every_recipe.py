@@ -154,6 +154,8 @@ def small(recipe: Recipe, world: World) -> list[str]:
     changes = [*EVERYWHERE, f"task={json.dumps(world.task)}"]
     if recipe.general_corpus is not None:
         changes.append(f"general_corpus={json.dumps(world.corpus)}")
+    if recipe.augmentation is not None:
+        changes += set_in("augmentation", {"copies": "2", "candidates": "3"})
     for index, stage in enumerate(recipe.stages):
         changes += set_in(f"stages.{index}.training", SHORT)
         latent = latent_of(stage.objective)

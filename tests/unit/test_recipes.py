@@ -183,10 +183,21 @@ def test_tinybert_ends_with_the_teachers_answer_alone(name: str) -> None:
     assert objective.soft_label.temperature == 1.0
 
 
+@pytest.mark.parametrize("name", ["tinybert", "tinybert-6", "tinybert-v1", "bert-emd"])
+def test_every_task_stage_of_tinybert_learns_rows_augmented_as_in_the_paper(name: str) -> None:
+    recipe = shipped(name)
+    assert {s.data for s in recipe.stages if s.name != "general"} == {"augmented_task_data"}
+    settings = recipe.augmentation
+    assert settings is not None
+    assert (settings.replace_probability, settings.copies, settings.candidates) == (0.4, 20, 15)
+    assert settings.passes is None, "one word masked at a time"
+
+
 def test_the_forms_of_tinybert_differ_in_shape_and_projection_alone() -> None:
     base, six, first = (shipped(name) for name in ("tinybert", "tinybert-6", "tinybert-v1"))
     assert six.stages == base.stages
     assert six.teacher == first.teacher == base.teacher
+    assert six.augmentation == first.augmentation == base.augmentation
     assert first.student == base.student
     latents = [latent_of(stage.objective) for stage in first.stages[:2]]
     for latent, other in zip(latents, [latent_of(s.objective) for s in base.stages], strict=False):
