@@ -24,7 +24,7 @@ from stages.corpus import load_corpus
 from stages.corpus_tokens import tokenize_corpus
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import answers_of, held_out_losses
-from stages.fit import fit
+from stages.fit import Fitted, fit
 from stages.identity import stage_identity
 from stages.masking import Masking
 from stages.models import (
@@ -95,8 +95,31 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
         )
     metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
+    manifest = _manifest(config, parent, fitted, metrics, data.labels, student, ports)
+    return StageResult(
+        checkpoint=ports.checkpoints.commit(
+            manifest, lambda into: _write_model(into, started, objective, tokenizer)
+        ),
+        metrics=metrics,
+        steps=fitted.steps,
+        tokens=fitted.tokens,
+        seconds=fitted.seconds,
+        mlflow_run_id=ports.mlflow_run_id,
+    )
+
+
+def _manifest(
+    config: StageConfig,
+    parent: CheckpointRef | None,
+    fitted: Fitted,
+    metrics: dict[str, float],
+    labels: tuple[str, ...],
+    student: Model,
+    ports: Ports,
+) -> Manifest:
+    """What is known of a finished stage before its files are written."""
     identity = stage_identity(config, parent.digest if parent else None)
-    manifest = Manifest(
+    return Manifest(
         stage=config.name,
         digest=digest_of(identity),
         identity=identity,
@@ -108,32 +131,25 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
         tokens=fitted.tokens,
         seconds=fitted.seconds,
         num_parameters=count_parameters(student.config),
-        labels=data.labels if has_head(config.objective) else (),
+        labels=labels if has_head(config.objective) else (),
         versions={},
         mlflow_run_id=ports.mlflow_run_id,
         created="",
     )
 
-    def write(into: Path) -> None:
-        student.cpu().save_pretrained(into / "model", safe_serialization=True)
-        tokenizer.save_pretrained(into / "model")
-        tensors = {
-            name: tensor.contiguous() for name, tensor in objective.projection_tensors().items()
-        }
-        if tensors:
-            save_file(tensors, into / PROJECTIONS)
-        if started.extraction is not None:
-            text = json.dumps(started.extraction, indent=1)
-            (into / EXTRACTION).write_text(text + "\n", encoding="utf-8")
 
-    return StageResult(
-        checkpoint=ports.checkpoints.commit(manifest, write),
-        metrics=metrics,
-        steps=fitted.steps,
-        tokens=fitted.tokens,
-        seconds=fitted.seconds,
-        mlflow_run_id=ports.mlflow_run_id,
-    )
+def _write_model(
+    into: Path, started: Started, objective: ObjectiveTerms, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """The student as a transformers folder, its projections beside it, and how it was cut from a teacher."""
+    started.model.cpu().save_pretrained(into / "model", safe_serialization=True)
+    tokenizer.save_pretrained(into / "model")
+    tensors = {name: tensor.contiguous() for name, tensor in objective.projection_tensors().items()}
+    if tensors:
+        save_file(tensors, into / PROJECTIONS)
+    if started.extraction is not None:
+        text = json.dumps(started.extraction, indent=1)
+        (into / EXTRACTION).write_text(text + "\n", encoding="utf-8")
 
 
 def make_objective(
