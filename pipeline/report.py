@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schemas.cards import DataCard
-from schemas.results import Row, RunReport, Score, Size, TeacherReport
+from schemas.results import Judgement, Row, RunReport, Score, Size, TeacherReport
 
 _NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
 COLUMNS = ("", "probe", "latent", "task metric", "agreement", "tokens", "time", "")
@@ -133,6 +133,7 @@ def summary(report: RunReport) -> list[str]:
                 else ""
             )
         )
+        lines += _difference_lines(student.judgement)
     for row in (student, teacher):
         if row and report.validation_rows:
             lines += _score_lines(row, report.validation_rows)
@@ -145,6 +146,17 @@ def summary(report: RunReport) -> list[str]:
         lines.append(f"checkpoint: {student.checkpoint.path}")
     lines.append(f"time: {duration(report.seconds)}")
     return lines
+
+
+def _difference_lines(judgement: Judgement) -> list[str]:
+    """How far the student is from its teacher, by draws of the same rows: what two intervals side by side hide."""
+    found = judgement.minus_teacher
+    if found is None:
+        return []
+    value, low, high = (f"{100 * each:+.1f}" for each in (found.value, found.low, found.high))
+    return [
+        f"student minus teacher: {value} points (95 % interval {low} to {high}, on the same rows)"
+    ]
 
 
 def _score_lines(row: Row, rows: int) -> list[str]:

@@ -331,11 +331,9 @@ def scores_of(judgement: Judgement) -> dict[str, float]:
     values = {name: value for name, value in judgement if isinstance(value, float)}
     parts = {"": judgement.scores, "unseen/": judgement.unseen_scores}
     parts |= {f"{name}/": scores for name, scores in judgement.further.items()}
-    for prefix, scores in parts.items():
-        for name, score in scores.items():
-            values |= {
-                f"{prefix}{name}": score.value,
-                f"{prefix}{name}_low": score.low,
-                f"{prefix}{name}_high": score.high,
-            }
+    named = {f"{at}{name}": score for at, scores in parts.items() for name, score in scores.items()}
+    if judgement.minus_teacher is not None:
+        named["minus_teacher"] = judgement.minus_teacher
+    for name, score in named.items():
+        values |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
     return {f"eval/{name}": value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""The one base of every model here: frozen, strict about unknown keys, with a content digest."""
+"""The one base of every model here: frozen, strict about unknown keys; and the digest of a value."""
 
 from __future__ import annotations
 
@@ -31,7 +31,3 @@ class Frozen(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
-
-    def content_digest(self) -> str:
-        """SHA-256 of the content, equal for equal values whatever order their keys were written in."""
-        return digest_of(self.model_dump(mode="json"))

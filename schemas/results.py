@@ -122,8 +122,11 @@ class Judgement(Frozen):
     cosine of their vectors); null without heads."""
     scores: dict[str, Score] = Field(default_factory=dict)
     """Every score of the task's kind, with intervals."""
+    minus_teacher: Score | None = None
+    """The task's metric minus the fine-tuned teacher's, with the interval of draws of the same rows for both; null
+    without heads, and for vectors, which have no other score than nearness to the teacher's."""
     unseen_scores: dict[str, Score] = Field(default_factory=dict)
-    """The same on validation rows whose text is not in train; empty where none is."""
+    """Every score on validation rows whose text is not in train; empty where none is."""
     unseen_rows: int | None = None
     """How many those are; null where none is in train."""
     further: dict[str, dict[str, Score]] = Field(default_factory=dict)

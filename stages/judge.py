@@ -198,6 +198,9 @@ def judge_model(
             "accuracy": accuracy.value if accuracy else None,
             "agreement": None if theirs is None else scorer.agreement(answers, theirs),
             "scores": scores,
+            "minus_teacher": None
+            if theirs is None or isinstance(scorer, VectorScorer)
+            else scorer.difference(yardstick.metric, answers, theirs),
             "unseen_scores": scorer.unseen_scores(yardstick.metric, answers),
             "unseen_rows": len(scorer.in_train) - seen if seen else None,
             "further": _further_scores(model, yardstick),

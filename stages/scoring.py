@@ -25,7 +25,7 @@ from schemas.problems import (
     TokenClassification,
 )
 from schemas.results import Score
-from stages.metrics import interval, score
+from stages.metrics import interval, paired_difference_interval, score
 from stages.rows import OUTSIDE
 from stages.seen_rows import rows_in_train
 from stages.sources import TaskRows
@@ -102,6 +102,14 @@ class Scorer(ABC):
         if not 0 < len(places) < len(self.in_train):
             return {}
         return self._scores_of(main, predictions, places)
+
+    def difference(self, metric: MetricName, one: Any, other: Any) -> Score:
+        """One's score minus the other's, with the interval of draws that take the same rows of both."""
+        labels, first = self._compared(metric, one)
+        _, second = self._compared(metric, other)
+        low, high = paired_difference_interval(metric, labels, first, second)
+        value = score(metric, labels, first) - score(metric, labels, second)
+        return Score(value=value, low=low, high=high)
 
     def _scores_of(
         self, main: MetricName, predictions: Any, places: NDArray[np.int64] | None

@@ -22,10 +22,16 @@ from transformers import (
 
 from schemas.errors import Interrupted
 from schemas.recipe import MadeTeachers, Recipe
-from schemas.results import CheckpointRef, StageResult
+from schemas.results import CheckpointRef, Score, StageResult
 from schemas.training import _Duration
 from stages.encoders import load_config, load_tokenizer
-from stages.judge import chance, judge_bag_of_words, judge_checkpoint, make_yardstick
+from stages.judge import (
+    chance,
+    judge_bag_of_words,
+    judge_checkpoint,
+    judge_model,
+    make_yardstick,
+)
 from stages.run import load_data, run_stage
 from tests.fakes import MemoryStates, fake_ports
 from tests.kinds import ROWS, kind_recipe_dict, kind_rows
@@ -155,6 +161,14 @@ def test_the_yardstick_scores_teacher_student_and_baseline(kind: Kind) -> None:
     assert general.task_metric is None
     assert (general.probe_accuracy if kind.name == "pair" else general.probe_score) is not None
     assert student.agreement is not None
+    assert (student.minus_teacher is None) == (kind.name == "embedding")
+    if student.minus_teacher is not None:
+        teacher = judge_model(yardstick.teacher, yardstick, has_head=True)
+        assert teacher.task_metric is not None
+        apart = student.scores[main].value - teacher.task_metric
+        assert student.minus_teacher.value == pytest.approx(apart)
+        assert student.minus_teacher.low <= apart <= student.minus_teacher.high
+        assert teacher.minus_teacher == Score(value=0, low=0, high=0), "of itself"
     guessed = chance(yardstick)
     assert (guessed is None) == (kind.name == "embedding")
 

@@ -29,6 +29,7 @@ def report() -> RunReport:
             scores = scores.model_copy(
                 update={
                     "scores": found,
+                    "minus_teacher": Score(value=accuracy - 0.9, low=-0.031, high=0.004),
                     "unseen_scores": found,
                     "unseen_rows": 870,
                     "further": {"forum": found},
@@ -100,6 +101,8 @@ def test_the_table_fits_eighty_columns_and_keeps_every_number(report: RunReport)
 def test_the_closing_lines_say_what_was_kept_and_at_what_size(report: RunReport) -> None:
     lines = "\n".join(summary(report))
     assert "student 88.2 %, teacher 90.0 %: 98.0 % retained; above chance (50.9 %): 95.4 %" in lines
+    apart = "student minus teacher: -1.8 points (95 % interval -3.1 to +0.4, on the same rows)"
+    assert apart in lines
     assert "task_specific: accuracy 88.2 % (86.2 to 90.2) (872 rows, 95 % intervals)" in lines
     assert "task_specific, the 870 rows not in train: accuracy 88.2 % (86.2 to 90.2)" in lines
     assert "task_specific, forum: accuracy 88.2 % (86.2 to 90.2)" in lines
