@@ -31,3 +31,8 @@ class Frozen(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
     )
+
+
+def parse_kind(value: Any) -> Any:
+    """The short form of a model without other keys: `pairs` for `{kind: pairs}`."""
+    return {"kind": value} if isinstance(value, str) else value

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from schemas.base import Frozen
+from schemas.base import Frozen, parse_kind
 from schemas.refs import HubId, Revision
 from schemas.tasks import MaxLength, TaskData
 
@@ -136,15 +136,11 @@ class PairCut(Frozen):
     """How often a document's pairs are made for a shorter length, drawn evenly."""
 
 
-def _parse_cut(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
 AnyCut = RowCut | SentenceCut | SequenceCut | PairCut
 Cut = Annotated[
     AnyCut,
     Field(discriminator="kind"),
-    BeforeValidator(_parse_cut, json_schema_input_type=AnyCut | str),
+    BeforeValidator(parse_kind, json_schema_input_type=AnyCut | str),
 ]
 
 

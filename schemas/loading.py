@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 
+from schemas.base import parse_kind
 from schemas.credentials import refuse_credentials
 from schemas.data import _parse_task
 from schemas.errors import ConfigError
@@ -50,6 +51,8 @@ _SHORT_FORMS = {
     "model": _parse_model,
     "duration": _parse_amount,
     "batch": _parse_amount,
+    "problem": parse_kind,
+    "cut": parse_kind,
 }
 
 

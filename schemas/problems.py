@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from schemas.base import Frozen
+from schemas.base import Frozen, parse_kind
 
 
 class Classification(Frozen):
@@ -68,14 +68,10 @@ class Embedding(Frozen):
     """The vector of a text: the mean of its tokens' last states, or the first token's."""
 
 
-def _parse_problem(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
-
-
 AnyProblem = (
     Classification | MultiLabel | Regression | TokenClassification | QuestionAnswering | Embedding
 )
-Problem = Annotated[AnyProblem, Field(discriminator="kind"), BeforeValidator(_parse_problem)]
+Problem = Annotated[AnyProblem, Field(discriminator="kind"), BeforeValidator(parse_kind)]
 ProblemKind = Literal[
     "classification",
     "multi_label",

@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from schemas.base import Frozen
+from schemas.base import Frozen, parse_kind
 from schemas.catalogue import CATALOGUE, did_you_mean, named_task
 from schemas.metrics import MetricName, check_metrics, metrics_of
 from schemas.problems import (
     Classification,
     Problem,
     QuestionAnswering,
-    _parse_problem,
 )
 from schemas.refs import HubId, Revision
 
@@ -70,7 +69,7 @@ class DocstringTask(_Task):
     """Tell which library a docstring paragraph documents; libraries' names are masked, modules are split."""
 
     kind: Literal["docstrings"] = "docstrings"
-    problem: Annotated[Classification, BeforeValidator(_parse_problem)] = Classification()
+    problem: Annotated[Classification, BeforeValidator(parse_kind)] = Classification()
     """Fixed by the task."""
     libraries: tuple[str, ...] = Field(
         default=("matplotlib", "mlflow", "numpy", "pandas", "prefect", "scipy", "sklearn",

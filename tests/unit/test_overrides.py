@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from schemas.corpus import PairCut
 from schemas.data import DocstringTask, FileTask, HubTask
 from schemas.errors import ConfigError
 from schemas.layer_map import ExplicitMap
@@ -12,6 +13,7 @@ from schemas.loading import (
     parse_overrides,
 )
 from schemas.objective import LatentObjective, TaskObjective
+from schemas.problems import MultiLabel
 from schemas.recipe import Recipe
 from schemas.refs import HubModel
 from schemas.training import _Duration
@@ -118,6 +120,11 @@ def test_a_short_form_is_opened_up_when_a_key_inside_it_is_set() -> None:
     assert isinstance(recipe.task, HubTask)
     assert recipe.task.max_length == 64
     assert recipe.stages[0].training.duration == _Duration(amount=5, unit="tokens")
+    recipe = quickstart("general_corpus.cut=pairs", "general_corpus.cut.short_probability=0")
+    assert recipe.general_corpus is not None
+    assert recipe.general_corpus.cut == PairCut(short_probability=0)
+    task = tinybert("task.problem=multi_label", "task.problem.separator=;")
+    assert task.problem == MultiLabel(separator=";")
 
 
 def test_parts_left_to_their_defaults_can_be_set_and_nulls_filled() -> None:
@@ -140,10 +147,15 @@ def test_a_later_override_wins() -> None:
 def test_null_takes_a_part_away() -> None:
     recipe = load_recipe(
         "tinybert",
-        ["stages=[{name: task_specific, training: {duration: 1 epoch}}]", "general_corpus=null"],
+        [
+            "stages=[{name: task_specific, training: {duration: 1 epoch}}]",
+            "general_corpus=null",
+            "augmentation=null",
+        ],
         recipes_folder=RECIPES,
     )
     assert recipe.general_corpus is None
+    assert recipe.augmentation is None
     assert recipe.stages[0].training.duration.amount == 1
 
 
