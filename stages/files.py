@@ -347,14 +347,21 @@ def _refuse_other_types(rows: Dataset, column: str, where: str) -> None:
             )
 
 
+# What a task whose labels look like this is, if it is not one of classes.
+_OTHER_KINDS = {
+    list: " (a tag for each word is task.problem: token_classification, any number of labels multi_label)",
+    float: " (values are task.problem: regression)",
+    dict: " (answers as in SQuAD are task.problem: question_answering)",
+}
+
+
 def _label_names(rows: Dataset, column: str, where: str) -> list[str | None]:
     names: list[str | None] = []
     for number, value in enumerate(rows[column], start=1):
         if value is not None and not isinstance(value, str | int):
             raise DataError(
-                f"{where}: row {number}: label {column!r} is {_kind_of(value)}; a label is text, "
-                "a whole number or a "
-                "truth value"
+                f"{where}: row {number}: label {column!r} is {_kind_of(value)}; a label is text, a whole number or a "
+                f"truth value{_OTHER_KINDS.get(type(value), '')}"
             )
         names.append(
             str(value).lower() if isinstance(value, bool) else None if value is None else str(value)

@@ -49,9 +49,12 @@ from tests.unit.test_sources import ROWS, file_task, refused, write
         ),
         (
             [{"text_a": "x", "label": 0.5}, {"text_a": "y", "label": 1.5}],
-            ["row 1", "0.5", "whole number"],
+            ["row 1", "0.5", "whole number", "task.problem: regression"],
         ),
-        ([{"text_a": "x", "label": ["a"]}, {"text_a": "y", "label": ["b"]}], ["row 1", "a list"]),
+        (
+            [{"text_a": "x", "label": ["a"]}, {"text_a": "y", "label": ["b"]}],
+            ["row 1", "a list", "any number of labels multi_label"],
+        ),
         (
             [{"text": "x", "label": 1}, {"text": "y", "label": 0}],
             ["'text_a'", "the columns are text, label"],
