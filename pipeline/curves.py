@@ -1,4 +1,4 @@
-"""Pictures for people: the losses of a stage, and a run's stages against its teacher.
+"""Pictures for people: the losses of a stage.
 
 They come as PNG bytes; no display and no global state of matplotlib is touched.
 """
@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.tracking_points import Point, read_points
-from schemas.results import Row, RunReport
 
 # Okabe and Ito's colours, told apart by the colour-blind; the yellow is too pale on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-_BLACK = "#1a1a1a"
-_GREY = "#5f5f5f"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+BLACK = "#1a1a1a"
+GREY = "#5f5f5f"
 _TOKENS = ("train/tokens", "train/tokens_seen", "tokens")
 _RATE = "train/learning_rate"
 _TOTAL = "train/loss"
@@ -36,9 +35,9 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     tokens = _tokens(given)
     ends: list[tuple[float, str, str]] = []
-    colours = itertools.cycle(_COLOURS)
+    colours = itertools.cycle(COLOURS)
     for name in _loss_names(given):
-        colour = _BLACK if name == _TOTAL else next(colours)
+        colour = BLACK if name == _TOTAL else next(colours)
         line = [(step, value) for step, value in _values(given, name) if value > 0]
         if line:
             xs = [tokens.get(step, step) if tokens else step for step, _ in line]
@@ -52,7 +51,7 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
     _label_ends(upper, ends)
     rate = _values(given, _RATE)
     lower.plot(
-        [tokens.get(s, s) if tokens else s for s, _ in rate], [v for _, v in rate], color=_GREY
+        [tokens.get(s, s) if tokens else s for s, _ in rate], [v for _, v in rate], color=GREY
     )
     lower.set_ylim(bottom=0)
     lower.set_ylabel("learning\nrate")
@@ -62,49 +61,6 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
         from matplotlib.ticker import EngFormatter
 
         lower.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    return as_png(figure)
-
-
-def stage_comparison(report: RunReport) -> bytes:
-    """Probe accuracy and latent loss of every stage, the teacher's probe accuracy as a line."""
-    rows = [row for row in report.rows if row.kind != "teacher"]
-    teacher = next((row for row in report.rows if row.kind == "teacher"), None)
-    width = max(8.0, 1.5 * len(rows) + 2.0)
-    figure = new_figure(width, 4.4)
-    left, right = figure.subplots(1, 2)
-    reference = teacher.judgement.probe_accuracy if teacher else None
-    _bars(
-        left,
-        rows,
-        [row.judgement.probe_accuracy for row in rows],
-        "accuracy of a linear probe",
-        "{:.3f}",
-    )
-    shown = [value for row in rows if (value := row.judgement.probe_accuracy) is not None]
-    if shown or reference is not None:
-        left.set_ylim(*_accuracy_range([*shown, *([] if reference is None else [reference])]))
-    if reference is not None:
-        left.axhline(reference, color=_GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-        left.annotate(
-            f"teacher {reference:.3f}",
-            (0, reference),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 4),
-            textcoords="offset points",
-            color=_GREY,
-            fontsize=9,
-        )
-    _bars(
-        right,
-        rows,
-        [row.judgement.latent_loss for row in rows],
-        "latent loss, held-out text",
-        "{:.3g}",
-    )
-    right.margins(y=0.15)
-    right.set_ylim(bottom=0)
-    task = f", {report.task}" if report.task else ""
-    figure.suptitle(f"{report.recipe}{task}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     return as_png(figure)
 
 
@@ -208,49 +164,3 @@ def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
             va="center",
             annotation_clip=False,
         )
-
-
-def _bars(
-    axes: Any, rows: Sequence[Row], values: Sequence[float | None], title: str, form: str
-) -> None:
-    highest = max((value for value in values if value is not None), default=0.0)
-    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
-        if value is None:
-            axes.text(
-                place,
-                0.02,
-                "none",
-                ha="center",
-                color=_GREY,
-                fontsize=9,
-                transform=axes.get_xaxis_transform(),
-            )
-            continue
-        colour = _COLOURS[0] if row.kind == "stage" else _COLOURS[4]
-        axes.bar(place, value, width=0.62, color=colour, zorder=2)
-        # Inside the bar, where the teacher's line cannot cross it, unless the bar is too
-        # short for that.
-        inside = value > 0.12 * highest
-        axes.annotate(
-            form.format(value),
-            (place, value),
-            xytext=(0, -4 if inside else 3),
-            textcoords="offset points",
-            ha="center",
-            va="top" if inside else "bottom",
-            color="white" if inside and row.kind == "stage" else _BLACK,
-            fontsize=9,
-            zorder=4,
-        )
-    names = [
-        row.name.replace("_", "\n") + ("\n(reused)" if row.status == "reused" else "")
-        for row in rows
-    ]
-    axes.set_xticks(range(len(rows)), names)
-    axes.set_xlim(-0.6, len(rows) - 0.4)
-    axes.set_title(title, loc="left", fontsize=10)
-
-
-def _accuracy_range(values: Sequence[float]) -> tuple[float, float]:
-    """From zero, so that bars compare honestly, to a little above the largest."""
-    return 0.0, min(1.08, max(values) * 1.15)

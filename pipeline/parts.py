@@ -18,13 +18,13 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from pipeline.checkpoints import CheckpointStore, open_checkpoint
-from pipeline.curves import stage_comparison
 from pipeline.options import RunOptions
 from pipeline.outline import needs_made_teachers
 from pipeline.progress import LineProgress, TaskProgress, TerminalProgress
 from pipeline.report import as_markdown, as_records, student_row, summary, teacher_row
 from pipeline.runner import Runner, guessable
 from pipeline.settings import Settings
+from pipeline.stage_picture import stage_comparison
 from pipeline.tracking import Tracking
 from pipeline.tracking_model import resolve_run
 from pipeline.tracking_run import TrackedRun

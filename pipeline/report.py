@@ -13,7 +13,7 @@ from rich.table import Table
 from schemas.cards import DataCard
 from schemas.results import Judgement, Row, RunReport, Score, Size, TeacherReport
 
-_NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
+NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
 COLUMNS = ("", "probe", "latent", "task metric", "agreement", "tokens", "time", "")
 
 
@@ -44,7 +44,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """One row's texts, in the order of COLUMNS."""
     scores = row.judgement
     latent = "–" if scores.latent_loss is None else f"{scores.latent_loss:.4g}"
-    name = _NAMES.get(row.name, row.name)
+    name = NAMES.get(row.name, row.name)
     status = ["chosen"] if row.candidate and row.chosen else []
     status += [] if row.status == "ran" else [row.status]
     return (
@@ -115,8 +115,8 @@ def student_row(report: RunReport) -> Row | None:
 
 
 def teacher_row(report: RunReport) -> Row | None:
-    """The teacher's line."""
-    return next((row for row in report.rows if row.kind == "teacher"), None)
+    """The teacher's line; of several that were tried, the chosen one's."""
+    return next((row for row in report.rows if row.kind == "teacher" and row.chosen), None)
 
 
 def summary(report: RunReport) -> list[str]:

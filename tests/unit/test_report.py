@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 from rich.console import Console
 
+from pipeline import stage_picture
 from pipeline.report import (
     amount,
     as_markdown,
@@ -16,7 +18,9 @@ from pipeline.report import (
     overlay_link,
     percent,
     summary,
+    teacher_row,
 )
+from pipeline.stage_picture import stage_comparison
 from schemas.results import Judgement, Row, RunReport, Score, Size
 
 
@@ -129,3 +133,37 @@ def test_the_link_into_mlflow_names_every_stage(report: RunReport) -> None:
     query = parse_qs(link.partition("?")[2])
     assert query["runs"] == ['["run1", "run2"]']
     assert query["experiments"] == ['["1"]']
+
+
+def test_the_picture_has_a_panel_of_the_models_that_have_its_number(
+    report: RunReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
+    values = {"probe_accuracy": None, "probe_score": 0.4, "latent_loss": 2.0}
+    rows = [report.rows[0], report.rows[1].model_copy(), report.rows[2]]
+    rows[1] = rows[1].model_copy(update={"judgement": Judgement.model_validate(values)})
+    for some in (report.rows, rows, rows[1:2], ()):
+        stage_comparison(report.model_copy(update={"rows": tuple(some)}))
+    panels = [
+        {
+            axes.get_title(loc="left"): [t.get_text() for t in axes.get_xticklabels()]
+            for axes in figure.axes
+        }
+        for figure in drawn
+    ]
+    heads = ["teacher", "task\nspecific"]
+    assert panels[0] == {
+        "linear probe, accuracy %": ["general", "task\nspecific", "hard\nlabels\nonly"],
+        "own head, accuracy %, 95 % interval": [*heads, "hard\nlabels\nonly"],
+    }
+    assert panels[1]["latent loss, held-out text"] == ["general"]
+    assert panels[1]["own head, accuracy %, 95 % interval"] == heads
+    assert list(panels[2]) == ["linear probe, accuracy %", "latent loss, held-out text"]
+    assert panels[3] == {}
+
+
+def test_of_teachers_that_were_tried_the_chosen_one_is_the_teacher(report: RunReport) -> None:
+    lost = report.rows[0].model_copy(update={"chosen": False, "candidate": "seed 1"})
+    both = report.model_copy(update={"rows": (lost, *report.rows)})
+    assert teacher_row(both) == report.rows[0]

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from pipeline.curves import loss_curves, stage_comparison
+from pipeline.curves import loss_curves
+from pipeline.stage_picture import stage_comparison
 from pipeline.tracking import Tracking
 from pipeline.tracking_client import load_mlflow
 from pipeline.tracking_model import resolve_run, save_mlflow_model
