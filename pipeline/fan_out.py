@@ -31,6 +31,7 @@ from pipeline.parts import Hands, Work, distil, open_tracking, run_stages, show_
 from pipeline.progress import LineProgress
 from pipeline.runner import Runner
 from pipeline.settings import read_settings
+from pipeline.stage_picture import task_comparison
 from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_server import PARENT_TAG
 from schemas.comparison import TasksReport
@@ -224,6 +225,7 @@ def publish(report: TasksReport, parent_run: TrackedRun) -> None:
     """Put the comparison where people look: MLflow's parent run and Prefect's artifacts."""
     parent_run.log_text(as_markdown(report), "report.md")
     parent_run.log_text(report.model_dump_json(indent=2), "report.json")
+    parent_run.log_picture(task_comparison(report), "tasks.png")
     averages = {
         f"result/{name}/{model}": value
         for name, models in report.averages.items()

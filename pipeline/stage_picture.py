@@ -1,4 +1,4 @@
-"""A run's stages against its teacher, as a picture: what a probe finds, how near the states are, what heads score."""
+"""Pictures of a run: its stages against its teacher, and the scores of several tasks beside each other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.curves import BLACK, COLOURS, GREY, as_png, new_figure
 from pipeline.report import NAMES, percent, teacher_row
+from schemas.comparison import TasksReport
 from schemas.results import Row, RunReport, Score
 
 _STAGE, _BASELINE = COLOURS[0], COLOURS[4]
@@ -21,7 +22,7 @@ def stage_comparison(report: RunReport) -> bytes:
     others = [row for row in report.rows if row.kind != "teacher"]
     probed = [row for row in others if row.judgement.probed is not None]
     latent = [row for row in others if row.judgement.latent_loss is not None]
-    scored = _scored(report, others)
+    scored = _scored(report)
     widths = [max(2, len(rows)) for rows in (probed, latent, scored) if rows]
     figure = new_figure(max(5.0, 1.15 * sum(widths) + 1.0), 4.4)
     panels = iter(
@@ -37,16 +38,36 @@ def stage_comparison(report: RunReport) -> bytes:
         axes.margins(y=0.15)
         axes.set_ylim(bottom=0)
     if scored:
-        _draw_scores(next(panels), report.metric or "", scored)
+        axes = next(panels)
+        _draw_scores(axes, scored)
+        axes.set_title(f"own head, {report.metric} %, 95 % interval", loc="left", fontsize=10)
     task = f", {report.task}" if report.task else ""
     figure.suptitle(f"{report.recipe}{task}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     return as_png(figure)
 
 
-def _scored(report: RunReport, others: Sequence[Row]) -> list[tuple[Row, Score]]:
+def task_comparison(report: TasksReport) -> bytes:
+    """A panel for each finished task: the score of every trained head with its 95 % interval, as a PNG."""
+    found = {task: scored for task, each in report.tasks.items() if (scored := _scored(each))}
+    columns = max(1, min(4, len(found)))
+    lines = max(1, -(-len(found) // columns))
+    figure = new_figure(3.6 * columns + 0.6, 3.2 * lines + 0.4)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes, (task, scored) in zip(panels, found.items(), strict=False):
+        _draw_scores(axes, scored)
+        axes.set_title(f"{task}, {report.tasks[task].metric} %", loc="left", fontsize=10)
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    title = f"{report.recipe}: own heads, 95 % intervals"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return as_png(figure)
+
+
+def _scored(report: RunReport) -> list[tuple[Row, Score]]:
     """The models whose heads have the task's score, the teacher first."""
     teacher = teacher_row(report)
-    rows = [*([] if teacher is None else [teacher]), *others]
+    rows = [] if teacher is None else [teacher]
+    rows += [row for row in report.rows if row.kind != "teacher"]
     found = [(row, row.judgement.scores.get(report.metric or "")) for row in rows]
     return [(row, score) for row, score in found if score is not None]
 
@@ -85,7 +106,7 @@ def _bars(axes: Any, rows: Sequence[Row], values: Sequence[float], texts: Sequen
     _name(axes, rows)
 
 
-def _draw_scores(axes: Any, metric: str, scored: Sequence[tuple[Row, Score]]) -> None:
+def _draw_scores(axes: Any, scored: Sequence[tuple[Row, Score]]) -> None:
     for place, (row, score) in enumerate(scored):
         spread = [[score.value - score.low], [score.high - score.value]]
         colour = _colour(row)
@@ -96,7 +117,6 @@ def _draw_scores(axes: Any, metric: str, scored: Sequence[tuple[Row, Score]]) ->
             percent(score.value), (place, score.value), xytext=(7, 0), textcoords="offset points",
             va="center", fontsize=9, color=BLACK,
         )  # fmt: skip
-    axes.set_title(f"own head, {metric} %, 95 % interval", loc="left", fontsize=10)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
     axes.margins(y=0.15)

@@ -136,7 +136,7 @@ def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(
     assert first.report.tasks["plays"].mlflow_run_id == tasks["plays"]
     assert client.get_run(tasks["noise"]).info.status == "FAILED"
     written = {item.path for item in client.list_artifacts(first.report.mlflow_run_id)}
-    assert {"report.md", "report.json"} <= written
+    assert {"report.md", "report.json", "tasks.png"} <= written
 
 
 def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(

@@ -20,7 +20,8 @@ from pipeline.report import (
     summary,
     teacher_row,
 )
-from pipeline.stage_picture import stage_comparison
+from pipeline.stage_picture import stage_comparison, task_comparison
+from schemas.comparison import TasksReport
 from schemas.results import Judgement, Row, RunReport, Score, Size
 
 
@@ -167,3 +168,23 @@ def test_of_teachers_that_were_tried_the_chosen_one_is_the_teacher(report: RunRe
     lost = report.rows[0].model_copy(update={"chosen": False, "candidate": "seed 1"})
     both = report.model_copy(update={"rows": (lost, *report.rows)})
     assert teacher_row(both) == report.rows[0]
+
+
+def test_every_finished_task_has_a_panel_of_its_scores(
+    report: RunReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
+    general = report.model_copy(update={"rows": report.rows[1:2]})
+    names = ["a", "b", "c", "d", "e"]
+    both = TasksReport.model_validate(
+        {"run": "r", "recipe": "toy", "tasks": dict.fromkeys(names, report) | {"unscored": general},
+         "shared": (), "failed": {"lost": "no rows"}, "averages": {}, "seconds": 1.0, "store": "s"}
+    )  # fmt: skip
+    task_comparison(both)
+    task_comparison(both.model_copy(update={"tasks": {}}))
+    shown = [axes for axes in drawn[0].axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == [
+        f"{name}, accuracy %" for name in names
+    ]
+    assert not [axes for axes in drawn[1].axes if axes.get_visible()]
