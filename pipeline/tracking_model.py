@@ -8,6 +8,7 @@ avoided here by handing it the loaded components under a name that is no hub id.
 from __future__ import annotations
 
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,17 +30,37 @@ _CARD = (
 )
 
 
+# By the end of a model's architecture: the class that loads it, and the pipeline that MLflow makes of it.
+_FORMS = {
+    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
+    "ForTokenClassification": ("AutoModelForTokenClassification", "token-classification"),
+    "Model": ("AutoModel", "feature-extraction"),
+}
+
+
 def save_mlflow_model(model_folder: Path, to: Path) -> None:
-    """Writes a sequence classifier as `mlflow.transformers.load_model` loads it, offline.
+    """Writes a student as `mlflow.transformers.load_model` loads it, offline.
+
+    One that answers questions stays a transformers folder: MLflow's form is made of a pipeline, and transformers 5 has
+    none for it.
 
     Args:
         model_folder: transformers folder with the model and its tokenizer.
         to: folder to make; it must not exist or be empty.
     """
-    load_mlflow()
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from stages.encoders import load_config
 
-    model: Any = AutoModelForSequenceClassification.from_pretrained(
+    (architecture,) = load_config(model_folder).architectures or ("",)
+    form = next((each for end, each in _FORMS.items() if architecture.endswith(end)), None)
+    if form is None:
+        shutil.copytree(model_folder, to, dirs_exist_ok=True)
+        return
+    load_mlflow()
+    import transformers
+    from transformers import AutoTokenizer
+
+    loader, task = form
+    model: Any = getattr(transformers, loader).from_pretrained(
         model_folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     tokenizer: Any = AutoTokenizer.from_pretrained(
@@ -53,7 +74,7 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
         flavor.save_model(
             transformers_model={"model": model.eval(), "tokenizer": tokenizer},
             path=str(to),
-            task="text-classification",
+            task=task,
             model_card=ModelCard(_CARD),
             pip_requirements=[
                 f"{name}=={version(name).partition('+')[0]}"

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 from pipeline.curves import loss_curves
 from pipeline.stage_picture import stage_comparison
@@ -69,6 +76,36 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], weight), name
     assert loaded("the film is not bad")[0]["label"] in ("bad", "fair", "good")
+
+
+@pytest.mark.parametrize("kind", ["TokenClassification", "QuestionAnswering", ""])
+def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, id2label={0: "O", 1: "B-PER"},
+    )  # fmt: skip
+    made: Any = {
+        "TokenClassification": BertForTokenClassification,
+        "QuestionAnswering": BertForQuestionAnswering,
+        "": BertModel,
+    }[kind](config)
+    made.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    save_mlflow_model(tmp_path / "model", tmp_path / "flavor")
+    if kind == "QuestionAnswering":
+        assert not (tmp_path / "flavor" / "MLmodel").exists(), "transformers has no pipeline of it"
+        loaded = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "flavor")
+    else:
+        pipeline = load_mlflow().transformers.load_model(str(tmp_path / "flavor"))
+        loaded = pipeline.model
+        words = pipeline("the film is not bad")
+        assert (
+            {word["entity"] for word in words} <= {"O", "B-PER"} if kind else len(words[0][0]) == 16
+        )
+    assert type(loaded) is type(made)
+    for name, weight in made.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
 
 
 def test_a_run_id_leads_to_its_checkpoint_here_or_downloaded(
