@@ -1,8 +1,8 @@
 """From a general corpus in the config to rows of text: checked, cleaned, drawn and split by the seed.
 
 The sources are read twice from start to end, a megabyte at a time: once to decide what becomes of each row, by hashes,
-and once to write the rows that stay into the cache. Of a row that has been read about forty bytes are kept in memory,
-and for almost equal rows 256 more in files beside (`stages.duplicates`).
+and once to write the rows that stay into the cache. Of a row twelve bytes stay in memory, sixteen
+more while rows are drawn, and for almost equal rows 256 in files beside (`stages.duplicates`).
 
 Everything that names a place (path, cache) stays out of the digests: a moved file is the same data.
 """
@@ -25,7 +25,7 @@ from schemas.corpus import AnyCut, CorpusSummary, GeneralCorpus, Leak, RowCut, S
 from schemas.errors import DataError
 from schemas.yaml_text import printable
 from stages.corpus_sources import Part, TextRows, parts_of, source_identity, source_name
-from stages.duplicates import Sketches, repeated
+from stages.duplicates import SORTED_AT_ONCE, Sketches, repeated
 from stages.leaks import EXAMPLES, HeldOut, held_out_digest
 from stages.letters import in_batches, letters_of, text_hashes
 from stages.whole import is_whole, make_whole
@@ -141,7 +141,7 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
     with TemporaryDirectory(dir=into) as scratch:
         looked = _look(parts, corpus, held_out, Path(scratch))
     fates, begins = _decide(looked, corpus)
-    characters = _write(parts, fates, begins if corpus.needs_documents else None, into)
+    characters = _write(parts, fates, begins, into)
     summary = CorpusSummary(
         digest=_rows_digest(corpus),
         cut=corpus.cut.kind,
@@ -237,8 +237,10 @@ class _Chunk:
         ]
 
 
-def _decide(looked: _Looked, corpus: GeneralCorpus) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """What becomes of every row, and which rows that stay follow none of the row before."""
+def _decide(
+    looked: _Looked, corpus: GeneralCorpus
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
+    """What becomes of every row; and, where text is cut along documents, which of those that stay follow none."""
     rows = np.flatnonzero(looked.fates == _TRAIN)
     if len(rows) <= corpus.held_out_rows:
         raise DataError(
@@ -246,21 +248,28 @@ def _decide(looked: _Looked, corpus: GeneralCorpus) -> tuple[NDArray[np.uint8], 
             f"{corpus.held_out_rows} from "
             "training; give more text or lower data.held_out_rows"
         )
-    documents = np.cumsum(looked.begins, dtype=np.int32)[rows]
-    drawn, held = _drawn(documents if corpus.needs_documents else None, len(rows), corpus)
-    rest = drawn[held:]
+    documents = None
+    if corpus.needs_documents:
+        documents = np.cumsum(looked.begins, dtype=np.int32)[rows]
+    drawn, held = _drawn(documents, len(rows), corpus)
+    looked.fates[rows] = _UNUSED
+    looked.fates[rows[drawn[:held]]] = _HELD_OUT
     known = np.sort(looked.hashes[rows[drawn[:held]]])
-    hashes = looked.hashes[rows[rest]]
-    places = np.minimum(np.searchsorted(known, hashes), held - 1)
-    rest = rest[known[places] != hashes][: corpus.max_rows]
-    if len(rest) == 0:
+    left = len(rows) if corpus.max_rows is None else corpus.max_rows
+    for start in range(held, len(drawn), SORTED_AT_ONCE):
+        some = rows[drawn[start : start + SORTED_AT_ONCE]]
+        hashes = looked.hashes[some]
+        places = np.minimum(np.searchsorted(known, hashes), held - 1)
+        fresh = some[known[places] != hashes][:left]
+        looked.fates[fresh] = _TRAIN
+        left -= len(fresh)
+    if not (looked.fates == _TRAIN).any():
         raise DataError(
             "data.sources: every row's text is among the held-out rows; give text that differs, or lower "
             "data.held_out_rows"
         )
-    looked.fates[rows] = _UNUSED
-    looked.fates[rows[drawn[:held]]] = _HELD_OUT
-    looked.fates[rows[rest]] = _TRAIN
+    if documents is None:
+        return looked.fates, None
     fates = looked.fates[rows]
     begins = np.ones(len(looked.fates), bool)
     begins[rows[1:]] = (documents[1:] != documents[:-1]) | (fates[1:] != fates[:-1])

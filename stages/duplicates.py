@@ -29,15 +29,31 @@ _BIN_BITS = np.uint64(57)
 _CHANCE = 1 / 256
 _PAIRS_AT_ONCE = 4096
 _ROUNDS = 64
+SORTED_AT_ONCE = 1 << 21
+"""Rows whose hashes are looked at together: some 70 MB."""
 
 
 def repeated(hashes: Hashes, usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which of the usable rows have the hash of an earlier usable row."""
-    rows = np.flatnonzero(usable)
-    order = rows[np.argsort(hashes[rows], kind="stable")]
+    """Which of the usable rows have the hash of an earlier usable row.
+
+    Equal hashes have equal remainders, so the rows are sorted by parts, and few at once.
+    """
     found = np.zeros(len(hashes), bool)
-    found[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
+    parts = -(-len(hashes) // SORTED_AT_ONCE)
+    for part in range(parts):
+        rows = _of_part(hashes, usable, part, parts)
+        order = rows[np.argsort(hashes[rows], kind="stable")]
+        found[order[1:]] = hashes[order[1:]] == hashes[order[:-1]]
     return found
+
+
+def _of_part(hashes: Hashes, usable: NDArray[np.bool_], part: int, parts: int) -> NDArray[np.int64]:
+    found = []
+    for start in range(0, len(hashes), SORTED_AT_ONCE):
+        some = slice(start, start + SORTED_AT_ONCE)
+        chosen = usable[some] & (hashes[some] % np.uint64(parts) == part)
+        found.append(start + np.flatnonzero(chosen))
+    return np.concatenate(found)
 
 
 class Sketches:

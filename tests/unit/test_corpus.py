@@ -323,6 +323,25 @@ def test_the_rows_are_read_and_written_once(tmp_path: Path) -> None:
     assert len(list(folders.iterdir())) == 2
 
 
+@pytest.mark.parametrize("most", [None, 5])
+def test_the_rows_do_not_depend_on_how_many_are_looked_at_together(
+    most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_rows(
+        tmp_path / "a.jsonl", [{"text": f"row {number % 30}"} for number in range(40)]
+    )
+    corpus = made(files(path), held_out_rows=4, duplicates="keep", max_rows=most)
+    found = []
+    for at_once in (1 << 22, 3):
+        monkeypatch.setattr("stages.corpus.SORTED_AT_ONCE", at_once)
+        rows = load_corpus(corpus, tmp_path / f"cache {at_once}")
+        found.append((rows.train["text"][:], rows.held_out["text"][:]))
+    assert found[0] == found[1]
+    train, held_out = found[0]
+    assert not set(train) & set(held_out)
+    assert len(train) == 5 if most else len(train) > 30
+
+
 def test_a_digest_changes_with_whatever_changes_the_sequences(tmp_path: Path) -> None:
     path = documents(tmp_path / "a.jsonl", [2, 2])
     corpora = [

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages import duplicates
 from stages.duplicates import NEAR, Sketches, repeated
 from stages.leaks import HeldOut
 from stages.letters import letters_of, piece_hashes, text_hashes, word_hashes
@@ -59,6 +60,22 @@ def test_the_first_of_equal_rows_stays() -> None:
     hashes = np.array([5, 7, 5, 5, 7, 9], np.uint64)
     usable = np.array([False, True, True, True, True, True])
     assert repeated(hashes, usable).tolist() == [False, False, False, True, True, False]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 50, 10_000])
+def test_repeats_are_found_however_few_rows_are_sorted_at_once(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = np.random.default_rng(0)
+    hashes = draw.integers(0, 2**64, 60, np.uint64)[draw.integers(0, 60, 200)]
+    usable = draw.random(200) < 0.8
+    seen: set[int] = set()
+    expected = []
+    for value, counts in zip(hashes.tolist(), usable.tolist(), strict=True):
+        expected.append(counts and value in seen)
+        seen |= {value} if counts else set()
+    monkeypatch.setattr(duplicates, "SORTED_AT_ONCE", at_once)
+    assert repeated(hashes, usable).tolist() == expected
 
 
 def similarity(one: str, other: str) -> float:
