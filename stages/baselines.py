@@ -25,10 +25,14 @@ from schemas.problems import (
     Regression,
     TokenClassification,
 )
+from stages.replaceable import UNSPACED_LETTERS
 from stages.scoring import Scorer
 
 _MAX_FEATURES = 200_000
 _VECTOR_WIDTH = 4096
+# Words of two letters and more, as scikit-learn has them; where no space stands between words, each letter is one.
+_WORDS = rf"[{UNSPACED_LETTERS}]|[^\W{UNSPACED_LETTERS}]{{2,}}"
+_ALL_WORDS = rf"[{UNSPACED_LETTERS}]|[^\W{UNSPACED_LETTERS}]+"
 _SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
 
 
@@ -62,7 +66,9 @@ def _texts(data: Dataset) -> list[str]:
 
 
 def _counts() -> CountVectorizer:
-    return CountVectorizer(ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES)
+    return CountVectorizer(
+        ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES, token_pattern=_WORDS
+    )
 
 
 def _classes(train: Dataset, data: Dataset, num_classes: int) -> np.ndarray:
@@ -129,13 +135,15 @@ def _sentences(data: Dataset) -> list[str]:
     for question, context in zip(data["text"], data["text_pair"], strict=True):
         sentences = [part.strip() for part in _SENTENCE.findall(context) if part.strip()]
         sentences = sentences or [context]
-        vectors = TfidfVectorizer(token_pattern=r"\w+").fit_transform([question, *sentences])
+        vectors = TfidfVectorizer(token_pattern=_ALL_WORDS).fit_transform([question, *sentences])
         answers.append(sentences[int((vectors[1:] @ vectors[0].T).toarray().argmax())])
     return answers
 
 
 def _vectors(train: Dataset, data: Dataset) -> np.ndarray:
-    counter = TfidfVectorizer(max_features=_VECTOR_WIDTH, sublinear_tf=True).fit(train["text"])
+    counter = TfidfVectorizer(
+        max_features=_VECTOR_WIDTH, sublinear_tf=True, token_pattern=_WORDS
+    ).fit(train["text"])
     texts = list(data["text"])
     if "text_pair" in data.column_names:
         texts = [

@@ -16,7 +16,7 @@ from stages.scoring import Scorer
 from stages.terms import Needs, run_model
 from stages.tokens import Batch, Tokens
 
-EVALUATION_VERSION = 3
+EVALUATION_VERSION = 4
 """Raise by hand when a score is computed differently; every judgement made before is then made anew."""
 
 _MICROBATCH_TOKENS = 8192

@@ -20,12 +20,13 @@ from transformers import PreTrainedTokenizerFast
 
 from stages.tokens import Tokens
 
-# Thai and Lao, Myanmar, Khmer, the two kana, and Chinese characters.
-_UNSPACED = (
+UNSPACED_LETTERS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
 )
-_STARTS_UNSPACED = re.compile(f"[{_UNSPACED}]")
+"""Letters of scripts that put no space between words, for a class of `re`: Thai and Lao, Myanmar, Khmer, the two
+kana, and Chinese characters."""
+_STARTS_UNSPACED = re.compile(f"[{UNSPACED_LETTERS}]")
 
 
 class Word(NamedTuple):
@@ -130,7 +131,7 @@ def _pattern() -> re.Pattern[str]:
     marks = "".join(
         re.escape(char) for char in map(chr, range(sys.maxunicode + 1)) if _is_mark(char)
     )
-    return re.compile(f"([{_UNSPACED}]+)|(?:[^\\W{_UNSPACED}]|[{marks}])+")
+    return re.compile(f"([{UNSPACED_LETTERS}]+)|(?:[^\\W{UNSPACED_LETTERS}]|[{marks}])+")
 
 
 def _words_of(number: int, text: str, sequence: _Sequence) -> Iterator[Word]:
