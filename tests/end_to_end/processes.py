@@ -51,7 +51,7 @@ class Process:
     def output(self) -> str:
         return "".join(self.lines)
 
-    def wait_for(self, text: str, seconds: float = 120) -> None:
+    def wait_for(self, text: str, seconds: float = 240) -> None:
         """Return when `text` was printed."""
         end = time.monotonic() + seconds
         while text not in self.output:

@@ -36,7 +36,7 @@ MOST_SECONDS = 10.0
 
 # Each file in a child of its own, so that the memory it took is its own.
 MEASURE = """
-import json, os, sys, time
+import json, os, sys
 from pathlib import Path
 from schemas.data import FileTask, FileText, GeneralCorpus
 from schemas.errors import DataError
@@ -60,7 +60,6 @@ def load(name):
 
 load("good.jsonl")
 for name in sys.argv[2:]:
-    began = time.monotonic()
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -70,7 +69,8 @@ for name in sys.argv[2:]:
     with open(reads, "rb") as said:
         message = said.read().decode()
     _, status, usage = os.wait4(child, 0)
-    taken = time.monotonic() - began
+    # The processor's seconds: on a busy machine those of the clock are other people's as well.
+    taken = usage.ru_utime + usage.ru_stime
     print(json.dumps([name, status, usage.ru_maxrss * 1024, taken, message]), flush=True)
 """
 

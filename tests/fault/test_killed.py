@@ -30,6 +30,7 @@ def recipe(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("prefect")
 def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
     recipe: Path, tmp_path: Path
