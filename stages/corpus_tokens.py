@@ -105,11 +105,12 @@ def _tokens(
         making.fill(text, sources or (len(text),), beside)
 
     found, folder = kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)
-    if split == "train" and rows.weights is not None and not all(_read_summary(folder).per_source):
-        empty = _read_summary(folder).per_source.index(0)
+    weighted = split == "train" and rows.weights is not None
+    per_source = _read_summary(folder).per_source if weighted else ()
+    if 0 in per_source:
         raise DataError(
-            f"data.sources[{empty}]: no token is left of its text with this tokenizer, so it can have no weight; take "
-            "it off the list"
+            f"data.sources[{per_source.index(0)}]: no token is left of its text with this tokenizer, so it can have "
+            "no weight; take it off the list"
         )
     return found, folder
 
