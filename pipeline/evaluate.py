@@ -22,7 +22,8 @@ from schemas.yaml_text import printable
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import answers_of
 from stages.heads import check_outputs, load_with_head
-from stages.scoring import Scorer, VectorScorer, scorer_of
+from stages.scorer import Scorer
+from stages.scoring import VectorScorer, scorer_of
 from stages.sources import TaskRows, load_task
 from stages.tokenizing import tokenize_split
 

@@ -41,8 +41,8 @@ _FORMS = {
 def save_mlflow_model(model_folder: Path, to: Path) -> None:
     """Writes a student as `mlflow.transformers.load_model` loads it, offline.
 
-    One that answers questions stays a transformers folder: MLflow's form is made of a pipeline, and transformers 5 has
-    none for it.
+    One that answers questions or chooses among answers stays a transformers folder: MLflow's form is made of a
+    pipeline, and transformers 5 has none for it.
 
     Args:
         model_folder: transformers folder with the model and its tokenizer.

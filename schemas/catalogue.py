@@ -49,11 +49,25 @@ class Public:
     """Where its labels are public."""
     more_validation: dict[str, str] = field(default_factory=dict)
     """Further splits that the benchmark scores by themselves."""
+    marks: tuple[tuple[str, str, str], ...] = ()
+    """Columns of a span's text and of its place, and the two signs that it is put between."""
+    choices: str | None = None
+    """Column of the written answers to choose among."""
+    blank: str | None = None
+    """How a blank looks that one of them fills."""
     max_length: int | None = None
     """Usual length in tokens, where far from a sentence's."""
 
     def mapping(self) -> dict[str, Any]:
         """The task as a recipe would write it in full."""
+        problem: str | dict[str, str] = self.problem
+        if self.choices is not None:
+            problem = {"kind": self.problem, "choices": self.choices}
+            problem |= {} if self.blank is None else {"blank": self.blank}
+        marks = [
+            {"text": text, "start": start, "signs": list(signs)}
+            for text, start, signs in self.marks
+        ]
         given = {
             "kind": "hub",
             "id": self.id,
@@ -61,7 +75,8 @@ class Public:
             "revision": self.revision,
             "validation_split": self.validation_split,
             "more_validation": dict(self.more_validation) or None,
-            "problem": self.problem,
+            "problem": problem,
+            "marks": marks or None,
             "text": self.text,
             "text_pair": self.text_pair,
             "label": self.label,
@@ -163,8 +178,37 @@ CLUE: dict[str, Public] = {
     "iflytek": _clue("iflytek", "sentence", labels=tuple(str(number) for number in range(119))),
     "cmnli": _clue("cmnli", *_SENTENCES, labels=_NLI_ZH),
     "ocnli": _clue("ocnli", *_SENTENCES, labels=_NLI_ZH),
+    # Span 2 is a pronoun, span 1 what it may stand for; the signs are those of CLUE's own script.
+    "cluewsc2020": _clue(
+        "cluewsc2020",
+        "text",
+        labels=("true", "false"),
+        marks=(
+            ("target.span1_text", "target.span1_index", "__"),
+            ("target.span2_text", "target.span2_index", "[]"),
+        ),
+    ),
+    "csl": _clue("csl", "keyword", "abst", labels=("0", "1"), max_length=256),
     "cmrc2018": _spans("clue/clue", "cmrc2018", _CMRC, 512),
     "drcd": _spans("clue/clue", "drcd", _CMRC, 512),
+    "chid": _clue(
+        "chid",
+        "content",
+        problem="multiple_choice",
+        choices="candidates",
+        blank="#idiom{number}#",
+        label="answers.text",
+        max_length=256,
+    ),
+    "c3": _clue(
+        "c3",
+        "context",
+        "question",
+        problem="multiple_choice",
+        choices="choice",
+        label="answer",
+        max_length=512,
+    ),
 }
 
 _SQUAD: tuple[MetricName, ...] = ("squad_f1", "exact_match")
@@ -198,23 +242,16 @@ OTHERS: dict[str, Public] = {
 
 CATALOGUE: dict[str, Public] = {**GLUE, **CLUE, **OTHERS}
 
-_CHOICE = "it asks to choose among written answers, a kind of task that there is none of here yet"
 # Known by name, and why that is not enough.
 NOT_READY: dict[str, str] = {
     "ax": "GLUE's diagnostic set has no training rows, and its labels are not public; evaluate on mnli",
     "diagnostics": "CLUE's diagnostic set has no training rows; evaluate on cmnli",
-    "chid": _CHOICE,
-    "c3": _CHOICE,
-    "cluewsc2020": "its two spans are columns of their own: put marks around them in the text and give the rows as "
-    "files (kind: files, labels true and false)",
-    "csl": "its keywords are a list: join them into one text, and give the rows as files (kind: files, a pair of "
-    "keywords and abst, labels 0 and 1)",
     "dbqa": "no public copy on the hub is known; give NLPCC's rows as files (kind: files, a pair of question and "
     "sentence, labels 0 and 1, metric: f1)",
 }
 _GROUPS = {
     "glue": {*GLUE, "ax"},
-    "clue": {*CLUE, "diagnostics", "chid", "c3", "cluewsc2020", "csl"},
+    "clue": {*CLUE, "diagnostics"},
 }
 _OTHER_NAMES = {
     "nlpccdbqa": "dbqa",

@@ -47,7 +47,7 @@ class MetricFacts:
 
 
 KNOWN_METRICS: dict[MetricName, MetricFacts] = {
-    "accuracy": MetricFacts("share of right answers", ("classification",)),
+    "accuracy": MetricFacts("share of right answers", ("classification", "multiple_choice")),
     "f1": MetricFacts("F1 of the second label", ("classification",)),
     "accuracy_f1": MetricFacts("mean of accuracy and F1 of the second label", ("classification",)),
     "f1_macro": MetricFacts("mean of the labels' F1", ("classification", "multi_label")),
@@ -81,6 +81,7 @@ DEFAULT_METRIC: dict[ProblemKind, MetricName] = {
     "regression": "pearson_spearman",
     "token_classification": "entity_f1",
     "question_answering": "squad_f1",
+    "multiple_choice": "accuracy",
     # Vectors of a student are often of another width than the teacher's, and then have no cosine with them.
     "embedding": "similarity_spearman",
 }

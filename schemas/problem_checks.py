@@ -10,6 +10,7 @@ from schemas.objective import LatentObjective, MaskedLanguageObjective, TaskObje
 from schemas.problems import (
     Classification,
     Embedding,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from schemas.tasks import AnyTask
 
 _OF_LIKENESS = ("pearson", "spearman", "pearson_spearman")
+
+_PLACES = "places in the text, and copies have other words there"
+_NOT_COPIED: dict[type, str] = {
+    TokenClassification: _PLACES,
+    QuestionAnswering: _PLACES,
+    MultipleChoice: "texts themselves, and copies are made of the passage and the question alone",
+}
+"""Kinds of tasks whose rows are not copied with other words, and why."""
 
 Place = tuple[str | int, ...]
 Problem = tuple[Place, object, str]
@@ -85,12 +94,10 @@ def augmentation_checks(recipe: Recipe) -> Iterator[Problem]:
             )
             yield ("stages", index, "data"), "augmented_task_data", reason
         for task in (recipe.task, *(recipe.tasks or {}).values()):
-            if task is not None and isinstance(
-                task.problem, TokenClassification | QuestionAnswering
-            ):
+            why = None if task is None else _NOT_COPIED.get(type(task.problem))
+            if task is not None and why is not None:
                 reason = (
-                    f"the answers of a {task.problem.kind} task are places in the text, and copies have other words "
-                    "there; set data to task_data"
+                    f"the answers of a {task.problem.kind} task are {why}; set data to task_data"
                 )
                 yield ("stages", index, "data"), "augmented_task_data", reason
     if recipe.augmentation is not None and not reading:

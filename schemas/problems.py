@@ -1,4 +1,4 @@
-"""What kind of answer a task asks for: a class, several, a value, a tag per word, a span of text, or a vector."""
+"""What kind of answer a task asks for: a class, several, a value, a tag per word, a span, a choice, or a vector."""
 
 from __future__ import annotations
 
@@ -57,6 +57,24 @@ class QuestionAnswering(Frozen):
     """Whether "no answer" may be given; auto: where a training row has none."""
 
 
+Column = Annotated[str, Field(min_length=1)]
+
+
+class MultipleChoice(Frozen):
+    """One of a few written answers, which are not the same for every row: RACE, SWAG, C3, ChID.
+
+    `text` is the passage, `text_pair` the question, or how an answer begins, where there is one. The label column holds
+    the right choice: its text, its number from 0, or its letter from A.
+    """
+
+    kind: Literal["multiple_choice"] = "multiple_choice"
+    choices: Column | Annotated[tuple[Column, ...], Field(min_length=2, max_length=26)] = "choices"
+    """Column of the list of choices, or the columns of one choice each."""
+    blank: str | None = Field(default=None, min_length=1, max_length=64)
+    """How a blank of the passage looks that one of the choices fills, such as `#idiom{number}#`; every blank is then a
+    row, and the label column a list of right choices in the order of the blanks. Null where a row is one question."""
+
+
 class Embedding(Frozen):
     """A vector for each text, as near as possible to the teacher's: nobody labels anything.
 
@@ -69,7 +87,13 @@ class Embedding(Frozen):
 
 
 AnyProblem = (
-    Classification | MultiLabel | Regression | TokenClassification | QuestionAnswering | Embedding
+    Classification
+    | MultiLabel
+    | Regression
+    | TokenClassification
+    | QuestionAnswering
+    | MultipleChoice
+    | Embedding
 )
 Problem = Annotated[AnyProblem, Field(discriminator="kind"), BeforeValidator(parse_kind)]
 ProblemKind = Literal[
@@ -78,5 +102,6 @@ ProblemKind = Literal[
     "regression",
     "token_classification",
     "question_answering",
+    "multiple_choice",
     "embedding",
 ]

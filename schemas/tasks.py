@@ -11,12 +11,16 @@ from schemas.catalogue import CATALOGUE, did_you_mean, named_task
 from schemas.metrics import MetricName, check_metrics, metrics_of
 from schemas.problems import (
     Classification,
+    MultipleChoice,
     Problem,
     QuestionAnswering,
+    TokenClassification,
 )
 from schemas.refs import HubId, Revision
 
 MaxLength = Annotated[int, Field(ge=4, le=8192)]
+Sign = Annotated[str, Field(min_length=1, max_length=16)]
+_WITHOUT_LABELS = ("regression", "question_answering", "multiple_choice", "embedding")
 
 
 class _Task(Frozen):
@@ -42,7 +46,7 @@ class _Task(Frozen):
     def _labels_differ(self) -> _Task:
         if self.labels and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: a name is listed twice; give each class one name of its own")
-        if self.labels and self.problem.kind in ("regression", "question_answering", "embedding"):
+        if self.labels and self.problem.kind in _WITHOUT_LABELS:
             raise ValueError(f"labels: a {self.problem.kind} task has none; leave them out")
         return self
 
@@ -83,7 +87,41 @@ class DocstringTask(_Task):
     """Validate on at most so many rows, drawn with the seed."""
 
 
-class FileTask(_Task):
+class Mark(Frozen):
+    """A span of a text that is put between two signs, such as those that a coreference task asks about."""
+
+    text: str = Field(min_length=1)
+    """Column of the span's own text; a dot leads into an object, such as target.span1_text."""
+    start: str = Field(min_length=1)
+    """Column of the place of its first character in the text, counted from 0."""
+    signs: tuple[Sign, Sign] = ("_", "_")
+    """What stands before it and after it."""
+
+
+class _ColumnTask(_Task):
+    """A task whose rows have named columns."""
+
+    label: str = "label"
+    """Column of the label, of the tags, of the answers, of the right choice, or of the pairs' likeness."""
+    marks: tuple[Mark, ...] = Field(default=(), max_length=8)
+    """Spans of the text that are put between signs."""
+
+    @model_validator(mode="after")
+    def _marks_stand_in_a_text(self) -> _ColumnTask:
+        if self.marks and isinstance(self.problem, TokenClassification):
+            raise ValueError(
+                "marks: the text of a token_classification task is a list of words, whose places would be others; "
+                "leave them out"
+            )
+        if self.marks and isinstance(self.problem, MultipleChoice) and self.problem.blank:
+            raise ValueError(
+                "marks: problem.blank makes a row of every blank, in which the places would be others; leave one of "
+                "the two out"
+            )
+        return self
+
+
+class FileTask(_ColumnTask):
     """Labelled rows in local files: .jsonl, .json, .csv, .tsv or .parquet, plain or .gz."""
 
     kind: Literal["files"] = "files"
@@ -96,15 +134,14 @@ class FileTask(_Task):
     )
     """Files of further validation rows, scored by themselves under the name given here."""
     text: str = "text_a"
-    """Column of the text, of a pair's first text, of a question, or of the list of words."""
+    """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list
+    are joined by spaces, and a dot leads into an object."""
     text_pair: str | None = None
     """Column of a pair's second text, or of the context; null for single texts; auto for text_b where the training file
     has it."""
-    label: str = "label"
-    """Column of the label, of the tags, of the answers, or of the pairs' likeness."""
 
 
-class HubTask(_Task):
+class HubTask(_ColumnTask):
     """A labelled data set of the Hugging Face hub, or of its local cache."""
 
     kind: Literal["hub"] = "hub"
@@ -123,11 +160,10 @@ class HubTask(_Task):
     )
     """Splits of further validation rows, scored by themselves under the name given here."""
     text: str = "sentence"
-    """Column of the text, of a pair's first text, of a question, or of the list of words."""
+    """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list
+    are joined by spaces, and a dot leads into an object."""
     text_pair: str | None = None
     """Column of a pair's second text, or of the context; null for single texts."""
-    label: str = "label"
-    """Column of the label, of the tags, of the answers, or of the pairs' likeness."""
 
 
 def _parse_task(value: Any) -> Any:

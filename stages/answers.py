@@ -1,7 +1,8 @@
 """How the answers of a head are compared with a teacher's and with the data's: one class for each kind of answer.
 
 A head's answer is one tensor for every kind: (batch, classes) for a text, (batch, sequence, classes) for its tokens, of
-which start and end of a span are two classes, (batch, width) for a vector.
+which start and end of a span are two classes, (batch, 1) for choices, which are sequences of their own, (batch, width)
+for a vector.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from schemas.problems import (
     Classification,
     Embedding,
     MultiLabel,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
 )
 from stages.losses import (
     Summed,
+    choice_loss,
     hard_label_loss,
     multi_label_loss,
+    soft_choice_loss,
     soft_label_loss,
     soft_multi_label_loss,
     soft_span_loss,
@@ -35,7 +39,7 @@ from stages.losses import (
     value_loss,
     vector_loss,
 )
-from stages.tokens import NO_WORD, Batch
+from stages.tokens import NO_WORD, NOT_LABELLED, Batch
 
 
 class Answers(ABC):
@@ -206,6 +210,52 @@ class SpanAnswers(_Rows):
         return span_loss(student[known], _labels(batch)[known], batch.attention_mask[known])
 
 
+class ChoiceAnswers(Answers):
+    """The right one of a row's choices, each of which is a sequence with a score."""
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
+        row_weights: Tensor | None,
+    ) -> Summed:  # fmt: skip
+        return soft_choice_loss(
+            self._by_row(student, batch),
+            self._by_row(teacher, batch),
+            self._by_row(torch.ones_like(student), batch) > 0,
+            temperature=config.temperature,
+            kind=config.loss,
+        )
+
+    @override
+    def soft_count(self, batch: Batch) -> int:
+        return len(self._sizes(batch))
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        right = self._by_row(_labels(batch)[:, None], batch)
+        labels = torch.where(right.any(-1), right.argmax(-1), NOT_LABELLED)
+        is_choice = self._by_row(torch.ones_like(student), batch) > 0
+        return choice_loss(self._by_row(student, batch), labels, is_choice)
+
+    @override
+    def hard_count(self, batch: Batch) -> int:
+        return int(self._by_row(_labels(batch)[:, None], batch).any(-1).sum())
+
+    @staticmethod
+    def _sizes(batch: Batch) -> Tensor:
+        """(rows,): how many choices each has."""
+        assert batch.choice_of is not None
+        return torch.unique_consecutive(batch.choice_of, return_counts=True)[1]
+
+    def _by_row(self, scores: Tensor, batch: Batch) -> Tensor:
+        """(rows, most choices) of what every sequence has one of, (batch, 1); 0 beyond a row's own."""
+        sizes = self._sizes(batch)
+        row = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+        place = torch.arange(len(row), device=sizes.device) - (sizes.cumsum(0) - sizes)[row]
+        table = scores.new_zeros(len(sizes), int(sizes.max()))
+        return table.index_put((row, place), scores.squeeze(-1))
+
+
 class TagAnswers(Answers):
     """A class for each word, at the pieces that stand for it."""
 
@@ -284,6 +334,8 @@ def answers_to(
             return TagAnswers()
         case QuestionAnswering():
             return SpanAnswers()
+        case MultipleChoice():
+            return ChoiceAnswers()
         case Embedding():
             return VectorAnswers()
         case _:

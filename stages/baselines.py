@@ -21,12 +21,13 @@ from schemas.problems import (
     Classification,
     Embedding,
     MultiLabel,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
 )
 from stages.replaceable import UNSPACED_LETTERS
-from stages.scoring import Scorer
+from stages.scorer import Scorer
 
 _MAX_FEATURES = 200_000
 _VECTOR_WIDTH = 4096
@@ -52,6 +53,8 @@ def bag_of_words(scorer: Scorer) -> Any:
                 return _tags(train, data, scorer.task.labels)
             case QuestionAnswering():
                 return _sentences(data)
+            case MultipleChoice():
+                return _nearest_choices(data)
             case Embedding():
                 return _vectors(train, data)
             case _:
@@ -138,6 +141,15 @@ def _sentences(data: Dataset) -> list[str]:
         vectors = TfidfVectorizer(token_pattern=_ALL_WORDS).fit_transform([question, *sentences])
         answers.append(sentences[int((vectors[1:] @ vectors[0].T).toarray().argmax())])
     return answers
+
+
+def _nearest_choices(data: Dataset) -> np.ndarray:
+    """The choice that shares most with passage and question, rare words above all."""
+    said = []
+    for text, choices in zip(_texts(data), data["choices"], strict=True):
+        vectors = TfidfVectorizer(token_pattern=_ALL_WORDS).fit_transform([text, *choices])
+        said.append(int((vectors[1:] @ vectors[0].T).toarray().argmax()))
+    return np.array(said)
 
 
 def _vectors(train: Dataset, data: Dataset) -> np.ndarray:

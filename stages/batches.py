@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.training import BatchSize, Duration
+from stages.groups import Groups, Rows
 from stages.mixture import Mixture
 
 # Rows are sorted by length inside a pool of so many steps: little padding, and still a new mix in
@@ -23,8 +24,6 @@ from stages.mixture import Mixture
 POOL_STEPS = 64
 # Plans kept at a time: the current epoch's, and the one that a look back or ahead asks for.
 PLANS_KEPT = 2
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,15 @@ class _Epoch:
 class Batches:
     """The optimizer steps of a stage, without end: epoch follows epoch, each in its own order.
 
+    A row is a sequence, or all choices of a question, which no step and no microbatch tears apart.
+
     Args:
-        lengths: (rows,) tokens of each row, padding excluded.
-        batch: size of an optimizer step.
+        lengths: (sequences,) tokens of each, padding excluded.
+        batch: size of an optimizer step; its `sequences` are rows.
         microbatch_tokens: most padded tokens in one forward pass; a longer row is alone.
         seed: decides the order.
         mixture: shares of several sources; None takes each row once in an epoch.
+        choice_of: (sequences,) the row that each is a choice of; None where every sequence is a row.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Batches:
         microbatch_tokens: int,
         seed: int,
         mixture: Mixture | None = None,
+        choice_of: NDArray[np.int64] | None = None,
     ) -> None:
         if len(lengths) == 0:
             raise ValueError("there are no rows to make batches of")
-        self._lengths = np.asarray(lengths, dtype=np.int64)
+        self._groups = Groups(lengths, choice_of)
+        self._lengths = self._groups.tokens
         self._mixture = mixture
         self._of_sources = mixture.rows_in_epoch(self._lengths) if mixture else None
         self._batch = batch
@@ -86,7 +90,7 @@ class Batches:
         return len(self._plan(epoch).tokens)
 
     def step(self, index: int, rank: int = 0, world: int = 1) -> list[Rows]:
-        """The microbatches of optimizer step `index`, each an array of row numbers.
+        """The microbatches of optimizer step `index`, each an array of sequence numbers.
 
         Args:
             index: which step, counted from 0.
@@ -98,7 +102,12 @@ class Batches:
         rows = _share_of(self._rows(plan, place), rank, world)
         if not len(rows):
             return []
-        return _cut_by_budget(rows, self._lengths, self.microbatch_tokens)
+        return self._groups.cut(rows, self.microbatch_tokens)
+
+    def can_be_cut(self, index: int) -> bool:
+        """Whether a microbatch of step `index` has several rows, so that a smaller budget would make it smaller."""
+        plan, place = self._locate(index)
+        return len(self.step(index)) < len(self._rows(plan, place))
 
     def tokens_in_step(self, index: int) -> int:
         """Real tokens of optimizer step `index`."""
@@ -229,24 +238,22 @@ def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:
     return rows[np.argsort(lengths[rows], kind="stable")]
 
 
-def _cut_by_budget(rows: Rows, lengths: Rows, microbatch_tokens: int) -> list[Rows]:
-    """`rows`, sorted by length, cut so that rows times longest stays within the budget."""
-    pieces: list[Rows] = []
-    start = 0
-    for end, length in enumerate(lengths[rows].tolist()):
-        if end > start and (end - start + 1) * length > microbatch_tokens:
-            pieces.append(rows[start:end])
-            start = end
-    pieces.append(rows[start:])
-    return pieces
+def evaluation_batches(
+    lengths: NDArray[np.int32],
+    microbatch_tokens: int,
+    choice_of: NDArray[np.int64] | None = None,
+) -> list[Rows]:
+    """Every sequence once, rows sorted by length, in batches of at most `microbatch_tokens` padded.
 
-
-def evaluation_batches(lengths: NDArray[np.int32], microbatch_tokens: int) -> list[Rows]:
-    """Every row once, sorted by length, in batches of at most `microbatch_tokens` padded."""
+    Args:
+        lengths: (sequences,) tokens of each.
+        microbatch_tokens: most padded tokens of a batch.
+        choice_of: as `Batches`; None lets the choices of a row stand in several batches.
+    """
     if len(lengths) == 0:
         return []
-    order = np.argsort(lengths, kind="stable")
-    return _cut_by_budget(order, np.asarray(lengths, dtype=np.int64), microbatch_tokens)
+    groups = Groups(lengths, choice_of)
+    return groups.cut(np.argsort(groups.tokens, kind="stable"), microbatch_tokens)
 
 
 def padded_tokens(lengths: NDArray[np.int32], batches: Sequence[Rows]) -> int:

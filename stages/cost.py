@@ -70,6 +70,7 @@ def cost_of(
         microbatch_tokens=8192,
         seed=training.seed,
         mixture=data.train.mixture,
+        choice_of=data.train.choice_of,
     )
     steps = batches.num_steps(training.duration)
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))

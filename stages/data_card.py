@@ -17,6 +17,7 @@ from schemas.problems import (
     Classification,
     Embedding,
     MultiLabel,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
@@ -101,12 +102,20 @@ def _split_card(rows: TaskRows, name: str, tokens: Tokens, train: Hashes) -> Spl
         sequences=len(tokens),
         tokens=tokens.num_tokens,
         lengths=_lengths(tokens.lengths),
-        cut=int(tokens.cut.sum()) if tokens.cut is not None else 0,
+        cut=_rows_cut(tokens),
         duplicates=len(data) - len(first),
         contradictions=0 if answers is None else _contradictions(group, answers),
         in_train=0 if name == "train" else int(np.isin(hashes, train).sum()),
         labels=_balance(rows, data),
     )
+
+
+def _rows_cut(tokens: Tokens) -> int:
+    """Rows of which something was left out, in one of their sequences at least."""
+    if tokens.cut is None:
+        return 0
+    cut = np.flatnonzero(tokens.cut)
+    return len(cut if tokens.examples is None else np.unique(tokens.examples[cut]))
 
 
 def _lengths(lengths: np.ndarray) -> LengthCard:
@@ -151,6 +160,9 @@ def _balance(rows: TaskRows, data: Dataset) -> dict[str, float]:
         case QuestionAnswering():
             answered = sum(bool(answers) for answers in data["answers"])
             return {"answered": answered, "without an answer": len(data) - answered}
+        case MultipleChoice():
+            counts = np.bincount(np.asarray(data["label"]))
+            return {f"choice {number}": count for number, count in enumerate(counts.tolist(), 1)}
         case Embedding():
             return _range(np.asarray(data["label"])) if "label" in data.column_names else {}
         case _:

@@ -1,8 +1,8 @@
 """How rows of each kind of task become token ids, with what their tokens stand for.
 
 An encoding is columns of equal length: `input_ids` and perhaps `token_type_ids`, lists; `label`, by the kind; `tags`, a
-number for each token; `spans`, two numbers for each token, flat; `example`, the row that a window is of; `cut`, whether
-something of a text was left out.
+number for each token; `spans`, two numbers for each token, flat; `example`, the row that a window or a choice is of;
+`cut`, whether something of a text was left out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from schemas.problems import (
     Classification,
     Embedding,
     MultiLabel,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
@@ -45,6 +46,8 @@ def encoder_of(
     match problem:
         case Classification() | MultiLabel() | Regression() | Embedding():
             return _texts(tokenizer, max_length, is_pair=is_pair)
+        case MultipleChoice():
+            return _choices(tokenizer, max_length)
         case TokenClassification():
             return _words(problem, tokenizer, max_length)
         case QuestionAnswering():
@@ -64,17 +67,45 @@ def _cut(encoded: BatchEncoding) -> list[bool]:
 
 def _texts(tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool) -> Encode:
     def encode(batch: Columns, _rows: list[int]) -> Columns:
-        encoded = tokenizer(
-            batch["text"],
-            batch["text_pair"] if is_pair else None,
-            truncation="longest_first",
-            max_length=max_length,
-            padding=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
-        columns = _ids(encoded) | {"cut": _cut(encoded)}
+        second = batch["text_pair"] if is_pair else None
+        columns = _pairs(tokenizer, max_length, batch["text"], second)
         return columns | ({"label": batch["label"]} if "label" in batch else {})
+
+    return encode
+
+
+def _pairs(
+    tokenizer: PreTrainedTokenizerFast, max_length: int, first: list[str], second: list[str] | None
+) -> Columns:
+    """Texts or pairs of texts, of which the longer one is cut."""
+    encoded = tokenizer(
+        first,
+        second,
+        truncation="longest_first",
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    return _ids(encoded) | {"cut": _cut(encoded)}
+
+
+def _choices(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encode:
+    """A sequence for each choice: the passage, then the question, if there is one, and the choice.
+
+    The layout of transformers' multiple-choice heads for SWAG and RACE. `label` is 1 for the right choice, else 0.
+    """
+
+    def encode(batch: Columns, rows: list[int]) -> Columns:
+        passages, answers, labels, examples = [], [], [], []
+        questions = batch.get("text_pair") or [""] * len(rows)
+        for place, choices in enumerate(batch["choices"]):
+            passages += [batch["text"][place]] * len(choices)
+            answers += [f"{questions[place]} {choice}".lstrip() for choice in choices]
+            labels += [int(number == batch["label"][place]) for number in range(len(choices))]
+            examples += [rows[place]] * len(choices)
+        columns = _pairs(tokenizer, max_length, passages, answers)
+        return columns | {"label": labels, "example": examples}
 
     return encode
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from stages.batches import evaluation_batches
+from stages.groups import Groups
 from stages.objectives import ObjectiveTerms
-from stages.scoring import Scorer
+from stages.scorer import Scorer
 from stages.terms import Needs, run_model
 from stages.tokens import Batch, Tokens
 
@@ -32,9 +33,12 @@ def drawn_rows(number: int, max_rows: int | None = None, *, seed: int = 0) -> np
     return np.sort(np.random.default_rng(seed).permutation(number)[:max_rows])
 
 
-def _batches(tokens: Tokens, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
-    """Places within `rows` and their batch, in order of length."""
-    for places in evaluation_batches(tokens.lengths[rows], microbatch_tokens=_MICROBATCH_TOKENS):
+def _batches(
+    tokens: Tokens, rows: np.ndarray, *, together: bool = False
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Places within `rows` and their batch, in order of length; where asked, the choices of a row stand `together`."""
+    choice_of = tokens.choice_of[rows] if together and tokens.choice_of is not None else None
+    for places in evaluation_batches(tokens.lengths[rows], _MICROBATCH_TOKENS, choice_of):
         yield places, tokens.batch(rows[places])
 
 
@@ -135,8 +139,9 @@ def held_out_losses(
     student.eval(), objective.eval()
     for teacher in teachers:
         teacher.eval()
-    rows = drawn_rows(len(tokens), max_rows)
-    for places, batch in _batches(tokens, rows):
+    groups = Groups(tokens.lengths, tokens.choice_of)
+    rows = groups.sequences(drawn_rows(len(groups), max_rows))
+    for places, batch in _batches(tokens, rows, together=True):
         batch = objective.prepare(batch, rows[places], step=0).to(_device(student))
         target = objective.read_teachers(teachers, batch)
         output = run_model(student, batch, objective.student_needs)

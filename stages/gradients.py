@@ -31,7 +31,7 @@ def gradient_shares(
     Measured on the first rows of `batch`; leaves no gradient behind.
     """
     rows = max(1, _SHARE_TOKENS // batch.input_ids.shape[1])
-    part = batch.rows(slice(rows))
+    part = batch.first(rows)
     with runtime.autocast():
         target = objective.read_teachers(teachers, part)
         output = run_model(student, part, objective.student_needs)

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -22,6 +27,7 @@ from schemas.problems import (
     AnyProblem,
     Embedding,
     MultiLabel,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
@@ -34,6 +40,7 @@ _HEADS = {"classifier", "score", "sequence_summary", "qa_outputs"}
 _ARCHITECTURES = {
     "token_classification": "ForTokenClassification",
     "question_answering": "ForQuestionAnswering",
+    "multiple_choice": "ForMultipleChoice",
 }
 
 
@@ -42,7 +49,20 @@ def _auto(problem: AnyProblem) -> Any:
         return AutoModelForTokenClassification
     if isinstance(problem, QuestionAnswering):
         return AutoModelForQuestionAnswering
+    if isinstance(problem, MultipleChoice):
+        return AutoModelForMultipleChoice
     return AutoModelForSequenceClassification
+
+
+def has_head_for(config: PretrainedConfig, problem: AnyProblem) -> bool:
+    """Whether transformers has a head of a kind for the model's family."""
+    families: dict[type, Any] = {
+        TokenClassification: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+        QuestionAnswering: MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+        MultipleChoice: MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+    }
+    own = families.get(type(problem), MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
+    return isinstance(problem, Embedding) or type(config) in own
 
 
 def name_outputs(config: PretrainedConfig, problem: AnyProblem, labels: Sequence[str]) -> None:
@@ -95,7 +115,7 @@ def with_head(
     # Some families (GTE, NomicBERT) have a pooler only below a head: it is drawn with the head.
     assert all(name.startswith("pooler.") for name in own.keys() - weights.keys())
     model.base_model.load_state_dict(own | weights)
-    return model
+    return _of_sequences(model, problem)
 
 
 def load_with_head(folder: Path, problem: AnyProblem) -> Model:
@@ -107,7 +127,24 @@ def load_with_head(folder: Path, problem: AnyProblem) -> Model:
     """
     if isinstance(problem, Embedding):
         return load_sentence_encoder(folder, problem)
-    return load_pretrained(_auto(problem), folder, load_config(folder))
+    return _of_sequences(load_pretrained(_auto(problem), folder, load_config(folder)), problem)
+
+
+def _of_sequences(model: PreTrainedModel, problem: AnyProblem) -> PreTrainedModel:
+    """The model, taking (batch, sequence) whatever its kind; transformers' choices are (rows, choices, sequence)."""
+    if isinstance(problem, MultipleChoice):
+        # So every sequence is a row of one choice: rows may have as many as they like, and none is padded.
+        model.register_forward_pre_hook(_as_single_choices, with_kwargs=True)
+    return model
+
+
+def _as_single_choices(
+    _model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, {
+        name: value.unsqueeze(1) if isinstance(value, Tensor) else value
+        for name, value in inputs.items()
+    }
 
 
 def check_trained_head(folder: Path, problem: AnyProblem, name: str) -> None:
@@ -146,7 +183,7 @@ def check_outputs(model: Model, problem: AnyProblem, labels: tuple[str, ...], fo
     Raises:
         DataError: its outputs are not the task's.
     """
-    if isinstance(problem, Embedding | QuestionAnswering):
+    if isinstance(problem, Embedding | QuestionAnswering | MultipleChoice):
         return
     names = output_names(model.config)
     if isinstance(problem, Regression) and len(names) == len(labels):

@@ -33,7 +33,8 @@ from stages.heads import check_outputs, load_with_head
 from stages.models import PROJECTIONS
 from stages.objectives import ObjectiveTerms
 from stages.probe import probe
-from stages.scoring import Scorer, VectorScorer, scorer_of
+from stages.scorer import Scorer
+from stages.scoring import VectorScorer, scorer_of
 from stages.sentence import Model
 from stages.sources import load_task, task_digest
 from stages.tensors import read_tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import datasets
@@ -33,6 +34,11 @@ class Lists:
     def row_of(self, place: int) -> int:
         """The row of one item, counted from 1."""
         return int(np.searchsorted(np.cumsum(self.lengths), place, side="right")) + 1
+
+    def by_row(self) -> Iterator[list[str]]:
+        """The items of each row."""
+        items = iter(self.flat.to_pylist())
+        return (list(islice(items, length)) for length in self.lengths.tolist())
 
     @property
     def array(self) -> pa.Array:

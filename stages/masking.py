@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from schemas.errors import ConfigError
-from stages.batches import Rows
+from stages.groups import Rows
 from stages.tokens import Batch
 
 NOT_PREDICTED = -100

@@ -25,7 +25,7 @@ from schemas.objective import (
 )
 from schemas.problems import AnyProblem, Classification
 from stages.answers import answers_to
-from stages.batches import Rows
+from stages.groups import Rows
 from stages.labels import hard_label_term, soft_label_terms
 from stages.latent import latent_terms, matched_states
 from stages.losses import Summed, confidence_weights

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from stages.batches import Rows, evaluation_batches
+from stages.batches import evaluation_batches
+from stages.groups import Rows
 from stages.lexicon import GLUED, SPACED, UNSPACED, Lexicon
 from stages.linear import HEIGHT
 from stages.replaceable import Sequences, Word, is_unspaced

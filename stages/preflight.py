@@ -28,7 +28,7 @@ from stages.encoders import (
     shape_of,
 )
 from stages.extraction import choose_parts
-from stages.heads import check_outputs, check_trained_head, load_with_head
+from stages.heads import check_outputs, check_trained_head, has_head_for, load_with_head
 from stages.models import check_shape
 from stages.sources import load_task
 from stages.student import count_parameters, student_config
@@ -65,6 +65,7 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
         check_same_vocabulary(other_folder, folder, place=f"teacher.others[{index}].model")
         found = recipe.problems_with(shape_of(load_config(other_folder)), is_first=False)
         problems += [f"teacher.others[{index}]: {problem}" for problem in found]
+    problems += _head_problems(recipe, config)
     problems += _word_problems(recipe, folder, has_mask=tokenizer.mask_token_id is not None)
     if problems:
         raise ConfigError([f"recipe {recipe.name}: {problem}" for problem in problems])
@@ -118,6 +119,21 @@ def _reading_problems(recipe: Recipe, teacher: PretrainedConfig) -> list[str]:
                     f"({whose}): {reason}; leave those terms out, or take another model"
                 )
     return problems
+
+
+def _head_problems(recipe: Recipe, teacher: PretrainedConfig) -> list[str]:
+    """Kinds of tasks that a family has no head for."""
+    if recipe.task is None:
+        return []
+    student = student_config(teacher, recipe.student.shape, recipe.student.model_type)
+    problem = recipe.task.problem
+    families = {config.model_type: config for config in (teacher, student)}
+    return [
+        f"task.problem: transformers has no {problem.kind} head for {family} models; take teacher and student of "
+        "another family, such as bert, roberta or modernbert"
+        for family, config in families.items()
+        if not has_head_for(config, problem)
+    ]
 
 
 def _word_problems(recipe: Recipe, folder: Path, *, has_mask: bool) -> list[str]:

@@ -18,12 +18,13 @@ from schemas.problems import (
     Classification,
     Embedding,
     MultiLabel,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
 )
 from stages.evaluation import Read, answers_of, read_rows
-from stages.scoring import Scorer
+from stages.scorer import Scorer
 from stages.tokens import NO_WORD, Tokens
 
 _OTHER_TOKENS = 8
@@ -35,8 +36,8 @@ def probe(
 ) -> Any:
     """What a linear model on the model's last states says about a scorer's rows, in the scorer's form.
 
-    Logistic regression for classes, sets of labels, tags of words, and the places where spans start and end; ridge
-    regression for values; for vectors the mean state itself.
+    Logistic regression for classes, sets of labels, right and wrong choices, tags of words, and the places where spans
+    start and end; ridge regression for values; for vectors the mean state itself.
 
     Args:
         model: its encoder's states are the features; a head is not asked.
@@ -54,9 +55,12 @@ def probe(
     features = np.stack(held_out.features)
     if isinstance(problem, Embedding):
         return features
-    assert isinstance(problem, Classification | MultiLabel | Regression)
     assert train.labels is not None
     learnt = np.stack(read_rows(model, train, rows).features)
+    if isinstance(problem, MultipleChoice):
+        right = _fit(LogisticRegression(max_iter=1000, C=0.1), learnt, train.labels[rows])
+        return scorer.predictions(list(right.decision_function(features)[:, None]))
+    assert isinstance(problem, Classification | MultiLabel | Regression)
     return _fitted(problem, learnt, train.labels[rows]).predict(features)
 
 

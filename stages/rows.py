@@ -7,6 +7,8 @@
 | regression             | the same, `label` float64                                                    |
 | token_classification   | `words` list of text, `label` list of int64, an index for each word          |
 | question_answering     | `text` question, `text_pair` context, `answers` and `starts`, both lists     |
+| multiple_choice        | `text`, `text_pair` where there is a question, `choices` list of text,       |
+|                        | `label` int64, the number of the right one                                   |
 | embedding              | `text`; validation may have `text_pair` and `label` float64                  |
 """
 
@@ -22,23 +24,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
-from schemas.data import FileTask, HubTask
 from schemas.errors import DataError
 from schemas.problems import (
     Classification,
     Embedding,
     MultiLabel,
+    MultipleChoice,
     QuestionAnswering,
     Regression,
     TokenClassification,
 )
 from schemas.yaml_text import printable
+from stages.choices import choice_rows
 from stages.files import first_row, label_column, listed, text_column
 from stages.lists import answer_columns, list_column, texts_of_lists
+from stages.texts import Task, opened, task_texts
 
-Task = FileTask | HubTask
-
-VALUE, SPAN, VECTOR = ("value",), ("start", "end"), ("vector",)
+VALUE, SPAN, CHOICE, VECTOR = ("value",), ("start", "end"), ("choice",), ("vector",)
 """Names of a head's outputs where they are no classes."""
 
 OUTSIDE = "O"
@@ -57,6 +59,7 @@ def checked_rows(
     Raises:
         DataError: a row is not right; with split, row, column and what to do.
     """
+    raw = {split: opened(task, rows) for split, rows in raw.items()}
     match task.problem:
         case Classification():
             return _classified(task, raw, where)
@@ -68,6 +71,11 @@ def checked_rows(
             return _tagged(task, raw, where)
         case QuestionAnswering():
             return {split: _spans(task, rows, where[split]) for split, rows in raw.items()}, SPAN
+        case MultipleChoice():
+            return {
+                split: choice_rows(task, task.problem, rows, where[split])
+                for split, rows in raw.items()
+            }, CHOICE
         case Embedding():
             return {
                 split: _embedded(task, rows, where[split], is_train=split == "train")
@@ -75,13 +83,6 @@ def checked_rows(
             }, VECTOR
         case _:
             assert_never(task.problem)
-
-
-def _texts(task: Task, rows: Dataset, where: str) -> dict[str, Any]:
-    columns = {"text": text_column(rows, task.text, where)}
-    if task.text_pair is not None:
-        columns["text_pair"] = text_column(rows, task.text_pair, where)
-    return columns
 
 
 def _as_dataset(columns: Mapping[str, Any]) -> Dataset:
@@ -95,7 +96,7 @@ def _classified(
     labels = task.labels or _sorted_labels(raw["train"], task.label, names["train"])
     parts = {}
     for split, rows in raw.items():
-        columns = _texts(task, rows, where[split])
+        columns = task_texts(task, rows, where[split])
         codes = _codes(names[split], labels)
         if row := first_row(pc.is_null(codes)):
             found = names[split][row - 1].as_py()
@@ -158,7 +159,7 @@ def _multi_labelled(
             raise _unknown_label(task, where[split], row, found, labels)
         has = np.zeros((len(rows), len(labels)), np.int8)
         has[lists.rows(), codes.to_numpy()] = 1
-        columns = _texts(task, rows, where[split])
+        columns = task_texts(task, rows, where[split])
         parts[split] = _as_dataset({**columns, "label": pa.array(list(has), pa.list_(pa.int8()))})
     return parts, labels
 
@@ -171,7 +172,7 @@ def _list_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
 
 
 def _valued(task: Task, rows: Dataset, where: str) -> Dataset:
-    return _as_dataset({**_texts(task, rows, where), "label": _values(rows, task.label, where)})
+    return _as_dataset({**task_texts(task, rows, where), "label": _values(rows, task.label, where)})
 
 
 def _values(rows: Dataset, column: str, where: str) -> pa.Array:
@@ -242,7 +243,7 @@ def _spans(task: Task, rows: Dataset, where: str) -> Dataset:
         raise DataError(
             "task.text_pair: a question_answering task needs the column of the context, such as context"
         )
-    columns = _texts(task, rows, where)
+    columns = task_texts(task, rows, where)
     return _as_dataset(columns | answer_columns(rows, task.label, columns["text_pair"], where))
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from stages.letters import Hashes, in_batches, letters_of, mixed, text_hashes
 
-_TEXTS = ("text", "text_pair", "words")
+_TEXTS = ("text", "text_pair", "choices", "words")
 
 
 def row_hashes(rows: Dataset) -> Hashes:

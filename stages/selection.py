@@ -18,7 +18,8 @@ from schemas.tasks import AnyTask
 from schemas.training import Selection
 from stages.batches import Batches
 from stages.evaluation import answers_of, drawn_rows
-from stages.scoring import Scorer, VectorScorer, scorer_of
+from stages.scorer import Scorer
+from stages.scoring import VectorScorer, scorer_of
 from stages.seen_rows import rows_in_train
 from stages.sources import TaskRows
 from stages.tokens import Tokens

@@ -25,8 +25,9 @@ from transformers import PretrainedConfig
 
 from schemas.base import digest_of
 from schemas.errors import Interrupted
-from stages.batches import Batches, Rows, evaluation_batches
+from stages.batches import Batches, evaluation_batches
 from stages.capture import Attention, Recording
+from stages.groups import Rows
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.terms import Needs, Outputs

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.base import digest_of
 from schemas.errors import DataError
-from schemas.problems import Embedding, MultiLabel, Regression
+from schemas.problems import Embedding, MultiLabel, MultipleChoice, Regression
 from stages.bounds import in_parts, rows_at_once
 from stages.encodings import Encode, encoder_of
 from stages.files import quiet
@@ -32,7 +32,7 @@ _VALUES = (MultiLabel, Regression)
 def tokenize_task(
     rows: TaskRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
 ) -> tuple[Tokens, Tokens]:
-    """Training and validation sequences: one a row, or as many windows as a context needs.
+    """Training and validation sequences: one a row, one for each choice, or as many windows as a context needs.
 
     Longer text is cut off, of a pair the longer one's.
 
@@ -66,7 +66,7 @@ def tokenize_split(
     if isinstance(rows.problem, Embedding) and "text_pair" in data.column_names:
         pairs = zip(data["text"], data["text_pair"], strict=True)
         data = Dataset.from_dict({"text": list(chain.from_iterable(pairs))})
-    is_pair = "text_pair" in data.column_names
+    is_pair = "text_pair" in data.column_names or isinstance(rows.problem, MultipleChoice)
     check_tokenizer(tokenizer, max_length, is_pair)
     digest = digest_of(
         {

@@ -30,10 +30,10 @@ class Batch:
     input_ids       (batch, seq)  int64
     attention_mask  (batch, seq)  int64, 1 for real tokens
     token_type_ids  (batch, seq)  int64; None when the tokenizer makes none
-    labels          by the kind of task: (batch,) int64 classes, or float32 values; (batch, labels) float32, 1 where a
-                    row has the label; (batch, seq) int64 tags of words; (batch, 2) int64 first and last token of a
-                    span; (batch, 2) float32 of several tasks, as `Tokens.joined` says. -1 or NaN where a row has none;
-                    None for text without labels
+    labels          by the kind of task: (batch,) int64 classes, 1 for a right choice and 0 for others, or float32
+                    values; (batch, labels) float32, 1 where a row has the label; (batch, seq) int64 tags of words;
+                    (batch, 2) int64 first and last token of a span; (batch, 2) float32 of several tasks, as
+                    `Tokens.joined` says. -1 or NaN where a row has none; None for text without labels
     """
 
     input_ids: Tensor
@@ -42,6 +42,8 @@ class Batch:
     labels: Tensor | None
     num_tokens: int
     """Real tokens, padding excluded."""
+    choice_of: Tensor | None = None
+    """(batch,) int64, the row that a sequence is a choice of, counted from 0 within the batch; None without choices."""
     word_labels: Tensor | None = None
     """(batch, seq) int64, the word that was masked, -100 where none is to be predicted; None unless words are."""
     indices: NDArray[np.int64] | None = None
@@ -57,13 +59,20 @@ class Batch:
             self, input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             token_type_ids=moved(self.token_type_ids), labels=moved(self.labels),
-            word_labels=moved(self.word_labels),
+            choice_of=moved(self.choice_of), word_labels=moved(self.word_labels),
         )  # fmt: skip
 
     def lengths(self) -> list[int]:
         """Real tokens of each sequence."""
         lengths: list[int] = self.attention_mask.sum(-1).tolist()
         return lengths
+
+    def first(self, number: int) -> Batch:
+        """Its first sequences, with the padding they had; the choices of a row stay together."""
+        if self.choice_of is not None:
+            ends = torch.unique_consecutive(self.choice_of, return_counts=True)[1].cumsum(0)
+            number = int(ends[torch.clamp((ends <= number).sum() - 1, min=0)])
+        return self.rows(slice(number))
 
     def rows(self, chosen: slice) -> Batch:
         """Some of its sequences, with the padding they had."""
@@ -75,7 +84,7 @@ class Batch:
         return replace(
             self, input_ids=self.input_ids[chosen], attention_mask=mask,
             token_type_ids=cut(self.token_type_ids), labels=cut(self.labels),
-            word_labels=cut(self.word_labels), num_tokens=int(mask.sum()),
+            choice_of=cut(self.choice_of), word_labels=cut(self.word_labels), num_tokens=int(mask.sum()),
             indices=None if self.indices is None else self.indices[chosen],
         )  # fmt: skip
 
@@ -111,7 +120,7 @@ class Tokens:
     tags: NDArray[np.int16] | None = None
     """(tokens,) labels of words, at the pieces that stand for them; None where words have none."""
     examples: NDArray[np.int64] | None = None
-    """(sequences,) which row of the data a sequence is a window of; None where each is a row's."""
+    """(sequences,) which row of the data a sequence is a window or a choice of; None where each is a row's."""
     cut: NDArray[np.bool_] | None = None
     """(sequences,) whether `max_length` left something of a row out; None where that is not known."""
     spans: NDArray[np.int32] | None = None
@@ -127,6 +136,14 @@ class Tokens:
     def num_tokens(self) -> int:
         """Real tokens of all sequences."""
         return len(self.ids)
+
+    @property
+    def choice_of(self) -> NDArray[np.int64] | None:
+        """(sequences,) the row that a sequence is a choice of; None where sequences are no choices.
+
+        Windows of a context are learned each by itself, choices only beside each other.
+        """
+        return self.examples if self.spans is None else None
 
     @classmethod
     def joined(cls, parts: Sequence[Tokens], num_outputs: Sequence[int]) -> Tokens:
@@ -219,6 +236,7 @@ class Tokens:
             token_type_ids=None if types is None else torch.from_numpy(types),
             labels=self._labels(indices, is_real, taken),
             num_tokens=int(lengths.sum()),
+            choice_of=None if self.choice_of is None else _numbered(self.choice_of[indices]),
             indices=indices,
         )
 
@@ -239,6 +257,11 @@ class Tokens:
             return np.empty(0, np.int64)
         first = np.repeat(self.starts[rows] - (ends - lengths), lengths)
         return np.arange(ends[-1]) + first
+
+
+def _numbered(rows: NDArray[np.int64]) -> Tensor:
+    """The rows by their order in a batch."""
+    return torch.from_numpy(np.cumsum(np.diff(rows, prepend=rows[:1]) != 0))
 
 
 def load_tokens(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:

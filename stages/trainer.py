@@ -60,6 +60,7 @@ class Trainer:
             microbatch_tokens=ports.microbatch_tokens,
             seed=training.seed,
             mixture=tokens.mixture,
+            choice_of=tokens.choice_of,
         )
         self.num_steps = self.batches.num_steps(training.duration)
         self.parameters = dict(named_parameters(self.student, self.objective))
@@ -118,7 +119,7 @@ class Trainer:
         """Halve the largest forward pass of this step; losses are summed, so the gradient stays what it was."""
         cuts = self.batches.step(self.step)
         largest = max(padded_tokens(self.tokens.lengths, [rows]) for rows in cuts)
-        if self.objective.couples_rows or max(len(rows) for rows in cuts) == 1:
+        if self.objective.couples_rows or not self.batches.can_be_cut(self.step):
             raise OutOfMemoryError(
                 f"out of memory at step {self.step}, in a forward pass of {largest} tokens that cannot be cut: make "
                 "training.batch or the data's max_length smaller, or the student or the objective's layers fewer"

@@ -68,6 +68,18 @@ def _question(draw: random.Random) -> dict[str, Any]:
     return {"question": "is it red blue green", "context": context, "answers": found}
 
 
+def _choice(draw: random.Random) -> dict[str, Any]:
+    right = draw.choice(COLOURS)
+    others = draw.sample(NUMBERS, k=draw.randint(1, 3))
+    choices = draw.sample([right, *others], k=1 + len(others))
+    return {
+        "passage": " ".join(_sentence(draw, right)),
+        "question": "which of them",
+        "choices": choices,
+        "answer": right,
+    }
+
+
 def _text(draw: random.Random) -> dict[str, Any]:
     return {"text_a": " ".join(_sentence(draw, draw.choice(GOOD + BAD)))}
 
@@ -78,6 +90,7 @@ ROWS = {
     "regression": _value,
     "token_classification": _tags,
     "question_answering": _question,
+    "multiple_choice": _choice,
     "embedding": _text,
 }
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -86,6 +99,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "regression": {},
     "token_classification": {"text": "tokens", "label": "tags"},
     "question_answering": {"text": "question", "text_pair": "context", "label": "answers"},
+    "multiple_choice": {"text": "passage", "text_pair": "question", "label": "answer"},
     "embedding": {},
 }
 

@@ -17,7 +17,9 @@ Shapes: B batch, S sequence, H hidden width, A attention heads, D head width, C 
 from __future__ import annotations
 
 from stages.losses.answers import (
+    choice_loss,
     multi_label_loss,
+    soft_choice_loss,
     soft_multi_label_loss,
     soft_span_loss,
     span_loss,
@@ -53,6 +55,7 @@ __all__ = [
     "attention_probability_loss",
     "attention_score_loss",
     "attention_scores",
+    "choice_loss",
     "confidence_weights",
     "gather_rows",
     "hard_label_loss",
@@ -63,6 +66,7 @@ __all__ = [
     "pool_states",
     "relation_loss",
     "sample_angle_loss",
+    "soft_choice_loss",
     "soft_label_loss",
     "soft_multi_label_loss",
     "soft_span_loss",

@@ -1,6 +1,6 @@
-"""Losses of heads that answer with a value, several labels, a span or a vector.
+"""Losses of heads that answer with a value, several labels, a span, a choice or a vector.
 
-Shapes: B batch, S sequence, C labels, H width of the vectors.
+Shapes: B batch, S sequence, C labels or choices, H width of the vectors.
 """
 
 from __future__ import annotations
@@ -110,6 +110,46 @@ def soft_span_loss(
         student.mT / temperature, teacher.mT / temperature, valid_BS[:, None, :]
     )
     return Summed(divergence_B2.mean(-1).sum() * temperature**2, rows)
+
+
+def choice_loss(student_BC: Tensor, labels_B: Tensor, valid_BC: Tensor) -> Summed:
+    """Cross entropy over each row's own choices, summed over rows: what transformers' multiple-choice heads minimise.
+
+    Args:
+        student_BC: a score for each choice.
+        labels_B: the right choice; a row with -1 has none and does not count.
+        valid_BC: True for choices; rows of fewer choices than others have places that are none.
+    """
+    known_B = labels_B >= 0
+    log_probability_BC = log_softmax_over(at_least_float32(student_BC), valid_BC)
+    chosen_B = log_probability_BC.gather(-1, labels_B.clamp(min=0)[:, None]).squeeze(-1)
+    return Summed(-(chosen_B * known_B).sum(), known_B.sum())
+
+
+def soft_choice_loss(
+    student_BC: Tensor,
+    teacher_BC: Tensor,
+    valid_BC: Tensor,
+    *,
+    temperature: float,
+    kind: Literal["kl", "mse"] = "kl",
+) -> Summed:
+    """Distance to the teacher's distribution over each row's choices, summed over rows.
+
+    Args:
+        student_BC: a score for each choice.
+        teacher_BC: the teacher's.
+        valid_BC: True for choices.
+        temperature: as in `soft_label_loss`.
+        kind: `kl`, or `mse` of the scores, averaged over a row's choices.
+    """
+    student, teacher = at_least_float32(student_BC), at_least_float32(teacher_BC)
+    rows = valid_BC.any(-1).sum()
+    if kind == "mse":
+        error_BC = torch.where(valid_BC, student - teacher, 0.0).square()
+        return Summed((error_BC.sum(-1) / valid_BC.sum(-1).clamp(min=1)).sum(), rows)
+    divergence_B = divergence_over(student / temperature, teacher / temperature, valid_BC)
+    return Summed(divergence_B.sum() * temperature**2, rows)
 
 
 def vector_loss(

@@ -107,7 +107,16 @@ def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
     assert len(digests) == 3, "both task stages differ, the general one is shared"
 
 
-@pytest.mark.parametrize("kind", ["token_classification", "question_answering"])
-def test_kinds_whose_answers_are_places_have_no_copies(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="copies have other words there"):
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("token_classification", "copies have other words there"),
+        ("question_answering", "copies have other words there"),
+        ("multiple_choice", "copies are made of the passage and the question alone"),
+    ],
+)
+def test_kinds_whose_answers_are_part_of_the_text_have_no_copies(
+    kind: str, why: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=why):
         recipe_of(tmp_path, kind)

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import (
     AutoModel,
+    AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -21,10 +22,12 @@ from transformers import (
 )
 
 from schemas.errors import Interrupted
+from schemas.problems import MultipleChoice
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef, Score, StageResult
 from schemas.training import _Duration
 from stages.encoders import load_config, load_tokenizer
+from stages.heads import load_with_head
 from stages.judge import (
     chance,
     judge_bag_of_words,
@@ -43,6 +46,7 @@ AUTO: dict[str, Any] = {
     "regression": AutoModelForSequenceClassification,
     "token_classification": AutoModelForTokenClassification,
     "question_answering": AutoModelForQuestionAnswering,
+    "multiple_choice": AutoModelForMultipleChoice,
     "embedding": AutoModel,
 }
 
@@ -183,8 +187,12 @@ def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None
         kind.folder / "cache",
     )
     batch = data.held_out.batch(np.arange(4))
+    inputs = batch.model_inputs()
+    if kind.name == "multiple_choice":
+        batch = data.held_out.batch(np.flatnonzero(data.held_out.examples == 0))
+        inputs = {name: value[None] for name, value in batch.model_inputs().items()}
     with torch.no_grad():
-        output = model(**batch.model_inputs())
+        output = model(**inputs)
     if kind.name == "token_classification":
         said = pipeline("token-classification", model=model, tokenizer=tokenizer)
         (row,) = kind_rows(kind.name, 1, 9)
@@ -192,6 +200,11 @@ def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None
         assert model.config.id2label == dict(enumerate(data.labels))
     elif kind.name == "question_answering":
         assert output.start_logits.shape == batch.input_ids.shape
+    elif kind.name == "multiple_choice":
+        ours = load_with_head(kind.student, MultipleChoice())
+        with torch.no_grad():
+            said = ours(**batch.model_inputs()).logits
+        assert torch.equal(output.logits, said.T)
     elif kind.name == "embedding":
         assert output.last_hidden_state.shape[-1] == 8
         modules = json.loads((kind.student / "modules.json").read_text())

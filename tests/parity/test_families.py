@@ -29,6 +29,7 @@ from stages.preflight import preflight
 from stages.run import run_stage
 from stages.student import fresh_student
 from tests.fakes import ListSink, fake_ports
+from tests.kinds import kind_task
 from tests.toys import toy_recipe_dict
 from tests.unit.test_families import CAPTURED, FAMILIES, SHAPE, family_config, family_folder
 
@@ -216,6 +217,21 @@ def test_attention_of_a_family_that_does_not_show_it_is_refused_by_name(
         with pytest.raises(ConfigError, match=rf"stages\[0\].*cannot be read from a {name} model"):
             preflight(recipe_on(toys, folder, [term]), cache_of(here))
     assert preflight(recipe_on(toys, folder, [*ON_STATES]), cache_of(here)).student == SHAPE
+
+
+@pytest.mark.parametrize("name", [name for name in ("gte", "nomic_bert") if name in FAMILIES])
+@pytest.mark.parametrize("kind", ["question_answering", "multiple_choice"])
+def test_a_kind_that_a_family_has_no_head_for_is_refused_by_name(
+    here: Path, toys: dict[str, Any], name: str, kind: str
+) -> None:
+    recipe = toys | {
+        "student": toys["student"] | {"model_type": name},
+        "task": kind_task(here, kind),
+    }
+    with pytest.raises(
+        ConfigError, match=rf"task\.problem: transformers has no {kind} head for {name}"
+    ):
+        preflight(Recipe.model_validate(recipe), cache_of(here))
 
 
 def test_attention_of_a_student_that_does_not_show_it_is_refused_by_name(

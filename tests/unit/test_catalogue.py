@@ -55,6 +55,12 @@ def test_clue_orders_its_labels_in_another_way_than_glue() -> None:
     assert len(CLUE["iflytek"].labels) == 119
 
 
+def test_clue_has_its_nine_tasks_and_two_more_of_answers_in_a_text() -> None:
+    assert set(CLUE) == set(
+        "afqmc tnews iflytek cmnli ocnli cluewsc2020 csl cmrc2018 drcd chid c3".split()
+    )
+
+
 def test_tags_stand_in_the_order_of_the_hub() -> None:
     assert CATALOGUE["conll2003"].labels == (
         "O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC",
@@ -71,6 +77,11 @@ def test_tags_stand_in_the_order_of_the_hub() -> None:
         ("clue/tnews", "tnews"),
         ("CLUE/CMNLI", "cmnli"),
         ("tnews", "tnews"),
+        ("clue/c3", "c3"),
+        ("CHID", "chid"),
+        ("clue/CLUEWSC2020", "cluewsc2020"),
+        ("cluewsc", "cluewsc2020"),
+        ("csl", "csl"),
         ("ChnSentiCorp", "chnsenticorp"),
         ("lcqmc", "lcqmc"),
         ("xnli", "xnli_zh"),
@@ -103,12 +114,8 @@ def test_a_name_with_a_slip_is_suggested_in_its_own_form() -> None:
 @pytest.mark.parametrize(
     ("short", "why"),
     [
-        ("chid", "choose among written answers"),
-        ("clue/c3", "choose among written answers"),
         ("glue/ax", "no training rows"),
         ("clue/diagnostics", "no training rows"),
-        ("CLUEWSC2020", r"marks around them in the text and give the rows as files \(kind: files"),
-        ("clue/csl", "join them into one text"),
         ("NLPCC-DBQA", "no public copy on the hub is known"),
     ],
 )

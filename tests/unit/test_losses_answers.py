@@ -1,4 +1,4 @@
-"""Losses of values, sets of labels, spans and vectors against float64 loops over rows."""
+"""Losses of values, sets of labels, spans, choices and vectors against float64 loops over rows."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from stages.losses import (
+    choice_loss,
     hard_label_loss,
     multi_label_loss,
+    soft_choice_loss,
     soft_multi_label_loss,
     soft_span_loss,
     span_loss,
@@ -105,6 +107,39 @@ def test_soft_spans_are_divergences_over_real_tokens(temperature: float) -> None
         for b, length in enumerate(LENGTHS)
     ]
     assert error == pytest.approx(sum(rows), rel=1e-12)
+
+
+def test_a_choice_is_right_among_its_row_s_own() -> None:
+    student = drawn(B, S, seed=1)
+    student[~MASK] = float("nan")  # where a row has fewer choices than another
+    labels = torch.tensor([5, -1, 1])
+    expected = -sum(np.log(softmax(student[b, : LENGTHS[b]].numpy())[labels[b]]) for b in (0, 2))
+    student.requires_grad_()
+    loss = choice_loss(student, labels, MASK)
+    assert loss.total.item() == pytest.approx(expected, rel=1e-12)
+    assert int(loss.count) == 2, "a row without a label does not count"
+    loss.total.backward()
+    assert student.grad.isfinite().all()
+    assert not student.grad[~MASK].any()
+    assert not student.grad[1].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_soft_choices_are_divergences_among_a_row_s_own(temperature: float) -> None:
+    student, teacher = drawn(B, S, seed=1), drawn(B, S, seed=2)
+    for answers in (student, teacher):
+        answers[~MASK] = float("nan")
+    expected, errors = 0.0, 0.0
+    for b, length in enumerate(LENGTHS):
+        given = softmax(teacher[b, :length].numpy() / temperature)
+        said = softmax(student[b, :length].numpy() / temperature)
+        expected += float((given * np.log(given / said)).sum())
+        errors += float(((student[b, :length] - teacher[b, :length]) ** 2).mean())
+    loss = soft_choice_loss(student, teacher, MASK, temperature=temperature)
+    assert loss.total.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
+    assert int(loss.count) == B
+    error = soft_choice_loss(student, teacher, MASK, temperature=temperature, kind="mse")
+    assert error.total.item() == pytest.approx(errors, rel=1e-12)
 
 
 def test_vectors_are_compared_by_their_angle_or_their_numbers() -> None:

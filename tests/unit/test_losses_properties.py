@@ -19,6 +19,7 @@ from stages.losses import (
     attention_probability_loss,
     attention_score_loss,
     attention_scores,
+    choice_loss,
     hard_label_loss,
     hidden_state_loss,
     layer_angle_loss,
@@ -27,6 +28,7 @@ from stages.losses import (
     pool_states,
     relation_loss,
     sample_angle_loss,
+    soft_choice_loss,
     soft_label_loss,
     soft_multi_label_loss,
     soft_span_loss,
@@ -136,10 +138,9 @@ def spans(rows: Rows) -> Summed:
     return span_loss(rows.student, torch.stack([last // 2, last], dim=-1), rows.mask)
 
 
-def soft_spans(kind: str) -> Callable[[Rows], Summed]:
-    return lambda rows: soft_span_loss(
-        rows.student, rows.teacher, rows.mask, temperature=2.0, kind=kind
-    )
+def choices(rows: Rows) -> Summed:
+    last = rows.mask.sum(-1) - 1  # -1 where there is no choice
+    return choice_loss(rows.student, last, rows.mask)
 
 
 def vectors(kind: str) -> Callable[[Rows], Summed]:
@@ -152,8 +153,11 @@ LOSSES = {
     "soft_label_sets_kl": Loss(soft_multi_label_loss, soft_label_sets("kl"), "BC", "BC"),
     "soft_label_sets_mse": Loss(soft_multi_label_loss, soft_label_sets("mse"), "BC", "BC"),
     "spans": Loss(span_loss, spans, "BSE", "BSE"),
-    "soft_spans_kl": Loss(soft_span_loss, soft_spans("kl"), "BSE", "BSE"),
-    "soft_spans_mse": Loss(soft_span_loss, soft_spans("mse"), "BSE", "BSE"),
+    "soft_spans_kl": plain(soft_span_loss, "BSE", "BSE", temperature=2.0, kind="kl"),
+    "soft_spans_mse": plain(soft_span_loss, "BSE", "BSE", temperature=2.0, kind="mse"),
+    "choices": Loss(choice_loss, choices, "BS", "BS"),
+    "soft_choices_kl": plain(soft_choice_loss, "BS", "BS", temperature=2.0, kind="kl"),
+    "soft_choices_mse": plain(soft_choice_loss, "BS", "BS", temperature=2.0, kind="mse"),
     "vectors_cosine": Loss(vector_loss, vectors("kl"), "BH", "BH"),
     "vectors_mse": Loss(vector_loss, vectors("mse"), "BH", "BH"),
     "attention_scores": Loss(attention_score_loss, scores_from_queries, "BASD", "BASS"),
@@ -372,7 +376,7 @@ EQUAL_IS_ZERO = sorted(
     name
     for name, loss in LOSSES.items()
     if loss.student == loss.teacher.replace("T", loss.student[-1])
-    and not name.startswith("hard_label") and name not in ("contrastive", "label_sets", "spans")
+    and not name.startswith("hard_label") and name not in ("choices", "contrastive", "label_sets", "spans")
 )  # fmt: skip
 
 

@@ -29,8 +29,10 @@ def some_data() -> dict[str, tuple[Any, Any]]:
     vectors = RNG.normal(size=(ROWS, 5))
     tags = some_sentences(lambda *_: str(RNG.choice(TAGS)))
     answers = ["the tall tree", "a tree", "no tree at all", "北京大学", ""]
+    answered = np.where(RNG.random(ROWS) < 0.6, classes, 1)
     return {
-        "classification": (classes, np.where(RNG.random(ROWS) < 0.6, classes, 1)),
+        "classification": (classes, answered),
+        "multiple_choice": (classes, answered),
         "multi_label": (labels, labels ^ (RNG.random((ROWS, 4)) < 0.2)),
         "regression": (values, np.round(values + RNG.normal(size=ROWS), 0)),
         "token_classification": (

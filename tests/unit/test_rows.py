@@ -39,6 +39,11 @@ def asked(answer: str, start: int | None, *, question: str = "is it") -> dict[st
     return {"question": question, "context": "the film", "answers": found}
 
 
+def picked(passage: str, choices: Any, answer: Any) -> dict[str, Any]:
+    """A question about a passage."""
+    return {"passage": passage, "question": "which", "choices": choices, "answer": answer}
+
+
 # A row that is wrong in one way, and what has to be said of it, by kind of task.
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("regression", {"text_a": "film", "label": "much"}, "label 'label' is 'much', not a number"),
@@ -54,6 +59,13 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("question_answering", asked("film", -1), "does not stand at character -1"),
     ("question_answering", asked("film", None), "must be lists of the same length"),
     ("question_answering", asked("film", 4, question=""), "column 'question' is empty"),
+    ("multiple_choice", picked("film", ["a", "b"], "c"), "'answer' is c, none of the row's 2 choices (a, b)"),
+    ("multiple_choice", picked("film", ["a", "b"], 2), "'answer' is 2, none of the row's 2 choices"),
+    ("multiple_choice", picked("film", ["a", "b"], None), "'answer' is missing, none of the row's 2 choices"),
+    ("multiple_choice", picked("film", ["a", "b"], ""), "'answer' is empty, none of the row's 2 choices"),
+    ("multiple_choice", picked("film", ["a"], "a"), "column 'choices' has one choice, 'a'; give two or more"),
+    ("multiple_choice", picked("film", "a b", "a"), "column 'choices' is 'a b', not a list"),
+    ("multiple_choice", picked("", ["a", "b"], "a"), "column 'passage' is empty"),
     ("pair", {"text_a": "film", "text_b": None, "label": "same"}, "column 'text_b' is missing or null"),
     ("embedding", {"text_a": " "}, "column 'text_a' is empty"),
 ]  # fmt: skip

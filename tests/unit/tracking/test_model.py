@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    AutoModelForQuestionAnswering,
     BertConfig,
+    BertForMultipleChoice,
     BertForQuestionAnswering,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -78,7 +78,7 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     assert loaded("the film is not bad")[0]["label"] in ("bad", "fair", "good")
 
 
-@pytest.mark.parametrize("kind", ["TokenClassification", "QuestionAnswering", ""])
+@pytest.mark.parametrize("kind", ["TokenClassification", "QuestionAnswering", "MultipleChoice", ""])
 def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     config = BertConfig(
@@ -88,14 +88,15 @@ def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None
     made: Any = {
         "TokenClassification": BertForTokenClassification,
         "QuestionAnswering": BertForQuestionAnswering,
+        "MultipleChoice": BertForMultipleChoice,
         "": BertModel,
     }[kind](config)
     made.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     save_mlflow_model(tmp_path / "model", tmp_path / "flavor")
-    if kind == "QuestionAnswering":
+    if kind in ("QuestionAnswering", "MultipleChoice"):
         assert not (tmp_path / "flavor" / "MLmodel").exists(), "transformers has no pipeline of it"
-        loaded = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "flavor")
+        loaded = type(made).from_pretrained(tmp_path / "flavor")
     else:
         pipeline = load_mlflow().transformers.load_model(str(tmp_path / "flavor"))
         loaded = pipeline.model
