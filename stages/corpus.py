@@ -1,15 +1,16 @@
 """From a general corpus in the config to rows of text: checked, cleaned, drawn and split by the seed.
 
 The sources are read twice from start to end, a megabyte at a time: once to decide what becomes of each row, by hashes,
-and once to write the rows that stay into the cache. Of a row twelve bytes stay in memory, sixteen
-more while rows are drawn, and for almost equal rows 256 in files beside (`stages.duplicates`).
+and once to write the rows that stay into the cache. Nothing of a row stays in memory. Files beside (`stages.scratch`)
+hold 27 bytes of each until it is written, up to 43 where passages are drawn, and 267 more where almost equal rows are
+looked for (`stages.duplicates`).
 
 Everything that names a place (path, cache) stays out of the digests: a moved file is the same data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,9 +26,10 @@ from schemas.corpus import AnyCut, CorpusSummary, GeneralCorpus, Leak, RowCut, S
 from schemas.errors import DataError
 from schemas.yaml_text import printable
 from stages.corpus_sources import Part, TextRows, parts_of, source_identity, source_name
-from stages.duplicates import SORTED_AT_ONCE, Sketches, repeated
+from stages.duplicates import Sketches, repeated
 from stages.leaks import EXAMPLES, HeldOut, held_out_digest
-from stages.letters import in_batches, letters_of, text_hashes
+from stages.letters import Hashes, in_batches, letters_of, text_hashes
+from stages.scratch import Column, counted, slices
 from stages.whole import is_whole, make_whole
 
 # Raise when the same files should give other rows.
@@ -138,16 +140,18 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
         )
     ]
     held_out = HeldOut.of(corpus.decontaminate, cache)
-    with TemporaryDirectory(dir=into) as scratch:
-        looked = _look(parts, corpus, held_out, Path(scratch))
-    fates, begins = _decide(looked, corpus)
-    characters = _write(parts, fates, begins, into)
+    with TemporaryDirectory(dir=into) as folder:
+        scratch = Path(folder)
+        looked = _look(parts, corpus, held_out, scratch)
+        _decide(looked, corpus, scratch)
+        characters = _write(parts, looked, corpus.needs_documents, into)
+        counts = _counts(looked)
     summary = CorpusSummary(
         digest=_rows_digest(corpus),
         cut=corpus.cut.kind,
         duplicates=corpus.duplicates,
         sources=tuple(
-            _source_summary(source_name(source), fates[looked.sources == number], characters.get(number, 0))
+            _source_summary(source_name(source), counts[number], characters.get(number, 0))
             for number, source in enumerate(corpus.sources)
         ),
         leaks=tuple(looked.leaks),
@@ -157,12 +161,14 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
 
 @dataclass
 class _Looked:
-    """What the first reading found of every row."""
+    """What the first reading found of every row, in files."""
 
-    hashes: NDArray[np.uint64]
+    hashes: Hashes
     fates: NDArray[np.uint8]
     begins: NDArray[np.bool_]
-    sources: NDArray[np.int16]
+    """Whether a document begins there; once all is decided, of a row that stays: whether it follows none before."""
+    numbers: list[int]
+    """Rows of each source; they come one source after the other."""
     leaks: list[Leak]
 
 
@@ -170,7 +176,9 @@ def _look(
     parts: Sequence[Part], corpus: GeneralCorpus, held_out: HeldOut, scratch: Path
 ) -> _Looked:
     """Read every row once; then say which are blank, leaks, or there before."""
-    hashes, fates, begins, sources = [], [], [], []
+    hashes, fates = Column(scratch / "hashes", np.uint64), Column(scratch / "fates", np.uint8)
+    begins = Column(scratch / "begins", np.bool_)
+    numbers = [0] * len(corpus.sources)
     leaks: list[Leak] = []
     sketches = Sketches(scratch) if corpus.duplicates == "near" else None
     total = 0
@@ -180,25 +188,37 @@ def _look(
         for rows in part.read():
             found = _Chunk(rows, held_out, sketches, total)
             leaks += found.leaks(part, total - first)[: EXAMPLES - len(leaks)]
-            hashes.append(found.hashes)
-            fates.append(found.fates)
-            begins.append(rows.begins)
+            hashes.add(found.hashes)
+            fates.add(found.fates)
+            begins.add(rows.begins)
             has_text = has_text or not rows.blank.all()
             total += len(rows.text)
         if not has_text:
             raise DataError(
                 f"{part.where}: column {part.column!r} is empty in every row; give a source with text"
             )
-        sources.append(np.full(total - first, part.source, np.int16))
-    looked = _Looked(
-        np.concatenate(hashes), np.concatenate(fates), np.concatenate(begins),
-        np.concatenate(sources), leaks,
-    )  # fmt: skip
+        numbers[part.source] += total - first
+    looked = _Looked(hashes.mapped(), fates.mapped(), begins.mapped(), numbers, leaks)
     if corpus.duplicates != "keep":
-        looked.fates[repeated(looked.hashes, looked.fates == _TRAIN)] = _DUPLICATE
+        _leave_out(looked, _DUPLICATE, lambda rows: repeated(looked.hashes, rows, scratch), scratch)
     if sketches is not None:
-        looked.fates[sketches.almost_repeated(looked.fates == _TRAIN)] = _NEAR
+        _leave_out(looked, _NEAR, sketches.almost_repeated, scratch)
     return looked
+
+
+def _leave_out(
+    looked: _Looked,
+    fate: int,
+    found_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
+    scratch: Path,
+) -> None:
+    """Give those of the usable rows a fate that are found to have been there before."""
+    usable = Column(scratch / f"usable-{fate}", np.bool_)
+    for some in slices(len(looked.fates)):
+        usable.add(looked.fates[some] == _TRAIN)
+    found = found_of(usable.mapped())
+    for some in slices(len(looked.fates)):
+        looked.fates[some][found[some]] = fate
 
 
 class _Chunk:
@@ -237,78 +257,95 @@ class _Chunk:
         ]
 
 
-def _decide(
-    looked: _Looked, corpus: GeneralCorpus
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_] | None]:
-    """What becomes of every row; and, where text is cut along documents, which of those that stay follow none."""
-    rows = np.flatnonzero(looked.fates == _TRAIN)
+def _decide(looked: _Looked, corpus: GeneralCorpus, scratch: Path) -> None:
+    """Say what becomes of every row, and which of those that stay follow none."""
+    rows, passages = _usable(looked, scratch)
     if len(rows) <= corpus.held_out_rows:
         raise DataError(
             f"data.sources: {len(rows)} rows of text in all, but data.held_out_rows keeps "
             f"{corpus.held_out_rows} from "
             "training; give more text or lower data.held_out_rows"
         )
-    documents = None
-    if corpus.needs_documents:
-        documents = np.cumsum(looked.begins, dtype=np.int32)[rows]
-    drawn, held = _drawn(documents, len(rows), corpus)
-    looked.fates[rows] = _UNUSED
-    looked.fates[rows[drawn[:held]]] = _HELD_OUT
-    known = np.sort(looked.hashes[rows[drawn[:held]]])
+    drawn, held = _drawn(rows, passages if corpus.needs_documents else None, corpus, scratch)
     left = len(rows) if corpus.max_rows is None else corpus.max_rows
-    for start in range(held, len(drawn), SORTED_AT_ONCE):
-        some = rows[drawn[start : start + SORTED_AT_ONCE]]
-        hashes = looked.hashes[some]
+    trained = 0
+    for some in slices(len(looked.fates)):
+        looked.fates[some][looked.fates[some] == _TRAIN] = _UNUSED
+    looked.fates[drawn[:held]] = _HELD_OUT
+    known = np.sort(looked.hashes[drawn[:held]])
+    for some in slices(len(drawn) - held):
+        chosen = drawn[held:][some]
+        hashes = looked.hashes[chosen]
         places = np.minimum(np.searchsorted(known, hashes), held - 1)
-        fresh = some[known[places] != hashes][:left]
+        fresh = chosen[known[places] != hashes][: left - trained]
         looked.fates[fresh] = _TRAIN
-        left -= len(fresh)
-    if not (looked.fates == _TRAIN).any():
+        trained += len(fresh)
+    if not trained:
         raise DataError(
             "data.sources: every row's text is among the held-out rows; give text that differs, or lower "
             "data.held_out_rows"
         )
-    if documents is None:
-        return looked.fates, None
-    fates = looked.fates[rows]
-    begins = np.ones(len(looked.fates), bool)
-    begins[rows[1:]] = (documents[1:] != documents[:-1]) | (fates[1:] != fates[:-1])
-    return looked.fates, begins
+    last = _BLANK
+    for some in slices(len(looked.fates)):
+        stays = np.flatnonzero(looked.fates[some] <= _UNUSED)
+        fates = looked.fates[some][stays]
+        looked.begins[some][stays] |= fates != np.concatenate([[last], fates[:-1]])
+        last = int(fates[-1]) if len(fates) else last
+
+
+def _usable(looked: _Looked, scratch: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The rows that can be drawn, and where among them each passage of a document begins, with their end.
+
+    Of these rows `begins` then says which is the first of its document.
+    """
+    rows, passages = Column(scratch / "rows", np.int64), Column(scratch / "passages", np.int64)
+    number = document = first = 0
+    last = -1
+    for some in slices(len(looked.fates)):
+        own = np.flatnonzero(looked.fates[some] == _TRAIN)
+        documents = document + np.cumsum(looked.begins[some])
+        begins = np.diff(documents[own], prepend=last) != 0
+        looked.begins[some][own] = begins
+        places = number + np.arange(len(own))
+        firsts = np.maximum.accumulate(np.where(begins, places, first))
+        rows.add(some.start + own)
+        passages.add(places[(places - firsts) % PASSAGE_ROWS == 0])
+        document = int(documents[-1])
+        if len(own):
+            number, first, last = number + len(own), int(firsts[-1]), int(documents[own[-1]])
+    passages.add(np.array([number]))
+    return rows.mapped(), passages.mapped()
 
 
 def _drawn(
-    documents: NDArray[np.int32] | None, number: int, corpus: GeneralCorpus
+    rows: NDArray[np.int64],
+    passages: NDArray[np.int64] | None,
+    corpus: GeneralCorpus,
+    scratch: Path,
 ) -> tuple[NDArray[np.int64], int]:
     """The rows in the order of the draw, and how many of them are held out; passages stay together."""
     random = np.random.Generator(np.random.PCG64(corpus.seed))
-    held = corpus.held_out_rows
-    if documents is None:
-        return random.permutation(number), held
-    passages = _passages(documents)
-    ranks = np.argsort(random.permutation(int(passages[-1]) + 1))
-    drawn = np.argsort(ranks[passages], kind="stable")
-    while held < number and passages[drawn[held]] == passages[drawn[held - 1]]:
-        held += 1
-    return drawn, held
+    if passages is None:
+        # What `permutation` does to the numbers from 0 on, here to a file.
+        random.shuffle(rows)
+        return rows, corpus.held_out_rows
+    order = counted(scratch / "order", len(passages) - 1)
+    random.shuffle(order)
+    drawn = Column(scratch / "drawn", np.int64)
+    for some in slices(len(order), PASSAGE_ROWS):
+        firsts = passages[order[some]]
+        sizes = passages[order[some] + 1] - firsts
+        before = np.cumsum(sizes) - sizes
+        drawn.add(rows[np.arange(sizes.sum()) + np.repeat(firsts - before, sizes)])
+    first = order[: corpus.held_out_rows]
+    ends = np.cumsum(passages[first + 1] - passages[first])
+    return drawn.mapped(), int(ends[np.searchsorted(ends, corpus.held_out_rows)])
 
 
-def _passages(documents: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Numbers of the passages of up to `PASSAGE_ROWS` rows that the documents are drawn in."""
-    places = np.arange(len(documents))
-    first = np.concatenate([[True], documents[1:] != documents[:-1]])
-    inside = places - np.maximum.accumulate(np.where(first, places, 0))
-    return np.cumsum(inside % PASSAGE_ROWS == 0) - 1
-
-
-def _write(
-    parts: Sequence[Part],
-    fates: NDArray[np.uint8],
-    begins: NDArray[np.bool_] | None,
-    into: Path,
-) -> dict[int, int]:
+def _write(parts: Sequence[Part], looked: _Looked, documents: bool, into: Path) -> dict[int, int]:
     """Write the rows that stay; characters of each source's training rows."""
     fields = [pa.field("text", pa.string())]
-    fields += [] if begins is None else [pa.field("begins", pa.bool_())]
+    fields += [pa.field("begins", pa.bool_())] if documents else []
     schema = pa.schema(fields)
     characters: dict[int, int] = {}
     with (
@@ -319,10 +356,10 @@ def _write(
     ):
         for part, first, text in _numbered(parts):
             rows = slice(first, first + len(text))
-            columns = [text] if begins is None else [text, pa.array(begins[rows])]
+            columns = [text, pa.array(looked.begins[rows])] if documents else [text]
             batch = pa.record_batch(columns, schema)
             for fate, writer in ((_TRAIN, train_writer), (_HELD_OUT, held_out_writer)):
-                if (chosen := fates[rows] == fate).any():
+                if (chosen := looked.fates[rows] == fate).any():
                     taken = batch.filter(pa.array(chosen))
                     writer.write_batch(taken)
                     if fate == _TRAIN:
@@ -340,10 +377,23 @@ def _numbered(parts: Sequence[Part]) -> Iterator[tuple[Part, int, pa.StringArray
             first += len(rows.text)
 
 
-def _source_summary(name: str, fates: NDArray[np.uint8], characters: int) -> SourceSummary:
-    counts = np.bincount(fates, minlength=7).tolist()
+def _counts(looked: _Looked) -> list[list[int]]:
+    """Rows of each fate, source by source."""
+    found = []
+    first = 0
+    for number in looked.numbers:
+        counts = np.zeros(7, np.int64)
+        fates = looked.fates[first : first + number]
+        for some in slices(number):
+            counts += np.bincount(fates[some], minlength=7)
+        found.append(counts.tolist())
+        first += number
+    return found
+
+
+def _source_summary(name: str, counts: list[int], characters: int) -> SourceSummary:
     return SourceSummary(
-        name=name, rows=len(fates), blank=counts[_BLANK], duplicates=counts[_DUPLICATE],
+        name=name, rows=sum(counts), blank=counts[_BLANK], duplicates=counts[_DUPLICATE],
         near_duplicates=counts[_NEAR], leaks=counts[_LEAK], train=counts[_TRAIN],
         held_out=counts[_HELD_OUT], characters=characters,
     )  # fmt: skip

@@ -1,11 +1,12 @@
 """From a general corpus to the flat arrays of `Tokens`: cut as the corpus says, tokenised once, then read from disk.
 
-A quarter of a megabyte of text is in memory at a time, with its tokens; of each sequence its length. The tokenizer's
-own threads do the work, nothing is done for each token by Python, and tokens are written to their files as they come.
+A quarter of a megabyte of text is in memory at a time, with its tokens. The tokenizer's own threads do the work, and
+nothing is done for each token by Python. Tokens and lengths are written to their files as they come.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from stages.corpus_sources import batches_of
 from stages.cuts import Cut, EachPiece, Made, Packed, SegmentPairs
 from stages.letters import in_batches
 from stages.mixture import Mixture
+from stages.scratch import write_header
 from stages.sentences import split_sentences
 from stages.templates import Encoder, Template, assembled, template_of
 from stages.tokenizing import check_tokenizer, kept_tokens, tokenizer_digest
@@ -135,9 +137,9 @@ class _Making:
             sources: rows of each source, in order.
             into: the folder.
         """
-        cut = self._cut(into / "scratch.bin")
+        cut = self._cut(into / "scratch")
         left = list(sources)
-        with _Writer(into, self.template, has_types=self.has_types) as writer:
+        with _Writer(into, self.template, self.max_length, has_types=self.has_types) as writer:
             for texts, begins in _chunks(rows):
                 while len(texts):
                     taken = min(len(texts), left[0])
@@ -148,7 +150,7 @@ class _Making:
                         writer.write(cut.finish())
                         writer.end_source()
                         left.pop(0)
-            summary = writer.summary(self.max_length)
+            summary = writer.summary()
         (into / _SUMMARY).write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
     def _cut(self, scratch: Path) -> Cut:
@@ -192,21 +194,25 @@ def _chunks(rows: Dataset) -> Iterator[tuple[Sequence[str], NDArray[np.bool_]]]:
 class _Writer:
     """Writes sequences to the files that `load_tokens` reads."""
 
-    def __init__(self, folder: Path, template: Template, *, has_types: bool) -> None:
-        self.folder, self.template = folder, template
+    def __init__(
+        self, folder: Path, template: Template, max_length: int, *, has_types: bool
+    ) -> None:
+        self.template = template
         self.ids = (folder / "ids.bin").open("wb")
         self.types = (folder / "types.bin").open("wb") if has_types else None
-        self.lengths: list[NDArray[np.int32]] = []
+        self.lengths = (folder / "lengths.npy").open("wb")
+        write_header(self.lengths, np.int32, 0)
+        self.counts = np.zeros(max_length + 1, np.int64)
+        """Sequences of each length."""
         self.ends: list[int] = []
-        self.number = 0
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ids.close()
-        if self.types is not None:
-            self.types.close()
+        for file in (self.ids, self.types, self.lengths):
+            if file is not None:
+                file.close()
 
     def write(self, made: Iterator[Made]) -> None:
         """Put what stands around the texts around them, and write them."""
@@ -215,24 +221,32 @@ class _Writer:
             self.ids.write(ids.astype("<i4", copy=False).tobytes())
             if self.types is not None:
                 self.types.write(types.tobytes())
-            self.lengths.append(whole.astype(np.int32))
-            self.number += len(whole)
+            self.lengths.write(whole.astype(np.int32).tobytes())
+            self.counts += np.bincount(whole, minlength=len(self.counts))
 
     def end_source(self) -> None:
         """What comes now is of another source."""
-        self.ends.append(self.number)
+        self.ends.append(int(self.counts.sum()))
 
-    def summary(self, max_length: int) -> SequenceSummary:
-        """Write the lengths, and sum up what was written."""
-        lengths = np.concatenate([np.empty(0, np.int32), *self.lengths])
-        np.save(self.folder / "lengths.npy", lengths)
-        points = np.percentile(lengths, _PERCENTILES, method="inverted_cdf") if len(lengths) else []
+    def summary(self) -> SequenceSummary:
+        """Say in the file of the lengths how many they are, and sum up what was written."""
+        number = int(self.counts.sum())
+        self.lengths.seek(0)
+        write_header(self.lengths, np.int32, number)
         return SequenceSummary(
-            sequences=len(lengths),
-            tokens=int(lengths.sum(dtype=np.int64)),
+            sequences=number,
+            tokens=int(self.counts @ np.arange(len(self.counts))),
             per_source=tuple(np.diff([0, *self.ends]).tolist()),
-            length_percentiles={
-                str(at): int(point) for at, point in zip(_PERCENTILES, points, strict=False)
-            },
-            full=float((lengths == max_length).mean()) if len(lengths) else 0.0,
+            length_percentiles=_percentiles(self.counts),
+            full=int(self.counts[-1]) / number if number else 0.0,
         )
+
+
+def _percentiles(counts: NDArray[np.int64]) -> dict[str, int]:
+    """What `np.percentile` says by the method `inverted_cdf` of lengths of which only their numbers are known."""
+    upto = np.cumsum(counts)
+    number = int(upto[-1])
+    places = {at: max(0, math.ceil(number * (at / 100) - 1)) for at in _PERCENTILES if number}
+    return {
+        str(at): int(np.searchsorted(upto, place, side="right")) for at, place in places.items()
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from schemas.corpus import PairCut
 from stages.pairs import Pair, Pairs
+from stages.scratch import Column
 from stages.templates import Ids
 
 Lengths = NDArray[np.int64]
@@ -92,40 +94,44 @@ class Packed:
 
 
 class SegmentPairs:
-    """Pairs of segments. Those of other documents may come from anywhere, so all tokens of a source are kept in a file.
+    """Pairs of segments. Those of other documents may come from anywhere, so all of a source is kept in files.
 
     Args:
         room: most tokens of both segments.
         cut: the probabilities.
         seed: decides every draw.
-        scratch: the file.
+        scratch: folder of the files, which is there while there is something in them.
     """
 
     def __init__(self, room: int, cut: PairCut, seed: int, scratch: Path) -> None:
         self.room, self.cut, self.seed, self.scratch = room, cut, seed, scratch
-        self.lengths: list[NDArray[np.int32]] = []
-        self.documents: list[NDArray[np.int32]] = []
+        self.kept: list[Column] = []
+        """Tokens; the length and the document of each piece. Nothing where there are none."""
 
     def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Made]:
         """Keep them; nothing is done before the source's end."""
+        if not self.kept:
+            self.scratch.mkdir()
+            names = ("tokens", "lengths", "documents")
+            self.kept = [Column(self.scratch / name, np.int32) for name in names]
         parts, pieces = parts_of_pieces(lengths, self.room)
-        with self.scratch.open("ab") as file:
-            file.write(flat.tobytes())
-        self.lengths.append(parts.astype(np.int32))
-        self.documents.append(documents[pieces].astype(np.int32))
+        tokens, all_lengths, all_documents = self.kept
+        tokens.add(flat)
+        all_lengths.add(parts)
+        all_documents.add(documents[pieces])
         return iter(())
 
     def finish(self) -> Iterator[Made]:
         """Give all pairs of the source."""
-        if not self.lengths:
+        if not self.kept:
             return
-        lengths, documents = np.concatenate(self.lengths), np.concatenate(self.documents)
-        self.lengths, self.documents = [], []
-        pairs = iter(Pairs(lengths, documents, self.room, self.cut, self.seed))
-        with self.scratch.open("rb") as file:
+        tokens, lengths, documents = self.kept
+        pairs = iter(Pairs(lengths.mapped(), documents.mapped(), self.room, self.cut, self.seed))
+        with tokens.path.open("rb") as file:
             while some := list(islice(pairs, _PAIRS_AT_ONCE)):
                 yield _read(some, file.fileno())
-        self.scratch.unlink()
+        shutil.rmtree(self.scratch)
+        self.kept = []
 
 
 def _read(pairs: list[Pair], file: int) -> Made:

@@ -20,30 +20,33 @@ class Groups:
         self, lengths: NDArray[np.int32] | Rows, choice_of: NDArray[np.int64] | None
     ) -> None:
         own = np.asarray(lengths, dtype=np.int64)
-        self.are_single = choice_of is None
-        """Whether every sequence is a row."""
-        self.starts = np.arange(len(own))
-        if choice_of is not None:
-            self.starts = np.flatnonzero(np.diff(choice_of, prepend=-1) != 0)
-        self.sizes = np.diff(self.starts, append=len(own))
-        """(rows,) sequences of each."""
         self.tokens, self.longest = own, own
         """(rows,) tokens of each row, and of its longest sequence."""
-        if choice_of is not None and len(own):
-            self.tokens = np.add.reduceat(own, self.starts)
-            self.longest = np.maximum.reduceat(own, self.starts)
+        # Nothing is kept of sequences that are rows: there may be very many.
+        self._starts = self._sizes = np.empty(0, np.int64)
+        self._are_rows = choice_of is None
+        if choice_of is not None:
+            self._starts = np.flatnonzero(np.diff(choice_of, prepend=-1) != 0)
+            self._sizes = np.diff(self._starts, append=len(own))
+            if len(own):
+                self.tokens = np.add.reduceat(own, self._starts)
+                self.longest = np.maximum.reduceat(own, self._starts)
 
     def __len__(self) -> int:
         """How many rows."""
-        return len(self.starts)
+        return len(self.tokens)
+
+    def sizes(self, rows: Rows) -> Rows:
+        """How many sequences some rows have."""
+        return np.ones_like(rows) if self._are_rows else self._sizes[rows]
 
     def sequences(self, rows: Rows) -> Rows:
         """The sequences of some rows, in their order."""
-        if self.are_single:
+        if self._are_rows:
             return rows
-        sizes = self.sizes[rows]
+        sizes = self.sizes(rows)
         before = np.cumsum(sizes) - sizes
-        return np.repeat(self.starts[rows] - before, sizes) + np.arange(int(sizes.sum()))
+        return np.repeat(self._starts[rows] - before, sizes) + np.arange(int(sizes.sum()))
 
     def cut(self, rows: Rows, budget: int) -> list[Rows]:
         """The sequences of some rows, cut between rows so that sequences times longest stays within a budget.
@@ -55,7 +58,7 @@ class Groups:
         pieces: list[Rows] = []
         start = number = longest = 0
         for end, (size, length) in enumerate(
-            zip(self.sizes[rows].tolist(), self.longest[rows].tolist(), strict=True)
+            zip(self.sizes(rows).tolist(), self.longest[rows].tolist(), strict=True)
         ):
             number, longest = number + size, max(longest, length)
             if end > start and number * longest > budget:

@@ -19,7 +19,7 @@ from stages.bounds import in_parts, rows_at_once
 from stages.encodings import Encode, encoder_of
 from stages.files import quiet
 from stages.sources import TaskRows
-from stages.tokens import Tokens, load_tokens
+from stages.tokens import Tokens, load_tokens, write_starts
 from stages.whole import make_whole
 
 # Raise when the same rows and tokenizer should give other sequences.
@@ -101,8 +101,13 @@ def kept_tokens(
     """
     folder = cache / "tokens" / digest[:32]
     found = load_tokens(folder, pad_token_id, digest)
+
+    def fill_all(beside: Path) -> None:
+        fill(beside)
+        write_starts(beside)
+
     if found is None:
-        make_whole(folder, fill)
+        make_whole(folder, fill_all)
         found = load_tokens(folder, pad_token_id, digest)
     if found is None or len(found) == 0:
         raise no_token_left()

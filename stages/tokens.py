@@ -17,6 +17,7 @@ from torch import Tensor
 
 from schemas.base import digest_of
 from stages.mixture import Mixture
+from stages.scratch import slices, write_header
 from stages.whole import is_whole
 
 NO_WORD, NOT_LABELLED = -100, -1
@@ -264,14 +265,29 @@ def _numbered(rows: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(np.cumsum(np.diff(rows, prepend=rows[:1]) != 0))
 
 
+def write_starts(folder: Path) -> None:
+    """Write where each sequence begins beside the lengths that are there already."""
+    lengths, before = _mapped(folder / "lengths.npy"), 0
+    with (folder / "starts.npy").open("wb") as file:
+        write_header(file, np.int64, len(lengths))
+        for some in slices(len(lengths)):
+            ends = before + np.cumsum(lengths[some], dtype=np.int64)
+            file.write((ends - lengths[some]).tobytes())
+            before = int(ends[-1])
+
+
+def _mapped(file: Path) -> NDArray[Any]:
+    """An array of a file, read when it is looked at."""
+    return np.asarray(np.load(file, mmap_mode="r"))
+
+
 def load_tokens(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:
     """What `stages.tokenizing` left in `folder`; None when it is not there, or no longer as it was."""
     if not is_whole(folder):
         return None
     try:
-        lengths = np.load(folder / "lengths.npy")
-        ends = np.cumsum(lengths, dtype=np.int64)
-        total = int(ends[-1]) if len(ends) else 0
+        lengths, starts = (_mapped(folder / f"{name}.npy") for name in ("lengths", "starts"))
+        total = (folder / "ids.bin").stat().st_size // 4
 
         def mapped(name: str, dtype: str, *shape: int) -> NDArray[Any] | None:
             file = folder / f"{name}.bin"
@@ -287,7 +303,7 @@ def load_tokens(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:
         assert ids is not None
         return Tokens(
             ids, lengths, mapped("types", "u1", total), read("labels"), pad_token_id, digest,
-            starts=ends - lengths, cut=read("cut"), tags=mapped("tags", "<i2", total), examples=read("examples"),
+            starts=starts, cut=read("cut"), tags=mapped("tags", "<i2", total), examples=read("examples"),
             spans=mapped("spans", "<i4", total, 2),
         )  # fmt: skip
     except (OSError, ValueError):

@@ -333,7 +333,7 @@ def test_the_rows_do_not_depend_on_how_many_are_looked_at_together(
     corpus = made(files(path), held_out_rows=4, duplicates="keep", max_rows=most)
     found = []
     for at_once in (1 << 22, 3):
-        monkeypatch.setattr("stages.corpus.SORTED_AT_ONCE", at_once)
+        monkeypatch.setattr("stages.scratch.AT_ONCE", at_once)
         rows = load_corpus(corpus, tmp_path / f"cache {at_once}")
         found.append((rows.train["text"][:], rows.held_out["text"][:]))
     assert found[0] == found[1]
