@@ -48,7 +48,7 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
         model_folder: transformers folder with the model and its tokenizer.
         to: folder to make; it must not exist or be empty.
     """
-    from stages.encoders import load_config
+    from stages.encoders import LOADING, load_config
 
     (architecture,) = load_config(model_folder).architectures or ("",)
     form = next((each for end, each in _FORMS.items() if architecture.endswith(end)), None)
@@ -60,9 +60,10 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
     from transformers import AutoTokenizer
 
     loader, task = form
-    model: Any = getattr(transformers, loader).from_pretrained(
-        model_folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-    )
+    with LOADING:
+        model: Any = getattr(transformers, loader).from_pretrained(
+            model_folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
     tokenizer: Any = AutoTokenizer.from_pretrained(
         model_folder, local_files_only=True, trust_remote_code=False
     )

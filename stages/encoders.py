@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import shlex
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
@@ -35,6 +36,11 @@ from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
 from stages.capture import CAPTURE, Probe, probe
 from stages.tensors import copy_out
 from stages.whole import file_digest
+
+# While it loads, transformers turns the tying of weights off for the whole process; of two threads that load at once,
+# the one that ends last leaves it off.
+LOADING = threading.Lock()
+"""Held while a model is loaded."""
 
 # The bars of loading and saving would run through ours.
 transformers_logging.disable_progress_bar()
@@ -319,14 +325,15 @@ def load_pretrained(
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # fresh heads are ours to announce, not a warning
     try:
-        model: PreTrainedModel = auto.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **attention_of(config),
-        )
+        with LOADING:
+            model: PreTrainedModel = auto.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **attention_of(config),
+            )
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} cannot be loaded as a model: {error}") from None
     finally:

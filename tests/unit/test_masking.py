@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +124,21 @@ def test_the_encoder_of_a_word_model_opens_with_its_pooler(
     with_word_head(encoder, word_teacher, seed=1).save_pretrained(tmp_path / "student")
     again = AutoModel.from_pretrained(tmp_path / "student").state_dict()
     assert torch.equal(again["pooler.dense.weight"], pooler)
+
+
+def test_models_that_are_loaded_at_once_leave_weights_to_be_tied(word_teacher: Path) -> None:
+    def load() -> None:
+        for _ in range(3):
+            load_encoder(word_teacher)
+
+    threads = [threading.Thread(target=load) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    model = with_word_head(load_encoder(word_teacher), word_teacher, seed=1).state_dict()
+    assert torch.equal(model["cls.predictions.decoder.weight"],
+                       model["bert.embeddings.word_embeddings.weight"])  # fmt: skip
+    assert model["cls.predictions.decoder.weight"].data_ptr() == (
+        model["bert.embeddings.word_embeddings.weight"].data_ptr()
+    )
