@@ -40,7 +40,7 @@ from stages.whole import file_digest
 # While it loads, transformers turns the tying of weights off for the whole process; of two threads that load at once,
 # the one that ends last leaves it off.
 LOADING = threading.Lock()
-"""Held while a model is loaded."""
+"""Held while a model is loaded, and while weights are tied."""
 
 # The bars of loading and saving would run through ours.
 transformers_logging.disable_progress_bar()

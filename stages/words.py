@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from schemas.errors import DataError
-from stages.encoders import attention_of, load_config, load_pretrained, tensor_names
+from stages.encoders import LOADING, attention_of, load_config, load_pretrained, tensor_names
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:
@@ -57,7 +57,8 @@ def with_word_head(encoder: PreTrainedModel, teacher_folder: Path, *, seed: int)
         model: PreTrainedModel = AutoModelForMaskedLM.from_config(config, **attention_of(config))
     # The encoder itself, not its weights: a pooler that the word model would do without stays with it.
     setattr(model, model.base_model_prefix, encoder)
-    model.tie_weights()
+    with LOADING:
+        model.tie_weights()
     if has_word_head(teacher_folder):
         theirs = load_word_model(teacher_folder).state_dict()
         own = model.state_dict()
