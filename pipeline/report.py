@@ -183,7 +183,7 @@ def _scored(scores: Mapping[str, Score]) -> str:
 
 def card_lines(card: DataCard) -> list[str]:
     """What is read, in a line for each split of the task and for the corpus."""
-    lines = []
+    lines = [*card.task.remarks] if card.task else []
     for name, split in card.task.splits.items() if card.task else ():
         odd = {
             "repeated": split.duplicates,

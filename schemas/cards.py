@@ -60,6 +60,8 @@ class TaskCard(Frozen):
     kind: str
     """What kind of answer is asked for."""
     splits: dict[str, SplitCard]
+    remarks: tuple[str, ...] = ()
+    """A sentence for each thing that could have been read in another way."""
 
 
 class DataCard(Frozen):

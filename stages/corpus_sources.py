@@ -223,7 +223,7 @@ def _of_path(path: Path, source: FileText, number: int, cache: Path, documents: 
             number, where, source.column,
             lambda: (batch for file in files for batch in saved_batches(file, columns, where)),
         )  # fmt: skip
-    rows = read_file(path, cache, PLACE)
+    rows = read_file(path, cache, PLACE).rows
     if file_format(path, PLACE) == ".txt":
         part = _of_dataset(rows, ["text"], number, where, stored=True)
         return Part(number, where, "text", part.batches, blank_line_ends=documents)

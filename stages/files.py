@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +41,18 @@ FORMATS = {
     ".txt": "text",
 }
 MAX_LABEL = 1000
+READING_VERSION = 1
+"""Raise when the same file should give other rows or remarks."""
+_REMARKS = "remarks.json"
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of a file, and how the file was read."""
+
+    rows: Dataset
+    remarks: tuple[str, ...] = ()
+    """A sentence for each thing that could have been read in another way, with the file's name."""
 
 
 @contextmanager
@@ -121,7 +134,7 @@ def _listing(folder: Path) -> str:
     )
 
 
-def read_file(path: Path, cache: Path, where: str) -> Dataset:
+def read_file(path: Path, cache: Path, where: str) -> FileRows:
     """The rows of `path` with all its columns, memory-mapped from `cache`; never empty.
 
     CSV and TSV columns are all text, so that `NA` and `01` stay what they are; TSV is read without
@@ -134,18 +147,29 @@ def read_file(path: Path, cache: Path, where: str) -> Dataset:
     suffix = file_format(path, where)
     check_bounds(path, suffix, where)
     # By content: a file that is replaced under the same name and time has other rows.
-    named = {"sha256": file_digest(path), "format": suffix, "datasets": datasets.__version__}
+    named = {
+        "sha256": file_digest(path),
+        "format": suffix,
+        "datasets": datasets.__version__,
+        "version": READING_VERSION,
+    }
     folder = cache / "files" / digest_of(named)[:32]
     if not is_whole(folder):
         make_whole(folder, lambda beside: _prepare(path, suffix, where, beside))
     parts = sorted(folder.glob("*.arrow"))
     if not parts:
         raise DataError(f"{where}: {path} has no rows; give a file that has some")
-    return datasets.concatenate_datasets([Dataset.from_file(str(part)) for part in parts])
+    rows = datasets.concatenate_datasets([Dataset.from_file(str(part)) for part in parts])
+    remarks = json.loads((folder / _REMARKS).read_text(encoding="utf-8"))
+    return FileRows(rows, tuple(f"{where}: {path}: {remark}" for remark in remarks))
 
 
 def _prepare(path: Path, suffix: str, where: str, into: Path) -> None:
-    """The rows of `path` as Arrow files in `into`; none where it has none."""
+    """The rows of `path` as Arrow files in `into`, none where it has none; and how the file was read.
+
+    The remarks do not name the file: the same content under another name is not read again.
+    """
+    remarks: list[str] = []
     options = _csv_options(path, suffix, where) if FORMATS[suffix] == "csv" else {}
     plain = path
     if packing_of(path.name):
@@ -166,6 +190,7 @@ def _prepare(path: Path, suffix: str, where: str, into: Path) -> None:
     if len(rows):
         for number, made in enumerate(rows.cache_files):
             os.replace(made["filename"], into / f"{number:04d}.arrow")
+    (into / _REMARKS).write_text(json.dumps(remarks), encoding="utf-8")
     del rows
     shutil.rmtree(into / "prepared")
     if plain != path:

@@ -30,7 +30,7 @@ from stages.encoders import (
 from stages.extraction import choose_parts
 from stages.heads import check_outputs, check_trained_head, has_head_for, load_with_head
 from stages.models import check_shape
-from stages.sources import load_task
+from stages.sources import TaskRows, load_task
 from stages.student import count_parameters, student_config
 from stages.words import has_word_head
 
@@ -71,7 +71,8 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
         raise ConfigError([f"recipe {recipe.name}: {problem}" for problem in problems])
     student = student_config(config, recipe.student.shape, recipe.student.model_type)
     _check_start(recipe, config, student, folder)
-    labels = _look_at_data(recipe, cache)
+    rows = _look_at_data(recipe, cache)
+    labels = rows.labels if rows is not None else ()
     for task_model in (recipe.teacher.task_model, *(o.task_model for o in recipe.teacher.others)):
         if isinstance(task_model, AlreadyFineTuned):
             assert recipe.task is not None
@@ -83,19 +84,27 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
         teacher_parameters=count_parameters(config),
         student_parameters=count_parameters(student),
         labels=labels,
-        card=make_data_card(recipe, tokenizer, cache),
+        card=_with_remarks(make_data_card(recipe, tokenizer, cache), rows),
     )
 
 
-def _look_at_data(recipe: Recipe, cache: Path) -> tuple[str, ...]:
-    """Read whatever the recipe trains on; the task's class names."""
-    labels = load_task(recipe.task, cache).labels if recipe.task is not None else ()
+def _with_remarks(card: DataCard, rows: TaskRows | None) -> DataCard:
+    """The card with how the task's files were read; it is not kept with them, since they name the files."""
+    if card.task is None or rows is None:
+        return card
+    task = card.task.model_copy(update={"remarks": rows.remarks})
+    return card.model_copy(update={"task": task})
+
+
+def _look_at_data(recipe: Recipe, cache: Path) -> TaskRows | None:
+    """Read whatever the recipe trains on; the rows of its task."""
+    rows = load_task(recipe.task, cache) if recipe.task is not None else None
     if recipe.teacher.multi_task is not None:
         for task in recipe.teacher.multi_task.tasks.values():
             load_task(task, cache)
     if recipe.general_corpus is not None:  # last, because it is the longest to read
         load_corpus(recipe.general_corpus, cache)
-    return labels
+    return rows
 
 
 def _reading_problems(recipe: Recipe, teacher: PretrainedConfig) -> list[str]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, assert_never
 
 import datasets
@@ -46,9 +47,18 @@ VALUE, SPAN, CHOICE, VECTOR = ("value",), ("start", "end"), ("choice",), ("vecto
 OUTSIDE = "O"
 
 
-def checked_rows(
-    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
-) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+@dataclass(frozen=True)
+class CheckedRows:
+    """The rows of every split in the form of the task's kind."""
+
+    splits: dict[str, Dataset]
+    labels: tuple[str, ...]
+    """Names of a head's outputs."""
+    remarks: tuple[str, ...] = ()
+    """A sentence for each thing that could have been read in another way."""
+
+
+def checked_rows(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
     """Every split's rows in the form of the task's kind, and the names of a head's outputs.
 
     Args:
@@ -66,21 +76,25 @@ def checked_rows(
         case MultiLabel():
             return _multi_labelled(task, raw, where)
         case Regression():
-            return {split: _valued(task, rows, where[split]) for split, rows in raw.items()}, VALUE
+            splits = {split: _valued(task, rows, where[split]) for split, rows in raw.items()}
+            return CheckedRows(splits, VALUE)
         case TokenClassification():
             return _tagged(task, raw, where)
         case QuestionAnswering():
-            return {split: _spans(task, rows, where[split]) for split, rows in raw.items()}, SPAN
+            splits = {split: _spans(task, rows, where[split]) for split, rows in raw.items()}
+            return CheckedRows(splits, SPAN)
         case MultipleChoice():
-            return {
+            splits = {
                 split: choice_rows(task, task.problem, rows, where[split])
                 for split, rows in raw.items()
-            }, CHOICE
+            }
+            return CheckedRows(splits, CHOICE)
         case Embedding():
-            return {
+            splits = {
                 split: _embedded(task, rows, where[split], is_train=split == "train")
                 for split, rows in raw.items()
-            }, VECTOR
+            }
+            return CheckedRows(splits, VECTOR)
         case _:
             assert_never(task.problem)
 
@@ -89,9 +103,7 @@ def _as_dataset(columns: Mapping[str, Any]) -> Dataset:
     return Dataset(pa.table(dict(columns)))
 
 
-def _classified(
-    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
-) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+def _classified(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
     names = {split: label_column(rows, task.label, where[split]) for split, rows in raw.items()}
     labels = task.labels or _sorted_labels(raw["train"], task.label, names["train"])
     parts = {}
@@ -102,7 +114,7 @@ def _classified(
             found = names[split][row - 1].as_py()
             raise _unknown_label(task, where[split], row, found, labels)
         parts[split] = _as_dataset({**columns, "label": codes})
-    return parts, labels
+    return CheckedRows(parts, labels)
 
 
 def _codes(names: pa.ChunkedArray, labels: tuple[str, ...]) -> pa.ChunkedArray:
@@ -135,7 +147,7 @@ def sorted_names(distinct: list[str]) -> tuple[str, ...]:
 
 def _multi_labelled(
     task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
-) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+) -> CheckedRows:
     assert isinstance(task.problem, MultiLabel)
     given = {
         split: texts_of_lists(
@@ -161,7 +173,7 @@ def _multi_labelled(
         has[lists.rows(), codes.to_numpy()] = 1
         columns = task_texts(task, rows, where[split])
         parts[split] = _as_dataset({**columns, "label": pa.array(list(has), pa.list_(pa.int8()))})
-    return parts, labels
+    return CheckedRows(parts, labels)
 
 
 def _list_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
@@ -191,9 +203,7 @@ def _values(rows: Dataset, column: str, where: str) -> pa.Array:
     return pa.array(numbers, pa.float64())
 
 
-def _tagged(
-    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
-) -> tuple[dict[str, Dataset], tuple[str, ...]]:
+def _tagged(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
     words, tags = (
         {
             split: texts_of_lists(rows, column, where[split], separator=None, may_be_empty=True)
@@ -225,7 +235,7 @@ def _tagged(
         parts[split] = rows if len(filled) == len(rows) else rows.select(filled)
         if not len(filled):
             raise DataError(f"{where[split]}: column {task.text!r} is empty in every row")
-    return parts, labels
+    return CheckedRows(parts, labels)
 
 
 def sorted_tags(distinct: list[str]) -> tuple[str, ...]:

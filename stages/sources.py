@@ -29,6 +29,7 @@ from stages.docstrings import (
     load_paragraphs,
 )
 from stages.files import (
+    FileRows,
     file_identity,
     read_file,
     resolve_file,
@@ -53,6 +54,8 @@ class TaskRows:
     problem: AnyProblem = field(default_factory=Classification)
     more: Mapping[str, Dataset] = field(default_factory=dict)
     """Further validation rows, by name."""
+    remarks: tuple[str, ...] = ()
+    """A sentence for each thing that could have been read in another way."""
 
     def split(self, name: str) -> Dataset:
         """The rows of `train`, of `validation`, or of further validation rows."""
@@ -105,6 +108,7 @@ def load_task(task: TaskData, cache: Path) -> TaskRows:
         DataError: a file, a row or a data set is not usable, with its place and what to do.
     """
     digest = task_digest(task)
+    remarks: tuple[str, ...] = ()
     match task:
         case DocstringTask():
             train, validation, labels = _docstring_rows(task, cache)
@@ -112,7 +116,9 @@ def load_task(task: TaskData, cache: Path) -> TaskRows:
         case FileTask() | HubTask():
             task = _settled(task) if isinstance(task, FileTask) else task
             raw, where = _read_splits(task, cache)
-            parts, labels = checked_rows(task, raw, where)
+            checked = checked_rows(task, {split: read.rows for split, read in raw.items()}, where)
+            parts, labels = checked.splits, checked.labels
+            remarks = (*(r for read in raw.values() for r in read.remarks), *checked.remarks)
             train, validation = parts.pop("train"), parts.pop("validation")
             more = {name.partition("/")[2]: rows for name, rows in parts.items()}
         case _:
@@ -122,21 +128,21 @@ def load_task(task: TaskData, cache: Path) -> TaskRows:
         raise DataError(
             "task: all training rows have the same label; a task needs two classes or more"
         )
-    return TaskRows(train, validation, labels, digest, task.problem, more)
+    return TaskRows(train, validation, labels, digest, task.problem, more, remarks)
 
 
 def _read_splits(
     task: FileTask | HubTask, cache: Path
-) -> tuple[dict[str, Dataset], dict[str, str]]:
+) -> tuple[dict[str, FileRows], dict[str, str]]:
     """Every split as it was read, and how messages name it."""
-    raw: dict[str, Dataset] = {}
+    raw: dict[str, FileRows] = {}
     where: dict[str, str] = {}
     if isinstance(task, FileTask):
         for split, path in _task_files(task).items():
             where[split] = f"task.{split}: {path}"
             squad = isinstance(task.problem, QuestionAnswering) and is_squad(path)
             raw[split] = (
-                read_squad(path, task, where[split])
+                FileRows(read_squad(path, task, where[split]))
                 if squad
                 else read_file(path, cache, f"task.{split}")
             )
@@ -145,7 +151,7 @@ def _read_splits(
     splits |= {f"more_validation/{name}": split for name, split in task.more_validation.items()}
     for split, name in splits.items():
         where[split] = f"task: {task.id}, split {name}"
-        raw[split] = load_hub(task, name, where[split])
+        raw[split] = FileRows(load_hub(task, name, where[split]))
     return raw, where
 
 

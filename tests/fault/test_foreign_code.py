@@ -159,12 +159,12 @@ def test_a_pickle_as_a_data_file_is_refused(tmp_path: Path, payload: bytes, name
 def test_pickles_in_the_cache_of_data_are_not_executed(tmp_path: Path, payload: bytes) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "a"}\n', encoding="utf-8")
-    assert read_file(path, tmp_path / "cache", "task.train")["text"][:] == ["a"]
+    assert read_file(path, tmp_path / "cache", "task.train").rows["text"][:] == ["a"]
     kept = [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
     assert any(file.suffix == ".arrow" for file in kept)
     for file in kept:
         file.write_bytes(payload)
-    assert read_file(path, tmp_path / "cache", "task.train")["text"][:] == ["a"]  # made anew
+    assert read_file(path, tmp_path / "cache", "task.train").rows["text"][:] == ["a"]  # made anew
 
 
 def test_a_script_in_a_data_set_is_not_executed(tmp_path: Path, canary: Path) -> None:

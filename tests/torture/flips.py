@@ -134,7 +134,7 @@ def _cached(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
     read_file(source, folder / "cache", "task.train")
     file = _some_file(folder / "cache", draw)
     harm(file, draw)
-    again = read_file(source, folder / "cache", "task.train")["text_a"]
+    again = read_file(source, folder / "cache", "task.train").rows["text_a"]
     shutil.rmtree(folder)
     return file.name, "" if list(again) == texts else "other rows were read"
 

@@ -71,20 +71,20 @@ def test_a_file_that_is_replaced_under_the_same_name_and_time_has_other_rows(
         file.write_text(json.dumps({"text_a": text}) + "\n", encoding="utf-8")
         # The size is the same as well; what the system says of it changes with every write all the same.
         os.utime(file, ns=(10**18, 10**18 + len(found)))
-        found += read_file(file, tmp_path / "cache", "task.train")["text_a"]
+        found += read_file(file, tmp_path / "cache", "task.train").rows["text_a"]
     assert found == ["one", "two"]
 
 
 def test_rows_are_made_anew_where_a_disk_has_changed_them(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text_a": "one"}\n' * 50, encoding="utf-8")
-    rows = read_file(file, tmp_path / "cache", "task.train")
+    rows = read_file(file, tmp_path / "cache", "task.train").rows
     names = [Path(each["filename"]) for each in rows.cache_files]
     assert {name.parents[2] for name in names} == {tmp_path / "cache"}
     kept = names[0].read_bytes()
     del rows
     names[0].write_bytes(kept.replace(b"one", b"two", 1))
-    assert read_file(file, tmp_path / "cache", "task.train")["text_a"] == ["one"] * 50
+    assert read_file(file, tmp_path / "cache", "task.train").rows["text_a"] == ["one"] * 50
 
 
 @pytest.mark.parametrize(
