@@ -11,6 +11,8 @@ from schemas.catalogue import CATALOGUE, did_you_mean, named_task
 from schemas.metrics import MetricName, check_metrics, metrics_of
 from schemas.problems import (
     Classification,
+    Column,
+    MultiLabel,
     MultipleChoice,
     Problem,
     QuestionAnswering,
@@ -101,10 +103,35 @@ class Mark(Frozen):
 class _ColumnTask(_Task):
     """A task whose rows have named columns."""
 
-    label: str = "label"
-    """Column of the label, of the tags, of the answers, of the right choice, or of the pairs' likeness."""
+    label: Column | Annotated[tuple[Column, ...], Field(min_length=2, max_length=4096)] = "label"
+    """Column of the label, of the tags, of the answers, of the right choice, or of the pairs' likeness; of a
+    multi_label task also the columns of its labels, each with a 0 or 1 in every row."""
     marks: tuple[Mark, ...] = Field(default=(), max_length=8)
     """Spans of the text that are put between signs."""
+
+    @property
+    def label_column(self) -> str:
+        """The only column of labels; for every kind but multi_label there is one."""
+        assert isinstance(self.label, str)
+        return self.label
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The column of labels, or the columns."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @model_validator(mode="after")
+    def _several_columns_are_several_labels(self) -> _ColumnTask:
+        if isinstance(self.label, str):
+            return self
+        if not isinstance(self.problem, MultiLabel):
+            raise ValueError(
+                f"label: {len(self.label)} columns are named, but a {self.problem.kind} task has one column of labels; "
+                "name one, or set problem to multi_label"
+            )
+        if len(set(self.label)) != len(self.label):
+            raise ValueError("label: a column is named twice; name each label's column once")
+        return self
 
     @model_validator(mode="after")
     def _marks_stand_in_a_text(self) -> _ColumnTask:

@@ -31,8 +31,8 @@ def choice_rows(task: Task, problem: MultipleChoice, rows: Dataset, where: str) 
         return _blanks(task, problem.blank, rows, choices, where)
     columns: dict[str, Any] = dict(task_texts(task, rows, where))
     labels = [
-        _right(value, choices[row - 1], f"{where}: row {row}: label {task.label!r}")
-        for row, value in list_column(rows, task.label, where)
+        _right(value, choices[row - 1], f"{where}: row {row}: label {task.label_column!r}")
+        for row, value in list_column(rows, task.label_column, where)
     ]
     return _dataset(columns, choices, labels)
 
@@ -83,16 +83,19 @@ def _blanks(task: Task, blank: str, rows: Dataset, choices: list[list[str]], whe
     row_of: list[int] = []
     labels: list[int] = []
     for (row, value), own, passages in zip(
-        list_column(rows, task.label, where), choices, _passages(task, rows, where), strict=True
+        list_column(rows, task.label_column, where),
+        choices,
+        _passages(task, rows, where),
+        strict=True,
     ):
         answers = value if isinstance(value, list) else [value]
         found = [text for passage in passages for text in _filled(passage, pattern)]
         if len(found) != len(answers) or not found:
             raise DataError(
-                f"{where}: row {row}: column {task.text!r} has {len(found)} blanks {blank} but {task.label!r} "
+                f"{where}: row {row}: column {task.text!r} has {len(found)} blanks {blank} but {task.label_column!r} "
                 f"{len(answers)} answers; give each blank one, in their order"
             )
-        place = f"{where}: row {row}: label {task.label!r}"
+        place = f"{where}: row {row}: label {task.label_column!r}"
         labels += [_right(answer, own, place) for answer in answers]
         texts += found
         row_of += [row - 1] * len(found)

@@ -104,8 +104,10 @@ def _as_dataset(columns: Mapping[str, Any]) -> Dataset:
 
 
 def _classified(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
-    names = {split: label_column(rows, task.label, where[split]) for split, rows in raw.items()}
-    labels = task.labels or _sorted_labels(raw["train"], task.label, names["train"])
+    names = {
+        split: label_column(rows, task.label_column, where[split]) for split, rows in raw.items()
+    }
+    labels = task.labels or _sorted_labels(raw["train"], task.label_column, names["train"])
     parts = {}
     for split, rows in raw.items():
         columns = task_texts(task, rows, where[split])
@@ -151,16 +153,20 @@ def _multi_labelled(
     assert isinstance(task.problem, MultiLabel)
     given = {
         split: texts_of_lists(
-            rows, task.label, where[split], separator=task.problem.separator, may_be_empty=True
+            rows,
+            task.label_column,
+            where[split],
+            separator=task.problem.separator,
+            may_be_empty=True,
         )
         for split, rows in raw.items()
     }
-    names = _list_names(raw["train"], task.label)
+    names = _list_names(raw["train"], task.label_column)
     labels = task.labels or names or sorted_names(given["train"].flat.unique().to_pylist())
     if len(labels) < 2:
         raise DataError(
-            f"{where['train']}: column {task.label!r} has {len(labels)} label in all; a multi_label task needs two or "
-            "more"
+            f"{where['train']}: column {task.label_column!r} has {len(labels)} label in all; a multi_label task needs "
+            "two or more"
         )
     parts = {}
     for split, rows in raw.items():
@@ -184,7 +190,9 @@ def _list_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
 
 
 def _valued(task: Task, rows: Dataset, where: str) -> Dataset:
-    return _as_dataset({**task_texts(task, rows, where), "label": _values(rows, task.label, where)})
+    return _as_dataset(
+        {**task_texts(task, rows, where), "label": _values(rows, task.label_column, where)}
+    )
 
 
 def _values(rows: Dataset, column: str, where: str) -> pa.Array:
@@ -209,11 +217,11 @@ def _tagged(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) ->
             split: texts_of_lists(rows, column, where[split], separator=None, may_be_empty=True)
             for split, rows in raw.items()
         }
-        for column in (task.text, task.label)
+        for column in (task.text, task.label_column)
     )
     labels = (
         task.labels
-        or _list_names(raw["train"], task.label)
+        or _list_names(raw["train"], task.label_column)
         or sorted_tags(tags["train"].flat.unique().to_pylist())
     )
     parts = {}
@@ -223,7 +231,7 @@ def _tagged(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) ->
             row = int(unequal[0])
             raise DataError(
                 f"{where[split]}: row {row + 1}: {task.text!r} has {words[split].lengths[row]} words but "
-                f"{task.label!r} {tags[split].lengths[row]} tags; give each word one tag"
+                f"{task.label_column!r} {tags[split].lengths[row]} tags; give each word one tag"
             )
         codes = _codes(tags[split].flat, labels)
         if place := first_row(pc.is_null(codes)):
@@ -254,7 +262,9 @@ def _spans(task: Task, rows: Dataset, where: str) -> Dataset:
             "task.text_pair: a question_answering task needs the column of the context, such as context"
         )
     columns = task_texts(task, rows, where)
-    return _as_dataset(columns | answer_columns(rows, task.label, columns["text_pair"], where))
+    return _as_dataset(
+        columns | answer_columns(rows, task.label_column, columns["text_pair"], where)
+    )
 
 
 def _embedded(task: Task, rows: Dataset, where: str, *, is_train: bool) -> Dataset:
@@ -266,12 +276,12 @@ def _embedded(task: Task, rows: Dataset, where: str, *, is_train: bool) -> Datas
         return _as_dataset(
             {"text": pa.chunked_array([*first.chunks, *(c for s in second for c in s.chunks)])}
         )
-    if not has_pairs or task.label not in rows.column_names:
+    if not has_pairs or task.label_column not in rows.column_names:
         return _as_dataset({"text": first})
     return _as_dataset(
         {
             "text": first,
             "text_pair": text_column(rows, task.text_pair or "", where),
-            "label": _values(rows, task.label, where),
+            "label": _values(rows, task.label_column, where),
         }
     )

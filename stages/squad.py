@@ -46,7 +46,7 @@ def read_squad(path: Path, task: FileTask, where: str) -> Dataset:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no valid JSON ({error}); fetch it again") from None
     assert task.text_pair is not None
-    rows: dict[str, list[Any]] = {task.text: [], task.text_pair: [], task.label: []}
+    rows: dict[str, list[Any]] = {task.text: [], task.text_pair: [], task.label_column: []}
     for number, article in enumerate(_items(content, "data", where)):
         place = f"{where}: data[{number}]"
         for index, paragraph in enumerate(_items(article, "paragraphs", place)):
@@ -55,7 +55,7 @@ def read_squad(path: Path, task: FileTask, where: str) -> Dataset:
                 at = f"{inner}.qas[{question}]"
                 rows[task.text].append(_value(asked, "question", str, at))
                 rows[task.text_pair].append(_value(paragraph, "context", str, inner))
-                rows[task.label].append(_answers(asked, at))
+                rows[task.label_column].append(_answers(asked, at))
     if not rows[task.text]:
         raise DataError(f"{where} has no questions; give a file that has some")
     return Dataset.from_dict(rows)

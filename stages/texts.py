@@ -19,7 +19,7 @@ _BETWEEN = " "
 
 def opened(task: Task, rows: Dataset) -> Dataset:
     """The rows with the insides of objects as columns of their own, where one that the task names is such an inside."""
-    named = [task.text, task.text_pair or "", task.label]
+    named = [task.text, task.text_pair or "", *task.label_columns]
     named += [name for mark in task.marks for name in (mark.text, mark.start)]
     if not any("." in name and name not in rows.column_names for name in named):
         return rows
