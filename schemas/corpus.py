@@ -193,7 +193,7 @@ class SourceSummary(Frozen):
     rows: int
     blank: int
     duplicates: int
-    """The same as an earlier row but for case, spaces and punctuation."""
+    """The same as an earlier row but for case, spaces and punctuation; signs such as emoji and operators count."""
     near_duplicates: int
     """Almost the same as an earlier row."""
     leaks: int

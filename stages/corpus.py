@@ -33,7 +33,7 @@ from stages.scratch import Column, counted, slices
 from stages.whole import is_whole, make_whole
 
 # Raise when the same files should give other rows.
-CORPUS_VERSION = 2
+CORPUS_VERSION = 3
 # Where text is cut along its documents, so many rows of one are drawn together.
 PASSAGE_ROWS = 32
 _SUMMARY = "summary.json"

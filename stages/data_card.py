@@ -33,7 +33,7 @@ from stages.tokenizing import tokenize_split, tokenizer_digest
 from stages.tokens import Tokens
 from stages.whole import is_whole, make_whole
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 """Raise when the same texts should give another card."""
 _CARD = "card.json"
 

@@ -1,12 +1,14 @@
-"""Texts as their letters and digits alone, so that case, spaces and punctuation make no difference.
+"""Texts as their letters, digits and signs alone, so that case, spaces and punctuation make no difference.
 
-Hashes of whole texts, of runs of words and of pieces of words are made of them in arrays: nothing here is done for each
-word or character by Python itself.
+A sign is what a reader would miss: an emoji, an operator, a currency, a percent sign. Punctuation counts where it
+stands in a number (`1.5`, `2-2`, `-5`) or in an emoticon (`:)`). Hashes of whole texts, of runs of words and of pieces
+of words are made in arrays: nothing here is done for each word or character by Python itself.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +29,22 @@ _WORDS_BY_THEMSELVES = (
     (0xF900, 0xFAFF),
     (0x20000, _LAST_LETTER),
 )
-_LETTER, _WORD = 1, 2
+_LETTER, _WORD, _SIGN = 1, 2, 3
+# Punctuation by category that stands for more than a pause: 50 % and 50, C# and C, #yes and yes, a/b and ab.
+_SIGNS_OF_PUNCTUATION = "%‰*/\\&@#_"
+# A quotation mark of programmers, and the selectors of how the sign before is drawn (❤ and ❤️).
+_NO_SIGNS = "`"
+_VARIATION_SELECTORS = (0xFE00, 0xFE0F)
+# What tells the flags of Scotland and Wales apart.
+_TAGS = (0xE0020, 0xE007E)
+_DIGIT, _PUNCTUATION, _EYES, _NOSE, _MOUTH = 1, 2, 4, 8, 16
+_FACE_PARTS = {_EYES: ":;=", _NOSE: "-'^o", _MOUTH: "()[]{}|/\\*"}
+_MINUS, _MINUS_SIGN, _DASHES = ord("-"), 0x2212, (0x2010, 0x2015)
+# Raised digits and signs, which are no digits beside the others: 10² is not 102.
+_RAISED = {
+    ord(raised): f"^{plain}" for raised, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True)
+}
+_ANY_RAISED = re.compile(f"[{''.join(map(chr, _RAISED))}]")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
@@ -37,7 +54,7 @@ MOST_CHARACTERS = 1 << 18
 
 @dataclass(frozen=True)
 class Letters:
-    """The letters and digits of some texts, folded, one text after the other."""
+    """The letters, digits and signs of some texts, folded, one text after the other."""
 
     codes: Hashes
     """(letters,) code points."""
@@ -55,32 +72,108 @@ class Letters:
 
 @lru_cache(maxsize=1)
 def _classes() -> NDArray[np.uint8]:
-    """For each code point: 0, or whether it is a letter, digit or mark, or a word by itself."""
+    """For each code point: 0, or whether it is a letter, digit or mark, a word by itself, or a sign."""
     classes = np.zeros(0x110000, np.uint8)
+    kinds = {"L": _LETTER, "N": _LETTER, "M": _LETTER, "S": _SIGN}
     classes[: _LAST_LETTER + 1] = [
-        unicodedata.category(chr(code))[0] in "LNM" for code in range(_LAST_LETTER + 1)
+        kinds.get(unicodedata.category(chr(code))[0], 0) for code in range(_LAST_LETTER + 1)
     ]
     for first, last in _WORDS_BY_THEMSELVES:
-        classes[first : last + 1] *= _WORD
+        classes[first : last + 1][classes[first : last + 1] == _LETTER] = _WORD
+    classes[[ord(sign) for sign in _SIGNS_OF_PUNCTUATION]] = _SIGN
+    classes[_TAGS[0] : _TAGS[1] + 1] = _SIGN
+    classes[[ord(sign) for sign in _NO_SIGNS]] = 0
+    classes[_VARIATION_SELECTORS[0] : _VARIATION_SELECTORS[1] + 1] = 0
     return classes
+
+
+@lru_cache(maxsize=1)
+def _roles() -> NDArray[np.uint8]:
+    """For each code point: whether it is a digit, punctuation, or part of an emoticon, as bits."""
+    roles = np.zeros(0x110000, np.uint8)
+    categories = [unicodedata.category(chr(code)) for code in range(_LAST_LETTER + 1)]
+    roles[: _LAST_LETTER + 1] = [
+        _DIGIT * (category[0] == "N") + _PUNCTUATION * (category[0] == "P")
+        for category in categories
+    ]
+    for part, signs in _FACE_PARTS.items():
+        roles[[ord(sign) for sign in signs]] |= part
+    return roles
+
+
+def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower()
+    if _ANY_RAISED.search(text):
+        text = text.translate(_RAISED)
+    return unicodedata.normalize("NFKC", text.casefold())
 
 
 def letters_of(texts: Sequence[str]) -> Letters:
     """The letters of some texts; compatible characters (ﬁ and fi, Ａ and A) are the same."""
-    folded = [
-        text.lower() if text.isascii() else unicodedata.normalize("NFKC", text.casefold())
-        for text in texts
-    ]
+    folded = [_folded(text) for text in texts]
     lengths = np.fromiter(map(len, folded), np.int64, len(folded))
-    codes = np.frombuffer("".join(folded).encode("utf-32-le"), "<u4")
-    kinds = _classes()[codes]
+    codes = _with_plain_minus(np.frombuffer("".join(folded).encode("utf-32-le"), "<u4"))
     rows = np.repeat(np.arange(len(folded)), lengths)
+    kinds = _classes()[codes]
+    _count_punctuation(kinds, codes, rows)
     begins = np.ones(len(codes), bool)
-    begins[1:] = (kinds[1:] == _WORD) | (kinds[:-1] != _LETTER) | (rows[1:] != rows[:-1])
-    is_letter = kinds > 0
-    rows = rows[is_letter]
+    begins[1:] = (kinds[1:] == _WORD) | (kinds[1:] != kinds[:-1]) | (rows[1:] != rows[:-1])
+    counts = kinds > 0
+    rows = rows[counts]
     starts = np.searchsorted(rows, np.arange(len(folded) + 1))
-    return Letters(codes[is_letter].astype(np.uint64), rows, starts, begins[is_letter])
+    return Letters(codes[counts].astype(np.uint64), rows, starts, begins[counts])
+
+
+def _with_plain_minus(codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """The code points with one minus for all dashes."""
+    dashes = ((codes >= _DASHES[0]) & (codes <= _DASHES[1])) | (codes == _MINUS_SIGN)
+    return np.where(dashes, np.uint32(_MINUS), codes)
+
+
+def _shifted(values: NDArray[np.uint8], texts: NDArray[np.int64], by: int) -> NDArray[np.uint8]:
+    """What stands `by` characters further on in the same text; 0 where there is nothing."""
+    found = np.zeros_like(values)
+    if by > 0:
+        found[:-by] = values[by:] * (texts[by:] == texts[:-by])
+    else:
+        found[-by:] = values[:by] * (texts[:by] == texts[-by:])
+    return found
+
+
+def _count_punctuation(
+    kinds: NDArray[np.uint8], codes: NDArray[np.uint32], rows: NDArray[np.int64]
+) -> None:
+    """Let punctuation count where it stands in a number or in an emoticon; changes `kinds`."""
+    roles = _roles()[codes]
+    before, after = _shifted(roles, rows, -1), _shifted(roles, rows, 1)
+    kind_before = _shifted(kinds, rows, -1)
+    digit_follows = after & _DIGIT > 0
+    inside = (before & _DIGIT > 0) & digit_follows
+    # -5 and .5, but neither covid-19 nor a bullet.
+    leads = digit_follows & ((kind_before == 0) | (kind_before == _SIGN))
+    leads &= (codes == _MINUS) | (codes == ord("."))
+    apart = (_shifted(roles, rows, -2) & _shifted(roles, rows, 2) & _DIGIT > 0) & (codes == _MINUS)
+    apart &= (before | after) == 0
+    kinds[(roles & _PUNCTUATION > 0) & (kinds == 0) & (inside | leads | apart)] = _LETTER
+    if (roles & _EYES).any():
+        _count_emoticons(kinds, roles, rows)
+
+
+def _count_emoticons(
+    kinds: NDArray[np.uint8], roles: NDArray[np.uint8], rows: NDArray[np.int64]
+) -> None:
+    """Let the signs of emoticons count: `:)`, `;-(`, `(:`; changes `kinds`."""
+    after, second = _shifted(roles, rows, 1), _shifted(roles, rows, 2)
+    eyes, mouth = roles & _EYES > 0, roles & _MOUTH > 0
+    short = eyes & (after & _MOUTH > 0)
+    long = eyes & (after & _NOSE > 0) & (second & _MOUTH > 0)
+    # A bracket behind a word belongs to it: (see below):
+    turned = mouth & (after & _EYES > 0) & (_shifted(kinds, rows, -1) == 0)
+    for first, length in ((short, 2), (long, 3), (turned, 2)):
+        for place in range(length):
+            counted = np.flatnonzero(first) + place
+            kinds[counted[kinds[counted] == 0]] = _SIGN
 
 
 def in_batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -96,13 +189,22 @@ def in_batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def text_hashes(texts: Sequence[str], letters: Letters) -> Hashes:
-    """A hash of each text's letters; where it has none, of the text as it is."""
-    hashes = _sums(mixed(letters.codes + _positions(letters)), letters.starts)
+    """A hash of each text's letters and signs; where it has none, of the text as it is."""
+    hashes = _sums(mixed(_numbers_apart(letters) + _positions(letters)), letters.starts)
     hashes = mixed(hashes + np.diff(letters.starts).astype(np.uint64))
     for row in np.flatnonzero(letters.starts[1:] == letters.starts[:-1]):
         digest = hashlib.blake2b(texts[int(row)].strip().encode("utf-8"), digest_size=8).digest()
         hashes[row] = int.from_bytes(digest, "little")
     return hashes
+
+
+def _numbers_apart(letters: Letters) -> Hashes:
+    """The code points, those of digits changed where another number ends before: `1 5` is not `15`."""
+    is_digit = _roles()[letters.codes] & _DIGIT > 0
+    apart = letters.begins_word & is_digit
+    apart[1:] &= is_digit[:-1] & (letters.rows[1:] == letters.rows[:-1])
+    apart[:1] = False
+    return letters.codes | (apart.astype(np.uint64) << np.uint64(20))
 
 
 def _positions(letters: Letters) -> Hashes:
