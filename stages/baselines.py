@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 import warnings
 from collections.abc import Sequence
-from typing import Any, assert_never
+from typing import Any, TypeVar, assert_never
 
 import numpy as np
+import regex
 from datasets import Dataset
 from scipy.sparse import hstack
 from sklearn.exceptions import ConvergenceWarning
@@ -17,6 +18,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
+from schemas.errors import DataError
 from schemas.problems import (
     Classification,
     Embedding,
@@ -31,10 +33,18 @@ from stages.scorer import Scorer
 
 _MAX_FEATURES = 200_000
 _VECTOR_WIDTH = 4096
-# Words of two letters and more, as scikit-learn has them; where no space stands between words, each letter is one.
-_WORDS = rf"[{UNSPACED_LETTERS}]|[^\W{UNSPACED_LETTERS}]{{2,}}"
-_ALL_WORDS = rf"[{UNSPACED_LETTERS}]|[^\W{UNSPACED_LETTERS}]+"
-_SENTENCE = re.compile(r"[^.!?。！？]+[.!?。！？]*")
+# Words of two letters and more, as scikit-learn has them, and single ones of other scripts than Latin; where no space
+# stands between words, each letter is one. A letter comes with its marks: unlike `re`, `regex` takes the vowel signs of
+# Indian scripts for parts of words (Unicode Technical Standard 18, annex C). An emoji is a word.
+_BY_THEMSELVES = rf"(?=[{UNSPACED_LETTERS}\p{{So}}])\X"
+_WORDS = (
+    rf"{_BY_THEMSELVES}|[^\W{UNSPACED_LETTERS}]{{2,}}|[^\W\p{{Latin}}\p{{N}}_{UNSPACED_LETTERS}]"
+)
+_ALL_WORDS = rf"{_BY_THEMSELVES}|[^\W{UNSPACED_LETTERS}]+"
+_ANYTHING = r"\w+|\S"
+_SENTENCE = regex.compile(r"[^.!?。！？]+[.!?。！？]*")
+
+Vectorizer = TypeVar("Vectorizer", bound=CountVectorizer)
 
 
 def bag_of_words(scorer: Scorer) -> Any:
@@ -68,17 +78,49 @@ def _texts(data: Dataset) -> list[str]:
     return [f"{one} {two}" for one, two in zip(first, data["text_pair"], strict=True)]
 
 
-def _counts() -> CountVectorizer:
-    return CountVectorizer(
-        ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES, token_pattern=_WORDS
-    )
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text.lower())
+
+
+def _vectors_of(
+    kind: type[Vectorizer], texts: Sequence[str], pattern: str, **how: Any
+) -> tuple[Vectorizer, Any]:
+    """The words of some texts as a fitted vectorizer, and the texts' vectors.
+
+    Where a limit leaves no word, every word counts; where there is none, every sign.
+    """
+    for words, limits in ((pattern, how), (pattern, how | {"min_df": 1}), (_ANYTHING, {})):
+        vectorizer = kind(
+            preprocessor=_composed,
+            tokenizer=regex.compile(words).findall,
+            token_pattern=None,
+            **limits,
+        )
+        try:
+            return vectorizer, vectorizer.fit_transform(texts)
+        except ValueError:  # says that the vocabulary is empty
+            continue
+    raise DataError("no row has anything but spaces; give texts")
+
+
+def _counts(texts: Sequence[str]) -> tuple[CountVectorizer, Any]:
+    return _vectors_of(
+        CountVectorizer, texts, _WORDS,
+        ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES,
+    )  # fmt: skip
+
+
+def _nearest(text: str, others: Sequence[str]) -> int:
+    """Which of the others shares most with a text, rare words above all."""
+    _, vectors = _vectors_of(TfidfVectorizer, [text, *others], _ALL_WORDS)
+    return int((vectors[1:] @ vectors[0].T).toarray().argmax())
 
 
 def _classes(train: Dataset, data: Dataset, num_classes: int) -> np.ndarray:
     solver = "liblinear" if num_classes == 2 else "lbfgs"
-    model = make_pipeline(_counts(), LogisticRegression(max_iter=200, solver=solver))
-    model.fit(_texts(train), np.asarray(train["label"]))
-    return np.asarray(model.predict(np.asarray(_texts(data), dtype=object)))
+    counter, learnt = _counts(_texts(train))
+    model = LogisticRegression(max_iter=200, solver=solver).fit(learnt, np.asarray(train["label"]))
+    return np.asarray(model.predict(counter.transform(_texts(data))))
 
 
 def _label_sets(train: Dataset, data: Dataset) -> np.ndarray:
@@ -86,16 +128,15 @@ def _label_sets(train: Dataset, data: Dataset) -> np.ndarray:
     labels = np.asarray(train["label"], dtype=np.int64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # says that a label is constant
-        model = make_pipeline(
-            _counts(), OneVsRestClassifier(LogisticRegression(max_iter=200, solver="liblinear"))
-        )
-        model.fit(_texts(train), labels)
-        return np.asarray(model.predict(_texts(data)))
+        counter, learnt = _counts(_texts(train))
+        model = OneVsRestClassifier(LogisticRegression(max_iter=200, solver="liblinear"))
+        model.fit(learnt, labels)
+        return np.asarray(model.predict(counter.transform(_texts(data))))
 
 
 def _values(train: Dataset, data: Dataset) -> np.ndarray:
     """Ridge regression; of a pair, on what the two texts share and what only one of them has."""
-    counter = _counts().fit(_texts(train))
+    counter, _ = _counts(_texts(train))
 
     def features(rows: Dataset) -> Any:
         if "text_pair" not in rows.column_names:
@@ -111,6 +152,8 @@ def _tags(train: Dataset, data: Dataset, names: Sequence[str]) -> list[list[str]
     """Each word by itself, its ends and its neighbours."""
     model = make_pipeline(DictVectorizer(), LogisticRegression(max_iter=100))
     tags = [names[index] for row in train["label"] for index in row]
+    if len(set(tags)) == 1:  # nothing to tell apart
+        return [[tags[0]] * len(row) for row in data["words"]]
     model.fit([word for row in train["words"] for word in _described(row)], tags)
     said = iter(model.predict([word for row in data["words"] for word in _described(row)]))
     return [[str(next(said)) for _ in row] for row in data["words"]]
@@ -138,24 +181,20 @@ def _sentences(data: Dataset) -> list[str]:
     for question, context in zip(data["text"], data["text_pair"], strict=True):
         sentences = [part.strip() for part in _SENTENCE.findall(context) if part.strip()]
         sentences = sentences or [context]
-        vectors = TfidfVectorizer(token_pattern=_ALL_WORDS).fit_transform([question, *sentences])
-        answers.append(sentences[int((vectors[1:] @ vectors[0].T).toarray().argmax())])
+        answers.append(sentences[_nearest(question, sentences)])
     return answers
 
 
 def _nearest_choices(data: Dataset) -> np.ndarray:
     """The choice that shares most with passage and question, rare words above all."""
-    said = []
-    for text, choices in zip(_texts(data), data["choices"], strict=True):
-        vectors = TfidfVectorizer(token_pattern=_ALL_WORDS).fit_transform([text, *choices])
-        said.append(int((vectors[1:] @ vectors[0].T).toarray().argmax()))
-    return np.array(said)
+    rows = zip(_texts(data), data["choices"], strict=True)
+    return np.array([_nearest(text, choices) for text, choices in rows])
 
 
 def _vectors(train: Dataset, data: Dataset) -> np.ndarray:
-    counter = TfidfVectorizer(
-        max_features=_VECTOR_WIDTH, sublinear_tf=True, token_pattern=_WORDS
-    ).fit(train["text"])
+    counter, _ = _vectors_of(
+        TfidfVectorizer, train["text"][:], _WORDS, max_features=_VECTOR_WIDTH, sublinear_tf=True
+    )
     texts = list(data["text"])
     if "text_pair" in data.column_names:
         texts = [

@@ -75,8 +75,8 @@ def test_case_form_spaces_and_punctuation_make_no_difference(one: str, other: st
     [("great 😀", "great 😡"), ("great 😀", "great?"), ("❤\ufe0f", "☹\ufe0f"), ("2+2", "2-2"), ("1.5", "15"),
      ("1 5", "15"), ("-5", "5"), ("x=-5", "x=5"), ("10²", "102"), ("5 - 3", "5 3"), ("50%", "50"), ("$5", "€5"),
      ("C++", "C#"), ("C#", "C"), ("a<b", "a>b"), ("a → b", "a ← b"), ("x = y", "x ≠ y"), ("great :)", "great :("),
-     ("great :-)", "great :-("), ("(: great", "): great"), ("🤷\u200d♂\ufe0f", "🤷\u200d♀\ufe0f"), ("👍\U0001f3fb", "👍\U0001f3ff"),
-     ("@you", "#you")],
+     ("great :-)", "great :-("), ("(: great", "): great"), ("🤷\u200d♂\ufe0f", "🤷\u200d♀\ufe0f"),
+     ("👍\U0001f3fb", "👍\U0001f3ff"), ("@you", "#you")],
 )  # fmt: skip
 def test_texts_that_differ_by_a_sign_are_different(one: str, other: str) -> None:
     assert len(set(hashes_of([one, other]))) == 2
