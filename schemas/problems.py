@@ -16,11 +16,12 @@ class Classification(Frozen):
 
 
 class MultiLabel(Frozen):
-    """Any number of labels for each text; the label column holds a list, or names in one string."""
+    """Any number of labels for each text: a list of names or numbers, a 0 or 1 for each label, or names in one text."""
 
     kind: Literal["multi_label"] = "multi_label"
-    separator: str = Field(default=",", min_length=1, max_length=8)
-    """Stands between the names where a row has them in one string."""
+    separator: str | None = Field(default=None, min_length=1, max_length=8)
+    """Stands between the names where a row has them in one text; null for a comma, or for the only other sign in use
+    (; | and their likes)."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which on a label is given."""
 

@@ -38,6 +38,7 @@ from schemas.problems import (
 from schemas.yaml_text import printable
 from stages.choices import choice_rows
 from stages.files import first_row, label_column, listed, text_column
+from stages.label_sets import label_sets
 from stages.lists import answer_columns, list_column, texts_of_lists
 from stages.texts import Task, opened, task_texts
 
@@ -151,21 +152,12 @@ def _multi_labelled(
     task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
 ) -> CheckedRows:
     assert isinstance(task.problem, MultiLabel)
-    given = {
-        split: texts_of_lists(
-            rows,
-            task.label_column,
-            where[split],
-            separator=task.problem.separator,
-            may_be_empty=True,
-        )
-        for split, rows in raw.items()
-    }
-    names = _list_names(raw["train"], task.label_column)
-    labels = task.labels or names or sorted_names(given["train"].flat.unique().to_pylist())
+    found = label_sets(task, task.problem, raw, where)
+    given = found.lists
+    labels = task.labels or found.labels or sorted_names(given["train"].flat.unique().to_pylist())
     if len(labels) < 2:
         raise DataError(
-            f"{where['train']}: column {task.label_column!r} has {len(labels)} label in all; a multi_label task needs "
+            f"{where['train']}: column {task.label!r} has {len(labels)} label in all; a multi_label task needs "
             "two or more"
         )
     parts = {}
@@ -179,7 +171,7 @@ def _multi_labelled(
         has[lists.rows(), codes.to_numpy()] = 1
         columns = task_texts(task, rows, where[split])
         parts[split] = _as_dataset({**columns, "label": pa.array(list(has), pa.list_(pa.int8()))})
-    return CheckedRows(parts, labels)
+    return CheckedRows(parts, labels, found.remarks)
 
 
 def _list_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
