@@ -25,6 +25,7 @@ from schemas.problems import (
     Regression,
     TokenClassification,
 )
+from stages.spans import covered_part
 from stages.tokens import NO_WORD
 
 Columns = dict[str, list[Any]]
@@ -130,9 +131,7 @@ def _words(
             word_of = words_of_tokens(
                 words, np.array(encoded["offset_mapping"][row]).reshape(-1, 2)
             )
-            stands = word_of >= 0
-            if problem.label_pieces == "first":
-                stands[1:] &= word_of[1:] != word_of[:-1]
+            stands = word_of >= 0 if problem.label_pieces == "all" else first_pieces(word_of)
             tag = np.full(len(word_of), NO_WORD)
             tag[stands] = np.asarray(labels)[word_of[stands]]
             tags.append(tag.tolist())
@@ -157,6 +156,18 @@ def words_of_tokens(words: list[str], offsets: NDArray[np.int64]) -> NDArray[np.
     word = np.minimum(word, len(words) - 1)
     covers = (past > first) & (past > starts[word])
     return np.where(covers, word, -1)
+
+
+def first_pieces(word_of: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """(tokens,) True for the first piece of each word.
+
+    A word with a blank inside may come in two runs of pieces, with a token between that covers no character.
+
+    Args:
+        word_of: (tokens,) which word each token is a piece of, ascending, -1 for none.
+    """
+    before = np.maximum.accumulate(np.concatenate([[-1], word_of[:-1]]))
+    return np.asarray(word_of > before)
 
 
 def _windows(
@@ -187,8 +198,8 @@ def _windows(
             in_context = np.array([part == 1 for part in encoded.sequence_ids(window)])
             span[~in_context] = -1
             answers, starts = batch["answers"][row], batch["starts"][row]
-            end = starts[0] + len(answers[0]) if answers else 0
-            labels.append(answer_place(span, (starts[0], end) if answers else None))
+            answer = (starts[0], starts[0] + len(answers[0])) if answers else None
+            labels.append(answer_place(span, answer, batch["text_pair"][row]))
             spans.append(span.ravel().tolist())
             examples.append(rows[row])
             cut.append(len(questions[row]) < len(batch["text"][row]))
@@ -219,18 +230,23 @@ def _cut_questions(
     ]
 
 
-def answer_place(span: NDArray[np.int64], answer: tuple[int, int] | None) -> list[int]:
+def answer_place(
+    span: NDArray[np.int64], answer: tuple[int, int] | None, context_text: str
+) -> list[int]:
     """First and last token of an answer; twice 0 where a window does not hold all of it, or there is none.
 
     Args:
         span: (tokens, 2) characters of the context, -1 outside it.
         answer: its first character and the one past its last.
+        context_text: the context. A tokenizer may cover neither blanks nor accents that stand alone: a window that ends
+            before those of an answer's end holds it all the same.
     """
     context = np.flatnonzero(span[:, 1] > span[:, 0])
     if answer is None or not len(context):
         return [0, 0]
     start, end = answer
-    if span[context[0], 0] > start or span[context[-1], 1] < end:
+    first_needed, past_needed = covered_part(context_text, start, end)
+    if span[context[0], 0] > first_needed or span[context[-1], 1] < past_needed:
         return [0, 0]
     first = context[np.searchsorted(span[context, 1], start, side="right")]
     last = context[np.searchsorted(span[context, 0], end, side="left") - 1]

@@ -17,7 +17,7 @@ from stages.scorer import Scorer
 from stages.terms import Needs, run_model
 from stages.tokens import Batch, Tokens
 
-EVALUATION_VERSION = 4
+EVALUATION_VERSION = 5
 """Raise by hand when a score is computed differently; every judgement made before is then made anew."""
 
 _MICROBATCH_TOKENS = 8192

@@ -24,6 +24,7 @@ from schemas.problems import (
     TokenClassification,
 )
 from schemas.results import Score
+from stages.encodings import first_pieces
 from stages.metrics import score
 from stages.rows import OUTSIDE
 from stages.scorer import Logits, Scorer
@@ -127,7 +128,7 @@ class TagScorer(Scorer):
             tags = [OUTSIDE] * len(words)
             places = self.tokens.places(self.chosen[[row]])
             word_of = self.word_of(places)
-            first = np.flatnonzero((word_of >= 0) & (np.diff(word_of, prepend=-2) != 0))
+            first = np.flatnonzero(first_pieces(word_of))
             for place, best in zip(first.tolist(), answer[first].argmax(-1).tolist(), strict=True):
                 tags[word_of[place]] = names[best]
             said.append(tags)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
+
+_CHARACTER = regex.compile(r"\X")
+# Separators, controls, and marks that belong to the character before: tokenizers may drop them.
+_DROPPED = ("Z", "C", "M")
 
 
 def best_span(
@@ -35,6 +41,27 @@ def best_span(
     place, length = np.unravel_index(int(sums.argmax()), sums.shape)
     first, last = context[place], context[place + length]
     return float(sums[place, length]), (int(spans[first, 0]), int(spans[last, 1]))
+
+
+def covered_part(text: str, start: int, end: int) -> tuple[int, int]:
+    """The part of a stretch that every tokenizer covers: without blanks around it and marks at its end."""
+    while end > start and unicodedata.category(text[end - 1])[0] in _DROPPED:
+        end -= 1
+    while start < end and unicodedata.category(text[start])[0] in _DROPPED:
+        start += 1
+    return start, end
+
+
+def whole_characters(text: str, start: int, end: int) -> str:
+    """A stretch of a text, widened to what readers take for characters: a letter with its accents, an emoji."""
+    # A character never goes over a blank to its left.
+    first = text.rfind(" ", 0, start) + 1
+    for each in _CHARACTER.finditer(text, first):
+        if each.start() <= start:
+            first = each.start()
+        if each.end() >= end:
+            return text[first : each.end()]
+    return text[first:]
 
 
 def decode_answers(
@@ -72,5 +99,5 @@ def decode_answers(
         if span is None or (no_answer and silence > span[0]):
             answers.append("")
         else:
-            answers.append(context[span[1][0] : span[1][1]].strip())
+            answers.append(whole_characters(context, *span[1]).strip())
     return answers

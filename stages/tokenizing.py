@@ -23,7 +23,7 @@ from stages.tokens import Tokens, load_tokens, write_starts
 from stages.whole import make_whole
 
 # Raise when the same rows and tokenizer should give other sequences.
-TOKENS_VERSION = 2
+TOKENS_VERSION = 3
 ROWS_PER_BATCH = 1000
 _VALUES = (MultiLabel, Regression)
 """Kinds whose labels are fractions for the loss, not whole numbers."""

@@ -14,6 +14,7 @@ from stages.encodings import answer_place, encoder_of, words_of_tokens
 from stages.spans import best_span, decode_answers
 from stages.tokens import NO_WORD
 from tests.builders import WORDS, tiny_tokenizer
+from tests.pieces import TOKENIZERS
 
 TOKENIZER = tiny_tokenizer()
 SENTENCES = st.lists(st.sampled_from([*WORDS, "xyz", "qq", "Zz"]), min_size=1, max_size=12)
@@ -134,9 +135,10 @@ def test_a_long_question_is_cut_so_that_the_context_has_room() -> None:
 
 def test_an_answer_that_ends_inside_a_token_takes_the_whole_token() -> None:
     spans = np.array([[-1, -1], [0, 4], [5, 9], [9, 12], [-1, -1]])
-    assert answer_place(spans, (6, 10)) == [2, 3]
-    assert answer_place(spans, (0, 12)) == [1, 3]
-    assert answer_place(spans, (0, 13)) == [0, 0]
+    context = "four five 12 x"
+    assert answer_place(spans, (6, 10), context) == [2, 3]
+    assert answer_place(spans, (0, 12), context) == [1, 3]
+    assert answer_place(spans, (0, 14), context) == [0, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -177,3 +179,53 @@ def test_the_best_window_answers_and_silence_wins_where_it_scores_more() -> None
     assert answer(silence=2.9, allowed=True) == ["sea"]
     assert answer(silence=3.1, allowed=True) == [""]
     assert answer(silence=3.1, allowed=False) == ["sea"]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    ("before", "answer", "after"),
+    [
+        ("the good ", "cafe\u0301", " is great"),
+        ("the good ", "cafe\u0301", ""),
+        ("a film, ", "ne\u0301e", ". good"),
+        ("कि ", "हिन्दी", " सिनेमा"),
+        ("good ", "👩\u200d🚀", " film"),
+        ("great ", "❤\ufe0f", ""),
+        ("很喜欢", "电影", "好看"),
+        ("", "3D", " film"),
+        ("a ", "naïve", "\u200b"),
+        ("was ", "warm ", ""),
+    ],
+)
+def test_the_right_places_give_the_right_answer(
+    kind: str, before: str, answer: str, after: str
+) -> None:
+    """What a model that learnt every label answers: with it, exact match can be 1."""
+    tokenizer = TOKENIZERS[kind]()
+    encode = encoder_of(QuestionAnswering(stride=2), tokenizer, 100, is_pair=True)
+    context = before + answer + after
+    columns = encode(
+        {"text": ["a"], "text_pair": [context], "answers": [[answer]], "starts": [[len(before)]]},
+        [0],
+    )
+    (label,) = columns["label"]
+    assert label != [0, 0]
+    logits = np.zeros((len(columns["input_ids"][0]), 2), np.float32)
+    logits[label[0], 0] = logits[label[1], 1] = 1
+    spans = np.array(columns["spans"][0]).reshape(-1, 2)
+    found = decode_answers(
+        [logits], [spans], np.array([0]), [context], max_tokens=100, no_answer=True
+    )
+    assert found == [answer.strip()]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize(
+    "words",
+    [["a", "good  film", "is"], ["good ", "film"], [" good", "a  ", "film"], ["a", "", "film"]],
+)
+def test_a_word_with_blanks_inside_has_one_tag(kind: str, words: list[str]) -> None:
+    encode = encoder_of(TokenClassification(), TOKENIZERS[kind](), 64, is_pair=False)
+    columns = encode({"words": [words], "label": [list(range(len(words)))]}, [0])
+    tags = [tag for tag in columns["tags"][0] if tag != NO_WORD]
+    assert tags == [number for number, word in enumerate(words) if word.strip()]
