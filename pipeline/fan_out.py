@@ -2,8 +2,8 @@
 
 Each task is the ordinary work of an ordinary recipe (`Recipe.for_task`), so its stages have the digests that they have
 in a run with that task alone, and the store is what lets either reuse the other's. One task at a time is trained in
-this process. More at once are trained in a process each: a step's dropout is drawn from the process's one generator,
-which two trainings in threads would take from each other.
+this process. More at once are trained in a process each: what seeds the process's one generator in one training
+would change what the other draws from it.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ from transformers import AttentionInterface, AutoModel, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from stages.draws import keyed_attention
+
 CAPTURE = "distill_capture"
 
 
@@ -82,6 +84,18 @@ def _capturing_attention(
                 query, _one_per_query_head(key, query), _one_per_query_head(value, query), scaling
             )
         recording.calls += 1
+    with keyed_attention(kwargs.get("dropout", 0.0)):
+        return _attend(module, query, key, value, attention_mask, **kwargs)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
         return _attention_in_float32(module, query, key, value, attention_mask, **kwargs)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

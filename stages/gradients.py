@@ -18,6 +18,11 @@ _SHARE_TOKENS = 512
 """Padded tokens that shares are measured on at most: a backward pass per term is what it costs."""
 
 
+def first_rows(batch: Batch) -> Batch:
+    """The rows of a microbatch that shares are measured on."""
+    return batch.first(max(1, _SHARE_TOKENS // batch.input_ids.shape[1]))
+
+
 def gradient_shares(
     student: nn.Module,
     teachers: Sequence[nn.Module],
@@ -28,14 +33,12 @@ def gradient_shares(
 ) -> dict[str, float]:
     """Norm of each weighted term's own gradient over the sum of all terms' norms, by the term's key; they sum to 1.
 
-    Measured on the first rows of `batch`; leaves no gradient behind.
+    Leaves no gradient behind.
     """
-    rows = max(1, _SHARE_TOKENS // batch.input_ids.shape[1])
-    part = batch.first(rows)
     with runtime.autocast():
-        target = objective.read_teachers(teachers, part)
-        output = run_model(student, part, objective.student_needs)
-        losses = objective.compute(output, target, part)
+        target = objective.read_teachers(teachers, batch)
+        output = run_model(student, batch, objective.student_needs)
+        losses = objective.compute(output, target, batch)
     trained = list(parameters.values())
     weights = objective.weights()
     norms: dict[str, float] = {}
@@ -71,10 +74,9 @@ def perturbed_embeddings(
     noted: list[Tensor] = []
     hook = embeddings.register_forward_hook(lambda _m, _i, output: noted.append(output))
     try:
-        # The same dropout in both passes, or the step would lead away from another loss than the one that counts.
-        with torch.random.fork_rng():
-            loss, _ = forward()
-            (gradient,) = torch.autograd.grad(loss, noted)
+        # Both passes draw the same dropout (stages/draws.py), or the step would lead away from another loss.
+        loss, _ = forward()
+        (gradient,) = torch.autograd.grad(loss, noted)
     finally:
         hook.remove()
     gradient = gradient * batch.attention_mask.unsqueeze(-1)

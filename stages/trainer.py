@@ -18,12 +18,13 @@ from schemas.errors import (
 )
 from schemas.training import Training
 from stages.batches import Batches, padded_tokens
-from stages.gradients import gradient_shares, perturbed_embeddings
+from stages.draws import Draws
+from stages.gradients import first_rows, gradient_shares, perturbed_embeddings
 from stages.meter import Meter
 from stages.objectives import ObjectiveTerms
 from stages.optimizer import learning_rate_factor, make_optimizer, named_parameters
 from stages.ports import Ports, TrainingState
-from stages.runtime import Runtime, is_out_of_memory, seed_step
+from stages.runtime import Runtime, is_out_of_memory
 from stages.selection import Selector
 from stages.shortened import shorten
 from stages.teacher_cache import TeacherCache, filled_caches, pays
@@ -66,6 +67,8 @@ class Trainer:
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
         self.shorten_teachers()
+        self.draws = Draws(self.student, training.seed)
+        self.draws.look_at(self.answers, tokens, self.runtime.device)
         self.caches: list[TeacherCache] = []
         self.meter = Meter((term.key for term in objective.terms), self.runtime.device)
         self.step = 0
@@ -81,6 +84,10 @@ class Trainer:
         with self.runtime.autocast():
             for index, teacher in enumerate(self.teachers):
                 shorten(teacher, self.objective.teacher_needs(index), sample)
+
+    def answers(self, batch: Batch) -> Outputs:
+        """The student's forward pass."""
+        return run_model(self.student, batch, self.objective.student_needs)
 
     def train_step(self) -> None:
         """One optimizer step: all its microbatches, then clip, check, update."""
@@ -143,7 +150,6 @@ class Trainer:
         targets = self.pooled(batches) if self.objective.needs_pool else None
         if self.objective.wants_initial:
             self.note_initial(batches, targets, whole)
-        seed_step(self.training.seed, self.step)
         weights = self.objective.weights()
         totals = [
             self.backward(
@@ -223,10 +229,10 @@ class Trainer:
         """Measure every term on the first step's rows, before anything is learnt."""
         means = dict.fromkeys(self.meter.keys, 0.0)
         with torch.no_grad(), self.runtime.autocast():
-            seed_step(self.training.seed, self.step)
             for place, batch in enumerate(batches):
                 target = targets[place] if targets is not None else self.target(batch)
-                output = run_model(self.student, batch, self.objective.student_needs)
+                with self.draws.of(self.step, batch):
+                    output = self.answers(batch)
                 for key, loss in self.objective.compute(output, target, batch).items():
                     means[key] += float(loss.total) / max(whole[key], 1)
         self.objective.note_initial(means)
@@ -236,10 +242,11 @@ class Trainer:
         every = self.ports.gradient_share_every
         if every is None or self.step % every or len(self.meter.keys) < 2:
             return
-        seed_step(self.training.seed, self.step)
-        shares = gradient_shares(
-            self.student, self.teachers, self.objective, batch, self.runtime, self.parameters
-        )
+        rows = first_rows(batch)
+        with self.draws.of(self.step, rows):
+            shares = gradient_shares(
+                self.student, self.teachers, self.objective, rows, self.runtime, self.parameters
+            )
         self.ports.sink.log(
             self.step, {f"train/gradient_share/{key}": value for key, value in shares.items()}
         )
@@ -254,8 +261,8 @@ class Trainer:
         """Forward and backward of one microbatch; each term divided by its count over the whole step."""
 
         def forward() -> tuple[Tensor, dict[str, Tensor]]:
-            with self.runtime.autocast():
-                output = run_model(self.student, batch, self.objective.student_needs)
+            with self.draws.of(self.step, batch), self.runtime.autocast():
+                output = self.answers(batch)
                 losses = self.objective.compute(output, target, batch)
             totals = {key: loss.total for key, loss in losses.items()}
             loss = sum(weights[key] * total / max(whole[key], 1) for key, total in totals.items())

@@ -30,9 +30,7 @@ def a_trainer(folder: Path, sink: ListSink, *, latent: dict[str, object] | None 
     if latent is not None:
         changed["objective"] = LatentObjective.model_validate(latent)
     ports = fake_ports(folder, sink=sink, gradient_share_every=1)
-    trainer = make_trainer(config.model_copy(update=changed), ports)
-    trainer.student.eval()  # dropout would draw other masks for other shapes
-    return trainer
+    return make_trainer(config.model_copy(update=changed), ports)
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ from schemas.objective import LatentObjective
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.stage import StageConfig
 from stages.gradients import gradient_shares
-from stages.ports import Ports
 from stages.run import run_stage
 from stages.terms import run_model
+from stages.tokens import Batch
 from stages.trainer import Trainer
 from tests.fakes import ListSink, fake_ports
 from tests.toys import LATENTS, make_trainer, toy_recipe
@@ -40,22 +40,24 @@ def general(recipe: Recipe, latent: dict[str, Any], **training: object) -> Stage
     )
 
 
-def ready(config: StageConfig, ports: Ports) -> Trainer:
-    """A trainer without dropout, which would draw other masks for other shapes."""
-    trainer = make_trainer(config, ports)
-    trainer.student.eval()
-    return trainer
-
-
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
+
+
+def shares_of(trainer: Trainer, batch: Batch) -> dict[str, float]:
+    """Each term's share of the gradient in the trainer's step."""
+    with trainer.draws.of(trainer.step, batch):
+        return gradient_shares(
+            trainer.student, trainer.teachers, trainer.objective, batch, trainer.runtime,
+            trainer.parameters,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(LATENTS))
 def test_counts_are_known_before_the_forward_pass(
     name: str, recipe: Recipe, tmp_path: Path
 ) -> None:
-    trainer = ready(general(recipe, LATENTS[name]), fake_ports(tmp_path))
+    trainer = make_trainer(general(recipe, LATENTS[name]), fake_ports(tmp_path))
     batch = trainer.microbatches()[0]
     output = run_model(trainer.student, batch, trainer.objective.student_needs)
     losses = trainer.objective.compute(output, trainer.target(batch), batch)
@@ -69,14 +71,14 @@ def test_neither_accumulation_nor_padding_changes_the_gradient(
     name: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     config = general(recipe, LATENTS[name])
-    whole = ready(config, fake_ports(tmp_path))
-    cut = ready(config, fake_ports(tmp_path, microbatch_tokens=40))
+    whole = make_trainer(config, fake_ports(tmp_path))
+    cut = make_trainer(config, fake_ports(tmp_path, microbatch_tokens=40))
     assert len(whole.batches.step(0)) == 1 < len(cut.batches.step(0))
     whole.accumulate()
     expected = gradients(whole)
     assert expected
     assert all(bool(gradient.isfinite().all()) for gradient in expected.values())
-    padded = ready(config, fake_ports(tmp_path))
+    padded = make_trainer(config, fake_ports(tmp_path))
     own = padded.tokens.batch
     padded.microbatches = lambda: [_longer(own(rows)) for rows in padded.batches.step(0)]  # type: ignore[method-assign]
     padded.accumulate()
@@ -108,20 +110,17 @@ def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(
     name: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     config = general(recipe, LATENTS[name])
-    trainer = ready(config, fake_ports(tmp_path))
+    trainer = make_trainer(config, fake_ports(tmp_path))
     trainer.accumulate()
     expected = gradients(trainer)
     for parameter in trainer.parameters.values():
         parameter.grad = None
-    shares = gradient_shares(
-        trainer.student, trainer.teachers, trainer.objective, trainer.microbatches()[0],
-        trainer.runtime, trainer.parameters,
-    )  # fmt: skip
+    shares = shares_of(trainer, trainer.microbatches()[0])
     assert set(shares) == {term.key for term in trainer.objective.terms}
     assert sum(shares.values()) == pytest.approx(1)
     assert not gradients(trainer)
     sink = ListSink()
-    again = ready(config, fake_ports(tmp_path, gradient_share_every=1, sink=sink))
+    again = make_trainer(config, fake_ports(tmp_path, gradient_share_every=1, sink=sink))
     again.accumulate()
     assert all(torch.equal(gradient, expected[key]) for key, gradient in gradients(again).items())
     logged = {f"train/gradient_share/{key}": value for key, value in shares.items()}
@@ -129,7 +128,7 @@ def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(
 
 
 def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = ready(general(recipe, {}), fake_ports(tmp_path))
+    trainer = make_trainer(general(recipe, {}), fake_ports(tmp_path))
     batch = trainer.microbatches()[0]
     counts = trainer.objective.counts(batch)
     norms = {}
@@ -142,16 +141,13 @@ def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path:
         norms[key] = (
             sum(float(g.double().square().sum()) for g in gradients(trainer).values()) ** 0.5
         )
-    shares = gradient_shares(
-        trainer.student, trainer.teachers, trainer.objective, batch, trainer.runtime,
-        trainer.parameters,
-    )  # fmt: skip
+    shares = shares_of(trainer, batch)
     total = sum(norms.values())
     assert shares == pytest.approx({key: norm / total for key, norm in norms.items()}, rel=1e-4)
 
 
 def test_terms_are_divided_by_their_value_at_step_0(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = ready(general(recipe, {"normalize": "first_step"}), fake_ports(tmp_path))
+    trainer = make_trainer(general(recipe, {"normalize": "first_step"}), fake_ports(tmp_path))
     trainer.accumulate()
     weights, means = trainer.objective.weights(), trainer.meter.means()
     for name in ("attention", "hidden", "embedding"):
@@ -161,9 +157,9 @@ def test_terms_are_divided_by_their_value_at_step_0(recipe: Recipe, tmp_path: Pa
 
 def test_first_values_are_kept_in_the_training_state(recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, {"normalize": "first_step"})
-    first = ready(config, fake_ports(tmp_path))
+    first = make_trainer(config, fake_ports(tmp_path))
     first.train_step()
-    second = ready(config, fake_ports(tmp_path))
+    second = make_trainer(config, fake_ports(tmp_path))
     second.restore(first.state())
     assert not second.objective.wants_initial
     assert second.objective.weights() == first.objective.weights()
@@ -184,7 +180,7 @@ def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     config = general(recipe, {"layer_map": {"kind": "random", "seed": 3}})
-    objective = ready(config, fake_ports(tmp_path)).objective
+    objective = make_trainer(config, fake_ports(tmp_path)).objective
     drawn = []
     for epoch in (0, 1, 2, 3, 1):
         objective.begin(epoch=epoch, progress=0.0)
@@ -196,8 +192,8 @@ def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(
 def test_a_perturbed_step_differs_and_is_as_long_as_asked_for(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    plain = ready(general(recipe, {}), fake_ports(tmp_path))
-    perturbed = ready(general(recipe, {}, gradient_perturbation=1.0), fake_ports(tmp_path))
+    plain = make_trainer(general(recipe, {}), fake_ports(tmp_path))
+    perturbed = make_trainer(general(recipe, {}, gradient_perturbation=1.0), fake_ports(tmp_path))
     seen: list[Tensor] = []
     table = perturbed.student.get_input_embeddings()  # type: ignore[operator]
     inner = table.forward
