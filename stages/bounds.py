@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset
 
@@ -32,7 +30,6 @@ _KEYS_BYTES = 10 << 20
 # Text packs three- to twentyfold; what packs better than this is made to fill memory or disk.
 MAX_PACKING = 200
 FREE_BYTES = 64 << 20
-_PARQUET_BATCH = 65_536
 _TOKENISED_BYTES = 8 << 20
 
 
@@ -52,10 +49,10 @@ def check_bounds(path: Path, suffix: str, where: str) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _check_version(name: str, suffix: str, where: str, size: int, _mtime_ns: int) -> None:
+def _check_version(name: str, suffix: str, where: str, _size: int, _mtime_ns: int) -> None:
     path = Path(name)
     if suffix == ".parquet":
-        _check_parquet(path, where, size)
+        _check_parquet(path, where)
         return
     try:
         with path.open("rb") as packed:
@@ -97,8 +94,8 @@ class _Text:
                     f"{self.shown} is one JSON array of more than {MAX_ARRAY_BYTES >> 20} MB or {MAX_ARRAY_COMMAS:,} "
                     "values; write a row a line"
                 )
-            if self.total > (allowed := _allowed(self.packed.tell())):
-                raise _unpacks_too_far(self.shown, allowed)
+            if self.total > (allowed := allowed_bytes(self.packed.tell())):
+                raise unpacks_too_far(self.shown, allowed)
             self._check_text(chunk)
             if not self.is_array:
                 self._check_lines(chunk)
@@ -158,62 +155,32 @@ def _check_keys(path: Path, text: _Text) -> None:
                 return
 
 
-def _check_parquet(path: Path, where: str, size: int) -> None:
-    allowed = _allowed(size)
+def _check_parquet(path: Path, where: str) -> None:
+    """By the footer alone; `stages.parquet` looks at what the named columns unpack to."""
     try:
-        texts = [field.name for field in pq.read_schema(path) if _is_text(field.type)]
-        # As dictionaries: a long text may stand there once and be meant a million times.
-        with pq.ParquetFile(path, read_dictionary=texts) as file:
-            columns, unpacked, rows = file.metadata.num_columns, _declared(file.metadata), 0
-            batches = file.iter_batches(batch_size=_PARQUET_BATCH, use_threads=False)
-            while columns <= MAX_COLUMNS and unpacked <= allowed and (batch := next(batches, None)):
-                for name, column in zip(batch.schema.names, batch.columns, strict=True):
-                    unpacked += _bytes_of(column, f"{where}: {path}", name, rows)
-                rows += batch.num_rows
-    except DataError:
-        raise
+        columns = pq.read_metadata(path).num_columns
     except Exception as error:
         # pyarrow raises whatever a damaged file leads it to.
-        cause = printable(" ".join(str(error).split()), 300)
-        raise DataError(f"{where}: {path}: cannot be read as .parquet ({cause}); mend it") from None
+        raise unreadable_parquet(f"{where}: {path}", error) from None
     if columns > MAX_COLUMNS:
         raise DataError(
             f"{where}: {path} has {columns:,} columns; give a file of at most {MAX_COLUMNS:,}"
         )
-    if unpacked > allowed:
-        raise _unpacks_too_far(f"{where}: {path}", allowed)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_binary(kind))
+def unreadable_parquet(shown: str, error: Exception) -> DataError:
+    """What to say of a Parquet file that cannot be read; `shown` is its field and path."""
+    cause = printable(" ".join(str(error).split()), 300)
+    return DataError(f"{shown}: cannot be read as .parquet ({cause}); mend it")
 
 
-def _bytes_of(column: pa.Array, shown: str, name: str, before: int) -> int:
-    """What the column's rows take when each has its own text; refuses a text that is too long."""
-    if not pa.types.is_dictionary(column.type) or not _is_text(column.type.value_type):
-        return int(column.nbytes)
-    lengths = pc.binary_length(column.dictionary).take(column.indices)
-    row = pc.index(pc.greater(lengths, MAX_ROW_BYTES), pa.scalar(True)).as_py()
-    if row >= 0:
-        raise DataError(
-            f"{shown}: row {before + row + 1}: column {name!r} holds more than {MAX_ROW_BYTES >> 20} MB; a row is one "
-            "text: cut it into several rows"
-        )
-    return (pc.sum(lengths).as_py() or 0) + 4 * len(column)
-
-
-def _declared(metadata: pq.FileMetaData) -> int:
-    """Bytes that the file says it unpacks to, a row being four at least."""
-    groups = (metadata.row_group(group) for group in range(metadata.num_row_groups))
-    return max(sum(group.total_byte_size for group in groups), 4 * metadata.num_rows)
-
-
-def _allowed(packed: int) -> int:
+def allowed_bytes(packed: int) -> int:
     """Bytes that so many packed ones may unpack to."""
     return max(FREE_BYTES, MAX_PACKING * packed)
 
 
-def _unpacks_too_far(shown: str, allowed: int) -> DataError:
+def unpacks_too_far(shown: str, allowed: int) -> DataError:
+    """What to say of a file that unpacks to more than it may; `shown` is its field and path."""
     return DataError(
         f"{shown} unpacks to more than {allowed / 1e6:,.0f} MB, {MAX_PACKING} times its size or more; no text does: "
         "fetch it again, or give another file"

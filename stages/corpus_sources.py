@@ -23,7 +23,7 @@ from schemas.base import digest_of
 from schemas.corpus import AnySource, DocstringText, FileText, HubText
 from schemas.errors import DataError
 from schemas.paths import local_path
-from stages.bounds import MAX_ROW_BYTES
+from stages.bounds import MAX_ROW_BYTES, allowed_bytes, unpacks_too_far
 from stages.docstrings import corpus_paragraphs, docstring_digest, load_paragraphs
 from stages.files import (
     FORMATS,
@@ -82,7 +82,7 @@ class Part:
         before = 0
         # What no document is called, so that the first row begins one.
         last: object = object()
-        for batch in self.batches():
+        for batch in self._sized():
             text = self._checked(batch.column(0), before)
             blank = pc.equal(pc.utf8_trim_whitespace(text), "").to_numpy(zero_copy_only=False)
             begins = np.ones(len(text), bool)
@@ -97,13 +97,30 @@ class Part:
                 yield TextRows(text[rows], blank[rows], begins[rows])
             before += len(text)
 
+    def _sized(self) -> Iterator[pa.RecordBatch]:
+        """The batches; in pieces where many rows may be views of the same bytes, which take their own once decoded."""
+        for batch in self.batches():
+            views = [column for column in batch.columns if pa.types.is_string_view(column.type)]
+            for column in batch.columns[1:]:
+                if pa.types.is_dictionary(column.type) or _is_view(column.type):
+                    raise DataError(
+                        f"{self.where}: the column of the document holds {column.type}; give one of texts or numbers"
+                    )
+            if not views:
+                yield batch
+                continue
+            lengths = np.sum([_view_lengths(view) for view in views], axis=0)
+            if lengths.sum(dtype=np.int64) > (allowed := allowed_bytes(batch.nbytes)):
+                raise unpacks_too_far(self.where, allowed)
+            for rows in _pieces_of(lengths):
+                yield batch.slice(rows.start, rows.stop - rows.start)
+
     def _checked(self, text: pa.Array, before: int) -> pa.StringArray:
-        if not pa.types.is_string(text.type):
-            if not pa.types.is_large_string(text.type) and not pa.types.is_string_view(text.type):
-                raise DataError(
-                    f"{self.where}: column {self.column!r} holds {text.type}, not text; name the text's column"
-                )
-            text = text.cast(pa.string())
+        if not _is_text(text.type):
+            raise DataError(
+                f"{self.where}: column {self.column!r} holds {text.type}, not text; name the text's column"
+            )
+        text = text.cast(pa.string())
         if text.null_count:
             row = before + pc.index(pc.is_null(text), pa.scalar(True)).as_py() + 1
             raise DataError(
@@ -118,9 +135,41 @@ class Part:
         return text
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _is_view(kind: pa.DataType) -> bool:
+    """Whether several rows may mean the same bytes, as runs and overlapping lists do."""
+    return bool(
+        pa.types.is_run_end_encoded(kind)
+        or pa.types.is_list_view(kind)
+        or pa.types.is_large_list_view(kind)
+    )
+
+
+def _view_lengths(views: pa.Array) -> NDArray[np.int32]:
+    """(rows,) bytes of each text; pyarrow has no function for it, but a view of 16 bytes begins with its length."""
+    lengths = np.frombuffer(views.buffers()[1], np.int32)[::4]
+    lengths = lengths[views.offset : views.offset + len(views)].copy()
+    lengths[views.is_null().to_numpy(zero_copy_only=False)] = 0
+    return lengths
+
+
 def _pieces(text: pa.StringArray) -> Iterator[slice]:
     """Slices of about a megabyte each."""
-    ends = np.cumsum(pc.binary_length(text).to_numpy(zero_copy_only=False), dtype=np.int64)
+    yield from _pieces_of(pc.binary_length(text).to_numpy(zero_copy_only=False))
+
+
+def _pieces_of(lengths: NDArray[np.int32]) -> Iterator[slice]:
+    """Slices of rows that have about a megabyte each.
+
+    Args:
+        lengths: (rows,) bytes of each.
+    """
+    ends = np.cumsum(lengths, dtype=np.int64)
     start = 0
     while start < len(ends):
         taken = ends[start - 1] if start else 0
@@ -223,7 +272,7 @@ def _of_path(path: Path, source: FileText, number: int, cache: Path, documents: 
             number, where, source.column,
             lambda: (batch for file in files for batch in saved_batches(file, columns, where)),
         )  # fmt: skip
-    rows = read_file(path, cache, PLACE).rows
+    rows = read_file(path, cache, PLACE, columns).rows
     if file_format(path, PLACE) == ".txt":
         part = _of_dataset(rows, ["text"], number, where, stored=True)
         return Part(number, where, "text", part.batches, blank_line_ends=documents)

@@ -12,7 +12,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from schemas.paths import local_path
 from schemas.yaml_text import printable
 from stages.bounds import CHUNK_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, check_bounds
 from stages.packing import open_plain, packing_of, without_packing
+from stages.parquet import columns_among, write_parquet_rows
 from stages.whole import disk_error, file_digest, is_whole, make_whole
 
 FORMATS = {
@@ -134,11 +135,19 @@ def _listing(folder: Path) -> str:
     )
 
 
-def read_file(path: Path, cache: Path, where: str) -> FileRows:
+def read_file(
+    path: Path, cache: Path, where: str, columns: Collection[str] | None = None
+) -> FileRows:
     """The rows of `path` with all its columns, memory-mapped from `cache`; never empty.
 
     CSV and TSV columns are all text, so that `NA` and `01` stay what they are; TSV is read without
     quoting.
+
+    Args:
+        path: the file.
+        cache: folder for what is read once.
+        where: the field that names it.
+        columns: names among which the wanted columns are; the others of a Parquet file are then nulls. None for all.
 
     Raises:
         DataError: the file cannot be read, and why, with the line where there is one.
@@ -147,15 +156,17 @@ def read_file(path: Path, cache: Path, where: str) -> FileRows:
     suffix = file_format(path, where)
     check_bounds(path, suffix, where)
     # By content: a file that is replaced under the same name and time has other rows.
-    named = {
+    named: dict[str, object] = {
         "sha256": file_digest(path),
         "format": suffix,
         "datasets": datasets.__version__,
         "version": READING_VERSION,
     }
+    if suffix == ".parquet":
+        named["columns"] = columns = None if columns is None else columns_among(path, columns)
     folder = cache / "files" / digest_of(named)[:32]
     if not is_whole(folder):
-        make_whole(folder, lambda beside: _prepare(path, suffix, where, beside))
+        make_whole(folder, lambda beside: _prepare(path, suffix, where, columns, beside))
     parts = sorted(folder.glob("*.arrow"))
     if not parts:
         raise DataError(f"{where}: {path} has no rows; give a file that has some")
@@ -164,12 +175,20 @@ def read_file(path: Path, cache: Path, where: str) -> FileRows:
     return FileRows(rows, tuple(f"{where}: {path}: {remark}" for remark in remarks))
 
 
-def _prepare(path: Path, suffix: str, where: str, into: Path) -> None:
+def _prepare(
+    path: Path, suffix: str, where: str, columns: Collection[str] | None, into: Path
+) -> None:
     """The rows of `path` as Arrow files in `into`, none where it has none; and how the file was read.
 
     The remarks do not name the file: the same content under another name is not read again.
     """
     remarks: list[str] = []
+    if suffix == ".parquet":
+        (into / _REMARKS).write_text(json.dumps(remarks), encoding="utf-8")
+        rows_file = into / "0000.arrow"
+        if not write_parquet_rows(path, where, columns, rows_file):
+            rows_file.unlink()
+        return
     options = _csv_options(path, suffix, where) if FORMATS[suffix] == "csv" else {}
     plain = path
     if packing_of(path.name):

@@ -35,6 +35,7 @@ from stages.files import (
     resolve_file,
 )
 from stages.hub import hub_commit, load_hub
+from stages.parquet import strings_in
 from stages.rows import checked_rows
 from stages.squad import is_squad, read_squad
 
@@ -144,7 +145,7 @@ def _read_splits(
             raw[split] = (
                 FileRows(read_squad(path, task, where[split]))
                 if squad
-                else read_file(path, cache, f"task.{split}")
+                else read_file(path, cache, f"task.{split}", strings_in(task.model_dump()))
             )
         return raw, where
     splits = {"train": task.train_split, "validation": task.validation_split}

@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 import yaml
 from hypothesis import strategies as st
 
+from tests.torture.bombs import COLUMNS, parquet_bomb
+
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 # Values that may be written anywhere.
@@ -319,28 +321,9 @@ def gzip_bomb(what: bytes) -> bytes:
     return gzip.compress(what * ((1 << 28) // len(what)), 9)
 
 
-@functools.cache
-def parquet_bomb(kind: str) -> bytes:
-    """A small file of rows, of one text or of one page that mean gigabytes."""
-    match kind:
-        case "rows":
-            table = pa.table({"text_a": pa.nulls(20_000_000, pa.string())})
-        case "text":
-            texts = pa.DictionaryArray.from_arrays(
-                pa.array([0] * 2000, pa.int32()), pa.array(["x" * 1_000_000])
-            )
-            table = pa.table({"text_a": texts, "label": pa.array(["no", "yes"] * 1000)})
-        case _:
-            table = pa.table({"text_a": ["z" * 200_000_000], "label": ["no"]})
-    target = io.BytesIO()
-    options = {"compression": "zstd", "row_group_size": 20_000_000}
-    pq.write_table(table, target, use_dictionary=kind == "text", **options)
-    return target.getvalue()
-
-
 def _bomb_file(draw: Draw, suffix: str) -> bytes:
     if suffix == ".parquet":
-        return parquet_bomb(draw(st.sampled_from(("rows", "text", "page"))))
+        return parquet_bomb(draw(st.sampled_from(tuple(COLUMNS))))
     row = written(ROWS[:1], ".jsonl") if suffix == ".jsonl" else b"a,b\n"
     return gzip_bomb(draw(st.sampled_from((b"\n", b" ", b"x", b"[", row))))
 
