@@ -50,9 +50,15 @@ class Runtime:
         return self._quick(module.to(self.device)).train()
 
     def frozen(self, model: torch.nn.Module) -> torch.nn.Module:
-        """A copy that is only read: on the device, in eval mode, without gradients, in the run's number format."""
+        """A copy that is only read: on the device, in eval mode, without gradients, in the run's number format.
+
+        Buffers keep theirs: a rotary frequency in bf16 turns position 512 by up to 13 degrees too far or too little.
+        """
         number = torch.bfloat16 if self.bf16 else torch.float32
-        reader = copy.deepcopy(model).to(self.device, dtype=number)
+        reader = copy.deepcopy(model).to(self.device)
+        for parameter in reader.parameters():
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(number)
         return self._quick(reader).eval().requires_grad_(False)
 
     def _quick(self, module: torch.nn.Module) -> torch.nn.Module:

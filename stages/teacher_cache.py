@@ -34,7 +34,7 @@ from stages.terms import Needs, Outputs
 from stages.tokens import Batch, Tokens
 
 # Raise when the same teacher and rows should be kept otherwise.
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 # Padded tokens of one forward pass; not a setting, because the rows that stand together decide how a sum is rounded.
 BATCH_TOKENS = 8192
 # numpy has no bfloat16, so 16-bit numbers are kept as the integers with the same bits.
