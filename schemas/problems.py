@@ -65,12 +65,17 @@ class MultipleChoice(Frozen):
     """One of a few written answers, which are not the same for every row: RACE, SWAG, C3, ChID.
 
     `text` is the passage, `text_pair` the question, or how an answer begins, where there is one. The label column holds
-    the right choice: its text, its number from 0, or its letter from A.
+    the right choice: its text, its number, its letter from A, or the name that the row or the file gives the choice.
     """
 
     kind: Literal["multiple_choice"] = "multiple_choice"
     choices: Column | Annotated[tuple[Column, ...], Field(min_length=2, max_length=26)] = "choices"
-    """Column of the list of choices, or the columns of one choice each."""
+    """Column of the list of choices, of an object with their texts and labels (ARC), or the columns of one choice
+    each."""
+    answers: Literal["auto", "text", "number", "letter", "key"] = "auto"
+    """What the label column holds; key is the choice's own label or column. auto: what gives a choice in every row."""
+    first: Literal[0, 1] | None = None
+    """The number of the first choice where answers are numbers; null: 0, or 1 where only that fits every row."""
     blank: str | None = Field(default=None, min_length=1, max_length=64)
     """How a blank of the passage looks that one of the choices fills, such as `#idiom{number}#`; every blank is then a
     row, and the label column a list of right choices in the order of the blanks. Null where a row is one question."""

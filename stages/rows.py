@@ -85,11 +85,8 @@ def checked_rows(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str
             splits = {split: _spans(task, rows, where[split]) for split, rows in raw.items()}
             return CheckedRows(splits, SPAN)
         case MultipleChoice():
-            splits = {
-                split: choice_rows(task, task.problem, rows, where[split])
-                for split, rows in raw.items()
-            }
-            return CheckedRows(splits, CHOICE)
+            splits, remarks = choice_rows(task, task.problem, raw, where)
+            return CheckedRows(splits, CHOICE, remarks)
         case Embedding():
             splits = {
                 split: _embedded(task, rows, where[split], is_train=split == "train")

@@ -8,6 +8,7 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from schemas.errors import DataError
+from schemas.problems import MultipleChoice
 from schemas.tasks import FileTask, HubTask, Mark
 from schemas.yaml_text import printable
 from stages.files import check_column, text_column
@@ -20,6 +21,9 @@ _BETWEEN = " "
 def opened(task: Task, rows: Dataset) -> Dataset:
     """The rows with the insides of objects as columns of their own, where one that the task names is such an inside."""
     named = [task.text, task.text_pair or "", *task.label_columns]
+    if isinstance(task.problem, MultipleChoice):
+        choices = task.problem.choices
+        named += [choices] if isinstance(choices, str) else choices
     named += [name for mark in task.marks for name in (mark.text, mark.start)]
     if not any("." in name and name not in rows.column_names for name in named):
         return rows
