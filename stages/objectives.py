@@ -70,7 +70,8 @@ class ObjectiveTerms(nn.Module):
             teachers: the models it learns from; none for hard labels alone.
             seed: draws projections that are not carried over.
             shares: of several teachers; equal by default.
-            projections: tensors of an earlier stage's projections; those that still fit are gone on with.
+            projections: tensors of an earlier stage's projections; each that fits is gone on with, and those that this
+                objective has no use for are kept for later stages.
             problem: the kind of answer that the task asks for.
             class_groups: half-open ranges of outputs, one per task, where tasks share an output layer.
             masking: masks words, for a masked-language objective.
@@ -85,6 +86,9 @@ class ObjectiveTerms(nn.Module):
         self.teacher_configs = [teacher.config for teacher in teachers]
         self.carried = dict(projections or {})
         self.carried_over = False
+        """Whether every projection is an earlier stage's."""
+        self.misfits: tuple[str, ...] = ()
+        """Projections that an earlier stage kept in another shape, so that they are drawn anew."""
         self.projections = nn.ModuleList()
         latent = latent_of(objective)
         if latent is not None:
@@ -112,15 +116,32 @@ class ObjectiveTerms(nn.Module):
                     seed=seed + index,
                 )
             )
+        self._carry_on()
+
+    def _carry_on(self) -> None:
+        """Give each projection that an earlier stage kept in the same shape that stage's values."""
         own = self._projection_state()
-        self.carried_over = all(
-            name in self.carried and self.carried[name].shape == tensor.shape
-            for name, tensor in own.items()
-        )
-        if self.carried_over:
-            with torch.no_grad():
-                for name, tensor in own.items():
+        maps: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in own.items():
+            maps.setdefault(name.rpartition(".")[0], {})[name] = tensor
+        fitting = {
+            place
+            for place, tensors in maps.items()
+            if all(
+                _shape_of(self.carried.get(name)) == tensor.shape
+                for name, tensor in tensors.items()
+            )
+        }
+        with torch.no_grad():
+            for place in fitting:
+                for name, tensor in maps[place].items():
                     tensor.copy_(self.carried[name])
+        self.carried_over = len(fitting) == len(maps)
+        self.misfits = tuple(
+            place
+            for place, tensors in maps.items()
+            if place not in fitting and not tensors.keys().isdisjoint(self.carried)
+        )
 
     def _projection_state(self) -> dict[str, Tensor]:
         """Projections by the names they have in a checkpoint; the first teacher's without a number."""
@@ -259,11 +280,13 @@ class ObjectiveTerms(nn.Module):
             self.get_buffer("initial")[place] = total
 
     def projection_tensors(self) -> dict[str, Tensor]:
-        """Projections to keep with the student: trained here, or carried through untouched."""
+        """Projections to keep with the student: those trained here, and those of earlier stages that were of no use."""
         own = self._projection_state()
-        if not own:
-            return dict(self.carried)
-        return {name: tensor.detach().cpu() for name, tensor in own.items()}
+        return self.carried | {name: tensor.detach().cpu() for name, tensor in own.items()}
+
+
+def _shape_of(tensor: Tensor | None) -> torch.Size | None:
+    return None if tensor is None else tensor.shape
 
 
 def _is_redrawn(latent: LatentObjective) -> bool:

@@ -80,6 +80,11 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     started = start_student(config, parent, data.train, data.labels, data.problem, tokenizer)
     student = started.model
     objective = make_objective(config, started, teachers, data, tokenizer)
+    if objective.misfits:
+        ports.progress.note(
+            f"{config.name}: {', '.join(objective.misfits)} of the stage before have another width, so that these "
+            "projections are drawn anew"
+        )
     with dropout(student, config.training.dropout):
         fitted = fit(
             student,
