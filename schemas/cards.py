@@ -21,6 +21,8 @@ class DataLimits(Frozen):
     """Rows that `max_length` cuts; long documents are commonly cut, so that all may be unless this is set."""
     corpus_leaks: float = Field(default=0.02, ge=0, le=1)
     """Rows of the general corpus that hold a validation text of the task."""
+    dropped: float = Field(default=0.02, ge=0, le=1)
+    """Rows of a split without a text or a label, which are left out; public sets have up to 1.8 % of them (SNLI)."""
 
 
 class LengthCard(Frozen):
@@ -49,6 +51,8 @@ class SplitCard(Frozen):
     """Rows whose text also stands there with another label."""
     in_train: int = 0
     """Rows whose text is also in train."""
+    dropped: int = 0
+    """Rows that were left out because they had no text or no label; they are not among `rows`."""
     labels: dict[str, float]
     """Rows of each class, words of each tag, or mean and range of values."""
 

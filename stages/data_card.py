@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.base import digest_of
 from schemas.cards import DataCard, DataLimits, LengthCard, SplitCard, TaskCard
-from schemas.data import GeneralCorpus, TaskData, describe_task
+from schemas.data import TaskData, describe_task
 from schemas.errors import DataError
 from schemas.problems import (
     Classification,
@@ -53,7 +53,7 @@ def make_data_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Pa
     }
     folder = cache / "cards" / digest_of(identity)[:32]
     if not is_whole(folder):
-        made = _make_card(task, corpus, tokenizer, cache)
+        made = _make_card(recipe, tokenizer, cache)
 
         def write(into: Path) -> None:
             (into / _CARD).write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
@@ -64,15 +64,12 @@ def make_data_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Pa
     return card
 
 
-def _make_card(
-    task: TaskData | None,
-    corpus: GeneralCorpus | None,
-    tokenizer: PreTrainedTokenizerFast,
-    cache: Path,
-) -> DataCard:
+def _make_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) -> DataCard:
+    task, corpus = recipe.task, recipe.general_corpus
     found = summary = leaks = None
     if task is not None:
-        found = task_card(task, load_task(task, cache), tokenizer, cache)
+        rows = load_task(task, cache, droppable=recipe.limits.dropped)
+        found = task_card(task, rows, tokenizer, cache)
     if corpus is not None:
         summary = corpus_summary(corpus, cache, tokenizer)
         if task is not None:
@@ -106,6 +103,7 @@ def _split_card(rows: TaskRows, name: str, tokens: Tokens, train: Hashes) -> Spl
         duplicates=len(data) - len(first),
         contradictions=0 if answers is None else _contradictions(group, answers),
         in_train=0 if name == "train" else int(np.isin(hashes, train).sum()),
+        dropped=rows.dropped.get(name, 0),
         labels=_balance(rows, data),
     )
 

@@ -112,7 +112,7 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
             recipe.evaluation, recipe.latent_objective(), load_encoder(folder),
             folder_digest(folder), corpus_digest(corpus), held_out, "accuracy", has_head=False,
         )  # fmt: skip
-    task = load_task(recipe.task, cache)
+    task = load_task(recipe.task, cache, droppable=recipe.limits.dropped)
     max_length = recipe.task.max_length
     train, held_out = tokenize_task(task, tokenizer, max_length=max_length, cache=cache)
     teacher: Model = load_encoder(folder)

@@ -65,7 +65,10 @@ class HeldOut:
             DataError: a task's data cannot be used.
         """
         return cls(
-            [(describe_task(task), validation_texts(load_task(task, cache))) for task in tasks]
+            [
+                (describe_task(task), validation_texts(load_task(task, cache, droppable=1)))
+                for task in tasks
+            ]
         )
 
     def _runs_of(self, letters: Letters) -> list[tuple[int, Hashes]]:

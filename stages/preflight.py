@@ -98,10 +98,12 @@ def _with_remarks(card: DataCard, rows: TaskRows | None) -> DataCard:
 
 def _look_at_data(recipe: Recipe, cache: Path) -> TaskRows | None:
     """Read whatever the recipe trains on; the rows of its task."""
-    rows = load_task(recipe.task, cache) if recipe.task is not None else None
+    droppable, rows = recipe.limits.dropped, None
+    if recipe.task is not None:
+        rows = load_task(recipe.task, cache, droppable=droppable)
     if recipe.teacher.multi_task is not None:
         for task in recipe.teacher.multi_task.tasks.values():
-            load_task(task, cache)
+            load_task(task, cache, droppable=droppable)
     if recipe.general_corpus is not None:  # last, because it is the longest to read
         load_corpus(recipe.general_corpus, cache)
     return rows

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 import datasets
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from schemas.cards import DataLimits
 from schemas.errors import DataError
 from schemas.problems import (
     Classification,
@@ -38,14 +39,21 @@ from schemas.problems import (
 from schemas.yaml_text import printable
 from stages.choices import choice_rows
 from stages.files import first_row, label_column, listed, text_column
+from stages.label_names import (
+    check_names,
+    check_set_names,
+    named_by_number,
+    near_name,
+    with_whole_numbers,
+)
 from stages.label_sets import label_sets
-from stages.lists import answer_columns, list_column, texts_of_lists
+from stages.lists import answer_columns, list_column
+from stages.tags import tagged_words
 from stages.texts import Task, opened, task_texts
+from stages.unlabelled import complete_rows, in_file_numbers
 
 VALUE, SPAN, CHOICE, VECTOR = ("value",), ("start", "end"), ("choice",), ("vector",)
 """Names of a head's outputs where they are no classes."""
-
-OUTSIDE = "O"
 
 
 @dataclass(frozen=True)
@@ -57,20 +65,40 @@ class CheckedRows:
     """Names of a head's outputs."""
     remarks: tuple[str, ...] = ()
     """A sentence for each thing that could have been read in another way."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each split that were left out, because they had no text or no label."""
 
 
-def checked_rows(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
+def checked_rows(
+    task: Task,
+    raw: Mapping[str, Dataset],
+    where: Mapping[str, str],
+    *,
+    droppable: float = DataLimits().dropped,
+) -> CheckedRows:
     """Every split's rows in the form of the task's kind, and the names of a head's outputs.
 
     Args:
         task: says the kind and the columns.
         raw: the splits as they were read, `train` first.
         where: how messages name each split.
+        droppable: largest share of a split's rows that may be left out, because they have no text or no label.
 
     Raises:
         DataError: a row is not right; with split, row, column and what to do.
     """
     raw = {split: opened(task, rows) for split, rows in raw.items()}
+    complete = complete_rows(task, raw, where, limit=droppable)
+    try:
+        found = _read(task, {split: kept.rows for split, kept in complete.kept.items()}, where)
+    except DataError as error:
+        raise DataError(in_file_numbers(str(error), complete, where)) from None
+    dropped = {split: kept.dropped for split, kept in complete.kept.items()}
+    return replace(found, remarks=complete.remarks + found.remarks, dropped=dropped)
+
+
+def _read(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
+    """The rows of a task, every one of which is to be right."""
     match task.problem:
         case Classification():
             return _classified(task, raw, where)
@@ -102,10 +130,16 @@ def _as_dataset(columns: Mapping[str, Any]) -> Dataset:
 
 
 def _classified(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
-    names = {
-        split: label_column(rows, task.label_column, where[split]) for split, rows in raw.items()
-    }
-    labels = task.labels or _sorted_labels(raw["train"], task.label_column, names["train"])
+    column = task.label_column
+    names = {split: _class_names(rows, column, where[split]) for split, rows in raw.items()}
+    names, remarks = with_whole_numbers(names, task.labels, f"task: column {column!r}")
+    declared = isinstance(raw["train"].features[column], datasets.ClassLabel)
+    if task.labels is not None:
+        names, said = named_by_number(names, task.labels, f"task: column {column!r}")
+        remarks += said
+    elif not declared:
+        remarks += check_names(names, where, column)
+    labels = task.labels or _sorted_labels(raw["train"], column, names["train"])
     parts = {}
     for split, rows in raw.items():
         columns = task_texts(task, rows, where[split])
@@ -114,7 +148,23 @@ def _classified(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
             found = names[split][row - 1].as_py()
             raise _unknown_label(task, where[split], row, found, labels)
         parts[split] = _as_dataset({**columns, "label": codes})
-    return CheckedRows(parts, labels)
+    return CheckedRows(parts, labels, remarks)
+
+
+def _class_names(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
+    """The labels as text; whole numbers that pandas made floats beside a gap are taken as it writes them."""
+    values = rows.data[column] if column in rows.column_names else None
+    if values is None or not pa.types.is_floating(values.type):
+        return label_column(rows, column, where)
+    numbers = np.asarray(rows.with_format("numpy")[column][:], np.float64)
+    if np.isnan(numbers).any():
+        row = int(np.isnan(numbers).argmax()) + 1
+        raise DataError(
+            f"{where}: row {row}: label {column!r} is missing; give the row a label or drop it"
+        )
+    if not (np.isfinite(numbers) & (numbers == np.trunc(numbers))).all():
+        return label_column(rows, column, where)
+    return pa.chunked_array([pa.array([f"{number:.1f}" for number in numbers], pa.string())])
 
 
 def _codes(names: pa.ChunkedArray, labels: tuple[str, ...]) -> pa.ChunkedArray:
@@ -126,8 +176,8 @@ def _unknown_label(
 ) -> DataError:
     origin = "given as task.labels" if task.labels else "the labels of the training rows"
     return DataError(
-        f"{where}: row {row}: label {printable(found, 60)!r} is not one of {listed(labels)} ({origin}); mend the row, "
-        "or list every label in task.labels"
+        f"{where}: row {row}: label {printable(found, 60)!r} is not one of {listed(labels)} ({origin})"
+        f"{near_name(found, labels)}; mend the row, or list every label in task.labels"
     )
 
 
@@ -150,7 +200,9 @@ def _multi_labelled(
 ) -> CheckedRows:
     assert isinstance(task.problem, MultiLabel)
     found = label_sets(task, task.problem, raw, where)
-    given = found.lists
+    given, remarks = found.lists, found.remarks
+    if task.labels is None and found.labels is None:
+        remarks += check_set_names(given, where, task.label_column)
     labels = task.labels or found.labels or sorted_names(given["train"].flat.unique().to_pylist())
     if len(labels) < 2:
         raise DataError(
@@ -168,14 +220,7 @@ def _multi_labelled(
         has[lists.rows(), codes.to_numpy()] = 1
         columns = task_texts(task, rows, where[split])
         parts[split] = _as_dataset({**columns, "label": pa.array(list(has), pa.list_(pa.int8()))})
-    return CheckedRows(parts, labels, found.remarks)
-
-
-def _list_names(rows: Dataset, column: str) -> tuple[str, ...] | None:
-    """Class names that a data set of the hub declares for the items of a list."""
-    feature = rows.features[column]
-    inner = getattr(feature, "feature", None)
-    return tuple(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+    return CheckedRows(parts, labels, remarks)
 
 
 def _valued(task: Task, rows: Dataset, where: str) -> Dataset:
@@ -201,48 +246,21 @@ def _values(rows: Dataset, column: str, where: str) -> pa.Array:
 
 
 def _tagged(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
-    words, tags = (
-        {
-            split: texts_of_lists(rows, column, where[split], separator=None, may_be_empty=True)
-            for split, rows in raw.items()
-        }
-        for column in (task.text, task.label_column)
-    )
-    labels = (
-        task.labels
-        or _list_names(raw["train"], task.label_column)
-        or sorted_tags(tags["train"].flat.unique().to_pylist())
-    )
+    found = tagged_words(task, raw, where)
     parts = {}
     for split in raw:
-        unequal = np.flatnonzero(words[split].lengths != tags[split].lengths)
-        if len(unequal):
-            row = int(unequal[0])
-            raise DataError(
-                f"{where[split]}: row {row + 1}: {task.text!r} has {words[split].lengths[row]} words but "
-                f"{task.label_column!r} {tags[split].lengths[row]} tags; give each word one tag"
-            )
-        codes = _codes(tags[split].flat, labels)
+        words, tags = found.words[split], found.tags[split]
+        codes = _codes(tags.flat, found.labels)
         if place := first_row(pc.is_null(codes)):
-            row, found = tags[split].row_of(place - 1), tags[split].flat[place - 1].as_py()
-            raise _unknown_label(task, where[split], row, found, labels)
-        rows = _as_dataset({"words": words[split].array, "label": tags[split].with_values(codes)})
+            name = tags.flat[place - 1].as_py()
+            raise _unknown_label(task, where[split], tags.row_of(place - 1), name, found.labels)
+        rows = _as_dataset({"words": words.array, "label": tags.with_values(codes)})
         # Published files often end with a sentence of no words.
-        filled = np.flatnonzero(words[split].lengths)
+        filled = np.flatnonzero(words.lengths)
         parts[split] = rows if len(filled) == len(rows) else rows.select(filled)
         if not len(filled):
             raise DataError(f"{where[split]}: column {task.text!r} is empty in every row")
-    return CheckedRows(parts, labels)
-
-
-def sorted_tags(distinct: list[str]) -> tuple[str, ...]:
-    """Tags in the order of their classes: `O`, then each type's B- before its I-."""
-
-    def order(tag: str) -> tuple[bool, str, str]:
-        prefix, _, kind = tag.partition("-")
-        return (tag != OUTSIDE, kind or prefix, prefix)
-
-    return tuple(sorted(distinct, key=order))
+    return CheckedRows(parts, found.labels, found.remarks)
 
 
 def _spans(task: Task, rows: Dataset, where: str) -> Dataset:

@@ -255,7 +255,7 @@ def _task_part(
     first: int | None = None,
 ) -> TaskPart:
     """One labelled task, whose outputs begin with output `first` of the head; None where all are its own."""
-    rows = load_task(task, cache)
+    rows = load_task(task, cache, droppable=1)  # the look before the run had the recipe's limits
     train, validation = tokenize_task(rows, tokenizer, max_length=task.max_length, cache=cache)
     outputs = slice(None) if first is None else slice(first, first + len(rows.labels))
     held_out = None if selection is None else held_out_rows(rows, task, selection)

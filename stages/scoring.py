@@ -26,10 +26,10 @@ from schemas.problems import (
 from schemas.results import Score
 from stages.encodings import first_pieces
 from stages.metrics import score
-from stages.rows import OUTSIDE
 from stages.scorer import Logits, Scorer
 from stages.sources import TaskRows
 from stages.spans import decode_answers
+from stages.tag_schemes import OUTSIDE
 from stages.tokens import Tokens
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from datasets import Dataset
 
 from schemas.base import digest_of
+from schemas.cards import DataLimits
 from schemas.data import (
     DocstringTask,
     FileTask,
@@ -57,6 +58,8 @@ class TaskRows:
     """Further validation rows, by name."""
     remarks: tuple[str, ...] = ()
     """A sentence for each thing that could have been read in another way."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows of a split that were left out, because they had no text or no label; by the names of `split`."""
 
     def split(self, name: str) -> Dataset:
         """The rows of `train`, of `validation`, or of further validation rows."""
@@ -102,14 +105,21 @@ def _task_files(task: FileTask) -> dict[str, Path]:
     return {split: resolve_file(path, f"task.{split}") for split, path in named.items()}
 
 
-def load_task(task: TaskData, cache: Path) -> TaskRows:
+def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dropped) -> TaskRows:
     """The rows of `task` in the form of its kind (see `stages.rows`), every one with text and a known label.
+
+    Args:
+        task: says where they are and what they hold.
+        cache: folder for what is read once.
+        droppable: largest share of a split's rows that may be left out, because they have no text or no label; which
+            rows there are does not depend on it.
 
     Raises:
         DataError: a file, a row or a data set is not usable, with its place and what to do.
     """
     digest = task_digest(task)
     remarks: tuple[str, ...] = ()
+    dropped: dict[str, int] = {}
     match task:
         case DocstringTask():
             train, validation, labels = _docstring_rows(task, cache)
@@ -117,11 +127,13 @@ def load_task(task: TaskData, cache: Path) -> TaskRows:
         case FileTask() | HubTask():
             task = _settled(task) if isinstance(task, FileTask) else task
             raw, where = _read_splits(task, cache)
-            checked = checked_rows(task, {split: read.rows for split, read in raw.items()}, where)
+            splits = {split: read.rows for split, read in raw.items()}
+            checked = checked_rows(task, splits, where, droppable=droppable)
             parts, labels = checked.splits, checked.labels
             remarks = (*(r for read in raw.values() for r in read.remarks), *checked.remarks)
             train, validation = parts.pop("train"), parts.pop("validation")
-            more = {name.partition("/")[2]: rows for name, rows in parts.items()}
+            more = {_bare(name): rows for name, rows in parts.items()}
+            dropped = {_bare(name): number for name, number in checked.dropped.items()}
         case _:
             assert_never(task)
     train = _draw(train, task.max_train_rows, task.seed)
@@ -129,7 +141,12 @@ def load_task(task: TaskData, cache: Path) -> TaskRows:
         raise DataError(
             "task: all training rows have the same label; a task needs two classes or more"
         )
-    return TaskRows(train, validation, labels, digest, task.problem, more, remarks)
+    return TaskRows(train, validation, labels, digest, task.problem, more, remarks, dropped)
+
+
+def _bare(split: str) -> str:
+    """The name of a split without `more_validation/`."""
+    return split.rpartition("/")[2]
 
 
 def _read_splits(

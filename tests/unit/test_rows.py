@@ -16,9 +16,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.data import TaskData
 from schemas.errors import DataError
-from stages.rows import sorted_tags
 from stages.seen_rows import rows_in_train
 from stages.sources import TaskRows, load_task
+from stages.tags import sorted_tags
 from tests.kinds import COLUMNS, ROWS, kind_rows, kind_task
 from tests.toys import write_rows
 
