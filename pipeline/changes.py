@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.checkpoints import MANIFEST, CheckpointStore
 from pipeline.outline import OutlinedStage
+from schemas.regular_files import read_regular
 from stages.identity import stage_identity
 
 # The newest ones of a stage; a store may hold thousands.
@@ -51,7 +52,7 @@ def _kept(stage: OutlinedStage, store: CheckpointStore) -> Iterator[tuple[str, d
             continue
     for _, folder in sorted(found, reverse=True)[:_LOOKED_AT]:
         try:
-            manifest = json.loads((folder / MANIFEST).read_bytes())
+            manifest = json.loads(read_regular(folder / MANIFEST))
         except (OSError, ValueError, RecursionError):
             continue
         identity = manifest.get("identity") if isinstance(manifest, dict) else None

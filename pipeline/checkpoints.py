@@ -29,6 +29,7 @@ from pipeline.states import FolderStates
 from schemas.comparison import AnyReport, TasksReport
 from schemas.errors import CheckpointError, ConfigError, StoreError
 from schemas.paths import local_path
+from schemas.regular_files import read_regular, special_kind
 from schemas.results import CheckpointRef, Judgement, Manifest, RunReport
 from schemas.stage import StageName
 
@@ -108,7 +109,7 @@ class CheckpointStore:
         """The kept evaluation of that digest; None when there is none or it cannot be read."""
         path = self._evaluation(digest)
         try:
-            return Judgement.model_validate_json(path.read_bytes())
+            return Judgement.model_validate_json(read_regular(path))
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
@@ -162,7 +163,7 @@ class CheckpointStore:
                 f"there is no run {name!r} in {self.root}; there are: {', '.join(names[:20])}"
             )
         try:
-            return _ANY_REPORT.validate_json(path.read_bytes())
+            return _ANY_REPORT.validate_json(read_regular(path))
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path} cannot be read as a run's report; delete it and run again"
@@ -262,7 +263,7 @@ def _ref(folder: Path, manifest: Manifest) -> CheckpointRef:
 def _checked(folder: Path, *, content: bool) -> Manifest:
     """The manifest, once everything it says of the files is found true."""
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = read_regular(folder / MANIFEST)
         manifest = Manifest.model_validate_json(text)
         problems = (
             [] if _sealed(folder, text) else [f"{MANIFEST} is not the one {SEAL} was written for"]
@@ -281,7 +282,7 @@ def _checked(folder: Path, *, content: bool) -> Manifest:
 
 def _sealed(folder: Path, manifest: bytes) -> bool:
     try:
-        return (folder / SEAL).read_bytes() == seal_of(manifest).encode("utf-8")
+        return read_regular(folder / SEAL) == seal_of(manifest).encode("utf-8")
     except FileNotFoundError:
         return False
 
@@ -300,6 +301,11 @@ def verify(folder: Path) -> Manifest:
         CheckpointError: it is no checkpoint, or files are damaged, missing or not in the manifest;
             all of them are named.
     """
+    for path in (folder, folder / MANIFEST):
+        if kind := special_kind(path):
+            raise CheckpointError(
+                f"{path} is {kind}, not a regular file; give the folder of a finished stage"
+            )
     if not (folder / MANIFEST).is_file():
         what = (
             f"has no {MANIFEST}"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline import files
 from schemas.base import Frozen
+from schemas.regular_files import read_regular
 from schemas.results import FileEntry
 from stages.ports import TrainingState
 from stages.tensors import read_tensors
@@ -138,7 +139,7 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _problem(folder: Path, step: int) -> str | None:
     try:
-        manifest = StateManifest.model_validate_json((folder / _MANIFEST).read_bytes())
+        manifest = StateManifest.model_validate_json(read_regular(folder / _MANIFEST))
     except FileNotFoundError:
         return f"{_MANIFEST} is missing"
     except (OSError, ValidationError, ValueError):

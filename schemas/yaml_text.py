@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from schemas.errors import ConfigError
+from schemas.regular_files import open_regular, special_kind
 
 Place = tuple[str | int, ...]
 
@@ -100,9 +101,9 @@ def _read_text(path: Path, shown: str) -> str:
     try:
         if path.is_dir():
             raise ConfigError(f"{shown}: is a folder; name a YAML file in it")
-        if path.exists() and not path.is_file():
-            raise ConfigError(f"{shown}: is not a regular file; name a YAML file")
-        with path.open("rb") as file:
+        if kind := special_kind(path):
+            raise ConfigError(f"{shown}: is {kind}, not a regular file; name a YAML file")
+        with open_regular(path) as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{shown}: no such file") from None

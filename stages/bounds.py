@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from schemas.errors import DataError
+from schemas.regular_files import open_regular
 from schemas.yaml_text import printable
 from stages.packing import DAMAGED, open_plain, packing_of, unpacked
 
@@ -55,7 +56,7 @@ def _check_version(name: str, suffix: str, where: str, _size: int, _mtime_ns: in
         _check_parquet(path, where)
         return
     try:
-        with path.open("rb") as packed:
+        with open_regular(path) as packed:
             text = _Text(f"{where}: {path}", packed, may_be_array=suffix in (".json", ".jsonl"))
             text.read(unpacked(packed, name) if packing_of(name) else packed)
         if text.may_be_array:

@@ -23,6 +23,7 @@ from schemas.base import digest_of
 from schemas.corpus import AnySource, DocstringText, FileText, HubText
 from schemas.errors import DataError
 from schemas.paths import local_path
+from schemas.regular_files import special_kind
 from stages.bounds import MAX_ROW_BYTES, allowed_bytes, unpacks_too_far
 from stages.docstrings import corpus_paragraphs, docstring_digest, load_paragraphs
 from stages.files import (
@@ -344,7 +345,11 @@ def _paths_of(given: str) -> list[Path]:
         return [split] if split is not None else _files_in(path)
     if path.exists():
         return [resolve_file(given, PLACE)]
-    found = sorted(name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
+    found = sorted(
+        name
+        for name in glob.glob(str(path), recursive=True)
+        if os.path.isfile(name) or special_kind(Path(name))
+    )
     if len(found) < 2:
         return [resolve_file(given, PLACE)]  # with its way to say what is there instead
     return [resolve_file(name, PLACE) for name in found]
@@ -356,7 +361,7 @@ def _files_in(folder: Path) -> list[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         kind = Path(without_packing(path.name)).suffix.lower()
         is_ours = kind in FORMATS and not (kind == ".parquet" and packing_of(path.name))
-        if is_ours and not hidden and path.is_file():
+        if is_ours and not hidden and (path.is_file() or special_kind(path)):
             found.setdefault(kind, []).append(path)
     kinds = sorted(set(found) - _BESIDE) or sorted(found)
     if len(kinds) > 1:

@@ -33,6 +33,7 @@ from schemas.errors import DataError, ServiceError
 from schemas.paths import local_path
 from schemas.recipe import TeacherShape
 from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
+from schemas.regular_files import check_regular
 from stages.capture import CAPTURE, Probe, probe
 from stages.tensors import copy_out
 from stages.whole import file_digest
@@ -65,7 +66,7 @@ _POSITIONS_AFTER_PADDING = {
 
 
 # A sentence encoder's map of its vectors to another width, as sentence-transformers keeps it.
-_DENSE = "2_Dense/model.safetensors"
+_DENSE = Path("2_Dense/model.safetensors")
 
 
 def locate(model: AnyModelRef) -> Path:
@@ -85,6 +86,7 @@ def locate(model: AnyModelRef) -> Path:
         case _:
             assert_never(model)
     name = describe_model(model)
+    _check_files(folder, f"teacher model {name}")
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is not a folder"
         raise DataError(
@@ -107,6 +109,15 @@ def locate(model: AnyModelRef) -> Path:
             "it is another model or a damaged copy: install it anew, or correct sha256 in the recipe"
         )
     return folder
+
+
+def _check_files(folder: Path, place: str) -> None:
+    """Refuse a folder in which something that may be read as part of the model is not a regular file."""
+    check_regular(folder, place)
+    for inside in (folder, folder / "1_Pooling", folder / _DENSE.parent):
+        if inside.is_dir():
+            for file in sorted(inside.iterdir()):
+                check_regular(file, place)
 
 
 def _conversion(folder: Path) -> str:

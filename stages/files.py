@@ -27,6 +27,7 @@ from huggingface_hub import constants
 from schemas.base import digest_of
 from schemas.errors import DataError
 from schemas.paths import local_path
+from schemas.regular_files import check_regular, special_kind
 from schemas.yaml_text import printable
 from stages.bounds import CHUNK_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, check_bounds
 from stages.packing import open_plain, packing_of, without_packing
@@ -94,7 +95,11 @@ def resolve_file(pattern: str, where: str) -> Path:
         given = (
             os.path.join(glob.escape(str(path.parent)), path.name) if path.parent.is_dir() else path
         )
-        found = sorted(name for name in glob.glob(str(given)) if os.path.isfile(name))
+        found = sorted(
+            name
+            for name in glob.glob(str(given))
+            if os.path.isfile(name) or special_kind(Path(name))
+        )
         if not found:
             raise DataError(f"{where}: there is no file {path}{_listing(path.parent)}")
         if len(found) > 1:
@@ -102,6 +107,7 @@ def resolve_file(pattern: str, where: str) -> Path:
                 f"{where}: {path} means {len(found)} files, {', '.join(found)}; name the one to use"
             )
         path = Path(found[0])
+    check_regular(path, where)
     file_format(path, where)
     if not os.access(path, os.R_OK):
         raise DataError(f"{where}: {path} may not be read; change its permissions")

@@ -14,6 +14,7 @@ from torch.nn.functional import embedding_bag, normalize
 
 from schemas.errors import DataError
 from schemas.paths import local_path
+from schemas.regular_files import check_regular
 from stages.lexicon import SPACED, UNSPACED, Lexicon
 from stages.packing import DAMAGED, open_plain
 from stages.replaceable import Word, is_letters, is_unspaced
@@ -143,6 +144,7 @@ def glove_file(given: str) -> Path:
         DataError: it is not there.
     """
     path = local_path(given, _PLACE)
+    check_regular(path, _PLACE)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not there"
         raise DataError(

@@ -14,6 +14,8 @@ from typing import IO, Protocol, cast
 
 import pyarrow as pa
 
+from schemas.regular_files import open_regular
+
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
 # What `xz -9` asks for, and what zstd allows itself; a header may ask for gigabytes.
 MAX_WINDOW_BYTES = 128 << 20
@@ -35,7 +37,7 @@ def without_packing(name: str) -> str:
 
 def open_plain(path: Path) -> IO[bytes]:
     """The file's bytes, unpacked where its name says that it is packed."""
-    file = path.open("rb")
+    file = open_regular(path)
     return unpacked(file, path.name) if packing_of(path.name) else file
 
 

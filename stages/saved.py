@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.errors import DataError
+from schemas.regular_files import check_regular
 from schemas.yaml_text import printable
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
@@ -55,6 +56,7 @@ def saved_files(folder: Path, where: str) -> list[Path]:
     """
     file = folder / STATE
     try:
+        check_regular(file, where)
         if file.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError("it is larger than a description can be")
         named = [entry["filename"] for entry in json.loads(file.read_bytes())["_data_files"]]
@@ -66,6 +68,7 @@ def saved_files(folder: Path, where: str) -> list[Path]:
             f"{where}: {file} is not what save_to_disk writes ({cause}); save the data set again"
         ) from None
     for name in named:
+        check_regular(folder / name, where)
         if not (folder / name).is_file():
             raise DataError(f"{where}: {folder / name} is missing; save the data set again")
     return [folder / name for name in named]

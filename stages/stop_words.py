@@ -5,6 +5,7 @@ from __future__ import annotations
 from schemas.augmentation import Augmentation
 from schemas.errors import DataError
 from schemas.paths import local_path
+from schemas.regular_files import check_regular
 from stages.bounds import MAX_ROW_BYTES
 
 # The closed classes of English, as in Porter's list for Snowball, which TinyBERT's authors use; and what is left of a
@@ -38,6 +39,7 @@ def stop_words(config: Augmentation) -> frozenset[str]:
 
 def _listed(given: str) -> list[str]:
     path = local_path(given, _PLACE)
+    check_regular(path, _PLACE)
     try:
         if path.stat().st_size > MAX_ROW_BYTES:
             raise DataError(

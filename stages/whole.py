@@ -23,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from schemas.base import Frozen
+from schemas.regular_files import open_regular, read_regular, special_kind
 from schemas.results import FileEntry
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ _FOREIGN_OLD_SECONDS = 7 * 86400.0
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's content, 64 lower-case hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -82,7 +83,9 @@ def differences(folder: Path, files: dict[str, FileEntry], *, content: bool) -> 
             found.append(f"{name} is listed in its manifest but points outside the folder")
             continue
         path = folder / name
-        if not path.is_file():
+        if kind := special_kind(path):
+            found.append(f"{name} is {kind}, not a regular file")
+        elif not path.is_file():
             found.append(f"{name} is missing")
         elif (size := path.stat().st_size) != entry.size:
             given, right = _sizes(size, entry.size)
@@ -228,7 +231,7 @@ class Seal(Frozen):
 def is_whole(folder: Path) -> bool:
     """Whether `folder` was made by `make_whole` and every byte of it is as it was then."""
     try:
-        text = (folder / SEAL).read_text(encoding="utf-8")
+        text = read_regular(folder / SEAL).decode("utf-8")
         versions = tuple(
             (name, status.st_size, status.st_mtime_ns)
             for name in files_in(folder)
