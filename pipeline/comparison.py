@@ -7,13 +7,16 @@ from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.report import (
     duration,
+    is_subset,
     overlay_address,
     percent,
     print_report,
+    rows_of,
     size_lines,
     student_row,
     teacher_row,
@@ -28,12 +31,21 @@ COLUMNS = (
     "teacher %",
     "student %",
     "retained %",
+    "chance %",
+    "retained above it %",
     "95 % interval",
     "hard labels %",
     "bag of words %",
     "time",
 )
 _BASELINES = ("hard_label_baseline", "bag_of_words")
+# In a terminal on two lines, so that a table of several tasks fits it.
+_HEADINGS = {
+    "retained above it %": "retained\nabove it %",
+    "95 % interval": "95 %\ninterval",
+    "hard labels %": "hard\nlabels %",
+    "bag of words %": "bag of\nwords %",
+}
 
 
 def models_of(report: RunReport) -> dict[str, Row]:
@@ -95,12 +107,16 @@ def cells(task: str, report: RunReport) -> tuple[str, ...]:
     # Until a stage has trained a head there is the probe alone to compare.
     by_head = student is not None and student.judgement.task_metric is not None
     scores = {name: _shown(row.judgement, by_head=by_head) for name, row in models.items()}
+    drawn = is_subset(report.validation_rows, report.validation_rows_of)
+    rows = f" ({rows_of(report.validation_rows, report.validation_rows_of)})" if drawn else ""
     return (
-        task,
-        report.metric or "–" if by_head else "probe",
+        f"{task}{rows}",
+        (report.metric_title if report.metric else "–") if by_head else "probe",
         scores.get("teacher", "–"),
         scores.get("student", "–"),
         percent(report.retained),
+        percent(report.majority if by_head else None),
+        percent(report.retained_above_chance),
         _interval(report),
         *(scores.get(name, "–") for name in _BASELINES),
         duration(report.seconds),
@@ -126,7 +142,7 @@ def lines_of(report: TasksReport) -> list[tuple[str, ...]]:
     lines += [(task, "failed", *["–"] * (len(COLUMNS) - 2)) for task in report.failed]
     for name, models in report.averages.items():
         scores = [percent(models.get(model)) for model in ("teacher", "student", *_BASELINES)]
-        lines.append((name, "", *scores[:2], "", "", *scores[2:], ""))
+        lines.append((name, "", *scores[:2], "", "", "", "", *scores[2:], ""))
     return lines
 
 
@@ -136,11 +152,12 @@ def as_table(report: TasksReport) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         left = name in ("task", "metric")
-        table.add_column("" if left else name, justify="left" if left else "right", no_wrap=True)
+        title = "" if left else _HEADINGS.get(name, name)
+        table.add_column(title, justify="left" if left else "right", no_wrap=True)
     lines, last = lines_of(report), len(report.tasks) + len(report.failed) - 1
     for index, line in enumerate(lines):
         table.add_row(
-            *line,
+            *(escape(cell) for cell in line),
             style="red" if line[0] in report.failed else "bold" if index > last else None,
             end_section=index == last,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.checkpoints import open_checkpoint, open_store
@@ -15,7 +16,7 @@ from pipeline.settings import read_settings
 from schemas.base import Frozen
 from schemas.data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
 from schemas.errors import ConfigError
-from schemas.metrics import MetricName
+from schemas.metrics import MetricName, titled
 from schemas.results import Manifest, Score
 from schemas.teacher import members_of
 from schemas.yaml_text import printable
@@ -48,12 +49,16 @@ class Scores(Frozen):
     """The task's short name."""
     metric: str
     """Which metric is the main one."""
+    positive_label: str | None
+    """The class that F1 is about; null where none is."""
     rows: int
     """Validation rows scored."""
     unseen_rows: int
     """Those whose text is not in train."""
     guessed: float | None
     """What the best constant answer gets, by the main metric; null where there is none."""
+    guesses: dict[str, float] = Field(default_factory=dict)
+    """The same by every score of the task's kind."""
     models: tuple[Scored, ...]
     """The checkpoint, then its teacher where it had one."""
 
@@ -101,11 +106,11 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
     return Scores(
         task=describe_task(data),
         metric=data.main_metric,
+        positive_label=rows.positive_label,
         rows=len(main.chosen),
         unseen_rows=int((~main.in_train).sum()),
-        guessed=None
-        if isinstance(main, VectorScorer)
-        else main.score(data.main_metric, main.guess()),
+        guessed=main.guessed(data.main_metric),
+        guesses=main.all_guessed(data.main_metric),
         models=tuple(
             _scored(name, place, data.main_metric, rows, scorers) for name, place in folders.items()
         ),
@@ -148,7 +153,8 @@ def print_scores(scores: Scores, console: Console) -> None:
     """The scores as a table."""
     table = Table(title=f"{scores.task}: {scores.rows:,} validation rows", title_justify="left")
     names = list(scores.models[0].scores)
-    for name in ("", *(f"{name} %" for name in names)):
+    of = {name: score.of for name, score in scores.models[0].scores.items()}
+    for name in ("", *(f"{escape(titled(name, of[name]))} %" for name in names)):
         table.add_column(name, justify="left" if not name else "right")
     for model in scores.models:
         parts = {model.name: model.scores}
@@ -157,8 +163,9 @@ def print_scores(scores: Scores, console: Console) -> None:
         parts |= {f"{model.name}, {split}": found for split, found in model.further.items()}
         for title, found in parts.items():
             table.add_row(title, *(_with_interval(found.get(name)) for name in names))
-    if scores.guessed is not None:
-        table.add_row("guessing", percent(scores.guessed), *("–" for _ in names[1:]), style="dim")
+    if scores.guesses:
+        cells = (percent(scores.guesses.get(name)) for name in names)
+        table.add_row("guessing", *cells, style="dim")
     console.print(table)
 
 

@@ -21,8 +21,16 @@ from pipeline.checkpoints import CheckpointStore, open_checkpoint
 from pipeline.options import RunOptions
 from pipeline.outline import needs_made_teachers
 from pipeline.progress import LineProgress, TaskProgress, TerminalProgress
-from pipeline.report import as_markdown, as_records, student_row, summary, teacher_row
-from pipeline.runner import Runner, guessable
+from pipeline.report import (
+    as_markdown,
+    as_records,
+    rows_of,
+    score_tags,
+    student_row,
+    summary,
+    teacher_row,
+)
+from pipeline.runner import Runner
 from pipeline.settings import Settings
 from pipeline.stage_picture import stage_comparison
 from pipeline.tracking import Tracking
@@ -36,7 +44,7 @@ from schemas.stage import STAGE_ORDER, Stage
 from schemas.teacher import FineTune
 from stages import latency
 from stages.encoders import load_config, load_encoder, locate
-from stages.judge import chance, num_judged
+from stages.judge import chance
 from stages.preflight import Facts
 from stages.student import encoder_flops
 from stages.tasks import STAGE_TASKS, TEACHER_TASKS, hard_label_baseline
@@ -190,37 +198,55 @@ def make_report(
     recipe: Recipe, name: str, runner: Runner, facts: Facts, settings: Settings, seconds: float
 ) -> RunReport:
     """Everything the closing table says."""
+    guessed = chance(runner.yardstick)
+    scorer = runner.yardstick.scorer
+    judged = (None, None) if scorer is None else scorer.counted
+    metric = recipe.task.main_metric if recipe.task else None
     report = RunReport(
         run=name,
         recipe=recipe.name,
         task=describe_task(recipe.task) if recipe.task else None,
-        metric=recipe.task.main_metric if recipe.task else None,
+        metric=metric,
+        positive_label=scorer.task.positive_label if scorer else None,
         data=facts.card,
         rows=tuple(runner.rows),
         teachers=runner.teacher_reports,
         size=measure_size(recipe, runner, facts),
-        validation_rows=num_judged(runner.yardstick),
-        majority=chance(runner.yardstick),
+        validation_rows=judged[0],
+        validation_rows_of=judged[1],
+        further_rows={name: each.counted for name, each in runner.yardstick.further.items()},
+        majority=guessed.get(metric or ""),
+        guessed=guessed,
         seconds=seconds,
         mlflow_run_id=runner.parent_run.run_id,
         mlflow_experiment_id=runner.tracking.experiment_id,
         store=str(settings.store),
         resolved=recipe.model_dump(mode="json"),
     )
+    return report.model_copy(update=retained_of(report))
+
+
+def retained_of(report: RunReport) -> dict[str, Any]:
+    """What the student kept of its teacher's scores, and of what these have above guessing."""
     student, teacher = student_row(report), teacher_row(report)
     if not student or not teacher:
-        return report
+        return {}
     mine, theirs = student.judgement, teacher.judgement
-    shares: dict[str, float] = {}
+    shares: dict[str, Any] = {}
     if mine.task_metric is not None and theirs.task_metric:
         shares["retained"] = mine.task_metric / theirs.task_metric
-    chance_level = report.majority
-    own, other = guessable(mine), guessable(theirs)
-    if own is not None and other is not None and chance_level is not None:
-        above = other - chance_level
-        if above:  # a teacher that is let through at chance has nothing above it to retain
-            shares["retained_above_chance"] = (own - chance_level) / above
-    return report.model_copy(update=shares)
+    gains = {
+        metric: (mine.scores[metric].value - guess) / (theirs.scores[metric].value - guess)
+        for metric, guess in report.guessed.items()
+        if metric in mine.scores
+        and metric in theirs.scores
+        # A teacher that is let through at chance has nothing above it to retain.
+        and theirs.scores[metric].value > guess
+    }
+    return shares | {
+        "gains_retained": gains,
+        "retained_above_chance": gains.get(report.metric or ""),
+    }
 
 
 def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
@@ -303,7 +329,14 @@ def publish(report: RunReport, parent_run: TrackedRun, *, key: str) -> None:
     parent_run.log_text(as_markdown(report), "report.md")
     parent_run.log_text(report.model_dump_json(indent=2), "report.json")
     parent_run.log_picture(stage_comparison(report), "stages.png")
-    scores = {"retained": report.retained, "retained_above_chance": report.retained_above_chance}
+    scores = {
+        "retained": report.retained,
+        "retained_above_chance": report.retained_above_chance,
+        "guessed": report.majority,
+    }
+    if report.validation_rows is not None:
+        rows = rows_of(report.validation_rows, report.validation_rows_of)
+        parent_run.set_tags(score_tags(report.positive_label, rows))
     parent_run.log(
         0, {f"result/{key}": value for key, value in scores.items() if value is not None}
     )

@@ -8,9 +8,11 @@ from urllib.parse import urlencode
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from schemas.cards import DataCard
+from schemas.metrics import ABOUT_ONE_CLASS, titled
 from schemas.results import Judgement, Row, RunReport, Score, Size, TeacherReport
 
 NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
@@ -59,12 +61,42 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def named(column: str, report: RunReport) -> str:
+    """A column's name in one report: that of the task's metric is its own."""
+    return report.metric_title if column == "task metric" else column
+
+
+def is_subset(scored: int | None, of: int | None) -> bool:
+    """Whether not all of some validation rows are scored."""
+    return scored is not None and of is not None and scored < of
+
+
+def rows_of(scored: int | None, of: int | None) -> str:
+    """How many rows are scored, in words: `872 rows`, `2,000 of 9,815 rows`."""
+    if scored is None:
+        return "no rows"
+    return f"{scored:,} of {of:,} rows" if is_subset(scored, of) else f"{scored:,} rows"
+
+
+def score_tags(positive_label: str | None, rows: str) -> dict[str, str]:
+    """Tags that say what the scores of an MLflow run are of: their names are the same in every run.
+
+    Args:
+        positive_label: the class that F1 is about; None where it is about none.
+        rows: how many rows are scored, in words.
+    """
+    of = {} if positive_label is None else {"distill.f1_of": positive_label}
+    return of | {"distill.validation_rows": rows}
+
+
 def as_table(report: RunReport) -> Table:
     """The report's rows for a terminal."""
-    metric = report.metric or "task metric"
     title = f"{report.recipe} on {report.task or 'general text'}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    if is_subset(report.validation_rows, report.validation_rows_of):
+        title += f", {rows_of(report.validation_rows, report.validation_rows_of)}"
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in COLUMNS:
+        metric = escape(report.metric_title)
         label = {"task metric": metric, "agreement": "agrees"}.get(name, name)
         label += " %" if name in ("probe", "task metric", "agreement") else ""
         table.add_column(label, justify="right" if name else "left", no_wrap=True)
@@ -80,7 +112,7 @@ def as_table(report: RunReport) -> Table:
 
 def as_markdown(report: RunReport) -> str:
     """The same table in Markdown, with the closing lines."""
-    header = [name or " " for name in COLUMNS]
+    header = [named(name, report) or " " for name in COLUMNS]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(cells(row))} |" for row in report.rows]
     return "\n".join([*lines, "", *(f"- {line}" for line in summary(report))])
@@ -88,7 +120,10 @@ def as_markdown(report: RunReport) -> str:
 
 def as_records(report: RunReport) -> list[dict[str, str]]:
     """The rows for a Prefect table artifact."""
-    names = [name or ("stage" if index == 0 else "status") for index, name in enumerate(COLUMNS)]
+    names = [
+        named(name, report) or ("stage" if index == 0 else "status")
+        for index, name in enumerate(COLUMNS)
+    ]
     return [dict(zip(names, cells(row), strict=True)) for row in report.rows]
 
 
@@ -125,18 +160,14 @@ def summary(report: RunReport) -> list[str]:
     student, teacher = student_row(report), teacher_row(report)
     if student and teacher and report.retained is not None:
         lines.append(
-            f"student {percent(student.judgement.task_metric)} %, teacher {percent(teacher.judgement.task_metric)} %: "
-            f"{percent(report.retained)} % retained"
-            + (
-                f"; above chance ({percent(report.majority)} %): {percent(report.retained_above_chance)} %"
-                if report.retained_above_chance is not None
-                else ""
-            )
+            f"{report.metric_title}: student {percent(student.judgement.task_metric)} %, teacher "
+            f"{percent(teacher.judgement.task_metric)} %: {percent(report.retained)} % retained"
+            + _above_chance(report.majority, report.retained_above_chance)
         )
-        lines += _difference_lines(student.judgement)
+        lines += _other_gains(report) + _difference_lines(student.judgement)
     for row in (student, teacher):
         if row and report.validation_rows:
-            lines += _score_lines(row, report.validation_rows)
+            lines += _score_lines(row, report)
     lines += [teacher_line(each) for each in report.teachers if each.verdict != "good"]
     if report.data is not None:
         lines += card_lines(report.data)
@@ -148,35 +179,61 @@ def summary(report: RunReport) -> list[str]:
     return lines
 
 
+def _above_chance(guessed: float | None, share: float | None) -> str:
+    """What of a teacher's score above guessing was retained; alone the share of the score itself flatters."""
+    if guessed is None:
+        return ""
+    kept = "the teacher is not above it" if share is None else f"{percent(share)} %"
+    return f"; above chance ({percent(guessed)} %): {kept}"
+
+
+def _other_gains(report: RunReport) -> list[str]:
+    """What was retained above guessing by the task's other scores, in one line."""
+    parts = [
+        f"{titled(metric, report.positive_label if metric in ABOUT_ONE_CLASS else None)} "
+        f"({percent(report.guessed[metric])} %): {percent(share)} %"
+        for metric, share in report.gains_retained.items()
+        if metric != report.metric
+    ]
+    return [f"retained above chance by the other scores: {', '.join(parts)}"] if parts else []
+
+
 def _difference_lines(judgement: Judgement) -> list[str]:
     """How far the student is from its teacher, by draws of the same rows: what two intervals side by side hide."""
-    found = judgement.minus_teacher
-    if found is None:
-        return []
-    value, low, high = (f"{100 * each:+.1f}" for each in (found.value, found.low, found.high))
-    return [
-        f"student minus teacher: {value} points (95 % interval {low} to {high}, on the same rows)"
-    ]
+    lines = []
+    if (found := judgement.minus_teacher) is not None:
+        value, low, high = (f"{100 * each:+.1f}" for each in (found.value, found.low, found.high))
+        lines.append(
+            f"student minus teacher: {value} points (95 % interval {low} to {high}, on the same rows)"
+        )
+    if judgement.agreement is not None and judgement.agreement_guessed is not None:
+        lines.append(
+            f"student agrees with teacher: {percent(judgement.agreement)} % (the best constant answer: "
+            f"{percent(judgement.agreement_guessed)} %)"
+        )
+    return lines
 
 
-def _score_lines(row: Row, rows: int) -> list[str]:
+def _score_lines(row: Row, report: RunReport) -> list[str]:
     """A model's scores with their intervals: on all rows, on those not in train, on further validation rows."""
     judgement = row.judgement
     lines = []
     if judgement.scores:
-        lines.append(f"{row.name}: {_scored(judgement.scores)} ({rows:,} rows, 95 % intervals)")
+        rows = rows_of(report.validation_rows, report.validation_rows_of)
+        lines.append(f"{row.name}: {_scored(judgement.scores)} ({rows}, 95 % intervals)")
     if judgement.unseen_scores:
         scored = _scored(judgement.unseen_scores)
         lines.append(f"{row.name}, the {judgement.unseen_rows:,} rows not in train: {scored}")
-    lines += [
-        f"{row.name}, {name}: {_scored(scores)}" for name, scores in judgement.further.items()
-    ]
+    for name, scores in judgement.further.items():
+        rows = rows_of(*report.further_rows.get(name, (None, None)))
+        counted = f" ({rows})" if name in report.further_rows else ""
+        lines.append(f"{row.name}, {name}: {_scored(scores)}{counted}")
     return lines
 
 
 def _scored(scores: Mapping[str, Score]) -> str:
     return ", ".join(
-        f"{name} {percent(score.value)} % ({percent(score.low)} to {percent(score.high)})"
+        f"{titled(name, score.of)} {percent(score.value)} % ({percent(score.low)} to {percent(score.high)})"
         for name, score in scores.items()
     )
 
@@ -210,7 +267,7 @@ def teacher_line(report: TeacherReport) -> str:
     """Whether a teacher is good enough, and why, in one line."""
     low, high = percent(report.score.low), percent(report.score.high)
     parts = [
-        f"{report.metric} {percent(report.score.value)} % (95 % interval {low} to {high})",
+        f"{titled(report.metric, report.score.of)} {percent(report.score.value)} % (95 % interval {low} to {high})",
         f"guessing {percent(report.guess)} %",
     ]
     if report.bag_of_words is not None:
@@ -234,7 +291,7 @@ def candidates_table(report: RunReport) -> Table | None:
         padding=(0, 1, 0, 0),
     )
     table.add_column("")
-    for name in ("chosen by", f"{report.metric} %", "tokens", "time"):
+    for name in ("chosen by", f"{escape(report.metric_title)} %", "tokens", "time"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for row in tried:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pipeline.checkpoints import CheckpointStore, verify
 from pipeline.curves import loss_curves
-from pipeline.report import teacher_line
+from pipeline.report import rows_of, score_tags, teacher_line
 from pipeline.teacher_choice import Tried, best_of, candidate_of, row_of_tried
 from pipeline.teacher_report import check_first, teacher_reports
 from pipeline.term_map import term_map
@@ -228,6 +228,8 @@ class Runner:
         own = labels if isinstance(config.data, TaskDataset) else ()
         judgement = self.judge(result.checkpoint, own)
         child.log(result.steps, scores_of(judgement))
+        if (scorer := self.yardstick.scorer) is not None:
+            child.set_tags(score_tags(scorer.task.positive_label, rows_of(*scorer.counted)))
         self.rows.append(
             Row(
                 name=config.name,
@@ -305,7 +307,7 @@ class Runner:
         """Say of each fine-tuned teacher whether it is good enough, and refuse a first one that is of no use.
 
         Raises:
-            TeacherError: its accuracy does not exceed the majority class by `teacher.minimum_gain`.
+            TeacherError: it has less than `teacher.minimum_gain` of what is left to gain over guessing.
         """
         fine_tuned = self.teachers.fine_tuned
         words = "bag_of_words" in self.recipe.baselines and bool(fine_tuned)
@@ -319,11 +321,6 @@ class Runner:
         check_first(self.teacher_reports)
         for report in self.teacher_reports:
             self.progress.note(teacher_line(report))
-
-
-def guessable(judgement: Judgement) -> float | None:
-    """The score that stands beside what guessing gets: accuracy where there are classes, else the task's metric."""
-    return judgement.task_metric if judgement.accuracy is None else judgement.accuracy
 
 
 def scores_of(judgement: Judgement) -> dict[str, float]:

@@ -39,16 +39,16 @@ def teacher_reports(
         first: the first teacher; None where none is fine-tuned.
         yardstick: what they were measured with.
         bag_of_words: what such a model gets; None where the recipe has no such baseline.
-        minimum_gain: by how much a teacher's score must exceed that of guessing.
+        minimum_gain: share of what is left to gain over guessing that a teacher must have gained.
     """
-    guess = chance(yardstick)
+    metric = yardstick.metric
+    guess = chance(yardstick).get(metric)
     if guess is None or first is None:
         return ()
     found = []
     for row in rows:
         if row.kind != "teacher" or not row.chosen:
             continue
-        metric: MetricName = yardstick.metric if row.judgement.accuracy is None else "accuracy"
         score = row.judgement.scores.get(metric)
         if score is None:  # a head for several tasks, or none
             continue
@@ -56,7 +56,7 @@ def teacher_reports(
         measured = _Measured(
             score,
             guess,
-            guess + minimum_gain,
+            minimum_gain,
             None if words is None else words.value,
             _label_order(first if row.status == "given" else None, yardstick),
             yardstick if row.name == "teacher" else None,
@@ -82,12 +82,22 @@ class _Measured:
 
     score: Score
     guess: float
-    needed: float
-    """Least score that a teacher must have."""
+    minimum_gain: float
+    """Share of what is left to gain over guessing that it must have."""
     words: float | None
     order: LabelOrder | None
     yardstick: Yardstick | None
     """Knows the teacher's answers; None for other teachers than the first."""
+
+    @property
+    def needed(self) -> float:
+        """Least score that a teacher must have."""
+        return self.guess + self.minimum_gain * (1 - self.guess)
+
+    @property
+    def gain(self) -> float | None:
+        """How much it has of what is left to gain over guessing; None where nothing is."""
+        return (self.score.value - self.guess) / (1 - self.guess) if self.guess < 1 else None
 
     def report(self, name: str, metric: MetricName) -> TeacherReport:
         """All of it, with verdict and reason."""
@@ -98,6 +108,7 @@ class _Measured:
             score=self.score,
             guess=self.guess,
             margin=self.score.value - self.guess,
+            gain=self.gain,
             bag_of_words=self.words,
             label_order=self.order,
             verdict=verdict,
@@ -107,7 +118,8 @@ class _Measured:
     @property
     def verdict(self) -> Verdict:
         """Is it good enough?"""
-        if self.score.value < self.needed:
+        is_above = self.score.value > self.guess or self.minimum_gain == 0
+        if self.score.value < self.needed or not is_above:
             return "useless"
         by_words = self.words is not None and self.score.value <= self.words
         return "weak" if by_words or self.score.low < self.needed else "good"
@@ -117,14 +129,10 @@ class _Measured:
         if verdict == "good":
             return (
                 f"it is {percent(self.score.value - self.guess)} points above always giving the best constant answer, "
-                "and no draw of the rows speaks against it"
+                f"{percent(self.gain)} % of what can be gained over it, and no draw of the rows speaks against it"
             )
         if verdict == "useless":
-            return (
-                f"the fine-tuned teacher scores {percent(self.score.value)} % where always giving the best constant "
-                f"answer scores {percent(self.guess)} %; a student can learn nothing of the task from it: "
-                + self._remedy()
-            )
+            return self._useless()
         if self.words is not None and self.score.value <= self.words:
             return (
                 f"a bag of words scores {percent(self.words)} %, no less, so that there is little to learn from it: "
@@ -134,6 +142,23 @@ class _Measured:
             f"by so few validation rows its score may lie below the {percent(self.needed)} % that a teacher needs: "
             "give more of them, or train it longer"
         )
+
+    def _useless(self) -> str:
+        if self.guess >= 1:
+            return (
+                "always giving one and the same answer is right in every validation row, so that no score could tell "
+                "a teacher from that: give validation rows with other answers too"
+            )
+        found = (
+            f"the fine-tuned teacher scores {percent(self.score.value)} % where always giving the best constant answer "
+            f"scores {percent(self.guess)} %"
+        )
+        if self.score.value > self.guess:
+            found += (
+                f", {percent(self.gain)} % of what can be gained over it, and teacher.minimum_gain asks for "
+                f"{percent(self.minimum_gain)} %"
+            )
+        return f"{found}; a student can learn nothing of the task from it: {self._remedy()}"
 
     def _remedy(self) -> str:
         """What to do about a teacher that knows nothing, by what its answers look like."""
@@ -151,7 +176,7 @@ class _Measured:
             )
         scorer = self.yardstick.scorer
         if self.order == "unnamed" and isinstance(scorer, ClassScorer):
-            score, names = _best_order(scorer, answers)
+            score, names = _best_order(scorer, answers, self.yardstick.metric)
             if score >= self.needed:
                 return (
                     f"its outputs have no names, and read as {', '.join(names)} they would score {percent(score)} %: "
@@ -160,13 +185,17 @@ class _Measured:
         return general
 
 
-def _best_order(scorer: ClassScorer, answers: NDArray[np.int64]) -> tuple[float, list[str]]:
-    """The accuracy if the outputs stood for the classes that suit them best, and the names of these."""
+def _best_order(
+    scorer: ClassScorer, answers: NDArray[np.int64], metric: MetricName
+) -> tuple[float, list[str]]:
+    """The score if the outputs stood for the classes that suit them best, and the names of these."""
     names = scorer.task.labels
     counts = np.zeros((len(names), len(names)), np.int64)
     np.add.at(counts, (answers, scorer.labels), 1)
     outputs, classes = linear_sum_assignment(counts, maximize=True)
-    return float(counts[outputs, classes].sum() / len(answers)), [names[each] for each in classes]
+    stands_for = np.zeros(len(names), np.int64)
+    stands_for[outputs] = classes
+    return scorer.score(metric, stands_for[answers]), [names[each] for each in stands_for]
 
 
 def check_first(reports: Sequence[TeacherReport]) -> None:

@@ -43,6 +43,8 @@ class Public:
     """Column of the label, the tags, or the answers."""
     labels: tuple[str, ...] | None = None
     """Names in the hub's order, checked against the data's; None where the task has none, or the rows hold numbers."""
+    positive_label: str | None = None
+    """The class that the benchmark's F1 is about."""
     metrics: tuple[MetricName, ...] = ("accuracy",)
     """What the benchmark goes by, the main score first."""
     validation_split: str = "validation"
@@ -82,6 +84,7 @@ class Public:
             "label": self.label,
             "labels": list(self.labels) if self.labels else None,
             "metric": self.metrics[0] if self.metrics[0] != DEFAULT_METRIC[self.problem] else None,
+            "positive_label": self.positive_label,
             "max_length": self.max_length,
         }
         return {key: value for key, value in given.items() if value is not None}
@@ -140,8 +143,13 @@ _ENTAILED = ("entailment", "not_entailment")
 GLUE: dict[str, Public] = {
     "cola": _glue("cola", "sentence", labels=("unacceptable", "acceptable"), metrics=("matthews",)),
     "sst2": _glue("sst2", "sentence", labels=("negative", "positive")),
+    # F1 is that of the class 1, as GLUE's own evaluation has it: of MRPC the more frequent class.
     "mrpc": _glue(
-        "mrpc", *_SENTENCES, labels=("not_equivalent", "equivalent"), metrics=_F1_AND_ACCURACY
+        "mrpc",
+        *_SENTENCES,
+        labels=("not_equivalent", "equivalent"),
+        positive_label="equivalent",
+        metrics=_F1_AND_ACCURACY,
     ),
     "stsb": _glue(
         "stsb",
@@ -154,6 +162,7 @@ GLUE: dict[str, Public] = {
         "question1",
         "question2",
         labels=("not_duplicate", "duplicate"),
+        positive_label="duplicate",
         metrics=_F1_AND_ACCURACY,
     ),
     "mnli": _glue(
@@ -247,7 +256,7 @@ NOT_READY: dict[str, str] = {
     "ax": "GLUE's diagnostic set has no training rows, and its labels are not public; evaluate on mnli",
     "diagnostics": "CLUE's diagnostic set has no training rows; evaluate on cmnli",
     "dbqa": "no public copy on the hub is known; give NLPCC's rows as files (kind: files, a pair of question and "
-    "sentence, labels 0 and 1, metric: f1)",
+    "sentence, labels 0 and 1, metric: f1, positive_label: 1)",
 }
 _GROUPS = {
     "glue": {*GLUE, "ax"},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from schemas.problems import ProblemKind
+from schemas.yaml_text import printable
 
 MetricName = Literal[
     "accuracy",
@@ -48,8 +49,8 @@ class MetricFacts:
 
 KNOWN_METRICS: dict[MetricName, MetricFacts] = {
     "accuracy": MetricFacts("share of right answers", ("classification", "multiple_choice")),
-    "f1": MetricFacts("F1 of the second label", ("classification",)),
-    "accuracy_f1": MetricFacts("mean of accuracy and F1 of the second label", ("classification",)),
+    "f1": MetricFacts("F1 of one class", ("classification",)),
+    "accuracy_f1": MetricFacts("mean of accuracy and F1 of one class", ("classification",)),
     "f1_macro": MetricFacts("mean of the labels' F1", ("classification", "multi_label")),
     "f1_micro": MetricFacts("F1 over all decisions", ("classification", "multi_label")),
     "matthews": MetricFacts("Matthews correlation", ("classification",), lowest=-1.0),
@@ -75,6 +76,9 @@ KNOWN_METRICS: dict[MetricName, MetricFacts] = {
     ),
 }
 
+ABOUT_ONE_CLASS: frozenset[str] = frozenset({"f1", "accuracy_f1"})
+"""Scores that say nothing until it is said which class they are about."""
+
 DEFAULT_METRIC: dict[ProblemKind, MetricName] = {
     "classification": "accuracy",
     "multi_label": "f1_micro",
@@ -85,6 +89,16 @@ DEFAULT_METRIC: dict[ProblemKind, MetricName] = {
     # Vectors of a student are often of another width than the teacher's, and then have no cosine with them.
     "embedding": "similarity_spearman",
 }
+
+
+def titled(metric: str, of: str | None) -> str:
+    """A score's name for people: `accuracy`, or `f1 of fraud` where it is about one class.
+
+    Args:
+        metric: the score.
+        of: the class that it is about; None where it is about all.
+    """
+    return metric if of is None else f"{metric} of {printable(of, 40)}"
 
 
 def metrics_of(problem: ProblemKind) -> tuple[MetricName, ...]:

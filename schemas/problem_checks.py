@@ -137,7 +137,7 @@ def selection_checks(recipe: Recipe) -> Iterator[Problem]:
             yield ("stages", index, "training", "selection"), stage.name, reason
 
 
-def _selections(recipe: Recipe) -> Iterator[tuple[Place, Selection]]:
+def selections(recipe: Recipe) -> Iterator[tuple[Place, Selection]]:
     """What chooses the weights of stages that learn the task, by its place."""
     places: dict[Place, Selection | None] = {
         ("stages", index, "training", "selection"): stage.training.selection
@@ -156,7 +156,7 @@ def _selections(recipe: Recipe) -> Iterator[tuple[Place, Selection]]:
 
 def _unsuited_scores(recipe: Recipe, task: AnyTask) -> Iterator[Problem]:
     """Scores that a stage's weights are to be chosen by and that do not score the task."""
-    for place, selection in _selections(recipe):
+    for place, selection in selections(recipe):
         try:
             check_metrics([selection.metric or task.main_metric], task.problem.kind)
         except ValueError as error:

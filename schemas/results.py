@@ -8,7 +8,7 @@ from pydantic import Field
 
 from schemas.base import Frozen, Sha256
 from schemas.cards import DataCard
-from schemas.metrics import MetricName
+from schemas.metrics import ABOUT_ONE_CLASS, MetricName, titled
 from schemas.stage import StageConfig, StageName
 
 MANIFEST_FORMAT = 1
@@ -102,6 +102,8 @@ class Score(Frozen):
     """Lower end of the 95 % interval over draws of the rows."""
     high: float
     """Upper end."""
+    of: str | None = None
+    """The class that it is about, such as the one of an F1; null for scores of all classes."""
 
 
 class Judgement(Frozen):
@@ -118,8 +120,11 @@ class Judgement(Frozen):
     accuracy: float | None = None
     """Accuracy by the model's own head; null without a trained head, or without classes."""
     agreement: float | None = None
-    """Share of validation rows on which student and fine-tuned teacher answer the same (correlation of their values,
-    cosine of their vectors); null without heads."""
+    """How far student and fine-tuned teacher answer the same: the share of equal answers; of labels, those given by
+    both among those given by either; of tags, the equal ones among the words that either takes for more than O; the
+    correlation of values; the cosine of vectors. Null without heads."""
+    agreement_guessed: float | None = None
+    """How far the best constant answer says the same as the teacher; null without heads, and for vectors."""
     scores: dict[str, Score] = Field(default_factory=dict)
     """Every score of the task's kind, with intervals."""
     minus_teacher: Score | None = None
@@ -171,20 +176,24 @@ class TeacherReport(Frozen):
     name: str
     """`teacher`, or `other_teacher`."""
     metric: MetricName
-    """What is compared with guessing: accuracy where there are classes, else the task's main score."""
+    """What is compared with guessing: the task's main score."""
     score: Score
     """The teacher's, on the validation rows, with its 95 % interval."""
     guess: float
     """What always giving the best constant answer gets."""
     margin: float
     """How far the score is above that."""
+    gain: float | None = None
+    """The margin as a share of what is left to gain over guessing; null where guessing is always right, and in reports
+    of versions that did not say."""
     bag_of_words: float | None = None
     """What a bag-of-words model gets; null where the recipe has no such baseline."""
     label_order: LabelOrder | None = None
     """Its outputs beside the task's labels: in the same order, put into it by name, or without names; null where there
     are none to compare."""
     verdict: Literal["good", "weak", "useless"]
-    """Useless: not above guessing by teacher.minimum_gain. Weak: perhaps not above it, or no better than bare words."""
+    """Useless: has less than teacher.minimum_gain of what is left to gain over guessing. Weak: perhaps less than that,
+    or no better than bare words."""
     reason: str
     """Why, in one sentence, and what to do about it."""
 
@@ -223,6 +232,8 @@ class RunReport(Frozen):
     """The task's short name."""
     metric: str | None = None
     """The task's metric."""
+    positive_label: str | None = None
+    """The class that the task's F1 is about; null where none is, and where the task has no such score."""
     data: DataCard | None = None
     """What was read."""
     rows: tuple[Row, ...]
@@ -232,13 +243,21 @@ class RunReport(Frozen):
     size: Size | None = None
     """Sizes and speed."""
     validation_rows: int | None = None
-    """Rows that metric and accuracy were measured on."""
+    """Rows that the scores were measured on."""
+    validation_rows_of: int | None = None
+    """Rows that those were drawn from, by class; as many where all are scored."""
+    further_rows: dict[str, tuple[int, int]] = Field(default_factory=dict)
+    """Rows scored, and rows that they were drawn from, of further validation rows, by their name."""
     majority: float | None = None
-    """Validation share of the most frequent class: what guessing gets."""
+    """What guessing gets: the task's metric of the best constant answer, such as always the most frequent class."""
+    guessed: dict[str, float] = Field(default_factory=dict)
+    """The same by each of the task's scores; empty in reports of versions that did not say."""
     retained: float | None = None
     """Student's metric over the teacher's."""
     retained_above_chance: float | None = None
-    """(student accuracy - majority) / (teacher accuracy - majority)."""
+    """(student's metric - majority) / (teacher's metric - majority); null where the teacher is not above guessing."""
+    gains_retained: dict[str, float] = Field(default_factory=dict)
+    """The same by each of the task's scores that the teacher is above guessing by."""
     seconds: float
     """Wall time of the whole run."""
     mlflow_run_id: str | None = None
@@ -249,3 +268,9 @@ class RunReport(Frozen):
     """The store's folder."""
     resolved: dict[str, Any] = Field(default_factory=dict)
     """The recipe as it was run."""
+
+    @property
+    def metric_title(self) -> str:
+        """The task's metric for people, with the class that it is about: `f1 of fraud`."""
+        of = self.positive_label if self.metric in ABOUT_ONE_CLASS else None
+        return titled(self.metric or "task metric", of)

@@ -20,8 +20,16 @@ from schemas.problems import (
 )
 from schemas.refs import HubId, Revision
 
+
+def _as_label(value: Any) -> Any:
+    """YAML reads `1` as a number, and labels are texts."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 MaxLength = Annotated[int, Field(ge=4, le=8192)]
 Sign = Annotated[str, Field(min_length=1, max_length=16)]
+PositiveLabel = Annotated[str, BeforeValidator(_as_label), Field(min_length=1)]
 _WITHOUT_LABELS = ("regression", "question_answering", "multiple_choice", "embedding")
 
 
@@ -32,6 +40,9 @@ class _Task(Frozen):
     """Longest sequence in tokens; longer text is cut off, and a longer context read in several windows."""
     metric: MetricName | None = None
     """The main score; null for the kind's own, such as accuracy, entity_f1 or squad_f1."""
+    positive_label: PositiveLabel | None = None
+    """The class that `f1` and `accuracy_f1` are about; null for the rarer of two classes, if it has at most 40 % of the
+    training rows. Where neither is that rare, or there are more than two, these scores need it."""
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
     """Label names in the order of the classes; null takes them from the training rows, sorted."""
     max_train_rows: int | None = Field(default=None, ge=2)
@@ -56,6 +67,20 @@ class _Task(Frozen):
     def _metric_suits(self) -> _Task:
         if self.metric is not None:
             check_metrics([self.metric], self.problem.kind)
+        return self
+
+    @model_validator(mode="after")
+    def _positive_label_is_a_class(self) -> _Task:
+        if self.positive_label is None:
+            return self
+        if not isinstance(self.problem, Classification):
+            raise ValueError(
+                f"positive_label: a {self.problem.kind} task has no score about one class; leave it out"
+            )
+        if self.labels and self.positive_label not in self.labels:
+            raise ValueError(
+                f"positive_label: {self.positive_label!r} is not one of labels: {', '.join(self.labels)}"
+            )
         return self
 
     @model_validator(mode="after")

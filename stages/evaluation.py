@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stages.batches import evaluation_batches
+from stages.drawing import drawn_rows
 from stages.groups import Groups
 from stages.objectives import ObjectiveTerms
 from stages.scorer import Scorer
@@ -21,16 +22,6 @@ EVALUATION_VERSION = 5
 """Raise by hand when a score is computed differently; every judgement made before is then made anew."""
 
 _MICROBATCH_TOKENS = 8192
-
-
-def drawn_rows(number: int, max_rows: int | None = None, *, seed: int = 0) -> np.ndarray:
-    """Which of `number` rows to measure on: all, or `max_rows` drawn the same way every time.
-
-    The first rows would not do: files are often sorted by label.
-    """
-    if max_rows is None or max_rows >= number:
-        return np.arange(number)
-    return np.sort(np.random.default_rng(seed).permutation(number)[:max_rows])
 
 
 def _batches(

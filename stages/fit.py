@@ -66,7 +66,7 @@ def fit(
         selector.restore_best(trainer.student, objective)
         metrics |= selector.metrics()
         ports.progress.note(
-            f"{description}: the weights of step {selector.best_step} are kept, with the best {selector.metric} of "
+            f"{description}: the weights of step {selector.best_step} are kept, with the best {selector.title} of "
             f"{selector.best_score:.4f}; training ended at step {trainer.step} of {trainer.num_steps}"
         )
     return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, metrics)

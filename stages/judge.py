@@ -21,18 +21,18 @@ from schemas.teacher import FinetunedTeacher
 from stages.baselines import bag_of_words
 from stages.corpus import corpus_digest, load_corpus
 from stages.corpus_tokens import tokenize_corpus
+from stages.drawing import drawn_from
 from stages.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
 from stages.evaluation import (
     EVALUATION_VERSION,
     answers_of,
-    drawn_rows,
     held_out_losses,
     read_rows,
 )
 from stages.heads import check_outputs, load_with_head
 from stages.models import PROJECTIONS
 from stages.objectives import ObjectiveTerms
-from stages.probe import probe
+from stages.probe import probe, probe_rows
 from stages.scorer import Scorer
 from stages.scoring import VectorScorer, scorer_of
 from stages.sentence import Model
@@ -121,7 +121,7 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         check_outputs(teacher, task.problem, task.labels, teacher_folder)
 
     def scorer(split: str, tokens: Tokens) -> Scorer:
-        rows = drawn_rows(len(task.split(split)), recipe.evaluation.max_rows)
+        rows = drawn_from(task.split(split), task.problem, recipe.evaluation.max_rows)
         return scorer_of(task, split, tokens, rows)
 
     further = {
@@ -175,7 +175,7 @@ def judge_model(
     if scorer is None or yardstick.train is None:
         return Judgement(latent_loss=latent_loss)
     theirs = yardstick.teacher_answers
-    rows = drawn_rows(len(yardstick.train), yardstick.evaluation.probe_train_rows)
+    rows = probe_rows(yardstick.train, scorer.task, yardstick.evaluation.probe_train_rows)
     held_out = read_rows(model, scorer.tokens, scorer.sequences)
     probed = None
     if not isinstance(scorer, VectorScorer) or theirs is not None:
@@ -198,6 +198,9 @@ def judge_model(
             "task_metric": main.value if main else None,
             "accuracy": accuracy.value if accuracy else None,
             "agreement": None if theirs is None else scorer.agreement(answers, theirs),
+            "agreement_guessed": None
+            if theirs is None
+            else max((scorer.agreement(each, theirs) for each in scorer.constants()), default=None),
             "scores": scores,
             "minus_teacher": None
             if theirs is None or isinstance(scorer, VectorScorer)
@@ -265,17 +268,10 @@ def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
     )
 
 
-def num_judged(yardstick: Yardstick) -> int | None:
-    """How many validation rows are scored; None without a task."""
-    return None if yardstick.scorer is None else len(yardstick.scorer.chosen)
+def chance(yardstick: Yardstick) -> dict[str, float]:
+    """What guessing gets by each score of the task, its own first: that of the best constant answer.
 
-
-def chance(yardstick: Yardstick) -> float | None:
-    """What guessing gets: accuracy of the most frequent class, or the main score of the best constant answer.
-
-    None without a task, and for vectors, which nobody can guess.
+    Empty without a task, and for vectors, which nobody can guess.
     """
     scorer = yardstick.scorer
-    if scorer is None or isinstance(scorer, VectorScorer):
-        return None
-    return scorer.score(_probe_metric(yardstick), scorer.guess())
+    return {} if scorer is None else scorer.all_guessed(yardstick.metric)

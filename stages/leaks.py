@@ -116,6 +116,7 @@ def _mask(seen: NDArray[np.bool_]) -> np.uint64:
 def held_out_digest(task: TaskData) -> str:
     """SHA-256 that changes with a task's validation texts, whatever is done with them."""
     beside: dict[str, Any] = {"max_length": 0, "max_train_rows": None, "metric": None}
+    beside["positive_label"] = None
     return task_digest(task.model_copy(update=beside))
 
 

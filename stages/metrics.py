@@ -37,7 +37,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from schemas.errors import DataError
-from schemas.metrics import KNOWN_METRICS, MetricName
+from schemas.metrics import ABOUT_ONE_CLASS, KNOWN_METRICS, MetricName
 from schemas.yaml_text import printable
 from stages.answer_scores import (
     AnswerScore,
@@ -61,7 +61,7 @@ from stages.resampling import (
 )
 
 _POSITIVE = 1
-"""The class that `f1` is about: the second, as in GLUE's MRPC (equivalent) and QQP (duplicate)."""
+"""The class that `f1` is about, as with scikit-learn; answers about another class are given its number first."""
 
 
 @dataclass(frozen=True)
@@ -72,18 +72,20 @@ class Metric:
     resampler: Callable[[Any, Any], Resampler]
 
 
-def score(metric: str, labels: Any, predictions: Any) -> float:
+def score(metric: str, labels: Any, predictions: Any, *, positive: int = _POSITIVE) -> float:
     """The score of the predictions.
 
     Args:
         metric: one of `schemas.metrics.KNOWN_METRICS`.
         labels: what the data says, in the form of the kind of task (see the module).
         predictions: what a model says, as many.
+        positive: the class that scores about one class (`f1`, `accuracy_f1`) are about.
 
     Raises:
         DataError: tags that the metric cannot read.
     """
-    return METRICS[_checked(metric, labels, predictions)].value(labels, predictions)
+    name, labels, predictions = _checked(metric, labels, predictions, positive)
+    return METRICS[name].value(labels, predictions)
 
 
 def interval(
@@ -91,6 +93,7 @@ def interval(
     labels: Any,
     predictions: Any,
     *,
+    positive: int = _POSITIVE,
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -101,11 +104,12 @@ def interval(
         metric: as for `score`.
         labels: as for `score`.
         predictions: as for `score`.
+        positive: as for `score`.
         level: share of the draws inside.
         resamples: how many draws.
         seed: of the draws.
     """
-    draws = _draws(metric, labels, predictions, resamples, seed)
+    draws = _draws(metric, labels, predictions, positive, resamples, seed)
     return _percentiles(draws, level)
 
 
@@ -115,6 +119,7 @@ def paired_difference_interval(
     student: Any,
     teacher: Any,
     *,
+    positive: int = _POSITIVE,
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -128,16 +133,22 @@ def paired_difference_interval(
         labels: as for `score`.
         student: predictions of the one.
         teacher: predictions of the other for the same rows.
+        positive: as for `score`.
         level: share of the draws inside.
         resamples: how many draws.
         seed: of the draws.
     """
-    draws = [_draws(metric, labels, given, resamples, seed) for given in (student, teacher)]
+    draws = [
+        _draws(metric, labels, given, positive, resamples, seed) for given in (student, teacher)
+    ]
     return _percentiles(draws[0] - draws[1], level)
 
 
-def _draws(metric: str, labels: Any, predictions: Any, resamples: int, seed: int) -> np.ndarray:
-    resampler = METRICS[_checked(metric, labels, predictions)].resampler(labels, predictions)
+def _draws(
+    metric: str, labels: Any, predictions: Any, positive: int, resamples: int, seed: int
+) -> np.ndarray:
+    name, labels, predictions = _checked(metric, labels, predictions, positive)
+    resampler = METRICS[name].resampler(labels, predictions)
     return resampler.draws(resamples, seed)
 
 
@@ -146,15 +157,27 @@ def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _checked(metric: str, labels: Any, predictions: Any) -> MetricName:
+def _checked(
+    metric: str, labels: Any, predictions: Any, positive: int
+) -> tuple[MetricName, Any, Any]:
+    """The metric, and both sides as it takes them: of scores about one class, with that class as `_POSITIVE`."""
     if len(labels) != len(predictions) or len(labels) == 0:
         raise ValueError(
             f"{metric}: {len(labels)} labels and {len(predictions)} predictions; give as many of both, at least one"
         )
     for name in KNOWN_METRICS:
-        if name == metric:
-            return name
+        if name != metric:
+            continue
+        if name in ABOUT_ONE_CLASS and positive != _POSITIVE:
+            labels, predictions = _exchanged(labels, positive), _exchanged(predictions, positive)
+        return name, labels, predictions
     raise ValueError(f"there is no metric {metric!r}; there are {', '.join(KNOWN_METRICS)}")
+
+
+def _exchanged(answers: Any, positive: int) -> np.ndarray:
+    """(rows,) classes, the numbers of `positive` and `_POSITIVE` exchanged, so that right answers stay right."""
+    given = np.asarray(answers)
+    return np.where(given == positive, _POSITIVE, np.where(given == _POSITIVE, positive, given))
 
 
 # Classes, one a row or several.

@@ -20,6 +20,7 @@ from schemas.stage import StageConfig
 from schemas.student import ExtractStart, ModelStart, StudentConfig, StudentShape
 from schemas.teacher import Committee, members_of
 from stages.batches import evaluation_batches
+from stages.drawing import drawn_rows
 from stages.encoders import (
     check_same_vocabulary,
     load_config,
@@ -27,7 +28,6 @@ from stages.encoders import (
     locate,
     shape_of,
 )
-from stages.evaluation import drawn_rows
 from stages.extraction import choose_parts, extract_student
 from stages.heads import check_outputs, load_with_head, with_head
 from stages.importance import measure_importance

@@ -30,6 +30,7 @@ from stages.encoders import (
 from stages.extraction import choose_parts
 from stages.heads import check_outputs, check_trained_head, has_head_for, load_with_head
 from stages.models import check_shape
+from stages.score_checks import check_scores
 from stages.sources import TaskRows, load_task
 from stages.student import count_parameters, student_config
 from stages.words import has_word_head
@@ -73,6 +74,8 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
     _check_start(recipe, config, student, folder)
     rows = _look_at_data(recipe, cache)
     labels = rows.labels if rows is not None else ()
+    if rows is not None:
+        check_scores(recipe, rows)
     for task_model in (recipe.teacher.task_model, *(o.task_model for o in recipe.teacher.others)):
         if isinstance(task_model, AlreadyFineTuned):
             assert recipe.task is not None

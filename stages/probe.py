@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
@@ -23,12 +25,33 @@ from schemas.problems import (
     Regression,
     TokenClassification,
 )
+from stages.drawing import classes_of, drawn_rows
 from stages.evaluation import Read, answers_of, read_rows
 from stages.scorer import Scorer
+from stages.sources import TaskRows
 from stages.tokens import NO_WORD, Tokens
 
 _OTHER_TOKENS = 8
 """Tokens of a window that are no start and no end of an answer, for the probe of spans to learn from."""
+
+
+def probe_rows(train: Tokens, task: TaskRows, max_rows: int) -> NDArray[np.int64]:
+    """The training sequences that a probe is fitted on, drawn by class so that none is missing.
+
+    Args:
+        train: the task's training sequences.
+        task: knows their classes.
+        max_rows: how many are taken at most.
+    """
+    number = len(train)
+    if max_rows >= number:
+        return np.arange(number)
+    if isinstance(task.problem, MultipleChoice):
+        assert train.labels is not None
+        by: NDArray[np.int64] | None = train.labels  # right and wrong choices
+    else:
+        by = None if train.examples is not None else classes_of(task.train, task.problem)
+    return drawn_rows(number, max_rows, by=by)
 
 
 def probe(
@@ -59,7 +82,7 @@ def probe(
     learnt = np.stack(read_rows(model, train, rows).features)
     if isinstance(problem, MultipleChoice):
         right = _fit(LogisticRegression(max_iter=1000, C=0.1), learnt, train.labels[rows])
-        return scorer.predictions(list(right.decision_function(features)[:, None]))
+        return scorer.predictions(list(right.decision_function(features).reshape(-1, 1)))
     assert isinstance(problem, Classification | MultiLabel | Regression)
     return _fitted(problem, learnt, train.labels[rows]).predict(features)
 
@@ -75,7 +98,26 @@ def _fitted(
     return _fit(learner, features, labels)
 
 
+class _OneClass(BaseEstimator):
+    """Stands for a logistic regression where all rows have one class, which it cannot be fitted on."""
+
+    def fit(self, _features: np.ndarray, labels: np.ndarray) -> _OneClass:
+        """Take note of the class."""
+        self.classes_ = np.unique(labels)
+        return self
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(rows,) that class."""
+        return np.full(len(features), self.classes_[0])
+
+    def decision_function(self, features: np.ndarray) -> np.ndarray:
+        """(rows, 1) zeros."""
+        return np.zeros((len(features), 1))
+
+
 def _fit(learner: Any, features: np.ndarray, labels: np.ndarray) -> Pipeline:
+    if isinstance(learner, LogisticRegression) and len(np.unique(labels)) == 1:
+        learner = _OneClass()
     with warnings.catch_warnings():
         # A probe that stops early is the same for all; so is a label that all rows have.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -149,6 +191,10 @@ def _spans(model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer) ->
     scaler = StandardScaler().fit(features)
     weights, biases = [], []
     for end in (0, 1):
+        if right[:, end].all():  # windows of a single token, which is no other's start or end
+            weights.append(np.zeros(features.shape[1]))
+            biases.append(0.0)
+            continue
         fitted = LogisticRegression(max_iter=300, C=0.1, class_weight="balanced")
         fitted.fit(scaler.transform(features), right[:, end])
         weight = fitted.coef_[0] / scaler.scale_

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.metrics import MetricName
+from schemas.errors import DataError
+from schemas.metrics import ABOUT_ONE_CLASS, MetricName
 from schemas.results import Score
 from stages.metrics import interval, paired_difference_interval, score
+from stages.positive import unclear
 from stages.seen_rows import rows_in_train
 from stages.sources import TaskRows
 from stages.tokens import Tokens
@@ -56,9 +58,48 @@ class Scorer(ABC):
     def predictions(self, logits: Logits) -> Any:
         """What a model says, in that form."""
 
+    @property
+    def counted(self) -> tuple[int, int]:
+        """How many rows are scored, and of how many they were drawn."""
+        return len(self.chosen), len(self.task.split(self.split))
+
     @abstractmethod
-    def guess(self) -> Any:
-        """What somebody would say who knows the labels' frequencies and nothing else."""
+    def constants(self) -> Sequence[Any]:
+        """Answers that are the same for every row, in the form of `labels`.
+
+        Whatever score of the kind is asked for, one of them is the best that somebody gets who knows the labels'
+        frequencies and nothing else. Empty where nobody can guess.
+        """
+
+    def guessed(self, metric: str) -> float | None:
+        """The score of the best constant answer: guessing. None where nobody can guess."""
+        return max((self.score(metric, each) for each in self.constants()), default=None)
+
+    def all_guessed(self, main: MetricName) -> dict[str, float]:
+        """The same by the main score and all that are always told; empty where nobody can guess."""
+        constants = self.constants()
+        return {
+            metric: max(self.score(metric, each) for each in constants)
+            for metric in dict.fromkeys((main, *self.reported()))
+            if constants
+        }
+
+    def about(self, metric: str) -> str | None:
+        """The class that a score is about; None for scores of all classes."""
+        return self.task.positive_label if metric in ABOUT_ONE_CLASS else None
+
+    def _positive(self, metric: str) -> dict[str, int]:
+        """For the functions of `stages.metrics`: the number of the class that a score is about.
+
+        Raises:
+            DataError: the score is about one class, and it is not clear about which.
+        """
+        if metric not in ABOUT_ONE_CLASS:
+            return {}
+        label = self.task.positive_label
+        if label is None:
+            raise DataError(unclear(metric, self.task.labels))
+        return {"positive": self.task.labels.index(label)}
 
     @abstractmethod
     def reported(self) -> tuple[MetricName, ...]:
@@ -70,7 +111,7 @@ class Scorer(ABC):
 
     def score(self, metric: str, predictions: Any) -> float:
         """One score."""
-        return score(metric, *self._compared(metric, predictions))
+        return score(metric, *self._compared(metric, predictions), **self._positive(metric))
 
     def scores(self, main: MetricName, predictions: Any) -> dict[str, Score]:
         """The main score and the kind's others, each with its bootstrap interval.
@@ -92,9 +133,10 @@ class Scorer(ABC):
         """One's score minus the other's, with the interval of draws that take the same rows of both."""
         labels, first = self._compared(metric, one)
         _, second = self._compared(metric, other)
-        low, high = paired_difference_interval(metric, labels, first, second)
-        value = score(metric, labels, first) - score(metric, labels, second)
-        return Score(value=value, low=low, high=high)
+        about = self._positive(metric)
+        low, high = paired_difference_interval(metric, labels, first, second, **about)
+        value = score(metric, labels, first, **about) - score(metric, labels, second, **about)
+        return Score(value=value, low=low, high=high, of=self.about(metric))
 
     def _scores_of(
         self, main: MetricName, predictions: Any, places: NDArray[np.int64] | None
@@ -104,8 +146,10 @@ class Scorer(ABC):
             labels, given = self._compared(metric, predictions)
             if places is not None:
                 labels, given = _taken(labels, places), _taken(given, places)
-            low, high = interval(metric, labels, given)
-            found[metric] = Score(value=score(metric, labels, given), low=low, high=high)
+            about = self._positive(metric)
+            low, high = interval(metric, labels, given, **about)
+            value = score(metric, labels, given, **about)
+            found[metric] = Score(value=value, low=low, high=high, of=self.about(metric))
         return found
 
     def _compared(self, metric: str, predictions: Any) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ is given is what `read_rows` reads, in the order of the rows.
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cached_property
 from typing import Any
 
@@ -46,16 +47,18 @@ class ClassScorer(Scorer):
         return np.stack(logits).argmax(-1)
 
     @override
-    def guess(self) -> NDArray[np.int64]:
-        return np.full(len(self.labels), np.bincount(self.labels).argmax())
+    def constants(self) -> list[NDArray[np.int64]]:
+        classes = {int(np.bincount(self.labels).argmax())}
+        if self.task.positive_label is not None:  # F1 of a class is best for who always says it
+            classes.add(self.task.labels.index(self.task.positive_label))
+        return [np.full(len(self.labels), each) for each in sorted(classes)]
 
     @override
     def reported(self) -> tuple[MetricName, ...]:
-        return (
-            ("accuracy", "f1", "matthews")
-            if len(self.task.labels) == 2
-            else ("accuracy", "f1_macro")
-        )
+        about_one: tuple[MetricName, ...] = ("f1",) if self.task.positive_label else ()
+        if len(self.task.labels) == 2:
+            return ("accuracy", *(about_one or ("f1_macro",)), "matthews")
+        return ("accuracy", "f1_macro", *about_one)
 
 
 class LabelSetScorer(Scorer):
@@ -74,12 +77,25 @@ class LabelSetScorer(Scorer):
         return (np.stack(logits) >= np.log(threshold / (1 - threshold))).astype(np.int64)
 
     @override
-    def guess(self) -> NDArray[np.int64]:
-        return np.broadcast_to(self.labels.mean(0) >= 0.5, self.labels.shape).astype(np.int64)
+    def constants(self) -> list[NDArray[np.int64]]:
+        labels = self.labels
+        sets, counts = np.unique(labels, axis=0, return_counts=True)
+        # Micro F1 is best for some number of the most frequent labels, macro F1 for all, and rows all right for the
+        # most frequent set.
+        having = labels.sum(0)
+        order = np.argsort(-having, kind="stable")
+        right = np.cumsum(having[order])
+        f1 = 2 * right / (having.sum() + len(labels) * np.arange(1, len(order) + 1))
+        frequent = np.zeros(labels.shape[1], np.int64)
+        frequent[order[: int(f1.argmax()) + 1]] = 1
+        best = (sets[counts.argmax()], frequent, np.ones_like(frequent))
+        return [np.broadcast_to(each, labels.shape) for each in best]
 
     @override
     def agreement(self, one: Any, other: Any) -> float:
-        return float((one == other).mean())
+        """The share of the labels given by either that both give; that most labels are given by neither says little."""
+        either = np.logical_or(one, other).sum()
+        return float(np.logical_and(one, other).sum() / either) if either else 1.0
 
     @override
     def reported(self) -> tuple[MetricName, ...]:
@@ -99,8 +115,8 @@ class ValueScorer(Scorer):
         return np.stack(logits)[:, 0].astype(np.float64)
 
     @override
-    def guess(self) -> NDArray[np.float64]:
-        return np.full(len(self.labels), self.labels.mean())
+    def constants(self) -> list[NDArray[np.float64]]:
+        return [np.full(len(self.labels), self.labels.mean())]
 
     @override
     def agreement(self, one: Any, other: Any) -> float:
@@ -140,12 +156,22 @@ class TagScorer(Scorer):
         return np.asarray(self.tokens.spans[places, 0])
 
     @override
-    def guess(self) -> list[list[str]]:
-        return [[OUTSIDE] * len(words) for words in self.data["words"]]
+    def constants(self) -> list[list[list[str]]]:
+        counts = Counter(tag for tags in self.labels for tag in tags)
+        most = max(counts, key=lambda tag: counts[tag], default=OUTSIDE)
+        words = self.data["words"]
+        return [[[tag] * len(row) for row in words] for tag in dict.fromkeys((OUTSIDE, most))]
 
     @override
     def agreement(self, one: Any, other: Any) -> float:
-        return score("token_accuracy", one, other)
+        """The share of equal tags among the words that either takes for more than O, which most words are."""
+        both = [
+            (mine, theirs)
+            for row, others in zip(one, other, strict=True)
+            for mine, theirs in zip(row, others, strict=True)
+            if (mine, theirs) != (OUTSIDE, OUTSIDE)
+        ]
+        return sum(mine == theirs for mine, theirs in both) / len(both) if both else 1.0
 
     @override
     def reported(self) -> tuple[MetricName, ...]:
@@ -186,8 +212,8 @@ class ChoiceScorer(_ManyScorer):
         return np.array([scores.argmax() for scores in rows])
 
     @override
-    def guess(self) -> NDArray[np.int64]:
-        return np.full(len(self.labels), np.bincount(self.labels).argmax())
+    def constants(self) -> list[NDArray[np.int64]]:
+        return [np.full(len(self.labels), np.bincount(self.labels).argmax())]
 
     @override
     def reported(self) -> tuple[MetricName, ...]:
@@ -230,8 +256,8 @@ class SpanScorer(_ManyScorer):
         return any(not answers for answers in self.task.train["answers"])
 
     @override
-    def guess(self) -> list[str]:
-        return [""] * len(self.data)
+    def constants(self) -> list[list[str]]:
+        return [[""] * len(self.data)]
 
     @override
     def reported(self) -> tuple[MetricName, ...]:
@@ -267,8 +293,8 @@ class VectorScorer(Scorer):
         return np.stack(logits)
 
     @override
-    def guess(self) -> Any:
-        return None
+    def constants(self) -> tuple[()]:
+        return ()
 
     @override
     def agreement(self, one: Any, other: Any) -> float:

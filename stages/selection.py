@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from schemas.errors import CheckpointError, DataError
+from schemas.metrics import titled
 from schemas.tasks import AnyTask
 from schemas.training import Selection
 from stages.batches import Batches
-from stages.evaluation import answers_of, drawn_rows
+from stages.drawing import classes_of, drawn_from, drawn_rows
+from stages.evaluation import answers_of
 from stages.scorer import Scorer
 from stages.scoring import VectorScorer, scorer_of
 from stages.seen_rows import rows_in_train
@@ -80,9 +82,9 @@ class TaskPart:
 
 
 def held_out_rows(rows: TaskRows, task: AnyTask, selection: Selection) -> NDArray[np.int64] | None:
-    """The training rows that are taken away to be scored, drawn with the task's own seed; None where none are.
+    """The training rows that are taken away to be scored, drawn by class with the task's own seed; None where none are.
 
-    So all fine-tunings of a task, and all its stages, leave out the same rows.
+    A class's only row stays in training. All fine-tunings of a task, and all its stages, leave out the same rows.
 
     Raises:
         DataError: too few would be left.
@@ -96,7 +98,13 @@ def held_out_rows(rows: TaskRows, task: AnyTask, selection: Selection) -> NDArra
             f"training.selection.rows: held_out takes {wanted} training rows away to score them, and the task has only "
             f"{number}; set it to validation, or give more training rows"
         )
-    return drawn_rows(number, min(wanted, selection.max_rows), seed=task.seed)
+    return drawn_rows(
+        number,
+        min(wanted, selection.max_rows),
+        seed=task.seed,
+        by=classes_of(rows.train, rows.problem),
+        keep_one=True,
+    )
 
 
 class Selector:
@@ -115,7 +123,10 @@ class Selector:
         self.selection = selection
         self.parts = [(part, _scorer(part, selection)) for part in parts]
         self.teachers = teachers
-        self.metric = _metric(parts[0], selection) if len(parts) == 1 else MEAN_SCORE
+        self.metric = self.title = MEAN_SCORE
+        if len(parts) == 1:
+            self.metric = _metric(parts[0], selection)
+            self.title = titled(self.metric, self.parts[0][1].about(self.metric))
         self.best: dict[str, Tensor] = {}
         """The best weights so far, on the CPU; empty before the first measurement."""
         self.best_step = 0
@@ -210,7 +221,7 @@ def _metric(part: TaskPart, selection: Selection) -> str:
 def _scorer(part: TaskPart, selection: Selection) -> Scorer:
     if part.held_out is not None:
         return scorer_of(part.rows, "train", part.train, part.held_out)
-    chosen = drawn_rows(len(part.rows.validation), selection.max_rows)
+    chosen = drawn_from(part.rows.validation, part.rows.problem, selection.max_rows)
     return scorer_of(part.rows, "validation", part.validation, chosen)
 
 

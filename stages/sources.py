@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import assert_never
 
-import numpy as np
 from datasets import Dataset
 
 from schemas.base import digest_of
@@ -29,6 +28,7 @@ from stages.docstrings import (
     docstring_task_rows,
     load_paragraphs,
 )
+from stages.drawing import drawn_from
 from stages.files import (
     FileRows,
     file_identity,
@@ -37,6 +37,7 @@ from stages.files import (
 )
 from stages.hub import hub_commit, load_hub
 from stages.parquet import strings_in
+from stages.positive import positive_label
 from stages.rows import checked_rows
 from stages.squad import is_squad, read_squad
 
@@ -60,6 +61,8 @@ class TaskRows:
     """A sentence for each thing that could have been read in another way."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Rows of a split that were left out, because they had no text or no label; by the names of `split`."""
+    positive_label: str | None = None
+    """The class that F1 is about; None where that is not clear, or the task has no classes."""
 
     def split(self, name: str) -> Dataset:
         """The rows of `train`, of `validation`, or of further validation rows."""
@@ -136,12 +139,16 @@ def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dr
             dropped = {_bare(name): number for name, number in checked.dropped.items()}
         case _:
             assert_never(task)
-    train = _draw(train, task.max_train_rows, task.seed)
+    train = _draw(train, task.problem, task.max_train_rows, task.seed)
     if isinstance(task.problem, Classification) and len(set(train["label"])) < 2:
         raise DataError(
             "task: all training rows have the same label; a task needs two classes or more"
         )
-    return TaskRows(train, validation, labels, digest, task.problem, more, remarks, dropped)
+    positive, said = positive_label(task, train, labels)
+    remarks = (*remarks, *said)
+    return TaskRows(
+        train, validation, labels, digest, task.problem, more, remarks, dropped, positive
+    )
 
 
 def _bare(split: str) -> str:
@@ -180,11 +187,10 @@ def _docstring_rows(task: DocstringTask, cache: Path) -> tuple[Dataset, Dataset,
         )
     ordered = task if task.labels is None else task.model_copy(update={"libraries": task.labels})
     train, validation = docstring_task_rows(ordered, load_paragraphs(cache))
-    return train, _draw(validation, task.max_validation_rows, task.seed), ordered.libraries
+    drawn = _draw(validation, task.problem, task.max_validation_rows, task.seed)
+    return train, drawn, ordered.libraries
 
 
-def _draw(rows: Dataset, amount: int | None, seed: int) -> Dataset:
-    if amount is None or amount >= len(rows):
-        return rows
-    chosen = np.random.Generator(np.random.PCG64(seed)).permutation(len(rows))[:amount]
-    return rows.select(np.sort(chosen))
+def _draw(rows: Dataset, problem: AnyProblem, amount: int | None, seed: int) -> Dataset:
+    chosen = drawn_from(rows, problem, amount, seed=seed)
+    return rows if len(chosen) == len(rows) else rows.select(chosen)

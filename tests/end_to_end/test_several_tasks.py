@@ -68,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     content = toy_recipe_dict(folder / "in")
     content["stages"] = [content["stages"][0], content["stages"][-1]]
     content["teacher"]["task_model"]["training"]["duration"] = "100 steps"
-    content["teacher"]["minimum_gain"] = 0.45
+    content["teacher"]["minimum_gain"] = 0.9
     recipe = folder / "toy.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
     tasks = [

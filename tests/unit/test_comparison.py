@@ -52,6 +52,8 @@ def report(task: str, metric: str, student: float | None, teacher: float = 0.8) 
             row("bag_of_words", "baseline", metric, 0.5),
         ),
         retained=None if student is None else student / teacher,
+        majority=0.509,
+        retained_above_chance=None if student is None else (student - 0.509) / (teacher - 0.509),
         seconds=150.0,
         mlflow_experiment_id="1",
         store="/store",
@@ -79,7 +81,7 @@ def test_a_line_for_each_task_and_the_mean_of_their_own_scores() -> None:
     first, second, mean = as_records(compared(TASKS))
     assert list(first) == list(COLUMNS)
     assert list(first.values()) == [
-        "sst2", "accuracy", "80.0", "76.0", "95.0", "74.0 to 77.0", "–", "50.0", "2.5 min",
+        "sst2", "accuracy", "80.0", "76.0", "95.0", "50.9", "86.3", "74.0 to 77.0", "–", "50.0", "2.5 min",
     ]  # fmt: skip
     assert (second["task"], second["metric"], second["student %"]) == ("cola", "matthews", "40.0")
     assert (mean["task"], mean["teacher %"], mean["student %"]) == ("mean", "80.0", "58.0")

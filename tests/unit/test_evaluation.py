@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from schemas.problems import Classification
+from stages.drawing import drawn_rows
 from stages.encoders import load_config, load_tokenizer
-from stages.evaluation import drawn_rows, read_rows
+from stages.evaluation import read_rows
 from stages.heads import load_with_head
 from stages.probe import _fitted
 from stages.run import load_data

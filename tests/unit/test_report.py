@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import stage_picture
+from pipeline.parts import retained_of
 from pipeline.report import (
     amount,
     as_markdown,
@@ -17,6 +18,8 @@ from pipeline.report import (
     duration,
     overlay_link,
     percent,
+    rows_of,
+    score_tags,
     summary,
     teacher_row,
 )
@@ -188,3 +191,81 @@ def test_every_finished_task_has_a_panel_of_its_scores(
         f"{name}, accuracy %" for name in names
     ]
     assert not [axes for axes in drawn[1].axes if axes.get_visible()]
+
+
+def imbalanced(report: RunReport) -> RunReport:
+    """The report as one of a task whose F1 is about a class, scored on a part of its rows."""
+
+    def of_fraud(row: Row, value: float) -> Row:
+        found = {
+            "f1": Score(value=value, low=value - 0.1, high=value + 0.1, of="fraud"),
+            "accuracy": Score(value=0.95, low=0.94, high=0.96),
+        }
+        update = {
+            "scores": found,
+            "task_metric": value,
+            "agreement": 0.99,
+            "agreement_guessed": 0.97,
+        }
+        judgement = row.judgement.model_copy(update=update | {"further": {"forum": found}})
+        return row.model_copy(update={"judgement": judgement})
+
+    rows = [of_fraud(report.rows[0], 0.6), of_fraud(report.rows[2], 0.5)]
+    return report.model_copy(
+        update={
+            "metric": "f1", "positive_label": "fraud", "rows": tuple(rows), "majority": 0.1,
+            "validation_rows": 2000, "validation_rows_of": 9815, "further_rows": {"forum": (2000, 9832)},
+            "guessed": {"f1": 0.1, "accuracy": 0.93}, "retained": 0.5 / 0.6, "retained_above_chance": 0.8,
+            "gains_retained": {"f1": 0.8, "accuracy": 1.0},
+        }
+    )  # fmt: skip
+
+
+def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
+    report: RunReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = imbalanced(report)
+    console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))
+    console.print(as_table(found))
+    shown = console.export_text()
+    console.file.close()
+    assert "toy on glue/sst2, 2,000 of 9,815 rows" in shown
+    assert "f1 of fraud %" in shown
+    lines = summary(found)
+    assert (
+        "f1 of fraud: student 50.0 %, teacher 60.0 %: 83.3 % retained; above chance (10.0 %): 80.0 %"
+        in lines
+    )
+    assert "retained above chance by the other scores: accuracy (93.0 %): 100.0 %" in lines
+    assert "student agrees with teacher: 99.0 % (the best constant answer: 97.0 %)" in lines
+    scored = "f1 of fraud 50.0 % (40.0 to 60.0), accuracy 95.0 % (94.0 to 96.0)"
+    assert f"task_specific: {scored} (2,000 of 9,815 rows, 95 % intervals)" in lines
+    assert f"task_specific, forum: {scored} (2,000 of 9,832 rows)" in lines
+    assert "| f1 of fraud |" in as_markdown(found)
+    assert as_records(found)[0]["f1 of fraud"] == "60.0"
+    drawn: list[Any] = []
+    monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
+    stage_comparison(found)
+    titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
+    assert "own head, f1 of fraud %, 95 % interval" in titles
+    assert score_tags("fraud", rows_of(2000, 9815)) == {
+        "distill.f1_of": "fraud",
+        "distill.validation_rows": "2,000 of 9,815 rows",
+    }
+
+
+def test_a_teacher_that_is_not_above_guessing_has_nothing_to_retain(report: RunReport) -> None:
+    found = imbalanced(report).model_copy(update={"retained_above_chance": None})
+    assert any(
+        "above chance (10.0 %): the teacher is not above it" in line for line in summary(found)
+    )
+
+
+def test_the_share_above_guessing_is_worked_out_for_every_score(report: RunReport) -> None:
+    shares = retained_of(imbalanced(report))
+    assert shares["retained"] == pytest.approx(0.5 / 0.6)
+    assert shares["gains_retained"] == {"f1": pytest.approx(0.8), "accuracy": pytest.approx(1.0)}
+    assert shares["retained_above_chance"] == shares["gains_retained"]["f1"]
+    lucky = imbalanced(report).model_copy(update={"guessed": {"f1": 0.6, "accuracy": 0.93}})
+    assert retained_of(lucky)["retained_above_chance"] is None
+    assert set(retained_of(lucky)["gains_retained"]) == {"accuracy"}

@@ -1,0 +1,72 @@
+"""Scores that could not be told, or would tell nothing: found in a task's rows before anything is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+from datasets import Dataset
+
+from schemas.errors import ConfigError, DataError
+from schemas.metrics import ABOUT_ONE_CLASS
+from schemas.problem_checks import selections
+from schemas.problems import (
+    AnyProblem,
+    Classification,
+    MultiLabel,
+    MultipleChoice,
+    QuestionAnswering,
+    TokenClassification,
+)
+from schemas.recipe import Recipe
+from schemas.yaml_text import printable
+from stages.positive import unclear
+from stages.sources import TaskRows
+
+
+def check_scores(recipe: Recipe, rows: TaskRows) -> None:
+    """Refuse a recipe whose scores could not be told from its task's rows.
+
+    Args:
+        recipe: with a task.
+        rows: the task's.
+
+    Raises:
+        ConfigError: weights are chosen by a score about one class, and it is not clear about which.
+        DataError: a teacher is to be compared with guessing, and one answer is right in every validation row.
+    """
+    if rows.positive_label is None:
+        problems = [
+            f"recipe {recipe.name}: {'.'.join(str(part) for part in place)}.metric: "
+            f"{unclear(selection.metric, rows.labels)}"
+            for place, selection in selections(recipe)
+            if selection.metric in ABOUT_ONE_CLASS
+        ]
+        if problems:
+            raise ConfigError(problems)
+    compares = recipe.teacher.task_model is not None and recipe.teacher.minimum_gain > 0
+    same = _only_answer(rows.validation, rows.problem, rows.labels) if compares else None
+    if same is not None:
+        raise DataError(
+            f"task.validation: {same} in every row, so that no score could tell a model from one that always answers "
+            "this; give validation rows with other answers too, or set teacher.minimum_gain to 0"
+        )
+
+
+def _only_answer(rows: Dataset, problem: AnyProblem, labels: tuple[str, ...]) -> str | None:
+    """What is right in every row, in words; None where rows differ, or every answer is one of its own."""
+    match problem:
+        case QuestionAnswering():
+            return None if any(rows["answers"]) else "there is no answer"
+        case Classification() | MultipleChoice():
+            found: set[tuple[int, ...]] = {(label,) for label in rows["label"]}
+        case MultiLabel():
+            found = {tuple(np.flatnonzero(row).tolist()) for row in rows["label"]}
+        case TokenClassification():
+            found = {(tag,) for row in rows["label"] for tag in row}
+        case _:
+            return None
+    if len(found) > 1:
+        return None
+    (only,) = found
+    if isinstance(problem, MultipleChoice):
+        return f"the right choice is number {only[0] + 1}"
+    return f"the answer is {printable(', '.join(labels[each] for each in only) or 'no label', 120)}"
