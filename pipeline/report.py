@@ -240,7 +240,10 @@ def _scored(scores: Mapping[str, Score]) -> str:
 
 def card_lines(card: DataCard) -> list[str]:
     """What is read, in a line for each split of the task and for the corpus."""
-    lines = [*card.task.remarks] if card.task else []
+    lines = [
+        *(card.task.remarks if card.task else ()),
+        *(card.corpus.remarks if card.corpus else ()),
+    ]
     for name, split in card.task.splits.items() if card.task else ():
         odd = {
             "repeated": split.duplicates,

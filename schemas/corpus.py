@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.base import Frozen, parse_kind
+from schemas.file_format import FileFormat
 from schemas.refs import HubId, Revision
 from schemas.tasks import MaxLength, TaskData
 
@@ -38,6 +39,8 @@ class FileText(_Source):
     document: str | None = None
     """Column whose value stays the same within a document; null: each row is one, in .txt files what stands between
     blank lines. Only the cuts `sequences` and `pairs` ask for documents."""
+    format: FileFormat = FileFormat()
+    """How the files are written, where that is not told from them."""
 
 
 class HubText(_Source):
@@ -257,5 +260,7 @@ class CorpusSummary(Frozen):
     sources: tuple[SourceSummary, ...]
     leaks: tuple[Leak, ...]
     """The first few."""
+    remarks: tuple[str, ...] = ()
+    """A sentence for each thing in a file that could have been read in another way."""
     sequences: SequenceSummary | None = None
     """None until a tokenizer is named."""

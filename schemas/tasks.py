@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.base import Frozen, parse_kind
 from schemas.catalogue import CATALOGUE, did_you_mean, named_task
+from schemas.file_format import FileFormat
 from schemas.metrics import MetricName, check_metrics, metrics_of
 from schemas.problems import (
     Classification,
@@ -174,7 +176,7 @@ class _ColumnTask(_Task):
 
 
 class FileTask(_ColumnTask):
-    """Labelled rows in local files: .jsonl, .json, .csv, .tsv or .parquet, plain or .gz."""
+    """Labelled rows in local files: .jsonl, .json, .csv, .tsv, .parquet, or .conll and .txt for tagged words."""
 
     kind: Literal["files"] = "files"
     train: str = Field(min_length=1)
@@ -191,6 +193,20 @@ class FileTask(_ColumnTask):
     text_pair: str | None = None
     """Column of a pair's second text, or of the context; null for single texts; auto for text_b where the training file
     has it."""
+    format: FileFormat = FileFormat()
+    """How the files are written, where that is not told from them."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are named, the text's first and the labels' after it."""
+        named = [self.text, *self.label_columns]
+        if self.text_pair is not None and self.text_pair != "auto":
+            named.append(self.text_pair)
+        if isinstance(self.problem, MultipleChoice):
+            choices = self.problem.choices
+            named += [choices] if isinstance(choices, str) else choices
+        named += [column for mark in self.marks for column in (mark.text, mark.start)]
+        return tuple(dict.fromkeys(named))
 
 
 class HubTask(_ColumnTask):
@@ -228,8 +244,8 @@ def _parse_task(value: Any) -> Any:
         folder = value.rstrip("/")
         return {
             "kind": "files",
-            "train": f"{folder}/train.jsonl*",
-            "validation": f"{folder}/validation.jsonl*",
+            "train": f"{folder}/train.*",
+            "validation": f"{folder}/validation.*",
             "text_pair": "auto",
         }
     if (named := named_task(value)) is not None:
@@ -293,5 +309,7 @@ def describe_task(task: AnyTask) -> str:
         case HubTask():
             return f"{task.id.split('/')[-1]}/{task.config}" if task.config else task.id
         case FileTask():
-            parts = task.train.replace("\\", "/").rstrip("/").split("/")
-            return parts[-2] if len(parts) > 1 else parts[-1]
+            folder, _, file = task.train.replace("\\", "/").rstrip("/").rpartition("/")
+            if folder.rpartition("/")[2] in ("", ".", "..", "~"):
+                folder = os.path.abspath(os.path.expanduser(folder or "."))
+            return folder.rpartition("/")[2] or file

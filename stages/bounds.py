@@ -18,7 +18,8 @@ from datasets import Dataset
 from schemas.errors import DataError
 from schemas.regular_files import open_regular
 from schemas.yaml_text import printable
-from stages.packing import DAMAGED, open_plain, packing_of, unpacked
+from stages.packing import DAMAGED, packing_of, unpacked
+from stages.transcoding import as_utf8, encoding_of, open_utf8, other_kind
 
 CHUNK_BYTES = 1 << 20
 # A row is a text, not a library: tokenising 2 MB takes a quarter of a gigabyte. No page of Wikipedia may be longer.
@@ -34,37 +35,47 @@ FREE_BYTES = 64 << 20
 _TOKENISED_BYTES = 8 << 20
 
 
-def check_bounds(path: Path, suffix: str, where: str) -> None:
+def check_bounds(path: Path, suffix: str, where: str, encoding: str | None = None) -> None:
     """Refuse a file that cannot be text or rows of a reasonable size; looked at anew only when it has changed.
 
     Args:
         path: the file.
         suffix: its format.
         where: the field that names it.
+        encoding: of its text; None for UTF-8, or what its byte order mark names.
 
     Raises:
         DataError: what is wrong, with the line where there is one, and what to do.
     """
     status = path.stat()
-    _check_version(str(path), suffix, where, status.st_size, status.st_mtime_ns)
+    _check_version(str(path), suffix, where, encoding, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _check_version(name: str, suffix: str, where: str, _size: int, _mtime_ns: int) -> None:
+def _check_version(
+    name: str, suffix: str, where: str, given: str | None, _size: int, _mtime_ns: int
+) -> None:
     path = Path(name)
     if suffix == ".parquet":
         _check_parquet(path, where)
         return
     try:
+        encoding = encoding_of(path, given)
         with open_regular(path) as packed:
             text = _Text(f"{where}: {path}", packed, may_be_array=suffix in (".json", ".jsonl"))
-            text.read(unpacked(packed, name) if packing_of(name) else packed)
+            plain = unpacked(packed, name) if packing_of(name) else packed
+            text.read(as_utf8(plain, encoding))
         if text.may_be_array:
-            _check_keys(path, text)
+            _check_keys(path, encoding, text)
     except DAMAGED as error:
         kind = "gzip" if packing_of(name) == ".gz" else packing_of(name)
         raise DataError(
             f"{where}: {path} is cut short or no {kind} file ({error}); fetch it again"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: {path}: line {text.lines + 1} or one after it is not {encoding} ({error.reason}); give its "
+            "encoding as format.encoding, or save it as UTF-8"
         ) from None
     except OSError as error:
         raise DataError(
@@ -86,6 +97,8 @@ class _Text:
     def read(self, file: IO[bytes]) -> None:
         while chunk := file.read(CHUNK_BYTES):
             if not self.total:
+                if kind := other_kind(chunk):
+                    raise DataError(f"{self.shown} is {kind}")
                 chunk = chunk.removeprefix(codecs.BOM_UTF8)
                 self.is_array = self.may_be_array and chunk.lstrip()[:1] == b"["
             self.total += len(chunk)
@@ -110,7 +123,7 @@ class _Text:
         if (place := chunk.find(b"\0")) >= 0:
             line = self.lines + chunk.count(b"\n", 0, place) + 1
             raise DataError(
-                f"{self.shown}: line {line} holds a NUL byte; save the file as UTF-8 text"
+                f"{self.shown}: line {line} holds a NUL byte; save the file as UTF-8 text{_sixteen_bits(chunk)}"
             )
         self._decode(chunk)
 
@@ -120,7 +133,8 @@ class _Text:
         except UnicodeDecodeError as error:
             line = self.lines + error.object.count(b"\n", 0, error.start) + 1
             raise DataError(
-                f"{self.shown}: line {line} is not UTF-8; save the file as UTF-8 text"
+                f"{self.shown}: line {line} is not UTF-8; give its encoding, such as format.encoding: cp1252, or "
+                "convert it: iconv -f CP1252 -t UTF-8 OLD > NEW"
             ) from None
 
     def _check_lines(self, chunk: bytes) -> None:
@@ -136,10 +150,20 @@ class _Text:
             self.line_bytes = len(chunk) - chunk.rfind(b"\n") - 1
 
 
-def _check_keys(path: Path, text: _Text) -> None:
+def _sixteen_bits(chunk: bytes) -> str:
+    """What to say of a text in UTF-16 without a mark; empty for others."""
+    begin = chunk[:200]
+    for nul, name in ((begin[1::2], "utf-16-le"), (begin[::2], "utf-16-be")):
+        if nul and nul.count(0) > len(nul) // 2:
+            return f", or give its encoding, which seems to be format.encoding: {name}"
+    return ""
+
+
+def _check_keys(path: Path, encoding: str, text: _Text) -> None:
     """Refuse rows that each have keys of their own; by the first rows, since those decide what the columns are."""
     names: set[str] = set()
-    with open_plain(path) as file:
+    seen = 0
+    with open_utf8(path, encoding) as file:
         rows = [file.read()] if text.is_array else file
         for number, row in enumerate(rows, start=1):
             try:
@@ -152,7 +176,8 @@ def _check_keys(path: Path, text: _Text) -> None:
                     f"{text.shown}: {rows_read} have more than {MAX_COLUMNS:,} different keys; give every row the same "
                     "few, such as text and label"
                 )
-            if file.tell() > _KEYS_BYTES:
+            seen += len(row)
+            if seen > _KEYS_BYTES:
                 return
 
 

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import functools
-import io
+import itertools
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import pyarrow.parquet as pq
 
+from schemas.errors import DataError
 from stages.bounds import check_bounds
-from stages.files import FORMATS, file_format
-from stages.packing import open_plain
+from stages.csv_rows import SEPARATORS, csv_header
+from stages.file_names import FORMATS, file_format
+from stages.reading import Reading
+from stages.transcoding import encoding_of, open_utf8
 
 
-def has_column(path: Path, column: str, where: str) -> bool:
+def has_column(path: Path, column: str, where: str, reading: Reading) -> bool:
     """Whether any row of `path` has `column`; `where` is the file's field.
 
     False too where its rows cannot be read: what is wrong with them is said where they are read.
@@ -27,31 +31,34 @@ def has_column(path: Path, column: str, where: str) -> bool:
     """
     status = path.stat()
     suffix = file_format(path, where)
-    check_bounds(path, suffix, where)
-    return _found(str(path), suffix, column, status.st_size, status.st_mtime_ns)
+    check_bounds(path, suffix, where, reading.format.encoding)
+    return _found(str(path), suffix, column, reading, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)
-def _found(name: str, suffix: str, column: str, _size: int, _mtime_ns: int) -> bool:
+def _found(
+    name: str, suffix: str, column: str, reading: Reading, _size: int, _mtime_ns: int
+) -> bool:
     path = Path(name)
     try:
         if suffix == ".parquet":
             return column in pq.read_schema(path).names
-        if FORMATS[suffix] == "csv":
-            with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig", newline="") as lines:
-                rows = csv.reader([lines.readline()], delimiter="\t" if suffix == ".tsv" else ",")
-            return column in next(rows, [])
-        with open_plain(path) as file:
-            return FORMATS[suffix] == "json" and _in_json(file, column)
-    except (OSError, EOFError, TypeError, ValueError, RecursionError, zlib.error, csv.Error):
+        if FORMATS.get(suffix) == "csv":
+            asked = replace(reading, columns=(*reading.columns, column))
+            return column in csv_header(path, asked, SEPARATORS[suffix], "")
+        with open_utf8(path, encoding_of(path, reading.format.encoding)) as file:
+            return FORMATS.get(suffix) == "json" and _in_json(file, column)
+    except (DataError, OSError, EOFError, TypeError, ValueError, RecursionError, zlib.error):
         return False
 
 
 def _in_json(file: IO[bytes], column: str) -> bool:
-    if file.read(1) == b"[":
-        file.seek(0)
-        return any(column in row for row in json.load(file))
-    file.seek(0)
+    lines = itertools.chain([file.readline().removeprefix(codecs.BOM_UTF8)], file)
+    first = next(lines)
+    if first.lstrip()[:1] == b"[":
+        return any(column in row for row in json.loads(b"".join([first, *lines])))
     # Most lines need no parsing: a key that a line does not mention is not in it.
     mention = json.dumps(column, ensure_ascii=False).encode("utf-8")
-    return any(mention in line and column in json.loads(line) for line in file)
+    return any(
+        mention in line and column in json.loads(line) for line in itertools.chain([first], lines)
+    )

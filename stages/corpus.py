@@ -155,6 +155,7 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
             for number, source in enumerate(corpus.sources)
         ),
         leaks=tuple(looked.leaks),
+        remarks=tuple(remark for part in parts for remark in part.remarks),
     )  # fmt: skip
     (into / _SUMMARY).write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
 

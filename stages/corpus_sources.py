@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -26,19 +26,12 @@ from schemas.paths import local_path
 from schemas.regular_files import special_kind
 from stages.bounds import MAX_ROW_BYTES, allowed_bytes, unpacks_too_far
 from stages.docstrings import corpus_paragraphs, docstring_digest, load_paragraphs
-from stages.files import (
-    FORMATS,
-    check_column,
-    file_format,
-    file_identity,
-    is_text,
-    read_file,
-    resolve_file,
-    text_column,
-)
+from stages.file_names import FORMATS, file_format, resolve_file
+from stages.files import check_column, file_identity, is_text, read_file, text_column
 from stages.hub import hub_commit, load_hub
 from stages.hub_sample import load_sample
 from stages.packing import packing_of, without_packing
+from stages.reading import Reading
 from stages.saved import is_saved, saved_batches, saved_files, saved_split
 from stages.whole import file_digest
 
@@ -73,6 +66,8 @@ class Part:
     """The text, and the document as a second column where there is one."""
     blank_line_ends: bool = False
     """Whether a document ends at a blank row."""
+    remarks: tuple[str, ...] = ()
+    """How its file was read, where that could have been done in another way."""
 
     def read(self) -> Iterator[TextRows]:
         """All rows in order, about a megabyte at a time.
@@ -201,7 +196,13 @@ def source_identity(source: AnySource, *, seed: int) -> dict[str, object]:
             return {"docstrings": docstring_digest(), **left_out}
         case FileText():
             files = [_path_identity(path) for path in paths_of(source)]
-            return {"files": files, "column": source.column, **_document(source)}
+            settings = source.format.model_dump(mode="json", exclude_none=True)
+            return {
+                "files": files,
+                "column": source.column,
+                "format": settings,
+                **_document(source),
+            }
         case HubText():
             commit = hub_commit(source.id, source.revision) or source.revision
             named = source.model_dump(
@@ -273,11 +274,13 @@ def _of_path(path: Path, source: FileText, number: int, cache: Path, documents: 
             number, where, source.column,
             lambda: (batch for file in files for batch in saved_batches(file, columns, where)),
         )  # fmt: skip
-    rows = read_file(path, cache, PLACE, columns).rows
+    reading = Reading(tuple(columns), format=source.format, named=frozenset(columns))
+    read = read_file(path, cache, PLACE, reading)
+    rows = read.rows
     if file_format(path, PLACE) == ".txt":
         part = _of_dataset(rows, ["text"], number, where, stored=True)
-        return Part(number, where, "text", part.batches, blank_line_ends=documents)
-    return _of_dataset(rows, columns, number, where, stored=True)
+        return replace(part, remarks=read.remarks, blank_line_ends=documents)
+    return replace(_of_dataset(rows, columns, number, where, stored=True), remarks=read.remarks)
 
 
 def _of_dataset(

@@ -1,22 +1,18 @@
 """Rows of a user's files, and for whatever is wrong with them file, row and remedy.
 
-`datasets` reads and caches the files; this module finds them, checks them and explains what
-`datasets` would not take.
+Each format has a reader of its own; what they find is kept in the cache as Arrow files.
 """
 
 from __future__ import annotations
 
-import csv
 import glob
-import io
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import datasets
 import pyarrow as pa
@@ -26,26 +22,23 @@ from huggingface_hub import constants
 
 from schemas.base import digest_of
 from schemas.errors import DataError
-from schemas.paths import local_path
-from schemas.regular_files import check_regular, special_kind
 from schemas.yaml_text import printable
-from stages.bounds import CHUNK_BYTES, MAX_COLUMNS, MAX_ROW_BYTES, check_bounds
-from stages.packing import open_plain, packing_of, without_packing
+from stages.bounds import CHUNK_BYTES, MAX_ROW_BYTES, check_bounds
+from stages.conll import write_conll_rows
+from stages.csv_rows import SEPARATORS, csv_header, write_csv_rows
+from stages.file_names import CONLL_FORMATS, FORMATS, file_format
+from stages.json_rows import json_problem, refuse_other_layouts
+from stages.packing import packing_of
 from stages.parquet import columns_among, write_parquet_rows
+from stages.reading import Reading, rename_columns, renamed, renaming_remark
+from stages.transcoding import encoding_of, open_utf8
 from stages.whole import disk_error, file_digest, is_whole, make_whole
 
-FORMATS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
 MAX_LABEL = 1000
-READING_VERSION = 1
+READING_VERSION = 2
 """Raise when the same file should give other rows or remarks."""
 _REMARKS = "remarks.json"
+_FIRST = "0000.arrow"
 
 
 @dataclass(frozen=True)
@@ -85,94 +78,46 @@ def offline(wanted: bool = True) -> Iterator[None]:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
-def resolve_file(pattern: str, where: str) -> Path:
-    """The one file that `pattern` (a path, with `*` or `~` perhaps) means; `where` is its field."""
-    path = local_path(pattern, where)
-    if path.is_dir():
-        raise DataError(f"{where}: {path} is a folder; give a file in it{_listing(path)}")
-    if not path.exists():
-        # Only the last part is a pattern where the folder exists: its name may hold a bracket.
-        given = (
-            os.path.join(glob.escape(str(path.parent)), path.name) if path.parent.is_dir() else path
-        )
-        found = sorted(
-            name
-            for name in glob.glob(str(given))
-            if os.path.isfile(name) or special_kind(Path(name))
-        )
-        if not found:
-            raise DataError(f"{where}: there is no file {path}{_listing(path.parent)}")
-        if len(found) > 1:
-            raise DataError(
-                f"{where}: {path} means {len(found)} files, {', '.join(found)}; name the one to use"
-            )
-        path = Path(found[0])
-    check_regular(path, where)
-    file_format(path, where)
-    if not os.access(path, os.R_OK):
-        raise DataError(f"{where}: {path} may not be read; change its permissions")
-    return path
-
-
-def file_format(path: Path, where: str) -> str:
-    """What `path` is by its name: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt`."""
-    suffix = Path(without_packing(path.name)).suffix.lower()
-    if suffix not in FORMATS or (suffix == ".parquet" and packing_of(path.name)):
-        raise DataError(
-            f"{where}: {path} is of no known format; give .jsonl, .json, .csv, .tsv or .txt "
-            "(plain, .gz, .bz2, .xz or .zst) or .parquet"
-        )
-    return suffix
-
-
 def file_identity(path: Path, where: str) -> dict[str, str]:
     """What decides the rows of a file: its content and how it is read."""
-    return {"format": file_format(path, where), "sha256": file_digest(path)}
+    return {
+        "format": file_format(path, where),
+        "sha256": file_digest(path),
+        "reading": str(READING_VERSION),
+    }
 
 
-def _listing(folder: Path) -> str:
-    if not folder.is_dir():
-        return f" (there is no folder {folder} either; relative paths start at {Path.cwd()})"
-    names = sorted(entry.name for entry in folder.iterdir())
-    return (
-        f"; {folder} holds {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
-        if names
-        else "; it is empty"
-    )
-
-
-def read_file(
-    path: Path, cache: Path, where: str, columns: Collection[str] | None = None
-) -> FileRows:
+def read_file(path: Path, cache: Path, where: str, reading: Reading | None = None) -> FileRows:
     """The rows of `path` with all its columns, memory-mapped from `cache`; never empty.
 
-    CSV and TSV columns are all text, so that `NA` and `01` stay what they are; TSV is read without
-    quoting.
+    CSV and TSV columns are all text, so that `NA` and `01` stay what they are.
 
     Args:
         path: the file.
         cache: folder for what is read once.
         where: the field that names it.
-        columns: names among which the wanted columns are; the others of a Parquet file are then nulls. None for all.
+        reading: what is asked of the file.
 
     Raises:
         DataError: the file cannot be read, and why, with the line where there is one.
         OSError: the cache cannot be written.
     """
+    reading = reading or Reading()
     suffix = file_format(path, where)
-    check_bounds(path, suffix, where)
+    check_bounds(path, suffix, where, reading.format.encoding)
     # By content: a file that is replaced under the same name and time has other rows.
     named: dict[str, object] = {
         "sha256": file_digest(path),
         "format": suffix,
+        "reading": reading.identity(),
         "datasets": datasets.__version__,
         "version": READING_VERSION,
     }
     if suffix == ".parquet":
-        named["columns"] = columns = None if columns is None else columns_among(path, columns)
+        named["columns"] = _parquet_columns(path, reading)
     folder = cache / "files" / digest_of(named)[:32]
     if not is_whole(folder):
-        make_whole(folder, lambda beside: _prepare(path, suffix, where, columns, beside))
+        make_whole(folder, lambda beside: _prepare(path, reading, where, beside))
     parts = sorted(folder.glob("*.arrow"))
     if not parts:
         raise DataError(f"{where}: {path} has no rows; give a file that has some")
@@ -181,119 +126,114 @@ def read_file(
     return FileRows(rows, tuple(f"{where}: {path}: {remark}" for remark in remarks))
 
 
-def _prepare(
-    path: Path, suffix: str, where: str, columns: Collection[str] | None, into: Path
-) -> None:
+def _prepare(path: Path, reading: Reading, where: str, into: Path) -> None:
     """The rows of `path` as Arrow files in `into`, none where it has none; and how the file was read.
 
     The remarks do not name the file: the same content under another name is not read again.
     """
-    remarks: list[str] = []
-    if suffix == ".parquet":
-        (into / _REMARKS).write_text(json.dumps(remarks), encoding="utf-8")
-        rows_file = into / "0000.arrow"
-        if not write_parquet_rows(path, where, columns, rows_file):
-            rows_file.unlink()
-        return
-    options = _csv_options(path, suffix, where) if FORMATS[suffix] == "csv" else {}
-    plain = path
-    if packing_of(path.name):
+    suffix = file_format(path, where)
+    remarks = []
+    if suffix != ".parquet":
+        encoding = encoding_of(path, reading.format.encoding)
+        if encoding != "utf-8" and reading.format.encoding is None:
+            remarks.append(f"read as {encoding.upper()}, which its byte order mark names")
+    if is_conll(path, reading, where):
+        remarks += write_conll_rows(path, reading, where, into / _FIRST)
+    elif FORMATS[suffix] == "csv":
+        remarks += write_csv_rows(path, reading, SEPARATORS[suffix], where, into / _FIRST)
+    elif suffix == ".parquet":
+        remarks += _unpack(path, reading, where, into)
+    else:
+        remarks += _load(path, reading, where, into)
+    (into / _REMARKS).write_text(json.dumps(remarks), encoding="utf-8")
+
+
+def is_conll(path: Path, reading: Reading, where: str) -> bool:
+    """Whether a file has a word a line, by the recipe, its name, or the want of a header.
+
+    Raises:
+        DataError: it has, but the task is not one of words.
+    """
+    suffix, layout = file_format(path, where), reading.format.layout
+    if suffix in CONLL_FORMATS or layout == "conll":
+        if not reading.words:
+            raise DataError(
+                f"{where}: {path} holds words with tags; set task.problem to token_classification, or give rows of "
+                "text (.jsonl, .csv, .tsv, .parquet)"
+            )
+        return True
+    if not reading.words or layout == "table" or suffix not in (".txt", ".tsv"):
+        return False
+    if suffix == ".txt":
+        return True
+    try:
+        header = csv_header(path, Reading(reading.columns[:2]), SEPARATORS[suffix], where)
+    except DataError:  # said of the words, if they are wrong too
+        return True
+    return not set(reading.columns[:2]) & set(header)
+
+
+def _parquet_columns(path: Path, reading: Reading) -> list[str] | None:
+    """The columns of a Parquet file that are read; None for all. The others are nulls."""
+    return None if reading.named is None else columns_among(path, reading.named)
+
+
+def _unpack(path: Path, reading: Reading, where: str, into: Path) -> list[str]:
+    """Read a Parquet file into `into`; what to say of it."""
+    rows_file = into / _FIRST
+    if not write_parquet_rows(path, where, _parquet_columns(path, reading), rows_file):
+        rows_file.unlink()
+        return []
+    with pa.memory_map(str(rows_file)) as file:
+        names = renamed(pa.ipc.open_stream(file).schema.names, reading.columns)
+    if names:
+        rename_columns(rows_file, names)
+    return [renaming_remark(names)] if names else []
+
+
+def _load(path: Path, reading: Reading, where: str, into: Path) -> list[str]:
+    """Have `datasets` read a file, and put its Arrow files into `into`; what to say of it."""
+    suffix = file_format(path, where)
+    plain, encoding = path, encoding_of(path, reading.format.encoding)
+    if packing_of(path.name) or encoding != "utf-8":
         plain = into / f"plain{suffix}"
-        with open_plain(path) as packed, plain.open("wb") as file:
+        with open_utf8(path, encoding) as packed, plain.open("wb") as file:
             shutil.copyfileobj(packed, file, CHUNK_BYTES)
     try:
         with quiet(), offline():
             rows = datasets.load_dataset(
                 FORMATS[suffix], data_files=[glob.escape(str(plain.absolute()))], split="train",
-                cache_dir=str(into / "prepared"), **options,
+                cache_dir=str(into / "prepared"),
             )  # fmt: skip
     except Exception as error:
         if (refused := disk_error(error)) is not None:
             raise refused from None
         # datasets lets through whatever its readers raise; each means that the file is not right.
-        raise DataError(f"{where}: {path}: {_reason(path, suffix, error)}") from None
+        raise DataError(f"{where}: {path}: {_reason(plain, suffix, reading, error)}") from None
+    if suffix in (".json", ".jsonl"):
+        refuse_other_layouts(rows, reading, f"{where}: {path}")
+    names = renamed(rows.column_names, reading.columns)
     if len(rows):
         for number, made in enumerate(rows.cache_files):
-            os.replace(made["filename"], into / f"{number:04d}.arrow")
-    (into / _REMARKS).write_text(json.dumps(remarks), encoding="utf-8")
+            part = into / f"{number:04d}.arrow"
+            os.replace(made["filename"], part)
+            if names:
+                rename_columns(part, names)
     del rows
     shutil.rmtree(into / "prepared")
     if plain != path:
         plain.unlink()
+    return [renaming_remark(names)] if names else []
 
 
-def _reason(path: Path, suffix: str, error: Exception) -> str:
-    if FORMATS[suffix] == "json" and (problem := _json_problem(path)):
+def _reason(path: Path, suffix: str, reading: Reading, error: Exception) -> str:
+    if FORMATS[suffix] == "json" and (problem := json_problem(path, reading)):
         return problem
     cause = printable(" ".join(str(error.__cause__ or error).split()), 300)
     # What datasets says of a file with a header or a schema and nothing else.
     if "corresponds to no data" in cause:
         return "has no rows; give a file that has some"
     return f"cannot be read as {suffix} ({cause}); mend it"
-
-
-def _csv_options(path: Path, suffix: str, where: str) -> dict[str, Any]:
-    separator = "\t" if suffix == ".tsv" else ","
-    # Quotes are ordinary characters in the TSV files of GLUE; read as quotes they swallow rows.
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL
-    with io.TextIOWrapper(open_plain(path), encoding="utf-8-sig", newline="") as lines:
-        rows = csv.reader(lines, delimiter=separator, quoting=quoting)
-        try:
-            header, first = next(rows), next(rows, None)
-        except csv.Error as error:
-            raise DataError(
-                f"{where}: {path}: line {rows.line_num} cannot be read ({error}); look for a quote that is never "
-                "closed, and cut longer fields"
-            ) from None
-    if len(header) > MAX_COLUMNS:
-        raise DataError(
-            f"{where}: {path}: line 1 names {len(header):,} columns; give a file of at most {MAX_COLUMNS:,}"
-        )
-    if len(set(header)) != len(header) or "" in header:
-        raise DataError(
-            f"{where}: {path}: line 1 must name each column once; it is {listed(header)}"
-        )
-    if first is not None and len(first) != len(header):
-        raise DataError(
-            f"{where}: {path}: row 1 has {len(first)} fields but line 1 names {len(header)} columns; mend it"
-        )
-    features = datasets.Features({name: datasets.Value("string") for name in header})
-    return {
-        "sep": separator,
-        "quoting": quoting,
-        "encoding": "utf-8-sig",
-        "features": features,
-        "index_col": False,
-        "keep_default_na": False,
-        "na_filter": False,
-    }
-
-
-def _json_problem(path: Path) -> str | None:
-    with open_plain(path) as file:
-        if file.read(1) == b"[":
-            file.seek(0)
-            return _problem_of(file.read(), first_line=1)
-        file.seek(0)
-        for number, line in enumerate(file, start=1):
-            if line.strip() and (problem := _problem_of(line.strip(), first_line=number)):
-                return problem
-    return None
-
-
-def _problem_of(text: bytes, first_line: int) -> str | None:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        return (
-            f"line {first_line + error.lineno - 1} is not valid JSON ({error.msg}); mend that line"
-        )
-    except RecursionError:
-        return f"line {first_line} is nested too deeply; a row is one object of texts and numbers"
-    if isinstance(value, dict | list):
-        return None
-    example = '{"text": "…", "label": "…"}'
-    return f"line {first_line} is no JSON object; write a row a line, such as {example}"
 
 
 def text_column(

@@ -6,7 +6,7 @@ Everything that names a place (path, cache) stays out of the digests: a moved fi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import assert_never
 
@@ -21,7 +21,12 @@ from schemas.data import (
     TaskData,
 )
 from schemas.errors import DataError
-from schemas.problems import AnyProblem, Classification, QuestionAnswering
+from schemas.problems import (
+    AnyProblem,
+    Classification,
+    QuestionAnswering,
+    TokenClassification,
+)
 from stages.columns import has_column
 from stages.docstrings import (
     docstring_task_digest,
@@ -29,15 +34,12 @@ from stages.docstrings import (
     load_paragraphs,
 )
 from stages.drawing import drawn_from
-from stages.files import (
-    FileRows,
-    file_identity,
-    read_file,
-    resolve_file,
-)
+from stages.file_names import is_test_split, resolve_file
+from stages.files import FileRows, file_identity, read_file
 from stages.hub import hub_commit, load_hub
 from stages.parquet import strings_in
 from stages.positive import positive_label
+from stages.reading import Reading
 from stages.rows import checked_rows
 from stages.squad import is_squad, read_squad
 
@@ -98,8 +100,14 @@ def _settled(task: FileTask) -> FileTask:
     if task.text_pair != "auto":
         return task
     train = resolve_file(task.train, "task.train")
-    pair = "text_b" if has_column(train, "text_b", "task.train") else None
+    pair = "text_b" if has_column(train, "text_b", "task.train", _reading(task)) else None
     return task.model_copy(update={"text_pair": pair})
+
+
+def _reading(task: FileTask) -> Reading:
+    words = isinstance(task.problem, TokenClassification)
+    named = strings_in(task.model_dump())
+    return Reading(task.columns, words=words, format=task.format, named=named)
 
 
 def _task_files(task: FileTask) -> dict[str, Path]:
@@ -169,8 +177,11 @@ def _read_splits(
             raw[split] = (
                 FileRows(read_squad(path, task, where[split]))
                 if squad
-                else read_file(path, cache, f"task.{split}", strings_in(task.model_dump()))
+                else read_file(path, cache, f"task.{split}", _reading(task))
             )
+            if split == "validation" and is_test_split(task.validation, path):
+                said = f"task.validation: {path}: the folder has no other validation rows than its test rows"
+                raw[split] = replace(raw[split], remarks=(said, *raw[split].remarks))
         return raw, where
     splits = {"train": task.train_split, "validation": task.validation_split}
     splits |= {f"more_validation/{name}": split for name, split in task.more_validation.items()}

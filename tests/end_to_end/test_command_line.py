@@ -329,7 +329,7 @@ def test_a_later_stage_is_refused_before_an_assistant_is_trained_for_it(
 def test_a_task_folder_that_is_not_there_is_named_once(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: None, "--set", f"task={tmp_path}/nowhere")
     assert message.count("error:") == 1
-    assert f"task.train: there is no file {tmp_path}/nowhere/train.jsonl*" in message
+    assert f"task.train: there is no file {tmp_path}/nowhere/train.*" in message
     assert f"there is no folder {tmp_path}/nowhere either" in message
 
 

@@ -115,9 +115,17 @@ def test_a_command_that_ends_otherwise_is_noticed(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("deep.jsonl", b'{"text_a": ' + b"[" * 50_000, "line 1 is nested too deeply"),
-        ("long.csv", b"text_a,label\n" + b"x" * 200_000 + b",no\n", "line 2 cannot be read"),
+        (
+            "long.csv",
+            b'text_a,label\n"' + b"x" * 1_500_000 + b"\n" + b"x" * 1_500_000 + b'",no\n',
+            r"lines 2 to 3 \(row 1\): a field is too long",
+        ),
         ("mark.csv", b"\xef\xbb\xbf", "is empty; give a file with rows"),
-        ("open.csv", b'text_a,label\n"' + b"x\n" * 100_000, "a quote that is never closed"),
+        (
+            "open.csv",
+            b'text_a,label\n"' + b"x\n" * 100_000,
+            r"lines 2 to 100001 \(row 1\): .* never closed",
+        ),
     ],
 )
 def test_what_a_campaign_found_is_refused_by_line(

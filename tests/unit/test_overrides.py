@@ -72,8 +72,8 @@ def test_another_data_set_of_the_same_kind_keeps_length_row_limit_and_seed() -> 
     )
     recipe = quickstart("task=./a", "task.label=gold", "task.max_train_rows=9", "task=./b/")
     assert recipe.task == FileTask(
-        train="./b/train.jsonl*",
-        validation="./b/validation.jsonl*",
+        train="./b/train.*",
+        validation="./b/validation.*",
         text_pair="auto",
         max_length=64,
         max_train_rows=9,

@@ -102,21 +102,34 @@ def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
         ("a.jsonl", b"", ["is empty"]),
         ("a.jsonl", b"\n\n  \n", ["is empty"]),
         ("a.csv", b"text_a,label\n", ["has no rows"]),
-        ("a.csv", b"text_a,label\nx,1\ny,2,3\n", ["cannot be read as .csv", "line 3"]),
-        ("a.csv", b"text_a,label\nx,1,2\n", ["row 1 has 3 fields"]),
+        (
+            "a.csv",
+            b"text_a,label\nx,1\ny,2,3\n",
+            ["line 3 (row 2) has 3 fields but line 1 names 2 columns"],
+        ),
+        ("a.csv", b"text_a,label\nx,1,2\n", ["line 2 (row 1) has 3 fields"]),
         ("a.csv", b"text_a,text_a\nx,1\n", ["name each column once"]),
-        ("a.csv", b'text_a,label\n"x,1\ny,2\n', ["row 1"]),
+        (
+            "a.csv",
+            b'text_a,label\n"x,1\ny,2\n',
+            ["lines 2 to 3 (row 1)", "is never closed"],
+        ),
         (
             "a.jsonl",
             '{"text_a": "café", "label": "a"}\n'.encode("latin-1"),
             ["line 1", "not UTF-8"],
         ),
-        ("a.jsonl", '{"text_a": "x"}\n'.encode("utf-16"), ["line 1", "UTF-8"]),
+        (
+            "a.jsonl",
+            '{"text_a": "x"}\n'.encode("utf-16-le"),
+            ["line 1", "format.encoding: utf-16-le"],
+        ),
         ("a.jsonl", b'{"text_a": "x", "label": "a"}\n{"text_a": "\x00"}\n', ["line 2", "NUL"]),
         ("a.jsonl.gz", gzip.compress(os.urandom(5000).hex().encode())[:2000], ["cut short"]),
         ("a.jsonl.gz", b'{"text_a": "x", "label": "a"}\n', ["no gzip file"]),
         ("a.parquet", b"PAR1 but not really", ["cannot be read as .parquet"]),
-        ("a.xlsx", b"PK", ["no known format", ".jsonl"]),
+        ("a.xlsx", b"PK", ["is a spreadsheet", "save it as CSV (UTF-8)"]),
+        ("a.pkl", b"PK", ["no known format", ".jsonl"]),
     ],
 )
 def test_a_bad_file_is_named_with_line_and_remedy(
@@ -131,12 +144,12 @@ def test_a_bad_file_is_named_with_line_and_remedy(
 
 
 def test_a_missing_file_says_what_is_there_instead(tmp_path: Path) -> None:
-    write(tmp_path / "data/train.csv")
+    write(tmp_path / "data/training-rows.csv")
     task = TypeAdapter(TaskData).validate_python(f"{tmp_path}/data")
     assert isinstance(task, FileTask)
     message = refused(task, tmp_path)
     assert "there is no file" in message
-    assert "holds train.csv" in message
+    assert "holds training-rows.csv" in message
 
 
 def test_two_files_that_fit_a_pattern_are_both_named(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_list_names_each_task_by_its_last_part_and_takes_the_place_of_the_one(
     assert [task.max_length for task in several.tasks.values()] == [64, 64, 64]
     folder = several.tasks["my-folder"]
     assert isinstance(folder, FileTask)
-    assert folder.train == "./my folder/train.jsonl*"
+    assert folder.train == "./my folder/train.*"
 
 
 def test_each_task_alone_is_what_naming_it_alone_gives() -> None:
