@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.checkpoints import open_checkpoint, open_store
+from pipeline.checkpoints import MANIFEST, open_checkpoint, open_store
 from pipeline.report import percent
 from pipeline.settings import read_settings
 from schemas.base import Frozen
 from schemas.data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
-from schemas.errors import ConfigError
+from schemas.errors import CheckpointError, ConfigError, DataError
 from schemas.metrics import MetricName, titled
 from schemas.results import Manifest, Score
-from schemas.teacher import members_of
+from schemas.teacher import FinetunedTeacher, members_of
 from schemas.yaml_text import printable
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import answers_of
 from stages.heads import check_outputs, load_with_head
+from stages.identity import NUMERICS_VERSION, model_digest
 from stages.scorer import Scorer
 from stages.scoring import VectorScorer, scorer_of
 from stages.sources import TaskRows, load_task
 from stages.tokenizing import tokenize_split
+
+log = logging.getLogger(__name__)
 
 
 class Scored(Frozen):
@@ -95,14 +99,15 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
         )
         for split in ("validation", *rows.more)
     }
-    folders = {manifest.stage: model_folder}
-    for teacher in members_of(manifest.config.teacher):
-        there = Path(getattr(teacher.model, "path", "")).is_dir()
-        if teacher.kind == "fine_tuned" and there:
-            folders["teacher"] = locate(teacher.model)
+    folders = {manifest.stage: model_folder, **_teacher_folder(manifest)}
     main = scorers["validation"]
     if isinstance(main, VectorScorer):
-        main.teacher = answers_of(load_with_head([*folders.values()][-1], rows.problem), main)
+        if "teacher" not in folders:
+            raise ConfigError(
+                f"{folder}: its vectors are compared with its teacher's, which cannot be used; make the teacher again "
+                "with: distill run"
+            )
+        main.teacher = answers_of(load_with_head(folders["teacher"], rows.problem), main)
     return Scores(
         task=describe_task(data),
         metric=data.main_metric,
@@ -115,6 +120,42 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
             _scored(name, place, data.main_metric, rows, scorers) for name, place in folders.items()
         ),
     )
+
+
+def _teacher_folder(manifest: Manifest) -> dict[str, Path]:
+    """The last fine-tuned teacher that a checkpoint learned from, where it is still there and still the same."""
+    found: dict[str, Path] = {}
+    members = members_of(manifest.config.teacher)
+    for teacher, digest in zip(members, _digests_of_teachers(manifest, len(members)), strict=True):
+        folder = Path(getattr(teacher.model, "path", ""))
+        if not isinstance(teacher, FinetunedTeacher) or not folder.is_dir():
+            continue
+        if (problem := _problem_of(teacher, folder, digest)) is not None:
+            log.warning("the teacher is left out: %s", problem)
+            continue
+        found["teacher"] = locate(teacher.model)
+    return found
+
+
+def _digests_of_teachers(manifest: Manifest, number: int) -> list[str | None]:
+    """What each teacher was when the student learned from it; None where it was noted in another version's way."""
+    identity = manifest.identity
+    noted = identity.get("teacher") if identity.get("numerics") == NUMERICS_VERSION else None
+    members = noted.get("members") if isinstance(noted, dict) else [noted]
+    return members if isinstance(members, list) and len(members) == number else [None] * number
+
+
+def _problem_of(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> str | None:
+    """Why a teacher's folder is not what the student learned from; None where nothing speaks against it."""
+    another = f"{folder} holds another model than the one that the student learned from"
+    is_checkpoint = (folder.parent / MANIFEST).is_file()
+    try:
+        if is_checkpoint or teacher.stage_digest is not None:
+            _, manifest = open_checkpoint(folder if is_checkpoint else folder.parent)
+            return None if teacher.stage_digest in (None, manifest.digest) else another
+        return None if digest in (None, model_digest(teacher.model)) else another
+    except (CheckpointError, DataError) as error:
+        return str(error)
 
 
 def _as_trained(

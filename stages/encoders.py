@@ -65,8 +65,29 @@ _POSITIONS_AFTER_PADDING = {
 }
 
 
-# A sentence encoder's map of its vectors to another width, as sentence-transformers keeps it.
-_DENSE = Path("2_Dense/model.safetensors")
+# Where a sentence encoder keeps its map to another width.
+_DENSE = "2_Dense"
+# Whatever of a model folder, beside its weights, transformers and this project read: the config, which file has which
+# weights, the tokenizer in the forms that the families keep it in, and a sentence encoder's map of its vectors to
+# another width, as sentence-transformers keeps it.
+_READ_FILES = (
+    "config.json",
+    "model.safetensors.index.json",
+    "tokenizer*.json",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "vocab*",
+    "entity_vocab.json",
+    "merges.txt",
+    "*.model",
+    "bpe.codes",
+    "byte_maps.json",
+    "emoji.json",
+    "prophetnet.tokenizer",
+    "word_*.json",
+    f"{_DENSE}/config.json",
+    f"{_DENSE}/model.safetensors",
+)
 
 
 def locate(model: AnyModelRef) -> Path:
@@ -114,7 +135,7 @@ def locate(model: AnyModelRef) -> Path:
 def _check_files(folder: Path, place: str) -> None:
     """Refuse a folder in which something that may be read as part of the model is not a regular file."""
     check_regular(folder, place)
-    for inside in (folder, folder / "1_Pooling", folder / _DENSE.parent):
+    for inside in (folder, folder / "1_Pooling", folder / _DENSE):
         if inside.is_dir():
             for file in sorted(inside.iterdir()):
                 check_regular(file, place)
@@ -186,11 +207,11 @@ def weights_digest(folder: Path) -> str:
 
 def folder_digest(folder: Path) -> str:
     """SHA-256 over weights, config and tokenizer: everything of a model folder that computation depends on."""
+    files = {file for pattern in _READ_FILES for file in folder.glob(pattern) if file.is_file()}
     parts = [weights_digest(folder)]
-    for name in ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", _DENSE):
-        file = folder / name
-        if file.is_file():
-            parts.append(f"{name}:{file_digest(file)}")
+    parts += [
+        f"{file.relative_to(folder).as_posix()}:{file_digest(file)}" for file in sorted(files)
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

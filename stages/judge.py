@@ -130,9 +130,11 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         )
         for name in task.more
     }
+    # The tokenizer is the pretrained teacher's, whichever model is judged.
+    data = digest_of({"task": task_digest(recipe.task), "tokenizer": folder_digest(folder)})
     return Yardstick(
         recipe.evaluation, recipe.latent_objective(), teacher, folder_digest(teacher_folder),
-        task_digest(recipe.task), held_out, recipe.task.main_metric, fine_tuned is not None, train,
+        data, held_out, recipe.task.main_metric, fine_tuned is not None, train,
         scorer("validation", held_out), further,
     )  # fmt: skip
 
