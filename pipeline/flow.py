@@ -10,6 +10,7 @@ import time
 
 from prefect import flow
 from rich.console import Console
+from rich.markup import escape
 
 from pipeline.assistants import with_assistant
 from pipeline.changes import what_is_different
@@ -32,6 +33,7 @@ from pipeline.parts import (
 )
 from pipeline.progress import make_progress
 from pipeline.settings import read_settings
+from pipeline.what_is_read import what_is_read
 from schemas.comparison import AnyReport
 from schemas.recipe import Recipe
 from schemas.refs import StudentOf
@@ -78,6 +80,8 @@ def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
         progress.note(f"{recipe.name}: looking at models and data")
         with disk_errors(store.cache):
             facts = look_at(recipe, store.cache)
+        for line in what_is_read({task: found.card for task, found in facts.items()}):
+            progress.note(escape(line))
         parent = resumed(options, store, settings)
         if parent is not None:
             stages = stages_after(parent, recipe, stages, options)

@@ -16,7 +16,9 @@ from pipeline.look import look_at
 from pipeline.outline import OutlinedStage, outline_tasks, with_student_there
 from pipeline.report import amount, duration, size_lines
 from pipeline.settings import read_settings
+from pipeline.what_is_read import what_is_read
 from schemas.base import Frozen
+from schemas.cards import DataCard
 from schemas.data import describe_data
 from schemas.objective import hard_label_of, latent_of, soft_label_of
 from schemas.recipe import Recipe
@@ -67,6 +69,8 @@ class Plan(Frozen):
     """The recipe's name."""
     store: str
     """Where it would be kept."""
+    data: dict[str, DataCard]
+    """What is read, by the names of several tasks; under the recipe's name where it has one task, or none."""
     stages: tuple[PlannedStage, ...]
     """In order."""
     size: Size
@@ -103,6 +107,7 @@ def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
+        data={task or recipe.name: found.card for task, found in looked.items()},
         stages=tuple(planned),
         size=Size(
             student_parameters=facts.student_parameters,
@@ -188,7 +193,11 @@ def _as_table(plan: Plan) -> Table:
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """The plan as a table, with what it takes."""
+    """What is read, and the plan as a table, with what it takes."""
+    several = len(plan.data) > 1
+    cards = {name if several else None: card for name, card in plan.data.items()}
+    for line in what_is_read(cards):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(_as_table(plan))
     for stage in plan.stages:
         if stage.reason:

@@ -250,6 +250,7 @@ def card_lines(card: DataCard) -> list[str]:
             "with several labels": split.contradictions,
             "also in train": split.in_train,
             "cut off": split.cut,
+            "left out for want of a text or a label": split.dropped,
         }
         found = ", ".join(f"{number:,} {what}" for what, number in odd.items() if number)
         lines.append(

@@ -169,7 +169,7 @@ def test_a_parquet_file_out_of_bounds_is_refused(
 
 
 def test_a_message_quotes_no_more_than_a_part_of_what_was_given(tmp_path: Path) -> None:
-    rows = [{"text_a": "x", "label": f"{n} {'y' * 900}"} for n in range(100)]
+    rows = [{"text_a": "x", "label": f"{n % 100} {'y' * 900}"} for n in range(500)]
     (tmp_path / "a.jsonl").write_bytes(written(rows, ".jsonl"))
     (tmp_path / "b.jsonl").write_bytes(written([{"text_a": "x", "label": "z" * 900}], ".jsonl"))
     task = FileTask(train=str(tmp_path / "a.jsonl"), validation=str(tmp_path / "b.jsonl"))
