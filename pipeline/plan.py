@@ -198,6 +198,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     cards = {name if several else None: card for name, card in plan.data.items()}
     for line in what_is_read(cards):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print()
     console.print(_as_table(plan))
     for stage in plan.stages:
         if stage.reason:

@@ -48,8 +48,10 @@ def test_recipes_show_plan_compare_evaluate_verify_and_sync(
 
 
 def test_run(distill: Distill, toy_run: ToyRun) -> None:
-    report = one_document(distill, "run", toy_run.recipe, "--store", toy_run.store)
-    assert isinstance(report, dict)
+    code, out, err = distill("run", toy_run.recipe, "--store", toy_run.store, "--json")
+    assert code == 0, err
+    assert "train, 2 classes: bad (80), good (80)" in err
+    report = json.loads(out, parse_constant=refuse_constant)
     assert [row["name"] for row in report["rows"]] == [row.name for row in toy_run.report.rows]
     assert one_document(distill, "compare", report["run"], "--store", toy_run.store) == report
 
