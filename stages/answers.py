@@ -113,6 +113,8 @@ class MixedAnswers(_Rows):
 
     groups: tuple[tuple[int, int], ...]
     """Half-open ranges of outputs, one for each task; the only output of a task is a value."""
+    scales: tuple[float, ...] | None = None
+    """The deviation of each output's values, which errors are divided by; None for none."""
 
     @override
     def soft(
@@ -130,8 +132,14 @@ class MixedAnswers(_Rows):
         of_value = torch.isin(output, alone)
         classes = hard_label_loss(student[~of_value], output[~of_value], groups=self.groups)
         answered = student[of_value].gather(1, output[of_value, None]).squeeze(-1)
-        values = value_loss(answered, labels[of_value, 1])
+        values = value_loss(answered, labels[of_value, 1], scale=self._scale(output[of_value]))
         return Summed(classes.total + values.total, classes.count + values.count)
+
+    def _scale(self, output: Tensor) -> Tensor | float:
+        """(rows,): the scale of each row's output."""
+        if self.scales is None:
+            return 1.0
+        return torch.tensor(self.scales, device=output.device)[output]
 
     def _values(self, labels: Tensor) -> Tensor:
         """Numbers of the outputs that are values."""
@@ -139,20 +147,24 @@ class MixedAnswers(_Rows):
         return torch.tensor(alone, dtype=torch.long, device=labels.device)
 
 
+@dataclass(frozen=True)
 class ValueAnswers(_Rows):
     """One number a row."""
+
+    scale: float = 1.0
+    """The deviation of the training rows' values, which errors are divided by."""
 
     @override
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
         row_weights: Tensor | None,
     ) -> Summed:  # fmt: skip
-        return value_loss(student.squeeze(-1), teacher.squeeze(-1))
+        return value_loss(student.squeeze(-1), teacher.squeeze(-1), scale=self.scale)
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
         known = self.labelled(batch)
-        return value_loss(student.squeeze(-1)[known], _labels(batch)[known])
+        return value_loss(student.squeeze(-1)[known], _labels(batch)[known], scale=self.scale)
 
 
 class LabelSetAnswers(_Rows):
@@ -311,16 +323,19 @@ class WordAnswers(Answers):
 
 
 def answers_to(
-    problem: AnyProblem | None, groups: tuple[tuple[int, int], ...] | None = None
+    problem: AnyProblem | None,
+    groups: tuple[tuple[int, int], ...] | None = None,
+    scales: tuple[float, ...] | None = None,
 ) -> Answers:
     """How answers of a kind are compared.
 
     Args:
         problem: the task's kind; None for masked words.
         groups: of outputs, where several tasks share an output layer.
+        scales: the deviation of each output's values; None where none is a value.
     """
     if groups is not None:
-        return MixedAnswers(groups)
+        return MixedAnswers(groups, scales)
     match problem:
         case None:
             return WordAnswers()
@@ -329,7 +344,7 @@ def answers_to(
         case MultiLabel():
             return LabelSetAnswers()
         case Regression():
-            return ValueAnswers()
+            return ValueAnswers(scales[0] if scales else 1.0)
         case TokenClassification():
             return TagAnswers()
         case QuestionAnswering():

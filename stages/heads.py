@@ -210,17 +210,23 @@ def label_order(names: Sequence[str], labels: Sequence[str]) -> LabelOrder | Non
     return "reordered" if sorted(theirs) == sorted(mine) else None
 
 
-@torch.no_grad()
-def reorder_outputs(model: nn.Module, order: Sequence[int]) -> None:
-    """Let output i of a model's head be what output `order[i]` was."""
+def output_layer(model: nn.Module, outputs: int) -> nn.Linear | None:
+    """The linear layer that a head ends with; None in a head of another make."""
     layers = [
         layer
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear)
-        and layer.out_features == len(order)
+        and layer.out_features == outputs
         and name.split(".")[0] in _HEADS
     ]
-    last = layers[-1]
+    return layers[-1] if layers else None
+
+
+@torch.no_grad()
+def reorder_outputs(model: nn.Module, order: Sequence[int]) -> None:
+    """Let output i of a model's head be what output `order[i]` was."""
+    last = output_layer(model, len(order))
+    assert last is not None
     last.weight.copy_(last.weight[list(order)].clone())
     if last.bias is not None:
         last.bias.copy_(last.bias[list(order)].clone())

@@ -60,6 +60,7 @@ from stages.resampling import (
     ratio,
 )
 
+_ROUNDING = 1e-6
 _POSITIVE = 1
 """The class that `f1` is about, as with scikit-learn; answers about another class are given its number first."""
 
@@ -260,9 +261,21 @@ def _correlation_resampler(
 
 
 def _values(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (rows,) values; a model that answers with a NaN anywhere has answered nothing."""
+    """Both as (rows,) values; answers that say nothing are all 0."""
     right, given = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
-    return right, given if np.isfinite(given).all() else np.zeros_like(given)
+    return right, np.zeros_like(given) if say_nothing(right, given) else given
+
+
+def say_nothing(labels: Any, predictions: Any) -> bool:
+    """Whether (rows,) answers are all the same but for rounding, or not all numbers.
+
+    What is left of a spread below a millionth of the labels' (or of the answers' own size, where that is more) is the
+    rounding of float32, and its correlation with anything says nothing of the model.
+    """
+    right, given = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
+    if not np.isfinite(given).all():
+        return True
+    return bool(given.std() <= _ROUNDING * max(right.std(), np.abs(given).max()))
 
 
 # Tags of words.

@@ -36,6 +36,7 @@ from stages.sentence import Model, vector_width
 from stages.student import fresh_student, student_config
 from stages.tensors import read_tensors
 from stages.tokens import Batch, Tokens
+from stages.units import Units, fresh_in_units, trained_in_units
 from stages.words import has_word_head, load_word_model, with_word_head
 
 PROJECTIONS = "projections.safetensors"
@@ -54,7 +55,10 @@ class Started:
 
 
 def load_teachers(
-    config: StageConfig, labels: tuple[str, ...], problem: AnyProblem | None
+    config: StageConfig,
+    labels: tuple[str, ...],
+    problem: AnyProblem | None,
+    units: Units | None = None,
 ) -> list[Model]:
     """The models the student learns from; none when there are only hard labels.
 
@@ -62,18 +66,23 @@ def load_teachers(
         config: the stage.
         labels: names of the outputs of the task's head; empty for a general corpus.
         problem: the task's kind; None for a general corpus.
+        units: of the task's values; None where it has none.
 
     Raises:
         DataError: what one answers is not what the task asks, or it has no head where its answers are wanted.
     """
     return [
-        _load_teacher(config, locate(teacher.model), labels, problem)
+        _load_teacher(config, locate(teacher.model), labels, problem, units)
         for teacher in members_of(config.teacher)
     ]
 
 
 def _load_teacher(
-    config: StageConfig, folder: Path, labels: tuple[str, ...], problem: AnyProblem | None
+    config: StageConfig,
+    folder: Path,
+    labels: tuple[str, ...],
+    problem: AnyProblem | None,
+    units: Units | None,
 ) -> Model:
     if isinstance(config.objective, LatentObjective):
         return load_encoder(folder)
@@ -84,6 +93,8 @@ def _load_teacher(
     assert problem is not None
     teacher = load_with_head(folder, problem)
     check_outputs(teacher, problem, labels, folder)
+    if units is not None:
+        trained_in_units(teacher, units)
     return teacher
 
 
@@ -101,6 +112,7 @@ def start_student(
     labels: tuple[str, ...],
     problem: AnyProblem | None,
     tokenizer: PreTrainedTokenizerFast,
+    units: Units | None = None,
 ) -> Started:
     """The model to train: gone on with from `parent`, started afresh, or the pretrained teacher itself.
 
@@ -111,6 +123,7 @@ def start_student(
         labels: names of its head's outputs; empty for a general corpus.
         problem: the task's kind; None for a general corpus.
         tokenizer: the teacher's.
+        units: of the task's values; None where it has none.
     """
     pretrained = locate(config.pretrained)
     started: Started
@@ -130,6 +143,8 @@ def start_student(
         assert problem is not None
         width = _vector_width(config) if isinstance(problem, Embedding) else None
         model = with_head(encoder, problem, labels, seed=seed, vector_width=width)
+        if units is not None:
+            fresh_in_units(model, units)
     return Started(model, started.projections, started.extraction)
 
 

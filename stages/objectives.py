@@ -60,6 +60,7 @@ class ObjectiveTerms(nn.Module):
         projections: Mapping[str, Tensor] | None = None,
         problem: AnyProblem = Classification(),  # noqa: B008  (frozen)
         class_groups: tuple[tuple[int, int], ...] | None = None,
+        scales: tuple[float, ...] | None = None,
         masking: Masking | None = None,
     ) -> None:
         """Build the terms of `objective`.
@@ -74,6 +75,7 @@ class ObjectiveTerms(nn.Module):
                 objective has no use for are kept for later stages.
             problem: the kind of answer that the task asks for.
             class_groups: half-open ranges of outputs, one per task, where tasks share an output layer.
+            scales: the deviation of each output's values in the training rows; None where none is a value.
             masking: masks words, for a masked-language objective.
         """
         super().__init__()
@@ -81,7 +83,7 @@ class ObjectiveTerms(nn.Module):
         self.objective = objective
         self.shares = shares or Shares((1 / max(len(teachers), 1),) * len(teachers))
         self.masking = masking
-        self.problem, self.class_groups = problem, class_groups
+        self.problem, self.class_groups, self.scales = problem, class_groups, scales
         self.student_config: PretrainedConfig = student.config
         self.teacher_configs = [teacher.config for teacher in teachers]
         self.carried = dict(projections or {})
@@ -164,7 +166,7 @@ class ObjectiveTerms(nn.Module):
                 self.student_config, teacher, index, several, self.shares.fixed[index], projections
             )
             terms += latent_terms(latent, pair, epoch=self.epoch)
-        answers = answers_to(None if self.masking else self.problem, self.class_groups)
+        answers = answers_to(None if self.masking else self.problem, self.class_groups, self.scales)
         if soft is not None:
             terms += soft_label_terms(soft, self.shares.fixed, answers)
         if (hard := hard_label_of(self.objective)) is not None:

@@ -47,10 +47,11 @@ from stages.label_names import (
     with_whole_numbers,
 )
 from stages.label_sets import label_sets
-from stages.lists import answer_columns, list_column
+from stages.lists import answer_columns
 from stages.tags import tagged_words
 from stages.texts import Task, opened, task_texts
 from stages.unlabelled import complete_rows, in_file_numbers
+from stages.values import value_columns
 
 VALUE, SPAN, CHOICE, VECTOR = ("value",), ("start", "end"), ("choice",), ("vector",)
 """Names of a head's outputs where they are no classes."""
@@ -105,8 +106,7 @@ def _read(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> C
         case MultiLabel():
             return _multi_labelled(task, raw, where)
         case Regression():
-            splits = {split: _valued(task, rows, where[split]) for split, rows in raw.items()}
-            return CheckedRows(splits, VALUE)
+            return _valued(task, raw, where)
         case TokenClassification():
             return _tagged(task, raw, where)
         case QuestionAnswering():
@@ -116,11 +116,7 @@ def _read(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> C
             splits, remarks = choice_rows(task, task.problem, raw, where)
             return CheckedRows(splits, CHOICE, remarks)
         case Embedding():
-            splits = {
-                split: _embedded(task, rows, where[split], is_train=split == "train")
-                for split, rows in raw.items()
-            }
-            return CheckedRows(splits, VECTOR)
+            return _embedded(task, raw, where)
         case _:
             assert_never(task.problem)
 
@@ -223,26 +219,13 @@ def _multi_labelled(
     return CheckedRows(parts, labels, remarks)
 
 
-def _valued(task: Task, rows: Dataset, where: str) -> Dataset:
-    return _as_dataset(
-        {**task_texts(task, rows, where), "label": _values(rows, task.label_column, where)}
-    )
-
-
-def _values(rows: Dataset, column: str, where: str) -> pa.Array:
-    """A column of numbers, finite each."""
-    numbers = np.empty(len(rows))
-    for row, value in list_column(rows, column, where):
-        try:
-            numbers[row - 1] = float(value) if not isinstance(value, bool) else np.nan
-        except (TypeError, ValueError):
-            numbers[row - 1] = np.nan
-        if not np.isfinite(numbers[row - 1]):
-            raise DataError(
-                f"{where}: row {row}: label {column!r} is {printable(str(value), 60)!r}, not a number; a regression "
-                "task's label is one finite number: mend the row, or set task.problem to classification"
-            )
-    return pa.array(numbers, pa.float64())
+def _valued(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
+    values, remarks = value_columns(raw, task.label_column, where)
+    splits = {
+        split: _as_dataset({**task_texts(task, rows, where[split]), "label": values[split]})
+        for split, rows in raw.items()
+    }
+    return CheckedRows(splits, VALUE, remarks)
 
 
 def _tagged(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
@@ -274,21 +257,26 @@ def _spans(task: Task, rows: Dataset, where: str) -> Dataset:
     )
 
 
-def _embedded(task: Task, rows: Dataset, where: str, *, is_train: bool) -> Dataset:
-    first = text_column(rows, task.text, where)
-    has_pairs = task.text_pair is not None and task.text_pair in rows.column_names
-    if is_train:
-        # Both texts of a pair are texts to learn from.
-        second = [text_column(rows, task.text_pair or "", where)] if has_pairs else []
-        return _as_dataset(
-            {"text": pa.chunked_array([*first.chunks, *(c for s in second for c in s.chunks)])}
-        )
-    if not has_pairs or task.label_column not in rows.column_names:
-        return _as_dataset({"text": first})
-    return _as_dataset(
-        {
-            "text": first,
-            "text_pair": text_column(rows, task.text_pair or "", where),
-            "label": _values(rows, task.label_column, where),
-        }
-    )
+def _embedded(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
+    """Texts alone to learn from; of other splits also pairs, where they say how alike their texts are."""
+    pair = task.text_pair
+    scored = {
+        split: rows
+        for split, rows in raw.items()
+        if split != "train" and {pair, task.label_column} <= set(rows.column_names)
+    }
+    likeness, remarks = value_columns(scored, task.label_column, where)
+    parts = {}
+    for split, rows in raw.items():
+        first = text_column(rows, task.text, where[split])
+        second = None
+        if pair is not None and pair in rows.column_names and (split == "train" or split in scored):
+            second = text_column(rows, pair, where[split])
+        if split in scored:
+            columns = {"text": first, "text_pair": second, "label": likeness[split]}
+            parts[split] = _as_dataset(columns)
+        else:
+            # Both texts of a pair are texts to learn from.
+            chunks = [*first.chunks, *(second.chunks if second is not None else [])]
+            parts[split] = _as_dataset({"text": pa.chunked_array(chunks)})
+    return CheckedRows(parts, VECTOR, remarks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ from stages.sources import load_task
 from stages.student import count_parameters, dropout
 from stages.tokenizing import tokenize_split, tokenize_task
 from stages.tokens import Tokens
+from stages.units import Units, fold_units
 
 EXTRACTION = "extraction.json"
 _HELD_OUT_ROWS = 256
@@ -62,6 +64,11 @@ class StageData:
     parts: Mapping[str, TaskPart] = field(default_factory=dict)
     """The labelled tasks by name, a single one without; empty for a general corpus."""
 
+    @cached_property
+    def units(self) -> Units | None:
+        """Mean and deviation of the values that the head answers with; None where it has none."""
+        return Units.of(part.rows for part in self.parts.values())
+
 
 def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -> StageResult:
     """Train one stage and keep its checkpoint.
@@ -76,8 +83,10 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     selection = config.training.selection
     copyist = Copyist(folder, ports.progress, ports.stop_requested, config.training.precision)
     data = load_data(config.data, tokenizer, ports.cache, selection, copyist)
-    teachers = load_teachers(config, data.labels, data.problem)
-    started = start_student(config, parent, data.train, data.labels, data.problem, tokenizer)
+    teachers = load_teachers(config, data.labels, data.problem, data.units)
+    started = start_student(
+        config, parent, data.train, data.labels, data.problem, tokenizer, data.units
+    )
     student = started.model
     objective = make_objective(config, started, teachers, data, tokenizer)
     if objective.misfits:
@@ -98,6 +107,7 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
             if selection is not None
             else None,
         )
+    fold_units(student)
     metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
     manifest = _manifest(config, parent, fitted, metrics, data.labels, student, ports)
@@ -182,6 +192,7 @@ def make_objective(
         projections=started.projections,
         problem=data.problem or Classification(),
         class_groups=groups,
+        scales=None if (units := data.units) is None else units.scales,
         masking=masking,
     )
 

@@ -152,8 +152,10 @@ def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)
-    teachers = load_teachers(config, data.labels, data.problem)
-    started = start_student(config, None, data.train, data.labels, data.problem, tokenizer)
+    teachers = load_teachers(config, data.labels, data.problem, data.units)
+    started = start_student(
+        config, None, data.train, data.labels, data.problem, tokenizer, data.units
+    )
     objective = make_objective(config, started, teachers, data, tokenizer)
     return Trainer(started.model, teachers, data.train, objective, config.training, ports)
 

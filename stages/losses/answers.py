@@ -20,12 +20,17 @@ from stages.losses.base import (
 )
 
 
-def value_loss(student_B: Tensor, target_B: Tensor) -> Summed:
-    """Squared error of one value a row, summed over rows; the target is a teacher's value or the data's.
+def value_loss(student_B: Tensor, target_B: Tensor, *, scale: Tensor | float = 1.0) -> Summed:
+    """Squared error of one value a row over its scale, summed over rows; the target is a teacher's value or the data's.
 
-    What TinyBERT and BERT train STS-B with; `published` code differs in nothing.
+    What TinyBERT and BERT train STS-B with, in its own units.
+
+    Args:
+        student_B: the student's values.
+        target_B: the teacher's or the data's.
+        scale: the deviation of the training rows' values; one for each row where they are of several tasks.
     """
-    error_B = at_least_float32(student_B) - at_least_float32(target_B)
+    error_B = (at_least_float32(student_B) - at_least_float32(target_B)) / scale
     return Summed(error_B.square().sum(), torch.tensor(len(student_B)))
 
 

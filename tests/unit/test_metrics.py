@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from schemas.errors import DataError
 from schemas.metrics import DEFAULT_METRIC, KNOWN_METRICS, MetricName, check_metrics, metrics_of
 from schemas.problems import ProblemKind
-from stages.metrics import METRICS, entity_counts, score
+from stages.metrics import METRICS, entity_counts, interval, say_nothing, score
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 sentences = st.lists(
@@ -108,6 +108,21 @@ def test_correlations_are_scipy_s_and_their_mean_is_glue_s_of_sts_b() -> None:
 def test_values_that_are_nearly_constant_raise_no_alarm() -> None:
     nearly = 1e9 + np.array([0.0, 1e-6, 2e-6, 4e-6])
     assert -1 <= score("pearson", [1.0, 2.0, 3.0, 4.0], nearly) <= 1
+
+
+def test_a_spread_that_is_rounding_has_no_correlation() -> None:
+    labels = np.linspace(0, 5, 50)
+    # What a student answered that had learnt nothing: a scipy correlation of 24 % or more.
+    answers = np.float32(0.07275935) + np.float32(2e-7) * (labels > 3).astype(np.float32)
+    assert pearsonr(labels, answers).statistic > 0.24
+    for metric in ("pearson", "spearman", "pearson_spearman"):
+        assert score(metric, labels, answers) == 0
+        assert interval(metric, labels, answers) == (0, 0)
+    assert say_nothing(labels, answers)
+    assert say_nothing(2000 + labels, 2000 + np.float32(1e-4) * (labels > 3)), "of their own size"
+    small = labels * 1e-3
+    assert not say_nothing(labels, small)
+    assert score("pearson", labels, small) == pytest.approx(1)
 
 
 # A model that always says the same, rows that are all alike, a single row: 0, without a warning (which would raise).

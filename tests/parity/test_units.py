@@ -1,0 +1,176 @@
+"""Values learnt as if they had mean 0 and deviation 1, and answered in the task's own units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from schemas.errors import Interrupted
+from schemas.objective import SoftLabels
+from schemas.problems import Classification, Regression
+from schemas.recipe import Recipe
+from schemas.stage import StageConfig
+from stages.answers import MixedAnswers, ValueAnswers
+from stages.heads import has_head_for, output_layer, with_head
+from stages.run import run_stage
+from stages.runtime import Runtime
+from stages.sources import TaskRows
+from stages.tokens import Batch
+from stages.units import Units, fold_units, fresh_in_units, trained_in_units
+from tests.fakes import ListSink, MemoryStates, fake_ports
+from tests.kinds import kind_recipe_dict, kind_rows
+from tests.toys import write_rows
+from tests.unit.test_families import FAMILIES, family_config
+
+IDS = torch.randint(5, 60, (6, 9), generator=torch.Generator().manual_seed(0))
+
+
+def headed(family: str = "bert") -> Any:
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(family_config(family))
+    return with_head(encoder, Regression(), ("value",), seed=1).eval()
+
+
+@torch.no_grad()
+def answers(model: Any) -> torch.Tensor:
+    found: torch.Tensor = model(input_ids=IDS).logits
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_answers_in_units_and_keeps_them_in_its_last_layer(
+    family: str, tmp_path: Path
+) -> None:
+    if not has_head_for(family_config(family), Regression()):
+        return
+    model = headed(family)
+    before, names = answers(model), list(model.state_dict())
+    fresh_in_units(model, Units((60.0,), (35.0,)))
+    torch.testing.assert_close(answers(model), 60 + 35 * before)
+    assert list(model.state_dict()) == names, "the state that is kept has no more tensors"
+    said = answers(model)
+    fold_units(model)
+    assert not any(
+        layer._forward_hooks for layer in model.modules() if isinstance(layer, nn.Linear)
+    )
+    torch.testing.assert_close(answers(model), said, rtol=1e-5, atol=1e-4)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(answers(again), said, rtol=1e-5, atol=1e-4)
+    trained_in_units(again, Units((10.0,), (3.0,)))
+    torch.testing.assert_close(answers(again), said, rtol=1e-5, atol=1e-4)
+
+
+def test_a_layer_without_a_bias_takes_the_scale_alone() -> None:
+    model = headed()
+    layer = output_layer(model, 1)
+    assert layer is not None
+    layer.bias = None
+    before = answers(model)
+    fresh_in_units(model, Units((3.0,), (4.0,)))
+    torch.testing.assert_close(answers(model), 5 * before)
+    fold_units(model)
+    torch.testing.assert_close(answers(model), 5 * before)
+
+
+def test_a_frozen_teacher_in_bf16_keeps_its_answers_apart() -> None:
+    units = Units((2000.0,), (5.0,))
+    teacher = headed()
+    fresh_in_units(teacher, units)
+    fold_units(teacher)
+    exact = answers(teacher)
+    runtime = Runtime("bf16")
+
+    def furthest(model: Any) -> float:
+        frozen = runtime.frozen(model)
+        with runtime.autocast():
+            return float((answers(frozen) - exact).abs().max())
+
+    assert furthest(teacher) > 0.5, "a bias of 2000 has steps of 8 in bf16"
+    trained_in_units(teacher, units)
+    assert furthest(teacher) < 0.25
+
+
+def test_units_are_those_of_the_training_rows() -> None:
+    def rows(problem: Any, labels: list[Any], names: tuple[str, ...]) -> TaskRows:
+        train = Dataset.from_dict({"text": ["a"] * len(labels), "label": labels})
+        return TaskRows(train, train, names, "0" * 64, problem)
+
+    classes = rows(Classification(), [0, 1, 1], ("bad", "good"))
+    values = rows(Regression(), [-3.0, 120.0, 60.0], ("value",))
+    assert Units.of([classes]) is None
+    found = Units.of([classes, values])
+    assert found is not None
+    assert found.means == (0, 0, 59)
+    assert found.scales == pytest.approx((1, 1, np.std([-3, 120, 60])))
+    constant = Units.of([rows(Regression(), [7.0, 7.0], ("value",))])
+    assert constant == Units((7.0,), (1.0,))
+
+
+def test_both_losses_count_errors_in_deviations() -> None:
+    student, teacher = torch.tensor([[3.0], [8.0]]), torch.tensor([[1.0], [4.0]])
+    batch = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([1.0, 4.0]), 18)
+    for found in (
+        ValueAnswers(4.0).soft(SoftLabels(), student, teacher, batch, None),
+        ValueAnswers(4.0).hard(student, batch),
+    ):
+        assert float(found.total) == (2**2 + 4**2) / 4**2
+    mixed = Batch(
+        IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([[0.0, 1.0], [1.0, 4.0]]), 18
+    )
+    both = torch.cat([student, student], dim=1)
+    found = MixedAnswers(((0, 1), (1, 2)), (1.0, 4.0)).hard(both, mixed)
+    assert float(found.total) == 2**2 / 1**2 + 4**2 / 4**2
+
+
+def config_of(folder: Path, *, factor: float, offset: float) -> StageConfig:
+    """The fine-tuning of a teacher on values of other units."""
+    content = kind_recipe_dict(folder, "regression")
+    content["teacher"]["task_model"]["training"] |= {"duration": "6 steps", "precision": "fp32"}
+    for split, seed in (("train", 1), ("validation", 2)):
+        rows = kind_rows("regression", 60, seed)
+        scaled = [row | {"label": factor * row["label"] + offset} for row in rows]
+        write_rows(Path(content["task"][split]), scaled)
+    return Recipe.model_validate(content).teacher_configs()[0]
+
+
+def test_values_in_other_units_are_learnt_in_the_same_way(tmp_path: Path) -> None:
+    models, losses = [], []
+    for factor, offset in ((1.0, 0.0), (35.0, 60.0)):
+        folder = tmp_path / str(factor)
+        sink = ListSink()
+        ports = fake_ports(folder, sink=sink)
+        result = run_stage(config_of(folder / "in", factor=factor, offset=offset), None, ports)
+        losses.append(list(sink.values("train/hard_label_loss").values()))
+        path = Path(result.checkpoint.path) / "model"
+        models.append(AutoModelForSequenceClassification.from_pretrained(path).eval())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] == pytest.approx(1, abs=0.6), "about the labels' own variance, which is 1"
+    plain, scaled = (answers(model) for model in models)
+    torch.testing.assert_close(scaled, 35 * plain + 60, rtol=1e-4, atol=1e-2)
+
+
+def test_values_go_on_bit_for_bit_after_an_interruption(tmp_path: Path) -> None:
+    config = config_of(tmp_path / "in", factor=35.0, offset=60.0)
+    whole = run_stage(config, None, fake_ports(tmp_path / "whole"))
+    states = MemoryStates()
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    parts = fake_ports(tmp_path / "parts", states=states, stop_requested=stop)
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run_stage(config, None, parts)
+    again = run_stage(config, None, parts)
+    files = [Path(each.checkpoint.path) / "model" / "model.safetensors" for each in (whole, again)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert whole.metrics["eval/pearson"] == again.metrics["eval/pearson"]
