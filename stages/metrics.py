@@ -59,6 +59,7 @@ from stages.resampling import (
     of_sums,
     ratio,
 )
+from stages.vector_scores import of_cosines, of_similarities
 
 _ROUNDING = 1e-6
 _POSITIVE = 1
@@ -328,44 +329,6 @@ def _answers_resampler(labels: Any, predictions: Any, *, by: AnswerScore) -> Res
     return of_mean(answer_scores(by, labels, predictions))
 
 
-# Vectors.
-
-
-def _cosine_resampler(labels: Any, predictions: Any) -> Resampler:
-    teacher, student = np.asarray(labels), np.asarray(predictions)
-    if teacher.shape != student.shape:
-        raise ValueError(
-            f"cosine: the teacher's vectors are {teacher.shape[1]} wide and the student's {student.shape[1]}; score by "
-            "similarity_spearman, which compares their similarities"
-        )
-    return of_mean(_cosines(teacher, student))
-
-
-def _similarities_resampler(labels: Any, predictions: Any) -> Resampler:
-    """Rank correlation of both models' similarities over pairs of rows.
-
-    A row is in one pair only, so that pairs can be drawn like rows; who is paired with whom is drawn once for all.
-    """
-    order = np.random.default_rng(0).permutation(len(labels))
-    half = len(order) // 2
-    one, other = order[:half], order[half : 2 * half]
-    if half == 0:
-        return of_mean(np.zeros(len(labels)))
-    teacher, student = (
-        _cosines(vectors[one], vectors[other])
-        for vectors in (np.asarray(labels), np.asarray(predictions))
-    )
-    return of_spearman(*_values(teacher, student))
-
-
-def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(rows,); 0 for a vector of zeros or without finite numbers."""
-    known = (np.isfinite(one).all(1) & np.isfinite(other).all(1))[:, None]
-    one, other = (np.where(known, vectors, 0).astype(np.float64) for vectors in (one, other))
-    lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-    return ratio(np.einsum("rw,rw->r", one, other), lengths)
-
-
 def _from(resampler: Callable[[Any, Any], Resampler]) -> Metric:
     """A metric that no library has, whose value is that of the draw in which every row comes once."""
 
@@ -410,6 +373,6 @@ METRICS: dict[MetricName, Metric] = {
     "exact_match": _from(partial(_answers_resampler, by=exact_match)),
     "cmrc_f1": _from(partial(_answers_resampler, by=cmrc_f1)),
     "cmrc_exact_match": _from(partial(_answers_resampler, by=cmrc_exact_match)),
-    "cosine": _from(_cosine_resampler),
-    "similarity_spearman": _from(_similarities_resampler),
+    "cosine": _from(of_cosines),
+    "similarity_spearman": _from(of_similarities),
 }
