@@ -112,7 +112,7 @@ def as_table(report: RunReport) -> Table:
 
 def as_markdown(report: RunReport) -> str:
     """The same table in Markdown, with the closing lines."""
-    header = [named(name, report) or " " for name in COLUMNS]
+    header = [named(name, report).replace("|", r"\|") or " " for name in COLUMNS]
     lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     lines += [f"| {' | '.join(cells(row))} |" for row in report.rows]
     return "\n".join([*lines, "", *(f"- {line}" for line in summary(report))])
@@ -164,10 +164,11 @@ def summary(report: RunReport) -> list[str]:
             f"{percent(teacher.judgement.task_metric)} %: {percent(report.retained)} % retained"
             + _above_chance(report.majority, report.retained_above_chance)
         )
-        lines += _other_gains(report) + _difference_lines(student.judgement)
+        lines += _difference_lines(student.judgement)
     for row in (student, teacher):
         if row and report.validation_rows:
             lines += _score_lines(row, report)
+    lines += _guessing_lines(report)
     lines += [teacher_line(each) for each in report.teachers if each.verdict != "good"]
     if report.data is not None:
         lines += card_lines(report.data)
@@ -187,15 +188,22 @@ def _above_chance(guessed: float | None, share: float | None) -> str:
     return f"; above chance ({percent(guessed)} %): {kept}"
 
 
-def _other_gains(report: RunReport) -> list[str]:
-    """What was retained above guessing by the task's other scores, in one line."""
-    parts = [
-        f"{titled(metric, report.positive_label if metric in ABOUT_ONE_CLASS else None)} "
-        f"({percent(report.guessed[metric])} %): {percent(share)} %"
-        for metric, share in report.gains_retained.items()
-        if metric != report.metric
-    ]
-    return [f"retained above chance by the other scores: {', '.join(parts)}"] if parts else []
+def _guessing_lines(report: RunReport) -> list[str]:
+    """What the best constant answer gets by each score, and what the student retained above that by further ones."""
+
+    def listed(shares: Mapping[str, float]) -> str:
+        return ", ".join(
+            f"{titled(metric, report.positive_label if metric in ABOUT_ONE_CLASS else None)} {percent(share)} %"
+            for metric, share in shares.items()
+        )
+
+    lines = []
+    if report.guessed:
+        lines.append(f"guessing, by the best constant answer: {listed(report.guessed)}")
+    others = {key: share for key, share in report.gains_retained.items() if key != report.metric}
+    if others:
+        lines.append(f"retained above guessing by further scores: {listed(others)}")
+    return lines
 
 
 def _difference_lines(judgement: Judgement) -> list[str]:
@@ -295,7 +303,13 @@ def candidates_table(report: RunReport) -> Table | None:
         padding=(0, 1, 0, 0),
     )
     table.add_column("")
-    for name in ("chosen by", f"{escape(report.metric_title)} %", "tokens", "time"):
+    chosen_by = next((row.candidate_metric for row in tried if row.candidate_metric), "")
+    for name in (
+        f"chosen by {escape(chosen_by)}".rstrip(),
+        f"{escape(report.metric_title)} %",
+        "tokens",
+        "time",
+    ):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("")
     for row in tried:

@@ -11,13 +11,14 @@ from typing import Literal
 from pipeline.checkpoints import CheckpointStore, verify
 from pipeline.curves import loss_curves
 from pipeline.report import rows_of, score_tags, teacher_line
-from pipeline.teacher_choice import Tried, best_of, candidate_of, row_of_tried
+from pipeline.teacher_choice import Tried, best_of, candidate_of, metric_of, row_of_tried
 from pipeline.teacher_report import check_first, teacher_reports
 from pipeline.term_map import term_map
 from pipeline.tracking import CHECKPOINT_TAG, Tracking
 from pipeline.tracking_model import save_mlflow_model
 from pipeline.tracking_run import TrackedRun
 from schemas.data import TaskDataset, describe_data, describe_task
+from schemas.metrics import titled
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult, TeacherReport
 from schemas.stage import TEACHER_NAMES, StageConfig
@@ -214,11 +215,17 @@ class Runner:
         self._made.append((config, str(Path(checkpoint.path) / "model"), checkpoint.digest))
         self._judge_row(config, best.result, best.labels, child)
         child.finish("FINISHED")
-        named = {"candidate": best.candidate, "candidate_score": best.score}
+        metric, scorer = metric_of(config), self.yardstick.scorer
+        title = titled(metric, scorer.about(metric) if scorer else None)
+        named = {
+            "candidate": best.candidate,
+            "candidate_score": best.score,
+            "candidate_metric": title,
+        }
         self.rows[-1] = self.rows[-1].model_copy(update=named)
-        self.rows += [row_of_tried(each) for each in tried if each is not best]
+        self.rows += [row_of_tried(each, title) for each in tried if each is not best]
         self.progress.note(
-            f"{config.name}: the best of {len(tried)} is {best.candidate} ({best.score:.4f})"
+            f"{config.name}: the best of {len(tried)} is {best.candidate} ({title} {best.score:.4f})"
         )
 
     def _judge_row(

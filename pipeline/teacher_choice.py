@@ -42,11 +42,15 @@ class Tried:
 
 def score_of(config: StageConfig, metrics: Mapping[str, float]) -> float:
     """The score that a fine-tuning is chosen by: that of its selection, or its main one on all validation rows."""
+    of_what = "eval/" if config.training.selection is None else "select/best_"
+    return metrics[f"{of_what}{metric_of(config)}"]
+
+
+def metric_of(config: StageConfig) -> str:
+    """Which score a fine-tuning is chosen by."""
     selection = config.training.selection
     main = config.data.task.main_metric if isinstance(config.data, TaskDataset) else MEAN_SCORE
-    if selection is None:
-        return metrics[f"eval/{main}"]
-    return metrics[f"select/best_{selection.metric or main}"]
+    return main if selection is None or selection.metric is None else selection.metric
 
 
 def best_of(scores: Sequence[float]) -> int:
@@ -81,8 +85,13 @@ def foreseen(
     return (config, folder, stand_in or digest), stand_in is None
 
 
-def row_of_tried(tried: Tried) -> Row:
-    """The line of a candidate that was not chosen: its own scores; the yardstick is for the one that is."""
+def row_of_tried(tried: Tried, metric: str) -> Row:
+    """The line of a candidate that was not chosen: its own scores; the yardstick is for the one that is.
+
+    Args:
+        tried: the candidate.
+        metric: which score it was chosen by, in words.
+    """
     metrics, data = tried.result.metrics, tried.config.data
     main = data.task.main_metric if isinstance(data, TaskDataset) else MEAN_SCORE
     return Row(
@@ -98,5 +107,6 @@ def row_of_tried(tried: Tried) -> Row:
         mlflow_run_id=tried.result.mlflow_run_id,
         candidate=tried.candidate,
         candidate_score=tried.score,
+        candidate_metric=metric,
         chosen=False,
     )

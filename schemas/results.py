@@ -166,6 +166,8 @@ class Row(Frozen):
     """What tells a teacher from the others that were tried, such as `learning_rate 2e-05`; null where none were."""
     candidate_score: float | None = None
     """The score that the best of them was chosen by."""
+    candidate_metric: str | None = None
+    """Which score that is, in words."""
     chosen: bool = True
     """False for a teacher that was tried, and another taken."""
 

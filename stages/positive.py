@@ -1,7 +1,7 @@
 """Which class an F1 is about: the one that a task names, or the rarer of two.
 
 F1 leaves right answers of the other class out, so it is made for what is rare: fraud, spam, a disease. Of two classes
-the rarer one is nearly always meant, and always answering it scores worst. Where the classes are nearly as large, which
+the rarer one is nearly always meant, and always answering it gets little. Where the classes are nearly as large, which
 is the rarer depends on the rows that happen to be there, so that two files of one task would be scored by different
 classes; then it has to be said, as for more than two classes, and where a benchmark means the more frequent class.
 """

@@ -114,7 +114,7 @@ def test_the_best_candidate_is_the_teacher(done: Done) -> None:
     assert chosen.checkpoint is not None
     (teacher,) = done.runner.teachers.fine_tuned
     assert teacher.stage_digest == chosen.checkpoint.digest
-    assert "teacher: the best of 2 is learning_rate 0.005 (1.0000)" in done.notes
+    assert "teacher: the best of 2 is learning_rate 0.005 (accuracy 1.0000)" in done.notes
 
 
 def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: Done) -> None:
@@ -183,6 +183,7 @@ def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
     assert table is not None
     cells = [list(column.cells) for column in table.columns]
     assert cells[1] == ["1.0000", "0.5000"]
+    assert table.columns[1].header == "chosen by accuracy"
     assert cells[-1] == ["chosen", ""]
     plain = report.model_copy(update={"rows": report.rows[2:]})
     assert candidates_table(plain) is None

@@ -236,7 +236,8 @@ def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
         "f1 of fraud: student 50.0 %, teacher 60.0 %: 83.3 % retained; above chance (10.0 %): 80.0 %"
         in lines
     )
-    assert "retained above chance by the other scores: accuracy (93.0 %): 100.0 %" in lines
+    assert "guessing, by the best constant answer: f1 of fraud 10.0 %, accuracy 93.0 %" in lines
+    assert "retained above guessing by further scores: accuracy 100.0 %" in lines
     assert "student agrees with teacher: 99.0 % (the best constant answer: 97.0 %)" in lines
     scored = "f1 of fraud 50.0 % (40.0 to 60.0), accuracy 95.0 % (94.0 to 96.0)"
     assert f"task_specific: {scored} (2,000 of 9,815 rows, 95 % intervals)" in lines
