@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline.checkpoints import MANIFEST, open_checkpoint, open_store
-from pipeline.report import percent
+from pipeline.report import notes_on, percent
 from pipeline.settings import read_settings
 from schemas.base import Frozen
 from schemas.data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
@@ -208,6 +208,9 @@ def print_scores(scores: Scores, console: Console) -> None:
         cells = (percent(scores.guesses.get(name)) for name in names)
         table.add_row("guessing", *cells, style="dim")
     console.print(table)
+    for model in scores.models:
+        for note in notes_on(model.scores):
+            console.print(f"{model.name}: {note}")
 
 
 def _with_interval(score: Score | None) -> str:

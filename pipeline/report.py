@@ -243,7 +243,12 @@ def _scored(scores: Mapping[str, Score]) -> str:
     return ", ".join(
         f"{titled(name, score.of)} {percent(score.value)} % ({percent(score.low)} to {percent(score.high)})"
         for name, score in scores.items()
-    )
+    ) + "".join(f"; {note}" for note in notes_on(scores))
+
+
+def notes_on(scores: Mapping[str, Score]) -> list[str]:
+    """Why some of a model's scores say nothing of it, each reason once."""
+    return list(dict.fromkeys(score.note for score in scores.values() if score.note))
 
 
 def card_lines(card: DataCard) -> list[str]:

@@ -169,7 +169,8 @@ class _Measured:
         answers = None if self.yardstick is None else self.yardstick.teacher_answers
         if self.yardstick is None or answers is None:
             return general
-        if all(np.array_equal(each, answers[0]) for each in answers):
+        # A note is made of values that are the same but for rounding.
+        if self.score.note or all(np.array_equal(each, answers[0]) for each in answers):
             return (
                 "it gives every row the same answer, as a fine-tuning does that has collapsed: lower its learning "
                 f"rate, try other seeds (teacher.task_model.seeds), or {general}"

@@ -104,6 +104,8 @@ class Score(Frozen):
     """Upper end."""
     of: str | None = None
     """The class that it is about, such as the one of an F1; null for scores of all classes."""
+    note: str | None = None
+    """Why it says nothing of the model, such as that its answers are all the same; null where it does."""
 
 
 class Judgement(Frozen):

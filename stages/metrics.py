@@ -267,6 +267,20 @@ def _values(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
     return right, np.zeros_like(given) if say_nothing(right, given) else given
 
 
+def why_no_correlation(metric: str, labels: Any, predictions: Any) -> str | None:
+    """Why a correlation is 0 whatever the model is worth; None where it means something, and for other metrics."""
+    if metric not in ("pearson", "spearman", "pearson_spearman"):
+        return None
+    if np.ptp(np.asarray(labels, dtype=np.float64)) == 0:
+        return "the labels are all the same, and no correlation with them means anything"
+    if not say_nothing(labels, predictions):
+        return None
+    given = np.asarray(predictions, dtype=np.float64)
+    if not np.isfinite(given).all():
+        return "not all answers are finite numbers"
+    return f"all answers are {given.mean():.4g} but for rounding, and no correlation with them means anything"
+
+
 def say_nothing(labels: Any, predictions: Any) -> bool:
     """Whether (rows,) answers are all the same but for rounding, or not all numbers.
 

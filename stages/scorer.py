@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from schemas.errors import DataError
 from schemas.metrics import ABOUT_ONE_CLASS, MetricName
 from schemas.results import Score
-from stages.metrics import interval, paired_difference_interval, score
+from stages.metrics import interval, paired_difference_interval, score, why_no_correlation
 from stages.positive import unclear
 from stages.seen_rows import rows_in_train
 from stages.sources import TaskRows
@@ -149,7 +149,13 @@ class Scorer(ABC):
             about = self._positive(metric)
             low, high = interval(metric, labels, given, **about)
             value = score(metric, labels, given, **about)
-            found[metric] = Score(value=value, low=low, high=high, of=self.about(metric))
+            found[metric] = Score(
+                value=value,
+                low=low,
+                high=high,
+                of=self.about(metric),
+                note=why_no_correlation(metric, labels, given),
+            )
         return found
 
     def _compared(self, metric: str, predictions: Any) -> tuple[Any, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qs
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -26,6 +27,7 @@ from pipeline.report import (
 from pipeline.stage_picture import stage_comparison, task_comparison
 from schemas.comparison import TasksReport
 from schemas.results import Judgement, Row, RunReport, Score, Size
+from stages.metrics import why_no_correlation
 
 
 @pytest.fixture
@@ -270,3 +272,29 @@ def test_the_share_above_guessing_is_worked_out_for_every_score(report: RunRepor
     lucky = imbalanced(report).model_copy(update={"guessed": {"f1": 0.6, "accuracy": 0.93}})
     assert retained_of(lucky)["retained_above_chance"] is None
     assert set(retained_of(lucky)["gains_retained"]) == {"accuracy"}
+
+
+def test_a_score_that_means_nothing_is_told_with_the_reason(report: RunReport) -> None:
+    labels = np.linspace(0, 5, 40)
+    answers = np.float32(0.07275935) + np.float32(2e-7) * (labels > 3)
+    note = why_no_correlation("pearson", labels, answers)
+    assert (
+        note
+        == "all answers are 0.07276 but for rounding, and no correlation with them means anything"
+    )
+    scores = {name: Score(value=0, low=0, high=0, note=note) for name in ("pearson", "spearman")}
+    last = report.rows[2]
+    changed = last.model_copy(
+        update={"judgement": last.judgement.model_copy(update={"scores": scores})}
+    )
+    rows = tuple(changed if row is last else row for row in report.rows)
+    lines = summary(report.model_copy(update={"rows": rows}))
+    (told,) = [line for line in lines if "but for rounding" in line]
+    assert told.count(note) == 1, "once for all of a model's scores"
+    assert why_no_correlation("pearson", labels, labels[::-1]) is None
+    assert why_no_correlation("accuracy", labels, answers) is None
+    assert (
+        why_no_correlation("pearson", labels, np.full(40, np.nan))
+        == "not all answers are finite numbers"
+    )
+    assert "labels are all the same" in str(why_no_correlation("spearman", np.ones(40), labels))
