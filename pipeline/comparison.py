@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
@@ -21,8 +21,10 @@ from pipeline.report import (
     student_row,
     teacher_row,
 )
+from schemas.averages import POSITIVE_LABELS
 from schemas.averages import averages as published_averages
 from schemas.comparison import AnyReport, TasksReport
+from schemas.metrics import ABOUT_ONE_CLASS
 from schemas.results import Judgement, Row, RunReport
 
 COLUMNS = (
@@ -72,18 +74,26 @@ def scores_by_task(tasks: Mapping[str, RunReport]) -> dict[str, dict[str, dict[s
 
 
 def averages(
-    scores: Mapping[str, Mapping[str, float]], main: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, float]],
+    main: Mapping[str, str],
+    unlike: Container[tuple[str, str]] = (),
 ) -> dict[str, float]:
     """Averages of one model over the tasks, by name: of the tasks' own scores, and those that papers quote.
 
     Args:
         scores: by task and metric.
         main: every task's own metric; a mean over fewer tasks would not compare.
+        unlike: tasks and metrics that are not what papers quote under these names.
     """
     found = {}
     if len(main) > 1 and all(metric in scores.get(task, {}) for task, metric in main.items()):
         found["mean"] = fmean(scores[task][metric] for task, metric in main.items())
-    flat = {(task, metric): value for task, own in scores.items() for metric, value in own.items()}
+    flat = {
+        (task, metric): value
+        for task, own in scores.items()
+        for metric, value in own.items()
+        if (task, metric) not in unlike
+    }
     quoted = published_averages(flat)
     return found | {
         name: average.value for name, average in quoted.items() if average.value is not None
@@ -95,9 +105,19 @@ def averages_of(tasks: Mapping[str, RunReport]) -> dict[str, dict[str, float]]:
     main = {task: report.metric or "accuracy" for task, report in tasks.items()}
     found: dict[str, dict[str, float]] = {}
     for model, scores in scores_by_task(tasks).items():
-        for name, value in averages(scores, main).items():
+        for name, value in averages(scores, main, _unlike_published(tasks)).items():
             found.setdefault(name, {})[model] = value
     return {name: models for name, models in found.items() if "student" in models}
+
+
+def _unlike_published(tasks: Mapping[str, RunReport]) -> set[tuple[str, str]]:
+    """Scores about another class than the one that papers mean."""
+    return {
+        (task, metric)
+        for task, labels in POSITIVE_LABELS.items()
+        if task in tasks and tasks[task].positive_label not in labels
+        for metric in ABOUT_ONE_CLASS
+    }
 
 
 def cells(task: str, report: RunReport) -> tuple[str, ...]:

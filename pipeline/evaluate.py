@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field, TypeAdapter, ValidationError
@@ -161,14 +162,20 @@ def _problem_of(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> 
 def _as_trained(
     data: DocstringTask | FileTask | HubTask, manifest: Manifest
 ) -> DocstringTask | FileTask | HubTask:
-    """A task's short form says its place alone: its kind and columns are those that the checkpoint was trained with."""
+    """A task's short form says its place alone: its kind and columns are those that the checkpoint was trained with.
+
+    So is the class that F1 is about, even where other training rows would make it another.
+    """
     trained = manifest.config.data
     if not isinstance(data, FileTask) or not isinstance(trained, TaskDataset):
         return data
     if not isinstance(trained.task, FileTask):
         return data
-    places = data.model_dump(include={"train", "validation"})
-    return trained.task.model_copy(update=places | {"more_validation": {}})
+    update: dict[str, Any] = data.model_dump(include={"train", "validation"})
+    update |= {"more_validation": {}}
+    if trained.task.positive_label is None:
+        update["positive_label"] = manifest.positive_label
+    return trained.task.model_copy(update=update)
 
 
 def _scored(

@@ -46,6 +46,13 @@ AVERAGES: dict[str, tuple[Column, ...]] = {
 }  # fmt: skip
 
 
+POSITIVE_LABELS: dict[str, frozenset[str]] = {
+    "mrpc": frozenset({"equivalent", "1"}),
+    "qqp": frozenset({"duplicate", "1"}),
+}
+"""The class that the F1 of a column is about: GLUE's 1, by name or by number."""
+
+
 @dataclass(frozen=True)
 class Average:
     """One average, or what it lacks."""

@@ -64,6 +64,8 @@ class Manifest(Frozen):
     """Parameters of the encoder, with pooler where it has one, without head and projections."""
     labels: tuple[str, ...] = ()
     """Class names in the order of the head's outputs; empty without a trained head."""
+    positive_label: str | None = None
+    """The class that F1 is about in `metrics`; null where none is, and for several tasks."""
     identity: dict[str, Any] = Field(default_factory=dict)
     """What the digest covers; empty in manifests of versions that did not note it."""
     versions: dict[str, str]

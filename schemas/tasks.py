@@ -24,9 +24,8 @@ from schemas.refs import HubId, Revision
 
 
 def _as_label(value: Any) -> Any:
-    """YAML reads `1` as a number, and labels are texts."""
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_number else value
+    """YAML reads `1` as a number and `true` as a truth value; labels are texts, read from rows in the same way."""
+    return str(value).lower() if isinstance(value, int) else value
 
 
 MaxLength = Annotated[int, Field(ge=4, le=8192)]

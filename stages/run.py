@@ -64,6 +64,12 @@ class StageData:
     parts: Mapping[str, TaskPart] = field(default_factory=dict)
     """The labelled tasks by name, a single one without; empty for a general corpus."""
 
+    @property
+    def positive_label(self) -> str | None:
+        """The class that F1 of a single task is about; None where none is, and for several tasks."""
+        only = self.parts.get("")
+        return None if only is None else only.rows.positive_label
+
     @cached_property
     def units(self) -> Units | None:
         """Mean and deviation of the values that the head answers with; None where it has none."""
@@ -110,7 +116,7 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     fold_units(student)
     metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
-    manifest = _manifest(config, parent, fitted, metrics, data.labels, student, ports)
+    manifest = _manifest(config, parent, fitted, metrics, data, student, ports)
     return StageResult(
         checkpoint=ports.checkpoints.commit(
             manifest, lambda into: _write_model(into, started, objective, tokenizer)
@@ -128,7 +134,7 @@ def _manifest(
     parent: CheckpointRef | None,
     fitted: Fitted,
     metrics: dict[str, float],
-    labels: tuple[str, ...],
+    data: StageData,
     student: Model,
     ports: Ports,
 ) -> Manifest:
@@ -146,7 +152,8 @@ def _manifest(
         tokens=fitted.tokens,
         seconds=fitted.seconds,
         num_parameters=count_parameters(student.config),
-        labels=labels if has_head(config.objective) else (),
+        labels=data.labels if has_head(config.objective) else (),
+        positive_label=data.positive_label,
         versions={},
         mlflow_run_id=ports.mlflow_run_id,
         created="",

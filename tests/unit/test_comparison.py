@@ -54,6 +54,7 @@ def report(task: str, metric: str, student: float | None, teacher: float = 0.8) 
         retained=None if student is None else student / teacher,
         majority=0.509,
         retained_above_chance=None if student is None else (student - 0.509) / (teacher - 0.509),
+        positive_label={"mrpc": "equivalent", "qqp": "duplicate"}.get(task),
         seconds=150.0,
         mlflow_experiment_id="1",
         store="/store",
@@ -134,6 +135,10 @@ def test_further_validation_rows_count_as_a_column_of_their_own() -> None:
     tasks["mnli"] = mnli.model_copy(update={"rows": rows})
     found = averages_of(tasks)["glue_test_nine"]
     assert found["student"] == pytest.approx((8 * 0.8 + 0.7) / 9)
+    # F1 of the other class is another number than the one that papers quote.
+    for task, label in (("mrpc", "not_equivalent"), ("qqp", None)):
+        other = tasks[task].model_copy(update={"positive_label": label})
+        assert set(averages_of({**tasks, task: other})) == {"mean"}
 
 
 def test_terminal_markdown_and_closing_lines_say_the_same() -> None:

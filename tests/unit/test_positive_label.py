@@ -38,7 +38,7 @@ def write_task(
     }
 
 
-def loaded(folder: Path, labels: list[str], **more: Any) -> TaskRows:
+def loaded(folder: Path, labels: list[Any], **more: Any) -> TaskRows:
     task = FileTask.model_validate(write_task(folder, labels) | more)
     return load_task(task, folder / "cache")
 
@@ -159,6 +159,8 @@ def test_a_class_that_is_none_of_the_task_s_is_refused_with_those_that_are(tmp_p
 def test_a_number_is_the_label_that_reads_so(tmp_path: Path) -> None:
     rows = loaded(tmp_path, ["0"] * 6 + ["1"] * 4, positive_label=0)
     assert rows.positive_label == "0"
+    truths: list[Any] = [True] * 6 + [False] * 4
+    assert loaded(tmp_path / "truths", truths, positive_label=True).positive_label == "true"
 
 
 def test_the_catalogue_names_the_class_of_published_f1() -> None:
