@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -69,7 +70,7 @@ def write_conll_rows(path: Path, reading: Reading, where: str, into: Path) -> li
     with ArrowRows(into, {names[0]: kind, names[1]: kind}) as rows:
         words: list[list[str]] = []
         tags: list[list[str]] = []
-        for sentence in file.sentences(form, word, tag):
+        for _, sentence in file.sentences(form, word, tag):
             words.append([fields[0] for fields in sentence])
             tags.append([fields[1] for fields in sentence])
             if len(words) == _SENTENCES_AT_ONCE:
@@ -78,6 +79,19 @@ def write_conll_rows(path: Path, reading: Reading, where: str, into: Path) -> li
         if words:
             rows.write([pa.array(lists, pa.list_(pa.string())) for lists in (words, tags)])
     return [remark]
+
+
+def conll_line(path: Path, reading: Reading, where: str, row: int) -> int | None:
+    """The line of the first word of a sentence, counted from 1; None where there is no such sentence.
+
+    Raises:
+        DataError: a line before it is not right.
+    """
+    file = _File(path, reading, f"{where}: {path}")
+    form = file.look()
+    word, tag, _ = file.columns(form)
+    found = islice(file.sentences(form, word, tag), row - 1, row)
+    return next((line for line, _ in found), None)
 
 
 class _File:
@@ -166,24 +180,28 @@ class _File:
         names[1], names[3 if width > 3 else -1] = text, label
         return names
 
-    def sentences(self, form: _Form, word: int, tag: int) -> Iterator[list[tuple[str, str]]]:
-        """Words and tags of each sentence.
+    def sentences(
+        self, form: _Form, word: int, tag: int
+    ) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+        """Line of the first word, and words and tags, of each sentence.
 
         Raises:
             DataError: a line has other fields than the others, or a word or a tag is missing.
         """
         sentence: list[tuple[str, str]] = []
+        first = 0
         for number, fields in self._lines(form.tabs):
             if not fields or fields[0] == _DOCUMENT:
                 if sentence:
-                    yield sentence
+                    yield first, sentence
                 sentence = []
             elif not (fields[0].startswith("#") and self._is_comment(fields, form, bool(sentence))):
                 if form.counted and form.width > 2 and _RANGE.fullmatch(fields[0]):
                     continue  # of CoNLL-U: several words that are written as one, or a word that is not
+                first = first if sentence else number
                 sentence.append(self._word(fields, form, (word, tag), number))
         if sentence:
-            yield sentence
+            yield first, sentence
 
     @staticmethod
     def _is_comment(fields: list[str], form: _Form, inside: bool) -> bool:

@@ -100,9 +100,9 @@ def load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
     for source in summary.sources:
         if weights and not source.train:
             raise DataError(
-                f"data.sources: no row of {source.name} is left to be trained on (of {source.rows}: {source.blank} "
-                f"blank, {source.duplicates + source.near_duplicates} there before, {source.leaks} leaks), so it can "
-                "have no weight; take it off the list, or put it before the sources that repeat it"
+                f"general_corpus.sources: no row of {source.name} is left to be trained on (of {source.rows}: "
+                f"{source.blank} blank, {source.duplicates + source.near_duplicates} there before, {source.leaks} leaks), "
+                "so it can have no weight; take it off the list, or put it before the sources that repeat it"
             )
     return CorpusRows(
         train=Dataset.from_file(str(folder / "train.arrow")),
@@ -263,9 +263,8 @@ def _decide(looked: _Looked, corpus: GeneralCorpus, scratch: Path) -> None:
     rows, passages = _usable(looked, scratch)
     if len(rows) <= corpus.held_out_rows:
         raise DataError(
-            f"data.sources: {len(rows)} rows of text in all, but data.held_out_rows keeps "
-            f"{corpus.held_out_rows} from "
-            "training; give more text or lower data.held_out_rows"
+            f"general_corpus.sources: {len(rows)} rows of text in all, but general_corpus.held_out_rows keeps "
+            f"{corpus.held_out_rows} from training; give more text or lower general_corpus.held_out_rows"
         )
     drawn, held = _drawn(rows, passages if corpus.needs_documents else None, corpus, scratch)
     left = len(rows) if corpus.max_rows is None else corpus.max_rows
@@ -283,8 +282,8 @@ def _decide(looked: _Looked, corpus: GeneralCorpus, scratch: Path) -> None:
         trained += len(fresh)
     if not trained:
         raise DataError(
-            "data.sources: every row's text is among the held-out rows; give text that differs, or lower "
-            "data.held_out_rows"
+            "general_corpus.sources: every row's text is among the held-out rows; give text that differs, or lower "
+            "general_corpus.held_out_rows"
         )
     last = _BLANK
     for some in slices(len(looked.fates)):

@@ -35,7 +35,7 @@ from stages.reading import Reading
 from stages.saved import is_saved, saved_batches, saved_files, saved_split
 from stages.whole import file_digest
 
-PLACE = "data.sources"
+PLACE = "general_corpus.sources"
 # Formats of which a folder may hold a note or a description beside its data.
 _BESIDE = {".json", ".txt"}
 _PIECE_BYTES = 1 << 20

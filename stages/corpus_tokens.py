@@ -111,8 +111,8 @@ def _tokens(
     per_source = _read_summary(folder).per_source if weighted else ()
     if 0 in per_source:
         raise DataError(
-            f"data.sources[{per_source.index(0)}]: no token is left of its text with this tokenizer, so it can have "
-            "no weight; take it off the list"
+            f"general_corpus.sources[{per_source.index(0)}]: no token is left of its text with this tokenizer, so it "
+            "can have no weight; take it off the list"
         )
     return found, folder
 

@@ -74,6 +74,31 @@ def csv_header(path: Path, reading: Reading, separator: str, where: str) -> list
     return [name for name in _Table.of(dialect, opened, reading, shown).names if name is not None]
 
 
+def csv_line(path: Path, reading: Reading, separator: str, where: str, row: int) -> int | None:
+    """The line in which a row begins, counted as `write_csv_rows` counts them; None where there is no such row.
+
+    Raises:
+        DataError: the header is not right.
+        ValueError: a line is not.
+    """
+    shown = f"{where}: {path}"
+    opened = csv_opener(path, reading)
+    dialect, _ = find_dialect(opened, reading, separator, shown)
+    left = row + _Table.of(dialect, opened, reading, shown).has_header
+    with closing(opened()) as lines:
+        reader = dialect.reader(islice(lines, dialect.skip, None))
+        end = 0
+        try:
+            for fields in reader:
+                left -= len(fields) == 1 or any(fields)
+                if not left:
+                    return end + 1 + dialect.skip
+                end = reader.line_num
+        except csv.Error as error:
+            raise ValueError(str(error)) from None
+    return None
+
+
 def csv_opener(path: Path, reading: Reading) -> Opener:
     """Opens a file as text, the ends of its lines as they are."""
     encoding = encoding_of(path, reading.format.encoding)

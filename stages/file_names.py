@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from schemas.errors import DataError
+from schemas.explain import suggestion
 from schemas.paths import local_path
 from schemas.regular_files import check_regular, special_kind
 from stages.packing import packing_of, without_packing
@@ -69,7 +70,7 @@ def _only_match(path: Path, where: str) -> Path:
         found = _files_of_split(path.parent, split)
     if not found:
         raise DataError(
-            f"{where}: there is no file {path}{_other_names(path)}{_listing(path.parent)}"
+            f"{where}: there is no file {path}{_other_names(path)}{_near(path)}{_listing(path.parent)}"
         )
     if len(found) > 1:
         raise DataError(
@@ -113,6 +114,14 @@ def _other_names(path: Path) -> str:
         else ""
     )
     return f" nor one called {', '.join(names)}{one}"
+
+
+def _near(path: Path) -> str:
+    """The file, or the folder, that lies a few letters away."""
+    folder = path.parent
+    while not folder.is_dir():
+        path, folder = folder, folder.parent
+    return suggestion(path.name, sorted(entry.name for entry in folder.iterdir()))
 
 
 def _is_data(path: Path) -> bool:

@@ -22,6 +22,7 @@ from huggingface_hub import constants
 
 from schemas.base import digest_of
 from schemas.errors import DataError
+from schemas.explain import suggestion
 from schemas.yaml_text import printable
 from stages.bounds import CHUNK_BYTES, MAX_ROW_BYTES, check_bounds
 from stages.conll import write_conll_rows
@@ -307,7 +308,9 @@ def _refuse_first(mask: pa.ChunkedArray, message: str) -> None:
 def check_column(names: Sequence[str], column: str, where: str) -> None:
     """Refuse rows that have no such column; `where` is how messages name them."""
     if column not in names:
-        raise DataError(f"{where}: there is no column {column!r}; the columns are {listed(names)}")
+        raise DataError(
+            f"{where}: there is no column {column!r}{suggestion(column, names)}; the columns are {listed(names)}"
+        )
 
 
 def _column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:

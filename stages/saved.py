@@ -17,6 +17,7 @@ import pyarrow as pa
 from schemas.errors import DataError
 from schemas.regular_files import check_regular
 from schemas.yaml_text import printable
+from stages.files import check_column
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _MAX_JSON_BYTES = 10 << 20
@@ -86,10 +87,7 @@ def saved_batches(path: Path, columns: list[str], where: str) -> Iterator[pa.Rec
             schema = pa.ipc.open_stream(file).schema
             places = [schema.get_field_index(column) for column in columns]
             if min(places) < 0:
-                absent = columns[places.index(-1)]
-                raise DataError(
-                    f"{where}: there is no column {absent!r}; the columns are {', '.join(schema.names[:12])}"
-                )
+                check_column(schema.names, columns[places.index(-1)], where)
             file.seek(0)
             options = pa.ipc.IpcReadOptions(included_fields=places)
             for batch in pa.ipc.open_stream(file, options=options):

@@ -40,6 +40,7 @@ from stages.hub import hub_commit, load_hub
 from stages.parquet import strings_in
 from stages.positive import positive_label
 from stages.reading import Reading
+from stages.row_lines import with_line
 from stages.rows import checked_rows
 from stages.squad import is_squad, read_squad
 
@@ -139,7 +140,10 @@ def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dr
             task = _settled(task) if isinstance(task, FileTask) else task
             raw, where = _read_splits(task, cache)
             splits = {split: read.rows for split, read in raw.items()}
-            checked = checked_rows(task, splits, where, droppable=droppable)
+            try:
+                checked = checked_rows(task, splits, where, droppable=droppable)
+            except DataError as error:
+                raise DataError(_with_line(str(error), task, where)) from None
             parts, labels = checked.splits, checked.labels
             remarks = (*(r for read in raw.values() for r in read.remarks), *checked.remarks)
             train, validation = parts.pop("train"), parts.pop("validation")
@@ -157,6 +161,14 @@ def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dr
     return TaskRows(
         train, validation, labels, digest, task.problem, more, remarks, dropped, positive
     )
+
+
+def _with_line(message: str, task: FileTask | HubTask, where: Mapping[str, str]) -> str:
+    """A message about a row of a file, with the row's line."""
+    if isinstance(task, FileTask):
+        for split, path in _task_files(task).items():
+            message = with_line(message, where[split], path, _reading(task))
+    return message
 
 
 def _bare(split: str) -> str:

@@ -383,10 +383,12 @@ def test_a_bad_row_is_named_by_file_and_row(
     path = write_rows(tmp_path / "bad.jsonl", rows)
     message = refused([files(numbered(tmp_path / "a.jsonl", 1, 2)), files(path)], tmp_path)
     assert words in message
-    assert message.startswith(f"data.sources: {path}")
+    assert message.startswith(f"general_corpus.sources: {path}")
 
 
 def test_a_missing_document_column_is_named(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.jsonl", 1, 2)
     message = refused(files(path, document="doc"), tmp_path, cut="pairs")
-    assert message == f"data.sources: {path}: there is no column 'doc'; the columns are text"
+    assert (
+        message == f"general_corpus.sources: {path}: there is no column 'doc'; the columns are text"
+    )

@@ -321,7 +321,7 @@ def test_seven_hundred_thousand_rows_more_are_prepared_in_the_same_memory(tmp_pa
     for (
         path
     ) in paths:  # here, because what this takes and gives back would hide what comes after it
-        read_file(Path(path), tmp_path / "cache", "data.sources")
+        read_file(Path(path), tmp_path / "cache", "general_corpus.sources")
     few, many = peaks(str(tmp_path / "cache"), *paths)
     assert (many - few) / (sizes[1] - sizes[0]) < 4
 

@@ -272,5 +272,7 @@ def test_weights_travel_with_the_tokens_and_decide_what_is_trained_on(tmp_path: 
 
 def test_a_weighted_source_of_which_no_token_is_left_is_named(tmp_path: Path) -> None:
     rows = corpus_rows(["a plot", "\u200b"], source_rows=(1, 1), weights=(1.0, 1.0))
-    with pytest.raises(DataError, match=r"data.sources\[1\]: no token is left of its text"):
+    with pytest.raises(
+        DataError, match=r"general_corpus.sources\[1\]: no token is left of its text"
+    ):
         tokenize_corpus(rows, tiny_tokenizer(), max_length=9, cache=tmp_path)

@@ -248,7 +248,9 @@ def test_a_corpus_is_split_by_text_and_keeps_its_held_out_rows(tmp_path: Path) -
 
 def test_a_corpus_smaller_than_what_is_held_out_is_refused(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.txt", "one\ntwo\n")
-    with pytest.raises(DataError, match=r"2 rows of text in all, .* lower data.held_out_rows"):
+    with pytest.raises(
+        DataError, match=r"2 rows of text in all, .* lower general_corpus.held_out_rows"
+    ):
         load_corpus(corpus(path), tmp_path / "cache")
 
 
