@@ -101,8 +101,8 @@ def load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
         if weights and not source.train:
             raise DataError(
                 f"general_corpus.sources: no row of {source.name} is left to be trained on (of {source.rows}: "
-                f"{source.blank} blank, {source.duplicates + source.near_duplicates} there before, {source.leaks} leaks), "
-                "so it can have no weight; take it off the list, or put it before the sources that repeat it"
+                f"{source.blank} blank, {source.duplicates + source.near_duplicates} there before, {source.leaks} "
+                "leaks), so it can have no weight; take it off the list, or put it before the sources that repeat it"
             )
     return CorpusRows(
         train=Dataset.from_file(str(folder / "train.arrow")),
