@@ -308,8 +308,9 @@ def _refuse_first(mask: pa.ChunkedArray, message: str) -> None:
 def check_column(names: Sequence[str], column: str, where: str) -> None:
     """Refuse rows that have no such column; `where` is how messages name them."""
     if column not in names:
+        near = [name for name in names if name[:-1] != column[:-1]]  # text_a is not meant by text_b
         raise DataError(
-            f"{where}: there is no column {column!r}{suggestion(column, names)}; the columns are {listed(names)}"
+            f"{where}: there is no column {column!r}{suggestion(column, near)}; the columns are {listed(names)}"
         )
 
 

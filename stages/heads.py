@@ -190,22 +190,27 @@ def check_outputs(model: Model, problem: AnyProblem, labels: tuple[str, ...], fo
         return
     order = label_order(names, labels)
     if order is None:
+        tags = isinstance(problem, TokenClassification)
+        as_written = (
+            " (with task.metric: token_accuracy tags are not turned into BIO)" if tags else ""
+        )
         raise DataError(
             f"teacher.task_model: {folder} answers with {', '.join(names)}; the task has {', '.join(labels)}: set "
-            "task.labels to the teacher's names, or fine-tune another"
+            f"task.labels to the teacher's names{as_written}, or fine-tune another"
         )
     if order == "reordered":
-        theirs = [name.casefold() for name in names]
-        reorder_outputs(model, [theirs.index(name.casefold()) for name in labels])
+        theirs, mine = _comparable(names, labels)
+        reorder_outputs(model, [theirs.index(name) for name in mine])
         name_outputs(model.config, problem, labels)
 
 
 def label_order(names: Sequence[str], labels: Sequence[str]) -> LabelOrder | None:
     """How a head's outputs stand to a task's labels, by name and without regard to case; None where they are others."""
-    theirs, mine = ([name.casefold() for name in each] for each in (names, labels))
+    theirs, mine = _comparable(names, labels)
     if theirs == mine:
         return "same"
-    if len(theirs) == len(mine) and theirs == [f"label_{index}" for index in range(len(theirs))]:
+    plain = [name.casefold() for name in names]
+    if len(theirs) == len(mine) and plain == [f"label_{index}" for index in range(len(theirs))]:
         return "unnamed"
     return "reordered" if sorted(theirs) == sorted(mine) else None
 
@@ -220,6 +225,14 @@ def output_layer(model: nn.Module, outputs: int) -> nn.Linear | None:
         and name.split(".")[0] in _HEADS
     ]
     return layers[-1] if layers else None
+
+
+def _comparable(*several: Sequence[str]) -> tuple[list[str], ...]:
+    """Lists of names without case, unless names of one of them differ by case alone."""
+    folded = tuple([name.casefold() for name in names] for names in several)
+    if any(len(set(names)) != len(names) for names in folded):
+        return tuple([*names] for names in several)
+    return folded
 
 
 @torch.no_grad()

@@ -72,7 +72,7 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
         raise ConfigError([f"recipe {recipe.name}: {problem}" for problem in problems])
     student = student_config(config, recipe.student.shape, recipe.student.model_type)
     _check_start(recipe, config, student, folder)
-    rows = _look_at_data(recipe, cache)
+    rows, remarks = _look_at_data(recipe, cache)
     labels = rows.labels if rows is not None else ()
     if rows is not None:
         check_scores(recipe, rows)
@@ -87,29 +87,32 @@ def preflight(recipe: Recipe, cache: Path) -> Facts:
         teacher_parameters=count_parameters(config),
         student_parameters=count_parameters(student),
         labels=labels,
-        card=_with_remarks(make_data_card(recipe, tokenizer, cache), rows),
+        card=_with_remarks(make_data_card(recipe, tokenizer, cache), remarks),
     )
 
 
-def _with_remarks(card: DataCard, rows: TaskRows | None) -> DataCard:
+def _with_remarks(card: DataCard, remarks: tuple[str, ...]) -> DataCard:
     """The card with how the task's files were read; it is not kept with them, since they name the files."""
-    if card.task is None or rows is None:
+    if card.task is None:
         return card
-    task = card.task.model_copy(update={"remarks": rows.remarks})
+    task = card.task.model_copy(update={"remarks": remarks})
     return card.model_copy(update={"task": task})
 
 
-def _look_at_data(recipe: Recipe, cache: Path) -> TaskRows | None:
-    """Read whatever the recipe trains on; the rows of its task."""
+def _look_at_data(recipe: Recipe, cache: Path) -> tuple[TaskRows | None, tuple[str, ...]]:
+    """Read whatever the recipe trains on; the rows of its task, and how they and those of other tasks were read."""
     droppable, rows = recipe.limits.dropped, None
+    remarks: dict[str, None] = {}
     if recipe.task is not None:
         rows = load_task(recipe.task, cache, droppable=droppable)
+        remarks |= dict.fromkeys(rows.remarks)
     if recipe.teacher.multi_task is not None:
         for task in recipe.teacher.multi_task.tasks.values():
-            load_task(task, cache, droppable=droppable)
+            other = load_task(task, cache, droppable=droppable)
+            remarks |= dict.fromkeys(other.remarks)
     if recipe.general_corpus is not None:  # last, because it is the longest to read
         load_corpus(recipe.general_corpus, cache)
-    return rows
+    return rows, tuple(remarks)
 
 
 def _reading_problems(recipe: Recipe, teacher: PretrainedConfig) -> list[str]:

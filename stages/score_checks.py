@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 
 from schemas.errors import ConfigError, DataError
-from schemas.metrics import ABOUT_ONE_CLASS
+from schemas.metrics import ABOUT_ONE_CLASS, MetricName
 from schemas.problem_checks import selections
 from schemas.problems import (
     AnyProblem,
@@ -20,6 +20,7 @@ from schemas.recipe import Recipe
 from schemas.yaml_text import printable
 from stages.positive import unclear
 from stages.sources import TaskRows
+from stages.tag_schemes import are_bio
 
 
 def check_scores(recipe: Recipe, rows: TaskRows) -> None:
@@ -30,18 +31,17 @@ def check_scores(recipe: Recipe, rows: TaskRows) -> None:
         rows: the task's.
 
     Raises:
-        ConfigError: weights are chosen by a score about one class, and it is not clear about which.
+        ConfigError: weights are chosen by a score about one class, and it is not clear about which; or by entities, of
+            which the task's tags are none.
         DataError: a teacher is to be compared with guessing, and one answer is right in every validation row.
     """
-    if rows.positive_label is None:
-        problems = [
-            f"recipe {recipe.name}: {'.'.join(str(part) for part in place)}.metric: "
-            f"{unclear(selection.metric, rows.labels)}"
-            for place, selection in selections(recipe)
-            if selection.metric in ABOUT_ONE_CLASS
-        ]
-        if problems:
-            raise ConfigError(problems)
+    problems = [
+        f"recipe {recipe.name}: {'.'.join(str(part) for part in place)}.metric: {reason}"
+        for place, selection in selections(recipe)
+        if selection.metric is not None and (reason := _untold(selection.metric, rows))
+    ]
+    if problems:
+        raise ConfigError(problems)
     compares = recipe.teacher.task_model is not None and recipe.teacher.minimum_gain > 0
     same = _only_answer(rows.validation, rows.problem, rows.labels) if compares else None
     if same is not None:
@@ -49,6 +49,18 @@ def check_scores(recipe: Recipe, rows: TaskRows) -> None:
             f"task.validation: {same} in every row, so that no score could tell a model from one that always answers "
             "this; give validation rows with other answers too, or set teacher.minimum_gain to 0"
         )
+
+
+def _untold(metric: MetricName, rows: TaskRows) -> str | None:
+    """Why a score of the task's rows could not be told; None where it can."""
+    if metric in ABOUT_ONE_CLASS and rows.positive_label is None:
+        return unclear(metric, rows.labels)
+    if metric == "entity_f1" and not are_bio(rows.labels):
+        return (
+            "entity_f1 scores entities, and the tags are kept as they are written because task.metric is "
+            "token_accuracy; choose by token_accuracy, or set task.metric to entity_f1"
+        )
+    return None
 
 
 def _only_answer(rows: Dataset, problem: AnyProblem, labels: tuple[str, ...]) -> str | None:

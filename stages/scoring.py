@@ -30,7 +30,7 @@ from stages.metrics import score
 from stages.scorer import Logits, Scorer
 from stages.sources import TaskRows
 from stages.spans import decode_answers
-from stages.tag_schemes import OUTSIDE
+from stages.tag_schemes import OUTSIDE, are_bio
 from stages.tokens import Tokens
 
 
@@ -175,8 +175,7 @@ class TagScorer(Scorer):
 
     @override
     def reported(self) -> tuple[MetricName, ...]:
-        tags = {label[:2] for label in self.task.labels}
-        is_bio = tags <= {"B-", "I-", OUTSIDE}
+        is_bio = are_bio(self.task.labels)
         return ("entity_f1", "token_accuracy") if is_bio else ("token_accuracy",)
 
 

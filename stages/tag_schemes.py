@@ -39,6 +39,11 @@ _ALONE = re.compile(rf"()([{_LETTERS}])", re.IGNORECASE)
 _MEANING = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
 
 
+def are_bio(tags: Iterable[str]) -> bool:
+    """Whether tags are those of BIO, of which entities are scored."""
+    return {tag[:2] for tag in tags} <= {"B-", "I-", OUTSIDE}
+
+
 class NoScheme(ValueError):
     """Tags are of no scheme, or could be of several; the message says why."""
 

@@ -52,6 +52,14 @@ def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(
     assert output_names(model.config) == LABELS
 
 
+def test_classes_that_differ_by_case_alone_are_told_apart(tmp_path: Path) -> None:
+    folder = toy_teacher(tmp_path, labels=("pos", "Pos"))
+    model = load_with_head(folder, Classification())
+    before = answers(model)
+    check_outputs(model, Classification(), ("Pos", "pos"), folder)
+    np.testing.assert_array_equal(answers(model), before[:, ::-1])
+
+
 def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path, labels=("LABEL_0", "LABEL_1", "LABEL_2"))
     model = load_with_head(folder, Classification())

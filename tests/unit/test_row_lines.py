@@ -72,6 +72,8 @@ def test_a_column_a_few_letters_away_is_named(tmp_path: Path) -> None:
     said = "there is no column 'label' (did you mean lable?); the columns are txt_a, lable"
     assert said in refused(file_task(path, text="txt_a"), tmp_path)
     assert "'text_a' (did you mean txt_a?)" in refused(file_task(path, label="lable"), tmp_path)
+    pair = {"text": "txt_a", "text_pair": "txt_b", "label": "lable"}
+    assert "'txt_b'; the columns" in refused(file_task(path, **pair), tmp_path)
 
 
 @pytest.mark.parametrize(

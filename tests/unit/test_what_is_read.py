@@ -12,7 +12,7 @@ from rich.console import Console
 from pipeline.plan import make_plan, print_plan
 from pipeline.what_is_read import class_lines, what_is_read
 from schemas.cards import DataCard, LengthCard, SplitCard, TaskCard
-from schemas.errors import DataError
+from schemas.errors import ConfigError, DataError
 from schemas.recipe import Recipe
 from tests.kinds import kind_recipe_dict
 from tests.toys import toy_recipe_dict, toy_rows, write_rows
@@ -92,5 +92,25 @@ def test_plan_refuses_tags_that_a_run_could_not_score(tmp_path: Path) -> None:
     write_rows(Path(recipe["task"]["validation"]), [words] * 4)
     with pytest.raises(
         DataError, match=r"NOUN, NUM name no entities: .* task.metric to token_accuracy"
+    ):
+        make_plan(Recipe.model_validate(recipe), tmp_path / "store")
+
+
+def test_weights_are_not_chosen_by_entities_of_tags_that_are_kept_as_they_are(
+    tmp_path: Path,
+) -> None:
+    recipe = kind_recipe_dict(tmp_path, "token_classification")
+    words = [
+        {"tokens": ["one", "two"], "tags": tags} for tags in (["NUM", "NOUN"], ["NOUN", "NUM"])
+    ]
+    write_rows(Path(recipe["task"]["train"]), words * 8)
+    write_rows(Path(recipe["task"]["validation"]), words * 4)
+    recipe["limits"] = dict.fromkeys(("duplicates", "contradictions", "in_train"), 1.0)
+    recipe["task"]["metric"] = "token_accuracy"
+    make_plan(Recipe.model_validate(recipe), tmp_path / "store")
+    training = recipe["teacher"]["task_model"]["training"]
+    recipe["teacher"]["task_model"]["training"] = {**training, "selection": {"metric": "entity_f1"}}
+    with pytest.raises(
+        ConfigError, match=r"selection.metric: entity_f1 scores entities, .* token_accuracy"
     ):
         make_plan(Recipe.model_validate(recipe), tmp_path / "store")
