@@ -209,7 +209,13 @@ def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
     task: Annotated[
-        str, typer.Option("--task", help="Such as docstrings, sst2, or a folder of files.")
+        str,
+        typer.Option(
+            "--task",
+            help="Such as docstrings, sst2, a folder of files, a recipe's file for its own task, or a mapping as in a "
+            "recipe: '{kind: files, train: a.csv, validation: b.csv}'. What a folder or a mapping leaves open is as "
+            "the checkpoint was trained.",
+        ),
     ],
     store: StoreOption = None,
     as_json: JsonOption = False,

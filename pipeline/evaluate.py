@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,13 +14,13 @@ from rich.table import Table
 from pipeline.checkpoints import MANIFEST, open_checkpoint, open_store
 from pipeline.report import notes_on, percent
 from pipeline.settings import read_settings
+from pipeline.task_argument import named_task
 from schemas.base import Frozen
-from schemas.data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
+from schemas.data import describe_task
 from schemas.errors import CheckpointError, ConfigError, DataError
 from schemas.metrics import MetricName, titled
 from schemas.results import Manifest, Score
 from schemas.teacher import FinetunedTeacher, members_of
-from schemas.yaml_text import printable
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import answers_of
 from stages.heads import check_outputs, load_with_head
@@ -75,18 +74,13 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
         ConfigError: no such task, or the checkpoint has no trained head.
         CheckpointError: the folder is no checkpoint, or it is damaged.
     """
-    try:
-        data: DocstringTask | FileTask | HubTask = TypeAdapter(TaskData).validate_python(task)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"--task {printable(reason, limit=400)}") from None
     reference, manifest = open_checkpoint(folder)
     if not manifest.labels:
         raise ConfigError(
             f"{folder}: a {manifest.stage} checkpoint has no trained head; evaluate a task_specific checkpoint, or see "
             "its probe accuracy with: distill compare"
         )
-    data = _as_trained(data, manifest)
+    data = named_task(task, manifest)
     cache = open_store(read_settings(store).store).cache
     rows = load_task(data, cache)
     model_folder = Path(reference.path) / "model"
@@ -157,25 +151,6 @@ def _problem_of(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> 
         return None if digest in (None, model_digest(teacher.model)) else another
     except (CheckpointError, DataError) as error:
         return str(error)
-
-
-def _as_trained(
-    data: DocstringTask | FileTask | HubTask, manifest: Manifest
-) -> DocstringTask | FileTask | HubTask:
-    """A task's short form says its place alone: its kind and columns are those that the checkpoint was trained with.
-
-    So is the class that F1 is about, even where other training rows would make it another.
-    """
-    trained = manifest.config.data
-    if not isinstance(data, FileTask) or not isinstance(trained, TaskDataset):
-        return data
-    if not isinstance(trained.task, FileTask):
-        return data
-    update: dict[str, Any] = data.model_dump(include={"train", "validation"})
-    update |= {"more_validation": {}}
-    if trained.task.positive_label is None:
-        update["positive_label"] = manifest.positive_label
-    return trained.task.model_copy(update=update)
 
 
 def _scored(

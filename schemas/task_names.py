@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -58,6 +59,8 @@ def _by_last_part(short_forms: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
 def short_name(short: str) -> str:
     """What a task named in short is called: `sst2` for `glue/sst2`, `my-folder` for `./my-folder`."""
     last = short.strip().rstrip("/").rsplit("/", 1)[-1]
+    if last in (".", ".."):
+        last = os.path.basename(os.path.abspath(short.strip()))
     return re.sub(r"[^A-Za-z0-9_\-]+", "-", last).strip("-") or last
 
 

@@ -309,6 +309,8 @@ def describe_task(task: AnyTask) -> str:
             return f"{task.id.split('/')[-1]}/{task.config}" if task.config else task.id
         case FileTask():
             folder, _, file = task.train.replace("\\", "/").rstrip("/").rpartition("/")
-            if folder.rpartition("/")[2] in ("", ".", "..", "~"):
+            if folder.rpartition("/")[2] in (".", "..", "~") or not (
+                folder or task.train[0] == "/"
+            ):
                 folder = os.path.abspath(os.path.expanduser(folder or "."))
             return folder.rpartition("/")[2] or file

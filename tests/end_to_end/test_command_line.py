@@ -92,16 +92,18 @@ class TestWithARun:
     def test_evaluate_scores_student_and_teacher(self, distill: Distill, toy_run: ToyRun) -> None:
         last = toy_run.report.rows[4].checkpoint
         assert last is not None
-        task = toy_run.recipe.parent / "in" / "task"
-        code, out, err = distill(
-            "evaluate", last.path, "--task", task, "--store", toy_run.store, "--json"
-        )
-        assert code == 0, err
-        scores = json.loads(out)
-        assert [model["name"] for model in scores["models"]] == ["task_specific", "teacher"]
-        found = scores["models"][0]["scores"]["accuracy"]
-        assert found["value"] == toy_run.report.rows[4].judgement.accuracy
-        assert found["low"] <= found["value"] <= found["high"]
+        folder = toy_run.recipe.parent / "in" / "task"
+        mapping = f"{{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl}}"
+        for task in (folder, mapping, toy_run.recipe):
+            code, out, err = distill(
+                "evaluate", last.path, "--task", task, "--store", toy_run.store, "--json"
+            )
+            assert code == 0, err
+            scores = json.loads(out)
+            assert [model["name"] for model in scores["models"]] == ["task_specific", "teacher"]
+            found = scores["models"][0]["scores"]["accuracy"]
+            assert found["value"] == toy_run.report.rows[4].judgement.accuracy
+            assert found["low"] <= found["value"] <= found["high"]
 
     def test_verify_accepts_a_good_checkpoint_and_names_a_damaged_file(
         self, distill: Distill, toy_run: ToyRun, tmp_path: Path
