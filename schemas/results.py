@@ -69,11 +69,12 @@ class Manifest(Frozen):
     identity: dict[str, Any] = Field(default_factory=dict)
     """What the digest covers; empty in manifests of versions that did not note it."""
     versions: dict[str, str]
-    """Versions of Python, torch, transformers and this project."""
+    """Versions of Python, the libraries that decide about numbers, and this project with its commit. No digest covers
+    them; empty in manifests of versions that did not note them."""
     mlflow_run_id: str | None = None
     """The MLflow run that logged it."""
     created: str
-    """UTC time, ISO 8601."""
+    """When it was committed: UTC, ISO 8601; empty in manifests of versions that did not note it."""
 
 
 class StageResult(Frozen):

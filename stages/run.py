@@ -46,6 +46,7 @@ from stages.student import count_parameters, dropout
 from stages.tokenizing import tokenize_split, tokenize_task
 from stages.tokens import Tokens
 from stages.units import Units, fold_units
+from stages.versions import installed_versions, utc_now
 
 EXTRACTION = "extraction.json"
 _HELD_OUT_ROWS = 256
@@ -154,9 +155,9 @@ def _manifest(
         num_parameters=count_parameters(student.config),
         labels=data.labels if has_head(config.objective) else (),
         positive_label=data.positive_label,
-        versions={},
+        versions=installed_versions(),
         mlflow_run_id=ports.mlflow_run_id,
-        created="",
+        created=utc_now(),
     )
 
 

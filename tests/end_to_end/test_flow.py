@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from schemas.errors import ConfigError
 from schemas.recipe import MadeTeachers
 from schemas.results import RunReport
 from stages.run import run_stage
+from stages.versions import installed_versions
 from tests.end_to_end.conftest import ToyRun
 from tests.fakes import fake_ports
 
@@ -61,6 +63,8 @@ def test_checkpoints_chain_and_open_in_transformers(toy_run: ToyRun) -> None:
         manifest = verify(folder)
         assert manifest.stage == name
         assert manifest.parent_digest == parent
+        assert manifest.versions == installed_versions()
+        assert datetime.fromisoformat(manifest.created).utcoffset() == timedelta(0)
         parent = manifest.digest
         model = AutoModel.from_pretrained(folder / "model")
         assert model.config.num_hidden_layers == 2
