@@ -45,9 +45,11 @@ RECIPES = 2000
 OVERRIDES = 1000
 FILES = 1000
 RUNS = 500
+COLLECTIONS = 400
 torture: $(INSTALLED)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --cuts $(CUTS) --flips $(FLIPS) \
-		--recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --runs $(RUNS)
+		--recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --runs $(RUNS) \
+		--collections $(COLLECTIONS)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

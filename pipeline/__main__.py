@@ -149,8 +149,10 @@ def _mlflow(store: str) -> tuple[str | None, str]:
     """How to open MLflow's UI on this store: a command where none runs yet, and an address."""
     from pipeline.launch import program
     from pipeline.settings import read_settings
+    from pipeline.tracking_moved import was_moved
 
-    uri = read_settings(store).tracking_uri
+    settings = read_settings(store)
+    uri = settings.tracking_uri
     if not uri.startswith("sqlite:"):
         return None, without_credentials(uri)
     words = [
@@ -163,7 +165,10 @@ def _mlflow(store: str) -> tuple[str | None, str]:
         "--port",
         "5000",
     ]
-    return shlex.join(words), "http://127.0.0.1:5000"
+    command = shlex.join(words)
+    if was_moved(uri, settings.artifacts):  # its pictures are found once this was done
+        command = f"{shlex.join([program('distill'), 'sync', '--store', store])} && {command}"
+    return command, "http://127.0.0.1:5000"
 
 
 @app.command()
@@ -175,12 +180,12 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """The stages of a run side by side, or its tasks."""
-    from pipeline.checkpoints import open_store
+    from pipeline.checkpoints import look_into_store
     from pipeline.comparison import print_any
     from pipeline.settings import read_settings
 
     settings = read_settings(store)
-    report = open_store(settings.store).read_report(run)
+    report = look_into_store(settings.store).read_report(run)
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
@@ -190,13 +195,13 @@ def compare(
 @app.command()
 def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Send what was kept while MLflow was away: points, pictures, texts, models."""
-    from pipeline.checkpoints import open_store
+    from pipeline.checkpoints import look_into_store
     from pipeline.settings import read_settings
     from pipeline.tracking_sync import print_sync
     from pipeline.tracking_sync import sync as send_kept
 
     settings = read_settings(store)
-    report = send_kept(settings, open_store(settings.store).points)
+    report = send_kept(settings, look_into_store(settings.store).points)
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
@@ -259,12 +264,12 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """What no run and no checkpoint refers to any more: shown, and removed with --yes."""
-    from pipeline.checkpoints import open_store
+    from pipeline.checkpoints import look_into_store
     from pipeline.garbage import find_garbage, print_garbage, remove_garbage, seconds_of
     from pipeline.settings import read_settings
 
     age = seconds_of(older_than)
-    opened = open_store(read_settings(store).store)
+    opened = look_into_store(read_settings(store).store)
     found = find_garbage(opened, older_than=age)
     if yes:
         found = remove_garbage(opened, found)

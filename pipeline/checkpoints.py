@@ -9,28 +9,27 @@ the metrics. Moving checkpoints to an object store is left out.
 from __future__ import annotations
 
 import errno
-import hashlib
 import logging
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from pipeline import files
+from pipeline import evaluations, files, open_runs, run_reports
+from pipeline.files import seal_of as seal_of
 from pipeline.states import FolderStates
-from schemas.comparison import AnyReport, TasksReport
+from schemas.comparison import AnyReport
 from schemas.errors import CheckpointError, ConfigError, StoreError
 from schemas.paths import local_path
 from schemas.regular_files import read_regular, special_kind
-from schemas.results import CheckpointRef, Judgement, Manifest, RunReport
+from schemas.results import CheckpointRef, Judgement, Manifest
 from schemas.stage import StageName
 
 log = logging.getLogger(__name__)
@@ -38,14 +37,21 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 _FREE_BYTES = 200_000_000
-_RUN_NAME = re.compile(r"^[A-Za-z0-9][\w.\-]{0,127}$")
-_ANY_REPORT: TypeAdapter[AnyReport] = TypeAdapter(AnyReport)
-Report = TypeVar("Report", RunReport, TasksReport)
-_FOLDERS = ("checkpoints", "states", "evaluations", "runs", "cache", "points", "locks")
+_FOLDERS = (
+    "checkpoints",
+    "states",
+    "evaluations",
+    "runs",
+    "cache",
+    "points",
+    "locks",
+    open_runs.FOLDER,
+)
+_SWEPT = ("checkpoints", "states", "evaluations", "runs")
 
 
 class CheckpointStore:
-    """Checkpoints, states, evaluations and reports under one folder; made by `open_store`."""
+    """Checkpoints, states, evaluations and reports under one folder; made by `open_store` or `look_into_store`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,6 +63,10 @@ class CheckpointStore:
     def folder(self, stage: StageName, digest: str) -> Path:
         """Where the checkpoint of this stage is, or would be."""
         return self.root / "checkpoints" / f"{stage}-{digest[:16]}"
+
+    def is_there(self, name: str) -> bool:
+        """Whether the folder `STAGE-DIGEST16` is a finished stage's; content is not looked at."""
+        return (self.root / "checkpoints" / name / MANIFEST).is_file()
 
     def find(self, stage: StageName, digest: str) -> tuple[CheckpointRef, Manifest] | None:
         """The finished stage of that digest, or None; looks at sizes, not at content.
@@ -81,9 +91,9 @@ class CheckpointStore:
         """A `stages.ports.CheckpointWriter` for that stage."""
         return FolderWriter(self, stage, digest)
 
-    def states(self, stage: StageName, digest: str) -> FolderStates:
-        """A `stages.ports.StateStore` for that stage."""
-        return FolderStates(self.root / "states" / f"{stage}-{digest[:16]}")
+    def states(self, stage: StageName, digest: str, needs: Iterable[str] = ()) -> FolderStates:
+        """A `stages.ports.StateStore` for that stage, which reads the stages of the digests `needs`."""
+        return FolderStates(self.root / "states" / f"{stage}-{digest[:16]}", stage, digest, needs)
 
     @contextmanager
     def lock(self, stage: StageName, digest: str) -> Iterator[None]:
@@ -106,82 +116,28 @@ class CheckpointStore:
             lock.release()
 
     def read_judgement(self, digest: str) -> Judgement | None:
-        """The kept evaluation of that digest; None when there is none or it cannot be read."""
-        path = self._evaluation(digest)
-        try:
-            return Judgement.model_validate_json(read_regular(path))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            log.warning("%s cannot be read; evaluating again", path)
-            return None
+        """The kept evaluation of that digest; None where there is none, or it is not as it was written."""
+        return evaluations.read_judgement(self._evaluation(digest), digest)
 
     def write_judgement(self, digest: str, judgement: Judgement) -> None:
         """Keep an evaluation under its digest; raises StoreError when it cannot."""
-        files.write_json(self._evaluation(digest), judgement)
+        evaluations.write_judgement(self._evaluation(digest), digest, judgement)
 
     def _evaluation(self, digest: str) -> Path:
         assert re.fullmatch(r"[0-9a-f]+", digest), digest
         return self.root / "evaluations" / f"{digest}.json"
 
-    def write_report(self, report: Report) -> Report:
-        """Keep a run's report; the report as it is kept.
-
-        Names go by the second, so another run may have the same one: then `-2`, `-3` and so on is added to it.
-
-        Raises StoreError when it cannot.
-        """
-        path, taken = self._report(report.run), 1
-        lock = self.root / "locks" / "reports.lock"
-        with files.storage_errors(lock.parent):
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(lock):
-                while path.exists():
-                    taken += 1
-                    path = self._report(f"{report.run}-{taken}")
-                report = report.model_copy(update={"run": path.stem})
-                files.write_json(path, report)
-        return report
+    def write_report(self, report: run_reports.Report) -> run_reports.Report:
+        """Keep a run's report; as `run_reports.write_report`."""
+        return run_reports.write_report(self.root, report)
 
     def read_report(self, name: str | None = None) -> AnyReport:
-        """The report of that name, or the newest.
-
-        Raises:
-            ConfigError: there is none of that name; the message lists those there are.
-            CheckpointError: the file is damaged.
-        """
-        names = self.list_reports()
-        if not names:
-            raise ConfigError(
-                f"{self.root} holds no finished run; start one with `distill run RECIPE`"
-            )
-        if name is None:
-            name = names[0]
-        path = self._report(name)
-        if name not in names:
-            raise ConfigError(
-                f"there is no run {name!r} in {self.root}; there are: {', '.join(names[:20])}"
-            )
-        try:
-            return _ANY_REPORT.validate_json(read_regular(path))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as a run's report; delete it and run again"
-            ) from error
+        """The report of that name, or the newest; as `run_reports.read_report`."""
+        return run_reports.read_report(self.root, name)
 
     def list_reports(self) -> list[str]:
         """Names of all reports, the newest first."""
-        folder = self.root / "runs"
-        found = [path for path in folder.glob("*.json") if not path.name.startswith(".")]
-        ordered = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-        return [path.stem for path in ordered]
-
-    def _report(self, name: str) -> Path:
-        if not _RUN_NAME.match(name):
-            raise ConfigError(
-                f"{name!r} is no run's name; names are letters, digits, - _ and . (see `runs/`)"
-            )
-        return self.root / "runs" / f"{name}.json"
+        return run_reports.list_reports(self.root)
 
 
 @dataclass(frozen=True)
@@ -217,6 +173,18 @@ class FolderWriter:
         self.store.states(self.stage, self.digest).clear()
         return _ref(target, kept or full)
 
+    def adopt(self, folder: Path) -> Path:
+        """Make a whole checkpoint of the stage, on the same disk, one of this store's; where it is then.
+
+        Raises:
+            OSError: the file system refused.
+        """
+        target = self.store.folder(self.stage, self.digest)
+        files.sync_tree(folder)
+        self._publish(folder, target)
+        files.sync(target.parent)
+        return target
+
     def _publish(self, folder: Path, target: Path) -> Manifest | None:
         """Renames.
 
@@ -251,11 +219,6 @@ class FolderWriter:
         return None
 
 
-def seal_of(manifest: bytes) -> str:
-    """The content of `manifest.sha256` for a manifest's bytes."""
-    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n"
-
-
 def _ref(folder: Path, manifest: Manifest) -> CheckpointRef:
     return CheckpointRef(path=str(folder), stage=manifest.stage, digest=manifest.digest)
 
@@ -265,9 +228,8 @@ def _checked(folder: Path, *, content: bool) -> Manifest:
     try:
         text = read_regular(folder / MANIFEST)
         manifest = Manifest.model_validate_json(text)
-        problems = (
-            [] if _sealed(folder, text) else [f"{MANIFEST} is not the one {SEAL} was written for"]
-        )
+        sealed = files.is_sealed(folder / SEAL, text)
+        problems = [] if sealed else [f"{MANIFEST} is not the one {SEAL} was written for"]
         problems += files.differences(folder, manifest.files, content=content)
         if content:
             extra = set(files.files_in(folder)) - set(manifest.files) - {MANIFEST, SEAL}
@@ -278,13 +240,6 @@ def _checked(folder: Path, *, content: bool) -> Manifest:
     if problems:
         raise _damaged(folder, problems)
     return manifest
-
-
-def _sealed(folder: Path, manifest: bytes) -> bool:
-    try:
-        return read_regular(folder / SEAL) == seal_of(manifest).encode("utf-8")
-    except FileNotFoundError:
-        return False
 
 
 def _damaged(folder: Path, problems: list[str]) -> CheckpointError:
@@ -339,22 +294,13 @@ def open_checkpoint(folder: str | Path) -> tuple[CheckpointRef, Manifest]:
 
 
 def open_store(path: str | Path) -> CheckpointStore:
-    """The store in that folder, which is made if need be; leftovers of dead processes are swept.
-
-    From then on this process writes nothing that everybody may write to.
+    """The store in that folder for a run: made if need be, leftovers of dead processes swept.
 
     Raises:
         ConfigError: something that is no folder is in the way.
         StoreError: the folder cannot be written, or less than 200 MB are free there.
     """
-    root = local_path(path, "--store").absolute()
-    blocker = next((part for part in (root, *root.parents) if part.exists()), root)
-    if not blocker.is_dir():
-        raise ConfigError(
-            f"--store {path}: {blocker} is a file, not a folder; give another folder or move it"
-        )
-    # Libraries write here too, each in its own way; nobody else may write to what any of them leaves.
-    os.umask(os.umask(0o022) | 0o002)
+    root = look_into_store(path).root
     with files.storage_errors(root):
         for name in _FOLDERS:
             files.make_folder(root / name)
@@ -365,8 +311,44 @@ def open_store(path: str | Path) -> CheckpointStore:
         raise StoreError(
             f"{root} has {free / 1e6:.0f} MB free, and a run needs at least "
             f"{_FREE_BYTES / 1e6:.0f} MB; "
-            "make room there or give another folder with --store"
+            "make room there (distill gc shows what nothing needs) or give another folder with --store"
         )
-    for name in ("checkpoints", "evaluations", "runs"):
+    for name in _SWEPT:
         files.sweep(root / name)
     return CheckpointStore(root)
+
+
+def look_into_store(path: str | Path) -> CheckpointStore:
+    """The store in that folder for a look: nothing is made, written or swept, and no room is asked for.
+
+    It need not be there. From then on this process writes nothing that everybody may write to.
+
+    Raises:
+        ConfigError: something that is no folder is in the way.
+    """
+    root = local_path(path, "--store").absolute()
+    blocker = next((part for part in (root, *root.parents) if part.exists()), root)
+    if blocker.exists() and not blocker.is_dir():
+        raise ConfigError(
+            f"--store {path}: {blocker} is a file, not a folder; give another folder or move it"
+        )
+    # Libraries write here too, each in its own way; nobody else may write to what any of them leaves.
+    os.umask(os.umask(0o022) | 0o002)
+    return CheckpointStore(root)
+
+
+@contextmanager
+def store_for_look(path: str | Path) -> Iterator[CheckpointStore]:
+    """As `look_into_store`, for a look at data: what is prepared goes to the cache, for the run that follows.
+
+    Where the store cannot be written to, or has no room, the cache is a temporary folder.
+    """
+    store = look_into_store(path)
+    there = next(part for part in (store.cache, *store.cache.parents) if part.exists())
+    if os.access(there, os.W_OK | os.X_OK) and shutil.disk_usage(there).free >= _FREE_BYTES:
+        with open_runs.cache_in_use(store.root):
+            yield store
+        return
+    with tempfile.TemporaryDirectory(prefix="distill-") as folder:
+        store.cache = Path(folder)
+        yield store

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipeline.checkpoints import MANIFEST, open_checkpoint, open_store
+from pipeline.checkpoints import MANIFEST, open_checkpoint, store_for_look
 from pipeline.report import notes_on, percent
 from pipeline.settings import read_settings
 from pipeline.task_argument import named_task
@@ -19,6 +19,7 @@ from schemas.base import Frozen
 from schemas.data import describe_task
 from schemas.errors import CheckpointError, ConfigError, DataError
 from schemas.metrics import MetricName, titled
+from schemas.refs import FolderModel
 from schemas.results import Manifest, Score
 from schemas.teacher import FinetunedTeacher, members_of
 from stages.encoders import load_config, load_tokenizer, locate
@@ -74,6 +75,11 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
         ConfigError: no such task, or the checkpoint has no trained head.
         CheckpointError: the folder is no checkpoint, or it is damaged.
     """
+    with store_for_look(read_settings(store).store) as opened:
+        return _evaluate(folder, task, opened.cache)
+
+
+def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
     reference, manifest = open_checkpoint(folder)
     if not manifest.labels:
         raise ConfigError(
@@ -81,7 +87,6 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
             "its probe accuracy with: distill compare"
         )
     data = named_task(task, manifest)
-    cache = open_store(read_settings(store).store).cache
     rows = load_task(data, cache)
     model_folder = Path(reference.path) / "model"
     tokenizer = load_tokenizer(model_folder, load_config(model_folder))
@@ -94,7 +99,7 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
         )
         for split in ("validation", *rows.more)
     }
-    folders = {manifest.stage: model_folder, **_teacher_folder(manifest)}
+    folders = {manifest.stage: model_folder, **_teacher_folder(manifest, Path(reference.path))}
     main = scorers["validation"]
     if isinstance(main, VectorScorer):
         if "teacher" not in folders:
@@ -117,19 +122,31 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
     )
 
 
-def _teacher_folder(manifest: Manifest) -> dict[str, Path]:
+def _teacher_folder(manifest: Manifest, checkpoint: Path) -> dict[str, Path]:
     """The last fine-tuned teacher that a checkpoint learned from, where it is still there and still the same."""
     found: dict[str, Path] = {}
     members = members_of(manifest.config.teacher)
     for teacher, digest in zip(members, _digests_of_teachers(manifest, len(members)), strict=True):
+        if not isinstance(teacher, FinetunedTeacher):
+            continue
+        teacher = _in_moved_store(teacher, checkpoint)
         folder = Path(getattr(teacher.model, "path", ""))
-        if not isinstance(teacher, FinetunedTeacher) or not folder.is_dir():
+        if not folder.is_dir():
             continue
         if (problem := _problem_of(teacher, folder, digest)) is not None:
             log.warning("the teacher is left out: %s", problem)
             continue
         found["teacher"] = locate(teacher.model)
     return found
+
+
+def _in_moved_store(teacher: FinetunedTeacher, checkpoint: Path) -> FinetunedTeacher:
+    """The teacher where the store is now: beside the checkpoint, if it is no longer where it was made."""
+    was = Path(getattr(teacher.model, "path", ""))
+    now = checkpoint.parent / was.parent.name / was.name
+    if was.is_dir() or not now.is_dir():
+        return teacher
+    return teacher.model_copy(update={"model": FolderModel(path=str(now))})
 
 
 def _digests_of_teachers(manifest: Manifest, number: int) -> list[str | None]:

@@ -26,6 +26,7 @@ from rich.console import Console
 from pipeline.checkpoints import CheckpointStore, open_store
 from pipeline.comparison import as_markdown, as_records, averages_of, summary
 from pipeline.files import disk_errors
+from pipeline.open_runs import open_run
 from pipeline.own_process import in_own_process
 from pipeline.parts import Hands, Work, distil, open_tracking, run_stages, show_in_prefect
 from pipeline.progress import LineProgress
@@ -155,10 +156,14 @@ def _distil_apart(
     """The same in a process of its own, which gets its share of the processor."""
     torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
     settings = read_settings(store)
-    tracking = open_tracking(settings, open_store(settings.store))
+    opened = open_store(settings.store)
+    tracking = open_tracking(settings, opened)
     try:
-        hands = Hands(tracking, LineProgress(Console(stderr=True)), stop_requested)
-        return _distil_one(name, work, run, store, hands)
+        # It may outlive the first process, if only by one step.
+        with open_run(opened.root, work.name) as registered:
+            progress = LineProgress(Console(stderr=True))
+            hands = Hands(tracking, progress, stop_requested, registered)
+            return _distil_one(name, work, run, store, hands)
     finally:
         tracking.close()
 

@@ -8,6 +8,7 @@ read anything that could execute.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from schemas.errors import DistillError, StoreError
+from schemas.regular_files import read_regular
 from stages.whole import (
     differences,
     disk_error,
@@ -36,9 +38,11 @@ __all__ = [
     "differences",
     "disk_errors",
     "files_in",
+    "is_sealed",
     "make_folder",
     "measure",
     "remove",
+    "seal_of",
     "sha256_of",
     "storage_errors",
     "sweep",
@@ -123,6 +127,19 @@ def write_json(path: Path, value: BaseModel) -> None:
     """Writes a model as JSON, in one step; raises StoreError and leaves an older file as it was."""
     text = value.model_dump_json(indent=1) + "\n"
     write_file(path, lambda beside: _put(beside, text))
+
+
+def seal_of(content: bytes, name: str = "manifest.json") -> str:
+    """What `sha256sum -c` reads: SHA-256 of a file's content, and its name."""
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+
+
+def is_sealed(seal: Path, content: bytes, name: str = "manifest.json") -> bool:
+    """Whether the file `seal` was written for that content of the file `name` beside it; False where there is none."""
+    try:
+        return read_regular(seal) == seal_of(content, name).encode("utf-8")
+    except FileNotFoundError:
+        return False
 
 
 def _put(path: Path, text: str) -> None:

@@ -14,12 +14,13 @@ from rich.markup import escape
 
 from pipeline.assistants import with_assistant
 from pipeline.changes import what_is_different
-from pipeline.checkpoints import open_store
+from pipeline.checkpoints import CheckpointStore, open_store
 from pipeline.fan_out import distil_tasks
 from pipeline.files import disk_errors
 from pipeline.library import read_recipe
 from pipeline.logs import quiet_prefect
 from pipeline.look import look_at
+from pipeline.open_runs import OpenRun, needs_of, open_run
 from pipeline.options import RunOptions, chosen_stages
 from pipeline.outline import check_earlier_stages, outline_tasks
 from pipeline.parts import (
@@ -32,12 +33,14 @@ from pipeline.parts import (
     tracked,
 )
 from pipeline.progress import make_progress
-from pipeline.settings import read_settings
+from pipeline.settings import Settings, read_settings
 from pipeline.what_is_read import what_is_read
 from schemas.comparison import AnyReport
 from schemas.recipe import Recipe
 from schemas.refs import StudentOf
 from schemas.results import CheckpointRef, RunReport
+from schemas.stage import Stage
+from stages.ports import Progress
 
 quiet_prefect()
 
@@ -67,9 +70,20 @@ def distill_flow(
 
 def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
     """Run a recipe inside a flow run; the report is also kept in the store, in MLflow and in Prefect."""
-    began = time.monotonic()
     settings = read_settings(options.store)
     store = open_store(settings.store)
+    with disk_errors(store.root), open_run(store.root, recipe.name) as registered:
+        return _execute(recipe, options, settings, store, registered)
+
+
+def _execute(
+    recipe: Recipe,
+    options: RunOptions,
+    settings: Settings,
+    store: CheckpointStore,
+    registered: OpenRun,
+) -> AnyReport:
+    began = time.monotonic()
     stages = chosen_stages(recipe, options.from_stage, options.until_stage)
     if options.from_stage is not None and options.resume_from is None:
         check_earlier_stages(recipe, stages, options.from_stage, store)
@@ -82,20 +96,16 @@ def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
             facts = look_at(recipe, store.cache)
         for line in what_is_read({task: found.card for task, found in facts.items()}):
             progress.note(escape(line))
-        parent = resumed(options, store, settings)
+        parent = resumed(options, store, settings, registered)
         if parent is not None:
             stages = stages_after(parent, recipe, stages, options)
-        for task, stage in outline_tasks(recipe, stages, store, parent.digest if parent else None):
-            if (reason := what_is_different(stage, store)) is not None:
-                named = f"{task}/{stage.title}" if task else stage.title
-                progress.note(f"{named}: to run, {reason}")
+        _note_needs(recipe, stages, parent, store, registered, progress)
         with (
-            disk_errors(store.root),
             tracked(settings, store, recipe, name) as (tracking, parent_run),
             stop_signals() as stop,
         ):
             common = stages, parent, not options.until_stage
-            hands = Hands(tracking, progress, stop.is_set)
+            hands = Hands(tracking, progress, stop.is_set, registered)
             if recipe.tasks is None:
                 work = Work(recipe, name, facts[None], *common)
                 return distil(work, hands.runner(recipe, store, parent_run), settings, began)
@@ -107,6 +117,26 @@ def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
             return distil_tasks(recipe, name, works, shared, hands, began)
     finally:
         progress.close()
+
+
+def _note_needs(
+    recipe: Recipe,
+    stages: list[Stage],
+    parent: CheckpointRef | None,
+    store: CheckpointStore,
+    registered: OpenRun,
+    progress: Progress,
+) -> None:
+    """Keep every stage that the run will look for from `distill gc`, and say why some have to be made."""
+    outlined = outline_tasks(recipe, stages, store, parent.digest if parent else None)
+    needs = {parent.digest} if parent else set()
+    for _, stage in outlined:
+        needs |= {stage.digest, *needs_of(stage.config, stage.parent)}
+    registered.needs(needs)
+    for task, stage in outlined:
+        if (reason := what_is_different(stage, store)) is not None:
+            named = f"{task}/{stage.title}" if task else stage.title
+            progress.note(f"{named}: to run, {reason}")
 
 
 def finish(other: StudentOf, options: RunOptions) -> CheckpointRef:

@@ -1,4 +1,9 @@
-"""What a store holds that nothing refers to any more: found, shown, and removed when asked."""
+"""What a store holds that nothing needs any more: found, shown, and removed when asked.
+
+Needed is what the report of a run leads to, what a run that is going on has noted (`open_runs`), what a run that died
+not long ago left to go on with (its record, its states), and what somebody has locked; each with its parents and
+teachers, over any number of stages.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,10 +20,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import files
+from pipeline import files, open_runs
 from pipeline.checkpoints import MANIFEST, CheckpointStore
 from schemas.base import Frozen
 from schemas.errors import ConfigError
+from schemas.regular_files import read_regular
 
 _STAGE_FOLDER = re.compile(r"^[a-z_]+-([0-9a-f]{16})$")
 _UNITS = {"minute": 60.0, "hour": 3600.0, "day": 86400.0, "week": 7 * 86400.0}
@@ -43,6 +50,8 @@ class Garbage(Frozen):
     pieces: tuple[Piece, ...]
     removed: bool
     """Whether it was removed, or is only shown."""
+    older_than: float = 0.0
+    """Seconds for which nobody has written to it."""
     in_use: tuple[str, ...] = ()
     """What was left because somebody was working on it."""
 
@@ -67,21 +76,23 @@ def seconds_of(age: str) -> float:
 
 
 def find_garbage(store: CheckpointStore, *, older_than: float) -> Garbage:
-    """What nothing refers to and nobody has written to for so long.
+    """Everything that nothing needs and nobody has written to for so long; writes nothing.
 
-    A checkpoint is referred to by the report of a run, or by a checkpoint that is (its parent, its teacher). States
-    belong to a stage that is not finished. The cache may be emptied at any time, so age alone decides there.
+    The states of a stage that was never finished, and what their run had noted, count as needed until they are older
+    than asked. The cache may be emptied at any time, so age alone decides there.
 
     Args:
         store: the store.
-        older_than: seconds; younger things may belong to a run that has not written its report yet.
+        older_than: seconds.
     """
     now = time.time()
+    needed = _needed(store, now - older_than)
     candidates = [
-        *((path, "no run's report and no checkpoint refers to it") for path in _unreferred(store)),
-        *((path, "of a stage that was never finished") for path in _stages(store, "states")),
+        *((path, "no run and no checkpoint refers to it") for path in _unneeded(store, needed)),
+        *((path, "of a stage that was never finished") for path in _left_states(store, needed)),
         *((path, "can be made again") for path in _entries(store.cache)),
         *((path, "found damaged and moved aside") for path in _aside(store)),
+        *((path, "of a run that died") for path in needed.left_records),
     ]
     pieces = []
     for path, reason in candidates:
@@ -89,22 +100,39 @@ def find_garbage(store: CheckpointStore, *, older_than: float) -> Garbage:
         if (age := now - written) >= older_than:
             place = path.relative_to(store.root).as_posix()
             pieces.append(Piece(path=place, size=size, reason=reason, age=age))
-    return Garbage(store=str(store.root), pieces=tuple(pieces), removed=False)
+    return Garbage(
+        store=str(store.root), pieces=tuple(pieces), removed=False, older_than=older_than
+    )
 
 
 def remove_garbage(store: CheckpointStore, found: Garbage) -> Garbage:
-    """Remove what was found, except what somebody is working on now."""
-    gone, in_use = [], []
-    idle = not _stages_being_made(store)
-    for piece in found.pieces:
-        path = store.root / piece.path
-        # Any stage may be reading any part of the cache; one that begins now makes anew what it does not find.
-        may_go = idle if path.is_relative_to(store.cache) else True
-        if may_go and _remove(store, path):
-            gone.append(piece)
-        else:
-            in_use.append(piece.path)
-    return Garbage(store=found.store, pieces=tuple(gone), removed=True, in_use=tuple(in_use))
+    """Remove what was found, except what somebody works on, or has begun to need, since.
+
+    Raises:
+        StoreError: the file system refused.
+    """
+    gone: list[Piece] = []
+    in_use: list[str] = []
+    aside: list[Path] = []
+    with files.storage_errors(store.root), open_runs.gate(store.root), _cache_idle(store) as idle:
+        # Nobody can begin to need anything now; who began since the search is seen here.
+        still = {piece.path for piece in find_garbage(store, older_than=found.older_than).pieces}
+        for piece in found.pieces:
+            path = store.root / piece.path
+            may_go = piece.path in still and (idle or not path.is_relative_to(store.cache))
+            if may_go and _taken_away(store, path, aside):
+                gone.append(piece)
+            elif piece.path in still or path.exists():
+                in_use.append(piece.path)
+    for path in aside:
+        files.remove(path)
+    return Garbage(
+        store=found.store,
+        pieces=tuple(gone),
+        removed=True,
+        older_than=found.older_than,
+        in_use=tuple(in_use),
+    )
 
 
 def print_garbage(found: Garbage, console: Console) -> None:
@@ -130,19 +158,76 @@ def print_garbage(found: Garbage, console: Console) -> None:
         console.print(f"nothing to remove in {found.store}", soft_wrap=True)
 
 
-def _unreferred(store: CheckpointStore) -> list[Path]:
-    """Checkpoints that no report leads to, over any number of parents and teachers."""
+@dataclass(frozen=True)
+class _Needed:
+    """What must stay, by the first 16 digits of digests."""
+
+    stages: frozenset[str]
+    """Whose checkpoints must stay."""
+    unfinished: frozenset[str]
+    """Whose states must stay."""
+    left_records: tuple[Path, ...]
+    """Records of runs that died long ago."""
+
+
+def _needed(store: CheckpointStore, since: float) -> _Needed:
+    """What must stay, where what was left behind counts if it was written after `since` (seconds since 1970)."""
+    records = open_runs.read_records(store.root)
+    living = [record for record in records if record.held or record.written > since]
+    named = frozenset[str]().union(*(record.digests for record in living))
+    held = frozenset(path.stem[-16:] for path in _held_locks(store))
+    states = {path.name[-16:]: _said_of_states(path) for path in _stages(store, "states")}
+    left = named | {digest for digest, (_, written) in states.items() if written > since}
+    # A digest in any place counts: too much kept costs room, too little costs work.
+    roots = [_text(path) for path in (store.root / "runs").glob("*.json")]
+    roots += [*left, *(text for digest, (text, _) in states.items() if digest in left)]
+    # What somebody holds is shown, and left when it comes to it; what it reads is not even shown.
+    holders = [*held, *(text for digest, (text, _) in states.items() if digest in held)]
+    return _Needed(
+        stages=frozenset(_reached(store, roots) | (_reached(store, holders) - held)),
+        unfinished=frozenset(left),
+        left_records=tuple(record.path for record in records if record not in living),
+    )
+
+
+def _reached(store: CheckpointStore, texts: list[str]) -> set[str]:
+    """Digests that the texts lead to over any number of manifests."""
     folders = {path.name[-16:]: path for path in _stages(store, "checkpoints")}
-    texts = [path.read_text(encoding="utf-8") for path in (store.root / "runs").glob("*.json")]
     kept: set[str] = set()
     while texts:
-        # A digest in any place counts: too much kept costs room, too little costs work.
-        digests = {word[:16] for text in texts for word in re.findall(r"[0-9a-f]{16,64}", text)}
+        digests = {word for text in texts for word in open_runs.digests_in(text)}
         reached = (digests & folders.keys()) - kept
         kept |= reached
         manifests = [folders[digest] / MANIFEST for digest in reached]
-        texts = [path.read_text(encoding="utf-8") for path in manifests if path.is_file()]
-    return [path for digest, path in sorted(folders.items()) if digest not in kept]
+        texts = [_text(path) for path in manifests]
+    return kept
+
+
+def _unneeded(store: CheckpointStore, needed: _Needed) -> list[Path]:
+    stages = _stages(store, "checkpoints")
+    return [path for path in stages if path.name[-16:] not in needed.stages]
+
+
+def _left_states(store: CheckpointStore, needed: _Needed) -> list[Path]:
+    return [
+        path
+        for path in _stages(store, "states")
+        if path.name[-16:] not in needed.unfinished or store.is_there(path.name)
+    ]
+
+
+def _said_of_states(folder: Path) -> tuple[str, float]:
+    """What the states in a folder say of themselves, and when the last one was written; 0 where there is none."""
+    said = "".join(_text(path) for path in folder.glob(f"step-*/{MANIFEST}"))
+    return said, max(open_runs.last_time(said), _size_and_time(folder)[1]) if said else 0.0
+
+
+def _text(path: Path) -> str:
+    """A file's text; empty where it cannot be read, or has just been removed."""
+    try:
+        return read_regular(path).decode("utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def _stages(store: CheckpointStore, part: str) -> list[Path]:
@@ -176,34 +261,40 @@ def _size_and_time(path: Path) -> tuple[int, float]:
     return size, newest
 
 
-def _remove(store: CheckpointStore, path: Path) -> bool:
-    """Remove one thing unless its stage is being made; False if it is."""
+def _taken_away(store: CheckpointStore, path: Path, aside: list[Path]) -> bool:
+    """Rename one thing, which is removed later, unless its stage is being made; False if it is."""
     if not _STAGE_FOLDER.match(path.name):
-        _take_away(path)
+        _take_away(path, aside)
         return True
     with _held(store.root / "locks" / f"{path.name}.lock") as ours:
         if ours:
-            _take_away(path)
+            _take_away(path, aside)
         return ours
 
 
-def _take_away(path: Path) -> None:
-    # Renamed first: a folder that is half removed must not look like a damaged checkpoint.
-    aside = path.with_name(files.temporary_name())
+def _take_away(path: Path, aside: list[Path]) -> None:
+    # A folder that is half removed must not look like a damaged checkpoint, and runs wait at the gate meanwhile.
+    beside = path.with_name(files.temporary_name())
     try:
-        with files.storage_errors(path.parent):
-            os.replace(path, aside)
+        os.replace(path, beside)
     except FileNotFoundError:
         return  # another process removed it first
-    files.remove(aside)
+    aside.append(beside)
 
 
-def _stages_being_made(store: CheckpointStore) -> bool:
-    for path in sorted((store.root / "locks").glob("*.lock")):
-        with _held(path) as ours:
-            if not ours:
-                return True
-    return False
+def _held_locks(store: CheckpointStore) -> list[Path]:
+    """The locks of stages that are being made."""
+    found = [
+        path for path in (store.root / "locks").glob("*.lock") if _STAGE_FOLDER.match(path.stem)
+    ]
+    return [path for path in found if open_runs.is_held(path)]
+
+
+@contextmanager
+def _cache_idle(store: CheckpointStore) -> Iterator[bool]:
+    """Whether nobody may be reading any part of the cache."""
+    with open_runs.cache_unused(store.root) as unused:
+        yield unused and not _held_locks(store)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from prefect import Task, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from pipeline.checkpoints import CheckpointStore, open_checkpoint
+from pipeline.checkpoints import MANIFEST, CheckpointStore, open_checkpoint
+from pipeline.open_runs import OpenRun
 from pipeline.options import RunOptions
 from pipeline.outline import needs_made_teachers
 from pipeline.progress import LineProgress, TaskProgress, TerminalProgress
@@ -34,7 +35,7 @@ from pipeline.runner import Runner
 from pipeline.settings import Settings
 from pipeline.stage_picture import stage_comparison
 from pipeline.tracking import Tracking
-from pipeline.tracking_model import resolve_run
+from pipeline.tracking_resume import resolve_run
 from pipeline.tracking_run import TrackedRun
 from schemas.data import describe_task
 from schemas.errors import ConfigError, DistillError
@@ -53,19 +54,22 @@ log = logging.getLogger(__name__)
 
 
 def resumed(
-    options: RunOptions, store: CheckpointStore, settings: Settings
+    options: RunOptions, store: CheckpointStore, settings: Settings, open_run: OpenRun
 ) -> CheckpointRef | None:
-    """The checkpoint of `--resume-from`, verified file by file."""
+    """The checkpoint of `--resume-from`, verified file by file, and noted as needed."""
     source = options.resume_from
     if source is None:
         return None
     if source.startswith("mlflow:"):
         folder: str | Path = resolve_run(
-            source.removeprefix("mlflow:"), uri=settings.tracking_uri, into=store.root / "downloads"
+            source.removeprefix("mlflow:"), uri=settings.tracking_uri, store=store
         )
     else:
         folder = source
     checkpoint, _ = open_checkpoint(folder)
+    open_run.needs({checkpoint.digest})
+    if not (Path(checkpoint.path) / MANIFEST).is_file():  # taken away before the note
+        checkpoint, _ = open_checkpoint(folder)
     return checkpoint
 
 
@@ -119,18 +123,28 @@ class Work:
 
 @dataclass(frozen=True)
 class Hands:
-    """What a run writes its numbers to, shows itself with, and is stopped by."""
+    """What a run writes its numbers to, shows itself with, is stopped by, and notes its needs in."""
 
     tracking: Tracking
     progress: TerminalProgress | LineProgress
     stop_requested: Callable[[], bool]
+    open_run: OpenRun
 
     def runner(
         self, recipe: Recipe, store: CheckpointStore, run: TrackedRun, task: str | None = None
     ) -> Runner:
         """Runs stages into `run`; `task` where the recipe is that of one of several tasks."""
         shown = self.progress if task is None else TaskProgress(self.progress, task)
-        return Runner(recipe, store, self.tracking, run, shown, self.stop_requested, task)
+        return Runner(
+            recipe,
+            store,
+            self.tracking,
+            run,
+            shown,
+            self.stop_requested,
+            task,
+            open_run=self.open_run,
+        )
 
 
 def distil(work: Work, runner: Runner, settings: Settings, began: float) -> RunReport:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from pipeline.assistants import assistant_of
 from pipeline.changes import what_is_different
-from pipeline.checkpoints import CheckpointStore, open_store
+from pipeline.checkpoints import CheckpointStore, store_for_look
 from pipeline.look import look_at
 from pipeline.outline import OutlinedStage, outline_tasks, with_student_there
 from pipeline.report import amount, duration, size_lines
@@ -83,13 +83,16 @@ class Plan(Frozen):
 
 def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
     """Look at everything and say what would run; trains nothing."""
-    settings = read_settings(store_path)
-    store = open_store(settings.store)
+    with store_for_look(read_settings(store_path).store) as store:
+        return _plan(recipe, store)
+
+
+def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
     ready = with_student_there(recipe, store)
     if ready is None:
         other = assistant_of(recipe)
         assert other is not None
-        first = make_plan(other, store_path)
+        first = _plan(other, store)
         return first.model_copy(update={"then": first.then or recipe.name})
     recipe = ready
     looked = look_at(recipe, store.cache)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pipeline.checkpoints import CheckpointStore, verify
 from pipeline.curves import loss_curves
+from pipeline.open_runs import OpenRun, needs_of
 from pipeline.report import rows_of, score_tags, teacher_line
 from pipeline.teacher_choice import Tried, best_of, candidate_of, metric_of, row_of_tried
 from pipeline.teacher_report import check_first, teacher_reports
 from pipeline.term_map import term_map
 from pipeline.tracking import CHECKPOINT_TAG, Tracking
-from pipeline.tracking_model import save_mlflow_model
+from pipeline.tracking_resume import CHECKPOINT
 from pipeline.tracking_run import TrackedRun
+from pipeline.tracking_stored import STUDENT, is_stored, log_checkpoint, log_student
 from schemas.data import TaskDataset, describe_data, describe_task
 from schemas.metrics import titled
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult, TeacherReport
-from schemas.stage import TEACHER_NAMES, StageConfig
+from schemas.stage import STAGE_ORDER, TEACHER_NAMES, StageConfig
 from stages.identity import data_digest, stage_digest
 from stages.judge import (
     Yardstick,
@@ -55,11 +56,14 @@ class Runner:
         progress: Progress,
         stop_requested: Callable[[], bool],
         task: str | None = None,
+        open_run: OpenRun | None = None,
     ) -> None:
         self.recipe, self.store, self.tracking = recipe, store, tracking
         self.task = task
         """Which of several tasks the runs are named after; None where there is one, or for what several share."""
         self.parent_run, self.progress, self.stop_requested = parent_run, progress, stop_requested
+        self.open_run = open_run
+        """Where the stages are noted that must stay; None where nothing is taken away meanwhile."""
         self.rows: list[Row] = []
         self.teacher_reports: tuple[TeacherReport, ...] = ()
         """Whether each fine-tuned teacher is good enough, once they have been checked."""
@@ -89,6 +93,10 @@ class Runner:
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """The stage's result: found in the store, or made now; judged and logged either way."""
         digest = stage_digest(config, parent.digest if parent else None)
+        if (
+            self.open_run is not None
+        ):  # before it is looked for, or it could be taken away in between
+            self.open_run.needs({digest, *needs_of(config, parent)})
         with self.store.lock(config.name, digest):
             found = self.store.find(config.name, digest)
             if found is not None:
@@ -101,15 +109,7 @@ class Runner:
         verify(Path(checkpoint.path))
         title = self._title(config)
         self.progress.note(f"{title}: there already, reused ({checkpoint.path})")
-        child = self.tracking.reused_run(
-            self.parent_run,
-            self.called(title),
-            config.model_dump(mode="json"),
-            self._tags(config, manifest.digest, checkpoint.path),
-            step=manifest.steps,
-            metrics=manifest.metrics,
-            made_by=manifest.mlflow_run_id,
-        )
+        child = self._child_of_reused(config, checkpoint, manifest)
         result = StageResult(
             checkpoint=checkpoint,
             metrics=manifest.metrics,
@@ -121,6 +121,25 @@ class Runner:
         )
         self._conclude(config, result, manifest.labels, child)
         return result
+
+    def _child_of_reused(
+        self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest
+    ) -> TrackedRun:
+        """The run that made the stage, where it was ended before it had said all; else one of its own."""
+        told = (
+            self.parent_run,
+            self.called(self._title(config)),
+            config.model_dump(mode="json"),
+            self._tags(config, manifest.digest, checkpoint.path),
+        )
+        begun = self.tracking.begun_run(manifest.mlflow_run_id, manifest.digest)
+        if begun is not None:
+            child = self.tracking.child_run(*told, resume_run_id=begun)
+            child.log(manifest.steps, manifest.metrics)
+            return child
+        return self.tracking.reused_run(
+            *told, step=manifest.steps, metrics=manifest.metrics, made_by=manifest.mlflow_run_id
+        )
 
     def _run(self, config: StageConfig, parent: CheckpointRef | None, digest: str) -> StageResult:
         tags = self._tags(config, digest)
@@ -137,7 +156,7 @@ class Runner:
             ports = Ports(
                 sink=child,
                 progress=self.progress,
-                states=self.store.states(config.name, digest),
+                states=self.store.states(config.name, digest, needs_of(config, parent)),
                 checkpoints=self.store.writer(config.name, digest),
                 cache=self.store.cache,
                 mlflow_run_id=child.run_id,
@@ -183,23 +202,44 @@ class Runner:
     def _conclude(
         self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun
     ) -> None:
-        """Judge the stage, put its row into the table and its artifacts beside its numbers."""
+        """Judge the stage, put its row into the table and its artifacts beside its numbers; then its run has ended."""
+        status = "FAILED"
+        try:
+            self._judge_and_log(config, result, labels, child)
+            status = "FINISHED"
+        finally:
+            child.finish(status)
+        if len(self._tried) == len(self._candidates(config)) > 1:
+            self._choose(list(self._tried.values()))
+            self._tried = {}
+
+    def _judge_and_log(
+        self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun
+    ) -> None:
         if len(candidates := self._candidates(config)) > 1:
             candidate = candidate_of(config, candidates) or ""
             tried = Tried(config, result, labels, child.key, candidate)
             self._tried[result.checkpoint.digest] = tried
             self._log_artifacts(config, result, child)
-            child.finish("FINISHED")
-            if len(self._tried) == len(candidates):
-                self._choose(list(self._tried.values()))
-                self._tried = {}
             return
         if config.student is None:
-            model = str(Path(result.checkpoint.path) / "model")
-            self._made.append((config, model, result.checkpoint.digest))
+            self._note_teacher(config, result.checkpoint)
         self._judge_row(config, result, labels, child)
         self._log_artifacts(config, result, child)
-        child.finish("FINISHED")
+
+    def _note_teacher(self, config: StageConfig, checkpoint: CheckpointRef) -> None:
+        made = (config, str(Path(checkpoint.path) / "model"), checkpoint.digest)
+        if made not in self._made:  # a retry comes by again
+            self._made.append(made)
+
+    def _add_row(self, row: Row) -> None:
+        """Put a row into the table; one of a try that failed afterwards goes."""
+        self.rows = [
+            each
+            for each in self.rows
+            if (each.name, each.checkpoint) != (row.name, row.checkpoint) or row.checkpoint is None
+        ]
+        self.rows.append(row)
 
     def _choose(self, tried: list[Tried]) -> None:
         """Make the best candidate the teacher; its row, by the whole yardstick, comes before those of the others."""
@@ -212,7 +252,7 @@ class Runner:
             self._tags(config, checkpoint.digest, checkpoint.path) | {CHOSEN_TAG: "true"},
             resume_run_id=best.run,
         )
-        self._made.append((config, str(Path(checkpoint.path) / "model"), checkpoint.digest))
+        self._note_teacher(config, checkpoint)
         self._judge_row(config, best.result, best.labels, child)
         child.finish("FINISHED")
         metric, scorer = metric_of(config), self.yardstick.scorer
@@ -223,7 +263,9 @@ class Runner:
             "candidate_metric": title,
         }
         self.rows[-1] = self.rows[-1].model_copy(update=named)
-        self.rows += [row_of_tried(each, title) for each in tried if each is not best]
+        for each in tried:
+            if each is not best:
+                self._add_row(row_of_tried(each, title))
         self.progress.note(
             f"{config.name}: the best of {len(tried)} is {best.candidate} ({title} {best.score:.4f})"
         )
@@ -237,7 +279,7 @@ class Runner:
         child.log(result.steps, scores_of(judgement))
         if (scorer := self.yardstick.scorer) is not None:
             child.set_tags(score_tags(scorer.task.positive_label, rows_of(*scorer.counted)))
-        self.rows.append(
+        self._add_row(
             Row(
                 name=config.name,
                 kind=_KINDS.get(config.name, "stage"),
@@ -253,15 +295,22 @@ class Runner:
     def _log_artifacts(self, config: StageConfig, result: StageResult, child: TrackedRun) -> None:
         folder = Path(result.checkpoint.path)
         child.log_text(config.model_dump_json(indent=2), "config.json")
-        child.log_text((folder / "manifest.json").read_text(encoding="utf-8"), "manifest.json")
+        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        child.log_text(text, "manifest.json")
         if child.points.is_file():
             child.log_picture(loss_curves(child.points, config.name), "curves.png")
             child.log_picture(term_map(child.points, config.name), "terms.png")
-        if config.name == "task_specific" and not result.reused:
-            with tempfile.TemporaryDirectory() as scratch:
-                model = Path(scratch) / "model"
-                save_mlflow_model(folder / "model", model)
-                child.log_artifacts(model, "model")
+        stage = Manifest.model_validate_json(text)
+
+        def is_missing(artifact: str) -> bool:
+            # Who made it may have been killed before it came to this.
+            return not result.reused or not is_stored(self.tracking, stage, artifact)
+
+        if config.name == "task_specific" and is_missing(STUDENT):
+            log_student(folder / "model", child)
+        # The store's own MLflow goes where its checkpoints go; any other may be asked from another machine.
+        if config.name in STAGE_ORDER and not self.tracking.is_of_store and is_missing(CHECKPOINT):
+            log_checkpoint(folder, child)
 
     @property
     def yardstick(self) -> Yardstick:

@@ -1,9 +1,9 @@
 """Mid-stage states: optimizer, schedule, RNG and data position.
 
 With them a killed stage goes on where it was. A state is kept like a checkpoint (written beside,
-synced, renamed, every file hashed) but is never needed to use one: it lives under `states/` and
-goes when its stage is finished. Two are kept, so that a damaged newest one costs minutes and not
-the stage.
+synced, renamed, every file hashed, its stage named, its manifest sealed) but is never needed to use
+one: it lives under `states/` and goes when its stage is finished. Two are kept, so that a damaged
+newest one costs minutes and not the stage.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +31,12 @@ log = logging.getLogger(__name__)
 
 _KEPT = 2
 _STEP = re.compile(r"^step-(\d+)$")
-_TENSORS, _NUMBERS, _MANIFEST = "state.safetensors", "state.json", "manifest.json"
+_TENSORS, _NUMBERS, _MANIFEST, _SEAL = (
+    "state.safetensors",
+    "state.json",
+    "manifest.json",
+    "manifest.sha256",
+)
 
 
 class StateManifest(Frozen):
@@ -38,17 +44,33 @@ class StateManifest(Frozen):
 
     format: Literal[1] = 1
     """Version of this layout."""
+    stage: str | None = None
+    """Which stage it is of; null in states of versions that did not say."""
+    digest: str | None = None
+    """The stage's digest; null as above."""
+    needs: tuple[str, ...] = ()
+    """Digests of the stages that its stage reads: parent and teachers."""
     step: int
     """Optimizer steps taken."""
     files: dict[str, FileEntry]
-    """Every file of the state but this one."""
+    """Every file of the state but this one and its seal."""
+    time: float = 0.0
+    """When it was written, in seconds since 1970."""
 
 
 class FolderStates:
-    """The states of one stage in one folder; a `stages.ports.StateStore`."""
+    """The states of one stage in one folder; a `stages.ports.StateStore`.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where they are.
+        stage: the stage's name; a state of another one is passed over.
+        digest: the stage's digest, likewise.
+        needs: digests of the stages that it reads.
+    """
+
+    def __init__(self, folder: Path, stage: str, digest: str, needs: Iterable[str] = ()) -> None:
         self.folder = folder
+        self.stage, self.digest, self.needs = stage, digest, tuple(sorted(needs))
         if folder.is_dir():
             files.sweep(folder)
 
@@ -66,10 +88,17 @@ class FolderStates:
                 {"step": state.step, "numbers": dict(state.numbers)}, allow_nan=True
             )
             (folder / _NUMBERS).write_text(numbers + "\n", encoding="utf-8")
-            manifest = StateManifest(step=state.step, files=files.measure(folder))
-            (folder / _MANIFEST).write_text(
-                manifest.model_dump_json(indent=1) + "\n", encoding="utf-8"
+            manifest = StateManifest(
+                stage=self.stage,
+                digest=self.digest,
+                needs=self.needs,
+                step=state.step,
+                files=files.measure(folder),
+                time=time.time(),
             )
+            text = (manifest.model_dump_json(indent=1) + "\n").encode("utf-8")
+            (folder / _SEAL).write_text(files.seal_of(text), encoding="utf-8")
+            (folder / _MANIFEST).write_bytes(text)
             files.sync_tree(folder)
             self._publish(folder, self.folder / f"step-{state.step:08d}")
             files.sync(self.folder)
@@ -107,15 +136,45 @@ class FolderStates:
         """
         for step in reversed(self._steps()):
             folder = self.folder / f"step-{step:08d}"
-            problem = _problem(folder, step)
+            problem = self._problem(folder, step)
             if problem is None:
                 return _read(folder)
             log.warning(
-                "%s is damaged: %s; going on from the state before it, if there is one",
+                "%s is not used: %s; going on from the state before it, if there is one",
                 folder,
                 problem,
             )
         return None
+
+    def _problem(self, folder: Path, step: int) -> str | None:
+        try:
+            text = read_regular(folder / _MANIFEST)
+            manifest = StateManifest.model_validate_json(text)
+            if manifest.digest is None:
+                return "an earlier version wrote it, without the name of its stage"
+            if not files.is_sealed(folder / _SEAL, text):
+                return f"{_MANIFEST} is not the one {_SEAL} was written for"
+            wrong = self._of_another(manifest, step)
+            return (
+                wrong or "; ".join(files.differences(folder, manifest.files, content=True)) or None
+            )
+        except FileNotFoundError:
+            return f"{_MANIFEST} is missing"
+        except OSError as error:
+            return f"{Path(error.filename or _MANIFEST).name} cannot be read ({error.strerror})"
+        except (ValidationError, ValueError):
+            return f"{_MANIFEST} cannot be read"
+
+    def _of_another(self, manifest: StateManifest, step: int) -> str | None:
+        """Whether it is of another stage or step, or no state of any."""
+        if missing := {_TENSORS, _NUMBERS} - set(manifest.files):
+            return f"{_MANIFEST} does not list {', '.join(sorted(missing))}"
+        if (manifest.stage, manifest.digest) != (self.stage, self.digest):
+            return (
+                f"it is of {manifest.stage} of digest {str(manifest.digest)[:16]}, not of {self.stage} of "
+                f"{self.digest[:16]}"
+            )
+        return None if manifest.step == step else f"{_MANIFEST} is of step {manifest.step}"
 
     def clear(self) -> None:
         """Remove all states; their stage is finished."""
@@ -135,24 +194,6 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         seen.add(storage.data_ptr())
         result[name] = own
     return result
-
-
-def _problem(folder: Path, step: int) -> str | None:
-    try:
-        manifest = StateManifest.model_validate_json(read_regular(folder / _MANIFEST))
-    except FileNotFoundError:
-        return f"{_MANIFEST} is missing"
-    except (OSError, ValidationError, ValueError):
-        return f"{_MANIFEST} cannot be read"
-    if missing := {_TENSORS, _NUMBERS} - set(manifest.files):
-        return f"{_MANIFEST} does not list {', '.join(sorted(missing))}"
-    if manifest.step != step:
-        return f"{_MANIFEST} is of step {manifest.step}"
-    try:
-        found = files.differences(folder, manifest.files, content=True)
-    except OSError as error:
-        return f"{error.filename} cannot be read ({error.strerror})"
-    return "; ".join(found) or None
 
 
 def _read(folder: Path) -> TrainingState:

@@ -20,6 +20,9 @@ from typing import Any, TypeVar
 
 from pipeline import tracking_points as kept
 from pipeline.tracking_client import (
+    CHECKPOINT_TAG as CHECKPOINT_TAG,
+)
+from pipeline.tracking_client import (
     MOST_TAG,
     clean,
     create_run,
@@ -28,8 +31,9 @@ from pipeline.tracking_client import (
     send_params,
     send_points,
     send_tags,
+    sqlite_file,
 )
-from pipeline.tracking_points import LOCAL, Point, PointFile
+from pipeline.tracking_points import LOCAL, Point
 from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_server import KEPT_AS_TAG, PARENT_TAG, Server
 from pipeline.tracking_sync import deliver_all
@@ -39,7 +43,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REUSED_TAG = "distill.reused"
-CHECKPOINT_TAG = "distill.checkpoint"
 _PATIENCE_SECONDS = 60.0
 _PROBE_SECONDS = 5.0
 
@@ -76,9 +79,21 @@ class Tracking:
             artifacts: where a new experiment's artifacts go; None leaves it to the server.
             patience: longest wait for one answer, in seconds.
         """
+        kept.end_dead_runs(points)
         tracking = cls(uri, experiment, points, artifacts=artifacts, patience=patience)
         tracking._find_experiment()
         return tracking
+
+    @property
+    def points(self) -> Path:
+        """Folder of the local files of points."""
+        return self._points
+
+    @property
+    def is_of_store(self) -> bool:
+        """Whether MLflow is the store's own database, which goes where the store goes."""
+        database = sqlite_file(self._uri)
+        return database is not None and database.parent == self._points.parent
 
     @property
     def experiment_id(self) -> str | None:
@@ -194,6 +209,18 @@ class Tracking:
         run.log(step, metrics)
         return run
 
+    def begun_run(self, made_by: str | None, digest: str) -> str | None:
+        """Key of the run that made a stage, if it is kept here and did not come to say all of it; else None.
+
+        Args:
+            made_by: MLflow's id of it; None where no server knew it.
+            digest: the stage's.
+        """
+        if made_by is None:
+            return self.unfinished_run({"distill.digest": digest})
+        path = self._points / f"{made_by}.jsonl"
+        return made_by if path.is_file() and not kept.has_finished(path) else None
+
     def unfinished_run(self, tags: Mapping[str, str]) -> str | None:
         """Key of the newest run kept here that carries these tags and has not FINISHED.
 
@@ -206,8 +233,7 @@ class Tracking:
             had = kept.read_header(path).get("tags", {})
             wanted = all(had.get(name) == value for name, value in tags.items())
             if wanted and REUSED_TAG not in had:
-                end = kept.read_end(path)
-                return None if end and end[0] == "FINISHED" else path.stem
+                return None if kept.has_finished(path) else path.stem
         return None
 
     def send_kept(self) -> None:
@@ -275,7 +301,7 @@ class Tracking:
         return self._track(key, header)
 
     def _track(self, key: str, header: Mapping[str, Any]) -> TrackedRun:
-        run = TrackedRun(self, PointFile(self._points / f"{key}.jsonl", header))
+        run = TrackedRun(self, self._points / f"{key}.jsonl", header)
         self._runs.append(run)
         return run
 

@@ -24,6 +24,8 @@ from stages.whole import make_folder, sweep, sync, unfinished
 
 KIND_TAG = "mlflow.experimentKind"
 KIND = "custom_model_development"
+CHECKPOINT_TAG = "distill.checkpoint"
+"""Where a stage's checkpoint was made."""
 MOST_TAG = 5000
 """Characters of a tag's value."""
 _MOST_PARAM = 6000
@@ -205,7 +207,7 @@ def experiment_id(client: Any, uri: str, name: str, artifacts: Path | None) -> s
 @contextmanager
 def one_at_a_time(uri: str) -> Iterator[None]:
     """Two processes that make the tables, or the experiment, of one fresh SQLite file at once would both fail."""
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     if path is None:
         yield
         return
@@ -221,7 +223,7 @@ def make_database(uri: str) -> None:
 
     Its tables take seconds and many migrations; a process killed among them would leave a file that no MLflow can open.
     """
-    path = _sqlite_file(uri)
+    path = sqlite_file(uri)
     if path is None or path.exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -239,7 +241,8 @@ def make_database(uri: str) -> None:
         sync(path.parent)
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a SQLite address; None for any other address, and for a database in memory."""
     if not uri.startswith("sqlite:///"):
         return None
     name = uri.removeprefix("sqlite:///").partition("?")[0]

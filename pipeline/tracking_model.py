@@ -1,4 +1,4 @@
-"""The finished student in MLflow's own form, and the way back from a run id to a checkpoint.
+"""The finished student in MLflow's own form.
 
 MLflow 3.17 cannot write its transformers form from a folder under transformers 5 (it expects the
 pipeline registry of transformers 4), and asks the model hub for a licence on the way. Both are
@@ -10,19 +10,13 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pipeline.tracking import CHECKPOINT_TAG
-from pipeline.tracking_client import http_status, is_run_id, load_mlflow
-from schemas.credentials import without_credentials
-from schemas.errors import CheckpointError
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
+from pipeline.tracking_client import load_mlflow
 
 _NO_HUB_ID = "distill-flow student"  # the blank makes it no hub id, so that nothing is looked up
 _CARD = (
@@ -98,69 +92,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def resolve_run(run_id: str, *, uri: str, into: Path) -> Path:
-    """The checkpoint folder of a stage's run: where it was made if that is here, else downloaded.
-
-    The files are not verified here; `open_checkpoint` does that.
-
-    Args:
-        run_id: MLflow's id of a stage's (child) run.
-        uri: MLflow's address.
-        into: folder for downloads; a subfolder by run id is made.
-
-    Raises:
-        CheckpointError: no such run, no checkpoint in it, or a server that cannot be reached.
-    """
-    place = f"mlflow:{run_id[:80]}"
-    if not is_run_id(run_id):
-        raise CheckpointError(
-            f"{place!r} is no id of a run; copy it from the stage's page in MLflow"
-        )
-    mlflow = load_mlflow()
-    client = _try(place, uri, lambda: mlflow.MlflowClient(tracking_uri=uri))
-    run = _try(place, uri, lambda: client.get_run(run_id))
-    tag = run.data.tags.get(CHECKPOINT_TAG)
-    if tag and (Path(tag) / "manifest.json").is_file():
-        return Path(tag)
-    names = [
-        item.path for item in _try(place, uri, lambda: client.list_artifacts(run_id, "checkpoint"))
-    ]
-    if "checkpoint/manifest.json" not in names:
-        was = f"; it was made in {tag}, which is not on this machine" if tag else ""
-        raise CheckpointError(
-            f"{place} has no checkpoint{was}; give the id of a stage's (child) run, or a "
-            "checkpoint's folder"
-        )
-    target = into / run_id
-    target.mkdir(parents=True, exist_ok=True)
-    _try(place, uri, lambda: client.download_artifacts(run_id, "checkpoint", str(target)))
-    return target / "checkpoint"
-
-
-def _try(place: str, uri: str, job: Callable[[], T]) -> T:
-    from mlflow.exceptions import MlflowException
-
-    address = without_credentials(uri)
-    try:
-        return job()
-    except MlflowException as error:
-        if http_status(error) in (400, 404):
-            raise CheckpointError(
-                f"{place}: MLflow at {address} knows no such run; copy the id from "
-                "the stage's page there"
-            ) from error
-        raise CheckpointError(
-            f"{place}: MLflow at {address} cannot be asked ({_brief(error)}); start it, set "
-            "MLFLOW_TRACKING_URI, or give the checkpoint's folder"
-        ) from error
-    except Exception as error:  # drivers and transports raise what they like
-        raise CheckpointError(
-            f"{place}: MLflow at {address} cannot be asked ({_brief(error)}); give the "
-            "checkpoint's folder"
-        ) from error
-
-
-def _brief(error: Exception) -> str:
-    return without_credentials(" ".join(str(error).split()))[:200]

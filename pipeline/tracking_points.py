@@ -16,11 +16,13 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import storage_errors
+from schemas.errors import StoreError
 from stages.whole import make_folder
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class PointFile:
 
     def _open(self, header: Mapping[str, Any]) -> None:
         make_folder(self.path.parent)
-        if not self.path.exists():
+        if not self.path.exists() or not self.path.stat().st_size:  # a claim makes an empty one
             now = time.time_ns() // 1_000_000
             self._write({"run": self.key, "time": now, "header": dict(header)})
             return
@@ -104,11 +106,17 @@ class PointFile:
             return False
         return step > newest or value != last
 
-    def end(self, status: str) -> None:
-        """Note how the run ended; one that cannot be noted looks like a killed one's."""
+    def end(self, status: str, at: int | None = None) -> None:
+        """Note how the run ended; one that cannot be noted looks like a killed one's.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            at: milliseconds since 1970; None for now.
+        """
+        at = time.time_ns() // 1_000_000 if at is None else at
         with self._lock:
             try:
-                self._write({"run": self.key, "ended": status, "time": time.time_ns() // 1_000_000})
+                self._write({"run": self.key, "ended": status, "time": at})
             except OSError as error:
                 self._give_up(error)
 
@@ -236,16 +244,53 @@ def server_run(path: Path) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def claim(path: Path) -> int | None:
+def has_finished(path: Path) -> bool:
+    """Whether the run of a file came to its end and said so."""
+    end = read_end(path)
+    return end is not None and end[0] == "FINISHED"
+
+
+def runs_tagged(points: Path, tag: str, value: str) -> list[Path]:
+    """Files of the runs that began with that tag."""
+    return [
+        path
+        for path in sorted(points.glob("*.jsonl"))
+        if read_header(path).get("tags", {}).get(tag) == value
+    ]
+
+
+def end_dead_runs(points: Path) -> None:
+    """Note of every run whose process died that it was KILLED, at the time of its last words."""
+    for path in sorted(points.glob("*.jsonl")):
+        try:
+            at, size = path.stat().st_mtime_ns // 1_000_000, path.stat().st_size
+            # An empty one was claimed a moment ago, by a process that is about to write into it.
+            if not size or read_end(path) is not None or (handle := claim(path)) is None:
+                continue
+        except OSError:
+            continue
+        try:
+            if read_end(path) is None:
+                with suppress(StoreError):  # it cannot be told, then, that anything is to be told
+                    PointFile(path).end("KILLED", at)
+        finally:
+            release(handle)
+
+
+def claim(path: Path, *, make: bool = False) -> int | None:
     """Takes a file for this process; None when another process, or another part of this one, has it.
 
     The claim is a lock of the operating system on the open file, so that it goes with its process.
+
+    Args:
+        path: the file.
+        make: whether to make an empty one where there is none, so that no moment is left in which it is there and free.
 
     Returns:
         What `release` takes.
     """
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY | (os.O_CREAT if make else 0), 0o644)
     except OSError:
         return None
     try:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import tracking_points as kept
+from pipeline.files import storage_errors
 from pipeline.tracking_client import MOST_TAG, clean, data_set_request
 from pipeline.tracking_outbox import Outbox, Request
 from pipeline.tracking_points import PointFile
 from schemas.credentials import without_credentials
+from stages.whole import make_folder, unfinished
 
 if TYPE_CHECKING:
     from pipeline.tracking import Tracking
@@ -29,12 +30,14 @@ class TrackedRun:
     points and sent when the run ends, at the end of a later run, or by `distill sync`, unless the server refuses it.
     """
 
-    def __init__(self, tracking: Tracking, file: PointFile) -> None:
-        self._tracking, self._file = tracking, file
-        self._outbox = Outbox(file.path)
-        self._claim = kept.claim(file.path)
+    def __init__(self, tracking: Tracking, path: Path, header: Mapping[str, Any]) -> None:
+        with storage_errors(path.parent):
+            make_folder(path.parent)
+        self._claim = kept.claim(path, make=True)
+        self._tracking, self._file = tracking, PointFile(path, header)
+        self._outbox = Outbox(path)
         if (run_id := self.run_id) is not None:
-            tracking.worker.watch(run_id, file)
+            tracking.worker.watch(run_id, self._file)
 
     @property
     def key(self) -> str:
@@ -56,6 +59,8 @@ class TrackedRun:
 
         A step that was logged before is not logged again.
         """
+        if self._claim is None:  # somebody was just sending what it had kept
+            self._claim = kept.claim(self._file.path)
         try:
             self._file.append(step, metrics)
         except (TypeError, ValueError, OverflowError) as error:
@@ -79,15 +84,13 @@ class TrackedRun:
         return self._log_file(png, artifact_file)
 
     def _log_file(self, content: bytes, artifact_file: str) -> bool:
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / artifact_file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
-                return self.log_artifacts(Path(folder))
-        except OSError as error:
-            log.warning("%s cannot be written and is not logged (%s)", artifact_file, error)
-            return False
+        # Not in the folder of temporary files, which may be full or small where the store is not.
+        place = self._file.path.parent
+        with storage_errors(place), unfinished(place) as folder:
+            path = folder / artifact_file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            return self.log_artifacts(folder)
 
     def log_dataset(
         self, name: str, digest: str, num_rows: int | None, source: str, context: str

@@ -23,6 +23,7 @@ from pipeline.tracking_client import (
     send_points,
     send_request,
 )
+from pipeline.tracking_moved import lead_to_store
 from pipeline.tracking_outbox import Outbox, Request
 from pipeline.tracking_points import LOCAL, Point, PointFile
 from pipeline.tracking_worker import Rejected
@@ -83,6 +84,7 @@ class Server:
         self._experiments: dict[str, str] = {}
         mlflow = load_mlflow()
         make_database(uri)
+        lead_to_store(uri, artifacts)
         self.client: Any = mlflow.MlflowClient(tracking_uri=uri)
 
     def probe(self) -> None:

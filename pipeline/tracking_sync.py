@@ -10,6 +10,7 @@ from rich.console import Console
 from pipeline import tracking_points as kept
 from pipeline.settings import Settings
 from pipeline.tracking_client import wants_login
+from pipeline.tracking_moved import was_moved
 from pipeline.tracking_points import PointFile
 from pipeline.tracking_server import Amount, Server, unsent
 from pipeline.tracking_worker import Rejected, brief
@@ -56,7 +57,14 @@ def sync(settings: Settings, points: Path) -> SyncReport:
         settings: MLflow's address.
         points: the store's folder of points.
     """
+    kept.end_dead_runs(points)
     address = without_credentials(settings.tracking_uri)
+    if (
+        settings.tracking_uri.startswith("sqlite:")
+        and not _waiting(points)
+        and not was_moved(settings.tracking_uri, settings.artifacts)
+    ):
+        return SyncReport(server=address, store=str(settings.store), runs=())
     complaints: list[str] = []
     runs: list[SyncedRun] = []
     failure: Exception | None = None

@@ -64,7 +64,12 @@ class Done:
 
 
 def run(recipe: Recipe, store: CheckpointStore) -> Done:
-    tracking = Tracking.open(f"sqlite:///{store.root}/mlflow.db", "toys", store.points)
+    tracking = Tracking.open(
+        f"sqlite:///{store.root}/mlflow.db",
+        "toys",
+        store.points,
+        artifacts=store.root / "mlartifacts",
+    )
     progress = SilentProgress()
     parent = tracking.parent_run("toy", {}, {})
     runner = Runner(recipe, store, tracking, parent, progress, lambda: False)

@@ -21,8 +21,9 @@ from pipeline.checkpoints import CheckpointStore, open_store
 from pipeline.flow import distill_flow
 from pipeline.garbage import find_garbage, remove_garbage
 from pipeline.options import RunOptions
+from pipeline.run_reports import report_path
 from pipeline.tracking_client import create_run, is_run_id
-from pipeline.tracking_model import resolve_run
+from pipeline.tracking_resume import resolve_run
 from pipeline.tracking_worker import Rejected
 from schemas.errors import CheckpointError, ConfigError
 from schemas.recipe import Recipe
@@ -202,7 +203,7 @@ def test_no_name_of_a_run_reads_or_writes_outside(store: CheckpointStore, name: 
         store.read_report(name)
     assert isinstance(refused.value, ConfigError) or name == "a"
     try:
-        path = store._report(name)
+        path = report_path(store.root, name)
     except ConfigError:
         return
     assert path.parent == store.root / "runs"
@@ -232,7 +233,7 @@ def test_no_file_that_a_manifest_lists_is_looked_for_outside(
 @pytest.mark.parametrize("run_id", ["../../x", "/etc/x", "x" * 5000, "a\0b", "..", "", "a/b"])
 def test_no_id_of_a_run_leaves_the_store(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(CheckpointError, match="no id of a run"):
-        resolve_run(run_id, uri=f"sqlite:///{tmp_path}/none.db", into=tmp_path / "downloads")
+        resolve_run(run_id, uri=f"sqlite:///{tmp_path}/none.db", store=CheckpointStore(tmp_path))
     answer = SimpleNamespace(info=SimpleNamespace(run_id=run_id))
     lying = SimpleNamespace(create_run=lambda *_, **__: answer)
     with pytest.raises(Rejected):

@@ -13,6 +13,7 @@ import pytest
 from schemas.data import FileTask
 from schemas.errors import ConfigError, DataError
 from stages.sources import load_task
+from tests.torture.collecting import collect_campaign
 from tests.torture.flips import HARMS, flip_campaign
 from tests.torture.inputs import Inputs, file_campaign, override_campaign, recipe_campaign
 
@@ -22,6 +23,13 @@ def test_harm_to_any_file_is_found(tmp_path: Path) -> None:
     assert found.losses == []
     assert sum(found.cases.values()) == 60
     assert {name.split(", ")[1] for name in found.cases} == set(HARMS)
+
+
+def test_nothing_is_collected_that_a_run_needs(tmp_path: Path) -> None:
+    found = collect_campaign(tmp_path, cases=24)
+    assert found.losses == []
+    assert found.runs + found.killed >= 24
+    assert min(found.runs, found.killed, found.made, found.reused, found.removed) > 0
 
 
 def test_damaged_recipes_are_loaded_or_refused(tmp_path: Path) -> None:

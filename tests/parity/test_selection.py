@@ -25,7 +25,7 @@ from stages.ports import Ports
 from stages.run import load_data, run_stage
 from stages.selection import Selector
 from tests.builders import tiny_tokenizer
-from tests.fakes import ListSink, SilentProgress, fake_ports
+from tests.fakes import DIGEST, ListSink, SilentProgress, fake_ports
 from tests.kinds import ROWS, kind_recipe_dict, kind_task
 from tests.toys import make_trainer, toy_recipe_dict, toy_rows, write_rows
 
@@ -107,7 +107,7 @@ def test_the_weights_kept_are_those_of_the_best_measured_step(
 def test_an_interrupted_stage_keeps_the_same_weights(
     config: StageConfig, whole: Whole, tmp_path: Path, stop_at: int
 ) -> None:
-    states = FolderStates(tmp_path / "states")
+    states = FolderStates(tmp_path / "states", "general", DIGEST)
     asked: list[bool] = []
 
     def stop() -> bool:
@@ -153,7 +153,7 @@ def test_training_ends_after_so_many_measurements_without_gain(
 
 def test_an_interruption_does_not_lengthen_patience(config: StageConfig, tmp_path: Path) -> None:
     stopped = frozen(config, every="2 steps", patience=2)
-    states = FolderStates(tmp_path / "states")
+    states = FolderStates(tmp_path / "states", "general", DIGEST)
     seen = iter([False] * 4 + [True])  # after the first measurement without gain
     with pytest.raises(Interrupted, match="step 5 of 12"):
         run_stage(stopped, None, fake_ports(

@@ -29,6 +29,7 @@ def main(
     overrides: Annotated[int, typer.Option(help="Odd --set changes.")] = 1000,
     files: Annotated[int, typer.Option(help="Damaged data files.")] = 1000,
     runs: Annotated[int, typer.Option(help="Runs in one store, four at a time.")] = 500,
+    collections: Annotated[int, typer.Option(help="Runs with `distill gc` beside them.")] = 400,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Run the campaigns; exit code 1 if anything was lost."""
@@ -45,6 +46,7 @@ def main(
         (_overrides, overrides),
         (_files, files),
         (_soak, runs),
+        (_collections, collections),
     ]
     losses: list[str] = []
     for campaign, cases in campaigns:
@@ -129,6 +131,17 @@ def _soak(folder: Path, cases: int, seed: int) -> list[str]:
         place.mkdir()
         found = soak_campaign(place, runs=cases, seed=seed, note=console.print)
     console.print(found)
+    return found.losses
+
+
+def _collections(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.collecting import collect_campaign
+
+    found = collect_campaign(folder, cases=cases, seed=seed)
+    console.print(
+        f"{found.runs} runs to their end and {found.killed} killed with gc beside them: {found.made} stages made, "
+        f"{found.reused} reused, {found.removed} things taken away, {len(found.losses)} losses"
+    )
     return found.losses
 
 

@@ -109,13 +109,13 @@ def _checkpoint(store: CheckpointStore, harm: Harm, draw: random.Random) -> tupl
 
 
 def _states(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
-    states = FolderStates(folder)
+    states = FolderStates(folder, "general", DIGEST)
     for step in (1, 2):
         tensors = {"weights": torch.full((64,), float(step)), "moments": torch.ones(8, 8)}
         states.save(TrainingState(step, tensors, {"tokens": 10.0 * step}))
     file = _some_file(folder / "step-00000002", draw)
     harm(file, draw)
-    kept = FolderStates(folder).latest()
+    kept = FolderStates(folder, "general", DIGEST).latest()
     whole = (
         kept is not None
         and kept.step == 1

@@ -12,9 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pipeline import files
-from pipeline.checkpoints import CheckpointStore, open_checkpoint, open_store, verify
+from pipeline.__main__ import app
+from pipeline.checkpoints import (
+    CheckpointStore,
+    open_checkpoint,
+    open_store,
+    store_for_look,
+    verify,
+)
 from pipeline.settings import read_settings
 from schemas.credentials import without_credentials
 from schemas.errors import CheckpointError, ConfigError, StoreError
@@ -181,6 +189,48 @@ def test_a_store_without_room_is_refused_before_any_work(
         open_store(tmp_path / "store")
 
 
+@pytest.mark.parametrize("words", [("compare",), ("gc",), ("gc", "--yes"), ("sync",)])
+def test_what_only_looks_needs_no_room_and_makes_room_where_there_is_none(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "store")
+    store.write_report(report("a"))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=0))
+    result = CliRunner().invoke(app, [*words, "--store", str(store.root)])
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("words", [("compare",), ("gc",), ("sync",)])
+def test_a_look_writes_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    store.write_report(report("a"))
+    (store.cache / "files").mkdir()
+    before = {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")}
+    CliRunner().invoke(app, [*words, "--store", str(store.root)])
+    CliRunner().invoke(app, [*words, "--store", str(tmp_path / "none")])
+    assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_look_at_data_uses_the_cache_or_a_temporary_folder_where_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store_for_look(tmp_path / "store") as store:
+        assert store.cache == tmp_path / "store" / "cache"
+    for name, refused in (("access", False), ("disk_usage", None)):
+        with monkeypatch.context() as patch:
+            if refused is False:
+                patch.setattr(os, name, lambda *_: False)
+            else:
+                usage = shutil.disk_usage(tmp_path)
+                patch.setattr(shutil, name, lambda _, usage=usage: usage._replace(free=0))
+            with store_for_look(tmp_path / "store") as store:
+                place = store.cache
+                assert place.is_dir()
+                assert not place.is_relative_to(tmp_path / "store")
+            assert not place.exists()
+
+
 def test_judgements_come_back_and_a_damaged_one_is_made_anew(
     store: CheckpointStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -190,6 +240,31 @@ def test_judgements_come_back_and_a_damaged_one_is_made_anew(
     (store.root / "evaluations" / f"{DIGEST}.json").write_text('{"probe_acc')
     assert store.read_judgement(DIGEST) is None
     assert "evaluating again" in caplog.text
+
+
+def test_a_changed_or_copied_judgement_is_not_believed(
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = store.root / "evaluations"
+    store.write_judgement(DIGEST, Judgement(accuracy=0.75))
+    text = (place / f"{DIGEST}.json").read_text()
+    (place / f"{DIGEST}.json").write_text(text.replace("0.75", "0.95"))
+    assert store.read_judgement(DIGEST) is None
+    assert "is not as it was written" in caplog.text
+    other = "cd" * 32
+    (place / f"{other}.json").write_text(text)
+    assert store.read_judgement(other) is None
+    (place / f"{other}.json").write_text(text.replace(DIGEST, other))
+    assert store.read_judgement(other) is None
+
+
+def test_a_judgement_of_a_version_that_sealed_none_is_made_anew(
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = Judgement(accuracy=0.75).model_dump_json()
+    (store.root / "evaluations" / f"{DIGEST}.json").write_text(plain)
+    assert store.read_judgement(DIGEST) is None
+    assert "has no seal; evaluating again" in caplog.text
 
 
 def report(name: str) -> RunReport:
@@ -206,6 +281,22 @@ def test_the_newest_report_is_read_unless_one_is_named(store: CheckpointStore) -
     assert store.read_report("b-old").run == "b-old"
     with pytest.raises(ConfigError, match="there are: a-new, b-old"):
         store.read_report("c")
+
+
+def test_a_changed_report_is_refused_and_one_without_a_seal_is_believed(
+    store: CheckpointStore,
+) -> None:
+    store.write_report(report("a"))
+    path = store.root / "runs" / "a.json"
+    assert (
+        subprocess.run(("sha256sum", "-c", "a.sha256"), cwd=path.parent, check=False).returncode
+        == 0
+    )
+    path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": 9.0'))
+    with pytest.raises(CheckpointError, match="is not as the run wrote it"):
+        store.read_report("a")
+    path.with_suffix(".sha256").unlink()
+    assert store.read_report("a").seconds == 9.0
 
 
 def test_reports_refuse_names_that_leave_their_folder(store: CheckpointStore) -> None:

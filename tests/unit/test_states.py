@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipeline.states import FolderStates
+from pipeline import files
+from pipeline.states import FolderStates, StateManifest
 from schemas.errors import StoreError
 from stages.ports import TrainingState
+from tests.fakes import DIGEST
 
 
 def state(step: int) -> TrainingState:
@@ -25,10 +29,15 @@ def state(step: int) -> TrainingState:
     )
 
 
+def states_in(folder: Path, digest: str = DIGEST) -> FolderStates:
+    """The states of the stage `general` in a folder."""
+    return FolderStates(folder, "general", digest)
+
+
 def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     kept = state(400)
-    FolderStates(tmp_path / "s").save(kept)
-    back = FolderStates(tmp_path / "s").latest()
+    states_in(tmp_path / "s").save(kept)
+    back = states_in(tmp_path / "s").latest()
     assert back is not None
     assert back.step == 400
     assert back.numbers == kept.numbers
@@ -51,7 +60,7 @@ def test_views_shared_and_transposed_tensors_can_be_saved(tmp_path: Path) -> Non
         "empty": torch.empty(0),
         "parameter": torch.nn.Parameter(base.clone()),
     }
-    states = FolderStates(tmp_path)
+    states = states_in(tmp_path)
     states.save(TrainingState(step=1, tensors=tensors, numbers={}))
     back = states.latest()
     assert back is not None
@@ -60,7 +69,7 @@ def test_views_shared_and_transposed_tensors_can_be_saved(tmp_path: Path) -> Non
 
 
 def test_the_two_newest_states_are_kept(tmp_path: Path) -> None:
-    states = FolderStates(tmp_path)
+    states = states_in(tmp_path)
     for step in (100, 200, 300, 400):
         states.save(state(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000300", "step-00000400"]
@@ -71,7 +80,7 @@ def test_the_two_newest_states_are_kept(tmp_path: Path) -> None:
 def test_a_damaged_newest_state_falls_back_to_the_one_before(
     tmp_path: Path, file: str, harm: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    states = FolderStates(tmp_path)
+    states = states_in(tmp_path)
     states.save(state(100))
     states.save(state(200))
     path = tmp_path / "step-00000200" / file
@@ -91,7 +100,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(
 
 
 def test_two_damaged_states_are_as_good_as_none(tmp_path: Path) -> None:
-    states = FolderStates(tmp_path)
+    states = states_in(tmp_path)
     for step in (100, 200):
         states.save(state(step))
         (tmp_path / f"step-{step:08d}" / "manifest.json").write_text("{")
@@ -99,7 +108,7 @@ def test_two_damaged_states_are_as_good_as_none(tmp_path: Path) -> None:
 
 
 def test_going_on_from_an_older_state_replaces_the_damaged_later_one(tmp_path: Path) -> None:
-    states = FolderStates(tmp_path)
+    states = states_in(tmp_path)
     for step in (100, 200):
         states.save(state(step))
     (tmp_path / "step-00000200" / "state.json").write_text("{}")
@@ -116,7 +125,7 @@ def test_a_state_that_cannot_be_written_leaves_the_older_one(
 ) -> None:
     import safetensors.torch
 
-    states = FolderStates(tmp_path)
+    states = states_in(tmp_path)
     states.save(state(100))
 
     def full(tensors: object, path: Path) -> None:
@@ -133,10 +142,51 @@ def test_a_state_that_cannot_be_written_leaves_the_older_one(
 
 
 def test_clear_removes_all_and_may_be_called_twice(tmp_path: Path) -> None:
-    states = FolderStates(tmp_path / "s")
+    states = states_in(tmp_path / "s")
     states.clear()
     states.save(state(1))
     states.clear()
     states.clear()
     assert states.latest() is None
     assert not (tmp_path / "s").exists()
+
+
+def test_a_state_copied_from_another_stage_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    states_in(tmp_path / "other", "cd" * 32).save(state(200))
+    own = states_in(tmp_path / "own")
+    own.save(state(100))
+    shutil.copytree(tmp_path / "other" / "step-00000200", tmp_path / "own" / "step-00000200")
+    back = own.latest()
+    assert back is not None
+    assert back.step == 100
+    assert "it is of general of digest cdcdcdcdcdcdcdcd, not of general of abababab" in caplog.text
+
+
+def test_a_state_whose_manifest_was_changed_along_with_its_files_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = states_in(tmp_path)
+    states.save(state(100))
+    folder = tmp_path / "step-00000100"
+    text = (folder / "manifest.json").read_text()
+    (folder / "state.json").write_text('{"step": 100, "numbers": {}}\n')
+    manifest = StateManifest.model_validate_json(text)
+    changed = {"state.json": files.measure(folder)["state.json"]}
+    manifest = manifest.model_copy(update={"files": manifest.files | changed})
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    assert states.latest() is None
+    assert "manifest.json is not the one manifest.sha256 was written for" in caplog.text
+
+
+def test_a_state_of_a_version_that_named_no_stage_is_passed_over_in_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    states = states_in(tmp_path)
+    states.save(state(100))
+    path = tmp_path / "step-00000100" / "manifest.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: content[name] for name in ("format", "step", "files")}))
+    assert states.latest() is None
+    assert "an earlier version wrote it, without the name of its stage" in caplog.text

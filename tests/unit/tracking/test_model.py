@@ -1,4 +1,4 @@
-"""The form that MLflow loads, run ids that lead to checkpoints, and pictures."""
+"""The form that MLflow loads, and pictures."""
 
 from __future__ import annotations
 
@@ -23,12 +23,10 @@ from pipeline.curves import loss_curves
 from pipeline.stage_picture import stage_comparison
 from pipeline.tracking import Tracking
 from pipeline.tracking_client import load_mlflow
-from pipeline.tracking_model import resolve_run, save_mlflow_model
+from pipeline.tracking_model import save_mlflow_model
 from pipeline.tracking_points import Point
-from schemas.errors import CheckpointError
 from schemas.results import Judgement, Row, RunReport
 from tests.builders import tiny_tokenizer
-from tests.unit.tracking.conftest import closed_port
 
 
 def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_network(
@@ -107,37 +105,6 @@ def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None
     assert type(loaded) is type(made)
     for name, weight in made.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
-
-
-def test_a_run_id_leads_to_its_checkpoint_here_or_downloaded(
-    opened: Tracking, database: str, tmp_path: Path
-) -> None:
-    made = tmp_path / "made"
-    (made / "model").mkdir(parents=True)
-    (made / "manifest.json").write_text("{}")
-    (made / "model" / "config.json").write_text("{}")
-    child = opened.child_run(None, "general", {}, {"distill.checkpoint": str(made)})
-    child.log_artifacts(made, "checkpoint")
-    child.finish()
-    into = tmp_path / "downloads"
-    assert resolve_run(str(child.run_id), uri=database, into=into) == made
-    made.rename(tmp_path / "gone")
-    found = resolve_run(str(child.run_id), uri=database, into=into)
-    assert found == into / str(child.run_id) / "checkpoint"
-    assert (found / "model" / "config.json").read_text() == "{}"
-
-
-def test_a_run_id_without_a_checkpoint_is_refused_with_the_reason(
-    opened: Tracking, database: str, tmp_path: Path
-) -> None:
-    parent = opened.parent_run("r", {}, {})
-    with pytest.raises(CheckpointError, match="has no checkpoint; give the id of a stage's"):
-        resolve_run(str(parent.run_id), uri=database, into=tmp_path)
-    with pytest.raises(CheckpointError, match="knows no such run"):
-        resolve_run("f" * 32, uri=database, into=tmp_path)
-    with pytest.raises(CheckpointError, match="cannot be asked") as caught:
-        resolve_run("f" * 32, uri=f"http://me:s3cret@127.0.0.1:{closed_port()}", into=tmp_path)
-    assert "s3cret" not in str(caught.value)
 
 
 def test_pictures_are_made_of_full_partial_and_no_points() -> None:

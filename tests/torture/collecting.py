@@ -1,0 +1,234 @@
+"""`distill gc` beside runs that begin, reuse each other's stages, finish and are killed: nothing goes that one needs.
+
+Everything in the store looks eight days old as soon as it is written, so that age protects nothing. What trains is left
+out: a run here is what the store sees of it. Half of the cases have a collector that takes whatever is not needed now;
+in the others, which ask for seven days, what a killed run had finished must be there for the run that goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.checkpoints import CheckpointStore, open_store, verify
+from pipeline.garbage import find_garbage, remove_garbage
+from pipeline.open_runs import OpenRun, open_run
+from schemas.errors import DistillError
+from schemas.results import Judgement, Row, RunReport
+from stages.ports import TrainingState
+from tests.fakes import manifest_of, write_model
+
+DAY = 86400.0
+_AT_ONCE = 3
+_STAGES = 4
+_PAUSE = 0.004
+
+
+@dataclass
+class Collected:
+    """What a campaign found."""
+
+    runs: int = 0
+    killed: int = 0
+    made: int = 0
+    """Stages."""
+    reused: int = 0
+    removed: int = 0
+    """Things that the collectors took away."""
+    losses: list[str] = field(default_factory=list)
+
+
+def collect_campaign(folder: Path, *, cases: int, seed: int = 0) -> Collected:
+    """So many runs, some at once, with collectors beside them.
+
+    Args:
+        folder: an empty folder.
+        cases: runs, each of which is killed, or comes to its end.
+        seed: of every draw.
+    """
+    found = Collected()
+    for part, older_than in enumerate((0.0, 7 * DAY)):
+        store, log = open_store(folder / f"store {part}"), folder / f"log {part}.jsonl"
+        log.touch()
+        share = cases // 2 + (cases % 2 if part else 0)
+        collector = _forked(lambda store=store, at=older_than, log=log: _collect(store, at, log))
+        try:
+            _runs(store, log, share, seed + part, goes_on=part == 1)
+        finally:
+            os.kill(collector, signal.SIGTERM)
+            _ended(collector)
+        _add_up(log, found)
+        _look_at(store, found)
+    return found
+
+
+def _runs(store: CheckpointStore, log: Path, cases: int, seed: int, *, goes_on: bool) -> None:
+    draw, living, begun = random.Random(seed), [], 0
+    while begun < cases or living:
+        while begun < cases and len(living) < _AT_ONCE:
+            variant, at = draw.randrange(max(2, cases // 4)), draw.random()
+            moment = int(at * 3 * _STAGES) if draw.random() < 0.5 else None
+            work = (store, log, f"{seed}-{variant}", moment)
+            living.append((_forked(lambda work=work: _run(*work)), variant))
+            begun += 1
+        child, variant = living.pop(0)
+        code = _ended(child)
+        if code not in (0, -signal.SIGKILL):
+            _say(log, loss=f"a run ended with {code}")
+        if code == -signal.SIGKILL:
+            _say(log, killed=1)
+            if goes_on:
+                _ended(_forked(lambda v=variant: _run(store, log, f"{seed}-{v}", None)))
+
+
+def _run(store: CheckpointStore, log: Path, variant: str, killed_at: int | None) -> None:
+    """What the store sees of a run: it notes, looks, makes, and reports, or is killed at one of its moments."""
+    moments = iter(range(1000))
+
+    def pass_by() -> None:
+        time.sleep(_PAUSE)
+        if next(moments) == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    digests = [
+        hashlib.sha256(f"{variant if number > 1 else 'shared'}/{number}".encode()).hexdigest()
+        for number in range(_STAGES)
+    ]
+    with open_run(store.root, "toy") as run:
+        cached = store.cache / "files" / f"{variant}-{os.getpid()}"
+        cached.mkdir(parents=True)
+        _made_old(cached)
+        run.needs(
+            digests[:2]
+        )  # the others are known later, as those after a teacher that is chosen
+        rows = []
+        for number, digest in enumerate(digests):
+            parent = digests[number - 1] if number else None
+            rows.append(_stage(store, log, run, digest, parent, pass_by))
+            for earlier in digests[: number + 1]:
+                verify(store.folder("teacher", earlier))
+        if not cached.is_dir():
+            _say(log, loss=f"{cached.name} went out of the cache of a living run")
+        pass_by()
+        report = store.write_report(
+            RunReport(
+                run="toy",
+                recipe="toy",
+                task=None,
+                rows=tuple(rows),
+                seconds=1.0,
+                store=str(store.root),
+            )
+        )
+        _made_old(store.root / "runs" / f"{report.run}.json")
+    _say(log, runs=1)
+
+
+def _stage(
+    store: CheckpointStore,
+    log: Path,
+    run: OpenRun,
+    digest: str,
+    parent: str | None,
+    pass_by: Callable[[], None],
+) -> Row:
+    run.needs([digest])
+    pass_by()
+    with store.lock("teacher", digest):
+        found = store.find("teacher", digest)
+        if found is not None:
+            checkpoint = found[0]
+            _say(log, reused=1)
+        else:
+            states = store.states("teacher", digest, [parent] if parent else [])
+            states.save(TrainingState(step=1, tensors={}, numbers={}))
+            _made_old(states.folder)
+            pass_by()
+            if states.latest() is None:
+                _say(log, loss=f"the state of {digest[:8]} is gone while its stage is made")
+            writer = store.writer("teacher", digest)
+            checkpoint = writer.commit(manifest_of(digest, parent_digest=parent), write_model)
+            _made_old(Path(checkpoint.path))
+            _say(log, made=digest)
+    pass_by()
+    judgement = Judgement(accuracy=0.5)
+    return Row(name="stage", kind="stage", status="ran", judgement=judgement, checkpoint=checkpoint)
+
+
+def _collect(store: CheckpointStore, older_than: float, log: Path) -> None:
+    """Take away what is not needed, over and over, until told to end."""
+    told = []
+    signal.signal(signal.SIGTERM, lambda *_: told.append(True))
+    while not told:
+        gone = remove_garbage(store, find_garbage(store, older_than=older_than))
+        _say(log, removed=len(gone.pieces))
+        time.sleep(_PAUSE)
+
+
+def _add_up(log: Path, found: Collected) -> None:
+    made: list[str] = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        for name, value in json.loads(line).items():
+            if name == "loss":
+                found.losses.append(value)
+            elif name == "made":
+                made.append(value)
+            else:
+                setattr(found, name, getattr(found, name) + value)
+    found.made += len(made)
+    # With seven days asked for, nobody's stage may have been taken away, and so none made twice.
+    if "log 1" in log.name:
+        found.losses += [
+            f"{digest[:8]} was made {made.count(digest)} times"
+            for digest in set(made)
+            if made.count(digest) > 1
+        ]
+
+
+def _look_at(store: CheckpointStore, found: Collected) -> None:
+    """What the reports lead to is whole."""
+    for name in store.list_reports():
+        for row in store.read_report(name).rows if name else ():
+            try:
+                verify(Path(row.checkpoint.path)) if row.checkpoint else None
+            except DistillError as error:
+                found.losses.append(f"{name}: {error}")
+
+
+def _made_old(path: Path) -> None:
+    then = time.time() - 8 * DAY
+    for each in (*path.rglob("*"), path):
+        with suppress(FileNotFoundError):
+            os.utime(each, (then, then), follow_symlinks=False)
+
+
+def _say(log: Path, **said: object) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.write(handle, (json.dumps(said) + "\n").encode())
+    os.close(handle)
+
+
+def _forked(work: Callable[[], None]) -> int:
+    """A child process that does the work, with nothing of ours run at its end."""
+    if (child := os.fork()) == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+        finally:
+            os._exit(code)
+    return child
+
+
+def _ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
