@@ -42,7 +42,8 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
         model_folder: transformers folder with the model and its tokenizer.
         to: folder to make; it must not exist or be empty.
     """
-    from stages.encoders import LOADING, load_config
+    from stages.encoders import load_config
+    from stages.weights import LOADING
 
     (architecture,) = load_config(model_folder).architectures or ("",)
     form = next((each for end, each in _FORMS.items() if architecture.endswith(end)), None)

@@ -10,7 +10,6 @@ import hashlib
 import importlib.metadata
 import json
 import shlex
-import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
@@ -36,12 +35,9 @@ from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
 from schemas.regular_files import check_regular
 from stages.capture import CAPTURE, Probe, probe
 from stages.tensors import copy_out
+from stages.vocabulary import check_vocabulary, highest_type, leave_types_out, reads_types
+from stages.weights import LOADING, check_weights, unloadable, without_warnings
 from stages.whole import file_digest
-
-# While it loads, transformers turns the tying of weights off for the whole process; of two threads that load at once,
-# the one that ends last leaves it off.
-LOADING = threading.Lock()
-"""Held while a model is loaded, and while weights are tied."""
 
 # The bars of loading and saving would run through ours.
 transformers_logging.disable_progress_bar()
@@ -274,10 +270,10 @@ def reserved_positions(config: PretrainedConfig) -> int:
 
 
 def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerFast:
-    """The model's tokenizer.
+    """The model's tokenizer; without token types where the model has no embeddings for them.
 
     Raises:
-        DataError: there is none, it cannot pad, or it knows more tokens than the model has embeddings for.
+        DataError: there is none, it cannot pad, or it has an id that the model has no embedding for.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -287,15 +283,13 @@ def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenize
         raise DataError(
             f"{folder}: its tokenizer has no fast version; save one beside the model as tokenizer.json"
         )
-    if len(tokenizer) > config.vocab_size:
-        raise DataError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens but the model only {config.vocab_size} embeddings; "
-            "the vocabulary belongs to another model: put both files of the same model into the folder"
-        )
     if tokenizer.pad_token_id is None:
         raise DataError(
             f"{folder}: the tokenizer has no padding token; an encoder's tokenizer needs one"
         )
+    check_vocabulary(tokenizer, config, folder)
+    if not reads_types(tokenizer, config):
+        leave_types_out(tokenizer)
     return tokenizer
 
 
@@ -308,12 +302,18 @@ def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> 
         place: where the recipe names the model.
 
     Raises:
-        DataError: the two vocabularies differ, or one of them cannot be read.
+        DataError: the two vocabularies differ, one of them cannot be read, or the model has fewer token types.
     """
-    mine, theirs = (
-        load_tokenizer(each, load_config(each)).get_vocab() for each in (folder, teacher_folder)
-    )
+    config = load_config(folder)
+    tokenizer = load_tokenizer(teacher_folder, load_config(teacher_folder))
+    mine, theirs = load_tokenizer(folder, config).get_vocab(), tokenizer.get_vocab()
     if mine == theirs:
+        if not reads_types(tokenizer, config):
+            raise DataError(
+                f"{place}: {folder} has embeddings for {config.type_vocab_size} token types (type_vocab_size), but the "
+                f"teacher's tokenizer gives pairs {highest_type(tokenizer) + 1}; give a model with as many as the "
+                "teacher"
+            )
         return
     if len(mine) != len(theirs):
         difference = f"it has {len(mine)} tokens, the teacher's has {len(theirs)}"
@@ -354,10 +354,8 @@ def load_pretrained(
 ) -> PreTrainedModel:
     """A model of a transformers folder by one of transformers' auto classes, fp32, in eval mode."""
     config = config or load_config(folder)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # fresh heads are ours to announce, not a warning
     try:
-        with LOADING:
+        with LOADING, without_warnings():
             model: PreTrainedModel = auto.from_pretrained(
                 folder,
                 config=config,
@@ -367,9 +365,10 @@ def load_pretrained(
                 **attention_of(config),
             )
     except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{folder} cannot be loaded as a model: {error}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+        raise unloadable(folder, error) from None
+    except (RuntimeError, AssertionError):
+        check_weights(auto, folder, config)  # transformers says that sizes differ, not which
+        raise
     copy_out(model)
     return model.eval()
 

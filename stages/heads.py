@@ -14,6 +14,7 @@ from transformers import (
     MODEL_FOR_QUESTION_ANSWERING_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoModel,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -34,7 +35,8 @@ from schemas.problems import (
 )
 from schemas.results import LabelOrder
 from stages.encoders import attention_of, load_config, load_pretrained, tensor_names
-from stages.sentence import Model, load_sentence_encoder, sentence_encoder
+from stages.sentence import Model, check_dense, load_sentence_encoder, sentence_encoder
+from stages.weights import check_weights
 
 _HEADS = {"classifier", "score", "sequence_summary", "qa_outputs"}
 _ARCHITECTURES = {
@@ -128,6 +130,19 @@ def load_with_head(folder: Path, problem: AnyProblem) -> Model:
     if isinstance(problem, Embedding):
         return load_sentence_encoder(folder, problem)
     return _of_sequences(load_pretrained(_auto(problem), folder, load_config(folder)), problem)
+
+
+def check_head_weights(folder: Path, problem: AnyProblem, config: PretrainedConfig) -> None:
+    """Refuse a model whose files do not hold the head, or the encoder, that its config describes.
+
+    Raises:
+        DataError: which sizes differ, in which files.
+    """
+    if isinstance(problem, Embedding):
+        check_weights(AutoModel, folder, config)
+        check_dense(folder, config)
+    else:
+        check_weights(_auto(problem), folder, config)
 
 
 def _of_sequences(model: PreTrainedModel, problem: AnyProblem) -> PreTrainedModel:

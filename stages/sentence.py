@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from schemas.errors import DataError
 from schemas.problems import Embedding
 from stages.encoders import load_encoder
 from stages.tensors import read_tensors
@@ -130,6 +132,7 @@ def sentence_encoder(
 def load_sentence_encoder(folder: Path, problem: Embedding) -> SentenceEncoder:
     """What `save_pretrained` left, or any encoder; a map to another width is taken where there is one."""
     encoder = load_encoder(folder)
+    check_dense(folder, encoder.config)
     file = folder / DENSE / "model.safetensors"
     dense = None
     if file.is_file():
@@ -141,6 +144,41 @@ def load_sentence_encoder(folder: Path, problem: Embedding) -> SentenceEncoder:
         dense.load_state_dict(tensors)
     model = SentenceEncoder(encoder, problem, dense)
     return model.eval()
+
+
+def check_dense(folder: Path, config: PretrainedConfig) -> None:
+    """Refuse a map to another width that does not fit the encoder, or is more than a linear layer.
+
+    Raises:
+        DataError: what does not fit, in which files.
+    """
+    file, described = folder / DENSE / "model.safetensors", folder / DENSE / "config.json"
+    if not file.is_file() and not described.is_file():
+        return
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            shapes = {
+                name.removeprefix("linear."): tuple(tensors.get_slice(name).get_shape())
+                for name in tensors.keys()
+            }
+        content = json.loads(described.read_text(encoding="utf-8"))
+        outputs, activation = int(content["out_features"]), content["activation_function"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / DENSE} cannot be read ({type(error).__name__}: {error}); fetch the model again"
+        ) from None
+    wanted = (outputs, int(config.hidden_size))
+    if shapes.get("weight") != wanted or shapes.get("bias", wanted[:1]) != wanted[:1]:
+        given = " x ".join(map(str, shapes.get("weight", ()))) or "missing"
+        raise DataError(
+            f"{file}: linear.weight is {given}, but {outputs} x {config.hidden_size} by {described} (out_features) and "
+            f"the encoder (hidden_size); fetch all files of the same model"
+        )
+    if not str(activation).endswith(".Identity"):
+        raise DataError(
+            f"{described}: activation_function is {activation}, but only a linear map is read; give a model without "
+            "2_Dense, or with Identity"
+        )
 
 
 def vector_width(folder: Path, config: PretrainedConfig) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModel,
     PretrainedConfig,
@@ -80,21 +81,45 @@ def fresh_student(student: StudentConfig, teacher_folder: Path) -> PreTrainedMod
             config = student_config(teacher_config, student.shape, student.model_type)
             return _drawn(config, student.start.seed).eval()
         case TeacherLayersStart():
-            if student.model_type not in (None, teacher_config.model_type):
-                raise ConfigError(
-                    f"student.start: blocks of a {teacher_config.model_type} teacher cannot be copied into a "
-                    f"{student.model_type} student; set student.start.kind to random, or leave student.model_type out"
-                )
-            layers = teacher_layers(
-                student.start.layer_map,
-                num_student_layers=student.shape.num_layers,
-                num_teacher_layers=teacher_config.num_hidden_layers,
-            )
+            layers = _copied_layers(student, student.start, teacher_config)
             model = _drawn(student_config(teacher_config, student.shape, layers=layers), seed=0)
             copy_layers(load_encoder(teacher_folder), model, layers)
             return model.eval()
         case ExtractStart() | ModelStart():
             raise AssertionError("these starts need more than a config: stages.models makes them")
+
+
+def check_copied_layers(
+    student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig
+) -> None:
+    """Refuse a start from copied layers that `fresh_student` would refuse, by names and shapes alone.
+
+    Raises:
+        ConfigError: layers of the teacher cannot be copied into the student.
+    """
+    layers = _copied_layers(student, start, teacher)
+    config = student_config(teacher, student.shape, layers=layers)
+    with torch.device("meta"):
+        source, target = (
+            AutoModel.from_config(copy.deepcopy(each), **attention_of(each))
+            for each in (teacher, config)
+        )
+    _tensors_taken(source, target, layers)
+
+
+def _copied_layers(
+    student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig
+) -> tuple[int, ...]:
+    if student.model_type not in (None, teacher.model_type):
+        raise ConfigError(
+            f"student.start: blocks of a {teacher.model_type} teacher cannot be copied into a "
+            f"{student.model_type} student; set student.start.kind to random, or leave student.model_type out"
+        )
+    return teacher_layers(
+        start.layer_map,
+        num_student_layers=student.shape.num_layers,
+        num_teacher_layers=teacher.num_hidden_layers,
+    )
 
 
 def _drawn(config: PretrainedConfig, seed: int) -> PreTrainedModel:
@@ -116,6 +141,13 @@ def copy_layers(
         ConfigError: a tensor of the student has no counterpart of its shape in the teacher, or one of a copied block
             has none in the student.
     """
+    student.load_state_dict(_tensors_taken(teacher, student, layers))
+
+
+def _tensors_taken(
+    teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """The teacher's tensor for each of the student's names."""
     source = teacher.state_dict()
     taken = _origins(teacher, student, layers)
     for name, tensor in student.state_dict().items():
@@ -124,7 +156,7 @@ def copy_layers(
                 f"student.start: {name} has no counterpart of its shape in the teacher; copying layers needs the "
                 "teacher's width, heads and inner size: change student.shape, or set student.start.kind to random"
             )
-    student.load_state_dict({name: source[origin] for name, origin in taken.items()})
+    return {name: source[origin] for name, origin in taken.items()}
 
 
 def _origins(
@@ -138,11 +170,14 @@ def _origins(
     taken = {name: name for name in own}
     for block, layer in enumerate(layers):
         parts = _parts_of_block(own, f"{prefix}.{block}.")
-        if lost := _parts_of_block(teacher.state_dict(), f"{prefix}.{layer}.") - parts:
+        theirs = _parts_of_block(teacher.state_dict(), f"{prefix}.{layer}.")
+        if parts != theirs:
+            lost = theirs - parts
+            which = f"but has no {min(lost)}" if lost else f"which has no {min(parts - theirs)}"
             raise ConfigError(
-                f"student.start.layer_map: student block {block} is to be a copy of teacher block {layer}, but has no "
-                f"{min(lost)}: in {teacher.config.model_type} models the first block is built differently; "
-                "list the layers with kind: explicit, beginning with 0, or set student.start.kind to random"
+                f"student.start.layer_map: student block {block} is to be a copy of teacher block {layer}, {which}: "
+                f"in {teacher.config.model_type} models the first block is built differently; list the layers with "
+                "kind: explicit, beginning with 0 and with 0 nowhere else, or set student.start.kind to random"
             )
         taken |= {f"{prefix}.{block}.{part}": f"{prefix}.{layer}.{part}" for part in parts}
     return taken
