@@ -119,6 +119,10 @@ def _flags_of_object(row: object, where: str) -> dict[str, int | None]:
         )
     flags: dict[str, int | None] = {}
     for name, value in row.items():
+        if isinstance(value, list):
+            raise DataError(
+                f"{where} holds a list in {printable(str(name), 60)!r}; name the list itself, task.label: COLUMN.{name}"
+            )
         flags[str(name)] = None if value is None else flag_of(value)
         if value is not None and flags[str(name)] is None:
             raise DataError(

@@ -27,12 +27,15 @@ from datasets import Dataset
 from schemas.errors import DataError
 from schemas.problems import MultiLabel
 from schemas.yaml_text import printable
-from stages.files import check_column, is_text, listed
+from stages.files import check_column, is_text
 from stages.label_flags import FLAGS, LabelSets, sets_of_columns, sets_of_flags, sets_of_objects
+from stages.label_names import named_by_number
 from stages.label_texts import items_of_texts
 from stages.lists import Lists, list_column
 from stages.texts import Task, whole_number
 
+_PERHAPS_BETWEEN = ("/", "#", "+", "&", " ")
+"""Signs that stand between names in some files, and in names in others."""
 _Row = list[str] | dict[str, object]
 
 
@@ -171,6 +174,7 @@ def _read_lists(
         return sets_of_flags(task, lists, where, remarks)
     if not distinct or distinct <= named or any(whole_number(each) is None for each in distinct):
         _refuse_hidden(task, lists, where, distinct - named)
+        remarks += _remark_on_single(task, lists)
         return LabelSets(dict(lists), _declared(raw["train"], task.label_column), remarks)
     if place := _first_repeat(lists):
         split, row, item = place
@@ -180,7 +184,7 @@ def _read_lists(
         )
     if task.labels is None:
         return LabelSets(dict(lists), _declared(raw["train"], task.label_column), remarks)
-    return _by_number(task, task.labels, lists, where, remarks)
+    return _by_number(task, task.labels, lists, remarks)
 
 
 def _declared(rows: Dataset, column: str) -> tuple[str, ...] | None:
@@ -250,28 +254,29 @@ def _refuse_hidden(
 
 
 def _by_number(
-    task: Task,
-    labels: tuple[str, ...],
-    lists: Mapping[str, Lists],
-    where: Mapping[str, str],
-    remarks: tuple[str, ...],
+    task: Task, labels: tuple[str, ...], lists: Mapping[str, Lists], remarks: tuple[str, ...]
 ) -> LabelSets:
     """Numbers that count the names of `task.labels` from 0."""
-    named = {}
-    for split, each in lists.items():
-        numbers = each.flat.cast(pa.int64()).to_numpy()
-        outside = np.flatnonzero(numbers >= len(labels))
-        if len(outside):
-            raise DataError(
-                f"{where[split]}: row {each.row_of(int(outside[0]))}: label {numbers[outside[0]]} is not one of "
-                f"{listed(labels)} (given as task.labels) and not a number from 0 to {len(labels) - 1}; mend the row, "
-                "or list every label in task.labels"
-            )
-        named[split] = Lists(
-            pc.take(pa.chunked_array([pa.array(labels)]), pa.array(numbers)), each.lengths
-        )
-    remark = (
-        f"task.label: the numbers of column {task.label!r} count task.labels from 0 (0 is {labels[0]}); "
-        "list the numbers in task.labels where they are the names"
+    flat = {split: each.flat for split, each in lists.items()}
+    names, said = named_by_number(flat, labels, f"task: column {task.label!r}")
+    named = {split: Lists(names[split], each.lengths) for split, each in lists.items()}
+    return LabelSets(named, labels, (*remarks, *said))
+
+
+def _remark_on_single(task: Task, lists: Mapping[str, Lists]) -> tuple[str, ...]:
+    """Rows of several labels are why a task is of this kind: where there is none, names may not have been parted."""
+    if any((each.lengths > 1).any() for each in lists.values()):
+        return ()
+    names = sorted(name for each in lists.values() for name in pc.unique(each.flat).to_pylist())
+    joined = next(
+        (name for sign in _PERHAPS_BETWEEN for name in names if sign in name.strip(sign)), None
     )
-    return LabelSets(named, labels, (*remarks, remark))
+    hint = (
+        ""
+        if joined is None
+        else f" (where {printable(joined, 40)!r} is several, set task.problem.separator)"
+    )
+    return (
+        f"task.label: no row of column {task.label!r} has more than one label{hint}; task.problem: classification is "
+        "for one in every row",
+    )

@@ -80,7 +80,8 @@ def _parts(inside: str) -> Iterator[str]:
     while start <= len(inside):
         found = _PART.match(inside, start)
         if found is None:
-            raise NotAList("has torn quotes")
+            has_inner = any(bracket in inside for bracket in _BRACKETS)
+            raise NotAList("holds lists in lists" if has_inner else "has torn quotes")
         yield found[0]
         start = found.end() + 1
 

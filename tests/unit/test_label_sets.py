@@ -115,7 +115,10 @@ def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
         (["joy, love", "joy; fear"], None, {}, "',' and ';' both stand between names"),
         ([{"joy": 1, "fear": 0}, {"joy": 1}], None, {}, "'label' does not say whether the row has 'fear'"),
         ([{"joy": 1, "fear": 2}], None, {}, "row 1: column 'label' says '2' of 'fear'"),
-        ([[18, 2], [3]], None, {"labels": ["a", "b", "c"]}, "row 1: label 18 is not one of a, b, c"),
+        ([[18, 2], [3]], None, {"labels": ["a", "b", "c"]}, "numbers go up to 18, and the 3 names of task.labels"),
+        ([[1, 3], [2]], None, {"labels": ["a", "b", "c"]}, "1 to 3, count from 1"),
+        ([{"choices": ["joy"]}], None, {}, "holds a list in 'choices'; name the list itself"),
+        (['{"choices": ["joy", "love"]}'], None, {}, "holds lists in lists"),
     ],
 )  # fmt: skip
 def test_what_has_two_meanings_is_refused(
@@ -165,7 +168,7 @@ def test_numbers_are_names_or_count_those_of_the_task() -> None:
     assert (found.labels, named(found)) == (("0", "14", "18"), [{"18", "14"}, {"0"}])
     found = load([[2, 1], [0]], labels=["joy", "love", "fear"])
     assert named(found) == [{"fear", "love"}, {"joy"}]
-    assert "count task.labels from 0 (0 is joy)" in found.remarks[0]
+    assert "0 is read as joy and 2 as fear, by their place in task.labels" in found.remarks[0]
     found = load([["2", "1"], ["0"]], labels=["2", "1", "0"])
     assert named(found) == [{"2", "1"}, {"0"}], "names before numbers"
     found = load([[0, 1], [0], [1], []], labels=["joy", "love"])
@@ -255,9 +258,20 @@ def test_a_separator_that_the_recipe_names_is_obeyed() -> None:
     found = load(["R&B; soul", "rock"], problem=problem)
     assert named(found) == [{"R&B; soul"}, {"rock"}]
     assert "no row of column 'label' holds ','" in found.remarks[0]
+    assert len(found.remarks) == 2, "and none has several"
     assert "some hold ';'" in found.remarks[0]
     found = load(["R,B / soul", "rock"], problem={"kind": "multi_label", "separator": "/"})
     assert named(found) == [{"R,B", "soul"}, {"rock"}]
+
+
+def test_labels_that_are_never_several_are_spoken_of() -> None:
+    (said,) = load(["joy/love", "fear", "joy"]).remarks
+    assert (
+        "no row of column 'label' has more than one label (where 'joy/love' is several, set" in said
+    )
+    (said,) = load([["joy"], ["fear"]]).remarks
+    assert "has more than one label; task.problem: classification is for one" in said
+    assert load([["joy", "fear"], ["fear"]]).remarks == ()
 
 
 def test_names_that_the_task_lists_are_never_cut() -> None:
