@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from schemas.errors import DataError
 from schemas.problems import MultipleChoice
@@ -41,6 +41,8 @@ def choice_rows(
     for split, rows in raw.items():
         draft = _questions if problem.blank is None else _blanks
         drafts[split] = draft(task, problem, rows, given[split], where[split])
+    if all(isinstance(rows.features.get(task.label_column), ClassLabel) for rows in raw.values()):
+        problem = problem.model_copy(update={"first": 0})  # the data set itself counts its answers
     are_keys = any(each.are_keys for each in given.values())
     asked = [each for _, questions in drafts.values() for each in questions]
     labels, remarks = right_choices(problem, asked, are_keys=are_keys)

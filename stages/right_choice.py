@@ -119,11 +119,16 @@ def right_choices(
     Raises:
         DataError: an answer is none of its choices, or two readings give different ones; with its place.
     """
-    # Counting from 1 is looked at where no other reading gives a choice in every row.
     for readings in _readings(problem, are_keys=are_keys):
         found = {each: [each.choice_of(asked) for asked in questions] for each in readings}
         whole = [each for each in readings if None not in found[each]]
         if whole:
+            if whole == [_FROM_0, _FROM_1]:
+                raise _first_unknown(questions[0])
+            if _FROM_0 in whole and _FROM_1 in whole:
+                whole.remove(
+                    _FROM_1
+                )  # another reading says the same as counting from 0, or is refused
             _refuse_other_meanings(whole, found, questions)
             chosen = whole[0]
             numbers = [number for number in found[chosen] if number is not None]
@@ -142,10 +147,16 @@ def _readings(problem: MultipleChoice, *, are_keys: bool) -> list[tuple[Reading,
         case "key":
             return [(_KEY,)]
         case "number":
-            return [(each,) for each in numbers]
-    together = (_TEXT, _KEY, numbers[0], _LETTERS)
-    rest: list[tuple[Reading, ...]] = [(each,) for each in numbers[1:]]
-    return [(_KEY,), together, *rest] if are_keys else [together, *rest]
+            return [numbers]
+    together = (_TEXT, _KEY, *numbers, _LETTERS)
+    return [(_KEY,), together] if are_keys else [together]
+
+
+def _first_unknown(asked: Asked) -> DataError:
+    return DataError(
+        f"{asked.place} is {printable(asked.text, 40)}, and no answer of the column is 0 or the number of choices, so "
+        "that they may be counted from 0 or from 1; set first: 0 or first: 1 in task.problem"
+    )
 
 
 _Found = dict[Reading, list[int | None]]
@@ -173,7 +184,7 @@ def _remarks(
     differ = {
         other: sum(two is not None and one != two for one, two in zip(numbers, found[other], strict=True))
         for other in found
-        if other is not chosen and problem.answers == "auto"
+        if problem.answers == "auto" and other is not _FROM_1 and {chosen, other} != {_FROM_0, _FROM_1}
     }  # fmt: skip
     remarks = [
         f"task.label: answers are read {chosen.name}; {rows:,} of {len(numbers):,} mean other choices "
@@ -184,11 +195,6 @@ def _remarks(
     if chosen is _FROM_1 and problem.first is None:
         remarks.append(
             "task.label: answers are read by their numbers from 1: none is 0, and one is the number of choices"
-        )
-    if chosen is _FROM_0 and problem.first is None and 0 not in numbers:
-        remarks.append(
-            "task.label: answers are read by their numbers from 0, and none is 0; set first: 1 in task.problem "
-            "where they are counted from 1"
         )
     return tuple(remarks)
 

@@ -54,7 +54,7 @@ def test_the_right_choice_may_be_its_text_its_number_or_its_letter(tmp_path: Pat
 
 def test_choices_may_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     row = {"sent1": "a man", "sent2": "he", "ending0": "sings", "ending1": "runs", "label": 1}
-    problem = {"kind": "multiple_choice", "choices": ["ending0", "ending1"]}
+    problem = {"kind": "multiple_choice", "choices": ["ending0", "ending1"], "first": 0}
     found = load(tmp_path, [row], problem, text="sent1", text_pair="sent2").train
     assert found.to_list() == [
         {"text": "a man", "text_pair": "he", "choices": ["sings", "runs"], "label": 1}

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from pydantic import TypeAdapter
 
 from schemas.data import FileTask, TaskData
@@ -17,7 +17,7 @@ LETTERED = {"choices": ["A", "B", "C", "D"]}
 
 
 def load(
-    train: list[dict[str, Any]],
+    train: list[dict[str, Any]] | Dataset,
     validation: list[dict[str, Any]] | None = None,
     *,
     problem: Any = None,
@@ -28,7 +28,8 @@ def load(
     task["problem"] = {"kind": "multiple_choice"} | (problem or {})
     parsed = TypeAdapter(TaskData).validate_python(task | columns)
     assert isinstance(parsed, FileTask)
-    raw = {"train": Dataset.from_list(train), "validation": Dataset.from_list(validation or train)}
+    given = train if isinstance(train, Dataset) else Dataset.from_list(train)
+    raw = {"train": given, "validation": Dataset.from_list(validation) if validation else given}
     return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
 
 
@@ -67,13 +68,15 @@ def test_a_number_that_is_also_a_choice_is_read_as_all_others_are() -> None:
 
 def test_two_readings_that_fit_every_row_and_differ_are_refused() -> None:
     rows = [lettered("order of 3 in Z_6?", "8,2,24,120", "2"), lettered("1 + 0?", "3,0,1,2", "2")]
+    rows.append(lettered("0 + 0?", "0,1,2,3", "0"))
     said = "row 1: label 'answer' is 2, which means '2' and '24': answers can be read by their texts and"
     with pytest.raises(DataError, match=re.escape(said)) as caught:
         load(rows, problem=LETTERED)
     assert "set answers: text or answers: number, first: 0 in task.problem" in str(caught.value)
-    assert chosen(load(rows, problem=LETTERED | {"answers": "text"})) == ["2", "2"]
-    assert chosen(load(rows, problem=LETTERED | {"answers": "number"})) == ["24", "1"]
-    assert chosen(load(rows, problem=LETTERED | {"answers": "number", "first": 1})) == ["2", "0"]
+    assert chosen(load(rows, problem=LETTERED | {"answers": "text"})) == ["2", "2", "0"]
+    assert chosen(load(rows, problem=LETTERED | {"answers": "number"})) == ["24", "1", "0"]
+    from_1 = LETTERED | {"answers": "number", "first": 1}
+    assert chosen(load(rows[:2], problem=from_1)) == ["2", "0"]
 
 
 def test_choices_that_are_numbers_may_be_answered_by_numbers() -> None:
@@ -81,14 +84,15 @@ def test_choices_that_are_numbers_may_be_answered_by_numbers() -> None:
         DataError, match="which means '2' and '24': answers can be read by their texts and"
     ):
         load([listed(2, 8, 2, 24, 120)])
-    assert chosen(load([listed(2, "8", "2", "24", "120")])) == ["24"], "a number is no text"
+    rows = [listed(2, "8", "2", "24", "120"), listed(0, "1", "2", "3", "4")]
+    assert chosen(load(rows)) == ["24", "1"], "a number is no text"
     assert chosen(load([listed(24, 8, 2, 24, 120)])) == ["24"]
 
 
 def test_one_reading_is_chosen_for_the_rows_of_all_splits() -> None:
-    train = [listed("2", "8", "2", "24", "120")]
+    train = [listed("2", "8", "2", "24", "120"), listed("0", "1", "0", "3", "4")]
     found = load(train, [listed("3", "red", "blue", "green", "grey")])
-    assert chosen(found) == ["24"]
+    assert chosen(found) == ["24", "1"]
     assert chosen(found, "validation") == ["grey"]
 
 
@@ -103,14 +107,29 @@ def test_answers_from_1_are_told_by_the_last(answers: list[Any]) -> None:
     )
 
 
-def test_answers_that_could_be_counted_from_0_or_from_1_are_said_to_be() -> None:
+def test_answers_that_could_be_counted_from_0_or_from_1_are_refused() -> None:
     rows = [listed(answer, "a", "b", "c", "d") for answer in (1, 3, 2)]
-    found = load(rows)
-    assert chosen(found) == ["b", "d", "c"]
-    assert "none is 0; set first: 1 in task.problem" in found.remarks[0]
+    with pytest.raises(
+        DataError, match="may be counted from 0 or from 1; set first: 0 or first: 1"
+    ):
+        load(rows)
+    with pytest.raises(DataError, match="may be counted from 0 or from 1"):
+        load(rows, problem={"answers": "number"})
+    assert chosen(load(rows, problem={"first": 0})) == ["b", "d", "c"]
     assert chosen(load(rows, problem={"first": 1})) == ["a", "c", "b"]
-    assert load(rows, problem={"first": 0}).remarks == ()
-    assert load([*rows, listed(0, "a", "b", "c", "d")]).remarks == ()
+    found = load([*rows, listed(0, "a", "b", "c", "d")])
+    assert (chosen(found)[:3], found.remarks) == (["b", "d", "c"], ())
+    numbers = [row | {"answer": int(row["answer"])} for row in rows]
+    declared = Dataset.from_list(numbers).cast_column(
+        "answer", ClassLabel(names=["A", "B", "C", "D"])
+    )
+    assert chosen(load(declared)) == ["b", "d", "c"]
+
+
+def test_texts_and_numbers_from_1_are_told_apart_too() -> None:
+    rows = [listed("4", "3", "1", "4", "2"), listed("1", "2", "4", "1", "3")]
+    with pytest.raises(DataError, match="by their texts and by their numbers from 1"):
+        load(rows)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +211,7 @@ def test_a_choice_may_be_called_by_its_column() -> None:
     ["['plot', 'the film, seen']", '["plot", "the film, seen"]', "['plot' 'the film, seen']"],
 )
 def test_choices_that_a_csv_holds_as_text_are_lists(written: str) -> None:
-    found = load([{"question": "which", "choices": written, "answer": "1"}])
+    found = load([{"question": "which", "choices": written, "answer": "B"}])
     assert chosen(found) == ["the film, seen"]
     assert "column 'choices' are read as lists" in found.remarks[0]
 
