@@ -39,6 +39,7 @@ from schemas.comparison import TasksReport
 from schemas.errors import DistillError, Interrupted
 from schemas.recipe import Recipe
 from schemas.results import RunReport
+from stages.first_reading import first_reading
 
 log = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ def _distil_one(name: str, work: Work, run: str, store: str, hands: Hands) -> Ru
         return distil(work, runner, settings, began)
 
 
+@first_reading()
 def _distil_apart(
     stop_requested: Callable[[], bool], name: str, work: Work, run: str, store: str, at_once: int
 ) -> RunReport:

@@ -40,6 +40,7 @@ from schemas.recipe import Recipe
 from schemas.refs import StudentOf
 from schemas.results import CheckpointRef, RunReport
 from schemas.stage import Stage
+from stages.first_reading import first_reading
 from stages.ports import Progress
 
 quiet_prefect()
@@ -68,8 +69,12 @@ def distill_flow(
     return execute(read_recipe(recipe, [*named, *(overrides or [])]), options)
 
 
+@first_reading()
 def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
-    """Run a recipe inside a flow run; the report is also kept in the store, in MLflow and in Prefect."""
+    """Run a recipe inside a flow run; the report is also kept in the store, in MLflow and in Prefect.
+
+    Data that changes meanwhile stays for the run what it was when it was looked at.
+    """
     settings = read_settings(options.store)
     store = open_store(settings.store)
     with disk_errors(store.root), open_run(store.root, recipe.name) as registered:

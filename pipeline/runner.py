@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.checkpoints import CheckpointStore, verify
 from pipeline.curves import loss_curves
@@ -18,12 +18,13 @@ from pipeline.tracking import CHECKPOINT_TAG, Tracking
 from pipeline.tracking_resume import CHECKPOINT
 from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_stored import STUDENT, is_stored, log_checkpoint, log_student
+from schemas.base import digest_of
 from schemas.data import TaskDataset, describe_data, describe_task
 from schemas.metrics import titled
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult, TeacherReport
 from schemas.stage import STAGE_ORDER, TEACHER_NAMES, StageConfig
-from stages.identity import data_digest, stage_digest
+from stages.identity import changed_since, stage_identity
 from stages.judge import (
     Yardstick,
     judge_bag_of_words,
@@ -92,7 +93,8 @@ class Runner:
 
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """The stage's result: found in the store, or made now; judged and logged either way."""
-        digest = stage_digest(config, parent.digest if parent else None)
+        identity = stage_identity(config, parent.digest if parent else None)
+        digest = digest_of(identity)
         if (
             self.open_run is not None
         ):  # before it is looked for, or it could be taken away in between
@@ -101,7 +103,7 @@ class Runner:
             found = self.store.find(config.name, digest)
             if found is not None:
                 return self._reuse(config, *found)
-            return self._run(config, parent, digest)
+            return self._run(config, parent, identity)
 
     def _reuse(
         self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest
@@ -141,7 +143,10 @@ class Runner:
             *told, step=manifest.steps, metrics=manifest.metrics, made_by=manifest.mlflow_run_id
         )
 
-    def _run(self, config: StageConfig, parent: CheckpointRef | None, digest: str) -> StageResult:
+    def _run(
+        self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]
+    ) -> StageResult:
+        digest = digest_of(identity)
         tags = self._tags(config, digest)
         child = self.tracking.child_run(
             self.parent_run,
@@ -150,7 +155,7 @@ class Runner:
             tags,
             resume_run_id=self.tracking.unfinished_run({"distill.digest": digest}),
         )
-        self._log_data(config, child)
+        self._log_data(config, identity["data"], child)
         status = "FAILED"
         try:
             ports = Ports(
@@ -167,15 +172,19 @@ class Runner:
                 teacher_cache_bytes=round(self.recipe.execution.teacher_cache_gigabytes * 1e9),
                 stop_requested=self.stop_requested,
             )
-            result = run_stage(config, parent, ports)
+            result = run_stage(config, parent, ports, identity)
             child.set_tags({CHECKPOINT_TAG: result.checkpoint.path})
             status = "FINISHED"
         finally:
             if status != "FINISHED":
                 child.finish(status)
-        found = self.store.find(config.name, digest)
-        assert found is not None
-        self._conclude(config, result, found[1].labels, child)
+        if changed := changed_since(identity, config, parent.digest if parent else None):
+            self.progress.note(
+                f"{self._title(config)}: since it began, {changed}; it learned from what was there then, and the next "
+                "run will make it anew"
+            )
+        manifest = verify(Path(result.checkpoint.path))
+        self._conclude(config, result, manifest.labels, child)
         return result
 
     def _tags(
@@ -192,12 +201,9 @@ class Runner:
             tags[CANDIDATE_TAG] = candidate
         return tags | ({CHECKPOINT_TAG: checkpoint} if checkpoint else {})
 
-    def _log_data(self, config: StageConfig, child: TrackedRun) -> None:
+    def _log_data(self, config: StageConfig, digest: str, child: TrackedRun) -> None:
         data = config.data
-        name = describe_data(data)
-        child.log_dataset(
-            name, data_digest(data, config.pretrained), None, data.model_dump_json(), "training"
-        )
+        child.log_dataset(describe_data(data), digest, None, data.model_dump_json(), "training")
 
     def _conclude(
         self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun

@@ -4,8 +4,6 @@ The sources are read twice from start to end, a megabyte at a time: once to deci
 and once to write the rows that stay into the cache. Nothing of a row stays in memory. Files beside (`stages.scratch`)
 hold 27 bytes of each until it is written, up to 43 where passages are drawn, and 267 more where almost equal rows are
 looked for (`stages.duplicates`).
-
-Everything that names a place (path, cache) stays out of the digests: a moved file is the same data.
 """
 
 from __future__ import annotations
@@ -21,19 +19,18 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from schemas.base import digest_of
 from schemas.corpus import AnyCut, CorpusSummary, GeneralCorpus, Leak, RowCut, SourceSummary
 from schemas.errors import DataError
 from schemas.yaml_text import printable
-from stages.corpus_sources import Part, TextRows, parts_of, source_identity, source_name
+from stages.corpus_digests import cut_digest, rows_digest
+from stages.corpus_sources import Part, TextRows, parts_of, source_name
 from stages.duplicates import Sketches, repeated
-from stages.leaks import EXAMPLES, HeldOut, held_out_digest
+from stages.first_reading import as_it_is_now, read_once
+from stages.leaks import EXAMPLES, HeldOut
 from stages.letters import Hashes, in_batches, letters_of, text_hashes
 from stages.scratch import Column, counted, slices
 from stages.whole import is_whole, make_whole
 
-# Raise when the same files should give other rows.
-CORPUS_VERSION = 3
 # Where text is cut along its documents, so many rows of one are drawn together.
 PASSAGE_ROWS = 32
 _SUMMARY = "summary.json"
@@ -60,31 +57,6 @@ class CorpusRows:
     """Shares of the training tokens from each source; None where each row is learned once an epoch."""
 
 
-def corpus_digest(corpus: GeneralCorpus) -> str:
-    """SHA-256 of what a corpus is to a stage: the content of each source, the config, and the weights."""
-    weights = [source.weight for source in corpus.sources if source.weight is not None]
-    digest = _cut_digest(corpus)
-    return digest_of({"cut": digest, "weights": weights}) if weights else digest
-
-
-def _cut_digest(corpus: GeneralCorpus) -> str:
-    config = corpus.model_dump(mode="json", include={"cut", "max_length"})
-    return digest_of({"rows": _rows_digest(corpus), **config})
-
-
-def _rows_digest(corpus: GeneralCorpus) -> str:
-    chosen = {"max_rows", "held_out_rows", "seed", "duplicates"}
-    return digest_of(
-        {
-            "config": corpus.model_dump(mode="json", include=chosen),
-            "documents": corpus.needs_documents,
-            "sources": [source_identity(source, seed=corpus.seed) for source in corpus.sources],
-            "decontaminate": [held_out_digest(task) for task in corpus.decontaminate],
-            "version": CORPUS_VERSION,
-        }
-    )
-
-
 def load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
     """The text of all sources: `held_out_rows` drawn first, then up to `max_rows` of the rest.
 
@@ -94,6 +66,10 @@ def load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
     Raises:
         DataError: a source is not usable, or there are too few rows.
     """
+    return read_once("rows", corpus, lambda: _load_corpus(corpus, cache))
+
+
+def _load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
     folder = _folder(corpus, cache)
     summary = read_summary(corpus, cache)
     weights = tuple(source.weight for source in corpus.sources if source.weight is not None)
@@ -107,7 +83,7 @@ def load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
     return CorpusRows(
         train=Dataset.from_file(str(folder / "train.arrow")),
         held_out=Dataset.from_file(str(folder / "held_out.arrow")),
-        digest=_cut_digest(corpus),
+        digest=cut_digest(corpus),
         cut=corpus.cut,
         seed=corpus.seed,
         source_rows=tuple(source.train for source in summary.sources),
@@ -128,7 +104,7 @@ def read_summary(corpus: GeneralCorpus, cache: Path) -> CorpusSummary:
 
 
 def _folder(corpus: GeneralCorpus, cache: Path) -> Path:
-    return cache / "corpora" / _rows_digest(corpus)[:32]
+    return cache / "corpora" / rows_digest(corpus)[:32]
 
 
 def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
@@ -147,7 +123,7 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
         characters = _write(parts, looked, corpus.needs_documents, into)
         counts = _counts(looked)
     summary = CorpusSummary(
-        digest=_rows_digest(corpus),
+        digest=rows_digest(corpus),
         cut=corpus.cut.kind,
         duplicates=corpus.duplicates,
         sources=tuple(
@@ -157,6 +133,12 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
         leaks=tuple(looked.leaks),
         remarks=tuple(remark for part in parts for remark in part.remarks),
     )  # fmt: skip
+    with as_it_is_now():
+        if rows_digest(corpus) != summary.digest:
+            raise DataError(
+                "general_corpus: a source changed while it was read; run again once nothing writes to it, or give a "
+                "copy"
+            )
     (into / _SUMMARY).write_text(summary.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 

@@ -23,7 +23,8 @@ from schemas.problems import (
     TokenClassification,
 )
 from schemas.recipe import Recipe
-from stages.corpus import corpus_digest, load_corpus
+from stages.corpus import load_corpus
+from stages.corpus_digests import corpus_digest
 from stages.corpus_tokens import corpus_summary
 from stages.leaks import leaks_of
 from stages.letters import Hashes

@@ -117,8 +117,16 @@ def read_file(path: Path, cache: Path, where: str, reading: Reading | None = Non
     if suffix == ".parquet":
         named["columns"] = _parquet_columns(path, reading)
     folder = cache / "files" / digest_of(named)[:32]
+
+    def fill(beside: Path) -> None:
+        _prepare(path, reading, where, beside)
+        if file_digest(path) != named["sha256"]:
+            raise DataError(
+                f"{where}: {path} changed while it was read; run again once nothing writes to it, or give a copy"
+            )
+
     if not is_whole(folder):
-        make_whole(folder, lambda beside: _prepare(path, reading, where, beside))
+        make_whole(folder, fill)
     parts = sorted(folder.glob("*.arrow"))
     if not parts:
         raise DataError(f"{where}: {path} has no rows; give a file that has some")

@@ -6,17 +6,20 @@ and a version of the numerics. It leaves out paths, how often something is logge
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from schemas.base import digest_of
 from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.errors import DistillError
 from schemas.refs import AnyModel
 from schemas.stage import StageConfig
 from schemas.student import ModelStart
 from schemas.teacher import Committee, FinetunedTeacher, PretrainedTeacher
 from stages.augmentation import augmentation_digest
-from stages.corpus import corpus_digest
+from stages.corpus_digests import corpus_digest
 from stages.encoders import folder_digest, locate
+from stages.first_reading import as_it_is_now
 from stages.sources import task_digest
 
 NUMERICS_VERSION = 2
@@ -73,6 +76,31 @@ def stage_identity(config: StageConfig, parent_digest: str | None) -> dict[str, 
     covered["parent"] = parent_digest
     covered["numerics"] = NUMERICS_VERSION
     return covered
+
+
+_NAMES = {
+    "data": "its data",
+    "pretrained": "the pretrained model",
+    "teacher": "its teacher",
+    "student": "the model it starts from",
+}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Names of what differs between two identities of one stage."""
+    return [name for part, name in _NAMES.items() if before.get(part) != now.get(part)]
+
+
+def changed_since(
+    identity: Mapping[str, Any], config: StageConfig, parent_digest: str | None
+) -> str | None:
+    """Which of the files that a stage was made of are others now, in words; None where none is."""
+    try:
+        with as_it_is_now():
+            changed = differences(identity, stage_identity(config, parent_digest))
+    except (DistillError, OSError) as error:
+        return f"what it was made of can no longer be read ({error})"
+    return f"{' and '.join(changed)} changed" if changed else None
 
 
 def _teacher_identity(config: StageConfig) -> Any:

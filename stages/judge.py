@@ -19,7 +19,8 @@ from schemas.results import CheckpointRef, Judgement, Score
 from schemas.stage import TEACHER_NAMES
 from schemas.teacher import FinetunedTeacher
 from stages.baselines import bag_of_words
-from stages.corpus import corpus_digest, load_corpus
+from stages.corpus import load_corpus
+from stages.corpus_digests import corpus_digest
 from stages.corpus_tokens import tokenize_corpus
 from stages.drawing import drawn_from
 from stages.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.base import digest_of
 from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.errors import DataError
 from schemas.objective import LabelObjective, MaskedLanguageObjective, Objective, TaskObjective
 from schemas.problems import AnyProblem, Classification
 from schemas.results import CheckpointRef, Manifest, StageResult
@@ -26,7 +28,7 @@ from stages.corpus_tokens import tokenize_corpus
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.evaluation import answers_of, held_out_losses
 from stages.fit import Fitted, fit
-from stages.identity import stage_identity
+from stages.identity import differences, stage_identity
 from stages.masking import Masking
 from stages.models import (
     PROJECTIONS,
@@ -77,14 +79,25 @@ class StageData:
         return Units.of(part.rows for part in self.parts.values())
 
 
-def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -> StageResult:
+def run_stage(
+    config: StageConfig,
+    parent: CheckpointRef | None,
+    ports: Ports,
+    identity: dict[str, Any] | None = None,
+) -> StageResult:
     """Train one stage and keep its checkpoint.
 
     Args:
         config: the stage, every part resolved.
         parent: the checkpoint the student goes on from; None starts it afresh.
         ports: where points, states and the checkpoint go.
+        identity: what the stage's digest covers; None to find it out. What changes later changes nothing of it.
+
+    Raises:
+        DataError: data or a model changed while it was read; nothing was trained.
     """
+    parent_digest = parent.digest if parent else None
+    identity = identity or stage_identity(config, parent_digest)
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     selection = config.training.selection
@@ -95,12 +108,9 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
         config, parent, data.train, data.labels, data.problem, tokenizer, data.units
     )
     student = started.model
+    _check_unchanged(config, identity, stage_identity(config, parent_digest))
     objective = make_objective(config, started, teachers, data, tokenizer)
-    if objective.misfits:
-        ports.progress.note(
-            f"{config.name}: {', '.join(objective.misfits)} of the stage before have another width, so that these "
-            "projections are drawn anew"
-        )
+    _note_misfits(config, objective, ports)
     with dropout(student, config.training.dropout):
         fitted = fit(
             student,
@@ -117,7 +127,7 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     fold_units(student)
     metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
     ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
-    manifest = _manifest(config, parent, fitted, metrics, data, student, ports)
+    manifest = _manifest(config, parent, fitted, metrics, data, student, ports, identity)
     return StageResult(
         checkpoint=ports.checkpoints.commit(
             manifest, lambda into: _write_model(into, started, objective, tokenizer)
@@ -130,6 +140,23 @@ def run_stage(config: StageConfig, parent: CheckpointRef | None, ports: Ports) -
     )
 
 
+def _check_unchanged(
+    config: StageConfig, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    if changed := differences(before, now):
+        raise DataError(
+            f"{config.name}: {' and '.join(changed)} changed while it was read; run again once nothing writes to it"
+        )
+
+
+def _note_misfits(config: StageConfig, objective: ObjectiveTerms, ports: Ports) -> None:
+    if objective.misfits:
+        ports.progress.note(
+            f"{config.name}: {', '.join(objective.misfits)} of the stage before have another width, so that these "
+            "projections are drawn anew"
+        )
+
+
 def _manifest(
     config: StageConfig,
     parent: CheckpointRef | None,
@@ -138,9 +165,9 @@ def _manifest(
     data: StageData,
     student: Model,
     ports: Ports,
+    identity: dict[str, Any],
 ) -> Manifest:
     """What is known of a finished stage before its files are written."""
-    identity = stage_identity(config, parent.digest if parent else None)
     return Manifest(
         stage=config.name,
         digest=digest_of(identity),

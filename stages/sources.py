@@ -19,6 +19,7 @@ from schemas.data import (
     FileTask,
     HubTask,
     TaskData,
+    describe_task,
 )
 from schemas.errors import DataError
 from schemas.problems import (
@@ -36,6 +37,7 @@ from stages.docstrings import (
 from stages.drawing import drawn_from
 from stages.file_names import is_test_split, resolve_file
 from stages.files import FileRows, file_identity, read_file
+from stages.first_reading import as_it_is_now, read_once
 from stages.hub import hub_commit, load_hub
 from stages.parquet import strings_in
 from stages.positive import positive_label
@@ -75,6 +77,10 @@ class TaskRows:
 
 def task_digest(task: TaskData) -> str:
     """SHA-256 of what decides the rows: bytes of the files, or the hub's commit, and config."""
+    return read_once("digest", task, lambda: _task_digest(task))
+
+
+def _task_digest(task: TaskData) -> str:
     if isinstance(task, DocstringTask):
         return docstring_task_digest(task)
     if isinstance(task, FileTask):
@@ -129,7 +135,16 @@ def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dr
     Raises:
         DataError: a file, a row or a data set is not usable, with its place and what to do.
     """
-    digest = task_digest(task)
+    return read_once(
+        "rows",
+        task,
+        lambda: (_load_task(task, cache, droppable), droppable),
+        fits=lambda kept: kept[1] <= droppable,
+    )[0]
+
+
+def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
+    named, digest = task, task_digest(task)
     remarks: tuple[str, ...] = ()
     dropped: dict[str, int] = {}
     match task:
@@ -156,6 +171,12 @@ def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dr
         raise DataError(
             "task: all training rows have the same label; a task needs two classes or more"
         )
+    with as_it_is_now():
+        if task_digest(named) != digest:
+            raise DataError(
+                f"task: {describe_task(named)} changed while it was read; run again once nothing writes to it, or give "
+                "a copy"
+            )
     positive, said = positive_label(task, train, labels)
     remarks = (*remarks, *said)
     return TaskRows(

@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from schemas.corpus import GeneralCorpus
 from schemas.errors import DataError
-from stages.corpus import corpus_digest, load_corpus, read_summary
+from stages.corpus import load_corpus, read_summary
+from stages.corpus_digests import corpus_digest
 from stages.leaks import leaks_of
 from tests.torture.damage import Touch
 from tests.toys import write_rows

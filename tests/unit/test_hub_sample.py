@@ -12,7 +12,8 @@ import pytest
 from schemas.corpus import GeneralCorpus
 from schemas.errors import DataError, ServiceError
 from stages import hub, hub_sample
-from stages.corpus import corpus_digest, load_corpus
+from stages.corpus import load_corpus
+from stages.corpus_digests import corpus_digest
 
 ROWS = [30, 4, 30, 30]
 

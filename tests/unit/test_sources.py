@@ -18,7 +18,8 @@ from pydantic import TypeAdapter
 
 from schemas.data import FileTask, GeneralCorpus, TaskData
 from schemas.errors import DataError
-from stages.corpus import corpus_digest, load_corpus
+from stages.corpus import load_corpus
+from stages.corpus_digests import corpus_digest
 from stages.sources import load_task, task_digest
 
 SHARED = Path(os.environ.get("DISTILL_SHARED", Path(__file__).parents[2].parent / "shared"))

@@ -1,0 +1,66 @@
+"""Data as a run first read it: what changes while the run goes on changes nothing of it.
+
+The digest of a stage, the rows that it learns and those that it is judged on are asked for again and again, over hours.
+Inside `first_reading` each answer stays what it was at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
+
+from pydantic import BaseModel
+
+Kept = dict[tuple[str, str, str], Any]
+Answer = TypeVar("Answer")
+
+# Of the process, not of a thread: a run asks from threads of its own.
+_kept: Kept | None = None
+_is_looked_at_now: ContextVar[bool] = ContextVar("is_looked_at_now", default=False)
+
+
+@contextmanager
+def first_reading() -> Iterator[None]:
+    """Inside the block, and in blocks within it, what was read once is not read again."""
+    global _kept
+    outer = _kept
+    _kept = {} if outer is None else outer
+    try:
+        yield
+    finally:
+        _kept = outer
+
+
+@contextmanager
+def as_it_is_now() -> Iterator[None]:
+    """Inside the block everything is read again, and nothing of it is kept."""
+    token = _is_looked_at_now.set(True)
+    try:
+        yield
+    finally:
+        _is_looked_at_now.reset(token)
+
+
+def read_once(
+    kind: str,
+    of: BaseModel,
+    read: Callable[[], Answer],
+    *,
+    fits: Callable[[Answer], bool] = lambda _: True,
+) -> Answer:
+    """What `read` answers; inside `first_reading` what it answered first.
+
+    Args:
+        kind: what is asked, such as `digest`.
+        of: the config of what it is asked about.
+        read: finds the answer.
+        fits: whether an answer that was kept will do.
+    """
+    if _kept is None or _is_looked_at_now.get():
+        return read()
+    key = (kind, type(of).__name__, of.model_dump_json())
+    if key not in _kept or not fits(_kept[key]):
+        _kept[key] = read()
+    return cast(Answer, _kept[key])

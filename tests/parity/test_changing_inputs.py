@@ -1,0 +1,148 @@
+"""What a stage is made of may change at any moment: the stage is that of its start, or is refused before it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import DataError
+from schemas.recipe import MadeTeachers, Recipe
+from schemas.stage import StageConfig
+from stages import files
+from stages.corpus import load_corpus
+from stages.corpus_digests import corpus_digest
+from stages.encoders import locate
+from stages.first_reading import as_it_is_now, first_reading
+from stages.identity import changed_since, stage_digest, stage_identity
+from stages.run import run_stage
+from stages.sources import load_task, task_digest
+from tests.fakes import SilentProgress, fake_ports
+from tests.toys import toy_recipe
+
+ROW = '{"text_a": "a good film", "label": "good"}\n'
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return toy_recipe(tmp_path / "in", steps=2)
+
+
+def append(path: str) -> None:
+    with Path(path).open("a", encoding="utf-8") as file:
+        file.write(ROW)
+
+
+@dataclass
+class Meanwhile(SilentProgress):
+    """Does something while the stage trains."""
+
+    deed: Callable[[], None] = lambda: None
+
+    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
+        """A step is over."""
+        super().advance(done, metrics)
+        if done == 1:
+            self.deed()
+
+
+def a_teacher(recipe: Recipe) -> StageConfig:
+    (config,) = recipe.teacher_configs()
+    training = config.training.model_copy(update={"duration": recipe.stages[0].training.duration})
+    return config.model_copy(update={"training": training})
+
+
+@pytest.mark.parametrize("kind", ["grown", "gone", "other weights"])
+def test_what_changes_while_a_stage_trains_changes_nothing_of_it(
+    kind: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    config = a_teacher(recipe)
+    train = recipe.task.train  # type: ignore[union-attr]
+    weights = locate(recipe.pretrained) / "model.safetensors"
+
+    def change() -> None:
+        if kind == "grown":
+            append(train)
+        elif kind == "gone":
+            Path(train).unlink()
+        else:
+            content = bytearray(weights.read_bytes())
+            content[-1] ^= 1
+            weights.write_bytes(bytes(content))
+
+    identity = stage_identity(config, None)
+    digest = stage_digest(config, None)
+    ports = fake_ports(tmp_path, progress=Meanwhile(deed=change))
+    result = run_stage(config, None, ports, identity)
+    assert result.checkpoint.digest == digest
+    said = changed_since(identity, config, None)
+    expected = {
+        "grown": "its data changed",
+        "gone": "can no longer be read",
+        "other weights": "the pretrained model changed",
+    }
+    assert said is not None
+    assert expected[kind] in said
+
+
+def test_a_stage_whose_data_changed_before_it_was_read_is_refused_before_it_trains(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    config = a_teacher(recipe)
+    identity = stage_identity(config, None)
+    append(recipe.task.train)  # type: ignore[union-attr]
+    ports = fake_ports(tmp_path)
+    with pytest.raises(DataError, match="teacher: its data changed while it was read"):
+        run_stage(config, None, ports, identity)
+    assert not ports.sink.points  # type: ignore[attr-defined]
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert recipe.task is not None
+    train, prepare = recipe.task.train, files._prepare  # type: ignore[union-attr]
+
+    def slowly(path: Path, *given: Any) -> None:
+        prepare(path, *given)
+        append(str(path))
+
+    monkeypatch.setattr(files, "_prepare", slowly)
+    with pytest.raises(DataError, match="changed while it was read; run again once nothing writes"):
+        load_task(recipe.task, tmp_path / "cache")
+    monkeypatch.undo()
+    assert len(load_task(recipe.task, tmp_path / "cache").train) == 161, train
+
+
+def test_within_a_run_data_is_read_once(recipe: Recipe, tmp_path: Path) -> None:
+    task = recipe.task
+    assert task is not None
+    before = task_digest(task)
+    with first_reading():
+        assert len(load_task(task, tmp_path).train) == 160
+        append(task.train)  # type: ignore[union-attr]
+        with first_reading():  # a run inside a run, of an assistant
+            assert task_digest(task) == before
+        assert len(load_task(task, tmp_path, droppable=1).train) == 160
+        with as_it_is_now():
+            assert task_digest(task) != before
+        Path(task.train).unlink()  # type: ignore[union-attr]
+        assert len(load_task(task, tmp_path).train) == 160
+    with pytest.raises(DataError):
+        task_digest(task)
+
+
+def test_a_corpus_is_read_once_within_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    corpus = recipe.general_corpus
+    assert corpus is not None
+    with first_reading():
+        before, rows = corpus_digest(corpus), len(load_corpus(corpus, tmp_path).train)
+        append(corpus.sources[0].paths[0])  # type: ignore[union-attr]
+        assert corpus_digest(corpus) == before
+        assert len(load_corpus(corpus, tmp_path).train) == rows
+    assert corpus_digest(corpus) != before
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    assert changed_since(stage_identity(config, None), config, None) is None
