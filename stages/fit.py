@@ -11,7 +11,7 @@ from torch import nn
 from schemas.errors import Interrupted
 from schemas.training import Training
 from stages.objectives import ObjectiveTerms
-from stages.ports import Ports
+from stages.ports import Ports, TrainingState
 from stages.runtime import return_freed_memory
 from stages.saving import StateWriter
 from stages.selection import Selector
@@ -55,6 +55,8 @@ def fit(
             f"{description}: going on from step {state.step} of {trainer.num_steps}"
         )
     trainer.ask_teachers_once(description)
+    if state is not None:
+        _note_other_rounding(trainer, state, description)
     ports.progress.start(description, trainer.num_steps, trainer.step)
     with StateWriter(ports.states) as writer:
         _train_to_the_end(trainer, writer, description)
@@ -70,6 +72,24 @@ def fit(
             f"{selector.best_score:.4f}; training ended at step {trainer.step} of {trainer.num_steps}"
         )
     return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, metrics)
+
+
+def _note_other_rounding(trainer: Trainer, state: TrainingState, description: str) -> None:
+    """Say that the rest of the stage reads its teachers in another way than its beginning did.
+
+    A teacher whose answers are kept is asked in batches of its own, else in the passes of the student: the rows beside
+    a row, and its padding, decide how a sum is rounded.
+    """
+    was_kept, is_kept = state.numbers.get("teacher_kept"), bool(trainer.caches)
+    if was_kept is None or bool(was_kept) == is_kept:
+        return
+    now, before = "is asked in every step", "its answers were kept"
+    if is_kept:
+        now, before = "has its answers kept", "it was asked in every step"
+    trainer.ports.progress.note(
+        f"{description}: the teacher {now}; until step {state.step} {before}, so that the last bits of the weights may "
+        "differ from those of a stage that was not interrupted"
+    )
 
 
 def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -> None:

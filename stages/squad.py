@@ -45,7 +45,10 @@ def read_squad(path: Path, task: FileTask, where: str) -> Dataset:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no valid JSON ({error}); fetch it again") from None
-    assert task.text_pair is not None
+    if task.text_pair is None:
+        raise DataError(
+            "task.text_pair: a question_answering task needs the column of the context, such as context"
+        )
     rows: dict[str, list[Any]] = {task.text: [], task.text_pair: [], task.label_column: []}
     for number, article in enumerate(_items(content, "data", where)):
         place = f"{where}: data[{number}]"

@@ -5,6 +5,7 @@ Prefect's result cache is off: a stage is done when its checkpoint exists, whate
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from prefect import Task, task
@@ -15,11 +16,18 @@ from schemas.results import CheckpointRef, StageResult
 from schemas.stage import StageConfig, StageName
 from stages.ports import StageRunner
 
+log = logging.getLogger(__name__)
 
-async def _worth_retrying(_task: Task[Any, Any], _run: Any, state: Any) -> bool:
-    """Retry what may pass (a file system that hiccups), not what a person has to mend."""
+
+async def _worth_retrying(_task: Task[Any, Any], run: Any, state: Any) -> bool:
+    """Retry, saying so, what may pass (a file system that hiccups), not what a person has to mend."""
     error = await state.aresult(raise_on_failure=False)
-    return not isinstance(error, DistillError | KeyboardInterrupt)
+    # An assertion that failed fails again, after the same hours.
+    if isinstance(error, DistillError | KeyboardInterrupt | AssertionError):
+        return False
+    reason = f"{type(error).__name__}: {error}"
+    log.warning("%s failed (%s); it is tried again from its last state", run.name, reason)
+    return True
 
 
 StageTask = Task[[StageConfig, CheckpointRef | None, StageRunner], StageResult]

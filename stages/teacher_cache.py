@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from schemas.base import digest_of
-from schemas.errors import Interrupted
+from schemas.errors import Interrupted, StoreError
 from stages.batches import Batches, evaluation_batches
 from stages.capture import Attention, Recording
 from stages.groups import Rows
@@ -145,7 +145,11 @@ class TeacherCache:
             for number in np.unique(self.batch_of[batch.indices]):
                 self._compute(self.batches[number])
             found = self._taken(batch.indices)
-            assert found is not None
+            if found is None:
+                raise StoreError(
+                    f"{self.folder}: what was just written there reads back as something else; the disk is damaged: "
+                    "give another folder with --store"
+                )
         device = batch.input_ids.device
         return self._outputs({name: value.to(device) for name, value in found.items()}, batch)
 

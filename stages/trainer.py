@@ -343,6 +343,7 @@ class Trainer:
             "seconds": self.seconds,
             "meter_tokens": self.meter.tokens,
             "meter_padded": self.meter.padded,
+            "teacher_kept": float(bool(self.caches)),
         }
         if self.batches.microbatch_tokens < self.ports.microbatch_tokens:
             # Passes that were halved once stay so: another cut of a step's rows rounds its gradient otherwise.

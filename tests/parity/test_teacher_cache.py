@@ -170,6 +170,27 @@ def test_a_resumed_stage_ends_in_the_same_weights(
     assert weights_digest(resumed.objective) == weights_digest(whole.objective)
 
 
+@pytest.mark.parametrize("rooms", [(ROOM, 0), (0, ROOM), (ROOM, ROOM), (0, 0)])
+def test_another_way_of_asking_the_teacher_after_a_resume_is_said(
+    rooms: tuple[int, int], recipe: Recipe, tmp_path: Path
+) -> None:
+    config, states = stage(recipe, {}), MemoryStates()
+    place, before = {"states": states}, rooms[0]
+    batches = len(
+        asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM)).caches[0].batches
+    )
+    stop = StopsAfter((batches if before else 0) + 30)
+    with pytest.raises(Interrupted):
+        trained(
+            config, fake_ports(tmp_path, **place, teacher_cache_bytes=before, stop_requested=stop)
+        )
+    ports = fake_ports(tmp_path, **place, teacher_cache_bytes=rooms[1])
+    trained(config, ports)
+    assert isinstance(ports.progress, SilentProgress)
+    said = [note for note in ports.progress.notes if "the last bits" in note]
+    assert len(said) == (before != rooms[1])
+
+
 def test_a_stop_while_the_teacher_is_asked_keeps_its_answers(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
