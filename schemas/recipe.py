@@ -40,9 +40,9 @@ class Evaluation(Frozen):
     """The common yardstick put to every checkpoint of a run."""
 
     probe_train_rows: int = Field(default=2000, ge=10)
-    """Training rows whose frozen features the linear probe is fitted on."""
+    """Training rows whose frozen features the linear probe is fitted on, drawn by class."""
     max_rows: int = Field(default=2000, ge=10)
-    """Validation rows used at most."""
+    """Validation rows used at most, drawn by class; the report says how many of how many."""
     latent_rows: int = Field(default=256, ge=1)
     """Held-out rows the latent loss is measured on."""
 

@@ -47,7 +47,7 @@ class _Task(Frozen):
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
     """Label names in the order of the classes; null takes them from the training rows, sorted."""
     max_train_rows: int | None = Field(default=None, ge=2)
-    """Use at most so many training rows, drawn with the seed; null for all."""
+    """Use at most so many training rows, drawn by class with the seed; null for all."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds the draw of rows."""
 

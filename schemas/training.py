@@ -95,7 +95,7 @@ class Selection(Frozen):
     held_out_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the training rows that `held_out` takes, but at least 50 and at most max_rows."""
     max_rows: int = Field(default=1000, ge=50)
-    """Rows that are scored at most, drawn the same way every time."""
+    """Rows that are scored at most, drawn by class, the same ones every time."""
 
 
 class Training(Frozen):

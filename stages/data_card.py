@@ -145,25 +145,25 @@ def _contradictions(group: np.ndarray, answers: np.ndarray) -> int:
 def _balance(rows: TaskRows, data: Dataset) -> dict[str, float]:
     match rows.problem:
         case Classification():
-            counts = np.bincount(np.asarray(data["label"]), minlength=len(rows.labels))
+            counts = np.bincount(np.asarray(data["label"][:]), minlength=len(rows.labels))
             return dict(zip(rows.labels, counts.tolist(), strict=True))
         case MultiLabel():
-            has = np.asarray(data["label"]).reshape(len(data), -1)
+            has = np.asarray(data["label"][:]).reshape(len(data), -1)
             return dict(zip(rows.labels, has.sum(0).tolist(), strict=True))
         case TokenClassification():
-            tags = np.concatenate([np.asarray(row, np.int64) for row in data["label"]])
+            tags = np.concatenate([np.asarray(row, np.int64) for row in data["label"][:]])
             counts = np.bincount(tags, minlength=len(rows.labels))
             return dict(zip(rows.labels, counts.tolist(), strict=True))
         case Regression():
-            return _range(np.asarray(data["label"], np.float64))
+            return _range(np.asarray(data["label"][:], np.float64))
         case QuestionAnswering():
-            answered = sum(bool(answers) for answers in data["answers"])
+            answered = sum(bool(answers) for answers in data["answers"][:])
             return {"answered": answered, "without an answer": len(data) - answered}
         case MultipleChoice():
-            counts = np.bincount(np.asarray(data["label"]))
+            counts = np.bincount(np.asarray(data["label"][:]))
             return {f"choice {number}": count for number, count in enumerate(counts.tolist(), 1)}
         case Embedding():
-            return _range(np.asarray(data["label"])) if "label" in data.column_names else {}
+            return _range(np.asarray(data["label"][:])) if "label" in data.column_names else {}
         case _:
             assert_never(rows.problem)
 

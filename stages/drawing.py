@@ -98,23 +98,27 @@ def classes_of(rows: Dataset, problem: AnyProblem) -> NDArray[np.int64] | None:
     """
     match problem:
         case Classification() | MultipleChoice():
-            return np.asarray(rows["label"], dtype=np.int64)
+            return np.asarray(rows["label"][:], dtype=np.int64)
         case MultiLabel():
-            has = np.asarray(rows["label"], dtype=np.int64)
-            return _rarest(*np.nonzero(has), number=len(has))
+            has = np.asarray(rows["label"][:], dtype=np.int64)
+            return rarest(*np.nonzero(has), number=len(has))
         case TokenClassification():
-            tags = list(rows["label"])
+            tags = list(rows["label"][:])
             numbers = np.repeat(np.arange(len(tags)), [len(row) for row in tags])
             flat = np.fromiter((tag for row in tags for tag in row), np.int64)
-            return _rarest(numbers, flat, number=len(tags))
+            return rarest(numbers, flat, number=len(tags))
         case _:
             return None
 
 
-def _rarest(
-    rows: NDArray[np.int64], labels: NDArray[np.int64], *, number: int
-) -> NDArray[np.int64]:
-    """(number,) the label of each row that fewest rows have, from pairs of row and label; -1 for a row without any."""
+def rarest(rows: NDArray[np.int64], labels: NDArray[np.int64], *, number: int) -> NDArray[np.int64]:
+    """(number,) the label of each row that fewest rows have; -1 for a row without any.
+
+    Args:
+        rows: (pairs,) the row of each pair of a row and a label that it has.
+        labels: (pairs,) the label; a pair that comes several times counts once.
+        number: how many rows there are.
+    """
     pairs = np.unique(np.stack([rows, labels], axis=1), axis=0)
     found = np.full(number, -1)
     if not len(pairs):

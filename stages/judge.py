@@ -178,7 +178,7 @@ def judge_model(
     if scorer is None or yardstick.train is None:
         return Judgement(latent_loss=latent_loss)
     theirs = yardstick.teacher_answers
-    rows = probe_rows(yardstick.train, scorer.task, yardstick.evaluation.probe_train_rows)
+    rows = probe_rows(yardstick.train, scorer.task.problem, yardstick.evaluation.probe_train_rows)
     held_out = read_rows(model, scorer.tokens, scorer.sequences)
     probed = None
     if not isinstance(scorer, VectorScorer) or theirs is not None:

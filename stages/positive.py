@@ -48,7 +48,7 @@ def positive_label(
                 f"{suggestion(named, labels)}; name a label as the rows have it"
             )
         return named, ()
-    counts = np.bincount(np.asarray(train["label"]), minlength=len(labels))
+    counts = np.bincount(np.asarray(train["label"][:]), minlength=len(labels))
     rarer = int(counts.argmin())
     if len(labels) == 2 and counts[rarer] <= LARGEST_SHARE * counts.sum():
         return labels[rarer], _remark(task, labels[rarer], labels[1 - rarer])

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from schemas.problems import (
+    AnyProblem,
     Classification,
     Embedding,
     MultiLabel,
@@ -25,33 +26,46 @@ from schemas.problems import (
     Regression,
     TokenClassification,
 )
-from stages.drawing import classes_of, drawn_rows
+from stages.drawing import drawn_rows, rarest
 from stages.evaluation import Read, answers_of, read_rows
 from stages.scorer import Scorer
-from stages.sources import TaskRows
 from stages.tokens import NO_WORD, Tokens
 
 _OTHER_TOKENS = 8
 """Tokens of a window that are no start and no end of an answer, for the probe of spans to learn from."""
 
 
-def probe_rows(train: Tokens, task: TaskRows, max_rows: int) -> NDArray[np.int64]:
+def probe_rows(train: Tokens, problem: AnyProblem, max_rows: int) -> NDArray[np.int64]:
     """The training sequences that a probe is fitted on, drawn by class so that none is missing.
 
     Args:
         train: the task's training sequences.
-        task: knows their classes.
-        max_rows: how many are taken at most.
+        problem: the task's kind.
+        max_rows: how many sequences are taken at most.
     """
     number = len(train)
     if max_rows >= number:
         return np.arange(number)
-    if isinstance(task.problem, MultipleChoice):
-        assert train.labels is not None
-        by: NDArray[np.int64] | None = train.labels  # right and wrong choices
-    else:
-        by = None if train.examples is not None else classes_of(task.train, task.problem)
-    return drawn_rows(number, max_rows, by=by)
+    return drawn_rows(number, max_rows, by=_classes_of(train, problem))
+
+
+def _classes_of(train: Tokens, problem: AnyProblem) -> NDArray[np.int64] | None:
+    """(sequences,) what each is drawn by: its class, its rarest label or tag, whether its choice is right."""
+    labels, tags = train.labels, train.tags
+    if isinstance(problem, Classification | MultipleChoice):
+        return labels
+    if isinstance(problem, MultiLabel) and labels is not None:
+        return rarest(*np.nonzero(labels), number=len(train))
+    if isinstance(problem, TokenClassification) and tags is not None:
+        every = np.arange(len(train))
+        own = tags[train.places(every)]
+        of_words = np.flatnonzero(own != NO_WORD)
+        return rarest(
+            np.repeat(every, train.lengths)[of_words],
+            own[of_words].astype(np.int64),
+            number=len(train),
+        )
+    return None
 
 
 def probe(

@@ -33,7 +33,8 @@ def check_scores(recipe: Recipe, rows: TaskRows) -> None:
     Raises:
         ConfigError: weights are chosen by a score about one class, and it is not clear about which; or by entities, of
             which the task's tags are none.
-        DataError: a teacher is to be compared with guessing, and one answer is right in every validation row.
+        DataError: one answer is right in every training row, or in every validation row where a teacher is to be
+            compared with guessing.
     """
     problems = [
         f"recipe {recipe.name}: {'.'.join(str(part) for part in place)}.metric: {reason}"
@@ -42,6 +43,14 @@ def check_scores(recipe: Recipe, rows: TaskRows) -> None:
     ]
     if problems:
         raise ConfigError(problems)
+    # Which place the right choice has is nothing that a model of choices could learn by heart.
+    is_learnt = not isinstance(rows.problem, MultipleChoice)
+    same = _only_answer(rows.train, rows.problem, rows.labels) if is_learnt else None
+    if same is not None:
+        raise DataError(
+            f"task.train: {same} in every row, so that there is nothing to learn; give training rows with other "
+            "answers too"
+        )
     compares = recipe.teacher.task_model is not None and recipe.teacher.minimum_gain > 0
     same = _only_answer(rows.validation, rows.problem, rows.labels) if compares else None
     if same is not None:
@@ -67,13 +76,13 @@ def _only_answer(rows: Dataset, problem: AnyProblem, labels: tuple[str, ...]) ->
     """What is right in every row, in words; None where rows differ, or every answer is one of its own."""
     match problem:
         case QuestionAnswering():
-            return None if any(rows["answers"]) else "there is no answer"
+            return None if any(rows["answers"][:]) else "there is no answer"
         case Classification() | MultipleChoice():
-            found: set[tuple[int, ...]] = {(label,) for label in rows["label"]}
+            found: set[tuple[int, ...]] = {(label,) for label in rows["label"][:]}
         case MultiLabel():
-            found = {tuple(np.flatnonzero(row).tolist()) for row in rows["label"]}
+            found = {tuple(np.flatnonzero(row).tolist()) for row in rows["label"][:]}
         case TokenClassification():
-            found = {(tag,) for row in rows["label"] for tag in row}
+            found = {(tag,) for row in rows["label"][:] for tag in row}
         case _:
             return None
     if len(found) > 1:

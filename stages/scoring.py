@@ -40,7 +40,7 @@ class ClassScorer(Scorer):
     @property
     @override
     def labels(self) -> NDArray[np.int64]:
-        return np.asarray(self.data["label"])
+        return np.asarray(self.data["label"][:])
 
     @override
     def predictions(self, logits: Logits) -> NDArray[np.int64]:
@@ -67,7 +67,7 @@ class LabelSetScorer(Scorer):
     @property
     @override
     def labels(self) -> NDArray[np.int64]:
-        return np.asarray(self.data["label"], dtype=np.int64)
+        return np.asarray(self.data["label"][:], dtype=np.int64)
 
     @override
     def predictions(self, logits: Logits) -> NDArray[np.int64]:
@@ -108,7 +108,7 @@ class ValueScorer(Scorer):
     @property
     @override
     def labels(self) -> NDArray[np.float64]:
-        return np.asarray(self.data["label"], dtype=np.float64)
+        return np.asarray(self.data["label"][:], dtype=np.float64)
 
     @override
     def predictions(self, logits: Logits) -> NDArray[np.float64]:
@@ -134,13 +134,13 @@ class TagScorer(Scorer):
     @override
     def labels(self) -> list[list[str]]:
         names = self.task.labels
-        return [[names[index] for index in row] for row in self.data["label"]]
+        return [[names[index] for index in row] for row in self.data["label"][:]]
 
     @override
     def predictions(self, logits: Logits) -> list[list[str]]:
         names = self.task.labels
         said = []
-        for row, (words, answer) in enumerate(zip(self.data["words"], logits, strict=True)):
+        for row, (words, answer) in enumerate(zip(self.data["words"][:], logits, strict=True)):
             tags = [OUTSIDE] * len(words)
             places = self.tokens.places(self.chosen[[row]])
             word_of = self.word_of(places)
@@ -159,7 +159,7 @@ class TagScorer(Scorer):
     def constants(self) -> list[list[list[str]]]:
         counts = Counter(tag for tags in self.labels for tag in tags)
         most = max(counts, key=lambda tag: counts[tag], default=OUTSIDE)
-        words = self.data["words"]
+        words = self.data["words"][:]
         return [[[tag] * len(row) for row in words] for tag in dict.fromkeys((OUTSIDE, most))]
 
     @override
@@ -199,7 +199,7 @@ class ChoiceScorer(_ManyScorer):
     @property
     @override
     def labels(self) -> NDArray[np.int64]:
-        return np.asarray(self.data["label"])
+        return np.asarray(self.data["label"][:])
 
     @override
     def predictions(self, logits: Logits) -> NDArray[np.int64]:
@@ -225,7 +225,7 @@ class SpanScorer(_ManyScorer):
     @property
     @override
     def labels(self) -> list[list[str]]:
-        return list(self.data["answers"])
+        return list(self.data["answers"][:])
 
     @override
     def predictions(self, logits: Logits) -> list[str]:
@@ -252,7 +252,7 @@ class SpanScorer(_ManyScorer):
         wanted = self.task.problem.no_answer
         if wanted != "auto":
             return wanted == "allowed"
-        return any(not answers for answers in self.task.train["answers"])
+        return any(not answers for answers in self.task.train["answers"][:])
 
     @override
     def constants(self) -> list[list[str]]:
@@ -310,7 +310,7 @@ class VectorScorer(Scorer):
             return self.labels, predictions
         one, other = predictions[::2], predictions[1::2]
         lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
-        return np.asarray(self.data["label"]), (one * other).sum(1) / np.maximum(lengths, 1e-12)
+        return np.asarray(self.data["label"][:]), (one * other).sum(1) / np.maximum(lengths, 1e-12)
 
     @override
     def scores(self, main: MetricName, predictions: Any) -> dict[str, Score]:

@@ -167,7 +167,7 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
         case _:
             assert_never(task)
     train = _draw(train, task.problem, task.max_train_rows, task.seed)
-    if isinstance(task.problem, Classification) and len(set(train["label"])) < 2:
+    if isinstance(task.problem, Classification) and len(set(train["label"][:])) < 2:
         raise DataError(
             "task: all training rows have the same label; a task needs two classes or more"
         )

@@ -26,7 +26,7 @@ from stages.drawing import classes_of, drawn_from, drawn_rows
 from stages.probe import _fit, probe_rows
 from stages.selection import held_out_rows
 from stages.sources import TaskRows, load_task
-from stages.tokens import Tokens
+from stages.tokens import NO_WORD, Tokens
 from tests.toys import write_rows
 
 ONE_IN_THIRTY = np.arange(600) % 30 // 29
@@ -91,19 +91,25 @@ def test_a_label_that_one_row_has_is_in_the_rows_a_probe_learns_from() -> None:
     labels = np.zeros((500, 3), np.int64)
     labels[:, 0] = np.arange(500) % 2
     labels[417, 2] = 1
-    task = cast(
-        TaskRows, _rows(Dataset.from_dict({"label": labels.tolist()}), MultiLabel(), "a b c")
-    )
-    tokens = cast(Tokens, _Sequences(500))
-    assert 417 in probe_rows(tokens, task, 20)
-    assert len(probe_rows(tokens, task, 20)) == 20
+    tokens = cast(Tokens, _Sequences(500, labels))
+    assert 417 in probe_rows(tokens, MultiLabel(), 20)
+    assert len(probe_rows(tokens, MultiLabel(), 20)) == 20
+
+
+def test_a_tag_of_one_sentence_is_in_what_a_probe_learns_from() -> None:
+    tags = np.full(900, 0, np.int16)  # three tokens a sentence, whose first is no word
+    tags[::3] = NO_WORD
+    tags[3 * 217 + 2] = 1
+    tokens = cast(Tokens, _Sequences(300, tags=tags))
+    drawn = probe_rows(tokens, TokenClassification(), 10)
+    assert 217 in drawn
+    assert len(drawn) == 10
 
 
 def test_choices_are_drawn_right_and_wrong() -> None:
     right = (np.arange(400) % 40 == 0).astype(np.int64)
-    task = _rows(Dataset.from_dict({"label": [0] * 10}), MultipleChoice(), "choice")
-    tokens = cast(Tokens, _Sequences(400, labels=right, examples=np.arange(400) // 40))
-    assert right[probe_rows(tokens, task, 20)].sum() == 1
+    tokens = cast(Tokens, _Sequences(400, right))
+    assert right[probe_rows(tokens, MultipleChoice(), 20)].sum() == 1
 
 
 def test_a_probe_of_rows_that_all_have_one_class_answers_it() -> None:
@@ -117,8 +123,12 @@ def test_a_probe_of_rows_that_all_have_one_class_answers_it() -> None:
 class _Sequences:
     """As much of tokens as a draw looks at."""
 
-    def __init__(self, number: int, labels: Any = None, examples: Any = None) -> None:
-        self.number, self.labels, self.examples = number, labels, examples
+    def __init__(self, number: int, labels: Any = None, tags: Any = None) -> None:
+        self.number, self.labels, self.tags = number, labels, tags
+        self.lengths = np.full(number, 3)
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        return (3 * rows[:, None] + np.arange(3)).ravel()
 
     def __len__(self) -> int:
         return self.number

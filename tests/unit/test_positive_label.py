@@ -14,6 +14,7 @@ from schemas.catalogue import CATALOGUE, named_task
 from schemas.errors import ConfigError, DataError
 from schemas.metrics import titled
 from schemas.problems import Classification
+from schemas.recipe import Recipe
 from schemas.tasks import FileTask, TaskData, task_named
 from stages.leaks import held_out_digest
 from stages.score_checks import check_scores
@@ -190,8 +191,6 @@ def test_the_class_is_part_of_what_is_scored_and_not_of_what_leaks(tmp_path: Pat
 
 
 def test_weights_are_not_chosen_by_a_score_of_an_unknown_class(tmp_path: Path) -> None:
-    from schemas.recipe import Recipe
-
     content = toy_recipe_dict(tmp_path)
     content["stages"][-1]["training"] = content["stages"][-1]["training"] | {
         "selection": {"metric": "f1"}
@@ -211,8 +210,6 @@ def test_weights_are_not_chosen_by_a_score_of_an_unknown_class(tmp_path: Path) -
 
 
 def test_validation_rows_of_one_class_are_refused_before_a_teacher_is_made(tmp_path: Path) -> None:
-    from schemas.recipe import Recipe
-
     content = toy_recipe_dict(tmp_path / "in")
     content["task"] |= write_task(tmp_path, FRAUD, ["legit"] * 20)
     recipe = Recipe.model_validate(content)
@@ -229,3 +226,40 @@ def test_a_title_has_the_class_beside_the_score() -> None:
     assert titled("accuracy", None) == "accuracy"
     assert titled("f1", "a\x1b[31mb") == titled("f1", "a\\x1b[31mb")
     assert isinstance(FileTask(train="t", validation="v").problem, Classification)
+
+
+@pytest.mark.parametrize(
+    ("problem", "column", "same", "labels"),
+    [
+        ("token_classification", "tags", ["O", "O"], ["O", "B-X"]),
+        ("multi_label", "tags", [], ["x", "y"]),
+        ("multi_label", "tags", ["x", "y"], ["x", "y"]),
+    ],
+)
+def test_rows_that_all_have_one_answer_are_refused_before_a_teacher_is_made(
+    problem: str, column: str, same: list[str], labels: list[str], tmp_path: Path
+) -> None:
+    other = ["O", "B-X"] if problem == "token_classification" else ["y"]
+    for where, split in (("train", "train"), ("validation", "validation")):
+        for name in ("train", "validation"):
+            told = [same] * 3 if name == split else [same, other, same]
+            rows = [
+                {"tokens": ["a", f"{name}{row}"], "text_a": f"{name} {row}", column: each}
+                for row, each in enumerate(told)
+            ]
+            write_rows(tmp_path / split / f"{name}.jsonl", rows)
+        content = toy_recipe_dict(tmp_path / split / "in")
+        content["task"] = {
+            "kind": "files",
+            "train": str(tmp_path / split / "train.jsonl"),
+            "validation": str(tmp_path / split / "validation.jsonl"),
+            "problem": problem,
+            "text": "tokens" if problem == "token_classification" else "text_a",
+            "label": column,
+            "labels": labels,
+        }
+        recipe = Recipe.model_validate(content)
+        assert recipe.task is not None
+        rows_read = load_task(recipe.task, tmp_path / "cache")
+        with pytest.raises(DataError, match=rf"task\.{where}: the answer is .* in every row"):
+            check_scores(recipe, rows_read)
