@@ -66,6 +66,8 @@ class Scores(Frozen):
     """The same by every score of the task's kind."""
     models: tuple[Scored, ...]
     """The checkpoint, then its teacher where it had one."""
+    remarks: tuple[str, ...] = ()
+    """How the task's files were read, where that could have been done in another way."""
 
 
 def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
@@ -87,7 +89,8 @@ def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
             "its probe accuracy with: distill compare"
         )
     data = named_task(task, manifest)
-    rows = load_task(data, cache)
+    # What is left out is said, and no recipe has a limit here.
+    rows = load_task(data, cache, droppable=1)
     model_folder = Path(reference.path) / "model"
     tokenizer = load_tokenizer(model_folder, load_config(model_folder))
     scorers = {
@@ -119,6 +122,7 @@ def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
         models=tuple(
             _scored(name, place, data.main_metric, rows, scorers) for name, place in folders.items()
         ),
+        remarks=rows.remarks,
     )
 
 
@@ -190,7 +194,9 @@ def _scored(
 
 
 def print_scores(scores: Scores, console: Console) -> None:
-    """The scores as a table."""
+    """How the rows were read, and the scores as a table."""
+    for remark in scores.remarks:
+        console.print(remark, markup=False, highlight=False, soft_wrap=True)
     table = Table(title=f"{scores.task}: {scores.rows:,} validation rows", title_justify="left")
     names = list(scores.models[0].scores)
     of = {name: score.of for name, score in scores.models[0].scores.items()}

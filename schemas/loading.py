@@ -104,10 +104,12 @@ def load_recipe(
     try:
         recipe = Recipe.model_validate(document.value)
     except ValidationError as error:
-        for details in meaningful(error.errors(include_url=False))[: MAX_PROBLEMS + 1]:
+        causes: dict[tuple[str, str], list[str]] = {}
+        for details in meaningful(error.errors(include_url=False))[: 20 * MAX_PROBLEMS]:
             place, text = sentence(details, Recipe)
             origin = _origin(place, document, applied, shown)
-            problems.append(f"{origin}: {shown_place(place) or 'recipe'}: {text}")
+            causes.setdefault((origin, text), []).append(shown_place(place) or "recipe")
+        problems += [f"{at}: {_places(places)}: {text}" for (at, text), places in causes.items()]
         raise ConfigError(_capped(problems)) from None
     if problems:
         raise ConfigError(_capped(problems))
@@ -121,6 +123,11 @@ def _attempt(problems: list[str], call: Callable[[], Result]) -> Result | None:
     except ConfigError as error:
         problems += error.problems
         return None
+
+
+def _places(places: list[str]) -> str:
+    """Where one line of a recipe is wrong: an anchor stands in several places."""
+    return places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more places"
 
 
 def _capped(problems: list[str]) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ from stages.student import check_copied_layers, student_config
 from stages.weights import check_weights
 from stages.words import has_word_head
 
+_STAGE = re.compile(r"stages\[\d+\]")
+
 
 @dataclass(frozen=True)
 class Models:
@@ -88,7 +91,17 @@ def check_models(recipe: Recipe) -> Models:
 
 
 def _refused(recipe: Recipe, problems: list[str]) -> ConfigError:
-    return ConfigError([f"recipe {recipe.name}: {problem}" for problem in dict.fromkeys(problems)])
+    return ConfigError([f"recipe {recipe.name}: {problem}" for problem in once_each(problems)])
+
+
+def once_each(problems: list[str]) -> list[str]:
+    """Each problem once; one that several stages have with all of them in front."""
+    stages: dict[str, dict[str, None]] = {}
+    for problem in problems:
+        stage = _STAGE.match(problem)
+        name = stage[0] if stage else ""
+        stages.setdefault(problem[len(name) :], {})[name] = None
+    return [", ".join(names) + problem for problem, names in stages.items()]
 
 
 def _student_config(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> PretrainedConfig:

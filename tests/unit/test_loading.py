@@ -251,3 +251,14 @@ def test_a_thousand_problems_are_cut_to_what_a_person_reads(write: Write) -> Non
     found = problems(write(SMALL + "".join(f"key{n}: 1\n" for n in range(1000))))
     assert len(found) == 51
     assert found[-1].startswith("and more")
+
+
+def test_what_is_wrong_in_an_anchor_is_said_once_with_how_many_places_it_stands_in(
+    write: Write,
+) -> None:
+    text = SMALL.replace("training:", "training: &training").replace("duration", "duratoin")
+    names = ("general_enhanced", "task_adaptive", "task_specific")
+    text += "".join(f"  - {{name: {name}, training: *training}}\n" for name in names)
+    (unknown,) = (line for line in problems(write(text)) if "unknown key" in line)
+    place = "stages[0].training.duratoin and 3 more places"
+    assert unknown.startswith(f"{write(text)}:13: {place}: unknown key (did you mean duration?)")

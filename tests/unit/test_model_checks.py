@@ -350,3 +350,10 @@ def test_a_map_that_does_not_fit_is_refused(
     edit(folder / "2_Dense" / "config.json", **changes)
     assert words in refusal(check_dense, folder, config)
     assert words in refusal(load_sentence_encoder, folder, Embedding())
+
+
+def test_a_cause_that_several_stages_share_is_said_once_with_all_of_them() -> None:
+    reason = ".objective.terms: attention cannot be read from a funnel model"
+    problems = [f"stages[{place}]{reason}" for place in (0, 2, 2)]
+    found = once_each([*problems, "task.problem: no head", "task.problem: no head"])
+    assert found == [f"stages[0], stages[2]{reason}", "task.problem: no head"]
