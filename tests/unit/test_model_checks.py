@@ -23,6 +23,7 @@ from schemas.data import FileTask
 from schemas.errors import ConfigError, DataError
 from schemas.problems import Embedding
 from stages.encoders import check_same_vocabulary, load_config, load_encoder, load_tokenizer
+from stages.model_checks import once_each
 from stages.preflight import preflight
 from stages.sentence import check_dense, load_sentence_encoder, sentence_encoder
 from stages.sources import load_task
