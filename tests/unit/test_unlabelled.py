@@ -114,6 +114,6 @@ def test_a_row_without_any_of_several_labels_is_complete() -> None:
 @pytest.mark.parametrize("nothing", ["", "nan", "NA", "N/A", "-", "null", "None"])
 def test_a_value_that_is_none_is_missing(nothing: str) -> None:
     rows = [{"text_a": f"text {number}", "label": f"{number}.5"} for number in range(99)]
-    valid = [{"text_a": "text", "label": "1.0"}]
+    valid = [{"text_a": "text", "label": value} for value in ("1.0", "2.0")]
     found = read("regression", [*rows, {"text_a": "text", "label": nothing}], valid)
     assert found.dropped["train"] == 1
