@@ -39,6 +39,7 @@ bench: $(INSTALLED)
 
 # The long campaigns; each count can be set, and 0 leaves one out: make torture KILLS=20 RUNS=0
 KILLS = 200
+PRESSES = 60
 CUTS = 200
 FLIPS = 1000
 RECIPES = 2000
@@ -47,8 +48,8 @@ FILES = 1000
 RUNS = 500
 COLLECTIONS = 400
 torture: $(INSTALLED)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --cuts $(CUTS) --flips $(FLIPS) \
-		--recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --runs $(RUNS) \
+	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --presses $(PRESSES) --cuts $(CUTS) \
+		--flips $(FLIPS) --recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --runs $(RUNS) \
 		--collections $(COLLECTIONS)
 
 lint: $(INSTALLED)

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from pipeline.logs import log_to_stderr
 from schemas.credentials import secrets_of, without_credentials, without_secrets
-from schemas.errors import DistillError, ServiceError
+from schemas.errors import DistillError, Interrupted, ServiceError
 
 app = typer.Typer(
     name="distill",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 # A pipe has no width of its own; a table cut to 80 columns would lose its numbers.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+_EXIT_SECONDS = 1.0
 err = Console(stderr=True, highlight=False)
 
 RecipeArgument = Annotated[
@@ -304,10 +306,19 @@ def main() -> None:
     except DistillError as error:
         for line in getattr(error, "problems", (str(error),)):
             err.print(f"[red]error:[/] {_escaped(without_secrets(line, secrets))}", soft_wrap=True)
+        if isinstance(error, Interrupted):
+            _end_soon(error.exit_code)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+
+
+def _end_soon(code: int) -> None:
+    """Libraries have threads to join and news to send when the interpreter ends; whoever pressed Ctrl-C has waited."""
+    timer = threading.Timer(_EXIT_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _escaped(text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ import httpx
 import torch
 from prefect import task, unmapped
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -33,6 +34,7 @@ from pipeline.progress import LineProgress
 from pipeline.runner import Runner
 from pipeline.settings import read_settings
 from pipeline.stage_picture import task_comparison
+from pipeline.stopping import Stop
 from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_server import PARENT_TAG
 from schemas.comparison import TasksReport
@@ -40,6 +42,7 @@ from schemas.errors import DistillError, Interrupted
 from schemas.recipe import Recipe
 from schemas.results import RunReport
 from stages.first_reading import first_reading
+from stages.tasks import cancelled_when_interrupted
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +106,22 @@ def fan_out(
         hands: of this process.
         at_once: how many are trained at the same time.
     """
-    each = {"name": list(works), "work": list(works.values())}
     same = {"run": run, "store": str(store.root), "at_once": at_once, "hands": hands}
+    if at_once == 1:
+        return {
+            name: _outcome(distil_task(name, work, **same, return_state=True))
+            for name, work in works.items()
+        }
+    each = {"name": list(works), "work": list(works.values())}
     mapped = {**each, **{key: unmapped(value) for key, value in same.items()}}
     threads: ThreadPoolTaskRunner[RunReport] = ThreadPoolTaskRunner(max_workers=at_once)
-    with threads:
+    # Each process is asked to stop, and saves what it has; this one waits for them.
+    with hands.stop.shielded(), threads:
         futures = threads.map(cast(Any, distil_task), mapped)
         return {name: _outcome(future) for name, future in zip(works, futures, strict=True)}
 
 
-def _outcome(future: PrefectFuture[Any]) -> Outcome:
+def _outcome(future: PrefectFuture[Any] | State[Any]) -> Outcome:
     try:
         outcome: Outcome = future.result(raise_on_failure=False)
     except Exception as error:  # of Prefect itself
@@ -121,6 +130,7 @@ def _outcome(future: PrefectFuture[Any]) -> Outcome:
 
 
 @task(name="task", task_run_name="{name}", cache_policy=NO_CACHE, tags=["task"])
+@cancelled_when_interrupted
 def distil_task(
     name: str, work: Work, run: str, store: str, at_once: int, hands: Hands
 ) -> RunReport:
@@ -134,12 +144,12 @@ def distil_task(
         at_once: how many tasks share this machine; more than one are trained in a process each.
         hands: of this process.
     """
-    if hands.stop_requested():
+    if hands.stop():
         raise Interrupted("not begun")
     if at_once == 1:
         return _distil_one(name, work, run, store, hands)
     given = (name, work, run, store, at_once)
-    return in_own_process(_distil_apart, *given, stop_requested=hands.stop_requested)
+    return in_own_process(_distil_apart, *given, stop_requested=hands.stop)
 
 
 def _distil_one(name: str, work: Work, run: str, store: str, hands: Hands) -> RunReport:
@@ -153,7 +163,7 @@ def _distil_one(name: str, work: Work, run: str, store: str, hands: Hands) -> Ru
 
 @first_reading()
 def _distil_apart(
-    stop_requested: Callable[[], bool], name: str, work: Work, run: str, store: str, at_once: int
+    stop: Stop, name: str, work: Work, run: str, store: str, at_once: int
 ) -> RunReport:
     """The same in a process of its own, which gets its share of the processor."""
     torch.set_num_threads(max(1, torch.get_num_threads() // at_once))
@@ -161,10 +171,11 @@ def _distil_apart(
     opened = open_store(settings.store)
     tracking = open_tracking(settings, opened)
     try:
+        stop.when_asked.append(tracking.hurry)
         # It may outlive the first process, if only by one step.
         with open_run(opened.root, work.name) as registered:
             progress = LineProgress(Console(stderr=True))
-            hands = Hands(tracking, progress, stop_requested, registered)
+            hands = Hands(tracking, progress, stop, registered)
             return _distil_one(name, work, run, store, hands)
     finally:
         tracking.close()
@@ -183,6 +194,9 @@ def _tracked(hands: Hands, parent: str, name: str, recipe: Recipe) -> Iterator[T
     try:
         yield run
         status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
     finally:
         run.finish(status)
 

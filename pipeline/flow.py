@@ -29,11 +29,11 @@ from pipeline.parts import (
     distil,
     resumed,
     stages_after,
-    stop_signals,
     tracked,
 )
-from pipeline.progress import make_progress
+from pipeline.progress import LineProgress, TerminalProgress, make_progress
 from pipeline.settings import Settings, read_settings
+from pipeline.stopping import Stop, interrupted, stop_signals
 from pipeline.what_is_read import what_is_read
 from schemas.comparison import AnyReport
 from schemas.recipe import Recipe
@@ -42,6 +42,7 @@ from schemas.results import CheckpointRef, RunReport
 from schemas.stage import Stage
 from stages.first_reading import first_reading
 from stages.ports import Progress
+from stages.tasks import cancelled_when_interrupted
 
 quiet_prefect()
 
@@ -66,7 +67,8 @@ def distill_flow(
     named = [f"task={task}"] if task else []
     if tasks is not None:
         named.append(f"tasks={json.dumps(tasks, ensure_ascii=False)}")
-    return execute(read_recipe(recipe, [*named, *(overrides or [])]), options)
+    resolved = read_recipe(recipe, [*named, *(overrides or [])])
+    return cancelled_when_interrupted(execute)(resolved, options)
 
 
 @first_reading()
@@ -74,11 +76,26 @@ def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
     """Run a recipe inside a flow run; the report is also kept in the store, in MLflow and in Prefect.
 
     Data that changes meanwhile stays for the run what it was when it was looked at.
+
+    Raises:
+        Interrupted: somebody asked to stop.
     """
+    progress = make_progress(Console(stderr=True))
+    try:
+        with interrupted(f"recipe {recipe.name}"), stop_signals() as stop:
+            stop.tell = progress.note
+            return _registered(recipe, options, progress, stop)
+    finally:
+        progress.close()
+
+
+def _registered(
+    recipe: Recipe, options: RunOptions, progress: TerminalProgress | LineProgress, stop: Stop
+) -> AnyReport:
     settings = read_settings(options.store)
     store = open_store(settings.store)
     with disk_errors(store.root), open_run(store.root, recipe.name) as registered:
-        return _execute(recipe, options, settings, store, registered)
+        return _execute(recipe, options, settings, store, registered, progress, stop)
 
 
 def _execute(
@@ -87,41 +104,38 @@ def _execute(
     settings: Settings,
     store: CheckpointStore,
     registered: OpenRun,
+    progress: TerminalProgress | LineProgress,
+    stop: Stop,
 ) -> AnyReport:
     began = time.monotonic()
     stages = chosen_stages(recipe, options.from_stage, options.until_stage)
     if options.from_stage is not None and options.resume_from is None:
         check_earlier_stages(recipe, stages, options.from_stage, store)
     recipe = with_assistant(recipe, lambda other: finish(other, options))
-    progress = make_progress(Console(stderr=True))
+    stop.tell = progress.note  # the assistant's run is over
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    try:
-        progress.note(f"{recipe.name}: looking at models and data")
-        with disk_errors(store.cache):
-            facts = look_at(recipe, store.cache)
-        for line in what_is_read({task: found.card for task, found in facts.items()}):
-            progress.note(escape(line))
-        parent = resumed(options, store, settings, registered)
-        if parent is not None:
-            stages = stages_after(parent, recipe, stages, options)
-        _note_needs(recipe, stages, parent, store, registered, progress)
-        with (
-            tracked(settings, store, recipe, name) as (tracking, parent_run),
-            stop_signals() as stop,
-        ):
-            common = stages, parent, not options.until_stage
-            hands = Hands(tracking, progress, stop.is_set, registered)
-            if recipe.tasks is None:
-                work = Work(recipe, name, facts[None], *common)
-                return distil(work, hands.runner(recipe, store, parent_run), settings, began)
-            works = {
-                task: Work(recipe.for_task(task), f"{name}-{task}", facts[task], *common)
-                for task in recipe.tasks
-            }
-            shared = hands.runner(recipe.without_tasks(), store, parent_run)
-            return distil_tasks(recipe, name, works, shared, hands, began)
-    finally:
-        progress.close()
+    progress.note(f"{recipe.name}: looking at models and data")
+    with disk_errors(store.cache):
+        facts = look_at(recipe, store.cache)
+    for line in what_is_read({task: found.card for task, found in facts.items()}):
+        progress.note(escape(line))
+    parent = resumed(options, store, settings, registered)
+    if parent is not None:
+        stages = stages_after(parent, recipe, stages, options)
+    _note_needs(recipe, stages, parent, store, registered, progress)
+    with tracked(settings, store, recipe, name) as (tracking, parent_run):
+        stop.when_asked.append(tracking.hurry)
+        common = stages, parent, not options.until_stage
+        hands = Hands(tracking, progress, stop, registered)
+        if recipe.tasks is None:
+            work = Work(recipe, name, facts[None], *common)
+            return distil(work, hands.runner(recipe, store, parent_run), settings, began)
+        works = {
+            task: Work(recipe.for_task(task), f"{name}-{task}", facts[task], *common)
+            for task in recipe.tasks
+        }
+        shared = hands.runner(recipe.without_tasks(), store, parent_run)
+        return distil_tasks(recipe, name, works, shared, hands, began)
 
 
 def _note_needs(

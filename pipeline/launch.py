@@ -14,9 +14,11 @@ from pathlib import Path
 
 from pipeline.library import read_recipe
 from pipeline.options import RunOptions, chosen_stages
+from pipeline.prefect_server import TemporaryServer
+from pipeline.stopping import stop_signals
 from schemas.comparison import AnyReport
 from schemas.credentials import refuse_credentials, without_credentials
-from schemas.errors import ConfigError, Interrupted, ServiceError
+from schemas.errors import ConfigError, DistillError, Interrupted, ServiceError
 from schemas.explain import shown_value
 
 _DEFAULTS = {
@@ -30,6 +32,7 @@ _DEFAULTS = {
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
 }
 _ONE_ANSWER = 10.0
+log = logging.getLogger(__name__)
 # Prefect's senders of events and logs; at the end of a short run they say that something is still to be sent.
 _CHATTY = ("EventsWorker", "APILogWorker")
 
@@ -51,7 +54,7 @@ def check_server(*, patience: float = 3.0) -> None:
     """
     address = os.environ.get("PREFECT_API_URL")
     if not address:
-        return  # Prefect starts one of its own for the run
+        return  # the run gets one of its own
     import httpx
 
     end = time.monotonic() + patience
@@ -92,14 +95,6 @@ def prefect_errors(again: str) -> Iterator[None]:
             f"{given}: Prefect's server went away ({type(error).__name__}); finished stages are kept, an unfinished "
             f"one has its last state: start the server again, or unset PREFECT_API_URL, and go on with: {again}"
         ) from None
-    except RuntimeError as error:
-        if "ephemeral Prefect" not in str(error):
-            raise
-        raise ServiceError(
-            "Prefect's server for this run did not start in time; run again when the machine is less busy, raise "
-            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a server with: prefect server start, then: "
-            "export PREFECT_API_URL=http://127.0.0.1:4200/api"
-        ) from None
 
 
 def run_recipe(
@@ -124,17 +119,57 @@ def run_recipe(
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     prepare_environment()
-    check_server()
+    again = _command(recipe, overrides, options)
+    with stop_signals(again, _tell) as stop:
+        try:
+            check_server()
+            return _run_flow(recipe, overrides, options, again)
+        except Interrupted as error:
+            raise Interrupted(f"{error}; go on with: {again}") from None
+        except BaseException as error:
+            # An error of ours says what it is, stopped or not; what else comes then is what the stop has torn.
+            if not stop() or isinstance(error, DistillError):
+                raise
+            log.debug("after a stop", exc_info=error)
+            raise Interrupted(stop.last_words()) from None
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
+def _run_flow(
+    recipe: str, overrides: Sequence[str], options: Mapping[str, str | None], again: str
+) -> AnyReport:
+    """The flow, on the server that is named or on one of its own, which starts while all that is needed is imported."""
+    server = None if _names_server() else TemporaryServer()
     from pipeline.flow import distill_flow
 
-    again = _command(recipe, overrides, options)
-    try:
-        with prefect_errors(again):
-            return distill_flow(
-                recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options)
-            )
-    except Interrupted as error:
-        raise Interrupted(f"{error}; go on with: {again}") from None
+    with _served_by(server), prefect_errors(again):
+        return distill_flow(
+            recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options)
+        )
+
+
+@contextmanager
+def _served_by(server: TemporaryServer | None) -> Iterator[None]:
+    if server is None:
+        yield
+        return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    server.wait()
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield
+
+
+def _names_server() -> bool:
+    """Whether the environment or a profile of Prefect's names a server."""
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
 
 
 def _check_given(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> None:

@@ -10,6 +10,8 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
@@ -20,7 +22,7 @@ from prefect.context import FlowRunContext, hydrated_context, serialize_context
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from pipeline.logs import log_to_stderr, quiet_prefect
-from pipeline.parts import stop_signals
+from pipeline.stopping import Stop, interrupted, stop_signals
 from schemas.errors import ConfigError, DistillError, Interrupted
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,7 @@ class ProcessLost(DistillError):
 def in_own_process(
     call: Callable[..., Result], *arguments: object, stop_requested: StopRequested
 ) -> Result:
-    """The result of `call(stop_requested, *arguments)` in a new process, where `stop_requested` is that one's own.
+    """The result of `call(stop, *arguments)` in a new process, where `stop` is that one's own.
 
     Args:
         call: a function of a module.
@@ -47,7 +49,7 @@ def in_own_process(
 
     Raises:
         ProcessLost: it was ended from outside.
-        Interrupted: it was stopped before it began.
+        Interrupted: it was stopped.
         DistillError: as `call`; anything else that it raises becomes a RuntimeError, and its traceback is logged.
     """
     spawn = multiprocessing.get_context("spawn")
@@ -73,7 +75,7 @@ def in_own_process(
             raise kind(text)
         return cast(Result, result)
     if asked:
-        raise Interrupted("stopped before it began")
+        raise Interrupted("stopped; its last saved state is kept")
     raise ProcessLost(
         f"its process was ended from outside ({_said(process.exitcode)}), as happens where memory runs out; the same "
         "command goes on from its last state: lower execution.tasks_at_once before"
@@ -106,16 +108,17 @@ def _context() -> dict[str, Any]:
 def _begin(
     answer: Connection, context: dict[str, Any], call: Callable[..., object], arguments: Any
 ) -> None:
-    """What the new process does. Ctrl-C reaches it too, but what it means is for the first one to say."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """What the new process does. What the terminal sends reaches it too, but is for the first one to answer."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     with suppress(ConfigError):  # of the level, for the first one to say too
         log_to_stderr(instead=True)  # of Prefect's, which knows nothing of our credentials
     quiet_prefect()
     result: object = None
     error: tuple[type[Exception], str] | None = None
     try:
-        with _stopped_too() as stop_requested, hydrated_context(_with_flow(context)):
-            result = call(stop_requested, *arguments)
+        with _stopped_too() as stop, hydrated_context(_with_flow(context)), interrupted("it"):
+            result = call(stop, *arguments)
     except DistillError as refused:
         error = type(refused), str(refused)
     except Exception as unforeseen:
@@ -135,8 +138,15 @@ def _with_flow(context: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _stopped_too() -> Iterator[StopRequested]:
-    """Whether this process was asked to stop, or the first is gone: nobody would wait for the result."""
+def _stopped_too() -> Iterator[Stop]:
+    """Whether this process was asked to stop, which it also is when the first is gone: nobody waits for the result."""
     parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with stop_signals() as stop:
-        yield lambda: stop.is_set() or os.getppid() != parent
+        threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+        yield stop

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 from prefect import Task, runtime, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 
 from pipeline.checkpoints import MANIFEST, CheckpointStore, open_checkpoint
 from pipeline.open_runs import OpenRun
@@ -34,11 +33,12 @@ from pipeline.report import (
 from pipeline.runner import Runner
 from pipeline.settings import Settings
 from pipeline.stage_picture import stage_comparison
+from pipeline.stopping import Stop, interrupted
 from pipeline.tracking import Tracking
 from pipeline.tracking_resume import resolve_run
 from pipeline.tracking_run import TrackedRun
 from schemas.data import describe_task
-from schemas.errors import ConfigError, DistillError
+from schemas.errors import ConfigError, DistillError, Interrupted
 from schemas.recipe import Recipe
 from schemas.results import CheckpointRef, RunReport, Size
 from schemas.stage import STAGE_ORDER, Stage
@@ -48,7 +48,12 @@ from stages.encoders import load_config, load_encoder, locate
 from stages.judge import chance
 from stages.preflight import Facts
 from stages.student import encoder_flops
-from stages.tasks import STAGE_TASKS, TEACHER_TASKS, hard_label_baseline
+from stages.tasks import (
+    STAGE_TASKS,
+    TEACHER_TASKS,
+    cancelled_when_interrupted,
+    hard_label_baseline,
+)
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +132,7 @@ class Hands:
 
     tracking: Tracking
     progress: TerminalProgress | LineProgress
-    stop_requested: Callable[[], bool]
+    stop: Stop
     open_run: OpenRun
 
     def runner(
@@ -141,7 +146,7 @@ class Hands:
             self.tracking,
             run,
             shown,
-            self.stop_requested,
+            self.stop,
             task,
             open_run=self.open_run,
         )
@@ -183,13 +188,21 @@ def run_stages(
         parent = _called(STAGE_TASKS[stage.name], runner)(config, parent, runner).checkpoint
 
 
-Called = TypeVar("Called", bound=Task[Any, Any])
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def _called(prefect_task: Called, runner: Runner) -> Called:
-    """The Prefect task, whose runs are named after one of several tasks where there are several."""
+def _called(prefect_task: Task[P, R], runner: Runner) -> Callable[P, R]:
+    """Runs the Prefect task, whose runs are named after one of several tasks where there are several."""
     named = prefect_task.with_options(task_run_name=runner.called(prefect_task.name))
-    return cast(Called, named)
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        answer: object = named(*args, **kwargs)
+        if isinstance(answer, State):  # of a run that was cancelled: it raises `Interrupted`
+            answer = answer.result()
+        return cast(R, answer)
+
+    return run
 
 
 def run_baselines(recipe: Recipe, runner: Runner) -> None:
@@ -203,9 +216,11 @@ def run_baselines(recipe: Recipe, runner: Runner) -> None:
 
 
 @task(name="bag_of_words", task_run_name="bag_of_words", cache_policy=NO_CACHE, tags=["baseline"])
+@cancelled_when_interrupted
 def bag_of_words(runner: Runner) -> None:
     """A bag-of-words classifier on the same rows."""
-    runner.add_bag_of_words()
+    with interrupted("bag_of_words"):
+        runner.add_bag_of_words()
 
 
 def make_report(
@@ -308,34 +323,14 @@ def tracked(
     try:
         yield tracking, parent
         status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
     finally:
         parent.finish(status)
         if status == "FINISHED":
             tracking.send_kept()
         tracking.close()
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """Turns SIGTERM and Ctrl-C into a wish that the loop grants after its current step; a second one kills."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _frame: Any) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def publish(report: RunReport, parent_run: TrackedRun, *, key: str) -> None:

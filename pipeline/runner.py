@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from pipeline.checkpoints import CheckpointStore, verify
 from pipeline.curves import loss_curves
 from pipeline.open_runs import OpenRun, needs_of
 from pipeline.report import rows_of, score_tags, teacher_line
+from pipeline.stopping import Stop, interrupted
 from pipeline.teacher_choice import Tried, best_of, candidate_of, metric_of, row_of_tried
 from pipeline.teacher_report import check_first, teacher_reports
 from pipeline.term_map import term_map
@@ -20,6 +20,7 @@ from pipeline.tracking_run import TrackedRun
 from pipeline.tracking_stored import STUDENT, is_stored, log_checkpoint, log_student
 from schemas.base import digest_of
 from schemas.data import TaskDataset, describe_data, describe_task
+from schemas.errors import Interrupted
 from schemas.metrics import titled
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef, Judgement, Manifest, Row, StageResult, TeacherReport
@@ -55,14 +56,14 @@ class Runner:
         tracking: Tracking,
         parent_run: TrackedRun,
         progress: Progress,
-        stop_requested: Callable[[], bool],
+        stop: Stop,
         task: str | None = None,
         open_run: OpenRun | None = None,
     ) -> None:
         self.recipe, self.store, self.tracking = recipe, store, tracking
         self.task = task
         """Which of several tasks the runs are named after; None where there is one, or for what several share."""
-        self.parent_run, self.progress, self.stop_requested = parent_run, progress, stop_requested
+        self.parent_run, self.progress, self.stop = parent_run, progress, stop
         self.open_run = open_run
         """Where the stages are noted that must stay; None where nothing is taken away meanwhile."""
         self.rows: list[Row] = []
@@ -99,7 +100,7 @@ class Runner:
             self.open_run is not None
         ):  # before it is looked for, or it could be taken away in between
             self.open_run.needs({digest, *needs_of(config, parent)})
-        with self.store.lock(config.name, digest):
+        with interrupted(self.called(config.name)), self.store.lock(config.name, digest):
             found = self.store.find(config.name, digest)
             if found is not None:
                 return self._reuse(config, *found)
@@ -170,11 +171,15 @@ class Runner:
                 state_minutes=self.recipe.execution.state_minutes,
                 gradient_share_every=self.recipe.execution.gradient_share_every,
                 teacher_cache_bytes=round(self.recipe.execution.teacher_cache_gigabytes * 1e9),
-                stop_requested=self.stop_requested,
+                stop_requested=self.stop,
+                shielded=self.stop.shielded,
             )
             result = run_stage(config, parent, ports, identity)
             child.set_tags({CHECKPOINT_TAG: result.checkpoint.path})
             status = "FINISHED"
+        except (Interrupted, KeyboardInterrupt):
+            status = "KILLED"
+            raise
         finally:
             if status != "FINISHED":
                 child.finish(status)

@@ -45,6 +45,7 @@ T = TypeVar("T")
 REUSED_TAG = "distill.reused"
 _PATIENCE_SECONDS = 60.0
 _PROBE_SECONDS = 5.0
+_HURRY_SECONDS = 1.0
 
 
 class Tracking:
@@ -245,6 +246,10 @@ class Tracking:
                 raise failure
 
         self.ask("what was kept", job)
+
+    def hurry(self) -> None:
+        """Wait only briefly from now on, since somebody asked to stop; what a server does not get is kept here."""
+        self.worker.patience = min(self.worker.patience, _HURRY_SECONDS)
 
     def close(self) -> None:
         """End the tracking thread; waits at most `patience` seconds for what it is doing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,12 +55,13 @@ def fit(
         ports.progress.note(
             f"{description}: going on from step {state.step} of {trainer.num_steps}"
         )
-    trainer.ask_teachers_once(description)
-    if state is not None:
-        _note_other_rounding(trainer, state, description)
-    ports.progress.start(description, trainer.num_steps, trainer.step)
-    with StateWriter(ports.states) as writer:
-        _train_to_the_end(trainer, writer, description)
+    with ports.shielded(math.inf):
+        trainer.ask_teachers_once(description)
+        if state is not None:
+            _note_other_rounding(trainer, state, description)
+        ports.progress.start(description, trainer.num_steps, trainer.step)
+        with StateWriter(ports.states) as writer:
+            _train_to_the_end(trainer, writer, description)
     for cache in trainer.caches:
         cache.remove()
     return_freed_memory()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -85,6 +86,11 @@ class Ports:
     """Most room for what the teachers say about every row; 0 asks them anew in every epoch."""
     stop_requested: Callable[[], bool] = field(default=lambda: False)
     """Asked after every step; True saves the state and leaves."""
+    shielded: Callable[[float], AbstractContextManager[object]] = field(
+        default=lambda _seconds: nullcontext()
+    )
+    """A context within which a wish to stop interrupts nothing for so many seconds: there `stop_requested` is asked, or
+    what is nearly done is finished."""
 
 
 class StageRunner(Protocol):

@@ -52,6 +52,8 @@ from stages.versions import installed_versions, utc_now
 
 EXTRACTION = "extraction.json"
 _HELD_OUT_ROWS = 256
+_FINISH_SECONDS = 5.0
+"""What a trained stage gets to be evaluated and kept after somebody asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -111,27 +113,31 @@ def run_stage(
     _check_unchanged(config, identity, stage_identity(config, parent_digest))
     objective = make_objective(config, started, teachers, data, tokenizer)
     _note_misfits(config, objective, ports)
-    with dropout(student, config.training.dropout):
-        fitted = fit(
-            student,
-            teachers,
-            data.train,
-            objective,
-            config.training,
-            ports,
-            description=config.name,
-            selector=Selector(selection, tuple(data.parts.values()), teachers)
-            if selection is not None
-            else None,
+    with ports.shielded(_FINISH_SECONDS):
+        with dropout(student, config.training.dropout):
+            fitted = fit(
+                student,
+                teachers,
+                data.train,
+                objective,
+                config.training,
+                ports,
+                description=config.name,
+                selector=Selector(selection, tuple(data.parts.values()), teachers)
+                if selection is not None
+                else None,
+            )
+        fold_units(student)
+        metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
+        ports.sink.log(
+            fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")}
         )
-    fold_units(student)
-    metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
-    ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
-    manifest = _manifest(config, parent, fitted, metrics, data, student, ports, identity)
-    return StageResult(
-        checkpoint=ports.checkpoints.commit(
+        manifest = _manifest(config, parent, fitted, metrics, data, student, ports, identity)
+        checkpoint = ports.checkpoints.commit(
             manifest, lambda into: _write_model(into, started, objective, tokenizer)
-        ),
+        )
+    return StageResult(
+        checkpoint=checkpoint,
         metrics=metrics,
         steps=fitted.steps,
         tokens=fitted.tokens,

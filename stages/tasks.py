@@ -6,12 +6,15 @@ Prefect's result cache is off: a stage is done when its checkpoint exists, whate
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled
 
-from schemas.errors import DistillError
+from schemas.errors import DistillError, Interrupted
 from schemas.results import CheckpointRef, StageResult
 from schemas.stage import StageConfig, StageName
 from stages.ports import StageRunner
@@ -30,6 +33,23 @@ async def _worth_retrying(_task: Task[Any, Any], run: Any, state: Any) -> bool:
     return True
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def cancelled_when_interrupted(call: Callable[P, R]) -> Callable[P, R]:
+    """Let Prefect take a run that somebody stopped for cancelled, not failed; whoever called it gets `Interrupted`."""
+
+    @wraps(call)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except Interrupted as error:
+            return cast(R, Cancelled(message=str(error), data=error))
+
+    return run
+
+
 StageTask = Task[[StageConfig, CheckpointRef | None, StageRunner], StageResult]
 _options: dict[str, Any] = {
     "cache_policy": NO_CACHE,
@@ -44,6 +64,7 @@ def _stage(name: StageName, description: str) -> StageTask:
     """The Prefect task of one stage; behind each stands the same call, because only their configs differ."""
 
     @task(name=name, task_run_name=name, description=description, tags=["stage"], **_options)
+    @cancelled_when_interrupted
     def stage(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
         return run(config, parent)
 

@@ -16,6 +16,7 @@ from pipeline.checkpoints import CheckpointStore, open_store
 from pipeline.outline import OutlinedStage, outline
 from pipeline.report import as_records, candidates_table, teacher_line
 from pipeline.runner import CANDIDATE_TAG, CHOSEN_TAG, Runner
+from pipeline.stopping import Stop
 from pipeline.teacher_choice import best_of, score_of
 from pipeline.teacher_report import check_first, teacher_reports
 from pipeline.tracking import Tracking
@@ -72,7 +73,7 @@ def run(recipe: Recipe, store: CheckpointStore) -> Done:
     )
     progress = SilentProgress()
     parent = tracking.parent_run("toy", {}, {})
-    runner = Runner(recipe, store, tracking, parent, progress, lambda: False)
+    runner = Runner(recipe, store, tracking, parent, progress, Stop())
     try:
         for config in recipe.teacher_configs():
             runner(config, None)

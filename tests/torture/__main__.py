@@ -23,6 +23,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main(
     kills: Annotated[int, typer.Option(help="SIGKILLs over runs of all stages.")] = 200,
+    presses: Annotated[int, typer.Option(help="Key presses and signals in terminals.")] = 60,
     cuts: Annotated[int, typer.Option(help="Power cuts.")] = 200,
     flips: Annotated[int, typer.Option(help="Damaged files of checkpoints and states.")] = 1000,
     recipes: Annotated[int, typer.Option(help="Damaged recipes.")] = 2000,
@@ -40,6 +41,7 @@ def main(
     logging.basicConfig(level=logging.CRITICAL)
     campaigns: list[tuple[Callable[[Path, int, int], list[str]], int]] = [
         (_kills, kills),
+        (_presses, presses),
         (_cuts, cuts),
         (_flips, flips),
         (_recipes, recipes),
@@ -72,6 +74,18 @@ def _kills(folder: Path, cases: int, seed: int) -> list[str]:
     console.print(
         f"{found.kills} kills in {found.runs} runs: {found.inside.total()} inside a stage ({inside}), {found.resumed} "
         f"continuations went on inside a stage, {len(found.losses)} losses"
+    )
+    return found.losses
+
+
+def _presses(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.terminals import press_campaign
+
+    found = press_campaign(folder, presses=cases, seed=seed, note=console.print)
+    keys = ", ".join(f"{key} {number}" for key, number in sorted(found.keys.items()))
+    console.print(
+        f"{found.keys.total()} key presses and signals ({keys}) in {found.runs} runs: {found.saved} saved a state and "
+        f"said so, the slowest ended after {found.slowest:.1f} s, {len(found.losses)} losses"
     )
     return found.losses
 

@@ -1,0 +1,38 @@
+"""The program that is Prefect's temporary server (see `prefect_server`): it needs nothing else of this project.
+
+Its argument is the number of an open socket. It ends when its standard input does, be it closed by the process that
+started it or by the system after that process.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+
+_END_SECONDS = 1.5
+
+
+def _end_with_parent() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_END_SECONDS)
+    os._exit(0)
+
+
+def serve(listener: socket.socket) -> None:
+    """Serve Prefect's API on that socket until standard input ends."""
+    import uvicorn
+
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    config = uvicorn.Config(
+        "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on"
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

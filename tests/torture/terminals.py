@@ -1,0 +1,323 @@
+"""Key presses and signals at random moments of runs in a terminal of their own.
+
+Each run has a pseudo-terminal and is the leader of its session, as it is in a person's window, and starts Prefect's
+temporary server itself. It must say at once that it stops, end within seconds with the command that goes on, leave no
+process behind, and lose nothing: the command goes on, and every run ends in the weights of one that nobody touched.
+
+Run as a program this is the process that has imported everything and forks one run at a time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pty
+import random
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.end_to_end.processes import ROOT
+
+LONGEST_SECONDS = 10.0
+"""From the key press to the end."""
+AT_ONCE_SECONDS = 2.0
+"""From the second key press to the end."""
+SERVER_SECONDS = 5.0
+"""From the end of a killed run to that of its server."""
+KEYS = ("Ctrl-C", "SIGTERM", "SIGTERM to all", "hangup", "Ctrl-C twice", "SIGKILL")
+_RUN_SECONDS = 300.0
+_MARK = "DISTILL_TEST_TERMINAL"
+_STYLES = re.compile(rb"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run in a terminal ended."""
+
+    code: int
+    """Exit code; of a signal its number, negative."""
+    seconds: float | None
+    """From the (last) key press to the end; None where it ended before."""
+    began: float
+    """Seconds from its first words to the key press, or to the end."""
+    said: str
+    """What stood in the terminal, without colours."""
+    left: tuple[int, ...]
+    """Processes that were still there some seconds later."""
+
+
+@dataclass
+class Presses:
+    """What a campaign found."""
+
+    keys: Counter[str] = field(default_factory=Counter)
+    """Key presses that reached a run, by kind."""
+    saved: int = 0
+    """Runs that saved a state then."""
+    runs: int = 0
+    """That went to their end."""
+    slowest: float = 0.0
+    """Longest time from a key press to the end, in seconds."""
+    losses: list[str] = field(default_factory=list)
+    """Whatever was slow, unsaid, left behind or lost."""
+
+
+def press_campaign(
+    folder: Path,
+    *,
+    presses: int,
+    seed: int = 0,
+    note: Callable[[str], None] = lambda _: None,
+    keys: tuple[str, ...] = KEYS,
+    patience: float = 1.0,
+) -> Presses:
+    """Press so many keys; the store begins anew whenever a run came to its end.
+
+    Args:
+        folder: an empty folder.
+        presses: how many.
+        seed: of the moments.
+        note: told of each run's end.
+        keys: taken in turn.
+        patience: times as long as allowed, for a machine that has other work.
+    """
+    from tests.torture.kills import weights
+
+    recipe = _recipe(folder)
+    found, moments = Presses(), random.Random(seed)
+    with Forker(folder / "prefect") as forker:
+        whole = forker.run(recipe, folder / "whole", "", _RUN_SECONDS)
+        if whole.code:
+            raise RuntimeError(f"a run that nobody touched failed:\n{whole.said[-3000:]}")
+        expected, pressed = weights(folder / "whole"), 0
+        while pressed < presses:
+            store = folder / f"store {found.runs}"
+            ended = None
+            while ended is None or ended.code:
+                last = pressed >= presses
+                key = "" if last else keys[pressed % len(keys)]
+                ended = forker.run(recipe, store, key, moments.uniform(0, 0.9) * whole.began)
+                if ended.seconds is not None:
+                    pressed += 1
+                    judge(found, key, ended, patience)
+                elif ended.code:
+                    found.losses.append(f"a continuation failed: {ended.said[-1000:]}")
+                    return found
+            if (got := weights(store)) != expected:
+                wrong = [name for name in expected if got.get(name) != expected[name]]
+                found.losses.append(f"run {found.runs} ended in other weights: {wrong}")
+            found.runs += 1
+            note(
+                f"{pressed} key presses, {found.runs} runs to their end, {len(found.losses)} losses"
+            )
+            shutil.rmtree(store)
+    return found
+
+
+def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
+    """What is wrong with the end of a run that a key was pressed in."""
+    seconds = ended.seconds or 0.0
+    found.keys[key] += 1
+    found.slowest = max(found.slowest, seconds)
+    said, problems = ended.said, []
+    allowed = {"Ctrl-C twice": AT_ONCE_SECONDS, "SIGKILL": AT_ONCE_SECONDS}.get(
+        key, LONGEST_SECONDS
+    )
+    if seconds > allowed * patience:
+        problems.append(f"it took {seconds:.1f} s")
+    if ended.left:
+        problems.append(f"{len(ended.left)} processes were left")
+    if "Traceback" in said:
+        problems.append("a traceback")
+    asked = key in ("Ctrl-C", "SIGTERM", "SIGTERM to all")
+    if asked and ended.code == 1:
+        words = said.rpartition("stopping: ")[2]
+        found.saved += "state kept" in words
+        if "stopping: " not in said or said.count("error: ") != 1 or "go on with: " not in words:
+            problems.append(f"it did not say how to go on: {said[-500:]!r}")
+    elif asked and ended.code:
+        problems.append(f"exit code {ended.code}: {said[-500:]!r}")
+    found.losses += [
+        f"{key} after {ended.began:.1f} s, press {found.keys.total()}: {problem}"
+        for problem in problems
+    ]
+
+
+class Forker:
+    """A process that has imported everything and forks one run at a time, each into a terminal of its own."""
+
+    def __init__(self, home: Path) -> None:
+        env = {**os.environ, "PREFECT_HOME": str(home), _MARK: str(home), "COLUMNS": "400"}
+        env.pop("PREFECT_API_URL", None)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.torture.terminals"],
+            cwd=ROOT,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._said() == "imported"
+
+    def __enter__(self) -> Forker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _said(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def run(self, recipe: Path, store: Path, key: str, seconds: float, words: str = "") -> Ended:
+        """`distill run RECIPE --store STORE` with a key press.
+
+        Args:
+            recipe: a recipe.
+            store: its store.
+            key: one of `KEYS`; empty for none.
+            seconds: from the words to the key press.
+            words: what the terminal must show before; empty for its start.
+        """
+        arguments = ["run", str(recipe), "--store", str(store)]
+        line = json.dumps([arguments, key, seconds, words])
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        code, pressed, began, said, left = self._said()
+        return Ended(code, pressed, began, said, tuple(left))
+
+
+def _recipe(folder: Path) -> Path:
+    from tests.toys import toy_recipe_dict
+
+    content = toy_recipe_dict(folder / "in", steps=100)
+    content["execution"] |= {"state_minutes": 60, "log_every": 20}
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def _in_terminal(arguments: list[str], key: str, seconds: float, words: str) -> list[Any]:
+    child, terminal = pty.fork()
+    if child == 0:
+        from pipeline.__main__ import main
+
+        sys.argv = ["distill", *arguments]
+        sys.exit(main())
+    said, began, pressed, again = b"", None, None, False
+    if not words:
+        began = time.monotonic()
+    code = None
+    while code is None:
+        if terminal >= 0:
+            said += _read(terminal)
+        else:
+            time.sleep(0.02)
+        now = time.monotonic()
+        if began is None and words.encode() in said:
+            began = now
+        if key and pressed is None and began is not None and now - began >= seconds:
+            pressed = now
+            terminal = _press(key, child, terminal)
+        elif key == "Ctrl-C twice" and pressed is not None and not again and now - pressed > 0.5:
+            pressed, again = now, True
+            _press(key, child, terminal)
+        ended, status = os.waitpid(child, os.WNOHANG)
+        code = os.waitstatus_to_exitcode(status) if ended else None
+    end = time.monotonic()
+    if terminal >= 0:
+        said += _read(terminal)
+        os.close(terminal)
+    return [
+        code,
+        None if pressed is None else end - pressed,
+        (pressed or end) - (began or end),
+        _STYLES.sub(b"", said).decode(errors="replace"),
+        _left(),
+    ]
+
+
+def _press(key: str, child: int, terminal: int) -> int:
+    """Press the key; the terminal, or -1 where it is closed."""
+    match key:
+        case "Ctrl-C" | "Ctrl-C twice":
+            os.write(terminal, b"\x03")
+        case "SIGTERM":
+            os.kill(child, signal.SIGTERM)
+        case "SIGTERM to all":
+            os.killpg(child, signal.SIGTERM)
+        case "hangup":
+            os.close(terminal)
+            return -1
+        case "SIGKILL":
+            os.kill(child, signal.SIGKILL)
+    return terminal
+
+
+def _read(terminal: int) -> bytes:
+    read = b""
+    while select.select([terminal], [], [], 0.02)[0]:
+        try:
+            some = os.read(terminal, 65536)
+        except OSError:  # nobody has it open any more
+            break
+        if not some:
+            break
+        read += some
+    return read
+
+
+def _left() -> list[int]:
+    """Processes of this campaign, but for this one, that are still there after some seconds."""
+    end = time.monotonic() + SERVER_SECONDS
+    while (left := _marked()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left
+
+
+def _marked() -> list[int]:
+    mark = f"{_MARK}={os.environ[_MARK]}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal() or int(process.name) == os.getpid():
+            continue
+        try:
+            marked = mark in (process / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if marked:
+            found.append(int(process.name))
+    return found
+
+
+def _serve() -> None:
+    from pipeline.launch import prepare_environment
+
+    prepare_environment()
+
+    for name in ("matplotlib.backends.backend_agg", "mlflow.store.tracking.sqlalchemy_store"):
+        importlib.import_module(name)
+    for name in ("sklearn.linear_model", "pipeline.flow"):
+        importlib.import_module(name)
+    print(json.dumps("imported"), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_in_terminal(*json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()
