@@ -7,18 +7,19 @@ A request here may be slow or fail, so while something trains they are called in
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.tracking_outbox import Request
 from pipeline.tracking_points import Point
-from pipeline.tracking_worker import Rejected
+from pipeline.tracking_worker import Rejected, brief
 from schemas.credentials import without_credentials
 from stages.whole import make_folder, sweep, sync, unfinished
 
@@ -30,6 +31,9 @@ MOST_TAG = 5000
 """Characters of a tag's value."""
 _MOST_PARAM = 6000
 _MOST_DIGEST = 36
+_MOST_NAME = 250
+_MOST_REFUSALS = 50
+log = logging.getLogger(__name__)
 _QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent", "urllib3.connectionpool")
 
 
@@ -83,20 +87,67 @@ def refusals() -> Iterator[None]:
 
 
 def send_points(client: Any, run_id: str, points: list[Point]) -> None:
-    """Send points in one request.
+    """Send points in one request; where the server refuses some of their values, the others all the same.
 
     The same points sent twice are one, since their times are the same.
+
+    Raises:
+        Rejected: some values were refused, and why.
     """
     from mlflow.entities import Metric
 
-    client.log_batch(
-        run_id,
-        metrics=[
-            Metric(name, value, point.time, point.step)
-            for point in points
-            for name, value in point.metrics.items()
-        ],
-    )
+    metrics = [
+        Metric(safe_name(name), value, point.time, point.step)
+        for point in points
+        for name, value in point.metrics.items()
+    ]
+    refused = _send_all(metrics, lambda some: client.log_batch(run_id, metrics=some))
+    if refused:
+        names = ", ".join(sorted({metric.key for metric, _ in refused})[:3])
+        raise Rejected(f"{len(refused)} of {len(metrics)} values ({names}): {refused[0][1]}")
+
+
+Sent = TypeVar("Sent")
+
+
+def _send_all(
+    values: list[Sent], send: Callable[[list[Sent]], object]
+) -> list[tuple[Sent, Rejected]]:
+    """Send values together; where that is refused by halves, so that one does not keep the others back.
+
+    Returns:
+        What was refused by itself and why, and all that was left after many refusals: the fault is then not a value's.
+    """
+    refused: list[tuple[Sent, Rejected]] = []
+    waiting, refusals_left = [values], _MOST_REFUSALS
+    while waiting:
+        some = waiting.pop()
+        try:
+            with refusals():
+                send(some)
+        except Rejected as error:
+            refusals_left -= 1
+            if len(some) == 1 or refusals_left < 0:
+                refused += [(value, error) for value in some]
+            else:
+                half = len(some) // 2
+                waiting += [some[half:], some[:half]]
+    return refused
+
+
+def safe_name(name: str) -> str:
+    """A metric's or a parameter's name as MLflow takes it; one that is changed ends in six digits of its own.
+
+    MLflow takes letters and digits of any script, `_`, `-`, `.`, `/` and blanks, at most 250 of them, and nothing
+    that a file system would take for another name.
+    """
+    parts = [
+        part if part.strip(".") else "_" for part in re.sub(r"[^\w/.\- ]", "_", name).split("/")
+    ]
+    safe = "/".join(parts)
+    if safe == name and len(name) <= _MOST_NAME:
+        return name
+    return f"{safe[: _MOST_NAME - 7]}-{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:6]}"
 
 
 def send_request(client: Any, run_id: str, request: Request, files: Path) -> None:
@@ -175,12 +226,14 @@ def is_run_id(text: str) -> bool:
 
 
 def send_params(client: Any, run_id: str, params: Mapping[str, object]) -> None:
-    """Send parameters, nested ones by dotted names."""
+    """Send parameters, nested ones by dotted names; one that the server refuses is left out, and said."""
     from mlflow.entities import Param
 
-    pairs = list(flat(params).items())
+    pairs = [Param(safe_name(name), value) for name, value in flat(params).items()]
     for start in range(0, len(pairs), 100):  # MLflow takes 100 in one request
-        client.log_batch(run_id, params=[Param(*pair) for pair in pairs[start : start + 100]])
+        some = pairs[start : start + 100]
+        for param, error in _send_all(some, lambda part: client.log_batch(run_id, params=part)):
+            log.warning("MLflow refused the parameter %s: %s", param.key, brief(error))
 
 
 def experiment_id(client: Any, uri: str, name: str, artifacts: Path | None) -> str:

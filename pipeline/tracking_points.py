@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pipeline.files import storage_errors
 from schemas.errors import StoreError
@@ -30,6 +30,12 @@ log = logging.getLogger(__name__)
 LOCAL = "local-"
 """Begins the names of files whose runs no server knew when they began."""
 _LONGEST_END = 1024
+_LONGEST_LINE = 8_000_000
+_MOST_METRICS = 1000
+"""Of a point; and of a run ten times as many names. What is beyond was not written by us."""
+_MOST_NAME = 250
+_HIGHEST = 2**63 - 1
+_HEADER = {"name": str, "experiment": str, "params": dict, "tags": dict}
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class PointFile:
     def _note(self, point: Point) -> None:
         self._time = max(self._time, point.time)
         for name, value in point.metrics.items():
+            if name not in self._newest and len(self._newest) >= 10 * _MOST_METRICS:
+                continue
             if point.step >= self._newest.get(name, (-1, 0.0))[0]:
                 self._newest[name] = (point.step, value)
 
@@ -151,7 +159,7 @@ class PointFile:
         try:
             with self.path.open("rb") as file:
                 file.seek(offset)
-                for line in file:
+                for line, length in _lines_of(file):
                     if not line.endswith(b"\n"):
                         break  # it is being written right now
                     point = _parse(line)
@@ -160,7 +168,7 @@ class PointFile:
                         if points and count > most:
                             break
                         points.append(point)
-                    offset += len(line)
+                    offset += length
         except OSError as error:
             self._give_up(error)
         return points, offset
@@ -182,7 +190,7 @@ def read_points(path: Path) -> Iterator[Point]:
     """Every whole point of a file, in order; lines that cannot be read are passed over."""
     try:
         with path.open("rb") as file:
-            for line in file:
+            for line, _ in _lines_of(file):
                 if (point := _parse(line)) is not None:
                     yield point
     except FileNotFoundError:
@@ -190,15 +198,25 @@ def read_points(path: Path) -> Iterator[Point]:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What the run was opened with; empty when the file has no header."""
-    return next(
+    """What the run was opened with, as far as it can have been ours; empty when the file has no header."""
+    header: dict[str, Any] = next(
         (line["header"] for line in _lines(path) if isinstance(line.get("header"), dict)), {}
+    )
+    kept: dict[str, Any] = {
+        key: value for key, value in header.items() if isinstance(value, _HEADER.get(key, ()))
+    }
+    tags: dict[str, Any] = kept.get("tags", {})
+    return kept | (
+        {"tags": {key: value for key, value in tags.items() if isinstance(value, str)}}
+        if tags
+        else {}
     )
 
 
 def read_start(path: Path) -> int | None:
     """When the run began, in milliseconds since 1970; None when the file does not say."""
-    return next((line["time"] for line in _lines(path) if isinstance(line.get("time"), int)), None)
+    times = (line.get("time") for line in _lines(path))
+    return next((time for time in times if isinstance(time, int) and 0 <= time <= _HIGHEST), None)
 
 
 def read_end(path: Path) -> tuple[str, int] | None:
@@ -208,8 +226,8 @@ def read_end(path: Path) -> tuple[str, int] | None:
         last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
     try:
         value = json.loads(last)
-        return str(value["ended"]), int(value["time"])
-    except (ValueError, KeyError, TypeError):
+        return str(value["ended"]), min(max(int(value["time"]), 0), _HIGHEST)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
@@ -217,7 +235,7 @@ def num_points(path: Path, offset: int) -> int:
     """How many points a file has from `offset` (bytes) on."""
     with path.open("rb") as file:
         file.seek(offset)
-        return sum(_parse(line) is not None for line in file)
+        return sum(_parse(line) is not None for line, _ in _lines_of(file))
 
 
 def read_sent(path: Path) -> dict[str, Any]:
@@ -309,13 +327,23 @@ def release(handle: int | None) -> None:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as file:
-        for line in file:
+        for line, _ in _lines_of(file):
             try:
                 value = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
                 yield value
+
+
+def _lines_of(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
+    """Every line and its length in bytes; only the end of one that is longer than any of ours and would fill memory."""
+    while line := file.readline(_LONGEST_LINE):
+        length, last = len(line), line
+        while len(last) == _LONGEST_LINE and not last.endswith(b"\n"):
+            last = file.readline(_LONGEST_LINE)
+            length += len(last)
+        yield (line if last is line else last[-1:]), length
 
 
 def _parse(line: bytes) -> Point | None:
@@ -324,6 +352,9 @@ def _parse(line: bytes) -> Point | None:
     try:
         value = json.loads(line)
         metrics = {str(name): float(number) for name, number in value["metrics"].items()}
-        return Point(int(value["step"]), int(value["time"]), metrics)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        point = Point(int(value["step"]), int(value["time"]), metrics)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+    ours = 0 <= point.step <= _HIGHEST and 0 <= point.time <= _HIGHEST
+    ours &= len(metrics) <= _MOST_METRICS and max(map(len, metrics), default=0) <= _MOST_NAME
+    return point if ours else None

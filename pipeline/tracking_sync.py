@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipeline import tracking_points as kept
 from pipeline.settings import Settings
-from pipeline.tracking_client import wants_login
+from pipeline.tracking_client import refusals, wants_login
 from pipeline.tracking_moved import was_moved
 from pipeline.tracking_points import PointFile
 from pipeline.tracking_server import Amount, Server, unsent
@@ -134,11 +134,23 @@ def _waiting(points: Path) -> list[Path]:
 def _delivered(server: Server, path: Path) -> tuple[SyncedRun, Exception | None]:
     sent = Amount()
     try:
-        server.knows(server.run_of(path))
+        with refusals():
+            run_id = server.run_of(path)
+        server.knows(run_id)
         for part in server.deliver(PointFile(path)):
             sent += part
     except Rejected as error:
-        return _kept(path, sent, brief(error)), None
+        return _kept(path, sent, f"MLflow refuses it: {brief(error)}"), None
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        # Of this file alone: it must not keep the others back.
+        return _kept(path, sent, f"it cannot be read ({type(error).__name__})"), None
     except Exception as error:  # as in sync
         return _kept(path, sent), error
     return _kept(path, sent), None

@@ -11,6 +11,7 @@ from schemas.base import Frozen, parse_kind
 from schemas.catalogue import CATALOGUE, did_you_mean, named_task
 from schemas.file_format import FileFormat
 from schemas.metrics import MetricName, check_metrics, metrics_of
+from schemas.part_names import FurtherRows
 from schemas.problems import (
     Classification,
     Column,
@@ -182,9 +183,7 @@ class FileTask(_ColumnTask):
     """File of training rows."""
     validation: str = Field(min_length=1)
     """File of validation rows."""
-    more_validation: dict[str, Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=dict, max_length=8
-    )
+    more_validation: FurtherRows = Field(default_factory=dict, max_length=8)
     """Files of further validation rows, scored by themselves under the name given here."""
     text: str = "text_a"
     """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list
@@ -222,9 +221,7 @@ class HubTask(_ColumnTask):
     """Split of the training rows."""
     validation_split: str = "validation"
     """Split of the validation rows."""
-    more_validation: dict[str, Annotated[str, Field(min_length=1)]] = Field(
-        default_factory=dict, max_length=8
-    )
+    more_validation: FurtherRows = Field(default_factory=dict, max_length=8)
     """Splits of further validation rows, scored by themselves under the name given here."""
     text: str = "sentence"
     """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list

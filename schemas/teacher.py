@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import Frozen, Sha256
 from schemas.data import TaskData
+from schemas.part_names import TaskNames
 from schemas.refs import ModelRef, TeacherRef
 from schemas.training import BatchSize, Duration, Training
 
@@ -107,7 +108,7 @@ TaskTeacher = Annotated[FineTune | AlreadyFineTuned, Field(discriminator="kind")
 class MultiTask(Frozen):
     """One teacher fine-tuned on several tasks at once, each with a head of its own (ERNIE 3.0 Tiny)."""
 
-    tasks: dict[str, TaskData] = Field(min_length=2)
+    tasks: Annotated[dict[str, TaskData], TaskNames] = Field(min_length=2)
     """The tasks under the names that their classes get as a prefix, such as `sst2/positive`."""
     training: Training
     """How it is fine-tuned (hard labels); every batch mixes the tasks in proportion to their rows."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from pipeline.options import RunOptions
 from pipeline.parts import stages_after
@@ -167,3 +168,31 @@ def test_several_tasks_go_on_from_a_checkpoint_that_they_share_alone() -> None:
         left("general_enhanced")
     with pytest.raises(ConfigError, match="it is a teacher checkpoint, not a student's"):
         left("teacher")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train", "what the training rows are called"),
+        ("Validation", "what the validation rows are called"),
+        ("unseen", "are not among the training rows"),
+        ("hard (2024)", "at most 64 letters"),
+        ("a/b", "at most 64 letters"),
+        ("..", "at most 64 letters"),
+        ("x" * 65, "at most 64 letters"),
+        ("", "at most 64 letters"),
+        ("ends in a blank ", "at most 64 letters"),
+    ],
+)
+def test_further_rows_are_not_called_what_others_are_or_what_mlflow_refuses(
+    name: str, said: str
+) -> None:
+    with pytest.raises(ValidationError, match=said):
+        FileTask(train="a", validation="b", more_validation={name: "c"})
+    with pytest.raises(ValidationError, match=said):
+        HubTask(id="a/b", more_validation={name: "c"})
+
+
+@pytest.mark.parametrize("name", ["hard", "mnli_mismatched", "трудные строки", "2024-01.v2", "難"])
+def test_further_rows_have_names_of_any_script(name: str) -> None:
+    assert FileTask(train="a", validation="b", more_validation={name: "c"}).more_validation
