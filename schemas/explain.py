@@ -84,7 +84,7 @@ def suggestion(given: Any, allowed: Iterable[str]) -> str:
     if not isinstance(given, str):
         return ""
     close = difflib.get_close_matches(given[:80], list(allowed), n=1, cutoff=0.7)
-    return f" (did you mean {close[0]}?)" if close else ""
+    return f" (did you mean {printable(close[0], 80)}?)" if close else ""
 
 
 def members(annotation: Any) -> list[Any]:

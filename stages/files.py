@@ -5,12 +5,8 @@ Each format has a reader of its own; what they find is kept in the cache as Arro
 
 from __future__ import annotations
 
-import glob
 import json
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,22 +14,20 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
-from huggingface_hub import constants
 
 from schemas.base import digest_of
 from schemas.errors import DataError
 from schemas.explain import suggestion
 from schemas.yaml_text import printable
-from stages.bounds import CHUNK_BYTES, MAX_ROW_BYTES, check_bounds
+from stages.bounds import MAX_ROW_BYTES, check_bounds
 from stages.conll import write_conll_rows
 from stages.csv_rows import SEPARATORS, csv_header, write_csv_rows
 from stages.file_names import CONLL_FORMATS, FORMATS, file_format
-from stages.json_rows import json_problem, refuse_other_layouts
-from stages.packing import packing_of
+from stages.loaded import write_loaded_rows
 from stages.parquet import columns_among, write_parquet_rows
 from stages.reading import Reading, rename_columns, renamed, renaming_remark
-from stages.transcoding import encoding_of, open_utf8
-from stages.whole import disk_error, file_digest, is_whole, make_whole
+from stages.transcoding import encoding_of
+from stages.whole import file_digest, is_whole, make_whole
 
 MAX_LABEL = 1000
 READING_VERSION = 2
@@ -49,34 +43,6 @@ class FileRows:
     rows: Dataset
     remarks: tuple[str, ...] = ()
     """A sentence for each thing that could have been read in another way, with the file's name."""
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps `datasets` from drawing progress bars and logging while it reads."""
-    shown, verbosity = not datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:
-        yield
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-        if shown:
-            datasets.enable_progress_bars()
-
-
-@contextmanager
-def offline(wanted: bool = True) -> Iterator[None]:
-    """Keeps `datasets` from asking the hub anything, unless not `wanted`."""
-    # For local files it reports a download; for an unreachable hub it waits half a minute before it
-    # looks into its cache.
-    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    if wanted:
-        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
 
 
 def file_identity(path: Path, where: str) -> dict[str, str]:
@@ -153,7 +119,7 @@ def _prepare(path: Path, reading: Reading, where: str, into: Path) -> None:
     elif suffix == ".parquet":
         remarks += _unpack(path, reading, where, into)
     else:
-        remarks += _load(path, reading, where, into)
+        remarks += write_loaded_rows(path, reading, where, into)
     (into / _REMARKS).write_text(json.dumps(remarks), encoding="utf-8")
 
 
@@ -167,8 +133,8 @@ def is_conll(path: Path, reading: Reading, where: str) -> bool:
     if suffix in CONLL_FORMATS or layout == "conll":
         if not reading.words:
             raise DataError(
-                f"{where}: {path} holds words with tags; set task.problem to token_classification, or give rows of "
-                "text (.jsonl, .csv, .tsv, .parquet)"
+                f"{where}: {path} holds words with tags, for a task whose problem is token_classification; set it, or "
+                "give rows of text (.jsonl, .csv, .tsv, .parquet)"
             )
         return True
     if not reading.words or layout == "table" or suffix not in (".txt", ".tsv"):
@@ -198,51 +164,6 @@ def _unpack(path: Path, reading: Reading, where: str, into: Path) -> list[str]:
     if names:
         rename_columns(rows_file, names)
     return [renaming_remark(names)] if names else []
-
-
-def _load(path: Path, reading: Reading, where: str, into: Path) -> list[str]:
-    """Have `datasets` read a file, and put its Arrow files into `into`; what to say of it."""
-    suffix = file_format(path, where)
-    plain, encoding = path, encoding_of(path, reading.format.encoding)
-    if packing_of(path.name) or encoding != "utf-8":
-        plain = into / f"plain{suffix}"
-        with open_utf8(path, encoding) as packed, plain.open("wb") as file:
-            shutil.copyfileobj(packed, file, CHUNK_BYTES)
-    try:
-        with quiet(), offline():
-            rows = datasets.load_dataset(
-                FORMATS[suffix], data_files=[glob.escape(str(plain.absolute()))], split="train",
-                cache_dir=str(into / "prepared"),
-            )  # fmt: skip
-    except Exception as error:
-        if (refused := disk_error(error)) is not None:
-            raise refused from None
-        # datasets lets through whatever its readers raise; each means that the file is not right.
-        raise DataError(f"{where}: {path}: {_reason(plain, suffix, reading, error)}") from None
-    if suffix in (".json", ".jsonl"):
-        refuse_other_layouts(rows, reading, f"{where}: {path}")
-    names = renamed(rows.column_names, reading.columns)
-    if len(rows):
-        for number, made in enumerate(rows.cache_files):
-            part = into / f"{number:04d}.arrow"
-            os.replace(made["filename"], part)
-            if names:
-                rename_columns(part, names)
-    del rows
-    shutil.rmtree(into / "prepared")
-    if plain != path:
-        plain.unlink()
-    return [renaming_remark(names)] if names else []
-
-
-def _reason(path: Path, suffix: str, reading: Reading, error: Exception) -> str:
-    if FORMATS[suffix] == "json" and (problem := json_problem(path, reading)):
-        return problem
-    cause = printable(" ".join(str(error.__cause__ or error).split()), 300)
-    # What datasets says of a file with a header or a schema and nothing else.
-    if "corresponds to no data" in cause:
-        return "has no rows; give a file that has some"
-    return f"cannot be read as {suffix} ({cause}); mend it"
 
 
 def text_column(

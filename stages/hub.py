@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from schemas.data import HubTask, HubText
 from schemas.errors import DataError
-from stages.files import offline, quiet
+from stages.loaded import offline, quiet
 
 HUB_TIMEOUT_SECONDS = 5.0
 HUB_PATIENCE_SECONDS = 60.0

@@ -26,8 +26,9 @@ from schemas.base import digest_of
 from schemas.corpus import HubText
 from schemas.errors import DataError, ServiceError
 from schemas.yaml_text import printable
-from stages.files import check_column, quiet
+from stages.files import check_column
 from stages.hub import hub_commit
+from stages.loaded import quiet
 from stages.whole import disk_error, is_whole, make_whole
 
 # Raise when the same commit, limits and seed should give other rows.

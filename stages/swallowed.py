@@ -14,6 +14,8 @@ MOST_LINES = 1000
 """Lines of a field; a text with more belongs in JSON Lines or Parquet."""
 _MOST_VALUES = 200
 _MOST_KEPT = 1000
+# A text has the separators of a row in so many lines only if it is rows.
+_LINES_OF_CHANCE = 10
 # A column with so many rows for each of its values holds no others, as labels do not.
 _ROWS_OF_A_VALUE = 10
 
@@ -117,7 +119,7 @@ class Swallowed:
                 for place, value in suspect.values
                 if self.columns[place].tells()
             ]
-            if told and all(told):
+            if all(told) and (told or suspect.last_line - suspect.line >= _LINES_OF_CHANCE):
                 return suspect.line, suspect.last_line
         return None
 

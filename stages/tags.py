@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 
 from schemas.errors import DataError
+from schemas.yaml_text import printable
 from stages.label_names import named_by_number, refuse_twins_in_lists
 from stages.lists import Lists, texts_of_lists
 from stages.tag_schemes import OUTSIDE, NoScheme, Read, Scheme, as_bio, scheme_of
@@ -125,8 +126,8 @@ def _scheme(tags: set[str], labels: tuple[str, ...] | None, where: str) -> Schem
             return scheme_of(tags | set(labels)) if labels is not None else _raise(error)
         except NoScheme:
             raise DataError(
-                f"{where}: the tags {error}; entity_f1 needs entities: write the tags as B-TYPE, I-TYPE and O, or set "
-                "task.metric to token_accuracy"
+                f"{where}: the tags {printable(str(error), 300)}; entity_f1 needs entities: write the tags as B-TYPE, "
+                "I-TYPE and O, or set task.metric to token_accuracy"
             ) from None
 
 

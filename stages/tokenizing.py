@@ -17,7 +17,7 @@ from schemas.errors import DataError
 from schemas.problems import Embedding, MultiLabel, MultipleChoice, Regression
 from stages.bounds import in_parts, rows_at_once
 from stages.encodings import Encode, encoder_of
-from stages.files import quiet
+from stages.loaded import quiet
 from stages.sources import TaskRows
 from stages.tokens import Tokens, load_tokens, write_starts
 from stages.whole import make_whole

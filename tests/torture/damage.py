@@ -25,6 +25,7 @@ import yaml
 from hypothesis import strategies as st
 
 from tests.torture.bombs import COLUMNS, parquet_bomb
+from tests.torture.strangers import stranger_table
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -221,7 +222,7 @@ def _change(draw: Draw, document: dict[str, Any], canary: str) -> str:
 # --- data files
 
 ROWS = [{"text_a": f"row {n} is good", "label": ("no", "yes")[n % 2], "id": n} for n in range(40)]
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".conll")
 
 
 def written(rows: list[dict[str, Any]], suffix: str) -> bytes:
@@ -244,6 +245,10 @@ def written(rows: list[dict[str, Any]], suffix: str) -> bytes:
                 table = pa.Table.from_pylist([{key: str(row[key]) for key in row} for row in rows])
             pq.write_table(table, target)
             return target.getvalue()
+        case ".conll":
+            words = [(word, row) for row in rows for word in str(row.get("text_a")).split()]
+            text = "".join(f"{word}\t{row.get('label')}\n" for word, row in words)
+            return text.encode("utf-8", "surrogatepass")
         case _:
             return "".join(f"{row.get('text_a')}\n" for row in rows).encode(
                 "utf-8", "surrogatepass"
@@ -338,6 +343,7 @@ CONTENT: dict[str, Callable[[Draw, str], bytes]] = {
     "one thing wrong": _rows_with,
     "keys of their own": _keys_of_their_own,
     "nested": _nested,
+    "a stranger's table": lambda draw, _: stranger_table(draw),
     "noise": lambda draw, _: draw(st.binary(max_size=200)) * 20,
     "empty": lambda draw, _: draw(st.sampled_from((b"", b"\n\n", b" ", b"{}", b"[]", b"\xef\xbb\xbf"))),
     "only a head": lambda _, suffix: written(ROWS, suffix).split(b"\n")[0],

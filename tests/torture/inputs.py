@@ -112,7 +112,7 @@ def _complaints(error: ConfigError | DataError) -> list[str]:
             found.append(f"no clean message: {line[:300]!r}")
         elif len(line) > MOST_CHARACTERS:
             found.append(f"a message of {len(line):,} characters: {line[:100]}")
-        elif not re.match(r"--set |and more|.*?(task|data|recipe|RECIPE)", line):
+        elif not re.match(r"--set |and more|.*?(task|data|general_corpus|recipe|RECIPE)", line):
             found.append(f"no place in: {line[:300]}")
         elif isinstance(error, DataError) and not re.search(
             r"[;:(] ?|must", line.split(": ", 1)[-1]
@@ -273,6 +273,8 @@ def _each_way(
             given = {"kind": "files", "train": str(file), "validation": f"{place}/validation.jsonl"}
         else:
             file.rename(place / case.name.replace("case", "train"))
+        if ".conll" in case.name:
+            given |= {"problem": "token_classification", "validation": str(file)}
         task: TaskData = TypeAdapter(TaskData).validate_python(given)
         refused, problems = found.try_one(repr(case), lambda: load_task(task, cache))
         changed = f"task={json.dumps(given)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,17 @@ def test_rows_of_three_columns_that_a_quote_swallows_are_noticed(tmp_path: Path)
     lines[30:34] = ['30,"it is great,x', "31,bad film,y", '32,nice 5",x', "33,fine,y"]
     message = refused(tmp_path / "a.csv", "\n".join(["id,text,label", *lines]) + "\n")
     assert "line 32: a quote that opens a field there is closed in line 34 only" in message
+
+
+def test_many_lines_with_the_separators_of_rows_are_rows(tmp_path: Path) -> None:
+    lines = [f"a title {number},a text of it" for number in range(20)]
+    lines[3], lines[15] = '"' + lines[3], lines[15].replace(",", '",')
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join(["title,text", *lines]) + "\n")
+    with pytest.raises(
+        DataError, match="line 5: a quote that opens a field there is closed in line 17"
+    ):
+        read_file(path, tmp_path / "cache", "data.sources", Reading(("text",)))
 
 
 def test_texts_of_several_lines_are_rows_as_they_are(tmp_path: Path) -> None:
@@ -279,6 +291,18 @@ def test_json_that_is_no_rows_is_refused_with_a_remedy(
 )
 def test_json_objects_are_rows_however_they_stand(tmp_path: Path, content: bytes) -> None:
     assert rows_of(read(tmp_path / "a.jsonl", content)) == GOOD
+
+
+def test_a_column_of_json_lines_is_what_all_lines_say(tmp_path: Path) -> None:
+    long = "word " * 4000
+    rows = [{"text": long}] + [{"text": long, "label": 1}] * 600 + [{"text": "x", "label": 0.5}]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    assert len(content) > 10 << 20
+    assert read(tmp_path / "a.jsonl", content).rows["label"][599:] == [1.0, 1.0, 0.5]
+    rows[-1]["label"] = "much"
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    said = ": line 602: column 'label' holds text, but a number in line 2"
+    assert said in refused(tmp_path / "a.jsonl", content)
 
 
 # Corpora
