@@ -82,10 +82,10 @@ def _negative_for_nothing(
     return negative if is_counted and len(numbers) > 2 else negative & {_IGNORED}
 
 
-def with_whole_numbers(
+def in_one_form(
     names: Mapping[str, pa.ChunkedArray], listed_labels: Sequence[str] | None, where: str
 ) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
-    """Names such as `1.0`, which pandas makes of whole numbers beside a gap, as `1`.
+    """Names such as `1.0`, which pandas makes of whole numbers beside a gap, as `1`; and `True` beside `true` as one.
 
     Args:
         names: of the rows of each split.
@@ -93,6 +93,9 @@ def with_whole_numbers(
         where: how the remark names the column.
     """
     distinct = {name for column in names.values() for name in column.unique().to_pylist()}
+    if {name.lower() for name in distinct} == {"false", "true"} and len(distinct) > 2:
+        small = {split: pc.utf8_lower(column) for split, column in names.items()}
+        return small, (f"{where}: {', '.join(sorted(distinct))} are read as false and true",)
     floats = {name for name in distinct if _WHOLE_AS_FLOAT.fullmatch(name)}
     are_whole = all(_WHOLE.fullmatch(name) for name in distinct - floats)
     if not floats or not are_whole or floats & set(listed_labels or ()):
@@ -197,7 +200,7 @@ def check_names(
 def _refuse_values(counts: Counts, place: str) -> None:
     names = [name for name in counts if _folded(name) not in PERHAPS_NO_LABEL]
     parts = [name for name in names if not _WHOLE.fullmatch(name)]
-    if not parts or not all(_NUMBER.fullmatch(name) for name in names):
+    if not parts or not all(_NUMBER.fullmatch(name.rstrip(" %")) for name in names):
         return
     raise DataError(
         f"{place} holds values such as {listed(sorted(parts)[:3])}, {len(names):,} different ones, and each would be a "
@@ -346,7 +349,7 @@ def _remark_on_numbers(counts: Counts) -> list[str]:
 
 def _remark_on_few_rows(counts: Counts) -> list[str]:
     rows = sum(counts.values())
-    if len(counts) < _FEW_LABELS or _FEW_ROWS * len(counts) <= rows:
+    if len(counts) <= _FEW_ROWS or _FEW_ROWS * len(counts) <= rows:
         return []
     return [
         f"{len(counts):,} different labels in {rows:,} rows are read as classes, {rows / len(counts):.1f} rows each; "

@@ -42,9 +42,9 @@ from stages.files import first_row, label_column, listed, text_column
 from stages.label_names import (
     check_names,
     check_set_names,
+    in_one_form,
     named_by_number,
     near_name,
-    with_whole_numbers,
 )
 from stages.label_sets import label_sets
 from stages.lists import answer_columns
@@ -128,7 +128,7 @@ def _as_dataset(columns: Mapping[str, Any]) -> Dataset:
 def _classified(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
     column = task.label_column
     names = {split: _class_names(rows, column, where[split]) for split, rows in raw.items()}
-    names, remarks = with_whole_numbers(names, task.labels, f"task: column {column!r}")
+    names, remarks = in_one_form(names, task.labels, f"task: column {column!r}")
     declared = isinstance(raw["train"].features[column], datasets.ClassLabel)
     if task.labels is not None:
         names, said = named_by_number(names, task.labels, f"task: column {column!r}")

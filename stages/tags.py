@@ -12,7 +12,8 @@ from datasets import Dataset
 from schemas.errors import DataError
 from schemas.yaml_text import printable
 from stages.label_names import named_by_number, refuse_twins_in_lists
-from stages.lists import Lists, texts_of_lists
+from stages.lists import Lists
+from stages.tag_lists import lists_of_columns
 from stages.tag_schemes import OUTSIDE, NoScheme, Read, Scheme, as_bio, scheme_of
 from stages.texts import Task
 
@@ -34,24 +35,19 @@ def tagged_words(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str
         DataError: a row has not a tag for each word, or the tags are of no scheme; with place and remedy.
     """
     column = task.label_column
-    words, tags = (
-        {
-            split: texts_of_lists(rows, name, where[split], separator=None, may_be_empty=True)
-            for split, rows in raw.items()
-        }
-        for name in (task.text, column)
-    )
+    lists, remarks = lists_of_columns(raw, (task.text, column), where)
+    words, tags = lists[task.text], lists[column]
     for split in raw:
         _check_lengths(task, words[split], tags[split], where[split])
     declared = _declared(raw["train"], column)
-    remarks: tuple[str, ...] = ()
     if task.labels is not None and declared is None:
-        flat, remarks = named_by_number(
+        flat, said = named_by_number(
             {split: own.flat for split, own in tags.items()},
             task.labels,
             f"task: column {column!r}",
         )
         tags = {split: Lists(flat[split], own.lengths) for split, own in tags.items()}
+        remarks += said
     labels = task.labels or declared
     if labels is None:
         refuse_twins_in_lists(tags, where, column)

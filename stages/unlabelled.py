@@ -170,6 +170,11 @@ def _names(rows: Dataset, task: Task) -> pa.ChunkedArray | None:
     if column not in rows.column_names or isinstance(rows.features[column], datasets.ClassLabel):
         return None
     values = _values(rows, column)
+    if pa.types.is_floating(values.type):  # whole numbers beside a gap
+        finite = pc.if_else(pc.is_finite(values), values, None)
+        if not pc.all(pc.equal(finite, pc.trunc(finite))).as_py():
+            return None
+        values = finite.cast(pa.int64())
     if not is_text(rows.features[column]) and not pa.types.is_integer(values.type):
         return None
     return values.cast(pa.string())

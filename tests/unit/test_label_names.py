@@ -201,3 +201,18 @@ def test_names_in_sets_of_labels_are_looked_at_too() -> None:
     found = read([["joy"], ["love", "none"]], **multi)
     assert "label 'none' is read as a label of its own (1 rows)" in found.remarks[0]
     assert not read([["joy"], ["love", "none"]], labels=("joy", "love", "none"), **multi).remarks
+
+
+def test_truth_values_are_the_same_however_they_are_written() -> None:
+    found = read(["True", "False", "True"], [True, False])
+    assert found.labels == ("false", "true")
+    assert names(found) == ["true", "false", "true"]
+    assert "False, True, false, true are read as false and true" in found.remarks[0]
+    assert names(read(["True", "False"])) == ["True", "False"]
+
+
+def test_minus_one_among_floats_and_shares_as_text_are_no_classes() -> None:
+    found = read([*[0.0, 1.0, 2.0] * 40, -1.0])
+    assert found.labels == ("0", "1", "2")
+    assert found.dropped["train"] == 1
+    assert "column 'label' holds values such as 45 %, 7.5 %" in refusal(["7.5 %", "45 %"])

@@ -272,3 +272,29 @@ def test_no_tags_at_all_are_outside() -> None:
     assert scheme_of(["O"]).is_bio
     with pytest.raises(NoScheme):
         scheme_of(["NOUN"])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "given", "how"),
+    [
+        ("['EU', \"isn't\", '[', 'Bonn']", "['B-ORG', 'O', 'O', 'S-LOC']", "as printed lists"),
+        ("['EU' 'rejects' 'in' 'Bonn']", "['B-ORG' 'O' 'O' 'S-LOC']", "as printed lists"),
+        ('["EU", "rejects", "in", "Bonn"]', '["B-ORG", "O", "O", "S-LOC"]', "as printed lists"),
+        ("[ EU in Bonn", "B-ORG O O S-LOC", "with blanks between words and between tags"),
+        ("['EU', 'a', 'b', 'Bonn']", "[1, 0, 0, 2]", "as printed lists"),
+    ],
+)
+def test_lists_that_a_csv_holds_as_text_are_read_and_said(
+    tokens: str, given: str, how: str
+) -> None:
+    task = FileTask.model_validate(
+        {"train": "t", "validation": "v", "problem": "token_classification", "text": "tokens",
+         "label": "tags", "labels": ["O", "B-ORG", "S-LOC"]}
+    )  # fmt: skip
+    rows = Dataset.from_dict({"tokens": [tokens], "tags": [given]})
+    found = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
+    assert tags(found) == ["B-ORG O O B-LOC"]
+    assert f"the text of columns 'tokens' and 'tags' is read {how}" in found.remarks[0]
+    torn = Dataset.from_dict({"tokens": [tokens, "[a b"], "tags": [given, given]})
+    with pytest.raises(DataError, match="row 2: "):
+        checked_rows(task, {"train": torn, "validation": rows}, WHERE)
