@@ -92,11 +92,16 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """What would run and what is there already; parameters, tokens, operations, estimated time."""
+    from pipeline.first_look import look_first
     from pipeline.library import read_recipe
-    from pipeline.plan import make_plan, print_plan
+    from stages.first_reading import first_reading
 
     resolved = read_recipe(recipe, changes or [])
-    planned = make_plan(resolved, store)
+    with first_reading():
+        look_first(resolved, store)
+        from pipeline.plan import make_plan, print_plan
+
+        planned = make_plan(resolved, store)
     if as_json:
         _print_json(planned.model_dump(mode="json"))
     else:

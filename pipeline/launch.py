@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.first_look import look_first
 from pipeline.library import read_recipe
 from pipeline.options import RunOptions, chosen_stages
 from pipeline.prefect_server import TemporaryServer
@@ -20,6 +21,7 @@ from schemas.comparison import AnyReport
 from schemas.credentials import refuse_credentials, without_credentials
 from schemas.errors import ConfigError, DistillError, Interrupted, ServiceError
 from schemas.explain import shown_value
+from stages.first_reading import first_reading
 
 _DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -108,11 +110,13 @@ def run_recipe(
         options: fields of `RunOptions`.
 
     Raises:
-        ConfigError: the recipe or an option is wrong; said before anything heavy is imported.
+        ConfigError: the recipe or an option is wrong.
+        DataError: its data cannot be used. Both are said before anything heavy is imported and a server started.
         ServiceError: Prefect's server does not start, or does not answer, be it in the middle of the run.
     """
     _check_given(recipe, overrides, options)
-    chosen_stages(read_recipe(recipe, overrides), options["from_stage"], options["until_stage"])
+    resolved = read_recipe(recipe, overrides)
+    chosen_stages(resolved, options["from_stage"], options["until_stage"])
     # The terminal shows our bars, our table and our one message on failure; Prefect's own lines are in its UI.
     for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
         os.environ.setdefault(name, "CRITICAL")
@@ -120,8 +124,9 @@ def run_recipe(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     prepare_environment()
     again = _command(recipe, overrides, options)
-    with stop_signals(again, _tell) as stop:
+    with stop_signals(again, _tell) as stop, first_reading():
         try:
+            look_first(resolved, options["store"])
             check_server()
             return _run_flow(recipe, overrides, options, again)
         except Interrupted as error:

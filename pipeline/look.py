@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from schemas.errors import ConfigError, DistillError
+from pipeline.each_task import of_each_task
 from schemas.recipe import Recipe
 from stages.preflight import Facts, preflight
 
@@ -17,25 +17,4 @@ def look_at(recipe: Recipe, cache: Path) -> dict[str | None, Facts]:
         DataError: a model or a data set is missing or cannot be used as it is.
         ServiceError: a model hub is needed and cannot be reached.
     """
-    if recipe.tasks is None:
-        return {None: preflight(recipe, cache)}
-    facts: dict[str | None, Facts] = {}
-    errors: list[DistillError] = []
-    of: dict[str, list[str]] = {}
-    for name in recipe.tasks:
-        try:
-            facts[name] = preflight(recipe.for_task(name), cache)
-        except DistillError as error:
-            errors.append(error)
-            for problem in error.problems if isinstance(error, ConfigError) else (str(error),):
-                of.setdefault(problem, []).append(name)
-    if not errors:
-        return facts
-    # What is wrong whatever the task is said once.
-    lines = [
-        problem if len(names) == len(recipe.tasks) else f"task {', '.join(names)}: {problem}"
-        for problem, names in of.items()
-    ]
-    if any(error.exit_code == ConfigError.exit_code for error in errors):
-        raise ConfigError(lines)
-    raise type(errors[0])("\n".join(lines))
+    return of_each_task(recipe, lambda one: preflight(one, cache))

@@ -15,17 +15,18 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from pipeline import files
 from schemas.base import Frozen
 from schemas.regular_files import read_regular
 from schemas.results import FileEntry
 from stages.ports import TrainingState
-from stages.tensors import read_tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,9 @@ class FolderStates:
         Raises:
             StoreError: the file system refused; older states are as they were.
         """
-        from safetensors.torch import save_file
+        from safetensors.torch import (
+            save_file,  # with torch, which a look at the store does not need
+        )
 
         with files.storage_errors(self.folder), files.unfinished(self.folder) as folder:
             save_file(_storable(state.tensors), folder / _TENSORS)
@@ -198,6 +201,8 @@ def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read(folder: Path) -> TrainingState:
     kept = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
+    from stages.tensors import read_tensors  # as above
+
     return TrainingState(
         step=int(kept["step"]),
         tensors=read_tensors(folder / _TENSORS),

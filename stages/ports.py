@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from schemas.results import CheckpointRef, Manifest, StageResult
 from schemas.stage import StageConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class MetricSink(Protocol):
