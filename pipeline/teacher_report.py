@@ -21,6 +21,8 @@ from stages.heads import label_order, output_names
 from stages.judge import Yardstick, chance
 from stages.scoring import ClassScorer
 
+_WIDER = 3
+"""A spread so many times that of the labels is not that of answers to the same question."""
 Verdict = Literal["good", "weak", "useless"]
 
 
@@ -122,7 +124,26 @@ class _Measured:
         if self.score.value < self.needed or not is_above:
             return "useless"
         by_words = self.words is not None and self.score.value <= self.words
-        return "weak" if by_words or self.score.low < self.needed else "good"
+        is_weak = by_words or self.score.low < self.needed or self.other_units
+        return "weak" if is_weak else "good"
+
+    @property
+    def other_units(self) -> str | None:
+        """What tells that a teacher's values are not in the units of the labels, which no correlation shows."""
+        if self.yardstick is None or not isinstance(self.yardstick.problem, Regression):
+            return None
+        scorer, answers = self.yardstick.scorer, self.yardstick.teacher_answers
+        if scorer is None or answers is None:
+            return None
+        labels = np.asarray(scorer.labels)
+        apart, spread = abs(answers.mean() - labels.mean()), labels.std()
+        if apart <= spread and answers.std() <= _WIDER * spread:
+            return None
+        return (
+            f"its values are {answers.mean():.3g} ± {answers.std():.3g} where the labels are {labels.mean():.3g} ± "
+            f"{spread:.3g} (mean ± standard deviation), so that it seems to answer in other units, and a student would "
+            "learn something between: write the labels in its units, or set teacher.task_model.kind to fine_tune"
+        )
 
     def reason(self, verdict: Verdict) -> str:
         """Why."""
@@ -133,6 +154,8 @@ class _Measured:
             )
         if verdict == "useless":
             return self._useless()
+        if units := self.other_units:
+            return units
         if self.words is not None and self.score.value <= self.words:
             return (
                 f"a bag of words scores {percent(self.words)} %, no less, so that there is little to learn from it: "

@@ -11,8 +11,10 @@ from datasets import Dataset
 from sklearn.metrics import f1_score
 
 from pipeline.teacher_report import _Measured
-from schemas.problems import MultiLabel, QuestionAnswering, TokenClassification
+from schemas.problems import MultiLabel, QuestionAnswering, Regression, TokenClassification
+from schemas.recipe import Evaluation
 from schemas.results import Score
+from stages.judge import Yardstick
 from stages.scorer import Scorer
 from stages.scoring import scorer_of
 from stages.sources import TaskRows
@@ -120,3 +122,24 @@ def test_a_reason_says_what_share_was_gained_and_what_is_asked_for() -> None:
         in reason
     )
     assert "teacher.minimum_gain asks for 50.0 %" in reason
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "verdict"),
+    [(1.0, 0.0, "good"), (0.4, 1.4, "good"), (0.2, 0.0, "weak"), (20.0, 0.0, "weak")],
+)
+def test_a_teacher_whose_values_are_in_other_units_is_not_taken_without_a_word(
+    factor: float, offset: float, verdict: str
+) -> None:
+    labels = np.linspace(0, 5, 40)
+    right = scorer(Regression(), "value", text=["a"] * 40, label=labels.tolist())
+    nothing = cast(Any, None)
+    yardstick = Yardstick(
+        Evaluation(), None, nothing, "", "", nothing, "pearson", has_head=True, scorer=right
+    )
+    vars(yardstick)["teacher_answers"] = factor * labels + offset  # what a model was asked for
+    score = right.scores("pearson", yardstick.teacher_answers)["pearson"]
+    assert score.value == pytest.approx(1), "no correlation shows it"
+    found = _Measured(score, 0.0, 0.05, None, None, yardstick).report("teacher", "pearson")
+    assert found.verdict == verdict
+    assert ("it seems to answer in other units" in found.reason) == (verdict == "weak")
