@@ -32,14 +32,17 @@ PERHAPS_NO_LABEL = frozenset(
 )  # fmt: skip
 """Names, in small letters, that may say so, or be a class as in `favor`, `against`, `none`."""
 
-_WHOLE = re.compile(r"[+-]?\d+")
+_WHOLE = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
 _WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.]0+")
 _IGNORED = "-100"  # what torch's cross entropy leaves out
+_UNSEEN = ("Cf", "Cc")
 _MANY_NUMBERS = 30
 _FEW_LABELS = 10
 _FEW_ROWS = 5
 _RARE = 0.02
+_LONGEST = 20
+"""Characters of a name that may say that there is none."""
 _KEEP = "list every label in task.labels"
 
 
@@ -55,7 +58,7 @@ def names_for_nothing(counts: Counts, listed_labels: Sequence[str] | None) -> fr
         counts: rows of each name, of all splits.
         listed_labels: the task's own list of classes, whose names are classes whatever they look like.
     """
-    classes = counts.keys() - set(listed_labels or ())
+    classes = {name for name in counts.keys() - set(listed_labels or ()) if len(name) <= _LONGEST}
     found = {name for name in classes if _folded(name) in NO_LABEL}
     if listed_labels is not None:
         found |= {name for name in classes if _folded(name) in PERHAPS_NO_LABEL}
@@ -150,7 +153,7 @@ def named_by_number(
 
 
 def _is_count(name: str) -> bool:
-    return name.isascii() and name.isdecimal() and str(int(name)) == name
+    return len(name) < 10 and name.isascii() and name.isdecimal() and str(int(name)) == name
 
 
 def _check_places(numbers: list[int], labels: Sequence[str], where: str) -> None:
@@ -310,13 +313,16 @@ def spelling(name: str) -> str:
 
 
 def _folded(name: str) -> str:
-    name = unicodedata.normalize("NFKC", name).casefold()
-    name = "".join(
-        letter
-        for letter in name
-        if unicodedata.category(letter) not in ("Cf", "Cc") or letter.isspace()
-    )
-    return unicodedata.normalize("NFC", " ".join(name.split()))
+    """A name in small letters, without control signs and with single blanks; signs of one meaning are one."""
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name)
+    if not name.isprintable():
+        kept = (
+            sign for sign in name if sign.isspace() or unicodedata.category(sign) not in _UNSEEN
+        )
+        name = "".join(kept)
+    name = " ".join(name.casefold().split())
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def near_name(found: str, labels: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from schemas.yaml_text import printable
 from stages.lists import Lists
 
 OUTSIDE = "O"
@@ -138,7 +139,7 @@ def _check_ends(parts: Mapping[str, tuple[str, str]]) -> None:
     begun = {kind for part, kind in parts.values() if part in "BI"}
     for tag, (part, kind) in parts.items():
         if part == "E" and kind not in begun:
-            raise NoScheme(f"{tag} would end entities of type {kind}, but no tag begins one")
+            raise NoScheme(f"{_shown([tag])} would end entities of a type that no tag begins")
 
 
 def _without_letters(inside: Sequence[str], parts: Mapping[str, tuple[str, str]]) -> Scheme:
@@ -158,7 +159,7 @@ def _without_letters(inside: Sequence[str], parts: Mapping[str, tuple[str, str]]
 
 
 def _shown(tags: Sequence[str]) -> str:
-    return ", ".join(tags[:4]) + (", …" if len(tags) > 4 else "")
+    return ", ".join(printable(tag, 40) for tag in tags[:4]) + (", …" if len(tags) > 4 else "")
 
 
 @dataclass(frozen=True)

@@ -167,9 +167,13 @@ def _how_read(scheme: Scheme, name: str) -> str:
         (tag for tag in changed if tag != changed[tag] or name == "IO"),
         key=lambda tag: (scheme.parts[tag][0] in ("E", "S"), scheme.parts[tag][0] != OUTSIDE),
     )
+    shown = printable(tag, 40)
     if name == "IO":
-        kind = scheme.parts[tag][1]
-        return f"tags such as {tag} (IO) do not say where an entity begins: each run of them is one, B-{kind} I-{kind}"
-    if name == "BIO":
-        return f"tags such as {tag} are read as {changed[tag]}"
-    return f"tags such as {tag} ({name}) are read as {changed[tag]} (BIO)"
+        kind = printable(scheme.parts[tag][1], 40)
+        return f"tags such as {shown} (IO) do not say where an entity begins: a run of them is one, B-{kind} I-{kind}"
+    read = printable(changed[tag], 40)
+    return (
+        f"tags such as {shown} are read as {read}"
+        if name == "BIO"
+        else f"tags such as {shown} ({name}) are read as {read} (BIO)"
+    )

@@ -216,3 +216,10 @@ def test_minus_one_among_floats_and_shares_as_text_are_no_classes() -> None:
     assert found.labels == ("0", "1", "2")
     assert found.dropped["train"] == 1
     assert "column 'label' holds values such as 45 %, 7.5 %" in refusal(["7.5 %", "45 %"])
+
+
+def test_names_of_a_thousand_digits_and_of_unseen_signs_are_shown_short() -> None:
+    for given in (["9" * 900, "-1", "0"], ["a\x00b", "ab"], ["y" * 900, "Y" * 900]):
+        message = refusal(given)
+        assert len(message) < 500
+        assert message.isprintable()

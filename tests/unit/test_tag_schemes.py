@@ -117,7 +117,7 @@ def test_sequences_that_break_their_scheme_are_counted_and_read_as_conlleval_rea
         ("B-PER PER O", "B-PER say where an entity begins or goes on, PER not"),
         ("S-LOC O", "have no B, so their letters may belong to the types' names"),
         ("B-PER L-PER E-PER O", "have both E and L in front"),
-        ("B-PER I-PER E-MAIL O", "E-MAIL would end entities of type MAIL, but no tag begins one"),
+        ("B-PER I-PER E-MAIL O", "E-MAIL would end entities of a type that no tag begins"),
         ("0 3 7", "are numbers; list their names in task.labels"),
     ],
 )
@@ -298,3 +298,26 @@ def test_lists_that_a_csv_holds_as_text_are_read_and_said(
     torn = Dataset.from_dict({"tokens": [tokens, "[a b"], "tags": [given, given]})
     with pytest.raises(DataError, match="row 2: "):
         checked_rows(task, {"train": torn, "validation": rows}, WHERE)
+
+
+def test_odd_and_long_tags_are_shown_short_and_on_one_line() -> None:
+    tags = [f"B-{'x' * 5000}", "a\x1b[31mb", "9" * 5000]
+    task = FileTask.model_validate(
+        {
+            "train": "t",
+            "validation": "v",
+            "problem": "token_classification",
+            "text": "tokens",
+            "label": "tags",
+        }
+    )
+    for labels in (None, ("O", "B-PER")):
+        rows = Dataset.from_dict({"tokens": [["w"] * 3], "tags": [tags]})
+        with pytest.raises(DataError) as caught:
+            checked_rows(
+                task.model_copy(update={"labels": labels}),
+                {"train": rows, "validation": rows},
+                WHERE,
+            )
+        assert len(str(caught.value)) < 500
+        assert str(caught.value).isprintable()
