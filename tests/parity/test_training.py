@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from schemas.errors import CheckpointError, Interrupted, NonFiniteLossError
+from schemas.objective import MaskedLanguageObjective
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.results import CheckpointRef
+from schemas.stage import StageConfig
 from schemas.student import StudentConfig, StudentShape, TeacherLayersStart
 from stages.encoders import load_config, load_encoder, load_tokenizer, locate
 from stages.fit import fit
@@ -20,7 +22,7 @@ from stages.models import start_student
 from stages.objectives import ObjectiveTerms
 from stages.ports import Ports
 from stages.run import load_data, run_stage
-from stages.student import fresh_student
+from stages.student import dropout, fresh_student
 from stages.terms import run_model
 from stages.trainer import Trainer
 from tests.fakes import ListSink, MemoryStates, fake_ports
@@ -297,3 +299,52 @@ def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path
     other = general.model_copy(update={"student": StudentConfig(shape=shape)})
     with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but .* has 2"):
         run_stage(other, parent, fake_ports(tmp_path / "two"))
+
+
+def with_labels(recipe: Recipe, **training: object) -> StageConfig:
+    """The fine-tuning of a teacher: a head with a dropout of its own."""
+    (config,) = recipe.teacher_configs()
+    changed = {"dropout": 0.2} | training
+    return config.model_copy(update={"training": config.training.model_copy(update=changed)})
+
+
+def with_words(recipe: Recipe) -> StageConfig:
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    objective = MaskedLanguageObjective(soft_label=None)
+    return config.model_copy(update={"objective": objective})
+
+
+@pytest.mark.parametrize("kind", ["labels", "perturbed", "words"])
+def test_neither_the_cut_nor_the_number_of_processes_changes_what_dropout_draws(
+    kind: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    config = {
+        "labels": lambda: with_labels(recipe),
+        "perturbed": lambda: with_labels(recipe, gradient_perturbation=1.0),
+        "words": lambda: with_words(recipe),
+    }[kind]()
+    whole = make_trainer(config, fake_ports(tmp_path))
+    with dropout(whole.student, config.training.dropout):
+        whole.accumulate()
+    wanted = gradients(whole)
+    for budget, world in ((40, 1), (8192, 2), (40, 3)):
+        trainer = make_trainer(config, fake_ports(tmp_path, microbatch_tokens=budget))
+        batches = [
+            trainer.objective.prepare(trainer.tokens.batch(rows), rows, step=0)
+            for rank in range(world)
+            for rows in trainer.batches.step(0, rank, world)
+        ]
+        assert len(batches) > 1
+        counts = [trainer.objective.counts(batch) for batch in batches]
+        sums = {key: sum(count[key] for count in counts) for key in counts[0]}
+        with dropout(trainer.student, config.training.dropout):
+            for batch in batches:
+                weights = trainer.objective.weights()
+                trainer.backward(batch, trainer.target(batch), sums, weights)
+        for name, gradient in gradients(trainer).items():
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6, msg=name)
+    plain = make_trainer(config, fake_ports(tmp_path))
+    plain.student.eval()
+    plain.accumulate()
+    name = next(name for name in wanted if name.endswith("query.weight"))
+    assert not torch.allclose(gradients(plain)[name], wanted[name], rtol=0.05), "nothing was drawn"
