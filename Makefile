@@ -47,10 +47,11 @@ OVERRIDES = 1000
 FILES = 1000
 RUNS = 500
 COLLECTIONS = 400
+CHANGES = 300
 torture: $(INSTALLED)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --presses $(PRESSES) --cuts $(CUTS) \
 		--flips $(FLIPS) --recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --runs $(RUNS) \
-		--collections $(COLLECTIONS)
+		--collections $(COLLECTIONS) --changes $(CHANGES)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

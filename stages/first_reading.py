@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 
+from schemas.errors import DataError
+
 Kept = dict[tuple[str, str, str], Any]
 Answer = TypeVar("Answer")
 
@@ -57,10 +59,25 @@ def read_once(
         of: the config of what it is asked about.
         read: finds the answer.
         fits: whether an answer that was kept will do.
+
+    Raises:
+        DataError: a file was removed while it was read.
     """
-    if _kept is None or _is_looked_at_now.get():
-        return read()
-    key = (kind, type(of).__name__, of.model_dump_json())
-    if key not in _kept or not fits(_kept[key]):
-        _kept[key] = read()
-    return cast(Answer, _kept[key])
+    with still_there():
+        if _kept is None or _is_looked_at_now.get():
+            return read()
+        key = (kind, type(of).__name__, of.model_dump_json())
+        if key not in _kept or not fits(_kept[key]):
+            _kept[key] = read()
+        return cast(Answer, _kept[key])
+
+
+@contextmanager
+def still_there() -> Iterator[None]:
+    """A file that was looked at and is gone when it is read is a DataError."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{error.filename} was removed while it was read; put it back and run again"
+        ) from None

@@ -19,7 +19,7 @@ from schemas.teacher import Committee, FinetunedTeacher, PretrainedTeacher
 from stages.augmentation import augmentation_digest
 from stages.corpus_digests import corpus_digest
 from stages.encoders import folder_digest, locate
-from stages.first_reading import as_it_is_now
+from stages.first_reading import as_it_is_now, still_there
 from stages.sources import task_digest
 
 NUMERICS_VERSION = 2
@@ -47,7 +47,8 @@ def data_digest(data: Data, pretrained: AnyModel) -> str:
 
 def model_digest(model: AnyModel) -> str:
     """Digest of a model's weights, config and tokenizer."""
-    return folder_digest(locate(model))
+    with still_there():
+        return folder_digest(locate(model))
 
 
 def stage_digest(config: StageConfig, parent_digest: str | None) -> str:

@@ -13,6 +13,7 @@ import pytest
 from schemas.data import FileTask
 from schemas.errors import ConfigError, DataError
 from stages.sources import load_task
+from tests.torture.changes import change_campaign
 from tests.torture.collecting import collect_campaign
 from tests.torture.flips import HARMS, flip_campaign
 from tests.torture.inputs import Inputs, file_campaign, override_campaign, recipe_campaign
@@ -30,6 +31,12 @@ def test_nothing_is_collected_that_a_run_needs(tmp_path: Path) -> None:
     assert found.losses == []
     assert found.runs + found.killed >= 24
     assert min(found.runs, found.killed, found.made, found.reused, found.removed) > 0
+
+
+def test_a_stage_is_that_of_its_start_or_refused(tmp_path: Path) -> None:
+    found = change_campaign(tmp_path, cases=6)
+    assert not found.losses
+    assert found.cases.total() == 6
 
 
 def test_damaged_recipes_are_loaded_or_refused(tmp_path: Path) -> None:

@@ -117,6 +117,21 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert len(load_task(recipe.task, tmp_path / "cache").train) == 161, train
 
 
+def test_a_file_that_is_removed_while_it_is_read_is_named(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert recipe.task is not None
+    prepare = files._prepare
+
+    def too_late(path: Path, *given: Any) -> None:
+        path.unlink()
+        prepare(path, *given)
+
+    monkeypatch.setattr(files, "_prepare", too_late)
+    with pytest.raises(DataError, match=r"train\.jsonl"):
+        load_task(recipe.task, tmp_path / "cache")
+
+
 def test_within_a_run_data_is_read_once(recipe: Recipe, tmp_path: Path) -> None:
     task = recipe.task
     assert task is not None

@@ -31,6 +31,7 @@ def main(
     files: Annotated[int, typer.Option(help="Damaged data files.")] = 1000,
     runs: Annotated[int, typer.Option(help="Runs in one store, four at a time.")] = 500,
     collections: Annotated[int, typer.Option(help="Runs with `distill gc` beside them.")] = 400,
+    changes: Annotated[int, typer.Option(help="Stages whose data or model changes.")] = 300,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
 ) -> None:
     """Run the campaigns; exit code 1 if anything was lost."""
@@ -49,6 +50,7 @@ def main(
         (_files, files),
         (_soak, runs),
         (_collections, collections),
+        (_changes, changes),
     ]
     losses: list[str] = []
     for campaign, cases in campaigns:
@@ -156,6 +158,18 @@ def _collections(folder: Path, cases: int, seed: int) -> list[str]:
         f"{found.runs} runs to their end and {found.killed} killed with gc beside them: {found.made} stages made, "
         f"{found.reused} reused, {found.removed} things taken away, {len(found.losses)} losses"
     )
+    return found.losses
+
+
+def _changes(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.changes import change_campaign
+
+    found = change_campaign(folder, cases=cases, seed=seed)
+    console.print(
+        f"{found.cases.total()} stages disturbed by a file that changed, {len(found.losses)} losses"
+    )
+    for what, number in sorted(found.cases.items()):
+        console.print(f"  {number:5d}  {what}")
     return found.losses
 
 

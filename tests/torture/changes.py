@@ -1,0 +1,178 @@
+"""Data and models that change at random moments of a stage: it is that of its start, or refused before it trains.
+
+A stage that comes to its end must have the digest that it began with, and the weights of a stage that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas.base import digest_of
+from schemas.data import GeneralCorpus, TaskDataset
+from schemas.errors import DistillError
+from schemas.recipe import MadeTeachers, Recipe
+from schemas.stage import StageConfig
+from stages.corpus import load_corpus
+from stages.first_reading import first_reading
+from stages.identity import stage_identity
+from stages.run import run_stage
+from stages.sources import load_task
+from stages.whole import sha256_of
+from tests.fakes import FolderCheckpoints, ListSink, fake_ports
+from tests.toys import toy_recipe
+
+_FILES = (
+    "task/train.jsonl",
+    "task/validation.jsonl",
+    "corpus.jsonl",
+    "teacher/model.safetensors",
+    "teacher/config.json",
+    "teacher/tokenizer.json",
+)
+
+
+@dataclass
+class Changes:
+    """What a campaign found."""
+
+    cases: Counter[str] = field(default_factory=Counter)
+    """How a stage ended, by what was done."""
+    losses: list[str] = field(default_factory=list)
+
+
+def _append(file: Path) -> None:
+    with file.open("a", encoding="utf-8") as opened:
+        opened.write('{"text_a": "a good film", "text": "a good film", "label": "good"}\n')
+
+
+def _flip(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(-3, os.SEEK_END)
+        (byte,) = opened.read(1)
+        opened.seek(-3, os.SEEK_END)
+        opened.write(bytes([byte ^ 1]))
+
+
+def _replace(file: Path) -> None:
+    other = file.with_name(f"other-{file.name}")
+    shutil.copy(file, other)
+    _flip(other)
+    os.replace(other, file)
+
+
+def _half(file: Path) -> None:
+    # In place, a file that is mapped while it is cut would end the process.
+    other = file.with_name(f"half-{file.name}")
+    other.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    os.replace(other, file)
+
+
+DEEDS: dict[str, Callable[[Path], None]] = {
+    "grown": _append,
+    "one bit": _flip,
+    "replaced": _replace,
+    "cut in half": _half,
+    "removed": Path.unlink,
+    "touched": Path.touch,
+}
+
+
+def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
+    """So many stages, each disturbed once.
+
+    Args:
+        folder: an empty folder.
+        cases: how many.
+        seed: of every draw.
+    """
+    draw, found = random.Random(seed), Changes()
+    recipe = toy_recipe(folder / "in", steps=3)
+    shutil.copytree(folder / "in", folder / "kept")
+    stages = (recipe.teacher_configs()[0], recipe.stage_config(recipe.stages[0], MadeTeachers()))
+    short = recipe.stages[0].training.duration
+    configs = [
+        config.model_copy(
+            update={"training": config.training.model_copy(update={"duration": short})}
+        )
+        for config in stages
+    ]
+    undisturbed = {config.name: _Stage(config, folder / "undisturbed") for config in configs}
+    for stage in undisturbed.values():
+        stage.run(recipe)
+    for case in range(cases):
+        config = draw.choice(configs)
+        file, deed = draw.choice(_FILES), draw.choice(sorted(DEEDS))
+        wanted = undisturbed[config.name]
+        stage = _Stage(config, folder / "case")
+        delay = draw.uniform(0, 1.1 * wanted.seconds)
+        timer = threading.Timer(delay, DEEDS[deed], (folder / "in" / file,))
+        timer.start()
+        stage.run(recipe)
+        timer.join()
+        found.cases[f"{deed}: {stage.end(wanted)}"] += 1
+        if (loss := stage.loss(wanted)) is not None:
+            found.losses.append(
+                f"case {case}: {config.name}, {file} {deed} after {delay:.2f} s: {loss}"
+            )
+        for place in ("in", "case"):
+            shutil.rmtree(folder / place, ignore_errors=True)
+        shutil.copytree(folder / "kept", folder / "in")
+    return found
+
+
+class _Stage:
+    """One stage as a run makes it: the data is looked at first."""
+
+    def __init__(self, config: StageConfig, folder: Path) -> None:
+        self.config, self.folder = config, folder / config.name
+        self.digest = self.made = self.weights = ""
+        self.seconds = 0.0
+        self.sink = ListSink()
+        self.error: BaseException | None = None
+
+    def run(self, recipe: Recipe) -> None:
+        """To its end, or to its first error."""
+        began = time.monotonic()
+        place = self.folder / "checkpoint"
+        ports = fake_ports(self.folder, sink=self.sink, checkpoints=FolderCheckpoints(place))
+        try:
+            with first_reading():
+                match self.config.data:
+                    case TaskDataset(task=task):
+                        load_task(task, ports.cache)
+                    case GeneralCorpus() as corpus:
+                        load_corpus(corpus, ports.cache)
+                identity = stage_identity(self.config, None)
+                self.digest = digest_of(identity)
+                result = run_stage(self.config, None, ports, identity)
+            self.made = result.checkpoint.digest
+            self.weights = sha256_of(place / "model" / "model.safetensors")
+        except Exception as error:
+            self.error = error
+        self.seconds = time.monotonic() - began
+
+    def end(self, wanted: _Stage) -> str:
+        """How it ended, in words."""
+        if self.error is not None:
+            return "refused"
+        return "as undisturbed" if self.digest == wanted.digest else "another stage"
+
+    def loss(self, wanted: _Stage) -> str | None:
+        """What went wrong; None where nothing did."""
+        if self.error is not None:
+            if self.sink.points:
+                return f"it ended after it had trained: {self.error!r}"
+            return None if isinstance(self.error, DistillError) else repr(self.error)
+        if self.made != self.digest:
+            return f"it was kept under another digest ({self.made[:8]})"
+        if self.digest == wanted.digest and self.weights != wanted.weights:
+            return "it has other weights than the digest says"
+        return None
