@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
@@ -109,7 +110,7 @@ def _number(value: object, *, with_comma: bool) -> float:
         value = _text(value)
         if with_comma and "," in value:
             value = value.replace(".", "").replace(",", ".")
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         return np.nan
     try:
         return float(value)

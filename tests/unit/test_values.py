@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -36,6 +37,11 @@ def test_numbers_may_be_written_as_text() -> None:
     found = load(["-3", " 120 ", "2.5e1", "−0.5", ".5"])
     assert values(found) == [-3, 120, 25, -0.5, 0.5]
     assert found.remarks == ()
+
+
+def test_numbers_may_be_of_any_type() -> None:
+    assert values(load([-3, 120])) == [-3, 120]
+    assert values(load([Decimal("-0.25"), Decimal("1.5")])) == [-0.25, 1.5]
 
 
 def test_commas_are_decimal_points_where_all_of_a_column_can_be() -> None:
