@@ -25,6 +25,8 @@ class FileFormat(Frozen):
     quotes: bool | None = None
     """Whether double quotes enclose fields of a .csv or .tsv file; null for yes, or where tabs separate the fields for
     what the whole file fits."""
+    escapes: bool | None = None
+    """Whether a quote with a backslash before it is part of a field in quotes; null for what the whole file fits."""
     columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
         default=None, min_length=1, max_length=1000
     )

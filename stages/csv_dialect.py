@@ -9,7 +9,7 @@ two a file is follows from the whole of it:
 * Every field that begins with a quote also ends with one and has only doubled quotes between, and
   - all fields of some column are of that kind, or
   - some hold doubled quotes, and no other field holds a quote, or
-  - they are two or more, hold commas or doubled quotes each, and no other field holds a comma (so writes Excel):
+  - they are two or more, hold commas or doubled quotes each, and no other field holds either (so writes Excel):
   they enclose fields.
 * Otherwise they are part of the text.
 """
@@ -20,7 +20,7 @@ import csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, TextIO
 
@@ -29,6 +29,7 @@ import numpy as np
 from schemas.errors import DataError
 from schemas.yaml_text import printable
 from stages.bounds import MAX_COLUMNS, MAX_ROW_BYTES
+from stages.csv_escapes import are_escaped, escapes_hidden, hidden_as_quotes
 from stages.reading import Reading, renamed
 
 if TYPE_CHECKING:
@@ -55,11 +56,13 @@ class Dialect:
     """Lines before the header."""
     blanks: bool = False
     """Whether blanks after a separator are no part of a field."""
+    escapes: bool = False
+    """Whether a quote within a field has a backslash before it instead of being doubled."""
 
     def reader(self, lines: Iterator[str]) -> Reader:
         """The records of lines of which those to skip are gone."""
         return csv.reader(
-            lines,
+            escapes_hidden(lines) if self.escapes else lines,
             delimiter=self.separator,
             quoting=csv.QUOTE_MINIMAL if self.quotes else csv.QUOTE_NONE,
             skipinitialspace=self.blanks,
@@ -72,7 +75,9 @@ class Dialect:
         with closing(opened()) as lines:
             reader = self.reader(islice(lines, self.skip, None))
             try:
-                records += (fields for fields in islice(reader, amount) if fields)
+                for fields in islice(reader, amount):
+                    shown = map(hidden_as_quotes, fields) if self.escapes else fields
+                    records += [[*shown]] if fields else []
             except csv.Error:
                 pass  # said where all rows are read
         return records
@@ -114,7 +119,18 @@ def find_dialect(
     if found == "\t" and reading.format.quotes is None:
         quotes, more = _quotes_between_tabs(opened, skip)
         dialect, remarks = Dialect(found, quotes, skip), remarks + more
+    escapes = reading.format.escapes
+    if escapes is None and dialect.quotes and are_escaped(opened, _rest(dialect), found):
+        escapes = True
+        remarks.append(
+            "a quote with a backslash before it is part of the text (format.escapes: false reads it as any other)"
+        )
+    dialect = replace(dialect, escapes=dialect.quotes and bool(escapes))
     return dialect, remarks
+
+
+def _rest(dialect: Dialect) -> Callable[[Iterator[str]], Reader]:
+    return lambda lines: dialect.reader(islice(lines, dialect.skip, None))
 
 
 def _has_blanks(records: Sequence[Sequence[str]]) -> bool:
@@ -202,7 +218,8 @@ class _Quotes:
             return True
         if self.doubled and not self.other:
             return True
-        return self.enclosed > 1 and self.needy == self.enclosed and not self.commas
+        is_needed = self.enclosed > 1 and self.needy == self.enclosed
+        return is_needed and not self.commas and not self.other
 
 
 def _quotes_between_tabs(opened: Opener, skip: int) -> tuple[bool, list[str]]:

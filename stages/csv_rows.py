@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from schemas.errors import DataError
 from schemas.yaml_text import printable
 from stages.csv_dialect import Dialect, Opener, find_dialect, refuse_rows_without_header
+from stages.csv_escapes import escapes_shown
 from stages.reading import ArrowRows, Reading, renamed, renaming_remark
 from stages.swallowed import MOST_LINES, Swallowed
 from stages.transcoding import encoding_of, open_utf8
@@ -56,7 +57,7 @@ def write_csv_rows(
     try:
         more = table.write(opened, dialect, into)
     except _BlankBeforeQuote:
-        dialect = Dialect(dialect.separator, dialect.quotes, dialect.skip, blanks=True)
+        dialect = replace(dialect, blanks=True)
         table = _Table.of(dialect, opened, reading, shown)
         more = [*table.write(opened, dialect, into), "blanks before fields are left out"]
     return remarks + more
@@ -180,6 +181,8 @@ class _Table:
             records = _Records(self, dialect, lines, swallowed)
             for batch in records.batches():
                 columns = [pa.array(values, pa.string()) for values in batch]
+                if dialect.escapes:
+                    columns = [escapes_shown(column) for column in columns]
                 if dialect.quotes and not dialect.blanks:
                     _look_for_blanks(columns)
                 for place, name in enumerate(self.names):
@@ -310,7 +313,9 @@ class _Records:
         if end - self.line > 1:
             remedy = "look for a quote that is not closed in its first line"
         elif len(fields) > self.width:
-            remedy = f"mend it: a text with a {self.dialect.separator!r} stands in quotes"
+            remedy = (
+                f"mend it: a text that holds {self.dialect.separator!r} stands in double quotes"
+            )
         raise DataError(f"{self.table.shown}: {self._place(end)} has {amount} but {of}; {remedy}")
 
     def _several_lines(self, fields: list[str], end: int) -> None:

@@ -98,9 +98,10 @@ def refuse_other_layouts(rows: Dataset, reading: Reading, shown: str) -> None:
     if row is None:
         return
     lists = {key: value for key, value in row.items() if isinstance(value, list | dict)}
-    under = [key for key, value in lists.items() if _is_rows(value)]
+    under = [key for key, value in lists.items() if _is_rows(value, reading)]
     wanted = [key for key in lists if key in reading.columns]
-    if wanted:
+    if wanted or {"columns", "data"} <= set(lists):
+        wanted = wanted or ["data"]
         raise DataError(
             f"{shown} is a table by columns ({wanted[0]!r} holds all rows); write a row a line, such as {_EXAMPLE}; "
             'pandas does with to_json(…, orient="records", lines=True)'
@@ -127,5 +128,7 @@ def _only_object(rows: Dataset, reading: Reading) -> dict[str, Any] | None:
     return None if any(column in row for column in reading.columns) else row
 
 
-def _is_rows(value: Any) -> bool:
+def _is_rows(value: Any, reading: Reading) -> bool:
+    if isinstance(value, dict):
+        return any(column in value for column in reading.columns)
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)

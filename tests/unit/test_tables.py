@@ -72,6 +72,7 @@ def test_what_excel_writes_with_tabs_is_read_without_its_quotes(tmp_path: Path) 
         (['"open', 'closes"'], ""),  # as quotes they would enclose the other's label
         (['"Great film ."', "no, end", "x"], "they enclose 1 of the 1 fields"),
         (['"He ""said"" so"', 'it is 5" long'], "they enclose 1 of the 1 fields"),
+        (['"He ""said"" so"', '"a ""b"""', 'it is 5" long'], "they enclose 2 of the 2 fields"),
         (['"He ""said"" so"', '"open'], "they enclose 1 of the 2 fields"),
     ],
 )
@@ -97,6 +98,27 @@ def test_the_recipe_may_say_what_quotes_are(tmp_path: Path) -> None:
     rows = load_task(task, tmp_path / "cache")
     assert rows.train["text"][0] == "Great film ."
     assert not rows.remarks
+
+
+@pytest.mark.parametrize(
+    ("written", "texts"),
+    [
+        ('"He said \\"hi\\", so",x\n"b",x\n', ['He said "hi", so', "b"]),  # of Spark
+        (
+            'He said \\"hi\\" so,x\n"b, c",x\n',
+            ['He said "hi" so', "b, c"],
+        ),  # of pandas, without doubled quotes
+        ('"a \\"b\\" c:\\\\",x\n', ['a "b" c:\\\\']),
+        ('"in C:\\",x\n"b \\""c\\""",x\n', ["in C:\\", 'b \\"c\\"']),  # no escapes
+        ("a\\n,x\n", ["a\\n"]),
+    ],
+)
+def test_backslashes_before_quotes_are_told_from_the_file(
+    tmp_path: Path, written: str, texts: list[str]
+) -> None:
+    found = read(tmp_path / "a.csv", "text,label\n" + written)
+    assert found.rows["text"][:] == texts
+    assert bool(found.remarks) is ('"' in texts[0])
 
 
 # Quotes that are not closed
@@ -271,6 +293,8 @@ def test_names_that_fit_two_columns_mean_neither(tmp_path: Path) -> None:
         ('{"train": [{"text": "a"}], "test": [{"text": "a"}]}', "holds rows under 'train', 'test'"),
         ('{"text": ["a", "b"], "label": ["x", "y"]}', "is a table by columns"),
         (FRAME.to_json(), 'orient="records", lines=True'),
+        (FRAME.to_json(orient="split"), 'orient="records", lines=True'),
+        (FRAME.to_json(orient="index"), "holds rows under '0', '1', '2'"),
         ("{'text': 'a', 'label': 'x'}\n", "line 1 has Python's quotes, not JSON's"),
     ],
 )  # fmt: skip
