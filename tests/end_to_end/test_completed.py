@@ -8,13 +8,16 @@ import shutil
 import signal
 import tempfile
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.checkpoints import CheckpointStore, open_store
+from pipeline.checkpoints import CheckpointStore, open_store, verify
 from pipeline.evaluate import evaluate_checkpoint
+from pipeline.garbage import find_garbage, remove_garbage
 from pipeline.settings import read_settings
 from pipeline.tracking_client import load_mlflow
 from pipeline.tracking_resume import resolve_run
@@ -23,6 +26,7 @@ from pipeline.tracking_sync import sync
 from schemas.errors import StoreError
 from schemas.recipe import Recipe
 from tests.end_to_end.test_teacher_choice import Done, run
+from tests.fakes import SilentProgress, manifest_of, write_model
 from tests.toys import toy_recipe_dict
 
 
@@ -127,6 +131,40 @@ def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_ne
     assert rows(done) == ["teacher", "task_specific"]
     names = artifacts(store, child.info.run_id)
     assert {"model", "config.json", "manifest.json", "curves.png"} <= names
+
+
+@dataclass
+class Collecting(SilentProgress):
+    """Has everything that nothing needs taken away whenever a stage begins, and at every step of it."""
+
+    store: CheckpointStore | None = None
+    gone: list[str] = field(default_factory=list)
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        super().start(description, total, done)
+        self.collect()
+
+    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
+        super().advance(done, metrics)
+        if done % 20 == 0:
+            self.collect()
+
+    def collect(self) -> None:
+        assert self.store is not None
+        removed = remove_garbage(self.store, find_garbage(self.store, older_than=0.0))
+        self.gone += [piece.path for piece in removed.pieces]
+
+
+def test_gc_beside_a_run_takes_nothing_that_the_run_needs(first: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    left = store.writer("teacher", "ef" * 32).commit(manifest_of("ef" * 32), write_model)
+    watched = Collecting(store=store)
+    done = run(recipe_of(first), store, watched)
+    assert watched.gone == [f"checkpoints/{Path(left.path).name}"]
+    for row in done.runner.rows:
+        assert row.checkpoint is not None
+        assert row.status == "ran"
+        verify(Path(row.checkpoint.path))
 
 
 def test_a_store_that_was_moved_is_gone_on_with_evaluated_and_found_by_run_id(

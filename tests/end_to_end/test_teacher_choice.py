@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.changes import what_is_different
 from pipeline.checkpoints import CheckpointStore, open_store
+from pipeline.open_runs import OpenRun, open_run
 from pipeline.outline import OutlinedStage, outline
 from pipeline.report import as_records, candidates_table, teacher_line
 from pipeline.runner import CANDIDATE_TAG, CHOSEN_TAG, Runner
@@ -64,16 +65,22 @@ class Done:
         return [row for row in self.runner.rows if row.kind == "teacher"]
 
 
-def run(recipe: Recipe, store: CheckpointStore) -> Done:
+def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None = None) -> Done:
+    with open_run(store.root, recipe.name) as registered:
+        return _run(recipe, store, progress or SilentProgress(), registered)
+
+
+def _run(
+    recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun
+) -> Done:
     tracking = Tracking.open(
         f"sqlite:///{store.root}/mlflow.db",
         "toys",
         store.points,
         artifacts=store.root / "mlartifacts",
     )
-    progress = SilentProgress()
     parent = tracking.parent_run("toy", {}, {})
-    runner = Runner(recipe, store, tracking, parent, progress, Stop())
+    runner = Runner(recipe, store, tracking, parent, progress, Stop(), open_run=registered)
     try:
         for config in recipe.teacher_configs():
             runner(config, None)

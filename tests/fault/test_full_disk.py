@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.checkpoints import CheckpointStore, FolderWriter
+from pipeline.checkpoints import CheckpointStore, FolderWriter, open_store
 from pipeline.states import FolderStates
 from pipeline.tracking_outbox import Outbox
 from pipeline.tracking_points import PointFile
+from schemas.results import RunReport
 from stages import files as data_files
 from tests.end_to_end.conftest import Distill
 from tests.torture.kills import visible, weights
@@ -173,10 +174,16 @@ def test_a_disk_that_becomes_read_only_loses_nothing(
     assert weights(store) == expected
 
 
-def test_a_read_only_disk_is_refused_before_anything_runs(
+def test_a_read_only_disk_is_refused_before_anything_runs_and_can_be_looked_at(
     disk: Path, recipe: Path, distill: Distill
 ) -> None:
+    open_store(disk / "store").write_report(
+        RunReport(run="a", recipe="toy", task=None, rows=(), seconds=1.0, store="elsewhere")
+    )
     subprocess.run(("mount", "-o", "remount,ro", str(disk)), check=True, timeout=20)
     message = distill.refused("run", recipe, "--store", disk / "store", code=1)
     assert "it is read-only" in message
     assert message.count("error:") == 1
+    for words in (("compare",), ("gc",), ("sync",), ("plan", recipe)):
+        code, _, err = distill(*words, "--store", disk / "store")
+        assert code == 0, err
