@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def find_garbage(store: CheckpointStore, *, older_than: float) -> Garbage:
     pieces = []
     for path, reason in candidates:
         size, written = _size_and_time(path)
-        if (age := now - written) >= older_than:
+        if written and (age := now - written) >= older_than:
             place = path.relative_to(store.root).as_posix()
             pieces.append(Piece(path=place, size=size, reason=reason, age=age))
     return Garbage(
@@ -218,8 +219,17 @@ def _left_states(store: CheckpointStore, needed: _Needed) -> list[Path]:
 
 def _said_of_states(folder: Path) -> tuple[str, float]:
     """What the states in a folder say of themselves, and when the last one was written; 0 where there is none."""
-    said = "".join(_text(path) for path in folder.glob(f"step-*/{MANIFEST}"))
+    steps = [name for name in _names(folder) if name.startswith("step-")]
+    said = "".join(_text(folder / name / MANIFEST) for name in steps)
     return said, max(open_runs.last_time(said), _size_and_time(folder)[1]) if said else 0.0
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder, sorted; nothing where it is not there, or has just been removed."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _text(path: Path) -> str:
@@ -241,23 +251,29 @@ def _aside(store: CheckpointStore) -> list[Path]:
 def _entries(folder: Path) -> list[Path]:
     """The folders in a folder; of the cache's rows and tokens each by itself."""
     found: list[Path] = []
-    for path in sorted(path for path in folder.glob("*") if path.is_dir()):
+    for path in (folder / name for name in _names(folder)):
+        if not path.is_dir():
+            continue
         nested = path.name in ("files", "tokens") and not path.is_symlink()
         found += _entries(path) if nested else [path]
     return found
 
 
 def _size_and_time(path: Path) -> tuple[int, float]:
-    """Bytes below `path`, and when anything there was last written; links are not followed."""
-    size, newest = 0, path.lstat().st_mtime
-    inside = [path, *path.rglob("*")] if path.is_dir() and not path.is_symlink() else [path]
+    """Bytes below `path`, and when anything there was last written; links are not followed.
+
+    What a running stage has just replaced or removed counts for nothing.
+    """
+    size, newest = 0, 0.0
+    inside = [path]
+    walked = () if path.is_symlink() else os.walk(path)  # rglob would fail where a folder goes
+    for folder, folders, names in walked:
+        inside += [Path(folder, name) for name in (*folders, *names)]
     for each in inside:
-        try:
+        with suppress(FileNotFoundError):
             status = each.lstat()
-        except FileNotFoundError:
-            continue  # a running stage has just replaced it
-        newest = max(newest, status.st_mtime)
-        size += 0 if each.is_dir() else status.st_size
+            newest = max(newest, status.st_mtime)
+            size += 0 if stat.S_ISDIR(status.st_mode) else status.st_size
     return size, newest
 
 

@@ -64,7 +64,8 @@ def collect_campaign(folder: Path, *, cases: int, seed: int = 0) -> Collected:
             _runs(store, log, share, seed + part, goes_on=part == 1)
         finally:
             os.kill(collector, signal.SIGTERM)
-            _ended(collector)
+            if code := _ended(collector):
+                found.losses.append(f"the collector ended with {code}")
         _add_up(log, found)
         _look_at(store, found)
     return found

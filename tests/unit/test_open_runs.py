@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import open_runs
+from pipeline import garbage, open_runs
 from pipeline.checkpoints import CheckpointStore, open_store, verify
 from pipeline.garbage import Garbage, find_garbage, remove_garbage
 from pipeline.open_runs import cache_in_use, needs_of, open_run, read_records
@@ -182,6 +183,20 @@ def test_what_a_stage_needs_is_its_parent_its_teachers_and_another_recipes_stude
     config = manifest_of().config.model_copy(update={"teacher": teacher, "pretrained": student})
     assert needs_of(config, GENERAL) == {TEACHER, GENERAL, "0123456789abcdef"}
     assert needs_of(config, None) == {TEACHER, "0123456789abcdef"}
+
+
+def test_what_goes_while_it_is_looked_at_is_passed_over(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = save_state(store, TASK)
+    read = garbage._text
+
+    def goes(path: Path) -> str:
+        shutil.rmtree(states, ignore_errors=True)
+        return read(path)
+
+    monkeypatch.setattr(garbage, "_text", goes)
+    assert collect(store, NOW).pieces == ()
 
 
 def test_a_stage_that_is_held_keeps_what_its_state_reads(store: CheckpointStore) -> None:
