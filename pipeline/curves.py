@@ -76,9 +76,13 @@ def new_figure(width: float, height: float) -> Any:
 
 def as_png(figure: Any) -> bytes:
     """The picture as bytes of a PNG file."""
+    from matplotlib.text import Text
+
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names of folders, tasks and classes may have a `$`
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -40,9 +40,7 @@ def stage_comparison(report: RunReport) -> bytes:
     if scored:
         axes = next(panels)
         _draw_scores(axes, scored)
-        axes.set_title(
-            f"own head, {plain(report.metric_title)} %, 95 % interval", loc="left", fontsize=10
-        )
+        axes.set_title(f"own head, {report.metric_title} %, 95 % interval", loc="left", fontsize=10)
     task = f", {report.task}" if report.task else ""
     if is_subset(report.validation_rows, report.validation_rows_of):
         task += f", {rows_of(report.validation_rows, report.validation_rows_of)}"
@@ -59,19 +57,12 @@ def task_comparison(report: TasksReport) -> bytes:
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (task, scored) in zip(panels, found.items(), strict=False):
         _draw_scores(axes, scored)
-        axes.set_title(
-            f"{task}, {plain(report.tasks[task].metric_title)} %", loc="left", fontsize=10
-        )
+        axes.set_title(f"{task}, {report.tasks[task].metric_title} %", loc="left", fontsize=10)
     for axes in panels[len(found) :]:
         axes.set_visible(False)
     title = f"{report.recipe}: own heads, 95 % intervals"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return as_png(figure)
-
-
-def plain(text: str) -> str:
-    """A text as matplotlib draws it letter by letter: between two `$` it would read a formula."""
-    return text.replace("$", r"\$")
 
 
 def _scored(report: RunReport) -> list[tuple[Row, Score]]:

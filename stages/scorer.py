@@ -154,9 +154,14 @@ class Scorer(ABC):
                 low=low,
                 high=high,
                 of=self.about(metric),
-                note=why_no_correlation(metric, labels, given),
+                note=why_no_correlation(metric, labels, given)
+                or self._nothing_to_find(metric, labels),
             )
         return found
+
+    def _nothing_to_find(self, _metric: str, _labels: Any) -> str | None:
+        """Why a score is 0 whatever the model is worth: no row has what it is about. None where some have it."""
+        return None
 
     def _compared(self, metric: str, predictions: Any) -> tuple[Any, Any]:
         """What is right and what a model says, as a metric takes them."""

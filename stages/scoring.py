@@ -25,6 +25,7 @@ from schemas.problems import (
     TokenClassification,
 )
 from schemas.results import Score
+from schemas.yaml_text import printable
 from stages.encodings import first_pieces
 from stages.metrics import score
 from stages.scorer import Logits, Scorer
@@ -59,6 +60,13 @@ class ClassScorer(Scorer):
         if len(self.task.labels) == 2:
             return ("accuracy", *(about_one or ("f1_macro",)), "matthews")
         return ("accuracy", "f1_macro", *about_one)
+
+    @override
+    def _nothing_to_find(self, metric: str, labels: Any) -> str | None:
+        label = self.about(metric)
+        if label is None or (np.asarray(labels) == self.task.labels.index(label)).any():
+            return None
+        return f"no row is {printable(label, 40)}, and no F1 of it means anything"
 
 
 class LabelSetScorer(Scorer):
@@ -177,6 +185,12 @@ class TagScorer(Scorer):
     def reported(self) -> tuple[MetricName, ...]:
         is_bio = are_bio(self.task.labels)
         return ("entity_f1", "token_accuracy") if is_bio else ("token_accuracy",)
+
+    @override
+    def _nothing_to_find(self, metric: str, labels: Any) -> str | None:
+        if metric != "entity_f1" or any(tag != OUTSIDE for tags in labels for tag in tags):
+            return None
+        return "no row has an entity, and no F1 of them means anything"
 
 
 class _ManyScorer(Scorer):

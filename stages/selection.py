@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ from stages.tokens import Tokens
 
 FEWEST_HELD_OUT = 50
 """Fewer rows say too little about which weights are better."""
+
+_MOST_OF_ONE_TEXT = 1000
+"""Rows of a class that may all have the same text."""
 
 MEAN_SCORE = "mean_score"
 """What the mean of several tasks' main scores is called."""
@@ -84,7 +88,8 @@ class TaskPart:
 def held_out_rows(rows: TaskRows, task: AnyTask, selection: Selection) -> NDArray[np.int64] | None:
     """The training rows that are taken away to be scored, drawn by class with the task's own seed; None where none are.
 
-    A class's only row stays in training. All fine-tunings of a task, and all its stages, leave out the same rows.
+    A class's only row, or only text, stays in training. All fine-tunings of a task, and all its stages, leave out the
+    same rows.
 
     Raises:
         DataError: too few would be left.
@@ -98,13 +103,20 @@ def held_out_rows(rows: TaskRows, task: AnyTask, selection: Selection) -> NDArra
             f"training.selection.rows: held_out takes {wanted} training rows away to score them, and the task has only "
             f"{number}; set it to validation, or give more training rows"
         )
-    return drawn_rows(
-        number,
-        min(wanted, selection.max_rows),
-        seed=task.seed,
-        by=classes_of(rows.train, rows.problem),
-        keep_one=True,
-    )
+    by = classes_of(rows.train, rows.problem)
+    held = drawn_rows(number, min(wanted, selection.max_rows), seed=task.seed, by=by, keep_one=True)
+    return held if by is None else held[~np.isin(by[held], _lost(rows.train, held, by))]
+
+
+def _lost(train: Dataset, held: NDArray[np.int64], by: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The classes of which nothing is left to learn: the text of every row is also that of one that is held out."""
+    classes, sizes = np.unique(by, return_counts=True)
+    # A larger class does not have one text alone; looking at its rows would take time.
+    small = np.flatnonzero(np.isin(by, classes[sizes < _MOST_OF_ONE_TEXT]))
+    if not len(small):
+        return small
+    gone = rows_in_train(train.select(held), train.select(small))
+    return np.setdiff1d(by[small], by[small][~gone])
 
 
 class Selector:

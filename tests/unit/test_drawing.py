@@ -160,7 +160,8 @@ def test_few_training_rows_have_both_classes(tmp_path: Path) -> None:
 
 def test_rows_held_out_have_every_class_and_leave_a_single_row_to_training() -> None:
     labels = [0] * 540 + [1] * 18 + [2]
-    rows = _rows(Dataset.from_dict({"label": labels}), Classification(), "a b c")
+    texts = [f"row {row}" for row in range(len(labels))]
+    rows = _rows(Dataset.from_dict({"text": texts, "label": labels}), Classification(), "a b c")
     task = FileTask(train="t", validation="v")
     for seed in range(8):
         held = held_out_rows(
@@ -170,3 +171,20 @@ def test_rows_held_out_have_every_class_and_leave_a_single_row_to_training() -> 
         assert np.bincount(np.array(labels)[held], minlength=3).tolist() == [54, 2, 0]
     few = drawn_from(rows.train, rows.problem, 30)
     assert np.bincount(np.array(labels)[few]).tolist() == [28, 1, 1]
+
+
+def test_a_class_of_one_text_is_not_held_out_with_all_that_repeats_it() -> None:
+    labels = np.array([0] * 570 + [1] * 30)
+    texts = [f"row {row}" if label == 0 else "call now" for row, label in enumerate(labels)]
+    train = Dataset.from_dict({"text": texts, "label": labels.tolist()})
+    rows = _rows(train, Classification(), "ham spam")
+    selection = Selection.model_validate({"rows": "held_out"})
+    held = held_out_rows(rows, FileTask(train="t", validation="v"), selection)
+    assert held is not None
+    # Three of the thirty would be drawn, and the other twenty-seven left out with them.
+    assert np.bincount(labels[held], minlength=2).tolist() == [57, 0]
+    mixed = train.remove_columns("text").add_column("text", [f"row {row}" for row in range(600)])
+    rows = _rows(mixed, Classification(), "ham spam")
+    held = held_out_rows(rows, FileTask(train="t", validation="v"), selection)
+    assert held is not None
+    assert np.bincount(labels[held], minlength=2).tolist() == [57, 3]

@@ -97,6 +97,18 @@ def test_guessing_is_the_best_constant_answer_by_the_score_asked_for(tmp_path: P
     assert both == pytest.approx(max((0.1 + 20 / 110) / 2, (0.9 + 0) / 2))
 
 
+def test_an_f1_of_what_no_row_has_says_so(tmp_path: Path) -> None:
+    task = FileTask.model_validate(write_task(tmp_path, FRAUD, ["legit"] * 5))
+    found = scorer(load_task(task, tmp_path / "cache")).scores("f1", np.ones(5, int))
+    assert (found["f1"].value, found["f1"].note) == (
+        0.0,
+        "no row is fraud, and no F1 of it means anything",
+    )
+    assert found["accuracy"].note is None
+    some = scorer(loaded(tmp_path / "some", FRAUD)).scores("f1", np.ones(100, int))
+    assert some["f1"].note is None
+
+
 @pytest.mark.parametrize(
     ("labels", "positive"),
     [

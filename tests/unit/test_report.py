@@ -257,6 +257,11 @@ def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
     }
 
 
+def test_names_with_dollars_are_drawn_letter_by_letter(report: RunReport) -> None:
+    found = imbalanced(report).model_copy(update={"task": "q$usd_$x", "positive_label": "$a_$"})
+    assert stage_comparison(found).startswith(b"\x89PNG")
+
+
 def test_a_teacher_that_is_not_above_guessing_has_nothing_to_retain(report: RunReport) -> None:
     found = imbalanced(report).model_copy(update={"retained_above_chance": None})
     assert any(
