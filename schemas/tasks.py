@@ -46,7 +46,8 @@ class _Task(Frozen):
     """The class that `f1` and `accuracy_f1` are about; null for the rarer of two classes, if it has at most 40 % of the
     training rows. Where neither is that rare, or there are more than two, these scores need it."""
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
-    """Label names in the order of the classes; null takes them from the training rows, sorted."""
+    """Label names in the order of the classes, which rows may also give by number from 0; null takes the names from the
+    training rows, sorted."""
     max_train_rows: int | None = Field(default=None, ge=2)
     """Use at most so many training rows, drawn by class with the seed; null for all."""
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -196,7 +196,8 @@ def check_names(
     _refuse_values(train, place)
     _refuse_ids(train, place)
     refuse_twins(names, where, column)
-    remarks = _remark_on_none(train) + _remark_on_numbers(train) + _remark_on_few_rows(train)
+    remarks = _remark_on_none(train) + _remark_on_numbers(train)
+    remarks += _remark_on_few_rows(train) + _remark_on_several(train)
     return tuple(f"{place}: {remark}" for remark in remarks)
 
 
@@ -321,7 +322,7 @@ def _folded(name: str) -> str:
             sign for sign in name if sign.isspace() or unicodedata.category(sign) not in _UNSEEN
         )
         name = "".join(kept)
-    name = " ".join(name.casefold().split())
+    name = " ".join(name.casefold().replace("\u2212", "-").split())
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
@@ -361,3 +362,15 @@ def _remark_on_few_rows(counts: Counts) -> list[str]:
         f"{len(counts):,} different labels in {rows:,} rows are read as classes, {rows / len(counts):.1f} rows each; "
         f"name another column in task.label where they are none, or {_KEEP}"
     ]
+
+
+def _remark_on_several(counts: Counts) -> list[str]:
+    """Names that are other names with a sign between: more than one label in a row."""
+    for name, number in counts.items():
+        parts = [part.strip() for part in re.split(r"[,;|]", name)]
+        if len(parts) > 1 and all(part in counts for part in parts):
+            return [
+                f"label {printable(name, 60)!r} in {number:,} rows is read as a class of its own; set task.problem to "
+                "multi_label where it means several"
+            ]
+    return []

@@ -35,7 +35,7 @@ ONLY_TYPE = "ENTITY"
 _LETTERS, _SIGNS = "BIELSUMW", "-_:/|"
 _BEFORE = re.compile(rf"([{_LETTERS}])[{_SIGNS}](.+)", re.IGNORECASE | re.DOTALL)
 _BEHIND = re.compile(rf"(.+)[{_SIGNS}]([{_LETTERS}])", re.IGNORECASE | re.DOTALL)
-_ALONE = re.compile(rf"()([{_LETTERS}])", re.IGNORECASE)
+_ALONE = re.compile(rf"()([{_LETTERS}])[{_SIGNS}]?", re.IGNORECASE)
 # What a letter means: begin, inside, end, single.
 _MEANING = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
 

@@ -102,7 +102,7 @@ def in_file_numbers(message: str, complete: Complete, where: Mapping[str, str]) 
     """
     for split, kept in complete.kept.items():
         found = re.match(rf"{re.escape(where[split])}: row (\d+)(?=:)", message)
-        if found is None:
+        if found is None or int(found[1]) > len(kept.numbers):
             continue
         row = int(kept.numbers[int(found[1]) - 1])
         said = f"{where[split]}: row {row}{message[found.end() :]}"

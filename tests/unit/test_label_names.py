@@ -223,3 +223,13 @@ def test_names_of_a_thousand_digits_and_of_unseen_signs_are_shown_short() -> Non
         message = refusal(given)
         assert len(message) < 500
         assert message.isprintable()
+
+
+def test_several_labels_in_one_name_are_said() -> None:
+    found = read(["good", "bad", "good;bad"] * 5)
+    assert found.labels == ("bad", "good", "good;bad")
+    assert (
+        "'good;bad' in 5 rows is read as a class of its own; set task.problem to multi_label"
+        in found.remarks[0]
+    )
+    assert not read(["good, cheap", "bad"] * 5).remarks

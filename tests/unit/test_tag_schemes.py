@@ -67,6 +67,7 @@ def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
         ("PER_S PER_B PER_E O", "B-PER B-PER I-PER O", "(BIOES)"),
         ("b-per i-per o", "B-per I-per O", "tags such as b-per are read as B-per"),
         ("B:PER I:PER O", "B-PER I-PER O", "tags such as B:PER"),
+        ("B- I- O B-", "B-ENTITY I-ENTITY O B-ENTITY", "tags such as B- are read as B-ENTITY"),
         ("B I O B", "B-ENTITY I-ENTITY O B-ENTITY", "tags such as B are read as B-ENTITY"),
         ("B M E S B E", *("B-ENTITY I-ENTITY I-ENTITY B-ENTITY B-ENTITY I-ENTITY", "(BMES)")),
         ("B-PER I-PER 0", "B-PER I-PER O", "tags such as 0 are read as O"),
