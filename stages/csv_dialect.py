@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _EXCEL_LINE = re.compile(r"^sep=(.)\r?\n?$")
-_ENCLOSED = re.compile(r'"(?:[^"]|"")*"\Z')
 _FEW = 100
 
 # The csv module's own limit of 128 KB is for the whole process, and no row of ours is that small.
@@ -58,6 +57,8 @@ class Dialect:
     """Whether blanks after a separator are no part of a field."""
     escapes: bool = False
     """Whether a quote within a field has a backslash before it instead of being doubled."""
+    trusted: bool = False
+    """Whether the recipe says that quotes enclose fields, so that no field is too long or looks too much like rows."""
 
     def reader(self, lines: Iterator[str]) -> Reader:
         """The records of lines of which those to skip are gone."""
@@ -125,7 +126,8 @@ def find_dialect(
         remarks.append(
             "a quote with a backslash before it is part of the text (format.escapes: false reads it as any other)"
         )
-    dialect = replace(dialect, escapes=dialect.quotes and bool(escapes))
+    trusted = reading.format.quotes is True
+    dialect = replace(dialect, escapes=dialect.quotes and bool(escapes), trusted=trusted)
     return dialect, remarks
 
 
@@ -195,7 +197,7 @@ class _Quotes:
             is_enclosed = False
             if text.startswith('"'):
                 self.begin += 1
-                is_enclosed = len(text) > 1 and _ENCLOSED.match(text) is not None
+                is_enclosed = len(text) > 1 and text.endswith('"') and not _has_single(text[1:-1])
             elif '"' in text:
                 self.other += 1
             if is_enclosed:
@@ -220,6 +222,11 @@ class _Quotes:
             return True
         is_needed = self.enclosed > 1 and self.needy == self.enclosed
         return is_needed and not self.commas and not self.other
+
+
+def _has_single(text: str) -> bool:
+    """Whether a text holds a quote that is not doubled."""
+    return '"' in text.replace('""', "")
 
 
 def _quotes_between_tabs(opened: Opener, skip: int) -> tuple[bool, list[str]]:

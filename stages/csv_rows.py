@@ -176,7 +176,8 @@ class _Table:
         kept = [place for place, name in enumerate(self.names) if name is not None]
         features = {name: datasets.Value("string") for name in self.names if name is not None}
         nameless = [_Nameless(place, self.shown) for place in range(len(self.names))]
-        swallowed = Swallowed(dialect.separator, len(self.names)) if dialect.quotes else None
+        is_doubtful = dialect.quotes and not dialect.trusted
+        swallowed = Swallowed(dialect.separator, len(self.names)) if is_doubtful else None
         with closing(opened()) as lines, ArrowRows(into, features) as rows:
             records = _Records(self, dialect, lines, swallowed)
             for batch in records.batches():
@@ -192,7 +193,8 @@ class _Table:
         if swallowed is not None and (found := swallowed.found()):
             raise DataError(
                 f"{self.shown}: line {found[0]}: a quote that opens a field there is closed in line {found[1]} only, "
-                "and what is between looks like rows; close it, or double a quote that is part of the text"
+                "and what is between looks like rows; close it, or double a quote that is part of the text "
+                "(format.quotes: true takes such fields as they are)"
             )
         said = [*self.remarks]
         said += [one.remark() for one in nameless if self.names[one.place] is None and rows.rows]
@@ -319,6 +321,8 @@ class _Records:
         raise DataError(f"{self.table.shown}: {self._place(end)} has {amount} but {of}; {remedy}")
 
     def _several_lines(self, fields: list[str], end: int) -> None:
+        if self.dialect.trusted:
+            return
         if self.swallowed is not None:
             self.swallowed.suspect(
                 fields, self.line + 1 + self.dialect.skip, end + self.dialect.skip

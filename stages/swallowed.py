@@ -7,13 +7,16 @@ like those of the other rows.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 MOST_LINES = 1000
 """Lines of a field; a text with more belongs in JSON Lines or Parquet."""
 _MOST_VALUES = 200
-_MOST_KEPT = 1000
+_MOST_KEPT = 100_000
+_LONGEST_KEPT = 300
+_LINE_END = re.compile(r"\r\n|\r|\n")
 # A text has the separators of a row in so many lines only if it is rows.
 _LINES_OF_CHANCE = 10
 # A column with so many rows for each of its values holds no others, as labels do not.
@@ -79,6 +82,8 @@ class Swallowed:
 
     def __post_init__(self) -> None:
         self.columns = [_Column() for _ in range(self.width)]
+        self.kept = 0
+        """Values of all suspects, which stay in memory."""
 
     def learn(self, columns: Sequence[Sequence[str]]) -> None:
         """Take in the values of some rows, column by column."""
@@ -87,13 +92,14 @@ class Swallowed:
 
     def suspect(self, fields: Sequence[str], line: int, last_line: int) -> None:
         """Keep a row of several lines if one of its fields looks like rows."""
-        if len(self.suspects) >= _MOST_KEPT:
+        if self.kept > _MOST_KEPT:
             return
         for place, text in enumerate(fields):
             if "\n" in text or "\r" in text:
-                values = self._values(text.splitlines(), place)
+                values = self._values(_LINE_END.split(text), place)
                 if values:
                     self.suspects.append(_Suspect(line, last_line, tuple(values)))
+                    self.kept += len(values)
 
     def _values(self, lines: Sequence[str], place: int) -> list[tuple[int, str]]:
         """What rows within a field of some column would have in the other columns; none where it has not their form."""
@@ -105,7 +111,7 @@ class Swallowed:
             if len(parts) != end - first + 1:
                 return []
             values += [
-                (column, part)
+                (column, part[:_LONGEST_KEPT])
                 for column, part in zip(range(first, end + 1), parts, strict=True)
                 if column != place
             ]

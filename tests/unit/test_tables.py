@@ -147,7 +147,9 @@ def test_a_quote_that_swallows_rows_is_refused_with_its_line(
 def test_rows_of_three_columns_that_a_quote_swallows_are_noticed(tmp_path: Path) -> None:
     lines = [f"{number},some text,{'xy'[number % 2]}" for number in range(40)]
     lines[30:34] = ['30,"it is great,x', "31,bad film,y", '32,nice 5",x', "33,fine,y"]
-    message = refused(tmp_path / "a.csv", "\n".join(["id,text,label", *lines]) + "\n")
+    content = "\n".join(["id,text,label", *lines]) + "\n"
+    assert len(rows_of(read(tmp_path / "b.csv", content, quotes=True))) == 38
+    message = refused(tmp_path / "a.csv", content)
     assert "line 32: a quote that opens a field there is closed in line 34 only" in message
 
 
