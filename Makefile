@@ -45,12 +45,15 @@ FLIPS = 1000
 RECIPES = 2000
 OVERRIDES = 1000
 FILES = 1000
+BOMBS = 300
+SPECIALS = 300
 RUNS = 500
 COLLECTIONS = 400
 CHANGES = 300
 torture: $(INSTALLED)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --presses $(PRESSES) --cuts $(CUTS) \
-		--flips $(FLIPS) --recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --runs $(RUNS) \
+		--flips $(FLIPS) --recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --bombs $(BOMBS) \
+		--specials $(SPECIALS) --runs $(RUNS) \
 		--collections $(COLLECTIONS) --changes $(CHANGES)
 
 lint: $(INSTALLED)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,31 +26,10 @@ from stages.stop_words import _listed
 from stages.whole import is_whole, make_whole, sha256_of
 from tests.fakes import DIGEST, manifest_of, write_model
 from tests.torture.damage import SUFFIXES
+from tests.torture.hostile import bound_socket, ended_after, endless, fifo
 from tests.toys import toy_rows, toy_teacher, write_rows
 
 SECONDS = 10
-
-
-def fifo(path: Path) -> str:
-    os.mkfifo(path)
-    return "a FIFO"
-
-
-def endless(path: Path) -> str:
-    path.symlink_to("/dev/zero")
-    return "a device"
-
-
-def bound_socket(path: Path) -> str:
-    # The name of a socket is short, whatever the folder's.
-    here = Path.cwd()
-    os.chdir(path.parent)
-    try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
-    finally:
-        os.chdir(here)
-    return "a socket"
 
 
 KINDS = (fifo, endless, bound_socket)
@@ -64,14 +40,8 @@ Make = Callable[[Path], str]
 def nothing_waits() -> Iterator[None]:
     """Ends a test that waits for a writer."""
 
-    def late(*_: object) -> None:
-        raise TimeoutError("it waits for ever")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with ended_after(SECONDS):
+        yield
 
 
 @pytest.mark.parametrize("make", KINDS)
@@ -183,13 +153,13 @@ def test_as_a_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])
 def test_in_a_state_that_is_passed_over(tmp_path: Path, name: str) -> None:
-    states = FolderStates(tmp_path / "s")
+    states = FolderStates(tmp_path / "s", "general", DIGEST)
     for step in (1, 2):
         states.save(TrainingState(step=step, tensors={}, numbers={}))
     (newest,) = (tmp_path / "s").glob("*2")
     (newest / name).unlink()
     fifo(newest / name)
-    found = FolderStates(tmp_path / "s").latest()
+    found = FolderStates(tmp_path / "s", "general", DIGEST).latest()
     assert found is not None
     assert found.step == 1
 

@@ -16,6 +16,7 @@ from stages.sources import load_task
 from tests.torture.changes import change_campaign
 from tests.torture.collecting import collect_campaign
 from tests.torture.flips import HARMS, flip_campaign
+from tests.torture.hostile import bomb_campaign, special_campaign
 from tests.torture.inputs import Inputs, file_campaign, override_campaign, recipe_campaign
 
 
@@ -61,6 +62,18 @@ def test_damaged_data_files_are_loaded_or_refused(tmp_path: Path) -> None:
     assert found.loaded > 2
     assert found.commands == 10
     assert len(found.kinds) > 10
+
+
+def test_parquet_bombs_are_refused_in_tens_of_megabytes(tmp_path: Path) -> None:
+    found = bomb_campaign(tmp_path, cases=6)
+    assert found.losses == []
+    assert found.refused > 3
+
+
+def test_special_files_are_refused_wherever_they_lie(tmp_path: Path) -> None:
+    found = special_campaign(tmp_path, cases=30)
+    assert found.losses == []
+    assert found.refused == 30
 
 
 def test_a_campaign_notices_what_it_looks_for(

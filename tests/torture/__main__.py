@@ -29,6 +29,8 @@ def main(
     recipes: Annotated[int, typer.Option(help="Damaged recipes.")] = 2000,
     overrides: Annotated[int, typer.Option(help="Odd --set changes.")] = 1000,
     files: Annotated[int, typer.Option(help="Damaged data files.")] = 1000,
+    bombs: Annotated[int, typer.Option(help="Parquet files that mean gigabytes.")] = 300,
+    specials: Annotated[int, typer.Option(help="FIFOs, sockets and devices.")] = 300,
     runs: Annotated[int, typer.Option(help="Runs in one store, four at a time.")] = 500,
     collections: Annotated[int, typer.Option(help="Runs with `distill gc` beside them.")] = 400,
     changes: Annotated[int, typer.Option(help="Stages whose data or model changes.")] = 300,
@@ -48,6 +50,8 @@ def main(
         (_recipes, recipes),
         (_overrides, overrides),
         (_files, files),
+        (_bombs, bombs),
+        (_specials, specials),
         (_soak, runs),
         (_collections, collections),
         (_changes, changes),
@@ -129,6 +133,18 @@ def _files(folder: Path, cases: int, seed: int) -> list[str]:
     from tests.torture.inputs import file_campaign
 
     return _inputs("damaged data files", file_campaign(folder, cases=cases, seed=seed))
+
+
+def _bombs(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.hostile import bomb_campaign
+
+    return _inputs("Parquet bombs", bomb_campaign(folder, cases=cases, seed=seed))
+
+
+def _specials(folder: Path, cases: int, seed: int) -> list[str]:
+    from tests.torture.hostile import special_campaign
+
+    return _inputs("special files", special_campaign(folder, cases=cases, seed=seed))
 
 
 def _inputs(what: str, found: Inputs) -> list[str]:

@@ -55,10 +55,12 @@ class Inputs:
     losses: list[str] = field(default_factory=list)
     """Anything but a value or a refusal in one message, or too slow, or too large."""
 
-    def try_one(self, name: str, load: Callable[[], Any]) -> tuple[bool, list[str]]:
+    def try_one(
+        self, name: str, load: Callable[[], Any], most_bytes: int | None = None
+    ) -> tuple[bool, list[str]]:
         """Load one: whether it was refused, and whatever is not as it should be."""
         problems, refused = [], False
-        with self._measured(problems):
+        with self._measured(problems, most_bytes):
             try:
                 load()
                 self.loaded += 1
@@ -85,14 +87,14 @@ class Inputs:
         return problems
 
     @contextlib.contextmanager
-    def _measured(self, problems: list[str]) -> Iterator[None]:
+    def _measured(self, problems: list[str], most_bytes: int | None = None) -> Iterator[None]:
         before, began = _memory("VmRSS"), time.perf_counter()
         # The kernel forgets the highest mark, so that each case has one of its own.
         Path("/proc/self/clear_refs").write_text("5")
         yield
         elapsed, grown = time.perf_counter() - began, _memory("VmHWM") - before
         self.slowest, self.grown = max(self.slowest, elapsed), max(self.grown, grown)
-        if elapsed > LONGEST_SECONDS or grown > MOST_BYTES:
+        if elapsed > LONGEST_SECONDS or grown > (most_bytes or MOST_BYTES):
             problems.append(f"{elapsed:.1f} s, {grown / 2**20:.0f} MiB")
 
 
@@ -147,7 +149,7 @@ class _Lost(Exception):
     """A case was neither loaded nor refused as it should be."""
 
 
-def _drive(
+def drive(
     strategy: st.SearchStrategy[Any], check: Check, cases: int, seed: int, commands: int
 ) -> Inputs:
     """Check so many cases, some through the command line too; then shrink the first that fails, if one does."""
@@ -209,7 +211,7 @@ def recipe_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 
         return problems
 
     canary = folder / "canary"
-    found = _drive(damaged_recipes(lambda: texts, str(canary)), check, cases, seed, commands)
+    found = drive(damaged_recipes(lambda: texts, str(canary)), check, cases, seed, commands)
     return _not_executed(found, canary)
 
 
@@ -232,7 +234,7 @@ def override_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int 
     canary = folder / "canary"
     document = yaml.safe_load(text)
     strategy = changes(lambda: document, str(canary))
-    return _not_executed(_drive(strategy, check, cases, seed, commands), canary)
+    return _not_executed(drive(strategy, check, cases, seed, commands), canary)
 
 
 def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
@@ -253,7 +255,7 @@ def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10
         finally:
             shutil.rmtree(place)
 
-    found = _drive(damaged_files(str(canary)), check, cases, seed, commands)
+    found = drive(damaged_files(str(canary)), check, cases, seed, commands)
     return _not_executed(found, canary)
 
 

@@ -1,0 +1,300 @@
+"""Parquet files that mean gigabytes, of every shape that a few bytes can have, and special files in every place.
+
+A bomb that a recipe names is refused in tens of megabytes, and one beside what it names is not read. A FIFO, a socket
+or a device is refused before it is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import strategies as st
+
+from pipeline.checkpoints import open_checkpoint, open_store
+from pipeline.library import read_recipe
+from schemas.corpus import GeneralCorpus
+from schemas.data import FileTask
+from schemas.errors import CheckpointError, DataError
+from schemas.refs import FolderModel
+from stages.corpus import load_corpus
+from stages.encoders import locate
+from stages.neighbours import glove_file
+from stages.sources import load_task
+from tests.fakes import DIGEST, manifest_of, write_model
+from tests.torture.damage import SUFFIXES
+from tests.torture.inputs import LONGEST_SECONDS, Inputs, drive
+from tests.toys import toy_teacher, write_rows
+
+MOST_BOMB_BYTES = 96 << 20
+_MEANT_BYTES = 120_000_000
+"""What a bomb unpacks to at least; a small file may unpack to 64 MB."""
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+
+# --- bombs
+
+
+@dataclass(frozen=True)
+class Bomb:
+    """How a Parquet file is made that is small and means much."""
+
+    leaf: str
+    """What its values are."""
+    wrapping: tuple[str, ...]
+    """What they lie in, from the inside out."""
+    size: int
+    """Bytes of each value, where that may be chosen."""
+    compression: str
+    row_group_size: int
+    beside: bool
+    """Whether no recipe names the column."""
+    as_corpus: bool
+
+    def write(self, file: Path) -> None:
+        """Write it, in a child whose memory is then gone."""
+        if (child := os.fork()) == 0:
+            code = 1
+            try:
+                self._write(file)
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0, self
+
+    def _write(self, file: Path) -> None:
+        column = self._column()
+        for wrapping in self.wrapping:
+            column = _WRAPPINGS[wrapping](column)
+        rows = len(column)
+        good = pa.array([f"text {row % 7}" for row in range(rows)])
+        labels = pa.array([("no", "yes")[row % 2] for row in range(rows)])
+        table = pa.table({"text_a": column, "label": labels})
+        if self.beside:
+            table = pa.table({"other": column, "text_a": good, "label": labels})
+        encoded: dict[str, Any] = {}
+        if self.leaf == "prefixes" and not self.beside and not self.wrapping:
+            encoded = {"use_dictionary": False, "column_encoding": {"text_a": "DELTA_BYTE_ARRAY"}}
+        # Groups take room in the footer, so that a file of very many is no bomb.
+        group = max(self.row_group_size, rows // 100)
+        pq.write_table(table, file, compression=self.compression, row_group_size=group, **encoded)
+
+    def _column(self) -> pa.Array:
+        number = max(2, _MEANT_BYTES // self.size)
+        if self.leaf in ("text", "large text", "prefixes"):
+            places = pa.array(np.zeros(number, np.int32))
+            texts = pa.DictionaryArray.from_arrays(places, pa.array(["x" * self.size]))
+            return texts.cast(pa.large_string()) if self.leaf == "large text" else texts
+        if self.leaf == "fixed size":
+            return pa.array([bytes(self.size)] * number, pa.binary(self.size))
+        if self.leaf == "decimals":
+            zeros = pa.array(np.zeros(_MEANT_BYTES // 40, np.int64)).cast(pa.decimal128(38, 2))
+        else:
+            zeros = pa.array(np.zeros(_MEANT_BYTES // 10, np.int8))
+        return pa.ListArray.from_arrays(_offsets(len(zeros), 1_000_000), zeros)
+
+
+def _offsets(number: int, size: int) -> pa.Array:
+    return pa.array(np.append(np.arange(0, number, size), number).astype(np.int32))
+
+
+_WRAPPINGS: dict[str, Callable[[pa.Array], pa.Array]] = {
+    "lists": lambda values: pa.ListArray.from_arrays(_offsets(len(values), 2), values),
+    "one list": lambda values: pa.ListArray.from_arrays(_offsets(len(values), len(values)), values),
+    "large lists": lambda values: pa.LargeListArray.from_arrays(
+        _offsets(len(values), 3).cast(pa.int64()), values
+    ),
+    "objects": lambda values: pa.StructArray.from_arrays([values], ["inside"]),
+    "maps": lambda values: pa.MapArray.from_arrays(
+        _offsets(len(values), 2), pa.array(np.zeros(len(values), np.int64)), values
+    ),
+}
+
+
+@st.composite
+def bombs(draw: Draw) -> Bomb:
+    """A bomb of any shape."""
+    leaf = draw(
+        st.sampled_from(("text", "large text", "prefixes", "fixed size", "zeros", "decimals"))
+    )
+    return Bomb(
+        leaf=leaf,
+        wrapping=tuple(draw(st.lists(st.sampled_from(tuple(_WRAPPINGS)), max_size=3))),
+        size=draw(st.sampled_from((20_000, 300_000, 1_900_000, 9_000_000))),
+        compression=draw(st.sampled_from(("zstd", "gzip", "brotli"))),
+        row_group_size=draw(st.sampled_from((1, 7, 1000, 1 << 30))),
+        beside=draw(st.integers(0, 4)) == 0,
+        as_corpus=draw(st.booleans()),
+    )
+
+
+def bomb_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
+    """Load so many bombs, as a task's rows or as a corpus."""
+    file = folder / "bomb.parquet"
+
+    def check(found: Inputs, case: Bomb, _: bool) -> list[str]:
+        found.kinds[case.leaf] += 1
+        case.write(file)
+        load = _as_corpus if case.as_corpus else _as_task
+        cache = folder / f"cache {found.kinds.total()}"
+        refused, problems = found.try_one(repr(case), lambda: load(file, cache), MOST_BOMB_BYTES)
+        shutil.rmtree(cache, ignore_errors=True)
+        if not refused and not case.beside:
+            problems.append("it was taken")
+            found.losses.append(f"{case}: it was taken")
+        return problems
+
+    return drive(bombs(), check, cases, seed, 0)
+
+
+def _as_task(file: Path, cache: Path) -> None:
+    load_task(FileTask(train=str(file), validation=str(file)), cache)
+
+
+def _as_corpus(file: Path, cache: Path) -> None:
+    source = {"kind": "files", "paths": [str(file)], "column": "text_a"}
+    load_corpus(GeneralCorpus.model_validate({"sources": [source], "held_out_rows": 1}), cache)
+
+
+# --- special files
+
+
+def fifo(path: Path) -> str:
+    """A FIFO without a writer; what messages call it."""
+    os.mkfifo(path)
+    return "a FIFO"
+
+
+def endless(path: Path) -> str:
+    """A link to a device that never ends; what messages call it."""
+    path.symlink_to("/dev/zero")
+    return "a device"
+
+
+def bound_socket(path: Path) -> str:
+    """A socket; what messages call it."""
+    here = Path.cwd()
+    os.chdir(path.parent)  # the name of a socket is short, whatever the folder's
+    try:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+    finally:
+        os.chdir(here)
+    return "a socket"
+
+
+SPECIAL = {"FIFO": fifo, "device": endless, "socket": bound_socket}
+_MODEL_FILES = (
+    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "merges.txt",
+    "spm.model", "added_tokens.json", "model.safetensors.index.json",
+)  # fmt: skip
+_CHECKPOINT_FILES = ("manifest.json", "model/model.safetensors", "projections.safetensors")
+
+
+@contextmanager
+def ended_after(seconds: float) -> Iterator[None]:
+    """Ends what waits for ever."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _data(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+    suffix = (*SUFFIXES, ".csv.gz", ".txt.zst")[number % 8]
+    file = place / f"train{suffix}"
+    make(file)
+    given = (file, place / "train.*")[number % 2]
+    return lambda: _as_task(given, place / "cache")
+
+
+def _corpus(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+    write_rows(place / "texts" / "a.jsonl", [{"text_a": "row"}, {"text_a": "other"}])
+    make(place / "texts" / "b.jsonl")
+    given = ("texts", "texts/*.jsonl", "texts/b.jsonl")[number % 3]
+    return lambda: _as_corpus(place / given, place / "cache")
+
+
+def _table(place: Path, make: Callable[[Path], str], _: int) -> Callable[[], Any]:
+    make(place / "data vectors.txt")
+    return lambda: glove_file(str(place / "data vectors.txt"))
+
+
+def _recipe(place: Path, make: Callable[[Path], str], _: int) -> Callable[[], Any]:
+    make(place / "recipe.yaml")
+    return lambda: read_recipe(str(place / "recipe.yaml"))
+
+
+def _model(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+    folder = toy_teacher(place / "data model")
+    file = folder / _MODEL_FILES[number % len(_MODEL_FILES)]
+    file.unlink(missing_ok=True)
+    make(file)
+    return lambda: locate(FolderModel(path=str(folder)))
+
+
+def _checkpoint(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+    store = open_store(place / "data store")
+    folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
+    file = folder / _CHECKPOINT_FILES[number % 3]
+    file.unlink()
+    make(file)
+
+    def load() -> None:
+        try:
+            open_checkpoint(folder)
+        except CheckpointError as error:
+            raise DataError(str(error)) from None
+
+    return load
+
+
+_PLACES: dict[str, Callable[[Path, Callable[[Path], str], int], Callable[[], Any]]] = {
+    "data": _data,
+    "corpus": _corpus,
+    "table of vectors": _table,
+    "recipe": _recipe,
+    "model": _model,
+    "checkpoint": _checkpoint,
+}
+
+
+def special_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
+    """Put so many special files into the places where a recipe or a command names files."""
+
+    def check(found: Inputs, case: tuple[str, str, int], _: bool) -> list[str]:
+        where, kind, number = case
+        found.kinds[f"{kind} as {where}"] += 1
+        place = folder / f"case {found.kinds.total()}"
+        place.mkdir()
+        load = _PLACES[where](place, SPECIAL[kind], number)
+        with ended_after(LONGEST_SECONDS):
+            refused, problems = found.try_one(repr(case), load)
+        shutil.rmtree(place)
+        if not refused:
+            problems.append("it was taken")
+            found.losses.append(f"{case}: it was taken")
+        return problems
+
+    strategy = st.tuples(
+        st.sampled_from(tuple(_PLACES)), st.sampled_from(tuple(SPECIAL)), st.integers(0, 100)
+    )
+    return drive(strategy, check, cases, seed, 0)
