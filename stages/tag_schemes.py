@@ -249,7 +249,9 @@ def _broken(
     if scheme.name in ("IO", "IOE"):
         return np.zeros(len(parts), bool)
     broken: NDArray[np.bool_] = starts & np.isin(parts, ["I", "E"])
-    if scheme.name != "BIO":
+    if np.isin(
+        parts, ["E", "S"]
+    ).any():  # else the split is one of BIO beside others of another scheme
         begins_next = np.concatenate([starts[1:], [True]])[: len(parts)]
         outside_next = np.concatenate([~inside[1:], [True]])[: len(parts)]
         ends = inside & (last | begins_next | outside_next)

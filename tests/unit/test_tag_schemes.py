@@ -92,7 +92,9 @@ def test_a_type_has_both_of_its_tags_wherever_it_was_trained_on() -> None:
 
 def test_the_scheme_is_told_from_all_splits() -> None:
     found = read(["B-PER I-PER O", "B-PER O"], ["B-PER E-PER", "S-PER O"])
+    assert tags(found) == ["B-PER I-PER O", "B-PER O"]
     assert tags(found, "validation") == ["B-PER I-PER", "B-PER O"]
+    assert len(found.remarks) == 1, "a split of BIO is right as it is"
     # Neighbours in one split alone: without them the tags would be those of IO.
     found = read(["I-PER I-PER O"], ["I-PER B-PER O"])
     assert tags(found, "validation") == ["B-PER B-PER O"]
