@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets import Dataset
@@ -15,7 +15,7 @@ from schemas.yaml_text import printable
 from stages.files import check_column, is_text, text_column
 from stages.lists import list_column, texts_of_lists
 from stages.right_choice import Asked
-from stages.written_lists import NotAList, is_written_list, written_list
+from stages.written_lists import NotAList, is_written_list, lists_by_name, written_list
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,9 @@ def _with_keys(texts: list[list[str]], keys: list[list[str]], column: str, where
 
 
 def _printed(column: str, rows: Dataset, where: str) -> Choices:
-    """Lists that a text column holds as Python, numpy or JSON print them."""
-    texts = []
+    """Lists, or objects of them, that a text column holds as Python, numpy or JSON print them."""
+    texts: list[list[str]] = []
+    keys: list[list[str]] = []
     for row, value in list_column(rows, column, where):
         place = f"{where}: row {row}: column {column!r}"
         # The commas of [He went, she left] may be a choice's own.
@@ -134,23 +135,30 @@ def _printed(column: str, rows: Dataset, where: str) -> Choices:
             value is not None and re.search(r"[^\W\d_]", value) and not re.search("['\"]", value)
         )
         if value is None or not is_written_list(value) or is_torn:
-            found = "missing" if value is None else repr(printable(value, 60))
+            shown = "missing" if value is None else repr(printable(value, 60))
             raise DataError(
-                f'{place} is {found}, not a list; write ["one", "two"], or name a column for each choice, choices: '
+                f'{place} is {shown}, not a list; write ["one", "two"], or name a column for each choice, choices: '
                 "[one, two]"
             )
-        texts.append(_items(value, place))
+        own, named = _items(value, place)
+        texts.append(own)
+        keys.append(named)
     remark = f"task.problem.choices: the texts of column {column!r} are read as lists"
-    return Choices(texts, (), remarks=(remark,))
+    found = _with_keys(texts, keys, column, where) if any(keys) else Choices(texts, ())
+    return replace(found, remarks=(remark,))
 
 
-def _items(text: str, place: str) -> list[str]:
+def _items(text: str, place: str) -> tuple[list[str], list[str]]:
+    """The texts of a printed row's choices, and their labels where it has some."""
     try:
-        found = written_list(text)
+        by_name = lists_by_name(text)
+        found = by_name.get("text", []) if by_name is not None else written_list(text)
     except NotAList as error:
         raise DataError(f'{place}: {printable(text, 60)} {error}; write ["one", "two"]') from None
-    if isinstance(found, dict) or not found or not all(found):
+    labels = (by_name or {}).get("label", [])
+    if isinstance(found, dict) or not found or not all(found) or not all(labels):
         raise DataError(
-            f'{place} is {printable(text, 60)}, not a list of texts; write ["one", "two"]'
+            f'{place} is {printable(text, 60)}, not a list of texts; write ["one", "two"], or {{"text": ["one", '
+            '"two"], "label": ["A", "B"]}'
         )
-    return [item for item in found if item]
+    return [item for item in found if item], [label for label in labels if label]

@@ -9,7 +9,7 @@ from schemas.errors import DataError
 from schemas.problems import MultiLabel
 from schemas.yaml_text import printable
 from stages.texts import Task
-from stages.written_lists import NotAList, is_written_list, written_list
+from stages.written_lists import NotAList, is_written_list, lists_by_name, written_list
 
 _SEPARATORS = (",", ";", "|", "，", "、", "；", "\n", "\t")
 """What is looked for between names where the recipe does not say it."""
@@ -95,7 +95,9 @@ def _written(task: Task, texts: _Texts, where: Mapping[str, str]) -> _Read:
 
 def _read(text: str, where: str) -> _Row:
     try:
-        found = written_list(text)
+        by_name = lists_by_name(text) or {}
+        # Label Studio's {"choices": ["joy", "love"]}.
+        found = next(iter(by_name.values())) if len(by_name) == 1 else written_list(text)
     except NotAList as error:
         raise DataError(f'{where}: {printable(text, 60)} {error}; write ["one", "two"]') from None
     if isinstance(found, dict):

@@ -23,6 +23,9 @@ _PART = re.compile(
 _ENTRY = re.compile(rf"\s*([uU]?(?:{_QUOTED})|[^:]+?)\s*:(.*)", re.DOTALL)
 _NUMPY_SCALAR = re.compile(rf"np\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)", re.DOTALL)
 _CALLED = re.compile(r"(?:frozenset|set|array|list|tuple)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+_NAMED_LIST = rf"({_QUOTED})\s*:\s*(?:array\()?(\[(?:{_QUOTED}|[^\[\]'\"])*\])(?:,\s*dtype=\w+)?\)?\s*(?:,\s*|(?=\}}))"
+_LISTS_BY_NAME = re.compile(rf"\{{\s*(?:{_NAMED_LIST})+\}}", re.DOTALL)
+_NAMED_LISTS = re.compile(_NAMED_LIST, re.DOTALL)
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
@@ -72,6 +75,23 @@ def written_list(text: str) -> list[Item] | dict[str, Item]:
     if text[0] == "{" and parts and all(_is_entry(part) for part in parts):
         return _entries(parts)
     return [item for part in parts for item in _items(part)]
+
+
+def lists_by_name(text: str) -> dict[str, list[Item]] | None:
+    """The lists of a printed object such as `{'text': ['one', 'two'], 'label': ['A', 'B']}`; None where it is none.
+
+    Raises:
+        NotAList: one of the lists cannot be read.
+    """
+    text = _NUMPY_SCALAR.sub(r"\1", text.strip())
+    if _LISTS_BY_NAME.fullmatch(text) is None:
+        return None
+    found: dict[str, list[Item]] = {}
+    for entry in _NAMED_LISTS.finditer(text):
+        items = written_list(entry[2])
+        assert isinstance(items, list), "it stands in square brackets"
+        found[_unquoted(entry[1])] = items
+    return found
 
 
 def _parts(inside: str) -> Iterator[str]:

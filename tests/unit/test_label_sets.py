@@ -118,7 +118,7 @@ def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
         ([[18, 2], [3]], None, {"labels": ["a", "b", "c"]}, "numbers go up to 18, and the 3 names of task.labels"),
         ([[1, 3], [2]], None, {"labels": ["a", "b", "c"]}, "1 to 3, count from 1"),
         ([{"choices": ["joy"]}], None, {}, "holds a list in 'choices'; name the list itself"),
-        (['{"choices": ["joy", "love"]}'], None, {}, "holds lists in lists"),
+        (['{"choices": ["joy"], "others": ["love"]}'], None, {}, "holds lists in lists"),
     ],
 )  # fmt: skip
 def test_what_has_two_meanings_is_refused(
@@ -151,6 +151,7 @@ def test_what_has_two_meanings_is_refused(
         ["joy", "love、fear", ""],
         ["joy", "love\nfear", ""],
         ["{'joy': 1, 'love': 0, 'fear': 0}", "{'joy': 0, 'love': 1, 'fear': 1}", "{'joy': 0, 'love': 0, 'fear': 0}"],
+        ['{"choices": ["joy"]}', '{"choices": ["love", "fear"]}', '{"choices": []}'],
         ['{"joy": true}', '{"love": true, "fear": true}', "{}"],
     ],
     ids=str,

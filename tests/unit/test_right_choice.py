@@ -190,6 +190,16 @@ def test_the_choices_own_labels_decide(form: str) -> None:
     assert found.remarks == ()
 
 
+@pytest.mark.parametrize("array", ["{}", "array({}, dtype=object)"])
+def test_objects_of_choices_that_a_csv_holds_as_text_are_read(array: str) -> None:
+    texts = array.format("['plot', \"the film, it's {seen}\", 'song']")
+    rows = []
+    for _, labels, answer in ARC:
+        written = f"{{'text': {texts}, 'label': {array.format(labels)}}}"
+        rows.append({"question": "which", "choices": written, "answer": answer})
+    assert chosen(load(rows)) == ["the film, it's {seen}", "song", "plot"]
+
+
 def test_labels_of_choices_are_one_for_each() -> None:
     row = {"question": "which", "choices": {"text": ["a", "b"], "label": ["A", "A"]}, "answer": "A"}
     with pytest.raises(
@@ -217,7 +227,14 @@ def test_choices_that_a_csv_holds_as_text_are_lists(written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["[plot, the film]", "plot, film", "{'text': ['a'], 'label': ['A']}", "['a', nan]"]
+    "written",
+    [
+        "[plot, the film]",
+        "plot, film",
+        "{'text': ['a', 'b'], 'label': ['A', nan]}",
+        "{'txt': ['a']}",
+        "['a', nan]",
+    ],
 )
 def test_choices_whose_ends_are_not_told_are_refused(written: str) -> None:
     with pytest.raises(DataError, match=r"row 1: column 'choices'.*; write"):
