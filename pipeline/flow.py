@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 from prefect import flow
 from rich.console import Console
@@ -40,7 +41,9 @@ from schemas.recipe import Recipe
 from schemas.refs import StudentOf
 from schemas.results import CheckpointRef, RunReport
 from schemas.stage import Stage
+from stages.encoders import locate
 from stages.first_reading import first_reading
+from stages.models import check_parent
 from stages.ports import Progress
 from stages.tasks import cancelled_when_interrupted
 
@@ -122,6 +125,7 @@ def _execute(
     parent = resumed(options, store, settings, registered)
     if parent is not None:
         stages = stages_after(parent, recipe, stages, options)
+        check_parent(Path(parent.path) / "model", recipe.student, locate(recipe.pretrained))
     _note_needs(recipe, stages, parent, store, registered, progress)
     with tracked(settings, store, recipe, name) as (tracking, parent_run):
         stop.when_asked.append(tracking.hurry)

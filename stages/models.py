@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from schemas.errors import ConfigError
 from schemas.layer_map import teacher_layers
@@ -37,6 +37,7 @@ from stages.student import fresh_student, student_config
 from stages.tensors import read_tensors
 from stages.tokens import Batch, Tokens
 from stages.units import Units, fresh_in_units, trained_in_units
+from stages.weights import check_weights
 from stages.words import has_word_head, load_word_model, with_word_head
 
 PROJECTIONS = "projections.safetensors"
@@ -159,7 +160,7 @@ def _vector_width(config: StageConfig) -> int | None:
 def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> Started:
     model = load_encoder(Path(parent.path) / "model")
     if config.student is not None:
-        check_family(model.config, config, Path(parent.path))
+        check_family(model.config, config.student, locate(config.pretrained), Path(parent.path))
         check_shape(shape_of(model.config), config.student.shape, Path(parent.path))
     file = Path(parent.path) / PROJECTIONS
     return Started(model, read_tensors(file) if file.is_file() else {})
@@ -223,10 +224,30 @@ def _calibration_batches(text: Tokens, start: ExtractStart) -> Iterator[Batch]:
         yield text.batch(rows[places])
 
 
-def check_family(found: PretrainedConfig, config: StageConfig, folder: Path) -> None:
+def check_parent(folder: Path, student: StudentConfig, pretrained: Path) -> None:
+    """Refuse a model that the recipe's student cannot go on from, before anything is trained.
+
+    Args:
+        folder: the model.
+        student: the recipe's.
+        pretrained: the teacher, whose tokenizer is used.
+
+    Raises:
+        ConfigError: it is of another family or shape.
+        DataError: it has another vocabulary, or its files are not those of its config.
+    """
+    config = load_config(folder)
+    check_family(config, student, pretrained, folder)
+    check_shape(shape_of(config), student.shape, folder)
+    check_weights(AutoModel, folder, config)
+    check_same_vocabulary(folder, pretrained, place="--resume-from")
+
+
+def check_family(
+    found: PretrainedConfig, student: StudentConfig, pretrained: Path, folder: Path
+) -> None:
     """Refuse to go on from a model of another family than the recipe's student."""
-    assert config.student is not None
-    family = config.student.model_type or load_config(locate(config.pretrained)).model_type
+    family = student.model_type or load_config(pretrained).model_type
     if found.model_type != family:
         raise ConfigError(
             f"student.model_type: {family}, but {folder} holds a {found.model_type} model; go on from a model of the "

@@ -24,6 +24,7 @@ from schemas.errors import ConfigError, DataError
 from schemas.problems import Embedding
 from stages.encoders import check_same_vocabulary, load_config, load_encoder, load_tokenizer
 from stages.model_checks import once_each
+from stages.models import check_parent
 from stages.preflight import preflight
 from stages.sentence import check_dense, load_sentence_encoder, sentence_encoder
 from stages.sources import load_task
@@ -323,6 +324,29 @@ def test_what_asks_for_a_mask_token_is_refused_where_there_is_none(tmp_path: Pat
     (tmp_path / "teacher" / "special_tokens_map.json").unlink(missing_ok=True)
     said = refusal(preflight, recipe, tmp_path / "cache")
     assert "student.start.units: importance is measured on masked words" in said
+
+
+def test_a_checkpoint_of_another_student_is_refused_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    shape = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    recipe = toy_recipe(tmp_path, student={"shape": shape})
+    teacher, folder = tmp_path / "teacher", toy_teacher(tmp_path / "parent", layers=2)
+    check_parent(folder, recipe.student, teacher)
+    edit(folder / "config.json", vocab_size=500)
+    assert "500 x 16 by config.json" in refusal(check_parent, folder, recipe.student, teacher)
+    toy_teacher(folder, layers=3)
+    assert "num_layers: 2, but" in refusal(check_parent, folder, recipe.student, teacher)
+    config = family_config("roberta", layers=2)
+    config.vocab_size = len(tiny_tokenizer())
+    random_model(folder, config, None)
+    said = refusal(check_parent, folder, recipe.student, teacher)
+    assert "holds a roberta model" in said
+    toy_teacher(folder, layers=2)
+    tiny_tokenizer([*WORDS[:-1], "other"]).save_pretrained(folder)
+    said = refusal(check_parent, folder, recipe.student, teacher)
+    assert "--resume-from: " in said
+    assert "has another vocabulary than the teacher" in said
 
 
 # Maps of sentence encoders
