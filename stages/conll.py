@@ -1,29 +1,27 @@
 """Files of words with tags, a word a line: CoNLL's format and its relatives.
 
 A blank line ends a sentence. The first field of a line is the word (the second where the first only counts the words),
-the last its tag, unless the columns are named. `-DOCSTART-` lines and comments are no words: a comment begins with `#`
-before the first word of a sentence, and has not the fields of a word.
+the last its tag, unless the recipe or a header names the columns. `-DOCSTART-` lines and comments are no words: a
+comment begins with `#` before the first word of a sentence, and has not the fields of a word.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 import datasets
 import pyarrow as pa
 
 from schemas.errors import DataError
 from schemas.yaml_text import printable
-from stages.reading import ArrowRows, Reading
-from stages.transcoding import encoding_of, open_utf8
+from stages.conll_lines import ConllLines
+from stages.reading import ArrowRows, Reading, renamed
 
+_BETWEEN = {None: "blanks", "\t": "tabs"}
 _DOCUMENT = "-DOCSTART-"
 _SENTENCES_AT_ONCE = 1000
 _NUMBER = re.compile(r"\d+")
@@ -35,7 +33,6 @@ _MOST_TAGS = 1000
 class _Form:
     """What all lines of a file have in common."""
 
-    tabs: bool = False
     width: int = 0
     words: int = 0
     """Lines of words."""
@@ -97,18 +94,13 @@ def conll_line(path: Path, reading: Reading, where: str, row: int) -> int | None
 class _File:
     def __init__(self, path: Path, reading: Reading, shown: str) -> None:
         self.path, self.reading, self.shown = path, reading, shown
-        self.encoding = encoding_of(path, reading.format.encoding)
-
-    def _opened(self) -> TextIO:
-        return io.TextIOWrapper(open_utf8(self.path, self.encoding), encoding="utf-8-sig")
+        self.lines = ConllLines(path, reading)
 
     def look(self) -> _Form:
         """What the lines have in common: read once before any sentence is."""
         form = _Form()
-        with closing(self._opened()) as lines:
-            form.tabs = any("\t" in line.strip() for line in lines if line[0] not in "#-\n")
         place = 0
-        for _, fields in self._lines(form.tabs):
+        for _, fields in self.lines:
             if not fields or fields[0] == _DOCUMENT:
                 place = 0
                 continue
@@ -129,24 +121,13 @@ class _File:
             return True
         return _NUMBER.fullmatch(text) is not None and int(text) in (place, place - 1)
 
-    def _lines(self, tabs: bool) -> Iterator[tuple[int, list[str]]]:
-        """Number and fields of each line; none of a blank one."""
-        with closing(self._opened()) as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    yield number, []
-                elif tabs and "\t" in line:
-                    yield number, [part.strip() for part in line.rstrip().split("\t")]
-                else:  # other white space may be part of a word
-                    yield number, re.split(r"[ \t]+", line.strip(" \t\n"))
-
     def columns(self, form: _Form) -> tuple[int, int, str]:
         """Which fields are the word and the tag, and what to say of it.
 
         Raises:
             DataError: there are no two such.
         """
-        given = self.reading.format.columns
+        given = self.reading.format.columns or self._named()
         if given is not None:
             missing = [name for name in self.reading.columns[:2] if name not in given]
             if missing:
@@ -174,6 +155,13 @@ class _File:
             + (" (format.columns names others)" if form.width > 2 else "")
         )  # fmt: skip
 
+    def _named(self) -> tuple[str, ...] | None:
+        """The header, with the names of the two columns that are asked for; None where it has not both."""
+        header = self.lines.header or []
+        wanted = renamed(header, self.reading.columns[:2])
+        names = tuple(wanted.get(name, name) for name in header)
+        return names if {*self.reading.columns[:2]} <= {*names} else None
+
     def _example(self, width: int) -> list[str]:
         text, label = self.reading.columns[:2]
         names = [f"field_{number}" for number in range(1, width + 1)]
@@ -190,7 +178,7 @@ class _File:
         """
         sentence: list[tuple[str, str]] = []
         first = 0
-        for number, fields in self._lines(form.tabs):
+        for number, fields in self.lines:
             if not fields or fields[0] == _DOCUMENT:
                 if sentence:
                     yield first, sentence
@@ -221,7 +209,7 @@ class _File:
             raise DataError(
                 f"{self.shown}: line {number} has {amount}, {printable(' '.join(fields), 60)!r}, but "
                 f"{'the first has' if given is None else 'format.columns names'} {width}; write a word, its tag and "
-                f"what is between in a line, with {'tabs' if form.tabs else 'blanks'} between them"
+                f"what is between in a line, with {_BETWEEN.get(self.lines.separator, 'commas')} between them"
             )
         found = fields[places[0]], fields[places[1]]
         if not all(found):

@@ -21,6 +21,7 @@ from schemas.explain import suggestion
 from schemas.yaml_text import printable
 from stages.bounds import MAX_ROW_BYTES, check_bounds
 from stages.conll import write_conll_rows
+from stages.conll_lines import has_sentences
 from stages.csv_rows import SEPARATORS, csv_header, write_csv_rows
 from stages.file_names import CONLL_FORMATS, FORMATS, file_format
 from stages.loaded import write_loaded_rows
@@ -137,10 +138,12 @@ def is_conll(path: Path, reading: Reading, where: str) -> bool:
                 "give rows of text (.jsonl, .csv, .tsv, .parquet)"
             )
         return True
-    if not reading.words or layout == "table" or suffix not in (".txt", ".tsv"):
+    if not reading.words or layout == "table" or suffix not in (".txt", ".tsv", ".csv"):
         return False
-    if suffix == ".txt":
+    if suffix == ".txt" or has_sentences(path, reading):
         return True
+    if suffix == ".csv":
+        return False
     try:
         header = csv_header(path, Reading(reading.columns[:2]), SEPARATORS[suffix], where)
     except DataError:  # said of the words, if they are wrong too

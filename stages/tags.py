@@ -17,6 +17,8 @@ from stages.tag_lists import lists_of_columns
 from stages.tag_schemes import OUTSIDE, NoScheme, Read, Scheme, as_bio, scheme_of
 from stages.texts import Task
 
+_FEW_ROWS = 20
+
 
 @dataclass(frozen=True)
 class TaggedWords:
@@ -38,6 +40,7 @@ def tagged_words(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str
     lists, remarks = lists_of_columns(raw, (task.text, column), where)
     words, tags = lists[task.text], lists[column]
     for split in raw:
+        _refuse_single_words(words[split], f"{where[split]}: column {task.text!r}")
         _check_lengths(task, words[split], tags[split], where[split])
     declared = _declared(raw["train"], column)
     if task.labels is not None and declared is None:
@@ -61,6 +64,15 @@ def _declared(rows: Dataset, column: str) -> tuple[str, ...] | None:
     """Names that a data set of the hub declares for the items of a list."""
     inner = getattr(rows.features[column], "feature", None)
     return tuple(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+
+
+def _refuse_single_words(words: Lists, where: str) -> None:
+    """Refuse a table of a word a row, whose sentences nobody could tell."""
+    if len(words.lengths) >= _FEW_ROWS and words.lengths.max() == 1:
+        raise DataError(
+            f"{where} holds one word in every row, but a row is a sentence; list the words of each, or give a word a "
+            "line with a blank line after each sentence (.conll)"
+        )
 
 
 def _check_lengths(task: Task, words: Lists, tags: Lists, where: str) -> None:

@@ -67,6 +67,39 @@ def test_white_space_that_is_no_blank_is_part_of_a_word(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "token\ttag\nEU\tB-ORG\nrejects\tO\n\nx\tO\n"),
+        ("a.conll", "label tokens\nB-ORG EU\nO rejects\n\nO x\n"),
+        ("a.tsv", "id\tTokens\tpos\tLABEL\n1\tEU\tNNP\tB-ORG\n2\trejects\tVBZ\tO\n\n1\tx\tNN\tO\n"),
+        ("a.csv", "Word,Tag\nEU,B-ORG\nrejects,O\n\nx,O\n"),
+        ("a.csv", "EU,B-ORG\nrejects,O\n\nx,O\n"),
+    ],
+)  # fmt: skip
+def test_a_header_is_no_word_and_names_the_fields(tmp_path: Path, name: str, content: str) -> None:
+    rows = load(tmp_path / name, content)
+    assert rows.train["words"][:] == TWO
+    assert tags(rows) == [["B-ORG", "O"], ["O"]]
+
+
+def test_a_comma_may_be_a_word_between_commas(tmp_path: Path) -> None:
+    rows = load(tmp_path / "a.csv", 'EU,B-ORG\n",",O\n\nx,O\n')
+    assert rows.train["words"][:] == [["EU", ","], ["x"]]
+
+
+def test_a_table_of_sentences_stays_one_whatever_its_blank_lines(tmp_path: Path) -> None:
+    content = "tokens,label\n\nEU rejects,B-ORG O\n\nx,O\n\n"
+    rows = load(tmp_path / "a.csv", content)
+    assert rows.train["words"][:] == TWO
+
+
+def test_a_table_of_a_word_a_row_is_refused(tmp_path: Path) -> None:
+    content = "Sentence,tokens,label\n" + "1,word,O\n" * 30
+    with pytest.raises(DataError, match="column 'tokens' holds one word in every row"):
+        load(tmp_path / "a.csv", content)
+
+
 def test_named_columns_say_where_words_and_tags_are(tmp_path: Path) -> None:
     content = "# source\n1\tEU\tB-ORG\tO\n2\trejects\tO\tO\n\n1\tx\tO\tO\n"
     columns = FileFormat(columns=("number", "tokens", "label", "inner"))
