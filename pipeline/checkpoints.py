@@ -47,7 +47,7 @@ _FOLDERS = (
     "locks",
     open_runs.FOLDER,
 )
-_SWEPT = ("checkpoints", "states", "evaluations", "runs")
+_SWEPT = ("checkpoints", "states", "evaluations", "runs", "points")
 
 
 class CheckpointStore:

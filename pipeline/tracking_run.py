@@ -50,6 +50,11 @@ class TrackedRun:
         return kept.server_run(self._file.path)
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether something that it was told is kept until MLflow takes it."""
+        return not self._outbox.is_empty()
+
+    @property
     def points(self) -> Path:
         """The local file of this run's points."""
         return self._file.path

@@ -60,8 +60,8 @@ def log_checkpoint(folder: Path, run: TrackedRun) -> None:
 
 
 def _store(run: TrackedRun, folder: Path, artifact: str) -> None:
-    run.log_artifacts(folder, artifact)
-    run.set_tags({f"{STORED_TAG}{artifact}": "true"})
+    if run.log_artifacts(folder, artifact) or run.is_waiting:  # else MLflow refused it, and said so
+        run.set_tags({f"{STORED_TAG}{artifact}": "true"})
 
 
 def is_stored(tracking: Tracking, stage: Manifest, artifact: str) -> bool:

@@ -197,3 +197,18 @@ def _run(settings: Settings, store: CheckpointStore, file: str) -> str:
     run.finish()
     tracking.close()
     return str(run.run_id)
+
+
+def test_what_mlflow_refused_is_not_said_to_be_stored(
+    opened: Tracking, store: CheckpointStore, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = made(store)
+    run = opened.child_run(None, "teacher", {}, TAGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "log_artifacts", lambda *_: False)
+        log_checkpoint(Path(checkpoint.path), run)
+    assert not is_stored(opened, manifest_of(mlflow_run_id=run.run_id), "checkpoint")
+    log_checkpoint(Path(checkpoint.path), run)
+    assert is_stored(opened, manifest_of(mlflow_run_id=run.run_id), "checkpoint")
+    assert client.get_run(run.run_id).data.tags["distill.stored.checkpoint"] == "true"
+    run.finish()
