@@ -185,7 +185,9 @@ def stop_signals(
         if not inner:
             _active.remove(stop)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # On the command line nothing is left to be done but to end: a second signal does that at once.
+            ends = stop() and again is not None and number in handled
+            signal.signal(number, signal.SIG_DFL if ends else handler)
 
 
 @contextmanager
