@@ -13,8 +13,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.logs import log_to_stderr
+from pipeline.terminal import is_unicode, make_streams_lenient, safe, say, shown
 from schemas.credentials import secrets_of, without_credentials, without_secrets
 from schemas.errors import DistillError, Interrupted, ServiceError
 
@@ -53,7 +55,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a progr
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(
+        json.dumps(value, indent=2, ensure_ascii=not is_unicode(sys.stdout.encoding)) + "\n"
+    )
 
 
 @app.command()
@@ -67,7 +71,7 @@ def recipes(as_json: JsonOption = False) -> None:
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     for recipe in loaded:
-        table.add_row(f"[bold]{recipe.name}[/]", recipe.description)
+        table.add_row(shown(recipe.name, "bold"), shown(recipe.description))
     out.print(table)
 
 
@@ -255,9 +259,9 @@ def verify(
         _print_json(manifest.model_dump(mode="json"))
         return
     total = sum(entry.size for entry in manifest.files.values())
-    out.print(
+    say(
+        out,
         f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says",
-        soft_wrap=True,
     )
 
 
@@ -304,13 +308,15 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line; a mistake or a failure is one message, never a traceback."""
+    make_streams_lenient()
     secrets = secrets_of(os.environ)
     try:
         log_to_stderr()
         app()
     except DistillError as error:
         for line in getattr(error, "problems", (str(error),)):
-            err.print(f"[red]error:[/] {_escaped(without_secrets(line, secrets))}", soft_wrap=True)
+            message = Text.assemble(("error:", "red"), f" {safe(without_secrets(line, secrets))}")
+            err.print(message, soft_wrap=True)
         if isinstance(error, Interrupted):
             _end_soon(error.exit_code)
         sys.exit(error.exit_code)
@@ -324,12 +330,6 @@ def _end_soon(code: int) -> None:
     timer = threading.Timer(_EXIT_SECONDS, os._exit, (code,))
     timer.daemon = True
     timer.start()
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from statistics import fmean
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.report import (
@@ -21,6 +20,7 @@ from pipeline.report import (
     student_row,
     teacher_row,
 )
+from pipeline.terminal import add_row, say, shown
 from schemas.averages import POSITIVE_LABELS
 from schemas.averages import averages as published_averages
 from schemas.comparison import AnyReport, TasksReport
@@ -169,15 +169,16 @@ def lines_of(report: TasksReport) -> list[tuple[str, ...]]:
 def as_table(report: TasksReport) -> Table:
     """The comparison for a terminal."""
     title = f"{report.recipe} on {len(report.tasks) + len(report.failed)} tasks"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=shown(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         left = name in ("task", "metric")
         title = "" if left else _HEADINGS.get(name, name)
         table.add_column(title, justify="left" if left else "right", no_wrap=True)
     lines, last = lines_of(report), len(report.tasks) + len(report.failed) - 1
     for index, line in enumerate(lines):
-        table.add_row(
-            *(escape(cell) for cell in line),
+        add_row(
+            table,
+            line,
             style="red" if line[0] in report.failed else "bold" if index > last else None,
             end_section=index == last,
         )
@@ -234,8 +235,8 @@ def print_any(report: AnyReport, console: Console, *, mlflow: tuple[str | None, 
     console.print()
     console.print(as_table(report))
     for line in summary(report):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        say(console, line)
     if command:
-        console.print(f"open MLflow's UI: {command}", highlight=False, soft_wrap=True)
+        say(console, f"open MLflow's UI: {command}")
     if link := overlay_link(report, server):
-        console.print(f"the tasks side by side: {link}", highlight=False, soft_wrap=True)
+        say(console, f"the tasks side by side: {link}")

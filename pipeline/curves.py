@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.terminal import safe
 from pipeline.tracking_points import Point, read_points
 
 # Okabe and Ito's colours, told apart by the colour-blind; the yellow is too pale on white.
@@ -76,16 +77,32 @@ def new_figure(width: float, height: float) -> Any:
 
 def as_png(figure: Any) -> bytes:
     """The picture as bytes of a PNG file."""
-    from matplotlib.text import Text
-
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # names of folders, tasks and classes may have a `$`
+    _as_they_are(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _as_they_are(figure: Any) -> None:
+    """Draw texts letter by letter: between two `$` of a folder, task or class matplotlib would read a formula.
+
+    Numbers at the axes are left out, whose powers of ten are formulas.
+    """
+    from matplotlib.ticker import FixedFormatter
+
+    texts = [figure._suptitle] if figure._suptitle is not None else []
+    for axes in figure.axes:
+        texts += [axes.title, axes._left_title, axes._right_title, *axes.texts]
+        texts += axes.legend_.get_texts() if axes.legend_ is not None else []
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), FixedFormatter):
+                texts += axis.get_ticklabels()
+    for text in texts:
+        text.set_parse_math(False)
+        text.set_text(safe(text.get_text()))
 
 
 def _loss_names(points: Sequence[Point]) -> list[str]:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline.launch import check_server, prefect_errors, prepare_environment
 from pipeline.library import read_recipe, shipped_names
+from pipeline.terminal import say
 from schemas.errors import ServiceError
 
 
@@ -39,6 +40,6 @@ def serve_recipes(console: Console) -> None:
         for name in shipped_names()
     ]
     for name in shipped_names():
-        console.print(f"prefect deployment run distill-flow/{name}")
+        say(console, f"prefect deployment run distill-flow/{name}")
     with prefect_errors("distill serve"):
         serve(*deployments, limit=1, print_starting_message=False)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pipeline.checkpoints import MANIFEST, open_checkpoint, store_for_look
 from pipeline.report import notes_on, percent
 from pipeline.settings import read_settings
 from pipeline.task_argument import named_task
+from pipeline.terminal import add_row, say, shown
 from schemas.base import Frozen
 from schemas.data import describe_task
 from schemas.errors import CheckpointError, ConfigError, DataError
@@ -196,26 +196,28 @@ def _scored(
 def print_scores(scores: Scores, console: Console) -> None:
     """How the rows were read, and the scores as a table."""
     for remark in scores.remarks:
-        console.print(remark, markup=False, highlight=False, soft_wrap=True)
-    table = Table(title=f"{scores.task}: {scores.rows:,} validation rows", title_justify="left")
+        say(console, remark)
+    table = Table(
+        title=shown(f"{scores.task}: {scores.rows:,} validation rows"), title_justify="left"
+    )
     names = list(scores.models[0].scores)
     of = {name: score.of for name, score in scores.models[0].scores.items()}
-    for name in ("", *(f"{escape(titled(name, of[name]))} %" for name in names)):
-        table.add_column(name, justify="left" if not name else "right")
+    for name in ("", *(f"{titled(name, of[name])} %" for name in names)):
+        table.add_column(shown(name), justify="left" if not name else "right")
     for model in scores.models:
         parts = {model.name: model.scores}
         if model.unseen_scores:
             parts[f"{model.name}, {scores.unseen_rows:,} rows not in train"] = model.unseen_scores
         parts |= {f"{model.name}, {split}": found for split, found in model.further.items()}
         for title, found in parts.items():
-            table.add_row(title, *(_with_interval(found.get(name)) for name in names))
+            add_row(table, (title, *(_with_interval(found.get(name)) for name in names)))
     if scores.guesses:
         cells = (percent(scores.guesses.get(name)) for name in names)
         table.add_row("guessing", *cells, style="dim")
     console.print(table)
     for model in scores.models:
         for note in notes_on(model.scores):
-            console.print(f"{model.name}: {note}")
+            say(console, f"{model.name}: {note}")
 
 
 def _with_interval(score: Score | None) -> str:

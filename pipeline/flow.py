@@ -11,7 +11,6 @@ from pathlib import Path
 
 from prefect import flow
 from rich.console import Console
-from rich.markup import escape
 
 from pipeline.assistants import with_assistant
 from pipeline.changes import what_is_different
@@ -121,7 +120,7 @@ def _execute(
     with disk_errors(store.cache):
         facts = look_at(recipe, store.cache)
     for line in what_is_read({task: found.card for task, found in facts.items()}):
-        progress.note(escape(line))
+        progress.note(line)
     parent = resumed(options, store, settings, registered)
     if parent is not None:
         stages = stages_after(parent, recipe, stages, options)

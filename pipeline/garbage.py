@@ -23,6 +23,7 @@ from rich.table import Table
 
 from pipeline import files, open_runs
 from pipeline.checkpoints import MANIFEST, CheckpointStore
+from pipeline.terminal import add_row, say
 from schemas.base import Frozen
 from schemas.errors import ConfigError
 from schemas.regular_files import read_regular
@@ -146,17 +147,17 @@ def print_garbage(found: Garbage, console: Console) -> None:
         table.add_column("why")
         for piece in found.pieces:
             size, days = f"{piece.size / 1e6:,.1f}", f"{piece.age / 86400:.1f}"
-            table.add_row(piece.path, size, days, piece.reason)
+            add_row(table, (piece.path, size, days, piece.reason))
         console.print(table)
     for path in found.in_use:
-        console.print(f"left, because somebody is working on it: {path}", soft_wrap=True)
+        say(console, f"left, because somebody is working on it: {path}")
     total = f"{found.size / 1e6:,.1f} MB in {len(found.pieces)} places"
     if found.removed:
-        console.print(f"removed {total} of {found.store}", soft_wrap=True)
+        say(console, f"removed {total} of {found.store}")
     elif found.pieces:
-        console.print(f"{total} of {found.store}; `distill gc --yes` removes them", soft_wrap=True)
+        say(console, f"{total} of {found.store}; `distill gc --yes` removes them")
     else:
-        console.print(f"nothing to remove in {found.store}", soft_wrap=True)
+        say(console, f"nothing to remove in {found.store}")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pipeline.look import look_at
 from pipeline.outline import OutlinedStage, outline_tasks, with_student_there
 from pipeline.report import amount, duration, size_lines
 from pipeline.settings import read_settings
+from pipeline.terminal import add_row, say, shown
 from pipeline.what_is_read import what_is_read
 from schemas.base import Frozen
 from schemas.cards import DataCard
@@ -168,7 +169,7 @@ def _called(stage: PlannedStage) -> str:
 
 def _as_table(plan: Plan) -> Table:
     table = Table(
-        title=f"{plan.recipe}: what would run",
+        title=shown(f"{plan.recipe}: what would run"),
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -179,7 +180,7 @@ def _as_table(plan: Plan) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for stage, following in zip(plan.stages, [*plan.stages[1:], None], strict=True):
         there = stage.status == "reuse"
-        table.add_row(
+        row = (
             _called(stage),
             "there" if there else "to run",
             stage.teacher,
@@ -189,6 +190,10 @@ def _as_table(plan: Plan) -> Table:
             amount(stage.tokens),
             f"{stage.flops / 1e12:.2f} T",
             "–" if there else duration(stage.seconds),
+        )
+        add_row(
+            table,
+            row,
             style="dim" if there else None,
             end_section=following is not None and following.task != stage.task,
         )
@@ -200,27 +205,28 @@ def print_plan(plan: Plan, console: Console) -> None:
     several = len(plan.data) > 1
     cards = {name if several else None: card for name, card in plan.data.items()}
     for line in what_is_read(cards):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     console.print()
     console.print(_as_table(plan))
     for stage in plan.stages:
         if stage.reason:
-            console.print(f"{_called(stage)}: to run, {stage.reason}", soft_wrap=True, markup=False)
+            say(console, f"{_called(stage)}: to run, {stage.reason}")
     for line in size_lines(plan.size):
-        console.print(line, soft_wrap=True)
+        say(console, line)
     for stage in plan.stages:
         if stage.kept_bytes and stage.status == "run":
-            console.print(
+            say(
+                console,
                 f"{_called(stage)}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on "
                 "disk while the stage trains",
-                soft_wrap=True,
             )
-    console.print(
-        f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate"
+    say(
+        console,
+        f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate",
     )
     if plan.then:
-        console.print(
+        say(
+            console,
             f"then: recipe {plan.then}, whose teacher this student is; it can be planned once the student is there",
-            soft_wrap=True,
         )
-    console.print(f"store: {plan.store}", soft_wrap=True)
+    say(console, f"store: {plan.store}")

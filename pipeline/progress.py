@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipeline.terminal import safe, say, shown
+
 _SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -34,7 +36,7 @@ class TerminalProgress:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.bars = Progress(
-            TextColumn("[bold]{task.description:<20}"),
+            TextColumn("{task.description:<20}", style="bold", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -48,7 +50,7 @@ class TerminalProgress:
         """A stage begins."""
         if not self.bars.live.is_started:
             self.bars.start()
-        self.task = self.bars.add_task(description, total=total, completed=done, numbers="")
+        self.task = self.bars.add_task(safe(description), total=total, completed=done, numbers="")
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
         """`done` steps are behind us."""
@@ -57,7 +59,7 @@ class TerminalProgress:
 
     def note(self, message: str) -> None:
         """One line above the bars."""
-        self.console.print(message, highlight=False)
+        self.console.print(shown(message), highlight=False)
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -90,7 +92,7 @@ class LineProgress:
 
     def note(self, message: str) -> None:
         """One line."""
-        self.console.print(message, highlight=False, soft_wrap=True)
+        say(self.console, message)
 
     def close(self) -> None:
         """Nothing to put back."""

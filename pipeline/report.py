@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from pipeline.terminal import add_row, say, shown
 from schemas.cards import DataCard
 from schemas.metrics import ABOUT_ONE_CLASS, titled
 from schemas.results import Judgement, Row, RunReport, Score, Size, TeacherReport
@@ -94,19 +94,19 @@ def as_table(report: RunReport) -> Table:
     title = f"{report.recipe} on {report.task or 'general text'}"
     if is_subset(report.validation_rows, report.validation_rows_of):
         title += f", {rows_of(report.validation_rows, report.validation_rows_of)}"
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=shown(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in COLUMNS:
-        metric = escape(report.metric_title)
+        metric = report.metric_title
         label = {"task metric": metric, "agreement": "agrees"}.get(name, name)
         label += " %" if name in ("probe", "task metric", "agreement") else ""
-        table.add_column(label, justify="right" if name else "left", no_wrap=True)
+        table.add_column(shown(label), justify="right" if name else "left", no_wrap=True)
     # Candidates have a table of their own.
     rows = [row.model_copy(update={"candidate": None}) for row in report.rows if row.chosen]
     for index, row in enumerate(rows):
         following = rows[index + 1] if index + 1 < len(rows) else None
         last_of_kind = following is not None and following.kind != row.kind
         style = "bold" if row.name == "task_specific" else "dim" if row.kind == "baseline" else None
-        table.add_row(*cells(row), style=style, end_section=last_of_kind)
+        add_row(table, cells(row), style=style, end_section=last_of_kind)
     return table
 
 
@@ -310,17 +310,17 @@ def candidates_table(report: RunReport) -> Table | None:
     table.add_column("")
     chosen_by = next((row.candidate_metric for row in tried if row.candidate_metric), "")
     for name in (
-        f"chosen by {escape(chosen_by)}".rstrip(),
-        f"{escape(report.metric_title)} %",
+        f"chosen by {chosen_by}".rstrip(),
+        f"{report.metric_title} %",
         "tokens",
         "time",
     ):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(shown(name), justify="right", no_wrap=True)
     table.add_column("")
     for row in tried:
         name, _, _, metric, _, tokens, time, status = cells(row)
         score = "–" if row.candidate_score is None else f"{row.candidate_score:.4f}"
-        table.add_row(name, score, metric, tokens, time, status)
+        add_row(table, (name, score, metric, tokens, time, status))
     return table
 
 
@@ -367,8 +367,8 @@ def print_report(report: RunReport, console: Console, *, mlflow: tuple[str | Non
     if (candidates := candidates_table(report)) is not None:
         console.print(candidates)
     for line in summary(report):
-        console.print(line, highlight=False, soft_wrap=True)
+        say(console, line)
     if command:
-        console.print(f"open MLflow's UI: {command}", highlight=False, soft_wrap=True)
+        say(console, f"open MLflow's UI: {command}")
     if link := overlay_link(report, server):
-        console.print(f"the stages side by side: {link}", highlight=False, soft_wrap=True)
+        say(console, f"the stages side by side: {link}")

@@ -16,7 +16,8 @@ from schemas.errors import CheckpointError, ConfigError
 from schemas.regular_files import read_regular
 from schemas.results import CheckpointRef, RunReport
 
-_RUN_NAME = re.compile(r"^[A-Za-z0-9][\w.\-]{0,127}$")
+# A recipe's name and a task's have 64 characters each; between them stands the time.
+_RUN_NAME = re.compile(r"^[A-Za-z0-9][\w.\-]{0,199}$")
 _ANY_REPORT: TypeAdapter[AnyReport] = TypeAdapter(AnyReport)
 Report = TypeVar("Report", RunReport, TasksReport)
 

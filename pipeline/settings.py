@@ -7,11 +7,14 @@ the recipe, not here.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from schemas.base import Frozen
 from schemas.credentials import refuse_credentials
+from schemas.errors import ConfigError
+from schemas.explain import shown_value
 from schemas.paths import local_path
 
 
@@ -48,7 +51,7 @@ def read_settings(
     place = store or given.get("DISTILL_STORE", "distill-store")
     refuse_credentials({"--store": str(place)})  # it stands in every message and report
     root = local_path(place, "--store").absolute()
-    uri = given.get("MLFLOW_TRACKING_URI", f"sqlite:///{root}/mlflow.db")
+    uri = given.get("MLFLOW_TRACKING_URI") or _own_database(root)
     return Settings(
         store=root,
         tracking_uri=uri,
@@ -56,3 +59,17 @@ def read_settings(
         experiment=given.get("DISTILL_EXPERIMENT", "distill-flow"),
         prefect_api_url=given.get("PREFECT_API_URL"),
     )
+
+
+def _own_database(root: Path) -> str:
+    """Address of the store's own MLflow database.
+
+    Raises:
+        ConfigError: the path holds what means something else in an address, so that the database would be elsewhere.
+    """
+    if (found := re.search(r"\?|%[0-9A-Fa-f]{2}", str(root))) is not None:
+        raise ConfigError(
+            f"--store {shown_value(str(root), 300)}: {found[0]} means something else in a database's address, so that "
+            "MLflow's would be made elsewhere; rename the folder, give another one, or set MLFLOW_TRACKING_URI"
+        )
+    return f"sqlite:///{root}/mlflow.db"

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pipeline import tracking_points as kept
 from pipeline.settings import Settings
+from pipeline.terminal import say
 from pipeline.tracking_client import refusals, wants_login
 from pipeline.tracking_moved import was_moved
 from pipeline.tracking_points import PointFile
@@ -176,20 +177,19 @@ def print_sync(report: SyncReport, console: Console) -> None:
             parts.append(
                 f"still here {_amount(run.left)}" + (f": {run.reason}" if run.reason else "")
             )
-        console.print(f"{run.name}{known}: {'; '.join(parts)}", soft_wrap=True, markup=False)
+        say(console, f"{run.name}{known}: {'; '.join(parts)}")
     for complaint in report.refused:
-        console.print(f"MLflow refused {complaint}", soft_wrap=True, markup=False)
+        say(console, f"MLflow refused {complaint}")
     if not report.runs:
-        console.print(f"nothing is kept for MLflow in {report.store}", soft_wrap=True, markup=False)
+        say(console, f"nothing is kept for MLflow in {report.store}")
         return
     sent = sum((run.sent for run in report.runs), Amount())
     left = sum((run.left for run in report.runs), Amount())
     number = sum(bool(run.sent) for run in report.runs)
-    console.print(
+    say(
+        console,
         f"sent to {report.server}: {_amount(sent)} of {number} {'run' if number == 1 else 'runs'}; "
         f"still here: {_amount(left)}",
-        soft_wrap=True,
-        markup=False,
     )
 
 

@@ -10,6 +10,19 @@ from schemas.base import Frozen
 from schemas.layer_map import OneToOneMap, UniformMap
 from schemas.refs import ModelRef
 
+_MOST_WEIGHTS = 2 * 10**10
+
+
+def too_large(layers: int, width: int, inner: int) -> str | None:
+    """Why an encoder of these sizes is none that a machine could hold; None where one could."""
+    weights = layers * width * (4 * width + 2 * inner)
+    if weights <= _MOST_WEIGHTS:
+        return None
+    return (
+        f"{layers:,} layers of hidden_size {width:,} and intermediate_size {inner:,} have {weights:.1e} weights, and "
+        f"the largest encoder here has {_MOST_WEIGHTS:.0e}"
+    )
+
 
 class StudentShape(Frozen):
     """Size of the student's encoder; vocabulary, positions and everything else come from the teacher's config."""
@@ -30,6 +43,14 @@ class StudentShape(Frozen):
                 f"{self.num_attention_heads} attention heads do not divide a hidden_size of {self.hidden_size}; "
                 "choose num_attention_heads so that hidden_size / num_attention_heads is whole"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_a_machine(self) -> StudentShape:
+        if (
+            reason := too_large(self.num_layers, self.hidden_size, self.intermediate_size)
+        ) is not None:
+            raise ValueError(f"{reason}; lower one of the three")
         return self
 
 

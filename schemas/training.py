@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.base import Frozen
 from schemas.metrics import MetricName
@@ -27,11 +27,28 @@ def _parse_amount(value: Any) -> Any:
     return value
 
 
+Amount = TypeVar("Amount", "_Duration", "_BatchSize")
+
+
+def _within(given: Amount, most: dict[str, float]) -> Amount:
+    """The amount, unless no run comes to its end with it."""
+    if given.amount > most[given.unit]:
+        raise ValueError(
+            f"{given.amount:,.15g} {given.unit} are more than any run can take; give at most "
+            f"{most[given.unit]:,.15g} {given.unit}"
+        )
+    return given
+
+
 class _Duration(Frozen):
     amount: float = Field(gt=0)
     """How many of the unit."""
     unit: Literal["steps", "epochs", "tokens"]
     """Optimizer steps, passes over the data, or real (non-padding) tokens."""
+
+    @model_validator(mode="after")
+    def _can_end(self) -> _Duration:
+        return _within(self, {"steps": 1e9, "epochs": 1e6, "tokens": 1e14})
 
     def __str__(self) -> str:
         return f"{self.amount:g} {self.unit}"
@@ -42,6 +59,10 @@ class _BatchSize(Frozen):
     """How many of the unit."""
     unit: Literal["sequences", "tokens"]
     """Sequences, or real (non-padding) tokens, per optimizer step."""
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> _BatchSize:
+        return _within(self, {"sequences": 1e6, "tokens": 1e9})
 
     def __str__(self) -> str:
         return f"{self.amount:g} {self.unit}"

@@ -29,10 +29,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import DataError, ServiceError
+from schemas.explain import shown_value
 from schemas.paths import local_path
 from schemas.recipe import TeacherShape
 from schemas.refs import FolderModel, HubModel, PackageModel, describe_model
 from schemas.regular_files import check_regular
+from schemas.student import too_large
 from stages.capture import CAPTURE, Probe, probe
 from stages.tensors import copy_out
 from stages.vocabulary import check_vocabulary, highest_type, leave_types_out, reads_types
@@ -236,20 +238,41 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 
 
+_LARGEST = {
+    "num_hidden_layers": 200,
+    "hidden_size": 65_536,
+    "num_attention_heads": 1024,
+    "vocab_size": 10_000_000,
+}
+
+
 def shape_of(config: PretrainedConfig) -> TeacherShape:
     """The sizes that a recipe is checked against.
 
     Raises:
-        DataError: the config lacks one of them, so the model is no transformer encoder.
+        DataError: the config lacks one of them, so the model is no transformer encoder, or is none that a machine holds.
     """
-    for name in ("num_hidden_layers", "hidden_size", "num_attention_heads", "vocab_size"):
-        if not isinstance(getattr(config, name, None), int):
+    for name, most in _LARGEST.items():
+        value = getattr(config, name, None)
+        if isinstance(value, int) and not 0 < value <= most:
+            raise DataError(
+                f"a {config.model_type} model's config has {name} {shown_value(value)}, where 1 to {most:,} are "
+                "possible; give another model, or mend its config.json"
+            )
+        if not isinstance(value, int):
             raise DataError(
                 f"a {config.model_type} model has no {name} in its config, so it is no transformer encoder that can "
                 "be distilled; give one, such as a BERT, RoBERTa, ELECTRA or ModernBERT"
             )
     inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
     positions = getattr(config, "max_position_embeddings", 512)
+    reason = too_large(
+        config.num_hidden_layers, config.hidden_size, inner or 4 * config.hidden_size
+    )
+    if reason is not None:
+        raise DataError(
+            f"a {config.model_type} model's config: {reason}; give another model, or mend its config.json"
+        )
     return TeacherShape(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
