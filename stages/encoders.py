@@ -250,7 +250,7 @@ def shape_of(config: PretrainedConfig) -> TeacherShape:
     """The sizes that a recipe is checked against.
 
     Raises:
-        DataError: the config lacks one of them, so the model is no transformer encoder, or is none that a machine holds.
+        DataError: the config lacks one of them, so the model is no transformer encoder, or no machine holds it.
     """
     for name, most in _LARGEST.items():
         value = getattr(config, name, None)

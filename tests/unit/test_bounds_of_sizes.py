@@ -56,10 +56,10 @@ def test_a_model_that_no_machine_holds_is_refused(changes: dict[str, Any]) -> No
     ("key", "value"),
     [
         ("duration", "999999999 epochs"),
-        ("duration", "2e9 steps"),
-        ("duration", "1e15 tokens"),
-        ("batch", "1e7 sequences"),
-        ("batch", "1e10 tokens"),
+        ("duration", "2000000000 steps"),
+        ("duration", "1000000000M tokens"),
+        ("batch", "10000000 sequences"),
+        ("batch", "10000M tokens"),
     ],
 )
 def test_an_amount_that_no_run_takes_is_refused(key: str, value: str) -> None:
