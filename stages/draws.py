@@ -30,6 +30,8 @@ from stages.tokens import Batch, Tokens
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _ALL_BITS = 0xFFFFFFFFFFFFFFFF
+# Rows among which short ones are taken for the look at a model's tensors.
+_LOOKED_AT = 64
 Keys = NDArray[np.uint64]
 
 
@@ -64,8 +66,9 @@ class Draws:
             device: where the model is.
         """
         shapes: list[list[tuple[int, ...]]] = []
-        for rows in ([0, 1], [0, 1, 0]):
-            batch = tokens.batch(np.array(rows) % len(tokens)).to(device)
+        short, other = np.resize(np.argsort(tokens.lengths[:_LOOKED_AT], kind="stable"), 2)
+        for rows in ([short, other], [short, other, short]):
+            batch = tokens.batch(np.array(rows)).to(device)
             this = _Pass(self, 0, batch)
             this.shapes = []
             shapes.append(this.shapes)
