@@ -203,14 +203,21 @@ def test_compare_prints_the_tasks_and_each_of_them(
 
 @pytest.fixture
 def stopped_in_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sends this process SIGTERM when the next `task_specific` begins to train."""
+    """Sends this process SIGTERM after the first step of the next `task_specific`."""
     train = runner.run_stage
 
-    def stop_first(config, *given):  # type: ignore[no-untyped-def]
+    def stop_first(config, parent, ports, *more):  # type: ignore[no-untyped-def]
         if config.name == "task_specific":
+            advance = ports.progress.advance
+
+            def stop(done, metrics):  # type: ignore[no-untyped-def]
+                monkeypatch.setattr(ports.progress, "advance", advance)
+                os.kill(os.getpid(), signal.SIGTERM)
+                advance(done, metrics)
+
             monkeypatch.setattr(runner, "run_stage", train)
-            os.kill(os.getpid(), signal.SIGTERM)
-        return train(config, *given)
+            monkeypatch.setattr(ports.progress, "advance", stop)
+        return train(config, parent, ports, *more)
 
     monkeypatch.setattr(runner, "run_stage", stop_first)
     return
@@ -223,13 +230,17 @@ def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     mended = "teacher.minimum_gain=0"
-    with pytest.raises(Interrupted, match=r"noise: stopped at step 1 of 4 .* plays: not begun"):
+    # A machine too busy to unwind within seconds is interrupted where it stands, the state saved already.
+    stopped = r"noise: stopped at step 2 of 4 .* plays: not begun|stopped during recipe toy"
+    with pytest.raises(Interrupted, match=stopped):
         world.run(mended)
     lines = capfd.readouterr().err.splitlines()
-    assert any(line.startswith("noise: task_specific") for line in lines)
-    assert not any(line.startswith(("plays: teacher", "plays: task_specific")) for line in lines)
+    assert any(line.startswith("noise: teacher") for line in lines)
+    assert not any(
+        line.startswith(("plays/", "plays: teacher", "plays: general")) for line in lines
+    )
     report = world.run(mended, tasks=world.tasks[:1])
-    assert "noise: task_specific: going on from step 1 of 4" in capfd.readouterr().err
+    assert "noise: task_specific: going on from step 2 of 4" in capfd.readouterr().err
     (noise,) = report.tasks.values()
     assert [row.status for row in noise.rows] == ["reused", "reused", "ran"]
 
