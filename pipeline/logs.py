@@ -1,4 +1,4 @@
-"""What a process writes to its log: no credentials, and no traceback behind an error that says what is wrong."""
+"""What a process writes to its log: no credentials, no commands to a terminal, and no traceback behind an error that says what is wrong."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 
+from pipeline.terminal import safe
 from schemas.credentials import secrets_of, without_secrets
 from schemas.errors import ConfigError, DistillError
 
@@ -19,7 +20,7 @@ class _WithoutSecrets(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, with any traceback behind it."""
-        return without_secrets(super().format(record), self.secrets)
+        return safe(without_secrets(super().format(record), self.secrets))
 
 
 class _WithoutTraceback(logging.Filter):

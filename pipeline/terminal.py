@@ -12,6 +12,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 
 from rich.console import Console
 from rich.table import Table
@@ -63,7 +64,8 @@ def make_streams_lenient() -> None:
     codecs.register_error(_ERRORS, _replaced)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors=_ERRORS)
+            with suppress(OSError):  # of a stream whose file was put in the place of another
+                stream.reconfigure(errors=_ERRORS)
 
 
 def is_unicode(encoding: str | None) -> bool:
