@@ -1,4 +1,4 @@
-"""What a process writes to its log: no credentials, no commands to a terminal, and no traceback behind an error that says what is wrong."""
+"""What a process logs: no credentials, no commands to a terminal, no traceback behind an error that says what is wrong."""
 
 from __future__ import annotations
 
