@@ -1,4 +1,4 @@
-"""What a process logs: no credentials, no commands to a terminal, no traceback behind an error that says what is wrong."""
+"""What a process logs: no credentials, no commands to a terminal, no traceback behind an error that says enough."""
 
 from __future__ import annotations
 
