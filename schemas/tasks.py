@@ -191,7 +191,7 @@ class FileTask(_ColumnTask):
     are joined by spaces, and a dot leads into an object."""
     text_pair: str | None = None
     """Column of a pair's second text, or of the context; null for single texts; auto for text_b where the training file
-    has it."""
+    has it, and for the text of a column called text where it has no text_a."""
     format: FileFormat = FileFormat()
     """How the files are written, where that is not told from them."""
 

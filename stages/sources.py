@@ -48,6 +48,7 @@ from stages.squad import is_squad, read_squad
 
 # Raise when the same files should give other rows.
 ROWS_VERSION = 2
+_TEXT = FileTask.model_fields["text"].default
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,15 @@ def _settled(task: FileTask) -> FileTask:
     """The task with its columns named, so that it is the same task as one that names them itself."""
     if task.text_pair != "auto":
         return task
-    train = resolve_file(task.train, "task.train")
-    pair = "text_b" if has_column(train, "text_b", "task.train", _reading(task)) else None
-    return task.model_copy(update={"text_pair": pair})
+    train, reading = resolve_file(task.train, "task.train"), _reading(task)
+
+    def has(column: str) -> bool:
+        return has_column(train, column, "task.train", reading)
+
+    settled: dict[str, str | None] = {"text_pair": "text_b" if has("text_b") else None}
+    if task.text == _TEXT and not has(_TEXT) and has("text"):
+        settled["text"] = "text"
+    return task.model_copy(update=settled)
 
 
 def _reading(task: FileTask) -> Reading:
@@ -154,13 +161,17 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
         case FileTask() | HubTask():
             task = _settled(task) if isinstance(task, FileTask) else task
             raw, where = _read_splits(task, cache)
+            if isinstance(named, FileTask) and task.text != named.text:
+                remarks = (
+                    f"{where['train']}: column {task.text!r} is read; there is no {_TEXT!r}",
+                )
             splits = {split: read.rows for split, read in raw.items()}
             try:
                 checked = checked_rows(task, splits, where, droppable=droppable)
             except DataError as error:
                 raise DataError(_with_line(str(error), task, where)) from None
             parts, labels = checked.splits, checked.labels
-            remarks = (*(r for read in raw.values() for r in read.remarks), *checked.remarks)
+            remarks += (*(r for read in raw.values() for r in read.remarks), *checked.remarks)
             train, validation = parts.pop("train"), parts.pop("validation")
             more = {_bare(name): rows for name, rows in parts.items()}
             dropped = {_bare(name): number for name, number in checked.dropped.items()}

@@ -18,7 +18,7 @@ from schemas.errors import ConfigError
 from schemas.results import Manifest
 from schemas.task_names import short_name
 from schemas.tasks import AnyTask
-from stages.sources import load_task
+from stages.sources import load_task, task_digest
 from tests.unit.test_sources import ROWS, refused, write
 from tests.unit.test_task_names import recipe
 
@@ -65,6 +65,16 @@ def test_a_folder_may_hold_any_format_under_any_usual_name(
     assert len(rows.train) == len(rows.validation) == 2
     assert describe_task(task) == "set"
     assert any("test rows" in remark for remark in rows.remarks) == (validation == "test.csv")
+
+
+def test_a_folder_whose_text_is_called_text_is_read_so(tmp_path: Path) -> None:
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).write_text("," + CSV.replace("text_a", "Text").replace("\na ", "\n0,a "))
+    rows = load_task(short(tmp_path), tmp_path / "cache")
+    assert rows.train["text"][:] == ["a good film", "a dull plot"]
+    assert "column 'text' is read; there is no 'text_a'" in rows.remarks[0]
+    named = FileTask(train=f"{tmp_path}/train.csv", validation=f"{tmp_path}/dev.csv", text="text")
+    assert rows.digest == task_digest(named)
 
 
 def test_test_rows_are_not_for_validation_where_there_are_others(tmp_path: Path) -> None:
