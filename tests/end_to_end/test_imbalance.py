@@ -17,6 +17,7 @@ from pipeline.parts import make_report
 from pipeline.report import as_markdown, summary
 from pipeline.runner import Runner
 from pipeline.settings import read_settings
+from pipeline.stopping import Stop
 from pipeline.tracking import Tracking
 from schemas.recipe import Recipe
 from schemas.results import RunReport
@@ -73,7 +74,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     facts = preflight(recipe, store.cache)
     tracking = Tracking.open(f"sqlite:///{store.root}/mlflow.db", "toys", store.points)
     parent = tracking.parent_run("toy", {}, {})
-    runner = Runner(recipe, store, tracking, parent, SilentProgress(), lambda: False)
+    runner = Runner(recipe, store, tracking, parent, SilentProgress(), Stop())
     try:
         for config in recipe.teacher_configs():
             runner(config, None)
