@@ -22,7 +22,7 @@ from schemas.base import Frozen
 from schemas.cards import DataCard
 from schemas.data import describe_data
 from schemas.objective import hard_label_of, latent_of, soft_label_of
-from schemas.recipe import Recipe
+from schemas.recipe import Execution, Recipe
 from schemas.results import Size
 from schemas.stage import StageConfig, StageName
 from stages.cost import cost_of, matrix_rate
@@ -106,8 +106,16 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
     for task, stage in outline_tasks(recipe, recipe.stages, store):
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
-        room = recipe.execution.teacher_cache_gigabytes * 1e9
-        planned.append(_planned(task, stage, looked.get(task, facts), store, rate, room))
+        planned.append(
+            _planned(
+                task,
+                stage,
+                looked.get(task, facts),
+                store,
+                rate,
+                recipe.execution,
+            )
+        )
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
@@ -129,10 +137,17 @@ def _planned(
     facts: Facts,
     store: CheckpointStore,
     rate: float,
-    room: float,
+    execution: Execution,
 ) -> PlannedStage:
     config = stage.config
-    cost = cost_of(config, facts, store.cache, rate, room=room)
+    cost = cost_of(
+        config,
+        facts,
+        store.cache,
+        rate,
+        room=execution.teacher_cache_gigabytes * 1e9,
+        microbatch_tokens=execution.microbatch_tokens,
+    )
     is_there = store.find(config.name, stage.digest) is not None
     return PlannedStage(
         name=config.name,

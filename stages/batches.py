@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.errors import ConfigError
 from schemas.training import BatchSize, Duration
 from stages.groups import Groups, Rows
 from stages.mixture import Mixture
@@ -259,3 +260,13 @@ def evaluation_batches(
 def padded_tokens(lengths: NDArray[np.int32], batches: Sequence[Rows]) -> int:
     """Tokens that `batches` take in memory: rows times longest, summed."""
     return sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+
+
+def torn_step(batch: BatchSize, passes: int, microbatch_tokens: int) -> ConfigError:
+    """What to say of a step that is more than one forward pass although its rows are compared with each other."""
+    return ConfigError(
+        f"training.batch: {batch} are cut into {passes} forward passes by execution.microbatch_tokens "
+        f"({microbatch_tokens}), but the objective compares the rows of a step with each other (optimal_transport, "
+        "samples, sample_relation), so that they must be one: raise execution.microbatch_tokens or make training.batch "
+        "smaller"
+    )

@@ -15,7 +15,7 @@ from schemas.objective import MaskedLanguageObjective
 from schemas.stage import StageConfig
 from schemas.student import StudentShape
 from schemas.teacher import members_of
-from stages.batches import Batches
+from stages.batches import Batches, torn_step
 from stages.encoders import load_config, load_tokenizer, locate
 from stages.models import shares_of
 from stages.objectives import ObjectiveTerms
@@ -25,6 +25,7 @@ from stages.runtime import Runtime
 from stages.student import encoder_flops, student_config
 from stages.teacher_cache import pays, room_for
 
+_STEPS_LOOKED_AT = 1000
 _EFFICIENCY = 0.35
 """Share of the matrix rate that a training step reached in trials; only used to estimate times."""
 
@@ -44,7 +45,13 @@ class Cost:
 
 
 def cost_of(
-    config: StageConfig, facts: Facts, cache: Path, rate: float, *, room: float = 0.0
+    config: StageConfig,
+    facts: Facts,
+    cache: Path,
+    rate: float,
+    *,
+    room: float = 0.0,
+    microbatch_tokens: int = 8192,
 ) -> Cost:
     """Steps, tokens, operations and a first guess of the time of a stage.
 
@@ -54,6 +61,10 @@ def cost_of(
         cache: folder of tokenised data.
         rate: floating-point operations per second of this machine, from `matrix_rate`.
         room: bytes that the teacher's answers may take.
+        microbatch_tokens: padded tokens that one forward pass may hold.
+
+    Raises:
+        ConfigError: the objective compares rows that are not in one forward pass.
     """
     folder = locate(config.pretrained)
     training = config.training
@@ -67,16 +78,19 @@ def cost_of(
     batches = Batches(
         lengths,
         training.batch,
-        microbatch_tokens=8192,
+        microbatch_tokens=microbatch_tokens,
         seed=training.seed,
         mixture=data.train.mixture,
         choice_of=data.train.choice_of,
     )
     steps = batches.num_steps(training.duration)
+    objective = _objective(config)
+    if objective is not None and objective.couples_rows:
+        _check_steps(config, batches, steps)
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))
     length = data.train.num_tokens / max(len(data.train), 1)
     trained = config.student.shape if config.student else facts.teacher
-    kept = copies * _room_for_answers(config, data) if pays(batches, steps) else 0
+    kept = copies * _room_for_answers(config, data, objective) if pays(batches, steps) else 0
     kept = kept if kept <= room else 0
     asked = copies * data.train.num_tokens if kept else tokens
     flops = 3 * _flops_per_token(trained, length) * tokens
@@ -84,35 +98,49 @@ def cost_of(
     return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY), kept)
 
 
-def _room_for_answers(config: StageConfig, data: StageData) -> int:
-    """Bytes of what all teachers say about every row; 0 where it changes from step to step, or there is no teacher."""
+def _check_steps(config: StageConfig, batches: Batches, steps: int) -> None:
+    """Refuse a stage one of whose first steps is more than a forward pass holds."""
+    for step in range(min(steps, _STEPS_LOOKED_AT)):
+        if (passes := len(batches.step(step))) > 1:
+            raise torn_step(config.training.batch, passes, batches.microbatch_tokens)
+
+
+def _objective(config: StageConfig) -> ObjectiveTerms | None:
+    """The stage's objective, on shapes alone; None without a teacher, and for masked words."""
     teachers = members_of(config.teacher)
     if not teachers or isinstance(config.objective, MaskedLanguageObjective):
-        return 0
+        return None
     read = load_config(locate(config.pretrained))
     own = (
         student_config(read, config.student.shape, config.student.model_type)
         if config.student
         else read
     )
-    with torch.device("meta"):  # shapes alone: the objective asks for nothing else
+    with torch.device("meta"):  # the objective asks for nothing else
         student, teacher = AutoModel.from_config(own), AutoModel.from_config(read)
-    objective = ObjectiveTerms(
+    return ObjectiveTerms(
         config.objective,
         student=student,
         teachers=[teacher] * len(teachers),
         seed=0,
         shares=shares_of(config),
     )
-    if objective.changes_rows:
+
+
+def _room_for_answers(
+    config: StageConfig, data: StageData, objective: ObjectiveTerms | None
+) -> int:
+    """Bytes of what all teachers say about every row; 0 where it changes from step to step, or there is no teacher."""
+    if objective is None or objective.changes_rows:
         return 0
+    read = load_config(locate(config.pretrained))
     number_bytes = 2 if Runtime(config.training.precision).bf16 else 4
     return sum(
         room_for(
             objective.teacher_needs(index), read, data.train,
             num_outputs=len(data.labels), number_bytes=number_bytes,
         )
-        for index in range(len(teachers))
+        for index in range(len(members_of(config.teacher)))
     )  # fmt: skip
 
 

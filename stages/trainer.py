@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from schemas.errors import (
     CheckpointError,
-    ConfigError,
     NonFiniteLossError,
     OutOfMemoryError,
 )
 from schemas.training import Training
-from stages.batches import Batches, padded_tokens
+from stages.batches import Batches, padded_tokens, torn_step
 from stages.draws import Draws
 from stages.gradients import first_rows, gradient_shares, perturbed_embeddings
 from stages.meter import Meter
@@ -173,12 +172,7 @@ class Trainer:
         """
         cuts = self.batches.step(self.step)
         if len(cuts) > 1 and self.objective.couples_rows:
-            raise ConfigError(
-                f"training.batch: {self.training.batch} are cut into {len(cuts)} forward passes by "
-                f"execution.microbatch_tokens ({self.batches.microbatch_tokens}), but the objective compares the rows "
-                "of a step with each other (optimal_transport, samples, sample_relation), so that they must be one: "
-                "raise execution.microbatch_tokens or make training.batch smaller"
-            )
+            raise torn_step(self.training.batch, len(cuts), self.batches.microbatch_tokens)
         return [
             self.objective.prepare(self.tokens.batch(rows), rows, step=self.step) for rows in cuts
         ]

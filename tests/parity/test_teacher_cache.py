@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.errors import Interrupted
+from schemas.errors import ConfigError, Interrupted
 from schemas.objective import LatentObjective
 from schemas.recipe import MadeTeachers, Recipe
 from schemas.stage import StageConfig
@@ -299,6 +299,17 @@ def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(
     spared = (each.tokens - trainer.tokens.num_tokens) * per_token
     assert each.flops - once.flops == pytest.approx(spared)
     assert full.flops == each.flops
+
+
+def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    latent = {"terms": [{"kind": "sample_relation"}]}
+    config, facts = stage(recipe, latent), preflight(recipe, tmp_path)
+    cost_of(config, facts, tmp_path, 1e9)
+    with pytest.raises(ConfigError, match=r"cut into \d+ forward passes by execution.microbatch"):
+        cost_of(config, facts, tmp_path, 1e9, microbatch_tokens=16)
+    cost_of(stage(recipe, {}), facts, tmp_path, 1e9, microbatch_tokens=16)
 
 
 def test_another_teacher_or_other_rows_have_a_cache_of_their_own(
