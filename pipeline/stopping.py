@@ -169,6 +169,13 @@ def stop_signals(
         if stop.overdue() >= 0:
             raise Stopped
 
+    def unraisable(what: Any) -> None:
+        """Where Python lets no error out, as while it frees an object, the next interruption finds another place."""
+        if not isinstance(what.exc_value, Stopped):
+            before_hook(what)
+
+    before_hook = sys.unraisablehook
+
     def noted(_number: int, _frame: Any) -> None:
         """The thread has its number already."""
 
@@ -178,12 +185,14 @@ def stop_signals(
             yield stop
             return
         before[_NUDGE] = signal.signal(_NUDGE, nudged)
+        sys.unraisablehook = unraisable
         _active.append(stop)
         with _listener(stop, handled):
             yield stop
     finally:
         if not inner:
             _active.remove(stop)
+            sys.unraisablehook = before_hook
         for number, handler in before.items():
             # On the command line nothing is left to be done but to end: a second signal does that at once.
             ends = stop() and again is not None and number in handled

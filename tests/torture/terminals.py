@@ -141,7 +141,7 @@ def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
     if ended.left:
         problems.append(f"{len(ended.left)} processes were left")
     if "Traceback" in said:
-        problems.append("a traceback")
+        problems.append(f"a traceback: {said[said.index('Traceback') :][:2000]!r}")
     asked = key in ("Ctrl-C", "SIGTERM", "SIGTERM to all")
     if asked and ended.code == 1:
         words = said.rpartition("stopping: ")[2]
