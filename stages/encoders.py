@@ -5,11 +5,9 @@ Only safetensors are read and no code from a model folder is ever run.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import importlib.metadata
 import json
-import shlex
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, assert_never
@@ -17,7 +15,7 @@ from typing import Any, assert_never
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -38,7 +36,14 @@ from schemas.student import too_large
 from stages.capture import CAPTURE, Probe, probe
 from stages.tensors import copy_out
 from stages.vocabulary import check_vocabulary, highest_type, leave_types_out, reads_types
-from stages.weights import LOADING, check_weights, unloadable, without_warnings
+from stages.weights import (
+    LOADING,
+    check_weights,
+    conversion_command,
+    unloadable,
+    weight_files,
+    without_warnings,
+)
 from stages.whole import file_digest
 
 # The bars of loading and saving would run through ours.
@@ -115,7 +120,7 @@ def locate(model: AnyModelRef) -> Path:
         found = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
         hint = (
             f" ({found[0]} is a pickle, which may run code when it is read; convert it once, running none: "
-            f"{_conversion(folder)})"
+            f"{conversion_command(folder)})"
             if found
             else ""
         )
@@ -137,20 +142,6 @@ def _check_files(folder: Path, place: str) -> None:
         if inside.is_dir():
             for file in sorted(inside.iterdir()):
                 check_regular(file, place)
-
-
-def _conversion(folder: Path) -> str:
-    """The command that makes safetensors of a folder's pickles; `weights_only` takes tensors and runs nothing."""
-    place = str(folder.absolute())
-    pattern = json.dumps(f"{glob.escape(place)}/pytorch_model*.bin", ensure_ascii=False)
-    target = json.dumps(f"{place}/model.safetensors", ensure_ascii=False)
-    code = (
-        "import glob, torch; from safetensors.torch import save_file; "
-        f"save_file({{k: v.clone().contiguous() for f in glob.glob({pattern}) "
-        'for k, v in torch.load(f, map_location="cpu", weights_only=True).items()}, '
-        f'{target}, metadata={{"format": "pt"}})'
-    )
-    return f"python -c {shlex.quote(code)}"
 
 
 def _package_folder(model: PackageModel) -> Path:
@@ -187,11 +178,6 @@ def _hub_folder(model: HubModel) -> Path:
             "connect, or give a local folder: --set teacher.model=./folder"
         ) from None
     return Path(path)
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder, in name order."""
-    return sorted(folder.glob("model*.safetensors"))
 
 
 def weights_digest(folder: Path) -> str:
@@ -351,20 +337,6 @@ def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> 
         f"{place}: {folder} has another vocabulary than the teacher {teacher_folder}: {difference}; all models of a "
         "run must share one tokenizer: give a model that was made with the teacher's"
     )
-
-
-def tensor_names(folder: Path) -> set[str]:
-    """Names of all tensors in a model folder, read from the files' headers only."""
-    names: set[str] = set()
-    for file in weight_files(folder):
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                names.update(tensors.keys())
-        except (SafetensorError, OSError) as error:
-            raise DataError(
-                f"{file} is not a safetensors file: {error}; fetch or save the model again"
-            ) from None
-    return names
 
 
 def load_encoder(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:

@@ -34,9 +34,9 @@ from schemas.problems import (
     TokenClassification,
 )
 from schemas.results import LabelOrder
-from stages.encoders import attention_of, load_config, load_pretrained, tensor_names
+from stages.encoders import attention_of, load_config, load_pretrained
 from stages.sentence import Model, check_dense, load_sentence_encoder, sentence_encoder
-from stages.weights import check_weights
+from stages.weights import check_weights, tensor_names
 
 _HEADS = {"classifier", "score", "sequence_summary", "qa_outputs"}
 _ARCHITECTURES = {

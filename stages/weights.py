@@ -1,9 +1,12 @@
-"""Whether the weights in a model's files are of the sizes that its config names, without reading them."""
+"""The safetensors files of a model: what they hold, and whether it is of the sizes that its config names."""
 
 from __future__ import annotations
 
 import copy
+import glob
+import json
 import re
+import shlex
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -114,7 +117,7 @@ def _key_of(config: PretrainedConfig, name: str, theirs: Sequence[int], ours: Se
 
 def _file_of(folder: Path, name: str) -> str:
     """The file that holds a tensor, under this name or one with or without the encoder's own in front."""
-    for file in sorted(folder.glob("model*.safetensors")):
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as tensors:
                 keys = tensors.keys()
@@ -157,3 +160,36 @@ def _block_lists(model: PreTrainedModel) -> list[str]:
         if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers
     ]
     return found or ["\0"]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, in name order."""
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def tensor_names(folder: Path) -> set[str]:
+    """Names of all tensors in a model folder, read from the files' headers only."""
+    names: set[str] = set()
+    for file in weight_files(folder):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names.update(tensors.keys())
+        except (SafetensorError, OSError) as error:
+            raise DataError(
+                f"{file} is not a safetensors file: {error}; fetch or save the model again"
+            ) from None
+    return names
+
+
+def conversion_command(folder: Path) -> str:
+    """The command that makes safetensors of a folder's pickles; `weights_only` takes tensors and runs nothing."""
+    place = str(folder.absolute())
+    pattern = json.dumps(f"{glob.escape(place)}/pytorch_model*.bin", ensure_ascii=False)
+    target = json.dumps(f"{place}/model.safetensors", ensure_ascii=False)
+    code = (
+        "import glob, torch; from safetensors.torch import save_file; "
+        f"save_file({{k: v.clone().contiguous() for f in glob.glob({pattern}) "
+        'for k, v in torch.load(f, map_location="cpu", weights_only=True).items()}, '
+        f'{target}, metadata={{"format": "pt"}})'
+    )
+    return f"python -c {shlex.quote(code)}"

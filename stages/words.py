@@ -9,8 +9,8 @@ import torch
 from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from schemas.errors import DataError
-from stages.encoders import attention_of, load_config, load_pretrained, tensor_names
-from stages.weights import LOADING
+from stages.encoders import attention_of, load_config, load_pretrained
+from stages.weights import LOADING, tensor_names
 
 
 def _head_names(model: PreTrainedModel) -> set[str]:
