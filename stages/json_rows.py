@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
 from schemas.errors import DataError
@@ -132,3 +135,49 @@ def _is_rows(value: Any, reading: Reading) -> bool:
     if isinstance(value, dict):
         return any(column in value for column in reading.columns)
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def refuse_printed_values(rows: Dataset, path: Path, columns: Sequence[str], shown: str) -> None:
+    """Refuse lists and objects that were read as text, since the column held text in the rows before.
+
+    Only lines are parsed whose text looks like a list or an object.
+
+    Args:
+        rows: what `datasets` made of the file, which it reads some megabytes at once.
+        path: the file, not packed.
+        columns: those that are wanted.
+        shown: how messages name the file.
+
+    Raises:
+        DataError: the first such line.
+    """
+    perhaps: dict[int, list[str]] = {}
+    for column in columns:
+        if column not in rows.column_names:
+            continue
+        values = rows.data.column(column)
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            looks = pc.match_substring_regex(values, r"^\s*[\[{]")
+            for row in pc.indices_nonzero(pc.fill_null(looks, False)).to_pylist():
+                perhaps.setdefault(row, []).append(column)
+    if not perhaps:
+        return
+    with open_plain(path) as file:
+        lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+        for row, (number, line) in enumerate(lines):
+            for column in perhaps.get(row, ()):
+                kind = _kind_of(_row_in(line).get(column))
+                if kind in ("a list", "an object"):
+                    raise DataError(
+                        f"{shown}: line {number}: column {column!r} holds {kind}, but text in the rows before; write "
+                        "it the same way in every row"
+                    )
+
+
+def _row_in(line: bytes) -> dict[str, Any]:
+    """The object in a line; an empty one where rows do not stand one in a line."""
+    try:
+        value = json.loads(line.removeprefix(_MARK))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -17,7 +17,7 @@ from schemas.errors import DataError
 from schemas.yaml_text import printable
 from stages.bounds import CHUNK_BYTES
 from stages.file_names import FORMATS, file_format
-from stages.json_rows import json_problem, refuse_other_layouts
+from stages.json_rows import json_problem, refuse_other_layouts, refuse_printed_values
 from stages.packing import packing_of
 from stages.reading import Reading, rename_columns, renamed, renaming_remark
 from stages.transcoding import encoding_of, open_utf8
@@ -87,6 +87,8 @@ def write_loaded_rows(path: Path, reading: Reading, where: str, into: Path) -> l
         raise DataError(f"{where}: {path}: {_reason(plain, suffix, reading, error)}") from None
     if suffix in (".json", ".jsonl"):
         refuse_other_layouts(rows, reading, f"{where}: {path}")
+        if plain.stat().st_size > _BLOCK_BYTES:
+            refuse_printed_values(rows, plain, reading.columns, f"{where}: {path}")
     names = renamed(rows.column_names, reading.columns)
     if len(rows):
         for number, made in enumerate(rows.cache_files):

@@ -331,6 +331,16 @@ def test_a_column_of_json_lines_is_what_all_lines_say(tmp_path: Path) -> None:
     assert said in refused(tmp_path / "a.jsonl", content)
 
 
+def test_a_list_where_text_stood_is_no_text(tmp_path: Path) -> None:
+    rows = [{"text": "word " * 4000, "label": "a"}] * 600 + [{"text": "[1] a note", "label": "b"}]
+    content = "".join(json.dumps(row) + "\n" for row in rows)
+    assert len(content) > 10 << 20
+    assert read(tmp_path / "a.jsonl", content).rows["text"][600] == "[1] a note"
+    content += json.dumps({"text": "x", "label": ["b"]}) + "\n"
+    said = ": line 602: column 'label' holds a list, but text in the rows before"
+    assert said in refused(tmp_path / "a.jsonl", content)
+
+
 # Corpora
 
 
