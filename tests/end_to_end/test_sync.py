@@ -13,6 +13,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from pipeline.checkpoints import open_store, verify
+from pipeline.tracking_resume import resolve_run
 from tests.end_to_end.conftest import Distill
 from tests.end_to_end.processes import free_port, running
 from tests.toys import toy_recipe_dict
@@ -62,8 +64,8 @@ def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(
     left = {run["name"].split("-")[0]: run["left"] for run in synced["runs"]}
     assert set(left) == {"toy", "teacher", "task_specific"}
     assert left["task_specific"]["points"] >= 4
-    # Its config, manifest, two pictures, and the model in MLflow's form.
-    assert left["task_specific"]["artifacts"] == 5
+    # Its config, manifest, two pictures, the model in MLflow's form, and the checkpoint for other machines.
+    assert left["task_specific"]["artifacts"] == 6
 
     with mlflow_server(port, tmp_path):
         code, synced, said = run("sync")
@@ -80,11 +82,18 @@ def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(
         assert code == 0, said
         assert again["rows"][-1]["status"] == "reused"
 
+        # Another machine's store, which has nothing of it, goes on from it.
+        store.rename(tmp_path / "elsewhere")
+        other = open_store(tmp_path / "other")
+        found = resolve_run(before["task_specific"]["id"], uri=address, store=other)
+        assert verify(found).digest == again["rows"][-1]["checkpoint"]["digest"]
+        assert found.is_relative_to(other.root)
+
     stage = before["task_specific"]
     assert stage["parent"] == before[report["run"]]["id"]
     assert stage["status"] == "FINISHED"
     assert stage["loss steps"] == [1, 2, 3, 4]
-    artifacts = {"config.json", "manifest.json", "curves.png", "terms.png", "model"}
+    artifacts = {"config.json", "manifest.json", "curves.png", "terms.png", "model", "checkpoint"}
     assert stage["artifacts"] == artifacts
     assert stage["data sets"] == 1
     assert {"report.json", "report.md", "stages.png"} == before[report["run"]]["artifacts"]
