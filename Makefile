@@ -51,10 +51,9 @@ RUNS = 500
 COLLECTIONS = 400
 CHANGES = 300
 torture: $(INSTALLED)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --presses $(PRESSES) --cuts $(CUTS) \
-		--flips $(FLIPS) --recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) --bombs $(BOMBS) \
-		--specials $(SPECIALS) --runs $(RUNS) \
-		--collections $(COLLECTIONS) --changes $(CHANGES)
+	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.torture --kills $(KILLS) --presses $(PRESSES) \
+		--cuts $(CUTS) --flips $(FLIPS) --recipes $(RECIPES) --overrides $(OVERRIDES) --files $(FILES) \
+		--bombs $(BOMBS) --specials $(SPECIALS) --runs $(RUNS) --collections $(COLLECTIONS) --changes $(CHANGES)
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .
