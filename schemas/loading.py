@@ -127,7 +127,8 @@ def _attempt(problems: list[str], call: Callable[[], Result]) -> Result | None:
 
 def _places(places: list[str]) -> str:
     """Where one line of a recipe is wrong: an anchor stands in several places."""
-    return places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more places"
+    more = len(places) - 1
+    return f"{places[0]} and {more} more place{'s' * (more > 1)}" if more else places[0]
 
 
 def _capped(problems: list[str]) -> tuple[str, ...]:

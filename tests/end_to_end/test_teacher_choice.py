@@ -194,7 +194,7 @@ def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
     assert [record["status"] for record in as_records(report)][:2] == ["chosen", ""]
     table = candidates_table(report)
     assert table is not None
-    cells = [list(column.cells) for column in table.columns]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells[1] == ["1.0000", "0.5000"]
     assert table.columns[1].header == "chosen by accuracy"
     assert cells[-1] == ["chosen", ""]

@@ -22,6 +22,7 @@ from stages.corpus_tokens import _percentiles, _Writer
 from stages.duplicates import NEAR, Sketches, sketches
 from stages.files import read_file
 from stages.letters import letters_of
+from stages.reading import Reading
 from stages.scratch import Column, counted, slices, zeros
 from stages.templates import Encoder, template_of
 from tests.builders import WORDS, tiny_tokenizer
@@ -318,10 +319,10 @@ def ten_words(path: Path, number: int) -> str:
 def test_seven_hundred_thousand_rows_more_are_prepared_in_the_same_memory(tmp_path: Path) -> None:
     sizes = (100_000, 800_000)
     paths = [ten_words(tmp_path / f"{number}.jsonl", number) for number in sizes]
-    for (
-        path
-    ) in paths:  # here, because what this takes and gives back would hide what comes after it
-        read_file(Path(path), tmp_path / "cache", "general_corpus.sources")
+    reading = Reading(("text", "doc"), named=frozenset(("text", "doc")))
+    # Here, because what this takes and gives back would hide what comes after it.
+    for path in paths:
+        read_file(Path(path), tmp_path / "cache", "general_corpus.sources", reading)
     few, many = peaks(str(tmp_path / "cache"), *paths)
     assert (many - few) / (sizes[1] - sizes[0]) < 4
 

@@ -17,6 +17,7 @@ import pytest
 from schemas.data import FileTask
 from schemas.errors import DataError
 from stages.files import read_file
+from stages.reading import Reading
 from stages.sources import load_task
 from tests.end_to_end.processes import ROOT
 from tests.torture.bombs import parquet_bomb
@@ -40,6 +41,10 @@ KINDS: dict[str, pa.Array] = {
 
 def rows_of(file: Path, tmp_path: Path, **options: Any) -> datasets.Dataset:
     return read_file(file, tmp_path / "cache", "task.train", **options).rows
+
+
+def named(*columns: str) -> Reading:
+    return Reading(named=frozenset(columns))
 
 
 @pytest.mark.parametrize("row_group_size", [2, 100])
@@ -82,7 +87,7 @@ def test_only_named_columns_are_read(tmp_path: Path) -> None:
          "o": [{"p": "x", "q": "y"}] * 2}
     )  # fmt: skip
     pq.write_table(table, tmp_path / "a.parquet")
-    rows = rows_of(tmp_path / "a.parquet", tmp_path, columns={"text", "o.p", "/some/file"})
+    rows = rows_of(tmp_path / "a.parquet", tmp_path, reading=named("text", "o.p", "/some/file"))
     assert rows.column_names == table.column_names
     assert rows[1] == {
         "id": None,
@@ -92,8 +97,8 @@ def test_only_named_columns_are_read(tmp_path: Path) -> None:
         "o": {"p": "x", "q": "y"},
     }
     # Other columns of the same file are read anew.
-    assert rows_of(tmp_path / "a.parquet", tmp_path, columns={"id"})["id"][:] == [1, 2]
-    assert rows_of(tmp_path / "a.parquet", tmp_path, columns=set()).num_rows == 2
+    assert rows_of(tmp_path / "a.parquet", tmp_path, reading=named("id"))["id"][:] == [1, 2]
+    assert rows_of(tmp_path / "a.parquet", tmp_path, reading=named()).num_rows == 2
 
 
 def test_a_missing_column_is_told_with_all_that_there_are(tmp_path: Path) -> None:
