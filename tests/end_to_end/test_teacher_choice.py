@@ -196,7 +196,7 @@ def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
     assert table is not None
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells[1] == ["1.0000", "0.5000"]
-    assert table.columns[1].header == "chosen by accuracy"
+    assert str(table.columns[1].header) == "chosen by accuracy"
     assert cells[-1] == ["chosen", ""]
     plain = report.model_copy(update={"rows": report.rows[2:]})
     assert candidates_table(plain) is None
