@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.library import read_recipe
+from pipeline.library import read_recipe, shipped_names
 from schemas.base import Frozen
 from schemas.credentials import refuse_credentials
 from schemas.data import FileTask, TaskData, TaskDataset
@@ -28,9 +28,9 @@ def named_task(given: str, manifest: Manifest) -> AnyTask:
     """The task to evaluate a checkpoint on.
 
     Args:
-        given: a short form (`sst2`, `./folder`), a recipe's file for the recipe's own task (`recipe.yaml:NAME` for one
-            of several), or a mapping (`{kind: files, train: a.csv, validation: b.csv}`). What a folder or a mapping of
-            files leaves open, such as columns and kind, is as the checkpoint was trained.
+        given: a short form (`sst2`, `./folder`), a recipe by file or name for the recipe's own task (`recipe.yaml:NAME`
+            for one of several), or a mapping (`{kind: files, train: a.csv, validation: b.csv}`). What a folder or a
+            mapping of files leaves open, such as columns and kind, is as the checkpoint was trained.
         manifest: the checkpoint's.
 
     Raises:
@@ -38,7 +38,7 @@ def named_task(given: str, manifest: Manifest) -> AnyTask:
     """
     refuse_credentials({"--task": given})
     path, _, name = given.partition(":") if not given.endswith(_RECIPES) else (given, "", "")
-    if path.endswith(_RECIPES):
+    if path.endswith(_RECIPES) or path in shipped_names():
         return _of_recipe(path, name)
     trained = _trained(manifest)
     if given.lstrip().startswith("{"):
@@ -53,7 +53,7 @@ def named_task(given: str, manifest: Manifest) -> AnyTask:
 
 
 def _of_recipe(path: str, name: str) -> AnyTask:
-    if not Path(path).is_file():
+    if path.endswith(_RECIPES) and not Path(path).is_file():
         raise ConfigError(f"--task: there is no recipe {path}; give the path of a YAML file")
     recipe = read_recipe(path)
     tasks = recipe.tasks or ({} if recipe.task is None else {"": recipe.task})

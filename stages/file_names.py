@@ -68,6 +68,11 @@ def _only_match(path: Path, where: str) -> Path:
     split = path.name.removesuffix(".*")
     if path.name.endswith(".*") and split in _ALSO_CALLED and path.parent.is_dir():
         found = _files_of_split(path.parent, split)
+    if not found and path.parent.is_file() and split in _ALSO_CALLED:
+        raise DataError(
+            f"{where}: {path.parent} is a file, not a folder with train and validation files; name two, such as task: "
+            f"{{kind: files, train: {path.parent}, validation: FILE}}"
+        )
     if not found:
         raise DataError(
             f"{where}: there is no file {path}{_other_names(path)}{_near(path)}{_listing(path.parent)}"

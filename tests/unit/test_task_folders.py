@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from pipeline.task_argument import named_task
 from schemas.data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
-from schemas.errors import ConfigError
+from schemas.errors import ConfigError, DataError
 from schemas.results import Manifest
 from schemas.task_names import short_name
 from schemas.tasks import AnyTask
@@ -104,6 +104,14 @@ def test_a_folder_that_leaves_a_choice_is_refused_with_a_remedy(
     assert re.search(said, refused(short(tmp_path), tmp_path))
 
 
+def test_a_file_that_is_named_as_a_task_is_said_to_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\na,x\nb,y\n")
+    task = TypeAdapter(TaskData).validate_python(str(file))
+    with pytest.raises(DataError, match=r"train.csv is a file, not a folder.*train: .*train.csv"):
+        load_task(task, tmp_path / "cache")
+
+
 def test_a_validation_file_without_a_header_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(CSV)
     (tmp_path / "dev.csv").write_text("a fine cast,yes\na long film,no\na good film,yes\n")
@@ -173,6 +181,7 @@ def test_a_recipe_is_asked_for_its_own_task(tmp_path: Path) -> None:
     one.write_text(dump_recipe(recipe("task.max_length=77")))
     several.write_text(dump_recipe(recipe("tasks=[sst2, mrpc]")))
     assert asked(str(one)).max_length == 77
+    assert asked("quickstart").kind == "docstrings"
     mrpc = asked(f"{several}:mrpc")
     assert isinstance(mrpc, HubTask)
     assert mrpc.config == "mrpc"
