@@ -333,4 +333,6 @@ def _end_soon(code: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from pipeline.program import program
+
+    program()

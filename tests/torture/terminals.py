@@ -143,12 +143,12 @@ def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
     if "Traceback" in said:
         problems.append(f"a traceback: {said[said.index('Traceback') :][:2000]!r}")
     asked = key in ("Ctrl-C", "SIGTERM", "SIGTERM to all")
-    if asked and ended.code == 1:
+    if asked and ended.code == 1 and "stopped before anything was begun" not in said:
         words = said.rpartition("stopping: ")[2]
         found.saved += "state kept" in words
         if "stopping: " not in said or said.count("error: ") != 1 or "go on with: " not in words:
             problems.append(f"it did not say how to go on: {said[-500:]!r}")
-    elif asked and ended.code:
+    elif asked and ended.code not in (0, 1):
         problems.append(f"exit code {ended.code}: {said[-500:]!r}")
     found.losses += [
         f"{key} after {ended.began:.1f} s, press {found.keys.total()}: {problem}"
@@ -215,10 +215,11 @@ def _recipe(folder: Path) -> Path:
 def _in_terminal(arguments: list[str], key: str, seconds: float, words: str) -> list[Any]:
     child, terminal = pty.fork()
     if child == 0:
-        from pipeline.__main__ import main
+        from pipeline.program import program
 
         sys.argv = ["distill", *arguments]
-        sys.exit(main())
+        program()
+        sys.exit(0)
     said, began, pressed, again = b"", None, None, False
     if not words:
         began = time.monotonic()

@@ -1,0 +1,53 @@
+"""The `distill` program: the command line in a process of its own, which a key press ends without a traceback.
+
+What is imported here is Python's own, so that a key press finds somebody to answer it while all else is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TOO_EARLY = "stopped before anything was begun"
+
+
+def program() -> None:
+    """Run the command line and leave with its exit code."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    _end_at_a_signal(1, f"error: {_TOO_EARLY}\n")
+    from pipeline.__main__ import main
+
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    code = 1
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        raise
+    finally:
+        _end_at_a_signal(code)
+
+
+def _end_at_a_signal(code: int, words: str = "") -> None:
+    """End at once, for there is nothing to save.
+
+    When the interpreter ends, libraries have threads to join and news to send, which somebody may not wait for.
+    """
+
+    def end(_number: int, _frame: Any) -> None:
+        with suppress(OSError):
+            os.write(2, words.encode())
+        os._exit(code)
+
+    for number in _SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end)
+
+
+if __name__ == "__main__":
+    program()
