@@ -5,8 +5,10 @@ What is imported here is Python's own, so that a key press finds somebody to ans
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -22,15 +24,25 @@ def program() -> None:
 
     for number, handler in before.items():
         signal.signal(number, handler)
-    code = 1
+    code = [1]
+    # Registered before all else, so that it is called when all else is done.
+    atexit.register(_leave, code)
     try:
         main()
-        code = 0
+        code[0] = 0
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        code[0] = end.code if isinstance(end.code, int) else int(end.code is not None)
         raise
     finally:
-        _end_at_a_signal(code)
+        _end_at_a_signal(code[0])
+
+
+def _leave(code: list[int]) -> None:
+    """End before the interpreter takes itself apart, its handlers first: a signal would then be the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code[0])
 
 
 def _end_at_a_signal(code: int, words: str = "") -> None:

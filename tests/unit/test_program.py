@@ -54,3 +54,17 @@ def test_a_signal_after_the_work_is_done_changes_nothing_of_its_end(
     assert ended.returncode == code
     assert "Traceback" not in ended.stderr
     assert ("teacher" in ended.stdout) == (code == 0)
+
+
+def test_what_is_said_last_arrives_and_what_is_left_is_cleared_away(tmp_path: Path) -> None:
+    program = (
+        "import sys, tempfile; sys.argv = ['distill', 'show', 'quickstart']\n"
+        f"folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})\n"
+        "from pipeline.program import program\nprogram()"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60
+    )
+    assert shown.returncode == 0
+    assert shown.stdout.rstrip().endswith(b"tasks_at_once: 1")
+    assert not any(tmp_path.iterdir())
