@@ -18,15 +18,15 @@ _TOO_EARLY = "stopped before anything was begun"
 
 def program() -> None:
     """Run the command line and leave with its exit code."""
+    code = [1]
+    # Registered before all else, so that it is called when all else is done.
+    atexit.register(_leave, code)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     _end_at_a_signal(1, f"error: {_TOO_EARLY}\n")
     from pipeline.__main__ import main
 
     for number, handler in before.items():
         signal.signal(number, handler)
-    code = [1]
-    # Registered before all else, so that it is called when all else is done.
-    atexit.register(_leave, code)
     try:
         main()
         code[0] = 0

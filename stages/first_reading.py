@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
@@ -20,19 +21,26 @@ Answer = TypeVar("Answer")
 
 # Of the process, not of a thread: a run asks from threads of its own.
 _kept: Kept | None = None
+_blocks = 0
+_lock = Lock()
 _is_looked_at_now: ContextVar[bool] = ContextVar("is_looked_at_now", default=False)
 
 
 @contextmanager
 def first_reading() -> Iterator[None]:
-    """Inside the block, and in blocks within it, what was read once is not read again."""
-    global _kept
-    outer = _kept
-    _kept = {} if outer is None else outer
+    """Inside the block, and in blocks within it or beside it, what was read once is not read again."""
+    global _kept, _blocks
+    with _lock:
+        _blocks += 1
+        _kept = {} if _kept is None else _kept
     try:
         yield
     finally:
-        _kept = outer
+        # Two runs in threads may end in the order in which they began.
+        with _lock:
+            _blocks -= 1
+            if not _blocks:
+                _kept = None
 
 
 @contextmanager

@@ -56,12 +56,23 @@ def test_a_signal_after_the_work_is_done_changes_nothing_of_its_end(
     assert ("teacher" in ended.stdout) == (code == 0)
 
 
+CLEARED = """
+import sys, tempfile
+
+class Maker:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            self.folder = tempfile.TemporaryDirectory(dir={folder!r})
+
+sys.meta_path.insert(0, Maker())
+sys.argv = ["distill", "show", "quickstart"]
+from pipeline.program import program
+program()
+"""
+
+
 def test_what_is_said_last_arrives_and_what_is_left_is_cleared_away(tmp_path: Path) -> None:
-    program = (
-        "import sys, tempfile; sys.argv = ['distill', 'show', 'quickstart']\n"
-        f"folder = tempfile.TemporaryDirectory(dir={str(tmp_path)!r})\n"
-        "from pipeline.program import program\nprogram()"
-    )
+    program = CLEARED.format(folder=str(tmp_path))
     shown = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60
     )
