@@ -151,12 +151,9 @@ def gate(root: Path) -> Iterator[None]:
     Raises:
         OSError: the lock's file cannot be made.
     """
-    handle = _lock_file(root, _GATE)
-    try:
+    with _opened(_lock_file(root, _GATE)) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager
@@ -167,21 +164,16 @@ def cache_in_use(root: Path) -> Iterator[None]:
     except OSError:  # a store that cannot be written to cannot be emptied either
         yield
         return
-    try:
+    with _opened(handle):
         fcntl.flock(handle, fcntl.LOCK_SH)
         yield
-    finally:
-        os.close(handle)
 
 
 @contextmanager
 def cache_unused(root: Path) -> Iterator[bool]:
     """Whether nobody uses the cache; nobody begins to while the block lasts."""
-    handle = _lock_file(root, _CACHE)
-    try:
+    with _opened(_lock_file(root, _CACHE)) as handle:
         yield _try_lock(handle)
-    finally:
-        os.close(handle)
 
 
 def is_held(path: Path) -> bool:
@@ -190,9 +182,15 @@ def is_held(path: Path) -> bool:
     Raises:
         FileNotFoundError: it is gone.
     """
-    handle = os.open(path, _READ_ONLY)
-    try:
+    with _opened(os.open(path, _READ_ONLY)) as handle:
         return not _try_lock(handle)
+
+
+@contextmanager
+def _opened(handle: int) -> Iterator[int]:
+    """The handle, closed when the block ends, which lets go of its lock."""
+    try:
+        yield handle
     finally:
         os.close(handle)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,8 +34,6 @@ from stages.judge import (
 )
 from stages.ports import Ports, Progress
 from stages.run import run_stage
-
-log = logging.getLogger(__name__)
 
 CANDIDATE_TAG, CHOSEN_TAG = "distill.candidate", "distill.chosen"
 
@@ -96,9 +93,8 @@ class Runner:
         """The stage's result: found in the store, or made now; judged and logged either way."""
         identity = stage_identity(config, parent.digest if parent else None)
         digest = digest_of(identity)
-        if (
-            self.open_run is not None
-        ):  # before it is looked for, or it could be taken away in between
+        # Noted before it is looked for, or it could be taken away in between.
+        if self.open_run is not None:
             self.open_run.needs({digest, *needs_of(config, parent)})
         with interrupted(self.called(config.name)), self.store.lock(config.name, digest):
             found = self.store.find(config.name, digest)
