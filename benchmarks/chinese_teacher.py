@@ -31,14 +31,14 @@ from tokenizers import (
 )
 from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast
 
-from schemas.corpus import FileText, GeneralCorpus
-from schemas.objective import MaskedLanguageObjective
-from schemas.refs import FolderModel
-from schemas.stage import StageConfig
-from schemas.student import ModelStart, StudentConfig, StudentShape
-from schemas.training import Training
+from schemas.core.refs import FolderModel
+from schemas.core.training import Training
+from schemas.data.corpus import FileText, GeneralCorpus
+from schemas.recipe.objective import MaskedLanguageObjective
+from schemas.recipe.stage import StageConfig
+from schemas.recipe.student import ModelStart, StudentConfig, StudentShape
 from stages.run import run_stage
-from tests.fakes import fake_ports
+from tests.support.fakes import fake_ports
 
 SOURCES = ("fewclue_zh", "cmrc_wiki_zh", "cn_wiki_zh")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

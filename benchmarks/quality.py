@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.launch import prepare_environment
-from schemas.training import Duration
+from schemas.core.training import Duration
 
 LATENT: dict[str, Any] = {"kind": "latent"}
 RELATIONS: dict[str, Any] = {
@@ -219,7 +219,7 @@ def main(
 ) -> None:
     """Compare methods on one task."""
     prepare_environment()
-    from pipeline.library import read_recipe
+    from pipeline.recipes.shipped import read_recipe
 
     base = read_recipe(str(recipe), change or []).model_dump(mode="json")
     named = list(METHODS) if methods == "all" else [name for name in methods.split(";") if name]

@@ -25,12 +25,12 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from benchmarks.workload import OBJECTIVES, Clock, Objective, Workload
 from benchmarks.yardstick import Ingredients, Yardstick
-from schemas.training import Training
-from stages.capture import CAPTURE
-from stages.objectives import ObjectiveTerms
-from stages.terms import run_model
-from stages.trainer import Trainer
-from tests.fakes import fake_ports
+from schemas.core.training import Training
+from stages.models.attention_capture import CAPTURE
+from stages.objective.objective import ObjectiveTerms
+from stages.objective.terms import run_model
+from stages.training.trainer import Trainer
+from tests.support.fakes import fake_ports
 
 Precision = Literal["fp32", "bf16"]
 Kind = Literal["yardstick", "ours", "models alone", "asked once"]

@@ -38,7 +38,7 @@ from benchmarks.workload import (
     make_workload,
 )
 from benchmarks.yardstick import Ingredients
-from stages.runtime import bf16_in_hardware
+from stages.device.runtime import bf16_in_hardware
 
 NUMBERS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # A line's share of a round: as many steps as fit, and at least so many. The marks are on the first objective.

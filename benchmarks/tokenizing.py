@@ -39,16 +39,16 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerFast
 
-from schemas.corpus import GeneralCorpus
-from schemas.refs import PackageModel
-from schemas.training import BatchSize
-from stages.batches import Batches
-from stages.corpus import load_corpus
-from stages.corpus_sources import batches_of
-from stages.corpus_tokens import corpus_summary, tokenize_corpus
-from stages.docstrings import load_paragraphs
-from stages.encoders import load_config, load_tokenizer, locate
-from stages.files import read_file
+from schemas.core.refs import PackageModel
+from schemas.core.training import BatchSize
+from schemas.data.corpus import GeneralCorpus
+from stages.data.batching.batches import Batches
+from stages.data.corpus.prepare import load_corpus
+from stages.data.corpus.sources import batches_of
+from stages.data.corpus.tokenize import corpus_summary, tokenize_corpus
+from stages.data.readers.docstrings import load_paragraphs
+from stages.data.readers.files import read_file
+from stages.models.encoders import load_config, load_tokenizer, locate
 
 NOVELS = Path(__file__).parents[2] / "shared" / "data" / "novels_en"
 # What a round makes; the docstrings' paragraphs stay, because reading them is no part of any corpus's work.

@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from torch.nn import functional
 from transformers import BertConfig
 
-from schemas.objective import LatentObjective, TaskObjective
-from schemas.training import BatchSize
-from stages.tokens import Tokens
+from schemas.core.training import BatchSize
+from schemas.recipe.objective import LatentObjective, TaskObjective
+from stages.data.batching.tokens import Tokens
 
 Objective = Literal["latent", "labels", "relations"]
 Shape = Literal["base", "small"]

@@ -17,9 +17,9 @@ from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.workload import BATCH_ROWS, Objective, Workload
-from stages.batches import Batches
-from stages.capture import CAPTURE, record_attention
-from stages.tokens import Batch
+from stages.data.batching.batches import Batches
+from stages.data.batching.tokens import Batch
+from stages.models.attention_capture import CAPTURE, record_attention
 
 
 @dataclass(frozen=True)

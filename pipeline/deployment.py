@@ -8,9 +8,9 @@ from typing import Any
 from rich.console import Console
 
 from pipeline.launch import check_server, prefect_errors, prepare_environment
-from pipeline.library import read_recipe, shipped_names
-from pipeline.terminal import say
-from schemas.errors import ServiceError
+from pipeline.process.terminal import say
+from pipeline.recipes.shipped import read_recipe, shipped_names
+from schemas.core.errors import ServiceError
 
 
 def serve_recipes(console: Console) -> None:

@@ -10,26 +10,26 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.checkpoints import MANIFEST, open_checkpoint, store_for_look
-from pipeline.report import notes_on, percent
-from pipeline.settings import read_settings
+from pipeline.process.settings import read_settings
+from pipeline.process.terminal import add_row, say, shown
+from pipeline.reporting.run_table import notes_on, percent
+from pipeline.store.checkpoints import MANIFEST, open_checkpoint, store_for_look
 from pipeline.task_argument import named_task
-from pipeline.terminal import add_row, say, shown
-from schemas.base import Frozen
-from schemas.data import describe_task
-from schemas.errors import CheckpointError, ConfigError, DataError
-from schemas.metrics import MetricName, titled
-from schemas.refs import FolderModel
-from schemas.results import Manifest, Score
-from schemas.teacher import FinetunedTeacher, members_of
-from stages.encoders import load_config, load_tokenizer, locate
-from stages.evaluation import answers_of
-from stages.heads import check_outputs, load_with_head
+from schemas.core.base import Frozen
+from schemas.core.errors import CheckpointError, ConfigError, DataError
+from schemas.core.metrics import MetricName, titled
+from schemas.core.refs import FolderModel
+from schemas.data.stage_data import describe_task
+from schemas.recipe.teacher import FinetunedTeacher, members_of
+from schemas.results.manifest import Manifest, Score
+from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.tokenize import tokenize_split
+from stages.evaluation.read_models import answers_of
 from stages.identity import NUMERICS_VERSION, model_digest
-from stages.scorer import Scorer
-from stages.scoring import VectorScorer, scorer_of
-from stages.sources import TaskRows, load_task
-from stages.tokenizing import tokenize_split
+from stages.models.encoders import load_config, load_tokenizer, locate
+from stages.models.heads import check_outputs, load_with_head
+from stages.scores.scorer import Scorer
+from stages.scores.scorers import VectorScorer, scorer_of
 
 log = logging.getLogger(__name__)
 

@@ -12,18 +12,7 @@ from pathlib import Path
 from prefect import flow
 from rich.console import Console
 
-from pipeline.assistants import with_assistant
-from pipeline.changes import what_is_different
-from pipeline.checkpoints import CheckpointStore, open_store
-from pipeline.fan_out import distil_tasks
-from pipeline.files import disk_errors
-from pipeline.library import read_recipe
-from pipeline.logs import quiet_prefect
-from pipeline.look import look_at
-from pipeline.open_runs import OpenRun, needs_of, open_run
-from pipeline.options import RunOptions, chosen_stages
-from pipeline.outline import check_earlier_stages, outline_tasks
-from pipeline.parts import (
+from pipeline.execution.one_task import (
     Hands,
     Work,
     distil,
@@ -31,20 +20,31 @@ from pipeline.parts import (
     stages_after,
     tracked,
 )
-from pipeline.progress import LineProgress, TerminalProgress, make_progress
-from pipeline.settings import Settings, read_settings
-from pipeline.stopping import Stop, interrupted, stop_signals
-from pipeline.what_is_read import what_is_read
-from schemas.comparison import AnyReport
-from schemas.recipe import Recipe
-from schemas.refs import StudentOf
-from schemas.results import CheckpointRef, RunReport
-from schemas.stage import Stage
-from stages.encoders import locate
-from stages.first_reading import first_reading
-from stages.models import check_parent
-from stages.ports import Progress
-from stages.tasks import cancelled_when_interrupted
+from pipeline.execution.prefect_tasks import cancelled_when_interrupted
+from pipeline.execution.progress import LineProgress, TerminalProgress, make_progress
+from pipeline.execution.several_tasks import distil_tasks
+from pipeline.planning.assistants import with_assistant
+from pipeline.planning.differences import what_is_different
+from pipeline.planning.options import RunOptions, chosen_stages
+from pipeline.planning.outline import check_earlier_stages, outline_tasks
+from pipeline.planning.preflight import look_at
+from pipeline.process.logs import quiet_prefect
+from pipeline.process.settings import Settings, read_settings
+from pipeline.process.stopping import Stop, interrupted, stop_signals
+from pipeline.recipes.shipped import read_recipe
+from pipeline.reporting.inputs import what_is_read
+from pipeline.store.checkpoints import CheckpointStore, open_store
+from pipeline.store.files import disk_errors
+from pipeline.store.open_runs import OpenRun, needs_of, open_run
+from schemas.core.refs import StudentOf
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import Stage
+from schemas.results.manifest import CheckpointRef, RunReport
+from schemas.results.report import AnyReport
+from stages.build import check_parent
+from stages.data.readers.first_reading import first_reading
+from stages.models.encoders import locate
+from stages.ports.protocols import Progress
 
 quiet_prefect()
 

@@ -12,16 +12,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.first_look import look_first
-from pipeline.library import read_recipe
-from pipeline.options import RunOptions, chosen_stages
-from pipeline.prefect_server import TemporaryServer
-from pipeline.stopping import stop_signals
-from schemas.comparison import AnyReport
-from schemas.credentials import refuse_credentials, without_credentials
-from schemas.errors import ConfigError, DistillError, Interrupted, ServiceError
-from schemas.explain import shown_value
-from stages.first_reading import first_reading
+from pipeline.planning.first_look import look_first
+from pipeline.planning.options import RunOptions, chosen_stages
+from pipeline.process.prefect_server import TemporaryServer
+from pipeline.process.stopping import stop_signals
+from pipeline.recipes.shipped import read_recipe
+from schemas.core.credentials import refuse_credentials, without_credentials
+from schemas.core.errors import ConfigError, DistillError, Interrupted, ServiceError
+from schemas.core.wording import shown_value
+from schemas.results.report import AnyReport
+from stages.data.readers.first_reading import first_reading
 
 _DEFAULTS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

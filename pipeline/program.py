@@ -23,7 +23,7 @@ def program() -> None:
     atexit.register(_leave, code)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     _end_at_a_signal(1, f"error: {_TOO_EARLY}\n")
-    from pipeline.__main__ import main
+    from pipeline.command_line import main
 
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -59,7 +59,3 @@ def _end_at_a_signal(code: int, words: str = "") -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, end)
-
-
-if __name__ == "__main__":
-    program()

@@ -7,15 +7,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.library import read_recipe, shipped_names
-from schemas.base import Frozen
-from schemas.credentials import refuse_credentials
-from schemas.data import FileTask, TaskData, TaskDataset
-from schemas.errors import ConfigError
-from schemas.explain import meaningful, sentence, shown_place, shown_value
-from schemas.results import Manifest
-from schemas.tasks import AnyTask
-from schemas.yaml_text import parse_yaml
+from pipeline.recipes.shipped import read_recipe, shipped_names
+from schemas.core.base import Frozen
+from schemas.core.credentials import refuse_credentials
+from schemas.core.errors import ConfigError
+from schemas.core.wording import shown_place, shown_value
+from schemas.data.stage_data import FileTask, TaskData, TaskDataset
+from schemas.data.tasks import AnyTask
+from schemas.loading.explain import meaningful, sentence
+from schemas.loading.yaml_text import parse_yaml
+from schemas.results.manifest import Manifest
 
 _RECIPES = (".yaml", ".yml")
 

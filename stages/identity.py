@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.base import digest_of
-from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
-from schemas.errors import DistillError
-from schemas.refs import AnyModel
-from schemas.stage import StageConfig
-from schemas.student import ModelStart
-from schemas.teacher import Committee, FinetunedTeacher, PretrainedTeacher
-from stages.augmentation import augmentation_digest
-from stages.corpus_digests import corpus_digest
-from stages.encoders import folder_digest, locate
-from stages.first_reading import as_it_is_now, still_there
-from stages.sources import task_digest
+from schemas.core.base import digest_of
+from schemas.core.errors import DistillError
+from schemas.core.refs import AnyModel
+from schemas.data.stage_data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.recipe.stage import StageConfig
+from schemas.recipe.student import ModelStart
+from schemas.recipe.teacher import Committee, FinetunedTeacher, PretrainedTeacher
+from stages.augmentation.rows import augmentation_digest
+from stages.data.corpus.digests import corpus_digest
+from stages.data.readers.first_reading import as_it_is_now, still_there
+from stages.data.tasks.load import task_digest
+from stages.models.encoders import folder_digest, locate
 
 NUMERICS_VERSION = 2
 """Raise by hand when a change moves a loss curve; every stage made before is then made anew."""

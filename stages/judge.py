@@ -10,37 +10,38 @@ from typing import Any
 
 from torch import Tensor
 
-from schemas.base import digest_of
-from schemas.metrics import MetricName
-from schemas.objective import LatentObjective
-from schemas.problems import AnyProblem, Classification
-from schemas.recipe import Evaluation, Recipe
-from schemas.results import CheckpointRef, Judgement, Score
-from schemas.stage import TEACHER_NAMES
-from schemas.teacher import FinetunedTeacher
-from stages.baselines import bag_of_words
-from stages.corpus import load_corpus
-from stages.corpus_digests import corpus_digest
-from stages.corpus_tokens import tokenize_corpus
-from stages.drawing import drawn_from
-from stages.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
-from stages.evaluation import (
+from schemas.core.base import digest_of
+from schemas.core.kinds import AnyProblem, Classification
+from schemas.core.metrics import MetricName
+from schemas.recipe.objective import LatentObjective
+from schemas.recipe.parts import Evaluation
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import TEACHER_NAMES
+from schemas.recipe.teacher import FinetunedTeacher
+from schemas.results.manifest import CheckpointRef, Judgement, Score
+from stages.build import PROJECTIONS
+from stages.data.batching.tokens import Tokens
+from stages.data.corpus.digests import corpus_digest
+from stages.data.corpus.prepare import load_corpus
+from stages.data.corpus.tokenize import tokenize_corpus
+from stages.data.tasks.load import load_task, task_digest
+from stages.data.tasks.stratified import drawn_from
+from stages.data.tasks.tokenize import tokenize_split, tokenize_task
+from stages.evaluation.bag_of_words import bag_of_words
+from stages.evaluation.probe import probe, probe_rows
+from stages.evaluation.read_models import (
     EVALUATION_VERSION,
     answers_of,
     held_out_losses,
     read_rows,
 )
-from stages.heads import check_outputs, load_with_head
-from stages.models import PROJECTIONS
-from stages.objectives import ObjectiveTerms
-from stages.probe import probe, probe_rows
-from stages.scorer import Scorer
-from stages.scoring import VectorScorer, scorer_of
-from stages.sentence import Model
-from stages.sources import load_task, task_digest
-from stages.tensors import read_tensors
-from stages.tokenizing import tokenize_split, tokenize_task
-from stages.tokens import Tokens
+from stages.models.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
+from stages.models.heads import check_outputs, load_with_head
+from stages.models.sentence_encoder import Model
+from stages.models.tensors import read_tensors
+from stages.objective.objective import ObjectiveTerms
+from stages.scores.scorer import Scorer
+from stages.scores.scorers import VectorScorer, scorer_of
 
 
 @dataclass(frozen=True)

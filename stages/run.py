@@ -13,41 +13,46 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from schemas.base import digest_of
-from schemas.data import Data, GeneralCorpus, TaskDataset, TaskMixture
-from schemas.errors import DataError
-from schemas.objective import LabelObjective, MaskedLanguageObjective, Objective, TaskObjective
-from schemas.problems import AnyProblem, Classification
-from schemas.results import CheckpointRef, Manifest, StageResult
-from schemas.stage import StageConfig
-from schemas.tasks import AnyTask
-from schemas.training import Selection
-from stages.augmented_task import Copyist, augmented_task
-from stages.corpus import load_corpus
-from stages.corpus_tokens import tokenize_corpus
-from stages.encoders import load_config, load_tokenizer, locate
-from stages.evaluation import answers_of, held_out_losses
-from stages.fit import Fitted, fit
-from stages.identity import differences, stage_identity
-from stages.masking import Masking
-from stages.models import (
+from schemas.core.base import digest_of
+from schemas.core.errors import DataError
+from schemas.core.kinds import AnyProblem, Classification
+from schemas.core.training import Selection
+from schemas.data.stage_data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.data.tasks import AnyTask
+from schemas.recipe.objective import (
+    LabelObjective,
+    MaskedLanguageObjective,
+    Objective,
+    TaskObjective,
+)
+from schemas.recipe.stage import StageConfig
+from schemas.results.manifest import CheckpointRef, Manifest, StageResult
+from stages.augmentation.task import Copyist, augmented_task
+from stages.build import (
     PROJECTIONS,
     Started,
     load_teachers,
     shares_of,
     start_student,
 )
-from stages.objectives import ObjectiveTerms
-from stages.ports import Ports
-from stages.runtime import Runtime
-from stages.scoring import VectorScorer
-from stages.selection import MEAN_SCORE, Selector, TaskPart, held_out_rows
-from stages.sentence import Model
-from stages.sources import load_task
-from stages.student import count_parameters, dropout
-from stages.tokenizing import tokenize_split, tokenize_task
-from stages.tokens import Tokens
-from stages.units import Units, fold_units
+from stages.data.batching.tokens import Tokens
+from stages.data.corpus.prepare import load_corpus
+from stages.data.corpus.tokenize import tokenize_corpus
+from stages.data.tasks.load import load_task
+from stages.data.tasks.tokenize import tokenize_split, tokenize_task
+from stages.device.runtime import Runtime
+from stages.evaluation.read_models import answers_of, held_out_losses
+from stages.identity import differences, stage_identity
+from stages.models.encoders import load_config, load_tokenizer, locate
+from stages.models.sentence_encoder import Model
+from stages.models.student import count_parameters, dropout
+from stages.objective.masking import Masking
+from stages.objective.objective import ObjectiveTerms
+from stages.ports.protocols import Ports
+from stages.scores.scorers import VectorScorer
+from stages.training.fit import Fitted, fit
+from stages.training.selection import MEAN_SCORE, Selector, TaskPart, held_out_rows
+from stages.training.value_scale import Units, fold_units
 from stages.versions import installed_versions, utc_now
 
 EXTRACTION = "extraction.json"

@@ -1,1 +1,1 @@
-"""The shipped recipes, one YAML file each, as package data; `schemas.loading` reads them."""
+"""The shipped recipes, one YAML file each, as package data; `schemas.loading.load` reads them."""

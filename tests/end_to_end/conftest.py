@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.__main__ import main
-from schemas.results import RunReport
-from tests.toys import toy_recipe_dict
+from pipeline.command_line import main
+from schemas.results.manifest import RunReport
+from tests.support.toys import toy_recipe_dict
 
 
 @dataclass(frozen=True)

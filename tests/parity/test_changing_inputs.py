@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from schemas.errors import DataError
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.stage import StageConfig
-from stages import files
-from stages.corpus import load_corpus
-from stages.corpus_digests import corpus_digest
-from stages.encoders import locate
-from stages.first_reading import as_it_is_now, first_reading
+from schemas.core.errors import DataError
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from stages.data.corpus.digests import corpus_digest
+from stages.data.corpus.prepare import load_corpus
+from stages.data.readers import files
+from stages.data.readers.first_reading import as_it_is_now, first_reading
+from stages.data.tasks.load import load_task, task_digest
 from stages.identity import changed_since, stage_digest, stage_identity
+from stages.models.encoders import locate
 from stages.run import run_stage
-from stages.sources import load_task, task_digest
-from tests.fakes import SilentProgress, fake_ports
-from tests.toys import toy_recipe
+from tests.support.fakes import SilentProgress, fake_ports
+from tests.support.toys import toy_recipe
 
 ROW = '{"text_a": "a good film", "label": "good"}\n'
 

@@ -14,24 +14,30 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from schemas.data import GeneralCorpus, TaskDataset
-from schemas.errors import ConfigError
-from schemas.objective import LatentObjective, TaskObjective
-from schemas.recipe import Recipe
-from schemas.refs import FolderModel
-from schemas.results import CheckpointRef, StageResult
-from schemas.stage import StageConfig
-from schemas.student import StudentConfig, StudentShape
-from schemas.teacher import FinetunedTeacher, PretrainedTeacher
-from schemas.training import Training
-from stages.encoders import shape_of
-from stages.preflight import preflight
+from schemas.core.errors import ConfigError
+from schemas.core.refs import FolderModel
+from schemas.core.training import Training
+from schemas.data.stage_data import GeneralCorpus, TaskDataset
+from schemas.recipe.objective import LatentObjective, TaskObjective
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import StageConfig
+from schemas.recipe.student import StudentConfig, StudentShape
+from schemas.recipe.teacher import FinetunedTeacher, PretrainedTeacher
+from schemas.results.manifest import CheckpointRef, StageResult
+from stages.models.encoders import shape_of
+from stages.models.student import fresh_student
+from stages.preflight.checks import preflight
 from stages.run import run_stage
-from stages.student import fresh_student
-from tests.fakes import ListSink, fake_ports
-from tests.kinds import kind_task
-from tests.toys import toy_recipe_dict
-from tests.unit.test_families import CAPTURED, FAMILIES, SHAPE, family_config, family_folder
+from tests.support.fakes import ListSink, fake_ports
+from tests.support.kinds import kind_task
+from tests.support.toys import toy_recipe_dict
+from tests.unit.stages.models.test_families import (
+    CAPTURED,
+    FAMILIES,
+    SHAPE,
+    family_config,
+    family_folder,
+)
 
 LABELS = ("bad", "good")
 ON_STATES: tuple[dict[str, Any], ...] = ({"kind": "hidden"}, {"kind": "embedding"})

@@ -13,17 +13,17 @@ from pydantic import ValidationError
 from scipy.stats import pearsonr, spearmanr
 from transformers import AutoModelForSequenceClassification
 
-from schemas.recipe import Recipe
-from schemas.stage import StageConfig
-from stages.capture import Recording
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import StageConfig
+from stages.data.batching.tokens import Batch, Tokens
+from stages.models.attention_capture import Recording
+from stages.objective.terms import Outputs
 from stages.run import load_data, run_stage
-from stages.terms import Outputs
-from stages.tokens import Batch, Tokens
-from stages.trainer import Trainer
-from tests.builders import tiny_tokenizer
-from tests.fakes import fake_ports
-from tests.kinds import kind_rows, kind_task
-from tests.toys import make_trainer, toy_recipe_dict
+from stages.training.trainer import Trainer
+from tests.support.builders import tiny_tokenizer
+from tests.support.fakes import fake_ports
+from tests.support.kinds import kind_rows, kind_task
+from tests.support.toys import make_trainer, toy_recipe_dict
 
 NAMES = ["one/bad", "one/good", "likeness/value", "two/other", "two/same"]
 

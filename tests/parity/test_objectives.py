@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from schemas.errors import ConfigError
-from schemas.objective import LatentObjective
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.stage import StageConfig
-from stages.gradients import gradient_shares
+from schemas.core.errors import ConfigError
+from schemas.recipe.objective import LatentObjective
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from stages.data.batching.tokens import Batch
+from stages.objective.terms import run_model
 from stages.run import run_stage
-from stages.terms import run_model
-from stages.tokens import Batch
-from stages.trainer import Trainer
-from tests.fakes import ListSink, fake_ports
-from tests.toys import LATENTS, make_trainer, toy_recipe
+from stages.training.gradients import gradient_shares
+from stages.training.trainer import Trainer
+from tests.support.fakes import ListSink, fake_ports
+from tests.support.toys import LATENTS, make_trainer, toy_recipe
 
 
 @pytest.fixture(scope="module")

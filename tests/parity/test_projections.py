@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from schemas.objective import LatentObjective
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.results import CheckpointRef
-from schemas.stage import StageConfig
-from stages.models import PROJECTIONS
+from schemas.recipe.objective import LatentObjective
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from schemas.results.manifest import CheckpointRef
+from stages.build import PROJECTIONS
+from stages.models.tensors import read_tensors
 from stages.run import run_stage
-from stages.tensors import read_tensors
-from tests.fakes import SilentProgress, fake_ports
-from tests.toys import toy_recipe
+from tests.support.fakes import SilentProgress, fake_ports
+from tests.support.toys import toy_recipe
 
 ATTENTION, HIDDEN, EMBEDDING = ({"kind": kind} for kind in ("attention", "hidden", "embedding"))
 HIDDEN_MAPS = {f"maps.hidden_{layer}.{part}" for layer in (0, 1) for part in ("weight", "bias")}

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from schemas.objective import LatentObjective
-from schemas.recipe import MadeTeachers
-from stages.capture import CAPTURE
-from stages.linear import HEIGHT, EvenLinear, even_linears
+from schemas.recipe.objective import LatentObjective
+from schemas.recipe.recipe import MadeTeachers
+from stages.data.batching.tokens import Batch
+from stages.device.even_linear import HEIGHT, EvenLinear, even_linears
+from stages.device.runtime import Runtime, keep_freed_memory, return_freed_memory
 from stages.losses import Summed, attention_score_loss, attention_scores
-from stages.runtime import Runtime, keep_freed_memory, return_freed_memory
-from stages.shortened import shorten
-from stages.terms import Needs, run_model
-from stages.tokens import Batch
-from stages.trainer import Trainer
-from tests.fakes import fake_ports
-from tests.toys import make_trainer, toy_recipe
-from tests.unit.test_families import CAPTURED, FAMILIES, family_config
+from stages.models.attention_capture import CAPTURE
+from stages.objective.terms import Needs, run_model
+from stages.training.trainer import Trainer
+from stages.training.truncate import shorten
+from tests.support.fakes import fake_ports
+from tests.support.toys import make_trainer, toy_recipe
+from tests.unit.stages.models.test_families import CAPTURED, FAMILIES, family_config
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

@@ -13,22 +13,22 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from scipy.stats import pearsonr
 
-from pipeline.states import FolderStates
-from schemas.errors import DataError, Interrupted
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.results import StageResult
-from schemas.stage import StageConfig
-from schemas.training import Selection, Training
-from stages.batches import Batches
+from pipeline.store.states import FolderStates
+from schemas.core.errors import DataError, Interrupted
+from schemas.core.training import Selection, Training
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from schemas.results.manifest import StageResult
+from stages.data.batching.batches import Batches
 from stages.identity import stage_digest, stage_identity
-from stages.ports import Ports
+from stages.ports.protocols import Ports
 from stages.run import load_data, run_stage
-from stages.selection import Selector
-from stages.units import fold_units
-from tests.builders import tiny_tokenizer
-from tests.fakes import DIGEST, ListSink, SilentProgress, fake_ports
-from tests.kinds import ROWS, kind_recipe_dict, kind_task
-from tests.toys import make_trainer, toy_recipe_dict, toy_rows, write_rows
+from stages.training.selection import Selector
+from stages.training.value_scale import fold_units
+from tests.support.builders import tiny_tokenizer
+from tests.support.fakes import DIGEST, ListSink, SilentProgress, fake_ports
+from tests.support.kinds import ROWS, kind_recipe_dict, kind_task
+from tests.support.toys import make_trainer, toy_recipe_dict, toy_rows, write_rows
 
 STEPS, EVERY, BEST = 12, 2, 4
 

@@ -14,22 +14,22 @@ import numpy as np
 import pytest
 import torch
 
-from schemas.errors import ConfigError, Interrupted
-from schemas.objective import LatentObjective
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.stage import StageConfig
-from schemas.training import Training
-from stages import teacher_cache
-from stages.cost import cost_of
-from stages.fit import fit
-from stages.ports import Ports, TrainingState
-from stages.preflight import preflight
-from stages.student import encoder_flops
-from stages.teacher_cache import weights_digest
-from stages.terms import Outputs, Target
-from stages.trainer import Trainer
-from tests.fakes import MemoryStates, SilentProgress, fake_ports
-from tests.toys import LATENTS, make_trainer, toy_recipe
+from schemas.core.errors import ConfigError, Interrupted
+from schemas.core.training import Training
+from schemas.recipe.objective import LatentObjective
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from stages.models.student import encoder_flops
+from stages.objective.terms import Outputs, Target
+from stages.ports.protocols import Ports, TrainingState
+from stages.preflight.checks import preflight
+from stages.preflight.cost import cost_of
+from stages.training import teacher_cache
+from stages.training.fit import fit
+from stages.training.teacher_cache import weights_digest
+from stages.training.trainer import Trainer
+from tests.support.fakes import MemoryStates, SilentProgress, fake_ports
+from tests.support.toys import LATENTS, make_trainer, toy_recipe
 
 ROOM = 10**9
 

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
-from schemas.errors import ConfigError, DataError
-from schemas.objective import MaskedLanguageObjective, TaskObjective
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.refs import FolderModel
-from schemas.stage import StageConfig
-from schemas.student import ExtractStart, ModelStart, StudentConfig, StudentShape
-from schemas.teacher import Committee, FinetunedTeacher
-from stages.encoders import load_encoder
+from schemas.core.errors import ConfigError, DataError
+from schemas.core.refs import FolderModel
+from schemas.recipe.objective import MaskedLanguageObjective, TaskObjective
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape
+from schemas.recipe.teacher import Committee, FinetunedTeacher
 from stages.identity import stage_digest
+from stages.models.encoders import load_encoder
 from stages.run import run_stage
-from tests.builders import tiny_tokenizer
-from tests.fakes import ListSink, fake_ports
-from tests.toys import make_trainer, toy_recipe, toy_teacher
+from tests.support.builders import tiny_tokenizer
+from tests.support.fakes import ListSink, fake_ports
+from tests.support.toys import make_trainer, toy_recipe, toy_teacher
 
 LABELS = ("bad", "good")
 

@@ -10,23 +10,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from schemas.errors import CheckpointError, Interrupted, NonFiniteLossError
-from schemas.objective import MaskedLanguageObjective
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.results import CheckpointRef
-from schemas.stage import StageConfig
-from schemas.student import StudentConfig, StudentShape, TeacherLayersStart
-from stages.encoders import load_config, load_encoder, load_tokenizer, locate
-from stages.fit import fit
-from stages.models import start_student
-from stages.objectives import ObjectiveTerms
-from stages.ports import Ports
+from schemas.core.errors import CheckpointError, Interrupted, NonFiniteLossError
+from schemas.recipe.objective import MaskedLanguageObjective
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from schemas.recipe.student import StudentConfig, StudentShape, TeacherLayersStart
+from schemas.results.manifest import CheckpointRef
+from stages.build import start_student
+from stages.models.encoders import load_config, load_encoder, load_tokenizer, locate
+from stages.models.student import dropout, fresh_student
+from stages.objective.objective import ObjectiveTerms
+from stages.objective.terms import run_model
+from stages.ports.protocols import Ports
 from stages.run import load_data, run_stage
-from stages.student import dropout, fresh_student
-from stages.terms import run_model
-from stages.trainer import Trainer
-from tests.fakes import ListSink, MemoryStates, fake_ports
-from tests.toys import make_trainer, toy_recipe
+from stages.training.fit import fit
+from stages.training.trainer import Trainer
+from tests.support.fakes import ListSink, MemoryStates, fake_ports
+from tests.support.toys import make_trainer, toy_recipe
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path
 
 
 def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    from schemas.errors import ConfigError
+    from schemas.core.errors import ConfigError
 
     general = recipe.stage_config(recipe.stages[0], MadeTeachers())
     parent: CheckpointRef = run_stage(general, None, fake_ports(tmp_path / "one")).checkpoint

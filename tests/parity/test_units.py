@@ -12,22 +12,22 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from schemas.errors import Interrupted
-from schemas.objective import SoftLabels
-from schemas.problems import Classification, Regression
-from schemas.recipe import Recipe
-from schemas.stage import StageConfig
-from stages.answers import MixedAnswers, ValueAnswers
-from stages.heads import has_head_for, output_layer, with_head
+from schemas.core.errors import Interrupted
+from schemas.core.kinds import Classification, Regression
+from schemas.recipe.objective import SoftLabels
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import StageConfig
+from stages.data.batching.tokens import Batch
+from stages.data.tasks.load import TaskRows
+from stages.device.runtime import Runtime
+from stages.models.heads import has_head_for, output_layer, with_head
+from stages.objective.head_losses import MixedAnswers, ValueAnswers
 from stages.run import run_stage
-from stages.runtime import Runtime
-from stages.sources import TaskRows
-from stages.tokens import Batch
-from stages.units import Units, fold_units, fresh_in_units, trained_in_units
-from tests.fakes import ListSink, MemoryStates, fake_ports
-from tests.kinds import kind_recipe_dict, kind_rows
-from tests.toys import write_rows
-from tests.unit.test_families import FAMILIES, family_config
+from stages.training.value_scale import Units, fold_units, fresh_in_units, trained_in_units
+from tests.support.fakes import ListSink, MemoryStates, fake_ports
+from tests.support.kinds import kind_recipe_dict, kind_rows
+from tests.support.toys import write_rows
+from tests.unit.stages.models.test_families import FAMILIES, family_config
 
 IDS = torch.randint(5, 60, (6, 9), generator=torch.Generator().manual_seed(0))
 

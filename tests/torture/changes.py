@@ -15,19 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas.base import digest_of
-from schemas.data import GeneralCorpus, TaskDataset
-from schemas.errors import DistillError
-from schemas.recipe import MadeTeachers, Recipe
-from schemas.stage import StageConfig
-from stages.corpus import load_corpus
-from stages.first_reading import first_reading
+from schemas.core.base import digest_of
+from schemas.core.errors import DistillError
+from schemas.data.stage_data import GeneralCorpus, TaskDataset
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.stage import StageConfig
+from stages.data.corpus.prepare import load_corpus
+from stages.data.readers.first_reading import first_reading
+from stages.data.tasks.load import load_task
 from stages.identity import stage_identity
 from stages.run import run_stage
-from stages.sources import load_task
-from stages.whole import sha256_of
-from tests.fakes import FolderCheckpoints, ListSink, fake_ports
-from tests.toys import toy_recipe
+from stages.storage.sealed_folder import sha256_of
+from tests.support.fakes import FolderCheckpoints, ListSink, fake_ports
+from tests.support.toys import toy_recipe
 
 _FILES = (
     "task/train.jsonl",

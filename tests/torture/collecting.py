@@ -18,13 +18,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.checkpoints import CheckpointStore, open_store, verify
-from pipeline.garbage import find_garbage, remove_garbage
-from pipeline.open_runs import OpenRun, open_run
-from schemas.errors import DistillError
-from schemas.results import Judgement, Row, RunReport
-from stages.ports import TrainingState
-from tests.fakes import manifest_of, write_model
+from pipeline.store.checkpoints import CheckpointStore, open_store, verify
+from pipeline.store.garbage import find_garbage, remove_garbage
+from pipeline.store.open_runs import OpenRun, open_run
+from schemas.core.errors import DistillError
+from schemas.results.manifest import Judgement, Row, RunReport
+from stages.ports.protocols import TrainingState
+from tests.support.fakes import manifest_of, write_model
 
 DAY = 86400.0
 _AT_ONCE = 3

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.checkpoints import CheckpointStore, open_store, verify
-from pipeline.states import FolderStates
-from schemas.errors import CheckpointError
-from schemas.recipe import MadeTeachers
-from schemas.training import Training
-from stages.files import read_file
-from stages.ports import TrainingState
-from tests.fakes import DIGEST, fake_ports, manifest_of, write_model
-from tests.toys import make_trainer, toy_recipe, write_rows
+from pipeline.store.checkpoints import CheckpointStore, open_store, verify
+from pipeline.store.states import FolderStates
+from schemas.core.errors import CheckpointError
+from schemas.core.training import Training
+from schemas.recipe.recipe import MadeTeachers
+from stages.data.readers.files import read_file
+from stages.ports.protocols import TrainingState
+from tests.support.fakes import DIGEST, fake_ports, manifest_of, write_model
+from tests.support.toys import make_trainer, toy_recipe, write_rows
 
 Harm = Callable[[Path, random.Random], None]
 

@@ -21,20 +21,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from pipeline.checkpoints import open_checkpoint, open_store
-from pipeline.library import read_recipe
-from schemas.corpus import GeneralCorpus
-from schemas.data import FileTask
-from schemas.errors import CheckpointError, DataError
-from schemas.refs import FolderModel
-from stages.corpus import load_corpus
-from stages.encoders import locate
-from stages.neighbours import glove_file
-from stages.sources import load_task
-from tests.fakes import DIGEST, manifest_of, write_model
+from pipeline.recipes.shipped import read_recipe
+from pipeline.store.checkpoints import open_checkpoint, open_store
+from schemas.core.errors import CheckpointError, DataError
+from schemas.core.refs import FolderModel
+from schemas.data.corpus import GeneralCorpus
+from schemas.data.stage_data import FileTask
+from stages.augmentation.nearest_words import glove_file
+from stages.data.corpus.prepare import load_corpus
+from stages.data.tasks.load import load_task
+from stages.models.encoders import locate
+from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.toys import toy_teacher, write_rows
 from tests.torture.damage import SUFFIXES
 from tests.torture.inputs import LONGEST_SECONDS, Inputs, drive
-from tests.toys import toy_teacher, write_rows
 
 MOST_BOMB_BYTES = 96 << 20
 _MEANT_BYTES = 120_000_000

@@ -22,15 +22,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from pipeline.__main__ import main
-from pipeline.library import read_recipe, shipped_names
-from schemas.data import FileText, GeneralCorpus, TaskData
-from schemas.errors import ConfigError, DataError
-from schemas.loading import dump_recipe
-from stages.corpus import load_corpus
-from stages.sources import load_task
+from pipeline.command_line import main
+from pipeline.recipes.shipped import read_recipe, shipped_names
+from schemas.core.errors import ConfigError, DataError
+from schemas.data.stage_data import FileText, GeneralCorpus, TaskData
+from schemas.loading.load import dump_recipe
+from stages.data.corpus.prepare import load_corpus
+from stages.data.tasks.load import load_task
+from tests.support.toys import toy_recipe_dict
 from tests.torture.damage import ROWS, Damaged, changes, damaged_files, damaged_recipes, written
-from tests.toys import toy_recipe_dict
 
 LONGEST_SECONDS = 10.0
 MOST_BYTES = 1 << 30

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.checkpoints import verify
-from pipeline.settings import read_settings
-from pipeline.tracking_sync import sync
+from pipeline.process.settings import read_settings
+from pipeline.store.checkpoints import verify
+from pipeline.tracking.sync import sync
 from tests.end_to_end.processes import ROOT
-from tests.toys import toy_recipe_dict
+from tests.support.toys import toy_recipe_dict
 
 _LONGEST = 300.0
 _STARTER = """
@@ -36,7 +36,7 @@ from pipeline.launch import prepare_environment
 prepare_environment()
 import matplotlib.backends.backend_agg, mlflow.store.tracking.sqlalchemy_store, sklearn.linear_model
 import pipeline.flow
-from pipeline.__main__ import main
+from pipeline.command_line import main
 print("imported", flush=True)
 for line in sys.stdin:
     log, *sys.argv[1:] = line.rstrip("\\n").split("\\t")

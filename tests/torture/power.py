@@ -19,17 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
-from pipeline.checkpoints import open_store
-from schemas.errors import DistillError
-from schemas.recipe import Recipe
-from schemas.results import CheckpointRef
-from schemas.stage import StageConfig
+from pipeline.store.checkpoints import open_store
+from schemas.core.errors import DistillError
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import StageConfig
+from schemas.results.manifest import CheckpointRef
 from stages.identity import stage_digest
-from stages.ports import Ports
+from stages.ports.protocols import Ports
 from stages.run import run_stage
-from tests.fakes import ListSink, SilentProgress
+from tests.support.fakes import ListSink, SilentProgress
+from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import weights
-from tests.toys import toy_recipe_dict
 
 _CUTS_IN_A_RUN = 20
 

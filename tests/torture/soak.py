@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pipeline.checkpoints import CheckpointStore, open_store, verify
-from pipeline.tracking_points import read_points
-from pipeline.tracking_server import unsent
-from schemas.results import RunReport
+from pipeline.store.checkpoints import CheckpointStore, open_store, verify
+from pipeline.tracking.points import read_points
+from pipeline.tracking.server import unsent
+from schemas.results.manifest import RunReport
 from tests.end_to_end.processes import Process, running
-from tests.toys import toy_recipe_dict
+from tests.support.toys import toy_recipe_dict
 
 MOST_HANDLES = 0.02
 """Open files a run; one in fifty runs would be found."""

@@ -203,7 +203,7 @@ class Forker:
 
 
 def _recipe(folder: Path) -> Path:
-    from tests.toys import toy_recipe_dict
+    from tests.support.toys import toy_recipe_dict
 
     content = toy_recipe_dict(folder / "in", steps=100)
     content["execution"] |= {"state_minutes": 60, "log_every": 20}

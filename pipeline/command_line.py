@@ -1,0 +1,332 @@
+"""The command line. Every command exits 0 on success, 2 on a mistake in what was given, 1 on a failure of the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.process.logs import log_to_stderr
+from pipeline.process.terminal import is_unicode, make_streams_lenient, safe, say, shown
+from schemas.core.credentials import secrets_of, without_credentials, without_secrets
+from schemas.core.errors import DistillError, Interrupted, ServiceError
+
+app = typer.Typer(
+    name="distill",
+    help="Progressive multi-stage distillation of transformer encoders.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# A pipe has no width of its own; a table cut to 80 columns would lose its numbers.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+_EXIT_SECONDS = 1.0
+err = Console(stderr=True, highlight=False)
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="K=V",
+        help="Change the recipe, such as student.shape.num_layers=3. task=NAME names another task (docstrings, sst2, "
+        "./folder): of the recipe's own it keeps max_length, and for the same kind max_train_rows and seed; the task "
+        "that the recipe has already stays as it is. tasks=[NAME,NAME] names several, done in one run.",
+    ),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store]."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(
+        json.dumps(value, indent=2, ensure_ascii=not is_unicode(sys.stdout.encoding)) + "\n"
+    )
+
+
+@app.command()
+def recipes(as_json: JsonOption = False) -> None:
+    """The shipped recipes, a line each."""
+    from pipeline.recipes.shipped import read_recipe, shipped_names
+
+    loaded = [read_recipe(name) for name in shipped_names()]
+    if as_json:
+        _print_json([{"name": recipe.name, "description": recipe.description} for recipe in loaded])
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for recipe in loaded:
+        table.add_row(shown(recipe.name, "bold"), shown(recipe.description))
+    out.print(table)
+
+
+@app.command()
+def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption = False) -> None:
+    """The resolved recipe as YAML."""
+    from pipeline.recipes.shipped import read_recipe
+    from schemas.loading.load import dump_recipe
+
+    resolved = read_recipe(recipe, changes or [])
+    if as_json:
+        _print_json(resolved.model_dump(mode="json"))
+    else:
+        sys.stdout.write(dump_recipe(resolved))
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What would run and what is there already; parameters, tokens, operations, estimated time."""
+    from pipeline.planning.first_look import look_first
+    from pipeline.recipes.shipped import read_recipe
+    from stages.data.readers.first_reading import first_reading
+
+    resolved = read_recipe(recipe, changes or [])
+    with first_reading():
+        look_first(resolved, store)
+        from pipeline.planning.plan import make_plan, print_plan
+
+        planned = make_plan(resolved, store)
+    if as_json:
+        _print_json(planned.model_dump(mode="json"))
+    else:
+        print_plan(planned, out)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    changes: SetOption = None,
+    from_stage: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="STAGE", help="Begin with this stage; those before it must be there."
+        ),
+    ] = None,
+    until_stage: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")
+    ] = None,
+    resume_from: Annotated[
+        str | None,
+        typer.Option(
+            "--resume-from",
+            metavar="CHECKPOINT",
+            help="A checkpoint folder, or mlflow:RUN_ID, to go on from.",
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe; what is there already is reused."""
+    from pipeline.launch import run_recipe
+    from pipeline.reporting.tasks_table import print_any
+
+    report = run_recipe(
+        recipe,
+        changes or [],
+        {
+            "from_stage": from_stage,
+            "until_stage": until_stage,
+            "resume_from": resume_from,
+            "store": str(store) if store else None,
+        },
+    )
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print_any(report, out, mlflow=_mlflow(report.store))
+
+
+def _mlflow(store: str) -> tuple[str | None, str]:
+    """How to open MLflow's UI on this store: a command where none runs yet, and an address."""
+    from pipeline.launch import program
+    from pipeline.process.settings import read_settings
+    from pipeline.tracking.moved_store import was_moved
+
+    settings = read_settings(store)
+    uri = settings.tracking_uri
+    if not uri.startswith("sqlite:"):
+        return None, without_credentials(uri)
+    words = [
+        program("mlflow"),
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "5000",
+    ]
+    command = shlex.join(words)
+    if was_moved(uri, settings.artifacts):  # its pictures are found once this was done
+        command = f"{shlex.join([program('distill'), 'sync', '--store', store])} && {command}"
+    return command, "http://127.0.0.1:5000"
+
+
+@app.command()
+def compare(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest when left out.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The stages of a run side by side, or its tasks."""
+    from pipeline.process.settings import read_settings
+    from pipeline.reporting.tasks_table import print_any
+    from pipeline.store.checkpoints import look_into_store
+
+    settings = read_settings(store)
+    report = look_into_store(settings.store).read_report(run)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print_any(report, out, mlflow=_mlflow(report.store))
+
+
+@app.command()
+def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Send what was kept while MLflow was away: points, pictures, texts, models."""
+    from pipeline.process.settings import read_settings
+    from pipeline.store.checkpoints import look_into_store
+    from pipeline.tracking.sync import print_sync
+    from pipeline.tracking.sync import sync as send_kept
+
+    settings = read_settings(store)
+    report = send_kept(settings, look_into_store(settings.store).points)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print_sync(report, out)
+    if report.failure:
+        raise ServiceError(report.failure)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
+    task: Annotated[
+        str,
+        typer.Option(
+            "--task",
+            help="Such as docstrings, sst2, a folder of files, a recipe's file for its own task, or a mapping as in a "
+            "recipe: '{kind: files, train: a.csv, validation: b.csv}'. What a folder or a mapping leaves open is as "
+            "the checkpoint was trained.",
+        ),
+    ],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Metric of a checkpoint and of the teacher it learned from."""
+    from pipeline.evaluate import evaluate_checkpoint, print_scores
+
+    scores = evaluate_checkpoint(checkpoint, task, store)
+    if as_json:
+        _print_json(scores.model_dump(mode="json"))
+    else:
+        print_scores(scores, out)
+
+
+@app.command()
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Every file of a checkpoint against its manifest."""
+    from pipeline.store.checkpoints import open_checkpoint
+
+    reference, manifest = open_checkpoint(checkpoint)
+    if as_json:
+        _print_json(manifest.model_dump(mode="json"))
+        return
+    total = sum(entry.size for entry in manifest.files.values())
+    say(
+        out,
+        f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says",
+    )
+
+
+@app.command()
+def gc(
+    older_than: Annotated[
+        str, typer.Option(metavar="AGE", help="Only what nobody has written to for so long.")
+    ] = "7 days",
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise it is shown.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What no run and no checkpoint refers to any more: shown, and removed with --yes."""
+    from pipeline.process.settings import read_settings
+    from pipeline.store.checkpoints import look_into_store
+    from pipeline.store.garbage import find_garbage, print_garbage, remove_garbage, seconds_of
+
+    age = seconds_of(older_than)
+    opened = look_into_store(read_settings(store).store)
+    found = find_garbage(opened, older_than=age)
+    if yes:
+        found = remove_garbage(opened, found)
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+    else:
+        print_garbage(found, out)
+
+
+@app.command()
+def serve() -> None:
+    """Local deployments of every recipe, until stopped."""
+    from pipeline.deployment import serve_recipes
+
+    serve_recipes(err)
+
+
+@app.command()
+def schema() -> None:
+    """JSON schema of a recipe, for editors."""
+    from schemas.loading.load import recipe_schema
+
+    _print_json(recipe_schema())
+
+
+def main() -> None:
+    """Run the command line; a mistake or a failure is one message, never a traceback."""
+    make_streams_lenient()
+    secrets = secrets_of(os.environ)
+    try:
+        log_to_stderr()
+        app()
+    except DistillError as error:
+        for line in getattr(error, "problems", (str(error),)):
+            message = Text.assemble(("error:", "red"), f" {safe(without_secrets(line, secrets))}")
+            err.print(message, soft_wrap=True)
+        if isinstance(error, Interrupted):
+            _end_soon(error.exit_code)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+
+
+def _end_soon(code: int) -> None:
+    """Libraries have threads to join and news to send when the interpreter ends; whoever pressed Ctrl-C has waited."""
+    timer = threading.Timer(_EXIT_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,1 @@
+"""A run at work: its tasks, its stages, its progress."""

@@ -1,0 +1,49 @@
+"""Which part of a recipe to run: the options of the flow, checked in one place for the command line and deployments."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.core.base import Frozen
+from schemas.core.errors import ConfigError
+from schemas.core.wording import printable, suggestion
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import Stage
+
+StageChoice = Literal["general", "general_enhanced", "task_adaptive", "task_specific"]
+
+
+class RunOptions(Frozen):
+    """What of a recipe to run, and where to keep it."""
+
+    from_stage: StageChoice | None = Field(default=None, title="From stage")
+    """Begin with this stage; the ones before it must be in the store (or give a checkpoint to resume from)."""
+    until_stage: StageChoice | None = Field(default=None, title="Until stage")
+    """End after this stage."""
+    resume_from: str | None = Field(default=None, title="Resume from")
+    """A checkpoint folder, or mlflow:RUN_ID, that the student goes on from."""
+    store: str | None = Field(default=None, title="Store")
+    """Folder of checkpoints and reports; empty for DISTILL_STORE or ./distill-store."""
+
+
+def chosen_stages(recipe: Recipe, from_stage: str | None, until_stage: str | None) -> list[Stage]:
+    """The recipe's stages up to `until_stage`.
+
+    Raises:
+        ConfigError: a stage is named that the recipe does not have, or the two are the wrong way round.
+    """
+    names: list[str] = [stage.name for stage in recipe.stages]
+    wrong = [
+        f"{option} {printable(chosen)}: recipe {recipe.name} has no such stage{suggestion(chosen, names)}; "
+        f"it has {', '.join(names)}"
+        for option, chosen in (("--from", from_stage), ("--until", until_stage))
+        if chosen and chosen not in names
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+    last = names.index(until_stage) if until_stage else len(names) - 1
+    if from_stage and names.index(from_stage) > last:
+        raise ConfigError(f"--from {from_stage} comes after --until {until_stage}; swap them")
+    return list(recipe.stages[: last + 1])

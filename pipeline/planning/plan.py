@@ -1,0 +1,248 @@
+"""What a run would do: which stages are there already, what the others take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.planning.assistants import assistant_of
+from pipeline.planning.differences import what_is_different
+from pipeline.planning.outline import OutlinedStage, outline_tasks, with_student_there
+from pipeline.planning.preflight import look_at
+from pipeline.process.settings import read_settings
+from pipeline.process.terminal import add_row, say, shown
+from pipeline.reporting.inputs import what_is_read
+from pipeline.reporting.run_table import amount, duration, size_lines
+from pipeline.store.checkpoints import CheckpointStore, store_for_look
+from schemas.core.base import Frozen
+from schemas.data.cards import DataCard
+from schemas.data.stage_data import describe_data
+from schemas.recipe.objective import hard_label_of, latent_of, soft_label_of
+from schemas.recipe.parts import Execution
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import StageConfig, StageName
+from schemas.results.manifest import Size
+from stages.models.student import encoder_flops
+from stages.preflight.checks import Facts
+from stages.preflight.cost import cost_of, matrix_rate
+
+
+class PlannedStage(Frozen):
+    """One line of a plan."""
+
+    name: StageName
+    """Stage."""
+    task: str | None = None
+    """Which of several tasks it is for; null for what they share, and where there is one."""
+    candidate: str | None = None
+    """What tells a teacher from the others that are tried in its place; null where none are."""
+    status: Literal["run", "reuse"]
+    """Whether it is there already."""
+    reason: str | None = None
+    """How it differs from the nearest checkpoint of that stage; null where it is there, or none is."""
+    digest: str
+    """The stage's digest."""
+    teacher: str
+    """Who teaches."""
+    data: str
+    """What is read."""
+    objective: str
+    """What is matched."""
+    steps: int
+    """Optimizer steps."""
+    tokens: int
+    """Real tokens."""
+    flops: float
+    """Operations of the encoders."""
+    seconds: float
+    """Estimated time."""
+    kept_bytes: int = 0
+    """Room on disk, while the stage trains, for what the teacher says about every row; 0: asked in every epoch."""
+
+
+class Plan(Frozen):
+    """What a run would do."""
+
+    recipe: str
+    """The recipe's name."""
+    store: str
+    """Where it would be kept."""
+    data: dict[str, DataCard]
+    """What is read, by the names of several tasks; under the recipe's name where it has one task, or none."""
+    stages: tuple[PlannedStage, ...]
+    """In order."""
+    size: Size
+    """Parameters and operations of both models."""
+    seconds: float
+    """Estimated time of what is left to run."""
+    then: str | None = None
+    """The recipe that was asked about, where this plan is of the one whose student has to be its teacher first."""
+
+
+def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
+    """Look at everything and say what would run; trains nothing."""
+    with store_for_look(read_settings(store_path).store) as store:
+        return _plan(recipe, store)
+
+
+def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
+    ready = with_student_there(recipe, store)
+    if ready is None:
+        other = assistant_of(recipe)
+        assert other is not None
+        first = _plan(other, store)
+        return first.model_copy(update={"then": first.then or recipe.name})
+    recipe = ready
+    looked = look_at(recipe, store.cache)
+    facts = next(iter(looked.values()))  # the models are the same whatever the task
+    rates = {
+        precision: matrix_rate(precision)
+        for precision in {stage.training.precision for stage in recipe.stages}
+    }
+    planned: list[PlannedStage] = []
+    for task, stage in outline_tasks(recipe, recipe.stages, store):
+        precision = stage.config.training.precision
+        rate = rates.get(precision) or matrix_rate(precision)
+        planned.append(
+            _planned(
+                task,
+                stage,
+                looked.get(task, facts),
+                store,
+                rate,
+                recipe.execution,
+            )
+        )
+    return Plan(
+        recipe=recipe.name,
+        store=str(store.root),
+        data={task or recipe.name: found.card for task, found in looked.items()},
+        stages=tuple(planned),
+        size=Size(
+            student_parameters=facts.student_parameters,
+            teacher_parameters=facts.teacher_parameters,
+            student_flops=encoder_flops(facts.student),
+            teacher_flops=encoder_flops(facts.teacher),
+        ),
+        seconds=sum(stage.seconds for stage in planned if stage.status == "run"),
+    )
+
+
+def _planned(
+    task: str | None,
+    stage: OutlinedStage,
+    facts: Facts,
+    store: CheckpointStore,
+    rate: float,
+    execution: Execution,
+) -> PlannedStage:
+    config = stage.config
+    cost = cost_of(
+        config,
+        facts,
+        store.cache,
+        rate,
+        room=execution.teacher_cache_gigabytes * 1e9,
+        microbatch_tokens=execution.microbatch_tokens,
+    )
+    is_there = store.find(config.name, stage.digest) is not None
+    return PlannedStage(
+        name=config.name,
+        task=task,
+        candidate=stage.candidate,
+        status="reuse" if is_there else "run",
+        reason=None if is_there else what_is_different(stage, store),
+        digest=stage.digest,
+        teacher=config.teacher.kind if config.teacher else "–",
+        data=describe_data(config.data),
+        objective=_objective(config),
+        steps=cost.steps,
+        tokens=cost.tokens,
+        flops=cost.flops,
+        seconds=cost.seconds,
+        kept_bytes=cost.kept_bytes,
+    )
+
+
+def _objective(config: StageConfig) -> str:
+    objective = config.objective
+    parts = {
+        "latent": latent_of(objective),
+        "soft label": soft_label_of(objective),
+        "hard label": hard_label_of(objective),
+    }
+    words = "masked words: " if objective.kind == "masked_language" else ""
+    return words + " + ".join(name for name, part in parts.items() if part)
+
+
+def _called(stage: PlannedStage) -> str:
+    return f"{stage.task}/{stage.name}" if stage.task else stage.name
+
+
+def _as_table(plan: Plan) -> Table:
+    table = Table(
+        title=shown(f"{plan.recipe}: what would run"),
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for name in ("stage", "", "teacher", "data", "objective"):
+        table.add_column(name, no_wrap=name != "objective")
+    for name in ("steps", "tokens", "operations", "about"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for stage, following in zip(plan.stages, [*plan.stages[1:], None], strict=True):
+        there = stage.status == "reuse"
+        row = (
+            _called(stage),
+            "there" if there else "to run",
+            stage.teacher,
+            stage.data,
+            f"{stage.objective}: {stage.candidate}" if stage.candidate else stage.objective,
+            f"{stage.steps:,}",
+            amount(stage.tokens),
+            f"{stage.flops / 1e12:.2f} T",
+            "–" if there else duration(stage.seconds),
+        )
+        add_row(
+            table,
+            row,
+            style="dim" if there else None,
+            end_section=following is not None and following.task != stage.task,
+        )
+    return table
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """What is read, and the plan as a table, with what it takes."""
+    several = len(plan.data) > 1
+    cards = {name if several else None: card for name, card in plan.data.items()}
+    for line in what_is_read(cards):
+        say(console, line)
+    console.print()
+    console.print(_as_table(plan))
+    for stage in plan.stages:
+        if stage.reason:
+            say(console, f"{_called(stage)}: to run, {stage.reason}")
+    for line in size_lines(plan.size):
+        say(console, line)
+    for stage in plan.stages:
+        if stage.kept_bytes and stage.status == "run":
+            say(
+                console,
+                f"{_called(stage)}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on "
+                "disk while the stage trains",
+            )
+    say(
+        console,
+        f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate",
+    )
+    if plan.then:
+        say(
+            console,
+            f"then: recipe {plan.then}, whose teacher this student is; it can be planned once the student is there",
+        )
+    say(console, f"store: {plan.store}")

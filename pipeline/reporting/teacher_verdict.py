@@ -1,0 +1,233 @@
+"""Is a fine-tuned teacher good enough to distil from? Said before a student spends time on it, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from pipeline.reporting.run_table import percent
+from schemas.core.errors import TeacherError
+from schemas.core.kinds import QuestionAnswering, Regression
+from schemas.core.metrics import MetricName
+from schemas.recipe.teacher import FinetunedTeacher
+from schemas.results.manifest import Judgement, LabelOrder, Row, Score, TeacherReport
+from stages.judge import Yardstick, chance
+from stages.models.encoders import load_config, locate
+from stages.models.heads import label_order, output_names
+from stages.scores.scorers import ClassScorer
+
+_WIDER = 3
+"""A spread so many times that of the labels is not that of answers to the same question."""
+Verdict = Literal["good", "weak", "useless"]
+
+
+def teacher_reports(
+    rows: Sequence[Row],
+    first: FinetunedTeacher | None,
+    yardstick: Yardstick,
+    bag_of_words: Judgement | None,
+    *,
+    minimum_gain: float,
+) -> tuple[TeacherReport, ...]:
+    """A report on each fine-tuned teacher of a run that has a score to be compared with guessing.
+
+    Args:
+        rows: of the run so far.
+        first: the first teacher; None where none is fine-tuned.
+        yardstick: what they were measured with.
+        bag_of_words: what such a model gets; None where the recipe has no such baseline.
+        minimum_gain: share of what is left to gain over guessing that a teacher must have gained.
+    """
+    metric = yardstick.metric
+    guess = chance(yardstick).get(metric)
+    if guess is None or first is None:
+        return ()
+    found = []
+    for row in rows:
+        if row.kind != "teacher" or not row.chosen:
+            continue
+        score = row.judgement.scores.get(metric)
+        if score is None:  # a head for several tasks, or none
+            continue
+        words = None if bag_of_words is None else bag_of_words.scores.get(metric)
+        measured = _Measured(
+            score,
+            guess,
+            minimum_gain,
+            None if words is None else words.value,
+            _label_order(first if row.status == "given" else None, yardstick),
+            yardstick if row.name == "teacher" else None,
+        )
+        found.append(measured.report(row.name, metric))
+    return tuple(found)
+
+
+def _label_order(given: FinetunedTeacher | None, yardstick: Yardstick) -> LabelOrder | None:
+    """How a given teacher's outputs stand to the task's labels; one that was made here has them in their order."""
+    assert yardstick.scorer is not None
+    if isinstance(yardstick.problem, Regression | QuestionAnswering):
+        return None
+    if given is None:
+        return "same"
+    names = output_names(load_config(locate(given.model)))
+    return label_order(names, yardstick.scorer.task.labels)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is known of a teacher, and what it means."""
+
+    score: Score
+    guess: float
+    minimum_gain: float
+    """Share of what is left to gain over guessing that it must have."""
+    words: float | None
+    order: LabelOrder | None
+    yardstick: Yardstick | None
+    """Knows the teacher's answers; None for other teachers than the first."""
+
+    @property
+    def needed(self) -> float:
+        """Least score that a teacher must have."""
+        return self.guess + self.minimum_gain * (1 - self.guess)
+
+    @property
+    def gain(self) -> float | None:
+        """How much it has of what is left to gain over guessing; None where nothing is."""
+        return (self.score.value - self.guess) / (1 - self.guess) if self.guess < 1 else None
+
+    def report(self, name: str, metric: MetricName) -> TeacherReport:
+        """All of it, with verdict and reason."""
+        verdict = self.verdict
+        return TeacherReport(
+            name=name,
+            metric=metric,
+            score=self.score,
+            guess=self.guess,
+            margin=self.score.value - self.guess,
+            gain=self.gain,
+            bag_of_words=self.words,
+            label_order=self.order,
+            verdict=verdict,
+            reason=self.reason(verdict),
+        )
+
+    @property
+    def verdict(self) -> Verdict:
+        """Is it good enough?"""
+        is_above = self.score.value > self.guess or self.minimum_gain == 0
+        if self.score.value < self.needed or not is_above:
+            return "useless"
+        by_words = self.words is not None and self.score.value <= self.words
+        is_weak = by_words or self.score.low < self.needed or self.other_units
+        return "weak" if is_weak else "good"
+
+    @property
+    def other_units(self) -> str | None:
+        """What tells that a teacher's values are not in the units of the labels, which no correlation shows."""
+        if self.yardstick is None or not isinstance(self.yardstick.problem, Regression):
+            return None
+        scorer, answers = self.yardstick.scorer, self.yardstick.teacher_answers
+        if scorer is None or answers is None:
+            return None
+        labels = np.asarray(scorer.labels)
+        apart, spread = abs(answers.mean() - labels.mean()), labels.std()
+        if apart <= spread and answers.std() <= _WIDER * spread:
+            return None
+        return (
+            f"its values are {answers.mean():.3g} ± {answers.std():.3g} where the labels are {labels.mean():.3g} ± "
+            f"{spread:.3g} (mean ± standard deviation), so that it seems to answer in other units, and a student would "
+            "learn something between: write the labels in its units, or set teacher.task_model.kind to fine_tune"
+        )
+
+    def reason(self, verdict: Verdict) -> str:
+        """Why."""
+        if verdict == "good":
+            return (
+                f"it is {percent(self.score.value - self.guess)} points above always giving the best constant answer, "
+                f"{percent(self.gain)} % of what can be gained over it, and no draw of the rows speaks against it"
+            )
+        if verdict == "useless":
+            return self._useless()
+        if units := self.other_units:
+            return units
+        if self.words is not None and self.score.value <= self.words:
+            return (
+                f"a bag of words scores {percent(self.words)} %, no less, so that there is little to learn from it: "
+                "train it longer, or take another teacher"
+            )
+        return (
+            f"by so few validation rows its score may lie below the {percent(self.needed)} % that a teacher needs: "
+            "give more of them, or train it longer"
+        )
+
+    def _useless(self) -> str:
+        if self.guess >= 1:
+            return (
+                "always giving one and the same answer is right in every validation row, so that no score could tell "
+                "a teacher from that: give validation rows with other answers too"
+            )
+        found = (
+            f"the fine-tuned teacher scores {percent(self.score.value)} % where always giving the best constant answer "
+            f"scores {percent(self.guess)} %"
+        )
+        if self.score.value > self.guess:
+            found += (
+                f", {percent(self.gain)} % of what can be gained over it, and teacher.minimum_gain asks for "
+                f"{percent(self.minimum_gain)} %"
+            )
+        return f"{found}; a student can learn nothing of the task from it: {self._remedy()}"
+
+    def _remedy(self) -> str:
+        """What to do about a teacher that knows nothing, by what its answers look like."""
+        general = (
+            "train it longer (teacher.task_model.training), check the labels, or lower "
+            "teacher.minimum_gain"
+        )
+        answers = None if self.yardstick is None else self.yardstick.teacher_answers
+        if self.yardstick is None or answers is None:
+            return general
+        # A note is made of values that are the same but for rounding.
+        if self.score.note or all(np.array_equal(each, answers[0]) for each in answers):
+            return (
+                "it gives every row the same answer, as a fine-tuning does that has collapsed: lower its learning "
+                f"rate, try other seeds (teacher.task_model.seeds), or {general}"
+            )
+        scorer = self.yardstick.scorer
+        if self.order == "unnamed" and isinstance(scorer, ClassScorer):
+            score, names = _best_order(scorer, answers, self.yardstick.metric)
+            if score >= self.needed:
+                return (
+                    f"its outputs have no names, and read as {', '.join(names)} they would score {percent(score)} %: "
+                    "set task.labels to that order if it is the teacher's"
+                )
+        return general
+
+
+def _best_order(
+    scorer: ClassScorer, answers: NDArray[np.int64], metric: MetricName
+) -> tuple[float, list[str]]:
+    """The score if the outputs stood for the classes that suit them best, and the names of these."""
+    names = scorer.task.labels
+    counts = np.zeros((len(names), len(names)), np.int64)
+    np.add.at(counts, (answers, scorer.labels), 1)
+    outputs, classes = linear_sum_assignment(counts, maximize=True)
+    stands_for = np.zeros(len(names), np.int64)
+    stands_for[outputs] = classes
+    return scorer.score(metric, stands_for[answers]), [names[each] for each in stands_for]
+
+
+def check_first(reports: Sequence[TeacherReport]) -> None:
+    """Refuse to learn from a first teacher that is hardly better than guessing.
+
+    Raises:
+        TeacherError: with what to do.
+    """
+    for report in reports:
+        if report.name == "teacher" and report.verdict == "useless":
+            raise TeacherError(report.reason)

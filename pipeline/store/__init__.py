@@ -1,0 +1,1 @@
+"""The store: checkpoints, states, reports and evaluations on disk, and their garbage collection."""

@@ -1,0 +1,212 @@
+"""Which runs are going on in a store, and what they need: the part of its roots that no report names yet.
+
+A run registers at its start with a record `open/NAME.jsonl`, and notes there every stage it needs before it looks for
+it. The record is locked while its process lives; the operating system frees the lock when the process dies, however it
+dies. The record of a run that died stays, so that what it needs is kept until somebody goes on with it. Records are
+written under the store's gate, which `distill gc` holds while it decides and takes away. So a stage is either noted in
+time, or gone before the run looks for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.store import files
+from schemas.core.regular_files import read_regular
+from schemas.recipe.stage import StageConfig
+from schemas.results.manifest import CheckpointRef
+
+log = logging.getLogger(__name__)
+
+FOLDER = "open"
+_GATE, _CACHE = ".gate", ".cache"
+_DIGEST = re.compile(r"[0-9a-f]{16,64}")
+_READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would wait for ever
+
+
+class OpenRun:
+    """The record of a run of this process; made by `open_run`."""
+
+    def __init__(self, root: Path, path: Path, handle: int) -> None:
+        self.root, self.path = root, path
+        self._handle = handle
+        self._needs: set[str] = set()
+
+    def needs(self, digests: Iterable[str]) -> None:
+        """Note stages, by digest, that must stay; returns when the note is on the disk.
+
+        Raises:
+            StoreError: the file system refused it.
+        """
+        new = {digest[:16] for digest in digests} - self._needs
+        if not new:
+            return
+        with files.storage_errors(self.path.parent), gate(self.root):
+            self._write({"needs": sorted(new)})
+        self._needs |= new
+
+    def _write(self, content: dict[str, object]) -> None:
+        line = json.dumps({**content, "time": time.time()}, ensure_ascii=False) + "\n"
+        os.write(self._handle, line.encode("utf-8"))
+        os.fsync(self._handle)
+
+    def _close(self, *, finished: bool) -> None:
+        """Leave the record to whoever goes on, unless nothing is left to go on with."""
+        if finished:
+            # What a run that died had needed is in this run's report by now.
+            for record in read_records(self.root):
+                if not record.held and record.digests <= self._needs:
+                    record.path.unlink(missing_ok=True)
+        if finished or not self._needs:
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_run(root: Path, name: str) -> Iterator[OpenRun]:
+    """A run in the store `root`, open while the block lasts; its cache is in use as long.
+
+    Raises:
+        StoreError: the file system refused the record.
+    """
+    name = re.sub(r"[^\w.-]", "_", name)[:100]
+    path = root / FOLDER / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jsonl"
+    with cache_in_use(root):
+        with files.storage_errors(path.parent):
+            files.make_folder(path.parent)
+            with gate(root):
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+                handle = os.open(path, flags, 0o644)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                run = OpenRun(root, path, handle)
+                run._write({"run": name})
+        finished = False
+        try:
+            yield run
+            finished = True
+        finally:
+            with suppress(OSError):  # an old record costs room until the next `distill gc`
+                run._close(finished=finished)
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run that goes on, or has died, noted."""
+
+    path: Path
+    held: bool
+    """Whether its process lives."""
+    digests: frozenset[str]
+    """The first 16 digits of what it needs."""
+    written: float
+    """When it was last written, in seconds since 1970, by its own words or the file system's, whichever is later."""
+
+
+def read_records(root: Path) -> list[Record]:
+    """Every record of the store; one that has just been removed, or cannot be read, is left out."""
+    found = []
+    for path in sorted((root / FOLDER).glob("*.jsonl")):
+        try:
+            held, text = is_held(path), read_regular(path).decode("utf-8", errors="replace")
+            written = max(path.stat().st_mtime, last_time(text))
+        except OSError:
+            continue
+        digests = (word[:16] for line in text.splitlines()[1:] for word in _DIGEST.findall(line))
+        found.append(Record(path, held, frozenset(digests), written))
+    return found
+
+
+def last_time(text: str) -> float:
+    """The latest `"time": SECONDS` in a text that is not in the future; 0 where there is none."""
+    times = (float(number) for number in re.findall(r'"time": ?(\d+(?:\.\d+)?)', text))
+    now = time.time()
+    return max((each for each in times if each <= now), default=0.0)
+
+
+def needs_of(config: StageConfig, parent: CheckpointRef | str | None) -> set[str]:
+    """Digests of the stages that a stage reads: its parent, its teachers, and another recipe's student."""
+    digest = parent.digest if isinstance(parent, CheckpointRef) else parent
+    return {*_DIGEST.findall(config.model_dump_json()), *([digest] if digest else ())}
+
+
+def digests_in(text: str) -> set[str]:
+    """The first 16 digits of everything in a text that may be a digest."""
+    return {word[:16] for word in _DIGEST.findall(text)}
+
+
+@contextmanager
+def gate(root: Path) -> Iterator[None]:
+    """Nobody else registers, notes a need or takes anything away while the block lasts.
+
+    Raises:
+        OSError: the lock's file cannot be made.
+    """
+    with _opened(_lock_file(root, _GATE)) as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def cache_in_use(root: Path) -> Iterator[None]:
+    """Nothing is taken out of the cache while the block lasts. Several may use it at once."""
+    try:
+        handle = _lock_file(root, _CACHE)
+    except OSError:  # a store that cannot be written to cannot be emptied either
+        yield
+        return
+    with _opened(handle):
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def cache_unused(root: Path) -> Iterator[bool]:
+    """Whether nobody uses the cache; nobody begins to while the block lasts."""
+    with _opened(_lock_file(root, _CACHE)) as handle:
+        yield _try_lock(handle)
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process holds the lock on a file.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    with _opened(os.open(path, _READ_ONLY)) as handle:
+        return not _try_lock(handle)
+
+
+@contextmanager
+def _opened(handle: int) -> Iterator[int]:
+    """The handle, closed when the block ends, which lets go of its lock."""
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_file(root: Path, name: str) -> int:
+    path = root / "locks" / name
+    try:
+        return os.open(path, _READ_ONLY)  # which a full disk does not refuse
+    except FileNotFoundError:
+        files.make_folder(path.parent)
+        return os.open(path, _READ_ONLY | os.O_CREAT, 0o644)

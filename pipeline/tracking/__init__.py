@@ -1,0 +1,1 @@
+"""MLflow: points and tags are kept on disk first, then sent."""

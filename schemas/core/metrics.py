@@ -1,0 +1,126 @@
+"""Which scores there are, what each is for, and which one a task has unless it names its own.
+
+Only names: `stages.scores.metrics` computes them. Of every score more is better, so that the best checkpoint is always
+the one with the highest. Correlations (those whose `lowest` is -1) lie from -1 to 1, all others from 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from schemas.core.kinds import ProblemKind
+from schemas.core.wording import printable
+
+MetricName = Literal[
+    "accuracy",
+    "f1",
+    "accuracy_f1",
+    "f1_macro",
+    "f1_micro",
+    "matthews",
+    "subset_accuracy",
+    "pearson",
+    "spearman",
+    "pearson_spearman",
+    "entity_f1",
+    "token_accuracy",
+    "squad_f1",
+    "exact_match",
+    "cmrc_f1",
+    "cmrc_exact_match",
+    "cosine",
+    "similarity_spearman",
+]
+
+
+@dataclass(frozen=True)
+class MetricFacts:
+    """What a score is."""
+
+    title: str
+    """In words, for tables and messages."""
+    problems: tuple[ProblemKind, ...]
+    """What it can score."""
+    lowest: float = 0.0
+    """The worst value; the best is 1 for all."""
+
+
+KNOWN_METRICS: dict[MetricName, MetricFacts] = {
+    "accuracy": MetricFacts("share of right answers", ("classification", "multiple_choice")),
+    "f1": MetricFacts("F1 of one class", ("classification",)),
+    "accuracy_f1": MetricFacts("mean of accuracy and F1 of one class", ("classification",)),
+    "f1_macro": MetricFacts("mean of the labels' F1", ("classification", "multi_label")),
+    "f1_micro": MetricFacts("F1 over all decisions", ("classification", "multi_label")),
+    "matthews": MetricFacts("Matthews correlation", ("classification",), lowest=-1.0),
+    "subset_accuracy": MetricFacts("share of rows with every label right", ("multi_label",)),
+    "pearson": MetricFacts("Pearson correlation", ("regression", "embedding"), lowest=-1.0),
+    "spearman": MetricFacts("rank correlation", ("regression", "embedding"), lowest=-1.0),
+    "pearson_spearman": MetricFacts(
+        "mean of Pearson and rank correlation", ("regression", "embedding"), lowest=-1.0
+    ),
+    "entity_f1": MetricFacts("F1 of whole entities (conlleval)", ("token_classification",)),
+    "token_accuracy": MetricFacts("share of words tagged right", ("token_classification",)),
+    "squad_f1": MetricFacts("F1 of the answer's words (SQuAD)", ("question_answering",)),
+    "exact_match": MetricFacts("share of answers that are exact (SQuAD)", ("question_answering",)),
+    "cmrc_f1": MetricFacts(
+        "F1 of the answer's characters and words (CMRC 2018)", ("question_answering",)
+    ),
+    "cmrc_exact_match": MetricFacts(
+        "share of answers that are exact (CMRC 2018)", ("question_answering",)
+    ),
+    "cosine": MetricFacts("mean cosine with the teacher's vector", ("embedding",), lowest=-1.0),
+    "similarity_spearman": MetricFacts(
+        "rank correlation with the teacher's similarities", ("embedding",), lowest=-1.0
+    ),
+}
+
+ABOUT_ONE_CLASS: frozenset[str] = frozenset({"f1", "accuracy_f1"})
+"""Scores that say nothing until it is said which class they are about."""
+
+DEFAULT_METRIC: dict[ProblemKind, MetricName] = {
+    "classification": "accuracy",
+    "multi_label": "f1_micro",
+    "regression": "pearson_spearman",
+    "token_classification": "entity_f1",
+    "question_answering": "squad_f1",
+    "multiple_choice": "accuracy",
+    # Vectors of a student are often of another width than the teacher's, and then have no cosine with them.
+    "embedding": "similarity_spearman",
+}
+
+
+def titled(metric: str, of: str | None) -> str:
+    """A score's name for people: `accuracy`, or `f1 of fraud` where it is about one class.
+
+    Args:
+        metric: the score.
+        of: the class that it is about; None where it is about all.
+    """
+    return metric if of is None else f"{metric} of {printable(of, 40)}"
+
+
+def metrics_of(problem: ProblemKind) -> tuple[MetricName, ...]:
+    """The scores that suit a kind of task, the one it has by default first."""
+    suited = [name for name, facts in KNOWN_METRICS.items() if problem in facts.problems]
+    return tuple(sorted(suited, key=lambda name: name != DEFAULT_METRIC[problem]))
+
+
+def check_metrics(metrics: Sequence[str], problem: ProblemKind) -> None:
+    """Refuse scores that do not suit the kind of task, or that are named twice.
+
+    Raises:
+        ValueError: with the scores that do.
+    """
+    for metric in metrics:
+        if metric not in get_args(MetricName):
+            raise ValueError(f"there is no metric {metric!r}; {_choice(problem)}")
+        if metric not in metrics_of(problem):
+            raise ValueError(f"{metric} does not score {problem} tasks; {_choice(problem)}")
+    if len(set(metrics)) != len(metrics):
+        raise ValueError("metrics: one is listed twice; name each once, the most important first")
+
+
+def _choice(problem: ProblemKind) -> str:
+    return f"for {problem} tasks there are {', '.join(metrics_of(problem))}"

@@ -1,0 +1,60 @@
+"""Values, places and names as messages show them: on one line, escaped and shortened."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+Place = tuple[str | int, ...]
+"""Path of a value in a document: keys of mappings and indices of lists, outermost first."""
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """The text without line breaks and control characters, shortened in the middle."""
+    text = text if text.isprintable() else repr(text)[1:-1]
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 + 1 :]}"
+
+
+def shown_value(value: Any, limit: int = 80) -> str:
+    """The value on one line, escaped and shortened; lists and mappings in YAML's flow style."""
+    if isinstance(value, str):  # repr escapes control characters and lone surrogates
+        text = repr(value[: limit + 1])
+    elif isinstance(value, dict):
+        pairs = (
+            f"{printable(str(key), limit)}: {shown_value(item)}"
+            for key, item in list(value.items())[:10]
+        )
+        text = "{" + ", ".join(pairs) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(shown_value(item) for item in list(value)[:40]) + "]"
+    else:
+        text = _scalar(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _scalar(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value.bit_length() > 1000:
+        # Python refuses to print whole numbers of more than some thousand digits.
+        return f"a number of {value.bit_length()} bits"
+    return str(value)
+
+
+def shown_place(place: Place) -> str:
+    """The place as a person writes it: `stages[2].objective.layer_map`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return printable(text)
+
+
+def suggestion(given: Any, allowed: Iterable[str]) -> str:
+    """` (did you mean X?)` when one of the allowed names is close, otherwise nothing."""
+    if not isinstance(given, str):
+        return ""
+    close = difflib.get_close_matches(given[:80], list(allowed), n=1, cutoff=0.7)
+    return f" (did you mean {printable(close[0], 80)}?)" if close else ""

@@ -1,0 +1,314 @@
+"""Labelled data: where it is, which columns it has, what it asks for, and how answers are scored."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from schemas.core.base import Frozen, parse_kind
+from schemas.core.kinds import (
+    Classification,
+    Column,
+    MultiLabel,
+    MultipleChoice,
+    Problem,
+    QuestionAnswering,
+    TokenClassification,
+)
+from schemas.core.metrics import MetricName, check_metrics, metrics_of
+from schemas.core.part_names import FurtherRows
+from schemas.core.refs import HubId, Revision
+from schemas.data.catalogue import CATALOGUE, did_you_mean, named_task
+from schemas.data.file_format import FileFormat
+
+
+def _as_label(value: Any) -> Any:
+    """YAML reads `1` as a number and `true` as a truth value; labels are texts, read from rows in the same way."""
+    return str(value).lower() if isinstance(value, int) else value
+
+
+MaxLength = Annotated[int, Field(ge=4, le=8192)]
+Sign = Annotated[str, Field(min_length=1, max_length=16)]
+PositiveLabel = Annotated[str, BeforeValidator(_as_label), Field(min_length=1)]
+_WITHOUT_LABELS = ("regression", "question_answering", "multiple_choice", "embedding")
+
+
+class _Task(Frozen):
+    problem: Problem = Classification()
+    """What kind of answer is asked for."""
+    max_length: MaxLength = 128
+    """Longest sequence in tokens; longer text is cut off, and a longer context read in several windows."""
+    metric: MetricName | None = None
+    """The main score; null for the kind's own, such as accuracy, entity_f1 or squad_f1."""
+    positive_label: PositiveLabel | None = None
+    """The class that `f1` and `accuracy_f1` are about; null for the rarer of two classes, if it has at most 40 % of the
+    training rows. Where neither is that rare, or there are more than two, these scores need it."""
+    labels: tuple[str, ...] | None = Field(default=None, min_length=2)
+    """Label names in the order of the classes, which rows may also give by number from 0; null takes the names from the
+    training rows, sorted."""
+    max_train_rows: int | None = Field(default=None, ge=2)
+    """Use at most so many training rows, drawn by class with the seed; null for all."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seeds the draw of rows."""
+
+    @property
+    def main_metric(self) -> MetricName:
+        """The score that a table shows and that the best model is chosen by."""
+        return self.metric or metrics_of(self.problem.kind)[0]
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> _Task:
+        if self.labels and len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: a name is listed twice; give each class one name of its own")
+        if self.labels and self.problem.kind in _WITHOUT_LABELS:
+            raise ValueError(f"labels: a {self.problem.kind} task has none; leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _metric_suits(self) -> _Task:
+        if self.metric is not None:
+            check_metrics([self.metric], self.problem.kind)
+        return self
+
+    @model_validator(mode="after")
+    def _positive_label_is_a_class(self) -> _Task:
+        if self.positive_label is None:
+            return self
+        if not isinstance(self.problem, Classification):
+            raise ValueError(
+                f"positive_label: a {self.problem.kind} task has no score about one class; leave it out"
+            )
+        if self.labels and self.positive_label not in self.labels:
+            raise ValueError(
+                f"positive_label: {self.positive_label!r} is not one of labels: {', '.join(self.labels)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_a_context(self) -> _Task:
+        if isinstance(self.problem, QuestionAnswering):
+            room = self.max_length - min(self.problem.max_question_tokens, self.max_length) - 8
+            if room <= self.problem.stride:
+                raise ValueError(
+                    f"problem.stride: {self.problem.stride} tokens are shared by two windows, but max_length "
+                    f"{self.max_length} and max_question_tokens {self.problem.max_question_tokens} leave about {room} "
+                    "for the context; lower the stride or the question, or raise max_length"
+                )
+        return self
+
+
+class DocstringTask(_Task):
+    """Tell which library a docstring paragraph documents; libraries' names are masked, modules are split."""
+
+    kind: Literal["docstrings"] = "docstrings"
+    problem: Annotated[Classification, BeforeValidator(parse_kind)] = Classification()
+    """Fixed by the task."""
+    libraries: tuple[str, ...] = Field(
+        default=("matplotlib", "mlflow", "numpy", "pandas", "prefect", "scipy", "sklearn",
+                 "sqlalchemy", "stdlib", "sympy", "torch", "transformers"),
+        min_length=2,
+    )  # fmt: skip
+    """Import names of the libraries to tell apart; `stdlib` is Python's own library."""
+    validation_ratio: float = Field(default=0.15, gt=0, lt=0.9)
+    """Share of each library's modules whose paragraphs are for validation only."""
+    max_validation_rows: int = Field(default=1500, ge=2)
+    """Validate on at most so many rows, drawn with the seed."""
+
+
+class Mark(Frozen):
+    """A span of a text that is put between two signs, such as those that a coreference task asks about."""
+
+    text: str = Field(min_length=1)
+    """Column of the span's own text; a dot leads into an object, such as target.span1_text."""
+    start: str = Field(min_length=1)
+    """Column of the place of its first character in the text, counted from 0."""
+    signs: tuple[Sign, Sign] = ("_", "_")
+    """What stands before it and after it."""
+
+
+class _ColumnTask(_Task):
+    """A task whose rows have named columns."""
+
+    label: Column | Annotated[tuple[Column, ...], Field(min_length=2, max_length=4096)] = "label"
+    """Column of the label, of the tags, of the answers, of the right choice, or of the pairs' likeness; of a
+    multi_label task also the columns of its labels, each with a 0 or 1 in every row."""
+    marks: tuple[Mark, ...] = Field(default=(), max_length=8)
+    """Spans of the text that are put between signs."""
+
+    @property
+    def label_column(self) -> str:
+        """The only column of labels; for every kind but multi_label there is one."""
+        assert isinstance(self.label, str)
+        return self.label
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The column of labels, or the columns."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @model_validator(mode="after")
+    def _several_columns_are_several_labels(self) -> _ColumnTask:
+        if isinstance(self.label, str):
+            return self
+        if not isinstance(self.problem, MultiLabel):
+            raise ValueError(
+                f"label: {len(self.label)} columns are named, but a {self.problem.kind} task has one column of labels; "
+                "name one, or set problem to multi_label"
+            )
+        if len(set(self.label)) != len(self.label):
+            raise ValueError("label: a column is named twice; name each label's column once")
+        return self
+
+    @model_validator(mode="after")
+    def _marks_stand_in_a_text(self) -> _ColumnTask:
+        if self.marks and isinstance(self.problem, TokenClassification):
+            raise ValueError(
+                "marks: the text of a token_classification task is a list of words, whose places would be others; "
+                "leave them out"
+            )
+        if self.marks and isinstance(self.problem, MultipleChoice) and self.problem.blank:
+            raise ValueError(
+                "marks: problem.blank makes a row of every blank, in which the places would be others; leave one of "
+                "the two out"
+            )
+        return self
+
+
+class FileTask(_ColumnTask):
+    """Labelled rows in local files: .jsonl, .json, .csv, .tsv, .parquet, or .conll and .txt for tagged words."""
+
+    kind: Literal["files"] = "files"
+    train: str = Field(min_length=1)
+    """File of training rows."""
+    validation: str = Field(min_length=1)
+    """File of validation rows."""
+    more_validation: FurtherRows = Field(default_factory=dict, max_length=8)
+    """Files of further validation rows, scored by themselves under the name given here."""
+    text: str = "text_a"
+    """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list
+    are joined by spaces, and a dot leads into an object."""
+    text_pair: str | None = None
+    """Column of a pair's second text, or of the context; null for single texts; auto for text_b where the training file
+    has it, and for the text of a column called text where it has no text_a."""
+    format: FileFormat = FileFormat()
+    """How the files are written, where that is not told from them."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are named, the text's first and the labels' after it."""
+        named = [self.text, *self.label_columns]
+        if self.text_pair is not None and self.text_pair != "auto":
+            named.append(self.text_pair)
+        if isinstance(self.problem, MultipleChoice):
+            choices = self.problem.choices
+            named += [choices] if isinstance(choices, str) else choices
+        named += [column for mark in self.marks for column in (mark.text, mark.start)]
+        return tuple(dict.fromkeys(named))
+
+
+class HubTask(_ColumnTask):
+    """A labelled data set of the Hugging Face hub, or of its local cache."""
+
+    kind: Literal["hub"] = "hub"
+    id: HubId
+    """Repository, such as `nyu-mll/glue`."""
+    config: str | None = None
+    """Configuration name, such as `sst2`."""
+    revision: Revision = "main"
+    """Branch, tag or commit."""
+    train_split: str = "train"
+    """Split of the training rows."""
+    validation_split: str = "validation"
+    """Split of the validation rows."""
+    more_validation: FurtherRows = Field(default_factory=dict, max_length=8)
+    """Splits of further validation rows, scored by themselves under the name given here."""
+    text: str = "sentence"
+    """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list
+    are joined by spaces, and a dot leads into an object."""
+    text_pair: str | None = None
+    """Column of a pair's second text, or of the context; null for single texts."""
+
+
+def _parse_task(value: Any) -> Any:
+    """`docstrings`, a task of the catalogue (`sst2`, `clue/tnews`), or a folder with train and validation files."""
+    if not isinstance(value, str):
+        return value
+    if value == "docstrings":
+        return {"kind": "docstrings"}
+    if value.startswith(("/", "./", "../", "~")):
+        folder = value.rstrip("/")
+        return {
+            "kind": "files",
+            "train": f"{folder}/train.*",
+            "validation": f"{folder}/validation.*",
+            "text_pair": "auto",
+        }
+    if (named := named_task(value)) is not None:
+        return named
+    names = ", ".join(CATALOGUE)
+    raise ValueError(
+        f"{value!r} is no task{did_you_mean(value)}; give docstrings, a task by name ({names}), a folder "
+        "with train and validation files (starting with / ./ ../ or ~), or a mapping with kind: files or kind: hub"
+    )
+
+
+# Which data a task is: while these stay the same, all that a recipe says of the task still holds.
+_SOURCE = {"docstrings": (), "files": ("train", "validation"), "hub": ("id", "config")}
+
+
+def task_named(before: Any, short: str) -> dict[str, Any]:
+    """The mapping of a task's short form, put in the place of a recipe's task.
+
+    What a recipe has settled about its task is kept as far as it can hold for the one named: all of it for the same
+    data; for other data of the same kind the length, the row limit and their seed; for another kind the length alone,
+    which is the models' as much as the data's.
+
+    Args:
+        before: the recipe's task: a mapping, or a short form itself.
+        short: such as `docstrings`, `sst2` or `./folder`.
+
+    Raises:
+        ValueError: there is no such short form.
+    """
+    named: dict[str, Any] = _parse_task(short)
+    try:
+        before = _parse_task(before)
+    except ValueError:
+        return named
+    if not isinstance(before, dict):
+        return named
+    kind = named["kind"]
+    if before.get("kind") != kind:
+        kept = ["max_length"]
+    elif all(before.get(key) == named.get(key) for key in _SOURCE[kind]):
+        return {**named, **before}
+    else:
+        kept = ["max_length", "max_train_rows", "seed"]
+    # A context of several hundred tokens is not read in sentences of a few dozen.
+    return {**{key: before[key] for key in kept if key in before}, **named}
+
+
+AnyTask = DocstringTask | FileTask | HubTask
+TaskData = Annotated[
+    AnyTask,
+    Field(discriminator="kind"),
+    BeforeValidator(_parse_task),
+]
+
+
+def describe_task(task: AnyTask) -> str:
+    """A short name for tables: `docstrings`, `glue/sst2`, or the training file's folder."""
+    match task:
+        case DocstringTask():
+            return "docstrings"
+        case HubTask():
+            return f"{task.id.split('/')[-1]}/{task.config}" if task.config else task.id
+        case FileTask():
+            folder, _, file = task.train.replace("\\", "/").rstrip("/").rpartition("/")
+            if folder.rpartition("/")[2] in (".", "..", "~") or not (
+                folder or task.train[0] == "/"
+            ):
+                folder = os.path.abspath(os.path.expanduser(folder or "."))
+            return folder.rpartition("/")[2] or file

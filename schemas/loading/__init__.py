@@ -1,0 +1,1 @@
+"""From YAML and `--set` to a Recipe, with every mistake explained where it was written."""

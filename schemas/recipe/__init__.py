@@ -1,0 +1,1 @@
+"""A recipe and its parts: teacher, student, objective, stages, and what must agree between them."""

@@ -1,0 +1,290 @@
+"""What must agree across the parts of a recipe, and with the teacher's real shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise, product
+
+from schemas.core.layer_map import ExplicitMap, LayerMap, MeanMap, layer_targets, teacher_layers
+from schemas.core.terms import (
+    Attention,
+    Contrastive,
+    EmbeddingStates,
+    HiddenStates,
+    LatentTerm,
+    Relation,
+)
+from schemas.core.wording import Place
+from schemas.data.stage_data import DocstringTask, DocstringText, TaskData
+from schemas.recipe.kind_checks import (
+    Problem,
+    augmentation_checks,
+    mixture_checks,
+    problem_checks,
+    selection_checks,
+)
+from schemas.recipe.objective import LatentObjective, latent_of
+from schemas.recipe.parts import RecipeParts, TeacherShape
+from schemas.recipe.stage import STAGE_ORDER
+from schemas.recipe.student import ExtractStart, RandomStart, TeacherLayersStart
+from schemas.recipe.teacher import FineTune
+
+
+def recipe_problems(recipe: RecipeParts) -> Iterator[Problem]:
+    """What does not fit inside the recipe itself."""
+    yield from _order(recipe)
+    yield from _several_tasks(recipe)
+    yield from _missing_parts(recipe)
+    yield from _missing_teachers(recipe)
+    yield from _terms(recipe)
+    yield from _starts(recipe)
+    yield from _leaks(recipe)
+    for place, task in _tasks(recipe).items():
+        yield from problem_checks(recipe, tuple(place.split(".")), task)
+    yield from mixture_checks(recipe)
+    yield from selection_checks(recipe)
+    yield from augmentation_checks(recipe)
+
+
+def _order(recipe: RecipeParts) -> Iterator[Problem]:
+    names = [stage.name for stage in recipe.stages]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield ("stages",), name, f"{name} is listed twice; a recipe has each stage at most once"
+    for index, (before, after) in enumerate(pairwise(names), start=1):
+        if STAGE_ORDER.index(after) < STAGE_ORDER.index(before):
+            order = ", ".join(STAGE_ORDER)
+            reason = f"{after} comes after {before}; stages go from general to specific: {order}"
+            yield ("stages", index, "name"), after, reason
+
+
+def _several_tasks(recipe: RecipeParts) -> Iterator[Problem]:
+    if recipe.tasks is None:
+        return
+    given = list(recipe.tasks)
+    if recipe.task is not None:
+        yield ("tasks",), given, "a recipe has one task or several; leave out task or tasks"
+    if recipe.shared_stages() == recipe.stages:
+        reason = (
+            "no stage of this recipe depends on a task, so several would have nothing to do; leave tasks out, or name "
+            "one task for the common yardstick"
+        )
+        yield ("tasks",), given, reason
+
+
+def _tasks(recipe: RecipeParts) -> dict[str, TaskData]:
+    """Every task of the recipe by its place."""
+    several = {f"tasks.{name}": task for name, task in (recipe.tasks or {}).items()}
+    return several if recipe.task is None else {"task": recipe.task, **several}
+
+
+def _missing_parts(recipe: RecipeParts) -> Iterator[Problem]:
+    without_task = not _tasks(recipe)
+    for stage in recipe.stages:
+        if stage.data == "general_corpus" and recipe.general_corpus is None:
+            reason = f"stage {stage.name} reads a general corpus; name its sources"
+            yield ("general_corpus",), None, reason
+        if stage.data != "general_corpus" and without_task:
+            yield ("task",), None, f"stage {stage.name} reads task data; name a task"
+    if isinstance(recipe.teacher.task_model, FineTune) and without_task:
+        yield ("task",), None, "the teacher is to be fine-tuned; name a task"
+    if recipe.baselines and without_task:
+        reason = "a baseline needs a task; name one or leave baselines empty"
+        yield ("baselines",), list(recipe.baselines), reason
+
+
+def _missing_teachers(recipe: RecipeParts) -> Iterator[Problem]:
+    teacher = recipe.teacher
+    wanting = "needs a fine-tuned teacher; give kind: fine_tune or kind: given"
+    for index, stage in enumerate(recipe.stages):
+        if stage.teacher == "fine_tuned":
+            if teacher.task_model is None:
+                yield ("teacher", "task_model"), None, f"stage {stage.name} {wanting}"
+            for number, other in enumerate(teacher.others):
+                if other.task_model is None:
+                    where: Place = ("teacher", "others", number, "task_model")
+                    yield where, None, f"stage {stage.name} {wanting}"
+        if stage.teacher == "multi_task" and teacher.multi_task is None:
+            reason = f"stage {stage.name} learns from a multi-task teacher; name its tasks"
+            yield ("teacher", "multi_task"), None, reason
+        if teacher.weighting == "confidence" and stage.data == "general_corpus":
+            place = ("stages", index, "name")
+            reason = (
+                "a general corpus has no labels, so no teacher's confidence in them is known; set "
+                "teacher.weighting to fixed, or leave the stage out"
+            )
+            yield place, stage.name, reason
+
+
+def _latents(recipe: RecipeParts) -> Iterator[tuple[Place, LatentObjective]]:
+    for index, stage in enumerate(recipe.stages):
+        latent = latent_of(stage.objective)
+        if latent is not None:
+            inside: Place = () if latent is stage.objective else ("latent",)
+            yield ("stages", index, "objective", *inside), latent
+
+
+def _maps(latent: LatentObjective) -> Iterator[tuple[Place, LayerMap]]:
+    yield ("layer_map",), latent.layer_map
+    for number, term in enumerate(latent.terms):
+        if (own := getattr(term, "layer_map", None)) is not None:
+            yield ("terms", number, "layer_map"), own
+
+
+def _terms(recipe: RecipeParts) -> Iterator[Problem]:
+    depth = recipe.student.shape.num_layers
+    for place, latent in _latents(recipe):
+        for inside, layer_map in _maps(latent):
+            if isinstance(layer_map, ExplicitMap) and len(layer_map.layers) != depth:
+                yield (
+                    (*place, *inside, "layers"),
+                    list(layer_map.layers),
+                    f"{depth} student layers but {len(layer_map.layers)} teacher layers listed; "
+                    "list one per student layer",
+                )
+        for number, term in enumerate(latent.terms):
+            if isinstance(term, Relation) and isinstance(latent.map_of(term), MeanMap):
+                reason = "a relation cannot learn from the mean of several blocks; choose another layer_map"
+                yield (*place, "terms", number, "kind"), term.kind, reason
+        yield from _width_problems(place, latent)
+
+
+def _width_problems(place: Place, latent: LatentObjective) -> Iterator[Problem]:
+    if latent.common_width is not None and latent.projection == "none":
+        reason = "a common_width needs projections; set projection to per_layer or shared"
+        yield (*place, "projection"), latent.projection, reason
+
+
+def _starts(recipe: RecipeParts) -> Iterator[Problem]:
+    start = recipe.student.start
+    if recipe.student.model_type is not None and not isinstance(start, RandomStart):
+        reason = (
+            "a student of a family of its own cannot take over the teacher's parts; set "
+            "student.start.kind to random"
+        )
+        yield ("student", "start", "kind"), start.kind, reason
+    if not isinstance(start, TeacherLayersStart | ExtractStart):
+        return
+    layer_map, depth = start.layer_map, recipe.student.shape.num_layers
+    if isinstance(layer_map, ExplicitMap) and (
+        len(layer_map.layers) != depth or None in layer_map.layers
+    ):
+        place = ("student", "start", "layer_map", "layers")
+        reason = f"list one teacher layer for each of the {depth} student layers"
+        yield place, list(layer_map.layers), reason
+
+
+def _leaks(recipe: RecipeParts) -> Iterator[Problem]:
+    """Docstring corpus and docstring task must leave out the same modules."""
+    tasks = [task for task in _tasks(recipe).values() if isinstance(task, DocstringTask)]
+    sources = recipe.general_corpus.sources if recipe.general_corpus is not None else ()
+    for index, source in enumerate(sources):
+        if not isinstance(source, DocstringText):
+            continue
+        for task, name in product(tasks, ("validation_ratio", "seed")):
+            if getattr(source, name) != getattr(task, name):
+                yield (
+                    ("general_corpus", "sources", index, name),
+                    getattr(source, name),
+                    f"the task's {name} is {getattr(task, name)}; give the same, or the corpus would train "
+                    "on modules that the task validates on",
+                )
+
+
+def teacher_problems(recipe: RecipeParts, teacher: TeacherShape, *, is_first: bool) -> list[str]:
+    """What does not fit the teacher's real shape, one line each naming the recipe's place."""
+    problems: list[str] = []
+    for place, latent in _latents(recipe):
+        prefix = written(place)
+        for inside, layer_map in _maps(latent):
+            try:
+                layer_targets(
+                    layer_map,
+                    num_student_layers=recipe.student.shape.num_layers,
+                    num_teacher_layers=teacher.num_layers,
+                )
+            except ValueError as error:
+                problems.append(f"{prefix}.{written(inside)}: {error}")
+        for number, term in enumerate(latent.terms):
+            problems += [
+                f"{prefix}.terms[{number}]{reason}"
+                for reason in _term_problems(term, latent, recipe, teacher)
+            ]
+    if is_first:
+        problems += _start_problems(recipe, teacher)
+    corpus = {} if recipe.general_corpus is None else {"general_corpus": recipe.general_corpus}
+    for name, data in {**_tasks(recipe), **corpus}.items():
+        if data.max_length > teacher.max_positions:
+            problems.append(
+                f"{name}.max_length: {data.max_length} tokens, but the teacher reads at most {teacher.max_positions}"
+            )
+    return problems
+
+
+def _term_problems(
+    term: LatentTerm, latent: LatentObjective, recipe: RecipeParts, teacher: TeacherShape
+) -> Iterator[str]:
+    shape = recipe.student.shape
+    own_heads = shape.num_attention_heads, teacher.num_attention_heads
+    headwise = isinstance(term, Attention) or (isinstance(term, Relation) and not term.num_heads)
+    if headwise and own_heads[0] != own_heads[1]:
+        remedy = (
+            "give num_heads"
+            if isinstance(term, Relation)
+            else "match relations, which have num_heads"
+        )
+        yield (
+            f": {term.kind} is matched head by head, but the student has {own_heads[0]} heads and the teacher "
+            f"{own_heads[1]}; set student.shape.num_attention_heads to {own_heads[1]}, or {remedy}"
+        )
+    num_heads = getattr(term, "num_heads", None)
+    if num_heads:
+        widths = shape.hidden_size, teacher.hidden_size
+        if any(width % num_heads for width in widths):
+            legal = [n for n in range(1, min(widths) + 1) if not any(w % n for w in widths)]
+            yield (
+                f".num_heads: {num_heads} relation heads do not divide both widths, {widths[0]} (student) and "
+                f"{widths[1]} (teacher); legal: {', '.join(map(str, legal))}"
+            )
+    projected = isinstance(term, HiddenStates | EmbeddingStates | Contrastive)
+    if projected and latent.projection == "none" and shape.hidden_size != teacher.hidden_size:
+        yield (
+            f": without a projection the widths must be equal, but the student has {shape.hidden_size} and the "
+            f"teacher {teacher.hidden_size}; set projection to per_layer, or student.shape.hidden_size to "
+            f"{teacher.hidden_size}"
+        )
+
+
+def _start_problems(recipe: RecipeParts, teacher: TeacherShape) -> list[str]:
+    shape, start = recipe.student.shape, recipe.student.start
+    if not isinstance(start, TeacherLayersStart | ExtractStart):
+        return []
+    problems = []
+    for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
+        given, theirs = getattr(shape, name), getattr(teacher, name)
+        if isinstance(start, TeacherLayersStart) and given != theirs:
+            problems.append(
+                f"student.shape.{name}: {given}, but layers copied from the teacher need its {theirs}; change the "
+                "shape, or set student.start.kind to extract or random"
+            )
+        if isinstance(start, ExtractStart) and given > theirs:
+            problems.append(
+                f"student.shape.{name}: {given}, but only {theirs} can be extracted from the teacher; lower it, or "
+                "set student.start.kind to random"
+            )
+    try:
+        teacher_layers(
+            start.layer_map,
+            num_student_layers=shape.num_layers,
+            num_teacher_layers=teacher.num_layers,
+        )
+    except ValueError as error:
+        problems.append(f"student.start.layer_map: {error}")
+    return problems
+
+
+def written(place: Place) -> str:
+    """A place as a person reads it: `stages[0].objective.layer_map`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

@@ -1,0 +1,125 @@
+"""The four stages as a recipe writes them, and a stage as it is run.
+
+Distillation has three parts, and each stage changes one of them:
+
+| stage              | teacher        | data             | objective     |
+|--------------------|----------------|------------------|---------------|
+| `general`          | pretrained     | general corpus   | latent        |
+| `general_enhanced` | **fine-tuned** | general corpus   | latent        |
+| `task_adaptive`    | fine-tuned     | **task data**    | latent        |
+| `task_specific`    | fine-tuned     | task data        | **task**      |
+
+The literal types below are that table: a task-specific stage on a general corpus cannot be written down.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.core.base import Frozen
+from schemas.core.refs import ModelRef
+from schemas.core.training import Training
+from schemas.data.stage_data import Data
+from schemas.recipe.objective import GeneralObjective, LatentObjective, Objective, TaskObjective
+from schemas.recipe.student import StudentConfig
+from schemas.recipe.teacher import StageTeacher
+
+TaskRead = Literal["task_data", "augmented_task_data"]
+
+
+class _Stage(Frozen):
+    training: Training
+    """How long and how it trains."""
+
+
+class GeneralStage(_Stage):
+    """General distillation: the pretrained teacher's inner states on general text."""
+
+    name: Literal["general"] = "general"
+    teacher: Literal["pretrained"] = "pretrained"
+    """Fixed by the stage."""
+    data: Literal["general_corpus"] = "general_corpus"
+    """Fixed by the stage."""
+    objective: GeneralObjective = LatentObjective()
+    """What is matched: inner states, or masked words too (DistilBERT)."""
+
+
+class GeneralEnhancedStage(_Stage):
+    """General-enhanced distillation: the same text and objective, now with the fine-tuned teacher."""
+
+    name: Literal["general_enhanced"] = "general_enhanced"
+    teacher: Literal["fine_tuned", "multi_task"] = "fine_tuned"
+    """Fine-tuned on the task, or once on many tasks at a time, which serves them all (ERNIE 3.0 Tiny)."""
+    data: Literal["general_corpus"] = "general_corpus"
+    """Fixed by the stage."""
+    objective: LatentObjective = LatentObjective()
+    """What is matched."""
+
+
+class TaskAdaptiveStage(_Stage):
+    """Task-adaptive distillation: the same teacher and objective, now on the task's text."""
+
+    name: Literal["task_adaptive"] = "task_adaptive"
+    teacher: Literal["fine_tuned"] = "fine_tuned"
+    """Fixed by the stage."""
+    data: TaskRead = "task_data"
+    """The task's rows, or those with the copies that `augmentation` makes of them."""
+    objective: LatentObjective = LatentObjective()
+    """What is matched."""
+
+
+class TaskSpecificStage(_Stage):
+    """Task-specific distillation: the same teacher and text, now with soft and hard labels."""
+
+    name: Literal["task_specific"] = "task_specific"
+    teacher: Literal["fine_tuned"] = "fine_tuned"
+    """Fixed by the stage."""
+    data: TaskRead = "task_data"
+    """The task's rows, or those with the copies that `augmentation` makes of them."""
+    objective: TaskObjective = TaskObjective()
+    """What is matched."""
+
+
+Stage = Annotated[
+    GeneralStage | GeneralEnhancedStage | TaskAdaptiveStage | TaskSpecificStage,
+    Field(discriminator="name"),
+]
+STAGE_ORDER = ("general", "general_enhanced", "task_adaptive", "task_specific")
+
+TEACHER_NAMES = ("teacher", "other_teacher", "multi_task_teacher")
+
+StageName = Literal[
+    "teacher",
+    "other_teacher",
+    "multi_task_teacher",
+    "general",
+    "general_enhanced",
+    "task_adaptive",
+    "task_specific",
+    "hard_label_baseline",
+]
+
+
+class StageConfig(Frozen):
+    """A stage as it is run: every part in full, nothing left to look up in the recipe.
+
+    The fine-tuning of a teacher and the hard-label baseline are written the same way, because they run through the
+    same loop: only their three parts differ.
+    """
+
+    name: StageName
+    """What the stage is called in folders, metrics and tables."""
+    teacher: StageTeacher | None
+    """Whom the student learns from; null when there are only hard labels."""
+    student: StudentConfig | None
+    """Shape and start; null when the model that is trained is the pretrained teacher itself."""
+    pretrained: ModelRef
+    """The pretrained model: gives the tokenizer, the architecture, and copied weights."""
+    data: Data
+    """What it reads."""
+    objective: Objective
+    """What is matched."""
+    training: Training
+    """How long and how it trains."""

@@ -1,0 +1,108 @@
+"""The student: its shape, and what it starts from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.core.base import Frozen
+from schemas.core.layer_map import OneToOneMap, UniformMap
+from schemas.core.refs import ModelRef
+
+_MOST_WEIGHTS = 2 * 10**10
+
+
+def too_large(layers: int, width: int, inner: int) -> str | None:
+    """Why an encoder of these sizes is none that a machine could hold; None where one could."""
+    weights = layers * width * (4 * width + 2 * inner)
+    if weights <= _MOST_WEIGHTS:
+        return None
+    return (
+        f"{layers:,} layers of hidden_size {width:,} and intermediate_size {inner:,} have {weights:.1e} weights, and "
+        f"the largest encoder here has {_MOST_WEIGHTS:.0e}"
+    )
+
+
+class StudentShape(Frozen):
+    """Size of the student's encoder; vocabulary, positions and everything else come from the teacher's config."""
+
+    num_layers: int = Field(ge=1, le=200)
+    """Transformer blocks."""
+    hidden_size: int = Field(ge=1, le=65536)
+    """Width of the hidden states."""
+    num_attention_heads: int = Field(ge=1, le=1024)
+    """Attention heads per block; must divide hidden_size."""
+    intermediate_size: int = Field(ge=1, le=1_048_576)
+    """Neurons of each block's feed-forward part."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> StudentShape:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"{self.num_attention_heads} attention heads do not divide a hidden_size of {self.hidden_size}; "
+                "choose num_attention_heads so that hidden_size / num_attention_heads is whole"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_a_machine(self) -> StudentShape:
+        if (
+            reason := too_large(self.num_layers, self.hidden_size, self.intermediate_size)
+        ) is not None:
+            raise ValueError(f"{reason}; lower one of the three")
+        return self
+
+
+class RandomStart(Frozen):
+    """Fresh weights, drawn as the teacher's architecture draws them."""
+
+    kind: Literal["random"] = "random"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seeds the draw."""
+
+
+class TeacherLayersStart(Frozen):
+    """Copies of chosen teacher blocks and of the embeddings; needs the teacher's width, heads and inner size."""
+
+    kind: Literal["teacher_layers"] = "teacher_layers"
+    layer_map: OneToOneMap = UniformMap()
+    """Which teacher block each student block is copied from."""
+
+
+class ExtractStart(Frozen):
+    """Parts of the teacher, for any smaller depth, width, head count and inner size (Extract Then Distill)."""
+
+    kind: Literal["extract"] = "extract"
+    units: Literal["random", "importance"] = "importance"
+    """Heads, channels and neurons drawn at random (ETD-Rand) or ranked by a calibrated pass (ETD-Impt)."""
+    layer_map: OneToOneMap = UniformMap()
+    """Which teacher block each student block is taken from."""
+    calibration_rows: int = Field(default=512, ge=1, le=1_000_000)
+    """Rows of the first stage's training text that importance is measured on."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seeds the draw, and the choice of calibration rows."""
+
+
+class ModelStart(Frozen):
+    """A student that exists already, such as a published general checkpoint; needs the teacher's vocabulary."""
+
+    kind: Literal["model"] = "model"
+    model: ModelRef
+    """Where it is: a hub id, a folder, a checkpoint of this project, or `package:NAME`."""
+
+
+StudentStart = Annotated[
+    RandomStart | TeacherLayersStart | ExtractStart | ModelStart, Field(discriminator="kind")
+]
+
+
+class StudentConfig(Frozen):
+    """What is trained."""
+
+    shape: StudentShape
+    """Size of the encoder."""
+    model_type: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_\-]*$")
+    """Architecture, as transformers names it (`bert`, `distilbert`); null for the teacher's. The tokenizer stays."""
+    start: StudentStart = RandomStart()
+    """Where its first weights come from."""

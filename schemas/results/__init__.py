@@ -1,0 +1,1 @@
+"""What a run leaves behind: manifests of checkpoints, and reports."""

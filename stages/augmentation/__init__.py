@@ -1,0 +1,1 @@
+"""Copies of a task's rows with other words, as TinyBERT makes them."""

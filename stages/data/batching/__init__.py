@@ -1,0 +1,1 @@
+"""Token ids on disk, and the padded batches cut out of them."""

@@ -1,0 +1,272 @@
+"""Which rows make up which optimizer step: a pure function of lengths, batch size and seed.
+
+Any step can be asked for by its number, so a resumed stage needs no saved iterator, and the budget
+of a microbatch (what the hardware holds) and the number of processes never decide which rows a step
+has (what is learnt).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.core.errors import ConfigError
+from schemas.core.training import BatchSize, Duration
+from stages.data.batching.choice_groups import Groups, Rows
+from stages.data.batching.mixture import Mixture
+
+# Rows are sorted by length inside a pool of so many steps: little padding, and still a new mix in
+# every epoch.
+POOL_STEPS = 64
+# Plans kept at a time: the current epoch's, and the one that a look back or ahead asks for.
+PLANS_KEPT = 2
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    order: Rows
+    bounds: Rows
+    """Step `i` has the rows `order[bounds[i]:bounds[i + 1]]`."""
+    tokens: Rows
+    """Real tokens of each step."""
+
+
+class Batches:
+    """The optimizer steps of a stage, without end: epoch follows epoch, each in its own order.
+
+    A row is a sequence, or all choices of a question, which no step and no microbatch tears apart.
+
+    Args:
+        lengths: (sequences,) tokens of each, padding excluded.
+        batch: size of an optimizer step; its `sequences` are rows.
+        microbatch_tokens: most padded tokens in one forward pass; a longer row is alone.
+        seed: decides the order.
+        mixture: shares of several sources; None takes each row once in an epoch.
+        choice_of: (sequences,) the row that each is a choice of; None where every sequence is a row.
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int32],
+        batch: BatchSize,
+        microbatch_tokens: int,
+        seed: int,
+        mixture: Mixture | None = None,
+        choice_of: NDArray[np.int64] | None = None,
+    ) -> None:
+        if len(lengths) == 0:
+            raise ValueError("there are no rows to make batches of")
+        self._groups = Groups(lengths, choice_of)
+        self._lengths = self._groups.tokens
+        self._mixture = mixture
+        self._of_sources = mixture.rows_in_epoch(self._lengths) if mixture else None
+        self._batch = batch
+        self.microbatch_tokens = microbatch_tokens
+        """May be changed at any time: it never decides which rows a step has."""
+        self._seed = seed
+        # First step of each epoch so far known; grows as later steps are asked for.
+        self._first_steps = [0]
+        self._plan = lru_cache(maxsize=PLANS_KEPT)(self._make_plan)
+
+    @property
+    def rows_in_epoch(self) -> int:
+        """Rows of an epoch; those of a mixture come several times."""
+        return len(self._lengths) if self._of_sources is None else int(self._of_sources.sum())
+
+    def tokens_in_epoch(self, epoch: int) -> int:
+        """Real tokens of `epoch`, counted from 0; those of a mixture can differ by a few rows."""
+        if self._mixture is None:
+            return int(self._lengths.sum())
+        return int(self._plan(epoch).tokens.sum())
+
+    def steps_in_epoch(self, epoch: int) -> int:
+        """Optimizer steps of `epoch`, counted from 0; by tokens, epochs can differ by a few."""
+        if self._batch.unit == "sequences":
+            return math.ceil(self.rows_in_epoch / self._sequences)
+        return len(self._plan(epoch).tokens)
+
+    def step(self, index: int, rank: int = 0, world: int = 1) -> list[Rows]:
+        """The microbatches of optimizer step `index`, each an array of sequence numbers.
+
+        Args:
+            index: which step, counted from 0.
+            rank: the process that asks; each row of the step is one process's, and all have about
+                the same tokens. One of more processes than the step has rows gets no microbatch.
+            world: how many processes there are.
+        """
+        plan, place = self._locate(index)
+        rows = _share_of(self._rows(plan, place), rank, world)
+        if not len(rows):
+            return []
+        return self._groups.cut(rows, self.microbatch_tokens)
+
+    def can_be_cut(self, index: int) -> bool:
+        """Whether a microbatch of step `index` has several rows, so that a smaller budget would make it smaller."""
+        plan, place = self._locate(index)
+        return len(self.step(index)) < len(self._rows(plan, place))
+
+    def tokens_in_step(self, index: int) -> int:
+        """Real tokens of optimizer step `index`."""
+        plan, place = self._locate(index)
+        return int(plan.tokens[place])
+
+    def epoch_of(self, index: int) -> int:
+        """Which pass over the rows optimizer step `index` belongs to, counted from 0."""
+        while self._first_steps[-1] <= index:
+            self._first_step(len(self._first_steps))
+        return int(np.searchsorted(self._first_steps, index, side="right")) - 1
+
+    def num_steps(self, duration: Duration) -> int:
+        """Steps of `duration`, at least 1; by tokens, the fewest that reach the amount."""
+        match duration.unit:
+            case "steps":
+                return max(1, math.ceil(duration.amount))
+            case "epochs":
+                return self._steps_of_epochs(duration.amount)
+            case "tokens":
+                return self._steps_of_tokens(duration.amount)
+
+    def _steps_of_epochs(self, amount: float) -> int:
+        whole = math.floor(amount)
+        steps = self._first_step(whole)
+        if part := amount - whole:
+            # 0.1 of 30 steps is 3, not the 4 that ceil makes of 3.0000000000000004.
+            steps += math.ceil(part * self.steps_in_epoch(whole) - 1e-6)
+        return max(1, steps)
+
+    def _steps_of_tokens(self, amount: float) -> int:
+        epoch, rest = 0, amount
+        if self._mixture is None:
+            epoch, rest = int(amount // self.tokens_in_epoch(0)), amount % self.tokens_in_epoch(0)
+        while rest >= (tokens := self.tokens_in_epoch(epoch)):
+            epoch, rest = epoch + 1, rest - tokens
+        steps = self._first_step(epoch)
+        if rest:
+            reached = np.cumsum(self._plan(epoch).tokens)
+            steps += int(np.searchsorted(reached, rest)) + 1
+        return max(1, steps)
+
+    @property
+    def _sequences(self) -> int:
+        return max(1, round(self._batch.amount))
+
+    def _first_step(self, epoch: int) -> int:
+        while len(self._first_steps) <= epoch:
+            known = len(self._first_steps) - 1
+            self._first_steps.append(self._first_steps[-1] + self.steps_in_epoch(known))
+        return self._first_steps[epoch]
+
+    def _locate(self, index: int) -> tuple[_Epoch, int]:
+        if index < 0:
+            raise IndexError(f"optimizer steps start at 0, not {index}")
+        epoch = self.epoch_of(index)
+        return self._plan(epoch), index - self._first_steps[epoch]
+
+    def _rows(self, plan: _Epoch, place: int) -> Rows:
+        return plan.order[plan.bounds[place] : plan.bounds[place + 1]]
+
+    def _make_plan(self, epoch: int) -> _Epoch:
+        random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+        if self._mixture is None or self._of_sources is None:
+            permutation = random.permutation(len(self._lengths))
+        else:
+            taken = self._mixture.epoch(epoch, self._of_sources, self._seed)
+            permutation = taken[random.permutation(len(taken))]
+        if self._batch.unit == "sequences":
+            steps = _steps_of_sequences(permutation, self._lengths, self._sequences, random)
+        else:
+            steps = _steps_of_about(permutation, self._lengths, self._batch.amount, random)
+        sizes = np.array([len(rows) for rows in steps], dtype=np.int64)
+        order = np.concatenate(steps)
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        return _Epoch(order, bounds, np.add.reduceat(self._lengths[order], bounds[:-1]))
+
+
+def _steps_of_sequences(
+    permutation: Rows, lengths: Rows, sequences: int, random: np.random.Generator
+) -> list[Rows]:
+    whole = len(permutation) // sequences * sequences
+    steps: list[Rows] = []
+    for start in range(0, whole, POOL_STEPS * sequences):
+        pool = _sorted_by_length(
+            permutation[start : min(start + POOL_STEPS * sequences, whole)], lengths
+        )
+        steps.extend(pool.reshape(-1, sequences))
+    steps = [steps[place] for place in random.permutation(len(steps))]
+    # The rows left over are the permutation's last, not the longest of a pool, and end the epoch.
+    return (
+        [*steps, _sorted_by_length(permutation[whole:], lengths)]
+        if whole < len(permutation)
+        else steps
+    )
+
+
+def _steps_of_about(
+    permutation: Rows, lengths: Rows, tokens: float, random: np.random.Generator
+) -> list[Rows]:
+    before = np.cumsum(lengths[permutation]) - lengths[permutation]
+    pool_of = (before // (POOL_STEPS * tokens)).astype(np.int64)
+    steps: list[Rows] = []
+    for pool in np.split(permutation, np.flatnonzero(np.diff(pool_of)) + 1):
+        pool = _sorted_by_length(pool, lengths)
+        ends = np.cumsum(lengths[pool])
+        parts = max(1, round(ends[-1] / tokens))
+        # A row belongs to the step that its middle token falls into, so that steps differ by less
+        # than a row.
+        step_of = ((ends - lengths[pool] / 2) * parts / ends[-1]).astype(np.int64)
+        steps.extend(np.split(pool, np.flatnonzero(np.diff(step_of)) + 1))
+    return [steps[place] for place in random.permutation(len(steps))]
+
+
+def _share_of(rows: Rows, rank: int, world: int) -> Rows:
+    """The rows of one process, dealt out from the longest to the shortest, there and back.
+
+    Two processes thus differ by no more tokens than the longest row has.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"there is no process {rank} of {world}; they are counted from 0")
+    turn = np.arange(len(rows)) % (2 * world)
+    dealt = np.minimum(turn, 2 * world - 1 - turn)
+    return rows[::-1][dealt == rank][::-1]
+
+
+def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:
+    return rows[np.argsort(lengths[rows], kind="stable")]
+
+
+def evaluation_batches(
+    lengths: NDArray[np.int32],
+    microbatch_tokens: int,
+    choice_of: NDArray[np.int64] | None = None,
+) -> list[Rows]:
+    """Every sequence once, rows sorted by length, in batches of at most `microbatch_tokens` padded.
+
+    Args:
+        lengths: (sequences,) tokens of each.
+        microbatch_tokens: most padded tokens of a batch.
+        choice_of: as `Batches`; None lets the choices of a row stand in several batches.
+    """
+    if len(lengths) == 0:
+        return []
+    groups = Groups(lengths, choice_of)
+    return groups.cut(np.argsort(groups.tokens, kind="stable"), microbatch_tokens)
+
+
+def padded_tokens(lengths: NDArray[np.int32], batches: Sequence[Rows]) -> int:
+    """Tokens that `batches` take in memory: rows times longest, summed."""
+    return sum(len(rows) * int(lengths[rows].max()) for rows in batches)
+
+
+def torn_step(batch: BatchSize, passes: int, microbatch_tokens: int) -> ConfigError:
+    """What to say of a step that is more than one forward pass although its rows are compared with each other."""
+    return ConfigError(
+        f"training.batch: {batch} are cut into {passes} forward passes by execution.microbatch_tokens "
+        f"({microbatch_tokens}), but the objective compares the rows of a step with each other (optimal_transport, "
+        "samples, sample_relation), so that they must be one: raise execution.microbatch_tokens or make training.batch "
+        "smaller"
+    )

@@ -1,0 +1,1 @@
+"""General corpora: cleaned, deduplicated, segmented, tokenized."""

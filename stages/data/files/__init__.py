@@ -1,0 +1,1 @@
+"""Files as bytes: compression, encodings, limits on size."""

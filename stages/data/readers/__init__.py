@@ -1,0 +1,1 @@
+"""Rows from files, saved data sets, the hub and installed docstrings."""

@@ -1,0 +1,260 @@
+"""Text that is on every machine with this project: the docstrings of what is installed.
+
+The paragraphs are read once per set of installed packages and kept as an Arrow file. The task asks
+which library a paragraph documents; libraries' names are masked and modules split, so that it has
+to be told from what is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import sysconfig
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+
+from schemas.core.base import digest_of
+from schemas.core.errors import DataError
+from schemas.data.stage_data import DocstringTask, DocstringText
+from stages.data.readers.docstring_scan import Paragraph, Root, find_sources, read_paragraphs
+from stages.storage.sealed_folder import is_whole, make_whole
+
+# Raise when the same packages should give other paragraphs, or the same paragraphs another task.
+EXTRACTION_VERSION = 1
+TASK_VERSION = 2
+
+_PARAGRAPHS = "paragraphs.arrow"
+
+# This project's own text would change with every commit, and every stage's digest with it.
+OWN_DISTRIBUTION = "distill-flow"
+OWN_PACKAGES = frozenset({"schemas", "stages", "pipeline"})
+
+# Of twelve libraries torch alone would be a sixth of the rows; capped, no class is more than a
+# tenth.
+MAX_TRAIN_ROWS_PER_LIBRARY = 4000
+MAX_VALIDATION_ROWS_PER_LIBRARY = 700
+MIN_TRAIN_ROWS, MIN_VALIDATION_ROWS = 50, 10
+
+MASK = "library"
+ALIASES = {
+    "matplotlib": ("mpl", "plt", "pyplot", "pylab"),
+    "numpy": ("np",),
+    "pandas": ("pd",),
+    "sklearn": ("scikit-learn", "scikit learn", "scikit"),
+    "sqlalchemy": ("sa",),
+    "stdlib": ("cpython", "python"),
+    "torch": ("pytorch",),
+    "transformers": ("hugging face", "huggingface"),
+}
+# Longer names are masked inside words as well (MlflowClient, PyTorchModel); short ones only where
+# they stand alone.
+MIN_LETTERS_INSIDE_WORDS = 5
+
+
+def docstring_digest() -> str:
+    """SHA-256 that changes when `load_paragraphs` would return something else; cheap."""
+    folders = sorted({_purelib(), _platlib()})
+    # Whatever is installed or taken away changes its folder's time, so a run need not list the packages a dozen times.
+    return _digest_of_packages(tuple((folder, os.stat(folder).st_mtime_ns) for folder in folders))
+
+
+@lru_cache(maxsize=8)
+def _digest_of_packages(folders: tuple[tuple[str, int], ...]) -> str:
+    installed = {
+        f"{distribution.name}=={distribution.version}"
+        for distribution in importlib.metadata.distributions(path=[folder for folder, _ in folders])
+        if distribution.name and distribution.name.lower().replace("_", "-") != OWN_DISTRIBUTION
+    }
+    return digest_of(
+        {
+            "extraction": EXTRACTION_VERSION,
+            "installed": sorted(installed),
+            "python": platform.python_version(),
+        }
+    )
+
+
+def _purelib() -> str:
+    return sysconfig.get_path("purelib")
+
+
+def _platlib() -> str:
+    return sysconfig.get_path("platlib")
+
+
+def installed_roots() -> list[Root]:
+    """The folders that hold Python's own library and what is installed beside it."""
+    folders = sorted({_purelib(), _platlib()})
+    return [
+        Root(Path(sysconfig.get_path("stdlib")), is_stdlib=True),
+        *(Root(Path(folder), excluded=OWN_PACKAGES) for folder in folders),
+    ]
+
+
+def load_paragraphs(cache: Path) -> Dataset:
+    """Paragraphs of everything installed: columns `text`, `library`, `module`, memory-mapped.
+
+    The first call for a set of installed packages reads their source (tens of seconds) and leaves a
+    file in `cache`, which later calls open.
+
+    Raises:
+        DataError: nothing is installed that has docstrings.
+    """
+    return paragraphs_of(installed_roots(), cache, digest=docstring_digest())
+
+
+def paragraphs_of(roots: Sequence[Root], cache: Path, *, digest: str) -> Dataset:
+    """Paragraphs of the Python files under `roots`, kept in `cache` under `digest`."""
+    folder = cache / f"docstrings-{digest[:16]}"
+    if not is_whole(folder):
+        paragraphs = read_paragraphs(find_sources(roots))
+        if not paragraphs:
+            folders = ", ".join(str(root.folder) for root in roots)
+            raise DataError(
+                f"no English docstrings under {folders} (packages may be installed without source); "
+                "give text files instead, such as sources: [{kind: files, paths: [./text.jsonl]}]"
+            )
+        make_whole(folder, lambda beside: _write(paragraphs, beside / _PARAGRAPHS))
+    return Dataset.from_file(str(folder / _PARAGRAPHS))
+
+
+def _write(paragraphs: Sequence[Paragraph], path: Path) -> None:
+    table = pa.table(
+        {
+            field: [getattr(paragraph, field) for paragraph in paragraphs]
+            for field in Paragraph._fields
+        }
+    )
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table, max_chunksize=10_000)
+
+
+def docstring_task_digest(task: DocstringTask) -> str:
+    """SHA-256 of what decides the rows of `task`; nothing is read for it."""
+    return digest_of(
+        {
+            "paragraphs": docstring_digest(),
+            "task": task.model_dump(mode="json"),
+            "version": TASK_VERSION,
+        }
+    )
+
+
+def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Dataset, Dataset]:
+    """Training and validation rows: masked `text`, and `label`, an index into `task.libraries`.
+
+    No module has rows in both, and no text is in both or twice in one.
+
+    Raises:
+        DataError: a library is not installed, or its docstrings are too few.
+    """
+    table = paragraphs.data.table
+    table = table.filter(pc.is_in(table["library"], pa.array(task.libraries)))
+    _check_installed(task, set(table["library"].unique().to_pylist()))
+    frame = pd.DataFrame({name: table[name].to_pylist() for name in ("library", "module")})
+    frame = frame.assign(text=mask_names(table["text"], task.libraries)).drop_duplicates("text")
+    order = np.random.Generator(np.random.PCG64(task.seed)).permutation(len(frame))
+    frame = frame.iloc[order]
+    parts: dict[str, list[pd.DataFrame]] = {"train": [], "validation": []}
+    for library in task.libraries:
+        rows = frame[frame["library"] == library]
+        held_out = rows["module"].isin(
+            validation_modules(rows["module"], task.validation_ratio, task.seed)
+        )
+        train, validation = rows[~held_out], rows[held_out]
+        _check_enough(library, len(train), len(validation))
+        parts["train"].append(train.head(MAX_TRAIN_ROWS_PER_LIBRARY))
+        parts["validation"].append(validation.head(MAX_VALIDATION_ROWS_PER_LIBRARY))
+    train, validation = (_as_rows(frames, task.libraries) for frames in parts.values())
+    return train, validation
+
+
+def mask_names(texts: pa.ChunkedArray, libraries: Sequence[str]) -> list[str]:
+    """`texts` with the names of `libraries`, and what else they are called, replaced by `library`.
+
+    Names of five letters and more are replaced inside words as well, in any case.
+    """
+    names = {name for library in libraries for name in (library, *ALIASES.get(library, ()))}
+    # Longest first, so that scikit-learn is not masked as scikit with the rest left over.
+    ordered = sorted(names, key=lambda name: (-len(name), name))
+    # RE2 finds the rows in question at once; only Python's own engine can look at a neighbour
+    # without taking it.
+    anywhere = "|".join(
+        _pattern_of(name, "(?:^|[^A-Za-z0-9])", "(?:[^A-Za-z0-9]|$)") for name in ordered
+    )
+    exact = re.compile(
+        "|".join(_pattern_of(name, "(?<![A-Za-z0-9])", "(?![A-Za-z0-9])") for name in ordered), re.I
+    )
+    named = pc.match_substring_regex(texts, anywhere, ignore_case=True)
+    return [
+        exact.sub(MASK, text) if is_named else text
+        for text, is_named in zip(texts.to_pylist(), named.to_pylist(), strict=True)
+    ]
+
+
+def _pattern_of(name: str, before: str, after: str) -> str:
+    if len(name) >= MIN_LETTERS_INSIDE_WORDS:
+        return re.escape(name)
+    # Underscores separate words here: np in use_np is a name, in input it is not.
+    return before + re.escape(name) + after
+
+
+def validation_modules(modules: Sequence[str], ratio: float, seed: int) -> set[str]:
+    """About a share `ratio` of the distinct `modules`; a module's lot depends on its name and the seed alone."""
+    return {module for module in set(modules) if _lot(module, seed) < ratio}
+
+
+def _lot(module: str, seed: int) -> float:
+    """A number from 0 to 1, drawn by the module's name."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{module}".encode()).digest()[:8], "big") / 2**64
+
+
+def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
+    """The paragraphs for a general corpus: none of a module that the docstring task validates on."""
+    table = paragraphs.data.table
+    held_out = validation_modules(
+        table["module"].unique().to_pylist(), source.validation_ratio, source.seed
+    )
+    outside = pc.invert(pc.is_in(table["module"], pa.array(sorted(held_out), pa.string())))
+    return Dataset(table.filter(outside).select(["text", "module"]))
+
+
+def _check_installed(task: DocstringTask, installed: set[str]) -> None:
+    missing = sorted(set(task.libraries) - installed)
+    present = [library for library in task.libraries if library in installed]
+    if missing:
+        raise DataError(
+            f"task.libraries: no docstrings of {', '.join(missing)} in this Python environment; "
+            "install the package "
+            "(names are import names, such as sklearn) or take it off the list, for example "
+            f"task.libraries=[{', '.join(present)}]"
+        )
+
+
+def _check_enough(library: str, train: int, validation: int) -> None:
+    if train < MIN_TRAIN_ROWS or validation < MIN_VALIDATION_ROWS:
+        raise DataError(
+            f"task.libraries: {library} has {train} paragraphs to train on and {validation} to "
+            "validate on, and needs "
+            f"at least {MIN_TRAIN_ROWS} and {MIN_VALIDATION_ROWS}; take it off the list or change "
+            "task.validation_ratio"
+        )
+
+
+def _as_rows(frames: list[pd.DataFrame], libraries: Sequence[str]) -> Dataset:
+    rows = pd.concat(frames)
+    labels = pd.Categorical(rows["library"], categories=list(libraries)).codes
+    table = pa.table(
+        {"text": pa.array(rows["text"], pa.string()), "label": pa.array(labels, pa.int64())}
+    )
+    return Dataset(table)

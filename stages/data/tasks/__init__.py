@@ -1,0 +1,1 @@
+"""Labelled tasks: loaded, checked, encoded."""

@@ -1,0 +1,251 @@
+"""From a task in the config to labelled rows, checked and drawn by the seed.
+
+Everything that names a place (path, cache) stays out of the digests: a moved file is the same data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import assert_never
+
+from datasets import Dataset
+
+from schemas.core.base import digest_of
+from schemas.core.errors import DataError
+from schemas.core.kinds import (
+    AnyProblem,
+    Classification,
+    QuestionAnswering,
+    TokenClassification,
+)
+from schemas.data.cards import DataLimits
+from schemas.data.stage_data import (
+    DocstringTask,
+    FileTask,
+    HubTask,
+    TaskData,
+    describe_task,
+)
+from stages.data.files.file_names import is_test_split, resolve_file
+from stages.data.files.read_request import Reading
+from stages.data.formats.parquet import strings_in
+from stages.data.readers.docstrings import (
+    docstring_task_digest,
+    docstring_task_rows,
+    load_paragraphs,
+)
+from stages.data.readers.files import FileRows, file_identity, read_file
+from stages.data.readers.first_reading import as_it_is_now, read_once
+from stages.data.readers.header import has_column
+from stages.data.readers.hub import hub_commit, load_hub
+from stages.data.readers.row_lines import with_line
+from stages.data.readers.squad import is_squad, read_squad
+from stages.data.tasks.positive_class import positive_label
+from stages.data.tasks.rows import checked_rows
+from stages.data.tasks.stratified import drawn_from
+
+# Raise when the same files should give other rows.
+ROWS_VERSION = 2
+_TEXT = FileTask.model_fields["text"].default
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """A labelled task in the form of its kind, as `stages.data.tasks.rows` says."""
+
+    train: Dataset
+    validation: Dataset
+    labels: tuple[str, ...]
+    """Names of a head's outputs: classes, tags or labels; what else it answers with where there are none."""
+    digest: str
+    problem: AnyProblem = field(default_factory=Classification)
+    more: Mapping[str, Dataset] = field(default_factory=dict)
+    """Further validation rows, by name."""
+    remarks: tuple[str, ...] = ()
+    """A sentence for each thing that could have been read in another way."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows of a split that were left out, because they had no text or no label; by the names of `split`."""
+    positive_label: str | None = None
+    """The class that F1 is about; None where that is not clear, or the task has no classes."""
+
+    def split(self, name: str) -> Dataset:
+        """The rows of `train`, of `validation`, or of further validation rows."""
+        own = {"train": self.train, "validation": self.validation}
+        return own[name] if name in own else self.more[name]
+
+
+def task_digest(task: TaskData) -> str:
+    """SHA-256 of what decides the rows: bytes of the files, or the hub's commit, and config."""
+    return read_once("digest", task, lambda: _task_digest(task))
+
+
+def _task_digest(task: TaskData) -> str:
+    if isinstance(task, DocstringTask):
+        return docstring_task_digest(task)
+    if isinstance(task, FileTask):
+        task = _settled(task)
+    config = task.model_dump(
+        mode="json", exclude={"train", "validation", "more_validation", "revision"}
+    )
+    content: dict[str, object]
+    match task:
+        case FileTask():
+            content = {
+                split: file_identity(path, f"task.{split}")
+                for split, path in _task_files(task).items()
+            }
+        case HubTask():
+            content = {"commit": hub_commit(task.id, task.revision) or task.revision}
+        case _:
+            assert_never(task)
+    return digest_of({"config": config, "content": content, "version": ROWS_VERSION})
+
+
+def _settled(task: FileTask) -> FileTask:
+    """The task with its columns named, so that it is the same task as one that names them itself."""
+    if task.text_pair != "auto":
+        return task
+    train, reading = resolve_file(task.train, "task.train"), _reading(task)
+
+    def has(column: str) -> bool:
+        return has_column(train, column, "task.train", reading)
+
+    settled: dict[str, str | None] = {"text_pair": "text_b" if has("text_b") else None}
+    if task.text == _TEXT and not has(_TEXT) and has("text"):
+        settled["text"] = "text"
+    return task.model_copy(update=settled)
+
+
+def _reading(task: FileTask) -> Reading:
+    words = isinstance(task.problem, TokenClassification)
+    named = strings_in(task.model_dump())
+    return Reading(task.columns, words=words, format=task.format, named=named)
+
+
+def _task_files(task: FileTask) -> dict[str, Path]:
+    named = {"train": task.train, "validation": task.validation}
+    named |= {f"more_validation/{name}": path for name, path in task.more_validation.items()}
+    return {split: resolve_file(path, f"task.{split}") for split, path in named.items()}
+
+
+def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dropped) -> TaskRows:
+    """The rows of `task` in the form of its kind (see `stages.data.tasks.rows`), every one with text and a known label.
+
+    Args:
+        task: says where they are and what they hold.
+        cache: folder for what is read once.
+        droppable: largest share of a split's rows that may be left out, because they have no text or no label; which
+            rows there are does not depend on it.
+
+    Raises:
+        DataError: a file, a row or a data set is not usable, with its place and what to do.
+    """
+    return read_once(
+        "rows",
+        task,
+        lambda: (_load_task(task, cache, droppable), droppable),
+        fits=lambda kept: kept[1] <= droppable,
+    )[0]
+
+
+def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
+    named, digest = task, task_digest(task)
+    remarks: tuple[str, ...] = ()
+    dropped: dict[str, int] = {}
+    match task:
+        case DocstringTask():
+            train, validation, labels = _docstring_rows(task, cache)
+            more: dict[str, Dataset] = {}
+        case FileTask() | HubTask():
+            task = _settled(task) if isinstance(task, FileTask) else task
+            raw, where = _read_splits(task, cache)
+            if isinstance(named, FileTask) and task.text != named.text:
+                remarks = (
+                    f"{where['train']}: column {task.text!r} is read; there is no {_TEXT!r}",
+                )
+            splits = {split: read.rows for split, read in raw.items()}
+            try:
+                checked = checked_rows(task, splits, where, droppable=droppable)
+            except DataError as error:
+                raise DataError(_with_line(str(error), task, where)) from None
+            parts, labels = checked.splits, checked.labels
+            remarks += (*(r for read in raw.values() for r in read.remarks), *checked.remarks)
+            train, validation = parts.pop("train"), parts.pop("validation")
+            more = {_bare(name): rows for name, rows in parts.items()}
+            dropped = {_bare(name): number for name, number in checked.dropped.items()}
+        case _:
+            assert_never(task)
+    train = _draw(train, task.problem, task.max_train_rows, task.seed)
+    if isinstance(task.problem, Classification) and len(set(train["label"][:])) < 2:
+        raise DataError(
+            "task: all training rows have the same label; a task needs two classes or more"
+        )
+    with as_it_is_now():
+        if task_digest(named) != digest:
+            raise DataError(
+                f"task: {describe_task(named)} changed while it was read; run again once nothing writes to it, or give "
+                "a copy"
+            )
+    positive, said = positive_label(task, train, labels)
+    remarks = (*remarks, *said)
+    return TaskRows(
+        train, validation, labels, digest, task.problem, more, remarks, dropped, positive
+    )
+
+
+def _with_line(message: str, task: FileTask | HubTask, where: Mapping[str, str]) -> str:
+    """A message about a row of a file, with the row's line."""
+    if isinstance(task, FileTask):
+        for split, path in _task_files(task).items():
+            message = with_line(message, where[split], path, _reading(task))
+    return message
+
+
+def _bare(split: str) -> str:
+    """The name of a split without `more_validation/`."""
+    return split.rpartition("/")[2]
+
+
+def _read_splits(
+    task: FileTask | HubTask, cache: Path
+) -> tuple[dict[str, FileRows], dict[str, str]]:
+    """Every split as it was read, and how messages name it."""
+    raw: dict[str, FileRows] = {}
+    where: dict[str, str] = {}
+    if isinstance(task, FileTask):
+        for split, path in _task_files(task).items():
+            where[split] = f"task.{split}: {path}"
+            squad = isinstance(task.problem, QuestionAnswering) and is_squad(path)
+            raw[split] = (
+                FileRows(read_squad(path, task, where[split]))
+                if squad
+                else read_file(path, cache, f"task.{split}", _reading(task))
+            )
+            if split == "validation" and is_test_split(task.validation, path):
+                said = f"task.validation: {path}: the folder has no other validation rows than its test rows"
+                raw[split] = replace(raw[split], remarks=(said, *raw[split].remarks))
+        return raw, where
+    splits = {"train": task.train_split, "validation": task.validation_split}
+    splits |= {f"more_validation/{name}": split for name, split in task.more_validation.items()}
+    for split, name in splits.items():
+        where[split] = f"task: {task.id}, split {name}"
+        raw[split] = FileRows(load_hub(task, name, where[split]))
+    return raw, where
+
+
+def _docstring_rows(task: DocstringTask, cache: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    if task.labels is not None and set(task.labels) != set(task.libraries):
+        raise DataError(
+            "task.labels: must be the names of task.libraries, in any order; or leave it out"
+        )
+    ordered = task if task.labels is None else task.model_copy(update={"libraries": task.labels})
+    train, validation = docstring_task_rows(ordered, load_paragraphs(cache))
+    drawn = _draw(validation, task.problem, task.max_validation_rows, task.seed)
+    return train, drawn, ordered.libraries
+
+
+def _draw(rows: Dataset, problem: AnyProblem, amount: int | None, seed: int) -> Dataset:
+    chosen = drawn_from(rows, problem, amount, seed=seed)
+    return rows if len(chosen) == len(rows) else rows.select(chosen)

@@ -1,0 +1,220 @@
+"""From the rows of a task to the flat arrays of `Tokens`: made once by the tokenizer, then read from disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from schemas.core.base import digest_of
+from schemas.core.errors import DataError
+from schemas.core.kinds import Embedding, MultiLabel, MultipleChoice, Regression
+from stages.data.batching.tokens import Tokens, load_tokens, write_starts
+from stages.data.files.limits import in_parts, rows_at_once
+from stages.data.readers.dataset_files import quiet
+from stages.data.tasks.encode import Encode, encoder_of
+from stages.data.tasks.load import TaskRows
+from stages.storage.sealed_folder import make_whole
+
+# Raise when the same rows and tokenizer should give other sequences.
+TOKENS_VERSION = 3
+ROWS_PER_BATCH = 1000
+_VALUES = (MultiLabel, Regression)
+"""Kinds whose labels are fractions for the loss, not whole numbers."""
+
+
+def tokenize_task(
+    rows: TaskRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
+) -> tuple[Tokens, Tokens]:
+    """Training and validation sequences: one a row, one for each choice, or as many windows as a context needs.
+
+    Longer text is cut off, of a pair the longer one's.
+
+    Raises:
+        DataError: the tokenizer has no padding token or no fast version, or `max_length` leaves no
+            room for text.
+    """
+    train, validation = (
+        tokenize_split(rows, split, tokenizer, max_length=max_length, cache=cache)
+        for split in ("train", "validation")
+    )
+    return train, validation
+
+
+def tokenize_split(
+    rows: TaskRows,
+    split: str,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    max_length: int,
+    cache: Path,
+) -> Tokens:
+    """The sequences of one split: `train`, `validation`, or one of the further validation rows' names.
+
+    The two texts of an embedding's validation pair are two sequences, one after the other.
+
+    Raises:
+        DataError: as `tokenize_task`.
+    """
+    data = rows.split(split)
+    if isinstance(rows.problem, Embedding) and "text_pair" in data.column_names:
+        pairs = zip(data["text"], data["text_pair"], strict=True)
+        data = Dataset.from_dict({"text": list(chain.from_iterable(pairs))})
+    is_pair = "text_pair" in data.column_names or isinstance(rows.problem, MultipleChoice)
+    check_tokenizer(tokenizer, max_length, is_pair)
+    digest = digest_of(
+        {
+            "rows": f"{rows.digest}/{split}",
+            "problem": rows.problem.model_dump(mode="json"),
+            "tokenizer": tokenizer_digest(tokenizer),
+            "max_length": max_length,
+            "version": TOKENS_VERSION,
+        }
+    )
+
+    def fill(beside: Path) -> None:
+        encode = encoder_of(rows.problem, tokenizer, max_length, is_pair=is_pair)
+        _fill(data, encode, beside, digest, values=isinstance(rows.problem, _VALUES))
+
+    return kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)[0]
+
+
+def kept_tokens(
+    cache: Path, digest: str, pad_token_id: int, fill: Callable[[Path], None]
+) -> tuple[Tokens, Path]:
+    """The sequences kept under a digest, made first where they are not there, and their folder.
+
+    Args:
+        cache: folder of tokenised data.
+        digest: of rows, tokenizer and whatever else decides the sequences.
+        pad_token_id: fills up batches.
+        fill: writes the files of the sequences into a folder.
+
+    Raises:
+        DataError: the tokenizer makes nothing of the text.
+    """
+    folder = cache / "tokens" / digest[:32]
+    found = load_tokens(folder, pad_token_id, digest)
+
+    def fill_all(beside: Path) -> None:
+        fill(beside)
+        write_starts(beside)
+
+    if found is None:
+        make_whole(folder, fill_all)
+        found = load_tokens(folder, pad_token_id, digest)
+    if found is None or len(found) == 0:
+        raise no_token_left()
+    return found, folder
+
+
+def no_token_left() -> DataError:
+    """What to say of text that a tokenizer makes nothing of."""
+    return DataError(
+        "no token is left of the text with this tokenizer; check that both are of one language"
+    )
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of what decides which ids a text becomes, wherever the tokenizer came from."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # The last call's truncation and padding stay in the backend; they are no part of the tokenizer.
+    state.pop("truncation", None)
+    state.pop("padding", None)
+    return digest_of(
+        {
+            "state": state,
+            "inputs": sorted(tokenizer.model_input_names),
+            "pad": tokenizer.pad_token_id,
+        }
+    )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair: bool) -> None:
+    """Refuse a tokenizer that cannot pad, or a length that leaves no room for text."""
+    name = tokenizer.name_or_path or type(tokenizer).__name__
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"tokenizer {name} has no fast version (tokenizer.json); convert it or take another "
+            "teacher"
+        )
+    if tokenizer.pad_token_id is None:
+        raise DataError(
+            f"tokenizer {name} has no padding token; set pad_token in its tokenizer_config.json "
+            "or take another teacher"
+        )
+    special = tokenizer.num_special_tokens_to_add(pair=is_pair)
+    if max_length <= special + is_pair:
+        raise DataError(
+            f"max_length is {max_length}, but tokenizer {name} adds {special} special tokens to "
+            "each sequence; "
+            f"give at least {special + 1 + is_pair}"
+        )
+
+
+def _fill(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: bool) -> None:
+    def encode_parts(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        parts, start = [], 0
+        for part in in_parts(batch):
+            size = len(next(iter(part.values())))
+            parts.append(encode(part, indices[start : start + size]))
+            start += size
+        return {name: [value for part in parts for value in part[name]] for name in parts[0]}
+
+    with quiet():
+        encoded = rows.map(
+            encode_parts, batched=True, batch_size=rows_at_once(rows, ROWS_PER_BATCH),
+            with_indices=True, remove_columns=rows.column_names,
+            cache_file_name=str(folder / "encoded.arrow"), new_fingerprint=digest[:32],
+        )  # fmt: skip
+    _write_arrays(encoded, folder, np.float32 if values else np.int64)
+    del encoded
+    (folder / "encoded.arrow").unlink(missing_ok=True)
+
+
+_PER_TOKEN = {
+    "input_ids": ("ids", "<i4"),
+    "token_type_ids": ("types", "u1"),
+    "tags": ("tags", "<i2"),
+    "spans": ("spans", "<i4"),
+}
+"""Columns with numbers for each token: the file they become, and its format."""
+
+
+def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
+    (folder / "ids.bin").touch()  # there is one, even where nothing is left
+    lengths = [np.empty(0, np.int32)]
+    per_row: dict[str, list[np.ndarray]] = {"label": [], "example": [], "cut": []}
+    for table in _tables(encoded):
+        lengths.append(
+            table["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+        )
+        for column, (name, dtype) in _PER_TOKEN.items():
+            if column in table.column_names:
+                flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+                with open(folder / f"{name}.bin", "ab") as file:
+                    file.write(flat.astype(dtype).tobytes())
+        for column, values in per_row.items():
+            if column in table.column_names:
+                values.append(np.array(table[column].to_pylist()))
+    if per_row["label"]:
+        np.save(folder / "labels.npy", np.concatenate(per_row["label"]).astype(label_format))
+    if per_row["cut"]:
+        np.save(folder / "cut.npy", np.concatenate(per_row["cut"]).astype(bool))
+    if per_row["example"]:
+        np.save(folder / "examples.npy", np.concatenate(per_row["example"]).astype(np.int64))
+    np.save(folder / "lengths.npy", np.concatenate(lengths).astype(np.int32))
+
+
+def _tables(encoded: Dataset) -> Iterator[Any]:
+    return (
+        iter(encoded.with_format("arrow").iter(batch_size=10 * ROWS_PER_BATCH))
+        if len(encoded)
+        else iter(())
+    )

@@ -1,0 +1,239 @@
+"""Rows without a text or without a label, of which published sets have some: left out, and counted.
+
+PAWS-X has rows whose translation is missing, QQP questions that are empty, and SNLI rows on which its annotators did
+not agree: 1.6 % of its validation rows, the largest share known. How many may be left out is said by `limits.dropped`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from schemas.core.errors import DataError
+from schemas.core.kinds import (
+    Classification,
+    Embedding,
+    MultiLabel,
+    Regression,
+    TokenClassification,
+)
+from schemas.core.wording import printable
+from stages.data.columns.label_names import (
+    NO_LABEL,
+    PERHAPS_NO_LABEL,
+    name_counts,
+    names_for_nothing,
+)
+from stages.data.columns.text_columns import Task
+from stages.data.readers.files import is_text
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The rows of a split that have a text and a label."""
+
+    rows: Dataset
+    numbers: NDArray[np.int64]
+    """Their numbers in the file, counted from 1."""
+    dropped: int
+    """Rows that were left out."""
+    advice: tuple[int, str] | None = None
+    """Where too many rows are empty to be left out: the first one's number, and what is to be said of it."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The rows of all splits that have a text and a label."""
+
+    kept: dict[str, Kept]
+    remarks: tuple[str, ...]
+
+
+def complete_rows(
+    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str], *, limit: float
+) -> Complete:
+    """Leave out rows without a text or a label, where no more of a split's rows are so than `limit`.
+
+    Args:
+        task: says the kind and the columns.
+        raw: the splits as they were read.
+        where: how messages name each split.
+        limit: largest share; of a split above it nothing is left out, and its reader refuses the first such row.
+
+    Raises:
+        DataError: labels such as `-` or `nan` say in more rows than that that there is none.
+    """
+    empty = {split: _empty(task, rows, is_train=split == "train") for split, rows in raw.items()}
+    nothing = _names_for_nothing(task, raw, empty)
+    kept: dict[str, Kept] = {}
+    remarks: list[str] = []
+    for split, rows in raw.items():
+        without = _named(rows, task, nothing)
+        mask = empty[split] | without
+        number, total = int(mask.sum()), len(rows)
+        numbers = np.arange(1, total + 1)
+        if not number or number > limit * total or number == total:
+            first = int(mask.argmax()) + 1
+            if without.any() and first == int(without.argmax()) + 1:
+                raise DataError(_too_many(task, rows, first, number, total, limit, where[split]))
+            advice = (first, _share(number, total, limit)) if number else None
+            kept[split] = Kept(rows, numbers, 0, advice)
+            continue
+        left = np.flatnonzero(~mask)
+        kept[split] = Kept(rows.select(left), numbers[left], number)
+        remarks.append(
+            f"{where[split]}: {number:,} of {total:,} rows have no text or no label{_such_as(rows, task, without)} and "
+            f"are left out, the first is row {int(mask.argmax()) + 1:,}; set limits.dropped to 0 to refuse them"
+        )
+    return Complete(kept, tuple(remarks))
+
+
+def in_file_numbers(message: str, complete: Complete, where: Mapping[str, str]) -> str:
+    """A reader's message about a row, with the row's number in its file and, where too many are empty, their share.
+
+    Readers count the rows that they are given. Each of their messages about a row begins with the split's name, as
+    `where` has it, and the row.
+    """
+    for split, kept in complete.kept.items():
+        found = re.match(rf"{re.escape(where[split])}: row (\d+)(?=:)", message)
+        if found is None or int(found[1]) > len(kept.numbers):
+            continue
+        row = int(kept.numbers[int(found[1]) - 1])
+        said = f"{where[split]}: row {row}{message[found.end() :]}"
+        return said + kept.advice[1] if kept.advice is not None and kept.advice[0] == row else said
+    return message
+
+
+def _empty(task: Task, rows: Dataset, *, is_train: bool) -> Mask:
+    """(rows,) whether a row lacks a text or a label."""
+    found = np.zeros(len(rows), bool)
+    for column in {task.text, task.text_pair}:
+        if column is not None and column in rows.column_names:
+            found |= _without_text(
+                rows, column, lists=not isinstance(task.problem, TokenClassification)
+            )
+    if isinstance(task.problem, Embedding) and (is_train or task.text_pair is None):
+        return found
+    labels = [column for column in task.label_columns if column in rows.column_names]
+    if labels:  # of several columns one alone may say nothing
+        found |= np.logical_and.reduce([_without_label(rows, column, task) for column in labels])
+    return found
+
+
+def _without_text(rows: Dataset, column: str, *, lists: bool) -> Mask:
+    values = _values(rows, column)
+    missing = pc.is_null(values)
+    if is_text(rows.features[column]):
+        missing = pc.or_(missing, _blank(values))
+    elif lists and _is_list(values.type):
+        missing = pc.or_(missing, pc.fill_null(pc.equal(pc.list_value_length(values), 0), False))
+    return _as_mask(missing)
+
+
+def _without_label(rows: Dataset, column: str, task: Task) -> Mask:
+    values, feature = _values(rows, column), rows.features[column]
+    missing = pc.is_null(values, nan_is_null=pa.types.is_floating(values.type))
+    if isinstance(feature, datasets.ClassLabel):
+        missing = pc.or_(missing, pc.fill_null(pc.less(values, 0), True))
+    # A row of a multi_label task may have no label at all, which a CSV writes as nothing.
+    elif is_text(feature) and not isinstance(task.problem, MultiLabel):
+        missing = pc.or_(missing, _blank(values))
+        if isinstance(task.problem, Regression):
+            small = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+            none = pa.array(sorted(NO_LABEL | PERHAPS_NO_LABEL), values.type)
+            missing = pc.or_(missing, pc.is_in(small, value_set=none))
+    return _as_mask(missing)
+
+
+def _names_for_nothing(
+    task: Task, raw: Mapping[str, Dataset], empty: Mapping[str, Mask]
+) -> frozenset[str]:
+    """Labels of a classification that say that there is none."""
+    if not isinstance(task.problem, Classification):
+        return frozenset()
+    counts: Counter[str] = Counter()
+    for split, rows in raw.items():
+        if (names := _names(rows, task)) is not None:
+            counts.update(name_counts(names.filter(pa.array(~empty[split]))))
+    return names_for_nothing(counts, task.labels)
+
+
+def _names(rows: Dataset, task: Task) -> pa.ChunkedArray | None:
+    """The labels as text; None where they are declared, or of another type."""
+    column = task.label_column
+    if column not in rows.column_names or isinstance(rows.features[column], datasets.ClassLabel):
+        return None
+    values = _values(rows, column)
+    if pa.types.is_floating(values.type):  # whole numbers beside a gap
+        finite = pc.if_else(pc.is_finite(values), values, None)
+        if not pc.all(pc.equal(finite, pc.trunc(finite))).as_py():
+            return None
+        values = finite.cast(pa.int64())
+    if not is_text(rows.features[column]) and not pa.types.is_integer(values.type):
+        return None
+    return values.cast(pa.string())
+
+
+def _named(rows: Dataset, task: Task, nothing: frozenset[str]) -> Mask:
+    names = _names(rows, task) if nothing else None
+    if names is None:
+        return np.zeros(len(rows), bool)
+    return _as_mask(pc.is_in(names, value_set=pa.array(sorted(nothing), pa.string())))
+
+
+def _such_as(rows: Dataset, task: Task, without: Mask) -> str:
+    if not without.any():
+        return ""
+    names = _names(rows, task)
+    assert names is not None
+    found = [printable(name, 20) for name in names.filter(pa.array(without)).unique().to_pylist()]
+    said = "s" if len(found) == 1 else ""
+    return f" ({' and '.join(map(repr, found[:3]))} mean{said} none unless task.labels lists it)"
+
+
+def _too_many(
+    task: Task, rows: Dataset, row: int, number: int, total: int, limit: float, where: str
+) -> str:
+    names = _names(rows, task)
+    assert names is not None
+    return (
+        f"{where}: row {row}: label {task.label_column!r} is {printable(names[row - 1].as_py(), 60)!r}, which commonly "
+        "says that a row has none; drop the row, or list every label in task.labels to make it a class"
+        f"{_share(number, total, limit)}"
+    )
+
+
+def _share(number: int, total: int, limit: float) -> str:
+    return (
+        f" ({number:,} of {total:,} rows have no text or no label, {100 * number / total:.2g} %; limits.dropped leaves "
+        f"out up to {100 * limit:g} %)"
+    )
+
+
+def _values(rows: Dataset, column: str) -> pa.ChunkedArray:
+    values = rows.with_format("arrow")[column][:]
+    values = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    return values.cast(values.type.value_type) if pa.types.is_dictionary(values.type) else values
+
+
+def _blank(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.fill_null(pc.equal(pc.utf8_trim_whitespace(values), ""), False)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+
+
+def _as_mask(values: pa.ChunkedArray) -> Mask:
+    return np.asarray(values.to_numpy(), dtype=bool)

@@ -1,0 +1,1 @@
+"""Evaluation of models: losses on held-out text, linear probe, baselines, latency."""

@@ -1,0 +1,217 @@
+"""Notes queries, keys and values of chosen layers while a model runs, without materialising an attention map.
+
+transformers lets one register an attention function by name. Ours notes what it is handed and then calls the SDPA
+forward, so a model loaded with `attn_implementation=CAPTURE` computes exactly what it computes with `sdpa`. Asking for
+`output_attentions` instead would force eager attention and hold every map of every layer.
+
+Layers are numbered by the order of the calls within a forward pass: some families have no `layer_idx`, and ALBERT
+calls one module for every layer.
+
+With grouped queries (EuroBERT) several query heads share a head of keys and values. What is noted is repeated to one
+head of keys and values for each query head, as the attention itself reads them, so that queries, keys and values of a
+model always have equally many heads and scores and relations need no case of their own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AttentionInterface, AutoModel, PretrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from stages.models.dropout import keyed_attention
+
+CAPTURE = "distill_capture"
+
+
+class Attention(NamedTuple):
+    """What one layer's attention was handed."""
+
+    query: Tensor
+    """(batch, heads, sequence, head width)."""
+    key: Tensor
+    """(batch, heads, sequence, head width), one head for each of the query's."""
+    value: Tensor
+    """(batch, heads, sequence, head width), one head for each of the query's."""
+    scaling: float
+    """The factor on query · key."""
+
+
+@dataclass
+class Recording:
+    """What a forward pass left behind."""
+
+    layers: Collection[int]
+    attention: dict[int, Attention] = field(default_factory=dict)
+    calls: int = 0
+
+
+_recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
+
+
+@contextmanager
+def record_attention(layers: Collection[int]) -> Iterator[Recording]:
+    """Every forward pass of one model inside the block notes the attention of `layers` (0 the first block)."""
+    recording = Recording(layers)
+    token = _recording.set(recording)
+    try:
+        yield recording
+    finally:
+        _recording.reset(token)
+
+
+def _capturing_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if (recording := _recording.get()) is not None:
+        if recording.calls in recording.layers:
+            scaling = kwargs.get("scaling") or query.shape[-1] ** -0.5
+            recording.attention[recording.calls] = Attention(
+                query, _one_per_query_head(key, query), _one_per_query_head(value, query), scaling
+            )
+        recording.calls += 1
+    with keyed_attention(kwargs.get("dropout", 0.0)):
+        return _attend(module, query, key, value, attention_mask, **kwargs)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
+        return _attention_in_float32(module, query, key, value, attention_mask, **kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+def _one_per_query_head(states: Tensor, query: Tensor) -> Tensor:
+    """Keys or values with each head repeated for the consecutive query heads that share it."""
+    shared_by = query.shape[1] // states.shape[1]
+    return states if shared_by == 1 else states.repeat_interleave(shared_by, dim=1)
+
+
+def _attention_in_float32(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """SDPA in float32: on a CPU its bf16 backward takes 2 to 7 times as long (torch 2.13), and is less exact."""
+    with torch.autocast("cpu", enabled=False):
+        output, _ = sdpa_attention_forward(
+            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+        )
+    return output.to(query.dtype), None
+
+
+AttentionInterface.register(CAPTURE, _capturing_attention)
+AttentionMaskInterface.register(CAPTURE, sdpa_mask)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What can be read out of a model: for each kind of thing None, or why it cannot be read."""
+
+    hidden_states: str | None
+    """The embedding output and every block's output, from the tokens alone."""
+    attention: str | None
+    """Queries, keys and values of every block."""
+
+
+def probe(config: PretrainedConfig) -> Probe:
+    """Find out what can be read out of a model of this config, by running one with random weights on a few tokens.
+
+    It runs on shapes alone (the meta device), which costs milliseconds and no memory. Only a family whose own code
+    makes tensors as long as some number it computes (Longformer) is built and run for real.
+    """
+    problem = ""
+    for implementation in (CAPTURE, None):
+        try:
+            hidden, recording = _run_on_few_tokens(config, implementation)
+            return Probe(_hidden_problem(config, hidden), _attention_problem(config, recording))
+        except Exception as error:  # a family's own code may raise anything
+            problem = (
+                problem or f"it does not run on tokens alone ({str(error).strip() or error!r})"
+            )
+    return Probe(problem, problem)
+
+
+_PROBE_TOKENS = 8
+
+
+def _run_on_few_tokens(
+    config: PretrainedConfig, implementation: str | None
+) -> tuple[Any, Recording]:
+    chosen = {} if implementation is None else {"attn_implementation": implementation}
+
+    def run() -> tuple[Any, Recording]:
+        model = AutoModel.from_config(copy.deepcopy(config), **chosen).eval()
+        tokens = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long)
+        with torch.no_grad(), record_attention(range(config.num_hidden_layers)) as recording:
+            output = model(input_ids=tokens, output_hidden_states=True)
+        return getattr(output, "hidden_states", None), recording
+
+    try:
+        with torch.device("meta"), _EveryAnswerIsYes():
+            return run()
+    except (RuntimeError, NotImplementedError):
+        with torch.random.fork_rng(devices=[]):
+            return run()
+
+
+class _EveryAnswerIsYes(TorchDispatchMode):
+    """Reads 1 out of any tensor without values, so that "is nothing padded?" can be asked on the meta device."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1
+        return func(*args, **(kwargs or {}))
+
+
+def _hidden_problem(config: PretrainedConfig, hidden: Any) -> str | None:
+    expected = [(1, _PROBE_TOKENS, config.hidden_size)] * (config.num_hidden_layers + 1)
+    if not isinstance(hidden, tuple | list):
+        return "it returns no hidden states"
+    if [tuple(states.shape) for states in hidden] != expected:
+        return (
+            f"it returns {len(hidden)} hidden states, not the embedding output and one for each of its "
+            f"{config.num_hidden_layers} layers, all {config.hidden_size} wide"
+        )
+    return None
+
+
+def _attention_problem(config: PretrainedConfig, recording: Recording) -> str | None:
+    if recording.calls != config.num_hidden_layers:
+        return (
+            f"{recording.calls} of its {config.num_hidden_layers} layers hand their queries, keys and values to "
+            "transformers' attention interface"
+        )
+    for layer, noted in recording.attention.items():
+        heads = {states.shape[1] for states in (noted.query, noted.key, noted.value)}
+        if heads != {config.num_attention_heads}:
+            return (
+                f"layer {layer} has {sorted(heads)} heads of queries, keys and values, its config says "
+                f"{config.num_attention_heads}"
+            )
+    return None

@@ -1,0 +1,88 @@
+"""Learned linear maps between the widths of student and teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+
+from schemas.recipe.objective import LatentObjective
+
+
+class Projections(nn.Module):
+    """Maps from the student's states to one teacher's width, or from both sides to a common width.
+
+    One per matched state or one for all. Where the widths agree they start as the identity, so that a student copied
+    from its teacher starts matched; otherwise as torch draws a linear layer. TinyBERT's code has a bias, so have these.
+    """
+
+    def __init__(
+        self,
+        objective: LatentObjective,
+        states: Collection[str],
+        *,
+        student_width: int,
+        teacher_width: int,
+    ) -> None:
+        """Make the maps.
+
+        Args:
+            objective: says whether they are shared, and to which width they lead.
+            states: names of the matched states, such as `embedding` and `hidden_2`.
+            student_width: of the student's hidden states.
+            teacher_width: of the teacher's.
+        """
+        super().__init__()
+        self.objective = objective
+        width = objective.common_width or teacher_width
+        names = ["shared"] if objective.projection == "shared" and states else list(states)
+        self.maps = nn.ModuleDict()
+        self.target_maps = nn.ModuleDict()
+        if objective.projection == "none":
+            return
+        for name in names:
+            self.maps[name] = _linear(student_width, width)
+        if objective.common_width is not None:
+            for name in names:
+                self.target_maps[name] = _linear(teacher_width, width)
+
+    def student(self, name: str, states_BSH: Tensor) -> Tensor:
+        """(batch, sequence, student width) to (batch, sequence, compared width)."""
+        return self._mapped(self.maps, name, states_BSH)
+
+    def teacher(self, name: str, states_BSH: Tensor) -> Tensor:
+        """(batch, sequence, teacher width) to (batch, sequence, compared width)."""
+        return self._mapped(self.target_maps, name, states_BSH)
+
+    def _mapped(self, maps: nn.ModuleDict, name: str, states_BSH: Tensor) -> Tensor:
+        if not maps:
+            return states_BSH
+        mapped: Tensor = maps["shared" if self.objective.projection == "shared" else name](
+            states_BSH
+        )
+        return mapped
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    if inputs == outputs:
+        nn.init.eye_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def drawn_projections(
+    objective: LatentObjective,
+    states: Collection[str],
+    *,
+    student_width: int,
+    teacher_width: int,
+    seed: int,
+) -> Projections:
+    """Projections whose draw depends on `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Projections(
+            objective, states, student_width=student_width, teacher_width=teacher_width
+        )

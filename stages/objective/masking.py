@@ -1,0 +1,71 @@
+"""Masks words for masked-language objectives, the same way however a step is cut into forward passes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from schemas.core.errors import ConfigError
+from stages.data.batching.choice_groups import Rows
+from stages.data.batching.tokens import Batch
+
+NOT_PREDICTED = -100
+
+
+@dataclass(frozen=True)
+class Masking:
+    """BERT's masking (Devlin et al. 2019, section 3.1): of the chosen tokens 80 % [MASK], 10 % any token, 10 % kept."""
+
+    ratio: float
+    """Share of the real tokens, special ones excepted, that are chosen."""
+    mask_token_id: int
+    special_ids: tuple[int, ...]
+    vocab_size: int
+    seed: int
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast, *, ratio: float, seed: int) -> Masking:
+        """Masking with a tokenizer's own mask token.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if tokenizer.mask_token_id is None:
+            raise ConfigError(
+                "objective.kind: masked_language needs a tokenizer with a mask token, and the teacher's has none; "
+                "choose kind: latent, or another teacher"
+            )
+        special = tuple(sorted(tokenizer.all_special_ids))
+        return cls(ratio, tokenizer.mask_token_id, special, len(tokenizer), seed)
+
+    def mask(self, batch: Batch, rows: Rows, *, step: int) -> Batch:
+        """The batch with words masked; which ones depends on seed, step and row alone.
+
+        At least one token of every row that has any is chosen, so that no step is without a target.
+
+        Args:
+            batch: sequences on the CPU.
+            rows: their numbers in the data.
+            step: optimizer step, so that a row is masked anew each time it is read.
+        """
+        ids = batch.input_ids.numpy().copy()
+        labels = np.full_like(ids, NOT_PREDICTED)
+        for place, row in enumerate(rows):
+            random = np.random.Generator(np.random.PCG64([self.seed, step, int(row)]))
+            length = int(batch.attention_mask[place].sum())
+            words = np.flatnonzero(~np.isin(ids[place, :length], self.special_ids))
+            if not len(words):
+                continue
+            chosen = words[random.random(len(words)) < self.ratio]
+            if not len(chosen):
+                chosen = words[[random.integers(len(words))]]
+            labels[place, chosen] = ids[place, chosen]
+            kind = random.random(len(chosen))
+            others = random.integers(self.vocab_size, size=len(chosen))
+            ids[place, chosen] = np.where(
+                kind < 0.8, self.mask_token_id, np.where(kind < 0.9, others, ids[place, chosen])
+            )
+        return replace(batch, input_ids=torch.from_numpy(ids), word_labels=torch.from_numpy(labels))

@@ -1,0 +1,1 @@
+"""What would go wrong or cost too much, found before anything is trained."""

@@ -1,0 +1,213 @@
+"""What the texts of a run are, and what is odd about them; refused where more of them is odd than a recipe accepts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from schemas.core.base import digest_of
+from schemas.core.errors import DataError
+from schemas.core.kinds import (
+    Classification,
+    Embedding,
+    MultiLabel,
+    MultipleChoice,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from schemas.data.cards import DataCard, DataLimits, LengthCard, SplitCard, TaskCard
+from schemas.data.stage_data import TaskData, describe_task
+from schemas.recipe.recipe import Recipe
+from stages.data.batching.tokens import Tokens
+from stages.data.corpus.digests import corpus_digest
+from stages.data.corpus.leaks import leaks_of
+from stages.data.corpus.prepare import load_corpus
+from stages.data.corpus.tokenize import corpus_summary
+from stages.data.tasks.load import TaskRows, load_task, task_digest
+from stages.data.tasks.repeated_rows import row_hashes
+from stages.data.tasks.tokenize import tokenize_split, tokenizer_digest
+from stages.storage.sealed_folder import is_whole, make_whole
+from stages.text.fingerprints import Hashes
+
+CARD_VERSION = 2
+"""Raise when the same texts should give another card."""
+_CARD = "card.json"
+
+
+def make_data_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) -> DataCard:
+    """The card of everything that a recipe reads; what is read for it is kept, and need not be read again.
+
+    Raises:
+        DataError: more rows are odd than `recipe.limits` accepts.
+    """
+    task, corpus = recipe.task, recipe.general_corpus
+    identity = {
+        "task": None if task is None else [task_digest(task), task.max_length],
+        "corpus": None if corpus is None else corpus_digest(corpus),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "version": CARD_VERSION,
+    }
+    folder = cache / "cards" / digest_of(identity)[:32]
+    if not is_whole(folder):
+        made = _make_card(recipe, tokenizer, cache)
+
+        def write(into: Path) -> None:
+            (into / _CARD).write_text(made.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+        make_whole(folder, write)
+    card = DataCard.model_validate_json((folder / _CARD).read_text(encoding="utf-8"))
+    check_card(card, recipe.limits)
+    return card
+
+
+def _make_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) -> DataCard:
+    task, corpus = recipe.task, recipe.general_corpus
+    found = summary = leaks = None
+    if task is not None:
+        rows = load_task(task, cache, droppable=recipe.limits.dropped)
+        found = task_card(task, rows, tokenizer, cache)
+    if corpus is not None:
+        summary = corpus_summary(corpus, cache, tokenizer)
+        if task is not None:
+            leaks = leaks_of(task, load_corpus(corpus, cache).train, cache)
+    return DataCard(task=found, corpus=summary, leaks=leaks)
+
+
+def task_card(
+    task: TaskData, rows: TaskRows, tokenizer: PreTrainedTokenizerFast, cache: Path
+) -> TaskCard:
+    """The card of a task."""
+    splits = {}
+    train = row_hashes(rows.train)
+    for name in ("train", "validation", *rows.more):
+        tokens = tokenize_split(rows, name, tokenizer, max_length=task.max_length, cache=cache)
+        splits[name] = _split_card(rows, name, tokens, train)
+    return TaskCard(task=describe_task(task), kind=task.problem.kind, splits=splits)
+
+
+def _split_card(rows: TaskRows, name: str, tokens: Tokens, train: Hashes) -> SplitCard:
+    data = rows.split(name)
+    hashes = train if name == "train" else row_hashes(data)
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    answers = _answer_numbers(data)
+    return SplitCard(
+        rows=len(data),
+        sequences=len(tokens),
+        tokens=tokens.num_tokens,
+        lengths=_lengths(tokens.lengths),
+        cut=_rows_cut(tokens),
+        duplicates=len(data) - len(first),
+        contradictions=0 if answers is None else _contradictions(group, answers),
+        in_train=0 if name == "train" else int(np.isin(hashes, train).sum()),
+        dropped=rows.dropped.get(name, 0),
+        labels=_balance(rows, data),
+    )
+
+
+def _rows_cut(tokens: Tokens) -> int:
+    """Rows of which something was left out, in one of their sequences at least."""
+    if tokens.cut is None:
+        return 0
+    cut = np.flatnonzero(tokens.cut)
+    return len(cut if tokens.examples is None else np.unique(tokens.examples[cut]))
+
+
+def _lengths(lengths: np.ndarray) -> LengthCard:
+    return LengthCard(
+        mean=float(lengths.mean()),
+        median=int(np.median(lengths)),
+        most_of=int(np.quantile(lengths, 0.95, method="higher")),
+        longest=int(lengths.max()),
+    )
+
+
+def _answer_numbers(data: Dataset) -> np.ndarray | None:
+    """A number for each row's label, equal where the labels are; None without labels."""
+    column = next((name for name in ("label", "answers") if name in data.column_names), None)
+    if column is None:
+        return None
+    texts = np.array([repr(value) for value in data[column]], dtype=object)
+    return np.unique(texts.astype(str), return_inverse=True)[1]
+
+
+def _contradictions(group: np.ndarray, answers: np.ndarray) -> int:
+    """Rows of texts that have more than one answer."""
+    pairs = np.unique(np.stack([group, answers], axis=1), axis=0)
+    answers_of_text = np.bincount(pairs[:, 0], minlength=group.max() + 1)
+    return int((answers_of_text[group] > 1).sum())
+
+
+def _balance(rows: TaskRows, data: Dataset) -> dict[str, float]:
+    match rows.problem:
+        case Classification():
+            counts = np.bincount(np.asarray(data["label"][:]), minlength=len(rows.labels))
+            return dict(zip(rows.labels, counts.tolist(), strict=True))
+        case MultiLabel():
+            has = np.asarray(data["label"][:]).reshape(len(data), -1)
+            return dict(zip(rows.labels, has.sum(0).tolist(), strict=True))
+        case TokenClassification():
+            tags = np.concatenate([np.asarray(row, np.int64) for row in data["label"][:]])
+            counts = np.bincount(tags, minlength=len(rows.labels))
+            return dict(zip(rows.labels, counts.tolist(), strict=True))
+        case Regression():
+            return _range(np.asarray(data["label"][:], np.float64))
+        case QuestionAnswering():
+            answered = sum(bool(answers) for answers in data["answers"][:])
+            return {"answered": answered, "without an answer": len(data) - answered}
+        case MultipleChoice():
+            counts = np.bincount(np.asarray(data["label"][:]))
+            return {f"choice {number}": count for number, count in enumerate(counts.tolist(), 1)}
+        case Embedding():
+            return _range(np.asarray(data["label"][:])) if "label" in data.column_names else {}
+        case _:
+            assert_never(rows.problem)
+
+
+def _range(values: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": float(values.mean()),
+        "lowest": float(values.min()),
+        "highest": float(values.max()),
+    }
+
+
+def check_card(card: DataCard, limits: DataLimits) -> None:
+    """Refuse texts of which more is odd than accepted.
+
+    Raises:
+        DataError: every limit that is passed, with what was found and what to do.
+    """
+    problems: list[str] = []
+
+    def check(name: str, odd: int, of: int, what: str, remedy: str) -> None:
+        limit: float = getattr(limits, name)
+        if of and odd / of > limit:
+            problems.append(
+                f"limits.{name}: {what}: {odd:,} of {of:,} rows, {100 * odd / of:.1f} %, and {100 * limit:g} % are "
+                f"accepted; {remedy}, or raise limits.{name}"
+            )
+
+    for name, split in card.task.splits.items() if card.task else ():
+        where = f"task, {name}"
+        check(
+            "cut", split.cut, split.rows, f"{where}: cut off by max_length", "raise task.max_length"
+        )
+        if name == "train":
+            check("duplicates", split.duplicates, split.rows, f"{where}: texts that were there before",
+                  "leave the repeated rows out")  # fmt: skip
+            check("contradictions", split.contradictions, split.rows,
+                  f"{where}: texts that have several labels", "mend the labels")  # fmt: skip
+        else:
+            check("in_train", split.in_train, split.rows, f"{where}: texts that are also in train",
+                  "give other validation rows")  # fmt: skip
+    if card.leaks is not None and card.corpus is not None:
+        rows = sum(source.train for source in card.corpus.sources)
+        check("corpus_leaks", card.leaks.rows, rows, "general_corpus: rows that hold a validation text of the task",
+              "name the task in general_corpus.decontaminate")  # fmt: skip
+    if problems:
+        raise DataError(problems[0] if len(problems) == 1 else "; ".join(problems))

@@ -1,0 +1,295 @@
+"""Whether the models that a recipe names can do what it asks of them: what a run would refuse, before it trains."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoModel,
+    AutoModelForMaskedLM,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from schemas.core.errors import ConfigError, DataError
+from schemas.core.kinds import AnyProblem
+from schemas.core.layer_map import teacher_layers
+from schemas.core.refs import describe_model
+from schemas.core.terms import Attention, Relation
+from schemas.recipe.objective import MaskedLanguageObjective, latent_of
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import Stage
+from schemas.recipe.student import ExtractStart, ModelStart, TeacherLayersStart
+from schemas.recipe.teacher import AlreadyFineTuned
+from stages.build import check_shape
+from stages.models.encoders import (
+    check_same_vocabulary,
+    load_config,
+    load_tokenizer,
+    locate,
+    probed,
+    shape_of,
+)
+from stages.models.extraction.extract import choose_parts, extract_student
+from stages.models.heads import (
+    check_head_weights,
+    check_outputs,
+    check_trained_head,
+    has_head_for,
+    load_with_head,
+)
+from stages.models.masked_lm import has_word_head
+from stages.models.student import check_copied_layers, student_config
+from stages.models.weights import check_weights
+
+_STAGE = re.compile(r"stages\[\d+\]")
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a recipe, looked at."""
+
+    folder: Path
+    """Of the pretrained teacher."""
+    teacher: PretrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    """The teacher's, which all models share."""
+    student: PretrainedConfig
+
+
+def check_models(recipe: Recipe) -> Models:
+    """Look at the models that a recipe names, but for those that somebody has fine-tuned.
+
+    Raises:
+        ConfigError: the recipe does not fit them; every problem at once.
+        DataError: a model is missing or damaged, or cannot be used together with the others.
+        ServiceError: a model hub is needed and cannot be reached.
+    """
+    folder = locate(recipe.pretrained)
+    teacher = load_config(folder)
+    check_weights(AutoModel, folder, teacher)
+    tokenizer = load_tokenizer(folder, teacher)
+    student = _student_config(recipe, teacher, folder)
+    whose = {describe_model(recipe.pretrained): teacher, "student": student}
+    problems = recipe.problems_with(shape_of(teacher))
+    problems = problems or list(_reading_problems(recipe, recipe.stages, whose))
+    for index, other in enumerate(recipe.teacher.others):
+        problems += _other_problems(recipe, locate(other.model), folder, f"teacher.others[{index}]")
+    problems += _head_problems(recipe, teacher, student)
+    problems += _word_problems(
+        recipe, folder, student, has_mask=tokenizer.mask_token_id is not None
+    )
+    if problems:
+        raise _refused(recipe, problems)
+    _check_start(recipe, teacher, folder)
+    return Models(folder, teacher, tokenizer, student)
+
+
+def _refused(recipe: Recipe, problems: list[str]) -> ConfigError:
+    return ConfigError([f"recipe {recipe.name}: {problem}" for problem in once_each(problems)])
+
+
+def once_each(problems: list[str]) -> list[str]:
+    """Each problem once; one that several stages have with all of them in front."""
+    stages: dict[str, dict[str, None]] = {}
+    for problem in problems:
+        stage = _STAGE.match(problem)
+        name = stage[0] if stage else ""
+        stages.setdefault(problem[len(name) :], {})[name] = None
+    return [", ".join(names) + problem for problem, names in stages.items()]
+
+
+def _student_config(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> PretrainedConfig:
+    """The config of the student; of the model that it starts from, where that is there already."""
+    start = recipe.student.start
+    if not isinstance(start, ModelStart):
+        return student_config(teacher, recipe.student.shape, recipe.student.model_type)
+    given = locate(start.model)
+    config = load_config(given)
+    check_weights(AutoModel, given, config)
+    check_same_vocabulary(given, folder, place="student.start.model")
+    check_shape(shape_of(config), recipe.student.shape, given)
+    _check_positions(recipe, config, given, "student.start.model")
+    return config
+
+
+def _check_positions(recipe: Recipe, config: PretrainedConfig, folder: Path, place: str) -> None:
+    """Refuse a model that reads fewer tokens than the recipe's data may have."""
+    most = shape_of(config).max_positions
+    for name in ("task", "general_corpus"):
+        data = getattr(recipe, name)
+        if data is not None and data.max_length > most:
+            raise DataError(
+                f"{place}: {folder} reads at most {most} tokens, but {name}.max_length is {data.max_length}; lower it, "
+                "or give another model"
+            )
+
+
+def _reading_problems(
+    recipe: Recipe, stages: tuple[Stage, ...], models: dict[str, PretrainedConfig]
+) -> Iterator[str]:
+    """Objectives that ask for what a model of these families does not show."""
+    for stage in stages:
+        latent = latent_of(stage.objective)
+        if latent is None:
+            continue
+        place = f"stages[{recipe.stages.index(stage)}].objective.terms"
+        for whose, config in models.items():
+            wanted = [term for term in latent.terms if isinstance(term, Attention | Relation)]
+            if wanted and (reason := probed(config).attention) is not None:
+                yield (
+                    f"{place}: {wanted[0].kind} cannot be read from a {config.model_type} "
+                    f"model ({whose}): {reason}; leave the term out, or take another model"
+                )
+            if len(wanted) < len(latent.terms) and (reason := probed(config).hidden_states):
+                yield (
+                    f"{place}: hidden states cannot be read from a {config.model_type} model "
+                    f"({whose}): {reason}; leave those terms out, or take another model"
+                )
+
+
+def _other_problems(recipe: Recipe, folder: Path, first: Path, place: str) -> list[str]:
+    """What does not fit one more teacher."""
+    config = load_config(folder)
+    check_weights(AutoModel, folder, config)
+    check_same_vocabulary(folder, first, place=f"{place}.model")
+    found = recipe.problems_with(shape_of(config), is_first=False)
+    found = found or list(_reading_problems(recipe, recipe.stages, {str(folder): config}))
+    if recipe.task is not None and not has_head_for(config, recipe.task.problem):
+        found.append(_no_head(config, recipe.task.problem))
+    return [f"{place}: {problem}" for problem in found]
+
+
+def _head_problems(
+    recipe: Recipe, teacher: PretrainedConfig, student: PretrainedConfig
+) -> list[str]:
+    """Kinds of tasks that a family has no head for."""
+    if recipe.task is None:
+        return []
+    problem = recipe.task.problem
+    families = {config.model_type: config for config in (teacher, student)}
+    return [
+        _no_head(config, problem)
+        for config in families.values()
+        if not has_head_for(config, problem)
+    ]
+
+
+def _no_head(config: PretrainedConfig, problem: AnyProblem) -> str:
+    return (
+        f"task.problem: transformers has no {problem.kind} head for {config.model_type} models; take teacher and "
+        "student of another family, such as bert, roberta or modernbert"
+    )
+
+
+def _word_problems(
+    recipe: Recipe, folder: Path, student: PretrainedConfig, *, has_mask: bool
+) -> list[str]:
+    """What asks for masked words, or for a head that predicts them, where there is none."""
+    problems: list[str] = []
+    for index, stage in enumerate(recipe.stages):
+        if not isinstance(stage.objective, MaskedLanguageObjective):
+            continue
+        place = f"stages[{index}].objective"
+        if not has_mask:
+            problems.append(
+                f"{place}.kind: the teacher's tokenizer has no mask token; choose kind: latent"
+            )
+        if type(student) not in MODEL_FOR_MASKED_LM_MAPPING:
+            problems.append(
+                f"{place}.kind: transformers has no masked-language head for {student.model_type} models; choose kind: "
+                "latent, or set student.model_type to another family, such as bert"
+            )
+        if stage.objective.soft_label is not None and not has_word_head(folder):
+            problems.append(
+                f"{place}.soft_label: {describe_model(recipe.pretrained)} has no masked-language head, so it has no "
+                "answers at masked words; give a teacher that was pretrained on masked words, or set soft_label to null"
+            )
+    start, copies = recipe.student.start, recipe.augmentation
+    if not has_mask and isinstance(start, ExtractStart) and start.units == "importance":
+        problems.append(
+            "student.start.units: importance is measured on masked words, and the teacher's tokenizer has no mask "
+            "token; set student.start.units to random"
+        )
+    predicts = copies is not None and copies.masked_language != "never" and has_word_head(folder)
+    if predicts and not has_mask:
+        assert copies is not None
+        problems.append(
+            f"augmentation.masked_language: {copies.masked_language}, but the teacher's tokenizer has no mask token, "
+            "so no word can be predicted; give never, or another teacher"
+        )
+    if not problems and _uses_word_head(recipe) and has_word_head(folder):
+        check_weights(AutoModelForMaskedLM, folder, load_config(folder))
+    return problems
+
+
+def _uses_word_head(recipe: Recipe) -> bool:
+    """Whether the teacher's masked-language head is loaded, if it has one."""
+    start = recipe.student.start
+    return (
+        any(isinstance(stage.objective, MaskedLanguageObjective) for stage in recipe.stages)
+        or (isinstance(start, ExtractStart) and start.units == "importance")
+        or (recipe.augmentation is not None and recipe.augmentation.masked_language != "never")
+    )
+
+
+def _check_start(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> None:
+    """Refuse a start that the teacher cannot give, by making it of shapes alone."""
+    student, start = recipe.student, recipe.student.start
+    if isinstance(start, TeacherLayersStart):
+        check_copied_layers(student, start, teacher)
+    elif isinstance(start, ExtractStart):
+        layers = teacher_layers(
+            start.layer_map,
+            num_student_layers=student.shape.num_layers,
+            num_teacher_layers=teacher.num_hidden_layers,
+        )
+        config = student_config(teacher, student.shape, layers=layers)
+        extraction = choose_parts(teacher, config, layers, importance=None, seed=start.seed)
+        with torch.device("meta"):
+            extract_student(AutoModel.from_config(load_config(folder)), config, extraction)
+
+
+def check_given_teachers(recipe: Recipe, models: Models, labels: tuple[str, ...]) -> None:
+    """Refuse a teacher that somebody has fine-tuned, if it does not answer what the task asks.
+
+    Args:
+        recipe: names them.
+        models: the others.
+        labels: of the task.
+
+    Raises:
+        ConfigError: its shape does not fit the stages that learn from it.
+        DataError: it cannot be used.
+    """
+    given = {"teacher.task_model.model": recipe.teacher.task_model}
+    for index, other in enumerate(recipe.teacher.others):
+        given[f"teacher.others[{index}].task_model.model"] = other.task_model
+    for place, task_model in given.items():
+        if isinstance(task_model, AlreadyFineTuned):
+            _check_given(recipe, task_model, labels, models.folder, place)
+
+
+def _check_given(
+    recipe: Recipe, given: AlreadyFineTuned, labels: tuple[str, ...], pretrained: Path, place: str
+) -> None:
+    assert recipe.task is not None
+    problem, folder = recipe.task.problem, locate(given.model)
+    config = load_config(folder)
+    check_trained_head(folder, problem, describe_model(given.model))
+    check_head_weights(folder, problem, config)
+    check_same_vocabulary(folder, pretrained, place=place)
+    _check_positions(recipe.model_copy(update={"general_corpus": None}), config, folder, place)
+    stages = tuple(stage for stage in recipe.stages if stage.teacher == "fine_tuned")
+    places = tuple(f"stages[{recipe.stages.index(stage)}]." for stage in stages)
+    problems = recipe.problems_with(shape_of(config), is_first=False)
+    problems = [problem for problem in problems if problem.startswith(places)]
+    problems = problems or list(_reading_problems(recipe, stages, {str(folder): config}))
+    if problems:
+        raise _refused(recipe, [f"{place}: {problem}" for problem in problems])
+    check_outputs(load_with_head(folder, problem), problem, labels, folder)

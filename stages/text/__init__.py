@@ -1,0 +1,1 @@
+"""Properties of text itself: sentences, scripts, fingerprints."""

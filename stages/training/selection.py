@@ -1,0 +1,245 @@
+"""Which of a stage's weights are kept: its head's answers are scored while it trains, on rows it does not learn from.
+
+Everything that decides (best weights so far, their score, how long nothing was gained) is part of the training state,
+so that a stage that was interrupted keeps the very weights it would have kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from schemas.core.errors import CheckpointError, DataError
+from schemas.core.metrics import titled
+from schemas.core.training import Selection
+from schemas.data.tasks import AnyTask
+from stages.data.batching.batches import Batches
+from stages.data.batching.tokens import Tokens
+from stages.data.tasks.load import TaskRows
+from stages.data.tasks.repeated_rows import rows_in_train
+from stages.data.tasks.stratified import classes_of, drawn_from, drawn_rows
+from stages.evaluation.read_models import answers_of
+from stages.scores.scorer import Scorer
+from stages.scores.scorers import VectorScorer, scorer_of
+
+FEWEST_HELD_OUT = 50
+"""Fewer rows say too little about which weights are better."""
+
+_MOST_OF_ONE_TEXT = 1000
+"""Rows of a class that may all have the same text."""
+
+MEAN_SCORE = "mean_score"
+"""What the mean of several tasks' main scores is called."""
+
+
+@dataclass(frozen=True)
+class TaskPart:
+    """One labelled task of a stage's data."""
+
+    task: AnyTask
+    rows: TaskRows
+    train: Tokens
+    """All of its training sequences, those held out too."""
+    validation: Tokens
+    outputs: slice
+    """Which of the head's outputs are its own."""
+    held_out: NDArray[np.int64] | None = None
+    """Training rows that are scored and not learnt; None where validation rows are scored."""
+
+    def scorer(self) -> Scorer:
+        """Scores answers to all validation rows."""
+        return scorer_of(
+            self.rows, "validation", self.validation, np.arange(len(self.rows.validation))
+        )
+
+    def learnt(self) -> Tokens:
+        """The training sequences without the rows that are held out, nor any other row of the same text.
+
+        Raises:
+            DataError: nothing is left.
+        """
+        if self.held_out is None:
+            return self.train
+        row_of = np.arange(len(self.train)) if self.train.examples is None else self.train.examples
+        return self.train.selected(np.flatnonzero(np.isin(row_of, self.rows_learnt())))
+
+    def rows_learnt(self) -> NDArray[np.int64]:
+        """Numbers of the training rows that `learnt` is of.
+
+        Raises:
+            DataError: as `learnt`.
+        """
+        if self.held_out is None:
+            return np.arange(len(self.rows.train))
+        is_held = rows_in_train(self.rows.train.select(self.held_out), self.rows.train)
+        left = np.flatnonzero(~is_held)
+        if not len(left):
+            raise DataError(
+                "training.selection.rows: every training row has the text of one that is held out; set it to validation"
+            )
+        return left
+
+
+def held_out_rows(rows: TaskRows, task: AnyTask, selection: Selection) -> NDArray[np.int64] | None:
+    """The training rows that are taken away to be scored, drawn by class with the task's own seed; None where none are.
+
+    A class's only row, or only text, stays in training. All fine-tunings of a task, and all its stages, leave out the
+    same rows.
+
+    Raises:
+        DataError: too few would be left.
+    """
+    if selection.rows == "validation":
+        return None
+    number = len(rows.train)
+    wanted = max(FEWEST_HELD_OUT, round(selection.held_out_share * number))
+    if 2 * wanted > number:
+        raise DataError(
+            f"training.selection.rows: held_out takes {wanted} training rows away to score them, and the task has only "
+            f"{number}; set it to validation, or give more training rows"
+        )
+    by = classes_of(rows.train, rows.problem)
+    held = drawn_rows(number, min(wanted, selection.max_rows), seed=task.seed, by=by, keep_one=True)
+    return held if by is None else held[~np.isin(by[held], _lost(rows.train, held, by))]
+
+
+def _lost(train: Dataset, held: NDArray[np.int64], by: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The classes of which nothing is left to learn: the text of every row is also that of one that is held out."""
+    classes, sizes = np.unique(by, return_counts=True)
+    # A larger class does not have one text alone; looking at its rows would take time.
+    small = np.flatnonzero(np.isin(by, classes[sizes < _MOST_OF_ONE_TEXT]))
+    if not len(small):
+        return small
+    gone = rows_in_train(train.select(held), train.select(small))
+    return np.setdiff1d(by[small], by[small][~gone])
+
+
+class Selector:
+    """Scores a student now and then, keeps its best weights, and says when nothing is gained any more."""
+
+    def __init__(
+        self, selection: Selection, parts: Sequence[TaskPart], teachers: Sequence[nn.Module]
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            selection: when and by what.
+            parts: the tasks that the student answers.
+            teachers: of the stage; vectors are compared with those of the first.
+        """
+        self.selection = selection
+        self.parts = [(part, _scorer(part, selection)) for part in parts]
+        self.teachers = teachers
+        self.metric = self.title = MEAN_SCORE
+        if len(parts) == 1:
+            self.metric = _metric(parts[0], selection)
+            self.title = titled(self.metric, self.parts[0][1].about(self.metric))
+        self.best: dict[str, Tensor] = {}
+        """The best weights so far, on the CPU; empty before the first measurement."""
+        self.best_step = 0
+        self.best_score = self.score = -np.inf
+        self.without_gain = 0
+        self._round = self._due = 0
+
+    def is_due(self, step: int, batches: Batches, num_steps: int) -> bool:
+        """Whether the student is scored after `step` of `num_steps` steps."""
+        every = self.selection.every
+        while self._due < step:
+            self._round += 1
+            so_long = every.model_copy(update={"amount": every.amount * self._round})
+            self._due = batches.num_steps(so_long)
+        return step in (self._due, num_steps)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether so many measurements brought no gain that training ends."""
+        patience = self.selection.patience
+        return patience is not None and self.without_gain >= patience
+
+    def measure(self, step: int, student: nn.Module, objective: nn.Module) -> dict[str, float]:
+        """Score the student, keep its weights if they are the best so far, and say what came of it."""
+        self.score = self._score_of(student)
+        student.train()
+        if not self.best or self.score > self.best_score:
+            self.best_step, self.best_score, self.without_gain = step, self.score, 0
+            self.best = {
+                f"{name}.{key}": tensor.detach().to("cpu", copy=True)
+                for name, module in (("student", student), ("objective", objective))
+                for key, tensor in module.state_dict().items()
+            }
+        else:
+            self.without_gain += 1
+        return self.metrics()
+
+    def _score_of(self, student: nn.Module) -> float:
+        device = next(student.parameters()).device
+        scores = []
+        for part, scorer in self.parts:
+            if isinstance(scorer, VectorScorer) and scorer.teacher is None:
+                scorer.teacher = answers_of(self.teachers[0].to(device), scorer)
+            said = answers_of(student, scorer, part.outputs)
+            scores.append(scorer.score(_metric(part, self.selection), said))
+        return float(np.mean(scores))
+
+    def metrics(self) -> dict[str, float]:
+        """The last score, the best one, and the step that it was reached at."""
+        return {
+            f"select/{self.metric}": self.score,
+            f"select/best_{self.metric}": self.best_score,
+            "select/best_step": float(self.best_step),
+        }
+
+    def restore_best(self, student: nn.Module, objective: nn.Module) -> None:
+        """Give student and projections the best weights."""
+        for name, module in (("student", student), ("objective", objective)):
+            module.load_state_dict(_part(self.best, f"{name}."))
+
+    def numbers(self) -> dict[str, float]:
+        """What, beside the best weights, a training state keeps."""
+        return {
+            "select_best_step": self.best_step,
+            "select_best_score": self.best_score,
+            "select_score": self.score,
+            "select_without_gain": self.without_gain,
+        }
+
+    def restore(self, best: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
+        """Go back to a training state.
+
+        Raises:
+            CheckpointError: it is of a stage that kept no weights.
+        """
+        if "select_best_step" not in numbers:
+            raise CheckpointError(
+                "the state kept says nothing of the best weights so far; delete the stage's folder under states/ to "
+                "begin the stage anew"
+            )
+        self.best = dict(best)
+        self.best_step = int(numbers["select_best_step"])
+        self.best_score = float(numbers["select_best_score"])
+        self.score = float(numbers["select_score"])
+        self.without_gain = int(numbers["select_without_gain"])
+
+
+def _metric(part: TaskPart, selection: Selection) -> str:
+    return selection.metric or part.task.main_metric
+
+
+def _scorer(part: TaskPart, selection: Selection) -> Scorer:
+    if part.held_out is not None:
+        return scorer_of(part.rows, "train", part.train, part.held_out)
+    chosen = drawn_from(part.rows.validation, part.rows.problem, selection.max_rows)
+    return scorer_of(part.rows, "validation", part.validation, chosen)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,110 @@
+"""Values in the task's own units, learnt as if they had mean 0 and deviation 1.
+
+A head that is drawn anew answers about 0 with a spread well below 1, and learning rates and losses are chosen for
+targets of that size: values from -3 to 120 are learnt slowly, and their squared errors outweigh every other term. So
+the last layer of a head that is trained computes z, and a hook makes scale · z + mean of it, in float32 whatever the
+number format. The model answers in the task's units all the while, and a loss divides its errors by the scale. What is
+kept has scale and mean in the layer's own weight and bias, so that transformers alone gives the same answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from schemas.core.kinds import Regression
+from stages.data.tasks.load import TaskRows
+from stages.models.heads import output_layer
+
+_SCALE, _MEAN, _HOOK = "unit_scale", "unit_mean", "_unit_hook"
+
+
+@dataclass(frozen=True)
+class Units:
+    """Mean and deviation of the training rows' values for each output of a head; 0 and 1 for classes."""
+
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+
+    @classmethod
+    def of(cls, tasks: Iterable[TaskRows]) -> Units | None:
+        """Those of the tasks' outputs side by side; None where none of them is a value."""
+        means: list[float] = []
+        scales: list[float] = []
+        has_values = False
+        for rows in tasks:
+            if not isinstance(rows.problem, Regression):
+                means += [0.0] * len(rows.labels)
+                scales += [1.0] * len(rows.labels)
+                continue
+            values = np.asarray(rows.train["label"], np.float64)
+            means.append(float(values.mean()))
+            # Few drawn rows may all have the same value.
+            scales.append(float(values.std()) or 1.0)
+            has_values = True
+        return cls(tuple(means), tuple(scales)) if has_values else None
+
+
+def fresh_in_units(model: nn.Module, units: Units) -> None:
+    """Let a head that was just drawn answer in the task's units, about their mean at first."""
+    layer = output_layer(model, len(units.means))
+    if layer is not None:
+        _attach(layer, *_of_layer(layer, units))
+
+
+@torch.no_grad()
+def trained_in_units(model: nn.Module, units: Units) -> None:
+    """Let a trained head compute z and then its values, which stay what they are but for rounding.
+
+    In bf16 a bias of 60 would leave steps of a quarter between neighbouring answers.
+    """
+    layer = output_layer(model, len(units.means))
+    if layer is None:
+        return
+    scale, mean = _of_layer(layer, units)
+    layer.weight.div_(scale[:, None])
+    if layer.bias is not None:
+        layer.bias.sub_(mean).div_(scale)
+    _attach(layer, scale, mean)
+
+
+@torch.no_grad()
+def fold_units(model: nn.Module) -> None:
+    """Put scale and mean into the last layer's own weight and bias; nothing where it has none."""
+    for layer in model.modules():
+        if hasattr(layer, _HOOK):
+            scale, mean = layer.get_buffer(_SCALE), layer.get_buffer(_MEAN)
+            assert isinstance(layer, nn.Linear)
+            layer.weight.mul_(scale[:, None])
+            if layer.bias is not None:
+                layer.bias.mul_(scale).add_(mean)
+            getattr(layer, _HOOK).remove()
+            for name in (_SCALE, _MEAN, _HOOK):
+                delattr(layer, name)
+
+
+def _of_layer(layer: nn.Linear, units: Units) -> tuple[Tensor, Tensor]:
+    """(outputs,) scale and mean; without a bias to put the mean in, the scale alone, which is then the values' size."""
+    scale, mean = np.array(units.scales), np.array(units.means)
+    if layer.bias is None:
+        scale, mean = np.hypot(scale, mean), np.zeros_like(mean)
+    device = layer.weight.device
+    return tuple(torch.tensor(each, dtype=torch.float32, device=device) for each in (scale, mean))  # type: ignore[return-value]
+
+
+def _attach(layer: nn.Linear, scale: Tensor, mean: Tensor) -> None:
+    # Buffers go to the layer's device with it; they are no part of what is kept.
+    layer.register_buffer(_SCALE, scale, persistent=False)
+    layer.register_buffer(_MEAN, mean, persistent=False)
+    setattr(layer, _HOOK, layer.register_forward_hook(_in_units))
+
+
+def _in_units(layer: nn.Module, _inputs: Any, answer: Tensor) -> Tensor:
+    """Values of (..., outputs) z, in float32 at least."""
+    wide = answer if answer.dtype == torch.float64 else answer.float()
+    return wide * layer.get_buffer(_SCALE) + layer.get_buffer(_MEAN)

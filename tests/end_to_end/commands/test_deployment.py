@@ -1,0 +1,67 @@
+"""`prefect deployment run distill-flow/quickstart` against a started server, as the README says it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from pipeline.recipes.shipped import shipped_names
+from tests.end_to_end.processes import distill, free_port, running
+from tests.support.toys import toy_recipe_dict
+
+
+@pytest.mark.slow
+def test_a_deployment_runs_to_its_end_on_a_started_server(tmp_path: Path) -> None:
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    env = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+    prefect = (sys.executable, "-m", "prefect")
+    parameters = {"recipe": str(recipe), "options": {"store": str(tmp_path / "store")}}
+    with (
+        running(
+            *prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), env=env
+        ) as server,
+    ):
+        server.wait_for("Check out the dashboard")
+        with running(*distill("serve"), env=env) as worker:
+            worker.wait_for(f"prefect deployment run distill-flow/{shipped_names()[-1]}")
+            _wait_for_deployments(api, len(shipped_names()))
+            command = (*prefect, "deployment", "run", "distill-flow/quickstart", "--watch")
+            with running(*command, "--params", json.dumps(parameters), env=env) as run:
+                code = run.wait(280)
+            assert code == 0, run.output + worker.output
+        names = {task["name"] for task in httpx.post(f"{api}/task_runs/filter", json={}).json()}
+        assert {"teacher", "general", "general_enhanced", "task_adaptive", "task_specific"} <= names
+        flow_run = httpx.post(f"{api}/flow_runs/filter", json={}).json()[0]
+        assert flow_run["state_type"] == "COMPLETED"
+        assert flow_run["parameters"]["recipe"] == str(recipe)
+        tables = httpx.post(f"{api}/artifacts/filter", json={}).json()
+        assert {"toy-stages", "toy-result"} <= {table["key"] for table in tables}
+    assert list((tmp_path / "store" / "checkpoints").glob("task_specific-*"))
+
+
+def _wait_for_deployments(api: str, number: int) -> None:
+    import time
+
+    end = time.monotonic() + 60
+    while len(httpx.post(f"{api}/deployments/filter", json={}).json()) < number:
+        assert time.monotonic() < end, "the deployments did not appear"
+        time.sleep(0.5)
+
+
+def test_every_recipe_is_a_deployment_in_prefect_yaml() -> None:
+    from tests.end_to_end.processes import ROOT
+
+    content = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    deployments = content["deployments"]
+    assert sorted(deployment["name"] for deployment in deployments) == shipped_names()
+    for deployment in deployments:
+        assert deployment["entrypoint"] == "pipeline/flow.py:distill_flow"
+        assert deployment["parameters"]["recipe"] == deployment["name"]

@@ -1,0 +1,70 @@
+"""`evaluate` scores a teacher only where it is the one that the student learned from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.store.checkpoints import MANIFEST
+from tests.end_to_end.conftest import Distill, ToyRun
+
+
+@pytest.fixture
+def teacher(toy_run: ToyRun, tmp_path: Path) -> Iterator[Path]:
+    """The teacher's checkpoint, which is put back afterwards."""
+    checkpoint = toy_run.report.rows[0].checkpoint
+    assert checkpoint is not None
+    assert checkpoint.stage == "teacher"
+    folder, kept = Path(checkpoint.path), tmp_path / "kept"
+    shutil.copytree(folder, kept)
+    yield folder
+    shutil.rmtree(folder)
+    shutil.copytree(kept, folder)
+
+
+def evaluated(distill: Distill, toy_run: ToyRun) -> list[str]:
+    """The models that are scored."""
+    last = toy_run.report.rows[4].checkpoint
+    assert last is not None
+    task = toy_run.recipe.parent / "in" / "task"
+    code, out, err = distill(
+        "evaluate", last.path, "--task", task, "--store", toy_run.store, "--json"
+    )
+    assert code == 0, err
+    return [model["name"] for model in json.loads(out)["models"]]
+
+
+@pytest.mark.parametrize("harm", ["weights", "another", "manifest"])
+def test_a_teacher_that_is_not_what_it_was_is_left_out_and_said(
+    harm: str,
+    distill: Distill,
+    toy_run: ToyRun,
+    teacher: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    weights = teacher / "model" / "model.safetensors"
+    if harm == "weights":
+        content = bytearray(weights.read_bytes())
+        content[-8:] = bytes(8)
+        weights.write_bytes(bytes(content))
+        named = "model.safetensors"
+    elif harm == "manifest":
+        (teacher / MANIFEST).unlink()
+        named = "has no manifest.json"
+    else:
+        other = toy_run.report.rows[1].checkpoint
+        assert other is not None
+        shutil.rmtree(teacher)
+        shutil.copytree(other.path, teacher)
+        named = "another model than the one that the student learned from"
+    assert evaluated(distill, toy_run) == ["task_specific"]
+    assert "the teacher is left out: " in caplog.text
+    assert named in caplog.text
+
+
+def test_a_teacher_that_is_what_it_was_is_scored(distill: Distill, toy_run: ToyRun) -> None:
+    assert evaluated(distill, toy_run) == ["task_specific", "teacher"]

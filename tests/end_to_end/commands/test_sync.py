@@ -1,0 +1,121 @@
+"""`distill sync` against a real MLflow server that was away during the run, and is there later."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from pipeline.store.checkpoints import open_store, verify
+from pipeline.tracking.resume import resolve_run
+from tests.end_to_end.conftest import Distill
+from tests.end_to_end.processes import free_port, running
+from tests.support.toys import toy_recipe_dict
+
+
+@contextmanager
+def mlflow_server(port: int, folder: Path) -> Iterator[None]:
+    """A real server that takes artifacts too."""
+    command = (
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+        *("--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"),
+        *("--artifacts-destination", str(folder / "artifacts")),
+    )
+    with running(*command, env={"MLFLOW_DISABLE_TELEMETRY": "true"}) as server:
+        server.wait_for("Application startup complete", seconds=280)
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("prefect")
+def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(
+    tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: str | Path) -> tuple[int, Any, str]:
+        """Exit code, the one JSON document on stdout (None: it is empty), and stderr."""
+        code, out, err = distill(*arguments, "--store", store, "--json")
+        assert "Traceback" not in err, err
+        return code, json.loads(out) if out else None, err
+
+    content = toy_recipe_dict(tmp_path / "in")
+    content["stages"] = [content["stages"][3]]  # one stage with a classifier at its end
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    port, store = free_port(), tmp_path / "store"
+    address = f"http://127.0.0.1:{port}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:canary@127.0.0.1:{port}")
+    code, report, said = run("run", recipe)
+    assert code == 0, said
+    assert report["mlflow_run_id"] is None
+
+    code, synced, said = run("sync")
+    assert code == 1
+    assert said.count("error:") == 1
+    assert f"MLflow at {address} cannot be reached" in said
+    assert "canary" not in said + json.dumps(synced)
+    left = {run["name"].split("-")[0]: run["left"] for run in synced["runs"]}
+    assert set(left) == {"toy", "teacher", "task_specific"}
+    assert left["task_specific"]["points"] >= 4
+    # Its config, manifest, two pictures, the model in MLflow's form, and the checkpoint for other machines.
+    assert left["task_specific"]["artifacts"] == 6
+
+    with mlflow_server(port, tmp_path):
+        code, synced, said = run("sync")
+        assert code == 0, said
+        assert {run["name"].split("-")[0]: run["sent"] for run in synced["runs"]} == left
+        assert not any(amount for run in synced["runs"] for amount in run["left"].values())
+        before = everything(address)
+        code, synced, said = run("sync")
+        assert (code, synced["runs"]) == (0, [])
+        assert everything(address) == before
+
+        # A run while the server is there prints its report and nothing else, MLflow's links included.
+        code, again, said = run("run", recipe)
+        assert code == 0, said
+        assert again["rows"][-1]["status"] == "reused"
+
+        # Another machine's store, which has nothing of it, goes on from it.
+        store.rename(tmp_path / "elsewhere")
+        other = open_store(tmp_path / "other")
+        found = resolve_run(before["task_specific"]["id"], uri=address, store=other)
+        assert verify(found).digest == again["rows"][-1]["checkpoint"]["digest"]
+        assert found.is_relative_to(other.root)
+
+    stage = before["task_specific"]
+    assert stage["parent"] == before[report["run"]]["id"]
+    assert stage["status"] == "FINISHED"
+    assert stage["loss steps"] == [1, 2, 3, 4]
+    artifacts = {"config.json", "manifest.json", "curves.png", "terms.png", "model", "checkpoint"}
+    assert stage["artifacts"] == artifacts
+    assert stage["data sets"] == 1
+    assert {"report.json", "report.md", "stages.png"} == before[report["run"]]["artifacts"]
+
+
+def everything(address: str) -> dict[str, Any]:
+    """What the server has of each run, by the run's name."""
+    client = MlflowClient(tracking_uri=address)
+    experiment = client.get_experiment_by_name("distill-flow")
+    runs = client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in runs}) == len(runs)
+    return {
+        run.info.run_name: {
+            "id": run.info.run_id,
+            "parent": run.data.tags.get("mlflow.parentRunId"),
+            "status": run.info.status,
+            "metrics": run.data.metrics,
+            "loss steps": [
+                point.step for point in client.get_metric_history(run.info.run_id, "train/loss")
+            ],
+            "artifacts": {item.path for item in client.list_artifacts(run.info.run_id)},
+            "data sets": len(run.inputs.dataset_inputs),
+        }
+        for run in runs
+    }

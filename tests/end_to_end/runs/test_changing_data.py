@@ -1,0 +1,76 @@
+"""Data that changes while a run goes on: the run is that of its start, each stage is trained once, and it is said."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.flow import RunOptions, distill_flow
+from pipeline.store.checkpoints import open_checkpoint
+from schemas.results.manifest import RunReport
+from tests.support.toys import toy_recipe_dict
+
+
+@contextmanager
+def growing(file: Path, row: dict[str, str], *, once_there: Path) -> Iterator[list[int]]:
+    """A file that somebody appends to from the moment on that a folder has files; yields the appended rows' count."""
+    written, over = [0], threading.Event()
+
+    def write() -> None:
+        while not over.is_set():
+            if once_there.is_dir() and any(each.stat().st_size for each in once_there.iterdir()):
+                with file.open("a", encoding="utf-8") as rows:
+                    rows.write(json.dumps(row) + "\n")
+                written[0] += 1
+            time.sleep(0.05)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield written
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("prefect")
+def test_a_file_that_grows_is_what_it_was_when_the_run_began(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = toy_recipe_dict(tmp_path / "in", steps=20)
+    content["stages"] = content["stages"][2:3]  # task_adaptive, after its teacher
+    recipe, store = tmp_path / "toy.yaml", tmp_path / "store"
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    train, row = Path(content["task"]["train"]), {"text_a": "a good film", "label": "good"}
+    points = store / "points"
+    options = RunOptions(store=str(store))
+
+    with growing(train, row, once_there=points) as written:
+        report = distill_flow(recipe=str(recipe), options=options)
+    assert written[0] > 0
+    said = " ".join(capfd.readouterr().err.split())
+    assert said.count("since it began, its data changed") == 2
+    assert isinstance(report, RunReport)
+    assert report.data is not None
+    assert report.data.task is not None
+    assert report.data.task.splits["train"].rows == 160
+    stages = [each for each in report.rows if each.checkpoint]
+    assert [(each.name, each.status) for each in stages] == [
+        ("teacher", "ran"),
+        ("task_adaptive", "ran"),
+    ]
+    assert len(list((store / "checkpoints").iterdir())) == 2
+    identities = []
+    for each in stages:
+        assert each.checkpoint is not None
+        _, manifest = open_checkpoint(each.checkpoint.path)
+        assert manifest.digest == each.checkpoint.digest
+        identities.append(manifest.identity["data"])
+    assert len(set(identities)) == 1, "both stages are of the same rows"

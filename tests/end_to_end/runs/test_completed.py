@@ -1,0 +1,192 @@
+"""What a stage's run had still to say when it was ended after the commit is said when the stage is reused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.evaluate import evaluate_checkpoint
+from pipeline.process.settings import read_settings
+from pipeline.store.checkpoints import CheckpointStore, open_store, verify
+from pipeline.store.garbage import find_garbage, remove_garbage
+from pipeline.tracking.client import load_mlflow
+from pipeline.tracking.resume import resolve_run
+from pipeline.tracking.stored_artifacts import STORED_TAG
+from pipeline.tracking.sync import sync
+from schemas.core.errors import StoreError
+from schemas.recipe.recipe import Recipe
+from tests.end_to_end.runs.test_teacher_choice import Done, run
+from tests.support.fakes import SilentProgress, manifest_of, write_model
+from tests.support.toys import toy_recipe_dict
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """A teacher and the last stage."""
+    content = toy_recipe_dict(folder, steps=2)
+    content["stages"] = content["stages"][3:]
+    content["teacher"]["task_model"]["training"]["duration"] = "60 steps"
+    content["baselines"] = []
+    del content["general_corpus"]
+    content["execution"] = {"log_every": 50}
+    return Recipe.model_validate(content)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a store with everything but the last stage's news, whose process was killed."""
+    folder = tmp_path_factory.mktemp("killed")
+    if (child := os.fork()) == 0:
+        import pipeline.execution.stage_runner
+
+        def kill(*_: object) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        pipeline.execution.stage_runner.log_student = kill
+        run(recipe_of(folder), open_store(folder / "store"))
+        os._exit(1)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    return folder
+
+
+def runs_of(store: CheckpointStore) -> list[Any]:
+    with warnings.catch_warnings():  # MLflow and SQLAlchemy disagree about deprecations
+        warnings.simplefilter("ignore")
+        client = load_mlflow().MlflowClient(tracking_uri=f"sqlite:///{store.root}/mlflow.db")
+        experiment = client.get_experiment_by_name("toys")
+        return list(client.search_runs([experiment.experiment_id]))
+
+
+def artifacts(store: CheckpointStore, run_id: str) -> set[str]:
+    client = load_mlflow().MlflowClient(tracking_uri=f"sqlite:///{store.root}/mlflow.db")
+    return {item.path for item in client.list_artifacts(run_id)}
+
+
+def rows(done: Done) -> list[str]:
+    return [row.name for row in done.runner.rows]
+
+
+def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reused(
+    first: Path,
+) -> None:
+    store = open_store(first / "store")
+    (killed,) = [
+        each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"
+    ]
+    assert "model" not in artifacts(store, killed.info.run_id)
+    done = run(recipe_of(first), store)
+    assert rows(done) == ["teacher", "task_specific"]
+    assert [row.status for row in done.runner.rows] == ["reused", "reused"]
+    assert done.runner.rows[-1].mlflow_run_id == killed.info.run_id
+    assert "model" in artifacts(store, killed.info.run_id)
+    sync(read_settings(store.root, {}), store.points)
+    by_id = {each.info.run_id: each for each in runs_of(store)}
+    completed = by_id[killed.info.run_id]
+    assert completed.info.status == "FINISHED"
+    assert completed.data.tags[f"{STORED_TAG}model"] == "true"
+    assert completed.data.tags["mlflow.parentRunId"] == done.runner.parent_run.run_id
+    assert by_id[killed.data.tags["mlflow.parentRunId"]].info.status == "KILLED"
+    assert "RUNNING" not in {each.info.status for each in by_id.values()}
+    again = run(recipe_of(first), store)
+    assert again.runner.rows[-1].mlflow_run_id != killed.info.run_id
+    assert "model" not in artifacts(store, str(again.runner.rows[-1].mlflow_run_id))
+
+
+def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_needed(
+    first: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from pipeline.tracking import stored_artifacts as tracking_stored
+
+    store = open_store(tmp_path / "store")
+    recipe, whole = recipe_of(first), tracking_stored.save_mlflow_model
+    refused = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store.points / "x"))]
+
+    def save(*arguments: Any) -> None:
+        if refused:
+            raise refused.pop()
+        whole(*arguments)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
+
+    monkeypatch.setattr(tracking_stored, "save_mlflow_model", save)
+    with pytest.raises(StoreError, match="the disk is full"):
+        run(recipe, store)
+    for name in ("mkdtemp", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, full)
+    done = run(recipe, store)
+    (child,) = [
+        each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"
+    ]
+    assert child.info.status == "FINISHED"
+    assert rows(done) == ["teacher", "task_specific"]
+    names = artifacts(store, child.info.run_id)
+    assert {"model", "config.json", "manifest.json", "curves.png"} <= names
+
+
+@dataclass
+class Collecting(SilentProgress):
+    """Has everything that nothing needs taken away whenever a stage begins, and at every step of it."""
+
+    store: CheckpointStore | None = None
+    gone: list[str] = field(default_factory=list)
+
+    def start(self, description: str, total: int, done: int = 0) -> None:
+        super().start(description, total, done)
+        self.collect()
+
+    def advance(self, done: int, metrics: Mapping[str, float]) -> None:
+        super().advance(done, metrics)
+        if done % 20 == 0:
+            self.collect()
+
+    def collect(self) -> None:
+        assert self.store is not None
+        removed = remove_garbage(self.store, find_garbage(self.store, older_than=0.0))
+        self.gone += [piece.path for piece in removed.pieces]
+
+
+def test_gc_beside_a_run_takes_nothing_that_the_run_needs(first: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    left = store.writer("teacher", "ef" * 32).commit(manifest_of("ef" * 32), write_model)
+    watched = Collecting(store=store)
+    done = run(recipe_of(first), store, watched)
+    assert watched.gone == [f"checkpoints/{Path(left.path).name}"]
+    for row in done.runner.rows:
+        assert row.checkpoint is not None
+        assert row.status == "ran"
+        verify(Path(row.checkpoint.path))
+
+
+def test_a_store_that_was_moved_is_gone_on_with_evaluated_and_found_by_run_id(
+    first: Path, tmp_path: Path
+) -> None:
+    run(recipe_of(first), open_store(first / "store"))
+    moved = CheckpointStore(tmp_path / "moved")
+    shutil.copytree(first / "store", moved.root)
+    away = first / "store is away"
+    (first / "store").rename(away)
+    try:
+        done = run(recipe_of(first), open_store(moved.root))
+        assert [row.status for row in done.runner.rows] == ["reused", "reused"]
+        checkpoint = done.runner.rows[-1].checkpoint
+        assert checkpoint is not None
+        scores = evaluate_checkpoint(Path(checkpoint.path), str(first / "task"), moved.root)
+        assert [model.name for model in scores.models] == ["task_specific", "teacher"]
+        for each in runs_of(moved):
+            assert each.info.artifact_uri.startswith(moved.root.as_uri())
+            if each.data.tags.get("distill.stage") == "task_specific":
+                uri = f"sqlite:///{moved.root}/mlflow.db"
+                found = resolve_run(each.info.run_id, uri=uri, store=moved)
+                assert found == Path(checkpoint.path)
+    finally:
+        away.rename(first / "store")

@@ -1,0 +1,265 @@
+"""All four stages through the flow, against a real Prefect server and a real MLflow store."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from pipeline.flow import RunOptions, distill_flow
+from pipeline.recipes.shipped import read_recipe
+from pipeline.store.checkpoints import open_checkpoint, open_store, verify
+from schemas.core.errors import ConfigError
+from schemas.recipe.recipe import MadeTeachers
+from schemas.results.manifest import RunReport
+from stages.run import run_stage
+from stages.versions import installed_versions
+from tests.end_to_end.conftest import ToyRun
+from tests.support.fakes import fake_ports
+
+STAGES = ("general", "general_enhanced", "task_adaptive", "task_specific")
+pytestmark = pytest.mark.usefixtures("prefect")
+
+
+def checkpoint(report: RunReport, name: str) -> Path:
+    row = next(row for row in report.rows if row.name == name)
+    assert row.checkpoint is not None
+    return Path(row.checkpoint.path)
+
+
+def client_of(run: ToyRun) -> MlflowClient:
+    return MlflowClient(tracking_uri=f"sqlite:///{run.store}/mlflow.db")
+
+
+def test_the_table_has_a_row_for_the_teacher_each_stage_and_each_baseline(toy_run: ToyRun) -> None:
+    names = [row.name for row in toy_run.report.rows]
+    assert names == ["teacher", *STAGES, "hard_label_baseline", "bag_of_words"]
+    assert all(row.status == "ran" for row in toy_run.report.rows)
+    for row in toy_run.report.rows[1:5]:
+        assert row.judgement.probe_accuracy is not None
+        assert row.judgement.latent_loss is not None
+    assert toy_run.report.rows[0].judgement.accuracy == 1.0
+    assert toy_run.report.retained is not None
+    assert toy_run.report.size is not None
+
+
+def test_the_baseline_saw_as_many_tokens_as_the_stages(toy_run: ToyRun) -> None:
+    stages = sum(row.tokens or 0 for row in toy_run.report.rows if row.kind == "stage")
+    baseline = next(row.tokens for row in toy_run.report.rows if row.name == "hard_label_baseline")
+    assert baseline is not None
+    assert stages <= baseline < 1.2 * stages
+
+
+def test_checkpoints_chain_and_open_in_transformers(toy_run: ToyRun) -> None:
+    parent = None
+    for name in STAGES:
+        folder = checkpoint(toy_run.report, name)
+        manifest = verify(folder)
+        assert manifest.stage == name
+        assert manifest.parent_digest == parent
+        assert manifest.versions == installed_versions()
+        assert datetime.fromisoformat(manifest.created).utcoffset() == timedelta(0)
+        parent = manifest.digest
+        model = AutoModel.from_pretrained(folder / "model")
+        assert model.config.num_hidden_layers == 2
+        assert len(AutoTokenizer.from_pretrained(folder / "model")("good film")["input_ids"]) == 4
+        assert (folder / "projections.safetensors").is_file()
+    final = AutoModelForSequenceClassification.from_pretrained(folder / "model")
+    assert final.config.id2label == {0: "bad", 1: "good"}
+
+
+def test_latent_loss_falls_from_stage_to_stage(toy_run: ToyRun) -> None:
+    losses = [row.judgement.latent_loss for row in toy_run.report.rows if row.kind == "stage"]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_mlflow_holds_one_parent_and_a_comparable_child_per_stage(toy_run: ToyRun) -> None:
+    client = client_of(toy_run)
+    experiment = client.get_experiment_by_name("distill-flow")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parent = toy_run.report.mlflow_run_id
+    children = [
+        run
+        for run in runs
+        if run.data.tags.get("mlflow.parentRunId") == parent
+        and run.data.tags["distill.stage"] in STAGES
+    ]
+    assert sorted(run.info.run_name for run in children) == sorted(STAGES)
+    shared_names = set.intersection(*(set(run.data.metrics) for run in children))
+    assert {
+        "train/attention_loss",
+        "train/hidden_loss",
+        "train/embedding_loss",
+        "train/loss",
+        "train/tokens_per_second",
+        "eval/probe_accuracy",
+        "eval/latent_loss",
+    } <= shared_names
+    for run in children:
+        assert run.info.status == "FINISHED"
+        assert run.inputs.dataset_inputs[0].dataset.digest
+        assert run.data.params["training.duration.amount"] == "4.0"
+        artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert {"config.json", "manifest.json", "curves.png"} <= artifacts
+    history = client.get_metric_history(children[0].info.run_id, "train/loss")
+    assert [point.step for point in history] == [1, 2, 3, 4]
+    assert {item.path for item in client.list_artifacts(parent)} >= {
+        "report.md",
+        "report.json",
+        "stages.png",
+    }
+
+
+def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(
+    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{toy_run.store}/mlflow.db")
+    row = next(row for row in toy_run.report.rows if row.name == "task_specific")
+    client = client_of(toy_run)
+    folder = client.download_artifacts(row.mlflow_run_id, "model")
+    pipe = mlflow.transformers.load_model(folder)
+    own = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint(toy_run.report, "task_specific") / "model"
+    )
+    inputs = pipe.tokenizer(["good film", "a dull plot"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        torch.testing.assert_close(pipe.model(**inputs).logits, own(**inputs).logits)
+
+
+async def _artifacts(key: str) -> list[object]:
+    async with get_client() as client:
+        return list(
+            await client.read_artifacts(
+                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+            )
+        )
+
+
+def test_prefect_holds_the_results_table_and_readable_task_names(toy_run: ToyRun) -> None:
+    import asyncio
+
+    async def task_names() -> set[str]:
+        async with get_client() as client:
+            return {run.name for run in await client.read_task_runs()}
+
+    found = asyncio.run(_artifacts("toy-stages"))
+    # Other tests' runs of the toy recipe, some of them of its first stages only, are there as well.
+    assert any("task_specific" in str(artifact) for artifact in found)
+    assert {"teacher", *STAGES, "hard_label_baseline", "bag_of_words"} <= asyncio.run(task_names())
+
+
+def test_a_second_run_does_nothing(toy_run: ToyRun) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (toy_run.store / "checkpoints").rglob("*")}
+    again = distill_flow(recipe=str(toy_run.recipe), options=RunOptions(store=str(toy_run.store)))
+    trained = [row for row in again.rows if row.checkpoint]
+    assert len(trained) == 6
+    assert all(row.status == "reused" for row in trained)
+    assert [row.judgement for row in again.rows] == [row.judgement for row in toy_run.report.rows]
+    assert {
+        path: path.stat().st_mtime_ns for path in (toy_run.store / "checkpoints").rglob("*")
+    } == before
+    child = client_of(toy_run).get_run(again.rows[1].mlflow_run_id)
+    assert child.data.tags["distill.reused"] == "true"
+    assert child.data.tags["mlflow.parentRunId"] == again.mlflow_run_id
+    assert child.data.metrics["eval/probe_accuracy"] == again.rows[1].judgement.probe_accuracy
+
+
+def test_a_changed_last_stage_reuses_all_before_it(
+    toy_run: ToyRun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    changed = distill_flow(
+        recipe=str(toy_run.recipe),
+        overrides=["stages.task_specific.training.duration=5 steps", "baselines=[]"],
+        options=RunOptions(store=str(toy_run.store)),
+    )
+    assert [row.status for row in changed.rows] == ["reused"] * 4 + ["ran"]
+    said = capfd.readouterr().err
+    assert said.index("training.duration") < said.index("there already, reused")
+    assert said.count(": to run, unlike ") == 1
+
+
+def test_from_and_until_choose_stages(toy_run: ToyRun, tmp_path: Path) -> None:
+    options = RunOptions(
+        store=str(toy_run.store), from_stage="task_adaptive", until_stage="task_adaptive"
+    )
+    report = distill_flow(recipe=str(toy_run.recipe), options=options)
+    assert [row.name for row in report.rows if row.kind == "stage"] == list(STAGES[:3])
+    with pytest.raises(
+        ConfigError, match="stages general, general_enhanced of this recipe, which come before it"
+    ):
+        distill_flow(
+            recipe=str(toy_run.recipe),
+            options=options.model_copy(update={"store": str(tmp_path / "empty")}),
+        )
+    assert not list((tmp_path / "empty" / "checkpoints").iterdir())
+    with pytest.raises(ConfigError, match="comes after"):
+        distill_flow(
+            recipe=str(toy_run.recipe),
+            options=RunOptions(from_stage="task_specific", until_stage="general"),
+        )
+
+
+@pytest.mark.parametrize("by", ["folder", "mlflow"])
+def test_a_run_goes_on_from_an_intermediate_checkpoint(toy_run: ToyRun, by: str) -> None:
+    row = next(row for row in toy_run.report.rows if row.name == "general_enhanced")
+    assert row.checkpoint is not None
+    source = row.checkpoint.path if by == "folder" else f"mlflow:{row.mlflow_run_id}"
+    report = distill_flow(
+        recipe=str(toy_run.recipe),
+        overrides=["baselines=[]"],
+        options=RunOptions(store=str(toy_run.store), resume_from=source),
+    )
+    stages = [row for row in report.rows if row.kind == "stage"]
+    assert [row.name for row in stages] == ["task_adaptive", "task_specific"]
+    # The same stages on the same parent are the same stages.
+    assert all(row.status == "reused" for row in stages)
+    _, manifest = open_checkpoint(stages[0].checkpoint.path)
+    assert manifest.parent_digest == row.checkpoint.digest
+
+
+def test_a_plain_call_gives_the_same_bits_as_the_flow(toy_run: ToyRun, tmp_path: Path) -> None:
+    recipe = read_recipe(str(toy_run.recipe))
+    plain = run_stage(
+        recipe.stage_config(recipe.stages[0], MadeTeachers()), None, fake_ports(tmp_path)
+    )
+    weights = Path("model") / "model.safetensors"
+    assert (Path(plain.checkpoint.path) / weights).read_bytes() == (
+        checkpoint(toy_run.report, "general") / weights
+    ).read_bytes()
+    assert plain.checkpoint.digest == verify(checkpoint(toy_run.report, "general")).digest
+
+
+def test_a_general_stage_is_shared_by_another_task(toy_run: ToyRun, tmp_path: Path) -> None:
+    from tests.support.toys import toy_rows, write_rows
+
+    rows = [
+        row | {"label": {"bad": "1 star", "good": "5 stars"}[row["label"]]}
+        for row in toy_rows(160, seed=5)
+    ]
+    other = write_rows(tmp_path / "train.jsonl", rows)
+    report = distill_flow(
+        recipe=str(toy_run.recipe),
+        overrides=[
+            f"task.train={other}",
+            f"task.validation={other}",
+            "baselines=[]",
+            "limits.in_train=1",  # the very same rows
+        ],
+        options=RunOptions(store=str(toy_run.store), until_stage="general_enhanced"),
+    )
+    assert [row.status for row in report.rows] == ["ran", "reused", "ran"]
+
+
+def test_the_store_remembers_every_run(toy_run: ToyRun) -> None:
+    store = open_store(toy_run.store)
+    assert toy_run.report.run in store.list_reports()
+    assert store.read_report(toy_run.report.run) == toy_run.report

@@ -1,0 +1,217 @@
+"""Every kind of task through all four stages: trained, scored, interrupted and gone on with, opened by transformers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    pipeline,
+)
+
+from schemas.core.errors import Interrupted
+from schemas.core.kinds import MultipleChoice
+from schemas.core.training import _Duration
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.results.manifest import CheckpointRef, Score, StageResult
+from stages.judge import (
+    chance,
+    judge_bag_of_words,
+    judge_checkpoint,
+    judge_model,
+    make_yardstick,
+)
+from stages.models.encoders import load_config, load_tokenizer
+from stages.models.heads import load_with_head
+from stages.run import load_data, run_stage
+from tests.support.fakes import MemoryStates, fake_ports
+from tests.support.kinds import ROWS, kind_recipe_dict, kind_rows
+from tests.support.toys import make_trainer
+
+AUTO: dict[str, Any] = {
+    "pair": AutoModelForSequenceClassification,
+    "multi_label": AutoModelForSequenceClassification,
+    "regression": AutoModelForSequenceClassification,
+    "token_classification": AutoModelForTokenClassification,
+    "question_answering": AutoModelForQuestionAnswering,
+    "multiple_choice": AutoModelForMultipleChoice,
+    "embedding": AutoModel,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind's toy task, its teacher, and a student after two of the stages."""
+
+    name: str
+    folder: Path
+    recipe: Recipe
+    teachers: MadeTeachers
+    results: dict[str, StageResult]
+
+    @property
+    def last(self) -> CheckpointRef:
+        return self.results["task_specific"].checkpoint
+
+    @property
+    def student(self) -> Path:
+        return Path(self.last.path) / "model"
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kind:
+    folder = tmp_path_factory.mktemp(request.param)
+    recipe = Recipe.model_validate(kind_recipe_dict(folder, request.param, steps=6))
+    cache = folder / "ports"
+    results: dict[str, StageResult] = {}
+    made = []
+    for config in recipe.teacher_configs():
+        result = results["teacher"] = run_stage(config, None, fake_ports(cache / "teacher"))
+        made.append((config, f"{result.checkpoint.path}/model", result.checkpoint.digest))
+    teachers = recipe.fine_tuned_teachers(made)
+    parent = None
+    for stage in recipe.stages:
+        config = recipe.stage_config(stage, teachers)
+        result = run_stage(config, parent, fake_ports(cache / stage.name))
+        results[stage.name], parent = result, result.checkpoint
+    return Kind(request.param, folder, recipe, teachers, results)
+
+
+def test_its_losses_are_those_of_latent_soft_and_hard_labels(kind: Kind) -> None:
+    metrics = kind.results["task_specific"].metrics
+    wanted = {"attention_loss", "hidden_loss", "embedding_loss", "soft_label_loss"}
+    if kind.name != "embedding":
+        wanted.add("hard_label_loss")
+    for name in wanted:
+        assert np.isfinite(metrics[f"train/{name}"]), name
+        assert np.isfinite(metrics[f"eval/{name}"]), name
+    assert ("train/hard_label_loss" in metrics) == (kind.name != "embedding")
+
+
+def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> None:
+    stage = kind.recipe.stages[-1]
+    config = kind.recipe.stage_config(stage, kind.teachers)
+    parent = kind.results["task_adaptive"].checkpoint
+    states = MemoryStates()
+    seen = iter([False, False, True])
+    first = fake_ports(
+        kind.folder / "stopped", states=states, stop_requested=lambda: next(seen, True)
+    )
+    with pytest.raises(Interrupted, match="step 3 of 6"):
+        run_stage(config, parent, first)
+    again = run_stage(config, parent, fake_ports(kind.folder / "again", states=states))
+    one, other = (
+        {
+            str(file.relative_to(Path(result.checkpoint.path) / "model")): load_file(file)
+            for file in sorted((Path(result.checkpoint.path) / "model").rglob("*.safetensors"))
+        }
+        for result in (kind.results["task_specific"], again)
+    )
+    assert one.keys() == other.keys()
+    for name, tensors in one.items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, other[name][key]), f"{name}: {key}"
+
+
+def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) -> None:
+    stage = kind.recipe.stages[-1]
+    config = kind.recipe.stage_config(stage, kind.teachers)
+    longer = config.training.model_copy(update={"duration": _Duration(amount=2, unit="epochs")})
+    ports = fake_ports(kind.folder / "asked once", teacher_cache_bytes=10**9)
+    trainer = make_trainer(config.model_copy(update={"training": longer}), ports)
+    trainer.ask_teachers_once("task_specific")
+    assert len(trainer.caches) == 1
+    batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(0)))
+    kept, live = trainer.target(batch), trainer.objective.read_teachers(trainer.teachers, batch)
+    assert kept is not None
+    assert live is not None
+    mask = batch.attention_mask.bool()
+    said, expected = kept.outputs[0].logits, live.outputs[0].logits
+    assert said is not None
+    assert expected is not None
+    assert said.shape == expected.shape
+    if said.ndim == 3:
+        said, expected = said[mask], expected[mask]
+    torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_yardstick_scores_teacher_student_and_baseline(kind: Kind) -> None:
+    yardstick = make_yardstick(
+        kind.recipe, kind.teachers.fine_tuned[0], kind.folder / "ports" / "teacher" / "cache"
+    )
+    student = judge_checkpoint(kind.last, ("any",), yardstick)
+    general = judge_checkpoint(kind.results["general"].checkpoint, (), yardstick)
+    baseline = judge_bag_of_words(yardstick)
+    main = yardstick.metric
+    assert student.scores[main].low <= student.scores[main].value <= student.scores[main].high
+    assert (
+        student.task_metric
+        == student.scores[main].value
+        == pytest.approx(kind.results["task_specific"].metrics[f"eval/{main}"])
+    )
+    assert main in baseline.scores
+    assert general.task_metric is None
+    assert (general.probe_accuracy if kind.name == "pair" else general.probe_score) is not None
+    assert student.agreement is not None
+    assert (student.minus_teacher is None) == (kind.name == "embedding")
+    if student.minus_teacher is not None:
+        teacher = judge_model(yardstick.teacher, yardstick, has_head=True)
+        assert teacher.task_metric is not None
+        apart = student.scores[main].value - teacher.task_metric
+        assert student.minus_teacher.value == pytest.approx(apart)
+        assert student.minus_teacher.low <= apart <= student.minus_teacher.high
+        assert teacher.minus_teacher == Score(value=0, low=0, high=0), "of itself"
+    guessed = chance(yardstick)
+    assert (not guessed) == (kind.name == "embedding")
+
+
+def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None:
+    model = AUTO[kind.name].from_pretrained(kind.student).eval()
+    tokenizer = AutoTokenizer.from_pretrained(kind.student)
+    assert kind.recipe.task is not None
+    data = load_data(
+        kind.recipe.stage_config(kind.recipe.stages[-1], kind.teachers).data,
+        load_tokenizer(kind.student, load_config(kind.student)),
+        kind.folder / "cache",
+    )
+    batch = data.held_out.batch(np.arange(4))
+    inputs = batch.model_inputs()
+    if kind.name == "multiple_choice":
+        batch = data.held_out.batch(np.flatnonzero(data.held_out.examples == 0))
+        inputs = {name: value[None] for name, value in batch.model_inputs().items()}
+    with torch.no_grad():
+        output = model(**inputs)
+    if kind.name == "token_classification":
+        said = pipeline("token-classification", model=model, tokenizer=tokenizer)
+        (row,) = kind_rows(kind.name, 1, 9)
+        assert {found["entity"] for found in said(" ".join(row["tokens"]))} <= set(data.labels)
+        assert model.config.id2label == dict(enumerate(data.labels))
+    elif kind.name == "question_answering":
+        assert output.start_logits.shape == batch.input_ids.shape
+    elif kind.name == "multiple_choice":
+        ours = load_with_head(kind.student, MultipleChoice())
+        with torch.no_grad():
+            said = ours(**batch.model_inputs()).logits
+        assert torch.equal(output.logits, said.T)
+    elif kind.name == "embedding":
+        assert output.last_hidden_state.shape[-1] == 8
+        modules = json.loads((kind.student / "modules.json").read_text())
+        assert [part["path"] for part in modules] == ["", "1_Pooling", "2_Dense"]
+        dense = load_file(kind.student / "2_Dense" / "model.safetensors")
+        assert dense["linear.weight"].shape == (16, 8), "as wide as the teacher's vectors"
+    else:
+        assert output.logits.shape == (4, len(data.labels))
+        expected = {"multi_label": "multi_label_classification", "regression": "regression"}
+        assert model.config.problem_type == expected.get(kind.name)

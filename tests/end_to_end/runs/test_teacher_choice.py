@@ -1,0 +1,368 @@
+"""Several fine-tunings of one teacher, of which the best teaches; and whether a teacher is good enough at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from pipeline.execution.stage_runner import CANDIDATE_TAG, CHOSEN_TAG, Runner
+from pipeline.planning.differences import what_is_different
+from pipeline.planning.outline import OutlinedStage, outline
+from pipeline.planning.teacher_choice import best_of, score_of
+from pipeline.process.stopping import Stop
+from pipeline.reporting.run_table import as_records, candidates_table, teacher_line
+from pipeline.reporting.teacher_verdict import check_first, teacher_reports
+from pipeline.store.checkpoints import CheckpointStore, open_store
+from pipeline.store.open_runs import OpenRun, open_run
+from pipeline.tracking.session import Tracking
+from schemas.core.errors import TeacherError
+from schemas.core.refs import FolderModel
+from schemas.core.training import Selection
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.teacher import FineTune, FinetunedTeacher
+from schemas.results.manifest import Judgement, Row, RunReport, Score, StageResult, TeacherReport
+from stages.judge import judge_model, make_yardstick
+from tests.support.fakes import SilentProgress
+from tests.support.toys import toy_recipe_dict
+
+BAD, GOOD = 1e-30, 5e-3
+"""Learning rates with which the toy learns nothing, and all."""
+
+
+def recipe_of(folder: Path, *rates: float, **task_model: Any) -> Recipe:
+    """One stage, whose teacher is fine-tuned with each of the learning rates."""
+    content = toy_recipe_dict(folder, steps=2)
+    content["stages"] = content["stages"][2:3]
+    content["baselines"] = ["bag_of_words"]
+    del content["general_corpus"]
+    content["execution"] = {"log_every": 50}
+    training = content["teacher"]["task_model"]["training"]
+    training["duration"] = "100 steps"
+    if len(rates) == 1:
+        training["optimizer"] = {"learning_rate": rates[0]}
+    else:
+        content["teacher"]["task_model"]["grid"] = {"learning_rate": list(rates)}
+    content["teacher"]["task_model"] |= task_model
+    return Recipe.model_validate(content)
+
+
+@dataclass
+class Done:
+    """A run by hand: what the flow does, without Prefect."""
+
+    runner: Runner
+    results: list[StageResult]
+    notes: list[str]
+
+    @property
+    def teachers(self) -> list[Row]:
+        return [row for row in self.runner.rows if row.kind == "teacher"]
+
+
+def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None = None) -> Done:
+    with open_run(store.root, recipe.name) as registered:
+        return _run(recipe, store, progress or SilentProgress(), registered)
+
+
+def _run(
+    recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun
+) -> Done:
+    tracking = Tracking.open(
+        f"sqlite:///{store.root}/mlflow.db",
+        "toys",
+        store.points,
+        artifacts=store.root / "mlartifacts",
+    )
+    parent = tracking.parent_run("toy", {}, {})
+    runner = Runner(recipe, store, tracking, parent, progress, Stop(), open_run=registered)
+    try:
+        for config in recipe.teacher_configs():
+            runner(config, None)
+        runner.check_teacher()
+        results, checkpoint = [], None
+        for stage in recipe.stages:
+            results.append(runner(recipe.stage_config(stage, runner.teachers), checkpoint))
+            checkpoint = results[-1].checkpoint
+        parent.finish()
+    finally:
+        tracking.close()
+    return Done(runner, results, progress.notes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tried")
+
+
+@pytest.fixture(scope="module")
+def store(folder: Path) -> CheckpointStore:
+    return open_store(folder / "store")
+
+
+@pytest.fixture(scope="module")
+def foreseen(folder: Path, store: CheckpointStore) -> tuple[OutlinedStage, ...]:
+    """The outline before anything is there."""
+    recipe = recipe_of(folder, BAD, GOOD)
+    return outline(recipe, recipe.stages, store)
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path, store: CheckpointStore, foreseen: object) -> Done:
+    return run(recipe_of(folder, BAD, GOOD), store)
+
+
+def test_the_best_candidate_is_the_teacher(done: Done) -> None:
+    chosen, other = done.teachers
+    assert (chosen.candidate, other.candidate) == ("learning_rate 0.005", "learning_rate 1e-30")
+    assert (chosen.chosen, other.chosen) == (True, False)
+    assert chosen.candidate_score == chosen.judgement.accuracy == 1.0
+    assert other.candidate_score == other.judgement.accuracy == 0.5
+    assert chosen.judgement.probe_accuracy is not None
+    assert chosen.checkpoint is not None
+    (teacher,) = done.runner.teachers.fine_tuned
+    assert teacher.stage_digest == chosen.checkpoint.digest
+    assert "teacher: the best of 2 is learning_rate 0.005 (accuracy 1.0000)" in done.notes
+
+
+def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: Done) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{done.runner.store.root}/mlflow.db")
+    runs = [client.get_run(row.mlflow_run_id) for row in done.teachers]
+    assert [each.info.run_name for each in runs] == [
+        "teacher (learning_rate 0.005)",
+        "teacher (learning_rate 1e-30)",
+    ]
+    assert [each.data.tags[CANDIDATE_TAG] for each in runs] == [
+        row.candidate for row in done.teachers
+    ]
+    assert [each.data.tags.get(CHOSEN_TAG) for each in runs] == ["true", None]
+    assert {each.info.status for each in runs} == {"FINISHED"}
+    assert "eval/probe_accuracy" in runs[0].data.metrics
+    assert all("train/loss" in each.data.metrics for each in runs)
+
+
+def test_nobody_knows_the_student_before_its_teacher(
+    foreseen: tuple[OutlinedStage, ...], done: Done, folder: Path, store: CheckpointStore
+) -> None:
+    titles = [stage.title for stage in foreseen]
+    assert titles == [
+        "teacher (learning_rate 1e-30)",
+        "teacher (learning_rate 0.005)",
+        "task_adaptive",
+    ]
+    assert [stage.is_known for stage in foreseen] == [True, True, False]
+    assert foreseen[-1].digest != done.results[-1].checkpoint.digest
+    reason = what_is_different(foreseen[-1], store)
+    assert reason == "unless it is there for the teacher that is still to be chosen"
+    recipe = recipe_of(folder, BAD, GOOD)
+    known = outline(recipe, recipe.stages, store)[-1]
+    assert known.is_known
+    assert known.digest == done.results[-1].checkpoint.digest
+    one_more = recipe_of(folder, BAD, GOOD, 1e-3)
+    assert not outline(one_more, one_more.stages, store)[-1].is_known
+
+
+def test_what_was_learnt_does_not_depend_on_who_lost(
+    done: Done, folder: Path, store: CheckpointStore
+) -> None:
+    alone = recipe_of(folder, GOOD)
+    single = outline(alone, alone.stages, store)
+    assert [stage.title for stage in single] == ["teacher", "task_adaptive"]
+    assert single[-1].digest == done.results[-1].checkpoint.digest
+    again = run(recipe_of(folder, BAD, 1e-29, GOOD), store)
+    assert [(row.candidate, row.status) for row in again.teachers] == [
+        ("learning_rate 0.005", "reused"),
+        ("learning_rate 1e-30", "reused"),
+        ("learning_rate 1e-29", "ran"),
+    ]
+    assert again.results[-1].reused
+    assert again.results[-1].checkpoint == done.results[-1].checkpoint
+
+
+def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
+    report = RunReport(run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s",
+                       rows=tuple(done.runner.rows))  # fmt: skip
+    names = [record["stage"] for record in as_records(report)]
+    assert names[:2] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
+    assert [record["status"] for record in as_records(report)][:2] == ["chosen", ""]
+    table = candidates_table(report)
+    assert table is not None
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    assert cells[1] == ["1.0000", "0.5000"]
+    assert str(table.columns[1].header) == "chosen by accuracy"
+    assert cells[-1] == ["chosen", ""]
+    plain = report.model_copy(update={"rows": report.rows[2:]})
+    assert candidates_table(plain) is None
+
+
+def test_of_equals_the_first_is_taken() -> None:
+    assert best_of([0.5, 0.7, 0.7]) == 1
+    assert best_of([0.7, 0.5, 0.7]) == 0
+
+
+def test_a_score_on_rows_held_out_counts_where_there_is_one(folder: Path) -> None:
+    (config, *_) = recipe_of(folder, BAD, GOOD).teacher_configs()
+    metrics = {"eval/accuracy": 0.9, "select/best_accuracy": 0.8, "select/best_f1": 0.7}
+    assert score_of(config, metrics) == 0.9
+    for metric, expected in ((None, 0.8), ("f1", 0.7)):
+        selection = Selection.model_validate({"rows": "held_out", "metric": metric})
+        training = config.training.model_copy(update={"selection": selection})
+        assert score_of(config.model_copy(update={"training": training}), metrics) == expected
+
+
+def test_a_grid_is_every_value_with_every_other() -> None:
+    tuned = FineTune.model_validate(
+        {
+            "training": {"duration": "1 epoch", "seed": 5},
+            "seeds": 2,
+            "grid": {
+                "learning_rate": [1e-5, 2e-5],
+                "batch": ["16 sequences", "512 tokens"],
+                "dropout": [None, 0.2],
+            },
+        }
+    )
+    found = [
+        (each.optimizer.learning_rate, str(each.batch), each.dropout, each.seed)
+        for each in tuned.candidates()
+    ]
+    assert len(set(found)) == len(found) == 16
+    assert found[:3] == [
+        (1e-5, "16 sequences", None, 5),
+        (1e-5, "16 sequences", None, 6),
+        (1e-5, "16 sequences", 0.2, 5),
+    ]
+    assert {str(each.duration) for each in tuned.candidates()} == {"1 epochs"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"grid": {"learning_rate": [1e-5, 1e-5]}}, "learning_rate: a value is listed twice"),
+        ({"grid": {"weight_decay": [0.1]}}, "grid.weight_decay"),
+        ({"grid": {"learning_rate": [0]}}, "greater than 0"),
+        ({"seeds": 2, "grid": {"seed": [1, 2]}}, "leave one out"),
+        ({"seeds": 30, "grid": {"learning_rate": [1e-5, 2e-5, 3e-5]}}, "it makes 90 fine-tunings"),
+        ({"seeds": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_grid_that_cannot_be_tried_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FineTune.model_validate({"training": {"duration": "1 epoch"}, **given})
+
+
+@pytest.fixture(scope="module")
+def trained(done: Done) -> Path:
+    (teacher,) = done.runner.teachers.fine_tuned
+    assert isinstance(teacher.model, FolderModel)
+    return Path(teacher.model.path)
+
+
+def report_on(
+    folder: Path, model: Path, words: float | None = None, *, minimum_gain: float = 0.05
+) -> TeacherReport:
+    """What is said of a given teacher."""
+    recipe = recipe_of(folder, GOOD)
+    teacher = FinetunedTeacher(model=FolderModel(path=str(model)))
+    yardstick = make_yardstick(recipe, teacher, folder / "store" / "cache")
+    judgement = judge_model(yardstick.teacher, yardstick, has_head=True)
+    row = Row(name="teacher", kind="teacher", status="given", judgement=judgement)
+    bag = None if words is None else Judgement(scores={"accuracy": Score(value=words, low=0, high=1)})  # fmt: skip
+    (report,) = teacher_reports([row], teacher, yardstick, bag, minimum_gain=minimum_gain)
+    return report
+
+
+def changed(model: Path, to: Path, change: Any, names: tuple[str, ...]) -> Path:
+    """The model with another head and other names of its outputs."""
+    loaded = AutoModelForSequenceClassification.from_pretrained(model)
+    with torch.no_grad():
+        change(loaded.classifier)
+    loaded.config.id2label = dict(enumerate(names))
+    loaded.config.label2id = {name: index for index, name in enumerate(names)}
+    loaded.save_pretrained(to)
+    AutoTokenizer.from_pretrained(model).save_pretrained(to)
+    return to
+
+
+def swap(head: torch.nn.Linear) -> None:
+    head.weight.copy_(head.weight.flip(0).clone())
+    head.bias.copy_(head.bias.flip(0).clone())
+
+
+def silence(head: torch.nn.Linear) -> None:
+    head.weight.zero_()
+    head.bias.copy_(torch.tensor([1.0, 0.0]))
+
+
+def test_a_teacher_that_knows_its_task_is_good(trained: Path, folder: Path) -> None:
+    report = report_on(folder, trained, words=0.9)
+    assert (report.verdict, report.label_order) == ("good", "same")
+    assert (report.score.value, report.guess, report.margin) == (1.0, 0.5, 0.5)
+    assert "50.0 points above" in report.reason
+    check_first([report])
+    assert teacher_line(report).startswith(
+        "teacher: good: accuracy 100.0 % (95 % interval 100.0 to 100.0), guessing 50.0 %, bag of words 90.0 %; it is"
+    )
+
+
+def test_a_teacher_no_better_than_words_is_weak(trained: Path, folder: Path) -> None:
+    report = report_on(folder, trained, words=1.0)
+    assert report.verdict == "weak"
+    assert "a bag of words scores 100.0 %, no less" in report.reason
+    check_first([report])
+
+
+def test_outputs_are_put_in_order_by_name(trained: Path, folder: Path, tmp_path: Path) -> None:
+    report = report_on(folder, changed(trained, tmp_path, swap, ("Good", "bad")))
+    assert (report.verdict, report.label_order, report.score.value) == ("good", "reordered", 1.0)
+    assert "put into the order of the task's labels by name" in teacher_line(report)
+
+
+def test_outputs_without_names_in_another_order_are_found_out(
+    trained: Path, folder: Path, tmp_path: Path
+) -> None:
+    report = report_on(folder, changed(trained, tmp_path, swap, ("LABEL_0", "LABEL_1")))
+    assert (report.verdict, report.label_order, report.score.value) == ("useless", "unnamed", 0.0)
+    told = "the fine-tuned teacher scores 0.0 % .* read as good, bad they would score 100.0 %"
+    with pytest.raises(TeacherError, match=told):
+        check_first([report])
+
+
+def test_a_teacher_that_always_says_the_same_is_told_so(
+    trained: Path, folder: Path, tmp_path: Path
+) -> None:
+    model = changed(trained, tmp_path, silence, ("bad", "good"))
+    report = report_on(folder, model)
+    assert report.verdict == "useless"
+    with pytest.raises(TeacherError, match="it gives every row the same answer"):
+        check_first([report])
+    # Asked for nothing above guessing, it is let through; its interval still reaches below.
+    report = report_on(folder, model, minimum_gain=0)
+    assert report.verdict == "weak"
+    assert "may lie below the 50.0 % that a teacher needs" in report.reason
+    check_first([report])
+
+
+def test_the_run_says_it_before_the_student_starts(done: Done) -> None:
+    (report,) = done.runner.teacher_reports
+    assert (report.name, report.metric, report.verdict) == ("teacher", "accuracy", "weak")
+    assert report.bag_of_words == 1.0, "the toy's label is one word"
+    assert teacher_line(report) in done.notes
+
+
+def test_nothing_is_said_where_there_is_nothing_to_compare(folder: Path, trained: Path) -> None:
+    recipe = recipe_of(folder, GOOD)
+    teacher = FinetunedTeacher(model=FolderModel(path=str(trained)))
+    yardstick = make_yardstick(recipe, teacher, folder / "store" / "cache")
+    row = Row(name="teacher", kind="teacher", status="given", judgement=Judgement())
+    assert teacher_reports([row], teacher, yardstick, None, minimum_gain=0) == ()
+    assert teacher_reports([row], None, yardstick, None, minimum_gain=0) == ()
+    without = replace(yardstick, scorer=None)
+    assert teacher_reports([row], teacher, without, None, minimum_gain=0) == ()

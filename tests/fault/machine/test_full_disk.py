@@ -1,0 +1,189 @@
+"""A disk that is full or read-only in the middle of a run: one message, exit code 1, and afterwards the same weights.
+
+The full disk is a real one of its own, in memory, so that everything that writes meets it: our code, torch, Arrow.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.store.checkpoints import CheckpointStore, FolderWriter, open_store
+from pipeline.store.states import FolderStates
+from pipeline.tracking.outbox import Outbox
+from pipeline.tracking.points import PointFile
+from schemas.results.manifest import RunReport
+from stages.data.readers import files as data_files
+from tests.end_to_end.conftest import Distill
+from tests.support.toys import toy_recipe_dict
+from tests.torture.kills import visible, weights
+
+MEGABYTES = 260
+# In the order in which a run comes by.
+WRITES: dict[str, tuple[Any, str]] = {
+    "rows of a file": (data_files, "make_whole"),
+    "a point": (PointFile, "append"),
+    "a state": (FolderStates, "save"),
+    "a checkpoint": (FolderWriter, "commit"),
+    "a judgement": (CheckpointStore, "write_judgement"),
+    "what MLflow does not take": (Outbox, "keep"),
+}
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(place))
+    try:
+        subprocess.run(mount, check=True, capture_output=True, timeout=20)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a disk in memory")
+    yield place
+    subprocess.run(("umount", "--lazy", str(place)), check=True, timeout=20)
+
+
+@contextmanager
+def before(write: str, harm: Callable[[], object]) -> Iterator[list[str]]:
+    """Do harm whenever `write` is about to happen; says so in the list."""
+    place, name = WRITES[write]
+    whole = getattr(place, name)
+    happened: list[str] = []
+
+    def harmed(*arguments: Any, **more: Any) -> Any:
+        happened.append(write)
+        harm()
+        return whole(*arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(place, name, harmed)
+        yield happened
+
+
+def fill(place: Path) -> None:
+    free = os.statvfs(place)
+    if free.f_bavail:
+        with (place / "filler").open("ab") as file:
+            os.posix_fallocate(file.fileno(), file.tell(), free.f_bavail * free.f_frsize)
+
+
+def refuse_to_write() -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def mlflow_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what it does not take has to be kept on the full disk as well."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("full")
+    content = toy_recipe_dict(folder / "in", steps=40)
+    content["teacher"]["task_model"]["training"]["duration"] = "40 steps"
+    content["teacher"]["minimum_gain"] = 0
+    content["stages"] = [content["stages"][3]]
+    content["execution"] |= {"state_minutes": 0.0001, "log_every": 10}
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(recipe: Path, prefect: None) -> dict[str, str]:
+    from pipeline.flow import RunOptions, distill_flow
+
+    store = recipe.parent / "whole"
+    distill_flow(recipe=str(recipe), options=RunOptions(store=str(store)))
+    return weights(store)
+
+
+def harm_every_write(
+    run: Callable[[], tuple[int, str, str]],
+    store: Path,
+    harm: Callable[[], object],
+    mend: Callable[[], object],
+    said: str,
+    writes: Collection[str] = WRITES.keys(),
+) -> None:
+    """One run after the other, each harmed before another write, each going on where the one before was stopped."""
+    for write in writes:
+        there = {path: path.stat().st_mtime_ns for path in visible(store)}
+        with before(write, harm) as happened:
+            code, _, err = run()
+        mend()
+        assert happened, f"{write} never happened"
+        assert code == 1, f"{write}: {err}"
+        assert "Traceback" not in err
+        assert err.count("error:") == 1, err
+        assert said in " ".join(err.split()), f"{write}: {err}"
+        assert "--store" in err
+        left = {path: path.stat().st_mtime_ns for path in visible(store)}
+        assert left.items() >= there.items(), write
+    code, _, err = run()
+    assert code == 0, err
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing_and_the_run_goes_on_once_there_is_room(
+    disk: Path,
+    recipe: Path,
+    expected: dict[str, str],
+    distill: Distill,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = disk / "store"
+    mlflow_is_away(monkeypatch)
+    harm_every_write(
+        lambda: distill("run", recipe, "--store", store),
+        store,
+        lambda: fill(disk),
+        (disk / "filler").unlink,
+        "the disk is full; make room there",
+    )
+    assert weights(store) == expected
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_read_only_loses_nothing(
+    tmp_path: Path,
+    recipe: Path,
+    expected: dict[str, str],
+    distill: Distill,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = tmp_path / "store"
+    mlflow_is_away(monkeypatch)
+    harm_every_write(
+        lambda: distill("run", recipe, "--store", store),
+        store,
+        refuse_to_write,
+        lambda: None,
+        "it is read-only",
+        ("a state",),
+    )
+    assert weights(store) == expected
+
+
+def test_a_read_only_disk_is_refused_before_anything_runs_and_can_be_looked_at(
+    disk: Path, recipe: Path, distill: Distill
+) -> None:
+    open_store(disk / "store").write_report(
+        RunReport(run="a", recipe="toy", task=None, rows=(), seconds=1.0, store="elsewhere")
+    )
+    subprocess.run(("mount", "-o", "remount,ro", str(disk)), check=True, timeout=20)
+    message = distill.refused("run", recipe, "--store", disk / "store", code=1)
+    assert "it is read-only" in message
+    assert message.count("error:") == 1
+    for words in (("compare",), ("gc",), ("sync",), ("plan", recipe)):
+        code, _, err = distill(*words, "--store", disk / "store")
+        assert code == 0, err

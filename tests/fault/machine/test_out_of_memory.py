@@ -1,0 +1,153 @@
+"""A forward pass that is too large is halved, to the same gradient; one that cannot be is refused by name."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from schemas.core.errors import OutOfMemoryError
+from schemas.recipe.objective import LatentObjective
+from schemas.recipe.recipe import MadeTeachers
+from stages.data.batching.tokens import Batch
+from stages.device.runtime import is_out_of_memory
+from stages.objective.terms import Needs, Outputs, run_model
+from stages.training import trainer as loop
+from stages.training.trainer import Trainer
+from tests.support.fakes import ListSink, SilentProgress, fake_ports
+from tests.support.toys import make_trainer, toy_recipe
+
+
+def a_trainer(folder: Path, sink: ListSink, *, latent: dict[str, object] | None = None) -> Trainer:
+    recipe = toy_recipe(folder / "in", steps=6)
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    changed: dict[str, object] = {}
+    if latent is not None:
+        changed["objective"] = LatentObjective.model_validate(latent)
+    ports = fake_ports(folder, sink=sink, gradient_share_every=1)
+    return make_trainer(config.model_copy(update=changed), ports)
+
+
+def gradients(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: each.grad for name, each in trainer.parameters.items() if each.grad is not None}
+
+
+class Memory:
+    """Room for so many padded tokens in the student's forward pass."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, tokens: int, *, after: int = 0) -> None:
+        self.tokens, self.left = tokens, after
+        self.refused: list[int] = []
+        monkeypatch.setattr(loop, "run_model", self.run)
+
+    def run(self, model: torch.nn.Module, batch: Batch, needs: Needs) -> Outputs:
+        """Refuse what is too large, as a device does, once `after` passes went well."""
+        size = batch.input_ids.numel()
+        if size > self.tokens and self.left <= 0:
+            self.refused.append(size)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.left -= 1
+        return run_model(model, batch, needs)
+
+
+def test_passes_are_halved_until_they_fit_and_the_gradient_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sinks = ListSink(), ListSink()
+    plain, tight = (a_trainer(tmp_path, sink) for sink in sinks)
+    tokens = plain.gradient()
+    whole = sum(batch.input_ids.numel() for batch in plain.microbatches())
+    memory = Memory(monkeypatch, whole // 3)
+    assert tight.gradient() == tokens
+    assert len(memory.refused) >= 2
+    assert tight.batches.microbatch_tokens <= whole // 3
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(tight)[name], gradient, rtol=1e-4, atol=1e-7)
+    assert tight.meter.means() == pytest.approx(plain.meter.means(), rel=1e-5)
+    assert tight.meter.tokens == plain.meter.tokens
+    progress = tight.ports.progress
+    assert isinstance(progress, SilentProgress)
+    assert "execution.microbatch_tokens=" in progress.notes[-1]
+    assert [step for step, _ in sinks[1].points] == [0], "what is measured is logged once"
+
+
+def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, tight = (a_trainer(tmp_path, ListSink()) for _ in range(2))
+    for trainer in (plain, tight):
+        trainer.batches.microbatch_tokens = 40
+    sizes = [batch.input_ids.numel() for batch in plain.microbatches()]
+    assert len(sizes) == 2
+    plain.gradient()
+    memory = Memory(monkeypatch, min(sizes) - 1, after=1)
+    tight.gradient()
+    assert memory.refused[0] == sizes[1], "the first pass should have gone well"
+    for name, gradient in gradients(plain).items():
+        torch.testing.assert_close(gradients(tight)[name], gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_passes_that_were_halved_stay_so_after_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, resumed = (a_trainer(tmp_path, ListSink()) for _ in range(2))
+    assert "microbatch_tokens" not in whole.state().numbers
+    size = sum(batch.input_ids.numel() for batch in whole.microbatches())
+    with monkeypatch.context() as patch:
+        Memory(patch, size // 2)
+        whole.train_step()
+    resumed.restore(whole.state())
+    assert resumed.batches.microbatch_tokens == whole.batches.microbatch_tokens < size
+    for trainer in (whole, resumed):
+        trainer.train_step()
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, resumed.parameters[name]), name
+
+
+@pytest.mark.parametrize("latent", [None, {"layer_map": {"kind": "optimal_transport"}}])
+def test_a_pass_that_cannot_be_cut_is_refused_by_name(
+    latent: dict[str, object] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = a_trainer(tmp_path, ListSink(), latent=latent)
+    before = {name: each.detach().clone() for name, each in trainer.parameters.items()}
+    Memory(monkeypatch, 0)
+    with pytest.raises(OutOfMemoryError, match=r"training\.batch.*max_length smaller"):
+        trainer.train_step()
+    assert trainer.step == 0
+    assert all(torch.equal(before[name], each) for name, each in trainer.parameters.items())
+
+
+def test_other_errors_are_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = a_trainer(tmp_path, ListSink())
+
+    def broken(*_: object) -> Outputs:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(loop, "run_model", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        trainer.train_step()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
+def test_the_machines_own_refusal_is_recognised() -> None:
+    code = (
+        "import resource, torch\n"
+        "from stages.device.runtime import is_out_of_memory\n"
+        "room = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (room + (1 << 26),) * 2)\n"
+        "try:\n"
+        "    torch.empty(1 << 30)\n"
+        "except RuntimeError as error:\n"
+        "    print(is_out_of_memory(error))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "True"
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))

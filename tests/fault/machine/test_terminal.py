@@ -1,0 +1,70 @@
+"""A key press, a signal or a closed terminal in the middle of a run, through a pseudo-terminal of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.toys import toy_recipe_dict
+from tests.torture.terminals import Forker, Presses, judge
+
+PATIENCE = 2.0  # other tests run on this machine meanwhile
+
+
+@pytest.fixture(scope="module")
+def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
+    with Forker(tmp_path_factory.mktemp("prefect")) as forker:
+        yield forker
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    content = toy_recipe_dict(tmp_path / "in")
+    content["teacher"]["minimum_gain"] = 0
+    content["teacher"]["task_model"]["training"]["duration"] = "2 steps"
+    content["stages"][0]["training"]["duration"] = "100000 steps"
+    content["execution"]["state_minutes"] = 60
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+# The moments: the server starts, models and data are looked at, a stage trains.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("key", "words", "seconds"),
+    [
+        ("Ctrl-C", "", 1.0),
+        ("SIGTERM to all", "looking at models", 0.2),
+        ("hangup", "general  ", 1.0),
+        ("Ctrl-C twice", "general  ", 1.0),
+        ("SIGKILL", "general  ", 0.0),
+    ],
+)
+def test_a_run_in_a_terminal_ends_soon_and_leaves_nothing_behind(
+    key: str, words: str, seconds: float, forker: Forker, recipe: Path, tmp_path: Path
+) -> None:
+    ended = forker.run(recipe, tmp_path / "store", key, seconds, words)
+    found = Presses()
+    judge(found, key, ended, PATIENCE)
+    assert found.losses == []
+    assert ended.code != 0
+    if key == "hangup":  # nobody reads what it says, and yet it saves its state
+        assert list(tmp_path.glob("store/states/general-*/step-*/manifest.json"))
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_stage_trains_saves_its_state_and_says_so_at_once(
+    forker: Forker, recipe: Path, tmp_path: Path
+) -> None:
+    ended = forker.run(recipe, tmp_path / "store", "Ctrl-C", 1.0, "general  ")
+    found = Presses()
+    judge(found, "Ctrl-C", ended, PATIENCE)
+    assert found.losses == []
+    assert ended.code == 1
+    assert "stopping: the state is being saved; Ctrl-C once more ends it at once" in ended.said
+    assert "of 100000 of general; state kept; go on with: " in ended.said
+    assert list(tmp_path.glob("store/states/general-*/step-*/manifest.json"))

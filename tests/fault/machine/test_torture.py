@@ -1,0 +1,165 @@
+"""A few cases of each campaign of `make torture`, and what the campaigns have found before."""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.core.errors import ConfigError, DataError
+from schemas.data.stage_data import FileTask
+from stages.data.tasks.load import load_task
+from tests.torture.changes import change_campaign
+from tests.torture.collecting import collect_campaign
+from tests.torture.flips import HARMS, flip_campaign
+from tests.torture.hostile import bomb_campaign, special_campaign
+from tests.torture.inputs import Inputs, file_campaign, override_campaign, recipe_campaign
+
+
+def test_harm_to_any_file_is_found(tmp_path: Path) -> None:
+    found = flip_campaign(tmp_path, cases=60)
+    assert found.losses == []
+    assert sum(found.cases.values()) == 60
+    assert {name.split(", ")[1] for name in found.cases} == set(HARMS)
+
+
+def test_nothing_is_collected_that_a_run_needs(tmp_path: Path) -> None:
+    found = collect_campaign(tmp_path, cases=24)
+    assert found.losses == []
+    assert found.runs + found.killed >= 24
+    assert min(found.runs, found.killed, found.made, found.reused, found.removed) > 0
+
+
+def test_a_stage_is_that_of_its_start_or_refused(tmp_path: Path) -> None:
+    found = change_campaign(tmp_path, cases=6)
+    assert not found.losses
+    assert found.cases.total() == 6
+
+
+def test_damaged_recipes_are_loaded_or_refused(tmp_path: Path) -> None:
+    found = recipe_campaign(tmp_path, cases=60)
+    assert found.losses == []
+    assert found.refused > 40
+    assert found.commands == 10
+    assert len(found.kinds) > 6
+
+
+def test_changes_of_all_sorts_are_taken_or_refused(tmp_path: Path) -> None:
+    found = override_campaign(tmp_path, cases=60)
+    assert found.losses == []
+    assert found.refused > 40
+    assert found.commands == 10
+
+
+def test_damaged_data_files_are_loaded_or_refused(tmp_path: Path) -> None:
+    found = file_campaign(tmp_path, cases=100)
+    assert found.losses == []
+    assert found.refused > 40
+    assert found.loaded > 2
+    assert found.commands == 10
+    assert len(found.kinds) > 10
+
+
+def test_parquet_bombs_are_refused_in_tens_of_megabytes(tmp_path: Path) -> None:
+    found = bomb_campaign(tmp_path, cases=6)
+    assert found.losses == []
+    assert found.refused > 3
+
+
+def test_special_files_are_refused_wherever_they_lie(tmp_path: Path) -> None:
+    found = special_campaign(tmp_path, cases=30)
+    assert found.losses == []
+    assert found.refused == 30
+
+
+def test_a_campaign_notices_what_it_looks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.torture.flips.verify", lambda _: None)
+    assert len(flip_campaign(tmp_path / "flips", cases=20).losses) == 5
+
+
+def _fill(memory: mmap.mmap) -> None:
+    memory[:] = bytes(len(memory))
+
+
+def _refuse(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        (lambda: 1 / 0, "ZeroDivisionError"),
+        (lambda: _refuse(DataError("")), "no clean message"),
+        (lambda: _refuse(DataError("task: two\nlines; mend them")), "no clean message"),
+        (lambda: _refuse(DataError("it is bad; mend it")), "no place"),
+        (lambda: _refuse(DataError("task.train bad")), "no remedy"),
+        (lambda: _refuse(DataError(f"task.train: {'x' * 5000}; mend it")), "a message of 5,0"),
+        (lambda: _refuse(ConfigError([])), "without a message"),
+        (lambda: _fill(mmap.mmap(-1, 120 << 20)), " MiB"),
+        (lambda: time.sleep(0.2), "0.2 s"),
+    ],
+)
+def test_a_campaign_notices_every_kind_of_loss(
+    load: Callable[[], Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.torture.inputs.LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr("tests.torture.inputs.MOST_BYTES", 100 << 20)
+    found = Inputs()
+    found.try_one("a case", load)
+    (loss,) = found.losses
+    assert said in loss
+
+
+def test_a_campaign_names_the_smallest_case_and_what_was_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def careless(source: str, _: object = ()) -> None:
+        file = Path(source)
+        if file.is_file() and "canary" in file.read_text(encoding="utf-8", errors="replace"):
+            (tmp_path / "canary").touch()
+            raise KeyError("canary")
+
+    monkeypatch.setattr("tests.torture.inputs.dump_recipe", lambda _: "name: x\n")
+    monkeypatch.setattr("tests.torture.inputs.read_recipe", careless)
+    losses = recipe_campaign(tmp_path, cases=60, commands=0).losses
+    assert "KeyError" in losses[0]
+    assert losses[-1] == "a file that was read was executed"
+    assert "the smallest of them: [recipe.yaml (tags): b'name: x" in losses[-2]
+
+
+def test_a_command_that_ends_otherwise_is_noticed(tmp_path: Path) -> None:
+    found = Inputs()
+    found.command("a case", "plan", str(tmp_path / "none.yaml"), codes=(0,))
+    assert "exit code 2" in found.losses[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("deep.jsonl", b'{"text_a": ' + b"[" * 50_000, "line 1 is nested too deeply"),
+        (
+            "long.csv",
+            b'text_a,label\n"' + b"x" * 1_500_000 + b"\n" + b"x" * 1_500_000 + b'",no\n',
+            r"lines 2 to 3 \(row 1\): a field is too long",
+        ),
+        ("mark.csv", b"\xef\xbb\xbf", "is empty; give a file with rows"),
+        (
+            "open.csv",
+            b'text_a,label\n"' + b"x\n" * 100_000,
+            r"lines 2 to 100001 \(row 1\): .* never closed",
+        ),
+    ],
+)
+def test_what_a_campaign_found_is_refused_by_line(
+    name: str, content: bytes, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        load_task(FileTask(train=str(file), validation=str(file)), tmp_path / "cache")

@@ -1,0 +1,42 @@
+"""The services of docker/compose.yaml as this machine can run them: same command, same environment, other addresses."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from tests.support.paths import ROOT
+
+
+def read_compose() -> dict[str, Any]:
+    """The file as YAML."""
+    content: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text("utf-8"))
+    return content
+
+
+def service(
+    name: str, secrets: Mapping[str, str], moved: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Command and environment of a service.
+
+    Args:
+        name: of the service.
+        secrets: what docker/.env would say.
+        moved: what is called otherwise here (addresses, folders, ports), by its name in the file.
+    """
+
+    def here(text: str) -> str:
+        text = re.sub(r"\$\{(\w+):[?-][^}]*\}", lambda found: secrets.get(found[1], ""), text)
+        for old, new in moved.items():
+            text = text.replace(old, new)
+        return text
+
+    own = read_compose()["services"][name]
+    command = tuple(here(word) for word in own.get("command", ()))
+    return (sys.executable, "-m", *command), {
+        key: here(value) for key, value in own["environment"].items()
+    }

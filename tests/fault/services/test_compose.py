@@ -1,0 +1,131 @@
+"""Servers listen on this machine alone unless told otherwise, and the compose file asks for passwords everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.command_line import _mlflow
+from tests.fault.services.composed import ROOT, read_compose
+
+SERVICES: dict[str, dict[str, Any]] = read_compose()["services"]
+SECRET = re.compile("PASSWORD|SECRET|TOKEN|AUTH_STRING|API_KEY", re.IGNORECASE)
+NEEDED = re.compile(r"(?:\w+:)?\$\{\w+:\?[^}]+\}")  # refused when unset and when empty
+OPTIONAL = "${HF_TOKEN:-}"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_has_a_password_of_its_own(name: str) -> None:
+    for key, value in SERVICES[name]["environment"].items():
+        if SECRET.search(key):
+            assert NEEDED.fullmatch(value) or value == OPTIONAL, key
+    text = yaml.safe_dump(SERVICES[name])
+    assert not re.search(r"://[^\s/@]*:[^\s/@]*@", text), "a password in an address"
+
+
+@pytest.mark.parametrize(
+    ("name", "variables"),
+    [
+        ("postgres", {"POSTGRES_PASSWORD"}),
+        ("prefect", {"PREFECT_SERVER_API_AUTH_STRING", "PGPASSWORD"}),
+        ("mlflow", {"MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD"}),
+        ("worker", {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD"}),
+    ],
+)
+def test_every_service_asks_for_a_password_or_shows_one(name: str, variables: set[str]) -> None:
+    assert set(SERVICES) == {"postgres", "prefect", "mlflow", "worker"}
+    assert variables <= {
+        key for key, value in SERVICES[name]["environment"].items() if NEEDED.fullmatch(value)
+    }
+    if name == "mlflow":
+        assert "--app-name=basic-auth" in SERVICES[name]["command"]
+    if name == "postgres":
+        assert "POSTGRES_HOST_AUTH_METHOD" not in SERVICES[name]["environment"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_confined(name: str) -> None:
+    own = SERVICES[name]
+    assert own["read_only"] is True
+    assert own["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in own["security_opt"]
+    assert not {"privileged", "pid", "ipc", "network_mode", "devices", "cap_add"} & set(own)
+    assert "docker.sock" not in yaml.safe_dump(own)
+    assert re.fullmatch(r"[\w\-/]+:[\w.\-]*\d[\w.\-]*", own["image"]), "a version"
+    assert name == "worker" or "healthcheck" in own  # the worker's is its image's
+
+
+def test_ports_are_published_on_the_loopback_interface_and_the_database_not_at_all() -> None:
+    ports = {name: own["ports"] for name, own in SERVICES.items() if "ports" in own}
+    assert ports == {"prefect": ["127.0.0.1:4200:4200"], "mlflow": ["127.0.0.1:5000:5000"]}
+    assert SERVICES["postgres"]["networks"] == ["database"]
+    assert read_compose()["networks"]["database"] == {"internal": True}
+
+
+def test_what_has_to_be_set_is_listed_and_empty() -> None:
+    text = (ROOT / "docker" / "compose.yaml").read_text("utf-8")
+    example = (ROOT / "docker" / ".env.example").read_text("utf-8")
+    given = dict(line.split("=") for line in example.splitlines() if "=" in line and line[0] != "#")
+    assert set(given) == set(re.findall(r"\$\{(\w+):\?", text))
+    assert set(given.values()) == {""}
+    assert "docker/.env" in (ROOT / ".gitignore").read_text("utf-8").split()
+
+
+def test_files_that_compose_mounts_are_there_and_hold_no_secret() -> None:
+    mounted = [
+        volume for own in SERVICES.values() for volume in own.get("volumes", ()) if volume[0] == "."
+    ]
+    assert len(mounted) == 2
+    for volume in mounted:
+        source, _, mode = volume.split(":")
+        assert mode == "ro"
+        text = (ROOT / "docker" / source).read_text("utf-8")
+        assert not re.search(r"password\s*=|://\w+:", text, re.IGNORECASE)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every line of this project, outside of compose.yaml, that starts a server."""
+    files = [
+        ROOT / "README.md",
+        ROOT / "Makefile",
+        ROOT / "prefect.yaml",
+        *(ROOT / "docs").glob("*.md"),
+    ]
+    files += [
+        *(ROOT / "docker").glob("*.md"),
+        ROOT / "docker" / "Dockerfile",
+        *(ROOT / "pipeline").rglob("*.py"),
+    ]
+    for file in files:
+        for line in file.read_text("utf-8").splitlines():
+            if re.search(r"mlflow (ui|server)|prefect server start|0\.0\.0\.0|--host", line):
+                yield str(file.relative_to(ROOT)), line
+
+
+def test_no_command_that_is_printed_or_written_opens_a_server_to_others() -> None:
+    found = list(commands())
+    assert {"README.md", "pipeline/launch.py"} <= {file for file, _ in found}
+    for file, line in found:
+        assert "0.0.0.0" not in line, (file, line)
+        if "mlflow ui" in line or "mlflow server" in line:
+            assert "127.0.0.1" in line or "--host" not in line, (file, line)
+
+
+def test_the_command_for_mlflow_binds_to_the_loopback_interface(tmp_path: Any) -> None:
+    command, address = _mlflow(str(tmp_path))
+    assert command is not None
+    assert "--host 127.0.0.1" in command
+    assert address.startswith("http://127.0.0.1:")
+
+
+def test_prefect_binds_to_the_loopback_interface_when_nobody_says_where() -> None:
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    assert settings.server.api.host == "127.0.0.1"
+    # `distill serve` asks Prefect's server for work and listens to nobody itself.
+    assert settings.runner.server.enable is False

@@ -1,0 +1,225 @@
+"""Services that go away or become slow in the middle of a run, and runs that get in each other's way."""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import json
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.flow import RunOptions, distill_flow
+from pipeline.store.checkpoints import open_store, verify
+from pipeline.tracking.run import TrackedRun
+from schemas.results.manifest import RunReport
+from stages.training.trainer import Trainer
+from tests.end_to_end.conftest import Distill
+from tests.end_to_end.processes import Process, free_port, running
+from tests.end_to_end.processes import distill as command
+from tests.support.toys import toy_recipe_dict
+from tests.torture.kills import visible, weights
+
+
+def write_recipe(folder: Path, *, steps: int, stages: tuple[int, ...] = (0, 2)) -> Path:
+    content: dict[str, Any] = toy_recipe_dict(folder / "in", steps=steps)
+    content["stages"] = [content["stages"][number] for number in stages]
+    content["teacher"]["task_model"]["training"]["duration"] = "40 steps"
+    content["teacher"]["minimum_gain"] = 0
+    content["execution"] |= {"state_minutes": 0.001, "log_every": 10}
+    path = folder / "toy.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[tuple[Process, dict[str, str]]]:
+    port = free_port()
+    env = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        # Each of its five would wait twice as long as the one before.
+        "PREFECT_CLIENT_MAX_RETRIES": "0",
+    }
+    start = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1")
+    with running(*start, "--port", str(port), "--no-services", env=env) as server:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(f"{env['PREFECT_API_URL']}/health", timeout=5).close()
+                break
+            except OSError:
+                assert server.process.poll() is None, server.output
+                time.sleep(0.5)
+        yield server, env
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect")
+def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(
+    tmp_path: Path, distill: Distill
+) -> None:
+    recipe, store = write_recipe(tmp_path, steps=100), tmp_path / "store"
+    arguments = command("run", recipe, "--store", store)
+    with prefect_server(tmp_path / "prefect") as (server, env):
+        with running(*arguments, env=env) as run:
+            run.wait_for("general: step")
+            server.send(signal.SIGKILL)
+            code = run.wait(280)
+            said = run.output
+    assert code == 1
+    assert "Traceback" not in said
+    assert said.count("error:") == 1
+    assert "Prefect's server went away" in said
+    assert "distill run" in said.split("error:")[1]
+    (general,) = (store / "checkpoints").glob("general-*")
+    manifest = verify(general)
+    code, _, said = distill("run", recipe, "--store", store)
+    assert code == 0, said
+    assert "general: there already, reused" in said
+    assert verify(general) == manifest
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect")
+def test_of_two_runs_at_once_one_makes_each_stage_and_the_other_waits_and_reuses_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe, store = write_recipe(tmp_path, steps=150), tmp_path / "store"
+    options = RunOptions(store=str(store))
+
+    def run() -> RunReport:
+        return distill_flow(recipe=str(recipe), options=options)
+
+    with ThreadPoolExecutor(2) as threads:
+        reports = [future.result() for future in [threads.submit(run) for _ in range(2)]]
+    said = f"\n{capfd.readouterr().err}"
+    for stage in ("teacher", "general", "task_adaptive"):
+        assert said.count(f"\n{stage}: step 0 of") == 1, said
+        assert said.count(f"\n{stage}: there already, reused") == 1, said
+    assert "another process is making" in caplog.text
+    assert len({report.run for report in reports}) == 2
+    assert {verify(folder).stage for folder in visible(store)} == {
+        "teacher",
+        "general",
+        "task_adaptive",
+    }
+    assert len(visible(store)) == 3
+    assert len(open_store(store).list_reports()) == 2
+
+
+class Slow(http.server.BaseHTTPRequestHandler):
+    """Answers every request after half a minute."""
+
+    def do_GET(self) -> None:
+        """Any request."""
+        time.sleep(30)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def slow_address() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        server.daemon_threads, server.block_on_close = True, False
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect")
+def test_a_server_that_takes_half_a_minute_to_answer_does_not_slow_training(
+    slow_address: str, tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, store = write_recipe(tmp_path, steps=300, stages=(0,)), tmp_path / "store"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", slow_address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    waited: list[float] = []
+    log = TrackedRun.log
+
+    def timed(self: TrackedRun, step: int, metrics: Mapping[str, float]) -> None:
+        began = time.perf_counter()
+        log(self, step, metrics)
+        waited.append(time.perf_counter() - began)
+
+    monkeypatch.setattr(TrackedRun, "log", timed)
+    code, _, err = distill("run", recipe, "--store", store)
+    assert code == 0, err
+    trained = sum(verify(folder).seconds for folder in visible(store))
+    assert len(waited) > 30
+    assert sum(waited) < 0.02 * trained, f"{sum(waited):.2f} s of {trained:.2f} s"
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}/mlflow.db")
+    for sent in (True, False):
+        code, out, err = distill("sync", "--store", store, "--json")
+        assert code == 0, err
+        assert bool(json.loads(out)["runs"]) is sent
+    with closing(sqlite3.connect(store / "mlflow.db")) as database:
+        runs = database.execute("SELECT name FROM runs").fetchall()
+        steps = database.execute(
+            "SELECT step FROM metrics JOIN runs USING (run_uuid) "
+            "WHERE name = 'general' AND key = 'train/loss' ORDER BY step"
+        ).fetchall()
+    assert len(runs) == 2
+    assert steps == [(step,) for step in range(10, 301, 10)]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect")
+def test_neither_a_jumping_clock_nor_an_odd_path_nor_a_link_changes_a_weight(
+    tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path, steps=30)
+    assert distill("run", recipe, "--store", tmp_path / "plain")[0] == 0
+    real, link = tmp_path / "Lager 模型 é", tmp_path / "a link"
+    real.mkdir()
+    link.symlink_to(real, target_is_directory=True)
+    jumps = itertools.cycle([0.0, 3 * 86400.0, -3 * 86400.0, 60.0])
+    now, now_ns = time.time, time.time_ns
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now() + next(jumps))
+        patch.setattr(time, "time_ns", lambda: now_ns() + int(next(jumps) * 1e9))
+        code, _, err = distill("run", recipe, "--store", link / "Speicher")
+    assert code == 0, err
+    assert weights(real / "Speicher") == weights(tmp_path / "plain")
+    code, _, err = distill("run", recipe, "--store", real / "Speicher")
+    assert code == 0, err
+    assert err.count("there already, reused") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect")
+def test_a_retry_of_prefect_goes_on_from_the_last_state_to_the_same_weights(
+    tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_recipe(tmp_path, steps=60, stages=(2,))
+    assert distill("run", recipe, "--store", tmp_path / "plain")[0] == 0
+    hiccups: list[int] = []
+    step = Trainer.train_step
+
+    def once_interrupted(self: Trainer) -> None:
+        if self.num_steps == 60 and self.step == 40 and not hiccups:
+            hiccups.append(self.step)
+            raise RuntimeError("something that may pass")
+        step(self)
+
+    monkeypatch.setattr(Trainer, "train_step", once_interrupted)
+    code, _, err = distill("run", recipe, "--store", tmp_path / "again")
+    assert code == 0, err
+    assert hiccups == [40]
+    assert err.count("task_adaptive: going on from step") == 1
+    assert weights(tmp_path / "again") == weights(tmp_path / "plain")

@@ -1,0 +1,98 @@
+"""What differs between a stage and the checkpoints that are there is said in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.planning.differences import what_is_different
+from pipeline.planning.outline import OutlinedStage, outline
+from pipeline.store.checkpoints import CheckpointStore, open_store
+from schemas.recipe.recipe import Recipe
+from stages import identity
+from stages.identity import stage_identity
+from tests.support.fakes import manifest_of, write_model
+from tests.support.toys import toy_recipe_dict, write_rows
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> dict:  # type: ignore[type-arg]
+    return toy_recipe_dict(tmp_path / "in")
+
+
+def outlined(content: dict, store: CheckpointStore) -> dict[str, OutlinedStage]:  # type: ignore[type-arg]
+    recipe = Recipe.model_validate(content)
+    return {stage.config.name: stage for stage in outline(recipe, recipe.stages, store)}
+
+
+@pytest.fixture
+def store(content: dict, tmp_path: Path) -> CheckpointStore:  # type: ignore[type-arg]
+    """A store in which the recipe has been run, as far as manifests go."""
+    store = open_store(tmp_path / "store")
+    for stage in outlined(content, store).values():
+        manifest = manifest_of(
+            stage.digest,
+            stage=stage.config.name,
+            identity=stage_identity(stage.config, stage.parent),
+        )
+        store.writer(stage.config.name, stage.digest).commit(manifest, write_model)
+    return store
+
+
+def reasons(content: dict, store: CheckpointStore) -> dict[str, str | None]:  # type: ignore[type-arg]
+    return {
+        name: what_is_different(stage, store) for name, stage in outlined(content, store).items()
+    }
+
+
+def test_what_is_there_needs_no_reason(content, store: CheckpointStore) -> None:  # type: ignore[no-untyped-def]
+    assert set(reasons(content, store).values()) == {None}
+
+
+def test_a_stage_that_nothing_is_like_needs_none_either(content, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert set(reasons(content, open_store(tmp_path / "empty")).values()) == {None}
+
+
+def test_a_change_names_its_place_and_both_values_and_what_follows_from_it(
+    content,  # type: ignore[no-untyped-def]
+    store: CheckpointStore,
+) -> None:
+    training = content["stages"][2]["training"]
+    content["stages"][2]["training"] = training | {"optimizer": {"learning_rate": 0.002}}
+    said = reasons(content, store)
+    assert {name for name, reason in said.items() if reason} == {"task_adaptive", "task_specific"}
+    assert said["task_adaptive"] is not None
+    assert said["task_adaptive"].startswith("unlike task_adaptive-")
+    assert said["task_adaptive"].endswith(
+        ": training.optimizer.learning_rate is 0.002, there 0.001"
+    )
+    assert str(said["task_specific"]).endswith(": the stage before it is another")
+
+
+def test_other_rows_in_a_file_of_the_same_name_are_other_data(content, store, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    write_rows(
+        Path(content["task"]["train"]),
+        [{"text_a": "good", "label": "good"}, {"text_a": "bad", "label": "bad"}],
+    )
+    said = reasons(content, store)
+    assert said["general"] is None
+    assert "the data is other" in str(said["teacher"])
+    assert "its teacher is another; the stage before it" not in str(said["general_enhanced"])
+    assert "its teacher is another" in str(said["general_enhanced"])
+
+
+def test_changed_numerics_are_named(content, store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    was = identity.NUMERICS_VERSION
+    monkeypatch.setattr(identity, "NUMERICS_VERSION", 7)
+    assert all(
+        f"numerics is 7, there {was}" in str(reason) for reason in reasons(content, store).values()
+    )
+
+
+@pytest.mark.parametrize("broken", ["", "[]", "{}", '{"identity": 3}', "[" * 100_000])
+def test_manifests_that_say_nothing_are_passed_over(broken: str, content, store) -> None:  # type: ignore[no-untyped-def]
+    for path in store.root.glob("checkpoints/*/manifest.json"):
+        path.write_text(broken, encoding="utf-8")
+    content["stages"][0]["training"] = content["stages"][0]["training"] | {"seed": 5}
+    assert set(reasons(content, store).values()) == {None}

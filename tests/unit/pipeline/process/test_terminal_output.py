@@ -1,0 +1,117 @@
+"""What others wrote reaches the terminal as it is: no markup, no formulas, no commands, no encoding errors."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.execution.progress import LineProgress, TerminalProgress
+from pipeline.process.settings import read_settings
+from pipeline.process.terminal import add_row, safe, say
+from pipeline.reporting.loss_curves import as_png, loss_curves, new_figure
+from pipeline.store.garbage import Garbage, Piece, print_garbage
+from pipeline.tracking.points import Point
+from schemas.core.errors import ConfigError
+from tests.unit.test_layers import ROOT
+
+ODD = ["runs[v2]", "a[/b]", "[bold]x[/bold]", "[link=https://example.com]x", r"a\[b]", "q$usd_$x"]
+
+
+def console(width: int = 200) -> Console:
+    return Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+
+
+def printed(of: Console) -> str:
+    assert isinstance(of.file, io.StringIO)
+    return of.file.getvalue()
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_brackets_are_no_markup(text: str) -> None:
+    out = console()
+    say(out, f"store: {text}")
+    table = Table()
+    table.add_column("")
+    add_row(table, [text])
+    out.print(table)
+    LineProgress(out).note(text)
+    bars = TerminalProgress(out)
+    bars.note(text)
+    bars.start(text, 3)
+    bars.close()
+    print_garbage(
+        Garbage(
+            store=text,
+            pieces=(Piece(path=text, size=1, age=1.0, reason=text),),
+            removed=False,
+            older_than=1.0,
+        ),
+        out,
+    )
+    assert printed(out).count(text) >= 7
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\x1b[31mred", r"a\x1b[31mred"),
+        ("title\x1b]0;x\x07", r"title\x1b]0;x\x07"),
+        ("c1 \x9b31m", r"c1 \x9b31m"),
+        ("over\rwritten", r"over\rwritten"),
+        ("turned \u202e round", r"turned \u202e round"),
+        ("two\nlines\tand more", "two\nlines\tand more"),
+        ("क्‍ष 👩‍🔬 ❤️", "क्‍ष 👩‍🔬 ❤️"),
+    ],
+)
+def test_nothing_is_a_command_to_the_terminal(text: str, shown: str) -> None:
+    assert safe(text) == shown
+    out = console()
+    say(out, text)
+    assert "\x1b" not in printed(out)
+    assert "\x9b" not in printed(out)
+
+
+def test_dollars_in_names_are_no_formulas() -> None:
+    points = [Point(step, step, {"train/loss": 1.0 + step, "train/x$_$": 2.0}) for step in (1, 2)]
+    for title in (r"q$usd_$x", r"$\frac{$", "a$b", "\x1b[2J"):
+        assert loss_curves(points, title)
+        figure = new_figure(2, 2)
+        figure.suptitle(title)
+        assert as_png(figure)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_that_lacks_characters_ends_nothing(encoding: str, tmp_path: Path) -> None:
+    program = (
+        "from pipeline.process.terminal import make_streams_lenient, say\n"
+        "from rich.console import Console\n"
+        "make_streams_lenient()\n"
+        "say(Console(), 'a – b × c ± 1 … 難 \\udcff')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=True,
+    )
+    said = done.stdout.decode(encoding)
+    if encoding == "ascii":
+        assert said.startswith(r"a - b x c +- 1 ... \u96e3 \udcff")
+    assert said.endswith("\\udcff\n")
+
+
+def test_a_store_whose_database_would_stand_elsewhere_is_refused(tmp_path: Path) -> None:
+    for name in ("a?b", "a%20b"):
+        with pytest.raises(ConfigError, match=r"rename the folder"):
+            read_settings(tmp_path / name, {})
+    elsewhere = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:5000"}
+    assert read_settings(tmp_path / "a?b", elsewhere).store == tmp_path / "a?b"
+    assert read_settings(tmp_path / "a#b 100%", {}).tracking_uri.endswith("/a#b 100%/mlflow.db")

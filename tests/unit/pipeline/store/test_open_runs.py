@@ -1,0 +1,216 @@
+"""`distill gc` beside runs: what a run needs stays, while it goes on and after it died, whatever its age."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pipeline.store import garbage, open_runs
+from pipeline.store.checkpoints import CheckpointStore, open_store, verify
+from pipeline.store.garbage import Garbage, find_garbage, remove_garbage
+from pipeline.store.open_runs import cache_in_use, needs_of, open_run, read_records
+from schemas.core.refs import FolderModel
+from schemas.recipe.teacher import FinetunedTeacher
+from stages.ports.protocols import TrainingState
+from tests.support.fakes import manifest_of
+from tests.unit.pipeline.store.test_garbage import (
+    DAY,
+    GENERAL,
+    LEFT,
+    TASK,
+    TEACHER,
+    commit,
+    made_old,
+)
+
+NOW = 0.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return open_store(tmp_path / "store")
+
+
+def collect(store: CheckpointStore, older_than: float = 7 * DAY) -> Garbage:
+    return remove_garbage(store, find_garbage(store, older_than=older_than))
+
+
+def there(store: CheckpointStore) -> set[str]:
+    return {path.name[-16:] for path in (store.root / "checkpoints").iterdir()}
+
+
+def save_state(store: CheckpointStore, digest: str, *needs: str) -> Path:
+    states = store.states("general", digest, needs)
+    states.save(TrainingState(step=1, tensors={}, numbers={}))
+    return states.folder
+
+
+def die(store: CheckpointStore, needs: set[str]) -> None:
+    """A run that fails after it has noted what it needs."""
+    with suppress(KeyboardInterrupt), open_run(store.root, "toy") as run:
+        run.needs(needs)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("older_than", [7 * DAY, NOW])
+def test_old_stages_of_a_run_that_goes_on_stay_with_what_they_come_from(
+    store: CheckpointStore, older_than: float
+) -> None:
+    commit(store, TEACHER)
+    commit(store, GENERAL, parent=TEACHER)
+    commit(store, LEFT)
+    states = save_state(store, TASK, GENERAL)
+    with open_run(store.root, "toy") as run:
+        run.needs({GENERAL, TASK})
+        made_old(store)
+        gone = collect(store, older_than)
+        assert there(store) == {TEACHER[:16], GENERAL[:16]}
+        assert states.is_dir()
+        assert [piece.path for piece in gone.pieces] == [f"checkpoints/teacher-{LEFT[:16]}"]
+    assert read_records(store.root) == []
+
+
+def test_the_record_of_a_run_that_died_keeps_its_stages_until_it_is_older_than_asked(
+    store: CheckpointStore,
+) -> None:
+    commit(store, GENERAL)
+    die(store, {GENERAL})
+    (record,) = read_records(store.root)
+    assert not record.held
+    made_old(store)
+    assert (
+        collect(store).pieces == ()
+    )  # the record says when it was written, whatever its file's time is
+    gone = {piece.path for piece in collect(store, NOW).pieces}
+    assert gone == {f"checkpoints/teacher-{GENERAL[:16]}", f"open/{record.path.name}"}
+
+
+def test_the_state_of_an_interrupted_stage_stays_with_its_parent_and_its_teachers(
+    store: CheckpointStore,
+) -> None:
+    for digest in (TEACHER, GENERAL, LEFT):
+        commit(store, digest)
+    states = save_state(store, TASK, GENERAL, TEACHER)
+    for path in (store.root / "checkpoints").rglob("*"):
+        os.utime(path, (time.time() - 8 * DAY,) * 2)
+    collect(store)
+    assert there(store) == {TEACHER[:16], GENERAL[:16]}
+    assert states.is_dir()
+    assert len(collect(store, NOW).pieces) == 3
+
+
+def test_who_finishes_clears_the_records_of_those_that_died_over_the_same_stages(
+    store: CheckpointStore,
+) -> None:
+    for needs in ({GENERAL}, {GENERAL, LEFT}):
+        die(store, needs)
+    with open_run(store.root, "toy") as run:
+        run.needs({GENERAL, TASK})
+    assert [record.digests for record in read_records(store.root)] == [{GENERAL[:16], LEFT[:16]}]
+
+
+def test_a_run_that_needed_nothing_leaves_no_record(store: CheckpointStore) -> None:
+    die(store, set())
+    assert read_records(store.root) == []
+
+
+def test_the_cache_of_a_run_that_starts_stays(store: CheckpointStore) -> None:
+    rows = store.cache / "files" / "0123"
+    rows.mkdir(parents=True)
+    with open_run(store.root, "toy"):
+        found = collect(store, NOW)
+        assert found.in_use == ("cache/files/0123",)
+        assert rows.is_dir()
+    with cache_in_use(store.root):  # a plan, or an evaluation
+        collect(store, NOW)
+        assert rows.is_dir()
+    collect(store, NOW)
+    assert not rows.exists()
+
+
+def test_what_a_run_begins_to_need_between_search_and_removal_stays(store: CheckpointStore) -> None:
+    commit(store, GENERAL)
+    commit(store, LEFT)
+    found = find_garbage(store, older_than=NOW)
+    assert len(found.pieces) == 2
+    with open_run(store.root, "toy") as run:
+        run.needs({GENERAL})
+        removed = remove_garbage(store, found)
+    assert there(store) == {GENERAL[:16]}
+    assert removed.in_use == (f"checkpoints/teacher-{GENERAL[:16]}",)
+
+
+def test_nobody_registers_or_notes_a_need_while_something_is_taken_away(
+    store: CheckpointStore,
+) -> None:
+    with open_run(store.root, "toy") as run:
+        noted = threading.Thread(target=run.needs, args=({GENERAL},))
+        with open_runs.gate(store.root):
+            noted.start()
+            noted.join(0.2)
+            assert noted.is_alive()
+            assert read_records(store.root)[0].digests == set()
+        noted.join(10)
+        assert read_records(store.root)[0].digests == {GENERAL[:16]}
+
+
+def test_the_record_of_a_killed_process_is_free_and_half_a_line_is_passed_over(
+    store: CheckpointStore,
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.store.open_runs import open_run\n"
+        f"with open_run(Path({str(store.root)!r}), 'toy') as run:\n"
+        f"    run.needs({{{GENERAL!r}}}); print('open', flush=True); sys.stdin.readline()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        assert [record.held for record in read_records(store.root)] == [True]
+        other.send_signal(signal.SIGKILL)
+    (record,) = read_records(store.root)
+    assert not record.held
+    with record.path.open("ab") as file:
+        file.write(b'{"needs": ["cccccc')
+    assert read_records(store.root)[0].digests == {GENERAL[:16]}
+
+
+def test_what_a_stage_needs_is_its_parent_its_teachers_and_another_recipes_student() -> None:
+    teacher = FinetunedTeacher(model=FolderModel(path="/t/model"), stage_digest=TEACHER)
+    student = FolderModel(path="/store/checkpoints/task_specific-0123456789abcdef/model")
+    config = manifest_of().config.model_copy(update={"teacher": teacher, "pretrained": student})
+    assert needs_of(config, GENERAL) == {TEACHER, GENERAL, "0123456789abcdef"}
+    assert needs_of(config, None) == {TEACHER, "0123456789abcdef"}
+
+
+def test_what_goes_while_it_is_looked_at_is_passed_over(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = save_state(store, TASK)
+    read = garbage._text
+
+    def goes(path: Path) -> str:
+        shutil.rmtree(states, ignore_errors=True)
+        return read(path)
+
+    monkeypatch.setattr(garbage, "_text", goes)
+    assert collect(store, NOW).pieces == ()
+
+
+def test_a_stage_that_is_held_keeps_what_its_state_reads(store: CheckpointStore) -> None:
+    commit(store, GENERAL)
+    save_state(store, TASK, GENERAL)
+    with store.lock("general", TASK):
+        found = collect(store, NOW)
+    assert found.in_use == (f"states/general-{TASK[:16]}",)
+    assert verify(store.folder("teacher", GENERAL)).digest == GENERAL

@@ -1,0 +1,82 @@
+"""Key presses before the command line is there, and after it has done its work."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+# Sends itself the signal while it imports the command line's first library, or when the interpreter ends.
+PROGRAM = """
+import atexit, os, sys
+
+class Presser:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), {number})
+
+if {early}:
+    sys.meta_path.insert(0, Presser())
+else:
+    atexit.register(lambda: os.kill(os.getpid(), {number}))
+sys.argv = ["distill", *{arguments}]
+from pipeline.program import program
+program()
+"""
+
+
+def run(number: int, *arguments: str, early: bool) -> subprocess.CompletedProcess[str]:
+    program = PROGRAM.format(number=int(number), early=early, arguments=list(arguments))
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_libraries_are_imported_ends_it_in_one_line(number: int) -> None:
+    ended = run(number, "recipes", early=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr == "error: stopped before anything was begun\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["show", "quickstart"], 0), (["show", "quikstart"], 2)]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_work_is_done_changes_nothing_of_its_end(
+    arguments: list[str], code: int, number: int
+) -> None:
+    ended = run(number, *arguments, early=False)
+    assert ended.returncode == code
+    assert "Traceback" not in ended.stderr
+    assert ("teacher" in ended.stdout) == (code == 0)
+
+
+CLEARED = """
+import sys, tempfile
+
+class Maker:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            self.folder = tempfile.TemporaryDirectory(dir={folder!r})
+
+sys.meta_path.insert(0, Maker())
+sys.argv = ["distill", "show", "quickstart"]
+from pipeline.program import program
+program()
+"""
+
+
+def test_what_is_said_last_arrives_and_what_is_left_is_cleared_away(tmp_path: Path) -> None:
+    program = CLEARED.format(folder=str(tmp_path))
+    shown = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60
+    )
+    assert shown.returncode == 0
+    assert b"teacher_cache_gigabytes: 4.0" in shown.stdout.rstrip().splitlines()[-1]
+    assert not any(tmp_path.iterdir())

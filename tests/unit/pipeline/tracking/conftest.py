@@ -1,0 +1,65 @@
+"""Tracking on one real MLflow database per module, and what tests read back from it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking.client import load_mlflow
+from pipeline.tracking.session import Tracking
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One MLflow database for the module (its tables take seconds to make).
+
+    Each test has its own experiment.
+    """
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of the caller's MLflow gets in; what load_mlflow sets is undone."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture
+def opened(database: str, tmp_path: Path) -> Iterator[Tracking]:
+    """Tracking on the database, experiment named after the test's folder."""
+    tracking = Tracking.open(
+        database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "artifacts"
+    )
+    yield tracking
+    tracking.close()
+
+
+@pytest.fixture
+def client(database: str) -> Any:
+    """MLflow's own client, to read back with."""
+    with warnings.catch_warnings():
+        # MLflow and SQLAlchemy disagree about deprecations on first use.
+        warnings.simplefilter("ignore")
+        return load_mlflow().MlflowClient(tracking_uri=database)
+
+
+def history(client: Any, run_id: str | None, name: str) -> list[tuple[int, float]]:
+    """All values of a metric by step."""
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
+
+
+def closed_port() -> int:
+    """A port on 127.0.0.1 that nobody listens on."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])

@@ -1,0 +1,185 @@
+"""Tracking on servers that are dead, hang, fail in the middle or refuse."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from pipeline.tracking import client as tracking_client
+from pipeline.tracking import points as kept
+from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.session import Tracking
+from tests.unit.pipeline.tracking.conftest import closed_port, history
+
+
+def log_some(child: TrackedRun, steps: int = 2000) -> float:
+    """Seconds that logging took."""
+    started = time.monotonic()
+    for step in range(steps):
+        child.log(step, {"train/loss": 1.0})
+    return time.monotonic() - started
+
+
+def test_a_dead_server_costs_one_warning_and_no_time_and_the_points_are_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    started = time.monotonic()
+    address = f"http://me:s3cret@127.0.0.1:{closed_port()}"
+    tracking = Tracking.open(address, "e", tmp_path / "points", patience=20)
+    parent = tracking.parent_run("r", {}, {})
+    child = tracking.child_run(parent, "general", {}, {})
+    log_some(child)
+    assert not child.log_text("x", "x.txt")
+    child.finish()
+    tracking.close()
+    assert time.monotonic() - started < 15
+    assert (parent.run_id, child.run_id) == (None, None)
+    assert len(list(kept.read_points(child.points))) == 2000
+    warnings = [
+        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+    ]
+    assert len(warnings) == 1, warnings
+    assert str(tmp_path / "points") in warnings[0]
+    assert "http://127.0.0.1" in warnings[0]
+    assert "s3cret" not in caplog.text
+
+
+@pytest.fixture
+def hanging_port() -> Iterator[int]:
+    """A server that accepts and never answers."""
+    held = []
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+
+        def hold() -> None:
+            while True:
+                try:
+                    held.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=hold, daemon=True)
+        thread.start()
+        yield int(server.getsockname()[1])
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    for connection in held:
+        connection.close()
+
+
+def test_a_server_that_hangs_is_given_up_after_the_patience(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    hanging_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
+    started = time.monotonic()
+    tracking = Tracking.open(
+        f"http://127.0.0.1:{hanging_port}", "e", tmp_path / "points", patience=1.0
+    )
+    child = tracking.child_run(tracking.parent_run("r", {}, {}), "general", {}, {})
+    assert log_some(child, steps=200) < 2
+    child.finish()
+    tracking.close()
+    assert time.monotonic() - started < 6
+    assert len(list(kept.read_points(child.points))) == 200
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+
+
+def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
+    database: str,
+    tmp_path: Path,
+    client: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken = threading.Event()
+    send = tracking_client.send_points
+
+    def flaky(*args: Any) -> None:
+        if broken.is_set():
+            raise MlflowException(
+                "API request to http://me:pw@127.0.0.1 failed: connection refused"
+            )
+        send(*args)
+
+    monkeypatch.setattr("pipeline.tracking.session.send_points", flaky)
+    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.5)
+    tracking = Tracking.open(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
+    child = tracking.child_run(None, "general", {}, {})
+    child.log(1, {"train/loss": 1.0})
+    tracking.worker.flush(str(child.run_id))
+    broken.set()
+    child.log(2, {"train/loss": 2.0})
+    tracking.worker.flush(str(child.run_id))
+    assert history(client, child.run_id, "train/loss") == [(1, 1.0)]
+    broken.clear()
+    child.log(3, {"train/loss": 3.0})
+    time.sleep(0.6)
+    child.finish()
+    tracking.close()
+    assert history(client, child.run_id, "train/loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len(warnings) == 1, warnings
+    assert ":pw@" not in caplog.text
+
+
+def test_what_the_server_refuses_is_said_once_and_does_not_count_as_down(
+    opened: Tracking, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    child = opened.child_run(None, "general", {}, {})
+    for _ in range(2):
+        assert not child.set_tags({"mlflow.runName": "x" * 6000, "": "a tag without a name"})
+    child.log(1, {"train/loss": 1.0})
+    child.finish()
+    assert history(client, child.run_id, "train/loss") == [(1, 1.0)]
+    assert len([r for r in caplog.records if "refused tags" in r.getMessage()]) == 1
+
+
+def test_an_answer_that_comes_too_late_leaves_no_second_run(
+    database: str, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = threading.Event()
+    create = tracking_client.create_run
+
+    def slow(*arguments: Any, **more: Any) -> str:
+        run_id = create(*arguments, **more)
+        time.sleep(1.5)
+        made.set()
+        return run_id
+
+    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.5)
+    places = {
+        "experiment": tmp_path.name,
+        "points": tmp_path / "points",
+        "artifacts": tmp_path / "a",
+    }
+    tracking = Tracking.open(database, patience=20, **places)
+    tracking.worker.patience = 0.5
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.tracking.session.create_run", slow)
+        child = tracking.child_run(None, "general", {"seed": 1}, {})
+        assert child.run_id is None
+        child.log(1, {"train/loss": 1.0})
+        assert made.wait(10)
+    child.finish()
+    tracking.close()
+    again = Tracking.open(database, patience=20, **places)
+    again.send_kept()
+    again.close()
+    assert again.experiment_id is not None
+    (run,) = client.search_runs([again.experiment_id])
+    assert run.data.params["seed"] == "1"
+    assert run.info.status == "FINISHED"
+    assert history(client, run.info.run_id, "train/loss") == [(1, 1.0)]

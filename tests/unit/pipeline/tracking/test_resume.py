@@ -1,0 +1,214 @@
+"""Run ids that lead to checkpoints: here, in a store that was moved, and on another machine; MLflow in such a store."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.process.settings import Settings, read_settings
+from pipeline.store.checkpoints import CheckpointStore, open_store, verify
+from pipeline.tracking.moved_store import lead_to_store, was_moved
+from pipeline.tracking.resume import resolve_run
+from pipeline.tracking.session import Tracking
+from pipeline.tracking.stored_artifacts import is_stored, log_checkpoint
+from pipeline.tracking.sync import sync
+from schemas.core.errors import CheckpointError
+from schemas.results.manifest import CheckpointRef
+from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.unit.pipeline.tracking.conftest import closed_port
+
+TAGS = {"distill.stage": "teacher", "distill.digest": DIGEST}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    return open_store(tmp_path / "made here")
+
+
+def made(store: CheckpointStore) -> CheckpointRef:
+    return store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
+
+
+def run_with(tracking: Tracking, checkpoint: CheckpointRef, *, stored: bool = False) -> str:
+    run = tracking.child_run(None, "teacher", {}, {**TAGS, "distill.checkpoint": checkpoint.path})
+    if stored:
+        log_checkpoint(Path(checkpoint.path), run)
+    run.finish()
+    return str(run.run_id)
+
+
+def test_a_run_leads_to_its_checkpoint_in_the_store_at_hand_or_where_it_was_made(
+    opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
+) -> None:
+    checkpoint = made(store)
+    run_id = run_with(opened, checkpoint)
+    assert resolve_run(run_id, uri=database, store=store) == Path(checkpoint.path)
+    other = CheckpointStore(tmp_path / "another")
+    assert resolve_run(run_id, uri=database, store=other) == Path(checkpoint.path)
+    moved = tmp_path / "moved"
+    store.root.rename(moved)
+    found = resolve_run(run_id, uri=database, store=CheckpointStore(moved))
+    assert found == moved / "checkpoints" / Path(checkpoint.path).name
+    assert not other.root.exists()
+
+
+def test_a_run_leads_to_its_checkpoint_beside_the_database_of_another_store(
+    store: CheckpointStore, tmp_path: Path, database: str
+) -> None:
+    own = f"sqlite:///{store.root}/mlflow.db"
+    _copy_of(database, store.root / "mlflow.db")
+    tracking = Tracking.open(own, tmp_path.name, store.points, artifacts=store.root / "mlartifacts")
+    assert tracking.is_of_store
+    checkpoint = made(store)
+    run_id = run_with(tracking, checkpoint)
+    tracking.close()
+    moved = tmp_path / "moved"
+    store.root.rename(moved)
+    other = open_store(tmp_path / "other")
+    found = resolve_run(run_id, uri=f"sqlite:///{moved}/mlflow.db", store=other)
+    assert found == moved / "checkpoints" / Path(checkpoint.path).name
+
+
+def test_another_machine_gets_the_checkpoint_from_mlflow_into_its_own_store(
+    opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
+) -> None:
+    assert not opened.is_of_store
+    checkpoint = made(store)
+    run_id = run_with(opened, checkpoint, stored=True)
+    manifest = manifest_of(mlflow_run_id=run_id)
+    assert is_stored(opened, manifest, "checkpoint")
+    assert not is_stored(opened, manifest, "model")
+    reused = run_with(opened, checkpoint)  # by another run, which stored nothing
+    shutil.rmtree(store.root)
+    for run in (run_id, reused):
+        other = open_store(tmp_path / f"other {run}")
+        found = resolve_run(run, uri=database, store=other)
+        assert found == other.folder("teacher", DIGEST)
+        assert verify(found).digest == DIGEST
+        assert other.find("teacher", DIGEST) is not None
+        assert [path.name for path in found.parent.iterdir()] == [found.name]
+
+
+def test_a_damaged_checkpoint_here_is_replaced_by_the_one_that_mlflow_has(
+    opened: Tracking, database: str, store: CheckpointStore
+) -> None:
+    checkpoint = made(store)
+    run_id = run_with(opened, checkpoint, stored=True)
+    (Path(checkpoint.path) / "model" / "config.json").write_text('{"changed": 1}')
+    found = resolve_run(run_id, uri=database, store=store)
+    assert found == Path(checkpoint.path)
+    assert verify(found).digest == DIGEST
+
+
+def test_what_leads_nowhere_is_refused_with_the_reason(
+    opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
+) -> None:
+    parent = opened.parent_run("r", {}, {})
+    with pytest.raises(CheckpointError, match="has no checkpoint; give the id of a stage's"):
+        resolve_run(str(parent.run_id), uri=database, store=store)
+    checkpoint = made(store)
+    run_id = run_with(opened, checkpoint)
+    (Path(checkpoint.path) / "model" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"model/config.json is missing.*name the store"):
+        resolve_run(run_id, uri=database, store=store)
+    shutil.rmtree(checkpoint.path)
+    with pytest.raises(
+        CheckpointError, match=r"it was made in .*none of its stage is in the store"
+    ):
+        resolve_run(run_id, uri=database, store=store)
+    with pytest.raises(CheckpointError, match="knows no such run"):
+        resolve_run("f" * 32, uri=database, store=store)
+    away = f"http://me:s3cret@127.0.0.1:{closed_port()}"
+    with pytest.raises(CheckpointError, match="cannot be asked") as caught:
+        resolve_run("f" * 32, uri=away, store=store)
+    assert "s3cret" not in str(caught.value)
+
+
+def _copy_of(database: str, path: Path) -> None:
+    """Its tables take seconds to make."""
+    source = Path(database.removeprefix("sqlite:///"))
+    if not source.exists():
+        from pipeline.tracking.client import make_database
+
+        make_database(database)
+    shutil.copyfile(source, path)
+
+
+def artifacts(client: Any, run_id: str) -> set[str]:
+    return {item.path for item in client.list_artifacts(run_id)}
+
+
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_a_store_that_was_moved_or_copied_takes_mlflows_artifacts_along(
+    how: str, store: CheckpointStore, tmp_path: Path, database: str
+) -> None:
+    from pipeline.tracking.client import load_mlflow
+
+    _copy_of(database, store.root / "mlflow.db")
+    settings = read_settings(store.root, {"DISTILL_EXPERIMENT": tmp_path.name})
+    run_id = _run(settings, store, "before.txt")
+    assert not was_moved(settings.tracking_uri, settings.artifacts)
+    place = tmp_path / "it's here now, é"
+    (store.root.rename if how == "moved" else _copied(store.root))(place)
+    settings = read_settings(place, {"DISTILL_EXPERIMENT": tmp_path.name})
+    assert was_moved(settings.tracking_uri, settings.artifacts)
+    report = sync(settings, place / "points")
+    assert report.failure is None
+    assert not was_moved(settings.tracking_uri, settings.artifacts)
+    client = load_mlflow().MlflowClient(tracking_uri=settings.tracking_uri)
+    assert artifacts(client, run_id) == {"before.txt"}
+    run = client.get_run(run_id)
+    assert run.info.artifact_uri.startswith((place / "mlartifacts").as_uri())
+    assert run.data.tags["distill.checkpoint"] == f"{place}/checkpoints/x"
+    later = _run(settings, CheckpointStore(place), "after.txt")
+    assert artifacts(client, later) == {"after.txt"}
+    assert len(list((place / "mlartifacts").rglob("*.txt"))) == 2
+    assert store.root.exists() == (how == "copied")
+
+
+def test_a_store_reached_by_a_link_and_a_database_elsewhere_are_left_alone(
+    store: CheckpointStore, tmp_path: Path, database: str
+) -> None:
+    _copy_of(database, store.root / "mlflow.db")
+    settings = read_settings(store.root, {"DISTILL_EXPERIMENT": tmp_path.name})
+    run_id = _run(settings, store, "a.txt")
+    (tmp_path / "link").symlink_to(store.root)
+    linked = read_settings(tmp_path / "link", {})
+    assert not was_moved(linked.tracking_uri, linked.artifacts)
+    assert not was_moved(settings.tracking_uri, tmp_path / "elsewhere" / "mlartifacts")
+    lead_to_store(settings.tracking_uri, tmp_path / "elsewhere" / "mlartifacts")
+    assert sync(settings, store.points).runs == ()
+    assert run_id
+
+
+def _copied(root: Path) -> Any:
+    return lambda place: shutil.copytree(root, place)
+
+
+def _run(settings: Settings, store: CheckpointStore, file: str) -> str:
+    tracking = Tracking.open(
+        settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts
+    )
+    run = tracking.child_run(None, "x", {}, {"distill.checkpoint": f"{store.root}/checkpoints/x"})
+    assert run.log_text("text", file)
+    run.finish()
+    tracking.close()
+    return str(run.run_id)
+
+
+def test_what_mlflow_refused_is_not_said_to_be_stored(
+    opened: Tracking, store: CheckpointStore, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = made(store)
+    run = opened.child_run(None, "teacher", {}, TAGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "log_artifacts", lambda *_: False)
+        log_checkpoint(Path(checkpoint.path), run)
+    assert not is_stored(opened, manifest_of(mlflow_run_id=run.run_id), "checkpoint")
+    log_checkpoint(Path(checkpoint.path), run)
+    assert is_stored(opened, manifest_of(mlflow_run_id=run.run_id), "checkpoint")
+    assert client.get_run(run.run_id).data.tags["distill.stored.checkpoint"] == "true"
+    run.finish()

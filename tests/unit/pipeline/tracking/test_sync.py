@@ -1,0 +1,312 @@
+"""What could not be sent while MLflow was away reaches it later: whole, in order, and once."""
+
+from __future__ import annotations
+
+import json
+import resource
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+from pipeline.process.settings import Settings, read_settings
+from pipeline.tracking import points as kept
+from pipeline.tracking import server as tracking_server
+from pipeline.tracking.outbox import Outbox, Request
+from pipeline.tracking.points import PointFile, read_points
+from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.server import Amount, unsent
+from pipeline.tracking.session import Tracking
+from pipeline.tracking.sync import SyncReport, sync
+from schemas.core.errors import StoreError
+from tests.unit.pipeline.tracking.conftest import closed_port, history
+
+
+class Place:
+    """A store's points, the experiment of one test, and the two addresses of MLflow: away and there."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        self.folder, self.points, self.experiment = folder, folder / "points", folder.name
+        self.there, self.away = database, f"http://me:s3cret@127.0.0.1:{closed_port()}"
+
+    def tracking(self, uri: str) -> Tracking:
+        return Tracking.open(
+            uri, self.experiment, self.points, artifacts=self.folder / "artifacts", patience=60
+        )
+
+    def settings(self, uri: str) -> Settings:
+        given = read_settings(self.folder, {"MLFLOW_TRACKING_URI": uri})
+        return given.model_copy(update={"artifacts": self.folder / "artifacts"})
+
+    def sync(self, uri: str | None = None) -> SyncReport:
+        return sync(self.settings(uri or self.there), self.points)
+
+    def runs(self, client: Any) -> dict[str, Any]:
+        """The experiment's runs by name; two of one name are a failure."""
+        experiment = client.get_experiment_by_name(self.experiment)
+        found = client.search_runs([experiment.experiment_id])
+        by_name = {run.info.run_name: run for run in found}
+        assert len(by_name) == len(found)
+        return by_name
+
+
+@pytest.fixture
+def place(tmp_path: Path, database: str) -> Place:
+    return Place(tmp_path, database)
+
+
+def tell_all(run: TrackedRun, folder: Path) -> None:
+    """Points and everything else that a stage says, all of it kept."""
+    (folder / "model").mkdir(exist_ok=True)
+    (folder / "model" / "model.safetensors").write_bytes(b"\x00\xff" * 1000)
+    run.log(1, {"train/loss": 2.0})
+    run.log(2, {"train/loss": 1.0, "eval/accuracy": 0.5})
+    assert not run.log_text("first", "notes/report.md")
+    assert not run.log_text("see http://me:pw@example.com", "notes/report.md")
+    assert not run.log_picture(b"\x89PNG", "curves.png")
+    assert not run.log_artifacts(folder / "model", "model")
+    assert not run.set_tags({"distill.checkpoint": "/somewhere"})
+    assert not run.log_dataset("sst2", "d" * 64, 100, "https://example.com/sst2", "training")
+
+
+def run_while_away(place: Place) -> None:
+    """A parent with one stage, finished without a server."""
+    tracking = place.tracking(place.away)
+    parent = tracking.parent_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
+    child = tracking.child_run(parent, "general", {"seed": 3}, {"distill.stage": "general"})
+    tell_all(child, place.folder)
+    child.finish()
+    assert not parent.log_text("table", "report.md")
+    parent.finish()
+    tracking.close()
+
+
+def content(client: Any, run: Any, path: str, folder: Path) -> bytes:
+    return Path(client.download_artifacts(run.info.run_id, path, str(folder))).read_bytes()
+
+
+def check_whole(place: Place, client: Any) -> None:
+    """Everything of `run_while_away` is there, and once."""
+    runs = place.runs(client)
+    assert set(runs) == {"flow", "general"}
+    flow, general = runs["flow"], runs["general"]
+    assert flow.data.params == {"recipe.name": "r"}
+    assert flow.data.tags["distill.recipe"] == "r"
+    assert general.data.tags["mlflow.parentRunId"] == flow.info.run_id
+    assert general.data.tags["distill.checkpoint"] == "/somewhere"
+    assert general.data.params == {"seed": "3"}
+    assert (flow.info.status, general.info.status) == ("FINISHED", "FINISHED")
+    assert history(client, general.info.run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert history(client, general.info.run_id, "eval/accuracy") == [(2, 0.5)]
+    (data,) = general.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("sst2", "d" * 36)
+    scratch = place.folder / "read back"
+    scratch.mkdir(exist_ok=True)
+    assert content(client, general, "notes/report.md", scratch) == b"see http://example.com"
+    assert content(client, general, "curves.png", scratch) == b"\x89PNG"
+    weights = content(client, general, "model/model.safetensors", scratch)
+    assert weights == b"\x00\xff" * 1000
+    assert content(client, flow, "report.md", scratch) == b"table"
+
+
+def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(
+    place: Place, client: Any
+) -> None:
+    run_while_away(place)
+    before = {path: unsent(path) for path in place.points.glob("*.jsonl")}
+    report = place.sync()
+    assert report.failure is None
+    assert report.refused == ()
+    assert {run.name: (run.sent, run.left) for run in report.runs} == {
+        "flow": (Amount(artifacts=1, notes=1), Amount()),
+        # Four artifacts; a tag, a data set and the end.
+        "general": (Amount(points=2, artifacts=4, notes=3), Amount()),
+    }
+    assert sorted(map(str, before.values())) == sorted(str(run.sent) for run in report.runs)
+    check_whole(place, client)
+    assert place.sync().runs == ()
+    check_whole(place, client)
+    assert not list(place.points.glob("*.unsent"))
+
+
+def test_a_run_sent_later_keeps_its_own_times(place: Place, client: Any) -> None:
+    run_while_away(place)
+    (path,) = [
+        path for path in place.points.glob("*.jsonl") if kept.read_header(path)["name"] == "general"
+    ]
+    place.sync()
+    info = place.runs(client)["general"].info
+    first, *_, last = [json.loads(line)["time"] for line in path.read_text().splitlines()]
+    assert (info.start_time, info.end_time) == (first, last)
+
+
+def test_the_next_run_sends_what_an_earlier_one_kept(place: Place, client: Any) -> None:
+    run_while_away(place)
+    tracking = place.tracking(place.there)
+    tracking.send_kept()
+    tracking.close()
+    check_whole(place, client)
+    assert place.sync().runs == ()
+
+
+def test_a_server_that_comes_back_during_a_run_has_all_of_it_in_the_end(
+    place: Place, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.0)
+    tracking = place.tracking(place.away)
+    parent = tracking.parent_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
+    child = tracking.child_run(parent, "general", {"seed": 3}, {"distill.stage": "general"})
+    assert (parent.run_id, child.run_id) == (None, None)
+    tell_all(child, place.folder)
+    tracking._uri, tracking._server = place.there, None  # the same name now leads to a server
+    child.finish()
+    runs = place.runs(client)
+    assert (child.run_id, parent.run_id) == (
+        runs["general"].info.run_id,
+        runs["flow"].info.run_id,
+    )
+    assert parent.log_text("table", "report.md")
+    parent.finish()
+    tracking.close()
+    check_whole(place, client)
+
+
+def test_a_sync_that_breaks_off_says_what_is_left_and_the_next_one_ends_it(
+    place: Place, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_while_away(place)
+    broken = threading.Event()
+    send = tracking_server.send_request
+
+    def flaky(client: Any, run_id: str, request: Request, files: Path) -> None:
+        if request.values.get("path") == "model":
+            broken.set()
+        if broken.is_set():
+            raise MlflowException("API request to http://me:s3cret@host failed: refused")
+        send(client, run_id, request, files)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking_server, "send_request", flaky)
+        report = place.sync()
+    assert report.failure is not None
+    assert "distill sync again" in report.failure
+    assert "s3cret" not in report.model_dump_json()
+    (general,) = [run for run in report.runs if run.name == "general"]
+    assert general.sent == Amount(points=2, artifacts=3)
+    assert general.left == Amount(artifacts=1, notes=3)
+    again = place.sync()
+    assert again.failure is None
+    assert [run.left for run in again.runs if run.name == "general"] == [Amount()]
+    check_whole(place, client)
+
+
+def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(
+    place: Place, client: Any
+) -> None:
+    run_while_away(place)
+    copy = {path: path.read_bytes() for path in place.points.rglob("*") if path.is_file()}
+    place.sync()
+    # As if the process had been killed before it could note anything: all is kept once more.
+    for path in place.points.glob("*.sent"):
+        path.unlink()
+    for path, data in copy.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    assert place.sync().failure is None
+    check_whole(place, client)
+
+
+def test_a_run_that_goes_on_is_left_to_its_process(place: Place, client: Any) -> None:
+    tracking = place.tracking(place.away)
+    child = tracking.child_run(None, "general", {}, {})
+    child.log(1, {"train/loss": 1.0})
+    (run,) = place.sync().runs
+    assert (run.sent, run.left) == (Amount(), Amount(points=1))
+    assert run.reason == "it is still going on"
+    child.finish()
+    tracking.close()
+    (run,) = place.sync().runs
+    assert (run.sent, run.left) == (Amount(points=1, notes=1), Amount())
+    assert place.runs(client)["general"].data.metrics == {"train/loss": 1.0}
+
+
+def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(
+    place: Place, client: Any
+) -> None:
+    tracking = place.tracking(place.there)
+    deleted = tracking.child_run(None, "deleted", {}, {})
+    tracking.close()
+    client.delete_run(deleted.run_id)
+    for key in (str(deleted.run_id), "f" * 32):
+        kept.PointFile(place.points / f"{key}.jsonl", {"name": key}).append(1, {"x": 1.0})
+    report = place.sync()
+    assert report.failure is None
+    reasons = {run.key: run.reason or "" for run in report.runs}
+    assert "is deleted there" in reasons[str(deleted.run_id)]
+    assert "f" * 32 in reasons["f" * 32]
+    # Nobody writes them any more, so that their end is a note of its own.
+    assert all(run.left == Amount(points=1, notes=1) for run in report.runs)
+
+
+def test_an_unreachable_server_leaves_everything_and_its_credentials_unsaid(place: Place) -> None:
+    run_while_away(place)
+    report = place.sync(place.away)
+    assert report.failure is not None
+    assert "cannot be reached" in report.failure
+    assert str(place.points) in report.failure
+    assert {run.name: run.left for run in report.runs} == {
+        "flow": Amount(artifacts=1, notes=1),
+        "general": Amount(points=2, artifacts=4, notes=3),
+    }
+    assert "s3cret" not in report.model_dump_json()
+    assert place.sync(place.away).failure is not None
+
+
+def test_half_a_request_and_a_damaged_one_do_not_stop_the_others(
+    place: Place, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_while_away(place)
+    (folder,) = [path for path in place.points.glob("*.unsent") if (path / "000004").is_dir()]
+    (folder / ".tmp-1-0123abcd-elsewhere").mkdir()
+    (folder / "000001" / "request.json").write_text('{"kind": "arti')
+    report = place.sync()
+    assert report.failure is None
+    check_whole(place, client)
+    assert (folder / "000001").is_dir()
+    assert "cannot be read and is not sent" in caplog.text
+
+
+def test_only_plain_data_is_kept(place: Place) -> None:
+    run_while_away(place)
+    names = {path.name for path in place.points.rglob("*") if path.is_file()}
+    suffixes = {Path(name).suffix for name in names if not name.startswith(".")}
+    assert suffixes == {".jsonl", ".json", ".md", ".png", ".safetensors"}
+
+
+def test_a_disk_that_refuses_to_keep_is_a_store_error(tmp_path: Path) -> None:
+    (tmp_path / "run.unsent").write_text("in the way")
+    outbox = Outbox(tmp_path / "run.jsonl")
+    with pytest.raises(StoreError, match=r"run\.unsent"):
+        outbox.keep(Request(kind="tags", values={"a": "b"}))
+
+
+def test_a_disk_that_refuses_points_is_a_store_error_and_a_later_process_logs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = PointFile(tmp_path / "run.jsonl", {})
+    file.append(1, {"loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "run.jsonl").stat().st_size + 20, hard))
+    try:
+        with pytest.raises(StoreError, match="larger than allowed"):
+            file.append(2, {"loss": 2.0})
+        file.end("FAILED")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = PointFile(tmp_path / "run.jsonl", {})
+    assert not again.append(1, {"loss": 1.0})
+    assert again.append(2, {"loss": 2.0})
+    points = [(point.step, point.metrics) for point in read_points(tmp_path / "run.jsonl")]
+    assert points == [(1, {"loss": 1.0}), (2, {"loss": 2.0})]

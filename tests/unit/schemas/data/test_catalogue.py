@@ -1,0 +1,183 @@
+"""Tasks by name, and the averages that papers quote, against their published rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.core.metrics import check_metrics
+from schemas.data.averages import AVERAGES, averages
+from schemas.data.catalogue import CATALOGUE, CLUE, GLUE, NOT_READY, did_you_mean, named_task
+from schemas.data.tasks import HubTask
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_every_entry_is_a_task_whose_scores_suit_it(name: str) -> None:
+    entry = CATALOGUE[name]
+    mapping = named_task(name)
+    assert mapping is not None
+    task = HubTask.model_validate(mapping)
+    assert (task.id, task.config, task.problem.kind) == (entry.id, entry.config, entry.problem)
+    assert task.main_metric == entry.metrics[0]
+    assert task.labels == entry.labels
+    assert entry.confirmed
+    check_metrics(entry.metrics, entry.problem)
+
+
+def test_glue_has_its_nine_tasks_with_the_hub_s_order_of_labels() -> None:
+    assert list(GLUE) == ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
+    assert GLUE["mnli"].labels == ("entailment", "neutral", "contradiction")
+    assert GLUE["rte"].labels == GLUE["qnli"].labels == ("entailment", "not_entailment")
+    assert GLUE["wnli"].labels == ("not_entailment", "entailment")
+    # F1 is about the second label.
+    for name, positive in {"mrpc": "equivalent", "qqp": "duplicate"}.items():
+        labels = GLUE[name].labels
+        assert labels is not None
+        assert labels[1] == positive
+        assert set(GLUE[name].metrics) == {"f1", "accuracy"}
+    assert GLUE["cola"].metrics == ("matthews",)
+    assert {"pearson", "spearman"} < set(GLUE["stsb"].metrics)
+
+
+def test_mnli_is_scored_on_both_of_its_validation_splits() -> None:
+    mapping = named_task("mnli")
+    assert mapping is not None
+    assert mapping["validation_split"] == "validation_matched"
+    assert mapping["more_validation"] == {"mnli_mismatched": "validation_mismatched"}
+
+
+def test_clue_orders_its_labels_in_another_way_than_glue() -> None:
+    assert (
+        CLUE["cmnli"].labels == CLUE["ocnli"].labels == ("neutral", "entailment", "contradiction")
+    )
+    assert CLUE["tnews"].labels is not None
+    assert len(CLUE["tnews"].labels) == 15
+    assert CLUE["iflytek"].labels is not None
+    assert len(CLUE["iflytek"].labels) == 119
+
+
+def test_clue_has_its_nine_tasks_and_two_more_of_answers_in_a_text() -> None:
+    assert set(CLUE) == set(
+        "afqmc tnews iflytek cmnli ocnli cluewsc2020 csl cmrc2018 drcd chid c3".split()
+    )
+
+
+def test_tags_stand_in_the_order_of_the_hub() -> None:
+    assert CATALOGUE["conll2003"].labels == (
+        "O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [
+        ("sst2", "sst2"),
+        ("glue/sst2", "sst2"),
+        ("SST-2", "sst2"),
+        ("STS-B", "stsb"),
+        ("clue/tnews", "tnews"),
+        ("CLUE/CMNLI", "cmnli"),
+        ("tnews", "tnews"),
+        ("clue/c3", "c3"),
+        ("CHID", "chid"),
+        ("clue/CLUEWSC2020", "cluewsc2020"),
+        ("cluewsc", "cluewsc2020"),
+        ("csl", "csl"),
+        ("ChnSentiCorp", "chnsenticorp"),
+        ("lcqmc", "lcqmc"),
+        ("xnli", "xnli_zh"),
+        ("xnli-zh", "xnli_zh"),
+        ("MSRA-NER", "msra_ner"),
+        ("conll2003", "conll2003"),
+        ("wnut-17", "wnut17"),
+        ("squad", "squad"),
+        ("squad-v2", "squad_v2"),
+    ],
+)
+def test_names_are_found_however_they_are_written(short: str, name: str) -> None:
+    assert named_task(short) == CATALOGUE[name].mapping()
+
+
+@pytest.mark.parametrize(
+    "short", ["sst3", "glue/tnews", "clue/sst2", "glue/squad", "./sst2", "/sst2", "a/glue/sst2", ""]
+)
+def test_other_names_are_none_of_the_catalogue_s(short: str) -> None:
+    assert named_task(short) is None
+
+
+def test_a_name_with_a_slip_is_suggested_in_its_own_form() -> None:
+    assert did_you_mean("sts2") in (" (did you mean sst2?)", " (did you mean stsb?)")
+    assert did_you_mean("glue/sst3") == " (did you mean glue/sst2?)"
+    assert did_you_mean("chnsenticrop") == " (did you mean chnsenticorp?)"
+    assert did_you_mean("holiday-photos") == ""
+
+
+@pytest.mark.parametrize(
+    ("short", "why"),
+    [
+        ("glue/ax", "no training rows"),
+        ("clue/diagnostics", "no training rows"),
+        ("NLPCC-DBQA", "no public copy on the hub is known"),
+    ],
+)
+def test_a_known_name_that_is_not_enough_says_why(short: str, why: str) -> None:
+    with pytest.raises(ValueError, match=rf"^'{short}' cannot be used by its name alone: .*{why}"):
+        named_task(short)
+
+
+def test_no_name_is_both_ready_and_not() -> None:
+    assert not set(CATALOGUE) & set(NOT_READY)
+    assert len(CATALOGUE) == len(GLUE) + len(CLUE) + 8
+
+
+def in_order(average: str, *values: float) -> dict[tuple[str, str], float]:
+    return dict(zip(AVERAGES[average], values, strict=True))
+
+
+# The rows as published; where GLUE's columns stand in another order there, they are put in the order of `AVERAGES`.
+@pytest.mark.parametrize(
+    ("average", "published", "row"),
+    [
+        ("glue_test_nine", 77.04, (82.5, 81.8, 71.3, 87.7, 92.6, 44.1, 80.4, 86.4, 66.6)),  # TinyBERT4
+        ("glue_test_nine", 79.47, (83.9, 83.4, 71.1, 90.9, 93.4, 52.8, 85.2, 87.5, 67.0)),  # BERT-base
+        ("minilm_dev", 84.8, (84.5, 91.7, 91.3, 68.6, 93.2, 87.3, 76.8)),  # BERT
+        ("minilm_dev", 85.6, (83.9, 89.5, 90.6, 80.1, 91.2, 90.0, 74.1)),  # XtremeDistil 6x256
+        ("autodistil_seven", 82.2, (84.5, 91.7, 91.3, 93.2, 58.9, 87.3, 68.6)),  # BERT-base
+        ("autodistil_seven", 79.9, (83.5, 90.5, 90.6, 91.6, 42.8, 88.4, 72.2)),  # TinyBERT6
+        ("distilbert_nine", 79.5, (56.3, 84.7, 88.6, 91.8, 89.6, 69.3, 92.7, 89.0, 53.5)),  # BERT-base
+        ("distilbert_nine", 77.0, (51.3, 82.1, 87.5, 89.2, 88.5, 59.9, 91.3, 86.9, 56.3)),  # DistilBERT
+        ("kronecker_nine", 80.9, (82.8, 83.5, 91.1, 87.5, 43.6, 90.9, 90.7, 69.66, 88.0)),  # KB8
+    ],
+)  # fmt: skip
+def test_averages_are_those_of_the_published_rows(
+    average: str, published: float, row: tuple[float, ...]
+) -> None:
+    found = averages(in_order(average, *row))[average]
+    assert found.missing == ()
+    assert found.value == pytest.approx(published, abs=0.05 if published * 10 % 1 < 0.01 else 0.005)
+
+
+def test_an_average_without_all_its_columns_names_those_it_lacks() -> None:
+    scores = {
+        column: 0.9
+        for column in AVERAGES["kronecker_nine"]
+        if column not in {("stsb", "spearman"), ("mnli_mismatched", "accuracy")}
+    }
+    found = averages(scores)
+    assert found["kronecker_nine"].value is None
+    assert found["kronecker_nine"].missing == (
+        ("mnli_mismatched", "accuracy"),
+        ("stsb", "spearman"),
+    )
+    # QQP was scored by accuracy alone.
+    assert ("qqp", "f1") in found["glue_test_nine"].missing
+
+
+def test_the_five_averages_differ_in_what_they_count() -> None:
+    counted = [frozenset(columns) for columns in AVERAGES.values()]
+    assert len(set(counted)) == len(counted) == 5
+    splits = {name for entry in GLUE.values() for name in entry.more_validation}
+    for columns in AVERAGES.values():
+        assert len(set(columns)) == len(columns)
+        for task, metric in columns:
+            entry = CATALOGUE["mnli"] if task in splits else CATALOGUE[task]
+            assert metric in entry.metrics

@@ -1,0 +1,189 @@
+"""What does not fit across the parts of a recipe is refused with its place and a remedy."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from schemas.recipe.parts import TeacherShape
+from schemas.recipe.recipe import Recipe
+from tests.support.toys import toy_recipe_dict
+
+TEACHER = TeacherShape(
+    num_layers=4,
+    hidden_size=16,
+    num_attention_heads=2,
+    intermediate_size=32,
+    vocab_size=80,
+    max_positions=64,
+)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return toy_recipe_dict(tmp_path_factory.mktemp("toy"))
+
+
+def changed(content: dict[str, Any], *changes: tuple[str, Any]) -> dict[str, Any]:
+    copy = deepcopy(content)
+    for path, value in changes:
+        *parents, last = path.split(".")
+        place: Any = copy
+        for part in parents:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        place[int(last) if isinstance(place, list) else last] = value
+    return copy
+
+
+def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return {"kind": "latent", "terms": list(terms), **options}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "reason"),
+    [
+        (
+            [("stages.1.teacher", "multi_task")],
+            "teacher.multi_task",
+            "learns from a multi-task teacher; name its tasks",
+        ),
+        (
+            [("teacher.others", [{"model": "./other"}])],
+            "teacher.others.0.task_model",
+            "needs a fine-tuned teacher",
+        ),
+        (
+            [("teacher.weighting", "confidence")],
+            "stages.0.name",
+            "a general corpus has no labels",
+        ),
+        (
+            [("stages.0.objective", latent({"kind": "hidden"}, common_width=8, projection="none"))],
+            "stages.0.objective.projection",
+            "a common_width needs projections",
+        ),
+        (
+            [("stages.0.objective", latent({"kind": "relation"}, layer_map={"kind": "mean"}))],
+            "stages.0.objective.terms.0.kind",
+            "cannot learn from the mean of several blocks",
+        ),
+        (
+            [
+                (
+                    "stages.0.objective",
+                    latent({"kind": "hidden", "layer_map": {"kind": "explicit", "layers": [0]}}),
+                )
+            ],
+            "stages.0.objective.terms.0.layer_map.layers",
+            "2 student layers but 1 teacher layers listed",
+        ),
+        (
+            [("student.model_type", "distilbert"), ("student.start", {"kind": "extract"})],
+            "student.start.kind",
+            "cannot take over the teacher's parts",
+        ),
+        (
+            [
+                (
+                    "student.start",
+                    {"kind": "extract", "layer_map": {"kind": "explicit", "layers": [0, None]}},
+                )
+            ],
+            "student.start.layer_map.layers",
+            "list one teacher layer for each of the 2 student layers",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(
+    content: dict[str, Any], changes: list[tuple[str, Any]], place: str, reason: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Recipe.model_validate(changed(content, *changes))
+    found = {".".join(map(str, error["loc"])): error["msg"] for error in refused.value.errors()}
+    assert place in found, found
+    assert reason in found[place]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            [("stages.0.objective", latent({"kind": "relation", "num_heads": 3}))],
+            "stages[0].objective.terms[0].num_heads: 3 relation heads do not divide both widths, 8 (student) and 16 "
+            "(teacher); legal: 1, 2, 4, 8",
+        ),
+        (
+            [("stages.0.objective", latent({"kind": "sample_relation"}))],
+            "stages[0].objective.terms[0].num_heads: 64 relation heads",
+        ),
+        (
+            [("stages.0.objective", latent({"kind": "hidden"}, projection="none"))],
+            "without a projection the widths must be equal, but the student has 8 and the teacher 16",
+        ),
+        (
+            [
+                ("student.shape.num_attention_heads", 4),
+                ("stages.0.objective", latent({"kind": "relation"})),
+            ],
+            "relation is matched head by head, but the student has 4 heads and the teacher 2",
+        ),
+        (
+            [("student.shape.intermediate_size", 64), ("student.start", {"kind": "extract"})],
+            "student.shape.intermediate_size: 64, but only 32 can be extracted from the teacher",
+        ),
+        (
+            [("stages.0.objective", latent({"kind": "hidden"}, layer_map={"kind": "last",
+                                                                         "teacher_layer": 9}))],
+            "stages[0].objective.layer_map: teacher layer 9 does not exist",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_teachers_shape_is_named(
+    content: dict[str, Any], changes: list[tuple[str, Any]], expected: str
+) -> None:
+    problems = Recipe.model_validate(changed(content, *changes)).problems_with(TEACHER)
+    assert any(expected in problem for problem in problems), problems
+
+
+def test_a_recipe_that_fits_has_no_problems(content: dict[str, Any]) -> None:
+    assert Recipe.model_validate(content).problems_with(TEACHER) == []
+
+
+def test_teachers_are_named_in_the_order_they_are_made(
+    content: dict[str, Any], tmp_path: Path
+) -> None:
+    fine_tune = content["teacher"]["task_model"]
+    recipe = Recipe.model_validate(
+        changed(
+            content,
+            (
+                "teacher.others",
+                [
+                    {"model": "./two", "task_model": fine_tune, "weight": 3},
+                    {"model": "./three", "task_model": {"kind": "given", "model": "./given"}},
+                ],
+            ),
+            (
+                "teacher.multi_task",
+                {"tasks": {"one": content["task"], "two": content["task"]},
+                 "training": fine_tune["training"]},
+            ),
+        )
+    )  # fmt: skip
+    configs = recipe.teacher_configs()
+    names = [config.name for config in configs]
+    assert names == ["teacher", "other_teacher", "multi_task_teacher"]
+    made = [(config, f"./made{i}", f"{i:064x}") for i, config in enumerate(configs)]
+    teachers = recipe.fine_tuned_teachers(made)
+    paths = [teacher.model.path for teacher in teachers.fine_tuned]  # type: ignore[union-attr]
+    assert paths == ["./made0", "./made1", "./given"]
+    assert teachers.multi_task is not None
+    assert teachers.multi_task.model.path == "./made2"  # type: ignore[union-attr]
+    stage = recipe.stage_config(recipe.stages[2], teachers)
+    assert stage.teacher is not None
+    assert stage.teacher.kind == "committee"
+    assert stage.teacher.weights == pytest.approx((0.2, 0.6, 0.2))

@@ -1,0 +1,107 @@
+"""Words that a model predicts in batches: the same as one by one, for any family, however many are masked at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM
+
+from schemas.data.augmentation import Augmentation
+from stages.augmentation import predicted_words
+from stages.augmentation.candidates import CandidateFinder
+from stages.augmentation.predicted_words import _passes
+from stages.augmentation.stop_words import ENGLISH
+from tests.support.augmenting import PlainAugmentor, word_teacher
+from tests.support.builders import tiny_tokenizer
+from tests.support.toys import toy_rows
+from tests.unit.stages.models.test_families import family_config
+
+TEXTS = [row["text_a"] for row in toy_rows(30, seed=5)]
+
+
+def finder(folder: Path, **changes: object) -> CandidateFinder:
+    config = Augmentation.model_validate({"candidates": 5, "passes": None, **changes})
+    return CandidateFinder(config, folder, precision="fp32")
+
+
+def test_no_two_neighbours_are_masked_at_once() -> None:
+    texts = np.array([0] * 5 + [2] + [3] * 2)
+    for most, turns in ((2, 2), (3, 3), (9, 5), (None, 5)):
+        passes = _passes(texts, most)
+        assert passes.texts.tolist() == [0] * turns + [2] + [3] * 2
+        assert sorted(np.concatenate(passes.words)) == list(range(8))
+        for text, words in zip(passes.texts, passes.words, strict=True):
+            assert (texts[words] == text).all()
+            assert (np.diff(words) == turns).all()
+
+
+def test_a_batch_predicts_what_its_sequences_do_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = word_teacher(tmp_path)
+    whole = finder(folder).find(TEXTS)
+    assert whole == [finder(folder).find([text])[0] for text in TEXTS[:3]] + whole[3:]
+    monkeypatch.setattr(predicted_words, "_BATCH_TOKENS", 40)
+    monkeypatch.setattr(predicted_words, "_SCORES", 300)
+    assert finder(folder).find(TEXTS) == whole
+
+
+@torch.no_grad()
+def test_words_masked_together_are_those_of_one_turn(tmp_path: Path) -> None:
+    folder, text = word_teacher(tmp_path), "plot film actor green music"
+    plain = PlainAugmentor(folder, ENGLISH, 5)
+    ids = plain.tokenizer(text)["input_ids"]
+
+    def predicted(*masked: int) -> dict[int, list[str]]:
+        changed = torch.tensor([ids])
+        changed[0, list(masked)] = plain.tokenizer.mask_token_id
+        logits = plain.model(changed).logits[0]
+        words = text.split()
+        return {place: plain._best(logits[place], words[place - 1]) for place in masked}
+
+    def found(passes: int | None) -> dict[int, list[str]]:
+        (places,) = finder(folder, passes=passes).find([text])
+        return {number: list(place.candidates) for number, place in enumerate(places, start=1)}
+
+    assert found(None) == found(5) == {place: predicted(place)[place] for place in range(1, 6)}
+    assert found(2) == predicted(1, 3, 5) | predicted(2, 4)
+    assert found(3) == predicted(1, 4) | predicted(2, 5) | predicted(3)
+    assert found(None) != found(2)
+
+
+@pytest.mark.parametrize(
+    "family",
+    "roberta electra distilbert albert modernbert mobilebert mpnet deberta-v2 rembert".split(),
+)
+@torch.no_grad()
+def test_the_head_of_any_family_runs_on_the_masked_places_alone(
+    family: str, tmp_path: Path
+) -> None:
+    model = AutoModelForMaskedLM.from_config(family_config(family)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["plot film", "a green film and blue plot"]
+    found = finder(tmp_path, stop_words=[]).find(texts)
+    for text, places in zip(texts, found, strict=True):
+        for number, place in enumerate(places, start=1):
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            ids[0, number] = tokenizer.mask_token_id
+            ranked = (
+                model(ids, attention_mask=torch.ones_like(ids))
+                .logits[0, number]
+                .argsort(descending=True)
+            )
+            words = tokenizer.convert_ids_to_tokens(ranked[ranked < len(tokenizer)].tolist())
+            own = text.split()[number - 1]
+            assert (
+                place.candidates
+                == [
+                    word
+                    for word in words
+                    if word.isalpha() and word not in (own, *tokenizer.all_special_tokens)
+                ][:5]
+            )

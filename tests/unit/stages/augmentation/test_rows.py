@@ -1,0 +1,367 @@
+"""Augmented rows: what is drawn, for whom, how it is kept, and that a run that was killed ends in the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from pydantic import ValidationError
+
+from schemas.core.errors import ConfigError, DataError, Interrupted
+from schemas.data.augmentation import Augmentation
+from stages.augmentation import rows as augmentation
+from stages.augmentation.candidates import CandidateFinder, Replaceable
+from stages.augmentation.rows import augmentation_digest, augmented_rows, part_bounds, variants
+from stages.augmentation.stop_words import ENGLISH
+from tests.end_to_end.processes import running
+from tests.support.augmenting import PlainAugmentor, word_teacher
+from tests.support.builders import tiny_tokenizer
+from tests.support.fakes import SilentProgress
+from tests.support.toys import toy_rows, toy_teacher
+
+TEXTS = [row["text_a"] for row in toy_rows(40, seed=3)]
+# A word of two pieces, one of many, numbers, signs, and more tokens than the model has positions for.
+ODD = ["Filmz  were GREAT,\tred!", "3 x2 films", "the qzj", "good (bad) scene", "film blue " * 20]
+SETTINGS = Augmentation(copies=6, candidates=5, passes=None)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return word_teacher(tmp_path_factory.mktemp("words"))
+
+
+def augment(
+    rows: Dataset,
+    teacher: Path,
+    cache: Path,
+    config: Augmentation = SETTINGS,
+    progress: SilentProgress | None = None,
+    **more: Any,
+) -> Dataset:
+    digest = augmentation_digest(config, teacher, "rows")
+    return augmented_rows(
+        rows, config, teacher, digest=digest, cache=cache, progress=progress or SilentProgress(),
+        precision="fp32", **more,
+    )  # fmt: skip
+
+
+def rows_of(texts: list[str], pairs: list[str] | None = None) -> Dataset:
+    return Dataset.from_dict({"text": texts} | ({"text_pair": pairs} if pairs else {}))
+
+
+def bytes_below(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".tmp-" not in str(path)
+    }
+
+
+def test_candidates_are_those_of_one_word_and_one_pass_at_a_time(teacher: Path) -> None:
+    texts = [*TEXTS, *ODD]
+    found = CandidateFinder(SETTINGS, teacher, precision="fp32").find(texts)
+    plain = PlainAugmentor(teacher, ENGLISH, SETTINGS.candidates)
+    for text, places in zip(texts, found, strict=True):
+        got = {
+            (place.start, place.end): [word.lower() for word in place.candidates]
+            for place in places
+        }
+        assert got == plain.candidates(text.lower())
+    assert sum(map(len, found)) > 150
+
+
+def test_every_row_stands_first_and_its_copies_differ_from_it_and_each_other(
+    teacher: Path, tmp_path: Path
+) -> None:
+    texts = [*TEXTS, *ODD, TEXTS[0]]
+    found = augment(rows_of(texts), teacher, tmp_path)
+    assert found.column_names == ["text", "row", "variant"]
+    for row, text in enumerate(texts):
+        own = found.filter(lambda each, row=row: each["row"] == row)
+        assert own[0]["text"] == text
+        assert own[0]["variant"] == 0
+        assert len(set(own["text"])) == len(own) <= SETTINGS.copies + 1
+        numbers = list(own["variant"])
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] <= SETTINGS.copies
+    first, again = (
+        found.filter(lambda each, row=row: each["row"] == row)["text"][:]
+        for row in (0, len(texts) - 1)
+    )
+    assert first != again  # the same text in another row is drawn for anew
+
+
+def test_what_stands_around_a_word_and_its_case_stay(teacher: Path, tmp_path: Path) -> None:
+    config = SETTINGS.model_copy(update={"replace_probability": 1.0, "copies": 50})
+    found = augment(rows_of(ODD[:4]), teacher, tmp_path, config)
+    copies = {row: found.filter(lambda each, row=row: each["row"] == row) for row in range(4)}
+    for copy in copies[0]["text"][1:]:
+        first, were, great, red = copy.replace("\t", " ").split()
+        assert copy == f"{first}  were {great}\t{red}"
+        assert first[0].isupper()
+        assert great.endswith(",")
+        assert great.isupper()
+        assert red.endswith("!")
+        assert red.islower()
+        assert were == "were"  # a stop-word
+    assert all(copy.startswith("3 x2 ") for copy in copies[1]["text"])
+    assert all(copy.startswith("the ") for copy in copies[2]["text"])
+    assert all("(" in copy and ")" in copy for copy in copies[3]["text"])
+
+
+def test_of_a_pair_each_text_is_varied_from_its_own_original(teacher: Path, tmp_path: Path) -> None:
+    rows = rows_of(TEXTS[:20], TEXTS[20:])
+    config = SETTINGS.model_copy(update={"copies": 40, "replace_probability": 0.3})
+    pairs = augment(rows, teacher, tmp_path, config)
+    places = dict(
+        zip(TEXTS, CandidateFinder(config, teacher, precision="fp32").find(TEXTS), strict=True)
+    )
+    seen = Counter[str]()
+    for each in pairs:
+        for name in ("text", "text_pair"):
+            assert is_copy_of(rows[each["row"]][name], each[name], places)
+            seen[name] += each[name] != rows[each["row"]][name]
+    assert seen["text"] > 300
+    assert seen["text_pair"] > 300
+    # Of one pair, each text often stays while the other changes: they are drawn independently.
+    alone = [each["text"] != rows[each["row"]]["text"] for each in pairs]
+    other = [each["text_pair"] != rows[each["row"]]["text_pair"] for each in pairs]
+    assert {(True, False), (False, True), (True, True)} <= set(zip(alone, other, strict=True))
+    twice = augment(rows_of(TEXTS[:3], TEXTS[:3]), teacher, tmp_path / "twice", config)
+    assert sum(each["text"] != each["text_pair"] for each in twice) > 30
+
+
+def is_copy_of(text: str, copy: str, places: dict[str, list[Replaceable]]) -> bool:
+    """Whether words of `text` were replaced by candidates of their own, and nothing else."""
+    words, changed = text.split(" "), copy.split(" ")
+    allowed = {place.start: place.candidates for place in places[text]}
+    starts = [len(" ".join(words[:number])) + (number > 0) for number in range(len(words))]
+    return len(words) == len(changed) and all(
+        new == old or new in allowed[start]
+        for old, new, start in zip(words, changed, starts, strict=True)
+    )
+
+
+def test_words_are_replaced_as_often_as_asked_and_candidates_drawn_evenly() -> None:
+    places = [Replaceable(0, 1, list("abcde")), Replaceable(2, 3, list("xyz"))]
+    config = Augmentation(copies=1000, replace_probability=0.4)
+    copies = [
+        copy.split()
+        for seed in range(20)
+        for copy in variants("1 2", places, config, np.random.Generator(np.random.PCG64(seed)))
+    ]
+    total = len(copies)
+    for place, each in enumerate(places):
+        drawn = Counter(copy[place] for copy in copies)
+        # Four standard deviations of a binomial count.
+        for word in each.candidates:
+            share = 0.4 / len(each.candidates)
+            assert abs(drawn[word] - share * total) < 4 * (total * share * (1 - share)) ** 0.5
+    both = sum(copy[0] != "1" and copy[1] != "2" for copy in copies)
+    assert abs(both - 0.16 * total) < 4 * (total * 0.16 * 0.84) ** 0.5
+
+
+def test_a_copy_depends_on_seed_row_number_and_copy_alone(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = augment(rows_of(TEXTS), teacher, tmp_path / "whole")
+    monkeypatch.setattr(augmentation, "PART_ROWS", 7)
+    parts = augment(rows_of(TEXTS), teacher, tmp_path / "parts")
+    assert parts.to_dict() == whole.to_dict()
+    more = augment(
+        rows_of(TEXTS[:11]), teacher, tmp_path / "more", SETTINGS.model_copy(update={"copies": 9})
+    )
+    few = [each for each in more if each["variant"] <= SETTINGS.copies]
+    assert few == [each for each in whole if each["row"] < 11]
+    other = SETTINGS.model_copy(update={"seed": 1})
+    assert augment(rows_of(TEXTS), teacher, tmp_path / "seed", other).to_dict() != whole.to_dict()
+
+
+def test_parts_are_small_in_rows_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(augmentation, "PART_ROWS", 4)
+    monkeypatch.setattr(augmentation, "PART_BYTES", 10)
+    rows = rows_of(["aa"] * 6 + ["a" * 30, "ééé", "bb"], ["b"] * 9)
+    assert part_bounds(rows) == [(0, 3), (3, 6), (6, 7), (7, 9)]
+    assert part_bounds(rows.select([8, 0, 1, 2])) == [(0, 3), (3, 4)]
+    assert part_bounds(rows.select([])) == []
+
+
+KILLED = """
+import json, os, signal, sys
+from pathlib import Path
+from datasets import Dataset
+from schemas.data.augmentation import Augmentation
+from stages.augmentation import rows as augmentation
+
+class Silent:
+    def start(self, description, total, done=0):
+        pass
+
+    def advance(self, done, metrics):
+        pass
+
+write, written = augmentation._write, []
+
+def write_half_of_the_fourth(file, names, rows):
+    write(file, names, rows)
+    written.append(file)
+    if len(written) == 4:
+        os.truncate(file, file.stat().st_size // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+augmentation._write = write_half_of_the_fourth
+texts, config, teacher, digest, cache = sys.argv[1:]
+augmentation.PART_ROWS = 7
+augmentation.augmented_rows(
+    Dataset.from_dict({"text": json.loads(texts)}), Augmentation.model_validate_json(config), Path(teacher),
+    digest=digest, cache=Path(cache), progress=Silent(), precision="fp32",
+)
+"""
+
+
+def test_a_killed_run_goes_on_at_the_first_missing_part_and_ends_in_the_same_bytes(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = augmentation_digest(SETTINGS, teacher, "rows")
+    arguments = json.dumps(TEXTS), SETTINGS.model_dump_json(), str(teacher), digest
+    killed = str(tmp_path / "killed")
+    with running(sys.executable, "-c", KILLED, *arguments, killed) as process:
+        assert process.wait() == -signal.SIGKILL, process.output
+    kept = bytes_below(tmp_path / "killed")
+    assert len(kept) == 6  # three parts: rows and seal
+    assert list((tmp_path / "killed").rglob(".tmp-*"))
+    monkeypatch.setattr(augmentation, "PART_ROWS", 7)
+    progress = SilentProgress()
+    augment(rows_of(TEXTS), teacher, tmp_path / "killed", progress=progress)
+    assert progress.started == [("augmentation", 6, 3)]
+    augment(rows_of(TEXTS), teacher, tmp_path / "whole")
+    ended = bytes_below(tmp_path / "killed")
+    assert ended == bytes_below(tmp_path / "whole")
+    assert kept.items() < ended.items()
+
+
+def test_a_stopped_run_keeps_its_parts_and_a_damaged_part_is_made_anew(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augmentation, "PART_ROWS", 10)
+    progress = SilentProgress()
+    with pytest.raises(Interrupted, match="finished parts kept"):
+        augment(
+            rows_of(TEXTS), teacher, tmp_path, progress=progress,
+            stop_requested=lambda: progress.done == 2,
+        )  # fmt: skip
+    whole = augment(rows_of(TEXTS), teacher, tmp_path, progress=progress).to_dict()
+    assert progress.started == [("augmentation", 4, 0), ("augmentation", 4, 2)]
+    augment(rows_of(TEXTS), teacher, tmp_path, progress=progress)
+    assert len(progress.started) == 2  # nothing is missing: no model is loaded
+    part = next((tmp_path / "augmented").glob("*/000002/rows.arrow"))
+    harmed = bytearray(part.read_bytes())
+    harmed[len(harmed) // 2] ^= 1
+    part.write_bytes(harmed)
+    assert augment(rows_of(TEXTS), teacher, tmp_path, progress=progress).to_dict() == whole
+    assert progress.started[2:] == [("augmentation", 4, 3)]
+
+
+def test_without_the_head_neighbours_serve_and_it_is_said(tmp_path: Path) -> None:
+    bare = toy_teacher(tmp_path / "bare")
+    progress = SilentProgress()
+    found = augment(rows_of(TEXTS), bare, tmp_path, progress=progress)
+    assert len(found) > 4 * len(TEXTS)
+    (note,) = progress.notes
+    assert "has no masked-language head" in note
+    assert "nearest embeddings" in note
+    silent = SilentProgress()
+    never = SETTINGS.model_copy(update={"masked_language": "never"})
+    assert augment(rows_of(TEXTS), bare, tmp_path, never, silent).to_dict() == found.to_dict()
+    assert silent.notes == []
+    required = SETTINGS.model_copy(update={"masked_language": "required"})
+    with pytest.raises(ConfigError, match=r"augmentation.masked_language: required, but .*bare"):
+        augmentation_digest(required, bare, "rows")
+
+
+def test_texts_without_a_word_to_replace_are_kept_and_it_is_said(
+    teacher: Path, tmp_path: Path
+) -> None:
+    progress = SilentProgress()
+    found = augment(
+        rows_of(["the 3", "it is 2,000 …", "", "🙂"]), teacher, tmp_path, progress=progress
+    )
+    assert found["text"][:] == ["the 3", "it is 2,000 …", "", "🙂"]
+    (note,) = progress.notes
+    assert "no copy differs from its row: the 4 rows" in note
+
+
+def test_words_behind_the_models_positions_stay(teacher: Path, tmp_path: Path) -> None:
+    config = SETTINGS.model_copy(update={"replace_probability": 1.0})
+    found = augment(rows_of([ODD[4]]), teacher, tmp_path, config)
+    for copy in found["text"][1:]:
+        words = copy.split()
+        assert "film" not in words[:22:2]
+        assert words[22:] == ["film", "blue"] * 9
+
+
+def test_the_digest_covers_what_decides_the_rows_and_nothing_else(
+    teacher: Path, tmp_path: Path
+) -> None:
+    def digest(folder: Path = teacher, rows: str = "rows", **changes: Any) -> str:
+        return augmentation_digest(SETTINGS.model_copy(update=changes), folder, rows)
+
+    glove, moved = tmp_path / "glove.txt", tmp_path / "moved.txt"
+    for path in (glove, moved):
+        path.write_text("film 1 2\nscene 2 1\n")
+    words = tmp_path / "words.txt"
+    words.write_text("der\n\ndie \n")
+    bare = toy_teacher(tmp_path / "bare")
+    different = [
+        digest(), digest(seed=1), digest(copies=7), digest(candidates=6), digest(passes=2), digest(passes=3),
+        digest(replace_probability=0.5), digest(masked_language="never"), digest(rows="others"),
+        digest(embeddings=str(glove)), digest(stop_words=("der", "die")), digest(bare),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+    assert digest(masked_language="required") == digest()
+    assert digest(embeddings=str(moved)) == digest(embeddings=str(glove))
+    assert digest(stop_words=str(words)) == digest(stop_words=("Die", "der"))
+    assert digest(bare, passes=2) == digest(bare, masked_language="never")
+    # As it was when this version's copies were first made; raise AUGMENTATION_VERSION with it.
+    numbers = {"masked_language": "never", "copies": 20, "candidates": 15}
+    folder = toy_teacher(tmp_path / "again")
+    assert digest(folder, **numbers) == digest(bare, **numbers)
+
+
+def test_settings_out_of_bounds_are_refused() -> None:
+    for wrong in ({"replace_probability": 0}, {"copies": 0}, {"candidates": 0}, {"copies": 1.5},
+                  {"passes": 1}, {"masked_language": "no"}, {"stop_words": ("",)}):  # fmt: skip
+        with pytest.raises(ValidationError):
+            Augmentation.model_validate(wrong)
+    assert Augmentation().model_dump() == {
+        "replace_probability": 0.4, "copies": 20, "candidates": 15, "masked_language": "auto",
+        "passes": 2, "embeddings": None, "stop_words": "english", "seed": 0,
+    }  # fmt: skip
+
+
+def test_a_tokenizer_without_mask_token_can_predict_nothing(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.mask_token = None
+    folder = word_teacher(tmp_path / "words", tokenizer)
+    with pytest.raises(
+        ConfigError, match="has no mask token, so no word can be predicted; give never"
+    ):
+        augment(rows_of(TEXTS), folder, tmp_path)
+    never = SETTINGS.model_copy(update={"masked_language": "never"})
+    assert len(augment(rows_of(TEXTS), folder, tmp_path, never)) > 100
+
+
+def test_a_missing_glove_file_is_refused_before_anything_is_made(
+    teacher: Path, tmp_path: Path
+) -> None:
+    config = SETTINGS.model_copy(update={"embeddings": str(tmp_path / "glove.txt")})
+    with pytest.raises(DataError, match=r"augmentation.embeddings: .*glove.txt is not there; give"):
+        augmentation_digest(config, teacher, "rows")

@@ -1,0 +1,124 @@
+"""The order of training: complete, repeatable, within budget, the same on any hardware."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from schemas.core.training import BatchSize, Duration
+from stages.data.batching.batches import Batches, evaluation_batches, padded_tokens
+
+LENGTHS = np.random.default_rng(7).integers(3, 60, size=1003).astype(np.int32)
+
+
+def batch_size(text: str) -> BatchSize:
+    return TypeAdapter(BatchSize).validate_python(text)
+
+
+def duration(text: str) -> Duration:
+    return TypeAdapter(Duration).validate_python(text)
+
+
+def batches(size: str, *, budget: int = 512, seed: int = 0) -> Batches:
+    return Batches(LENGTHS, batch_size(size), budget, seed)
+
+
+def rows_of(plan: Batches, steps: range) -> NDArray[np.int64]:
+    return np.concatenate([np.concatenate(plan.step(step)) for step in steps])
+
+
+@pytest.mark.parametrize(
+    "size", ["10 sequences", "1 sequence", "2000 sequences", "400 tokens", "5 tokens"]
+)
+def test_an_epoch_has_every_row_exactly_once(size: str) -> None:
+    plan = batches(size)
+    first = plan.steps_in_epoch(0)
+    assert sorted(rows_of(plan, range(first))) == list(range(len(LENGTHS)))
+    second = range(first, first + plan.steps_in_epoch(1))
+    assert sorted(rows_of(plan, second)) == list(range(len(LENGTHS)))
+
+
+def test_a_step_has_exactly_the_sequences_asked_for_and_the_last_the_rest() -> None:
+    plan = batches("10 sequences")
+    sizes = [sum(map(len, plan.step(step))) for step in range(plan.steps_in_epoch(0))]
+    assert sizes == [10] * 100 + [3]
+
+
+def test_a_step_has_about_the_tokens_asked_for() -> None:
+    plan = batches("800 tokens")
+    counted = np.array([plan.tokens_in_step(step) for step in range(plan.steps_in_epoch(0))])
+    assert np.all(np.abs(counted - 800) <= 2 * LENGTHS.max())
+    assert counted.sum() == LENGTHS.sum()
+
+
+def test_tokens_in_step_are_those_of_its_rows() -> None:
+    plan = batches("10 sequences")
+    assert plan.tokens_in_step(150) == LENGTHS[np.concatenate(plan.step(150))].sum()
+
+
+@pytest.mark.parametrize("size", ["32 sequences", "900 tokens"])
+def test_the_microbatch_budget_does_not_change_which_rows_a_step_has(size: str) -> None:
+    small, large = batches(size, budget=64), batches(size, budget=100_000)
+    for step in range(0, 70, 7):
+        assert np.array_equal(np.concatenate(small.step(step)), np.concatenate(large.step(step)))
+        assert len(large.step(step)) == 1 < len(small.step(step))
+
+
+def test_a_microbatch_stays_within_its_budget_unless_it_is_one_long_row() -> None:
+    plan = batches("64 sequences", budget=50)
+    pieces = [piece for step in range(16) for piece in plan.step(step)]
+    assert all(len(piece) * LENGTHS[piece].max() <= 50 or len(piece) == 1 for piece in pieces)
+    assert any(LENGTHS[piece].max() > 50 for piece in pieces)
+
+
+def test_any_step_can_be_asked_for_without_those_before_it() -> None:
+    in_order = batches("300 tokens")
+    expected = [np.concatenate(in_order.step(step)) for step in range(300)]
+    for step in (299, 0, 150, 298):
+        assert np.array_equal(np.concatenate(batches("300 tokens").step(step)), expected[step])
+
+
+def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+    plan = batches("10 sequences")
+    epoch = range(plan.steps_in_epoch(0))
+    assert not np.array_equal(rows_of(plan, epoch), rows_of(plan, range(101, 202)))
+    assert not np.array_equal(rows_of(plan, epoch), rows_of(batches("10 sequences", seed=1), epoch))
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [("7 steps", 7), ("1 epoch", 101), ("2.5 epochs", 253), ("0.001 epochs", 1), ("0.1 steps", 1)],
+)
+def test_a_duration_in_steps_or_epochs_is_that_many_steps(given: str, steps: int) -> None:
+    assert batches("10 sequences").num_steps(duration(given)) == steps
+
+
+@pytest.mark.parametrize("amount", [1, 5_000, 31_000, 31_553, 70_000])
+def test_a_duration_in_tokens_is_the_fewest_steps_that_reach_it(amount: int) -> None:
+    plan = batches("10 sequences")
+    steps = plan.num_steps(duration(f"{amount} tokens"))
+    reached = [plan.tokens_in_step(step) for step in range(steps)]
+    assert sum(reached) >= amount > sum(reached[:-1])
+
+
+def test_sorting_inside_pools_keeps_padding_small() -> None:
+    plan = batches("32 sequences", budget=100_000)
+    padded = sum(padded_tokens(LENGTHS, plan.step(step)) for step in range(plan.steps_in_epoch(0)))
+    unsorted = np.split(np.arange(992), 31)
+    assert padded < 1.12 * LENGTHS.sum() < padded_tokens(LENGTHS, unsorted)
+
+
+def test_evaluation_visits_every_row_once_from_short_to_long() -> None:
+    found = evaluation_batches(LENGTHS, 256)
+    order = np.concatenate(found)
+    assert sorted(order) == list(range(len(LENGTHS)))
+    assert np.all(np.diff(LENGTHS[order]) >= 0)
+    assert all(len(rows) * LENGTHS[rows].max() <= 256 for rows in found)
+
+
+def test_without_rows_there_is_nothing_to_train_on() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        Batches(np.empty(0, np.int32), batch_size("2 sequences"), 10, 0)
+    assert evaluation_batches(np.empty(0, np.int32), 10) == []

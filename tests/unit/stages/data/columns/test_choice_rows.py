@@ -1,0 +1,262 @@
+"""Choosing among written answers: rows, sequences, batches that keep a row's choices together, and answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+from transformers import AutoModelForMultipleChoice
+
+from schemas.core.errors import DataError
+from schemas.core.kinds import MultipleChoice
+from schemas.core.training import BatchSize
+from schemas.data.stage_data import TaskData
+from schemas.recipe.objective import SoftLabels
+from stages.data.batching.batches import Batches, evaluation_batches, padded_tokens
+from stages.data.batching.choice_groups import Groups
+from stages.data.batching.tokens import Tokens
+from stages.data.tasks.encode import encoder_of
+from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.tokenize import tokenize_task
+from stages.models.encoders import load_config, load_encoder
+from stages.models.heads import has_head_for, load_with_head, with_head
+from stages.objective.head_losses import ChoiceAnswers
+from tests.support.builders import tiny_tokenizer
+from tests.support.toys import write_rows
+from tests.unit.stages.models.test_families import FAMILIES, family_folder
+
+TOKENIZER = tiny_tokenizer()
+
+
+def load(folder: Path, rows: list[dict[str, Any]], problem: Any, **changes: Any) -> TaskRows:
+    """A task with the same rows to learn from and to be validated on."""
+    task: dict[str, Any] = {"kind": "files", "problem": problem} | changes
+    for split in ("train", "validation"):
+        task[split] = str(write_rows(folder / f"{split}.jsonl", rows))
+    return load_task(TypeAdapter(TaskData).validate_python(task), folder / "cache")
+
+
+def test_the_right_choice_may_be_its_text_its_number_or_its_letter(tmp_path: Path) -> None:
+    choices = ["film", "1", "plot"]
+    for answers in (("plot", "1", " film "), ("2", "1", "0"), ("C", "b", "A")):
+        rows = [{"text_a": "a", "choices": choices, "label": answer} for answer in answers]
+        found = load(tmp_path, rows, "multiple_choice")
+        assert found.train["label"] == [2, 1, 0]
+        assert found.train["choices"] == [choices] * 3
+        assert found.labels == ("choice",)
+
+
+def test_choices_may_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+    row = {"sent1": "a man", "sent2": "he", "ending0": "sings", "ending1": "runs", "label": 1}
+    problem = {"kind": "multiple_choice", "choices": ["ending0", "ending1"], "first": 0}
+    found = load(tmp_path, [row], problem, text="sent1", text_pair="sent2").train
+    assert found.to_list() == [
+        {"text": "a man", "text_pair": "he", "choices": ["sings", "runs"], "label": 1}
+    ]
+
+
+def test_every_blank_is_a_row_with_its_own_blank_alone(tmp_path: Path) -> None:
+    row = {
+        "content": ["a #idiom1# b #idiom22# c", "no blank", "#idiom3#"],
+        "candidates": ["x", "y", "z"],
+        "answers": {"text": ["y", "x", "z"], "candidate_id": [1, 0, 2]},
+    }
+    problem = {"kind": "multiple_choice", "choices": "candidates", "blank": "#idiom{number}#"}
+    found = load(tmp_path, [row, row], problem, text="content", label="answers.text").train
+    assert found["text"] == ["a ____ b … c", "a … b ____ c", "____"] * 2
+    assert found["label"] == [1, 0, 2] * 2
+    assert found["choices"] == [["x", "y", "z"]] * 6
+
+
+def test_blanks_and_answers_that_differ_in_number_are_refused(tmp_path: Path) -> None:
+    row = {"text_a": "a #b# and #b#", "choices": ["x", "y"], "label": ["x"]}
+    with pytest.raises(
+        DataError, match=r"row 1: column 'text_a' has 2 blanks #b# but 'label' 1 answers"
+    ):
+        load(tmp_path, [row], {"kind": "multiple_choice", "blank": "#b#"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labels": ["a", "b"]}, "a multiple_choice task has none"),
+        ({"metric": "f1"}, "f1 does not score multiple_choice tasks"),
+        ({"problem": {"kind": "multiple_choice", "choices": ["one"]}}, "at least 2 items"),
+        (
+            {
+                "problem": {"kind": "multiple_choice", "blank": "#"},
+                "marks": [{"text": "a", "start": "b"}],
+            },
+            "makes a row of every blank",
+        ),
+    ],
+)
+def test_what_no_choice_has_is_refused(changes: dict[str, Any], said: str) -> None:
+    task = {"kind": "files", "train": "a", "validation": "b", "problem": "multiple_choice"}
+    with pytest.raises(ValidationError, match=said):
+        TypeAdapter(TaskData).validate_python(task | changes)
+
+
+def test_each_choice_is_a_sequence_behind_passage_and_question() -> None:
+    encode = encoder_of(MultipleChoice(), TOKENIZER, 64, is_pair=True)
+    columns = encode(
+        {
+            "text": ["film plot", "red"],
+            "text_pair": ["one", "two"],
+            "choices": [["blue", "green", "red"], ["film", "plot"]],
+            "label": [2, 0],
+        },
+        [7, 9],
+    )
+    said = [" ".join(TOKENIZER.convert_ids_to_tokens(row)) for row in columns["input_ids"]]
+    assert said == [
+        "[CLS] film plot [SEP] one blue [SEP]",
+        "[CLS] film plot [SEP] one green [SEP]",
+        "[CLS] film plot [SEP] one red [SEP]",
+        "[CLS] red [SEP] two film [SEP]",
+        "[CLS] red [SEP] two plot [SEP]",
+    ]
+    assert columns["label"] == [0, 0, 1, 1, 0]
+    assert columns["example"] == [7, 7, 7, 9, 9]
+    assert columns["token_type_ids"][0] == [0, 0, 0, 0, 1, 1, 1]
+
+
+def test_a_passage_is_cut_before_the_choice_is(tmp_path: Path) -> None:
+    row = {"text_a": "film " * 40, "choices": ["red", "blue"], "label": "red"}
+    rows = load(tmp_path, [row], "multiple_choice")
+    tokens, _ = tokenize_task(rows, TOKENIZER, max_length=12, cache=tmp_path / "tokens")
+    assert tokens.lengths.tolist() == [12, 12]
+    assert tokens.cut is not None
+    assert tokens.cut.all()
+    assert TOKENIZER.convert_ids_to_tokens(int(tokens.ids[10])) == "red"
+
+
+SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=40)
+
+
+def drawn_tokens(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return random.integers(3, 30, sum(sizes)).astype(np.int32), np.repeat(
+        np.arange(len(sizes)) * 3, sizes
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, st.sampled_from(["3 sequences", "90 tokens"]), st.integers(1, 3))
+def test_no_step_tears_a_row_apart_and_every_sequence_comes_once(
+    sizes: list[int], size: str, world: int
+) -> None:
+    lengths, choice_of = drawn_tokens(sizes)
+    batches = Batches(
+        lengths, TypeAdapter(BatchSize).validate_python(size), 64, 0, choice_of=choice_of
+    )
+    assert batches.rows_in_epoch == len(sizes)
+    seen = []
+    for step in range(batches.steps_in_epoch(0)):
+        own = [cut for rank in range(world) for cut in batches.step(step, rank, world)]
+        for cut in own:
+            rows, counts = np.unique(choice_of[cut], return_counts=True)
+            assert counts.tolist() == [sizes[row // 3] for row in rows.tolist()]
+            assert np.count_nonzero(np.diff(choice_of[cut])) == len(rows) - 1, "side by side"
+            assert len(rows) == 1 or padded_tokens(lengths, [cut]) <= 64
+        seen += [int(row) for cut in own for row in cut]
+        assert batches.tokens_in_step(step) == sum(int(lengths[cut].sum()) for cut in own)
+        if size == "3 sequences" and step < len(sizes) // 3:
+            assert sum(len(np.unique(choice_of[cut])) for cut in own) == 3
+    assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_sequences_that_are_rows_are_grouped_by_themselves() -> None:
+    lengths, _ = drawn_tokens([1] * 9)
+    alone, none = Groups(lengths, np.arange(9)), Groups(lengths, None)
+    for cut, other in zip(
+        alone.cut(np.argsort(lengths), 60), none.cut(np.argsort(lengths), 60), strict=True
+    ):
+        assert np.array_equal(cut, other)
+    apart = evaluation_batches(lengths, 60)
+    assert all(padded_tokens(lengths, [cut]) <= 60 for cut in apart)
+
+
+def test_a_step_of_one_row_cannot_be_cut() -> None:
+    lengths, choice_of = drawn_tokens([5, 5])
+    one, two = (
+        Batches(
+            lengths, TypeAdapter(BatchSize).validate_python(size), budget, 0, choice_of=choice_of
+        )
+        for size, budget in (("1 sequence", 4), ("2 sequences", 10**6))
+    )
+    assert not one.can_be_cut(0), "it is larger than its budget, and still one row"
+    assert two.can_be_cut(0)
+
+
+def answered(folder: Path) -> Tokens:
+    rows = [
+        {"text_a": "film", "choices": ["red", "blue", "green"], "label": "blue"},
+        {"text_a": "plot and film", "choices": ["one", "two"], "label": "one"},
+    ]
+    return tokenize_task(
+        load(folder, rows, "multiple_choice"), TOKENIZER, max_length=24, cache=folder / "tokens"
+    )[0]
+
+
+def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path: Path) -> None:
+    batch = answered(tmp_path).batch(np.arange(5))
+    assert batch.choice_of is not None
+    assert batch.choice_of.tolist() == [0, 0, 0, 1, 1]
+    student = torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0], dtype=torch.float64)[:, None]
+    teacher = torch.tensor([0.0, 4.0, 1.0, 2.0, 2.5], dtype=torch.float64)[:, None]
+    answers = ChoiceAnswers()
+    hard = answers.hard(student, batch)
+    own = [student[:3, 0].numpy(), student[3:, 0].numpy()]
+    right = [own[0][1], own[1][0]]
+    expected = sum(np.log(np.exp(row).sum()) - score for row, score in zip(own, right, strict=True))
+    assert hard.total.item() == pytest.approx(expected, rel=1e-12)
+    assert int(hard.count) == answers.hard_count(batch) == 2
+    soft = answers.soft(SoftLabels(), student, teacher, batch, None)
+    apart = 0.0
+    for part in (slice(0, 3), slice(3, 5)):
+        p, q = (
+            np.exp(x[part, 0].numpy()) / np.exp(x[part, 0].numpy()).sum()
+            for x in (teacher, student)
+        )
+        apart += float((p * np.log(p / q)).sum())
+    assert soft.total.item() == pytest.approx(apart, rel=1e-9)
+    assert int(soft.count) == answers.soft_count(batch) == 2
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(1, 3), (3, 3), (4, 3), (5, 5), (9, 5)])
+def test_the_first_sequences_of_a_batch_are_whole_rows(
+    asked: int, kept: int, tmp_path: Path
+) -> None:
+    part = answered(tmp_path).batch(np.arange(5)).first(asked)
+    assert len(part.input_ids) == kept
+    assert part.choice_of is not None
+    assert len(part.choice_of) == kept
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_choices_are_scored_alone_as_transformers_scores_them_side_by_side(
+    family: str, tmp_path: Path
+) -> None:
+    folder = family_folder(tmp_path / "encoder", family)
+    if not has_head_for(load_config(folder), MultipleChoice()):
+        assert family in ("nomic_bert", "gte", "eurobert", "layoutlm")
+        return
+    model = with_head(load_encoder(folder), MultipleChoice(), ("choice",), seed=0).eval()
+    ids = torch.randint(5, 60, (6, 7), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    model.save_pretrained(tmp_path / "model")
+    theirs = AutoModelForMultipleChoice.from_pretrained(tmp_path / "model").eval()
+    again = load_with_head(tmp_path / "model", MultipleChoice())
+    with torch.no_grad():
+        alone = model(input_ids=ids, attention_mask=mask).logits
+        beside = theirs(input_ids=ids.view(2, 3, 7), attention_mask=mask.view(2, 3, 7)).logits
+        assert torch.equal(again(input_ids=ids, attention_mask=mask).logits, alone)
+    assert alone.shape == (6, 1)
+    torch.testing.assert_close(alone.view(2, 3), beside, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,297 @@
+"""Sets of labels in every form that they are published in, and what is said of those with two meanings."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from datasets import Dataset
+from pydantic import TypeAdapter, ValidationError
+
+from schemas.core.errors import DataError
+from schemas.data.stage_data import FileTask, TaskData
+from stages.data.columns.written_lists import NotAList, written_list
+from stages.data.tasks.load import load_task
+from stages.data.tasks.rows import CheckedRows, checked_rows
+
+
+def load(
+    train: list[Any], validation: list[Any] | None = None, *, text: str = "text_a", **changes: Any
+) -> CheckedRows:
+    """Rows with these labels in a column, or whole rows, as files would give them."""
+    task = {
+        "kind": "files",
+        "problem": "multi_label",
+        "train": "a",
+        "validation": "b",
+        "text": text,
+    }
+    parsed = TypeAdapter(TaskData).validate_python(task | changes)
+    assert isinstance(parsed, FileTask)
+    splits = {"train": train, "validation": train if validation is None else validation}
+    raw = {
+        split: Dataset.from_list(
+            [each if text in _keys(each) else {"text_a": "a", "label": each} for each in rows]
+        )
+        for split, rows in splits.items()
+    }
+    return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
+
+
+def _keys(row: Any) -> set[str]:
+    return set(row) if isinstance(row, dict) else set()
+
+
+def texts(header: str, *rows: list[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file, in which every value is text."""
+    return [dict(zip(header.split(","), row, strict=True)) for row in rows]
+
+
+def named(rows: CheckedRows) -> list[set[str]]:
+    """The names of each training row's labels."""
+    return [
+        {name for name, has in zip(rows.labels, row, strict=True) if has}
+        for row in rows.splits["train"]["label"]
+    ]
+
+
+def test_a_list_of_zeros_and_ones_has_one_for_each_label() -> None:
+    rows = [[0, 0, 0, 1, 0]] * 10 + [[1, 0, 0, 0, 0]] * 10
+    found = load(rows)
+    assert found.labels == ("0", "1", "2", "3", "4")
+    assert list(found.splits["train"]["label"]) == rows
+    assert "a 0 or 1 for each of 5 labels" in found.remarks[0]
+    assert "task.labels" in found.remarks[0]
+    again = load(rows, labels=["joy", "love", "fear", "anger", "awe"])
+    assert named(again)[0] == {"anger"}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]],
+        [[False, True, False], [True, True, False]],
+        [["0", "1", "0"], ["1", "1", "0"]],
+        ["0 1 0", "1 1 0"],
+        ["0,1,0", "1,1,0"],
+        ["010", "110"],
+        ["[0 1 0]", "[1 1 0]"],
+        ["[0. 1. 0.]", "[1. 1. 0.]"],
+        ["[0, 1, 0]", "[1, 1, 0]"],
+        ["(0, 1, 0)", "(1, 1, 0)"],
+        ["[False, True, False]", "[ True  True False]"],
+        ["[np.int64(0), np.int64(1), np.int64(0)]", "[np.int64(1), np.int64(1), np.int64(0)]"],
+    ],
+    ids=str,
+)
+def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
+    found = load(rows, labels=["joy", "love", "fear"])
+    assert named(found) == [{"love"}, {"joy", "love"}]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "changes", "said"),
+    [
+        ([[0, 0, 1], [0, 1]], None, {}, "row 2: column 'label' holds 2 values of 0 and 1 but row 1 of train 3"),
+        ([[0, 0, 1]], [[0, 1, 0], [0, 0, 1, 0]], {}, "task.validation"),
+        ([[0, 0, 1]], None, {"labels": ["a", "b"]}, "each of 3 labels, but task.labels has 2 names, a, b"),
+        ([[0, -1, 1], [0, 0, 1]], None, {}, "row 1: column 'label' holds -1, which hides a label"),
+        ([[0, 0.7, 1]], None, {}, "row 1: column 'label' holds 0.7, but a label is there or not"),
+        ([[3, 0, 0]], None, {}, "row 1: column 'label' holds 0 twice"),
+        ([[0], [1]], None, {}, "a single 0 or 1 in every row, which is one label"),
+        ([1, 0], None, {}, "column 'label' is '1', not a list"),
+        (["0 0 1", ""], None, {}, "row 2: column 'label' is empty, but other rows hold a 0 or 1"),
+        (["['joy', 'love']", "joy"], None, {}, "row 2: column 'label' is joy, but other rows hold lists such as"),
+        (["['joy']", ""], None, {}, "row 2: column 'label' is empty, but other rows hold lists"),
+        (["['joy'", "['love']"], None, {}, "row 1: column 'label' is ['joy', but other rows hold lists"),
+        (["[0 0 ... 0 1]"], None, {}, "was shortened"),
+        (["['joy', nan]"], None, {}, "holds a missing value"),
+        (["[['joy'], ['love']]"], None, {}, "holds lists in lists"),
+        (["joy, love", "nan"], None, {}, "row 2: column 'label' is nan, which stands for a missing value"),
+        (["joy, love", "joy; fear"], None, {}, "',' and ';' both stand between names"),
+        ([{"joy": 1, "fear": 0}, {"joy": 1}], None, {}, "'label' does not say whether the row has 'fear'"),
+        ([{"joy": 1, "fear": 2}], None, {}, "row 1: column 'label' says '2' of 'fear'"),
+        ([[18, 2], [3]], None, {"labels": ["a", "b", "c"]}, "numbers go up to 18, and the 3 names of task.labels"),
+        ([[1, 3], [2]], None, {"labels": ["a", "b", "c"]}, "1 to 3, count from 1"),
+        ([{"choices": ["joy"]}], None, {}, "holds a list in 'choices'; name the list itself"),
+        (['{"choices": ["joy"], "others": ["love"]}'], None, {}, "holds lists in lists"),
+    ],
+)  # fmt: skip
+def test_what_has_two_meanings_is_refused(
+    train: list[Any],
+    validation: list[Any] | None,
+    changes: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        load(train, validation, **changes)
+    assert re.search(r"; \w+", str(caught.value)), "and what to do"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["['joy']", "['love', 'fear']", "[]"],
+        ['["joy"]', '["love", "fear"]', "[]"],
+        ["['joy']", "['love' 'fear']", "[]"],
+        ["{'joy'}", "{'love', 'fear'}", "set()"],
+        ["('joy',)", "('love', 'fear')", "()"],
+        ["[joy]", "[love, fear]", "[]"],
+        ["{joy}", "{love,fear}", "{}"],
+        ["[np.str_('joy')]", "[np.str_('love'), np.str_('fear')]", "[]"],
+        ["array(['joy'], dtype=object)", "array(['love', 'fear'], dtype=object)", "array([], dtype=object)"],
+        ["joy", "love,fear", ""],
+        ["joy", "love; fear", ""],
+        ["joy", "love|fear", ""],
+        ["joy", "love、fear", ""],
+        ["joy", "love\nfear", ""],
+        ["{'joy': 1, 'love': 0, 'fear': 0}", "{'joy': 0, 'love': 1, 'fear': 1}", "{'joy': 0, 'love': 0, 'fear': 0}"],
+        ['{"choices": ["joy"]}', '{"choices": ["love", "fear"]}', '{"choices": []}'],
+        ['{"joy": true}', '{"love": true, "fear": true}', "{}"],
+    ],
+    ids=str,
+)  # fmt: skip
+def test_lists_that_a_csv_holds_as_text_are_lists(written: list[str]) -> None:
+    found = load(written)
+    assert named(found) == [{"joy"}, {"love", "fear"}, set()]
+    assert set(found.labels) == {"fear", "joy", "love"}
+    if written[1] != "love,fear":
+        assert any("task.label: the texts of column 'label'" in said for said in found.remarks)
+
+
+def test_numbers_are_names_or_count_those_of_the_task() -> None:
+    found = load(["[18, 14]", "[0]"])
+    assert (found.labels, named(found)) == (("0", "14", "18"), [{"18", "14"}, {"0"}])
+    found = load([[2, 1], [0]], labels=["joy", "love", "fear"])
+    assert named(found) == [{"fear", "love"}, {"joy"}]
+    assert "0 is read as joy and 2 as fear, by their place in task.labels" in found.remarks[0]
+    found = load([["2", "1"], ["0"]], labels=["2", "1", "0"])
+    assert named(found) == [{"2", "1"}, {"0"}], "names before numbers"
+    found = load([[0, 1], [0], [1], []], labels=["joy", "love"])
+    assert named(found) == [{"joy", "love"}, {"joy"}, {"love"}, set()], "never twice in a row"
+
+
+@pytest.mark.parametrize(
+    ("zero", "one"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("no", "yes")]
+)
+def test_every_label_may_have_its_own_column(zero: str, one: str) -> None:
+    header = "comment,toxic,obscene,insult"
+    rows = texts(header, ["you are, well", one, zero, one], ["thank you", zero, zero, zero])
+    columns: dict[str, Any] = {"label": ["toxic", "obscene", "insult"], "text": "comment"}
+    found = load(rows, **columns)
+    assert found.labels == ("toxic", "obscene", "insult")
+    assert list(found.splits["train"]["label"]) == [[1, 0, 1], [0, 0, 0]]
+    order = {"labels": ["insult", "toxic", "obscene"]}
+    again = load(rows, **columns, **order)
+    assert list(again.splits["train"]["label"]) == [[1, 1, 0], [0, 0, 0]]
+    others = {"labels": ["giftig", "anstößig", "beleidigend"]}
+    again = load(rows, **columns, **others)
+    assert named(again)[0] == {"giftig", "beleidigend"}
+
+
+def test_columns_of_labels_may_be_of_any_type() -> None:
+    rows = [
+        {"text_a": "a", "x": True, "y": 1.0, "z": 0},
+        {"text_a": "b", "x": False, "y": 0.0, "z": 1},
+    ]
+    found = load(rows, label=["x", "y", "z"])
+    assert list(found.splits["train"]["label"]) == [[1, 1, 0], [0, 0, 1]]
+
+
+def test_a_file_of_pandas_with_lists_is_read_whole(tmp_path: Path) -> None:
+    table = pd.DataFrame({"text_a": ["a", "b", "c"], "label": [["joy"], ["love", "fear"], []]})
+    table.to_csv(tmp_path / "train.csv", index=False)
+    task = {"kind": "files", "problem": "multi_label"}
+    task |= dict.fromkeys(("train", "validation"), str(tmp_path / "train.csv"))
+    found = load_task(TypeAdapter(TaskData).validate_python(task), tmp_path / "cache")
+    assert found.labels == ("fear", "joy", "love")
+    assert list(found.train["label"]) == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
+    assert "['joy'], are read as lists" in found.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("-1", "row 2: label 'toxic' is -1, not 0 or 1 (test splits hide their labels"),
+        ("", "row 2: label 'toxic' is empty, not 0 or 1"),
+        ("0.7", "row 2: label 'toxic' is 0.7, not 0 or 1"),
+        ("nan", "row 2: label 'toxic' is nan, not 0 or 1"),
+    ],
+)
+def test_a_column_of_a_label_holds_nothing_but_0_and_1(
+    cell: str,
+    said: str,
+) -> None:
+    rows = texts("text_a,toxic,insult", ["a", "1", "0"], ["b", cell, "1"])
+    with pytest.raises(DataError, match=re.escape(said)):
+        load(rows, label=["toxic", "insult"])
+
+
+def test_columns_of_labels_are_offered_where_the_label_s_is_missing() -> None:
+    rows = texts("id,comment,toxic,insult", ["1", "you", "1", "0"], ["2", "me", "0", "1"])
+    with pytest.raises(DataError, match=re.escape("task.label: [toxic, insult]")):
+        load(rows, text="comment")
+    with pytest.raises(DataError, match="there is no column 'obscene'"):
+        load(rows, text="comment", label=["toxic", "obscene"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"problem": "classification"}, "a classification task has one column of labels; name one, or set problem"),
+        ({"label": ["toxic", "toxic"]}, "a column is named twice"),
+        ({"label": ["toxic"]}, "at least 2 items"),
+    ],
+)  # fmt: skip
+def test_several_columns_are_for_several_labels(changes: dict[str, Any], said: str) -> None:
+    task = {"kind": "files", "train": "a", "validation": "b", "problem": "multi_label"}
+    with pytest.raises(ValidationError, match=said):
+        TypeAdapter(TaskData).validate_python({**task, "label": ["toxic", "insult"], **changes})
+
+
+def test_a_separator_that_the_recipe_names_is_obeyed() -> None:
+    problem = {"kind": "multi_label", "separator": ","}
+    found = load(["R&B; soul", "rock"], problem=problem)
+    assert named(found) == [{"R&B; soul"}, {"rock"}]
+    assert "no row of column 'label' holds ','" in found.remarks[0]
+    assert len(found.remarks) == 2, "and none has several"
+    assert "some hold ';'" in found.remarks[0]
+    found = load(["R,B / soul", "rock"], problem={"kind": "multi_label", "separator": "/"})
+    assert named(found) == [{"R,B", "soul"}, {"rock"}]
+
+
+def test_labels_that_are_never_several_are_spoken_of() -> None:
+    (said,) = load(["joy/love", "fear", "joy"]).remarks
+    assert (
+        "no row of column 'label' has more than one label (where 'joy/love' is several, set" in said
+    )
+    (said,) = load([["joy"], ["fear"]]).remarks
+    assert "has more than one label; task.problem: classification is for one" in said
+    assert load([["joy", "fear"], ["fear"]]).remarks == ()
+
+
+def test_names_that_the_task_lists_are_never_cut() -> None:
+    found = load(["[sarcasm]", "nan"], labels=["[sarcasm]", "nan"])
+    assert named(found) == [{"[sarcasm]"}, {"nan"}]
+
+
+def test_nothing_that_is_printed_is_run() -> None:
+    assert written_list("[__import__('os').getcwd()]") == ["__import__('os').getcwd()"]
+    with pytest.raises(NotAList, match="torn quotes"):
+        written_list("['" + "a'" * 10_000 + "]")
+
+
+@pytest.mark.parametrize(
+    "items",
+    [["it's", 'a "b"', "c,d"], ["", "x"], ["\\", "\n"], ["😀", "é"], ["[a]", "{b: 1}"]],
+    ids=str,
+)
+def test_what_python_and_json_print_is_read_back(items: list[str]) -> None:
+    assert written_list(repr(items)) == items
+    assert written_list(json.dumps(items)) == items
+    assert written_list(repr(tuple(items))) == items

@@ -1,0 +1,83 @@
+"""Columns of numbers: how they may be written, and what no correlation could be taken of."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from pydantic import TypeAdapter
+
+from schemas.core.errors import DataError
+from schemas.data.stage_data import FileTask, TaskData
+from stages.data.tasks.rows import CheckedRows, checked_rows
+
+
+def load(train: list[Any], validation: list[Any] | None = None, **changes: Any) -> CheckedRows:
+    """A regression task with these labels."""
+    task = {"kind": "files", "problem": "regression", "train": "a", "validation": "b"} | changes
+    parsed = TypeAdapter(TaskData).validate_python(task)
+    assert isinstance(parsed, FileTask)
+    raw = {
+        split: Dataset.from_dict(
+            {"text_a": ["a"] * len(labels), "text_b": ["b"] * len(labels), "label": labels}
+        )
+        for split, labels in {"train": train, "validation": validation or train}.items()
+    }
+    return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
+
+
+def values(found: CheckedRows, split: str = "train") -> list[float]:
+    return list(found.splits[split]["label"])
+
+
+def test_numbers_may_be_written_as_text() -> None:
+    found = load(["-3", " 120 ", "2.5e1", "−0.5", ".5"])
+    assert values(found) == [-3, 120, 25, -0.5, 0.5]
+    assert found.remarks == ()
+
+
+def test_numbers_may_be_of_any_type() -> None:
+    assert values(load([-3, 120])) == [-3, 120]
+    assert values(load([Decimal("-0.25"), Decimal("1.5")])) == [-0.25, 1.5]
+
+
+def test_commas_are_decimal_points_where_all_of_a_column_can_be() -> None:
+    found = load(["3,8", "-0,25", "4", "1.234,5"], ["2,125", "0"])
+    assert values(found) == [3.8, -0.25, 4, 1234.5]
+    assert values(found, "validation") == [2.125, 0]
+    assert found.remarks == (
+        "task.label: the commas of column 'label' are read as decimal points (3,8 is 3.8); write points for the other "
+        "reading",
+    )
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "said"),
+    [
+        (["3,8", "2.5"], None, "task.train: row 2: label 'label' is 2.5, with a decimal point, but other rows have a"),
+        (["1,234", "2,500", "7"], None, "commas followed by three digits each"),
+        (["1,234.5", "2"], None, "row 1: label 'label' is '1,234.5', not a number"),
+        (["3", "nan"], None, "row 2: label 'label' is 'nan', not a number"),
+        (["3", "85 %"], None, "row 2: label 'label' is '85 %', not a number"),
+        ([1.0, 2.0], [3.5, 3.5], "task.validation: label 'label' is 3.5 in every row, and no correlation"),
+        ([7, 7, 7], [1, 2], "task.train: label 'label' is 7 in every row"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_and_what_is_always_the_same_is_refused(
+    train: list[Any], validation: list[Any] | None, said: str
+) -> None:
+    with pytest.raises(DataError, match=re.escape(said)) as caught:
+        load(train, validation)
+    assert re.search(r"; (\w+)", str(caught.value)), "and what to do"
+
+
+def test_the_likeness_of_pairs_is_read_in_the_same_way() -> None:
+    given = {"problem": "embedding", "text_pair": "text_b"}
+    found = load(["x", "y"], ["0,5", "4,5"], **given)
+    assert values(found, "validation") == [0.5, 4.5]
+    assert found.splits["train"].column_names == ["text"], "training rows have no likeness"
+    with pytest.raises(DataError, match="is 2 in every row"):
+        load([1, 2], [2, 2], **given)

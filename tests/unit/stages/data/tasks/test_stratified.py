@@ -1,0 +1,190 @@
+"""Draws by class: every class keeps its share, none is lost that a small draw could miss, and the seed decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+
+from schemas.core.kinds import (
+    Classification,
+    MultiLabel,
+    MultipleChoice,
+    QuestionAnswering,
+    Regression,
+    TokenClassification,
+)
+from schemas.core.training import Selection
+from schemas.data.tasks import FileTask
+from stages.data.batching.tokens import NO_WORD, Tokens
+from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.stratified import classes_of, drawn_from, drawn_rows
+from stages.evaluation.probe import _fit, probe_rows
+from stages.training.selection import held_out_rows
+from tests.support.toys import write_rows
+
+ONE_IN_THIRTY = np.arange(600) % 30 // 29
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_class_of_one_row_in_thirty_is_in_every_draw(seed: int) -> None:
+    drawn = drawn_rows(600, 80, seed=seed, by=ONE_IN_THIRTY)
+    assert len(set(drawn.tolist())) == 80
+    assert np.bincount(ONE_IN_THIRTY[drawn]).tolist() == [77, 3]
+    assert np.array_equal(drawn, drawn_rows(600, 80, seed=seed, by=ONE_IN_THIRTY))
+
+
+def test_a_draw_without_classes_often_lacks_one_and_another_seed_draws_others() -> None:
+    alike = [ONE_IN_THIRTY[drawn_rows(600, 40, seed=seed)].sum() for seed in range(40)]
+    assert 0 in alike
+    one, other = (drawn_rows(600, 80, seed=seed, by=ONE_IN_THIRTY) for seed in (1, 2))
+    assert not np.array_equal(one, other)
+
+
+def test_rows_of_one_class_are_drawn_as_if_there_were_none() -> None:
+    assert np.array_equal(drawn_rows(900, 50, by=np.zeros(900, np.int64)), drawn_rows(900, 50))
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=60),
+    st.integers(1, 70),
+    st.booleans(),
+)
+def test_shares_are_the_nearest_that_leave_no_class_out(
+    classes: list[int], wanted: int, keep_one: bool
+) -> None:
+    by = np.array(classes)
+    drawn = drawn_rows(len(by), wanted, by=by, keep_one=keep_one)
+    most = {each: classes.count(each) - keep_one for each in set(classes)}
+    assert len(set(drawn.tolist())) == len(drawn) == min(wanted, sum(most.values()))
+    got = {each: int((by[drawn] == each).sum()) for each in most}
+    assert all(got[each] <= most[each] for each in most)
+    if len(drawn) >= sum(count > 0 for count in most.values()):
+        assert all(got[each] >= 1 for each in most if most[each] > 0)
+    exact = {each: len(drawn) * classes.count(each) / len(classes) for each in most}
+    if not keep_one and all(share >= 1 for share in exact.values()):
+        assert all(abs(got[each] - exact[each]) < 1 for each in most)
+
+
+def test_rows_with_several_labels_or_tags_count_for_the_rarest() -> None:
+    sets = Dataset.from_dict({"label": [[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]]})
+    assert classes_of(sets, MultiLabel()).tolist() == [0, 1, -1, 2, 0]  # type: ignore[union-attr]
+    tags = Dataset.from_dict({"label": [[0, 0], [0, 1, 1, 1], [0], [2, 0]]})
+    found = classes_of(tags, TokenClassification())
+    # The tags 1 and 2 stand in one sentence each, however often.
+    assert found is not None
+    assert found.tolist() == [0, 1, 0, 2]
+    numbers = Dataset.from_dict({"label": [3, 1, 3]})
+    for problem in (Classification(), MultipleChoice()):
+        assert classes_of(numbers, problem).tolist() == [3, 1, 3]  # type: ignore[union-attr]
+    for none in (Regression(), QuestionAnswering()):
+        assert classes_of(numbers, none) is None
+
+
+def test_a_label_that_one_row_has_is_in_the_rows_a_probe_learns_from() -> None:
+    labels = np.zeros((500, 3), np.int64)
+    labels[:, 0] = np.arange(500) % 2
+    labels[417, 2] = 1
+    tokens = cast(Tokens, _Sequences(500, labels))
+    assert 417 in probe_rows(tokens, MultiLabel(), 20)
+    assert len(probe_rows(tokens, MultiLabel(), 20)) == 20
+
+
+def test_a_tag_of_one_sentence_is_in_what_a_probe_learns_from() -> None:
+    tags = np.full(900, 0, np.int16)  # three tokens a sentence, whose first is no word
+    tags[::3] = NO_WORD
+    tags[3 * 217 + 2] = 1
+    tokens = cast(Tokens, _Sequences(300, tags=tags))
+    drawn = probe_rows(tokens, TokenClassification(), 10)
+    assert 217 in drawn
+    assert len(drawn) == 10
+
+
+def test_choices_are_drawn_right_and_wrong() -> None:
+    right = (np.arange(400) % 40 == 0).astype(np.int64)
+    tokens = cast(Tokens, _Sequences(400, right))
+    assert right[probe_rows(tokens, MultipleChoice(), 20)].sum() == 1
+
+
+def test_a_probe_of_rows_that_all_have_one_class_answers_it() -> None:
+    features = np.random.default_rng(0).normal(size=(6, 3))
+    fitted = _fit(LogisticRegression(), features, np.full(6, 4))
+    assert fitted.predict(features).tolist() == [4] * 6
+    assert fitted.decision_function(features).tolist() == [[0.0]] * 6
+    assert fitted[-1].classes_.tolist() == [4]
+
+
+class _Sequences:
+    """As much of tokens as a draw looks at."""
+
+    def __init__(self, number: int, labels: Any = None, tags: Any = None) -> None:
+        self.number, self.labels, self.tags = number, labels, tags
+        self.lengths = np.full(number, 3)
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        return (3 * rows[:, None] + np.arange(3)).ravel()
+
+    def __len__(self) -> int:
+        return self.number
+
+
+def _rows(train: Dataset, problem: Any, labels: str) -> TaskRows:
+    return TaskRows(train, train, tuple(labels.split()), "0" * 64, problem)
+
+
+def imbalanced(number: int, every: int) -> list[dict[str, Any]]:
+    return [
+        {"text_a": f"row {row}", "label": "fraud" if row % every == 0 else "legit"}
+        for row in range(number)
+    ]
+
+
+def test_few_training_rows_have_both_classes(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.jsonl", imbalanced(600, 30))
+    write_rows(tmp_path / "validation.jsonl", imbalanced(60, 30))
+    for seed in range(8):
+        task = FileTask(
+            train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl"),
+            max_train_rows=12, seed=seed,
+        )  # fmt: skip
+        labels = load_task(task, tmp_path / "cache").train["label"]
+        assert sorted(set(labels)) == [0, 1]
+        assert len(labels) == 12
+
+
+def test_rows_held_out_have_every_class_and_leave_a_single_row_to_training() -> None:
+    labels = [0] * 540 + [1] * 18 + [2]
+    texts = [f"row {row}" for row in range(len(labels))]
+    rows = _rows(Dataset.from_dict({"text": texts, "label": labels}), Classification(), "a b c")
+    task = FileTask(train="t", validation="v")
+    for seed in range(8):
+        held = held_out_rows(
+            rows, task.model_copy(update={"seed": seed}), Selection.model_validate({"rows": "held_out"})
+        )  # fmt: skip
+        assert held is not None
+        assert np.bincount(np.array(labels)[held], minlength=3).tolist() == [54, 2, 0]
+    few = drawn_from(rows.train, rows.problem, 30)
+    assert np.bincount(np.array(labels)[few]).tolist() == [28, 1, 1]
+
+
+def test_a_class_of_one_text_is_not_held_out_with_all_that_repeats_it() -> None:
+    labels = np.array([0] * 570 + [1] * 30)
+    texts = [f"row {row}" if label == 0 else "call now" for row, label in enumerate(labels)]
+    train = Dataset.from_dict({"text": texts, "label": labels.tolist()})
+    rows = _rows(train, Classification(), "ham spam")
+    selection = Selection.model_validate({"rows": "held_out"})
+    held = held_out_rows(rows, FileTask(train="t", validation="v"), selection)
+    assert held is not None
+    # Three of the thirty would be drawn, and the other twenty-seven left out with them.
+    assert np.bincount(labels[held], minlength=2).tolist() == [57, 0]
+    mixed = train.remove_columns("text").add_column("text", [f"row {row}" for row in range(600)])
+    rows = _rows(mixed, Classification(), "ham spam")
+    held = held_out_rows(rows, FileTask(train="t", validation="v"), selection)
+    assert held is not None
+    assert np.bincount(labels[held], minlength=2).tolist() == [57, 3]

@@ -1,0 +1,218 @@
+"""Folders of a task's files: which are meant, what the task is called, and what `evaluate` takes for a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from pipeline.task_argument import named_task
+from schemas.core.errors import ConfigError, DataError
+from schemas.data.stage_data import (
+    DocstringTask,
+    FileTask,
+    HubTask,
+    TaskData,
+    TaskDataset,
+    describe_task,
+)
+from schemas.data.task_names import short_name
+from schemas.data.tasks import AnyTask
+from schemas.results.manifest import Manifest
+from stages.data.tasks.load import load_task, task_digest
+from tests.unit.schemas.loading.test_task_overrides import recipe
+from tests.unit.stages.data.tasks.test_load import ROWS, refused, write
+
+CSV = "text_a,label\na good film,yes\na dull plot,no\n"
+
+
+def short(given: str | Path) -> FileTask:
+    task = TypeAdapter(TaskData).validate_python(str(given))
+    assert isinstance(task, FileTask)
+    return task
+
+
+@pytest.mark.parametrize(
+    ("train", "validation"),
+    [
+        ("train.csv", "validation.csv"),
+        ("train.csv", "dev.csv"),
+        ("train.tsv", "valid.csv"),
+        ("Train.csv", "val.csv"),
+        ("train.csv.gz", "validation.jsonl"),
+        ("train.parquet", "validation-00000-of-00001.parquet"),
+        ("training.jsonl", "test.csv"),
+    ],
+)
+def test_a_folder_may_hold_any_format_under_any_usual_name(
+    tmp_path: Path, train: str, validation: str
+) -> None:
+    import gzip
+
+    for name in (train, validation, "README.md", "train.py"):
+        path = tmp_path / "set" / name
+        path.parent.mkdir(exist_ok=True)
+        if ".jsonl" in name:
+            write(path, ROWS[:2])
+        elif name.endswith(".parquet"):
+            pq.write_table(pa.Table.from_pylist(ROWS[:2]), path)
+        else:
+            text = CSV.replace(",", "\t") if ".tsv" in name else CSV
+            path.write_bytes(
+                gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
+            )
+    task = short(tmp_path / "set")
+    rows = load_task(task, tmp_path / "cache")
+    assert len(rows.train) == len(rows.validation) == 2
+    assert describe_task(task) == "set"
+    assert any("test rows" in remark for remark in rows.remarks) == (validation == "test.csv")
+
+
+def test_a_folder_whose_text_is_called_text_is_read_so(tmp_path: Path) -> None:
+    for name in ("train.csv", "dev.csv"):
+        (tmp_path / name).write_text("," + CSV.replace("text_a", "Text").replace("\na ", "\n0,a "))
+    rows = load_task(short(tmp_path), tmp_path / "cache")
+    assert rows.train["text"][:] == ["a good film", "a dull plot"]
+    assert "column 'text' is read; there is no 'text_a'" in rows.remarks[0]
+    named = FileTask(train=f"{tmp_path}/train.csv", validation=f"{tmp_path}/dev.csv", text="text")
+    assert rows.digest == task_digest(named)
+
+
+def test_test_rows_are_not_for_validation_where_there_are_others(tmp_path: Path) -> None:
+    for name in ("train.csv", "dev.csv", "test.csv"):
+        (tmp_path / name).write_text(CSV + ("a fine cast,yes\n" if name == "dev.csv" else ""))
+    assert len(load_task(short(tmp_path), tmp_path / "cache").validation) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["train.csv", "train.jsonl", "dev.csv"], "task.train: .* means 2 files, .*train.csv, .*train.jsonl"),
+        (["train.csv", "dev.csv", "valid.csv"], "task.validation: .* means 2 files, .*dev.csv, .*valid.csv"),
+        (["data.csv"], "a task needs two files: split data.csv into train.csv and validation.csv"),
+        (["train.csv"], "there is no file .*validation.* nor one called valid, val, dev"),
+        (["train.xlsx", "dev.xlsx"], "is a spreadsheet.*save it as CSV"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_leaves_a_choice_is_refused_with_a_remedy(
+    tmp_path: Path, names: list[str], said: str
+) -> None:
+    import re
+
+    for name in names:
+        path = tmp_path / name
+        path.write_text(CSV) if ".csv" in name else write(path)
+    assert re.search(said, refused(short(tmp_path), tmp_path))
+
+
+def test_a_file_that_is_named_as_a_task_is_said_to_be_one(tmp_path: Path) -> None:
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\na,x\nb,y\n")
+    task = TypeAdapter(TaskData).validate_python(str(file))
+    with pytest.raises(DataError, match=r"train.csv is a file, not a folder.*train: .*train.csv"):
+        load_task(task, tmp_path / "cache")
+
+
+def test_a_validation_file_without_a_header_is_refused_too(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text(CSV)
+    (tmp_path / "dev.csv").write_text("a fine cast,yes\na long film,no\na good film,yes\n")
+    message = refused(short(tmp_path), tmp_path)
+    assert "task.validation: " in message
+    assert "format.columns: [text_a, label]" in message
+
+
+def test_files_of_the_current_folder_are_called_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reviews" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "reviews")
+    for given in ("./", "."):
+        assert short_name(given) == "reviews"
+    assert describe_task(short("./")) == "reviews"
+    assert describe_task(FileTask(train="train.csv", validation="dev.csv")) == "reviews"
+    assert describe_task(FileTask(train="./train.csv", validation="dev.csv")) == "reviews"
+    assert describe_task(FileTask(train="../train.csv", validation="dev.csv")) == tmp_path.name
+    assert describe_task(FileTask(train="/train.csv", validation="dev.csv")) == "train.csv"
+    assert describe_task(FileTask(train="/data/a/train.csv", validation="b.csv")) == "a"
+
+
+# What `evaluate --task` takes
+
+TRAINED = FileTask.model_validate(
+    {"train": "/t/train.csv", "validation": "/t/dev.csv", "text": "review", "label": "stars",
+     "max_length": 64, "problem": "regression", "format": {"encoding": "cp1252"}}
+)  # fmt: skip
+
+
+def asked(given: str, trained: AnyTask = TRAINED) -> AnyTask:
+    config = SimpleNamespace(data=TaskDataset(task=trained))
+    return named_task(given, cast("Manifest", SimpleNamespace(config=config, positive_label=None)))
+
+
+def test_a_folder_is_read_as_the_checkpoint_was_trained() -> None:
+    places = {"train": "./new/train.*", "validation": "./new/validation.*"}
+    expected: dict[str, Any] = {**TRAINED.model_dump(exclude={"format"}), **places}
+    assert asked("./new") == FileTask.model_validate(expected)
+    assert asked("sst2", TRAINED) == TypeAdapter(TaskData).validate_python("sst2")
+    assert isinstance(asked("docstrings"), DocstringTask)
+
+
+def test_a_mapping_says_what_differs_from_the_training() -> None:
+    found = asked("{kind: files, train: a.csv, validation: b.csv}")
+    assert isinstance(found, FileTask)
+    assert (found.train, found.validation, found.text, found.label) == (
+        "a.csv",
+        "b.csv",
+        "review",
+        "stars",
+    )
+    assert (found.problem, found.format.encoding) == (TRAINED.problem, None)
+    found = asked("{train: a.csv, validation: b.csv, text: words, format: {separator: ;}}")
+    assert isinstance(found, FileTask)
+    assert (found.text, found.format.separator) == ("words", ";")
+    hub = asked("{kind: hub, id: stanfordnlp/imdb, text: text}")
+    assert isinstance(hub, HubTask)
+    assert (hub.id, hub.text) == ("stanfordnlp/imdb", "text")
+
+
+def test_a_recipe_is_asked_for_its_own_task(tmp_path: Path) -> None:
+    from schemas.loading.load import dump_recipe
+
+    one, several = tmp_path / "one.yaml", tmp_path / "several.yaml"
+    one.write_text(dump_recipe(recipe("task.max_length=77")))
+    several.write_text(dump_recipe(recipe("tasks=[sst2, mrpc]")))
+    assert asked(str(one)).max_length == 77
+    assert asked("quickstart").kind == "docstrings"
+    mrpc = asked(f"{several}:mrpc")
+    assert isinstance(mrpc, HubTask)
+    assert mrpc.config == "mrpc"
+    without = yaml.safe_load(one.read_text())
+    assert "task" in without
+    for given, said in (
+        (str(several), "has the tasks sst2, mrpc; name one, such as"),
+        (f"{one}:mrpc", "has one task; leave out :mrpc"),
+        (str(tmp_path / "none.yaml"), "there is no recipe"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            asked(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("nonsense", "'nonsense' is no task; give docstrings, a task by name"),
+        ("{kind: files, trane: a}", "trane"),
+        ("{kind: files, train: ", "--task:1: not valid YAML"),
+        ("{kind: hub}", "--task id: "),
+    ],
+)
+def test_what_is_no_task_is_refused(given: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        asked(given)
+    assert said in " ".join(caught.value.problems)

@@ -1,0 +1,119 @@
+"""Rows without a text or a label: left out and counted up to a limit, refused with their number above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from schemas.core.errors import DataError
+from schemas.data.stage_data import FileTask
+from stages.data.tasks.rows import CheckedRows, checked_rows
+from tests.support.kinds import COLUMNS, kind_rows
+
+WHERE = {"train": "task.train: t.jsonl", "validation": "task.validation: v.jsonl"}
+
+
+def read(
+    kind: str, rows: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]] | None = None,
+    *, droppable: float = 0.02, **fields: Any,
+) -> CheckedRows:  # fmt: skip
+    problem = "classification" if kind == "pair" else kind
+    task = FileTask.model_validate(
+        {
+            "train": "t",
+            "validation": "v",
+            "problem": problem,
+            "max_length": 384,
+            **COLUMNS[kind],
+            **fields,
+        }
+    )
+    raw = {
+        "train": Dataset.from_list(list(rows)),
+        "validation": Dataset.from_list(list(validation or kind_rows(kind, 20, 2))),
+    }
+    return checked_rows(task, raw, WHERE, droppable=droppable)
+
+
+EMPTY: list[tuple[str, dict[str, Any]]] = [
+    ("pair", {"text_a": "", "text_b": "film", "label": "same"}),
+    ("pair", {"text_a": "film", "text_b": " \u3000", "label": "same"}),
+    ("pair", {"text_a": "film", "text_b": None, "label": "same"}),
+    ("pair", {"text_a": "film", "text_b": "film", "label": None}),
+    ("pair", {"text_a": "film", "text_b": "film", "label": ""}),
+    ("pair", {"text_a": "film", "text_b": "film", "label": "-"}),
+    ("multi_label", {"text_a": None, "label": ["red"]}),
+    ("multi_label", {"text_a": "film", "label": None}),
+    ("regression", {"text_a": "film", "label": None}),
+    ("regression", {"text_a": "film", "label": float("nan")}),
+    ("token_classification", {"tokens": ["film"], "tags": None}),
+    ("token_classification", {"tokens": None, "tags": ["O"]}),
+    ("question_answering", {"question": "", "context": "the film", "answers": {"text": [], "answer_start": []}}),
+    ("question_answering", {"question": "is it", "context": "the film", "answers": None}),
+    ("multiple_choice", {"passage": "film", "question": "which", "choices": ["a", "b"], "answer": None}),
+    ("embedding", {"text_a": " "}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "row"), EMPTY)
+def test_few_empty_rows_are_left_out_and_counted(kind: str, row: dict[str, Any]) -> None:
+    rows = kind_rows(kind, 99, 1)
+    found = read(kind, [*rows[:40], row, *rows[40:]])
+    assert len(found.splits["train"]) == 99
+    assert found.dropped == {"train": 1, "validation": 0}
+    (remark,) = found.remarks
+    assert remark.startswith("task.train: t.jsonl: 1 of 100 rows have no text or no label")
+    assert remark.endswith(
+        "are left out, the first is row 41; set limits.dropped to 0 to refuse them"
+    )
+    assert found.splits["train"].to_list() == read(kind, rows).splits["train"].to_list()
+
+
+@pytest.mark.parametrize(("kind", "row"), EMPTY)
+def test_more_than_the_limit_are_refused_with_row_and_count(kind: str, row: dict[str, Any]) -> None:
+    rows = kind_rows(kind, 97, 1)
+    given = [*rows[:40], row, *rows[40:], row, row]
+    with pytest.raises(DataError) as caught:
+        read(kind, given)
+    message = str(caught.value)
+    assert message.startswith("task.train: t.jsonl: row 41: ")
+    assert (
+        "(3 of 100 rows have no text or no label, 3 %; limits.dropped leaves out up to 2 %)"
+        in message
+    )
+    assert len(read(kind, given, droppable=0.03).splits["train"]) == 97
+    with pytest.raises(DataError, match="row 41: "):
+        read(kind, [*rows[:40], row, *rows[40:]], droppable=0)
+
+
+def test_what_is_wrong_behind_a_row_that_was_left_out_has_its_row_in_the_file() -> None:
+    rows = kind_rows("pair", 98, 1)
+    empty = {"text_a": "", "text_b": "film", "label": "same"}
+    odd = {"text_a": "film", "text_b": "film", "label": "sane"}
+    with pytest.raises(
+        DataError, match=r"^task.validation: v.jsonl: row 12: label 'sane' is not one"
+    ):
+        read("pair", rows, [empty, *rows[:10], odd, *rows[10:]])
+
+
+def test_rows_that_are_all_empty_are_refused_whatever_the_limit() -> None:
+    with pytest.raises(DataError, match="row 1: column 'text_a' is empty"):
+        read("embedding", [{"text_a": ""}] * 3, droppable=1)
+
+
+def test_a_row_without_any_of_several_labels_is_complete() -> None:
+    rows = [{"text_a": "film", "label": text} for text in ("red, blue", "", "green")]
+    found = read("multi_label", rows, rows)
+    assert not found.remarks
+    assert len(found.splits["train"]) == 3
+
+
+@pytest.mark.parametrize("nothing", ["", "nan", "NA", "N/A", "-", "null", "None"])
+def test_a_value_that_is_none_is_missing(nothing: str) -> None:
+    rows = [{"text_a": f"text {number}", "label": f"{number}.5"} for number in range(99)]
+    valid = [{"text_a": "text", "label": value} for value in ("1.0", "2.0")]
+    found = read("regression", [*rows, {"text_a": "text", "label": nothing}], valid)
+    assert found.dropped["train"] == 1

@@ -1,0 +1,59 @@
+"""What a frozen copy of a model keeps of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from stages.device.runtime import Runtime
+from stages.models.encoders import attention_of
+from tests.unit.stages.models.test_families import FAMILIES, family_config
+
+ROTARY = [name for name in ("modernbert", "nomic_bert", "gte", "eurobert") if name in FAMILIES]
+TOKENS = 512
+
+
+def a_model(family: str) -> PreTrainedModel:
+    config = family_config(
+        family, layers=2, width=64, heads=2, inner=128, max_position_embeddings=TOKENS + 8
+    )
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModel.from_config(config, **attention_of(config)).eval()
+    return model
+
+
+def states(model: nn.Module, runtime: Runtime) -> Tensor:
+    """The last states of the real tokens of two rows, one of them padded."""
+    ids = torch.randint(5, 60, (2, TOKENS), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[0, 300:] = 0
+    with torch.no_grad(), runtime.autocast():
+        found: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    return found.float()
+
+
+@pytest.mark.parametrize("family", ROTARY)
+def test_long_rows_of_a_rotary_teacher_are_as_exact_as_its_weights_allow(family: str) -> None:
+    model, runtime = a_model(family), Runtime("bf16")
+    exact = states(model, Runtime("fp32"))
+    frozen = states(runtime.frozen(model), runtime)
+    rounded = states(model.to(torch.bfloat16), runtime)  # frequencies too
+    assert float((frozen - exact).norm()) < 0.6 * float((rounded - exact).norm())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_frozen_model_of_any_family_runs_with_its_buffers_as_they_were(family: str) -> None:
+    model, runtime = a_model(family), Runtime("bf16")
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    frozen = runtime.frozen(model)
+    after = dict(frozen.named_buffers())
+    assert before.keys() == after.keys()
+    for name, buffer in before.items():
+        assert after[name].dtype == buffer.dtype
+        assert torch.equal(after[name], buffer)
+    assert {parameter.dtype for parameter in frozen.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    assert bool(states(frozen, runtime).isfinite().all())

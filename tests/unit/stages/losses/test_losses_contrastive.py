@@ -1,0 +1,143 @@
+"""The contrastive loss against float64 loops, and the gathering of rows between two real processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from stages.losses import Summed, angular_contrastive_loss, gather_rows
+from tests.unit.stages.losses.test_losses import drawn
+
+L, N, H = 2, 4, 6
+STUDENT_LENGTHS, TEACHER_LENGTHS = (5, 2, 1, 3), (4, 2, 1, 3)
+STUDENT_MASK = torch.arange(5)[None, :] < torch.tensor(STUDENT_LENGTHS)[:, None]
+TEACHER_MASK = torch.arange(4)[None, :] < torch.tensor(TEACHER_LENGTHS)[:, None]
+
+
+def all_rows() -> tuple[Tensor, Tensor]:
+    return drawn(L, N, 5, H, seed=1), drawn(L, N, 4, H, seed=2)
+
+
+def distance(student: Tensor, teacher: Tensor, i: int, j: int) -> float:
+    cosines = []
+    for layer in range(L):
+        for place in range(min(STUDENT_LENGTHS[i], TEACHER_LENGTHS[j])):
+            a, b = student[layer, i, place].numpy(), teacher[layer, j, place].numpy()
+            cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
+    return 1 - float(np.mean(cosines))
+
+
+def expected(student: Tensor, teacher: Tensor, rows: list[int]) -> float:
+    total = 0.0
+    for i in rows:
+        others = sum(distance(student, teacher, i, j) for j in range(N) if j != i)
+        total += 1 - others / (2 * (N - 1)) + distance(student, teacher, i, i)
+    return total
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2, 0], [3]])
+def test_the_loss_contrasts_each_row_with_all_rows_of_the_step(rows: list[int]) -> None:
+    student, teacher = all_rows()
+    loss = angular_contrastive_loss(
+        student[:, rows], teacher, STUDENT_MASK[rows], TEACHER_MASK, torch.tensor(rows)
+    )
+    assert loss.total.item() == pytest.approx(expected(student, teacher, rows), rel=1e-12)
+    assert int(loss.count) == len(rows)
+
+
+def test_without_padding_it_is_the_published_port_s_over_the_number_of_layers() -> None:
+    student, teacher = drawn(L, N, 3, H, seed=1), drawn(L, N, 3, H, seed=2)
+    all_real, rows = torch.ones(N, 3), torch.arange(N)
+    loss = angular_contrastive_loss(student, teacher, all_real, all_real, rows)
+    cosine = np.zeros((N, N))
+    for layer in range(L):
+        for place in range(3):
+            a, b = student[layer, :, place].numpy(), teacher[layer, :, place].numpy()
+            lengths = np.sqrt(np.outer((a * a).sum(1), (b * b).sum(1)))
+            cosine += a @ b.T / lengths / (L * 3)
+    distances = 1 - cosine
+    own = np.diag(distances)
+    port = L * np.mean(1 - (distances.sum(1) - own) / (N - 1) / 2 + own)
+    assert L * loss.mean().item() == pytest.approx(port, rel=1e-12)
+
+
+def test_a_row_alone_in_its_step_is_drawn_to_its_own_and_pushed_from_nothing() -> None:
+    student, teacher = all_rows()
+    loss = angular_contrastive_loss(
+        student[:, :1], teacher[:, :1], STUDENT_MASK[:1], TEACHER_MASK[:1], torch.tensor([0])
+    )
+    assert loss.total.item() == pytest.approx(1 + distance(student, teacher, 0, 0), rel=1e-12)
+
+
+def test_a_row_of_padding_is_neither_near_nor_far_and_moves_nothing() -> None:
+    student, teacher = all_rows()
+    student = student[:, :1].fill_(float("nan")).requires_grad_()
+    nothing = torch.zeros(1, 5)
+    loss = angular_contrastive_loss(student, teacher, nothing, TEACHER_MASK, torch.tensor([0]))
+    loss.total.backward()
+    assert loss.total.item() == pytest.approx(1 - 0.5 + 1)
+    assert not student.grad.any()
+
+
+def test_alone_a_process_gathers_its_own_rows() -> None:
+    states = drawn(L, N, 5, H).requires_grad_()
+    gathered, mask, first = gather_rows(states, STUDENT_MASK.long())
+    assert torch.equal(gathered, states)
+    assert not gathered.requires_grad
+    assert torch.equal(mask, STUDENT_MASK)
+    assert first == 0
+
+
+RANKS = {0: slice(0, 3), 1: slice(3, 4)}
+
+
+def one_process(rank: int, folder: str) -> None:
+    """Three rows of four positions in one process, one of three in the other."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
+    student, teacher = all_rows()
+    width, rows = (4, 3)[rank], RANKS[rank]
+    own = teacher[:, rows, :width].requires_grad_()
+    gathered, mask, first = gather_rows(own, TEACHER_MASK[rows, :width])
+    halves, _, _ = gather_rows(own.bfloat16(), TEACHER_MASK[rows, :width])
+    student_rows = student[:, rows].requires_grad_()
+    index = torch.arange(student_rows.shape[1]) + first
+    loss = angular_contrastive_loss(student_rows, gathered, STUDENT_MASK[rows], mask, index)
+    loss.total.backward()
+    assert not gathered.requires_grad
+    found = {
+        "gathered": gathered, "halves": halves, "mask": mask, "first": first,
+        "total": loss.total.detach(), "count": loss.count, "gradient": student_rows.grad,
+    }  # fmt: skip
+    torch.save(found, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_see_each_other_s_rows_and_compute_the_loss_of_one(tmp_path: Path) -> None:
+    mp.spawn(one_process, args=(str(tmp_path),), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    student, teacher = all_rows()
+    student.requires_grad_()
+    alone: Summed = angular_contrastive_loss(
+        student, teacher, STUDENT_MASK, TEACHER_MASK, torch.arange(N)
+    )
+    alone.total.backward()
+    cut = teacher.clone()
+    cut[:, 3, 3:] = 0.0  # the second process's rows end after three positions
+    for one in found:
+        assert torch.equal(one["gathered"], cut)
+        assert torch.equal(one["halves"], cut.bfloat16())
+        assert torch.equal(one["mask"], TEACHER_MASK)
+    assert [one["first"] for one in found] == [0, 3]
+    assert sum(one["total"].item() for one in found) == pytest.approx(alone.total.item(), rel=1e-12)
+    assert sum(int(one["count"]) for one in found) == int(alone.count)
+    gradient = torch.cat([one["gradient"] for one in found], dim=1)
+    torch.testing.assert_close(gradient, student.grad, rtol=1e-12, atol=1e-14)

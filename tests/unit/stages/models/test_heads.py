@@ -1,0 +1,141 @@
+"""Heads of given teachers: their order by name, and what is said of those that do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForTokenClassification, BertConfig
+
+from schemas.core.errors import DataError
+from schemas.core.kinds import Classification, Embedding, Regression, TokenClassification
+from stages.data.batching.tokens import Tokens
+from stages.evaluation.read_models import read_rows
+from stages.models.encoders import folder_digest, load_config, load_encoder
+from stages.models.heads import check_outputs, check_trained_head, load_with_head, output_names
+from stages.models.sentence_encoder import sentence_encoder, vector_width
+from tests.support.builders import tiny_tokenizer
+from tests.support.toys import toy_teacher
+
+LABELS = ("contradiction", "entailment", "neutral")
+
+
+def some_rows() -> Tokens:
+    lengths = np.array([4, 6, 3], np.int32)
+    ids = np.random.default_rng(0).integers(5, 60, int(lengths.sum())).astype(np.int32)
+    return Tokens(ids, lengths, None, None, 0, "rows", np.cumsum(lengths) - lengths)
+
+
+def answers(model: Any) -> np.ndarray:
+    read = read_rows(model, some_rows(), np.arange(3))
+    assert read.logits is not None
+    return np.stack(read.logits)
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(
+    upper: bool, tmp_path: Path
+) -> None:
+    theirs = ("entailment", "neutral", "contradiction")
+    given = tuple(name.upper() for name in theirs) if upper else theirs
+    folder = toy_teacher(tmp_path, labels=given)
+    before = answers(load_with_head(folder, Classification()))
+    model = load_with_head(folder, Classification())
+    check_outputs(model, Classification(), LABELS, folder)
+    after = answers(model)
+    for place, label in enumerate(LABELS):
+        np.testing.assert_array_equal(after[:, place], before[:, theirs.index(label)])
+    assert output_names(model.config) == LABELS
+
+
+def test_classes_that_differ_by_case_alone_are_told_apart(tmp_path: Path) -> None:
+    folder = toy_teacher(tmp_path, labels=("pos", "Pos"))
+    model = load_with_head(folder, Classification())
+    before = answers(model)
+    check_outputs(model, Classification(), ("Pos", "pos"), folder)
+    np.testing.assert_array_equal(answers(model), before[:, ::-1])
+
+
+def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
+    folder = toy_teacher(tmp_path, labels=("LABEL_0", "LABEL_1", "LABEL_2"))
+    model = load_with_head(folder, Classification())
+    before = answers(model)
+    check_outputs(model, Classification(), LABELS, folder)
+    np.testing.assert_array_equal(answers(model), before)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "problem", "mine"),
+    [
+        (("yes", "no"), Classification(), LABELS),
+        (("yes", "no", "perhaps"), Classification(), LABELS),
+        (("yes", "no"), Regression(), ("value",)),
+    ],
+)
+def test_other_outputs_than_the_task_s_are_refused(
+    theirs: tuple[str, ...], problem: Any, mine: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = toy_teacher(tmp_path, labels=theirs)
+    model = load_with_head(folder, Classification())
+    with pytest.raises(DataError, match="answers with yes, no") as caught:
+        check_outputs(model, problem, mine, folder)
+    assert "fine-tune another" in str(caught.value)
+
+
+def test_a_head_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
+    folder = toy_teacher(tmp_path / "classes", labels=LABELS)
+    with pytest.raises(DataError, match="BertForSequenceClassification, but a token_class"):
+        check_trained_head(folder, TokenClassification(), "./teacher")
+    config = BertConfig(
+        vocab_size=len(tiny_tokenizer()), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=8,
+    )  # fmt: skip
+    AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "tags")
+    with pytest.raises(DataError, match="BertForTokenClassification, but a regression"):
+        check_trained_head(tmp_path / "tags", Regression(), "./teacher")
+    check_trained_head(tmp_path / "tags", TokenClassification(), "./teacher")
+
+
+def test_an_encoder_alone_is_no_fine_tuned_teacher_but_a_sentence_encoder(tmp_path: Path) -> None:
+    folder = toy_teacher(tmp_path)
+    with pytest.raises(DataError, match="has no trained classification head"):
+        check_trained_head(folder, Classification(), "./teacher")
+    check_trained_head(folder, Embedding(), "./teacher")
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_a_sentence_encoder_pools_maps_and_comes_back_from_its_folder(
+    pooling: Any, tmp_path: Path
+) -> None:
+    problem = Embedding(pooling=pooling)
+    encoder = load_encoder(toy_teacher(tmp_path / "encoder"))
+    model = sentence_encoder(encoder, problem, width=12, seed=3).eval()
+    tokens = some_rows()
+    said = answers(model)
+    assert model.dense is not None
+    weight, bias = model.dense.weight.detach().double(), model.dense.bias.detach().double()
+    for row in range(3):
+        batch = tokens.batch(np.array([row]))
+        with torch.no_grad():
+            states = encoder(**batch.model_inputs()).last_hidden_state[0].double()
+        pooled = states[0] if pooling == "first" else states.mean(0)
+        np.testing.assert_allclose(said[row], weight @ pooled + bias, rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(answers(load_with_head(tmp_path / "saved", problem)), said)
+    assert vector_width(tmp_path / "saved", load_config(tmp_path / "saved")) == 12
+    layout = json.loads((tmp_path / "saved" / "1_Pooling" / "config.json").read_text())
+    assert layout["pooling_mode_mean_tokens"] == (pooling == "mean")
+
+
+def test_the_map_of_a_sentence_encoder_is_part_of_its_digest(tmp_path: Path) -> None:
+    encoder = load_encoder(toy_teacher(tmp_path / "encoder"))
+    digests = set()
+    for seed in (0, 1):
+        model = sentence_encoder(encoder, Embedding(), width=12, seed=seed)
+        model.save_pretrained(tmp_path / str(seed))
+        digests.add(folder_digest(tmp_path / str(seed)))
+    assert len(digests) == 2

@@ -1,0 +1,132 @@
+"""States are written beside training, whole, and one that could not be written is told of."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from schemas.core.errors import Interrupted, StoreError
+from schemas.recipe.recipe import MadeTeachers, Recipe
+from stages.ports.protocols import Ports, TrainingState
+from stages.training.fit import fit
+from stages.training.state_writer import StateWriter
+from stages.training.trainer import Trainer
+from tests.support.fakes import MemoryStates, SilentProgress, fake_ports
+from tests.support.toys import make_trainer, toy_recipe
+
+PATIENCE = 30.0
+
+
+class HeldStates(MemoryStates):
+    """A disk that is so slow that it answers only when let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.released = threading.Event(), threading.Event()
+
+    def save(self, state: TrainingState) -> None:
+        """Write when released."""
+        self.begun.set()
+        assert self.released.wait(PATIENCE)
+        super().save(state)
+
+
+class FullStates(MemoryStates):
+    """A full disk."""
+
+    def save(self, state: TrainingState) -> None:
+        """Refuse."""
+        raise StoreError(f"the disk is full at step {state.step}")
+
+
+def state(step: int) -> TrainingState:
+    return TrainingState(step, {"a": torch.full((4,), float(step))}, {})
+
+
+def test_writing_does_not_hold_up_and_states_stay_in_order() -> None:
+    states = HeldStates()
+    with StateWriter(states) as writer:
+        writer.save(state(1))
+        assert states.begun.wait(PATIENCE)
+        assert writer.busy
+        assert states.saved == []
+        states.released.set()
+        writer.save(state(2))
+    assert [each.step for each in states.saved] == [1, 2]
+
+
+def test_a_state_that_could_not_be_written_is_told_of_once() -> None:
+    with StateWriter(FullStates()) as writer:
+        writer.save(state(1))
+        with pytest.raises(StoreError, match="full at step 1"):
+            writer.wait()
+        writer.wait()
+        assert not writer.busy
+
+
+def test_a_refused_state_does_not_hide_what_else_went_wrong() -> None:
+    def fails() -> None:
+        with StateWriter(FullStates()) as writer:
+            writer.save(state(1))
+            raise KeyError("something else")
+
+    with pytest.raises(KeyError, match="something else"):
+        fails()
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return toy_recipe(tmp_path / "in", steps=12)
+
+
+def run(recipe: Recipe, ports: Ports) -> Trainer:
+    """The general stage to its end, from the newest state."""
+    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    trainer = make_trainer(config, ports)
+    fit(
+        trainer.student, trainer.teachers, trainer.tokens, trainer.objective, config.training,
+        ports, description="general",
+    )  # fmt: skip
+    return trainer
+
+
+def test_a_state_that_is_written_while_training_goes_on_is_of_its_own_step(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    states, progress = HeldStates(), SilentProgress()
+
+    def stop() -> bool:
+        if progress.done == 8:  # five steps and more after the first state was begun
+            states.released.set()
+        return False
+
+    ports = fake_ports(
+        tmp_path, states=states, progress=progress, state_minutes=1e-9, stop_requested=stop
+    )
+    whole = run(recipe, ports)
+    assert states.saved[0].step == 1
+    again = MemoryStates(saved=states.saved[:1])
+    resumed = run(recipe, fake_ports(tmp_path, states=again))
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, resumed.parameters[name]), name
+
+
+def test_a_disk_that_refuses_a_state_ends_the_stage_with_its_message(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    ports = fake_ports(tmp_path, states=FullStates(), state_minutes=1e-9)
+    with pytest.raises(StoreError, match="the disk is full at step 1"):
+        run(recipe, ports)
+
+
+def test_whoever_asks_to_stop_gets_the_step_that_is_done(recipe: Recipe, tmp_path: Path) -> None:
+    states, progress = MemoryStates(), SilentProgress()
+    ports = fake_ports(
+        tmp_path, states=states, progress=progress, stop_requested=lambda: progress.done == 5
+    )
+    with pytest.raises(Interrupted, match="step 5 of 12"):
+        run(recipe, ports)
+    assert [each.step for each in states.saved] == [5]
