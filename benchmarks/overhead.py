@@ -38,10 +38,7 @@ def timed(command: list[str]) -> float:
 def trained_seconds(store: Path) -> dict[str, float]:
     """Seconds inside the training loop of every checkpoint in the store, by its folder's name."""
     manifests = sorted(store.glob("checkpoints/*/manifest.json"))
-    return {
-        file.parent.name: json.loads(file.read_text(encoding="utf-8"))["seconds"]
-        for file in manifests
-    }
+    return {file.parent.name: json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in manifests}
 
 
 def main(
@@ -57,9 +54,7 @@ def main(
         command += ["--set", each]
     before = trained_seconds(store)
     first = timed(command)
-    trained = {
-        name: seconds for name, seconds in trained_seconds(store).items() if name not in before
-    }
+    trained = {name: seconds for name, seconds in trained_seconds(store).items() if name not in before}
     flow = timed(command)
     loop, number = sum(trained.values()), len(trained)
     console = Console(width=None if sys.stdout.isatty() else 120)

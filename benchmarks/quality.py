@@ -82,9 +82,7 @@ def without(stage: str) -> Method:
 METHODS: dict[str, Method] = {
     "hard labels": Method({"task_specific": (1.0, HARD)}),
     "soft + hard labels": Method({"task_specific": (1.0, SOFT_AND_HARD)}),
-    "TinyBERT": Method(
-        {"general": (0.40, LATENT), "task_adaptive": (0.35, LATENT), "task_specific": (0.25, SOFT)}
-    ),
+    "TinyBERT": Method({"general": (0.40, LATENT), "task_adaptive": (0.35, LATENT), "task_specific": (0.25, SOFT)}),
     "ERNIE-Tiny": Method(FOUR),
     **{f"ERNIE-Tiny without {name}": without(name) for name in FOUR},
     "MiniLMv2, fine-tuned": Method({"general": (0.6, RELATIONS), "task_specific": (0.4, HARD)}),
@@ -142,12 +140,7 @@ def summarise(results: list[dict[str, Any]], console: Console) -> None:
 
     A standard deviation of two or three seeds says less than the seeds themselves.
     """
-    table = Table(
-        title="accuracy on the validation rows",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(title="accuracy on the validation rows", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("method", no_wrap=True)
     for name in ("tokens", "seeds", "accuracy %", "lowest to highest", "agrees %", "minutes"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -180,9 +173,7 @@ def needed(results: list[dict[str, Any]], console: Console) -> None:
     (reference, budget), goal = max(random.items(), key=lambda item: item[0][1])
     compared = reference.removesuffix("random start")
     for name in dict.fromkeys(method for method, _ in means if method.startswith(compared)):
-        reached = [
-            tokens for (method, tokens), mean in means.items() if method == name and mean >= goal
-        ]
+        reached = [tokens for (method, tokens), mean in means.items() if method == name and mean >= goal]
         said = (
             f"with {min(reached) / 1e6:.2f} M tokens, {100 * (1 - min(reached) / budget):.0f} % fewer"
             if reached
@@ -208,9 +199,7 @@ def main(
     recipe: Annotated[Path, typer.Argument(help="A recipe with all four stages and a task.")],
     tokens: Annotated[str, typer.Option(help="Tokens of all stages together, such as 3M.")] = "3M",
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
-    methods: Annotated[
-        str, typer.Option(help="Names, separated by semicolons; `all` or ``.")
-    ] = "all",
+    methods: Annotated[str, typer.Option(help="Names, separated by semicolons; `all` or ``.")] = "all",
     starts_of: Annotated[str | None, typer.Option(help="Compare starts of this method.")] = None,
     fractions: Annotated[str, typer.Option(help="Shares of the tokens for starts.")] = "0.3,0.5,1",
     change: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe.")] = None,

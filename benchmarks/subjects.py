@@ -171,9 +171,7 @@ def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
-    if (
-        status.is_file()
-    ):  # a process's own; `ru_maxrss` below is handed down from the process that started it
+    if status.is_file():  # a process's own; `ru_maxrss` below is handed down from the process that started it
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -83,9 +83,7 @@ class Line:
         return sum(self.tokens) / sum(self.seconds)
 
 
-def subjects_of(
-    workload: Workload, objective: Objective, precisions: list[Precision], *, alone: bool
-) -> list[Subject]:
+def subjects_of(workload: Workload, objective: Objective, precisions: list[Precision], *, alone: bool) -> list[Subject]:
     """The yardstick first, then each ingredient alone if asked for, then ours."""
 
     def plain(name: str, taken: Ingredients | None = None) -> Subject:
@@ -108,9 +106,7 @@ def subjects_of(
     return found
 
 
-def asked_once_subjects(
-    workload: Workload, objective: Objective, precision: Precision
-) -> list[Subject]:
+def asked_once_subjects(workload: Workload, objective: Objective, precision: Precision) -> list[Subject]:
     """The same few rows with the teacher asked in every step, and with its answers kept."""
     few = replace(workload, tokens=workload.tokens.first(ROWS_ASKED_ONCE))
     names = {"ours": "asked in every epoch", "asked once": "asked once"}
@@ -120,23 +116,16 @@ def asked_once_subjects(
     ]
 
 
-def floor_rate(
-    workload: Workload, rates: dict[tuple[str, Precision], float], precision: Precision
-) -> float:
+def floor_rate(workload: Workload, rates: dict[tuple[str, Precision], float], precision: Precision) -> float:
     """Real tokens per second if only matrix products took time: one pass of the teacher, three of the student."""
     seconds = 0.0
-    for name, config, passes in (
-        ("teacher", workload.teacher, 1),
-        ("student", workload.student, 3),
-    ):
+    for name, config, passes in (("teacher", workload.teacher, 1), ("student", workload.student, 3)):
         flops = linear_flops(config) + attention_flops(config, workload.mean_length)
         seconds += passes * flops / rates[name, precision]
     return 1 / seconds
 
 
-def measure(
-    subjects: list[Subject], precisions: list[Precision], rounds: int, *, memory: bool
-) -> list[dict[str, Any]]:
+def measure(subjects: list[Subject], precisions: list[Precision], rounds: int, *, memory: bool) -> list[dict[str, Any]]:
     """Every subject's rates, ratios to the first one, and share of the floor."""
     workload = subjects[0].workload
     with started(subjects) as running:
@@ -151,22 +140,14 @@ def measure(
             for precision in precisions:
                 rates = {
                     (name, precision): matrices.measure(config, NUMBERS[precision])
-                    for name, config in (
-                        ("teacher", workload.teacher),
-                        ("student", workload.student),
-                    )
+                    for name, config in (("teacher", workload.teacher), ("student", workload.student))
                 }
                 floors[precision].append(floor_rate(workload, rates, precision))
         peaks = [line.running.peak_bytes() if memory else None for line in lines]
-    return [
-        described_line(line, lines[0], floors, peak)
-        for line, peak in zip(lines, peaks, strict=True)
-    ]
+    return [described_line(line, lines[0], floors, peak) for line, peak in zip(lines, peaks, strict=True)]
 
 
-def described_line(
-    line: Line, first: Line, floors: dict[Precision, list[float]], peak: int | None
-) -> dict[str, Any]:
+def described_line(line: Line, first: Line, floors: dict[Precision, list[float]], peak: int | None) -> dict[str, Any]:
     """A line's numbers, as they are kept and shown."""
     subject = line.running.subject
     floor = floors.get(subject.precision)
@@ -242,9 +223,7 @@ def main(
     precisions: Annotated[str, typer.Option(help="fp32, bf16, or auto.")] = "auto",
     alone: Annotated[str, typer.Option(help="Shapes with each ingredient alone.")] = "small",
     memory: Annotated[bool, typer.Option(help="Print peak memory too.")] = True,
-    asked_once: Annotated[
-        bool, typer.Option(help="Compare with a teacher that is asked once.")
-    ] = True,
+    asked_once: Annotated[bool, typer.Option(help="Compare with a teacher that is asked once.")] = True,
     output: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
 ) -> None:
     """Measure the speed of a training step."""

@@ -82,9 +82,7 @@ def tokenizer_of_teacher() -> PreTrainedTokenizerFast:
     return load_tokenizer(folder, load_config(folder))
 
 
-def corpus_of(
-    text: str, cut: str, duplicates: str, max_length: int, document: str | None = None
-) -> GeneralCorpus:
+def corpus_of(text: str, cut: str, duplicates: str, max_length: int, document: str | None = None) -> GeneralCorpus:
     """What is made of a text."""
     source = {"kind": "files", "paths": [text], "document": document}
     return GeneralCorpus.model_validate(
@@ -123,9 +121,7 @@ def resident() -> int:
 
 def text_bytes(rows: Dataset) -> int:
     """Bytes of the rows' text."""
-    return sum(
-        pc.sum(pc.binary_length(batch.column(0))).as_py() for batch in batches_of(rows, ["text"])
-    )
+    return sum(pc.sum(pc.binary_length(batch.column(0))).as_py() for batch in batches_of(rows, ["text"]))
 
 
 def rounds_of(number: int, *given: Any, cache: Path) -> list[Round]:
@@ -161,11 +157,13 @@ def print_rates(
             done = rounds_of(rounds, text, cut, duplicates, max_length, cache=Path(folder))
             results[cut] = [asdict(each) for each in done]
             table.add_row(
-                cut, f"{done[0].megabytes:.1f}",
+                cut,
+                f"{done[0].megabytes:.1f}",
                 shown([each.rate(each.prepared + each.tokenised) for each in done]),
                 shown([each.rate(each.tokenised) for each in done]),
-                shown([each.processor for each in done]), shown([each.peak_mb for each in done]),
-            )  # fmt: skip
+                shown([each.processor for each in done]),
+                shown([each.peak_mb for each in done]),
+            )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     console.print(f"{text}, duplicates: {duplicates}, {rounds} rounds, {os.cpu_count()} cores")
@@ -260,9 +258,7 @@ def main(
     max_length: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each cut.")] = 3,
     output: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
-    memory: Annotated[
-        str, typer.Option(help="Numbers of rows, separated by commas, whose memory is measured.")
-    ] = "",
+    memory: Annotated[str, typer.Option(help="Numbers of rows, separated by commas, whose memory is measured.")] = "",
 ) -> None:
     """Measure how fast text becomes tokens, or the memory that rows of ten words take."""
     found: dict[str, Any] = {"duplicates": duplicates, "cores": os.cpu_count()}

@@ -36,8 +36,7 @@ OBJECTIVES: dict[Objective, Any] = {
         {
             "layer_map": {"kind": "last"},
             "terms": [
-                {"kind": "relation", "between": between, "num_heads": 12}
-                for between in ("query", "key", "value")
+                {"kind": "relation", "between": between, "num_heads": 12} for between in ("query", "key", "value")
             ],
         }
     ),
@@ -75,9 +74,7 @@ def make_workload(shape: Shape, device: torch.device) -> Workload:
         teacher,
         student,
         tokens,
-        TypeAdapter(BatchSize).validate_python(
-            f"{round(BATCH_ROWS * tokens.lengths.mean())} tokens"
-        ),
+        TypeAdapter(BatchSize).validate_python(f"{round(BATCH_ROWS * tokens.lengths.mean())} tokens"),
         device,
     )
 

@@ -39,9 +39,7 @@ class Ingredients:
 class Yardstick:
     """The plain trainer, a step at a time."""
 
-    def __init__(
-        self, workload: Workload, objective: Objective, taken: Ingredients | None = None
-    ) -> None:
+    def __init__(self, workload: Workload, objective: Objective, taken: Ingredients | None = None) -> None:
         self.workload, self.objective = workload, objective
         self.taken = taken or Ingredients()
         attention = CAPTURE if self.taken.captured else "eager"
@@ -53,16 +51,12 @@ class Yardstick:
             for _ in range(workload.student.num_hidden_layers + 1)
         ).to(workload.device)
         self.optimizer = torch.optim.AdamW(
-            [*self.student.parameters(), *self.projections.parameters()],
-            lr=1e-4,
-            fused=self.taken.fused or None,
+            [*self.student.parameters(), *self.projections.parameters()], lr=1e-4, fused=self.taken.fused or None
         )
         self.rows = self._rows()
 
     def _model(self, config: BertConfig, attention: str) -> nn.Module:
-        model = BertForSequenceClassification._from_config(
-            deepcopy(config), attn_implementation=attention
-        )
+        model = BertForSequenceClassification._from_config(deepcopy(config), attn_implementation=attention)
         return model.to(self.workload.device)
 
     def _rows(self) -> Iterator[np.ndarray]:
@@ -81,9 +75,7 @@ class Yardstick:
     def step(self) -> int:
         """One optimizer step; the real tokens it saw."""
         batch = self.workload.tokens.batch(next(self.rows)).to(self.workload.device)
-        with torch.autocast(
-            self.workload.device.type, dtype=torch.bfloat16, enabled=self.taken.bf16
-        ):
+        with torch.autocast(self.workload.device.type, dtype=torch.bfloat16, enabled=self.taken.bf16):
             loss = self._loss(batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -104,18 +96,14 @@ class Yardstick:
     def _latent(self, batch: Batch) -> Tensor:
         """Attention, hidden states and embeddings by the uniform map."""
         theirs, their_maps = self._run(self.teacher, batch, self.workload.mapped)
-        own, own_maps = self._run(
-            self.student, batch, range(self.workload.student.num_hidden_layers)
-        )
+        own, own_maps = self._run(self.student, batch, range(self.workload.student.num_hidden_layers))
         mask = batch.attention_mask.bool()
         pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(own_maps[0])
         loss = torch.zeros((), device=self.workload.device)
         for given, wanted in zip(own_maps, their_maps, strict=True):
             loss = loss + functional.mse_loss(given[pairs].float(), wanted[pairs].float())
         places = [0, *(layer + 1 for layer in self.workload.mapped)]
-        for given, wanted, projection in zip(
-            own, (theirs[place] for place in places), self.projections, strict=True
-        ):
+        for given, wanted, projection in zip(own, (theirs[place] for place in places), self.projections, strict=True):
             projected = projection(given)
             loss = loss + functional.mse_loss(projected[mask].float(), wanted[mask].float())
         return loss
@@ -126,25 +114,19 @@ class Yardstick:
         """Hidden states, and maps (or raw scores) of `layers`."""
         with torch.set_grad_enabled(model is self.student):
             if not self.taken.captured:
-                output = model(
-                    **batch.model_inputs(), output_attentions=True, output_hidden_states=True
-                )
+                output = model(**batch.model_inputs(), output_attentions=True, output_hidden_states=True)
                 return output.hidden_states, [output.attentions[layer] for layer in layers]
             with record_attention(layers) as recording:
                 output = model(**batch.model_inputs(), output_hidden_states=True)
             noted = [recording.attention[layer] for layer in layers]
-            return output.hidden_states, [
-                each.query @ each.key.transpose(-1, -2) * each.scaling for each in noted
-            ]
+            return output.hidden_states, [each.query @ each.key.transpose(-1, -2) * each.scaling for each in noted]
 
     def _labels(self, batch: Batch) -> Tensor:
         """Soft and hard labels."""
         with torch.no_grad():
             wanted = self.teacher(**batch.model_inputs()).logits.float()
         given = self.student(**batch.model_inputs()).logits.float()
-        soft = functional.kl_div(
-            given.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean"
-        )
+        soft = functional.kl_div(given.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean")
         assert batch.labels is not None
         return soft + functional.cross_entropy(given, batch.labels)
 
@@ -156,9 +138,8 @@ class Yardstick:
         loss = torch.zeros((), device=self.workload.device)
         for own, theirs in zip(given, wanted, strict=True):
             loss = loss + functional.kl_div(
-                self._relation(own, keys), self._relation(theirs, keys),
-                log_target=True, reduction="sum",
-            ) / (batch.num_tokens * self.workload.student.num_attention_heads)  # fmt: skip
+                self._relation(own, keys), self._relation(theirs, keys), log_target=True, reduction="sum"
+            ) / (batch.num_tokens * self.workload.student.num_attention_heads)
         return loss
 
     def _relation(self, states: Tensor, keys: Tensor) -> Tensor:

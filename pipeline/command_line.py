@@ -32,9 +32,7 @@ out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 _EXIT_SECONDS = 1.0
 err = Console(stderr=True, highlight=False)
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")
-]
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,18 +44,13 @@ SetOption = Annotated[
     ),
 ]
 StoreOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store]."
-    ),
+    Path | None, typer.Option("--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store].")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
 def _print_json(value: Any) -> None:
-    sys.stdout.write(
-        json.dumps(value, indent=2, ensure_ascii=not is_unicode(sys.stdout.encoding)) + "\n"
-    )
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=not is_unicode(sys.stdout.encoding)) + "\n")
 
 
 @app.command()
@@ -90,10 +83,7 @@ def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption 
 
 @app.command()
 def plan(
-    recipe: RecipeArgument,
-    changes: SetOption = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
+    recipe: RecipeArgument, changes: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
     """What would run and what is there already; parameters, tokens, operations, estimated time."""
     from pipeline.planning.first_look import look_first
@@ -118,19 +108,13 @@ def run(
     changes: SetOption = None,
     from_stage: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="STAGE", help="Begin with this stage; those before it must be there."
-        ),
+        typer.Option("--from", metavar="STAGE", help="Begin with this stage; those before it must be there."),
     ] = None,
-    until_stage: Annotated[
-        str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")
-    ] = None,
+    until_stage: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")] = None,
     resume_from: Annotated[
         str | None,
         typer.Option(
-            "--resume-from",
-            metavar="CHECKPOINT",
-            help="A checkpoint folder, or mlflow:RUN_ID, to go on from.",
+            "--resume-from", metavar="CHECKPOINT", help="A checkpoint folder, or mlflow:RUN_ID, to go on from."
         ),
     ] = None,
     store: StoreOption = None,
@@ -166,16 +150,7 @@ def _mlflow(store: str) -> tuple[str | None, str]:
     uri = settings.tracking_uri
     if not uri.startswith("sqlite:"):
         return None, without_credentials(uri)
-    words = [
-        program("mlflow"),
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        "127.0.0.1",
-        "--port",
-        "5000",
-    ]
+    words = [program("mlflow"), "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", "5000"]
     command = shlex.join(words)
     if was_moved(uri, settings.artifacts):  # its pictures are found once this was done
         command = f"{shlex.join([program('distill'), 'sync', '--store', store])} && {command}"
@@ -184,9 +159,7 @@ def _mlflow(store: str) -> tuple[str | None, str]:
 
 @app.command()
 def compare(
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest when left out.")
-    ] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest when left out.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -259,10 +232,7 @@ def verify(
         _print_json(manifest.model_dump(mode="json"))
         return
     total = sum(entry.size for entry in manifest.files.values())
-    say(
-        out,
-        f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says",
-    )
+    say(out, f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says")
 
 
 @app.command()

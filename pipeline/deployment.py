@@ -32,10 +32,7 @@ def serve_recipes(console: Console) -> None:
 
     deployments: list[Any] = [  # typed by Prefect as if it could be a coroutine here
         distill_flow.to_deployment(
-            name=name,
-            description=read_recipe(name).description,
-            parameters={"recipe": name},
-            tags=["distill"],
+            name=name, description=read_recipe(name).description, parameters={"recipe": name}, tags=["distill"]
         )
         for name in shipped_names()
     ]

@@ -119,9 +119,7 @@ def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
         unseen_rows=int((~main.in_train).sum()),
         guessed=main.guessed(data.main_metric),
         guesses=main.all_guessed(data.main_metric),
-        models=tuple(
-            _scored(name, place, data.main_metric, rows, scorers) for name, place in folders.items()
-        ),
+        models=tuple(_scored(name, place, data.main_metric, rows, scorers) for name, place in folders.items()),
         remarks=rows.remarks,
     )
 
@@ -174,9 +172,7 @@ def _problem_of(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> 
         return str(error)
 
 
-def _scored(
-    name: str, folder: Path, metric: MetricName, rows: TaskRows, scorers: dict[str, Scorer]
-) -> Scored:
+def _scored(name: str, folder: Path, metric: MetricName, rows: TaskRows, scorers: dict[str, Scorer]) -> Scored:
     model = load_with_head(folder, rows.problem)
     check_outputs(model, rows.problem, rows.labels, folder)
     answers = {split: answers_of(model, scorer) for split, scorer in scorers.items()}
@@ -185,11 +181,7 @@ def _scored(
         name=name,
         scores=main.scores(metric, answers["validation"]),
         unseen_scores=main.unseen_scores(metric, answers["validation"]),
-        further={
-            split: scorers[split].scores(metric, answers[split])
-            for split in scorers
-            if split != "validation"
-        },
+        further={split: scorers[split].scores(metric, answers[split]) for split in scorers if split != "validation"},
     )
 
 
@@ -197,9 +189,7 @@ def print_scores(scores: Scores, console: Console) -> None:
     """How the rows were read, and the scores as a table."""
     for remark in scores.remarks:
         say(console, remark)
-    table = Table(
-        title=shown(f"{scores.task}: {scores.rows:,} validation rows"), title_justify="left"
-    )
+    table = Table(title=shown(f"{scores.task}: {scores.rows:,} validation rows"), title_justify="left")
     names = list(scores.models[0].scores)
     of = {name: score.of for name, score in scores.models[0].scores.items()}
     for name in ("", *(f"{titled(name, of[name])} %" for name in names)):

@@ -12,14 +12,7 @@ from pathlib import Path
 from prefect import flow
 from rich.console import Console
 
-from pipeline.execution.one_task import (
-    Hands,
-    Work,
-    distil,
-    resumed,
-    stages_after,
-    tracked,
-)
+from pipeline.execution.one_task import Hands, Work, distil, resumed, stages_after, tracked
 from pipeline.execution.prefect_tasks import cancelled_when_interrupted
 from pipeline.execution.progress import LineProgress, TerminalProgress, make_progress
 from pipeline.execution.several_tasks import distil_tasks
@@ -133,10 +126,7 @@ def _execute(
         if recipe.tasks is None:
             work = Work(recipe, name, facts[None], *common)
             return distil(work, hands.runner(recipe, store, parent_run), settings, began)
-        works = {
-            task: Work(recipe.for_task(task), f"{name}-{task}", facts[task], *common)
-            for task in recipe.tasks
-        }
+        works = {task: Work(recipe.for_task(task), f"{name}-{task}", facts[task], *common) for task in recipe.tasks}
         shared = hands.runner(recipe.without_tasks(), store, parent_run)
         return distil_tasks(recipe, name, works, shared, hands, began)
 
@@ -163,11 +153,7 @@ def _note_needs(
 
 def finish(other: StudentOf, options: RunOptions) -> CheckpointRef:
     """The student of another recipe, whose flow runs inside this one."""
-    report = distill_flow(
-        recipe=other.recipe,
-        overrides=list(other.overrides),
-        options=RunOptions(store=options.store),
-    )
+    report = distill_flow(recipe=other.recipe, overrides=list(other.overrides), options=RunOptions(store=options.store))
     assert isinstance(report, RunReport), "a recipe with several tasks has no one student"
     checkpoint = [row.checkpoint for row in report.rows if row.kind == "stage"][-1]
     assert checkpoint is not None

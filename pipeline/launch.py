@@ -99,9 +99,7 @@ def prefect_errors(again: str) -> Iterator[None]:
         ) from None
 
 
-def run_recipe(
-    recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]
-) -> AnyReport:
+def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> AnyReport:
     """Run the flow in this process.
 
     Args:
@@ -143,17 +141,13 @@ def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _run_flow(
-    recipe: str, overrides: Sequence[str], options: Mapping[str, str | None], again: str
-) -> AnyReport:
+def _run_flow(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None], again: str) -> AnyReport:
     """The flow, on the server that is named or on one of its own, which starts while all that is needed is imported."""
     server = None if _names_server() else TemporaryServer()
     from pipeline.flow import distill_flow
 
     with _served_by(server), prefect_errors(again):
-        return distill_flow(
-            recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options)
-        )
+        return distill_flow(recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options))
 
 
 @contextmanager
@@ -184,9 +178,7 @@ def _check_given(recipe: str, overrides: Sequence[str], options: Mapping[str, st
         try:
             (value or "").encode()
         except UnicodeEncodeError:
-            raise ConfigError(
-                f"{shown_value(value)}: Prefect takes UTF-8 only; rename the file or folder"
-            ) from None
+            raise ConfigError(f"{shown_value(value)}: Prefect takes UTF-8 only; rename the file or folder") from None
 
 
 def program(name: str) -> str:
@@ -198,18 +190,8 @@ def program(name: str) -> str:
 
 def _command(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> str:
     """The command line that goes on with this run."""
-    flags = {
-        "from_stage": "--from",
-        "until_stage": "--until",
-        "resume_from": "--resume-from",
-        "store": "--store",
-    }
+    flags = {"from_stage": "--from", "until_stage": "--until", "resume_from": "--resume-from", "store": "--store"}
     words = [program("distill"), "run", recipe]
     words += [word for change in overrides for word in ("--set", change)]
-    words += [
-        word
-        for name, flag in flags.items()
-        if (value := options.get(name))
-        for word in (flag, value)
-    ]
+    words += [word for name, flag in flags.items() if (value := options.get(name)) for word in (flag, value)]
     return shlex.join(words)

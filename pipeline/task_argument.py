@@ -91,10 +91,7 @@ def _elsewhere(trained: FileTask, places: dict[str, Any]) -> dict[str, Any]:
     if all(places.get(split, "") == getattr(trained, split) for split in ("train", "validation")):
         return {}
     defaults = FileTask.model_fields
-    return {
-        name: defaults[name].get_default(call_default_factory=True)
-        for name in ("format", "more_validation")
-    }
+    return {name: defaults[name].get_default(call_default_factory=True) for name in ("format", "more_validation")}
 
 
 def _validated(given: Any) -> AnyTask:

@@ -22,13 +22,7 @@ from schemas.results.manifest import CheckpointRef
 from stages.data.batching.batches import evaluation_batches
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.tasks.stratified import drawn_rows
-from stages.models.encoders import (
-    check_same_vocabulary,
-    load_config,
-    load_encoder,
-    locate,
-    shape_of,
-)
+from stages.models.encoders import check_same_vocabulary, load_config, load_encoder, locate, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
 from stages.models.extraction.importance import measure_importance
 from stages.models.heads import check_outputs, load_with_head, with_head
@@ -56,10 +50,7 @@ class Started:
 
 
 def load_teachers(
-    config: StageConfig,
-    labels: tuple[str, ...],
-    problem: AnyProblem | None,
-    units: Units | None = None,
+    config: StageConfig, labels: tuple[str, ...], problem: AnyProblem | None, units: Units | None = None
 ) -> list[Model]:
     """The models the student learns from; none when there are only hard labels.
 
@@ -73,17 +64,12 @@ def load_teachers(
         DataError: what one answers is not what the task asks, or it has no head where its answers are wanted.
     """
     return [
-        _load_teacher(config, locate(teacher.model), labels, problem, units)
-        for teacher in members_of(config.teacher)
+        _load_teacher(config, locate(teacher.model), labels, problem, units) for teacher in members_of(config.teacher)
     ]
 
 
 def _load_teacher(
-    config: StageConfig,
-    folder: Path,
-    labels: tuple[str, ...],
-    problem: AnyProblem | None,
-    units: Units | None,
+    config: StageConfig, folder: Path, labels: tuple[str, ...], problem: AnyProblem | None, units: Units | None
 ) -> Model:
     if isinstance(config.objective, LatentObjective):
         return load_encoder(folder)
@@ -166,9 +152,7 @@ def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> Started:
     return Started(model, read_tensors(file) if file.is_file() else {})
 
 
-def _fresh(
-    student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
-) -> Started:
+def _fresh(student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast) -> Started:
     start = student.start
     if isinstance(start, ModelStart):
         folder = locate(start.model)
@@ -182,11 +166,7 @@ def _fresh(
 
 
 def _extracted(
-    student: StudentConfig,
-    start: ExtractStart,
-    pretrained: Path,
-    text: Tokens,
-    tokenizer: PreTrainedTokenizerFast,
+    student: StudentConfig, start: ExtractStart, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
 ) -> Started:
     teacher_config = load_config(pretrained)
     layers = teacher_layers(
@@ -202,18 +182,11 @@ def _extracted(
                 "student.start.units: importance is measured on masked words, and the teacher's tokenizer has no mask "
                 "token; set student.start.units to random"
             )
-        calibrated = (
-            load_word_model(pretrained) if has_word_head(pretrained) else load_encoder(pretrained)
-        )
+        calibrated = load_word_model(pretrained) if has_word_head(pretrained) else load_encoder(pretrained)
         importance = measure_importance(
-            calibrated,
-            _calibration_batches(text, start),
-            mask_token_id=tokenizer.mask_token_id,
-            seed=start.seed,
+            calibrated, _calibration_batches(text, start), mask_token_id=tokenizer.mask_token_id, seed=start.seed
         )
-    extraction = choose_parts(
-        teacher_config, config, layers, importance=importance, seed=start.seed
-    )
+    extraction = choose_parts(teacher_config, config, layers, importance=importance, seed=start.seed)
     model = extract_student(load_encoder(pretrained), config, extraction)
     return Started(model, {}, extraction.summary())
 
@@ -243,9 +216,7 @@ def check_parent(folder: Path, student: StudentConfig, pretrained: Path) -> None
     check_same_vocabulary(folder, pretrained, place="--resume-from")
 
 
-def check_family(
-    found: PretrainedConfig, student: StudentConfig, pretrained: Path, folder: Path
-) -> None:
+def check_family(found: PretrainedConfig, student: StudentConfig, pretrained: Path, folder: Path) -> None:
     """Refuse to go on from a model of another family than the recipe's student."""
     family = student.model_type or load_config(pretrained).model_type
     if found.model_type != family:

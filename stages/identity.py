@@ -63,9 +63,7 @@ def stage_digest(config: StageConfig, parent_digest: str | None) -> str:
 
 def stage_identity(config: StageConfig, parent_digest: str | None) -> dict[str, Any]:
     """Everything that a stage's digest covers; kept in its manifest, so that a change can be named later."""
-    covered: dict[str, Any] = config.model_dump(
-        mode="json", exclude={"teacher", "pretrained", "data"}
-    )
+    covered: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "pretrained", "data"})
     if config.training.selection is None:
         # It was not there at first: stages of that time are still found.
         del covered["training"]["selection"]
@@ -92,9 +90,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [name for part, name in _NAMES.items() if before.get(part) != now.get(part)]
 
 
-def changed_since(
-    identity: Mapping[str, Any], config: StageConfig, parent_digest: str | None
-) -> str | None:
+def changed_since(identity: Mapping[str, Any], config: StageConfig, parent_digest: str | None) -> str | None:
     """Which of the files that a stage was made of are others now, in words; None where none is."""
     try:
         with as_it_is_now():

@@ -29,12 +29,7 @@ from stages.data.tasks.stratified import drawn_from
 from stages.data.tasks.tokenize import tokenize_split, tokenize_task
 from stages.evaluation.bag_of_words import bag_of_words
 from stages.evaluation.probe import probe, probe_rows
-from stages.evaluation.read_models import (
-    EVALUATION_VERSION,
-    answers_of,
-    held_out_losses,
-    read_rows,
-)
+from stages.evaluation.read_models import EVALUATION_VERSION, answers_of, held_out_losses, read_rows
 from stages.models.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
 from stages.models.heads import check_outputs, load_with_head
 from stages.models.sentence_encoder import Model
@@ -107,13 +102,17 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     if recipe.task is None:
         assert recipe.general_corpus is not None
         corpus = recipe.general_corpus
-        _, held_out = tokenize_corpus(
-            load_corpus(corpus, cache), tokenizer, max_length=corpus.max_length, cache=cache
-        )
+        _, held_out = tokenize_corpus(load_corpus(corpus, cache), tokenizer, max_length=corpus.max_length, cache=cache)
         return Yardstick(
-            recipe.evaluation, recipe.latent_objective(), load_encoder(folder),
-            folder_digest(folder), corpus_digest(corpus), held_out, "accuracy", has_head=False,
-        )  # fmt: skip
+            recipe.evaluation,
+            recipe.latent_objective(),
+            load_encoder(folder),
+            folder_digest(folder),
+            corpus_digest(corpus),
+            held_out,
+            "accuracy",
+            has_head=False,
+        )
     task = load_task(recipe.task, cache, droppable=recipe.limits.dropped)
     max_length = recipe.task.max_length
     train, held_out = tokenize_task(task, tokenizer, max_length=max_length, cache=cache)
@@ -127,23 +126,27 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         return scorer_of(task, split, tokens, rows)
 
     further = {
-        name: scorer(
-            name, tokenize_split(task, name, tokenizer, max_length=max_length, cache=cache)
-        )
+        name: scorer(name, tokenize_split(task, name, tokenizer, max_length=max_length, cache=cache))
         for name in task.more
     }
     # The tokenizer is the pretrained teacher's, whichever model is judged.
     data = digest_of({"task": task_digest(recipe.task), "tokenizer": folder_digest(folder)})
     return Yardstick(
-        recipe.evaluation, recipe.latent_objective(), teacher, folder_digest(teacher_folder),
-        data, held_out, recipe.task.main_metric, fine_tuned is not None, train,
-        scorer("validation", held_out), further,
-    )  # fmt: skip
+        recipe.evaluation,
+        recipe.latent_objective(),
+        teacher,
+        folder_digest(teacher_folder),
+        data,
+        held_out,
+        recipe.task.main_metric,
+        fine_tuned is not None,
+        train,
+        scorer("validation", held_out),
+        further,
+    )
 
 
-def judge_checkpoint(
-    checkpoint: CheckpointRef, labels: tuple[str, ...], yardstick: Yardstick
-) -> Judgement:
+def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardstick: Yardstick) -> Judgement:
     """Scores of a finished stage.
 
     Args:
@@ -159,21 +162,12 @@ def judge_checkpoint(
         model = load_encoder(folder / "model")
     file = folder / PROJECTIONS
     latent = _latent_loss(
-        model,
-        read_tensors(file) if file.is_file() else {},
-        yardstick,
-        is_student=checkpoint.stage not in TEACHER_NAMES,
+        model, read_tensors(file) if file.is_file() else {}, yardstick, is_student=checkpoint.stage not in TEACHER_NAMES
     )
     return judge_model(model, yardstick, has_head=bool(labels), latent_loss=latent)
 
 
-def judge_model(
-    model: Model,
-    yardstick: Yardstick,
-    *,
-    has_head: bool,
-    latent_loss: float | None = None,
-) -> Judgement:
+def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_loss: float | None = None) -> Judgement:
     """Scores of a model in memory."""
     scorer = yardstick.scorer
     if scorer is None or yardstick.train is None:
@@ -229,30 +223,18 @@ def _further_scores(model: Model, yardstick: Yardstick) -> dict[str, dict[str, S
 
 
 def _latent_loss(
-    model: Model,
-    projections: dict[str, Tensor],
-    yardstick: Yardstick,
-    *,
-    is_student: bool,
+    model: Model, projections: dict[str, Tensor], yardstick: Yardstick, *, is_student: bool
 ) -> float | None:
     """Weighted latent loss against the run's last teacher; None where the projections are of another objective."""
     if yardstick.latent is None or not is_student:
         return None
     objective = ObjectiveTerms(
-        yardstick.latent,
-        student=model,
-        teachers=[yardstick.teacher],
-        seed=0,
-        projections=projections,
+        yardstick.latent, student=model, teachers=[yardstick.teacher], seed=0, projections=projections
     )
     if not objective.carried_over:
         return None
     losses = held_out_losses(
-        model,
-        [yardstick.teacher],
-        objective,
-        yardstick.held_out,
-        max_rows=yardstick.evaluation.latent_rows,
+        model, [yardstick.teacher], objective, yardstick.held_out, max_rows=yardstick.evaluation.latent_rows
     )
     return losses["loss"]
 
@@ -266,9 +248,7 @@ def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
     scores = scorer.scores(yardstick.metric, bag_of_words(scorer))
     main, accuracy = scores.get(yardstick.metric), scores.get("accuracy")
     return Judgement(
-        task_metric=main.value if main else None,
-        accuracy=accuracy.value if accuracy else None,
-        scores=scores,
+        task_metric=main.value if main else None, accuracy=accuracy.value if accuracy else None, scores=scores
     )
 
 

@@ -19,22 +19,11 @@ from schemas.core.kinds import AnyProblem, Classification
 from schemas.core.training import Selection
 from schemas.data.stage_data import Data, GeneralCorpus, TaskDataset, TaskMixture
 from schemas.data.tasks import AnyTask
-from schemas.recipe.objective import (
-    LabelObjective,
-    MaskedLanguageObjective,
-    Objective,
-    TaskObjective,
-)
+from schemas.recipe.objective import LabelObjective, MaskedLanguageObjective, Objective, TaskObjective
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, StageResult
 from stages.augmentation.task import Copyist, augmented_task
-from stages.build import (
-    PROJECTIONS,
-    Started,
-    load_teachers,
-    shares_of,
-    start_student,
-)
+from stages.build import PROJECTIONS, Started, load_teachers, shares_of, start_student
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.prepare import load_corpus
 from stages.data.corpus.tokenize import tokenize_corpus
@@ -87,10 +76,7 @@ class StageData:
 
 
 def run_stage(
-    config: StageConfig,
-    parent: CheckpointRef | None,
-    ports: Ports,
-    identity: dict[str, Any] | None = None,
+    config: StageConfig, parent: CheckpointRef | None, ports: Ports, identity: dict[str, Any] | None = None
 ) -> StageResult:
     """Train one stage and keep its checkpoint.
 
@@ -111,9 +97,7 @@ def run_stage(
     copyist = Copyist(folder, ports.progress, ports.stop_requested, config.training.precision)
     data = load_data(config.data, tokenizer, ports.cache, selection, copyist)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
-    started = start_student(
-        config, parent, data.train, data.labels, data.problem, tokenizer, data.units
-    )
+    started = start_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units)
     student = started.model
     _check_unchanged(config, identity, stage_identity(config, parent_digest))
     objective = make_objective(config, started, teachers, data, tokenizer)
@@ -128,19 +112,13 @@ def run_stage(
                 config.training,
                 ports,
                 description=config.name,
-                selector=Selector(selection, tuple(data.parts.values()), teachers)
-                if selection is not None
-                else None,
+                selector=Selector(selection, tuple(data.parts.values()), teachers) if selection is not None else None,
             )
         fold_units(student)
         metrics = fitted.metrics | evaluate(config, student, teachers, objective, data)
-        ports.sink.log(
-            fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")}
-        )
+        ports.sink.log(fitted.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
         manifest = _manifest(config, parent, fitted, metrics, data, student, ports, identity)
-        checkpoint = ports.checkpoints.commit(
-            manifest, lambda into: _write_model(into, started, objective, tokenizer)
-        )
+        checkpoint = ports.checkpoints.commit(manifest, lambda into: _write_model(into, started, objective, tokenizer))
     return StageResult(
         checkpoint=checkpoint,
         metrics=metrics,
@@ -151,9 +129,7 @@ def run_stage(
     )
 
 
-def _check_unchanged(
-    config: StageConfig, before: Mapping[str, Any], now: Mapping[str, Any]
-) -> None:
+def _check_unchanged(config: StageConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     if changed := differences(before, now):
         raise DataError(
             f"{config.name}: {' and '.join(changed)} changed while it was read; run again once nothing writes to it"
@@ -199,9 +175,7 @@ def _manifest(
     )
 
 
-def _write_model(
-    into: Path, started: Started, objective: ObjectiveTerms, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def _write_model(into: Path, started: Started, objective: ObjectiveTerms, tokenizer: PreTrainedTokenizerFast) -> None:
     """The student as a transformers folder, its projections beside it, and how it was cut from a teacher."""
     started.model.cpu().save_pretrained(into / "model", safe_serialization=True)
     tokenizer.save_pretrained(into / "model")
@@ -214,18 +188,12 @@ def _write_model(
 
 
 def make_objective(
-    config: StageConfig,
-    started: Started,
-    teachers: list[Model],
-    data: StageData,
-    tokenizer: PreTrainedTokenizerFast,
+    config: StageConfig, started: Started, teachers: list[Model], data: StageData, tokenizer: PreTrainedTokenizerFast
 ) -> ObjectiveTerms:
     """The stage's objective for its models."""
     masking = None
     if isinstance(config.objective, MaskedLanguageObjective):
-        masking = Masking.of(
-            tokenizer, ratio=config.objective.mask_ratio, seed=config.training.seed
-        )
+        masking = Masking.of(tokenizer, ratio=config.objective.mask_ratio, seed=config.training.seed)
     groups = None
     if isinstance(config.data, TaskMixture):
         groups = tuple((part.outputs.start, part.outputs.stop) for part in data.parts.values())
@@ -271,19 +239,14 @@ def load_data(
             if data.augmentation is not None and copyist is not None:
                 copied = augmented_task(rows, part.rows_learnt(), data.augmentation, copyist, cache)
                 max_length = data.task.max_length
-                learnt = tokenize_split(
-                    copied, "train", tokenizer, max_length=max_length, cache=cache
-                )
+                learnt = tokenize_split(copied, "train", tokenizer, max_length=max_length, cache=cache)
             return StageData(learnt, part.validation, rows.labels, rows.problem, parts={"": part})
         case TaskMixture():
             return _mixture(data, tokenizer, cache, selection)
 
 
 def _mixture(
-    data: TaskMixture,
-    tokenizer: PreTrainedTokenizerFast,
-    cache: Path,
-    selection: Selection | None,
+    data: TaskMixture, tokenizer: PreTrainedTokenizerFast, cache: Path, selection: Selection | None
 ) -> StageData:
     """Several tasks' rows one after the other; their heads' outputs side by side."""
     parts: dict[str, TaskPart] = {}
@@ -325,20 +288,14 @@ def has_head(objective: Objective) -> bool:
 
 
 def evaluate(
-    config: StageConfig,
-    student: Model,
-    teachers: list[Model],
-    objective: ObjectiveTerms,
-    data: StageData,
+    config: StageConfig, student: Model, teachers: list[Model], objective: ObjectiveTerms, data: StageData
 ) -> dict[str, float]:
     """The stage's own losses on held-out rows, and its head's scores where it has one."""
     for teacher in teachers:
         torch.nn.Module.to(teacher, student.device)
     # In the number format of training, whose losses these stand beside.
     with Runtime(config.training.precision).autocast():
-        losses = held_out_losses(
-            student, teachers, objective, data.held_out, max_rows=_HELD_OUT_ROWS
-        )
+        losses = held_out_losses(student, teachers, objective, data.held_out, max_rows=_HELD_OUT_ROWS)
     metrics = {f"eval/{name}": value for name, value in losses.items()}
     if not has_head(config.objective):
         return metrics
@@ -360,11 +317,7 @@ def _task_scores(part: TaskPart, student: Model, teachers: list[Model]) -> dict[
 
 def _mixture_scores(scores: dict[str, dict[str, float]], data: StageData) -> dict[str, float]:
     """Every score of every task, the mean of their main ones, and that of the accuracies of those that have one."""
-    found = {
-        f"eval/{metric}/{name}": value
-        for name, own in scores.items()
-        for metric, value in own.items()
-    }
+    found = {f"eval/{metric}/{name}": value for name, own in scores.items() for metric, value in own.items()}
     mains = [scores[name][part.task.main_metric] for name, part in data.parts.items()]
     found[f"eval/{MEAN_SCORE}"] = sum(mains) / len(mains)
     accuracies = [own["accuracy"] for own in scores.values() if "accuracy" in own]

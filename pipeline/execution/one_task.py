@@ -16,27 +16,14 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 
-from pipeline.execution.prefect_tasks import (
-    STAGE_TASKS,
-    TEACHER_TASKS,
-    cancelled_when_interrupted,
-    hard_label_baseline,
-)
+from pipeline.execution.prefect_tasks import STAGE_TASKS, TEACHER_TASKS, cancelled_when_interrupted, hard_label_baseline
 from pipeline.execution.progress import LineProgress, TaskProgress, TerminalProgress
 from pipeline.execution.stage_runner import Runner
 from pipeline.planning.options import RunOptions
 from pipeline.planning.outline import needs_made_teachers
 from pipeline.process.settings import Settings
 from pipeline.process.stopping import Stop, interrupted
-from pipeline.reporting.run_table import (
-    as_markdown,
-    as_records,
-    rows_of,
-    score_tags,
-    student_row,
-    summary,
-    teacher_row,
-)
+from pipeline.reporting.run_table import as_markdown, as_records, rows_of, score_tags, student_row, summary, teacher_row
 from pipeline.reporting.score_figures import stage_comparison
 from pipeline.store.checkpoints import MANIFEST, CheckpointStore, open_checkpoint
 from pipeline.store.open_runs import OpenRun
@@ -58,17 +45,13 @@ from stages.preflight.checks import Facts
 log = logging.getLogger(__name__)
 
 
-def resumed(
-    options: RunOptions, store: CheckpointStore, settings: Settings, open_run: OpenRun
-) -> CheckpointRef | None:
+def resumed(options: RunOptions, store: CheckpointStore, settings: Settings, open_run: OpenRun) -> CheckpointRef | None:
     """The checkpoint of `--resume-from`, verified file by file, and noted as needed."""
     source = options.resume_from
     if source is None:
         return None
     if source.startswith("mlflow:"):
-        folder: str | Path = resolve_run(
-            source.removeprefix("mlflow:"), uri=settings.tracking_uri, store=store
-        )
+        folder: str | Path = resolve_run(source.removeprefix("mlflow:"), uri=settings.tracking_uri, store=store)
     else:
         folder = source
     checkpoint, _ = open_checkpoint(folder)
@@ -78,18 +61,14 @@ def resumed(
     return checkpoint
 
 
-def stages_after(
-    parent: CheckpointRef, recipe: Recipe, stages: list[Stage], options: RunOptions
-) -> list[Stage]:
+def stages_after(parent: CheckpointRef, recipe: Recipe, stages: list[Stage], options: RunOptions) -> list[Stage]:
     """What is left to do of the chosen stages after a given checkpoint.
 
     Raises:
         ConfigError: the checkpoint is no student's, several tasks cannot go on from it, or nothing is left.
     """
     if parent.stage not in STAGE_ORDER:
-        raise ConfigError(
-            f"--resume-from {parent.path}: it is a {parent.stage} checkpoint, not a student's"
-        )
+        raise ConfigError(f"--resume-from {parent.path}: it is a {parent.stage} checkpoint, not a student's")
     shared = ["general", *(stage.name for stage in recipe.shared_stages())]
     if recipe.tasks is not None and parent.stage not in shared:
         raise ConfigError(
@@ -135,21 +114,10 @@ class Hands:
     stop: Stop
     open_run: OpenRun
 
-    def runner(
-        self, recipe: Recipe, store: CheckpointStore, run: TrackedRun, task: str | None = None
-    ) -> Runner:
+    def runner(self, recipe: Recipe, store: CheckpointStore, run: TrackedRun, task: str | None = None) -> Runner:
         """Runs stages into `run`; `task` where the recipe is that of one of several tasks."""
         shown = self.progress if task is None else TaskProgress(self.progress, task)
-        return Runner(
-            recipe,
-            store,
-            self.tracking,
-            run,
-            shown,
-            self.stop,
-            task,
-            open_run=self.open_run,
-        )
+        return Runner(recipe, store, self.tracking, run, shown, self.stop, task, open_run=self.open_run)
 
 
 def distil(work: Work, runner: Runner, settings: Settings, began: float) -> RunReport:
@@ -172,9 +140,7 @@ def distil(work: Work, runner: Runner, settings: Settings, began: float) -> RunR
     return report
 
 
-def run_stages(
-    recipe: Recipe, stages: list[Stage], parent: CheckpointRef | None, runner: Runner
-) -> None:
+def run_stages(recipe: Recipe, stages: list[Stage], parent: CheckpointRef | None, runner: Runner) -> None:
     """The teachers first, where they have to be made; then each stage on the checkpoint of the one before."""
     made = needs_made_teachers(stages)
     if recipe.task is not None and not (made and isinstance(recipe.teacher.task_model, FineTune)):
@@ -272,10 +238,7 @@ def retained_of(report: RunReport) -> dict[str, Any]:
         # A teacher that is let through at chance has nothing above it to retain.
         and theirs.scores[metric].value > guess
     }
-    return shares | {
-        "gains_retained": gains,
-        "retained_above_chance": gains.get(report.metric or ""),
-    }
+    return shares | {"gains_retained": gains, "retained_above_chance": gains.get(report.metric or "")}
 
 
 def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
@@ -285,8 +248,7 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
         return None
     folder = locate(recipe.pretrained)
     speed = latency.speed_up(
-        load_encoder(Path(stages[-1].checkpoint.path) / "model"),
-        load_encoder(folder, load_config(folder)),
+        load_encoder(Path(stages[-1].checkpoint.path) / "model"), load_encoder(folder, load_config(folder))
     )
     return Size(
         student_parameters=facts.student_parameters,
@@ -303,9 +265,7 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
 
 def open_tracking(settings: Settings, store: CheckpointStore) -> Tracking:
     """MLflow as the settings say, or what keeps its news in the store."""
-    return Tracking.open(
-        settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts
-    )
+    return Tracking.open(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
 
 
 @contextmanager
@@ -346,25 +306,17 @@ def publish(report: RunReport, parent_run: TrackedRun, *, key: str) -> None:
     if report.validation_rows is not None:
         rows = rows_of(report.validation_rows, report.validation_rows_of)
         parent_run.set_tags(score_tags(report.positive_label, rows))
-    parent_run.log(
-        0, {f"result/{key}": value for key, value in scores.items() if value is not None}
-    )
+    parent_run.log(0, {f"result/{key}": value for key, value in scores.items() if value is not None})
     show_in_prefect(key, "stages", as_records(report), summary(report))
 
 
-def show_in_prefect(
-    key: str, what: Literal["stages", "tasks"], table: list[dict[str, str]], lines: list[str]
-) -> None:
+def show_in_prefect(key: str, what: Literal["stages", "tasks"], table: list[dict[str, str]], lines: list[str]) -> None:
     """A table and the lines under it as artifacts of the flow run."""
     key = re.sub(r"[^a-z0-9]+", "-", key.lower())
     try:
         create_table_artifact(key=f"{key}-{what}", table=table, description=f"The run's {what}")
-        create_markdown_artifact(
-            key=f"{key}-result", markdown="\n".join(f"- {line}" for line in lines)
-        )
+        create_markdown_artifact(key=f"{key}-result", markdown="\n".join(f"- {line}" for line in lines))
     except DistillError:
         raise
     except Exception as error:  # an artifact is a picture of the run, not the run
-        log.warning(
-            "Prefect did not take the results table (%s); it is in the store and in MLflow", error
-        )
+        log.warning("Prefect did not take the results table (%s); it is in the store and in MLflow", error)

@@ -90,6 +90,4 @@ STAGE_TASKS = _stages(
         "task_specific": "Fine-tuned teacher, task data, latent, soft-label and hard-label objective.",
     }
 )
-hard_label_baseline = _stage(
-    "hard_label_baseline", "The same student on hard labels alone, for as many tokens."
-)
+hard_label_baseline = _stage("hard_label_baseline", "The same student on hard labels alone, for as many tokens.")

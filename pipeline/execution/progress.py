@@ -86,9 +86,7 @@ class LineProgress:
         """`done` steps are behind us."""
         if done == self.total or time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-            self.note(
-                f"{self.description}: step {done} of {self.total}  {_numbers(metrics)}".rstrip()
-            )
+            self.note(f"{self.description}: step {done} of {self.total}  {_numbers(metrics)}".rstrip())
 
     def note(self, message: str) -> None:
         """One line."""

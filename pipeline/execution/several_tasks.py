@@ -18,13 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
 
-from pipeline.execution.one_task import (
-    Hands,
-    Work,
-    distil,
-    run_stages,
-    show_in_prefect,
-)
+from pipeline.execution.one_task import Hands, Work, distil, run_stages, show_in_prefect
 from pipeline.execution.prefect_tasks import cancelled_when_interrupted
 from pipeline.execution.stage_runner import Runner
 from pipeline.process.settings import read_settings
@@ -57,12 +51,7 @@ class TasksFailed(DistillError):
 
 
 def distil_tasks(
-    recipe: Recipe,
-    name: str,
-    works: Mapping[str, Work],
-    shared: Runner,
-    hands: Hands,
-    began: float,
+    recipe: Recipe, name: str, works: Mapping[str, Work], shared: Runner, hands: Hands, began: float
 ) -> TasksReport:
     """What the tasks share, then each of them, then the table that compares them.
 
@@ -87,9 +76,7 @@ def distil_tasks(
     return _conclude(recipe, name, outcomes, shared, time.monotonic() - began)
 
 
-def fan_out(
-    works: Mapping[str, Work], run: str, store: CheckpointStore, hands: Hands
-) -> dict[str, Outcome]:
+def fan_out(works: Mapping[str, Work], run: str, store: CheckpointStore, hands: Hands) -> dict[str, Outcome]:
     """Every task's report, or what it ended with.
 
     Args:
@@ -99,10 +86,7 @@ def fan_out(
         hands: of this process.
     """
     same = {"run": run, "store": str(store.root), "hands": hands}
-    return {
-        name: _outcome(distil_task(name, work, **same, return_state=True))
-        for name, work in works.items()
-    }
+    return {name: _outcome(distil_task(name, work, **same, return_state=True)) for name, work in works.items()}
 
 
 def _outcome(state: State[Any]) -> Outcome:
@@ -202,9 +186,7 @@ def publish(report: TasksReport, parent_run: TrackedRun) -> None:
     parent_run.log_text(report.model_dump_json(indent=2), "report.json")
     parent_run.log_picture(task_comparison(report), "tasks.png")
     averages = {
-        f"result/{name}/{model}": value
-        for name, models in report.averages.items()
-        for model, value in models.items()
+        f"result/{name}/{model}": value for name, models in report.averages.items() for model, value in models.items()
     }
     if averages:
         parent_run.log(0, averages)

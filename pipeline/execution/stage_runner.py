@@ -23,22 +23,9 @@ from schemas.core.metrics import titled
 from schemas.data.stage_data import TaskDataset, describe_data, describe_task
 from schemas.recipe.recipe import MadeTeachers, Recipe
 from schemas.recipe.stage import STAGE_ORDER, TEACHER_NAMES, StageConfig
-from schemas.results.manifest import (
-    CheckpointRef,
-    Judgement,
-    Manifest,
-    Row,
-    StageResult,
-    TeacherReport,
-)
+from schemas.results.manifest import CheckpointRef, Judgement, Manifest, Row, StageResult, TeacherReport
 from stages.identity import changed_since, stage_identity
-from stages.judge import (
-    Yardstick,
-    judge_bag_of_words,
-    judge_checkpoint,
-    judge_model,
-    make_yardstick,
-)
+from stages.judge import Yardstick, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
 from stages.ports.protocols import Ports, Progress
 from stages.run import run_stage
 
@@ -109,9 +96,7 @@ class Runner:
                 return self._reuse(config, *found)
             return self._run(config, parent, identity)
 
-    def _reuse(
-        self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest
-    ) -> StageResult:
+    def _reuse(self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest) -> StageResult:
         verify(Path(checkpoint.path))
         title = self._title(config)
         self.progress.note(f"{title}: there already, reused ({checkpoint.path})")
@@ -128,9 +113,7 @@ class Runner:
         self._conclude(config, result, manifest.labels, child)
         return result
 
-    def _child_of_reused(
-        self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest
-    ) -> TrackedRun:
+    def _child_of_reused(self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest) -> TrackedRun:
         """The run that made the stage, where it was ended before it had said all; else one of its own."""
         told = (
             self.parent_run,
@@ -147,9 +130,7 @@ class Runner:
             *told, step=manifest.steps, metrics=manifest.metrics, made_by=manifest.mlflow_run_id
         )
 
-    def _run(
-        self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]
-    ) -> StageResult:
+    def _run(self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]) -> StageResult:
         digest = digest_of(identity)
         tags = self._tags(config, digest)
         child = self.tracking.child_run(
@@ -195,14 +176,8 @@ class Runner:
         self._conclude(config, result, manifest.labels, child)
         return result
 
-    def _tags(
-        self, config: StageConfig, digest: str, checkpoint: str | None = None
-    ) -> dict[str, str]:
-        tags = {
-            "distill.stage": config.name,
-            "distill.digest": digest,
-            "distill.recipe": self.recipe.name,
-        }
+    def _tags(self, config: StageConfig, digest: str, checkpoint: str | None = None) -> dict[str, str]:
+        tags = {"distill.stage": config.name, "distill.digest": digest, "distill.recipe": self.recipe.name}
         if self.recipe.task is not None:
             tags["distill.task"] = self.task or describe_task(self.recipe.task)
         if candidate := candidate_of(config, self._candidates(config)):
@@ -213,9 +188,7 @@ class Runner:
         data = config.data
         child.log_dataset(describe_data(data), digest, None, data.model_dump_json(), "training")
 
-    def _conclude(
-        self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun
-    ) -> None:
+    def _conclude(self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun) -> None:
         """Judge the stage, put its row into the table and its artifacts beside its numbers; then its run has ended."""
         status = "FAILED"
         try:
@@ -271,22 +244,14 @@ class Runner:
         child.finish("FINISHED")
         metric, scorer = metric_of(config), self.yardstick.scorer
         title = titled(metric, scorer.about(metric) if scorer else None)
-        named = {
-            "candidate": best.candidate,
-            "candidate_score": best.score,
-            "candidate_metric": title,
-        }
+        named = {"candidate": best.candidate, "candidate_score": best.score, "candidate_metric": title}
         self.rows[-1] = self.rows[-1].model_copy(update=named)
         for each in tried:
             if each is not best:
                 self._add_row(row_of_tried(each, title))
-        self.progress.note(
-            f"{config.name}: the best of {len(tried)} is {best.candidate} ({title} {best.score:.4f})"
-        )
+        self.progress.note(f"{config.name}: the best of {len(tried)} is {best.candidate} ({title} {best.score:.4f})")
 
-    def _judge_row(
-        self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun
-    ) -> None:
+    def _judge_row(self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun) -> None:
         # A head for several tasks is not asked this one's questions; its features are.
         own = labels if isinstance(config.data, TaskDataset) else ()
         judgement = self.judge(result.checkpoint, own)
@@ -331,9 +296,7 @@ class Runner:
         """What every checkpoint of this run is measured with; made when first needed."""
         if self._yardstick is None:
             first = self.teachers.fine_tuned[:1]
-            self._yardstick = make_yardstick(
-                self.recipe, first[0] if first else None, self.store.cache
-            )
+            self._yardstick = make_yardstick(self.recipe, first[0] if first else None, self.store.cache)
         return self._yardstick
 
     def judge(self, checkpoint: CheckpointRef, labels: tuple[str, ...]) -> Judgement:
@@ -350,9 +313,7 @@ class Runner:
         digest = self.yardstick.digest(self.yardstick.teacher_digest)
         judgement = self.store.read_judgement(digest)
         if judgement is None:
-            judgement = judge_model(
-                self.yardstick.teacher, self.yardstick, has_head=bool(self.teachers.fine_tuned)
-            )
+            judgement = judge_model(self.yardstick.teacher, self.yardstick, has_head=bool(self.teachers.fine_tuned))
             self.store.write_judgement(digest, judgement)
         self.rows.append(Row(name="teacher", kind="teacher", status="given", judgement=judgement))
 
@@ -369,9 +330,7 @@ class Runner:
     def add_bag_of_words(self) -> None:
         """The row of a bag-of-words classifier."""
         judgement = self._bag_of_words()
-        self.rows.append(
-            Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement)
-        )
+        self.rows.append(Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement))
 
     def check_teacher(self) -> None:
         """Say of each fine-tuned teacher whether it is good enough, and refuse a first one that is of no use.

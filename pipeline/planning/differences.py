@@ -79,10 +79,7 @@ def _differences(wanted: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str
         mine, theirs = wanted.get(place), kept.get(place)
         if mine == theirs and (place in wanted) == (place in kept):
             continue
-        words = (
-            _DIGESTS.get(place.split(".")[0])
-            or f"{place} is {_shown(mine)}, there {_shown(theirs)}"
-        )
+        words = _DIGESTS.get(place.split(".")[0]) or f"{place} is {_shown(mine)}, there {_shown(theirs)}"
         if words not in found:
             found.append(words)
     return found

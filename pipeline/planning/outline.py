@@ -59,10 +59,7 @@ def outline(
     unknown: set[str | None] = set()
     for group in recipe.teacher_candidates() if needs_made_teachers(stages) else ():
         candidates = [(config, stage_digest(config, None)) for config in group]
-        outlined += [
-            OutlinedStage(config, None, digest, candidate_of(config, group))
-            for config, digest in candidates
-        ]
+        outlined += [OutlinedStage(config, None, digest, candidate_of(config, group)) for config, digest in candidates]
         teacher, is_known = foreseen(candidates, store)
         made.append(teacher)
         unknown |= set() if is_known else {teacher[2]}
@@ -89,9 +86,7 @@ def outline_tasks(
         return tuple((None, stage) for stage in outline(recipe, stages, store, parent))
     general = recipe.without_tasks()
     shared = [stage for stage in stages if stage in general.stages]
-    lines: list[tuple[str | None, OutlinedStage]] = [
-        (None, stage) for stage in outline(general, shared, store, parent)
-    ]
+    lines: list[tuple[str | None, OutlinedStage]] = [(None, stage) for stage in outline(general, shared, store, parent)]
     known = {stage.digest for _, stage in lines}
     for name in recipe.tasks:
         own = outline(recipe.for_task(name), stages, store, parent)
@@ -112,9 +107,7 @@ def with_student_there(recipe: Recipe, store: CheckpointStore) -> Recipe | None:
     return recipe.with_pretrained(FolderModel(path=str(Path(found[0].path) / "model")))
 
 
-def check_earlier_stages(
-    recipe: Recipe, stages: Sequence[Stage], from_stage: str, store: CheckpointStore
-) -> None:
+def check_earlier_stages(recipe: Recipe, stages: Sequence[Stage], from_stage: str, store: CheckpointStore) -> None:
     """Make sure that everything before `from_stage` is in the store, before anything is trained for it.
 
     Raises:

@@ -99,24 +99,12 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
     recipe = ready
     looked = look_at(recipe, store.cache)
     facts = next(iter(looked.values()))  # the models are the same whatever the task
-    rates = {
-        precision: matrix_rate(precision)
-        for precision in {stage.training.precision for stage in recipe.stages}
-    }
+    rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
     planned: list[PlannedStage] = []
     for task, stage in outline_tasks(recipe, recipe.stages, store):
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
-        planned.append(
-            _planned(
-                task,
-                stage,
-                looked.get(task, facts),
-                store,
-                rate,
-                recipe.execution,
-            )
-        )
+        planned.append(_planned(task, stage, looked.get(task, facts), store, rate, recipe.execution))
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
@@ -133,12 +121,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
 
 
 def _planned(
-    task: str | None,
-    stage: OutlinedStage,
-    facts: Facts,
-    store: CheckpointStore,
-    rate: float,
-    execution: Execution,
+    task: str | None, stage: OutlinedStage, facts: Facts, store: CheckpointStore, rate: float, execution: Execution
 ) -> PlannedStage:
     config = stage.config
     cost = cost_of(
@@ -184,12 +167,7 @@ def _called(stage: PlannedStage) -> str:
 
 
 def _as_table(plan: Plan) -> Table:
-    table = Table(
-        title=shown(f"{plan.recipe}: what would run"),
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = Table(title=shown(f"{plan.recipe}: what would run"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for name in ("stage", "", "teacher", "data", "objective"):
         table.add_column(name, no_wrap=name != "objective")
     for name in ("steps", "tokens", "operations", "about"):
@@ -236,10 +214,7 @@ def print_plan(plan: Plan, console: Console) -> None:
                 f"{_called(stage)}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on "
                 "disk while the stage trains",
             )
-    say(
-        console,
-        f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate",
-    )
+    say(console, f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate")
     if plan.then:
         say(
             console,

@@ -98,9 +98,7 @@ def row_of_tried(tried: Tried, metric: str) -> Row:
         name=tried.config.name,
         kind="teacher",
         status="reused" if tried.result.reused else "ran",
-        judgement=Judgement(
-            task_metric=metrics.get(f"eval/{main}"), accuracy=metrics.get("eval/accuracy")
-        ),
+        judgement=Judgement(task_metric=metrics.get(f"eval/{main}"), accuracy=metrics.get("eval/accuracy")),
         tokens=tried.result.tokens,
         seconds=tried.result.seconds,
         checkpoint=tried.result.checkpoint,

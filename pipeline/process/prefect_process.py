@@ -28,9 +28,7 @@ def serve(listener: socket.socket) -> None:
     import uvicorn
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on"
-    )
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
     uvicorn.Server(config).run(sockets=[listener])
 
 

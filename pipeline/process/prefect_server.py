@@ -23,11 +23,7 @@ _DEFAULT_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 3.0
 # What Prefect sets for its own: no pages, nothing that runs at intervals.
-_ENVIRONMENT = {
-    "PREFECT_UI_ENABLED": "0",
-    "PREFECT__SERVER_EPHEMERAL": "1",
-    "PREFECT__SERVER_FINAL": "1",
-}
+_ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 class TemporaryServer:

@@ -36,18 +36,12 @@ class Settings(Frozen):
     """Prefect's server, for messages only: Prefect reads it itself (PREFECT_API_URL)."""
 
 
-def read_settings(
-    store: str | Path | None = None, environ: Mapping[str, str] | None = None
-) -> Settings:
+def read_settings(store: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """The settings of this process; `store`, when given, wins over DISTILL_STORE.
 
     An empty variable counts as unset.
     """
-    given = {
-        name: value
-        for name, value in (os.environ if environ is None else environ).items()
-        if value.strip()
-    }
+    given = {name: value for name, value in (os.environ if environ is None else environ).items() if value.strip()}
     place = store or given.get("DISTILL_STORE", "distill-store")
     refuse_credentials({"--store": str(place)})  # it stands in every message and report
     root = local_path(place, "--store").absolute()

@@ -94,9 +94,7 @@ class Stop:
         kept = "the state is being saved" if saves else "finished stages and saved states are kept"
         key = "Ctrl-C" if number == signal.SIGINT else number.name
         if self.tell is not None:
-            with suppress(
-                Exception
-            ):  # a pipe that nobody reads any more must not keep the state from being saved
+            with suppress(Exception):  # a pipe that nobody reads any more must not keep the state from being saved
                 self.tell(f"stopping: {kept}; {key} once more ends it at once")
         for call in self.when_asked:
             with suppress(Exception):
@@ -136,18 +134,14 @@ def interrupted(what: str) -> Iterator[None]:
     try:
         yield
     except Stopped:
-        raise Interrupted(
-            f"stopped during {what}; finished stages and saved states are kept"
-        ) from None
+        raise Interrupted(f"stopped during {what}; finished stages and saved states are kept") from None
 
 
 _active: list[Stop] = []
 
 
 @contextmanager
-def stop_signals(
-    again: str | None = None, tell: Callable[[str], None] | None = None
-) -> Iterator[Stop]:
+def stop_signals(again: str | None = None, tell: Callable[[str], None] | None = None) -> Iterator[Stop]:
     """Turns the signals that ask a process to end into a wish (see the module), until the block ends.
 
     Within another such block it is that one's `Stop`, whose handlers are put back in their place. Where a signal is
@@ -205,9 +199,7 @@ def _listener(stop: Stop, handled: list[signal.Signals]) -> Iterator[None]:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    thread = threading.Thread(
-        target=_listen, args=(stop, ours, frozenset(handled)), name="stop-signals", daemon=True
-    )
+    thread = threading.Thread(target=_listen, args=(stop, ours, frozenset(handled)), name="stop-signals", daemon=True)
     thread.start()
     try:
         yield

@@ -52,9 +52,7 @@ def say(console: Console, text: str = "", style: str = "") -> None:
     console.print(shown(text, style), soft_wrap=True, highlight=False)
 
 
-def add_row(
-    table: Table, cells: Iterable[str], *, style: str | None = None, end_section: bool = False
-) -> None:
+def add_row(table: Table, cells: Iterable[str], *, style: str | None = None, end_section: bool = False) -> None:
     """A row of a table, its cells as they are."""
     table.add_row(*map(shown, cells), style=style, end_section=end_section)
 

@@ -39,11 +39,7 @@ def class_lines(card: DataCard) -> list[str]:
     """A line for the classes, labels, tags or values of each split."""
     if card.task is None:
         return []
-    return [
-        f"{name}, {_classes(card.task.kind, split)}"
-        for name, split in card.task.splits.items()
-        if split.labels
-    ]
+    return [f"{name}, {_classes(card.task.kind, split)}" for name, split in card.task.splits.items() if split.labels]
 
 
 def _classes(kind: str, split: SplitCard) -> str:

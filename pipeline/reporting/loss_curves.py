@@ -51,9 +51,7 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
     _plain_log_ticks(upper)
     _label_ends(upper, ends)
     rate = _values(given, _RATE)
-    lower.plot(
-        [tokens.get(s, s) if tokens else s for s, _ in rate], [v for _, v in rate], color=GREY
-    )
+    lower.plot([tokens.get(s, s) if tokens else s for s, _ in rate], [v for _, v in rate], color=GREY)
     lower.set_ylim(bottom=0)
     lower.set_ylabel("learning\nrate")
     lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0), useMathText=True)
@@ -107,11 +105,7 @@ def _as_they_are(figure: Any) -> None:
 
 def _loss_names(points: Sequence[Point]) -> list[str]:
     names = dict.fromkeys(name for point in points for name in point.metrics)
-    return [
-        name
-        for name in names
-        if name.startswith("train/") and name.endswith("loss") and name.count("/") == 1
-    ]
+    return [name for name in names if name.startswith("train/") and name.endswith("loss") and name.count("/") == 1]
 
 
 def _values(points: Sequence[Point], name: str) -> list[tuple[int, float]]:
@@ -130,11 +124,7 @@ def _tokens(points: Sequence[Point]) -> dict[int, float]:
 
 
 def _plain(name: str) -> str:
-    return (
-        name.removeprefix("train/").removesuffix("_loss").replace("_", " ")
-        if name != _TOTAL
-        else "total"
-    )
+    return name.removeprefix("train/").removesuffix("_loss").replace("_", " ") if name != _TOTAL else "total"
 
 
 def _draw(axes: Any, xs: list[float], ys: list[float], colour: str) -> None:

@@ -120,10 +120,7 @@ def as_markdown(report: RunReport) -> str:
 
 def as_records(report: RunReport) -> list[dict[str, str]]:
     """The rows for a Prefect table artifact."""
-    names = [
-        named(name, report) or ("stage" if index == 0 else "status")
-        for index, name in enumerate(COLUMNS)
-    ]
+    names = [named(name, report) or ("stage" if index == 0 else "status") for index, name in enumerate(COLUMNS)]
     return [dict(zip(names, cells(row), strict=True)) for row in report.rows]
 
 
@@ -211,9 +208,7 @@ def _difference_lines(judgement: Judgement) -> list[str]:
     lines = []
     if (found := judgement.minus_teacher) is not None:
         value, low, high = (f"{100 * each:+.1f}" for each in (found.value, found.low, found.high))
-        lines.append(
-            f"student minus teacher: {value} points (95 % interval {low} to {high}, on the same rows)"
-        )
+        lines.append(f"student minus teacher: {value} points (95 % interval {low} to {high}, on the same rows)")
     if judgement.agreement is not None and judgement.agreement_guessed is not None:
         lines.append(
             f"student agrees with teacher: {percent(judgement.agreement)} % (the best constant answer: "
@@ -253,10 +248,7 @@ def notes_on(scores: Mapping[str, Score]) -> list[str]:
 
 def card_lines(card: DataCard) -> list[str]:
     """What is read, in a line for each split of the task and for the corpus."""
-    lines = [
-        *(card.task.remarks if card.task else ()),
-        *(card.corpus.remarks if card.corpus else ()),
-    ]
+    lines = [*(card.task.remarks if card.task else ()), *(card.corpus.remarks if card.corpus else ())]
     for name, split in card.task.splits.items() if card.task else ():
         odd = {
             "repeated": split.duplicates,
@@ -301,20 +293,10 @@ def candidates_table(report: RunReport) -> Table | None:
     tried = [row for row in report.rows if row.candidate is not None]
     if not tried:
         return None
-    table = Table(
-        title="candidates for the teacher",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+    table = Table(title="candidates for the teacher", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     chosen_by = next((row.candidate_metric for row in tried if row.candidate_metric), "")
-    for name in (
-        f"chosen by {chosen_by}".rstrip(),
-        f"{report.metric_title} %",
-        "tokens",
-        "time",
-    ):
+    for name in (f"chosen by {chosen_by}".rstrip(), f"{report.metric_title} %", "tokens", "time"):
         table.add_column(shown(name), justify="right", no_wrap=True)
     table.add_column("")
     for row in tried:

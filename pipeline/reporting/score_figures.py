@@ -25,9 +25,7 @@ def stage_comparison(report: RunReport) -> bytes:
     scored = _scored(report)
     widths = [max(2, len(rows)) for rows in (probed, latent, scored) if rows]
     figure = new_figure(max(5.0, 1.15 * sum(widths) + 1.0), 4.4)
-    panels = iter(
-        figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0] if widths else ()
-    )
+    panels = iter(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0] if widths else ())
     if probed:
         _draw_probe(next(panels), report, probed)
     if latent:
@@ -89,9 +87,14 @@ def _draw_probe(axes: Any, report: RunReport, rows: Sequence[Row]) -> None:
     if reference is not None:
         axes.axhline(reference, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
-            f"teacher {percent(reference)}", (0, reference), xycoords=("axes fraction", "data"),
-            xytext=(4, 4), textcoords="offset points", color=GREY, fontsize=9,
-        )  # fmt: skip
+            f"teacher {percent(reference)}",
+            (0, reference),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 4),
+            textcoords="offset points",
+            color=GREY,
+            fontsize=9,
+        )
 
 
 def _bars(axes: Any, rows: Sequence[Row], values: Sequence[float], texts: Sequence[str]) -> None:
@@ -101,10 +104,16 @@ def _bars(axes: Any, rows: Sequence[Row], values: Sequence[float], texts: Sequen
         # Inside the bar, where the teacher's line cannot cross it, unless the bar is too short for that.
         inside = value > 0.12 * highest
         axes.annotate(
-            text, (place, value), xytext=(0, -4 if inside else 3), textcoords="offset points",
-            ha="center", va="top" if inside else "bottom", fontsize=9, zorder=4,
+            text,
+            (place, value),
+            xytext=(0, -4 if inside else 3),
+            textcoords="offset points",
+            ha="center",
+            va="top" if inside else "bottom",
+            fontsize=9,
+            zorder=4,
             color="white" if inside and row.kind == "stage" else BLACK,
-        )  # fmt: skip
+        )
     _name(axes, rows)
 
 
@@ -112,13 +121,16 @@ def _draw_scores(axes: Any, scored: Sequence[tuple[Row, Score]]) -> None:
     for place, (row, score) in enumerate(scored):
         spread = [[score.value - score.low], [score.high - score.value]]
         colour = _colour(row)
-        axes.errorbar(
-            place, score.value, yerr=spread, fmt="o", color=colour, capsize=4, linewidth=1.6
-        )
+        axes.errorbar(place, score.value, yerr=spread, fmt="o", color=colour, capsize=4, linewidth=1.6)
         axes.annotate(
-            percent(score.value), (place, score.value), xytext=(7, 0), textcoords="offset points",
-            va="center", fontsize=9, color=BLACK,
-        )  # fmt: skip
+            percent(score.value),
+            (place, score.value),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=BLACK,
+        )
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.7)
     axes.margins(y=0.15)

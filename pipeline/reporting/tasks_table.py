@@ -74,9 +74,7 @@ def scores_by_task(tasks: Mapping[str, RunReport]) -> dict[str, dict[str, dict[s
 
 
 def averages(
-    scores: Mapping[str, Mapping[str, float]],
-    main: Mapping[str, str],
-    unlike: Container[tuple[str, str]] = (),
+    scores: Mapping[str, Mapping[str, float]], main: Mapping[str, str], unlike: Container[tuple[str, str]] = ()
 ) -> dict[str, float]:
     """Averages of one model over the tasks, by name: of the tasks' own scores, and those that papers quote.
 
@@ -95,9 +93,7 @@ def averages(
         if (task, metric) not in unlike
     }
     quoted = published_averages(flat)
-    return found | {
-        name: average.value for name, average in quoted.items() if average.value is not None
-    }
+    return found | {name: average.value for name, average in quoted.items() if average.value is not None}
 
 
 def averages_of(tasks: Mapping[str, RunReport]) -> dict[str, dict[str, float]]:
@@ -202,16 +198,13 @@ def summary(report: TasksReport) -> list[str]:
     lines = []
     if report.shared:
         stages = ", ".join(
-            f"{row.name} {'reused' if row.status == 'reused' else duration(row.seconds)}"
-            for row in report.shared
+            f"{row.name} {'reused' if row.status == 'reused' else duration(row.seconds)}" for row in report.shared
         )
         lines.append(f"done once for all tasks: {stages}")
     for task, each in report.tasks.items():
         student = student_row(each)
         if student and student.checkpoint:
-            lines.append(
-                f"{task}: distill compare {each.run}; checkpoint {student.checkpoint.path}"
-            )
+            lines.append(f"{task}: distill compare {each.run}; checkpoint {student.checkpoint.path}")
     sizes = [each.size for each in report.tasks.values() if each.size is not None]
     lines += size_lines(sizes[0]) if sizes else []
     lines += [f"{task} failed: {' '.join(why.split())}" for task, why in report.failed.items()]

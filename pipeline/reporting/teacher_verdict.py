@@ -185,10 +185,7 @@ class _Measured:
 
     def _remedy(self) -> str:
         """What to do about a teacher that knows nothing, by what its answers look like."""
-        general = (
-            "train it longer (teacher.task_model.training), check the labels, or lower "
-            "teacher.minimum_gain"
-        )
+        general = "train it longer (teacher.task_model.training), check the labels, or lower teacher.minimum_gain"
         answers = None if self.yardstick is None else self.yardstick.teacher_answers
         if self.yardstick is None or answers is None:
             return general
@@ -209,9 +206,7 @@ class _Measured:
         return general
 
 
-def _best_order(
-    scorer: ClassScorer, answers: NDArray[np.int64], metric: MetricName
-) -> tuple[float, list[str]]:
+def _best_order(scorer: ClassScorer, answers: NDArray[np.int64], metric: MetricName) -> tuple[float, list[str]]:
     """The score if the outputs stood for the classes that suit them best, and the names of these."""
     names = scorer.task.labels
     counts = np.zeros((len(names), len(names)), np.int64)

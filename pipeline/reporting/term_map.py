@@ -11,9 +11,7 @@ from pipeline.reporting.loss_curves import as_png, new_figure
 from pipeline.tracking.points import Point, read_points
 
 SHARE = "train/gradient_share/"
-_TERM = re.compile(
-    r"^train/(?P<name>\w+?)_loss(?P<teacher>_teacher_\d+)?(?:_layer_(?P<layer>\d+))?$"
-)
+_TERM = re.compile(r"^train/(?P<name>\w+?)_loss(?P<teacher>_teacher_\d+)?(?:_layer_(?P<layer>\d+))?$")
 _WHOLE = "–"
 """The column of terms that have no block."""
 
@@ -32,9 +30,7 @@ def term_map(points: Path | Sequence[Point], title: str) -> bytes:
     left = remaining(given)
     shares = last_shares(given)
     rows = list(dict.fromkeys(row for row, _ in left))
-    columns = sorted(
-        {column for _, column in left}, key=lambda name: (name != _WHOLE, len(name), name)
-    )
+    columns = sorted({column for _, column in left}, key=lambda name: (name != _WHOLE, len(name), name))
     figure = new_figure(4.5 + 1.3 * len(columns), 1.9 + 0.45 * len(rows))
     axes = figure.subplots(1, 2 if shares else 1, squeeze=False)[0]
     _heat(axes[0], left, rows, columns, "loss left, of its first value", above="#f6d5c3")
@@ -90,9 +86,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.0f} %" if value >= 0.095 else f"{100 * value:.1f} %"
 
 
-def _heat(
-    axes: Any, cells: Cells, rows: Sequence[str], columns: Sequence[str], title: str, *, above: str
-) -> None:
+def _heat(axes: Any, cells: Cells, rows: Sequence[str], columns: Sequence[str], title: str, *, above: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     colours = LinearSegmentedColormap.from_list("pale", [to_rgb("white"), to_rgb(above)])

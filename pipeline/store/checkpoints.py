@@ -38,16 +38,7 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 SEAL = "manifest.sha256"
 _FREE_BYTES = 200_000_000
-_FOLDERS = (
-    "checkpoints",
-    "states",
-    "evaluations",
-    "runs",
-    "cache",
-    "points",
-    "locks",
-    open_runs.FOLDER,
-)
+_FOLDERS = ("checkpoints", "states", "evaluations", "runs", "cache", "points", "locks", open_runs.FOLDER)
 _SWEPT = ("checkpoints", "states", "evaluations", "runs", "points")
 
 
@@ -158,9 +149,7 @@ class FolderWriter:
         Raises:
             StoreError: the file system refused; nothing unfinished is left.
         """
-        assert (manifest.stage, manifest.digest) == (self.stage, self.digest), (
-            "manifest of another stage"
-        )
+        assert (manifest.stage, manifest.digest) == (self.stage, self.digest), "manifest of another stage"
         target = self.store.folder(self.stage, self.digest)
         with files.storage_errors(target.parent), files.unfinished(target.parent) as folder:
             write(folder)
@@ -245,9 +234,7 @@ def _checked(folder: Path, *, content: bool) -> Manifest:
 
 def _damaged(folder: Path, problems: list[str]) -> CheckpointError:
     stage = re.sub(r"-[0-9a-f]{16}$", "", folder.name)
-    return CheckpointError(
-        f"{folder} is damaged: {'; '.join(problems)}; delete the folder to redo {stage}"
-    )
+    return CheckpointError(f"{folder} is damaged: {'; '.join(problems)}; delete the folder to redo {stage}")
 
 
 def verify(folder: Path) -> Manifest:
@@ -259,17 +246,9 @@ def verify(folder: Path) -> Manifest:
     """
     for path in (folder, folder / MANIFEST):
         if kind := special_kind(path):
-            raise CheckpointError(
-                f"{path} is {kind}, not a regular file; give the folder of a finished stage"
-            )
+            raise CheckpointError(f"{path} is {kind}, not a regular file; give the folder of a finished stage")
     if not (folder / MANIFEST).is_file():
-        what = (
-            f"has no {MANIFEST}"
-            if folder.is_dir()
-            else "is no folder"
-            if folder.exists()
-            else "does not exist"
-        )
+        what = f"has no {MANIFEST}" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
         raise CheckpointError(
             f"{folder} {what}; expected the folder of a finished stage, such as "
             f"STORE/checkpoints/general-0123456789abcdef, with {MANIFEST} in it"
@@ -284,11 +263,7 @@ def open_checkpoint(folder: str | Path) -> tuple[CheckpointRef, Manifest]:
         CheckpointError: it is no checkpoint, or it is damaged.
     """
     path = local_path(folder, "CHECKPOINT").resolve()
-    if (
-        path.name == "model"
-        and not (path / MANIFEST).exists()
-        and (path.parent / MANIFEST).is_file()
-    ):
+    if path.name == "model" and not (path / MANIFEST).exists() and (path.parent / MANIFEST).is_file():
         path = path.parent
     manifest = verify(path)
     return _ref(path, manifest), manifest
@@ -330,9 +305,7 @@ def look_into_store(path: str | Path) -> CheckpointStore:
     root = local_path(path, "--store").absolute()
     blocker = next((part for part in (root, *root.parents) if part.exists()), root)
     if blocker.exists() and not blocker.is_dir():
-        raise ConfigError(
-            f"--store {path}: {blocker} is a file, not a folder; give another folder or move it"
-        )
+        raise ConfigError(f"--store {path}: {blocker} is a file, not a folder; give another folder or move it")
     # Libraries write here too, each in its own way; nobody else may write to what any of them leaves.
     os.umask(os.umask(0o022) | 0o002)
     return CheckpointStore(root)

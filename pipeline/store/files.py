@@ -100,9 +100,7 @@ def _store_error(place: Path, code: int | None, reason: str) -> StoreError:
         errno.EIO: f"the disk reports errors; check it, or {elsewhere}",
     }
     remedy = remedies.get(code, f"check the disk, or {elsewhere}")
-    return StoreError(
-        f"cannot write to {place} ({reason}): {remedy}; what was finished before is untouched"
-    )
+    return StoreError(f"cannot write to {place} ({reason}): {remedy}; what was finished before is untouched")
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:

@@ -71,9 +71,7 @@ def seconds_of(age: str) -> float:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(minute|hour|day|week)s?\s*", age)
     if match is None:
-        raise ConfigError(
-            f"--older-than {age}: give a number and minutes, hours, days or weeks, such as '7 days'"
-        )
+        raise ConfigError(f"--older-than {age}: give a number and minutes, hours, days or weeks, such as '7 days'")
     return float(match[1]) * _UNITS[match[2]]
 
 
@@ -102,9 +100,7 @@ def find_garbage(store: CheckpointStore, *, older_than: float) -> Garbage:
         if written and (age := now - written) >= older_than:
             place = path.relative_to(store.root).as_posix()
             pieces.append(Piece(path=place, size=size, reason=reason, age=age))
-    return Garbage(
-        store=str(store.root), pieces=tuple(pieces), removed=False, older_than=older_than
-    )
+    return Garbage(store=str(store.root), pieces=tuple(pieces), removed=False, older_than=older_than)
 
 
 def remove_garbage(store: CheckpointStore, found: Garbage) -> Garbage:
@@ -129,11 +125,7 @@ def remove_garbage(store: CheckpointStore, found: Garbage) -> Garbage:
     for path in aside:
         files.remove(path)
     return Garbage(
-        store=found.store,
-        pieces=tuple(gone),
-        removed=True,
-        older_than=found.older_than,
-        in_use=tuple(in_use),
+        store=found.store, pieces=tuple(gone), removed=True, older_than=found.older_than, in_use=tuple(in_use)
     )
 
 
@@ -301,9 +293,7 @@ def _take_away(path: Path, aside: list[Path]) -> None:
 
 def _held_locks(store: CheckpointStore) -> list[Path]:
     """The locks of stages that are being made."""
-    found = [
-        path for path in (store.root / "locks").glob("*.lock") if _STAGE_FOLDER.match(path.stem)
-    ]
+    found = [path for path in (store.root / "locks").glob("*.lock") if _STAGE_FOLDER.match(path.stem)]
     return [path for path in found if open_runs.is_held(path)]
 
 

@@ -66,9 +66,7 @@ def read_report(root: Path, name: str | None = None) -> AnyReport:
         # Reports of versions that sealed none are believed.
         whole = not _seal(path).exists() or files.is_sealed(_seal(path), text, path.name)
     except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a run's report; delete it and run again"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read as a run's report; delete it and run again") from error
     if not whole:
         raise CheckpointError(
             f"{path} is not as the run wrote it ({_seal(path).name} is of other content); delete it and run again"
@@ -86,9 +84,7 @@ def list_reports(root: Path) -> list[str]:
 def report_path(root: Path, name: str) -> Path:
     """The file of a run's report; raises ConfigError where the name is none of a run."""
     if not _RUN_NAME.match(name):
-        raise ConfigError(
-            f"{name!r} is no run's name; names are letters, digits, - _ and . (see `runs/`)"
-        )
+        raise ConfigError(f"{name!r} is no run's name; names are letters, digits, - _ and . (see `runs/`)")
     return root / "runs" / f"{name}.json"
 
 
@@ -115,9 +111,7 @@ def _where_it_is(report: AnyReport, root: Path) -> AnyReport:
     return _moved(report, str(root), moved)
 
 
-def _moved(
-    report: AnyReport, store: str, moved: Callable[[CheckpointRef], CheckpointRef]
-) -> AnyReport:
+def _moved(report: AnyReport, store: str, moved: Callable[[CheckpointRef], CheckpointRef]) -> AnyReport:
     changes: dict[str, Any] = {"store": store}
     field = "rows" if isinstance(report, RunReport) else "shared"
     changes[field] = tuple(

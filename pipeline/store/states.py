@@ -32,12 +32,7 @@ log = logging.getLogger(__name__)
 
 _KEPT = 2
 _STEP = re.compile(r"^step-(\d+)$")
-_TENSORS, _NUMBERS, _MANIFEST, _SEAL = (
-    "state.safetensors",
-    "state.json",
-    "manifest.json",
-    "manifest.sha256",
-)
+_TENSORS, _NUMBERS, _MANIFEST, _SEAL = ("state.safetensors", "state.json", "manifest.json", "manifest.sha256")
 
 
 class StateManifest(Frozen):
@@ -87,9 +82,7 @@ class FolderStates:
 
         with files.storage_errors(self.folder), files.unfinished(self.folder) as folder:
             save_file(_storable(state.tensors), folder / _TENSORS)
-            numbers = json.dumps(
-                {"step": state.step, "numbers": dict(state.numbers)}, allow_nan=True
-            )
+            numbers = json.dumps({"step": state.step, "numbers": dict(state.numbers)}, allow_nan=True)
             (folder / _NUMBERS).write_text(numbers + "\n", encoding="utf-8")
             manifest = StateManifest(
                 stage=self.stage,
@@ -142,11 +135,7 @@ class FolderStates:
             problem = self._problem(folder, step)
             if problem is None:
                 return _read(folder)
-            log.warning(
-                "%s is not used: %s; going on from the state before it, if there is one",
-                folder,
-                problem,
-            )
+            log.warning("%s is not used: %s; going on from the state before it, if there is one", folder, problem)
         return None
 
     def _problem(self, folder: Path, step: int) -> str | None:
@@ -158,9 +147,7 @@ class FolderStates:
             if not files.is_sealed(folder / _SEAL, text):
                 return f"{_MANIFEST} is not the one {_SEAL} was written for"
             wrong = self._of_another(manifest, step)
-            return (
-                wrong or "; ".join(files.differences(folder, manifest.files, content=True)) or None
-            )
+            return wrong or "; ".join(files.differences(folder, manifest.files, content=True)) or None
         except FileNotFoundError:
             return f"{_MANIFEST} is missing"
         except OSError as error:
@@ -203,8 +190,4 @@ def _read(folder: Path) -> TrainingState:
     kept = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
     from stages.models.tensors import read_tensors  # as above
 
-    return TrainingState(
-        step=int(kept["step"]),
-        tensors=read_tensors(folder / _TENSORS),
-        numbers=dict(kept["numbers"]),
-    )
+    return TrainingState(step=int(kept["step"]), tensors=read_tensors(folder / _TENSORS), numbers=dict(kept["numbers"]))

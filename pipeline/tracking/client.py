@@ -110,9 +110,7 @@ def send_points(client: Any, run_id: str, points: list[Point]) -> None:
 Sent = TypeVar("Sent")
 
 
-def _send_all(
-    values: list[Sent], send: Callable[[list[Sent]], object]
-) -> list[tuple[Sent, Rejected]]:
+def _send_all(values: list[Sent], send: Callable[[list[Sent]], object]) -> list[tuple[Sent, Rejected]]:
     """Send values together; where that is refused by halves, so that one does not keep the others back.
 
     Returns:
@@ -141,9 +139,7 @@ def safe_name(name: str) -> str:
     MLflow takes letters and digits of any script, `_`, `-`, `.`, `/` and blanks, at most 250 of them, and nothing
     that a file system would take for another name.
     """
-    parts = [
-        part if part.strip(".") else "_" for part in re.sub(r"[^\w/.\- ]", "_", name).split("/")
-    ]
+    parts = [part if part.strip(".") else "_" for part in re.sub(r"[^\w/.\- ]", "_", name).split("/")]
     safe = "/".join(parts)
     if safe == name and len(name) <= _MOST_NAME:
         return name
@@ -172,9 +168,7 @@ def send_request(client: Any, run_id: str, request: Request, files: Path) -> Non
             client.log_inputs(run_id, [DatasetInput(dataset=dataset, tags=tags)])
 
 
-def data_set_request(
-    name: str, digest: str, num_rows: int | None, source: str, context: str
-) -> Request:
+def data_set_request(name: str, digest: str, num_rows: int | None, source: str, context: str) -> Request:
     """The request that notes a data set as an input; MLflow keeps 36 characters of the digest."""
     values = {
         "name": name[:500],
@@ -194,9 +188,7 @@ def send_tags(client: Any, run_id: str, tags: Mapping[str, object]) -> None:
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
 
 
-def create_run(
-    client: Any, experiment: str, name: str, tags: Mapping[str, object], *, began: int | None = None
-) -> str:
+def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, object], *, began: int | None = None) -> str:
     """Id of a new run with tags.
 
     Args:
@@ -206,14 +198,8 @@ def create_run(
         tags: its tags.
         began: milliseconds since 1970; None for now.
     """
-    source = {
-        "mlflow.user": _user(),
-        "mlflow.source.name": "distill",
-        "mlflow.source.type": "LOCAL",
-    }
-    run = client.create_run(
-        experiment, start_time=began, tags=clean({**source, **tags}, MOST_TAG), run_name=name
-    )
+    source = {"mlflow.user": _user(), "mlflow.source.name": "distill", "mlflow.source.type": "LOCAL"}
+    run = client.create_run(experiment, start_time=began, tags=clean({**source, **tags}, MOST_TAG), run_name=name)
     # It names a file of the store, whoever the server is.
     if not is_run_id(str(run.info.run_id)):
         raise Rejected(f"the run's id is not one: {str(run.info.run_id)[:80]!r}")

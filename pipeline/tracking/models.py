@@ -19,9 +19,7 @@ from typing import Any
 from pipeline.tracking.client import load_mlflow
 
 _NO_HUB_ID = "distill-flow student"  # the blank makes it no hub id, so that nothing is looked up
-_CARD = (
-    "---\nlicense: other\n---\nA student made by distill-flow. Its licence follows its teacher's.\n"
-)
+_CARD = "---\nlicense: other\n---\nA student made by distill-flow. Its licence follows its teacher's.\n"
 
 
 # By the end of a model's architecture: the class that loads it, and the pipeline that MLflow makes of it.
@@ -59,9 +57,7 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
         model: Any = getattr(transformers, loader).from_pretrained(
             model_folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
         )
-    tokenizer: Any = AutoTokenizer.from_pretrained(
-        model_folder, local_files_only=True, trust_remote_code=False
-    )
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
     model.name_or_path = model.config._name_or_path = _NO_HUB_ID
     with _quiet():
         import mlflow.transformers as flavor
@@ -73,8 +69,7 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
             task=task,
             model_card=ModelCard(_CARD),
             pip_requirements=[
-                f"{name}=={version(name).partition('+')[0]}"
-                for name in ("mlflow", "torch", "transformers")
+                f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "transformers")
             ],
         )
     # It only says that no licence was found under a name that is no hub id.

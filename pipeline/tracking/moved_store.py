@@ -50,15 +50,8 @@ def lead_to_store(uri: str, artifacts: Path | None) -> None:
     database = _own_database(uri, artifacts)
     if database is None or artifacts is None or not was_moved(uri, artifacts):
         return
-    with (
-        one_at_a_time(uri),
-        closing(sqlite3.connect(database, timeout=_WAIT_SECONDS)) as connection,
-        connection,
-    ):
-        known = {
-            name
-            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        }
+    with one_at_a_time(uri), closing(sqlite3.connect(database, timeout=_WAIT_SECONDS)) as connection, connection:
+        known = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         for before in set(_places_before(connection, artifacts)):
             for table, column, where in _PATHS:
                 if table in known:
@@ -77,20 +70,13 @@ def _places_before(connection: sqlite3.Connection, artifacts: Path) -> Iterator[
     here = artifacts.parent
     for (location,) in connection.execute("SELECT artifact_location FROM experiments"):
         path = Path(unquote(urlsplit(str(location)).path))
-        if (
-            path.name == artifacts.name
-            and path != artifacts
-            and path.parent.resolve() != here.resolve()
-        ):
+        if path.name == artifacts.name and path != artifacts and path.parent.resolve() != here.resolve():
             yield path.parent
 
 
-def _replace(
-    connection: sqlite3.Connection, table: str, column: str, where: str, before: Path, now: Path
-) -> None:
+def _replace(connection: sqlite3.Connection, table: str, column: str, where: str, before: Path, now: Path) -> None:
     for old, new in ((before.as_uri(), now.as_uri()), (str(before), str(now))):
         connection.execute(
-            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-            f"WHERE substr({column}, 1, ?) = ? {where}",
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ? {where}",
             (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"),
         )

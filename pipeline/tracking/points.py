@@ -91,11 +91,7 @@ class PointFile:
             StoreError: the file system refused. A run that goes on from its last state logs them again.
         """
         with self._lock:
-            fresh = {
-                name: float(value)
-                for name, value in metrics.items()
-                if self._is_new(name, step, float(value))
-            }
+            fresh = {name: float(value) for name, value in metrics.items() if self._is_new(name, step, float(value))}
             if not fresh:
                 return False
             again = any(self._newest.get(name, (-1,))[0] == step for name in fresh)
@@ -144,11 +140,7 @@ class PointFile:
     def _give_up(self, error: OSError) -> None:
         if not self._broken:
             self._broken = True
-            log.warning(
-                "what MLflow has of %s cannot be noted (%s)",
-                self.path,
-                error.strerror,
-            )
+            log.warning("what MLflow has of %s cannot be noted (%s)", self.path, error.strerror)
 
     def unsent(self, most: int = 1000) -> tuple[list[Point], int]:
         """Points that no server has yet, about `most` values of them, and the offset behind."""
@@ -199,18 +191,10 @@ def read_points(path: Path) -> Iterator[Point]:
 
 def read_header(path: Path) -> dict[str, Any]:
     """What the run was opened with, as far as it can have been ours; empty when the file has no header."""
-    header: dict[str, Any] = next(
-        (line["header"] for line in _lines(path) if isinstance(line.get("header"), dict)), {}
-    )
-    kept: dict[str, Any] = {
-        key: value for key, value in header.items() if isinstance(value, _HEADER.get(key, ()))
-    }
+    header: dict[str, Any] = next((line["header"] for line in _lines(path) if isinstance(line.get("header"), dict)), {})
+    kept: dict[str, Any] = {key: value for key, value in header.items() if isinstance(value, _HEADER.get(key, ()))}
     tags: dict[str, Any] = kept.get("tags", {})
-    return kept | (
-        {"tags": {key: value for key, value in tags.items() if isinstance(value, str)}}
-        if tags
-        else {}
-    )
+    return kept | ({"tags": {key: value for key, value in tags.items() if isinstance(value, str)}} if tags else {})
 
 
 def read_start(path: Path) -> int | None:
@@ -270,11 +254,7 @@ def has_finished(path: Path) -> bool:
 
 def runs_tagged(points: Path, tag: str, value: str) -> list[Path]:
     """Files of the runs that began with that tag."""
-    return [
-        path
-        for path in sorted(points.glob("*.jsonl"))
-        if read_header(path).get("tags", {}).get(tag) == value
-    ]
+    return [path for path in sorted(points.glob("*.jsonl")) if read_header(path).get("tags", {}).get(tag) == value]
 
 
 def end_dead_runs(points: Path) -> None:

@@ -13,13 +13,7 @@ from typing import Any, TypeVar
 
 from pipeline.store.checkpoints import CheckpointStore, verify
 from pipeline.store.files import storage_errors
-from pipeline.tracking.client import (
-    CHECKPOINT_TAG,
-    http_status,
-    is_run_id,
-    load_mlflow,
-    sqlite_file,
-)
+from pipeline.tracking.client import CHECKPOINT_TAG, http_status, is_run_id, load_mlflow, sqlite_file
 from schemas.core.credentials import without_credentials
 from schemas.core.errors import CheckpointError
 from schemas.results.manifest import Manifest
@@ -46,9 +40,7 @@ def resolve_run(run_id: str, *, uri: str, store: CheckpointStore) -> Path:
     """
     place = f"mlflow:{run_id[:80]}"
     if not is_run_id(run_id):
-        raise CheckpointError(
-            f"{place!r} is no id of a run; copy it from the stage's page in MLflow"
-        )
+        raise CheckpointError(f"{place!r} is no id of a run; copy it from the stage's page in MLflow")
     mlflow = load_mlflow()
     client = _try(place, uri, lambda: mlflow.MlflowClient(tracking_uri=uri))
     run = _try(place, uri, lambda: client.get_run(run_id))
@@ -100,20 +92,14 @@ def _problem(folder: Path, tags: dict[str, str]) -> str | None:
 def _with_artifact(client: Any, run: Any) -> Iterator[str]:
     """Ids of runs of the same stage that have its checkpoint among their artifacts, the given one first."""
     same = client.search_runs(
-        [run.info.experiment_id],
-        f"tags.`{DIGEST_TAG}` = '{run.data.tags[DIGEST_TAG]}'",
-        max_results=_MOST_RUNS,
+        [run.info.experiment_id], f"tags.`{DIGEST_TAG}` = '{run.data.tags[DIGEST_TAG]}'", max_results=_MOST_RUNS
     )
     for run_id in dict.fromkeys([run.info.run_id, *(each.info.run_id for each in same)]):
-        if f"{CHECKPOINT}/manifest.json" in {
-            item.path for item in client.list_artifacts(run_id, CHECKPOINT)
-        }:
+        if f"{CHECKPOINT}/manifest.json" in {item.path for item in client.list_artifacts(run_id, CHECKPOINT)}:
             yield run_id
 
 
-def _downloaded(
-    place: str, uri: str, client: Any, run_id: str, tags: dict[str, str], store: CheckpointStore
-) -> Path:
+def _downloaded(place: str, uri: str, client: Any, run_id: str, tags: dict[str, str], store: CheckpointStore) -> Path:
     """The checkpoint among a run's artifacts, as one of the store's own."""
     parent = store.root / "checkpoints"
     with storage_errors(parent), unfinished(parent) as scratch:
@@ -136,8 +122,7 @@ def _try(place: str, uri: str, job: Callable[[], T]) -> T:
     except MlflowException as error:
         if http_status(error) in (400, 404):
             raise CheckpointError(
-                f"{place}: MLflow at {address} knows no such run; copy the id from "
-                "the stage's page there"
+                f"{place}: MLflow at {address} knows no such run; copy the id from the stage's page there"
             ) from error
         raise CheckpointError(
             f"{place}: MLflow at {address} cannot be asked ({_brief(error)}); start it, set "
@@ -145,8 +130,7 @@ def _try(place: str, uri: str, job: Callable[[], T]) -> T:
         ) from error
     except Exception as error:  # drivers and transports raise what they like
         raise CheckpointError(
-            f"{place}: MLflow at {address} cannot be asked ({_brief(error)}); give the "
-            "checkpoint's folder"
+            f"{place}: MLflow at {address} cannot be asked ({_brief(error)}); give the checkpoint's folder"
         ) from error
 
 

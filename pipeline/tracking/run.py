@@ -108,9 +108,7 @@ class TrackedRun:
             path.write_bytes(content)
             return self.log_artifacts(folder)
 
-    def log_dataset(
-        self, name: str, digest: str, num_rows: int | None, source: str, context: str
-    ) -> bool:
+    def log_dataset(self, name: str, digest: str, num_rows: int | None, source: str, context: str) -> bool:
         """Note a data set as an input of the run.
 
         Args:
@@ -143,9 +141,7 @@ class TrackedRun:
         run_id = self.run_id
         # While something older waits, newer waits behind it: sent the other way round it would be overwritten.
         if run_id is not None and self._outbox.is_empty():
-            taken = self._tracking.ask(
-                request.kind, lambda server: server.send(run_id, request, files or Path())
-            )
+            taken = self._tracking.ask(request.kind, lambda server: server.send(run_id, request, files or Path()))
             if taken is not None:
                 return taken
         self._outbox.keep(request, files)

@@ -161,9 +161,7 @@ class Server:
         yield Amount(notes=int(self._send_end(run_id, file.path)))
 
     def _send_points(self, run_id: str, points: list[Point]) -> bool:
-        return bool(points) and self._taken(
-            "some points", lambda: send_points(self.client, run_id, points)
-        )
+        return bool(points) and self._taken("some points", lambda: send_points(self.client, run_id, points))
 
     def send(self, run_id: str, request: Request, files: Path) -> bool:
         """Send one request now; False when it is refused, so that asking again would not help."""
@@ -177,9 +175,7 @@ class Server:
         if end is None or end[1] == kept.read_sent(path).get("ended"):
             return False
         status, time = end
-        taken = self._taken(
-            "the run's end", lambda: self.client.set_terminated(run_id, status, time)
-        )
+        taken = self._taken("the run's end", lambda: self.client.set_terminated(run_id, status, time))
         kept.note_sent(path, ended=time)
         return taken
 

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.tracking import points as kept
-from pipeline.tracking.client import (
-    CHECKPOINT_TAG as CHECKPOINT_TAG,
-)
+from pipeline.tracking.client import CHECKPOINT_TAG as CHECKPOINT_TAG
 from pipeline.tracking.client import (
     MOST_TAG,
     clean,
@@ -51,9 +49,7 @@ _HURRY_SECONDS = 1.0
 class Tracking:
     """The runs of one flow run; made by `Tracking.open`. Whatever a server does, no method raises."""
 
-    def __init__(
-        self, uri: str, experiment: str, points: Path, *, artifacts: Path | None, patience: float
-    ) -> None:
+    def __init__(self, uri: str, experiment: str, points: Path, *, artifacts: Path | None, patience: float) -> None:
         self._uri, self._experiment, self._points = uri, experiment, points
         self._artifacts = artifacts
         self._server: Server | None = None
@@ -133,11 +129,7 @@ class Tracking:
     def _connected(self) -> Server:
         if self._server is None:
             self._server = Server(
-                self._uri,
-                self._experiment,
-                self._points,
-                artifacts=self._artifacts,
-                complain=self.worker.complain,
+                self._uri, self._experiment, self._points, artifacts=self._artifacts, complain=self.worker.complain
             )
         return self._server
 
@@ -146,9 +138,7 @@ class Tracking:
         with refusals():
             send_points(server.client, run_id, points)
 
-    def parent_run(
-        self, name: str, params: Mapping[str, object], tags: Mapping[str, object]
-    ) -> TrackedRun:
+    def parent_run(self, name: str, params: Mapping[str, object], tags: Mapping[str, object]) -> TrackedRun:
         """A new run for the whole flow run."""
         key = _local_key()
         return self._open_run(self._create(name, params, tags, key) or key, name, params, tags)
@@ -227,9 +217,7 @@ class Tracking:
 
         None when there is none.
         """
-        found = sorted(
-            self._points.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True
-        )
+        found = sorted(self._points.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
         for path in found:
             had = kept.read_header(path).get("tags", {})
             wanted = all(had.get(name) == value for name, value in tags.items())
@@ -257,9 +245,7 @@ class Tracking:
         for run in self._runs:
             run.let_go()
 
-    def _create(
-        self, name: str, params: Mapping[str, object], tags: Mapping[str, object], key: str
-    ) -> str | None:
+    def _create(self, name: str, params: Mapping[str, object], tags: Mapping[str, object], key: str) -> str | None:
         experiment = self._find_experiment()
         if experiment is None:
             return None
@@ -290,19 +276,8 @@ class Tracking:
             run.set_tags(tags)
         return run
 
-    def _open_run(
-        self,
-        key: str,
-        name: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, object],
-    ) -> TrackedRun:
-        header = {
-            "name": name,
-            "experiment": self._experiment,
-            "params": flat(params),
-            "tags": clean(tags, MOST_TAG),
-        }
+    def _open_run(self, key: str, name: str, params: Mapping[str, object], tags: Mapping[str, object]) -> TrackedRun:
+        header = {"name": name, "experiment": self._experiment, "params": flat(params), "tags": clean(tags, MOST_TAG)}
         return self._track(key, header)
 
     def _track(self, key: str, header: Mapping[str, Any]) -> TrackedRun:

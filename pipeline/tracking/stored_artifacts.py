@@ -81,26 +81,19 @@ def is_stored(tracking: Tracking, stage: Manifest, artifact: str) -> bool:
         return True
     experiment, known = tracking.experiment_id, None
     if experiment is not None:
-        known = tracking.ask(
-            f"the {artifact}", lambda server: _stored(server, experiment, stage.digest, artifact)
-        )
+        known = tracking.ask(f"the {artifact}", lambda server: _stored(server, experiment, stage.digest, artifact))
     return any(kept.has_finished(path) for path in runs) if known is None else known
 
 
 def _waits(points: Path, artifact: str) -> bool:
     requests = (parcel.request for parcel in Outbox(points).parcels())
-    return any(
-        request.kind == "artifacts" and request.values.get("path") == artifact
-        for request in requests
-    )
+    return any(request.kind == "artifacts" and request.values.get("path") == artifact for request in requests)
 
 
 def _stored(server: Server, experiment: str, digest: str, artifact: str) -> bool:
     with warnings.catch_warnings():  # MLflow and SQLAlchemy disagree about deprecations
         warnings.simplefilter("ignore")
-        runs = server.client.search_runs(
-            [experiment], f"tags.`distill.digest` = '{digest}'", max_results=_MOST_RUNS
-        )
+        runs = server.client.search_runs([experiment], f"tags.`distill.digest` = '{digest}'", max_results=_MOST_RUNS)
     if any(f"{STORED_TAG}{artifact}" in run.data.tags for run in runs):
         return True
     # Versions that set no such tag stored it before they ended the run that had made it.

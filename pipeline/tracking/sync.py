@@ -142,14 +142,7 @@ def _delivered(server: Server, path: Path) -> tuple[SyncedRun, Exception | None]
             sent += part
     except Rejected as error:
         return _kept(path, sent, f"MLflow refuses it: {brief(error)}"), None
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         # Of this file alone: it must not keep the others back.
         return _kept(path, sent, f"it cannot be read ({type(error).__name__})"), None
     except Exception as error:  # as in sync
@@ -174,9 +167,7 @@ def print_sync(report: SyncReport, console: Console) -> None:
         known = f" (run {run.run_id})" if run.run_id else ""
         parts = [f"sent {_amount(run.sent)}"] if run.sent else []
         if run.left:
-            parts.append(
-                f"still here {_amount(run.left)}" + (f": {run.reason}" if run.reason else "")
-            )
+            parts.append(f"still here {_amount(run.left)}" + (f": {run.reason}" if run.reason else ""))
         say(console, f"{run.name}{known}: {'; '.join(parts)}")
     for complaint in report.refused:
         say(console, f"MLflow refused {complaint}")
@@ -196,11 +187,7 @@ def print_sync(report: SyncReport, console: Console) -> None:
 def _amount(amount: Amount) -> str:
     parts = [
         f"{number:,} {word if number == 1 else word + 's'}"
-        for number, word in (
-            (amount.points, "point"),
-            (amount.artifacts, "artifact"),
-            (amount.notes, "note"),
-        )
+        for number, word in ((amount.points, "point"), (amount.artifacts, "artifact"), (amount.notes, "note"))
         if number
     ]
     return ", ".join(parts) or "nothing"

@@ -19,12 +19,9 @@ _USER_INFO = re.compile(r"(:/{1,2})[^\s/?#'\"]*@")
 # that a text of many addresses is not searched to its end from each of them.
 _SLASHED = re.compile(r"(:/{1,2})[^\s:/?#]+:(?!\d{1,5}(?:[/?#]|$))[^\s'\"]{0,512}@")
 _QUERY = re.compile(
-    r"([?&](?:[\w\-]*(?:token|password|passwd|secret|signature|credential)|\w*_?key|sig)=)[^&\s'\"]+",
-    re.IGNORECASE,
+    r"([?&](?:[\w\-]*(?:token|password|passwd|secret|signature|credential)|\w*_?key|sig)=)[^&\s'\"]+", re.IGNORECASE
 )
-_SECRET_NAME = re.compile(
-    "TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|AUTH_STRING|API_KEY|ACCESS_KEY", re.IGNORECASE
-)
+_SECRET_NAME = re.compile("TOKEN|PASSWORD|PASSWD|SECRET|CREDENTIAL|AUTH_STRING|API_KEY|ACCESS_KEY", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _MOST = 50
 _REMEDY = (
@@ -53,9 +50,7 @@ def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
             found.add(value)
     found |= {text.partition(":")[2] for text in found}
     found |= {base64.b64encode(text.encode()).decode() for text in found}
-    return tuple(
-        sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True)
-    )
+    return tuple(sorted((text for text in found if len(text) >= _SHORTEST_SECRET), key=len, reverse=True))
 
 
 def without_secrets(text: str, secrets: Sequence[str]) -> str:

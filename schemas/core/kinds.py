@@ -93,13 +93,7 @@ class Embedding(Frozen):
 
 
 AnyProblem = (
-    Classification
-    | MultiLabel
-    | Regression
-    | TokenClassification
-    | QuestionAnswering
-    | MultipleChoice
-    | Embedding
+    Classification | MultiLabel | Regression | TokenClassification | QuestionAnswering | MultipleChoice | Embedding
 )
 Problem = Annotated[AnyProblem, Field(discriminator="kind"), BeforeValidator(parse_kind)]
 ProblemKind = Literal[

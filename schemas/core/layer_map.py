@@ -79,9 +79,7 @@ Targets = tuple[tuple[int, ...], ...]
 """For each student block the teacher blocks it learns from: none, one, or several whose mean it learns."""
 
 
-def layer_targets(
-    layer_map: LayerMap, *, num_student_layers: int, num_teacher_layers: int, epoch: int = 0
-) -> Targets:
+def layer_targets(layer_map: LayerMap, *, num_student_layers: int, num_teacher_layers: int, epoch: int = 0) -> Targets:
     """The teacher blocks of each student block.
 
     Args:
@@ -115,9 +113,7 @@ def layer_targets(
             return tuple((layer,) for layer in range(student))
         case MeanMap():
             first = (0, *(layer + 1 for layer in uniform[:-1]))
-            return tuple(
-                tuple(range(start, end + 1)) for start, end in zip(first, uniform, strict=True)
-            )
+            return tuple(tuple(range(start, end + 1)) for start, end in zip(first, uniform, strict=True))
         case RandomMap():
             return _random(layer_map, student, teacher, epoch)
         case _:
@@ -127,8 +123,7 @@ def layer_targets(
 def _explicit(layer_map: ExplicitMap, student: int, teacher: int) -> Targets:
     if len(layer_map.layers) != student:
         raise ValueError(
-            f"{student} student layers but {len(layer_map.layers)} teacher layers listed; "
-            "list one per student layer"
+            f"{student} student layers but {len(layer_map.layers)} teacher layers listed; list one per student layer"
         )
     if too_high := [layer for layer in layer_map.layers if layer is not None and layer >= teacher]:
         raise ValueError(_no_such_layer(too_high[0], teacher))
@@ -143,10 +138,7 @@ def _last(layer_map: LastMap, student: int, teacher: int) -> Targets:
 
 
 def _no_such_layer(layer: int, teacher: int) -> str:
-    return (
-        f"teacher layer {layer} does not exist; the teacher has {teacher} layers, numbered 0 to "
-        f"{teacher - 1}"
-    )
+    return f"teacher layer {layer} does not exist; the teacher has {teacher} layers, numbered 0 to {teacher - 1}"
 
 
 def _random(layer_map: RandomMap, student: int, teacher: int, epoch: int) -> Targets:
@@ -157,17 +149,13 @@ def _random(layer_map: RandomMap, student: int, teacher: int, epoch: int) -> Tar
     return (*((layer,) for layer in layers), *((),) * left_out)
 
 
-def teacher_layers(
-    layer_map: OneToOneMap, *, num_student_layers: int, num_teacher_layers: int
-) -> tuple[int, ...]:
+def teacher_layers(layer_map: OneToOneMap, *, num_student_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
     """The teacher block that each student block is copied from.
 
     Raises:
         ValueError: the map does not fit both depths, or leaves a student block without a teacher block.
     """
-    targets = layer_targets(
-        layer_map, num_student_layers=num_student_layers, num_teacher_layers=num_teacher_layers
-    )
+    targets = layer_targets(layer_map, num_student_layers=num_student_layers, num_teacher_layers=num_teacher_layers)
     if () in targets:
         raise ValueError(
             f"student layer {targets.index(())} has no teacher layer; a start needs one for every student layer"

@@ -57,23 +57,15 @@ KNOWN_METRICS: dict[MetricName, MetricFacts] = {
     "subset_accuracy": MetricFacts("share of rows with every label right", ("multi_label",)),
     "pearson": MetricFacts("Pearson correlation", ("regression", "embedding"), lowest=-1.0),
     "spearman": MetricFacts("rank correlation", ("regression", "embedding"), lowest=-1.0),
-    "pearson_spearman": MetricFacts(
-        "mean of Pearson and rank correlation", ("regression", "embedding"), lowest=-1.0
-    ),
+    "pearson_spearman": MetricFacts("mean of Pearson and rank correlation", ("regression", "embedding"), lowest=-1.0),
     "entity_f1": MetricFacts("F1 of whole entities (conlleval)", ("token_classification",)),
     "token_accuracy": MetricFacts("share of words tagged right", ("token_classification",)),
     "squad_f1": MetricFacts("F1 of the answer's words (SQuAD)", ("question_answering",)),
     "exact_match": MetricFacts("share of answers that are exact (SQuAD)", ("question_answering",)),
-    "cmrc_f1": MetricFacts(
-        "F1 of the answer's characters and words (CMRC 2018)", ("question_answering",)
-    ),
-    "cmrc_exact_match": MetricFacts(
-        "share of answers that are exact (CMRC 2018)", ("question_answering",)
-    ),
+    "cmrc_f1": MetricFacts("F1 of the answer's characters and words (CMRC 2018)", ("question_answering",)),
+    "cmrc_exact_match": MetricFacts("share of answers that are exact (CMRC 2018)", ("question_answering",)),
     "cosine": MetricFacts("mean cosine with the teacher's vector", ("embedding",), lowest=-1.0),
-    "similarity_spearman": MetricFacts(
-        "rank correlation with the teacher's similarities", ("embedding",), lowest=-1.0
-    ),
+    "similarity_spearman": MetricFacts("rank correlation with the teacher's similarities", ("embedding",), lowest=-1.0),
 }
 
 ABOUT_ONE_CLASS: frozenset[str] = frozenset({"f1", "accuracy_f1"})

@@ -42,10 +42,7 @@ def _check_tasks(named: dict[str, Any]) -> dict[str, Any]:
     return named
 
 
-FurtherRows = Annotated[
-    dict[str, Annotated[str, Field(min_length=1)]],
-    AfterValidator(_check_further),
-]
+FurtherRows = Annotated[dict[str, Annotated[str, Field(min_length=1)]], AfterValidator(_check_further)]
 """Further validation rows by name: files or splits."""
 TaskNames = AfterValidator(_check_tasks)
 """Checks the names of several tasks."""

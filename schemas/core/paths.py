@@ -24,11 +24,7 @@ def local_path(given: str | Path, place: str) -> Path:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # too long, a NUL byte, nobody's home, closed to us
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, nobody's home, closed to us
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
             f"{place}: {shown_value(str(given))} cannot be opened ({reason}); give the path of a file or folder"

@@ -57,11 +57,7 @@ def _parse_model(value: Any) -> Any:
 
 
 AnyModel = HubModel | FolderModel | PackageModel
-ModelRef = Annotated[
-    AnyModel,
-    Field(discriminator="kind"),
-    BeforeValidator(_parse_model),
-]
+ModelRef = Annotated[AnyModel, Field(discriminator="kind"), BeforeValidator(_parse_model)]
 
 
 class StudentOf(Frozen):
@@ -74,11 +70,7 @@ class StudentOf(Frozen):
     """Changes to that recipe, as after `--set`."""
 
 
-TeacherRef = Annotated[
-    AnyModel | StudentOf,
-    Field(discriminator="kind"),
-    BeforeValidator(_parse_model),
-]
+TeacherRef = Annotated[AnyModel | StudentOf, Field(discriminator="kind"), BeforeValidator(_parse_model)]
 
 
 def describe_model(model: AnyModel | StudentOf) -> str:

@@ -30,9 +30,7 @@ class Attention(_Layered):
     """Attention, head by head (TinyBERT, eq. 7; MiniLM, eq. 4); needs equal head counts."""
 
     kind: Literal["attention"] = "attention"
-    loss: Literal["mse_scores", "mse_probabilities", "kl_probabilities", "cosine_probabilities"] = (
-        "mse_scores"
-    )
+    loss: Literal["mse_scores", "mse_probabilities", "kl_probabilities", "cosine_probabilities"] = "mse_scores"
     """Squared error of the dot products before the softmax, or a distance of the probabilities after it."""
 
     @property

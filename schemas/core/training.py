@@ -21,9 +21,7 @@ def _parse_amount(value: Any) -> Any:
         unit = match[3] if match[3].endswith("s") else match[3] + "s"
         return {"amount": amount, "unit": unit}
     if isinstance(value, str):
-        raise ValueError(
-            'expected an amount and a unit, such as "3 epochs", "500 steps" or "2.5M tokens"'
-        )
+        raise ValueError('expected an amount and a unit, such as "3 epochs", "500 steps" or "2.5M tokens"')
     return value
 
 
@@ -77,10 +75,7 @@ class AdamW(Frozen):
 
     learning_rate: float = Field(default=5e-5, gt=0, le=1)
     """Peak learning rate."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
-        0.9,
-        0.999,
-    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     """Decay rates of the two moment estimates."""
     epsilon: float = Field(default=1e-8, gt=0)
     """Added to the denominator."""

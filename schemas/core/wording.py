@@ -21,10 +21,7 @@ def shown_value(value: Any, limit: int = 80) -> str:
     if isinstance(value, str):  # repr escapes control characters and lone surrogates
         text = repr(value[: limit + 1])
     elif isinstance(value, dict):
-        pairs = (
-            f"{printable(str(key), limit)}: {shown_value(item)}"
-            for key, item in list(value.items())[:10]
-        )
+        pairs = (f"{printable(str(key), limit)}: {shown_value(item)}" for key, item in list(value.items())[:10])
         text = "{" + ", ".join(pairs) + "}"
     elif isinstance(value, (list, tuple)):
         text = "[" + ", ".join(shown_value(item) for item in list(value)[:40]) + "]"

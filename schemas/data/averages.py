@@ -29,21 +29,17 @@ _RTE: Column = ("rte", "accuracy")
 
 AVERAGES: dict[str, tuple[Column, ...]] = {
     # TinyBERT (Jiao et al. 2020), table 1, GLUE's test server.
-    "glue_test_nine": (
-        _MNLI, _MISMATCHED, _QQP_F1, _QNLI, _SST2, _COLA, _STSB, _MRPC_F1, _RTE,
-    ),
+    "glue_test_nine": (_MNLI, _MISMATCHED, _QQP_F1, _QNLI, _SST2, _COLA, _STSB, _MRPC_F1, _RTE),
     # MiniLM (Wang et al. 2020) and XtremeDistilTransformers (Mukherjee et al. 2021), development sets.
     "minilm_dev": (_MNLI, _QNLI, _QQP, _RTE, _SST2, _MRPC, ("squad_v2", "squad_f1")),
     # AutoDistil (Xu et al. 2022), table 2, development sets.
     "autodistil_seven": (_MNLI, _QNLI, _QQP, _SST2, _COLA, _MRPC, _RTE),
     # DistilBERT (Sanh et al. 2019), development sets, with WNLI.
-    "distilbert_nine": (
-        _COLA, _MNLI, _MRPC_F1, _QNLI, _QQP, _RTE, _SST2, _STSB, ("wnli", "accuracy"),
-    ),
+    "distilbert_nine": (_COLA, _MNLI, _MRPC_F1, _QNLI, _QQP, _RTE, _SST2, _STSB, ("wnli", "accuracy")),
     # KroneckerBERT (Tahaei et al. 2022) and DynaBERT (Hou et al. 2020), development sets: TinyBERT's nine, but QQP's
     # accuracy.
     "kronecker_nine": (_MNLI, _MISMATCHED, _SST2, _MRPC_F1, _COLA, _QQP, _QNLI, _RTE, _STSB),
-}  # fmt: skip
+}
 
 
 POSITIVE_LABELS: dict[str, frozenset[str]] = {

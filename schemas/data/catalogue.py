@@ -15,9 +15,7 @@ from schemas.core.metrics import DEFAULT_METRIC, MetricName
 from schemas.core.wording import suggestion
 
 _CARD = "card and file list of the repository: parquet on main"
-_CONVERTED = (
-    "card of the repository; its conversion to parquet by file list or by its use elsewhere"
-)
+_CONVERTED = "card of the repository; its conversion to parquet by file list or by its use elsewhere"
 _PARQUET = "refs/convert/parquet"
 
 
@@ -66,10 +64,7 @@ class Public:
         if self.choices is not None:
             problem = {"kind": self.problem, "choices": self.choices}
             problem |= {} if self.blank is None else {"blank": self.blank}
-        marks = [
-            {"text": text, "start": start, "signs": list(signs)}
-            for text, start, signs in self.marks
-        ]
+        marks = [{"text": text, "start": start, "signs": list(signs)} for text, start, signs in self.marks]
         given = {
             "kind": "hub",
             "id": self.id,
@@ -96,15 +91,11 @@ _F1_AND_ACCURACY: tuple[MetricName, ...] = ("f1", "accuracy")
 
 
 def _glue(config: str, text: str, text_pair: str | None = None, **more: Any) -> Public:
-    return Public(
-        id="nyu-mll/glue", confirmed=_CARD, config=config, text=text, text_pair=text_pair, **more
-    )
+    return Public(id="nyu-mll/glue", confirmed=_CARD, config=config, text=text, text_pair=text_pair, **more)
 
 
 def _clue(config: str, text: str, text_pair: str | None = None, **more: Any) -> Public:
-    return Public(
-        id="clue/clue", confirmed=_CARD, config=config, text=text, text_pair=text_pair, **more
-    )
+    return Public(id="clue/clue", confirmed=_CARD, config=config, text=text, text_pair=text_pair, **more)
 
 
 def _tagged(repository: str, types: str, **more: Any) -> Public:
@@ -151,12 +142,7 @@ GLUE: dict[str, Public] = {
         positive_label="equivalent",
         metrics=_F1_AND_ACCURACY,
     ),
-    "stsb": _glue(
-        "stsb",
-        *_SENTENCES,
-        problem="regression",
-        metrics=("pearson_spearman", "pearson", "spearman"),
-    ),
+    "stsb": _glue("stsb", *_SENTENCES, problem="regression", metrics=("pearson_spearman", "pearson", "spearman")),
     "qqp": _glue(
         "qqp",
         "question1",
@@ -192,10 +178,7 @@ CLUE: dict[str, Public] = {
         "cluewsc2020",
         "text",
         labels=("true", "false"),
-        marks=(
-            ("target.span1_text", "target.span1_index", "__"),
-            ("target.span2_text", "target.span2_index", "[]"),
-        ),
+        marks=(("target.span1_text", "target.span1_index", "__"), ("target.span2_text", "target.span2_index", "[]")),
     ),
     "csl": _clue("csl", "keyword", "abst", labels=("0", "1"), max_length=256),
     "cmrc2018": _spans("clue/clue", "cmrc2018", _CMRC, 512),
@@ -210,13 +193,7 @@ CLUE: dict[str, Public] = {
         max_length=256,
     ),
     "c3": _clue(
-        "c3",
-        "context",
-        "question",
-        problem="multiple_choice",
-        choices="choice",
-        label="answer",
-        max_length=512,
+        "c3", "context", "question", problem="multiple_choice", choices="choice", label="answer", max_length=512
     ),
 }
 
@@ -240,12 +217,7 @@ OTHERS: dict[str, Public] = {
         labels=("0", "1"),
     ),
     "xnli_zh": Public(
-        id="facebook/xnli",
-        confirmed=_CARD,
-        config="zh",
-        text="premise",
-        text_pair="hypothesis",
-        labels=_NLI,
+        id="facebook/xnli", confirmed=_CARD, config="zh", text="premise", text_pair="hypothesis", labels=_NLI
     ),
 }
 
@@ -258,16 +230,8 @@ NOT_READY: dict[str, str] = {
     "dbqa": "no public copy on the hub is known; give NLPCC's rows as files (kind: files, a pair of question and "
     "sentence, labels 0 and 1, metric: f1, positive_label: 1)",
 }
-_GROUPS = {
-    "glue": {*GLUE, "ax"},
-    "clue": {*CLUE, "diagnostics"},
-}
-_OTHER_NAMES = {
-    "nlpccdbqa": "dbqa",
-    "cluewsc": "cluewsc2020",
-    "wnut2017": "wnut17",
-    "xnli": "xnli_zh",
-}
+_GROUPS = {"glue": {*GLUE, "ax"}, "clue": {*CLUE, "diagnostics"}}
+_OTHER_NAMES = {"nlpccdbqa": "dbqa", "cluewsc": "cluewsc2020", "wnut2017": "wnut17", "xnli": "xnli_zh"}
 
 
 def named_task(short: str) -> dict[str, Any] | None:

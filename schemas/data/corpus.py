@@ -103,9 +103,7 @@ def _parse_sources(value: Any) -> Any:
 
 
 TextSource = Annotated[
-    AnySource,
-    Field(discriminator="kind"),
-    BeforeValidator(_parse_source, json_schema_input_type=AnySource | str),
+    AnySource, Field(discriminator="kind"), BeforeValidator(_parse_source, json_schema_input_type=AnySource | str)
 ]
 
 
@@ -140,20 +138,14 @@ class PairCut(Frozen):
 
 
 AnyCut = RowCut | SentenceCut | SequenceCut | PairCut
-Cut = Annotated[
-    AnyCut,
-    Field(discriminator="kind"),
-    BeforeValidator(parse_kind, json_schema_input_type=AnyCut | str),
-]
+Cut = Annotated[AnyCut, Field(discriminator="kind"), BeforeValidator(parse_kind, json_schema_input_type=AnyCut | str)]
 
 
 class GeneralCorpus(Frozen):
     """Running text without labels."""
 
     kind: Literal["general_corpus"] = "general_corpus"
-    sources: Annotated[tuple[TextSource, ...], BeforeValidator(_parse_sources)] = Field(
-        min_length=1
-    )
+    sources: Annotated[tuple[TextSource, ...], BeforeValidator(_parse_sources)] = Field(min_length=1)
     """Where the text comes from; all sources together are shuffled, or mixed by their weights."""
     cut: Cut = RowCut()
     """How text becomes sequences: `rows`, `sentences`, `sequences` (full-length) or `pairs`."""

@@ -9,10 +9,32 @@ from pydantic import Field, field_validator, model_validator
 from schemas.core.base import Frozen
 
 Encoding = Literal[
-    "utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1250", "cp1251", "cp1252", "cp1253",
-    "cp1254", "cp1255", "cp1256", "cp1257", "iso-8859-2", "iso-8859-15", "koi8-r", "mac-roman", "gb18030", "big5",
-    "shift-jis", "cp932", "euc-jp", "euc-kr", "cp949",
-]  # fmt: skip
+    "utf-8",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "latin-1",
+    "cp1250",
+    "cp1251",
+    "cp1252",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "iso-8859-2",
+    "iso-8859-15",
+    "koi8-r",
+    "mac-roman",
+    "gb18030",
+    "big5",
+    "shift-jis",
+    "cp932",
+    "euc-jp",
+    "euc-kr",
+    "cp949",
+]
 
 
 class FileFormat(Frozen):
@@ -27,9 +49,7 @@ class FileFormat(Frozen):
     what the whole file fits."""
     escapes: bool | None = None
     """Whether a quote with a backslash before it is part of a field in quotes; null for what the whole file fits."""
-    columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
-        default=None, min_length=1, max_length=1000
-    )
+    columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(default=None, min_length=1, max_length=1000)
     """Names of all columns of a file without a header, in order, of words and tags too."""
     layout: Literal["table", "conll"] | None = None
     """Whether a row is a line (table), or a word is a line and a blank line ends a sentence (conll); null for what the

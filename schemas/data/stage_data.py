@@ -9,15 +9,7 @@ from pydantic import Field
 from schemas.core.base import Frozen
 from schemas.data.augmentation import Augmentation
 from schemas.data.corpus import DocstringText, FileText, GeneralCorpus, HubText, TextSource
-from schemas.data.tasks import (
-    DocstringTask,
-    FileTask,
-    HubTask,
-    TaskData,
-    _parse_task,
-    describe_task,
-    task_named,
-)
+from schemas.data.tasks import DocstringTask, FileTask, HubTask, TaskData, _parse_task, describe_task, task_named
 
 __all__ = [
     "Data",

@@ -77,13 +77,9 @@ class _Task(Frozen):
         if self.positive_label is None:
             return self
         if not isinstance(self.problem, Classification):
-            raise ValueError(
-                f"positive_label: a {self.problem.kind} task has no score about one class; leave it out"
-            )
+            raise ValueError(f"positive_label: a {self.problem.kind} task has no score about one class; leave it out")
         if self.labels and self.positive_label not in self.labels:
-            raise ValueError(
-                f"positive_label: {self.positive_label!r} is not one of labels: {', '.join(self.labels)}"
-            )
+            raise ValueError(f"positive_label: {self.positive_label!r} is not one of labels: {', '.join(self.labels)}")
         return self
 
     @model_validator(mode="after")
@@ -106,10 +102,22 @@ class DocstringTask(_Task):
     problem: Annotated[Classification, BeforeValidator(parse_kind)] = Classification()
     """Fixed by the task."""
     libraries: tuple[str, ...] = Field(
-        default=("matplotlib", "mlflow", "numpy", "pandas", "prefect", "scipy", "sklearn",
-                 "sqlalchemy", "stdlib", "sympy", "torch", "transformers"),
+        default=(
+            "matplotlib",
+            "mlflow",
+            "numpy",
+            "pandas",
+            "prefect",
+            "scipy",
+            "sklearn",
+            "sqlalchemy",
+            "stdlib",
+            "sympy",
+            "torch",
+            "transformers",
+        ),
         min_length=2,
-    )  # fmt: skip
+    )
     """Import names of the libraries to tell apart; `stdlib` is Python's own library."""
     validation_ratio: float = Field(default=0.15, gt=0, lt=0.9)
     """Share of each library's modules whose paragraphs are for validation only."""
@@ -291,11 +299,7 @@ def task_named(before: Any, short: str) -> dict[str, Any]:
 
 
 AnyTask = DocstringTask | FileTask | HubTask
-TaskData = Annotated[
-    AnyTask,
-    Field(discriminator="kind"),
-    BeforeValidator(_parse_task),
-]
+TaskData = Annotated[AnyTask, Field(discriminator="kind"), BeforeValidator(_parse_task)]
 
 
 def describe_task(task: AnyTask) -> str:
@@ -307,8 +311,6 @@ def describe_task(task: AnyTask) -> str:
             return f"{task.id.split('/')[-1]}/{task.config}" if task.config else task.id
         case FileTask():
             folder, _, file = task.train.replace("\\", "/").rstrip("/").rpartition("/")
-            if folder.rpartition("/")[2] in (".", "..", "~") or not (
-                folder or task.train[0] == "/"
-            ):
+            if folder.rpartition("/")[2] in (".", "..", "~") or not (folder or task.train[0] == "/"):
                 folder = os.path.abspath(os.path.expanduser(folder or "."))
             return folder.rpartition("/")[2] or file

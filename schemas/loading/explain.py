@@ -73,11 +73,7 @@ def item_type(annotation: Any) -> Any | None:
 def field_of(annotation: Any, name: str | int) -> FieldInfo | None:
     """The field of that name in whichever of the annotation's models has one."""
     for member in members(annotation):
-        if (
-            isinstance(member, type)
-            and issubclass(member, BaseModel)
-            and name in member.model_fields
-        ):
+        if isinstance(member, type) and issubclass(member, BaseModel) and name in member.model_fields:
             return member.model_fields[str(name)]
     return None
 
@@ -184,18 +180,12 @@ def _wrong_tag(place: Place, kind: str, context: dict[str, Any]) -> tuple[Place,
         return place, "is missing; it says which of the variants is meant"
     allowed = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
     given = context["tag"]
-    return (
-        place,
-        f"{shown_value(given)} is unknown{suggestion(given, allowed)}; choose {_any_of(allowed)}",
-    )
+    return (place, f"{shown_value(given)} is unknown{suggestion(given, allowed)}; choose {_any_of(allowed)}")
 
 
 def _choices(found: Found) -> list[str]:
     return [
-        str(choice)
-        for member in found.allowed_types()
-        if get_origin(member) is Literal
-        for choice in get_args(member)
+        str(choice) for member in found.allowed_types() if get_origin(member) is Literal for choice in get_args(member)
     ]
 
 

@@ -65,9 +65,7 @@ class Override:
         return f"--set {shown_value(self.text)[1:-1]}"
 
 
-def load_recipe(
-    source: str | Path, overrides: Sequence[str] = (), *, recipes_folder: Path | None
-) -> Recipe:
+def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, recipes_folder: Path | None) -> Recipe:
     """The recipe of a shipped name or a YAML file, with overrides applied in their order.
 
     Args:
@@ -157,20 +155,13 @@ def _refuse_both(overrides: Sequence[Override]) -> None:
         if override.segments in (("task",), ("tasks",)) and override.value is not None
     }
     if len(named) > 1:
-        raise ConfigError(
-            f"{' and '.join(named.values())}: a run has one task or several; leave one of the two out"
-        )
+        raise ConfigError(f"{' and '.join(named.values())}: a run has one task or several; leave one of the two out")
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe with every default spelled out, as YAML that loads back to an equal recipe."""
     return yaml.dump(
-        _plain(recipe),
-        Dumper=_Dumper,
-        sort_keys=False,
-        allow_unicode=True,
-        default_flow_style=False,
-        width=100,
+        _plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
     )
 
 
@@ -211,8 +202,7 @@ def _find(source: str | Path, folder: Path | None) -> tuple[Path, str]:
         return path, printable(str(source))
     hint = suggestion(path.stem, names)
     raise ConfigError(
-        f"{shown_value(str(source))}: neither a file nor a shipped recipe{hint}; "
-        f"shipped: {', '.join(names)}"
+        f"{shown_value(str(source))}: neither a file nor a shipped recipe{hint}; shipped: {', '.join(names)}"
     )
 
 
@@ -228,10 +218,7 @@ def _parse_override(text: str) -> Override:
         return Override(text, segments, parse_yaml(raw, label).value)
     except ConfigError as error:
         raise ConfigError(
-            [
-                re.sub(r":1: ", ": ", line, count=1) + " (quote the value?)"
-                for line in error.problems
-            ]
+            [re.sub(r":1: ", ": ", line, count=1) + " (quote the value?)" for line in error.problems]
         ) from None
 
 
@@ -259,8 +246,7 @@ def _apply(document: dict[str, Any], override: Override) -> tuple[Place, ...]:
             annotation = _chosen(field.annotation if field else inner, at.get(key))
         else:
             raise ConfigError(
-                f"{override.label}: {shown_place(place)} is {shown_value(at)} and has no keys; "
-                "set it as a whole"
+                f"{override.label}: {shown_place(place)} is {shown_value(at)} and has no keys; set it as a whole"
             )
         place = (*place, key)
         if depth == last:
@@ -304,27 +290,18 @@ def _index(items: list[Any], segment: str, place: Place, override: Override) -> 
             return int(segment)
         raise ConfigError(f"{where} has {len(items)} items, numbered from 0; there is no {segment}")
     names = [
-        next((str(item[key]) for key in ("name", "kind") if key in item), "")
-        if isinstance(item, dict)
-        else ""
+        next((str(item[key]) for key in ("name", "kind") if key in item), "") if isinstance(item, dict) else ""
         for item in items
     ]
     if names.count(segment) == 1:
         return names.index(segment)
     if segment in names:
-        raise ConfigError(
-            f"{where} has several items named {segment}; give the number, counted from 0"
-        )
+        raise ConfigError(f"{where} has several items named {segment}; give the number, counted from 0")
     there = ", ".join(name for name in names if name) or f"numbers 0 to {len(items) - 1}"
-    raise ConfigError(
-        f"{where} has no item {shown_value(segment)}{suggestion(segment, names)}; "
-        f"there are: {there}"
-    )
+    raise ConfigError(f"{where} has no item {shown_value(segment)}{suggestion(segment, names)}; there are: {there}")
 
 
-def _origin(
-    place: Place, document: Document, applied: list[tuple[Place, Override]], shown: str
-) -> str:
+def _origin(place: Place, document: Document, applied: list[tuple[Place, Override]], shown: str) -> str:
     """Who wrote the value at a place: an override, or a line of the file."""
     for target, override in reversed(applied):
         if place[: len(target)] == target:

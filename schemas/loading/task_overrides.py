@@ -11,9 +11,7 @@ from schemas.data.task_names import named_tasks, short_name
 from schemas.data.tasks import task_named
 
 
-def set_tasks(
-    document: dict[str, Any], segments: Sequence[str], value: Any, label: str
-) -> tuple[Place, ...] | None:
+def set_tasks(document: dict[str, Any], segments: Sequence[str], value: Any, label: str) -> tuple[Place, ...] | None:
     """Does what an override of the recipe's task, or of its tasks, asks for beyond setting a value.
 
     Args:
@@ -90,9 +88,7 @@ def _replaced(document: Mapping[str, Any], name: str) -> Any:
     return tasks.get(name, next(iter(tasks.values()))) if tasks else document.get("task")
 
 
-def _tasks_with(
-    document: Mapping[str, Any], name: str, label: str, *, is_new: bool
-) -> dict[str, Any]:
+def _tasks_with(document: Mapping[str, Any], name: str, label: str, *, is_new: bool) -> dict[str, Any]:
     """The recipe's several tasks, of which an override means the one of that name."""
     try:
         named = named_tasks(document.get("tasks"))
@@ -109,9 +105,7 @@ def _tasks_with(
     return dict(named)
 
 
-def _refuse_one_of_several(
-    document: Mapping[str, Any], segments: Sequence[str], label: str
-) -> None:
+def _refuse_one_of_several(document: Mapping[str, Any], segments: Sequence[str], label: str) -> None:
     """`task.max_length` does not say which of several tasks is meant."""
     if tasks := document.get("tasks"):
         name = next(iter(tasks)) if isinstance(tasks, dict) else "NAME"

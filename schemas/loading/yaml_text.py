@@ -84,9 +84,7 @@ def read_yaml(path: Path, shown: str) -> Document:
     document = parse_yaml(_read_text(path, shown), shown)
     if not isinstance(document.value, dict):
         kind = {list: "a list", type(None): "nothing"}.get(type(document.value), "a single value")
-        raise ConfigError(
-            f"{shown}:1: a recipe is a mapping of keys to values, this file holds {kind}"
-        )
+        raise ConfigError(f"{shown}:1: a recipe is a mapping of keys to values, this file holds {kind}")
     return document
 
 
@@ -138,9 +136,7 @@ def parse_yaml(text: str, shown: str) -> Document:
         raise ConfigError(f"{where}: not valid YAML: {printable(reason)}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise ConfigError(
-            f"{shown}:{line}: the character {error.character!r} is not allowed in YAML"
-        ) from None
+        raise ConfigError(f"{shown}:{line}: the character {error.character!r} is not allowed in YAML") from None
     if builder.problems:
         raise ConfigError(builder.problems)
     return Document(value, builder.lines)
@@ -167,9 +163,7 @@ class _Builder:
             return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node)
-        self._note(
-            node, f"the tag {node.tag.replace(_TAG, '!!')[:80]!r} is not supported; leave it out"
-        )
+        self._note(node, f"the tag {node.tag.replace(_TAG, '!!')[:80]!r} is not supported; leave it out")
         return None
 
     def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
@@ -182,10 +176,7 @@ class _Builder:
             elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
                 self._note(key_node, "a key must be text; put it in quotes if it is meant")
             elif key in first:
-                self._note(
-                    key_node,
-                    f"{key[:80]!r} stands here twice, first in line {first[key]}; keep one",
-                )
+                self._note(key_node, f"{key[:80]!r} stands here twice, first in line {first[key]}; keep one")
             else:
                 first[key] = line
                 self.lines[(*place, key)] = line

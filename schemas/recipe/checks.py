@@ -6,23 +6,10 @@ from collections.abc import Iterator
 from itertools import pairwise, product
 
 from schemas.core.layer_map import ExplicitMap, LayerMap, MeanMap, layer_targets, teacher_layers
-from schemas.core.terms import (
-    Attention,
-    Contrastive,
-    EmbeddingStates,
-    HiddenStates,
-    LatentTerm,
-    Relation,
-)
+from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenStates, LatentTerm, Relation
 from schemas.core.wording import Place
 from schemas.data.stage_data import DocstringTask, DocstringText, TaskData
-from schemas.recipe.kind_checks import (
-    Problem,
-    augmentation_checks,
-    mixture_checks,
-    problem_checks,
-    selection_checks,
-)
+from schemas.recipe.kind_checks import Problem, augmentation_checks, mixture_checks, problem_checks, selection_checks
 from schemas.recipe.objective import LatentObjective, latent_of
 from schemas.recipe.parts import RecipeParts, TeacherShape
 from schemas.recipe.stage import STAGE_ORDER
@@ -158,16 +145,13 @@ def _starts(recipe: RecipeParts) -> Iterator[Problem]:
     start = recipe.student.start
     if recipe.student.model_type is not None and not isinstance(start, RandomStart):
         reason = (
-            "a student of a family of its own cannot take over the teacher's parts; set "
-            "student.start.kind to random"
+            "a student of a family of its own cannot take over the teacher's parts; set student.start.kind to random"
         )
         yield ("student", "start", "kind"), start.kind, reason
     if not isinstance(start, TeacherLayersStart | ExtractStart):
         return
     layer_map, depth = start.layer_map, recipe.student.shape.num_layers
-    if isinstance(layer_map, ExplicitMap) and (
-        len(layer_map.layers) != depth or None in layer_map.layers
-    ):
+    if isinstance(layer_map, ExplicitMap) and (len(layer_map.layers) != depth or None in layer_map.layers):
         place = ("student", "start", "layer_map", "layers")
         reason = f"list one teacher layer for each of the {depth} student layers"
         yield place, list(layer_map.layers), reason
@@ -198,16 +182,13 @@ def teacher_problems(recipe: RecipeParts, teacher: TeacherShape, *, is_first: bo
         for inside, layer_map in _maps(latent):
             try:
                 layer_targets(
-                    layer_map,
-                    num_student_layers=recipe.student.shape.num_layers,
-                    num_teacher_layers=teacher.num_layers,
+                    layer_map, num_student_layers=recipe.student.shape.num_layers, num_teacher_layers=teacher.num_layers
                 )
             except ValueError as error:
                 problems.append(f"{prefix}.{written(inside)}: {error}")
         for number, term in enumerate(latent.terms):
             problems += [
-                f"{prefix}.terms[{number}]{reason}"
-                for reason in _term_problems(term, latent, recipe, teacher)
+                f"{prefix}.terms[{number}]{reason}" for reason in _term_problems(term, latent, recipe, teacher)
             ]
     if is_first:
         problems += _start_problems(recipe, teacher)
@@ -227,11 +208,7 @@ def _term_problems(
     own_heads = shape.num_attention_heads, teacher.num_attention_heads
     headwise = isinstance(term, Attention) or (isinstance(term, Relation) and not term.num_heads)
     if headwise and own_heads[0] != own_heads[1]:
-        remedy = (
-            "give num_heads"
-            if isinstance(term, Relation)
-            else "match relations, which have num_heads"
-        )
+        remedy = "give num_heads" if isinstance(term, Relation) else "match relations, which have num_heads"
         yield (
             f": {term.kind} is matched head by head, but the student has {own_heads[0]} heads and the teacher "
             f"{own_heads[1]}; set student.shape.num_attention_heads to {own_heads[1]}, or {remedy}"
@@ -272,11 +249,7 @@ def _start_problems(recipe: RecipeParts, teacher: TeacherShape) -> list[str]:
                 "set student.start.kind to random"
             )
     try:
-        teacher_layers(
-            start.layer_map,
-            num_student_layers=shape.num_layers,
-            num_teacher_layers=teacher.num_layers,
-        )
+        teacher_layers(start.layer_map, num_student_layers=shape.num_layers, num_teacher_layers=teacher.num_layers)
     except ValueError as error:
         problems.append(f"student.start.layer_map: {error}")
     return problems

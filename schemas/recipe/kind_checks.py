@@ -74,16 +74,10 @@ def _without_labels(recipe: RecipeParts, place: Place) -> Iterator[Problem]:
 
 def augmentation_checks(recipe: RecipeParts) -> Iterator[Problem]:
     """Stages that read copies nobody makes, and kinds of tasks of which none can be made."""
-    reading = [
-        (index, stage.name)
-        for index, stage in enumerate(recipe.stages)
-        if stage.data == "augmented_task_data"
-    ]
+    reading = [(index, stage.name) for index, stage in enumerate(recipe.stages) if stage.data == "augmented_task_data"]
     for index, name in reading:
         if recipe.augmentation is None:
-            reason = (
-                f"stage {name} reads augmented rows; say how they are made, such as {{copies: 20}}"
-            )
+            reason = f"stage {name} reads augmented rows; say how they are made, such as {{copies: 20}}"
             yield ("augmentation",), None, reason
         if recipe.teacher.weighting == "confidence":
             reason = (
@@ -94,9 +88,7 @@ def augmentation_checks(recipe: RecipeParts) -> Iterator[Problem]:
         for task in (recipe.task, *(recipe.tasks or {}).values()):
             why = None if task is None else _NOT_COPIED.get(type(task.problem))
             if task is not None and why is not None:
-                reason = (
-                    f"the answers of a {task.problem.kind} task are {why}; set data to task_data"
-                )
+                reason = f"the answers of a {task.problem.kind} task are {why}; set data to task_data"
                 yield ("stages", index, "data"), "augmented_task_data", reason
     if recipe.augmentation is not None and not reading:
         reason = "no stage reads its rows; set data of a task stage to augmented_task_data, or leave it out"

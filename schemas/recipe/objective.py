@@ -15,9 +15,7 @@ class LatentObjective(Frozen):
     """Match what the teacher computes inside."""
 
     kind: Literal["latent"] = "latent"
-    terms: tuple[LatentTerm, ...] = Field(
-        default=(Attention(), HiddenStates(), EmbeddingStates()), min_length=1
-    )
+    terms: tuple[LatentTerm, ...] = Field(default=(Attention(), HiddenStates(), EmbeddingStates()), min_length=1)
     """The terms, each at most once."""
     layer_map: LayerMap = UniformMap()
     """Which teacher blocks each student block learns from."""
@@ -76,9 +74,7 @@ class TaskObjective(Frozen):
     @model_validator(mode="after")
     def _some_label(self) -> TaskObjective:
         if self.soft_label is None and self.hard_label is None:
-            raise ValueError(
-                "soft_label and hard_label are both null; a task objective needs at least one of them"
-            )
+            raise ValueError("soft_label and hard_label are both null; a task objective needs at least one of them")
         return self
 
 
@@ -114,8 +110,7 @@ class LabelObjective(Frozen):
 
 GeneralObjective = Annotated[LatentObjective | MaskedLanguageObjective, Field(discriminator="kind")]
 Objective = Annotated[
-    LatentObjective | TaskObjective | MaskedLanguageObjective | LabelObjective,
-    Field(discriminator="kind"),
+    LatentObjective | TaskObjective | MaskedLanguageObjective | LabelObjective, Field(discriminator="kind")
 ]
 
 

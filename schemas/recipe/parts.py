@@ -17,8 +17,7 @@ from schemas.recipe.student import StudentConfig
 from schemas.recipe.teacher import TeacherConfig
 
 Tasks = Annotated[
-    dict[str, TaskData],
-    BeforeValidator(named_tasks, json_schema_input_type=dict[str, TaskData] | list[str]),
+    dict[str, TaskData], BeforeValidator(named_tasks, json_schema_input_type=dict[str, TaskData] | list[str])
 ]
 
 
@@ -99,8 +98,5 @@ class RecipeParts(Frozen):
     def shared_stages(self) -> tuple[Stage, ...]:
         """The stages, from the first on, that are the same whatever the task."""
         return tuple(
-            takewhile(
-                lambda stage: stage.data == "general_corpus" and stage.teacher != "fine_tuned",
-                self.stages,
-            )
+            takewhile(lambda stage: stage.data == "general_corpus" and stage.teacher != "fine_tuned", self.stages)
         )

@@ -47,9 +47,7 @@ class Recipe(RecipeParts):
                 "Recipe",
                 [
                     InitErrorDetails(
-                        type=PydanticCustomError("recipe", "{reason}", {"reason": reason}),
-                        loc=loc,
-                        input=given,
+                        type=PydanticCustomError("recipe", "{reason}", {"reason": reason}), loc=loc, input=given
                     )
                     for loc, given, reason in problems
                 ],
@@ -67,9 +65,7 @@ class Recipe(RecipeParts):
 
     def latent_objective(self) -> LatentObjective | None:
         """The objective that the common latent loss is measured with: that of the first stage that has one."""
-        return next(
-            (latent for stage in self.stages if (latent := latent_of(stage.objective))), None
-        )
+        return next((latent for stage in self.stages if (latent := latent_of(stage.objective))), None)
 
     @property
     def pretrained(self) -> AnyModel:
@@ -200,9 +196,7 @@ class Recipe(RecipeParts):
         )
 
 
-def _fine_tuning(
-    name: StageName, model: AnyModel, data: TaskDataset | TaskMixture, training: Training
-) -> StageConfig:
+def _fine_tuning(name: StageName, model: AnyModel, data: TaskDataset | TaskMixture, training: Training) -> StageConfig:
     return StageConfig(
         name=name,
         teacher=None,

@@ -83,8 +83,7 @@ class TaskSpecificStage(_Stage):
 
 
 Stage = Annotated[
-    GeneralStage | GeneralEnhancedStage | TaskAdaptiveStage | TaskSpecificStage,
-    Field(discriminator="name"),
+    GeneralStage | GeneralEnhancedStage | TaskAdaptiveStage | TaskSpecificStage, Field(discriminator="name")
 ]
 STAGE_ORDER = ("general", "general_enhanced", "task_adaptive", "task_specific")
 

@@ -47,9 +47,7 @@ class StudentShape(Frozen):
 
     @model_validator(mode="after")
     def _fits_a_machine(self) -> StudentShape:
-        if (
-            reason := too_large(self.num_layers, self.hidden_size, self.intermediate_size)
-        ) is not None:
+        if (reason := too_large(self.num_layers, self.hidden_size, self.intermediate_size)) is not None:
             raise ValueError(f"{reason}; lower one of the three")
         return self
 
@@ -92,9 +90,7 @@ class ModelStart(Frozen):
     """Where it is: a hub id, a folder, a checkpoint of this project, or `package:NAME`."""
 
 
-StudentStart = Annotated[
-    RandomStart | TeacherLayersStart | ExtractStart | ModelStart, Field(discriminator="kind")
-]
+StudentStart = Annotated[RandomStart | TeacherLayersStart | ExtractStart | ModelStart, Field(discriminator="kind")]
 
 
 class StudentConfig(Frozen):

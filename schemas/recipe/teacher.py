@@ -178,15 +178,11 @@ class Committee(Frozen):
     @model_validator(mode="after")
     def _one_weight_each(self) -> Committee:
         if len(self.weights) != len(self.members):
-            raise ValueError(
-                f"weights: {len(self.weights)} given for {len(self.members)} teachers; give one each"
-            )
+            raise ValueError(f"weights: {len(self.weights)} given for {len(self.members)} teachers; give one each")
         return self
 
 
-StageTeacher = Annotated[
-    PretrainedTeacher | FinetunedTeacher | Committee, Field(discriminator="kind")
-]
+StageTeacher = Annotated[PretrainedTeacher | FinetunedTeacher | Committee, Field(discriminator="kind")]
 
 
 def members_of(
@@ -202,9 +198,7 @@ def settings_of(training: Training, among: Sequence[Training]) -> str:
     """What tells one candidate from the others, in words: `learning_rate 2e-05, seed 1`; empty where it is alone."""
     named = [_settings(each) for each in among]
     return ", ".join(
-        f"{name} {value}"
-        for name, value in _settings(training).items()
-        if len({other[name] for other in named}) > 1
+        f"{name} {value}" for name, value in _settings(training).items() if len({other[name] for other in named}) > 1
     )
 
 

@@ -94,9 +94,7 @@ class CandidateFinder:
                 "nearest embeddings, whatever stands around it"
             )
 
-    def _predictor(
-        self, folder: Path, between: Callable[[], None], precision: Precision
-    ) -> WordPredictor:
+    def _predictor(self, folder: Path, between: Callable[[], None], precision: Precision) -> WordPredictor:
         mask_token = self.tokenizer.mask_token_id
         if mask_token is None:
             raise ConfigError(
@@ -104,9 +102,8 @@ class CandidateFinder:
                 "mask token, so no word can be predicted; give never, or another teacher"
             )
         return WordPredictor(
-            folder, self.lexicon, Runtime(precision), mask_token=mask_token,
-            passes=self.config.passes, between=between,
-        )  # fmt: skip
+            folder, self.lexicon, Runtime(precision), mask_token=mask_token, passes=self.config.passes, between=between
+        )
 
     def find(self, texts: Sequence[str]) -> list[list[Replaceable]]:
         """The words of each text that have candidates, in the order they stand in.
@@ -141,10 +138,6 @@ def _in_case_of(written: str, others: Sequence[str]) -> Sequence[str]:
         return others
     is_loud = len(written) > 1 and written.isupper()
     return [
-        other
-        if not other.islower()
-        else other.upper()
-        if is_loud
-        else other[:1].upper() + other[1:]
+        other if not other.islower() else other.upper() if is_loud else other[:1].upper() + other[1:]
         for other in others
     ]

@@ -63,9 +63,7 @@ class Neighbours:
                     continue
                 scores = asked[torch.from_numpy(lines)] @ self.vectors.T
                 nothing = np.full(len(lines), -1)
-                best = self.lexicon.best(
-                    scores, kind, number, but_forms=own[lines], but_entries=nothing
-                )
+                best = self.lexicon.best(scores, kind, number, but_forms=own[lines], but_entries=nothing)
                 for line, entries in zip(lines, best, strict=True):
                     found[line] = entries[entries >= 0]
         return found
@@ -173,9 +171,7 @@ def read_glove(path: Path) -> tuple[list[str], Tensor]:
             f"{_PLACE}: {path} is cut short or not packed as its name says ({error}); fetch it again"
         ) from None
     except OSError as error:
-        raise DataError(
-            f"{_PLACE}: {path} cannot be read ({error.strerror}); check the file and the disk"
-        ) from None
+        raise DataError(f"{_PLACE}: {path} cannot be read ({error.strerror}); check the file and the disk") from None
     if len(words) < 2:
         raise DataError(
             f"{_PLACE}: {path} holds {len(words)} words of letters; give a GloVe file: a word and its numbers a line"
@@ -202,16 +198,12 @@ def _lines(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
             yield _parsed(path, number, parts, width)
 
 
-def _parsed(
-    path: Path, number: int, parts: list[str], width: int
-) -> tuple[str, NDArray[np.float32]]:
+def _parsed(path: Path, number: int, parts: list[str], width: int) -> tuple[str, NDArray[np.float32]]:
     # A few words of the largest GloVe file have spaces in them; they are not looked up.
     word, numbers = " ".join(parts[:-width]), parts[-width:]
     if not word or (len(parts) > width + 1 and _is_number(parts[-width - 1])):
         given = len(parts) - 1
-        raise _refused(
-            path, number, f"has {given} numbers after its word where the first line has {width}"
-        )
+        raise _refused(path, number, f"has {given} numbers after its word where the first line has {width}")
     try:
         vector = np.array(numbers, np.float32)
     except ValueError:

@@ -82,9 +82,7 @@ class WordPredictor:
         self.mask_token, self.passes = mask_token, passes
 
     @torch.inference_mode()
-    def likeliest(
-        self, sequences: Sequences, words: Sequence[Word], number: int
-    ) -> list[NDArray[np.int64]]:
+    def likeliest(self, sequences: Sequences, words: Sequence[Word], number: int) -> list[NDArray[np.int64]]:
         """Ids of the whole words that the model finds likeliest in the place of each word, likeliest first.
 
         Args:
@@ -115,9 +113,7 @@ class WordPredictor:
 
     def _kinds(self, words: Sequence[Word], own: NDArray[np.int64]) -> NDArray[np.int64]:
         unspaced = np.array([is_unspaced(word.written) for word in words])
-        return np.where(
-            unspaced, UNSPACED, np.where(self.lexicon.kinds[SPACED][own], SPACED, GLUED)
-        )
+        return np.where(unspaced, UNSPACED, np.where(self.lexicon.kinds[SPACED][own], SPACED, GLUED))
 
     def _states(self, sequences: Sequences, texts: Rows, lines: Rows, places: Rows) -> Tensor:
         """(words, width) what the encoder ends with at the masked words of a batch."""
@@ -128,13 +124,7 @@ class WordPredictor:
         return states[where]
 
     def _best(
-        self,
-        states: Tensor,
-        kind: int,
-        words: Sequence[Word],
-        asked: Rows,
-        own: NDArray[np.int64],
-        number: int,
+        self, states: Tensor, kind: int, words: Sequence[Word], asked: Rows, own: NDArray[np.int64], number: int
     ) -> NDArray[np.int64]:
         at_once = max(1, _SCORES // len(self.lexicon.words) // HEIGHT) * HEIGHT
         parts = []
@@ -143,9 +133,7 @@ class WordPredictor:
             self.given.states = states[None, start : start + at_once]
             scores = self.head(inputs_embeds=self.given.states).logits[0].float()
             forms = np.array([self.lexicon.number_of(words[one].written) for one in some])
-            parts.append(
-                self.lexicon.best(scores, kind, number, but_forms=forms, but_entries=own[some])
-            )
+            parts.append(self.lexicon.best(scores, kind, number, but_forms=forms, but_entries=own[some]))
         return np.concatenate(parts)
 
 
@@ -154,10 +142,7 @@ def _batches(lengths: NDArray[np.int32]) -> list[Rows]:
     order = np.argsort(lengths, kind="stable")
     groups = np.split(order, range(HEIGHT, len(order), HEIGHT))
     sizes = np.array([HEIGHT * lengths[group[-1]] for group in groups])
-    return [
-        np.concatenate([groups[one] for one in some])
-        for some in evaluation_batches(sizes, _BATCH_TOKENS)
-    ]
+    return [np.concatenate([groups[one] for one in some]) for some in evaluation_batches(sizes, _BATCH_TOKENS)]
 
 
 def _passes(texts: Rows, most: int | None) -> _Passes:

@@ -69,9 +69,7 @@ def augmentation_digest(config: Augmentation, teacher_folder: Path, rows_digest:
         ConfigError: the teacher has no masked-language head, but one is required.
         DataError: a file that the settings name is not there.
     """
-    settings = config.model_dump(
-        mode="json", exclude={"embeddings", "stop_words", "masked_language", "passes"}
-    )
+    settings = config.model_dump(mode="json", exclude={"embeddings", "stop_words", "masked_language", "passes"})
     has_head = uses_head(config, teacher_folder)
     embeddings = config.embeddings and file_digest(glove_file(config.embeddings))
     return digest_of(
@@ -132,9 +130,7 @@ def augmented_rows(
         for number, (bounds, part) in enumerate(missing, start=done + 1):
             make_part(rows, bounds, config, finder, part)
             progress.advance(number, {})
-    found = datasets.concatenate_datasets(
-        [Dataset.from_file(str(part / "rows.arrow")) for _, part in parts]
-    )
+    found = datasets.concatenate_datasets([Dataset.from_file(str(part / "rows.arrow")) for _, part in parts])
     if len(found) == len(rows):
         progress.note(_NOTHING_REPLACED.format(len(rows)))
     return found
@@ -145,9 +141,7 @@ def part_bounds(rows: Dataset) -> list[tuple[int, int]]:
     bounds, start, size, place = [], 0, 0, 0
     for table in rows.with_format("arrow").iter(batch_size=10_000):
         sizes = sum(
-            pc.binary_length(table[name]).to_numpy().astype(np.int64)
-            for name in _TEXTS
-            if name in table.column_names
+            pc.binary_length(table[name]).to_numpy().astype(np.int64) for name in _TEXTS if name in table.column_names
         )
         for length in np.asarray(sizes).tolist():
             if place > start and (place - start == PART_ROWS or size + length > PART_BYTES):
@@ -159,11 +153,7 @@ def part_bounds(rows: Dataset) -> list[tuple[int, int]]:
 
 
 def make_part(
-    rows: Dataset,
-    bounds: tuple[int, int],
-    config: Augmentation,
-    finder: CandidateFinder,
-    folder: Path,
+    rows: Dataset, bounds: tuple[int, int], config: Augmentation, finder: CandidateFinder, folder: Path
 ) -> None:
     """Augment some of the rows into a sealed folder."""
     start, end = bounds
@@ -199,16 +189,11 @@ def _between(stop_requested: Callable[[], bool]) -> Callable[[], None]:
 
 
 def _copies(
-    row: int,
-    texts: tuple[str, ...],
-    places: Sequence[Sequence[Replaceable]],
-    config: Augmentation,
+    row: int, texts: tuple[str, ...], places: Sequence[Sequence[Replaceable]], config: Augmentation
 ) -> Iterator[_Row]:
     """The row itself and its copies, each once."""
     varied = [
-        variants(
-            text, each, config, np.random.Generator(np.random.PCG64([config.seed, row, field]))
-        )
+        variants(text, each, config, np.random.Generator(np.random.PCG64([config.seed, row, field])))
         for field, (text, each) in enumerate(zip(texts, places, strict=True))
     ]
     seen = {texts}
@@ -219,9 +204,7 @@ def _copies(
             yield _Row(copy, row, variant)
 
 
-def variants(
-    text: str, places: Sequence[Replaceable], config: Augmentation, random: np.random.Generator
-) -> list[str]:
+def variants(text: str, places: Sequence[Replaceable], config: Augmentation, random: np.random.Generator) -> list[str]:
     """Copies of one text; what is drawn for a copy does not depend on how many there are."""
     if not places:
         return [text] * config.copies
@@ -243,9 +226,7 @@ def variants(
 
 def _write(file: Path, names: Sequence[str], rows: Iterator[_Row]) -> None:
     """Write rows as an Arrow stream, some at a time."""
-    schema = pa.schema(
-        [(name, pa.string()) for name in names] + [("row", pa.int64()), ("variant", pa.int64())]
-    )
+    schema = pa.schema([(name, pa.string()) for name in names] + [("row", pa.int64()), ("variant", pa.int64())])
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         some: list[_Row] = []
         characters = 0

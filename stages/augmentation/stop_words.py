@@ -58,7 +58,5 @@ def _listed(given: str) -> list[str]:
         ) from None
     for number, line in enumerate(lines, start=1):
         if len(line.split()) > 1:
-            raise DataError(
-                f"{_PLACE}: {path}: line {number} holds {len(line.split())} words; write a word a line"
-            )
+            raise DataError(f"{_PLACE}: {path}: line {number} holds {len(line.split())} words; write a word a line")
     return [line.strip() for line in lines if line.strip()]

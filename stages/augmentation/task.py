@@ -57,12 +57,16 @@ def augmented_task(
     of = digest_of({"rows": rows.digest, "learnt": None if own is rows.train else learnt.tolist()})
     digest = augmentation_digest(config, copyist.teacher_folder, of)
     made = augmented_rows(
-        own, config, copyist.teacher_folder, digest=digest, cache=cache, progress=copyist.progress,
-        stop_requested=copyist.stop_requested, precision=copyist.precision,
-    )  # fmt: skip
-    train = made.select_columns(
-        [name for name in made.column_names if name in ("text", "text_pair")]
+        own,
+        config,
+        copyist.teacher_folder,
+        digest=digest,
+        cache=cache,
+        progress=copyist.progress,
+        stop_requested=copyist.stop_requested,
+        precision=copyist.precision,
     )
+    train = made.select_columns([name for name in made.column_names if name in ("text", "text_pair")])
     if "label" in own.column_names:
         labels = _labels(own, np.asarray(made["row"]), np.asarray(made["variant"]))
         train = _with_labels(train, labels)

@@ -50,9 +50,7 @@ class Lexicon:
         special = set(tokenizer.all_special_ids)
         decoded = [
             "" if number in special else text.strip()
-            for number, text in enumerate(
-                tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
-            )
+            for number, text in enumerate(tokenizer.batch_decode([[number] for number in range(len(tokenizer))]))
         ]
         words = [word if is_letters(word) else "" for word in decoded]
         spaced = _made_by_itself(words, "a ", tokenizer)
@@ -68,13 +66,7 @@ class Lexicon:
         return self.numbers.get(word.lower(), _NOTHING)
 
     def best(
-        self,
-        scores: Tensor,
-        kind: int,
-        number: int,
-        *,
-        but_forms: NDArray[np.int64],
-        but_entries: NDArray[np.int64],
+        self, scores: Tensor, kind: int, number: int, *, but_forms: NDArray[np.int64], but_entries: NDArray[np.int64]
     ) -> NDArray[np.int64]:
         """The best entries of each line, best first, each word once.
 
@@ -128,9 +120,7 @@ def highest(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
     return values, places.gather(1, found)
 
 
-def _made_by_itself(
-    words: Sequence[str], before: str, tokenizer: PreTrainedTokenizerFast
-) -> NDArray[np.bool_]:
+def _made_by_itself(words: Sequence[str], before: str, tokenizer: PreTrainedTokenizerFast) -> NDArray[np.bool_]:
     """Which entries the tokenizer makes of their own word when `before` stands before it."""
     asked = [number for number, word in enumerate(words) if word]
     found = np.zeros(len(words), bool)
@@ -139,11 +129,7 @@ def _made_by_itself(
     for number, text, each in zip(asked, texts, encoded, strict=True):
         start, end = each.offsets[-1] if each.ids else (0, 0)
         # Some tokenizers count the space before a word in.
-        found[number] = (
-            each.ids[-1:] == [number]
-            and end == len(text)
-            and text[start:end].strip() == words[number]
-        )
+        found[number] = each.ids[-1:] == [number] and end == len(text) and text[start:end].strip() == words[number]
     return found
 
 

@@ -60,11 +60,7 @@ class _Sequence(NamedTuple):
 
 
 def find_words(
-    texts: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    max_length: int,
-    kept: Collection[str],
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, *, max_length: int, kept: Collection[str]
 ) -> Sequences:
     """Tokenise texts and find their words; what lies behind `max_length` tokens has none.
 
@@ -74,12 +70,8 @@ def find_words(
         max_length: the most tokens that the model can place.
         kept: stop-words in lower case.
     """
-    encoded = tokenizer(
-        list(texts), truncation=True, max_length=max_length, padding=False, verbose=False
-    )
-    sequences = [
-        _Sequence(each.ids, each.offsets, bool(each.overflowing)) for each in encoded.encodings
-    ]
+    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, padding=False, verbose=False)
+    sequences = [_Sequence(each.ids, each.offsets, bool(each.overflowing)) for each in encoded.encodings]
     words = [
         word
         for number, (text, sequence) in enumerate(zip(texts, sequences, strict=True))
@@ -104,9 +96,7 @@ def find_words(
 @cache
 def _pattern() -> re.Pattern[str]:
     # `re` takes the vowel signs of Indian scripts, and accents that stand alone, for no part of a word.
-    marks = "".join(
-        re.escape(char) for char in map(chr, range(sys.maxunicode + 1)) if is_mark(char)
-    )
+    marks = "".join(re.escape(char) for char in map(chr, range(sys.maxunicode + 1)) if is_mark(char))
     return re.compile(f"([{UNSPACED_LETTERS}]+)|(?:[^\\W{UNSPACED_LETTERS}]|[{marks}])+")
 
 

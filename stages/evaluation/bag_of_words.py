@@ -37,9 +37,7 @@ _VECTOR_WIDTH = 4096
 # stands between words, each letter is one. A letter comes with its marks: unlike `re`, `regex` takes the vowel signs of
 # Indian scripts for parts of words (Unicode Technical Standard 18, annex C). An emoji is a word.
 _BY_THEMSELVES = rf"(?=[{UNSPACED_LETTERS}\p{{So}}])\X"
-_WORDS = (
-    rf"{_BY_THEMSELVES}|[^\W{UNSPACED_LETTERS}]{{2,}}|[^\W\p{{Latin}}\p{{N}}_{UNSPACED_LETTERS}]"
-)
+_WORDS = rf"{_BY_THEMSELVES}|[^\W{UNSPACED_LETTERS}]{{2,}}|[^\W\p{{Latin}}\p{{N}}_{UNSPACED_LETTERS}]"
 _ALL_WORDS = rf"{_BY_THEMSELVES}|[^\W{UNSPACED_LETTERS}]+"
 _ANYTHING = r"\w+|\S"
 _SENTENCE = regex.compile(r"[^.!?。！？]+[.!?。！？]*")
@@ -82,20 +80,13 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text.lower())
 
 
-def _vectors_of(
-    kind: type[Vectorizer], texts: Sequence[str], pattern: str, **how: Any
-) -> tuple[Vectorizer, Any]:
+def _vectors_of(kind: type[Vectorizer], texts: Sequence[str], pattern: str, **how: Any) -> tuple[Vectorizer, Any]:
     """The words of some texts as a fitted vectorizer, and the texts' vectors.
 
     Where a limit leaves no word, every word counts; where there is none, every sign.
     """
     for words, limits in ((pattern, how), (pattern, how | {"min_df": 1}), (_ANYTHING, {})):
-        vectorizer = kind(
-            preprocessor=_composed,
-            tokenizer=regex.compile(words).findall,
-            token_pattern=None,
-            **limits,
-        )
+        vectorizer = kind(preprocessor=_composed, tokenizer=regex.compile(words).findall, token_pattern=None, **limits)
         try:
             return vectorizer, vectorizer.fit_transform(texts)
         except ValueError:  # says that the vocabulary is empty
@@ -105,9 +96,8 @@ def _vectors_of(
 
 def _counts(texts: Sequence[str]) -> tuple[CountVectorizer, Any]:
     return _vectors_of(
-        CountVectorizer, texts, _WORDS,
-        ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES,
-    )  # fmt: skip
+        CountVectorizer, texts, _WORDS, ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES
+    )
 
 
 def _nearest(text: str, others: Sequence[str]) -> int:
@@ -192,12 +182,8 @@ def _nearest_choices(data: Dataset) -> np.ndarray:
 
 
 def _vectors(train: Dataset, data: Dataset) -> np.ndarray:
-    counter, _ = _vectors_of(
-        TfidfVectorizer, train["text"][:], _WORDS, max_features=_VECTOR_WIDTH, sublinear_tf=True
-    )
+    counter, _ = _vectors_of(TfidfVectorizer, train["text"][:], _WORDS, max_features=_VECTOR_WIDTH, sublinear_tf=True)
     texts = list(data["text"])
     if "text_pair" in data.column_names:
-        texts = [
-            text for pair in zip(data["text"], data["text_pair"], strict=True) for text in pair
-        ]
+        texts = [text for pair in zip(data["text"], data["text_pair"], strict=True) for text in pair]
     return np.asarray(counter.transform(texts).toarray(), dtype=np.float32)

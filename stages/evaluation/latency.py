@@ -43,11 +43,7 @@ def speed_up(
     """
     generator = torch.Generator().manual_seed(0)
     vocabulary = min(student.config.vocab_size, teacher.config.vocab_size)
-    longest = min(
-        sequence_length,
-        shape_of(student.config).max_positions,
-        shape_of(teacher.config).max_positions,
-    )
+    longest = min(sequence_length, shape_of(student.config).max_positions, shape_of(teacher.config).max_positions)
     input_ids = torch.randint(vocabulary, (batch, longest), generator=generator)
 
     def seconds(model: PreTrainedModel) -> float:

@@ -60,17 +60,11 @@ def _classes_of(train: Tokens, problem: AnyProblem) -> NDArray[np.int64] | None:
         every = np.arange(len(train))
         own = tags[train.places(every)]
         of_words = np.flatnonzero(own != NO_WORD)
-        return rarest(
-            np.repeat(every, train.lengths)[of_words],
-            own[of_words].astype(np.int64),
-            number=len(train),
-        )
+        return rarest(np.repeat(every, train.lengths)[of_words], own[of_words].astype(np.int64), number=len(train))
     return None
 
 
-def probe(
-    model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer, held_out: Read | None
-) -> Any:
+def probe(model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer, held_out: Read | None) -> Any:
     """What a linear model on the model's last states says about a scorer's rows, in the scorer's form.
 
     Logistic regression for classes, sets of labels, right and wrong choices, tags of words, and the places where spans
@@ -101,9 +95,7 @@ def probe(
     return _fitted(problem, learnt, train.labels[rows]).predict(features)
 
 
-def _fitted(
-    problem: Classification | MultiLabel | Regression, features: np.ndarray, labels: np.ndarray
-) -> Pipeline:
+def _fitted(problem: Classification | MultiLabel | Regression, features: np.ndarray, labels: np.ndarray) -> Pipeline:
     learner: Any = LogisticRegression(max_iter=1000, C=0.1)
     if isinstance(problem, MultiLabel):
         learner, labels = OneVsRestClassifier(learner), labels.astype(np.int64)
@@ -149,9 +141,7 @@ def _tags(model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer) -> 
     learnt = np.concatenate(read_rows(model, train, rows, tagged).features)
     classes = np.asarray(tags[train.places(rows)])
     fitted = _fit(LogisticRegression(max_iter=300, C=0.1), learnt, classes[classes != NO_WORD])
-    read = read_rows(
-        model, scorer.tokens, scorer.sequences, lambda row: _all_of(scorer.tokens, row)
-    )
+    read = read_rows(model, scorer.tokens, scorer.sequences, lambda row: _all_of(scorer.tokens, row))
     known = fitted[-1].classes_
     answers = []
     for states in read.features:
@@ -215,8 +205,6 @@ def _spans(model: nn.Module, train: Tokens, rows: np.ndarray, scorer: Scorer) ->
         weights.append(weight)
         biases.append(fitted.intercept_[0] - weight @ scaler.mean_)
     head = _SpanHead(
-        getattr(model, "base_model", model),
-        np.stack(weights).astype(np.float32),
-        np.array(biases, np.float32),
+        getattr(model, "base_model", model), np.stack(weights).astype(np.float32), np.array(biases, np.float32)
     )
     return answers_of(head, scorer)

@@ -24,9 +24,7 @@ EVALUATION_VERSION = 5
 _MICROBATCH_TOKENS = 8192
 
 
-def _batches(
-    tokens: Tokens, rows: np.ndarray, *, together: bool = False
-) -> Iterator[tuple[np.ndarray, Batch]]:
+def _batches(tokens: Tokens, rows: np.ndarray, *, together: bool = False) -> Iterator[tuple[np.ndarray, Batch]]:
     """Places within `rows` and their batch, in order of length; where asked, the choices of a row stand `together`."""
     choice_of = tokens.choice_of[rows] if together and tokens.choice_of is not None else None
     for places in evaluation_batches(tokens.lengths[rows], _MICROBATCH_TOKENS, choice_of):
@@ -52,9 +50,7 @@ Picked = Callable[[np.ndarray], np.ndarray]
 
 
 @torch.no_grad()
-def read_rows(
-    model: nn.Module, tokens: Tokens, rows: np.ndarray, picked: Picked | None = None
-) -> Read:
+def read_rows(model: nn.Module, tokens: Tokens, rows: np.ndarray, picked: Picked | None = None) -> Read:
     """Features, and answers where there is a head, for `rows` in their order.
 
     Args:
@@ -65,9 +61,7 @@ def read_rows(
     """
     encoder = getattr(model.eval(), "base_model", model)
     states: list[Tensor] = []
-    hook = encoder.register_forward_hook(
-        lambda _m, _i, output: states.append(output.last_hidden_state)
-    )
+    hook = encoder.register_forward_hook(lambda _m, _i, output: states.append(output.last_hidden_state))
     features: list[np.ndarray] = [np.empty(0)] * len(rows)
     logits: list[np.ndarray] = [np.empty(0)] * len(rows)
     has_head = False
@@ -89,9 +83,7 @@ def read_rows(
     return Read(features, logits if has_head else None)
 
 
-def _features(
-    states: Tensor, mask: Tensor, rows: np.ndarray, picked: Picked | None
-) -> list[np.ndarray]:
+def _features(states: Tensor, mask: Tensor, rows: np.ndarray, picked: Picked | None) -> list[np.ndarray]:
     if picked is None:
         weights = mask.unsqueeze(-1)
         pooled = (states.float() * weights).sum(1) / weights.sum(1)
@@ -117,12 +109,7 @@ def answers_of(model: nn.Module, scorer: Scorer, outputs: slice = slice(None)) -
 
 @torch.no_grad()
 def held_out_losses(
-    student: nn.Module,
-    teachers: Sequence[nn.Module],
-    objective: ObjectiveTerms,
-    tokens: Tokens,
-    *,
-    max_rows: int,
+    student: nn.Module, teachers: Sequence[nn.Module], objective: ObjectiveTerms, tokens: Tokens, *, max_rows: int
 ) -> dict[str, float]:
     """Each term's mean on held-out rows, by name (layers summed), and their weighted sum as `loss`."""
     totals: dict[str, float] = {}

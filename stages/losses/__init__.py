@@ -26,11 +26,7 @@ from stages.losses.answers import (
     value_loss,
     vector_loss,
 )
-from stages.losses.attention import (
-    attention_probability_loss,
-    attention_score_loss,
-    attention_scores,
-)
+from stages.losses.attention import attention_probability_loss, attention_score_loss, attention_scores
 from stages.losses.base import Reduction, Summed, at_least_float32
 from stages.losses.contrastive import angular_contrastive_loss, gather_rows
 from stages.losses.labels import confidence_weights, hard_label_loss, soft_label_loss

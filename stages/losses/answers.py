@@ -11,13 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.losses.base import (
-    Summed,
-    at_least_float32,
-    divergence_over,
-    log_softmax_over,
-    unit_vectors,
-)
+from stages.losses.base import Summed, at_least_float32, divergence_over, log_softmax_over, unit_vectors
 
 
 def value_loss(student_B: Tensor, target_B: Tensor, *, scale: Tensor | float = 1.0) -> Summed:
@@ -44,18 +38,12 @@ def multi_label_loss(student_BC: Tensor, labels_BC: Tensor) -> Summed:
         labels_BC: 1 where a row has the label, else 0; shares between them are taken as they are.
     """
     student = at_least_float32(student_BC)
-    entropy_BC = F.binary_cross_entropy_with_logits(
-        student, labels_BC.to(student.dtype), reduction="none"
-    )
+    entropy_BC = F.binary_cross_entropy_with_logits(student, labels_BC.to(student.dtype), reduction="none")
     return Summed(entropy_BC.mean(-1).sum(), torch.tensor(len(student)))
 
 
 def soft_multi_label_loss(
-    student_BC: Tensor,
-    teacher_BC: Tensor,
-    *,
-    temperature: float,
-    kind: Literal["kl", "mse"] = "kl",
+    student_BC: Tensor, teacher_BC: Tensor, *, temperature: float, kind: Literal["kl", "mse"] = "kl"
 ) -> Summed:
     """T² · KL of the Bernoulli distributions σ(logit / T) of every label, averaged over the labels, summed over rows.
 
@@ -68,9 +56,7 @@ def soft_multi_label_loss(
     given_BC = torch.sigmoid(teacher / temperature)
     # The entropy of the teacher's answer makes a divergence of the cross entropy.
     cross_BC = F.binary_cross_entropy_with_logits(student / temperature, given_BC, reduction="none")
-    entropy_BC = F.binary_cross_entropy_with_logits(
-        teacher / temperature, given_BC, reduction="none"
-    )
+    entropy_BC = F.binary_cross_entropy_with_logits(teacher / temperature, given_BC, reduction="none")
     return Summed((cross_BC - entropy_BC).mean(-1).sum() * temperature**2, rows)
 
 
@@ -89,12 +75,7 @@ def span_loss(student_BS2: Tensor, positions_B2: Tensor, mask_BS: Tensor) -> Sum
 
 
 def soft_span_loss(
-    student_BS2: Tensor,
-    teacher_BS2: Tensor,
-    mask_BS: Tensor,
-    *,
-    temperature: float,
-    kind: Literal["kl", "mse"] = "kl",
+    student_BS2: Tensor, teacher_BS2: Tensor, mask_BS: Tensor, *, temperature: float, kind: Literal["kl", "mse"] = "kl"
 ) -> Summed:
     """Distance to the teacher's distributions over the places of start and end, their mean, summed over rows.
 
@@ -111,9 +92,7 @@ def soft_span_loss(
     if kind == "mse":
         error_BS2 = torch.where(valid_BS[..., None], student - teacher, 0.0).square()
         return Summed((error_BS2.mean(-1).sum(-1) / valid_BS.sum(-1).clamp(min=1)).sum(), rows)
-    divergence_B2 = divergence_over(
-        student.mT / temperature, teacher.mT / temperature, valid_BS[:, None, :]
-    )
+    divergence_B2 = divergence_over(student.mT / temperature, teacher.mT / temperature, valid_BS[:, None, :])
     return Summed(divergence_B2.mean(-1).sum() * temperature**2, rows)
 
 
@@ -132,12 +111,7 @@ def choice_loss(student_BC: Tensor, labels_B: Tensor, valid_BC: Tensor) -> Summe
 
 
 def soft_choice_loss(
-    student_BC: Tensor,
-    teacher_BC: Tensor,
-    valid_BC: Tensor,
-    *,
-    temperature: float,
-    kind: Literal["kl", "mse"] = "kl",
+    student_BC: Tensor, teacher_BC: Tensor, valid_BC: Tensor, *, temperature: float, kind: Literal["kl", "mse"] = "kl"
 ) -> Summed:
     """Distance to the teacher's distribution over each row's choices, summed over rows.
 
@@ -157,9 +131,7 @@ def soft_choice_loss(
     return Summed(divergence_B.sum() * temperature**2, rows)
 
 
-def vector_loss(
-    student_BH: Tensor, teacher_BH: Tensor, *, kind: Literal["kl", "mse"] = "kl"
-) -> Summed:
+def vector_loss(student_BH: Tensor, teacher_BH: Tensor, *, kind: Literal["kl", "mse"] = "kl") -> Summed:
     """1 - cosine of the student's and the teacher's vector of each row, summed over rows.
 
     Args:

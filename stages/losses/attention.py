@@ -25,9 +25,7 @@ from stages.losses.base import (
 _PUBLISHED_MASKED = -1e2
 
 
-def attention_scores(
-    query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float
-) -> Tensor:
+def attention_scores(query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float) -> Tensor:
     """Scaled dot products before mask and softmax, (B, A, S, S); 0 wherever query or key is padding.
 
     Args:
@@ -69,10 +67,7 @@ def attention_score_loss(
     mask = mask_BS.bool()
     if not zero_at_padding:
         invalid_B1SS = ~(mask[:, :, None] & mask[:, None, :])[:, None]
-        student, teacher = (
-            student.masked_fill(invalid_B1SS, 0),
-            teacher.masked_fill(invalid_B1SS, 0),
-        )
+        student, teacher = (student.masked_fill(invalid_B1SS, 0), teacher.masked_fill(invalid_B1SS, 0))
     count = mask.sum(-1).square().sum() * student.shape[1]
     return Summed(F.mse_loss(student, teacher, reduction="sum"), count)
 

@@ -14,11 +14,7 @@ from stages.losses.base import Summed, at_least_float32, product, unit_vectors
 
 
 def angular_contrastive_loss(
-    student_LBSH: Tensor,
-    teacher_LNSH: Tensor,
-    mask_BS: Tensor,
-    pool_mask_NS: Tensor,
-    own_B: Tensor,
+    student_LBSH: Tensor, teacher_LNSH: Tensor, mask_BS: Tensor, pool_mask_NS: Tensor, own_B: Tensor
 ) -> Summed:
     """COS-NCE (LRC-BERT, Fu et al. 2021): nearer to the teacher's own row than to its other rows, summed over rows.
 

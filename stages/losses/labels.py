@@ -71,9 +71,7 @@ def hard_label_loss(
         return Summed(F.cross_entropy(student, labels_B, reduction="sum", ignore_index=-1), rows)
     classes = [index for start, stop in groups for index in range(start, stop)]
     assert classes == list(range(student.shape[-1])), f"{groups} do not split the classes"
-    group_of_class = [
-        group for group, (start, stop) in enumerate(groups) for _ in range(start, stop)
-    ]
+    group_of_class = [group for group, (start, stop) in enumerate(groups) for _ in range(start, stop)]
     group_C = torch.tensor(group_of_class, device=labels_B.device)
     label_B = labels_B.clamp(min=0)
     valid_BC = group_C[None, :] == group_C[label_B][:, None]

@@ -70,9 +70,7 @@ def relation_loss(
     return Summed(divergence_BS.sum(), length_B.sum() * num_heads)
 
 
-def _relation_heads(
-    student_shape: torch.Size, teacher_shape: torch.Size, num_heads: int | None
-) -> int:
+def _relation_heads(student_shape: torch.Size, teacher_shape: torch.Size, num_heads: int | None) -> int:
     student_width = student_shape[1] * student_shape[3]
     teacher_width = teacher_shape[1] * teacher_shape[3]
     common = math.gcd(student_width, teacher_width)

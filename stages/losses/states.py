@@ -38,14 +38,11 @@ def hidden_state_loss(
         row_weights_B: multiplies what a row adds to the sum, but not what it counts.
         reduction: `published` counts padding like any token.
     """
-    mask = (
-        torch.ones_like(mask_BS, dtype=torch.bool) if reduction == "published" else mask_BS.bool()
-    )
+    mask = torch.ones_like(mask_BS, dtype=torch.bool) if reduction == "published" else mask_BS.bool()
     # By place rather than by mask: its backward adds whole vectors instead of single numbers.
     places_N = mask.flatten().nonzero().squeeze(1)
     student_NH, teacher_NH = (
-        at_least_float32(states.flatten(0, 1).index_select(0, places_N))
-        for states in (student_BSH, teacher_BSH)
+        at_least_float32(states.flatten(0, 1).index_select(0, places_N)) for states in (student_BSH, teacher_BSH)
     )
     if kind == "mse" and row_weights_B is None:
         total = F.mse_loss(student_NH, teacher_NH, reduction="sum") / student_NH.shape[-1]
@@ -86,9 +83,7 @@ def pool_states(states_BSH: Tensor, mask_BS: Tensor, *, pooling: Pooling) -> tup
     pooled_mask_B1 = mask.any(-1, keepdim=True)
     if pooling == "first":
         first_B = mask.long().argmax(-1)
-        return states_BSH[torch.arange(len(mask), device=mask.device), first_B][
-            :, None
-        ], pooled_mask_B1
+        return states_BSH[torch.arange(len(mask), device=mask.device), first_B][:, None], pooled_mask_B1
     states = at_least_float32(states_BSH).masked_fill(~mask[:, :, None], 0.0)
     length_B1 = mask.sum(-1, keepdim=True).clamp(min=1)
     return (states.sum(1) / length_B1)[:, None], pooled_mask_B1

@@ -25,14 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.losses.attention import attention_score_loss, attention_scores
-from stages.losses.base import (
-    Summed,
-    at_least_float32,
-    divergence_over,
-    log_softmax_over,
-    product,
-    unit_vectors,
-)
+from stages.losses.base import Summed, at_least_float32, divergence_over, log_softmax_over, product, unit_vectors
 from stages.losses.states import pool_states
 
 
@@ -55,9 +48,7 @@ def word_pair_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor) ->
     return Summed(divergence_over(student_BSS, teacher_BSS, valid_BSS).sum(), mask.sum())
 
 
-def word_angle_loss(
-    student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, window: int
-) -> Summed:
+def word_angle_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, window: int) -> Summed:
     """CKD's word relation of triplets: squared error of angles in a window, counting triplets.
 
     The angle at token i between the tokens j and k is the cosine of x_i - x_j and x_i - x_k; j and k are two different
@@ -121,9 +112,7 @@ def layer_angle_loss(student_LBSH: Tensor, teacher_LBSH: Tensor, mask_BS: Tensor
     return _over_triplets(error_NLLL)
 
 
-def token_pair_loss(
-    student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int
-) -> Summed:
+def token_pair_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int) -> Summed:
     """MGSKD's token relation of pairs: squared error of scaled dot products, counting heads times pairs of real tokens.
 
     Each state is split into `num_heads` parts, and the products are divided by the root of a part's width. The authors
@@ -140,13 +129,7 @@ def token_pair_loss(
 
 
 def token_angle_loss(
-    student_BSH: Tensor,
-    teacher_BSH: Tensor,
-    mask_BS: Tensor,
-    *,
-    num_heads: int,
-    num_anchors: int,
-    num_neighbours: int,
+    student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int, num_anchors: int, num_neighbours: int
 ) -> Summed:
     """MGSKD's token relation of triplets: smooth L1 error of angles at salient tokens, counting triplets.
 
@@ -166,11 +149,7 @@ def token_angle_loss(
     """
     mask = mask_BS.bool()
     anchor_BK, neighbour_BKM = _salient_tokens(
-        teacher_BSH,
-        mask,
-        num_heads=num_heads,
-        num_anchors=num_anchors,
-        num_neighbours=num_neighbours,
+        teacher_BSH, mask, num_heads=num_heads, num_anchors=num_anchors, num_neighbours=num_neighbours
     )
     row_B11 = torch.arange(len(mask), device=mask.device)[:, None, None]
     valid_BKM = mask[row_B11[:, 0], anchor_BK][:, :, None] & mask[row_B11, neighbour_BKM]
@@ -184,9 +163,7 @@ def token_angle_loss(
     return _over_pairs(error_BKMM, valid_BKM)
 
 
-def sample_angle_loss(
-    student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int
-) -> Summed:
+def sample_angle_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int) -> Summed:
     """MGSKD's sample relation: smooth L1 error of the angles between sequences, counting heads times triplets of rows.
 
     A sequence is the mean of its real tokens' states, split into `num_heads` parts. Of each part, the angle at one row

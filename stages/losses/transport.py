@@ -42,10 +42,7 @@ def transport_plan(cost_MN: Tensor, student_weights_M: Tensor, teacher_weights_N
         # Costs of any size, seen by a solver whose tolerances are absolute.
         scaled = cost / max(float(np.abs(cost).max()), np.finfo(np.float64).tiny)
         solution = linprog(
-            scaled.ravel(),
-            A_eq=np.vstack([rows, columns]),
-            b_eq=np.concatenate([student, teacher]),
-            method="highs",
+            scaled.ravel(), A_eq=np.vstack([rows, columns]), b_eq=np.concatenate([student, teacher]), method="highs"
         )
         if solution.success:  # else equal shares, which are a plan too
             plan = solution.x.reshape(cost.shape).clip(min=0.0)

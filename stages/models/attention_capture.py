@@ -70,12 +70,7 @@ def record_attention(layers: Collection[int]) -> Iterator[Recording]:
 
 
 def _capturing_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     if (recording := _recording.get()) is not None:
         if recording.calls in recording.layers:
@@ -89,12 +84,7 @@ def _capturing_attention(
 
 
 def _attend(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad:
         return _attention_in_float32(module, query, key, value, attention_mask, **kwargs)
@@ -108,18 +98,11 @@ def _one_per_query_head(states: Tensor, query: Tensor) -> Tensor:
 
 
 def _attention_in_float32(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **kwargs: Any,
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     """SDPA in float32: on a CPU its bf16 backward takes 2 to 7 times as long (torch 2.13), and is less exact."""
     with torch.autocast("cpu", enabled=False):
-        output, _ = sdpa_attention_forward(
-            module, query.float(), key.float(), value.float(), attention_mask, **kwargs
-        )
+        output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
     return output.to(query.dtype), None
 
 
@@ -149,18 +132,14 @@ def probe(config: PretrainedConfig) -> Probe:
             hidden, recording = _run_on_few_tokens(config, implementation)
             return Probe(_hidden_problem(config, hidden), _attention_problem(config, recording))
         except Exception as error:  # a family's own code may raise anything
-            problem = (
-                problem or f"it does not run on tokens alone ({str(error).strip() or error!r})"
-            )
+            problem = problem or f"it does not run on tokens alone ({str(error).strip() or error!r})"
     return Probe(problem, problem)
 
 
 _PROBE_TOKENS = 8
 
 
-def _run_on_few_tokens(
-    config: PretrainedConfig, implementation: str | None
-) -> tuple[Any, Recording]:
+def _run_on_few_tokens(config: PretrainedConfig, implementation: str | None) -> tuple[Any, Recording]:
     chosen = {} if implementation is None else {"attn_implementation": implementation}
 
     def run() -> tuple[Any, Recording]:
@@ -181,9 +160,7 @@ def _run_on_few_tokens(
 class _EveryAnswerIsYes(TorchDispatchMode):
     """Reads 1 out of any tensor without values, so that "is nothing padded?" can be asked on the meta device."""
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1
         return func(*args, **(kwargs or {}))

@@ -76,11 +76,7 @@ class Draws:
                 run(batch)
             self.calls_functions |= functions.called
         for place, (two, three) in enumerate(zip(*shapes, strict=False)):
-            differing = [
-                axis
-                for axis, sizes in enumerate(zip(two, three, strict=True))
-                if len(set(sizes)) > 1
-            ]
+            differing = [axis for axis, sizes in enumerate(zip(two, three, strict=True)) if len(set(sizes)) > 1]
             self.row_axes[place] = differing[0] if differing else None
             if len(differing) > 1 or (differing and two[differing[0]] != 2):
                 self.unkeyed.add(place)
@@ -91,9 +87,7 @@ class Draws:
         # Whatever else is drawn, such as the layers that are left out of a step, is alike in all its passes.
         seed_step(self.seed, step)
         this = _Pass(self, step, batch)
-        functions: AbstractContextManager[Any] = (
-            _Functions(this) if self.calls_functions else nullcontext()
-        )
+        functions: AbstractContextManager[Any] = _Functions(this) if self.calls_functions else nullcontext()
         with _running(this), functions:
             yield
 
@@ -142,9 +136,7 @@ class _Pass:
             keep = self._keep(place, states.shape, probability, by_row=True)
         return (states * keep).mul_(1 / (1 - probability))
 
-    def _keep(
-        self, place: int, shape: Sequence[int], probability: float, *, by_row: bool
-    ) -> Tensor:
+    def _keep(self, place: int, shape: Sequence[int], probability: float, *, by_row: bool) -> Tensor:
         """Which numbers of a tensor stay, bool; its first axis counts the rows.
 
         The keys of all positions along the axes but the last are drawn out one axis after the other, each by its own
@@ -195,13 +187,8 @@ class _Pass:
             enable_gqa: whether several heads of queries share one of keys and values.
         """
         if enable_gqa:
-            key, value = (
-                each.repeat_interleave(query.shape[-3] // each.shape[-3], -3)
-                for each in (key, value)
-            )
-        scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(
-            -2, -1
-        )
+            key, value = (each.repeat_interleave(query.shape[-3] // each.shape[-3], -3) for each in (key, value))
+        scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-2, -1)
         if is_causal:
             attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
         if attn_mask is not None and attn_mask.dtype == torch.bool:
@@ -244,11 +231,7 @@ class _Functions(TorchFunctionMode):
         self.this, self.called = this, False
 
     def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """The call itself, where it draws nothing."""
         given = kwargs or {}

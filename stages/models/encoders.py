@@ -35,20 +35,8 @@ from schemas.recipe.parts import TeacherShape
 from schemas.recipe.student import too_large
 from stages.models.attention_capture import CAPTURE, Probe, probe
 from stages.models.tensors import copy_out
-from stages.models.tokenizer_checks import (
-    check_vocabulary,
-    highest_type,
-    leave_types_out,
-    reads_types,
-)
-from stages.models.weights import (
-    LOADING,
-    check_weights,
-    conversion_command,
-    unloadable,
-    weight_files,
-    without_warnings,
-)
+from stages.models.tokenizer_checks import check_vocabulary, highest_type, leave_types_out, reads_types
+from stages.models.weights import LOADING, check_weights, conversion_command, unloadable, weight_files, without_warnings
 from stages.storage.sealed_folder import file_digest
 
 # The bars of loading and saving would run through ours.
@@ -118,9 +106,7 @@ def locate(model: AnyModelRef) -> Path:
     _check_files(folder, f"teacher model {name}")
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is not a folder"
-        raise DataError(
-            f"teacher model {name}: {folder} {what}; give a hub id or a transformers folder"
-        )
+        raise DataError(f"teacher model {name}: {folder} {what}; give a hub id or a transformers folder")
     if not weight_files(folder):
         found = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
         hint = (
@@ -129,9 +115,7 @@ def locate(model: AnyModelRef) -> Path:
             if found
             else ""
         )
-        raise DataError(
-            f"teacher model {name}: {folder} has no .safetensors file, the only format read{hint}"
-        )
+        raise DataError(f"teacher model {name}: {folder} has no .safetensors file, the only format read{hint}")
     if model.sha256 is not None and (actual := weights_digest(folder)) != model.sha256:
         raise DataError(
             f"teacher model {name}: its weights have SHA-256 {actual}, the recipe asks for {model.sha256}; "
@@ -162,20 +146,14 @@ def _package_folder(model: PackageModel) -> Path:
             folder = Path(str(file.locate())).parent
             if weight_files(folder):
                 return folder
-    raise DataError(
-        f"teacher model package:{model.distribution}: the distribution carries no transformers folder"
-    )
+    raise DataError(f"teacher model package:{model.distribution}: the distribution carries no transformers folder")
 
 
 def _hub_folder(model: HubModel) -> Path:
     try:
-        path = snapshot_download(
-            model.id, revision=model.revision, allow_patterns=list(_HUB_FILES), etag_timeout=10
-        )
+        path = snapshot_download(model.id, revision=model.revision, allow_patterns=list(_HUB_FILES), etag_timeout=10)
     except RepositoryNotFoundError:
-        raise DataError(
-            f"teacher model {model.id}: the hub has no such repository; check its name"
-        ) from None
+        raise DataError(f"teacher model {model.id}: the hub has no such repository; check its name") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = type(error).__name__
         raise ServiceError(
@@ -198,9 +176,7 @@ def folder_digest(folder: Path) -> str:
     """SHA-256 over weights, config and tokenizer: everything of a model folder that computation depends on."""
     files = {file for pattern in _READ_FILES for file in folder.glob(pattern) if file.is_file()}
     parts = [weights_digest(folder)]
-    parts += [
-        f"{file.relative_to(folder).as_posix()}:{file_digest(file)}" for file in sorted(files)
-    ]
+    parts += [f"{file.relative_to(folder).as_posix()}:{file_digest(file)}" for file in sorted(files)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -209,9 +185,7 @@ def load_config(folder: Path) -> PretrainedConfig:
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each family checks its own config
-        raise DataError(
-            f"{folder}/config.json cannot be read as a model's config: {_reason(error)}"
-        ) from None
+        raise DataError(f"{folder}/config.json cannot be read as a model's config: {_reason(error)}") from None
     # For a class that a family lacks, transformers would ask at the terminal whether to run the code named here.
     vars(config).pop("auto_map", None)
     # A name such as org/kernel would be fetched and run.
@@ -229,12 +203,7 @@ def _reason(error: Exception) -> str:
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 
 
-_LARGEST = {
-    "num_hidden_layers": 200,
-    "hidden_size": 65_536,
-    "num_attention_heads": 1024,
-    "vocab_size": 10_000_000,
-}
+_LARGEST = {"num_hidden_layers": 200, "hidden_size": 65_536, "num_attention_heads": 1024, "vocab_size": 10_000_000}
 
 
 def shape_of(config: PretrainedConfig) -> TeacherShape:
@@ -257,13 +226,9 @@ def shape_of(config: PretrainedConfig) -> TeacherShape:
             )
     inner = getattr(config, "intermediate_size", None) or getattr(config, "hidden_dim", None)
     positions = getattr(config, "max_position_embeddings", 512)
-    reason = too_large(
-        config.num_hidden_layers, config.hidden_size, inner or 4 * config.hidden_size
-    )
+    reason = too_large(config.num_hidden_layers, config.hidden_size, inner or 4 * config.hidden_size)
     if reason is not None:
-        raise DataError(
-            f"a {config.model_type} model's config: {reason}; give another model, or mend its config.json"
-        )
+        raise DataError(f"a {config.model_type} model's config: {reason}; give another model, or mend its config.json")
     return TeacherShape(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -294,13 +259,9 @@ def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenize
     except Exception as error:  # each family reads its own files
         raise DataError(f"{folder} has no tokenizer that can be read: {_reason(error)}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise DataError(
-            f"{folder}: its tokenizer has no fast version; save one beside the model as tokenizer.json"
-        )
+        raise DataError(f"{folder}: its tokenizer has no fast version; save one beside the model as tokenizer.json")
     if tokenizer.pad_token_id is None:
-        raise DataError(
-            f"{folder}: the tokenizer has no padding token; an encoder's tokenizer needs one"
-        )
+        raise DataError(f"{folder}: the tokenizer has no padding token; an encoder's tokenizer needs one")
     check_vocabulary(tokenizer, config, folder)
     if not reads_types(tokenizer, config):
         leave_types_out(tokenizer)
@@ -333,9 +294,8 @@ def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> 
         difference = f"it has {len(mine)} tokens, the teacher's has {len(theirs)}"
     else:
         token, index = next(
-            item for item in sorted(theirs.items(), key=lambda item: item[1])
-            if mine.get(item[0]) != item[1]
-        )  # fmt: skip
+            item for item in sorted(theirs.items(), key=lambda item: item[1]) if mine.get(item[0]) != item[1]
+        )
         own = next((name for name, place in mine.items() if place == index), None)
         difference = f"token {index} is {own!r}, the teacher's is {token!r}"
     raise DataError(
@@ -349,9 +309,7 @@ def load_encoder(folder: Path, config: PretrainedConfig | None = None) -> PreTra
     return load_pretrained(AutoModel, folder, config)
 
 
-def load_pretrained(
-    auto: Any, folder: Path, config: PretrainedConfig | None = None
-) -> PreTrainedModel:
+def load_pretrained(auto: Any, folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
     """A model of a transformers folder by one of transformers' auto classes, fp32, in eval mode."""
     config = config or load_config(folder)
     try:

@@ -109,15 +109,11 @@ def _heads(config: PretrainedConfig, shape: StudentShape) -> dict[str, Any]:
     return changes
 
 
-def _depth(
-    config: PretrainedConfig, shape: StudentShape, layers: tuple[int, ...] | None
-) -> dict[str, Any]:
+def _depth(config: PretrainedConfig, shape: StudentShape, layers: tuple[int, ...] | None) -> dict[str, Any]:
     depth = shape.num_layers
     changes: dict[str, Any] = {"num_hidden_layers": depth}
     if (num_groups := getattr(config, "num_hidden_groups", None)) is not None:
-        changes["num_hidden_groups"] = min(
-            num_groups, depth
-        )  # ALBERT: layers share a group's weights
+        changes["num_hidden_groups"] = min(num_groups, depth)  # ALBERT: layers share a group's weights
     for name in _LISTS_PER_LAYER:
         kinds = getattr(config, name, None)
         if isinstance(kinds, list):
@@ -158,9 +154,7 @@ def adopt_vocabulary(model_type: str, teacher: PretrainedConfig) -> PretrainedCo
     for name, value in changes.items():
         try:
             setattr(config, name, value)
-        except (
-            StrictDataclassError
-        ):  # an id that the family must have and the teacher does not name
+        except StrictDataclassError:  # an id that the family must have and the teacher does not name
             setattr(config, name, changes["pad_token_id"])
     if hasattr(config, "max_position_embeddings"):
         config.max_position_embeddings = given.max_positions + reserved_positions(config)
@@ -187,11 +181,7 @@ def _encoder_config(model_type: str) -> PretrainedConfig:
         near = difflib.get_close_matches(model_type, MODEL_FOR_MASKED_LM_MAPPING_NAMES, n=3)
         raise ConfigError(
             f"student.model_type: {model_type} is no encoder that transformers has; "
-            + (
-                f"did you mean {' or '.join(near)}?"
-                if near
-                else "give one, such as bert or roberta"
-            )
+            + (f"did you mean {' or '.join(near)}?" if near else "give one, such as bert or roberta")
         )
     config = AutoConfig.for_model(model_type)
     if config.is_encoder_decoder or not hasattr(config, "vocab_size"):

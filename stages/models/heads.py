@@ -35,12 +35,7 @@ from schemas.core.kinds import (
 )
 from schemas.results.manifest import LabelOrder
 from stages.models.encoders import attention_of, load_config, load_pretrained
-from stages.models.sentence_encoder import (
-    Model,
-    check_dense,
-    load_sentence_encoder,
-    sentence_encoder,
-)
+from stages.models.sentence_encoder import Model, check_dense, load_sentence_encoder, sentence_encoder
 from stages.models.weights import check_weights, tensor_names
 
 _HEADS = {"classifier", "score", "sequence_summary", "qa_outputs"}
@@ -92,12 +87,7 @@ def output_names(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def with_head(
-    encoder: PreTrainedModel,
-    problem: AnyProblem,
-    labels: Sequence[str],
-    *,
-    seed: int,
-    vector_width: int | None = None,
+    encoder: PreTrainedModel, problem: AnyProblem, labels: Sequence[str], *, seed: int, vector_width: int | None = None
 ) -> Model:
     """The encoder under a fresh head, drawn with `seed`.
 
@@ -114,9 +104,7 @@ def with_head(
     name_outputs(config, problem, labels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = _auto(problem).from_config(
-            config, dtype=torch.float32, **attention_of(config)
-        )
+        model: PreTrainedModel = _auto(problem).from_config(config, dtype=torch.float32, **attention_of(config))
     own = model.base_model.state_dict()
     weights = {name: tensor for name, tensor in encoder.state_dict().items() if name in own}
     # Some families (GTE, NomicBERT) have a pooler only below a head: it is drawn with the head.
@@ -161,10 +149,7 @@ def _of_sequences(model: PreTrainedModel, problem: AnyProblem) -> PreTrainedMode
 def _as_single_choices(
     _model: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, {
-        name: value.unsqueeze(1) if isinstance(value, Tensor) else value
-        for name, value in inputs.items()
-    }
+    return args, {name: value.unsqueeze(1) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
 def check_trained_head(folder: Path, problem: AnyProblem, name: str) -> None:
@@ -211,9 +196,7 @@ def check_outputs(model: Model, problem: AnyProblem, labels: tuple[str, ...], fo
     order = label_order(names, labels)
     if order is None:
         tags = isinstance(problem, TokenClassification)
-        as_written = (
-            " (with task.metric: token_accuracy tags are not turned into BIO)" if tags else ""
-        )
+        as_written = " (with task.metric: token_accuracy tags are not turned into BIO)" if tags else ""
         raise DataError(
             f"teacher.task_model: {folder} answers with {', '.join(names)}; the task has {', '.join(labels)}: set "
             f"task.labels to the teacher's names{as_written}, or fine-tune another"
@@ -240,9 +223,7 @@ def output_layer(model: nn.Module, outputs: int) -> nn.Linear | None:
     layers = [
         layer
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-        and layer.out_features == outputs
-        and name.split(".")[0] in _HEADS
+        if isinstance(layer, nn.Linear) and layer.out_features == outputs and name.split(".")[0] in _HEADS
     ]
     return layers[-1] if layers else None
 

@@ -18,12 +18,7 @@ class Projections(nn.Module):
     """
 
     def __init__(
-        self,
-        objective: LatentObjective,
-        states: Collection[str],
-        *,
-        student_width: int,
-        teacher_width: int,
+        self, objective: LatentObjective, states: Collection[str], *, student_width: int, teacher_width: int
     ) -> None:
         """Make the maps.
 
@@ -58,9 +53,7 @@ class Projections(nn.Module):
     def _mapped(self, maps: nn.ModuleDict, name: str, states_BSH: Tensor) -> Tensor:
         if not maps:
             return states_BSH
-        mapped: Tensor = maps["shared" if self.objective.projection == "shared" else name](
-            states_BSH
-        )
+        mapped: Tensor = maps["shared" if self.objective.projection == "shared" else name](states_BSH)
         return mapped
 
 
@@ -73,16 +66,9 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def drawn_projections(
-    objective: LatentObjective,
-    states: Collection[str],
-    *,
-    student_width: int,
-    teacher_width: int,
-    seed: int,
+    objective: LatentObjective, states: Collection[str], *, student_width: int, teacher_width: int, seed: int
 ) -> Projections:
     """Projections whose draw depends on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Projections(
-            objective, states, student_width=student_width, teacher_width=teacher_width
-        )
+        return Projections(objective, states, student_width=student_width, teacher_width=teacher_width)

@@ -29,9 +29,7 @@ _TYPES = {
 class SentenceEncoder(nn.Module):
     """An encoder, the pooling of its last states, and a map to another width where one is needed."""
 
-    def __init__(
-        self, encoder: PreTrainedModel, problem: Embedding, dense: nn.Linear | None
-    ) -> None:
+    def __init__(self, encoder: PreTrainedModel, problem: Embedding, dense: nn.Linear | None) -> None:
         super().__init__()
         self.encoder, self.problem, self.dense = encoder, problem, dense
 
@@ -65,8 +63,7 @@ class SentenceEncoder(nn.Module):
         output = self.encoder(attention_mask=attention_mask, **inputs)
         vectors = pooled(output.last_hidden_state, attention_mask, self.problem)
         return SequenceClassifierOutput(
-            logits=self.dense(vectors) if self.dense else vectors,
-            hidden_states=output.hidden_states,
+            logits=self.dense(vectors) if self.dense else vectors, hidden_states=output.hidden_states
         )
 
     def save_pretrained(self, folder: Path, **options: Any) -> None:
@@ -74,8 +71,7 @@ class SentenceEncoder(nn.Module):
         self.encoder.save_pretrained(folder, **options)
         parts = ["", "1_Pooling", *([DENSE] if self.dense else [])]
         modules = [
-            {"idx": index, "name": str(index), "path": part, "type": _TYPES[part]}
-            for index, part in enumerate(parts)
+            {"idx": index, "name": str(index), "path": part, "type": _TYPES[part]} for index, part in enumerate(parts)
         ]
         _write(folder / "modules.json", modules)
         pooling = {
@@ -93,8 +89,7 @@ class SentenceEncoder(nn.Module):
             }
             _write(folder / DENSE / "config.json", dense)
             tensors = {
-                f"linear.{name}": tensor.detach().cpu().contiguous()
-                for name, tensor in self.dense.state_dict().items()
+                f"linear.{name}": tensor.detach().cpu().contiguous() for name, tensor in self.dense.state_dict().items()
             }
             save_file(tensors, folder / DENSE / "model.safetensors")
 
@@ -117,9 +112,7 @@ def pooled(states: Tensor, attention_mask: Tensor, problem: Embedding) -> Tensor
     return (real * mask).sum(1) / mask.sum(1)
 
 
-def sentence_encoder(
-    encoder: PreTrainedModel, problem: Embedding, *, width: int | None, seed: int
-) -> SentenceEncoder:
+def sentence_encoder(encoder: PreTrainedModel, problem: Embedding, *, width: int | None, seed: int) -> SentenceEncoder:
     """An encoder with vectors `width` wide, mapped there by a fresh layer where it has another width itself."""
     own = int(encoder.config.hidden_size)
     if width is None or width == own:
@@ -136,9 +129,7 @@ def load_sentence_encoder(folder: Path, problem: Embedding) -> SentenceEncoder:
     file = folder / DENSE / "model.safetensors"
     dense = None
     if file.is_file():
-        tensors = {
-            name.removeprefix("linear."): tensor for name, tensor in read_tensors(file).items()
-        }
+        tensors = {name.removeprefix("linear."): tensor for name, tensor in read_tensors(file).items()}
         weight = tensors["weight"]
         dense = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in tensors)
         dense.load_state_dict(tensors)
@@ -158,8 +149,7 @@ def check_dense(folder: Path, config: PretrainedConfig) -> None:
     try:
         with safe_open(file, framework="pt") as tensors:
             shapes = {
-                name.removeprefix("linear."): tuple(tensors.get_slice(name).get_shape())
-                for name in tensors.keys()
+                name.removeprefix("linear."): tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()
             }
         content = json.loads(described.read_text(encoding="utf-8"))
         outputs, activation = int(content["out_features"]), content["activation_function"]

@@ -10,11 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoModel,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from schemas.core.errors import ConfigError
 from schemas.core.layer_map import teacher_layers
@@ -89,9 +85,7 @@ def fresh_student(student: StudentConfig, teacher_folder: Path) -> PreTrainedMod
             raise AssertionError("these starts need more than a config: stages.build makes them")
 
 
-def check_copied_layers(
-    student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig
-) -> None:
+def check_copied_layers(student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig) -> None:
     """Refuse a start from copied layers that `fresh_student` would refuse, by names and shapes alone.
 
     Raises:
@@ -101,24 +95,19 @@ def check_copied_layers(
     config = student_config(teacher, student.shape, layers=layers)
     with torch.device("meta"):
         source, target = (
-            AutoModel.from_config(copy.deepcopy(each), **attention_of(each))
-            for each in (teacher, config)
+            AutoModel.from_config(copy.deepcopy(each), **attention_of(each)) for each in (teacher, config)
         )
     _tensors_taken(source, target, layers)
 
 
-def _copied_layers(
-    student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig
-) -> tuple[int, ...]:
+def _copied_layers(student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig) -> tuple[int, ...]:
     if student.model_type not in (None, teacher.model_type):
         raise ConfigError(
             f"student.start: blocks of a {teacher.model_type} teacher cannot be copied into a "
             f"{student.model_type} student; set student.start.kind to random, or leave student.model_type out"
         )
     return teacher_layers(
-        start.layer_map,
-        num_student_layers=student.shape.num_layers,
-        num_teacher_layers=teacher.num_hidden_layers,
+        start.layer_map, num_student_layers=student.shape.num_layers, num_teacher_layers=teacher.num_hidden_layers
     )
 
 
@@ -126,15 +115,11 @@ def _drawn(config: PretrainedConfig, seed: int) -> PreTrainedModel:
     """An encoder with weights drawn from `seed`, fp32 whatever precision the teacher was saved in."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: PreTrainedModel = AutoModel.from_config(
-            config, dtype=torch.float32, **attention_of(config)
-        )
+        model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32, **attention_of(config))
     return model
 
 
-def copy_layers(
-    teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]
-) -> None:
+def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> None:
     """Make student block i a copy of teacher block `layers[i]`, and everything outside the blocks the teacher's.
 
     Raises:
@@ -144,9 +129,7 @@ def copy_layers(
     student.load_state_dict(_tensors_taken(teacher, student, layers))
 
 
-def _tensors_taken(
-    teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]
-) -> dict[str, Tensor]:
+def _tensors_taken(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> dict[str, Tensor]:
     """The teacher's tensor for each of the student's names."""
     source = teacher.state_dict()
     taken = _origins(teacher, student, layers)
@@ -159,9 +142,7 @@ def _tensors_taken(
     return {name: source[origin] for name, origin in taken.items()}
 
 
-def _origins(
-    teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]
-) -> dict[str, str]:
+def _origins(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> dict[str, str]:
     """The teacher's name for each tensor of the student."""
     own = list(student.state_dict())
     if getattr(teacher.config, "num_hidden_groups", None) == 1:
@@ -191,9 +172,7 @@ def block_prefix(model: PreTrainedModel) -> str:
     """Name of the module list that holds the transformer blocks, such as `encoder.layer`."""
     depth = model.config.num_hidden_layers
     names = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == depth
+        name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
     ]
     if not names:
         raise ConfigError(

@@ -12,9 +12,7 @@ from schemas.core.wording import printable
 _TYPES = "token_type_ids"
 
 
-def check_vocabulary(
-    tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, folder: Path
-) -> None:
+def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, folder: Path) -> None:
     """Refuse a tokenizer with an id that the model has no embedding for.
 
     Raises:
@@ -23,9 +21,7 @@ def check_vocabulary(
     size = config.vocab_size
     ids = dict(tokenizer.get_vocab())
     # What a template puts around the text need not be in the vocabulary.
-    ids |= {
-        token: number for number, token in _around(tokenizer).items() if number not in ids.values()
-    }
+    ids |= {token: number for number, token in _around(tokenizer).items() if number not in ids.values()}
     beyond = sorted((number, token) for token, number in ids.items() if number >= size)
     if not beyond:
         return
@@ -59,9 +55,7 @@ def _around(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
         return {}
     return {
         number: token
-        for number, token, is_special in zip(
-            pair.ids, pair.tokens, pair.special_tokens_mask, strict=True
-        )
+        for number, token, is_special in zip(pair.ids, pair.tokens, pair.special_tokens_mask, strict=True)
         if is_special
     }
 

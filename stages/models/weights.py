@@ -85,14 +85,10 @@ def check_weights(auto: Any, folder: Path, config: PretrainedConfig) -> None:
 def unloadable(folder: Path, error: Exception) -> DataError:
     """What to say of a model that transformers does not load."""
     cause = " ".join(str(error).split())[:300] or type(error).__name__
-    return DataError(
-        f"{folder} cannot be loaded as a model: {cause}; check config.json, or fetch the model again"
-    )
+    return DataError(f"{folder} cannot be loaded as a model: {cause}; check config.json, or fetch the model again")
 
 
-def _size_problem(
-    folder: Path, config: PretrainedConfig, name: str, theirs: Sequence[int], ours: Sequence[int]
-) -> str:
+def _size_problem(folder: Path, config: PretrainedConfig, name: str, theirs: Sequence[int], ours: Sequence[int]) -> str:
     shown = (" x ".join(map(str, sizes)) for sizes in (theirs, ours))
     given, right = shown
     key = _key_of(config, name, theirs, ours)
@@ -103,9 +99,7 @@ def _key_of(config: PretrainedConfig, name: str, theirs: Sequence[int], ours: Se
     """The key of the config that a size comes from, as far as it can be told."""
     if any(part in _HEADS for part in name.split(".")[:2]):
         return f"id2label names {config.num_labels} outputs"
-    differing = [mine for mine, their in zip(ours, theirs, strict=False) if mine != their] or list(
-        ours
-    )
+    differing = [mine for mine, their in zip(ours, theirs, strict=False) if mine != their] or list(ours)
     kinds = {"word": "vocab_size", "tok": "vocab_size", "position": "max_position_embeddings"}
     likely = [key for part, key in kinds.items() if part in name and "token_type" not in name]
     keys = (*likely, "type_vocab_size", "vocab_size", *_SIZES, "max_position_embeddings")
@@ -146,9 +140,7 @@ def _depth_problems(
     else:
         words = sorted(name for name in missing if "embeddings" in name and "weight" in name)
         return [f"there is no {name} in its .safetensors" for name in words]
-    return [
-        f"config.json names {depth} blocks (num_hidden_layers), and its .safetensors has {there}"
-    ]
+    return [f"config.json names {depth} blocks (num_hidden_layers), and its .safetensors has {there}"]
 
 
 def _block_lists(model: PreTrainedModel) -> list[str]:
@@ -175,9 +167,7 @@ def tensor_names(folder: Path) -> set[str]:
             with safe_open(file, framework="pt") as tensors:
                 names.update(tensors.keys())
         except (SafetensorError, OSError) as error:
-            raise DataError(
-                f"{file} is not a safetensors file: {error}; fetch or save the model again"
-            ) from None
+            raise DataError(f"{file} is not a safetensors file: {error}; fetch or save the model again") from None
     return names
 
 

@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from schemas.core.layer_map import Targets
-from schemas.core.terms import (
-    Contrastive,
-    LayerRelation,
-    SampleRelation,
-    TokenRelation,
-    WordRelation,
-)
+from schemas.core.terms import Contrastive, LayerRelation, SampleRelation, TokenRelation, WordRelation
 from stages.data.batching.tokens import Batch
 from stages.losses import (
     Summed,
@@ -47,9 +41,7 @@ def word_relation(config: WordRelation) -> tuple[Compare, Count]:
 
     def num_triplets(batch: Batch) -> int:
         around = [
-            min(place, reach) + min(length - 1 - place, reach)
-            for length in batch.lengths()
-            for place in range(length)
+            min(place, reach) + min(length - 1 - place, reach) for length in batch.lengths() for place in range(length)
         ]
         return sum(number * (number - 1) for number in around)
 
@@ -133,17 +125,11 @@ def contrastive_term(config: Contrastive, pair: Pair, targets: Targets) -> Term:
         assert target is not None
         pool = target.pools[pair.index]
         given = torch.stack(
-            [
-                pair.projections.student(f"hidden_{layer}", student.hidden[layer + 1])
-                for layer in matched
-            ]
+            [pair.projections.student(f"hidden_{layer}", student.hidden[layer + 1]) for layer in matched]
         )
         means = _wanted(pool.hidden, matched)
         wanted = torch.stack(
-            [
-                pair.projections.teacher(f"hidden_{layer}", mean)
-                for layer, mean in zip(matched, means, strict=True)
-            ]
+            [pair.projections.teacher(f"hidden_{layer}", mean) for layer, mean in zip(matched, means, strict=True)]
         )
         states, mask, first = gather_rows(wanted, pool.mask)
         return angular_contrastive_loss(given, states, batch.attention_mask, mask, pool.own + first)
@@ -172,8 +158,5 @@ def _states_after(layers: Iterable[int]) -> Needs:
 def _wanted(hidden: Mapping[int, Tensor], matched: dict[int, tuple[int, ...]]) -> Tensor:
     """(blocks, batch, sequence, width): the mean of the teacher blocks of each mapped student block."""
     return torch.stack(
-        [
-            torch.stack([hidden[block + 1] for block in learns_from]).mean(0)
-            for learns_from in matched.values()
-        ]
+        [torch.stack([hidden[block + 1] for block in learns_from]).mean(0) for learns_from in matched.values()]
     )

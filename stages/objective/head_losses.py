@@ -47,9 +47,8 @@ class Answers(ABC):
 
     @abstractmethod
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
         """The distance to a teacher's answer; every row counts, labelled or not."""
 
     @abstractmethod
@@ -88,15 +87,10 @@ class ClassAnswers(_Rows):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
         return soft_label_loss(
-            student,
-            teacher,
-            temperature=config.temperature,
-            kind=config.loss,
-            row_weights_B=row_weights,
+            student, teacher, temperature=config.temperature, kind=config.loss, row_weights_B=row_weights
         )
 
     @override
@@ -118,12 +112,9 @@ class MixedAnswers(_Rows):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
-        raise AssertionError(
-            "several tasks are learnt from labels: no stage asks for their answers"
-        )
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
+        raise AssertionError("several tasks are learnt from labels: no stage asks for their answers")
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
@@ -156,9 +147,8 @@ class ValueAnswers(_Rows):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
         return value_loss(student.squeeze(-1), teacher.squeeze(-1), scale=self.scale)
 
     @override
@@ -172,12 +162,9 @@ class LabelSetAnswers(_Rows):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
-        return soft_multi_label_loss(
-            student, teacher, temperature=config.temperature, kind=config.loss
-        )
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
+        return soft_multi_label_loss(student, teacher, temperature=config.temperature, kind=config.loss)
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
@@ -190,9 +177,8 @@ class VectorAnswers(_Rows):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
         return vector_loss(student, teacher, kind=config.loss)
 
     @override
@@ -205,16 +191,9 @@ class SpanAnswers(_Rows):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
-        return soft_span_loss(
-            student,
-            teacher,
-            batch.attention_mask,
-            temperature=config.temperature,
-            kind=config.loss,
-        )
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
+        return soft_span_loss(student, teacher, batch.attention_mask, temperature=config.temperature, kind=config.loss)
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
@@ -227,9 +206,8 @@ class ChoiceAnswers(Answers):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
         return soft_choice_loss(
             self._by_row(student, batch),
             self._by_row(teacher, batch),
@@ -273,13 +251,10 @@ class TagAnswers(Answers):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
         word = _labels(batch) != NO_WORD
-        return soft_label_loss(
-            student[word], teacher[word], temperature=config.temperature, kind=config.loss
-        )
+        return soft_label_loss(student[word], teacher[word], temperature=config.temperature, kind=config.loss)
 
     @override
     def soft_count(self, batch: Batch) -> int:
@@ -300,13 +275,10 @@ class WordAnswers(Answers):
 
     @override
     def soft(
-        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch,
-        row_weights: Tensor | None,
-    ) -> Summed:  # fmt: skip
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
         masked = _words(batch) >= 0
-        return soft_label_loss(
-            student[masked], teacher[masked], temperature=config.temperature, kind=config.loss
-        )
+        return soft_label_loss(student[masked], teacher[masked], temperature=config.temperature, kind=config.loss)
 
     @override
     def soft_count(self, batch: Batch) -> int:

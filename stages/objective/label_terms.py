@@ -20,24 +20,13 @@ def soft_label_terms(config: SoftLabels, shares: Sequence[float], answers: Answe
     constant, tells the two apart.
     """
     several = len(shares) > 1
-    return [
-        _soft_label_term(config, index, share, answers, several=several)
-        for index, share in enumerate(shares)
-    ]
+    return [_soft_label_term(config, index, share, answers, several=several) for index, share in enumerate(shares)]
 
 
-def _soft_label_term(
-    config: SoftLabels, index: int, share: float, answers: Answers, *, several: bool
-) -> Term:
+def _soft_label_term(config: SoftLabels, index: int, share: float, answers: Answers, *, several: bool) -> Term:
     def compute(student: Outputs, target: Target | None, batch: Batch) -> Summed:
         assert target is not None
-        return answers.soft(
-            config,
-            _logits(student),
-            _logits(target.outputs[index]),
-            batch,
-            target.shares_of(index),
-        )
+        return answers.soft(config, _logits(student), _logits(target.outputs[index]), batch, target.shares_of(index))
 
     return Term(
         "soft_label",

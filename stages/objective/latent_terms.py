@@ -71,9 +71,7 @@ class Match:
         return Needs(hidden=frozenset(layer + 1 for layer in layers))
 
 
-def matched_states(
-    latent: LatentObjective, student: PretrainedConfig, teacher: PretrainedConfig
-) -> list[str]:
+def matched_states(latent: LatentObjective, student: PretrainedConfig, teacher: PretrainedConfig) -> list[str]:
     """Names of the student states that are projected: `embedding`, `hidden_0` and so on."""
     states: set[int] = set()
     embedding = False
@@ -109,12 +107,7 @@ def latent_terms(latent: LatentObjective, pair: Pair, *, epoch: int) -> list[Ter
 
 
 def _targets(
-    latent: LatentObjective,
-    term: LatentTerm,
-    student: PretrainedConfig,
-    teacher: PretrainedConfig,
-    *,
-    epoch: int,
+    latent: LatentObjective, term: LatentTerm, student: PretrainedConfig, teacher: PretrainedConfig, *, epoch: int
 ) -> Targets:
     return layer_targets(
         latent.map_of(term),
@@ -124,12 +117,7 @@ def _targets(
     )
 
 
-def _block_term(
-    config: BlockTerm,
-    pair: Pair,
-    layer: int,
-    learns_from: tuple[int, ...],
-) -> Term:
+def _block_term(config: BlockTerm, pair: Pair, layer: int, learns_from: tuple[int, ...]) -> Term:
     match = _match(config, pair, layer)
 
     def compute(student: Outputs, target: Target | None, batch: Batch) -> Summed:
@@ -171,9 +159,7 @@ def _transport_term(config: BlockTerm, pair: Pair) -> Term:
         count = losses[0][0].count
         cost_MN = total_MN.detach() / count.clamp(min=1)
         plan_MN = transport_plan(
-            cost_MN,
-            torch.full((len(own),), 1 / len(own)),
-            torch.full((len(theirs),), 1 / len(theirs)),
+            cost_MN, torch.full((len(own),), 1 / len(own)), torch.full((len(theirs),), 1 / len(theirs))
         )
         return Summed((plan_MN.to(total_MN) * total_MN).sum(), count)
 
@@ -190,11 +176,7 @@ def _transport_term(config: BlockTerm, pair: Pair) -> Term:
     )
 
 
-def _match(
-    config: BlockTerm,
-    pair: Pair,
-    layer: int,
-) -> Match:
+def _match(config: BlockTerm, pair: Pair, layer: int) -> Match:
     match config:
         case Attention():
             return _attention(config, pair)
@@ -228,13 +210,9 @@ def _attention(config: Attention, pair: Pair) -> Match:
     def of_scores(student: Tensor, teacher: Tensor, batch: Batch, _: Tensor | None) -> Summed:
         return attention_score_loss(student, teacher, batch.attention_mask, zero_at_padding=True)
 
-    def of_probabilities(
-        student: Tensor, teacher: Tensor, batch: Batch, _: Tensor | None
-    ) -> Summed:
+    def of_probabilities(student: Tensor, teacher: Tensor, batch: Batch, _: Tensor | None) -> Summed:
         assert config.loss != "mse_scores"
-        return attention_probability_loss(
-            student, teacher, batch.attention_mask, kind=_PROBABILITIES[config.loss]
-        )
+        return attention_probability_loss(student, teacher, batch.attention_mask, kind=_PROBABILITIES[config.loss])
 
     def count(batch: Batch) -> int:
         if config.loss in ("mse_scores", "mse_probabilities"):
@@ -254,9 +232,7 @@ _PROBABILITIES: dict[str, Literal["mse", "kl", "cosine"]] = {
 
 def _hidden(config: HiddenStates, pair: Pair, layer: int) -> Match:
     name = f"hidden_{layer}"
-    pooling: Literal["tokens", "first", "mean"] = (
-        "tokens" if config.tokens == "all" else config.tokens
-    )
+    pooling: Literal["tokens", "first", "mean"] = "tokens" if config.tokens == "all" else config.tokens
 
     def compare(given: Tensor, wanted: Tensor, batch: Batch, shares: Tensor | None) -> Summed:
         # Pooled before they are projected: a mean and a linear map may change places, and this is the cheaper order.
@@ -284,9 +260,7 @@ def _relation(config: Relation, pair: Pair) -> Match:
         return states
 
     def compare(given: Tensor, wanted: Tensor, batch: Batch, _: Tensor | None) -> Summed:
-        return relation_loss(
-            given, wanted, batch.attention_mask, num_heads=config.num_heads, across=config.across
-        )
+        return relation_loss(given, wanted, batch.attention_mask, num_heads=config.num_heads, across=config.across)
 
     return Match(
         read,

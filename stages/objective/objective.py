@@ -100,9 +100,7 @@ class ObjectiveTerms(nn.Module):
         self.terms = self._make_terms()
         self.redrawn = latent is not None and _is_redrawn(latent)
         latent_names = [term.name for term in latent.terms] if latent is not None else []
-        self.initial_names = (
-            latent_names if latent is not None and latent.normalize == "first_step" else []
-        )
+        self.initial_names = latent_names if latent is not None and latent.normalize == "first_step" else []
         if self.initial_names:
             unknown = torch.full((len(self.initial_names),), math.nan, dtype=torch.float64)
             self.register_buffer("initial", unknown)
@@ -129,10 +127,7 @@ class ObjectiveTerms(nn.Module):
         fitting = {
             place
             for place, tensors in maps.items()
-            if all(
-                _shape_of(self.carried.get(name)) == tensor.shape
-                for name, tensor in tensors.items()
-            )
+            if all(_shape_of(self.carried.get(name)) == tensor.shape for name, tensor in tensors.items())
         }
         with torch.no_grad():
             for place in fitting:
@@ -162,9 +157,7 @@ class ObjectiveTerms(nn.Module):
             assert latent is not None
             projections = self.projections[index]
             assert isinstance(projections, Projections)
-            pair = Pair(
-                self.student_config, teacher, index, several, self.shares.fixed[index], projections
-            )
+            pair = Pair(self.student_config, teacher, index, several, self.shares.fixed[index], projections)
             terms += latent_terms(latent, pair, epoch=self.epoch)
         answers = answers_to(None if self.masking else self.problem, self.class_groups, self.scales)
         if soft is not None:
@@ -226,10 +219,7 @@ class ObjectiveTerms(nn.Module):
         if all(each == Needs() for each in needs):
             return None
         with torch.no_grad():
-            outputs = tuple(
-                run_model(teacher, batch, each)
-                for teacher, each in zip(teachers, needs, strict=True)
-            )
+            outputs = tuple(run_model(teacher, batch, each) for teacher, each in zip(teachers, needs, strict=True))
         return self.target_of(outputs, batch)
 
     @torch.no_grad()

@@ -85,10 +85,7 @@ class Pool:
             return nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing))
 
         return cls(
-            {
-                place: torch.cat([padded(pool.hidden[place]) for pool in pools])
-                for place in pools[0].hidden
-            },
+            {place: torch.cat([padded(pool.hidden[place]) for pool in pools]) for place in pools[0].hidden},
             torch.cat([padded(pool.mask) for pool in pools]),
             pools[0].own,
         )

@@ -87,9 +87,7 @@ class Ports:
     """Most room for what the teachers say about every row; 0 asks them anew in every epoch."""
     stop_requested: Callable[[], bool] = field(default=lambda: False)
     """Asked after every step; True saves the state and leaves."""
-    shielded: Callable[[float], AbstractContextManager[object]] = field(
-        default=lambda _seconds: nullcontext()
-    )
+    shielded: Callable[[float], AbstractContextManager[object]] = field(default=lambda _seconds: nullcontext())
     """A context within which a wish to stop interrupts nothing for so many seconds: there `stop_requested` is asked, or
     what is nearly done is finished."""
 

@@ -45,13 +45,7 @@ class Cost:
 
 
 def cost_of(
-    config: StageConfig,
-    facts: Facts,
-    cache: Path,
-    rate: float,
-    *,
-    room: float = 0.0,
-    microbatch_tokens: int = 8192,
+    config: StageConfig, facts: Facts, cache: Path, rate: float, *, room: float = 0.0, microbatch_tokens: int = 8192
 ) -> Cost:
     """Steps, tokens, operations and a first guess of the time of a stage.
 
@@ -111,25 +105,15 @@ def _objective(config: StageConfig) -> ObjectiveTerms | None:
     if not teachers or isinstance(config.objective, MaskedLanguageObjective):
         return None
     read = load_config(locate(config.pretrained))
-    own = (
-        student_config(read, config.student.shape, config.student.model_type)
-        if config.student
-        else read
-    )
+    own = student_config(read, config.student.shape, config.student.model_type) if config.student else read
     with torch.device("meta"):  # the objective asks for nothing else
         student, teacher = AutoModel.from_config(own), AutoModel.from_config(read)
     return ObjectiveTerms(
-        config.objective,
-        student=student,
-        teachers=[teacher] * len(teachers),
-        seed=0,
-        shares=shares_of(config),
+        config.objective, student=student, teachers=[teacher] * len(teachers), seed=0, shares=shares_of(config)
     )
 
 
-def _room_for_answers(
-    config: StageConfig, data: StageData, objective: ObjectiveTerms | None
-) -> int:
+def _room_for_answers(config: StageConfig, data: StageData, objective: ObjectiveTerms | None) -> int:
     """Bytes of what all teachers say about every row; 0 where it changes from step to step, or there is no teacher."""
     if objective is None or objective.changes_rows:
         return 0
@@ -137,11 +121,10 @@ def _room_for_answers(
     number_bytes = 2 if Runtime(config.training.precision).bf16 else 4
     return sum(
         room_for(
-            objective.teacher_needs(index), read, data.train,
-            num_outputs=len(data.labels), number_bytes=number_bytes,
+            objective.teacher_needs(index), read, data.train, num_outputs=len(data.labels), number_bytes=number_bytes
         )
         for index in range(len(members_of(config.teacher)))
-    )  # fmt: skip
+    )
 
 
 def _flops_per_token(shape: StudentShape, length: float) -> float:

@@ -78,9 +78,7 @@ def _make_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) 
     return DataCard(task=found, corpus=summary, leaks=leaks)
 
 
-def task_card(
-    task: TaskData, rows: TaskRows, tokenizer: PreTrainedTokenizerFast, cache: Path
-) -> TaskCard:
+def task_card(task: TaskData, rows: TaskRows, tokenizer: PreTrainedTokenizerFast, cache: Path) -> TaskCard:
     """The card of a task."""
     splits = {}
     train = row_hashes(rows.train)
@@ -169,11 +167,7 @@ def _balance(rows: TaskRows, data: Dataset) -> dict[str, float]:
 
 
 def _range(values: np.ndarray) -> dict[str, float]:
-    return {
-        "mean": float(values.mean()),
-        "lowest": float(values.min()),
-        "highest": float(values.max()),
-    }
+    return {"mean": float(values.mean()), "lowest": float(values.min()), "highest": float(values.max())}
 
 
 def check_card(card: DataCard, limits: DataLimits) -> None:
@@ -194,20 +188,38 @@ def check_card(card: DataCard, limits: DataLimits) -> None:
 
     for name, split in card.task.splits.items() if card.task else ():
         where = f"task, {name}"
-        check(
-            "cut", split.cut, split.rows, f"{where}: cut off by max_length", "raise task.max_length"
-        )
+        check("cut", split.cut, split.rows, f"{where}: cut off by max_length", "raise task.max_length")
         if name == "train":
-            check("duplicates", split.duplicates, split.rows, f"{where}: texts that were there before",
-                  "leave the repeated rows out")  # fmt: skip
-            check("contradictions", split.contradictions, split.rows,
-                  f"{where}: texts that have several labels", "mend the labels")  # fmt: skip
+            check(
+                "duplicates",
+                split.duplicates,
+                split.rows,
+                f"{where}: texts that were there before",
+                "leave the repeated rows out",
+            )
+            check(
+                "contradictions",
+                split.contradictions,
+                split.rows,
+                f"{where}: texts that have several labels",
+                "mend the labels",
+            )
         else:
-            check("in_train", split.in_train, split.rows, f"{where}: texts that are also in train",
-                  "give other validation rows")  # fmt: skip
+            check(
+                "in_train",
+                split.in_train,
+                split.rows,
+                f"{where}: texts that are also in train",
+                "give other validation rows",
+            )
     if card.leaks is not None and card.corpus is not None:
         rows = sum(source.train for source in card.corpus.sources)
-        check("corpus_leaks", card.leaks.rows, rows, "general_corpus: rows that hold a validation text of the task",
-              "name the task in general_corpus.decontaminate")  # fmt: skip
+        check(
+            "corpus_leaks",
+            card.leaks.rows,
+            rows,
+            "general_corpus: rows that hold a validation text of the task",
+            "name the task in general_corpus.decontaminate",
+        )
     if problems:
         raise DataError(problems[0] if len(problems) == 1 else "; ".join(problems))

@@ -27,22 +27,9 @@ from schemas.recipe.stage import Stage
 from schemas.recipe.student import ExtractStart, ModelStart, TeacherLayersStart
 from schemas.recipe.teacher import AlreadyFineTuned
 from stages.build import check_shape
-from stages.models.encoders import (
-    check_same_vocabulary,
-    load_config,
-    load_tokenizer,
-    locate,
-    probed,
-    shape_of,
-)
+from stages.models.encoders import check_same_vocabulary, load_config, load_tokenizer, locate, probed, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
-from stages.models.heads import (
-    check_head_weights,
-    check_outputs,
-    check_trained_head,
-    has_head_for,
-    load_with_head,
-)
+from stages.models.heads import check_head_weights, check_outputs, check_trained_head, has_head_for, load_with_head
 from stages.models.masked_lm import has_word_head
 from stages.models.student import check_copied_layers, student_config
 from stages.models.weights import check_weights
@@ -81,9 +68,7 @@ def check_models(recipe: Recipe) -> Models:
     for index, other in enumerate(recipe.teacher.others):
         problems += _other_problems(recipe, locate(other.model), folder, f"teacher.others[{index}]")
     problems += _head_problems(recipe, teacher, student)
-    problems += _word_problems(
-        recipe, folder, student, has_mask=tokenizer.mask_token_id is not None
-    )
+    problems += _word_problems(recipe, folder, student, has_mask=tokenizer.mask_token_id is not None)
     if problems:
         raise _refused(recipe, problems)
     _check_start(recipe, teacher, folder)
@@ -130,9 +115,7 @@ def _check_positions(recipe: Recipe, config: PretrainedConfig, folder: Path, pla
             )
 
 
-def _reading_problems(
-    recipe: Recipe, stages: tuple[Stage, ...], models: dict[str, PretrainedConfig]
-) -> Iterator[str]:
+def _reading_problems(recipe: Recipe, stages: tuple[Stage, ...], models: dict[str, PretrainedConfig]) -> Iterator[str]:
     """Objectives that ask for what a model of these families does not show."""
     for stage in stages:
         latent = latent_of(stage.objective)
@@ -165,19 +148,13 @@ def _other_problems(recipe: Recipe, folder: Path, first: Path, place: str) -> li
     return [f"{place}: {problem}" for problem in found]
 
 
-def _head_problems(
-    recipe: Recipe, teacher: PretrainedConfig, student: PretrainedConfig
-) -> list[str]:
+def _head_problems(recipe: Recipe, teacher: PretrainedConfig, student: PretrainedConfig) -> list[str]:
     """Kinds of tasks that a family has no head for."""
     if recipe.task is None:
         return []
     problem = recipe.task.problem
     families = {config.model_type: config for config in (teacher, student)}
-    return [
-        _no_head(config, problem)
-        for config in families.values()
-        if not has_head_for(config, problem)
-    ]
+    return [_no_head(config, problem) for config in families.values() if not has_head_for(config, problem)]
 
 
 def _no_head(config: PretrainedConfig, problem: AnyProblem) -> str:
@@ -187,9 +164,7 @@ def _no_head(config: PretrainedConfig, problem: AnyProblem) -> str:
     )
 
 
-def _word_problems(
-    recipe: Recipe, folder: Path, student: PretrainedConfig, *, has_mask: bool
-) -> list[str]:
+def _word_problems(recipe: Recipe, folder: Path, student: PretrainedConfig, *, has_mask: bool) -> list[str]:
     """What asks for masked words, or for a head that predicts them, where there is none."""
     problems: list[str] = []
     for index, stage in enumerate(recipe.stages):
@@ -197,9 +172,7 @@ def _word_problems(
             continue
         place = f"stages[{index}].objective"
         if not has_mask:
-            problems.append(
-                f"{place}.kind: the teacher's tokenizer has no mask token; choose kind: latent"
-            )
+            problems.append(f"{place}.kind: the teacher's tokenizer has no mask token; choose kind: latent")
         if type(student) not in MODEL_FOR_MASKED_LM_MAPPING:
             problems.append(
                 f"{place}.kind: transformers has no masked-language head for {student.model_type} models; choose kind: "
@@ -245,9 +218,7 @@ def _check_start(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> Non
         check_copied_layers(student, start, teacher)
     elif isinstance(start, ExtractStart):
         layers = teacher_layers(
-            start.layer_map,
-            num_student_layers=student.shape.num_layers,
-            num_teacher_layers=teacher.num_hidden_layers,
+            start.layer_map, num_student_layers=student.shape.num_layers, num_teacher_layers=teacher.num_hidden_layers
         )
         config = student_config(teacher, student.shape, layers=layers)
         extraction = choose_parts(teacher, config, layers, importance=None, seed=start.seed)

@@ -69,9 +69,7 @@ def _f1(shared: int, right: list[str], given: list[str]) -> float:
     return 2 * shared / (len(right) + len(given))
 
 
-def answer_scores(
-    score: AnswerScore, right: Sequence[Sequence[str]], given: Sequence[str]
-) -> np.ndarray:
+def answer_scores(score: AnswerScore, right: Sequence[Sequence[str]], given: Sequence[str]) -> np.ndarray:
     """(questions,): the score of each answer against the right one that is nearest to it.
 
     Args:

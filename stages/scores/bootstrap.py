@@ -152,9 +152,8 @@ def _ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _correlation(
-    covariance: np.ndarray, x_variance: np.ndarray, y_variance: np.ndarray,
-    x_scale: np.ndarray, y_scale: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+    covariance: np.ndarray, x_variance: np.ndarray, y_variance: np.ndarray, x_scale: np.ndarray, y_scale: np.ndarray
+) -> np.ndarray:
     """The correlation; 0 where a variance is nothing but the rounding of its scale."""
     varied = (x_variance > 1e-12 * x_scale) & (y_variance > 1e-12 * y_scale)
     spread = np.sqrt(np.where(varied, x_variance * y_variance, 0.0))

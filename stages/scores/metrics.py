@@ -40,14 +40,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from schemas.core.errors import DataError
 from schemas.core.metrics import ABOUT_ONE_CLASS, KNOWN_METRICS, MetricName
 from schemas.core.wording import printable
-from stages.scores.answer_text import (
-    AnswerScore,
-    answer_scores,
-    cmrc_exact_match,
-    cmrc_f1,
-    exact_match,
-    squad_f1,
-)
+from stages.scores.answer_text import AnswerScore, answer_scores, cmrc_exact_match, cmrc_f1, exact_match, squad_f1
 from stages.scores.bootstrap import (
     Resampler,
     f1_of,
@@ -141,15 +134,11 @@ def paired_difference_interval(
         resamples: how many draws.
         seed: of the draws.
     """
-    draws = [
-        _draws(metric, labels, given, positive, resamples, seed) for given in (student, teacher)
-    ]
+    draws = [_draws(metric, labels, given, positive, resamples, seed) for given in (student, teacher)]
     return _percentiles(draws[0] - draws[1], level)
 
 
-def _draws(
-    metric: str, labels: Any, predictions: Any, positive: int, resamples: int, seed: int
-) -> np.ndarray:
+def _draws(metric: str, labels: Any, predictions: Any, positive: int, resamples: int, seed: int) -> np.ndarray:
     name, labels, predictions = _checked(metric, labels, predictions, positive)
     resampler = METRICS[name].resampler(labels, predictions)
     return resampler.draws(resamples, seed)
@@ -160,9 +149,7 @@ def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _checked(
-    metric: str, labels: Any, predictions: Any, positive: int
-) -> tuple[MetricName, Any, Any]:
+def _checked(metric: str, labels: Any, predictions: Any, positive: int) -> tuple[MetricName, Any, Any]:
     """The metric, and both sides as it takes them: of scores about one class, with that class as `_POSITIVE`."""
     if len(labels) != len(predictions) or len(labels) == 0:
         raise ValueError(
@@ -297,9 +284,7 @@ def say_nothing(labels: Any, predictions: Any) -> bool:
 # Tags of words.
 
 
-def entity_counts(
-    labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]
-) -> np.ndarray:
+def entity_counts(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> np.ndarray:
     """(sentences, 3): entities in common, entities of the labels, entities of the predictions."""
     for tag in {tag for tags in (*labels, *predictions) for tag in tags}:
         if tag != "O" and not tag.startswith(("B-", "I-")):
@@ -364,12 +349,8 @@ def _both(one: Metric, other: Metric) -> Metric:
 
 _ACCURACY = Metric(_accuracy, _right)
 _F1 = Metric(_f1, _f1_resampler)
-_PEARSON = Metric(
-    partial(_correlation, of=pearsonr), partial(_correlation_resampler, of=of_pearson)
-)
-_SPEARMAN = Metric(
-    partial(_correlation, of=spearmanr), partial(_correlation_resampler, of=of_spearman)
-)
+_PEARSON = Metric(partial(_correlation, of=pearsonr), partial(_correlation_resampler, of=of_pearson))
+_SPEARMAN = Metric(partial(_correlation, of=spearmanr), partial(_correlation_resampler, of=of_spearman))
 
 METRICS: dict[MetricName, Metric] = {
     "accuracy": _ACCURACY,

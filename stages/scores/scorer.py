@@ -26,9 +26,7 @@ Logits = Sequence[NDArray[np.float32]]
 class Scorer(ABC):
     """Scores answers to some rows of one split."""
 
-    def __init__(
-        self, rows: TaskRows, split: str, tokens: Tokens, chosen: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, rows: TaskRows, split: str, tokens: Tokens, chosen: NDArray[np.int64]) -> None:
         """Take note of the rows.
 
         Args:
@@ -38,11 +36,7 @@ class Scorer(ABC):
             chosen: which rows (questions, pairs) are scored.
         """
         self.task, self.split, self.tokens, self.chosen = rows, split, tokens, chosen
-        self.data = (
-            rows.split(split).select(chosen)
-            if len(chosen) < len(rows.split(split))
-            else rows.split(split)
-        )
+        self.data = rows.split(split).select(chosen) if len(chosen) < len(rows.split(split)) else rows.split(split)
 
     @property
     def sequences(self) -> NDArray[np.int64]:
@@ -138,9 +132,7 @@ class Scorer(ABC):
         value = score(metric, labels, first, **about) - score(metric, labels, second, **about)
         return Score(value=value, low=low, high=high, of=self.about(metric))
 
-    def _scores_of(
-        self, main: MetricName, predictions: Any, places: NDArray[np.int64] | None
-    ) -> dict[str, Score]:
+    def _scores_of(self, main: MetricName, predictions: Any, places: NDArray[np.int64] | None) -> dict[str, Score]:
         found: dict[str, Score] = {}
         for metric in dict.fromkeys((main, *self.reported())):
             labels, given = self._compared(metric, predictions)
@@ -154,8 +146,7 @@ class Scorer(ABC):
                 low=low,
                 high=high,
                 of=self.about(metric),
-                note=why_no_correlation(metric, labels, given)
-                or self._nothing_to_find(metric, labels),
+                note=why_no_correlation(metric, labels, given) or self._nothing_to_find(metric, labels),
             )
         return found
 

@@ -218,10 +218,7 @@ class ChoiceScorer(_ManyScorer):
     @override
     def predictions(self, logits: Logits) -> NDArray[np.int64]:
         assert self.tokens.examples is not None
-        rows = np.split(
-            np.stack(logits)[:, 0],
-            np.flatnonzero(np.diff(self.tokens.examples[self._windows])) + 1,
-        )
+        rows = np.split(np.stack(logits)[:, 0], np.flatnonzero(np.diff(self.tokens.examples[self._windows])) + 1)
         return np.array([scores.argmax() for scores in rows])
 
     @override
@@ -249,10 +246,7 @@ class SpanScorer(_ManyScorer):
         assert tokens.spans is not None
         return decode_answers(
             logits,
-            [
-                np.asarray(tokens.spans[tokens.places(self._windows[[place]])])
-                for place in range(len(logits))
-            ],
+            [np.asarray(tokens.spans[tokens.places(self._windows[[place]])]) for place in range(len(logits))],
             np.searchsorted(self.chosen, tokens.examples[self._windows]),
             self.data["text_pair"],
             max_tokens=problem.max_answer_tokens,

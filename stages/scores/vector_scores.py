@@ -43,8 +43,7 @@ def of_similarities(labels: Any, predictions: Any) -> Resampler:
     if half == 0:
         return of_mean(np.zeros(len(labels)))
     teacher, student = (
-        _cosines(vectors[one], vectors[other])
-        for vectors in (np.asarray(labels), np.asarray(predictions))
+        _cosines(vectors[one], vectors[other]) for vectors in (np.asarray(labels), np.asarray(predictions))
     )
     return of_spearman(teacher, student)
 

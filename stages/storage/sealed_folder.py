@@ -55,9 +55,7 @@ def _digest_of_version(path: Path, _size: int, _mtime_ns: int) -> str:
 def files_in(folder: Path) -> list[str]:
     """Paths of all files below `folder`, relative to it, with forward slashes, sorted."""
     return sorted(
-        path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if not path.is_dir() or path.is_symlink()
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
     )
 
 

@@ -22,13 +22,7 @@ Hashes = NDArray[np.uint64]
 # Letters behind this are of no living script, or not assigned.
 _LAST_LETTER = 0x323AF
 # Scripts without spaces, whose characters each count as a word: kana and the ideographs.
-_WORDS_BY_THEMSELVES = (
-    (0x3040, 0x30FF),
-    (0x3400, 0x4DBF),
-    (0x4E00, 0x9FFF),
-    (0xF900, 0xFAFF),
-    (0x20000, _LAST_LETTER),
-)
+_WORDS_BY_THEMSELVES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, _LAST_LETTER))
 _LETTER, _WORD, _SIGN = 1, 2, 3
 # Punctuation by category that stands for more than a pause: 50 % and 50, C# and C, #yes and yes, a/b and ab.
 _SIGNS_OF_PUNCTUATION = "%‰*/\\&@#_"
@@ -41,9 +35,7 @@ _DIGIT, _PUNCTUATION, _EYES, _NOSE, _MOUTH = 1, 2, 4, 8, 16
 _FACE_PARTS = {_EYES: ":;=", _NOSE: "-'^o", _MOUTH: "()[]{}|/\\*"}
 _MINUS, _MINUS_SIGN, _DASHES = ord("-"), 0x2212, (0x2010, 0x2015)
 # Raised digits and signs, which are no digits beside the others: 10² is not 102.
-_RAISED = {
-    ord(raised): f"^{plain}" for raised, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True)
-}
+_RAISED = {ord(raised): f"^{plain}" for raised, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True)}
 _ANY_RAISED = re.compile(f"[{''.join(map(chr, _RAISED))}]")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
@@ -75,9 +67,7 @@ def _classes() -> NDArray[np.uint8]:
     """For each code point: 0, or whether it is a letter, digit or mark, a word by itself, or a sign."""
     classes = np.zeros(0x110000, np.uint8)
     kinds = {"L": _LETTER, "N": _LETTER, "M": _LETTER, "S": _SIGN}
-    classes[: _LAST_LETTER + 1] = [
-        kinds.get(unicodedata.category(chr(code))[0], 0) for code in range(_LAST_LETTER + 1)
-    ]
+    classes[: _LAST_LETTER + 1] = [kinds.get(unicodedata.category(chr(code))[0], 0) for code in range(_LAST_LETTER + 1)]
     for first, last in _WORDS_BY_THEMSELVES:
         classes[first : last + 1][classes[first : last + 1] == _LETTER] = _WORD
     classes[[ord(sign) for sign in _SIGNS_OF_PUNCTUATION]] = _SIGN
@@ -93,8 +83,7 @@ def _roles() -> NDArray[np.uint8]:
     roles = np.zeros(0x110000, np.uint8)
     categories = [unicodedata.category(chr(code)) for code in range(_LAST_LETTER + 1)]
     roles[: _LAST_LETTER + 1] = [
-        _DIGIT * (category[0] == "N") + _PUNCTUATION * (category[0] == "P")
-        for category in categories
+        _DIGIT * (category[0] == "N") + _PUNCTUATION * (category[0] == "P") for category in categories
     ]
     for part, signs in _FACE_PARTS.items():
         roles[[ord(sign) for sign in signs]] |= part
@@ -141,9 +130,7 @@ def _shifted(values: NDArray[np.uint8], texts: NDArray[np.int64], by: int) -> ND
     return found
 
 
-def _count_punctuation(
-    kinds: NDArray[np.uint8], codes: NDArray[np.uint32], rows: NDArray[np.int64]
-) -> None:
+def _count_punctuation(kinds: NDArray[np.uint8], codes: NDArray[np.uint32], rows: NDArray[np.int64]) -> None:
     """Let punctuation count where it stands in a number or in an emoticon; changes `kinds`."""
     roles = _roles()[codes]
     before, after = _shifted(roles, rows, -1), _shifted(roles, rows, 1)
@@ -160,9 +147,7 @@ def _count_punctuation(
         _count_emoticons(kinds, roles, rows)
 
 
-def _count_emoticons(
-    kinds: NDArray[np.uint8], roles: NDArray[np.uint8], rows: NDArray[np.int64]
-) -> None:
+def _count_emoticons(kinds: NDArray[np.uint8], roles: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
     """Let the signs of emoticons count: `:)`, `;-(`, `(:`; changes `kinds`."""
     after, second = _shifted(roles, rows, 1), _shifted(roles, rows, 2)
     eyes, mouth = roles & _EYES > 0, roles & _MOUTH > 0
@@ -222,9 +207,7 @@ def word_hashes(letters: Letters) -> tuple[Hashes, NDArray[np.int64]]:
     return mixed(hashes), letters.rows[first]
 
 
-def runs(
-    hashes: Hashes, rows: NDArray[np.int64], most: int
-) -> Iterator[tuple[int, Hashes, NDArray[np.int64]]]:
+def runs(hashes: Hashes, rows: NDArray[np.int64], most: int) -> Iterator[tuple[int, Hashes, NDArray[np.int64]]]:
     """For each length up to `most`: a hash of every run of so many items inside one text, and the text."""
     run = hashes
     for length in range(1, most + 1):

@@ -52,9 +52,7 @@ def fit(
     trainer = Trainer(student, teachers, tokens, objective, training, ports, selector)
     if (state := ports.states.latest()) is not None:
         trainer.restore(state)
-        ports.progress.note(
-            f"{description}: going on from step {state.step} of {trainer.num_steps}"
-        )
+        ports.progress.note(f"{description}: going on from step {state.step} of {trainer.num_steps}")
     with ports.shielded(math.inf):
         trainer.ask_teachers_once(description)
         if state is not None:
@@ -119,9 +117,7 @@ def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -
             saved = now
         if stop:
             writer.wait()
-            raise Interrupted(
-                f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept"
-            )
+            raise Interrupted(f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept")
 
 
 def _select(trainer: Trainer) -> bool:

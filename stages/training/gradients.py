@@ -43,12 +43,8 @@ def gradient_shares(
     weights = objective.weights()
     norms: dict[str, float] = {}
     for key, loss in losses.items():
-        gradients = torch.autograd.grad(
-            weights[key] * loss.mean(), trained, retain_graph=True, allow_unused=True
-        )
-        squares = [
-            gradient.double().square().sum() for gradient in gradients if gradient is not None
-        ]
+        gradients = torch.autograd.grad(weights[key] * loss.mean(), trained, retain_graph=True, allow_unused=True)
+        squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
         norms[key] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
     total = sum(norms.values())
     return {key: norm / total for key, norm in norms.items()} if total > 0 else {}
@@ -56,11 +52,7 @@ def gradient_shares(
 
 @contextmanager
 def perturbed_embeddings(
-    student: nn.Module,
-    forward: Callable[[], tuple[Tensor, Any]],
-    batch: Batch,
-    *,
-    length: float,
+    student: nn.Module, forward: Callable[[], tuple[Tensor, Any]], batch: Batch, *, length: float
 ) -> Iterator[None]:
     """Inside the block the word embeddings stand a step along the loss's gradient away (LRC-BERT's perturbation).
 

@@ -11,9 +11,7 @@ from torch import nn
 from schemas.core.training import AdamW, Schedule
 
 
-def named_parameters(
-    student: nn.Module, objective: nn.Module
-) -> Iterable[tuple[str, nn.Parameter]]:
+def named_parameters(student: nn.Module, objective: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
     """Everything that is trained, under names that stay the same from run to run."""
     for prefix, module in (("student", student), ("objective", objective)):
         for name, parameter in module.named_parameters():
@@ -21,16 +19,11 @@ def named_parameters(
                 yield f"{prefix}.{name}", parameter
 
 
-def make_optimizer(
-    parameters: Mapping[str, nn.Parameter], config: AdamW, device: torch.device
-) -> torch.optim.AdamW:
+def make_optimizer(parameters: Mapping[str, nn.Parameter], config: AdamW, device: torch.device) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only: biases and normalisation weights (one dimension) are left alone."""
     matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.learning_rate,

@@ -53,9 +53,7 @@ class TaskPart:
 
     def scorer(self) -> Scorer:
         """Scores answers to all validation rows."""
-        return scorer_of(
-            self.rows, "validation", self.validation, np.arange(len(self.rows.validation))
-        )
+        return scorer_of(self.rows, "validation", self.validation, np.arange(len(self.rows.validation)))
 
     def learnt(self) -> Tokens:
         """The training sequences without the rows that are held out, nor any other row of the same text.
@@ -122,9 +120,7 @@ def _lost(train: Dataset, held: NDArray[np.int64], by: NDArray[np.int64]) -> NDA
 class Selector:
     """Scores a student now and then, keeps its best weights, and says when nothing is gained any more."""
 
-    def __init__(
-        self, selection: Selection, parts: Sequence[TaskPart], teachers: Sequence[nn.Module]
-    ) -> None:
+    def __init__(self, selection: Selection, parts: Sequence[TaskPart], teachers: Sequence[nn.Module]) -> None:
         """Look at nothing yet.
 
         Args:
@@ -238,8 +234,4 @@ def _scorer(part: TaskPart, selection: Selection) -> Scorer:
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -55,10 +55,7 @@ class StateWriter:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Wait for the last write. A refused one is of no use to a stage that ended, or failed for another reason."""
         self._thread.shutdown(wait=True)

@@ -70,9 +70,7 @@ class Part:
 class TeacherCache:
     """One teacher's outputs for all rows, on disk."""
 
-    def __init__(
-        self, teacher: nn.Module, tokens: Tokens, needs: Needs, read: Read, folder: Path
-    ) -> None:
+    def __init__(self, teacher: nn.Module, tokens: Tokens, needs: Needs, read: Read, folder: Path) -> None:
         """Find out what would be kept; nothing is written before `fill`.
 
         Args:
@@ -86,13 +84,9 @@ class TeacherCache:
         self.device = next(teacher.parameters()).device
         first = tokens.batch(np.arange(1)).to(self.device)
         sample = read(teacher, first, needs)
-        self.parts = [
-            Part(name, value.shape[-1], value.dtype)
-            for name, value in _flat(sample, needs, first).items()
-        ]
+        self.parts = [Part(name, value.shape[-1], value.dtype) for name, value in _flat(sample, needs, first).items()]
         self.heads = {
-            layer: (noted.query.shape[1], noted.scaling)
-            for layer, noted in sample.recording.attention.items()
+            layer: (noted.query.shape[1], noted.scaling) for layer, noted in sample.recording.attention.items()
         }
         self.caches = folder
         self.batches = evaluation_batches(tokens.lengths, BATCH_TOKENS)
@@ -166,9 +160,7 @@ class TeacherCache:
             dtype = _INTEGERS[part.dtype.itemsize][1]
             file = self.folder / f"{part.name}.bin"
             self.arrays[part.name] = _mapped(file, dtype, (lines, part.width))
-        self.sums = _mapped(
-            self.folder / "checksums.bin", "<u4", (len(self.tokens), len(self.parts))
-        )
+        self.sums = _mapped(self.folder / "checksums.bin", "<u4", (len(self.tokens), len(self.parts)))
 
     def _compute(self, rows: Rows) -> None:
         batch = self.tokens.batch(rows).to(self.device)
@@ -196,10 +188,7 @@ class TeacherCache:
     def _lines(self, rows: Rows) -> dict[bool, tuple[Rows, Rows]]:
         """Which lines of an array are those of `rows`, and where each row of them ends; by whether it has one a row."""
         ends = np.cumsum(self.tokens.lengths[rows].astype(np.int64))
-        return {
-            True: (rows, np.arange(1, len(rows) + 1)),
-            False: (self.tokens.places(rows), ends),
-        }
+        return {True: (rows, np.arange(1, len(rows) + 1)), False: (self.tokens.places(rows), ends)}
 
     def _outputs(self, flat: dict[str, Tensor], batch: Batch) -> Outputs:
         mask = batch.attention_mask.bool()
@@ -235,9 +224,7 @@ def pays(batches: Batches, num_steps: int) -> bool:
     return num_steps >= _EPOCHS_THAT_PAY * batches.steps_in_epoch(0)
 
 
-def room_for(
-    needs: Needs, config: PretrainedConfig, tokens: Tokens, *, num_outputs: int, number_bytes: int
-) -> int:
+def room_for(needs: Needs, config: PretrainedConfig, tokens: Tokens, *, num_outputs: int, number_bytes: int) -> int:
     """Bytes that one teacher's answers will take, told from its config alone."""
     states = len(needs.hidden) + len(needs.states) * len(needs.attention)
     numbers = states * config.hidden_size * tokens.num_tokens
@@ -264,8 +251,7 @@ def filled_caches(
     if not ports.teacher_cache_bytes or objective.changes_rows or Needs() in needs or not needs:
         return []
     caches = [
-        TeacherCache(teacher, tokens, each, read, ports.cache)
-        for teacher, each in zip(teachers, needs, strict=True)
+        TeacherCache(teacher, tokens, each, read, ports.cache) for teacher, each in zip(teachers, needs, strict=True)
     ]
     size, limit = sum(cache.num_bytes for cache in caches), ports.teacher_cache_bytes
     if size > limit:

@@ -10,11 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from schemas.core.errors import (
-    CheckpointError,
-    NonFiniteLossError,
-    OutOfMemoryError,
-)
+from schemas.core.errors import CheckpointError, NonFiniteLossError, OutOfMemoryError
 from schemas.core.training import Training
 from stages.data.batching.batches import Batches, padded_tokens, torn_step
 from stages.data.batching.tokens import Batch, Tokens
@@ -138,9 +134,7 @@ class Trainer:
 
     def accumulate(self) -> int:
         """Leave the whole step's gradient in the parameters; the real tokens that it came from."""
-        self.objective.begin(
-            epoch=self.batches.epoch_of(self.step), progress=self.step / self.num_steps
-        )
+        self.objective.begin(epoch=self.batches.epoch_of(self.step), progress=self.step / self.num_steps)
         batches = self.microbatches()
         # Counted before they are moved: a number that is read back from an accelerator waits for all it has to do.
         counts = [self.objective.counts(batch) for batch in batches]
@@ -151,9 +145,7 @@ class Trainer:
             self.note_initial(batches, targets, whole)
         weights = self.objective.weights()
         totals = [
-            self.backward(
-                batch, targets[place] if targets is not None else self.target(batch), whole, weights
-            )
+            self.backward(batch, targets[place] if targets is not None else self.target(batch), whole, weights)
             for place, batch in enumerate(batches)
         ]
         self.measure_shares(batches[0])
@@ -173,16 +165,12 @@ class Trainer:
         cuts = self.batches.step(self.step)
         if len(cuts) > 1 and self.objective.couples_rows:
             raise torn_step(self.training.batch, len(cuts), self.batches.microbatch_tokens)
-        return [
-            self.objective.prepare(self.tokens.batch(rows), rows, step=self.step) for rows in cuts
-        ]
+        return [self.objective.prepare(self.tokens.batch(rows), rows, step=self.step) for rows in cuts]
 
     def target(self, batch: Batch) -> Target | None:
         """What the teachers say about one microbatch."""
         if self.caches:
-            return self.objective.target_of(
-                tuple(cache.read(batch) for cache in self.caches), batch
-            )
+            return self.objective.target_of(tuple(cache.read(batch) for cache in self.caches), batch)
         with self.runtime.autocast():
             return self.objective.read_teachers(self.teachers, batch)
 
@@ -202,16 +190,13 @@ class Trainer:
     def pooled(self, batches: Sequence[Batch]) -> list[Target]:
         """What the teachers say about every microbatch, each told apart from the rows of the whole step."""
         targets = [target for batch in batches if (target := self.target(batch)) is not None]
-        pools = [
-            Pool.joined(each) for each in zip(*(target.pools for target in targets), strict=True)
-        ]
+        pools = [Pool.joined(each) for each in zip(*(target.pools for target in targets), strict=True)]
         starts = np.cumsum([0, *(len(batch.input_ids) for batch in batches)])
         return [
             replace(
                 target,
                 pools=tuple(
-                    replace(pool, own=own.own + int(start))
-                    for pool, own in zip(pools, target.pools, strict=True)
+                    replace(pool, own=own.own + int(start)) for pool, own in zip(pools, target.pools, strict=True)
                 ),
             )
             for target, start in zip(targets, starts, strict=False)
@@ -238,19 +223,11 @@ class Trainer:
             return
         rows = first_rows(batch)
         with self.draws.of(self.step, rows):
-            shares = gradient_shares(
-                self.student, self.teachers, self.objective, rows, self.runtime, self.parameters
-            )
-        self.ports.sink.log(
-            self.step, {f"train/gradient_share/{key}": value for key, value in shares.items()}
-        )
+            shares = gradient_shares(self.student, self.teachers, self.objective, rows, self.runtime, self.parameters)
+        self.ports.sink.log(self.step, {f"train/gradient_share/{key}": value for key, value in shares.items()})
 
     def backward(
-        self,
-        batch: Batch,
-        target: Target | None,
-        whole: Mapping[str, int],
-        weights: Mapping[str, float],
+        self, batch: Batch, target: Target | None, whole: Mapping[str, int], weights: Mapping[str, float]
     ) -> dict[str, Tensor]:
         """Forward and backward of one microbatch; each term divided by its count over the whole step."""
 
@@ -288,11 +265,7 @@ class Trainer:
         if math.isfinite(norm):
             return
         # Steps before this one in the interval were finite, or this one would not have been begun.
-        wrong = [
-            f"{key} is {mean}"
-            for key, mean in self.meter.means().items()
-            if not math.isfinite(mean)
-        ]
+        wrong = [f"{key} is {mean}" for key, mean in self.meter.means().items() if not math.isfinite(mean)]
         if not wrong:
             wrong = [
                 f"no loss but the gradient of {name}"
@@ -325,9 +298,7 @@ class Trainer:
     def state(self) -> TrainingState:
         """Everything needed to go on bit for bit, copied: training may go on while it is written."""
         tensors = {f"student.{name}": tensor for name, tensor in self.student.state_dict().items()}
-        tensors |= {
-            f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()
-        }
+        tensors |= {f"objective.{name}": tensor for name, tensor in self.objective.state_dict().items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}.{key}"] = value
@@ -356,11 +327,7 @@ class Trainer:
         """
 
         def part(prefix: str) -> dict[str, Tensor]:
-            return {
-                key.removeprefix(prefix): value
-                for key, value in state.tensors.items()
-                if key.startswith(prefix)
-            }
+            return {key.removeprefix(prefix): value for key, value in state.tensors.items() if key.startswith(prefix)}
 
         try:
             self.student.load_state_dict(part("student."))

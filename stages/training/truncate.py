@@ -34,11 +34,7 @@ def shorten(model: nn.Module, needs: Needs, sample: Batch) -> int:
     config: Any = model.config
     depth = needed_depth(needs)
     whole: int = config.num_hidden_layers
-    lists = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) == whole
-    ]
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module) == whole]
     if needs.logits or not 0 < depth < whole or len(lists) != 1:
         return 0
     (blocks,) = lists
@@ -48,9 +44,7 @@ def shorten(model: nn.Module, needs: Needs, sample: Batch) -> int:
     config.num_hidden_layers = depth
     try:
         found = run_model(model, sample, needs)
-        if all(
-            torch.equal(found.hidden[place], states) for place, states in expected.hidden.items()
-        ) and all(
+        if all(torch.equal(found.hidden[place], states) for place, states in expected.hidden.items()) and all(
             torch.equal(getattr(found.recording.attention[layer], name), getattr(noted, name))
             for layer, noted in expected.recording.attention.items()
             for name in needs.states

@@ -56,9 +56,7 @@ def a_teacher(recipe: Recipe) -> StageConfig:
 
 
 @pytest.mark.parametrize("kind", ["grown", "gone", "other weights"])
-def test_what_changes_while_a_stage_trains_changes_nothing_of_it(
-    kind: str, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_what_changes_while_a_stage_trains_changes_nothing_of_it(kind: str, recipe: Recipe, tmp_path: Path) -> None:
     config = a_teacher(recipe)
     train = recipe.task.train  # type: ignore[union-attr]
     weights = locate(recipe.pretrained) / "model.safetensors"

@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    AutoModel,
-    AutoModelForSequenceClassification,
-)
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModel, AutoModelForSequenceClassification
 
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel
@@ -31,13 +27,7 @@ from stages.run import run_stage
 from tests.support.fakes import ListSink, fake_ports
 from tests.support.kinds import kind_task
 from tests.support.toys import toy_recipe_dict
-from tests.unit.stages.models.test_families import (
-    CAPTURED,
-    FAMILIES,
-    SHAPE,
-    family_config,
-    family_folder,
-)
+from tests.unit.stages.models.test_families import CAPTURED, FAMILIES, SHAPE, family_config, family_folder
 
 LABELS = ("bad", "good")
 ON_STATES: tuple[dict[str, Any], ...] = ({"kind": "hidden"}, {"kind": "embedding"})
@@ -48,12 +38,7 @@ ON_ATTENTION: tuple[dict[str, Any], ...] = (
     {"kind": "relation", "between": "value"},
 )
 TRAINING = Training.model_validate(
-    {
-        "duration": "3 steps",
-        "batch": "8 sequences",
-        "optimizer": {"learning_rate": 1e-3},
-        "precision": "fp32",
-    }
+    {"duration": "3 steps", "batch": "8 sequences", "optimizer": {"learning_rate": 1e-3}, "precision": "fp32"}
 )
 
 
@@ -109,15 +94,11 @@ def cache_of(here: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def general(
-    here: Path, toys: dict[str, Any], family: str
-) -> tuple[StageConfig, StageResult, ListSink]:
+def general(here: Path, toys: dict[str, Any], family: str) -> tuple[StageConfig, StageResult, ListSink]:
     return general_stage(here, toys, family)
 
 
-def check_checkpoint(
-    checkpoint: CheckpointRef, auto: Any, model_type: str, config: StageConfig
-) -> None:
+def check_checkpoint(checkpoint: CheckpointRef, auto: Any, model_type: str, config: StageConfig) -> None:
     """It opens as a model of that family and shape with every tensor in its files, and training has moved it."""
     model, loading = auto.from_pretrained(Path(checkpoint.path) / "model", output_loading_info=True)
     assert not loading["missing_keys"]
@@ -151,10 +132,7 @@ def test_a_general_stage_trains_a_student_that_opens(
 
 
 def test_a_stage_with_labels_goes_on_from_it(
-    here: Path,
-    toys: dict[str, Any],
-    family: str,
-    general: tuple[StageConfig, StageResult, ListSink],
+    here: Path, toys: dict[str, Any], family: str, general: tuple[StageConfig, StageResult, ListSink]
 ) -> None:
     if type(family_config(family)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         pytest.skip(f"transformers has no sequence classifier of the family {family}")
@@ -200,17 +178,10 @@ def test_a_student_of_another_family_learns_from_the_teacher(
     check_checkpoint(result.checkpoint, AutoModel, student, config)
 
 
-def recipe_on(
-    toys: dict[str, Any], folder: Path, kinds: list[dict[str, Any]], **student: Any
-) -> Recipe:
+def recipe_on(toys: dict[str, Any], folder: Path, kinds: list[dict[str, Any]], **student: Any) -> Recipe:
     """The general stage alone, with these latent terms."""
     first = toys["stages"][0] | {"objective": {"kind": "latent", "terms": kinds}}
-    changed = {
-        "teacher": {"model": str(folder)},
-        "student": toys["student"] | student,
-        "stages": [first],
-        "task": None,
-    }
+    changed = {"teacher": {"model": str(folder)}, "student": toys["student"] | student, "stages": [first], "task": None}
     return Recipe.model_validate(toys | changed)
 
 
@@ -230,19 +201,12 @@ def test_attention_of_a_family_that_does_not_show_it_is_refused_by_name(
 def test_a_kind_that_a_family_has_no_head_for_is_refused_by_name(
     here: Path, toys: dict[str, Any], name: str, kind: str
 ) -> None:
-    recipe = toys | {
-        "student": toys["student"] | {"model_type": name},
-        "task": kind_task(here, kind),
-    }
-    with pytest.raises(
-        ConfigError, match=rf"task\.problem: transformers has no {kind} head for {name}"
-    ):
+    recipe = toys | {"student": toys["student"] | {"model_type": name}, "task": kind_task(here, kind)}
+    with pytest.raises(ConfigError, match=rf"task\.problem: transformers has no {kind} head for {name}"):
         preflight(Recipe.model_validate(recipe), cache_of(here))
 
 
-def test_attention_of_a_student_that_does_not_show_it_is_refused_by_name(
-    here: Path, toys: dict[str, Any]
-) -> None:
+def test_attention_of_a_student_that_does_not_show_it_is_refused_by_name(here: Path, toys: dict[str, Any]) -> None:
     recipe = recipe_on(toys, folder_of(here, "bert"), [{"kind": "attention"}], model_type="rembert")
     with pytest.raises(ConfigError, match=r"cannot be read from a rembert model \(student\)"):
         preflight(recipe, cache_of(here))

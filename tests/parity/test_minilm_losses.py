@@ -16,28 +16,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.losses import (
-    attention_probability_loss,
-    attention_score_loss,
-    hidden_state_loss,
-    relation_loss,
-)
+from stages.losses import attention_probability_loss, attention_score_loss, hidden_state_loss, relation_loss
 from tests.parity.published import check_value_and_gradient
 
 
 def nvidia(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     if name.startswith("dle_attention_kld"):
-        return attention_probability_loss(
-            student, teacher, mask, kind="kl", reduction="published"
-        ).mean()
+        return attention_probability_loss(student, teacher, mask, kind="kl", reduction="published").mean()
     if name == "dle_attention_mse":
         return attention_score_loss(student, teacher, mask, reduction="published").mean()
     if name == "dle_hidden_mse":
         return hidden_state_loss(student, teacher, mask, reduction="published").mean()
     if name == "dle_hidden_cosine":
-        return hidden_state_loss(
-            student, teacher, mask, kind="cosine", reduction="published"
-        ).mean()
+        return hidden_state_loss(student, teacher, mask, kind="cosine", reduction="published").mean()
     assert name == "dle_value_relation_kld"
     # It knows no mask: every position is real.
     return relation_loss(student, teacher, torch.ones_like(mask), num_heads=None).mean()
@@ -45,9 +36,7 @@ def nvidia(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 def paddle(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     def summed(across: str) -> Tensor:
-        return relation_loss(
-            student, teacher, mask, num_heads=num_heads, across=across, reduction="with_padding"
-        ).total
+        return relation_loss(student, teacher, mask, num_heads=num_heads, across=across, reduction="with_padding").total
 
     num_heads = int(re.findall(r"heads(\d+)", name)[0])
     if name.startswith("paddle_minilm"):
@@ -64,9 +53,7 @@ def paddle(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 def bertdistiller(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     num_heads = int(re.findall(r"heads(\d+)", name)[0])
-    return relation_loss(
-        student, teacher, mask, num_heads=num_heads, reduction="per_sequence"
-    ).mean()
+    return relation_loss(student, teacher, mask, num_heads=num_heads, reduction="per_sequence").mean()
 
 
 SOURCES = {"dle": nvidia, "paddle": paddle, "bertdistiller": bertdistiller}

@@ -111,9 +111,7 @@ def test_a_row_without_a_label_takes_no_part(trainer: Trainer) -> None:
     labels[[1, 5]] = torch.nan
     logits = torch.randn(12, 5, dtype=torch.float64)
     known = [place for place in range(12) if place not in (1, 5)]
-    loss = trainer.objective.terms[0].compute(
-        Outputs({}, Recording(()), logits), None, replace(batch, labels=labels)
-    )
+    loss = trainer.objective.terms[0].compute(Outputs({}, Recording(()), logits), None, replace(batch, labels=labels))
     expected = expected_loss(logits.numpy()[known], labels[known].tolist())
     assert float(loss.total) == pytest.approx(expected, rel=1e-7)
     assert int(loss.count) == trainer.objective.terms[0].count(replace(batch, labels=labels)) == 10
@@ -123,9 +121,8 @@ def test_joined_labels_keep_what_is_unknown_unknown() -> None:
     def tokens(labels: np.ndarray) -> Tokens:
         number = len(labels)
         return Tokens(
-            np.arange(number, dtype=np.int32), np.ones(number, np.int32), None, labels, 0, "d",
-            starts=np.arange(number),
-        )  # fmt: skip
+            np.arange(number, dtype=np.int32), np.ones(number, np.int32), None, labels, 0, "d", starts=np.arange(number)
+        )
 
     classes, values = tokens(np.array([1, -1])), tokens(np.array([2.5, np.nan], np.float32))
     joined = Tokens.joined([classes, values, classes], [2, 1, 2]).labels
@@ -137,9 +134,7 @@ def test_joined_labels_keep_what_is_unknown_unknown() -> None:
 def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_path: Path) -> None:
     ports = fake_ports(tmp_path)
     result = run_stage(config, None, ports)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        Path(result.checkpoint.path) / "model"
-    ).eval()
+    model = AutoModelForSequenceClassification.from_pretrained(Path(result.checkpoint.path) / "model").eval()
     assert list(model.config.id2label.values()) == NAMES
     data = load_data(config.data, tiny_tokenizer(), ports.cache)
     scores: dict[str, float] = {}
@@ -153,9 +148,7 @@ def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_pat
             own = logits[:, 0]
             found = (pearsonr(given, own).statistic + spearmanr(given, own).statistic) / 2
             scores[name] = float(found)
-            assert result.metrics["eval/pearson_spearman/likeness"] == pytest.approx(
-                found, abs=1e-5
-            )
+            assert result.metrics["eval/pearson_spearman/likeness"] == pytest.approx(found, abs=1e-5)
         else:
             scores[name] = float((logits.argmax(-1) == given).mean())
             assert result.metrics[f"eval/accuracy/{name}"] == pytest.approx(scores[name])
@@ -165,9 +158,7 @@ def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_pat
     assert result.metrics["eval/accuracy"] == pytest.approx(accuracy)
 
 
-@pytest.mark.parametrize(
-    "kind", ["multi_label", "token_classification", "question_answering", "multiple_choice"]
-)
+@pytest.mark.parametrize("kind", ["multi_label", "token_classification", "question_answering", "multiple_choice"])
 def test_tasks_that_ask_for_more_are_refused(kind: str, tmp_path: Path) -> None:
     tasks = {"one": kind_task(tmp_path, "pair"), "more": kind_task(tmp_path, kind)}
     with pytest.raises(ValidationError, match=f"a {kind} task asks for more; leave it out"):

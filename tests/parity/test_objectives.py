@@ -48,15 +48,12 @@ def shares_of(trainer: Trainer, batch: Batch) -> dict[str, float]:
     """Each term's share of the gradient in the trainer's step."""
     with trainer.draws.of(trainer.step, batch):
         return gradient_shares(
-            trainer.student, trainer.teachers, trainer.objective, batch, trainer.runtime,
-            trainer.parameters,
-        )  # fmt: skip
+            trainer.student, trainer.teachers, trainer.objective, batch, trainer.runtime, trainer.parameters
+        )
 
 
 @pytest.mark.parametrize("name", sorted(LATENTS))
-def test_counts_are_known_before_the_forward_pass(
-    name: str, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_counts_are_known_before_the_forward_pass(name: str, recipe: Recipe, tmp_path: Path) -> None:
     trainer = make_trainer(general(recipe, LATENTS[name]), fake_ports(tmp_path))
     batch = trainer.microbatches()[0]
     output = run_model(trainer.student, batch, trainer.objective.student_needs)
@@ -67,9 +64,7 @@ def test_counts_are_known_before_the_forward_pass(
 
 
 @pytest.mark.parametrize("name", sorted(LATENTS))
-def test_neither_accumulation_nor_padding_changes_the_gradient(
-    name: str, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_neither_accumulation_nor_padding_changes_the_gradient(name: str, recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, LATENTS[name])
     whole = make_trainer(config, fake_ports(tmp_path))
     cut = make_trainer(config, fake_ports(tmp_path, microbatch_tokens=40))
@@ -106,9 +101,7 @@ def _longer(batch: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["tinybert", "minilm_v2", "lrc", "emd"])
-def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(
-    name: str, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(name: str, recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, LATENTS[name])
     trainer = make_trainer(config, fake_ports(tmp_path))
     trainer.accumulate()
@@ -135,12 +128,9 @@ def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path:
     for key in counts:
         for parameter in trainer.parameters.values():
             parameter.grad = None
-        alone = {other: float(other == key) * weight
-                 for other, weight in trainer.objective.weights().items()}  # fmt: skip
+        alone = {other: float(other == key) * weight for other, weight in trainer.objective.weights().items()}
         trainer.backward(batch, trainer.target(batch), counts, alone)
-        norms[key] = (
-            sum(float(g.double().square().sum()) for g in gradients(trainer).values()) ** 0.5
-        )
+        norms[key] = sum(float(g.double().square().sum()) for g in gradients(trainer).values()) ** 0.5
     shares = shares_of(trainer, batch)
     total = sum(norms.values())
     assert shares == pytest.approx({key: norm / total for key, norm in norms.items()}, rel=1e-4)
@@ -166,9 +156,7 @@ def test_first_values_are_kept_in_the_training_state(recipe: Recipe, tmp_path: P
 
 
 def test_blocks_are_unlocked_from_the_bottom(recipe: Recipe, tmp_path: Path) -> None:
-    objective = make_trainer(
-        general(recipe, {"unlock": "bottom_up"}), fake_ports(tmp_path)
-    ).objective
+    objective = make_trainer(general(recipe, {"unlock": "bottom_up"}), fake_ports(tmp_path)).objective
     for progress, unlocked in ((0.0, {0}), (0.49, {0}), (0.5, {0, 1}), (0.99, {0, 1})):
         objective.begin(epoch=0, progress=progress)
         weights = objective.weights()
@@ -176,9 +164,7 @@ def test_blocks_are_unlocked_from_the_bottom(recipe: Recipe, tmp_path: Path) -> 
         assert on - {None} == unlocked
 
 
-def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, {"layer_map": {"kind": "random", "seed": 3}})
     objective = make_trainer(config, fake_ports(tmp_path)).objective
     drawn = []
@@ -189,9 +175,7 @@ def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(
     assert len(set(drawn)) > 1
 
 
-def test_a_perturbed_step_differs_and_is_as_long_as_asked_for(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_perturbed_step_differs_and_is_as_long_as_asked_for(recipe: Recipe, tmp_path: Path) -> None:
     plain = make_trainer(general(recipe, {}), fake_ports(tmp_path))
     perturbed = make_trainer(general(recipe, {}, gradient_perturbation=1.0), fake_ports(tmp_path))
     seen: list[Tensor] = []

@@ -37,22 +37,14 @@ class Stages:
         self.folder, self.number = folder, 0
         self.progress = SilentProgress()
 
-    def run(
-        self, terms: list[dict[str, Any]], parent: CheckpointRef | None = None, **objective: Any
-    ) -> CheckpointRef:
+    def run(self, terms: list[dict[str, Any]], parent: CheckpointRef | None = None, **objective: Any) -> CheckpointRef:
         """The checkpoint of one step of training that is too small to be seen."""
         self.number += 1
         training = self.config.training.model_copy(
-            update={
-                "optimizer": self.config.training.optimizer.model_copy(
-                    update={"learning_rate": 1e-12}
-                )
-            }
+            update={"optimizer": self.config.training.optimizer.model_copy(update={"learning_rate": 1e-12})}
         )
         latent = LatentObjective.model_validate({"terms": terms} | objective)
-        config: StageConfig = self.config.model_copy(
-            update={"objective": latent, "training": training}
-        )
+        config: StageConfig = self.config.model_copy(update={"objective": latent, "training": training})
         self.progress = SilentProgress()
         ports = fake_ports(self.folder / str(self.number), progress=self.progress)
         return run_stage(config, parent, ports).checkpoint
@@ -67,9 +59,7 @@ def assert_same(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: set[s
         torch.testing.assert_close(mine[name], theirs[name], rtol=0, atol=1e-6, msg=name)
 
 
-def test_each_projection_that_fits_is_kept_when_a_term_is_added(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_each_projection_that_fits_is_kept_when_a_term_is_added(recipe: Recipe, tmp_path: Path) -> None:
     stages = Stages(recipe, tmp_path)
     first = stages.run([ATTENTION, HIDDEN])
     assert kept(first).keys() == HIDDEN_MAPS
@@ -89,9 +79,7 @@ def test_what_a_stage_has_no_use_for_waits_for_a_later_one(recipe: Recipe, tmp_p
         assert_same(kept(third), kept(first), EMBEDDING_MAP)
 
 
-def test_a_projection_of_another_shape_is_drawn_anew_and_said(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_projection_of_another_shape_is_drawn_anew_and_said(recipe: Recipe, tmp_path: Path) -> None:
     stages = Stages(recipe, tmp_path)
     first = stages.run([HIDDEN])
     second = stages.run([HIDDEN], first, common_width=12)

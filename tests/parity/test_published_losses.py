@@ -20,9 +20,7 @@ def attention(student: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     """Three student blocks learn from teacher blocks 1, 3 and 5 (uniform over six); summed over layers."""
     return torch.stack(
         [
-            attention_score_loss(
-                student[i], inputs["t_att"][2 * i + 1], inputs["mask"], reduction="published"
-            ).mean()
+            attention_score_loss(student[i], inputs["t_att"][2 * i + 1], inputs["mask"], reduction="published").mean()
             for i in range(3)
         ]
     ).sum()
@@ -65,9 +63,7 @@ def test_published_value_and_gradient_are_reached(name: str, shared: Path) -> No
     case = next(case for case in cases["losses"] if case["name"] == name)
     arrays = np.load(shared / "fixtures" / "tinybert_losses.npz", allow_pickle=False)
     inputs = {
-        key: torch.from_numpy(arrays[key]).double()
-        if arrays[key].dtype.kind == "f"
-        else torch.from_numpy(arrays[key])
+        key: torch.from_numpy(arrays[key]).double() if arrays[key].dtype.kind == "f" else torch.from_numpy(arrays[key])
         for key in arrays.files
     }
     student = inputs[case["student"]].requires_grad_()

@@ -31,9 +31,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @pytest.mark.parametrize("shape", [(3, 7), (1, HEIGHT), (5, 13), (2, 2, 9), (HEIGHT + 1,), (1,)])
 @pytest.mark.parametrize("number", [torch.float32, torch.bfloat16])
-def test_an_even_product_answers_what_a_plain_one_answers(
-    shape: tuple[int, ...], number: torch.dtype
-) -> None:
+def test_an_even_product_answers_what_a_plain_one_answers(shape: tuple[int, ...], number: torch.dtype) -> None:
     plain = nn.Linear(24, 40).to(number)
     even = copy.deepcopy(plain)
     even_linears(nn.ModuleList([even]))
@@ -151,10 +149,7 @@ def a_batch() -> Batch:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_a_shortened_teacher_says_what_the_whole_one_says(family: str) -> None:
-    for needs in (
-        Needs(hidden=frozenset({0, 1})),
-        Needs(frozenset({0}), frozenset({"query", "value"})),
-    ):
+    for needs in (Needs(hidden=frozenset({0, 1})), Needs(frozenset({0}), frozenset({"query", "value"}))):
         if needs.attention and family not in CAPTURED:
             continue
         model, batch = encoder(family), a_batch()
@@ -175,18 +170,14 @@ def test_a_shortened_teacher_says_what_the_whole_one_says(family: str) -> None:
             assert len(model.encoder.layer) == 1
 
 
-@pytest.mark.parametrize(
-    "needs", [Needs(), Needs(logits=True, hidden=frozenset({1})), Needs(hidden=frozenset({3}))]
-)
+@pytest.mark.parametrize("needs", [Needs(), Needs(logits=True, hidden=frozenset({1})), Needs(hidden=frozenset({3}))])
 def test_a_teacher_that_is_read_to_its_end_stays_whole(needs: Needs) -> None:
     model = encoder("bert")
     assert shorten(model, needs, a_batch()) == 0
     assert len(model.encoder.layer) == model.config.num_hidden_layers == 3
 
 
-def test_a_stage_with_a_shortened_teacher_learns_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_with_a_shortened_teacher_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     latent = {"layer_map": {"kind": "bottom"}}
     found = []
     for shortened in (True, False):

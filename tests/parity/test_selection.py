@@ -74,9 +74,7 @@ def weights_of(result: StageResult) -> dict[str, torch.Tensor]:
 def test_the_weights_kept_are_those_of_the_best_measured_step(
     config: StageConfig, whole: Whole, tmp_path: Path
 ) -> None:
-    plain = config.model_copy(
-        update={"training": config.training.model_copy(update={"selection": None})}
-    )
+    plain = config.model_copy(update={"training": config.training.model_copy(update={"selection": None})})
     ports = fake_ports(tmp_path)
     trainer = make_trainer(plain, ports)
     rows = load_data(plain.data, tiny_tokenizer(), ports.cache).held_out
@@ -128,9 +126,7 @@ def test_an_interrupted_stage_keeps_the_same_weights(
     told = whole.sink.values("select/pearson")
     assert sink.values("select/pearson") == {at: told[at] for at in told if at > stop_at}
     chosen = {name for name in again.metrics if name.startswith(("select/", "eval/"))}
-    assert {name: again.metrics[name] for name in chosen} == {
-        name: whole.result.metrics[name] for name in chosen
-    }
+    assert {name: again.metrics[name] for name in chosen} == {name: whole.result.metrics[name] for name in chosen}
 
 
 def frozen(config: StageConfig, **selection: Any) -> StageConfig:
@@ -160,8 +156,7 @@ def test_an_interruption_does_not_lengthen_patience(config: StageConfig, tmp_pat
     states = FolderStates(tmp_path / "states", "general", DIGEST)
     seen = iter([False] * 4 + [True])  # after the first measurement without gain
     with pytest.raises(Interrupted, match="step 5 of 12"):
-        run_stage(stopped, None, fake_ports(
-            tmp_path / "one", states=states, stop_requested=lambda: next(seen)))  # fmt: skip
+        run_stage(stopped, None, fake_ports(tmp_path / "one", states=states, stop_requested=lambda: next(seen)))
     result = run_stage(stopped, None, fake_ports(tmp_path / "two", states=states))
     assert (result.steps, result.metrics["select/best_step"]) == (6, 2)
 
@@ -179,18 +174,14 @@ def test_every_kind_ends_with_the_score_it_was_chosen_by(kind: str, tmp_path: Pa
     result = run_stage(chosen, None, fake_ports(tmp_path / "run"))
     assert recipe.task is not None
     main = recipe.task.main_metric
-    assert result.metrics[f"select/best_{main}"] == pytest.approx(
-        result.metrics[f"eval/{main}"], abs=1e-6
-    )
+    assert result.metrics[f"select/best_{main}"] == pytest.approx(result.metrics[f"eval/{main}"], abs=1e-6)
     assert result.metrics["select/best_step"] in (2, 4, 6)
 
 
 @pytest.mark.parametrize("kind", ["pair", "question_answering"])
 def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", kind))
-    config = with_selection(
-        recipe.teacher_configs()[0], {"duration": "2 steps"}, rows="held_out", held_out_share=0.4
-    )
+    config = with_selection(recipe.teacher_configs()[0], {"duration": "2 steps"}, rows="held_out", held_out_share=0.4)
     selection = config.training.selection
     assert selection is not None
     data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", selection)
@@ -199,14 +190,12 @@ def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> N
     assert part.held_out is not None
     assert len(part.held_out) == 64  # 0.4 of 160
     row_of = np.arange(len(whole.train)) if whole.train.examples is None else whole.train.examples
-    sequences = [tuple(whole.train.batch(np.array([at])).input_ids[0].tolist())
-                 for at in range(len(whole.train))]  # fmt: skip
+    sequences = [tuple(whole.train.batch(np.array([at])).input_ids[0].tolist()) for at in range(len(whole.train))]
     held = {sequences[at] for at in np.flatnonzero(np.isin(row_of, part.held_out))}
-    learnt = [tuple(data.train.batch(np.array([at])).input_ids[0].tolist())
-              for at in range(len(data.train))]  # fmt: skip
-    assert learnt == [
-        each for at, each in enumerate(sequences) if row_of[at] not in part.held_out
-    ], "the others, in their order"
+    learnt = [tuple(data.train.batch(np.array([at])).input_ids[0].tolist()) for at in range(len(data.train))]
+    assert learnt == [each for at, each in enumerate(sequences) if row_of[at] not in part.held_out], (
+        "the others, in their order"
+    )
     assert not held & set(learnt)
     ((_, scorer),) = Selector(selection, [part], []).parts
     assert scorer.split == "train"
@@ -219,9 +208,7 @@ def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> N
 
 def make_trainer_rows(config: StageConfig, ports: Ports) -> int:
     """How many sequences the stage's own data has."""
-    return len(
-        load_data(config.data, tiny_tokenizer(), ports.cache, config.training.selection).train
-    )
+    return len(load_data(config.data, tiny_tokenizer(), ports.cache, config.training.selection).train)
 
 
 def test_a_copy_of_a_held_out_text_is_not_learnt_either(tmp_path: Path) -> None:
@@ -257,12 +244,8 @@ def test_several_tasks_are_chosen_by_the_mean_of_their_scores(tmp_path: Path) ->
     config = Recipe.model_validate(content).teacher_configs()[-1]
     chosen = with_selection(config, {}, every="2 steps", rows="validation")
     result = run_stage(chosen, None, fake_ports(tmp_path))
-    assert result.metrics["select/best_mean_score"] == pytest.approx(
-        result.metrics["eval/mean_score"], abs=1e-5
-    )
-    held = load_data(
-        config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out", max_rows=50)
-    )
+    assert result.metrics["select/best_mean_score"] == pytest.approx(result.metrics["eval/mean_score"], abs=1e-5)
+    held = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out", max_rows=50))
     assert len(held.train) <= 2 * (160 - 50)
 
 
@@ -315,8 +298,10 @@ def test_what_cannot_be_chosen_by_is_refused(
 ) -> None:
     content = toy_recipe_dict(tmp_path)
     training = content["stages"][0]["training"]
-    content["teacher"]["multi_task"] = {"tasks": {"a": content["task"], "b": content["task"]},
-                                        "training": dict(training)}  # fmt: skip
+    content["teacher"]["multi_task"] = {
+        "tasks": {"a": content["task"], "b": content["task"]},
+        "training": dict(training),
+    }
     content["stages"] = [{**stage, "training": dict(training)} for stage in content["stages"]]
     at: Any = content
     for part in place:
@@ -336,9 +321,7 @@ def test_a_student_is_chosen_too(tmp_path: Path) -> None:
         [(recipe.teacher_configs()[0], f"{made.checkpoint.path}/model", made.checkpoint.digest)]
     )
     assert isinstance(teachers, MadeTeachers)
-    config = with_selection(
-        recipe.stage_config(recipe.stages[3], teachers), {}, every="1 steps", patience=None
-    )
+    config = with_selection(recipe.stage_config(recipe.stages[3], teachers), {}, every="1 steps", patience=None)
     ports = fake_ports(tmp_path / "student")
     result = run_stage(config, None, ports)
     assert result.metrics["select/best_accuracy"] == result.metrics["eval/accuracy"]

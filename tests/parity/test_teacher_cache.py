@@ -44,10 +44,7 @@ def stage(recipe: Recipe, latent: dict[str, Any], **training: Any) -> StageConfi
     config = recipe.stage_config(recipe.stages[0], MadeTeachers())
     changed = config.training.model_dump() | {"duration": "3 epochs", "dropout": 0} | training
     return config.model_copy(
-        update={
-            "objective": LatentObjective.model_validate(latent),
-            "training": Training.model_validate(changed),
-        }
+        update={"objective": LatentObjective.model_validate(latent), "training": Training.model_validate(changed)}
     )
 
 
@@ -57,9 +54,7 @@ def asked_once(config: StageConfig, ports: Ports) -> Trainer:
     return trainer
 
 
-def values(
-    outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("query", "key")
-) -> Iterator[torch.Tensor]:
+def values(outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("query", "key")) -> Iterator[torch.Tensor]:
     """Everything kept of a forward pass, at real tokens."""
     for place in sorted(outputs.hidden):
         yield outputs.hidden[place][mask]
@@ -74,9 +69,7 @@ def values(
 
 @pytest.mark.parametrize("name", sorted(set(LATENTS) - {"rail", "random_map"}))
 def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_path: Path) -> None:
-    trainer = asked_once(
-        stage(recipe, LATENTS[name]), fake_ports(tmp_path, teacher_cache_bytes=ROOM)
-    )
+    trainer = asked_once(stage(recipe, LATENTS[name]), fake_ports(tmp_path, teacher_cache_bytes=ROOM))
     assert len(trainer.caches) == 1
     for step in range(trainer.batches.steps_in_epoch(0)):
         batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(step)))
@@ -87,9 +80,7 @@ def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_pa
         assert live is not None
         assert len(kept.pools) == len(live.pools)
         read = trainer.objective.teacher_needs(0).states
-        pairs = zip(
-            values(kept.outputs[0], mask, read), values(live.outputs[0], mask, read), strict=True
-        )
+        pairs = zip(values(kept.outputs[0], mask, read), values(live.outputs[0], mask, read), strict=True)
         for given, expected in pairs:
             torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
 
@@ -128,9 +119,7 @@ def test_a_stage_learns_the_same_and_gives_the_room_back(recipe: Recipe, tmp_pat
     plain = trained(config, fake_ports(tmp_path / "plain"))
     ports = fake_ports(tmp_path / "kept", teacher_cache_bytes=ROOM)
     kept = trained(config, ports)
-    for (name, expected), given in zip(
-        plain.student.named_parameters(), kept.student.parameters(), strict=True
-    ):
+    for (name, expected), given in zip(plain.student.named_parameters(), kept.student.parameters(), strict=True):
         torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4, msg=name)
     assert isinstance(ports.progress, SilentProgress)
     assert ports.progress.started[0][0] == "general, teacher"
@@ -149,9 +138,7 @@ class StopsAfter:
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["cache there", "cache lost"])
-def test_a_resumed_stage_ends_in_the_same_weights(
-    lost: bool, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_resumed_stage_ends_in_the_same_weights(lost: bool, recipe: Recipe, tmp_path: Path) -> None:
     config = stage(recipe, {})
     whole = trained(config, fake_ports(tmp_path / "whole", teacher_cache_bytes=ROOM))
     states = MemoryStates()
@@ -176,14 +163,10 @@ def test_another_way_of_asking_the_teacher_after_a_resume_is_said(
 ) -> None:
     config, states = stage(recipe, {}), MemoryStates()
     place, before = {"states": states}, rooms[0]
-    batches = len(
-        asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM)).caches[0].batches
-    )
+    batches = len(asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM)).caches[0].batches)
     stop = StopsAfter((batches if before else 0) + 30)
     with pytest.raises(Interrupted):
-        trained(
-            config, fake_ports(tmp_path, **place, teacher_cache_bytes=before, stop_requested=stop)
-        )
+        trained(config, fake_ports(tmp_path, **place, teacher_cache_bytes=before, stop_requested=stop))
     ports = fake_ports(tmp_path, **place, teacher_cache_bytes=rooms[1])
     trained(config, ports)
     assert isinstance(ports.progress, SilentProgress)
@@ -244,9 +227,7 @@ def test_a_cut_file_is_filled_again(recipe: Recipe, tmp_path: Path) -> None:
     whole = [value.clone() for value in values(first.read(batch), mask)]
     os.truncate(first.folder / f"{first.parts[0].name}.bin", 100)
     again = asked_once(config, ports).caches[0]
-    assert all(
-        torch.equal(a, b) for a, b in zip(values(again.read(batch), mask), whole, strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(values(again.read(batch), mask), whole, strict=True))
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full disk", "over the limit"])
@@ -285,9 +266,7 @@ def test_nothing_is_kept_where_it_would_not_pay_or_not_hold(
     assert isinstance(trainer.target(trainer.microbatches()[0]), Target)
 
 
-def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(recipe: Recipe, tmp_path: Path) -> None:
     config, facts = stage(recipe, {}), preflight(recipe, tmp_path)
     each, once, full = (cost_of(config, facts, tmp_path, 1e9, room=room) for room in (0, ROOM, 1e3))
     ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
@@ -301,9 +280,7 @@ def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(
     assert full.flops == each.flops
 
 
-def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(recipe: Recipe, tmp_path: Path) -> None:
     latent = {"terms": [{"kind": "sample_relation"}]}
     config, facts = stage(recipe, latent), preflight(recipe, tmp_path)
     cost_of(config, facts, tmp_path, 1e9)
@@ -312,9 +289,7 @@ def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(
     cost_of(stage(recipe, {}), facts, tmp_path, 1e9, microbatch_tokens=16)
 
 
-def test_another_teacher_or_other_rows_have_a_cache_of_their_own(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_another_teacher_or_other_rows_have_a_cache_of_their_own(recipe: Recipe, tmp_path: Path) -> None:
     ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
     first = asked_once(stage(recipe, {}), ports).caches[0]
     trainer = make_trainer(stage(recipe, {}), ports)

@@ -47,9 +47,7 @@ def classifier(folder: Path, seed: int) -> Path:
 def specific(recipe: Recipe, teacher: Any, objective: dict[str, Any]) -> StageConfig:
     one = FinetunedTeacher(model=FolderModel(path="./nowhere"))
     config = recipe.stage_config(recipe.stages[3], MadeTeachers(fine_tuned=(one,)))
-    return config.model_copy(
-        update={"teacher": teacher, "objective": TaskObjective.model_validate(objective)}
-    )
+    return config.model_copy(update={"teacher": teacher, "objective": TaskObjective.model_validate(objective)})
 
 
 def gradients(config: StageConfig, folder: Path) -> dict[str, Tensor]:
@@ -59,10 +57,7 @@ def gradients(config: StageConfig, folder: Path) -> dict[str, Tensor]:
     return {name: p.grad for name, p in trainer.parameters.items() if p.grad is not None}
 
 
-SOFT_AND_HIDDEN = {
-    "latent": {"terms": [{"kind": "hidden"}], "projection": "shared"},
-    "hard_label": None,
-}
+SOFT_AND_HIDDEN = {"latent": {"terms": [{"kind": "hidden"}], "projection": "shared"}, "hard_label": None}
 
 
 def test_two_teachers_that_are_the_same_teach_what_one_does(recipe: Recipe, tmp_path: Path) -> None:
@@ -79,8 +74,7 @@ def test_two_teachers_that_are_the_same_teach_what_one_does(recipe: Recipe, tmp_
 
 def test_fixed_shares_weigh_the_teachers_gradients(recipe: Recipe, tmp_path: Path) -> None:
     members = tuple(
-        FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed))))
-        for seed in (1, 2)
+        FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed)))) for seed in (1, 2)
     )
     both = Committee(members=members, weights=(0.25, 0.75))
     config = {"latent": None, "hard_label": None}
@@ -119,8 +113,7 @@ def test_confidence_gives_each_row_the_shares_of_its_label(recipe: Recipe, tmp_p
 
 def test_a_committee_runs_a_stage_and_logs_each_teacher(recipe: Recipe, tmp_path: Path) -> None:
     members = tuple(
-        FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed))))
-        for seed in (1, 2)
+        FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed)))) for seed in (1, 2)
     )
     both = Committee(members=members, weights=(0.5, 0.5), weighting="confidence")
     ports = fake_ports(tmp_path)
@@ -149,31 +142,27 @@ def test_shares_and_weighting_are_part_of_a_stages_identity(recipe: Recipe, tmp_
     assert len(digests) == 4
 
 
-def test_a_student_predicts_masked_words_through_a_whole_stage(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_student_predicts_masked_words_through_a_whole_stage(recipe: Recipe, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=4, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
     torch.manual_seed(0)
     folder = tmp_path / "words"
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    objective = MaskedLanguageObjective.model_validate(
-        {"latent": {"terms": [{"kind": "hidden", "loss": "cosine"}]}}
-    )
+    objective = MaskedLanguageObjective.model_validate({"latent": {"terms": [{"kind": "hidden", "loss": "cosine"}]}})
     other = recipe.with_pretrained(FolderModel(path=str(folder)))
-    stage = other.stage_config(other.stages[0], MadeTeachers()).model_copy(
-        update={"objective": objective}
-    )
+    stage = other.stage_config(other.stages[0], MadeTeachers()).model_copy(update={"objective": objective})
     ports = fake_ports(tmp_path)
     result = run_stage(stage, None, ports)
     assert isinstance(ports.sink, ListSink)
-    assert {"train/soft_label_loss", "train/hard_label_loss", "train/hidden_loss"} <= (
-        ports.sink.names()
-    )
+    assert {"train/soft_label_loss", "train/hard_label_loss", "train/hidden_loss"} <= (ports.sink.names())
     assert 0 < result.metrics["eval/hard_label_loss"] < 20
     following = other.stage_config(other.stages[0], MadeTeachers())
     assert run_stage(following, result.checkpoint, fake_ports(tmp_path / "next")).steps == 3
@@ -203,8 +192,7 @@ def test_a_student_can_start_from_a_model_that_is_there(recipe: Recipe, tmp_path
     config = general(recipe, start)
     trainer = make_trainer(config, fake_ports(tmp_path / "two"))
     kept = load_encoder(there).state_dict()
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in
-               trainer.student.state_dict().items())  # fmt: skip
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in trainer.student.state_dict().items())
     before = stage_digest(config, None)
     moved = tmp_path / "moved"
     there.rename(moved)

@@ -37,9 +37,7 @@ def recipe(tmp_path: Path) -> Recipe:
 def trainer_of(recipe: Recipe, ports: Ports, *, stage: int = 0, **training: object) -> Trainer:
     """A trainer ready for its first step, everything drawn from fixed seeds."""
     config = recipe.stage_config(recipe.stages[stage], MadeTeachers())
-    return make_trainer(
-        config.model_copy(update={"training": config.training.model_copy(update=training)}), ports
-    )
+    return make_trainer(config.model_copy(update={"training": config.training.model_copy(update=training)}), ports)
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
@@ -80,9 +78,7 @@ def test_the_microbatch_budget_does_not_change_the_gradient(recipe: Recipe, tmp_
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_padding_to_a_longer_row_does_not_change_the_gradient(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, fake_ports(tmp_path))
     rows = trainer.batches.step(0)[0]
     short = trainer.tokens.batch(rows)
@@ -91,29 +87,18 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(
         short,
         input_ids=torch.cat([short.input_ids, extra], 1),
         attention_mask=torch.cat([short.attention_mask, extra], 1),
-        token_type_ids=None
-        if short.token_type_ids is None
-        else torch.cat([short.token_type_ids, extra], 1),
+        token_type_ids=None if short.token_type_ids is None else torch.cat([short.token_type_ids, extra], 1),
     )
     found = []
     for batch in (short, long):
         trainer.optimizer.zero_grad()
-        trainer.backward(
-            batch,
-            trainer.target(batch),
-            trainer.objective.counts(batch),
-            trainer.objective.weights(),
-        )
-        found.append(
-            {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
-        )
+        trainer.backward(batch, trainer.target(batch), trainer.objective.counts(batch), trainer.objective.weights())
+        found.append({name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_counts_known_before_the_forward_pass_are_those_of_the_losses(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_counts_known_before_the_forward_pass_are_those_of_the_losses(recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, fake_ports(tmp_path))
     batch = trainer.tokens.batch(trainer.batches.step(0)[0])
     target = trainer.target(batch)
@@ -128,25 +113,31 @@ def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) 
         teacher = load_encoder(locate(recipe.pretrained))
         before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
         fit(
-            trainer.student, [teacher], trainer.tokens, trainer.objective, trainer.training,
-            fake_ports(tmp_path / f"{precision}-fit"), description="general",
-        )  # fmt: skip
-        assert all(
-            torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items()
+            trainer.student,
+            [teacher],
+            trainer.tokens,
+            trainer.objective,
+            trainer.training,
+            fake_ports(tmp_path / f"{precision}-fit"),
+            description="general",
         )
+        assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
         assert not any(parameter.grad is not None for parameter in teacher.parameters())
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_half_the_steps_and_a_resume_end_where_all_steps_end(
-    recipe: Recipe, tmp_path: Path, stop_at: int
-) -> None:
+def test_half_the_steps_and_a_resume_end_where_all_steps_end(recipe: Recipe, tmp_path: Path, stop_at: int) -> None:
     whole = trainer_of(recipe, fake_ports(tmp_path / "a"))
     sink = ListSink()
     fit(
-        whole.student, whole.teachers, whole.tokens, whole.objective, whole.training,
-        fake_ports(tmp_path / "a", sink=sink, log_every=2), description="general",
-    )  # fmt: skip
+        whole.student,
+        whole.teachers,
+        whole.tokens,
+        whole.objective,
+        whole.training,
+        fake_ports(tmp_path / "a", sink=sink, log_every=2),
+        description="general",
+    )
     states, resumed_sink = MemoryStates(), ListSink()
     asked: list[bool] = []
 
@@ -154,30 +145,12 @@ def test_half_the_steps_and_a_resume_end_where_all_steps_end(
         asked.append(True)
         return len(asked) == stop_at
 
-    ports = fake_ports(
-        tmp_path / "a", states=states, sink=resumed_sink, log_every=2, stop_requested=stop
-    )
+    ports = fake_ports(tmp_path / "a", states=states, sink=resumed_sink, log_every=2, stop_requested=stop)
     first = trainer_of(recipe, ports)
     with pytest.raises(Interrupted, match=f"step {stop_at} of 6"):
-        fit(
-            first.student,
-            first.teachers,
-            first.tokens,
-            first.objective,
-            first.training,
-            ports,
-            description="general",
-        )
+        fit(first.student, first.teachers, first.tokens, first.objective, first.training, ports, description="general")
     second = trainer_of(recipe, ports)
-    fit(
-        second.student,
-        second.teachers,
-        second.tokens,
-        second.objective,
-        second.training,
-        ports,
-        description="general",
-    )
+    fit(second.student, second.teachers, second.tokens, second.objective, second.training, ports, description="general")
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, second.parameters[name]), name
     timed = {"train/tokens_per_second"}
@@ -196,28 +169,20 @@ def test_a_state_of_another_model_is_refused(recipe: Recipe, tmp_path: Path) -> 
         trainer.restore(wrong)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, fake_ports(tmp_path))
     trainer.train_step()
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     with torch.no_grad():
         next(trainer.teachers[0].parameters()).fill_(float("nan"))
-    with pytest.raises(
-        NonFiniteLossError, match=r"step 1: .*hidden_loss_layer_0 is nan.*not stepped"
-    ):
+    with pytest.raises(NonFiniteLossError, match=r"step 1: .*hidden_loss_layer_0 is nan.*not stepped"):
         trainer.train_step()
     assert trainer.step == 1
-    assert all(
-        torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items()
-    )
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items())
 
 
 @pytest.mark.parametrize("limit", [1.0, None])
-def test_a_gradient_that_is_not_finite_names_its_layer(
-    limit: float | None, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_gradient_that_is_not_finite_names_its_layer(limit: float | None, recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, fake_ports(tmp_path))
     trainer.training = trainer.training.model_copy(update={"gradient_clip_norm": limit})
     (name,) = [each for each in trainer.parameters if each.endswith("layer.1.output.dense.weight")]
@@ -225,9 +190,7 @@ def test_a_gradient_that_is_not_finite_names_its_layer(
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     with pytest.raises(NonFiniteLossError, match=rf"step 0: no loss but the gradient of {name};"):
         trainer.train_step()
-    assert all(
-        torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items()
-    )
+    assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items())
 
 
 def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe) -> None:
@@ -236,9 +199,7 @@ def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe
     shape = StudentShape(num_layers=4, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     student = fresh_student(StudentConfig(shape=shape, start=TeacherLayersStart()), folder)
     ids = torch.randint(5, 60, (3, 9))
-    assert torch.equal(
-        student(input_ids=ids).last_hidden_state, teacher(input_ids=ids).last_hidden_state
-    )
+    assert torch.equal(student(input_ids=ids).last_hidden_state, teacher(input_ids=ids).last_hidden_state)
 
 
 def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
@@ -256,9 +217,7 @@ def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
     folder = locate(recipe.pretrained)
 
     def first(seed: int) -> Tensor:
-        config = recipe.student.model_copy(
-            update={"start": recipe.student.start.model_copy(update={"seed": seed})}
-        )
+        config = recipe.student.model_copy(update={"start": recipe.student.start.model_copy(update={"seed": seed})})
         torch.manual_seed(99)
         return next(fresh_student(config, folder).parameters()).detach()
 
@@ -274,20 +233,13 @@ def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path
     carried = start_student(general, first.checkpoint, text, (), None, tokenizer).projections
     student = load_encoder(Path(first.checkpoint.path) / "model")
     objective = ObjectiveTerms(
-        general.objective,
-        student=student,
-        teachers=[load_encoder(folder)],
-        seed=1,
-        projections=carried,
+        general.objective, student=student, teachers=[load_encoder(folder)], seed=1, projections=carried
     )
     assert objective.carried_over
     assert {name: tensor.shape for name, tensor in objective.projection_tensors().items()} == {
         name: tensor.shape for name, tensor in carried.items()
     }
-    assert all(
-        torch.equal(tensor, carried[name])
-        for name, tensor in objective.projection_tensors().items()
-    )
+    assert all(torch.equal(tensor, carried[name]) for name, tensor in objective.projection_tensors().items())
 
 
 def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) -> None:

@@ -45,9 +45,7 @@ def answers(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_answers_in_units_and_keeps_them_in_its_last_layer(
-    family: str, tmp_path: Path
-) -> None:
+def test_every_family_answers_in_units_and_keeps_them_in_its_last_layer(family: str, tmp_path: Path) -> None:
     if not has_head_for(family_config(family), Regression()):
         return
     model = headed(family)
@@ -57,9 +55,7 @@ def test_every_family_answers_in_units_and_keeps_them_in_its_last_layer(
     assert list(model.state_dict()) == names, "the state that is kept has no more tensors"
     said = answers(model)
     fold_units(model)
-    assert not any(
-        layer._forward_hooks for layer in model.modules() if isinstance(layer, nn.Linear)
-    )
+    assert not any(layer._forward_hooks for layer in model.modules() if isinstance(layer, nn.Linear))
     torch.testing.assert_close(answers(model), said, rtol=1e-5, atol=1e-4)
     model.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
@@ -122,9 +118,7 @@ def test_both_losses_count_errors_in_deviations() -> None:
         ValueAnswers(4.0).hard(student, batch),
     ):
         assert float(found.total) == (2**2 + 4**2) / 4**2
-    mixed = Batch(
-        IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([[0.0, 1.0], [1.0, 4.0]]), 18
-    )
+    mixed = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([[0.0, 1.0], [1.0, 4.0]]), 18)
     both = torch.cat([student, student], dim=1)
     found = MixedAnswers(((0, 1), (1, 2)), (1.0, 4.0)).hard(both, mixed)
     assert float(found.total) == 2**2 / 1**2 + 4**2 / 4**2

@@ -18,10 +18,15 @@ def word_teacher(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None)
     """A random BERT of two blocks under its masked-language head, drawn so widely that no two scores are alike."""
     tokenizer = tokenizer or tiny_tokenizer()
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=POSITIONS, initializer_range=0.5,
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=POSITIONS,
+        initializer_range=0.5,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -13,9 +13,7 @@ WORDS = (
 ).split()
 
 
-def tiny_tokenizer(
-    vocab_words: Sequence[str] = WORDS, *, pad: bool = True
-) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(vocab_words: Sequence[str] = WORDS, *, pad: bool = True) -> PreTrainedTokenizerFast:
     """A BERT-style WordPiece tokenizer of `vocab_words` and single letters.
 
     Ids: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then letters, their ## pieces and the words.

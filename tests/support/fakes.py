@@ -84,9 +84,7 @@ class MemoryStates:
         if not self.saved:
             return None
         state = self.saved[-1]
-        return replace(
-            state, tensors={name: tensor.clone() for name, tensor in state.tensors.items()}
-        )
+        return replace(state, tensors={name: tensor.clone() for name, tensor in state.tensors.items()})
 
 
 @dataclass

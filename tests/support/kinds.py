@@ -60,11 +60,7 @@ def _question(draw: random.Random) -> dict[str, Any]:
     context = " ".join(words)
     # The vocabulary's words may hold one another: the answer is looked for as a word.
     start = f" {context} ".find(f" {answer} ")
-    found = (
-        {"text": [answer], "answer_start": [start]}
-        if answered
-        else {"text": [], "answer_start": []}
-    )
+    found = {"text": [answer], "answer_start": [start]} if answered else {"text": [], "answer_start": []}
     return {"question": "is it red blue green", "context": context, "answers": found}
 
 

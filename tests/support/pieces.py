@@ -5,15 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from string import ascii_letters
 
-from tokenizers import (
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-    trainers,
-)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tests.support.builders import tiny_tokenizer
@@ -31,9 +23,14 @@ CORPUS = [
 def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     pad, first, last, unknown, mask = SPECIAL
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=pad, cls_token=first, sep_token=last,
-        unk_token=unknown, mask_token=mask, model_max_length=512,
-    )  # fmt: skip
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        cls_token=first,
+        sep_token=last,
+        unk_token=unknown,
+        mask_token=mask,
+        model_max_length=512,
+    )
 
 
 def sentence_pieces() -> PreTrainedTokenizerFast:
@@ -47,9 +44,7 @@ def sentence_pieces() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
-        special_tokens=[("<s>", 1), ("</s>", 2)],
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
     return wrapped(tokenizer)
 
@@ -60,9 +55,11 @@ def byte_pairs(*, trim_offsets: bool = True) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=420, special_tokens=SPECIAL, show_progress=False,
+        vocab_size=420,
+        special_tokens=SPECIAL,
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = processors.RobertaProcessing(
         ("</s>", 2), ("<s>", 1), trim_offsets=trim_offsets, add_prefix_space=False

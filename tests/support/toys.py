@@ -8,12 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    PretrainedConfig,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, PretrainedConfig
 
 from schemas.core.kinds import Classification
 from schemas.recipe.recipe import Recipe
@@ -30,9 +25,7 @@ GOOD = ("good", "great", "warm", "fast")
 BAD = ("bad", "dull", "slow", "old")
 
 
-def toy_teacher(
-    folder: Path, *, labels: tuple[str, ...] | None = None, layers: int = 4, heads: int = 2
-) -> Path:
+def toy_teacher(folder: Path, *, labels: tuple[str, ...] | None = None, layers: int = 4, heads: int = 2) -> Path:
     """A random BERT of 4 layers, 16 wide, with its tokenizer, as a transformers folder."""
     config = BertConfig(
         vocab_size=len(tiny_tokenizer()),
@@ -114,14 +107,7 @@ def toy_recipe_dict(folder: Path, *, steps: int = 4) -> dict[str, Any]:
                 },
             },
         },
-        "student": {
-            "shape": {
-                "num_layers": 2,
-                "hidden_size": 8,
-                "num_attention_heads": 2,
-                "intermediate_size": 16,
-            },
-        },
+        "student": {"shape": {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}},
         "task": {
             "kind": "files",
             "train": str(parts["train"]),
@@ -153,9 +139,7 @@ def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
-    started = start_student(
-        config, None, data.train, data.labels, data.problem, tokenizer, data.units
-    )
+    started = start_student(config, None, data.train, data.labels, data.problem, tokenizer, data.units)
     objective = make_objective(config, started, teachers, data, tokenizer)
     return Trainer(started.model, teachers, data.train, objective, config.training, ports)
 
@@ -179,22 +163,13 @@ LATENTS: dict[str, dict[str, Any]] = {
     },
     "random_map": {"layer_map": {"kind": "random"}},
     "mean_map": {"layer_map": {"kind": "mean"}},
-    "emd": {
-        "terms": [{"kind": "attention"}, {"kind": "hidden"}],
-        "layer_map": {"kind": "optimal_transport"},
-    },
+    "emd": {"terms": [{"kind": "attention"}, {"kind": "hidden"}], "layer_map": {"kind": "optimal_transport"}},
     "minilm": {
-        "terms": [
-            {"kind": "attention", "loss": "kl_probabilities"},
-            {"kind": "relation", "between": "value"},
-        ],
+        "terms": [{"kind": "attention", "loss": "kl_probabilities"}, {"kind": "relation", "between": "value"}],
         "layer_map": {"kind": "last"},
     },
     "minilm_v2": {
-        "terms": [
-            {"kind": "relation", "between": between, "num_heads": 4}
-            for between in ("query", "key", "value")
-        ],
+        "terms": [{"kind": "relation", "between": between, "num_heads": 4} for between in ("query", "key", "value")],
         "layer_map": {"kind": "last", "teacher_layer": 2},
     },
     "pp_minilm": {
@@ -216,8 +191,7 @@ LATENTS: dict[str, dict[str, Any]] = {
     "mgskd": {
         "terms": [
             {"kind": "token_relation", "of": "pairs", "num_heads": 4},
-            {"kind": "token_relation", "of": "triplets", "num_heads": 4, "num_anchors": 3,
-             "num_neighbours": 4},
+            {"kind": "token_relation", "of": "triplets", "num_heads": 4, "num_anchors": 3, "num_neighbours": 4},
             {"kind": "sample_relation", "num_heads": 4},
         ]
     },
@@ -229,5 +203,5 @@ LATENTS: dict[str, dict[str, Any]] = {
             {"kind": "hidden", "layer_map": {"kind": "bottom"}},
         ]
     },
-}  # fmt: skip
+}
 """A latent objective for every term, distance, map and option there is, for a toy student and teacher."""

@@ -181,9 +181,7 @@ def _changes(folder: Path, cases: int, seed: int) -> list[str]:
     from tests.torture.changes import change_campaign
 
     found = change_campaign(folder, cases=cases, seed=seed)
-    console.print(
-        f"{found.cases.total()} stages disturbed by a file that changed, {len(found.losses)} losses"
-    )
+    console.print(f"{found.cases.total()} stages disturbed by a file that changed, {len(found.losses)} losses")
     for what, number in sorted(found.cases.items()):
         console.print(f"  {number:5d}  {what}")
     return found.losses

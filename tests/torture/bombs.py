@@ -18,15 +18,11 @@ TEXTS = 500
 
 
 def _texts() -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(TEXTS, np.int32)), pa.array(["x" * 1_000_000])
-    )
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(TEXTS, np.int32)), pa.array(["x" * 1_000_000]))
 
 
 def _lists(values: pa.Array, size: int = 1) -> pa.ListArray:
-    return pa.ListArray.from_arrays(
-        pa.array(np.arange(0, len(values) + 1, size, dtype=np.int32)), values
-    )
+    return pa.ListArray.from_arrays(pa.array(np.arange(0, len(values) + 1, size, dtype=np.int32)), values)
 
 
 def _objects() -> pa.StructArray:
@@ -56,9 +52,7 @@ COLUMNS: dict[str, Callable[[], pa.Array]] = {
     "maps": _map,
     "a list of zeros": lambda: _lists(_zeros(100_000_000), 100_000_000),
     "lists of decimals": lambda: _lists(_zeros(5_000_000, np.int64).cast(pa.decimal128(38, 0))),
-    "empty lists": lambda: pa.ListArray.from_arrays(
-        _zeros(30_000_001, np.int32), pa.array([], pa.string())
-    ),
+    "empty lists": lambda: pa.ListArray.from_arrays(_zeros(30_000_001, np.int32), pa.array([], pa.string())),
     "fixed size": lambda: pa.array([bytes(100_000)] * 2000, pa.binary(100_000)),
     "many groups": _texts,
     "prefixes": lambda: pa.array(["x" * 1_000_000] * 100),
@@ -104,10 +98,7 @@ def save_columns(folder: Path, columns: dict[str, pa.Array]) -> None:
     """A folder as `datasets.save_to_disk` makes them, of columns that it never writes."""
     folder.mkdir()
     table = pa.table(columns)
-    with (
-        pa.OSFile(str(folder / "data.arrow"), "wb") as file,
-        pa.ipc.new_stream(file, table.schema) as writer,
-    ):
+    with pa.OSFile(str(folder / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table)
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
     (folder / "dataset_info.json").write_text("{}")

@@ -99,9 +99,7 @@ def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
     stages = (recipe.teacher_configs()[0], recipe.stage_config(recipe.stages[0], MadeTeachers()))
     short = recipe.stages[0].training.duration
     configs = [
-        config.model_copy(
-            update={"training": config.training.model_copy(update={"duration": short})}
-        )
+        config.model_copy(update={"training": config.training.model_copy(update={"duration": short})})
         for config in stages
     ]
     undisturbed = {config.name: _Stage(config, folder / "undisturbed") for config in configs}
@@ -119,9 +117,7 @@ def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
         timer.join()
         found.cases[f"{deed}: {stage.end(wanted)}"] += 1
         if (loss := stage.loss(wanted)) is not None:
-            found.losses.append(
-                f"case {case}: {config.name}, {file} {deed} after {delay:.2f} s: {loss}"
-            )
+            found.losses.append(f"case {case}: {config.name}, {file} {deed} after {delay:.2f} s: {loss}")
         for place in ("in", "case"):
             shutil.rmtree(folder / place, ignore_errors=True)
         shutil.copytree(folder / "kept", folder / "in")

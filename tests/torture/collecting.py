@@ -107,9 +107,7 @@ def _run(store: CheckpointStore, log: Path, variant: str, killed_at: int | None)
         cached = store.cache / "files" / f"{variant}-{os.getpid()}"
         cached.mkdir(parents=True)
         _made_old(cached)
-        run.needs(
-            digests[:2]
-        )  # the others are known later, as those after a teacher that is chosen
+        run.needs(digests[:2])  # the others are known later, as those after a teacher that is chosen
         rows = []
         for number, digest in enumerate(digests):
             parent = digests[number - 1] if number else None
@@ -120,26 +118,14 @@ def _run(store: CheckpointStore, log: Path, variant: str, killed_at: int | None)
             _say(log, loss=f"{cached.name} went out of the cache of a living run")
         pass_by()
         report = store.write_report(
-            RunReport(
-                run="toy",
-                recipe="toy",
-                task=None,
-                rows=tuple(rows),
-                seconds=1.0,
-                store=str(store.root),
-            )
+            RunReport(run="toy", recipe="toy", task=None, rows=tuple(rows), seconds=1.0, store=str(store.root))
         )
         _made_old(store.root / "runs" / f"{report.run}.json")
     _say(log, runs=1)
 
 
 def _stage(
-    store: CheckpointStore,
-    log: Path,
-    run: OpenRun,
-    digest: str,
-    parent: str | None,
-    pass_by: Callable[[], None],
+    store: CheckpointStore, log: Path, run: OpenRun, digest: str, parent: str | None, pass_by: Callable[[], None]
 ) -> Row:
     run.needs([digest])
     pass_by()
@@ -188,9 +174,7 @@ def _add_up(log: Path, found: Collected) -> None:
     # With seven days asked for, nobody's stage may have been taken away, and so none made twice.
     if "log 1" in log.name:
         found.losses += [
-            f"{digest[:8]} was made {made.count(digest)} times"
-            for digest in set(made)
-            if made.count(digest) > 1
+            f"{digest[:8]} was made {made.count(digest)} times" for digest in set(made) if made.count(digest) > 1
         ]
 
 

@@ -31,10 +31,39 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 # Values that may be written anywhere.
 ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 10**30, 1e308, float("nan"), float("inf"), "", " ", "\x00", "é" * 500, "../../etc", "/", "~",
-    "1 epoch", "1e400 tokens", "-3 tokens", "${HOME}", "file:///etc/passwd", "!!python/object:os.system", [], {}, [[]],
-    {"kind": "files"}, ["a"] * 1000, {"a": {"b": {"c": {}}}}, "null", "2026-01-01", "0x10", "1_000", "=1+1",
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "\x00",
+    "é" * 500,
+    "../../etc",
+    "/",
+    "~",
+    "1 epoch",
+    "1e400 tokens",
+    "-3 tokens",
+    "${HOME}",
+    "file:///etc/passwd",
+    "!!python/object:os.system",
+    [],
+    {},
+    [[]],
+    {"kind": "files"},
+    ["a"] * 1000,
+    {"a": {"b": {"c": {}}}},
+    "null",
+    "2026-01-01",
+    "0x10",
+    "1_000",
+    "=1+1",
+)
 odd = (
     st.sampled_from(ODD)
     | st.text(max_size=20)
@@ -78,9 +107,7 @@ def _with_nul(draw: Draw, content: bytes) -> bytes:
 
 def _recoded(draw: Draw, content: bytes) -> bytes:
     text = "# né, à\n" + content.decode("utf-8", "replace")
-    return text.encode(
-        draw(st.sampled_from(("utf-16", "utf-32", "latin-1", "utf-7", "cp500"))), "replace"
-    )
+    return text.encode(draw(st.sampled_from(("utf-16", "utf-32", "latin-1", "utf-7", "cp500"))), "replace")
 
 
 # --- recipes
@@ -108,16 +135,8 @@ def _spoil(draw: Draw, content: Any) -> None:
 
 def places_of(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """The path of everything inside a document."""
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    return [
-        place for key, inner in items for place in [(*path, key), *places_of(inner, (*path, key))]
-    ]
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, inner in items for place in [(*path, key), *places_of(inner, (*path, key))]]
 
 
 def _bomb(draw: Draw, _: bytes) -> bytes:
@@ -129,9 +148,7 @@ def _bomb(draw: Draw, _: bytes) -> bytes:
 
 def _deep(draw: Draw, _: bytes) -> bytes:
     depth = draw(st.sampled_from((50, 500, 5_000, 100_000)))
-    opened, closed = draw(
-        st.sampled_from((("[", "]"), ("{a: ", "}"), ("- ", ""), ("? ", ""), ("!!set {", "}")))
-    )
+    opened, closed = draw(st.sampled_from((("[", "]"), ("{a: ", "}"), ("- ", ""), ("? ", ""), ("!!set {", "}"))))
     return ("name: " + opened * depth + "1" + closed * depth).encode()
 
 
@@ -147,9 +164,7 @@ RECIPE_DAMAGE: dict[str, Callable[[Draw, bytes], bytes]] = {
     "NUL bytes": _with_nul,
     "another encoding": _recoded,
     "doubled": lambda _, content: content + content,
-    "empty": lambda draw, _: draw(
-        st.sampled_from((b"", b"\n", b"---", b"null", b"[]", b"\xef\xbb\xbf"))
-    ),
+    "empty": lambda draw, _: draw(st.sampled_from((b"", b"\n", b"---", b"null", b"[]", b"\xef\xbb\xbf"))),
     "aliases that multiply": _bomb,
     "nested": _deep,
     "huge": _huge,
@@ -199,24 +214,53 @@ def changes(draw: Draw, document: Callable[[], dict[str, Any]], canary: str) -> 
 def _change(draw: Draw, document: dict[str, Any], canary: str) -> str:
     real = st.sampled_from([".".join(map(str, place)) for place in places_of(document)])
     strange = st.sampled_from(
-        ("stages[0].name", "stages[-1]", "stages.99999999999", "a" * 5000, "a." * 3000 + "b", "[0]", "__class__.x",
-         "stages.general.objective.terms.hidden.weight", "..", "task.", ".task", "тест.é", "\x00", "x\ny", "task[")
-    )  # fmt: skip
+        (
+            "stages[0].name",
+            "stages[-1]",
+            "stages.99999999999",
+            "a" * 5000,
+            "a." * 3000 + "b",
+            "[0]",
+            "__class__.x",
+            "stages.general.objective.terms.hidden.weight",
+            "..",
+            "task.",
+            ".task",
+            "тест.é",
+            "\x00",
+            "x\ny",
+            "task[",
+        )
+    )
     path = draw(real | real | strange | st.text(max_size=12))
     value = draw(
         odd.map(_flow)
         | st.text(max_size=30)
         | st.sampled_from(harmful(canary))
         | st.sampled_from(
-            ("[" * 5000, "{a: " * 5000, "x" * 1_500_000, "'", '"', "[1, 2", "{a: 1, a: 2}", "&a [*a]", "<<: {}",
-             "\x00", "\ud800", "!!binary aGk=", "!!set {a}", "1\n2: 3", "---\na\n---\nb", "%YAML 9.9", "\u2028", "@x")
-        )
-    )  # fmt: skip
-    return draw(
-        st.sampled_from(
-            (f"{path}={value}", f"{path}={value}", f"{path} = {value}", f"{path}{value}", value)
+            (
+                "[" * 5000,
+                "{a: " * 5000,
+                "x" * 1_500_000,
+                "'",
+                '"',
+                "[1, 2",
+                "{a: 1, a: 2}",
+                "&a [*a]",
+                "<<: {}",
+                "\x00",
+                "\ud800",
+                "!!binary aGk=",
+                "!!set {a}",
+                "1\n2: 3",
+                "---\na\n---\nb",
+                "%YAML 9.9",
+                "\u2028",
+                "@x",
+            )
         )
     )
+    return draw(st.sampled_from((f"{path}={value}", f"{path}={value}", f"{path} = {value}", f"{path}{value}", value)))
 
 
 # --- data files
@@ -250,19 +294,14 @@ def written(rows: list[dict[str, Any]], suffix: str) -> bytes:
             text = "".join(f"{word}\t{row.get('label')}\n" for word, row in words)
             return text.encode("utf-8", "surrogatepass")
         case _:
-            return "".join(f"{row.get('text_a')}\n" for row in rows).encode(
-                "utf-8", "surrogatepass"
-            )
+            return "".join(f"{row.get('text_a')}\n" for row in rows).encode("utf-8", "surrogatepass")
 
 
 def _odd_rows(draw: Draw, suffix: str) -> bytes:
     """Mixed types, missing and doubled keys, odd labels."""
     rows = []
     for number in range(draw(st.integers(1, 12))):
-        row: dict[str, Any] = {
-            "text_a": f"text {number}",
-            "label": draw(st.sampled_from(("no", "yes", 0, 1))),
-        }
+        row: dict[str, Any] = {"text_a": f"text {number}", "label": draw(st.sampled_from(("no", "yes", 0, 1)))}
         for _ in range(draw(st.integers(0, 2))):
             row[draw(st.sampled_from(("text_a", "label", "text_b", "id", "")))] = draw(odd)
         rows.append(row)
@@ -273,11 +312,20 @@ def _rows_with(draw: Draw, suffix: str) -> bytes:
     """The good rows with one thing wrong with all, or with the last."""
     change: dict[str, Any] = draw(
         st.sampled_from(
-            ({"label": "y" * 5000}, {"label": "x" * 5_000_000}, {"text_a": "x " * 5_000_000}, {"text_a": ""}, {"id": 1},
-             {"label": 0.5}, {"text_a": "=cmd|'/C calc'!A1"}, {"label": "yes\x07"}, {"text_a": "\u2028"},
-             {f"column {n}": n for n in range(3000)})
+            (
+                {"label": "y" * 5000},
+                {"label": "x" * 5_000_000},
+                {"text_a": "x " * 5_000_000},
+                {"text_a": ""},
+                {"id": 1},
+                {"label": 0.5},
+                {"text_a": "=cmd|'/C calc'!A1"},
+                {"label": "yes\x07"},
+                {"text_a": "\u2028"},
+                {f"column {n}": n for n in range(3000)},
+            )
         )
-    )  # fmt: skip
+    )
     last = draw(st.booleans()) or len(str(change)) > 10_000
     rows = [row | change if not last or row is ROWS[-1] else row for row in ROWS]
     return written(rows, suffix)
@@ -349,7 +397,7 @@ CONTENT: dict[str, Callable[[Draw, str], bytes]] = {
     "only a head": lambda _, suffix: written(ROWS, suffix).split(b"\n")[0],
     "a line of 100 MB": lambda _, suffix: long_lines(suffix),
     "unpacks to gigabytes": _bomb_file,
-}  # fmt: skip
+}
 BYTES: dict[str, Callable[[Draw, bytes], bytes]] = {
     "untouched": lambda _, content: content,
     "bytes turned": _turned,
@@ -381,6 +429,4 @@ def damaged_files(draw: Draw, canary: str) -> Damaged:
         return Damaged(kind, content, f"case{suffix}")
     pack = draw(st.sampled_from((gzip.compress, gzip.compress, bz2.compress, lzma.compress)))
     packed = pack(content)
-    return Damaged(
-        kind, _cut(draw, packed) if draw(st.integers(0, 2)) == 0 else packed, f"case{suffix}.gz"
-    )
+    return Damaged(kind, _cut(draw, packed) if draw(st.integers(0, 2)) == 0 else packed, f"case{suffix}.gz")

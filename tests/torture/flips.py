@@ -147,8 +147,7 @@ class Answers:
         config = recipe.stage_config(recipe.stages[0], MadeTeachers())
         long = Training.model_validate(config.training.model_dump() | {"duration": "3 epochs"})
         trainer = make_trainer(
-            config.model_copy(update={"training": long}),
-            fake_ports(folder, teacher_cache_bytes=10**9),
+            config.model_copy(update={"training": long}), fake_ports(folder, teacher_cache_bytes=10**9)
         )
         trainer.ask_teachers_once("general")
         (self.cache,) = trainer.caches

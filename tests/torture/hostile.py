@@ -112,9 +112,7 @@ def _offsets(number: int, size: int) -> pa.Array:
 _WRAPPINGS: dict[str, Callable[[pa.Array], pa.Array]] = {
     "lists": lambda values: pa.ListArray.from_arrays(_offsets(len(values), 2), values),
     "one list": lambda values: pa.ListArray.from_arrays(_offsets(len(values), len(values)), values),
-    "large lists": lambda values: pa.LargeListArray.from_arrays(
-        _offsets(len(values), 3).cast(pa.int64()), values
-    ),
+    "large lists": lambda values: pa.LargeListArray.from_arrays(_offsets(len(values), 3).cast(pa.int64()), values),
     "objects": lambda values: pa.StructArray.from_arrays([values], ["inside"]),
     "maps": lambda values: pa.MapArray.from_arrays(
         _offsets(len(values), 2), pa.array(np.zeros(len(values), np.int64)), values
@@ -125,9 +123,7 @@ _WRAPPINGS: dict[str, Callable[[pa.Array], pa.Array]] = {
 @st.composite
 def bombs(draw: Draw) -> Bomb:
     """A bomb of any shape."""
-    leaf = draw(
-        st.sampled_from(("text", "large text", "prefixes", "fixed size", "zeros", "decimals"))
-    )
+    leaf = draw(st.sampled_from(("text", "large text", "prefixes", "fixed size", "zeros", "decimals")))
     return Bomb(
         leaf=leaf,
         wrapping=tuple(draw(st.lists(st.sampled_from(tuple(_WRAPPINGS)), max_size=3))),
@@ -196,9 +192,16 @@ def bound_socket(path: Path) -> str:
 
 SPECIAL = {"FIFO": fifo, "device": endless, "socket": bound_socket}
 _MODEL_FILES = (
-    "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "merges.txt",
-    "spm.model", "added_tokens.json", "model.safetensors.index.json",
-)  # fmt: skip
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "merges.txt",
+    "spm.model",
+    "added_tokens.json",
+    "model.safetensors.index.json",
+)
 _CHECKPOINT_FILES = ("manifest.json", "model/model.safetensors", "projections.safetensors")
 
 
@@ -294,7 +297,5 @@ def special_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
             found.losses.append(f"{case}: it was taken")
         return problems
 
-    strategy = st.tuples(
-        st.sampled_from(tuple(_PLACES)), st.sampled_from(tuple(SPECIAL)), st.integers(0, 100)
-    )
+    strategy = st.tuples(st.sampled_from(tuple(_PLACES)), st.sampled_from(tuple(SPECIAL)), st.integers(0, 100))
     return drive(strategy, check, cases, seed, 0)

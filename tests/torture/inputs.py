@@ -55,9 +55,7 @@ class Inputs:
     losses: list[str] = field(default_factory=list)
     """Anything but a value or a refusal in one message, or too slow, or too large."""
 
-    def try_one(
-        self, name: str, load: Callable[[], Any], most_bytes: int | None = None
-    ) -> tuple[bool, list[str]]:
+    def try_one(self, name: str, load: Callable[[], Any], most_bytes: int | None = None) -> tuple[bool, list[str]]:
         """Load one: whether it was refused, and whatever is not as it should be."""
         problems, refused = [], False
         with self._measured(problems, most_bytes):
@@ -116,9 +114,7 @@ def _complaints(error: ConfigError | DataError) -> list[str]:
             found.append(f"a message of {len(line):,} characters: {line[:100]}")
         elif not re.match(r"--set |and more|.*?(task|data|general_corpus|recipe|RECIPE)", line):
             found.append(f"no place in: {line[:300]}")
-        elif isinstance(error, DataError) and not re.search(
-            r"[;:(] ?|must", line.split(": ", 1)[-1]
-        ):
+        elif isinstance(error, DataError) and not re.search(r"[;:(] ?|must", line.split(": ", 1)[-1]):
             found.append(f"no remedy in: {line[:300]}")
     return found or ([] if lines else ["refused without a message"])
 
@@ -149,9 +145,7 @@ class _Lost(Exception):
     """A case was neither loaded nor refused as it should be."""
 
 
-def drive(
-    strategy: st.SearchStrategy[Any], check: Check, cases: int, seed: int, commands: int
-) -> Inputs:
+def drive(strategy: st.SearchStrategy[Any], check: Check, cases: int, seed: int, commands: int) -> Inputs:
     """Check so many cases, some through the command line too; then shrink the first that fails, if one does."""
     found = _checked(strategy, check, cases, seed, commands)
     if found.losses:
@@ -259,9 +253,7 @@ def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10
     return _not_executed(found, canary)
 
 
-def _each_way(
-    found: Inputs, case: Damaged, place: Path, cache: Path, toy: Path | None
-) -> list[str]:
+def _each_way(found: Inputs, case: Damaged, place: Path, cache: Path, toy: Path | None) -> list[str]:
     """The file as a folder's, a task's or a corpus's; with a recipe, through the command line as well."""
     file, way = place / case.name, len(case.content) % 3
     if ".txt" in case.name or way == 0:

@@ -71,11 +71,7 @@ class Starter:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _STARTER],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", _STARTER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self._said() == "imported"
 
@@ -102,9 +98,7 @@ class Starter:
         log.touch()
         before = log.stat().st_size
         assert self._process.stdin is not None
-        self._process.stdin.write(
-            "\t".join(map(str, (log, "run", recipe, "--store", store))) + "\n"
-        )
+        self._process.stdin.write("\t".join(map(str, (log, "run", recipe, "--store", store))) + "\n")
         self._process.stdin.flush()
         child = int(self._said())
         limit = time.monotonic() + _LONGEST
@@ -124,9 +118,7 @@ class Starter:
         return time.monotonic() - began
 
 
-def kill_campaign(
-    folder: Path, *, kills: int, seed: int = 0, note: Callable[[str], None] = lambda _: None
-) -> Kills:
+def kill_campaign(folder: Path, *, kills: int, seed: int = 0, note: Callable[[str], None] = lambda _: None) -> Kills:
     """Kill so many times; the store begins anew whenever a run came to its end.
 
     Args:
@@ -182,14 +174,10 @@ def weights(store: Path) -> dict[str, str]:
 def _unfinished(store: Path) -> set[str]:
     """Stages that have a state and no checkpoint."""
     folders = {path.parents[1].name for path in store.glob("states/*/step-*/manifest.json")}
-    return {
-        name.rsplit("-", 1)[0] for name in folders if not (store / "checkpoints" / name).exists()
-    }
+    return {name.rsplit("-", 1)[0] for name in folders if not (store / "checkpoints" / name).exists()}
 
 
-def _compared(
-    store: Path, seen: dict[str, tuple[int, int]], found: Kills
-) -> dict[str, tuple[int, int]]:
+def _compared(store: Path, seen: dict[str, tuple[int, int]], found: Kills) -> dict[str, tuple[int, int]]:
     """What is visible is whole, and what was there before is still the very same file."""
     now = {}
     for folder in visible(store):
@@ -213,9 +201,7 @@ def _tracking(store: Path) -> list[str]:
     problems += [f"MLflow lacks {run.left} of {run.name}" for run in report.runs if run.left]
     query = "SELECT key, step FROM metrics GROUP BY run_uuid, key, step, value HAVING count(*) > 1"
     with closing(sqlite3.connect(store / "mlflow.db")) as database:
-        problems += [
-            f"MLflow has {key} of step {step} twice" for key, step in database.execute(query)
-        ]
+        problems += [f"MLflow has {key} of step {step} twice" for key, step in database.execute(query)]
     return problems
 
 

@@ -59,10 +59,7 @@ class Disk:
     def watched(self) -> Iterator[Disk]:
         """Every sync and every rename inside the block is an event."""
         try:
-            with (
-                mock.patch.object(os, "fsync", self._fsync),
-                mock.patch.object(os, "replace", self._renamed),
-            ):
+            with mock.patch.object(os, "fsync", self._fsync), mock.patch.object(os, "replace", self._renamed):
                 yield self
         finally:
             for handle in self._held.values():
@@ -179,9 +176,7 @@ def _whole(recipe: Recipe, folder: Path) -> tuple[dict[str, str], int]:
     return weights(folder / "whole" / "store"), disk.events
 
 
-def _lefts(
-    recipe: Recipe, folder: Path, moments: list[int], draw: random.Random
-) -> list[tuple[int, set[str]]]:
+def _lefts(recipe: Recipe, folder: Path, moments: list[int], draw: random.Random) -> list[tuple[int, set[str]]]:
     """Run, leaving in `left/MOMENT` what a cut at each moment might leave; and the stages finished until then."""
     place = folder / "running"
     place.mkdir()
@@ -195,9 +190,7 @@ def _lefts(
     return [(moment, {name for name in ends if ends[name] <= moment}) for moment in moments]
 
 
-def _continue(
-    recipe: Recipe, store: Path, finished: set[str], expected: dict[str, str], found: Cuts
-) -> None:
+def _continue(recipe: Recipe, store: Path, finished: set[str], expected: dict[str, str], found: Cuts) -> None:
     where = f"cut {found.cuts}, event {store.parent.name}"
     progress = SilentProgress()
     try:

@@ -67,12 +67,7 @@ class Soak:
 
 
 def soak_campaign(
-    folder: Path,
-    *,
-    runs: int,
-    at_once: int = 4,
-    seed: int = 0,
-    note: Callable[[str], None] = lambda _: None,
+    folder: Path, *, runs: int, at_once: int = 4, seed: int = 0, note: Callable[[str], None] = lambda _: None
 ) -> Soak:
     """Do so many runs of the toy recipe in one store, in so many processes that each do one after the other.
 
@@ -91,14 +86,7 @@ def soak_campaign(
         workers = []
         for number, log in enumerate(logs):
             share = runs // at_once + (number < runs % at_once)
-            words = (
-                str(recipe),
-                str(store),
-                str(log),
-                str(share),
-                str(runs),
-                f"{seed * 1000 + number}",
-            )
+            words = (str(recipe), str(store), str(log), str(share), str(runs), f"{seed * 1000 + number}")
             command = (sys.executable, "-W", "default::ResourceWarning", "-m", "tests.torture.soak")
             workers.append(stack.enter_context(running(*command, *words)))
         _wait(workers, logs, runs, found, note)
@@ -117,9 +105,7 @@ def _recipe(folder: Path) -> Path:
     return path
 
 
-def _wait(
-    workers: list[Process], logs: list[Path], runs: int, found: Soak, note: Callable[[str], None]
-) -> None:
+def _wait(workers: list[Process], logs: list[Path], runs: int, found: Soak, note: Callable[[str], None]) -> None:
     """Until every worker has ended, or none has finished a run for long."""
     done, moved = 0, time.monotonic()
     while any(worker.process.poll() is None for worker in workers):
@@ -130,17 +116,13 @@ def _wait(
                 note(f"{now} of {runs} runs")
             done, moved = now, time.monotonic()
         if time.monotonic() - moved > _STALLED:
-            found.losses.append(
-                f"no run ended for {_STALLED:.0f} s, {done} had: " + workers[0].output[-500:]
-            )
+            found.losses.append(f"no run ended for {_STALLED:.0f} s, {done} had: " + workers[0].output[-500:])
             return
     for number, worker in enumerate(workers):
         if code := worker.wait():
             found.losses.append(f"worker {number} ended with {code}: {worker.output[-1000:]}")
         bad = Counter(line.strip()[:300] for line in worker.lines if _BAD.search(line))
-        found.losses += [
-            f"worker {number} said {times} times: {line}" for line, times in bad.items()
-        ]
+        found.losses += [f"worker {number} said {times} times: {line}" for line, times in bad.items()]
 
 
 def growth_of(lines: list[list[dict[str, Any]]], found: Soak) -> None:
@@ -170,27 +152,19 @@ def judge_growth(found: Soak) -> None:
 def look_at_store(store: CheckpointStore, lines: list[dict[str, Any]], found: Soak) -> None:
     names = [line["report"] for line in lines if "report" in line]
     if sorted(store.list_reports()) != sorted(names) or len(set(names)) != len(names):
-        found.losses.append(
-            f"{len(names)} runs ended, but there are {len(store.list_reports())} reports"
-        )
+        found.losses.append(f"{len(names)} runs ended, but there are {len(store.list_reports())} reports")
     rows = [row for name in set(names) for row in store.read_report(name).rows if row.checkpoint]
     found.made = sum(row.status == "ran" for row in rows)
     found.reused = sum(row.status == "reused" for row in rows)
     folders = [path for path in (store.root / "checkpoints").iterdir() if path.name[0] != "."]
     if len(folders) != found.made:
-        found.losses.append(
-            f"{found.made} stages were trained, but there are {len(folders)} checkpoints"
-        )
+        found.losses.append(f"{found.made} stages were trained, but there are {len(folders)} checkpoints")
     for path in folders:
         try:
             verify(path)
         except Exception as error:
             found.losses.append(f"{path.name}: {error}")
-    left = [
-        *store.root.rglob(".tmp-*"),
-        *store.root.glob("states/*"),
-        *store.root.rglob("*.unsent"),
-    ]
+    left = [*store.root.rglob(".tmp-*"), *store.root.glob("states/*"), *store.root.rglob("*.unsent")]
     found.losses += [f"left over: {path.relative_to(store.root)}" for path in left]
 
 
@@ -198,24 +172,18 @@ def look_at_mlflow(store: Path, found: Soak) -> None:
     """Every run is there, has ended, and has as many values as its local file; asked in one go of its database."""
     with closing(sqlite3.connect(store / "mlflow.db")) as database:
         status = dict(database.execute("SELECT run_uuid, status FROM runs"))
-        parents = dict(
-            database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'")
-        )
+        parents = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
         values = dict(database.execute("SELECT run_uuid, count(*) FROM metrics GROUP BY run_uuid"))
     ended = Counter(status.values())
     expected = found.runs + found.made + found.reused
     if ended != Counter(FINISHED=expected):
         found.losses.append(f"MLflow has runs {dict(ended)}, not {expected} FINISHED ones")
     if len(status) - len(parents) != found.runs or not set(parents.values()) <= set(status):
-        found.losses.append(
-            f"MLflow has {len(status) - len(parents)} runs without a parent, not {found.runs}"
-        )
+        found.losses.append(f"MLflow has {len(status) - len(parents)} runs without a parent, not {found.runs}")
     for path in sorted((store / "points").glob("*.jsonl")):
         kept = sum(len(point.metrics) for point in read_points(path))
         if unsent(path) or values.get(path.stem, 0) != kept:
-            found.losses.append(
-                f"{path.stem}: MLflow has {values.get(path.stem, 0)} of {kept} values"
-            )
+            found.losses.append(f"{path.stem}: MLflow has {values.get(path.stem, 0)} of {kept} values")
     found.points = sum(values.values())
 
 
@@ -236,9 +204,7 @@ def _work(recipe: str, store: str, log: str, share: int, runs: int, seed: int) -
         line: dict[str, Any] = {"number": number}
         began = time.perf_counter()
         try:
-            report: RunReport = distill_flow(
-                recipe=recipe, overrides=changes, options=RunOptions(store=store)
-            )
+            report: RunReport = distill_flow(recipe=recipe, overrides=changes, options=RunOptions(store=store))
             line["report"] = report.run
         except Exception as error:
             line["error"] = f"{type(error).__name__}: {str(error)[:500]}"

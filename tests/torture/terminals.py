@@ -120,9 +120,7 @@ def press_campaign(
                 wrong = [name for name in expected if got.get(name) != expected[name]]
                 found.losses.append(f"run {found.runs} ended in other weights: {wrong}")
             found.runs += 1
-            note(
-                f"{pressed} key presses, {found.runs} runs to their end, {len(found.losses)} losses"
-            )
+            note(f"{pressed} key presses, {found.runs} runs to their end, {len(found.losses)} losses")
             shutil.rmtree(store)
     return found
 
@@ -133,9 +131,7 @@ def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
     found.keys[key] += 1
     found.slowest = max(found.slowest, seconds)
     said, problems = ended.said, []
-    allowed = {"Ctrl-C twice": AT_ONCE_SECONDS, "SIGKILL": AT_ONCE_SECONDS}.get(
-        key, LONGEST_SECONDS
-    )
+    allowed = {"Ctrl-C twice": AT_ONCE_SECONDS, "SIGKILL": AT_ONCE_SECONDS}.get(key, LONGEST_SECONDS)
     if seconds > allowed * patience:
         problems.append(f"it took {seconds:.1f} s")
     if ended.left:
@@ -150,10 +146,7 @@ def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
             problems.append(f"it did not say how to go on: {said[-500:]!r}")
     elif asked and ended.code not in (0, 1):
         problems.append(f"exit code {ended.code}: {said[-500:]!r}")
-    found.losses += [
-        f"{key} after {ended.began:.1f} s, press {found.keys.total()}: {problem}"
-        for problem in problems
-    ]
+    found.losses += [f"{key} after {ended.began:.1f} s, press {found.keys.total()}: {problem}" for problem in problems]
 
 
 class Forker:

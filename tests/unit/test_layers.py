@@ -42,8 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages.data.readers": {"stages.storage", "stages.data.files", "stages.data.formats"},
     "stages.data.columns": {"stages.data.readers"},
     "stages.data.batching": {"stages.storage"},
-    "stages.data.tasks": _ROWS
-    | {"stages.text", "stages.data.formats", "stages.data.columns", "stages.data.batching"},
+    "stages.data.tasks": _ROWS | {"stages.text", "stages.data.formats", "stages.data.columns", "stages.data.batching"},
     "stages.data.corpus": _ROWS | _TASKS | {"stages.text"},
     "stages.models": {"stages.storage", "stages.device", "stages.data.batching"},
     "stages.models.extraction": {"stages.models", "stages.data.batching"},
@@ -52,8 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages.augmentation": _TASKS
     | {"stages.storage", "stages.device", "stages.text", "stages.ports"}
     | {"stages.data.files", "stages.models"},
-    "stages.evaluation": _TASKS
-    | {"stages.text", "stages.models", "stages.objective", "stages.scores"},
+    "stages.evaluation": _TASKS | {"stages.text", "stages.models", "stages.objective", "stages.scores"},
     "stages.training": _TASKS
     | {"stages.device", "stages.ports", "stages.models", "stages.objective"}
     | {"stages.scores", "stages.evaluation"},
@@ -70,12 +68,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.store": {"pipeline.process"},
     "pipeline.tracking": {"pipeline.process", "pipeline.store"},
     "pipeline.reporting": {"pipeline.process", "pipeline.tracking"},
-    "pipeline.planning": {
-        "pipeline.process",
-        "pipeline.recipes",
-        "pipeline.store",
-        "pipeline.reporting",
-    },
+    "pipeline.planning": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
     "pipeline.execution": {
         "pipeline.process",
         "pipeline.store",
@@ -194,9 +187,7 @@ def test_schemas_load_in_a_fresh_interpreter_without_any_heavy_library_and_fast(
         "print(sum(name.startswith('schemas.') for name in sys.modules))\n"
     )
     # Processor time: it does not count what other tests on this machine take meanwhile.
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, came_along, loaded = done.stdout.split("\n")[:3]
     assert came_along == ""
     assert int(loaded) > 30

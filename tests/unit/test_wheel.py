@@ -64,12 +64,7 @@ def test_an_installed_wheel_works_away_from_the_checkout(wheel: Path, tmp_path: 
             "program()\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
+            [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -187,28 +187,18 @@ class Batches:
         return _Epoch(order, bounds, np.add.reduceat(self._lengths[order], bounds[:-1]))
 
 
-def _steps_of_sequences(
-    permutation: Rows, lengths: Rows, sequences: int, random: np.random.Generator
-) -> list[Rows]:
+def _steps_of_sequences(permutation: Rows, lengths: Rows, sequences: int, random: np.random.Generator) -> list[Rows]:
     whole = len(permutation) // sequences * sequences
     steps: list[Rows] = []
     for start in range(0, whole, POOL_STEPS * sequences):
-        pool = _sorted_by_length(
-            permutation[start : min(start + POOL_STEPS * sequences, whole)], lengths
-        )
+        pool = _sorted_by_length(permutation[start : min(start + POOL_STEPS * sequences, whole)], lengths)
         steps.extend(pool.reshape(-1, sequences))
     steps = [steps[place] for place in random.permutation(len(steps))]
     # The rows left over are the permutation's last, not the longest of a pool, and end the epoch.
-    return (
-        [*steps, _sorted_by_length(permutation[whole:], lengths)]
-        if whole < len(permutation)
-        else steps
-    )
+    return [*steps, _sorted_by_length(permutation[whole:], lengths)] if whole < len(permutation) else steps
 
 
-def _steps_of_about(
-    permutation: Rows, lengths: Rows, tokens: float, random: np.random.Generator
-) -> list[Rows]:
+def _steps_of_about(permutation: Rows, lengths: Rows, tokens: float, random: np.random.Generator) -> list[Rows]:
     before = np.cumsum(lengths[permutation]) - lengths[permutation]
     pool_of = (before // (POOL_STEPS * tokens)).astype(np.int64)
     steps: list[Rows] = []
@@ -240,9 +230,7 @@ def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:
 
 
 def evaluation_batches(
-    lengths: NDArray[np.int32],
-    microbatch_tokens: int,
-    choice_of: NDArray[np.int64] | None = None,
+    lengths: NDArray[np.int32], microbatch_tokens: int, choice_of: NDArray[np.int64] | None = None
 ) -> list[Rows]:
     """Every sequence once, rows sorted by length, in batches of at most `microbatch_tokens` padded.
 

@@ -16,9 +16,7 @@ class Groups:
         choice_of: (sequences,) the row that each is a choice of; None where every sequence is a row.
     """
 
-    def __init__(
-        self, lengths: NDArray[np.int32] | Rows, choice_of: NDArray[np.int64] | None
-    ) -> None:
+    def __init__(self, lengths: NDArray[np.int32] | Rows, choice_of: NDArray[np.int64] | None) -> None:
         own = np.asarray(lengths, dtype=np.int64)
         self.tokens, self.longest = own, own
         """(rows,) tokens of each row, and of its longest sequence."""
@@ -57,9 +55,7 @@ class Groups:
         """
         pieces: list[Rows] = []
         start = number = longest = 0
-        for end, (size, length) in enumerate(
-            zip(self.sizes(rows).tolist(), self.longest[rows].tolist(), strict=True)
-        ):
+        for end, (size, length) in enumerate(zip(self.sizes(rows).tolist(), self.longest[rows].tolist(), strict=True)):
             number, longest = number + size, max(longest, length)
             if end > start and number * longest > budget:
                 pieces.append(self.sequences(rows[start:end]))

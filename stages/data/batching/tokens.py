@@ -57,11 +57,14 @@ class Batch:
             return None if tensor is None else tensor.to(device, non_blocking=True)
 
         return replace(
-            self, input_ids=self.input_ids.to(device, non_blocking=True),
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
-            token_type_ids=moved(self.token_type_ids), labels=moved(self.labels),
-            choice_of=moved(self.choice_of), word_labels=moved(self.word_labels),
-        )  # fmt: skip
+            token_type_ids=moved(self.token_type_ids),
+            labels=moved(self.labels),
+            choice_of=moved(self.choice_of),
+            word_labels=moved(self.word_labels),
+        )
 
     def lengths(self) -> list[int]:
         """Real tokens of each sequence."""
@@ -83,20 +86,21 @@ class Batch:
             return None if tensor is None else tensor[chosen]
 
         return replace(
-            self, input_ids=self.input_ids[chosen], attention_mask=mask,
-            token_type_ids=cut(self.token_type_ids), labels=cut(self.labels),
-            choice_of=cut(self.choice_of), word_labels=cut(self.word_labels), num_tokens=int(mask.sum()),
+            self,
+            input_ids=self.input_ids[chosen],
+            attention_mask=mask,
+            token_type_ids=cut(self.token_type_ids),
+            labels=cut(self.labels),
+            choice_of=cut(self.choice_of),
+            word_labels=cut(self.word_labels),
+            num_tokens=int(mask.sum()),
             indices=None if self.indices is None else self.indices[chosen],
-        )  # fmt: skip
+        )
 
     def model_inputs(self) -> dict[str, Tensor]:
         """What a transformers model is called with, labels excluded."""
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
-        return (
-            inputs
-            if self.token_type_ids is None
-            else {**inputs, "token_type_ids": self.token_type_ids}
-        )
+        return inputs if self.token_type_ids is None else {**inputs, "token_type_ids": self.token_type_ids}
 
 
 @dataclass(frozen=True)
@@ -302,9 +306,17 @@ def load_tokens(folder: Path, pad_token_id: int, digest: str) -> Tokens | None:
         ids = mapped("ids", "<i4", total)
         assert ids is not None
         return Tokens(
-            ids, lengths, mapped("types", "u1", total), read("labels"), pad_token_id, digest,
-            starts=starts, cut=read("cut"), tags=mapped("tags", "<i2", total), examples=read("examples"),
+            ids,
+            lengths,
+            mapped("types", "u1", total),
+            read("labels"),
+            pad_token_id,
+            digest,
+            starts=starts,
+            cut=read("cut"),
+            tags=mapped("tags", "<i2", total),
+            examples=read("examples"),
             spans=mapped("spans", "<i4", total, 2),
-        )  # fmt: skip
+        )
     except (OSError, ValueError):
         return None

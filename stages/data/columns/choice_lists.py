@@ -107,9 +107,7 @@ def _side(value: object, name: str) -> list[str] | None:
     told = value.get(name) if isinstance(value, dict) else None
     if told is None or (isinstance(told, list) and not any(each is not None for each in told)):
         return []
-    if not isinstance(told, list) or not all(
-        isinstance(each, str | int) and each != "" for each in told
-    ):
+    if not isinstance(told, list) or not all(isinstance(each, str | int) and each != "" for each in told):
         return None
     return [str(each) for each in told]
 
@@ -131,9 +129,7 @@ def _printed(column: str, rows: Dataset, where: str) -> Choices:
     for row, value in list_column(rows, column, where):
         place = f"{where}: row {row}: column {column!r}"
         # The commas of [He went, she left] may be a choice's own.
-        is_torn = (
-            value is not None and re.search(r"[^\W\d_]", value) and not re.search("['\"]", value)
-        )
+        is_torn = value is not None and re.search(r"[^\W\d_]", value) and not re.search("['\"]", value)
         if value is None or not is_written_list(value) or is_torn:
             shown = "missing" if value is None else repr(printable(value, 60))
             raise DataError(

@@ -52,10 +52,7 @@ def choice_rows(
         columns["choices"] = pa.array([each.choices for each in questions], pa.list_(pa.string()))
         columns["label"] = pa.array(labels[start:end], pa.int64())
         made[split], start = Dataset(pa.table(columns)), end
-    return made, (
-        *dict.fromkeys(remark for each in given.values() for remark in each.remarks),
-        *remarks,
-    )
+    return made, (*dict.fromkeys(remark for each in given.values() for remark in each.remarks), *remarks)
 
 
 def _questions(

@@ -77,10 +77,7 @@ def sets_of_columns(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, 
 
 
 def sets_of_objects(
-    task: Task,
-    rows_of: Mapping[str, Sequence[object]],
-    where: Mapping[str, str],
-    remarks: tuple[str, ...],
+    task: Task, rows_of: Mapping[str, Sequence[object]], where: Mapping[str, str], remarks: tuple[str, ...]
 ) -> LabelSets:
     """Objects with a 0 or 1 for each label; where no row says 0, a label that a row leaves out is 0.
 
@@ -149,9 +146,7 @@ def _flag_column(rows: Dataset, column: str, where: str) -> NDArray[np.int8]:
     for code, flag in enumerate(meanings):
         if flag is None:
             row = int(np.flatnonzero(codes == code)[0]) + 1
-            raise _no_flag(
-                encoded.dictionary[code].as_py(), f"{where}: row {row}: label {column!r}"
-            )
+            raise _no_flag(encoded.dictionary[code].as_py(), f"{where}: row {row}: label {column!r}")
     return np.array(meanings, np.int8)[codes]
 
 
@@ -164,9 +159,7 @@ def _no_flag(value: object, where: str) -> DataError:
     )
 
 
-def _names(
-    found: tuple[str, ...], labels: tuple[str, ...] | None, where: str
-) -> tuple[tuple[str, ...], list[int]]:
+def _names(found: tuple[str, ...], labels: tuple[str, ...] | None, where: str) -> tuple[tuple[str, ...], list[int]]:
     """Labels in the order of a head's outputs, and where in `found` each stands.
 
     `task.labels` may give the names that were found in another order, or others for all of them.
@@ -183,14 +176,10 @@ def _names(
     )
 
 
-def _named(
-    flags: Mapping[str, NDArray[np.int8]], labels: tuple[str, ...], remarks: tuple[str, ...]
-) -> LabelSets:
+def _named(flags: Mapping[str, NDArray[np.int8]], labels: tuple[str, ...], remarks: tuple[str, ...]) -> LabelSets:
     names = pa.array(labels, pa.string())
     lists = {
-        split: Lists(
-            pa.chunked_array([names.take(pa.array(np.nonzero(has)[1]))]), has.sum(1, dtype=np.int64)
-        )
+        split: Lists(pa.chunked_array([names.take(pa.array(np.nonzero(has)[1]))]), has.sum(1, dtype=np.int64))
         for split, has in flags.items()
     }
     return LabelSets(lists, labels, remarks)

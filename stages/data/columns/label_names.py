@@ -22,13 +22,11 @@ from stages.data.readers.files import listed
 Counts = Mapping[str, int]
 """Rows of each name."""
 
-NO_LABEL = frozenset(
-    ("-", "--", "---", "–", "—", "?", "??", "nan", "<na>", "#n/a", "nat", "null", "(null)", r"\n")
-)
+NO_LABEL = frozenset(("-", "--", "---", "–", "—", "?", "??", "nan", "<na>", "#n/a", "nat", "null", "(null)", r"\n"))
 """Names, in small letters, by which a file says that a row has no label."""
 PERHAPS_NO_LABEL = frozenset(
     ("none", "n/a", "na", "n.a.", "nil", "undefined", "missing", "unlabeled", "unlabelled", "no label")
-)  # fmt: skip
+)
 """Names, in small letters, that may say so, or be a class as in `favor`, `against`, `none`."""
 
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
@@ -103,8 +101,7 @@ def in_one_form(
     if not floats or not are_whole or floats & set(listed_labels or ()):
         return dict(names), ()
     changed = {
-        split: pc.replace_substring_regex(column, r"^([+-]?\d+)[.]0+$", r"\1")
-        for split, column in names.items()
+        split: pc.replace_substring_regex(column, r"^([+-]?\d+)[.]0+$", r"\1") for split, column in names.items()
     }
     example = min(floats)
     remark = (
@@ -140,9 +137,7 @@ def named_by_number(
             return dict(names), ()
         _check_places(sorted(place_of.values()), labels, where)
     ordered = sorted(place_of, key=lambda name: place_of[name])
-    first, last = (
-        (name, printable(labels[place_of[name]], 60)) for name in (ordered[0], ordered[-1])
-    )
+    first, last = ((name, printable(labels[place_of[name]], 60)) for name in (ordered[0], ordered[-1]))
     remark = (
         f"{where}: {first[0]} is read as {first[1]} and {last[0]} as {last[1]}, by their place in task.labels, counted "
         "from 0"
@@ -177,9 +172,7 @@ def _renamed(column: pa.ChunkedArray, taken: Mapping[str, str]) -> pa.ChunkedArr
     return pc.take(pa.array(taken.values(), pa.string()), places)
 
 
-def check_names(
-    names: Mapping[str, pa.ChunkedArray], where: Mapping[str, str], column: str
-) -> tuple[str, ...]:
+def check_names(names: Mapping[str, pa.ChunkedArray], where: Mapping[str, str], column: str) -> tuple[str, ...]:
     """What is to be said of class names that nobody listed.
 
     Args:
@@ -268,22 +261,16 @@ def refuse_twins(
     rarest, said = twins
     for split, own in names.items():
         if (place := pc.index(own, rarest).as_py()) >= 0:
-            raise DataError(
-                f"{where[split]}: row {row_of(split, place)}: column {column!r}: {said}"
-            )
+            raise DataError(f"{where[split]}: row {row_of(split, place)}: column {column!r}: {said}")
 
 
-def refuse_twins_in_lists(
-    lists: Mapping[str, Lists], where: Mapping[str, str], column: str
-) -> None:
+def refuse_twins_in_lists(lists: Mapping[str, Lists], where: Mapping[str, str], column: str) -> None:
     """`refuse_twins` of what the lists of a column hold."""
     flat = {split: own.flat for split, own in lists.items()}
     refuse_twins(flat, where, column, lambda split, place: lists[split].row_of(place))
 
 
-def check_set_names(
-    lists: Mapping[str, Lists], where: Mapping[str, str], column: str
-) -> tuple[str, ...]:
+def check_set_names(lists: Mapping[str, Lists], where: Mapping[str, str], column: str) -> tuple[str, ...]:
     """What is to be said of the names in sets of labels that nobody listed.
 
     Raises:
@@ -317,9 +304,7 @@ def _folded(name: str) -> str:
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)
     if not name.isprintable():
-        kept = (
-            sign for sign in name if sign.isspace() or unicodedata.category(sign) not in _UNSEEN
-        )
+        kept = (sign for sign in name if sign.isspace() or unicodedata.category(sign) not in _UNSEEN)
         name = "".join(kept)
     name = " ".join(name.casefold().replace("\u2212", "-").split())
     return name if name.isascii() else unicodedata.normalize("NFC", name)

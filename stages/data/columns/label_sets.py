@@ -27,13 +27,7 @@ from datasets import Dataset
 from schemas.core.errors import DataError
 from schemas.core.kinds import MultiLabel
 from schemas.core.wording import printable
-from stages.data.columns.label_flags import (
-    FLAGS,
-    LabelSets,
-    sets_of_columns,
-    sets_of_flags,
-    sets_of_objects,
-)
+from stages.data.columns.label_flags import FLAGS, LabelSets, sets_of_columns, sets_of_flags, sets_of_objects
 from stages.data.columns.label_names import named_by_number
 from stages.data.columns.label_texts import items_of_texts
 from stages.data.columns.list_columns import Lists, list_column
@@ -45,9 +39,7 @@ _PERHAPS_BETWEEN = ("/", "#", "+", "&", " ")
 _Row = list[str] | dict[str, object]
 
 
-def label_sets(
-    task: Task, problem: MultiLabel, raw: Mapping[str, Dataset], where: Mapping[str, str]
-) -> LabelSets:
+def label_sets(task: Task, problem: MultiLabel, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> LabelSets:
     """Which labels every row of every split has.
 
     Args:
@@ -124,9 +116,7 @@ def _rows_of_splits(
 
 def _text(value: str | None, where: str) -> str:
     if value is None:
-        raise DataError(
-            f"{where} is missing; write an empty text for a row without labels, or drop the row"
-        )
+        raise DataError(f"{where} is missing; write an empty text for a row without labels, or drop the row")
     return value.strip()
 
 
@@ -152,9 +142,7 @@ def _item(item: object, where: str, names: list[str] | None) -> str:
             raise DataError(f"{where} holds {item}, which is hidden; take another split")
         return names[item]
     if isinstance(item, float):
-        raise DataError(
-            f"{where} holds {item}, but a label is there or not; write 1 or 0, such as 1 from 0.5 on"
-        )
+        raise DataError(f"{where} holds {item}, but a label is there or not; write 1 or 0, such as 1 from 0.5 on")
     if not isinstance(item, str | int) or item == "":
         raise DataError(f"{where} holds {printable(str(item), 60)!r}, not a text; mend the row")
     return str(item)
@@ -242,13 +230,9 @@ def _first_repeat(lists: Mapping[str, Lists]) -> tuple[str, int, str] | None:
     return None
 
 
-def _refuse_hidden(
-    task: Task, lists: Mapping[str, Lists], where: Mapping[str, str], distinct: set[str]
-) -> None:
+def _refuse_hidden(task: Task, lists: Mapping[str, Lists], where: Mapping[str, str], distinct: set[str]) -> None:
     """Refuse -1 beside numbers: it hides a label, or says that nobody judged it."""
-    if "-1" not in distinct or any(
-        whole_number(each.removeprefix("-")) is None for each in distinct
-    ):
+    if "-1" not in distinct or any(whole_number(each.removeprefix("-")) is None for each in distinct):
         return
     for split, each in lists.items():
         place = each.flat.index("-1").as_py()
@@ -259,9 +243,7 @@ def _refuse_hidden(
             )
 
 
-def _by_number(
-    task: Task, labels: tuple[str, ...], lists: Mapping[str, Lists], remarks: tuple[str, ...]
-) -> LabelSets:
+def _by_number(task: Task, labels: tuple[str, ...], lists: Mapping[str, Lists], remarks: tuple[str, ...]) -> LabelSets:
     """Numbers that count the names of `task.labels` from 0."""
     flat = {split: each.flat for split, each in lists.items()}
     names, said = named_by_number(flat, labels, f"task: column {task.label!r}")
@@ -274,14 +256,8 @@ def _remark_on_single(task: Task, lists: Mapping[str, Lists]) -> tuple[str, ...]
     if any((each.lengths > 1).any() for each in lists.values()):
         return ()
     names = sorted(name for each in lists.values() for name in pc.unique(each.flat).to_pylist())
-    joined = next(
-        (name for sign in _PERHAPS_BETWEEN for name in names if sign in name.strip(sign)), None
-    )
-    hint = (
-        ""
-        if joined is None
-        else f" (where {printable(joined, 40)!r} is several, set task.problem.separator)"
-    )
+    joined = next((name for sign in _PERHAPS_BETWEEN for name in names if sign in name.strip(sign)), None)
+    hint = "" if joined is None else f" (where {printable(joined, 40)!r} is several, set task.problem.separator)"
     return (
         f"task.label: no row of column {task.label!r} has more than one label{hint}; task.problem: classification is "
         "for one in every row",

@@ -24,9 +24,7 @@ _Texts = Mapping[str, list[str]]
 _Read = tuple[dict[str, list[_Row]], tuple[str, ...]]
 
 
-def items_of_texts(
-    task: Task, problem: MultiLabel, texts: _Texts, where: Mapping[str, str]
-) -> _Read:
+def items_of_texts(task: Task, problem: MultiLabel, texts: _Texts, where: Mapping[str, str]) -> _Read:
     """Each text as a list of items or as an object, all in the same way; and a remark on that way.
 
     Args:
@@ -122,9 +120,7 @@ def _are_bits(told: set[str], task: Task) -> bool:
     return len(widths) == 1 and (is_named or any(text.startswith("0") for text in told))
 
 
-def _flags(
-    task: Task, texts: _Texts, where: Mapping[str, str], cut: Callable[[str], list[str]]
-) -> _Read:
+def _flags(task: Task, texts: _Texts, where: Mapping[str, str], cut: Callable[[str], list[str]]) -> _Read:
     for split, row, text in _each(texts):
         if not text:
             raise DataError(

@@ -95,9 +95,7 @@ def texts_of_lists(
 def _items(value: Any, where: str, names: list[str] | None) -> list[str]:
     if not isinstance(value, list):
         found = "missing" if value is None else f"{printable(str(value), 60)!r}"
-        raise DataError(
-            f'{where} is {found}, not a list; write ["one", "two"] in a .jsonl or .parquet file'
-        )
+        raise DataError(f'{where} is {found}, not a list; write ["one", "two"] in a .jsonl or .parquet file')
     items = []
     for item in value:
         if isinstance(item, bool) or not isinstance(item, str | int) or item == "":
@@ -110,9 +108,7 @@ def _items(value: Any, where: str, names: list[str] | None) -> list[str]:
     return items
 
 
-def answer_columns(
-    rows: Dataset, column: str, contexts: pa.ChunkedArray, where: str
-) -> dict[str, pa.Array]:
+def answer_columns(rows: Dataset, column: str, contexts: pa.ChunkedArray, where: str) -> dict[str, pa.Array]:
     """`answers` and `starts` of every row: texts of the context and where in it they begin, in characters.
 
     Raises:
@@ -120,9 +116,7 @@ def answer_columns(
     """
     texts: list[list[str]] = []
     starts: list[list[int]] = []
-    for (row, value), context in zip(
-        list_column(rows, column, where), contexts.to_pylist(), strict=True
-    ):
+    for (row, value), context in zip(list_column(rows, column, where), contexts.to_pylist(), strict=True):
         answers, places = _answers(value, f"{where}: row {row}: column {column!r}")
         for answer, start in zip(answers, places, strict=True):
             if start < 0 or context[start : start + len(answer)] != answer:
@@ -134,10 +128,7 @@ def answer_columns(
                 )
         texts.append(answers)
         starts.append(places)
-    return {
-        "answers": pa.array(texts, pa.list_(pa.string())),
-        "starts": pa.array(starts, pa.list_(pa.int64())),
-    }
+    return {"answers": pa.array(texts, pa.list_(pa.string())), "starts": pa.array(starts, pa.list_(pa.int64()))}
 
 
 def _answers(value: Any, where: str) -> tuple[list[str], list[int]]:
@@ -145,9 +136,7 @@ def _answers(value: Any, where: str) -> tuple[list[str], list[int]]:
     if isinstance(value, list):  # one object for each answer, as in SQuAD's own files
         value = {
             "text": [each.get("text") if isinstance(each, dict) else None for each in value],
-            "answer_start": [
-                each.get("answer_start") if isinstance(each, dict) else None for each in value
-            ],
+            "answer_start": [each.get("answer_start") if isinstance(each, dict) else None for each in value],
         }
     if not isinstance(value, dict) or not {"text", "answer_start"} <= value.keys():
         found = "missing" if value is None else printable(str(value), 60)

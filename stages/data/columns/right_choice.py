@@ -126,9 +126,7 @@ def right_choices(
             if whole == [_FROM_0, _FROM_1]:
                 raise _first_unknown(questions[0])
             if _FROM_0 in whole and _FROM_1 in whole:
-                whole.remove(
-                    _FROM_1
-                )  # another reading says the same as counting from 0, or is refused
+                whole.remove(_FROM_1)  # another reading says the same as counting from 0, or is refused
             _refuse_other_meanings(whole, found, questions)
             chosen = whole[0]
             numbers = [number for number in found[chosen] if number is not None]
@@ -162,9 +160,7 @@ def _first_unknown(asked: Asked) -> DataError:
 _Found = dict[Reading, list[int | None]]
 
 
-def _refuse_other_meanings(
-    whole: Sequence[Reading], found: _Found, questions: Sequence[Asked]
-) -> None:
+def _refuse_other_meanings(whole: Sequence[Reading], found: _Found, questions: Sequence[Asked]) -> None:
     for other in whole[1:]:
         for asked, one, two in zip(questions, found[whole[0]], found[other], strict=True):
             if one != two:
@@ -178,14 +174,12 @@ def _refuse_other_meanings(
                 )
 
 
-def _remarks(
-    chosen: Reading, problem: MultipleChoice, found: _Found, numbers: list[int]
-) -> tuple[str, ...]:
+def _remarks(chosen: Reading, problem: MultipleChoice, found: _Found, numbers: list[int]) -> tuple[str, ...]:
     differ = {
         other: sum(two is not None and one != two for one, two in zip(numbers, found[other], strict=True))
         for other in found
         if problem.answers == "auto" and other is not _FROM_1 and {chosen, other} != {_FROM_0, _FROM_1}
-    }  # fmt: skip
+    }
     remarks = [
         f"task.label: answers are read {chosen.name}; {rows:,} of {len(numbers):,} mean other choices "
         f"{other.name}; set {other.setting} in task.problem for that"
@@ -203,8 +197,7 @@ def _not_read(problem: MultipleChoice, questions: Sequence[Asked], *, are_keys: 
     """The first answer that the reading which fits most rows cannot read."""
     readings = [each for group in _readings(problem, are_keys=are_keys) for each in group]
     missed = {
-        each: [place for place, asked in enumerate(questions) if each.choice_of(asked) is None]
-        for each in readings
+        each: [place for place, asked in enumerate(questions) if each.choice_of(asked) is None] for each in readings
     }
     best = min(readings, key=lambda each: len(missed[each]))
     asked = questions[missed[best][0]]

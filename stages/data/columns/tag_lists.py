@@ -33,11 +33,7 @@ def lists_of_columns(
     Raises:
         DataError: a row is no list, or cannot be read as the others are.
     """
-    are_text = [
-        name in rows.column_names and is_text(rows.features[name])
-        for rows in raw.values()
-        for name in columns
-    ]
+    are_text = [name in rows.column_names and is_text(rows.features[name]) for rows in raw.values() for name in columns]
     if not all(are_text):
         lists = {
             name: {
@@ -49,8 +45,7 @@ def lists_of_columns(
         return lists, ()
     texts = {
         name: {
-            split: text_column(rows, name, where[split], blank_allowed=True).to_pylist()
-            for split, rows in raw.items()
+            split: text_column(rows, name, where[split], blank_allowed=True).to_pylist() for split, rows in raw.items()
         }
         for name in columns
     }
@@ -64,20 +59,14 @@ def lists_of_columns(
         for name in columns
     }
     how = "as printed lists" if printed else "with blanks between words and between tags"
-    return lists, (
-        f"{where['train']}: the text of columns {columns[0]!r} and {columns[1]!r} is read {how}",
-    )
+    return lists, (f"{where['train']}: the text of columns {columns[0]!r} and {columns[1]!r} is read {how}",)
 
 
 def _read(texts: list[str], where: str, *, printed: bool) -> Lists:
     flat: list[str] = []
     lengths: list[int] = []
     for row, text in enumerate(texts, start=1):
-        items = (
-            _printed(text, where, row)
-            if printed
-            else [part for part in _BLANKS.split(text) if part]
-        )
+        items = _printed(text, where, row) if printed else [part for part in _BLANKS.split(text) if part]
         flat += items
         lengths.append(len(items))
     return Lists(pa.chunked_array([pa.array(flat, pa.string())]), np.array(lengths, np.int64))
@@ -91,7 +80,5 @@ def _printed(text: str, where: str, row: int) -> list[str]:
             f"{where.format(row=row)}: {printable(text, 60)!r} {error}; write lists as JSON does, or give .jsonl"
         ) from None
     if isinstance(items, dict) or not all(items):
-        raise DataError(
-            f"{where.format(row=row)}: {printable(text, 60)!r} is no list of texts; mend the row"
-        )
+        raise DataError(f"{where.format(row=row)}: {printable(text, 60)!r} is no list of texts; mend the row")
     return [item for item in items if item is not None]

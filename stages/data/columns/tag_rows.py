@@ -45,9 +45,7 @@ def tagged_words(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str
     declared = _declared(raw["train"], column)
     if task.labels is not None and declared is None:
         flat, said = named_by_number(
-            {split: own.flat for split, own in tags.items()},
-            task.labels,
-            f"task: column {column!r}",
+            {split: own.flat for split, own in tags.items()}, task.labels, f"task: column {column!r}"
         )
         tags = {split: Lists(flat[split], own.lengths) for split, own in tags.items()}
         remarks += said
@@ -100,10 +98,7 @@ def sorted_tags(distinct: list[str]) -> tuple[str, ...]:
 
 
 def _in_bio(
-    tags: Mapping[str, Lists],
-    labels: tuple[str, ...] | None,
-    where: Mapping[str, str],
-    column: str,
+    tags: Mapping[str, Lists], labels: tuple[str, ...] | None, where: Mapping[str, str], column: str
 ) -> tuple[dict[str, Lists], tuple[str, ...], tuple[str, ...]]:
     """The tags and their names in BIO, and what is to be said of it."""
     distinct = {tag for own in tags.values() for tag in own.flat.unique().to_pylist()}
@@ -118,11 +113,7 @@ def _in_bio(
         return found, named.bio_labels(labels), remarks
     own = scheme.bio_labels(sorted(tags["train"].flat.unique().to_pylist()))
     kinds = {tag[2:] for tag in own if tag != OUTSIDE}
-    return (
-        found,
-        sorted_tags([OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")]),
-        remarks,
-    )
+    return (found, sorted_tags([OUTSIDE, *(f"{part}-{kind}" for kind in kinds for part in "BI")]), remarks)
 
 
 def _scheme(tags: set[str], labels: tuple[str, ...] | None, where: str) -> Scheme:
@@ -143,9 +134,7 @@ def _raise(error: NoScheme) -> Scheme:
     raise error
 
 
-def _remarks(
-    scheme: Scheme, read: Mapping[str, Read], where: Mapping[str, str], column: str
-) -> tuple[str, ...]:
+def _remarks(scheme: Scheme, read: Mapping[str, Read], where: Mapping[str, str], column: str) -> tuple[str, ...]:
     name = scheme.name
     by_inside = sum(own.begun_by_inside for own in read.values())
     if name == "BIO" and by_inside and not sum(own.begun_by_begin for own in read.values()):

@@ -61,8 +61,7 @@ class Scheme:
     def is_bio(self) -> bool:
         """Whether every tag is written as BIO writes it."""
         return self.name == "BIO" and all(
-            tag == OUTSIDE or (part in "BI" and tag == f"{part}-{kind}")
-            for tag, (part, kind) in self.parts.items()
+            tag == OUTSIDE or (part in "BI" and tag == f"{part}-{kind}") for tag, (part, kind) in self.parts.items()
         )
 
     def bio_labels(self, labels: Iterable[str]) -> tuple[str, ...]:
@@ -93,11 +92,7 @@ def scheme_of(tags: Iterable[str]) -> Scheme:
             continue
         letters = {each[letter].upper() for each in found if each}
         name = _name_of(letters, inside)
-        split = {
-            each[0]: (_MEANING[each[letter].upper()], each[kind] or ONLY_TYPE)
-            for each in found
-            if each
-        }
+        split = {each[0]: (_MEANING[each[letter].upper()], each[kind] or ONLY_TYPE) for each in found if each}
         if name != "IOE":
             _check_ends(split)
         return Scheme(name, parts | split)
@@ -118,9 +113,7 @@ def _name_of(letters: set[str], tags: Sequence[str]) -> str:
     """The scheme that writes these letters."""
     for several in ({"I", "M"}, {"E", "L"}, {"S", "U"}, {"S", "W"}, {"U", "W"}):
         if several <= letters:
-            raise NoScheme(
-                f"{_shown(tags)} have both {' and '.join(sorted(several))} in front, as no scheme has"
-            )
+            raise NoScheme(f"{_shown(tags)} have both {' and '.join(sorted(several))} in front, as no scheme has")
     if letters <= {"B", "I"}:
         return "BIO" if "B" in letters else "IO"
     if "B" not in letters:
@@ -146,13 +139,9 @@ def _without_letters(inside: Sequence[str], parts: Mapping[str, tuple[str, str]]
     some = [tag for tag in inside if _BEFORE.fullmatch(tag)]
     others = [tag for tag in inside if tag not in some]
     if any(tag[0].upper() in "BI" for tag in some):
-        raise NoScheme(
-            f"{_shown(some)} say where an entity begins or goes on, {_shown(others)} not"
-        )
+        raise NoScheme(f"{_shown(some)} say where an entity begins or goes on, {_shown(others)} not")
     if all(re.fullmatch(r"-?\d+", tag) for tag in inside):
-        raise NoScheme(
-            f"{_shown(inside)} are numbers; list their names in task.labels, in their order from 0"
-        )
+        raise NoScheme(f"{_shown(inside)} are numbers; list their names in task.labels, in their order from 0")
     if not parts:
         raise NoScheme(f"{_shown(inside)} name no entities: there is no {OUTSIDE}, and no B-TYPE")
     return Scheme("IO", {**parts, **{tag: ("I", tag) for tag in inside}})
@@ -189,17 +178,13 @@ def as_bio(scheme: Scheme, given: Lists) -> Read:
     distinct = [*scheme.parts]
     types = sorted({kind for part, kind in scheme.parts.values() if part != OUTSIDE})
     part_of = np.array([scheme.parts[tag][0] for tag in distinct])
-    type_of = np.array(
-        [types.index(kind) if part != OUTSIDE else -1 for part, kind in scheme.parts.values()]
-    )
+    type_of = np.array([types.index(kind) if part != OUTSIDE else -1 for part, kind in scheme.parts.values()])
     codes = pc.index_in(given.flat, value_set=pa.array(distinct, pa.string())).to_numpy()
     parts, kinds = part_of[codes], type_of[codes]
     first, last = _ends_of_sentences(given.lengths, len(codes))
     starts = _starts(parts, kinds, first)
     inside = kinds >= 0
-    names = np.array(
-        [OUTSIDE, *(f"{part}-{kind}" for kind in types for part in "BI")], dtype=object
-    )
+    names = np.array([OUTSIDE, *(f"{part}-{kind}" for kind in types for part in "BI")], dtype=object)
     bio = np.where(inside, 1 + 2 * kinds + ~starts, 0)
     broken = _broken(scheme, parts, starts, inside, last)
     entities = np.cumsum(starts)
@@ -216,9 +201,7 @@ def as_bio(scheme: Scheme, given: Lists) -> Read:
     )
 
 
-def _ends_of_sentences(
-    lengths: NDArray[np.int64], words: int
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _ends_of_sentences(lengths: NDArray[np.int64], words: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(words,) whether a word is the first, and the last, of its sentence."""
     first, last = np.zeros(words, bool), np.zeros(words, bool)
     ends = np.cumsum(lengths)[lengths > 0]
@@ -227,9 +210,7 @@ def _ends_of_sentences(
     return first, last
 
 
-def _starts(
-    parts: NDArray[np.str_], kinds: NDArray[np.int64], first: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _starts(parts: NDArray[np.str_], kinds: NDArray[np.int64], first: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(words,) whether an entity begins: conlleval's `startOfChunk`."""
     before_parts = np.concatenate([[OUTSIDE], parts[:-1]])[: len(parts)]
     before_kinds = np.concatenate([[-1], kinds[:-1]])[: len(kinds)]
@@ -249,9 +230,7 @@ def _broken(
     if scheme.name in ("IO", "IOE"):
         return np.zeros(len(parts), bool)
     broken: NDArray[np.bool_] = starts & np.isin(parts, ["I", "E"])
-    if np.isin(
-        parts, ["E", "S"]
-    ).any():  # else the split is one of BIO beside others of another scheme
+    if np.isin(parts, ["E", "S"]).any():  # else the split is one of BIO beside others of another scheme
         begins_next = np.concatenate([starts[1:], [True]])[: len(parts)]
         outside_next = np.concatenate([~inside[1:], [True]])[: len(parts)]
         ends = inside & (last | begins_next | outside_next)

@@ -60,14 +60,12 @@ def joined_text(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(map(_BETWEEN.join, lists.by_row()), pa.string())])
 
 
-def _marked(
-    texts: pa.ChunkedArray, marks: tuple[Mark, ...], rows: Dataset, where: str
-) -> pa.ChunkedArray:
+def _marked(texts: pa.ChunkedArray, marks: tuple[Mark, ...], rows: Dataset, where: str) -> pa.ChunkedArray:
     """Every text with its spans between their signs."""
     spans = [
         list(zip(text_column(rows, mark.text, where).to_pylist(), _starts(rows, mark, where), strict=True))
         for mark in marks
-    ]  # fmt: skip
+    ]
     marked = []
     for row, text in enumerate(texts.to_pylist(), start=1):
         places: list[tuple[int, int, tuple[str, str]]] = []

@@ -34,15 +34,9 @@ def value_columns(
     Raises:
         DataError: a value is no number, or all of a split are the same; with its place and what to do.
     """
-    given = {
-        split: [value for _, value in list_column(rows, column, where[split])]
-        for split, rows in raw.items()
-    }
+    given = {split: [value for _, value in list_column(rows, column, where[split])] for split, rows in raw.items()}
     with_comma = _have_commas(given, column, where)
-    found = {
-        split: _numbers(values, column, where[split], with_comma=with_comma)
-        for split, values in given.items()
-    }
+    found = {split: _numbers(values, column, where[split], with_comma=with_comma) for split, values in given.items()}
     for split, numbers in found.items():
         if numbers.min() == numbers.max():
             raise DataError(
@@ -75,9 +69,7 @@ def _have_commas(given: Mapping[str, list[object]], column: str, where: Mapping[
     if not decimals:
         return False
     if points:
-        raise DataError(
-            f"{points[0]}, with a decimal point, but other rows have a comma; write all numbers in one way"
-        )
+        raise DataError(f"{points[0]}, with a decimal point, but other rows have a comma; write all numbers in one way")
     if set(decimals) == {_THOUSANDS}:
         raise DataError(
             f"{where[next(iter(given))]}: label {column!r} has commas followed by three digits each, which may "
@@ -90,9 +82,7 @@ def _text(value: object) -> str:
     return value.strip().translate(_MINUS) if isinstance(value, str) else ""
 
 
-def _numbers(
-    values: list[object], column: str, where: str, *, with_comma: bool
-) -> NDArray[np.float64]:
+def _numbers(values: list[object], column: str, where: str, *, with_comma: bool) -> NDArray[np.float64]:
     numbers = np.empty(len(values))
     for place, value in enumerate(values):
         numbers[place] = _number(value, with_comma=with_comma)

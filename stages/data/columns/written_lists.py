@@ -17,8 +17,7 @@ _VALUES_ONLY = re.compile(rf"(?:(?:{_NUMBER}|True|False|None|nan)(?=\s|$)\s*)+")
 _PIECE = re.compile(rf"[uU]?({_QUOTED})|[^\s]+", re.DOTALL)
 # A quote opens at the start of an item alone: the one in `[it's, so]` is a letter.
 _PART = re.compile(
-    rf"\s*(?:[uU]?(?:{_QUOTED})\s*)+(?::\s*(?:{_QUOTED}|[^,'\"]*)\s*)?(?=,|\Z)|(?!\s*[uU]?['\"])[^,]*",
-    re.DOTALL,
+    rf"\s*(?:[uU]?(?:{_QUOTED})\s*)+(?::\s*(?:{_QUOTED}|[^,'\"]*)\s*)?(?=,|\Z)|(?!\s*[uU]?['\"])[^,]*", re.DOTALL
 )
 _ENTRY = re.compile(rf"\s*([uU]?(?:{_QUOTED})|[^:]+?)\s*:(.*)", re.DOTALL)
 _NUMPY_SCALAR = re.compile(rf"np\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)", re.DOTALL)

@@ -35,9 +35,7 @@ SORTED_AT_ONCE = 1 << 18
 """Hashes that are sorted together: some 9 MB."""
 
 
-def repeated(
-    hashes: Hashes, usable: NDArray[np.bool_], scratch: Path | None = None
-) -> NDArray[np.bool_]:
+def repeated(hashes: Hashes, usable: NDArray[np.bool_], scratch: Path | None = None) -> NDArray[np.bool_]:
     """Which of the usable rows have the hash of an earlier usable row.
 
     Args:
@@ -75,9 +73,7 @@ def _by_hash(
                 keys, places = keys[outermost], places[outermost]
 
 
-def _in_parts(
-    hashes: Hashes, usable: NDArray[np.bool_], folder: Path
-) -> tuple[Hashes, NDArray[np.int64], list[int]]:
+def _in_parts(hashes: Hashes, usable: NDArray[np.bool_], folder: Path) -> tuple[Hashes, NDArray[np.int64], list[int]]:
     """The usable hashes and their places, those of one remainder together and in order; and where each of these ends.
 
     Equal hashes have equal remainders, and of different ones each remainder has about `SORTED_AT_ONCE`.
@@ -143,9 +139,7 @@ class Sketches:
             usable[rows[some][found[some]]] = True
         return usable
 
-    def _compare(
-        self, earlier: NDArray[np.int64], later: NDArray[np.int64], found: NDArray[np.bool_]
-    ) -> None:
+    def _compare(self, earlier: NDArray[np.int64], later: NDArray[np.int64], found: NDArray[np.bool_]) -> None:
         for start in range(0, len(later), _PAIRS_AT_ONCE):
             pairs = slice(start, start + _PAIRS_AT_ONCE)
             equal = (self._bins_of(earlier[pairs]) == self._bins_of(later[pairs])).mean(axis=1)
@@ -159,9 +153,7 @@ class Sketches:
         return np.frombuffer(b"".join(rows), np.uint8).reshape(-1, BINS)
 
 
-def _pairs(
-    places: NDArray[np.int64], same: NDArray[np.bool_]
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _pairs(places: NDArray[np.int64], same: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Places with the same hash: each with the one before it, and with the first."""
     later = np.flatnonzero(same)
     yield places[later - 1], places[later]

@@ -64,12 +64,7 @@ class HeldOut:
         Raises:
             DataError: a task's data cannot be used.
         """
-        return cls(
-            [
-                (describe_task(task), validation_texts(load_task(task, cache, droppable=1)))
-                for task in tasks
-            ]
-        )
+        return cls([(describe_task(task), validation_texts(load_task(task, cache, droppable=1))) for task in tasks])
 
     def _runs_of(self, letters: Letters) -> list[tuple[int, Hashes]]:
         words, rows = word_hashes(letters)
@@ -149,7 +144,10 @@ def leaks_of(task: TaskData, rows: Dataset, cache: Path) -> LeakCount:
             number += len(found)
             examples += [printable(texts[row], 160) for row in found[: EXAMPLES - len(examples)]]
     return LeakCount(
-        task=describe_task(task), texts=held_out.texts - held_out.too_short,
-        too_short=held_out.too_short, rows=number, share=number / max(1, len(rows)),
+        task=describe_task(task),
+        texts=held_out.texts - held_out.too_short,
+        too_short=held_out.too_short,
+        rows=number,
+        share=number / max(1, len(rows)),
         examples=tuple(examples),
-    )  # fmt: skip
+    )

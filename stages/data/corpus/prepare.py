@@ -111,9 +111,7 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
     parts = [
         part
         for number, source in enumerate(corpus.sources)
-        for part in parts_of(
-            source, number, cache, seed=corpus.seed, documents=corpus.needs_documents
-        )
+        for part in parts_of(source, number, cache, seed=corpus.seed, documents=corpus.needs_documents)
     ]
     held_out = HeldOut.of(corpus.decontaminate, cache)
     with TemporaryDirectory(dir=into) as folder:
@@ -132,7 +130,7 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
         ),
         leaks=tuple(looked.leaks),
         remarks=tuple(remark for part in parts for remark in part.remarks),
-    )  # fmt: skip
+    )
     with as_it_is_now():
         if rows_digest(corpus) != summary.digest:
             raise DataError(
@@ -155,9 +153,7 @@ class _Looked:
     leaks: list[Leak]
 
 
-def _look(
-    parts: Sequence[Part], corpus: GeneralCorpus, held_out: HeldOut, scratch: Path
-) -> _Looked:
+def _look(parts: Sequence[Part], corpus: GeneralCorpus, held_out: HeldOut, scratch: Path) -> _Looked:
     """Read every row once; then say which are blank, leaks, or there before."""
     hashes, fates = Column(scratch / "hashes", np.uint64), Column(scratch / "fates", np.uint8)
     begins = Column(scratch / "begins", np.bool_)
@@ -177,9 +173,7 @@ def _look(
             has_text = has_text or not rows.blank.all()
             total += len(rows.text)
         if not has_text:
-            raise DataError(
-                f"{part.where}: column {part.column!r} is empty in every row; give a source with text"
-            )
+            raise DataError(f"{part.where}: column {part.column!r} is empty in every row; give a source with text")
         numbers[part.source] += total - first
     looked = _Looked(hashes.mapped(), fates.mapped(), begins.mapped(), numbers, leaks)
     if corpus.duplicates != "keep":
@@ -190,10 +184,7 @@ def _look(
 
 
 def _leave_out(
-    looked: _Looked,
-    fate: int,
-    found_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]],
-    scratch: Path,
+    looked: _Looked, fate: int, found_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]], scratch: Path
 ) -> None:
     """Give those of the usable rows a fate that are found to have been there before."""
     usable = Column(scratch / f"usable-{fate}", np.bool_)
@@ -207,9 +198,7 @@ def _leave_out(
 class _Chunk:
     """What a megabyte of rows is found to be."""
 
-    def __init__(
-        self, rows: TextRows, held_out: HeldOut, sketches: Sketches | None, first: int
-    ) -> None:
+    def __init__(self, rows: TextRows, held_out: HeldOut, sketches: Sketches | None, first: int) -> None:
         self.held_out, self.texts = held_out, rows.text.to_pylist()
         hashes, tasks = [], []
         before = 0
@@ -300,10 +289,7 @@ def _usable(looked: _Looked, scratch: Path) -> tuple[NDArray[np.int64], NDArray[
 
 
 def _drawn(
-    rows: NDArray[np.int64],
-    passages: NDArray[np.int64] | None,
-    corpus: GeneralCorpus,
-    scratch: Path,
+    rows: NDArray[np.int64], passages: NDArray[np.int64] | None, corpus: GeneralCorpus, scratch: Path
 ) -> tuple[NDArray[np.int64], int]:
     """The rows in the order of the draw, and how many of them are held out; passages stay together."""
     random = np.random.Generator(np.random.PCG64(corpus.seed))
@@ -375,7 +361,13 @@ def _counts(looked: _Looked) -> list[list[int]]:
 
 def _source_summary(name: str, counts: list[int], characters: int) -> SourceSummary:
     return SourceSummary(
-        name=name, rows=sum(counts), blank=counts[_BLANK], duplicates=counts[_DUPLICATE],
-        near_duplicates=counts[_NEAR], leaks=counts[_LEAK], train=counts[_TRAIN],
-        held_out=counts[_HELD_OUT], characters=characters,
-    )  # fmt: skip
+        name=name,
+        rows=sum(counts),
+        blank=counts[_BLANK],
+        duplicates=counts[_DUPLICATE],
+        near_duplicates=counts[_NEAR],
+        leaks=counts[_LEAK],
+        train=counts[_TRAIN],
+        held_out=counts[_HELD_OUT],
+        characters=characters,
+    )

@@ -113,15 +113,11 @@ class Part:
 
     def _checked(self, text: pa.Array, before: int) -> pa.StringArray:
         if not _is_text(text.type):
-            raise DataError(
-                f"{self.where}: column {self.column!r} holds {text.type}, not text; name the text's column"
-            )
+            raise DataError(f"{self.where}: column {self.column!r} holds {text.type}, not text; name the text's column")
         text = text.cast(pa.string())
         if text.null_count:
             row = before + pc.index(pc.is_null(text), pa.scalar(True)).as_py() + 1
-            raise DataError(
-                f"{self.where}: row {row}: column {self.column!r} is missing or null; give text or drop it"
-            )
+            raise DataError(f"{self.where}: row {row}: column {self.column!r} is missing or null; give text or drop it")
         row = pc.index(pc.greater(pc.binary_length(text), MAX_ROW_BYTES), pa.scalar(True)).as_py()
         if row >= 0:
             raise DataError(
@@ -132,18 +128,12 @@ class Part:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    )
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_view(kind: pa.DataType) -> bool:
     """Whether several rows may mean the same bytes, as runs and overlapping lists do."""
-    return bool(
-        pa.types.is_run_end_encoded(kind)
-        or pa.types.is_list_view(kind)
-        or pa.types.is_large_list_view(kind)
-    )
+    return bool(pa.types.is_run_end_encoded(kind) or pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
 
 
 def _view_lengths(views: pa.Array) -> NDArray[np.int32]:
@@ -197,17 +187,10 @@ def source_identity(source: AnySource, *, seed: int) -> dict[str, object]:
         case FileText():
             files = [_path_identity(path) for path in paths_of(source)]
             settings = source.format.model_dump(mode="json", exclude_none=True)
-            return {
-                "files": files,
-                "column": source.column,
-                "format": settings,
-                **_document(source),
-            }
+            return {"files": files, "column": source.column, "format": settings, **_document(source)}
         case HubText():
             commit = hub_commit(source.id, source.revision) or source.revision
-            named = source.model_dump(
-                mode="json", exclude={"revision", "weight", "document"}, exclude_defaults=True
-            )
+            named = source.model_dump(mode="json", exclude={"revision", "weight", "document"}, exclude_defaults=True)
             sample = {"seed": seed} if source.streaming else {}
             return {"id": source.id, "commit": commit, **named, **_document(source), **sample}
         case _:
@@ -225,9 +208,7 @@ def _path_identity(path: Path) -> dict[str, str]:
     return file_identity(path, PLACE)
 
 
-def parts_of(
-    source: AnySource, number: int, cache: Path, *, seed: int, documents: bool
-) -> Iterator[Part]:
+def parts_of(source: AnySource, number: int, cache: Path, *, seed: int, documents: bool) -> Iterator[Part]:
     """The parts of a source, in order.
 
     Args:
@@ -271,9 +252,11 @@ def _of_path(path: Path, source: FileText, number: int, cache: Path, documents: 
     if path.is_dir():
         files = saved_files(path, PLACE)
         return Part(
-            number, where, source.column,
+            number,
+            where,
+            source.column,
             lambda: (batch for file in files for batch in saved_batches(file, columns, where)),
-        )  # fmt: skip
+        )
     reading = Reading(tuple(columns), format=source.format, named=frozenset(columns))
     read = read_file(path, cache, PLACE, reading)
     rows = read.rows
@@ -283,9 +266,7 @@ def _of_path(path: Path, source: FileText, number: int, cache: Path, documents: 
     return replace(_of_dataset(rows, columns, number, where, stored=True), remarks=read.remarks)
 
 
-def _of_dataset(
-    rows: Dataset, columns: list[str], number: int, where: str, *, stored: bool
-) -> Part:
+def _of_dataset(rows: Dataset, columns: list[str], number: int, where: str, *, stored: bool) -> Part:
     """The rows of a data set.
 
     Args:
@@ -299,10 +280,7 @@ def _of_dataset(
         check_column(rows.column_names, column, where)
     if not is_text(rows.features[columns[0]]):
         text = text_column(rows, columns[0], where, blank_allowed=True)
-        rows, stored = (
-            Dataset(pa.table({columns[0]: text, **{c: rows.data[c] for c in columns[1:]}})),
-            False,
-        )
+        rows, stored = (Dataset(pa.table({columns[0]: text, **{c: rows.data[c] for c in columns[1:]}})), False)
     files = [made["filename"] for made in rows.cache_files] if stored else []
     if files:  # not the data set, which would keep them mapped
         return Part(number, where, columns[0], lambda: _stored_batches(files, columns))
@@ -349,9 +327,7 @@ def _paths_of(given: str) -> list[Path]:
     if path.exists():
         return [resolve_file(given, PLACE)]
     found = sorted(
-        name
-        for name in glob.glob(str(path), recursive=True)
-        if os.path.isfile(name) or special_kind(Path(name))
+        name for name in glob.glob(str(path), recursive=True) if os.path.isfile(name) or special_kind(Path(name))
     )
     if len(found) < 2:
         return [resolve_file(given, PLACE)]  # with its way to say what is there instead

@@ -33,9 +33,7 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
         """The ids of all texts, one text after the other, and how many each has."""
-        encoded = [
-            made.ids for made in self.backend.encode_batch_fast(texts, add_special_tokens=False)
-        ]
+        encoded = [made.ids for made in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         flat = np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum()))
         return flat, lengths

@@ -82,11 +82,7 @@ def _read_summary(folder: Path) -> SequenceSummary:
 
 
 def _tokens(
-    rows: CorpusRows,
-    split: str,
-    tokenizer: PreTrainedTokenizerFast,
-    max_length: int,
-    cache: Path,
+    rows: CorpusRows, split: str, tokenizer: PreTrainedTokenizerFast, max_length: int, cache: Path
 ) -> tuple[Tokens, Path]:
     check_tokenizer(tokenizer, max_length, isinstance(rows.cut, PairCut))
     digest = digest_of(
@@ -120,9 +116,7 @@ def _tokens(
 class _Making:
     """Makes the files of a folder of tokens."""
 
-    def __init__(
-        self, cut: AnyCut, seed: int, tokenizer: PreTrainedTokenizerFast, max_length: int
-    ) -> None:
+    def __init__(self, cut: AnyCut, seed: int, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self.cut, self.seed, self.max_length = cut, seed, max_length
         self.encoder = Encoder(tokenizer)
         self.has_types = "token_type_ids" in tokenizer.model_input_names
@@ -194,9 +188,7 @@ def _chunks(rows: Dataset) -> Iterator[tuple[Sequence[str], NDArray[np.bool_]]]:
 class _Writer:
     """Writes sequences to the files that `load_tokens` reads."""
 
-    def __init__(
-        self, folder: Path, template: Template, max_length: int, *, has_types: bool
-    ) -> None:
+    def __init__(self, folder: Path, template: Template, max_length: int, *, has_types: bool) -> None:
         self.template = template
         self.ids = (folder / "ids.bin").open("wb")
         self.types = (folder / "types.bin").open("wb") if has_types else None
@@ -247,6 +239,4 @@ def _percentiles(counts: NDArray[np.int64]) -> dict[str, int]:
     upto = np.cumsum(counts)
     number = int(upto[-1])
     places = {at: max(0, math.ceil(number * (at / 100) - 1)) for at in _PERCENTILES if number}
-    return {
-        str(at): int(np.searchsorted(upto, place, side="right")) for at, place in places.items()
-    }
+    return {str(at): int(np.searchsorted(upto, place, side="right")) for at, place in places.items()}

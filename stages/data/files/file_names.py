@@ -13,32 +13,15 @@ from schemas.core.regular_files import check_regular, special_kind
 from schemas.core.wording import suggestion
 from stages.data.files.compression import packing_of, without_packing
 
-FORMATS = {
-    ".jsonl": "json",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-CONLL_FORMATS = (
-    ".conll",
-    ".conllu",
-    ".conll03",
-    ".bio",
-    ".iob",
-    ".iob2",
-    ".bioes",
-    ".bilou",
-    ".ner",
-)
+FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+CONLL_FORMATS = (".conll", ".conllu", ".conll03", ".bio", ".iob", ".iob2", ".bioes", ".bilou", ".ner")
 """Of words with tags, a word a line."""
 _SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 # What validation rows are called in a folder; those for tests are taken where there are no others.
 _ALSO_CALLED = {
     "train": (("train", "training"),),
     "validation": (("validation", "valid", "val", "dev", "devel", "eval"), ("test", "testing")),
-}  # fmt: skip
+}
 
 
 def resolve_file(pattern: str, where: str) -> Path:
@@ -74,13 +57,9 @@ def _only_match(path: Path, where: str) -> Path:
             f"{{kind: files, train: {path.parent}, validation: FILE}}"
         )
     if not found:
-        raise DataError(
-            f"{where}: there is no file {path}{_other_names(path)}{_near(path)}{_listing(path.parent)}"
-        )
+        raise DataError(f"{where}: there is no file {path}{_other_names(path)}{_near(path)}{_listing(path.parent)}")
     if len(found) > 1:
-        raise DataError(
-            f"{where}: {path} means {len(found)} files, {', '.join(found)}; name the one to use"
-        )
+        raise DataError(f"{where}: {path} means {len(found)} files, {', '.join(found)}; name the one to use")
     return Path(found[0])
 
 
@@ -130,11 +109,7 @@ def _near(path: Path) -> str:
 
 
 def _is_data(path: Path) -> bool:
-    return Path(without_packing(path.name)).suffix.lower() in (
-        *FORMATS,
-        *CONLL_FORMATS,
-        *_SPREADSHEETS,
-    )
+    return Path(without_packing(path.name)).suffix.lower() in (*FORMATS, *CONLL_FORMATS, *_SPREADSHEETS)
 
 
 def file_format(path: Path, where: str) -> str:
@@ -148,9 +123,7 @@ def file_format(path: Path, where: str) -> str:
         raise DataError(
             f"{where}: {path} is a spreadsheet, of which sheets and cells are no rows of text; save it as CSV (UTF-8)"
         )
-    if (suffix not in FORMATS and suffix not in CONLL_FORMATS) or (
-        suffix == ".parquet" and packing_of(path.name)
-    ):
+    if (suffix not in FORMATS and suffix not in CONLL_FORMATS) or (suffix == ".parquet" and packing_of(path.name)):
         raise DataError(
             f"{where}: {path} is of no known format; give .jsonl, .json, .csv, .tsv, .txt or .conll "
             "(plain, .gz, .bz2, .xz or .zst) or .parquet"
@@ -162,8 +135,4 @@ def _listing(folder: Path) -> str:
     if not folder.is_dir():
         return f" (there is no folder {folder} either; relative paths start at {Path.cwd()})"
     names = sorted(entry.name for entry in folder.iterdir())
-    return (
-        f"; {folder} holds {', '.join(names[:12])}{', …' if len(names) > 12 else ''}"
-        if names
-        else "; it is empty"
-    )
+    return f"; {folder} holds {', '.join(names[:12])}{', …' if len(names) > 12 else ''}" if names else "; it is empty"

@@ -52,9 +52,7 @@ def check_bounds(path: Path, suffix: str, where: str, encoding: str | None = Non
 
 
 @functools.lru_cache(maxsize=64)
-def _check_version(
-    name: str, suffix: str, where: str, given: str | None, _size: int, _mtime_ns: int
-) -> None:
+def _check_version(name: str, suffix: str, where: str, given: str | None, _size: int, _mtime_ns: int) -> None:
     path = Path(name)
     if suffix == ".parquet":
         _check_parquet(path, where)
@@ -69,18 +67,14 @@ def _check_version(
             _check_keys(path, encoding, text)
     except DAMAGED as error:
         kind = "gzip" if packing_of(name) == ".gz" else packing_of(name)
-        raise DataError(
-            f"{where}: {path} is cut short or no {kind} file ({error}); fetch it again"
-        ) from None
+        raise DataError(f"{where}: {path} is cut short or no {kind} file ({error}); fetch it again") from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"{where}: {path}: line {text.lines + 1} or one after it is not {encoding} ({error.reason}); give its "
             "encoding as format.encoding, or save it as UTF-8"
         ) from None
     except OSError as error:
-        raise DataError(
-            f"{where}: {path} cannot be read ({error.strerror}); check the disk"
-        ) from None
+        raise DataError(f"{where}: {path} cannot be read ({error.strerror}); check the disk") from None
 
 
 class _Text:
@@ -189,9 +183,7 @@ def _check_parquet(path: Path, where: str) -> None:
         # pyarrow raises whatever a damaged file leads it to.
         raise unreadable_parquet(f"{where}: {path}", error) from None
     if columns > MAX_COLUMNS:
-        raise DataError(
-            f"{where}: {path} has {columns:,} columns; give a file of at most {MAX_COLUMNS:,}"
-        )
+        raise DataError(f"{where}: {path} has {columns:,} columns; give a file of at most {MAX_COLUMNS:,}")
 
 
 def unreadable_parquet(shown: str, error: Exception) -> DataError:

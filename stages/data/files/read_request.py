@@ -85,10 +85,7 @@ class ArrowRows:
         self.rows += batch.num_rows
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.writer.close()
         self.file.close()
@@ -102,9 +99,7 @@ def rename_columns(path: Path, names: Mapping[str, str]) -> None:
     with pa.memory_map(str(path)) as file:
         stream = pa.ipc.open_stream(file)
         features = datasets.Features.from_arrow_schema(stream.schema)
-        with ArrowRows(
-            beside, {names.get(name, name): kind for name, kind in features.items()}
-        ) as rows:
+        with ArrowRows(beside, {names.get(name, name): kind for name, kind in features.items()}) as rows:
             for batch in stream:
                 rows.write(batch.columns)
     os.replace(beside, path)

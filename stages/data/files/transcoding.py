@@ -18,16 +18,10 @@ _MARKS = (
 )
 _AT_ONCE = 1 << 16
 _OTHER_KINDS = (
-    (
-        b"PK\x03\x04",
-        "a spreadsheet or a ZIP archive under another name; save it as CSV (UTF-8), or unzip it",
-    ),
+    (b"PK\x03\x04", "a spreadsheet or a ZIP archive under another name; save it as CSV (UTF-8), or unzip it"),
     (b"PAR1", "a Parquet file under another name; call it .parquet"),
     (b"\x1f\x8b", "a gzip file under another name; call it .gz"),
-    (
-        b"version https://git-lfs.",
-        "a pointer of Git LFS, not the file itself; fetch that with: git lfs pull",
-    ),
+    (b"version https://git-lfs.", "a pointer of Git LFS, not the file itself; fetch that with: git lfs pull"),
     (b"<!doctype html", "a web page; fetch the file itself, not the page that shows it"),
     (b"<html", "a web page; fetch the file itself, not the page that shows it"),
 )
@@ -36,14 +30,7 @@ _OTHER_KINDS = (
 def other_kind(begin: bytes) -> str | None:
     """What a file is that only bears the name of a text file, by its first bytes, and what to do; None for text."""
     plain = begin.lstrip()[:40]
-    return next(
-        (
-            kind
-            for mark, kind in _OTHER_KINDS
-            if begin.startswith(mark) or plain.lower().startswith(mark)
-        ),
-        None,
-    )
+    return next((kind for mark, kind in _OTHER_KINDS if begin.startswith(mark) or plain.lower().startswith(mark)), None)
 
 
 def marked_encoding(begin: bytes) -> str | None:

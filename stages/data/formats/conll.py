@@ -150,10 +150,14 @@ class _File:
                 "fields in order, such as format.columns: "
                 f"[{', '.join(self._example(form.width))}]"
             )
-        return word, tag, (
-            f"read as CoNLL: words in field {word + 1}, tags in field {tag + 1} of {form.width}"
-            + (" (format.columns names others)" if form.width > 2 else "")
-        )  # fmt: skip
+        return (
+            word,
+            tag,
+            (
+                f"read as CoNLL: words in field {word + 1}, tags in field {tag + 1} of {form.width}"
+                + (" (format.columns names others)" if form.width > 2 else "")
+            ),
+        )
 
     def _named(self) -> tuple[str, ...] | None:
         """The header, with the names of the two columns that are asked for; None where it has not both."""
@@ -168,9 +172,7 @@ class _File:
         names[1], names[3 if width > 3 else -1] = text, label
         return names
 
-    def sentences(
-        self, form: _Form, word: int, tag: int
-    ) -> Iterator[tuple[int, list[tuple[str, str]]]]:
+    def sentences(self, form: _Form, word: int, tag: int) -> Iterator[tuple[int, list[tuple[str, str]]]]:
         """Line of the first word, and words and tags, of each sentence.
 
         Raises:
@@ -195,13 +197,9 @@ class _File:
     def _is_comment(fields: list[str], form: _Form, inside: bool) -> bool:
         if inside:
             return False
-        return len(fields) != form.width or (
-            fields[-1] not in form.last and len(form.last) <= _MOST_TAGS
-        )
+        return len(fields) != form.width or (fields[-1] not in form.last and len(form.last) <= _MOST_TAGS)
 
-    def _word(
-        self, fields: list[str], form: _Form, places: tuple[int, int], number: int
-    ) -> tuple[str, str]:
+    def _word(self, fields: list[str], form: _Form, places: tuple[int, int], number: int) -> tuple[str, str]:
         given = self.reading.format.columns
         width = form.width if given is None else len(given)
         if len(fields) != width:

@@ -84,9 +84,7 @@ class Dialect:
         return records
 
 
-def find_dialect(
-    opened: Opener, reading: Reading, separator: str, shown: str
-) -> tuple[Dialect, list[str]]:
+def find_dialect(opened: Opener, reading: Reading, separator: str, shown: str) -> tuple[Dialect, list[str]]:
     """How a file is written, and what to say of it.
 
     Args:
@@ -104,9 +102,7 @@ def find_dialect(
     given = reading.format.separator or (excel[1] if excel else None)
     found = given or _separator(opened, reading, separator, skip)
     if found != separator and reading.format.separator is None:
-        remarks.append(
-            f"fields are separated by {SEPARATORS.get(found, repr(found))} (format.separator names another)"
-        )
+        remarks.append(f"fields are separated by {SEPARATORS.get(found, repr(found))} (format.separator names another)")
     quotes = True if reading.format.quotes is None else reading.format.quotes
     dialect = Dialect(found, quotes, skip)
     if quotes and _has_blanks(dialect.first(opened, _FEW)):
@@ -114,9 +110,7 @@ def find_dialect(
         remarks.append("the blank after each separator is left out")
     header = (dialect.first(opened, 1) or [[]])[0]
     if len(header) > MAX_COLUMNS:
-        raise DataError(
-            f"{shown}: line 1 names {len(header):,} columns; give a file of at most {MAX_COLUMNS:,}"
-        )
+        raise DataError(f"{shown}: line 1 names {len(header):,} columns; give a file of at most {MAX_COLUMNS:,}")
     if found == "\t" and reading.format.quotes is None:
         quotes, more = _quotes_between_tabs(opened, skip)
         dialect, remarks = Dialect(found, quotes, skip), remarks + more
@@ -243,9 +237,9 @@ def _quotes_between_tabs(opened: Opener, skip: int) -> tuple[bool, list[str]]:
         return False, []
     if found.uneven and _is_even(opened, skip):
         return True, [
-            'read with quotes: only with them has every row the header\'s number of fields (format.quotes: false '
+            "read with quotes: only with them has every row the header's number of fields (format.quotes: false "
             "takes them as text)"
-        ]  # fmt: skip
+        ]
     if found.enclose:
         return True, [
             f"read with quotes, as pandas and Excel write them; they enclose {found.enclosed:,} fields (format.quotes: "
@@ -270,9 +264,7 @@ def _is_even(opened: Opener, skip: int) -> bool:
             return False
 
 
-def refuse_rows_without_header(
-    records: Sequence[Sequence[str]], reading: Reading, shown: str
-) -> None:
+def refuse_rows_without_header(records: Sequence[Sequence[str]], reading: Reading, shown: str) -> None:
     """Refuse a file whose first line has no wanted column and looks like a row.
 
     Args:

@@ -19,9 +19,7 @@ _STANDS_FOR_QUOTE = "\0"
 _ESCAPED = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
 
 
-def are_escaped(
-    opened: Callable[[], TextIO], reader: Callable[[Iterator[str]], Reader], separator: str
-) -> bool:
+def are_escaped(opened: Callable[[], TextIO], reader: Callable[[Iterator[str]], Reader], separator: str) -> bool:
     """Whether backslashes stand before quotes in place of other quotes, by all lines of a file.
 
     They do where a quote with a backslash before it is followed by neither a quote nor the field's end, if the file

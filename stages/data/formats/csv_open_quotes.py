@@ -121,9 +121,7 @@ class Swallowed:
         """First and last line of the first row that swallowed others; None where there is none."""
         for suspect in self.suspects:
             told = [
-                self.columns[place].is_like(value)
-                for place, value in suspect.values
-                if self.columns[place].tells()
+                self.columns[place].is_like(value) for place, value in suspect.values if self.columns[place].tells()
             ]
             if all(told) and (told or suspect.last_line - suspect.line >= _LINES_OF_CHANCE):
                 return suspect.line, suspect.last_line

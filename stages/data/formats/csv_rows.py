@@ -19,12 +19,7 @@ from schemas.core.errors import DataError
 from schemas.core.wording import printable
 from stages.data.files.read_request import ArrowRows, Reading, renamed, renaming_remark
 from stages.data.files.transcoding import encoding_of, open_utf8
-from stages.data.formats.csv_dialect import (
-    Dialect,
-    Opener,
-    find_dialect,
-    refuse_rows_without_header,
-)
+from stages.data.formats.csv_dialect import Dialect, Opener, find_dialect, refuse_rows_without_header
 from stages.data.formats.csv_escapes import escapes_shown
 from stages.data.formats.csv_open_quotes import MOST_LINES, Swallowed
 
@@ -37,9 +32,7 @@ _PEEK = 200
 _BLANK_BEFORE_QUOTE = r'^ +"'
 
 
-def write_csv_rows(
-    path: Path, reading: Reading, separator: str, where: str, into: Path
-) -> list[str]:
+def write_csv_rows(path: Path, reading: Reading, separator: str, where: str, into: Path) -> list[str]:
     """Write the rows of a CSV or TSV file, all columns text, as an Arrow file that `datasets` opens.
 
     Args:
@@ -251,9 +244,7 @@ class _Nameless:
 class _Records:
     """The rows of a file, as lists of fields of one number."""
 
-    def __init__(
-        self, table: _Table, dialect: Dialect, lines: TextIO, swallowed: Swallowed | None
-    ) -> None:
+    def __init__(self, table: _Table, dialect: Dialect, lines: TextIO, swallowed: Swallowed | None) -> None:
         self.table, self.dialect, self.swallowed = table, dialect, swallowed
         self.width = len(table.names)
         self.reader = dialect.reader(islice(lines, dialect.skip, None))
@@ -302,11 +293,7 @@ class _Records:
 
     def _place(self, end: int) -> str:
         first = self.line + 1 + self.dialect.skip
-        lines = (
-            f"line {first}"
-            if end + self.dialect.skip == first
-            else f"lines {first} to {end + self.dialect.skip}"
-        )
+        lines = f"line {first}" if end + self.dialect.skip == first else f"lines {first} to {end + self.dialect.skip}"
         return f"{lines} (row {self.row + 1})"
 
     def _refuse_width(self, fields: list[str]) -> None:
@@ -320,23 +307,16 @@ class _Records:
         if end - self.line > 1:
             remedy = "look for a quote that is not closed in its first line"
         elif len(fields) > self.width:
-            remedy = (
-                f"mend it: a text that holds {self.dialect.separator!r} stands in double quotes"
-            )
+            remedy = f"mend it: a text that holds {self.dialect.separator!r} stands in double quotes"
         raise DataError(f"{self.table.shown}: {self._place(end)} has {amount} but {of}; {remedy}")
 
     def _several_lines(self, fields: list[str], end: int) -> None:
         if self.dialect.trusted:
             return
         if self.swallowed is not None:
-            self.swallowed.suspect(
-                fields, self.line + 1 + self.dialect.skip, end + self.dialect.skip
-            )
+            self.swallowed.suspect(fields, self.line + 1 + self.dialect.skip, end + self.dialect.skip)
         for text in fields:
-            if (
-                text.count("\n") + text.count("\r") > MOST_LINES
-                and len(text.splitlines()) > MOST_LINES
-            ):
+            if text.count("\n") + text.count("\r") > MOST_LINES and len(text.splitlines()) > MOST_LINES:
                 raise DataError(
                     f"{self.table.shown}: {self._place(end)}: a field spans more than {MOST_LINES:,} lines; close the "
                     "quote that opens it, or give such long texts as .jsonl or .parquet"

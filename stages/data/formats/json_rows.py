@@ -62,9 +62,7 @@ def _syntax_problem(text: bytes, first_line: int, error: json.JSONDecodeError) -
     return f"line {line} is not valid JSON ({error.msg}); mend that line"
 
 
-def _type_problem(
-    line: bytes, number: int, kinds: dict[str, tuple[str, int]], reading: Reading
-) -> str | None:
+def _type_problem(line: bytes, number: int, kinds: dict[str, tuple[str, int]], reading: Reading) -> str | None:
     """Whether a wanted column holds something else than in the lines before."""
     row = json.loads(line)
     if not isinstance(row, dict):

@@ -114,8 +114,7 @@ class _Rows:
             if _belongs(self.metadata.schema.column(number).path, self.columns)
         ]
         fields = [
-            field.with_type(_value_type(field.type) if field.name in self.columns else pa.null())
-            for field in schema
+            field.with_type(_value_type(field.type) if field.name in self.columns else pa.null()) for field in schema
         ]
         features = Features.from_arrow_schema(pa.schema(fields, schema.metadata))
         self.schema = features.arrow_schema
@@ -128,20 +127,14 @@ class _Rows:
             DataError: a row, or the file, unpacks to too much.
         """
         self._check_footer()
-        strings = [
-            self.metadata.schema.column(leaf).path
-            for leaf in self.leaves
-            if self._as_dictionary(leaf)
-        ]
+        strings = [self.metadata.schema.column(leaf).path for leaf in self.leaves if self._as_dictionary(leaf)]
         unpacked = before = 0
         with pq.ParquetFile(self.path, read_dictionary=strings) as file:
             for group in range(self.metadata.num_row_groups):
                 if not self.columns:
                     yield _without_columns(self.metadata.row_group(group).num_rows)
                     continue
-                for batch in file.iter_batches(
-                    self._rows_at_once(group), [group], self.columns, use_threads=False
-                ):
+                for batch in file.iter_batches(self._rows_at_once(group), [group], self.columns, use_threads=False):
                     unpacked += self._bytes_of(batch, before)
                     if unpacked > self.allowed:
                         raise unpacks_too_far(self.shown, self.allowed)
@@ -179,8 +172,7 @@ class _Rows:
             column.physical_type == "BYTE_ARRAY"
             and column.logical_type.type != "DECIMAL"
             and not any(
-                _is_delta(self.metadata.row_group(group).column(leaf))
-                for group in range(self.metadata.num_row_groups)
+                _is_delta(self.metadata.row_group(group).column(leaf)) for group in range(self.metadata.num_row_groups)
             )
         )
 
@@ -301,7 +293,6 @@ def _decoded(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """The rows with each column of the schema; nulls where the batch has none of it."""
     given = dict(zip(batch.schema.names, batch.columns, strict=True))
     columns = [
-        given[field.name].cast(field.type) if field.name in given else pa.nulls(batch.num_rows)
-        for field in schema
+        given[field.name].cast(field.type) if field.name in given else pa.nulls(batch.num_rows) for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

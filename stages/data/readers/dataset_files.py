@@ -109,9 +109,12 @@ def _rows_of(plain: Path, reading: Reading, suffix: str, cache: Path) -> Dataset
     def load(folder: Path, **options: int) -> Dataset:
         with quiet(), offline():
             return datasets.load_dataset(
-                FORMATS[suffix], data_files=[glob.escape(str(plain.absolute()))], split="train",
-                cache_dir=str(folder), **options,
-            )  # fmt: skip
+                FORMATS[suffix],
+                data_files=[glob.escape(str(plain.absolute()))],
+                split="train",
+                cache_dir=str(folder),
+                **options,
+            )
 
     try:
         return load(cache)

@@ -30,9 +30,7 @@ FUNCTION_WORDS = frozenset(
     "to use used using "
     "was we when where which will with without you your".split()
 )
-SKIPPED_FOLDERS = frozenset(
-    {"__pycache__", "test", "tests", "idle_test", "_vendor", "_vendored", "node_modules"}
-)
+SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests", "idle_test", "_vendor", "_vendored", "node_modules"})
 # Fewer files than this are read sooner than a process starts.
 FILES_PER_PROCESS = 400
 CHUNK_FILES = 100
@@ -46,9 +44,7 @@ _NOT_PROSE_LINE = re.compile(
     r"|(for|if|with|while|elif|else|try)\b.*:$)"
 )
 _ASSIGNMENT = re.compile(r"^\s*[\w.\[\]'\", ]+ [-+*/|]?= \S", re.MULTILINE)
-_PARAMETER = re.compile(
-    r"^\s*[-*]?\s*[`*]*\w[\w.]*[`*]*(, [`*]*\w+[`*]*)*\s*(\([^)]*\))?\s*:(\s|$)|^\s*\w+( --? )"
-)
+_PARAMETER = re.compile(r"^\s*[-*]?\s*[`*]*\w[\w.]*[`*]*(, [`*]*\w+[`*]*)*\s*(\([^)]*\))?\s*:(\s|$)|^\s*\w+( --? )")
 _SECTION = re.compile(r"^\s*[A-Z][\w ]{2,30}:\s*$")
 
 
@@ -87,35 +83,19 @@ def find_sources(roots: Iterable[Root]) -> list[Source]:
 def _sources_of(root: Root) -> Iterator[Source]:
     for folder, subfolders, files in os.walk(root.folder):
         parts = Path(folder).relative_to(root.folder).parts
-        subfolders[:] = [
-            name for name in subfolders if name.isidentifier() and name not in SKIPPED_FOLDERS
-        ]
+        subfolders[:] = [name for name in subfolders if name.isidentifier() and name not in SKIPPED_FOLDERS]
         for name in files:
             stem, suffix = os.path.splitext(name)
             module = (*parts, stem) if stem != "__init__" else parts
-            if (
-                suffix != ".py"
-                or not module
-                or not stem.isidentifier()
-                or module[0] in root.excluded
-            ):
+            if suffix != ".py" or not module or not stem.isidentifier() or module[0] in root.excluded:
                 continue
-            yield Source(
-                "stdlib" if root.is_stdlib else module[0],
-                ".".join(module),
-                os.path.join(folder, name),
-            )
+            yield Source("stdlib" if root.is_stdlib else module[0], ".".join(module), os.path.join(folder, name))
 
 
 def read_paragraphs(sources: list[Source], processes: int | None = None) -> list[Paragraph]:
     """Paragraphs of `sources` in their order, each text once, however many processes read."""
     if processes is None:
-        processes = min(
-            len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count() or 1,
-            16,
-        )
+        processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
     processes = min(processes, max(1, len(sources) // FILES_PER_PROCESS))
     seen: set[str] = set()
     kept: list[Paragraph] = []
@@ -130,9 +110,7 @@ def _read_all(sources: list[Source], processes: int) -> list[Paragraph]:
     chunks = [sources[start : start + CHUNK_FILES] for start in range(0, len(sources), CHUNK_FILES)]
     if processes > 1:
         try:
-            with ProcessPoolExecutor(
-                processes, mp_context=multiprocessing.get_context("spawn")
-            ) as pool:
+            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
                 return [paragraph for part in pool.map(_read_chunk, chunks) for paragraph in part]
         except (BrokenProcessPool, OSError, AssertionError):
             # A daemonic process may not start others, and a script read from standard input cannot
@@ -175,11 +153,7 @@ def _docstrings_of(tree: ast.Module) -> Iterator[str]:
             match first.value:
                 case ast.Constant(value=str(docstring)):
                     yield inspect.cleandoc(docstring)
-        inner = [
-            part
-            for part in node.body
-            if isinstance(part, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
+        inner = [part for part in node.body if isinstance(part, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
         pending.extend(reversed(inner))
 
 
@@ -213,7 +187,4 @@ def _reads_as_english(text: str) -> bool:
     if letters < MIN_LETTER_RATIO * (len(text) - text.count(" ")):
         return False
     words = _WORD.findall(text)
-    return (
-        len(words) >= MIN_WORDS
-        and sum(word.lower() in FUNCTION_WORDS for word in words) >= MIN_FUNCTION_WORDS
-    )
+    return len(words) >= MIN_WORDS and sum(word.lower() in FUNCTION_WORDS for word in words) >= MIN_FUNCTION_WORDS

@@ -76,11 +76,7 @@ def _digest_of_packages(folders: tuple[tuple[str, int], ...]) -> str:
         if distribution.name and distribution.name.lower().replace("_", "-") != OWN_DISTRIBUTION
     }
     return digest_of(
-        {
-            "extraction": EXTRACTION_VERSION,
-            "installed": sorted(installed),
-            "python": platform.python_version(),
-        }
+        {"extraction": EXTRACTION_VERSION, "installed": sorted(installed), "python": platform.python_version()}
     )
 
 
@@ -129,25 +125,14 @@ def paragraphs_of(roots: Sequence[Root], cache: Path, *, digest: str) -> Dataset
 
 
 def _write(paragraphs: Sequence[Paragraph], path: Path) -> None:
-    table = pa.table(
-        {
-            field: [getattr(paragraph, field) for paragraph in paragraphs]
-            for field in Paragraph._fields
-        }
-    )
+    table = pa.table({field: [getattr(paragraph, field) for paragraph in paragraphs] for field in Paragraph._fields})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=10_000)
 
 
 def docstring_task_digest(task: DocstringTask) -> str:
     """SHA-256 of what decides the rows of `task`; nothing is read for it."""
-    return digest_of(
-        {
-            "paragraphs": docstring_digest(),
-            "task": task.model_dump(mode="json"),
-            "version": TASK_VERSION,
-        }
-    )
+    return digest_of({"paragraphs": docstring_digest(), "task": task.model_dump(mode="json"), "version": TASK_VERSION})
 
 
 def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Dataset, Dataset]:
@@ -168,9 +153,7 @@ def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Datas
     parts: dict[str, list[pd.DataFrame]] = {"train": [], "validation": []}
     for library in task.libraries:
         rows = frame[frame["library"] == library]
-        held_out = rows["module"].isin(
-            validation_modules(rows["module"], task.validation_ratio, task.seed)
-        )
+        held_out = rows["module"].isin(validation_modules(rows["module"], task.validation_ratio, task.seed))
         train, validation = rows[~held_out], rows[held_out]
         _check_enough(library, len(train), len(validation))
         parts["train"].append(train.head(MAX_TRAIN_ROWS_PER_LIBRARY))
@@ -189,12 +172,8 @@ def mask_names(texts: pa.ChunkedArray, libraries: Sequence[str]) -> list[str]:
     ordered = sorted(names, key=lambda name: (-len(name), name))
     # RE2 finds the rows in question at once; only Python's own engine can look at a neighbour
     # without taking it.
-    anywhere = "|".join(
-        _pattern_of(name, "(?:^|[^A-Za-z0-9])", "(?:[^A-Za-z0-9]|$)") for name in ordered
-    )
-    exact = re.compile(
-        "|".join(_pattern_of(name, "(?<![A-Za-z0-9])", "(?![A-Za-z0-9])") for name in ordered), re.I
-    )
+    anywhere = "|".join(_pattern_of(name, "(?:^|[^A-Za-z0-9])", "(?:[^A-Za-z0-9]|$)") for name in ordered)
+    exact = re.compile("|".join(_pattern_of(name, "(?<![A-Za-z0-9])", "(?![A-Za-z0-9])") for name in ordered), re.I)
     named = pc.match_substring_regex(texts, anywhere, ignore_case=True)
     return [
         exact.sub(MASK, text) if is_named else text
@@ -222,9 +201,7 @@ def _lot(module: str, seed: int) -> float:
 def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
     """The paragraphs for a general corpus: none of a module that the docstring task validates on."""
     table = paragraphs.data.table
-    held_out = validation_modules(
-        table["module"].unique().to_pylist(), source.validation_ratio, source.seed
-    )
+    held_out = validation_modules(table["module"].unique().to_pylist(), source.validation_ratio, source.seed)
     outside = pc.invert(pc.is_in(table["module"], pa.array(sorted(held_out), pa.string())))
     return Dataset(table.filter(outside).select(["text", "module"]))
 
@@ -254,7 +231,5 @@ def _check_enough(library: str, train: int, validation: int) -> None:
 def _as_rows(frames: list[pd.DataFrame], libraries: Sequence[str]) -> Dataset:
     rows = pd.concat(frames)
     labels = pd.Categorical(rows["library"], categories=list(libraries)).codes
-    table = pa.table(
-        {"text": pa.array(rows["text"], pa.string()), "label": pa.array(labels, pa.int64())}
-    )
+    table = pa.table({"text": pa.array(rows["text"], pa.string()), "label": pa.array(labels, pa.int64())})
     return Dataset(table)

@@ -47,11 +47,7 @@ class FileRows:
 
 def file_identity(path: Path, where: str) -> dict[str, str]:
     """What decides the rows of a file: its content and how it is read."""
-    return {
-        "format": file_format(path, where),
-        "sha256": file_digest(path),
-        "reading": str(READING_VERSION),
-    }
+    return {"format": file_format(path, where), "sha256": file_digest(path), "reading": str(READING_VERSION)}
 
 
 def read_file(path: Path, cache: Path, where: str, reading: Reading | None = None) -> FileRows:
@@ -168,23 +164,16 @@ def _unpack(path: Path, reading: Reading, where: str, into: Path) -> list[str]:
     return [renaming_remark(names)] if names else []
 
 
-def text_column(
-    rows: Dataset, column: str, where: str, *, blank_allowed: bool = False
-) -> pa.ChunkedArray:
+def text_column(rows: Dataset, column: str, where: str, *, blank_allowed: bool = False) -> pa.ChunkedArray:
     """Column `column` of `rows` as strings, none null, and none blank unless `blank_allowed`."""
     values = _column(rows, column, where)
     if not pa.types.is_string(values.type) or not is_text(rows.features[column]):
         _refuse_other_types(rows, column, where)
         values = values.cast(pa.string())
-    _refuse_first(
-        pc.is_null(values),
-        f"{where}: {{row}}: column {column!r} is missing or null; give text or drop it",
-    )
+    _refuse_first(pc.is_null(values), f"{where}: {{row}}: column {column!r} is missing or null; give text or drop it")
     if not blank_allowed:
         blank = pc.equal(pc.utf8_trim_whitespace(values), "")
-        _refuse_first(
-            blank, f"{where}: {{row}}: column {column!r} is empty; give text or drop the row"
-        )
+        _refuse_first(blank, f"{where}: {{row}}: column {column!r} is empty; give text or drop the row")
     _refuse_first(
         pc.greater(pc.binary_length(values), MAX_ROW_BYTES),
         f"{where}: {{row}}: column {column!r} holds more than {MAX_ROW_BYTES >> 20} MB; a row is one text: cut it into "
@@ -200,15 +189,9 @@ def label_column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
     missing = f"{where}: {{row}}: label {column!r} is missing; give the row a label or drop it"
     if isinstance(feature, datasets.ClassLabel):
         hidden = pc.fill_null(pc.less(values, 0), True)
-        _refuse_first(
-            hidden, f"{missing} (test splits hide their labels as -1; take another split)"
-        )
+        _refuse_first(hidden, f"{missing} (test splits hide their labels as -1; take another split)")
         return pc.take(pa.array(feature.names, pa.string()), values)
-    if (
-        not is_text(feature)
-        and not pa.types.is_integer(values.type)
-        and not pa.types.is_boolean(values.type)
-    ):
+    if not is_text(feature) and not pa.types.is_integer(values.type) and not pa.types.is_boolean(values.type):
         values = pa.chunked_array([pa.array(_label_names(rows, column, where), pa.string())])
     names = values.cast(pa.string())
     _refuse_first(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(names), ""), True), missing)
@@ -254,11 +237,7 @@ def _column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
 
 def is_text(feature: object) -> bool:
     """Whether a column of this kind holds text."""
-    return isinstance(feature, datasets.Value) and feature.dtype in (
-        "string",
-        "large_string",
-        "string_view",
-    )
+    return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
 def _refuse_other_types(rows: Dataset, column: str, where: str) -> None:
@@ -267,8 +246,7 @@ def _refuse_other_types(rows: Dataset, column: str, where: str) -> None:
     for number, value in enumerate(rows[column], start=1):
         if value is not None and not isinstance(value, str):
             raise DataError(
-                f"{where}: row {number}: column {column!r} holds {_kind_of(value)}, not text; "
-                "name the text's column"
+                f"{where}: row {number}: column {column!r} holds {_kind_of(value)}, not text; name the text's column"
             )
 
 
@@ -288,17 +266,10 @@ def _label_names(rows: Dataset, column: str, where: str) -> list[str | None]:
                 f"{where}: row {number}: label {column!r} is {_kind_of(value)}; a label is text, a whole number or a "
                 f"truth value{_OTHER_KINDS.get(type(value), '')}"
             )
-        names.append(
-            str(value).lower() if isinstance(value, bool) else None if value is None else str(value)
-        )
+        names.append(str(value).lower() if isinstance(value, bool) else None if value is None else str(value))
     return names
 
 
 def _kind_of(value: object) -> str:
-    kinds = {
-        "dict": "an object",
-        "list": "a list",
-        "float": f"the number {value}",
-        "int": f"the number {value}",
-    }
+    kinds = {"dict": "an object", "list": "a list", "float": f"the number {value}", "int": f"the number {value}"}
     return kinds.get(type(value).__name__, f"a {type(value).__name__} ({value})")

@@ -54,11 +54,7 @@ def as_it_is_now() -> Iterator[None]:
 
 
 def read_once(
-    kind: str,
-    of: BaseModel,
-    read: Callable[[], Answer],
-    *,
-    fits: Callable[[Answer], bool] = lambda _: True,
+    kind: str, of: BaseModel, read: Callable[[], Answer], *, fits: Callable[[Answer], bool] = lambda _: True
 ) -> Answer:
     """What `read` answers; inside `first_reading` what it answered first.
 
@@ -86,6 +82,4 @@ def still_there() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(
-            f"{error.filename} was removed while it was read; put it back and run again"
-        ) from None
+        raise DataError(f"{error.filename} was removed while it was read; put it back and run again") from None

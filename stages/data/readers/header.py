@@ -36,9 +36,7 @@ def has_column(path: Path, column: str, where: str, reading: Reading) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _found(
-    name: str, suffix: str, column: str, reading: Reading, _size: int, _mtime_ns: int
-) -> bool:
+def _found(name: str, suffix: str, column: str, reading: Reading, _size: int, _mtime_ns: int) -> bool:
     path = Path(name)
     try:
         if suffix == ".parquet":
@@ -59,6 +57,4 @@ def _in_json(file: IO[bytes], column: str) -> bool:
         return any(column in row for row in json.loads(b"".join([first, *lines])))
     # Most lines need no parsing: a key that a line does not mention is not in it.
     mention = json.dumps(column, ensure_ascii=False).encode("utf-8")
-    return any(
-        mention in line and column in json.loads(line) for line in itertools.chain([first], lines)
-    )
+    return any(mention in line and column in json.loads(line) for line in itertools.chain([first], lines))

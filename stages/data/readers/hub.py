@@ -69,9 +69,7 @@ def load_hub(source: HubTask | HubText, split: str, where: str) -> Dataset:
         DataError: the hub is out of reach and nothing is cached, or has no such config or split.
     """
     commit = hub_commit(source.id, source.revision)
-    reachable = (source.id, source.revision) in _commits or _commit_by_hub(
-        source.id, source.revision
-    ) is not None
+    reachable = (source.id, source.revision) in _commits or _commit_by_hub(source.id, source.revision) is not None
     if not reachable and _cached_commit(source.id) is None:
         raise DataError(
             f"{where}: the hub at {constants.ENDPOINT} cannot be reached and {source.id} is not "
@@ -83,18 +81,14 @@ def load_hub(source: HubTask | HubText, split: str, where: str) -> Dataset:
         return load_repository(source.id, source.config, split, where, revision=commit)
 
 
-def load_repository(
-    place: str, config: str | None, split: str, where: str, *, revision: str | None = None
-) -> Dataset:
+def load_repository(place: str, config: str | None, split: str, where: str, *, revision: str | None = None) -> Dataset:
     """One split of a data set repository, which may be a local folder laid out like the hub."""
     try:
         with quiet():
             rows = datasets.load_dataset(place, config, split=split, revision=revision)
     except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         cause = " ".join(str(error).split())[:300]
-        raise DataError(
-            f"{where}: cannot be loaded ({cause}); check id, config and split"
-        ) from None
+        raise DataError(f"{where}: cannot be loaded ({cause}); check id, config and split") from None
     if len(rows) == 0:
         raise DataError(f"{where}: has no rows; take another split")
     return rows

@@ -38,9 +38,7 @@ _ROWS_AT_ONCE = 1000
 _ROWS, _DONE = "rows.arrow", "done"
 
 
-def load_sample(
-    source: HubText, columns: list[str], cache: Path, where: str, *, seed: int
-) -> Dataset:
+def load_sample(source: HubText, columns: list[str], cache: Path, where: str, *, seed: int) -> Dataset:
     """The sample of a hub data set, fetched as far as it is not there yet.
 
     Args:
@@ -84,14 +82,7 @@ def _open(source: HubText, revision: str, where: str) -> IterableDataset:
         ) from None
 
 
-def _fetch(
-    stream: IterableDataset,
-    source: HubText,
-    columns: list[str],
-    folder: Path,
-    where: str,
-    seed: int,
-) -> None:
+def _fetch(stream: IterableDataset, source: HubText, columns: list[str], folder: Path, where: str, seed: int) -> None:
     """Each chosen file's rows into a folder of its own, in the order of the draw; then the mark that all are there."""
     number = stream.num_shards
     order = np.random.Generator(np.random.PCG64(seed)).permutation(number)
@@ -105,8 +96,9 @@ def _fetch(
         share = max(1, chosen - place)
         kept = folder / f"{place:05d}"
         if not is_whole(kept):
-            taken = Taken(columns, math.ceil(rows_left / share) if rows_left < math.inf else rows_left,
-                          bytes_left / share)  # fmt: skip
+            taken = Taken(
+                columns, math.ceil(rows_left / share) if rows_left < math.inf else rows_left, bytes_left / share
+            )
             part = stream.shard(num_shards=number, index=shard)
             make_whole(kept, partial(taken.write, part, where))
         for rows, size in _sizes(kept / _ROWS):
@@ -150,14 +142,10 @@ class Taken:
                 if rows >= self.most_rows or size >= self.most_bytes:
                     return
 
-    def _batches(
-        self, part: IterableDataset, schema: pa.Schema, where: str
-    ) -> Iterator[pa.RecordBatch]:
+    def _batches(self, part: IterableDataset, schema: pa.Schema, where: str) -> Iterator[pa.RecordBatch]:
         try:
             for batch in part.iter(_ROWS_AT_ONCE):
-                yield pa.record_batch(
-                    [pa.array(batch[c], pa.string()) for c in self.columns], schema
-                )
+                yield pa.record_batch([pa.array(batch[c], pa.string()) for c in self.columns], schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DataError(
                 f"{where}: columns {', '.join(self.columns)} hold something else than text ({error}); name the text's "

@@ -44,9 +44,7 @@ def saved_split(folder: Path, where: str) -> Path | None:
     if is_saved(folder / "train"):
         return folder / "train"
     there = sorted(path.name for path in folder.iterdir() if is_saved(path))
-    raise DataError(
-        f"{where}: {folder} holds the splits {', '.join(there) or 'none'}; give the folder of one of them"
-    )
+    raise DataError(f"{where}: {folder} holds the splits {', '.join(there) or 'none'}; give the folder of one of them")
 
 
 def saved_files(folder: Path, where: str) -> list[Path]:
@@ -65,9 +63,7 @@ def saved_files(folder: Path, where: str) -> list[Path]:
             raise ValueError("it names files outside its folder")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = printable(str(error) or type(error).__name__, 200)
-        raise DataError(
-            f"{where}: {file} is not what save_to_disk writes ({cause}); save the data set again"
-        ) from None
+        raise DataError(f"{where}: {file} is not what save_to_disk writes ({cause}); save the data set again") from None
     for name in named:
         check_regular(folder / name, where)
         if not (folder / name).is_file():
@@ -95,9 +91,7 @@ def saved_batches(path: Path, columns: list[str], where: str) -> Iterator[pa.Rec
                 yield batch.select(columns)
     except (OSError, ValueError, struct.error, pa.ArrowException) as error:
         cause = printable(" ".join(str(error).split()), 200)
-        raise DataError(
-            f"{where}: {path} cannot be read ({cause}); save the data set again"
-        ) from None
+        raise DataError(f"{where}: {path} cannot be read ({cause}); save the data set again") from None
 
 
 def _check_messages(path: Path) -> None:

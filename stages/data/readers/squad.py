@@ -46,9 +46,7 @@ def read_squad(path: Path, task: FileTask, where: str) -> Dataset:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is no valid JSON ({error}); fetch it again") from None
     if task.text_pair is None:
-        raise DataError(
-            "task.text_pair: a question_answering task needs the column of the context, such as context"
-        )
+        raise DataError("task.text_pair: a question_answering task needs the column of the context, such as context")
     rows: dict[str, list[Any]] = {task.text: [], task.text_pair: [], task.label_column: []}
     for number, article in enumerate(_items(content, "data", where)):
         place = f"{where}: data[{number}]"
@@ -68,9 +66,7 @@ def _answers(asked: dict[str, Any], place: str) -> dict[str, list[Any]]:
     answers = [] if asked.get("is_impossible") else _items(asked, "answers", place)
     return {
         "text": [_value(answer, "text", str, f"{place}.answers") for answer in answers],
-        "answer_start": [
-            _value(answer, "answer_start", int, f"{place}.answers") for answer in answers
-        ],
+        "answer_start": [_value(answer, "answer_start", int, f"{place}.answers") for answer in answers],
     }
 
 

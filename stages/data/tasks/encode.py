@@ -33,9 +33,7 @@ Encode = Callable[[Columns, list[int]], Columns]
 """Columns of some rows, and the rows' numbers, to those of their sequences."""
 
 
-def encoder_of(
-    problem: AnyProblem, tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool
-) -> Encode:
+def encoder_of(problem: AnyProblem, tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool) -> Encode:
     """How rows of a kind are tokenised.
 
     Args:
@@ -75,9 +73,7 @@ def _texts(tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool
     return encode
 
 
-def _pairs(
-    tokenizer: PreTrainedTokenizerFast, max_length: int, first: list[str], second: list[str] | None
-) -> Columns:
+def _pairs(tokenizer: PreTrainedTokenizerFast, max_length: int, first: list[str], second: list[str] | None) -> Columns:
     """Texts or pairs of texts, of which the longer one is cut."""
     encoded = tokenizer(
         first,
@@ -111,9 +107,7 @@ def _choices(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encode:
     return encode
 
 
-def _words(
-    problem: TokenClassification, tokenizer: PreTrainedTokenizerFast, max_length: int
-) -> Encode:
+def _words(problem: TokenClassification, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encode:
     """Words joined by spaces, so that a text is tokenised as it will be when there are no words, only text."""
 
     def encode(batch: Columns, _rows: list[int]) -> Columns:
@@ -128,9 +122,7 @@ def _words(
         )
         tags, spans = [], []
         for row, (words, labels) in enumerate(zip(batch["words"], batch["label"], strict=True)):
-            word_of = words_of_tokens(
-                words, np.array(encoded["offset_mapping"][row]).reshape(-1, 2)
-            )
+            word_of = words_of_tokens(words, np.array(encoded["offset_mapping"][row]).reshape(-1, 2))
             stands = word_of >= 0 if problem.label_pieces == "all" else first_pieces(word_of)
             tag = np.full(len(word_of), NO_WORD)
             tag[stands] = np.asarray(labels)[word_of[stands]]
@@ -170,9 +162,7 @@ def first_pieces(word_of: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     return np.asarray(word_of > before)
 
 
-def _windows(
-    problem: QuestionAnswering, tokenizer: PreTrainedTokenizerFast, max_length: int
-) -> Encode:
+def _windows(problem: QuestionAnswering, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Encode:
     """The context cut into windows that overlap by `stride` tokens, each after the whole question.
 
     Devlin et al. 2019 (section 4.2): a window that does not hold the whole answer has none, place 0.
@@ -209,9 +199,7 @@ def _windows(
     return encode
 
 
-def _cut_questions(
-    questions: list[str], tokenizer: PreTrainedTokenizerFast, most: int
-) -> list[str]:
+def _cut_questions(questions: list[str], tokenizer: PreTrainedTokenizerFast, most: int) -> list[str]:
     encoded = tokenizer(
         questions,
         add_special_tokens=False,
@@ -230,9 +218,7 @@ def _cut_questions(
     ]
 
 
-def answer_place(
-    span: NDArray[np.int64], answer: tuple[int, int] | None, context_text: str
-) -> list[int]:
+def answer_place(span: NDArray[np.int64], answer: tuple[int, int] | None, context_text: str) -> list[int]:
     """First and last token of an answer; twice 0 where a window does not hold all of it, or there is none.
 
     Args:

@@ -14,28 +14,13 @@ from datasets import Dataset
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
-from schemas.core.kinds import (
-    AnyProblem,
-    Classification,
-    QuestionAnswering,
-    TokenClassification,
-)
+from schemas.core.kinds import AnyProblem, Classification, QuestionAnswering, TokenClassification
 from schemas.data.cards import DataLimits
-from schemas.data.stage_data import (
-    DocstringTask,
-    FileTask,
-    HubTask,
-    TaskData,
-    describe_task,
-)
+from schemas.data.stage_data import DocstringTask, FileTask, HubTask, TaskData, describe_task
 from stages.data.files.file_names import is_test_split, resolve_file
 from stages.data.files.read_request import Reading
 from stages.data.formats.parquet import strings_in
-from stages.data.readers.docstrings import (
-    docstring_task_digest,
-    docstring_task_rows,
-    load_paragraphs,
-)
+from stages.data.readers.docstrings import docstring_task_digest, docstring_task_rows, load_paragraphs
 from stages.data.readers.files import FileRows, file_identity, read_file
 from stages.data.readers.first_reading import as_it_is_now, read_once
 from stages.data.readers.header import has_column
@@ -86,16 +71,11 @@ def _task_digest(task: TaskData) -> str:
         return docstring_task_digest(task)
     if isinstance(task, FileTask):
         task = _settled(task)
-    config = task.model_dump(
-        mode="json", exclude={"train", "validation", "more_validation", "revision"}
-    )
+    config = task.model_dump(mode="json", exclude={"train", "validation", "more_validation", "revision"})
     content: dict[str, object]
     match task:
         case FileTask():
-            content = {
-                split: file_identity(path, f"task.{split}")
-                for split, path in _task_files(task).items()
-            }
+            content = {split: file_identity(path, f"task.{split}") for split, path in _task_files(task).items()}
         case HubTask():
             content = {"commit": hub_commit(task.id, task.revision) or task.revision}
         case _:
@@ -143,10 +123,7 @@ def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dr
         DataError: a file, a row or a data set is not usable, with its place and what to do.
     """
     return read_once(
-        "rows",
-        task,
-        lambda: (_load_task(task, cache, droppable), droppable),
-        fits=lambda kept: kept[1] <= droppable,
+        "rows", task, lambda: (_load_task(task, cache, droppable), droppable), fits=lambda kept: kept[1] <= droppable
     )[0]
 
 
@@ -162,9 +139,7 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
             task = _settled(task) if isinstance(task, FileTask) else task
             raw, where = _read_splits(task, cache)
             if isinstance(named, FileTask) and task.text != named.text:
-                remarks = (
-                    f"{where['train']}: column {task.text!r} is read; there is no {_TEXT!r}",
-                )
+                remarks = (f"{where['train']}: column {task.text!r} is read; there is no {_TEXT!r}",)
             splits = {split: read.rows for split, read in raw.items()}
             try:
                 checked = checked_rows(task, splits, where, droppable=droppable)
@@ -179,9 +154,7 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
             assert_never(task)
     train = _draw(train, task.problem, task.max_train_rows, task.seed)
     if isinstance(task.problem, Classification) and len(set(train["label"][:])) < 2:
-        raise DataError(
-            "task: all training rows have the same label; a task needs two classes or more"
-        )
+        raise DataError("task: all training rows have the same label; a task needs two classes or more")
     with as_it_is_now():
         if task_digest(named) != digest:
             raise DataError(
@@ -190,9 +163,7 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
             )
     positive, said = positive_label(task, train, labels)
     remarks = (*remarks, *said)
-    return TaskRows(
-        train, validation, labels, digest, task.problem, more, remarks, dropped, positive
-    )
+    return TaskRows(train, validation, labels, digest, task.problem, more, remarks, dropped, positive)
 
 
 def _with_line(message: str, task: FileTask | HubTask, where: Mapping[str, str]) -> str:
@@ -208,9 +179,7 @@ def _bare(split: str) -> str:
     return split.rpartition("/")[2]
 
 
-def _read_splits(
-    task: FileTask | HubTask, cache: Path
-) -> tuple[dict[str, FileRows], dict[str, str]]:
+def _read_splits(task: FileTask | HubTask, cache: Path) -> tuple[dict[str, FileRows], dict[str, str]]:
     """Every split as it was read, and how messages name it."""
     raw: dict[str, FileRows] = {}
     where: dict[str, str] = {}
@@ -237,9 +206,7 @@ def _read_splits(
 
 def _docstring_rows(task: DocstringTask, cache: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
     if task.labels is not None and set(task.labels) != set(task.libraries):
-        raise DataError(
-            "task.labels: must be the names of task.libraries, in any order; or leave it out"
-        )
+        raise DataError("task.labels: must be the names of task.libraries, in any order; or leave it out")
     ordered = task if task.labels is None else task.model_copy(update={"libraries": task.labels})
     train, validation = docstring_task_rows(ordered, load_paragraphs(cache))
     drawn = _draw(validation, task.problem, task.max_validation_rows, task.seed)

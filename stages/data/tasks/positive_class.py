@@ -22,9 +22,7 @@ LARGEST_SHARE = 0.4
 """Share of the training rows up to which the smaller of two classes counts as the rare one."""
 
 
-def positive_label(
-    task: AnyTask, train: Dataset, labels: tuple[str, ...]
-) -> tuple[str | None, tuple[str, ...]]:
+def positive_label(task: AnyTask, train: Dataset, labels: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
     """The class that `f1` and `accuracy_f1` of a task are about, and what is to be said of the choice.
 
     The class is None where it is not clear and nothing needs it.
@@ -76,8 +74,7 @@ def unclear(metric: str, labels: tuple[str, ...], counts: list[int] | None = Non
     found = listed(labels)
     if counts is not None and len(labels) == 2:
         found = " and ".join(
-            f"{printable(label, 60)!r} ({count:,} training rows)"
-            for label, count in zip(labels, counts, strict=True)
+            f"{printable(label, 60)!r} ({count:,} training rows)" for label, count in zip(labels, counts, strict=True)
         )
     return (
         f"{metric} is about one class, and of {found} it is not clear which; name it with task.positive_label, or take "

@@ -38,13 +38,7 @@ from schemas.core.kinds import (
 from schemas.core.wording import printable
 from schemas.data.cards import DataLimits
 from stages.data.columns.choice_rows import choice_rows
-from stages.data.columns.label_names import (
-    check_names,
-    check_set_names,
-    in_one_form,
-    named_by_number,
-    near_name,
-)
+from stages.data.columns.label_names import check_names, check_set_names, in_one_form, named_by_number, near_name
 from stages.data.columns.label_sets import label_sets
 from stages.data.columns.list_columns import answer_columns
 from stages.data.columns.tag_rows import tagged_words
@@ -71,11 +65,7 @@ class CheckedRows:
 
 
 def checked_rows(
-    task: Task,
-    raw: Mapping[str, Dataset],
-    where: Mapping[str, str],
-    *,
-    droppable: float = DataLimits().dropped,
+    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str], *, droppable: float = DataLimits().dropped
 ) -> CheckedRows:
     """Every split's rows in the form of the task's kind, and the names of a head's outputs.
 
@@ -155,9 +145,7 @@ def _class_names(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
     numbers = np.asarray(rows.with_format("numpy")[column][:], np.float64)
     if np.isnan(numbers).any():
         row = int(np.isnan(numbers).argmax()) + 1
-        raise DataError(
-            f"{where}: row {row}: label {column!r} is missing; give the row a label or drop it"
-        )
+        raise DataError(f"{where}: row {row}: label {column!r} is missing; give the row a label or drop it")
     if not (np.isfinite(numbers) & (numbers == np.trunc(numbers))).all():
         return label_column(rows, column, where)
     return pa.chunked_array([pa.array([f"{number:.1f}" for number in numbers], pa.string())])
@@ -167,9 +155,7 @@ def _codes(names: pa.ChunkedArray, labels: tuple[str, ...]) -> pa.ChunkedArray:
     return pc.index_in(names, value_set=pa.array(labels, pa.string())).cast(pa.int64())
 
 
-def _unknown_label(
-    task: Task, where: str, row: int, found: str, labels: tuple[str, ...]
-) -> DataError:
+def _unknown_label(task: Task, where: str, row: int, found: str, labels: tuple[str, ...]) -> DataError:
     origin = "given as task.labels" if task.labels else "the labels of the training rows"
     return DataError(
         f"{where}: row {row}: label {printable(found, 60)!r} is not one of {listed(labels)} ({origin})"
@@ -191,9 +177,7 @@ def sorted_names(distinct: list[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct))
 
 
-def _multi_labelled(
-    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]
-) -> CheckedRows:
+def _multi_labelled(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
     assert isinstance(task.problem, MultiLabel)
     found = label_sets(task, task.problem, raw, where)
     given, remarks = found.lists, found.remarks
@@ -248,13 +232,9 @@ def _tagged(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) ->
 
 def _spans(task: Task, rows: Dataset, where: str) -> Dataset:
     if task.text_pair is None:
-        raise DataError(
-            "task.text_pair: a question_answering task needs the column of the context, such as context"
-        )
+        raise DataError("task.text_pair: a question_answering task needs the column of the context, such as context")
     columns = task_texts(task, rows, where)
-    return _as_dataset(
-        columns | answer_columns(rows, task.label_column, columns["text_pair"], where)
-    )
+    return _as_dataset(columns | answer_columns(rows, task.label_column, columns["text_pair"], where))
 
 
 def _embedded(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:

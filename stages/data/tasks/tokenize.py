@@ -41,19 +41,13 @@ def tokenize_task(
             room for text.
     """
     train, validation = (
-        tokenize_split(rows, split, tokenizer, max_length=max_length, cache=cache)
-        for split in ("train", "validation")
+        tokenize_split(rows, split, tokenizer, max_length=max_length, cache=cache) for split in ("train", "validation")
     )
     return train, validation
 
 
 def tokenize_split(
-    rows: TaskRows,
-    split: str,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    max_length: int,
-    cache: Path,
+    rows: TaskRows, split: str, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
 ) -> Tokens:
     """The sequences of one split: `train`, `validation`, or one of the further validation rows' names.
 
@@ -85,9 +79,7 @@ def tokenize_split(
     return kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)[0]
 
 
-def kept_tokens(
-    cache: Path, digest: str, pad_token_id: int, fill: Callable[[Path], None]
-) -> tuple[Tokens, Path]:
+def kept_tokens(cache: Path, digest: str, pad_token_id: int, fill: Callable[[Path], None]) -> tuple[Tokens, Path]:
     """The sequences kept under a digest, made first where they are not there, and their folder.
 
     Args:
@@ -116,9 +108,7 @@ def kept_tokens(
 
 def no_token_left() -> DataError:
     """What to say of text that a tokenizer makes nothing of."""
-    return DataError(
-        "no token is left of the text with this tokenizer; check that both are of one language"
-    )
+    return DataError("no token is left of the text with this tokenizer; check that both are of one language")
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
@@ -127,27 +117,17 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     # The last call's truncation and padding stay in the backend; they are no part of the tokenizer.
     state.pop("truncation", None)
     state.pop("padding", None)
-    return digest_of(
-        {
-            "state": state,
-            "inputs": sorted(tokenizer.model_input_names),
-            "pad": tokenizer.pad_token_id,
-        }
-    )
+    return digest_of({"state": state, "inputs": sorted(tokenizer.model_input_names), "pad": tokenizer.pad_token_id})
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair: bool) -> None:
     """Refuse a tokenizer that cannot pad, or a length that leaves no room for text."""
     name = tokenizer.name_or_path or type(tokenizer).__name__
     if not tokenizer.is_fast:
-        raise DataError(
-            f"tokenizer {name} has no fast version (tokenizer.json); convert it or take another "
-            "teacher"
-        )
+        raise DataError(f"tokenizer {name} has no fast version (tokenizer.json); convert it or take another teacher")
     if tokenizer.pad_token_id is None:
         raise DataError(
-            f"tokenizer {name} has no padding token; set pad_token in its tokenizer_config.json "
-            "or take another teacher"
+            f"tokenizer {name} has no padding token; set pad_token in its tokenizer_config.json or take another teacher"
         )
     special = tokenizer.num_special_tokens_to_add(pair=is_pair)
     if max_length <= special + is_pair:
@@ -169,10 +149,14 @@ def _fill(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: b
 
     with quiet():
         encoded = rows.map(
-            encode_parts, batched=True, batch_size=rows_at_once(rows, ROWS_PER_BATCH),
-            with_indices=True, remove_columns=rows.column_names,
-            cache_file_name=str(folder / "encoded.arrow"), new_fingerprint=digest[:32],
-        )  # fmt: skip
+            encode_parts,
+            batched=True,
+            batch_size=rows_at_once(rows, ROWS_PER_BATCH),
+            with_indices=True,
+            remove_columns=rows.column_names,
+            cache_file_name=str(folder / "encoded.arrow"),
+            new_fingerprint=digest[:32],
+        )
     _write_arrays(encoded, folder, np.float32 if values else np.int64)
     del encoded
     (folder / "encoded.arrow").unlink(missing_ok=True)
@@ -192,9 +176,7 @@ def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
     lengths = [np.empty(0, np.int32)]
     per_row: dict[str, list[np.ndarray]] = {"label": [], "example": [], "cut": []}
     for table in _tables(encoded):
-        lengths.append(
-            table["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-        )
+        lengths.append(table["input_ids"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False))
         for column, (name, dtype) in _PER_TOKEN.items():
             if column in table.column_names:
                 flat = table[column].combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -213,8 +195,4 @@ def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
 
 
 def _tables(encoded: Dataset) -> Iterator[Any]:
-    return (
-        iter(encoded.with_format("arrow").iter(batch_size=10 * ROWS_PER_BATCH))
-        if len(encoded)
-        else iter(())
-    )
+    return iter(encoded.with_format("arrow").iter(batch_size=10 * ROWS_PER_BATCH)) if len(encoded) else iter(())

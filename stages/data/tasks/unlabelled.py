@@ -19,20 +19,9 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from schemas.core.errors import DataError
-from schemas.core.kinds import (
-    Classification,
-    Embedding,
-    MultiLabel,
-    Regression,
-    TokenClassification,
-)
+from schemas.core.kinds import Classification, Embedding, MultiLabel, Regression, TokenClassification
 from schemas.core.wording import printable
-from stages.data.columns.label_names import (
-    NO_LABEL,
-    PERHAPS_NO_LABEL,
-    name_counts,
-    names_for_nothing,
-)
+from stages.data.columns.label_names import NO_LABEL, PERHAPS_NO_LABEL, name_counts, names_for_nothing
 from stages.data.columns.text_columns import Task
 from stages.data.readers.files import is_text
 
@@ -60,9 +49,7 @@ class Complete:
     remarks: tuple[str, ...]
 
 
-def complete_rows(
-    task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str], *, limit: float
-) -> Complete:
+def complete_rows(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str], *, limit: float) -> Complete:
     """Leave out rows without a text or a label, where no more of a split's rows are so than `limit`.
 
     Args:
@@ -120,9 +107,7 @@ def _empty(task: Task, rows: Dataset, *, is_train: bool) -> Mask:
     found = np.zeros(len(rows), bool)
     for column in {task.text, task.text_pair}:
         if column is not None and column in rows.column_names:
-            found |= _without_text(
-                rows, column, lists=not isinstance(task.problem, TokenClassification)
-            )
+            found |= _without_text(rows, column, lists=not isinstance(task.problem, TokenClassification))
     if isinstance(task.problem, Embedding) and (is_train or task.text_pair is None):
         return found
     labels = [column for column in task.label_columns if column in rows.column_names]
@@ -156,9 +141,7 @@ def _without_label(rows: Dataset, column: str, task: Task) -> Mask:
     return _as_mask(missing)
 
 
-def _names_for_nothing(
-    task: Task, raw: Mapping[str, Dataset], empty: Mapping[str, Mask]
-) -> frozenset[str]:
+def _names_for_nothing(task: Task, raw: Mapping[str, Dataset], empty: Mapping[str, Mask]) -> frozenset[str]:
     """Labels of a classification that say that there is none."""
     if not isinstance(task.problem, Classification):
         return frozenset()
@@ -202,9 +185,7 @@ def _such_as(rows: Dataset, task: Task, without: Mask) -> str:
     return f" ({' and '.join(map(repr, found[:3]))} mean{said} none unless task.labels lists it)"
 
 
-def _too_many(
-    task: Task, rows: Dataset, row: int, number: int, total: int, limit: float, where: str
-) -> str:
+def _too_many(task: Task, rows: Dataset, row: int, number: int, total: int, limit: float, where: str) -> str:
     names = _names(rows, task)
     assert names is not None
     return (

@@ -108,10 +108,7 @@ _BERT = Anatomy(
 )
 _DISTILBERT = Anatomy(
     blocks="transformer.layer",
-    outside={
-        r"embeddings\.\w+_embeddings": (_WHOLE, _EMBEDDING),
-        r"embeddings\.LayerNorm": (_EMBEDDING,),
-    },
+    outside={r"embeddings\.\w+_embeddings": (_WHOLE, _EMBEDDING), r"embeddings\.LayerNorm": (_EMBEDDING,)},
     inside={
         r"attention\.[qk]_lin": (_QUERY, _HIDDEN),
         r"attention\.v_lin": (_VALUE, _HIDDEN),

@@ -21,15 +21,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from schemas.core.base import digest_of
 from schemas.core.errors import ConfigError
 from stages.models.encoders import attention_of
-from stages.models.extraction.anatomy import (
-    Anatomy,
-    Place,
-    Role,
-    anatomy_of,
-    embedding_width,
-    head_width,
-    inner_size,
-)
+from stages.models.extraction.anatomy import Anatomy, Place, Role, anatomy_of, embedding_width, head_width, inner_size
 from stages.models.extraction.importance import Importance
 
 Parts = tuple[int, ...]
@@ -112,9 +104,7 @@ def choose_parts(
     )
 
 
-def extract_student(
-    teacher: PreTrainedModel, config: PretrainedConfig, extraction: Extraction
-) -> PreTrainedModel:
+def extract_student(teacher: PreTrainedModel, config: PretrainedConfig, extraction: Extraction) -> PreTrainedModel:
     """A student made of the teacher's parts, in the teacher's precision, in eval mode.
 
     Args:
@@ -131,9 +121,7 @@ def extract_student(
         theirs = [teacher.config.layer_types[layer] for layer in extraction.layers]
         assert kinds == theirs, "a config made for other layers"
     with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced
-        student: PreTrainedModel = AutoModel.from_config(
-            config, dtype=teacher.dtype, **attention_of(config)
-        )
+        student: PreTrainedModel = AutoModel.from_config(config, dtype=teacher.dtype, **attention_of(config))
     source = teacher.state_dict()
     taken = {}
     for name, origin in _origins(anatomy, teacher, student, extraction.layers).items():
@@ -172,9 +160,7 @@ def _cut(tensor: Tensor, place: Place, extraction: Extraction, teacher_width: in
         kept = [
             part
             if role is Role.WHOLE
-            else part.index_select(
-                axis, _indices(role, place.layer, extraction, teacher_width).to(part.device)
-            )
+            else part.index_select(axis, _indices(role, place.layer, extraction, teacher_width).to(part.device))
             for role, part in zip(roles, parts, strict=True)
         ]
         tensor = torch.cat(kept, dim=axis)
@@ -223,11 +209,7 @@ def _check_fit(teacher_config: PretrainedConfig, student_config: PretrainedConfi
     sizes = (
         ("num_layers", student_config.num_hidden_layers, teacher_config.num_hidden_layers),
         ("hidden_size", student_config.hidden_size, teacher_config.hidden_size),
-        (
-            "num_attention_heads",
-            student_config.num_attention_heads,
-            teacher_config.num_attention_heads,
-        ),
+        ("num_attention_heads", student_config.num_attention_heads, teacher_config.num_attention_heads),
         ("intermediate_size", inner_size(student_config), inner_size(teacher_config)),
     )
     problems = [
@@ -240,9 +222,7 @@ def _check_fit(teacher_config: PretrainedConfig, student_config: PretrainedConfi
         raise ConfigError(problems)
 
 
-def _width_misfits(
-    anatomy: Anatomy, teacher_config: PretrainedConfig, student_config: PretrainedConfig
-) -> list[str]:
+def _width_misfits(anatomy: Anatomy, teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> list[str]:
     width, heads = student_config.hidden_size, student_config.num_attention_heads
     given, limit = head_width(student_config), head_width(teacher_config)
     family = teacher_config.model_type

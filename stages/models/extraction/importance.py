@@ -92,9 +92,7 @@ def measure_importance(
     return total
 
 
-def mask_tokens(
-    batch: Batch, *, mask_token_id: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def mask_tokens(batch: Batch, *, mask_token_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """15 % of each sequence's tokens, at least one, replaced with the mask token.
 
     The first and the last real token, which tokenizers of these families add, are left alone.
@@ -146,9 +144,7 @@ def _predicts_tokens(model: PreTrainedModel) -> bool:
     return with_head is not None and isinstance(model, with_head)
 
 
-def _scores(
-    anatomy: Anatomy, model: PreTrainedModel, gradients: Mapping[str, Tensor | None]
-) -> Importance:
+def _scores(anatomy: Anatomy, model: PreTrainedModel, gradients: Mapping[str, Tensor | None]) -> Importance:
     """The scores of one batch."""
     signed, hidden_H = _sums(anatomy, model, gradients)
     config = model.config
@@ -197,10 +193,7 @@ def _sums(
 
 def _sum(first: Importance, second: Importance) -> Importance:
     return Importance(
-        **{
-            each.name: getattr(first, each.name) + getattr(second, each.name)
-            for each in fields(Importance)
-        }
+        **{each.name: getattr(first, each.name) + getattr(second, each.name) for each in fields(Importance)}
     )
 
 

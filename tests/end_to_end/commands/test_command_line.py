@@ -53,17 +53,13 @@ class TestWithARun:
         assert plan["stages"][1]["steps"] == 4
         assert plan["seconds"] == 0
 
-    def test_plan_says_what_is_left_of_a_recipe_that_is_partly_there(
-        self, distill: Distill, toy_run: ToyRun
-    ) -> None:
+    def test_plan_says_what_is_left_of_a_recipe_that_is_partly_there(self, distill: Distill, toy_run: ToyRun) -> None:
         change = ("--set", "stages.task_adaptive.training.seed=5")
         arguments = ("plan", toy_run.recipe, "--store", toy_run.store, *change)
         code, out, err = distill(*arguments, "--json")
         assert code == 0, err
         stages = {stage["name"]: stage for stage in json.loads(out)["stages"]}
-        assert [stage["status"] for stage in stages.data.columns.values()] == ["reuse"] * 3 + [
-            "run"
-        ] * 2
+        assert [stage["status"] for stage in stages.data.columns.values()] == ["reuse"] * 3 + ["run"] * 2
         left = stages["task_adaptive"]["seconds"] + stages["task_specific"]["seconds"]
         assert json.loads(out)["seconds"] == pytest.approx(left)
         assert stages["general"]["reason"] is None
@@ -76,9 +72,7 @@ class TestWithARun:
         for name in ("task_adaptive", "task_specific"):
             assert "to run" in lines[name]
 
-    def test_plan_leaves_out_a_teacher_that_no_stage_learns_from(
-        self, distill: Distill, toy_run: ToyRun
-    ) -> None:
+    def test_plan_leaves_out_a_teacher_that_no_stage_learns_from(self, distill: Distill, toy_run: ToyRun) -> None:
         first = yaml.safe_load(toy_run.recipe.read_text(encoding="utf-8"))["stages"][0]
         only = ("--set", f"stages={json.dumps([first])}", "--set", "baselines=[]")
         code, out, err = distill("plan", toy_run.recipe, "--store", toy_run.store, *only, "--json")
@@ -97,9 +91,7 @@ class TestWithARun:
         folder = toy_run.recipe.parent / "in" / "task"
         mapping = f"{{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl}}"
         for task in (folder, mapping, toy_run.recipe):
-            code, out, err = distill(
-                "evaluate", last.path, "--task", task, "--store", toy_run.store, "--json"
-            )
+            code, out, err = distill("evaluate", last.path, "--task", task, "--store", toy_run.store, "--json")
             assert code == 0, err
             scores = json.loads(out)
             assert [model["name"] for model in scores["models"]] == ["task_specific", "teacher"]
@@ -123,14 +115,10 @@ class TestWithARun:
         weights.write_bytes(bytes(content))
         assert "model.safetensors" in distill.refused("verify", bad)
 
-    def test_a_latent_checkpoint_cannot_be_evaluated(
-        self, distill: Distill, toy_run: ToyRun
-    ) -> None:
+    def test_a_latent_checkpoint_cannot_be_evaluated(self, distill: Distill, toy_run: ToyRun) -> None:
         general = toy_run.report.rows[1].checkpoint
         assert general is not None
-        message = distill.refused(
-            "evaluate", general.path, "--task", toy_run.recipe.parent / "in" / "task"
-        )
+        message = distill.refused("evaluate", general.path, "--task", toy_run.recipe.parent / "in" / "task")
         assert "no trained head" in message
 
 
@@ -198,9 +186,7 @@ def test_a_stage_out_of_order_is_refused(broken) -> None:  # type: ignore[no-unt
         ({"text_a": 7, "label": "good"}, "text_a"),
     ],
 )
-def test_a_bad_row_of_a_task_file_is_named(
-    broken, tmp_path: Path, row: dict[str, object], words: str
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_row_of_a_task_file_is_named(broken, tmp_path: Path, row: dict[str, object], words: str) -> None:  # type: ignore[no-untyped-def]
     path = write_rows(tmp_path / "bad.jsonl", [*toy_rows(20, seed=1), row])
     message = broken(lambda recipe: recipe["task"].update(train=str(path), labels=["bad", "good"]))
     assert "bad.jsonl" in message
@@ -240,11 +226,7 @@ def test_a_given_teacher_with_other_classes_is_refused(broken, tmp_path: Path) -
 
 def test_a_teacher_with_another_digest_is_refused(broken) -> None:  # type: ignore[no-untyped-def]
     def change(recipe: dict) -> None:
-        recipe["teacher"]["model"] = {
-            "kind": "folder",
-            "path": recipe["teacher"]["model"],
-            "sha256": "0" * 64,
-        }
+        recipe["teacher"]["model"] = {"kind": "folder", "path": recipe["teacher"]["model"], "sha256": "0" * 64}
 
     assert "the recipe asks for 0000" in broken(change)
 
@@ -260,9 +242,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(broken, tmp_path: Path) -> No
 
 
 def test_a_teacher_that_is_no_folder_or_a_pickle_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    assert "is not a folder" in broken(
-        lambda recipe: recipe["teacher"].update(model=str(tmp_path / "none"))
-    )
+    assert "is not a folder" in broken(lambda recipe: recipe["teacher"].update(model=str(tmp_path / "none")))
     pickled = toy_teacher(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     message = broken(lambda recipe: recipe["teacher"].update(model=str(pickled)))
@@ -286,27 +266,19 @@ def test_a_store_that_is_a_file_is_refused(broken, tmp_path: Path) -> None:  # t
 def test_resuming_from_a_folder_that_is_no_checkpoint_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: None, "--resume-from", str(tmp_path))
     assert "manifest.json" in message
-    message = broken(
-        lambda recipe: None, "--resume-from", "mlflow:0123456789abcdef0123456789abcdef"
-    )
+    message = broken(lambda recipe: None, "--resume-from", "mlflow:0123456789abcdef0123456789abcdef")
     assert "0123456789abcdef" in message
 
 
 def test_an_unknown_stage_or_recipe_is_refused(broken, distill: Distill) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: None, "--from", "task_specifc", "--until", "all")
-    assert (
-        "--from task_specifc: recipe toy has no such stage (did you mean task_specific?)" in message
-    )
+    assert "--from task_specifc: recipe toy has no such stage (did you mean task_specific?)" in message
     assert "--until all: recipe toy has no such stage; it has general, general_enhanced" in message
-    assert "swap them" in broken(
-        lambda recipe: None, "--from", "task_specific", "--until", "general"
-    )
+    assert "swap them" in broken(lambda recipe: None, "--from", "task_specific", "--until", "general")
     assert "quickstart" in distill.refused("show", "quikstart")
 
 
-def test_a_later_stage_without_the_ones_before_is_refused_before_anything_is_trained(
-    broken, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_later_stage_without_the_ones_before_is_refused_before_anything_is_trained(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: None, "--from", "task_adaptive")
     assert "stages general, general_enhanced of this recipe" in message
     assert str(tmp_path / "store") in message
@@ -315,9 +287,7 @@ def test_a_later_stage_without_the_ones_before_is_refused_before_anything_is_tra
     assert not list((tmp_path / "store" / "points").iterdir())
 
 
-def test_a_later_stage_is_refused_before_an_assistant_is_trained_for_it(
-    broken, tmp_path: Path
-) -> None:  # type: ignore[no-untyped-def]
+def test_a_later_stage_is_refused_before_an_assistant_is_trained_for_it(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     other = toy_recipe_dict(tmp_path / "other") | {"name": "assistant"}
     path = tmp_path / "assistant.yaml"
     path.write_text(yaml.safe_dump(other), encoding="utf-8")
@@ -337,9 +307,7 @@ def test_a_task_folder_that_is_not_there_is_named_once(broken, tmp_path: Path) -
     assert f"there is no folder {tmp_path}/nowhere either" in message
 
 
-def test_an_unknown_level_of_the_log_is_refused(
-    distill: Distill, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_level_of_the_log_is_refused(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILL_LOG_LEVEL", "loud")
     message = distill.refused("recipes")
     assert "DISTILL_LOG_LEVEL=LOUD is no level; give one of" in message
@@ -354,22 +322,11 @@ def test_an_unreachable_prefect_server_is_said_so(broken, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("prefect")
 def test_an_unreachable_mlflow_server_stops_nothing(
-    distill: Distill,
-    toy_run: ToyRun,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    distill: Distill, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
     code, _, err = distill(
-        "run",
-        toy_run.recipe,
-        "--store",
-        tmp_path / "store",
-        "--until",
-        "general",
-        "--set",
-        "baselines=[]",
+        "run", toy_run.recipe, "--store", tmp_path / "store", "--until", "general", "--set", "baselines=[]"
     )
     assert code == 0, err
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -392,10 +349,7 @@ def test_a_refused_run_says_one_line_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_prefect_server_that_does_not_start_is_said_so(tmp_path: Path) -> None:
-    env = {
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0",
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-    }
+    env = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0", "PREFECT_HOME": str(tmp_path / "prefect")}
     command = ("run", "quickstart", "--store", tmp_path / "store")
     with running(*processes.distill(*command), env=env) as run:
         assert run.wait(280) == 1, run.output

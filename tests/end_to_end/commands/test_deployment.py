@@ -24,11 +24,7 @@ def test_a_deployment_runs_to_its_end_on_a_started_server(tmp_path: Path) -> Non
     env = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
     prefect = (sys.executable, "-m", "prefect")
     parameters = {"recipe": str(recipe), "options": {"store": str(tmp_path / "store")}}
-    with (
-        running(
-            *prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), env=env
-        ) as server,
-    ):
+    with running(*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), env=env) as server:
         server.wait_for("Check out the dashboard")
         with running(*distill("serve"), env=env) as worker:
             worker.wait_for(f"prefect deployment run distill-flow/{shipped_names()[-1]}")

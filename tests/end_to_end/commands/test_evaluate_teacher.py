@@ -31,20 +31,14 @@ def evaluated(distill: Distill, toy_run: ToyRun) -> list[str]:
     last = toy_run.report.rows[4].checkpoint
     assert last is not None
     task = toy_run.recipe.parent / "in" / "task"
-    code, out, err = distill(
-        "evaluate", last.path, "--task", task, "--store", toy_run.store, "--json"
-    )
+    code, out, err = distill("evaluate", last.path, "--task", task, "--store", toy_run.store, "--json")
     assert code == 0, err
     return [model["name"] for model in json.loads(out)["models"]]
 
 
 @pytest.mark.parametrize("harm", ["weights", "another", "manifest"])
 def test_a_teacher_that_is_not_what_it_was_is_left_out_and_said(
-    harm: str,
-    distill: Distill,
-    toy_run: ToyRun,
-    teacher: Path,
-    caplog: pytest.LogCaptureFixture,
+    harm: str, distill: Distill, toy_run: ToyRun, teacher: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = teacher / "model" / "model.safetensors"
     if harm == "weights":

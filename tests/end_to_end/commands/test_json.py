@@ -23,9 +23,7 @@ def one_document(distill: Distill, *arguments: str | Path) -> object:
     return json.loads(out, parse_constant=refuse_constant)
 
 
-def test_recipes_show_plan_compare_evaluate_verify_and_sync(
-    distill: Distill, toy_run: ToyRun
-) -> None:
+def test_recipes_show_plan_compare_evaluate_verify_and_sync(distill: Distill, toy_run: ToyRun) -> None:
     last = toy_run.report.rows[4].checkpoint
     assert last is not None
     store = ("--store", toy_run.store)

@@ -111,9 +111,7 @@ def everything(address: str) -> dict[str, Any]:
             "parent": run.data.tags.get("mlflow.parentRunId"),
             "status": run.info.status,
             "metrics": run.data.metrics,
-            "loss steps": [
-                point.step for point in client.get_metric_history(run.info.run_id, "train/loss")
-            ],
+            "loss steps": [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")],
             "artifacts": {item.path for item in client.list_artifacts(run.info.run_id)},
             "data sets": len(run.inputs.dataset_inputs),
         }

@@ -67,9 +67,7 @@ def test_copies_of_held_out_rows_are_held_out_too(tmp_path: Path) -> None:
     data = data_of(recipe, tmp_path / "cache", selection)
     part = data.parts[""]
     assert part.held_out is not None
-    assert (
-        (np.asarray(data.train.labels) >= 0).sum() == len(part.rows_learnt()) < len(part.rows.train)
-    )
+    assert (np.asarray(data.train.labels) >= 0).sum() == len(part.rows_learnt()) < len(part.rows.train)
 
 
 def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_path: Path) -> None:
@@ -81,17 +79,12 @@ def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_pa
     # Asked between passes of the copies as well: there nothing is finished yet, and the next run begins them anew.
     stops = iter([True])
     for answers in (stops, iter([False] * 40 + [True]), iter([])):
-        ports = fake_ports(
-            tmp_path / "stopped", states=states, stop_requested=lambda a=answers: next(a, False)
-        )
+        ports = fake_ports(tmp_path / "stopped", states=states, stop_requested=lambda a=answers: next(a, False))
         try:
             again = run_stage(config, None, ports)
         except Interrupted:
             continue
-    one, other = (
-        load_file(Path(result.checkpoint.path) / "model" / "model.safetensors")
-        for result in (whole, again)
-    )
+    one, other = (load_file(Path(result.checkpoint.path) / "model" / "model.safetensors") for result in (whole, again))
     assert all(bool((one[name] == other[name]).all()) for name in one)
 
 
@@ -115,8 +108,6 @@ def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
         ("multiple_choice", "copies are made of the passage and the question alone"),
     ],
 )
-def test_kinds_whose_answers_are_part_of_the_text_have_no_copies(
-    kind: str, why: str, tmp_path: Path
-) -> None:
+def test_kinds_whose_answers_are_part_of_the_text_have_no_copies(kind: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=why):
         recipe_of(tmp_path, kind)

@@ -41,9 +41,7 @@ def growing(file: Path, row: dict[str, str], *, once_there: Path) -> Iterator[li
 
 
 @pytest.mark.usefixtures("prefect")
-def test_a_file_that_grows_is_what_it_was_when_the_run_began(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_grows_is_what_it_was_when_the_run_began(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     content = toy_recipe_dict(tmp_path / "in", steps=20)
     content["stages"] = content["stages"][2:3]  # task_adaptive, after its teacher
     recipe, store = tmp_path / "toy.yaml", tmp_path / "store"
@@ -62,10 +60,7 @@ def test_a_file_that_grows_is_what_it_was_when_the_run_began(
     assert report.data.task is not None
     assert report.data.task.splits["train"].rows == 160
     stages = [each for each in report.rows if each.checkpoint]
-    assert [(each.name, each.status) for each in stages] == [
-        ("teacher", "ran"),
-        ("task_adaptive", "ran"),
-    ]
+    assert [(each.name, each.status) for each in stages] == [("teacher", "ran"), ("task_adaptive", "ran")]
     assert len(list((store / "checkpoints").iterdir())) == 2
     identities = []
     for each in stages:

@@ -75,13 +75,9 @@ def rows(done: Done) -> list[str]:
     return [row.name for row in done.runner.rows]
 
 
-def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reused(
-    first: Path,
-) -> None:
+def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reused(first: Path) -> None:
     store = open_store(first / "store")
-    (killed,) = [
-        each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"
-    ]
+    (killed,) = [each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"]
     assert "model" not in artifacts(store, killed.info.run_id)
     done = run(recipe_of(first), store)
     assert rows(done) == ["teacher", "task_specific"]
@@ -124,9 +120,7 @@ def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_ne
     for name in ("mkdtemp", "mkstemp"):
         monkeypatch.setattr(tempfile, name, full)
     done = run(recipe, store)
-    (child,) = [
-        each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"
-    ]
+    (child,) = [each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"]
     assert child.info.status == "FINISHED"
     assert rows(done) == ["teacher", "task_specific"]
     names = artifacts(store, child.info.run_id)
@@ -167,9 +161,7 @@ def test_gc_beside_a_run_takes_nothing_that_the_run_needs(first: Path, tmp_path:
         verify(Path(row.checkpoint.path))
 
 
-def test_a_store_that_was_moved_is_gone_on_with_evaluated_and_found_by_run_id(
-    first: Path, tmp_path: Path
-) -> None:
+def test_a_store_that_was_moved_is_gone_on_with_evaluated_and_found_by_run_id(first: Path, tmp_path: Path) -> None:
     run(recipe_of(first), open_store(first / "store"))
     moved = CheckpointStore(tmp_path / "moved")
     shutil.copytree(first / "store", moved.root)

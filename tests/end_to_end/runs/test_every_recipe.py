@@ -16,12 +16,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
-from transformers import (
-    AutoModel,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForMaskedLM,
-)
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
 from pipeline.execution.stage_runner import scores_of
 from pipeline.flow import distill_flow
@@ -83,11 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         "max_length": LENGTH,
     }
     texts = write_rows(folder / "corpus.jsonl", [{"text": row["text_a"]} for row in rest])
-    corpus = {
-        "sources": [{"kind": "files", "paths": [str(texts)]}],
-        "max_length": LENGTH,
-        "held_out_rows": 16,
-    }
+    corpus = {"sources": [{"kind": "files", "paths": [str(texts)]}], "max_length": LENGTH, "held_out_rows": 16}
     learnt = leanings(train, tokenizer)
     return World(
         random_bert(folder / "teacher", tokenizer, learnt, layers=12, width=WIDTH),
@@ -104,9 +95,7 @@ def docstring_rows(folder: Path) -> list[dict[str, str]]:
         source = Path(sysconfig.get_path("purelib")) / library / part
         shutil.copytree(source, folder / library / part)
     paragraphs = read_paragraphs(find_sources([Root(folder)]))
-    by_library = [
-        [row.text for row in paragraphs if row.library == library] for library in LIBRARIES
-    ]
+    by_library = [[row.text for row in paragraphs if row.library == library] for library in LIBRARIES]
     return [
         {"text_a": text, "label": library}
         for texts in zip(*by_library, strict=False)
@@ -124,9 +113,7 @@ def leanings(rows: list[dict[str, str]], tokenizer: Any) -> torch.Tensor:
     return torch.from_numpy(np.tanh(np.log(shares[0] / shares[1]))).float()
 
 
-def random_bert(
-    folder: Path, tokenizer: Any, learnt: torch.Tensor, *, layers: int, width: int
-) -> Path:
+def random_bert(folder: Path, tokenizer: Any, learnt: torch.Tensor, *, layers: int, width: int) -> Path:
     """A random BERT with its masked-language head, in which some steps of fine-tuning find what words tell."""
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -183,8 +170,11 @@ def small_teachers(recipe: Recipe, world: World) -> list[str]:
     if isinstance(model, StudentOf):
         assistant = read_recipe(model.recipe, model.overrides)
         # Two steps teach nothing: only as a copy of its own teacher can this one learn the task afterwards.
-        copy = ("student.start.kind=teacher_layers", f"student.shape.hidden_size={WIDTH}",
-                f"student.shape.intermediate_size={2 * WIDTH}")  # fmt: skip
+        copy = (
+            "student.start.kind=teacher_layers",
+            f"student.shape.hidden_size={WIDTH}",
+            f"student.shape.intermediate_size={2 * WIDTH}",
+        )
         overrides = [*model.overrides, *small(assistant, world), *copy]
         changes.append(f"teacher.model.overrides={json.dumps(overrides)}")
     else:
@@ -194,10 +184,7 @@ def small_teachers(recipe: Recipe, world: World) -> list[str]:
         changes.append(f"{place}.model={world.other}")
         changes += set_in(f"{place}.task_model.training", SHORT)
     if recipe.teacher.multi_task is not None:
-        tasks = {
-            "forwards": world.task,
-            "backwards": world.task | {"labels": list(LIBRARIES)[::-1]},
-        }
+        tasks = {"forwards": world.task, "backwards": world.task | {"labels": list(LIBRARIES)[::-1]}}
         changes.append(f"teacher.multi_task.tasks={json.dumps(tasks)}")
         changes += set_in("teacher.multi_task.training", SHORT)
     return changes
@@ -217,11 +204,7 @@ def numbers_of(report: RunReport) -> list[float]:
 @pytest.mark.parametrize("name", [name for name in shipped_names() if name not in VARIANTS])
 def test_a_shipped_recipe_runs_to_its_end(name: str, world: World) -> None:
     recipe = read_recipe(name)
-    report = distill_flow(
-        recipe=name,
-        overrides=small(recipe, world),
-        options=RunOptions(store=str(world.store)),
-    )
+    report = distill_flow(recipe=name, overrides=small(recipe, world), options=RunOptions(store=str(world.store)))
     rows = {row.name: row for row in report.rows if row.kind == "stage"}
     assert list(rows) == [stage.name for stage in recipe.stages]
     assert numbers_of(report)

@@ -88,8 +88,7 @@ def test_mlflow_holds_one_parent_and_a_comparable_child_per_stage(toy_run: ToyRu
     children = [
         run
         for run in runs
-        if run.data.tags.get("mlflow.parentRunId") == parent
-        and run.data.tags["distill.stage"] in STAGES
+        if run.data.tags.get("mlflow.parentRunId") == parent and run.data.tags["distill.stage"] in STAGES
     ]
     assert sorted(run.info.run_name for run in children) == sorted(STAGES)
     shared_names = set.intersection(*(set(run.data.metrics) for run in children))
@@ -110,11 +109,7 @@ def test_mlflow_holds_one_parent_and_a_comparable_child_per_stage(toy_run: ToyRu
         assert {"config.json", "manifest.json", "curves.png"} <= artifacts
     history = client.get_metric_history(children[0].info.run_id, "train/loss")
     assert [point.step for point in history] == [1, 2, 3, 4]
-    assert {item.path for item in client.list_artifacts(parent)} >= {
-        "report.md",
-        "report.json",
-        "stages.png",
-    }
+    assert {item.path for item in client.list_artifacts(parent)} >= {"report.md", "report.json", "stages.png"}
 
 
 def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(
@@ -127,9 +122,7 @@ def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(
     client = client_of(toy_run)
     folder = client.download_artifacts(row.mlflow_run_id, "model")
     pipe = mlflow.transformers.load_model(folder)
-    own = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint(toy_run.report, "task_specific") / "model"
-    )
+    own = AutoModelForSequenceClassification.from_pretrained(checkpoint(toy_run.report, "task_specific") / "model")
     inputs = pipe.tokenizer(["good film", "a dull plot"], return_tensors="pt", padding=True)
     with torch.no_grad():
         torch.testing.assert_close(pipe.model(**inputs).logits, own(**inputs).logits)
@@ -137,11 +130,7 @@ def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(
 
 async def _artifacts(key: str) -> list[object]:
     async with get_client() as client:
-        return list(
-            await client.read_artifacts(
-                artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
-            )
-        )
+        return list(await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))))
 
 
 def test_prefect_holds_the_results_table_and_readable_task_names(toy_run: ToyRun) -> None:
@@ -164,18 +153,14 @@ def test_a_second_run_does_nothing(toy_run: ToyRun) -> None:
     assert len(trained) == 6
     assert all(row.status == "reused" for row in trained)
     assert [row.judgement for row in again.rows] == [row.judgement for row in toy_run.report.rows]
-    assert {
-        path: path.stat().st_mtime_ns for path in (toy_run.store / "checkpoints").rglob("*")
-    } == before
+    assert {path: path.stat().st_mtime_ns for path in (toy_run.store / "checkpoints").rglob("*")} == before
     child = client_of(toy_run).get_run(again.rows[1].mlflow_run_id)
     assert child.data.tags["distill.reused"] == "true"
     assert child.data.tags["mlflow.parentRunId"] == again.mlflow_run_id
     assert child.data.metrics["eval/probe_accuracy"] == again.rows[1].judgement.probe_accuracy
 
 
-def test_a_changed_last_stage_reuses_all_before_it(
-    toy_run: ToyRun, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_changed_last_stage_reuses_all_before_it(toy_run: ToyRun, capfd: pytest.CaptureFixture[str]) -> None:
     changed = distill_flow(
         recipe=str(toy_run.recipe),
         overrides=["stages.task_specific.training.duration=5 steps", "baselines=[]"],
@@ -188,24 +173,14 @@ def test_a_changed_last_stage_reuses_all_before_it(
 
 
 def test_from_and_until_choose_stages(toy_run: ToyRun, tmp_path: Path) -> None:
-    options = RunOptions(
-        store=str(toy_run.store), from_stage="task_adaptive", until_stage="task_adaptive"
-    )
+    options = RunOptions(store=str(toy_run.store), from_stage="task_adaptive", until_stage="task_adaptive")
     report = distill_flow(recipe=str(toy_run.recipe), options=options)
     assert [row.name for row in report.rows if row.kind == "stage"] == list(STAGES[:3])
-    with pytest.raises(
-        ConfigError, match="stages general, general_enhanced of this recipe, which come before it"
-    ):
-        distill_flow(
-            recipe=str(toy_run.recipe),
-            options=options.model_copy(update={"store": str(tmp_path / "empty")}),
-        )
+    with pytest.raises(ConfigError, match="stages general, general_enhanced of this recipe, which come before it"):
+        distill_flow(recipe=str(toy_run.recipe), options=options.model_copy(update={"store": str(tmp_path / "empty")}))
     assert not list((tmp_path / "empty" / "checkpoints").iterdir())
     with pytest.raises(ConfigError, match="comes after"):
-        distill_flow(
-            recipe=str(toy_run.recipe),
-            options=RunOptions(from_stage="task_specific", until_stage="general"),
-        )
+        distill_flow(recipe=str(toy_run.recipe), options=RunOptions(from_stage="task_specific", until_stage="general"))
 
 
 @pytest.mark.parametrize("by", ["folder", "mlflow"])
@@ -228,9 +203,7 @@ def test_a_run_goes_on_from_an_intermediate_checkpoint(toy_run: ToyRun, by: str)
 
 def test_a_plain_call_gives_the_same_bits_as_the_flow(toy_run: ToyRun, tmp_path: Path) -> None:
     recipe = read_recipe(str(toy_run.recipe))
-    plain = run_stage(
-        recipe.stage_config(recipe.stages[0], MadeTeachers()), None, fake_ports(tmp_path)
-    )
+    plain = run_stage(recipe.stage_config(recipe.stages[0], MadeTeachers()), None, fake_ports(tmp_path))
     weights = Path("model") / "model.safetensors"
     assert (Path(plain.checkpoint.path) / weights).read_bytes() == (
         checkpoint(toy_run.report, "general") / weights
@@ -241,10 +214,7 @@ def test_a_plain_call_gives_the_same_bits_as_the_flow(toy_run: ToyRun, tmp_path:
 def test_a_general_stage_is_shared_by_another_task(toy_run: ToyRun, tmp_path: Path) -> None:
     from tests.support.toys import toy_rows, write_rows
 
-    rows = [
-        row | {"label": {"bad": "1 star", "good": "5 stars"}[row["label"]]}
-        for row in toy_rows(160, seed=5)
-    ]
+    rows = [row | {"label": {"bad": "1 star", "good": "5 stars"}[row["label"]]} for row in toy_rows(160, seed=5)]
     other = write_rows(tmp_path / "train.jsonl", rows)
     report = distill_flow(
         recipe=str(toy_run.recipe),

@@ -137,15 +137,11 @@ def test_a_bag_of_words_is_scored_on_the_same_class(done: Done) -> None:
     assert judge_bag_of_words(done.runner.yardstick).task_metric == pytest.approx(expected)
 
 
-def test_other_rows_are_scored_by_the_class_that_was_trained_with(
-    done: Done, tmp_path: Path
-) -> None:
+def test_other_rows_are_scored_by_the_class_that_was_trained_with(done: Done, tmp_path: Path) -> None:
     student = done.report.rows[1].checkpoint
     assert student is not None
     # Of these training rows neither class is rare, and of the toy's own it was fraud.
-    rows = [
-        row | {"label": ("legit", "fraud")[at % 2]} for at, row in enumerate(one_in_thirty(40, 3))
-    ]
+    rows = [row | {"label": ("legit", "fraud")[at % 2]} for at, row in enumerate(one_in_thirty(40, 3))]
     for name in ("train", "validation"):
         write_rows(tmp_path / f"{name}.jsonl", rows)
     scores = evaluate_checkpoint(Path(student.path), str(tmp_path), done.store)

@@ -26,13 +26,7 @@ from schemas.core.kinds import MultipleChoice
 from schemas.core.training import _Duration
 from schemas.recipe.recipe import MadeTeachers, Recipe
 from schemas.results.manifest import CheckpointRef, Score, StageResult
-from stages.judge import (
-    chance,
-    judge_bag_of_words,
-    judge_checkpoint,
-    judge_model,
-    make_yardstick,
-)
+from stages.judge import chance, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
 from stages.models.encoders import load_config, load_tokenizer
 from stages.models.heads import load_with_head
 from stages.run import load_data, run_stage
@@ -106,9 +100,7 @@ def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> No
     parent = kind.results["task_adaptive"].checkpoint
     states = MemoryStates()
     seen = iter([False, False, True])
-    first = fake_ports(
-        kind.folder / "stopped", states=states, stop_requested=lambda: next(seen, True)
-    )
+    first = fake_ports(kind.folder / "stopped", states=states, stop_requested=lambda: next(seen, True))
     with pytest.raises(Interrupted, match="step 3 of 6"):
         run_stage(config, parent, first)
     again = run_stage(config, parent, fake_ports(kind.folder / "again", states=states))
@@ -148,9 +140,7 @@ def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) ->
 
 
 def test_the_yardstick_scores_teacher_student_and_baseline(kind: Kind) -> None:
-    yardstick = make_yardstick(
-        kind.recipe, kind.teachers.fine_tuned[0], kind.folder / "ports" / "teacher" / "cache"
-    )
+    yardstick = make_yardstick(kind.recipe, kind.teachers.fine_tuned[0], kind.folder / "ports" / "teacher" / "cache")
     student = judge_checkpoint(kind.last, ("any",), yardstick)
     general = judge_checkpoint(kind.results["general"].checkpoint, (), yardstick)
     baseline = judge_bag_of_words(yardstick)

@@ -56,14 +56,20 @@ def test_a_method_is_run_with_every_seed(tmp_path: Path) -> None:
     recipe = tmp_path / "toy.yaml"
     recipe.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")
     printed = command(
-        str(recipe), "--tokens", "600", "--seeds", "0,1", "--methods", "hard labels",
-        "--store", str(tmp_path / "store"), "--json", str(tmp_path / "out.json"),
-    )  # fmt: skip
+        str(recipe),
+        "--tokens",
+        "600",
+        "--seeds",
+        "0,1",
+        "--methods",
+        "hard labels",
+        "--store",
+        str(tmp_path / "store"),
+        "--json",
+        str(tmp_path / "out.json"),
+    )
     results = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["results"]
-    assert [(result["method"], result["seed"]) for result in results] == [
-        ("hard labels", 0),
-        ("hard labels", 1),
-    ]
+    assert [(result["method"], result["seed"]) for result in results] == [("hard labels", 0), ("hard labels", 1)]
     own = [100 * result["accuracy"] for result in results]
     line = next(line for line in printed.splitlines() if line.lstrip().startswith("hard labels  "))
     cells = f"{statistics.mean(own):.1f}", f"{min(own):.1f} to {max(own):.1f}"

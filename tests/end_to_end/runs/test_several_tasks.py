@@ -36,9 +36,7 @@ class World:
     tasks: list[str]
     store: CheckpointStore
 
-    def run(
-        self, *overrides: str, tasks: list[str] | None = None, until: str | None = None
-    ) -> TasksReport:
+    def run(self, *overrides: str, tasks: list[str] | None = None, until: str | None = None) -> TasksReport:
         """The flow on several tasks."""
         options = {"store": str(self.store.root), "until_stage": until}
         report = distill_flow(
@@ -71,10 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     content["teacher"]["minimum_gain"] = 0.9
     recipe = folder / "toy.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
-    tasks = [
-        write_task(folder / "noise", ("no", "yes"), wrong=0.15),
-        write_task(folder / "plays", ("dull", "great")),
-    ]
+    tasks = [write_task(folder / "noise", ("no", "yes"), wrong=0.15), write_task(folder / "plays", ("dull", "great"))]
     return World(recipe, tasks, open_store(folder / "store"))
 
 
@@ -95,9 +90,7 @@ def first(world: World) -> FirstRun:
     return FirstRun(str(failed.value), report)
 
 
-def test_a_task_that_fails_is_named_and_the_others_are_finished(
-    world: World, first: FirstRun
-) -> None:
+def test_a_task_that_fails_is_named_and_the_others_are_finished(world: World, first: FirstRun) -> None:
     assert first.error.startswith("task noise: the fine-tuned teacher scores ")
     assert first.error.count("\n") == 0
     report = first.report
@@ -116,9 +109,7 @@ def test_a_task_that_fails_is_named_and_the_others_are_finished(
     assert report.shared[0].judgement.probe_accuracy is None
 
 
-def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(
-    world: World, first: FirstRun
-) -> None:
+def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(world: World, first: FirstRun) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{world.store.root}/mlflow.db")
     under: dict[str | None, dict[str, str]] = {}
     runs = client.search_runs([first.report.mlflow_experiment_id], max_results=100)
@@ -139,9 +130,7 @@ def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(
     assert {"report.md", "report.json", "tasks.png"} <= written
 
 
-def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(
-    first: FirstRun,
-) -> None:
+def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(first: FirstRun) -> None:
     async def found() -> tuple[set[str], list[str]]:
         async with get_client() as client:
             tables = [str(a.data) for a in await client.read_artifacts() if a.key == "toy-tasks"]
@@ -187,9 +176,7 @@ def test_a_run_of_one_task_would_reuse_what_the_run_of_several_made(
     assert [stage["digest"] for stage in stages] == [each and each.digest for each in made]
 
 
-def test_compare_prints_the_tasks_and_each_of_them(
-    world: World, first: FirstRun, distill: Distill
-) -> None:
+def test_compare_prints_the_tasks_and_each_of_them(world: World, first: FirstRun, distill: Distill) -> None:
     code, out, _ = distill("compare", first.report.run, "--store", world.store.root)
     assert code == 0
     for words in ("toy on 2 tasks", "noise  failed", f"distill compare {first.report.run}-plays"):
@@ -224,10 +211,7 @@ def stopped_in_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
-    world: World,
-    first: FirstRun,
-    stopped_in_the_last_stage: None,
-    capfd: pytest.CaptureFixture[str],
+    world: World, first: FirstRun, stopped_in_the_last_stage: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mended = "teacher.minimum_gain=0"
     # A machine too busy to unwind within seconds is interrupted where it stands, the state saved already.
@@ -236,9 +220,7 @@ def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
         world.run(mended)
     lines = capfd.readouterr().err.splitlines()
     assert any(line.startswith("noise: teacher") for line in lines)
-    assert not any(
-        line.startswith(("plays/", "plays: teacher", "plays: general")) for line in lines
-    )
+    assert not any(line.startswith(("plays/", "plays: teacher", "plays: general")) for line in lines)
     report = world.run(mended, tasks=world.tasks[:1])
     assert "noise: task_specific: going on from step 2 of 4" in capfd.readouterr().err
     (noise,) = report.tasks.values()

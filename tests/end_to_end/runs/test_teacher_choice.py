@@ -70,14 +70,9 @@ def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None 
         return _run(recipe, store, progress or SilentProgress(), registered)
 
 
-def _run(
-    recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun
-) -> Done:
+def _run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun) -> Done:
     tracking = Tracking.open(
-        f"sqlite:///{store.root}/mlflow.db",
-        "toys",
-        store.points,
-        artifacts=store.root / "mlartifacts",
+        f"sqlite:///{store.root}/mlflow.db", "toys", store.points, artifacts=store.root / "mlartifacts"
     )
     parent = tracking.parent_run("toy", {}, {})
     runner = Runner(recipe, store, tracking, parent, progress, Stop(), open_run=registered)
@@ -135,13 +130,8 @@ def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: Done) 
 
     client = MlflowClient(tracking_uri=f"sqlite:///{done.runner.store.root}/mlflow.db")
     runs = [client.get_run(row.mlflow_run_id) for row in done.teachers]
-    assert [each.info.run_name for each in runs] == [
-        "teacher (learning_rate 0.005)",
-        "teacher (learning_rate 1e-30)",
-    ]
-    assert [each.data.tags[CANDIDATE_TAG] for each in runs] == [
-        row.candidate for row in done.teachers
-    ]
+    assert [each.info.run_name for each in runs] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
+    assert [each.data.tags[CANDIDATE_TAG] for each in runs] == [row.candidate for row in done.teachers]
     assert [each.data.tags.get(CHOSEN_TAG) for each in runs] == ["true", None]
     assert {each.info.status for each in runs} == {"FINISHED"}
     assert "eval/probe_accuracy" in runs[0].data.metrics
@@ -152,11 +142,7 @@ def test_nobody_knows_the_student_before_its_teacher(
     foreseen: tuple[OutlinedStage, ...], done: Done, folder: Path, store: CheckpointStore
 ) -> None:
     titles = [stage.title for stage in foreseen]
-    assert titles == [
-        "teacher (learning_rate 1e-30)",
-        "teacher (learning_rate 0.005)",
-        "task_adaptive",
-    ]
+    assert titles == ["teacher (learning_rate 1e-30)", "teacher (learning_rate 0.005)", "task_adaptive"]
     assert [stage.is_known for stage in foreseen] == [True, True, False]
     assert foreseen[-1].digest != done.results[-1].checkpoint.digest
     reason = what_is_different(foreseen[-1], store)
@@ -169,9 +155,7 @@ def test_nobody_knows_the_student_before_its_teacher(
     assert not outline(one_more, one_more.stages, store)[-1].is_known
 
 
-def test_what_was_learnt_does_not_depend_on_who_lost(
-    done: Done, folder: Path, store: CheckpointStore
-) -> None:
+def test_what_was_learnt_does_not_depend_on_who_lost(done: Done, folder: Path, store: CheckpointStore) -> None:
     alone = recipe_of(folder, GOOD)
     single = outline(alone, alone.stages, store)
     assert [stage.title for stage in single] == ["teacher", "task_adaptive"]
@@ -187,8 +171,9 @@ def test_what_was_learnt_does_not_depend_on_who_lost(
 
 
 def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
-    report = RunReport(run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s",
-                       rows=tuple(done.runner.rows))  # fmt: skip
+    report = RunReport(
+        run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s", rows=tuple(done.runner.rows)
+    )
     names = [record["stage"] for record in as_records(report)]
     assert names[:2] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
     assert [record["status"] for record in as_records(report)][:2] == ["chosen", ""]
@@ -222,17 +207,10 @@ def test_a_grid_is_every_value_with_every_other() -> None:
         {
             "training": {"duration": "1 epoch", "seed": 5},
             "seeds": 2,
-            "grid": {
-                "learning_rate": [1e-5, 2e-5],
-                "batch": ["16 sequences", "512 tokens"],
-                "dropout": [None, 0.2],
-            },
+            "grid": {"learning_rate": [1e-5, 2e-5], "batch": ["16 sequences", "512 tokens"], "dropout": [None, 0.2]},
         }
     )
-    found = [
-        (each.optimizer.learning_rate, str(each.batch), each.dropout, each.seed)
-        for each in tuned.candidates()
-    ]
+    found = [(each.optimizer.learning_rate, str(each.batch), each.dropout, each.seed) for each in tuned.candidates()]
     assert len(set(found)) == len(found) == 16
     assert found[:3] == [
         (1e-5, "16 sequences", None, 5),
@@ -265,16 +243,14 @@ def trained(done: Done) -> Path:
     return Path(teacher.model.path)
 
 
-def report_on(
-    folder: Path, model: Path, words: float | None = None, *, minimum_gain: float = 0.05
-) -> TeacherReport:
+def report_on(folder: Path, model: Path, words: float | None = None, *, minimum_gain: float = 0.05) -> TeacherReport:
     """What is said of a given teacher."""
     recipe = recipe_of(folder, GOOD)
     teacher = FinetunedTeacher(model=FolderModel(path=str(model)))
     yardstick = make_yardstick(recipe, teacher, folder / "store" / "cache")
     judgement = judge_model(yardstick.teacher, yardstick, has_head=True)
     row = Row(name="teacher", kind="teacher", status="given", judgement=judgement)
-    bag = None if words is None else Judgement(scores={"accuracy": Score(value=words, low=0, high=1)})  # fmt: skip
+    bag = None if words is None else Judgement(scores={"accuracy": Score(value=words, low=0, high=1)})
     (report,) = teacher_reports([row], teacher, yardstick, bag, minimum_gain=minimum_gain)
     return report
 
@@ -325,9 +301,7 @@ def test_outputs_are_put_in_order_by_name(trained: Path, folder: Path, tmp_path:
     assert "put into the order of the task's labels by name" in teacher_line(report)
 
 
-def test_outputs_without_names_in_another_order_are_found_out(
-    trained: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_outputs_without_names_in_another_order_are_found_out(trained: Path, folder: Path, tmp_path: Path) -> None:
     report = report_on(folder, changed(trained, tmp_path, swap, ("LABEL_0", "LABEL_1")))
     assert (report.verdict, report.label_order, report.score.value) == ("useless", "unnamed", 0.0)
     told = "the fine-tuned teacher scores 0.0 % .* read as good, bad they would score 100.0 %"
@@ -335,9 +309,7 @@ def test_outputs_without_names_in_another_order_are_found_out(
         check_first([report])
 
 
-def test_a_teacher_that_always_says_the_same_is_told_so(
-    trained: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_a_teacher_that_always_says_the_same_is_told_so(trained: Path, folder: Path, tmp_path: Path) -> None:
     model = changed(trained, tmp_path, silence, ("bad", "good"))
     report = report_on(folder, model)
     assert report.verdict == "useless"

@@ -62,10 +62,7 @@ def test_the_yardstick_computes_what_ours_computes(objective: Objective) -> None
     target = ours.target(batch)
     output = run_model(ours.student, batch, ours.objective.student_needs)
     counts = ours.objective.counts(batch)
-    expected = sum(
-        loss.total / counts[key]
-        for key, loss in ours.objective.compute(output, target, batch).items()
-    )
+    expected = sum(loss.total / counts[key] for key, loss in ours.objective.compute(output, target, batch).items())
     with torch.no_grad():
         torch.testing.assert_close(plain._loss(batch), expected, rtol=1e-4, atol=1e-6)
 
@@ -73,24 +70,18 @@ def test_the_yardstick_computes_what_ours_computes(objective: Objective) -> None
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 @pytest.mark.parametrize(
-    "taken",
-    [Ingredients(), Ingredients(grouped=True, captured=True, bf16=True, fused=True)],
-    ids=["none", "all"],
+    "taken", [Ingredients(), Ingredients(grouped=True, captured=True, bf16=True, fused=True)], ids=["none", "all"]
 )
 def test_a_step_of_the_yardstick_moves_the_student_and_not_the_teacher(
     objective: Objective, taken: Ingredients
 ) -> None:
     plain = Yardstick(make_workload("small", CPU), objective, taken)
     before = [
-        [parameter.clone() for parameter in model.base_model.parameters()]
-        for model in (plain.student, plain.teacher)
+        [parameter.clone() for parameter in model.base_model.parameters()] for model in (plain.student, plain.teacher)
     ]
     assert plain.step() > BATCH_ROWS
     moved, still = (
-        any(
-            not torch.equal(old, new)
-            for old, new in zip(known, model.base_model.parameters(), strict=True)
-        )
+        any(not torch.equal(old, new) for old, new in zip(known, model.base_model.parameters(), strict=True))
         for known, model in zip(before, (plain.student, plain.teacher), strict=True)
     )
     assert moved
@@ -99,9 +90,7 @@ def test_a_step_of_the_yardstick_moves_the_student_and_not_the_teacher(
 
 def test_operations_are_those_of_the_plan() -> None:
     work = make_workload("base", CPU)
-    shape = StudentShape(
-        num_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072
-    )
+    shape = StudentShape(num_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
     per_token = linear_flops(work.teacher) + workload.attention_flops(work.teacher, 128)
     assert per_token * 128 == encoder_flops(shape, sequence_length=128)
 
@@ -136,11 +125,7 @@ def test_the_table_is_printed_and_every_number_kept(tmp_path: Path) -> None:
     for objective in OBJECTIVES:
         own = [row for row in rows if row["table"] == f"small, {objective}"]
         assert f"small, {objective}" in result.output
-        assert [row["variant"] for row in own] == [
-            "yardstick",
-            "ours, fp32",
-            "ours, fp32, models alone",
-        ]
+        assert [row["variant"] for row in own] == ["yardstick", "ours, fp32", "ours, fp32, models alone"]
         for row in own:
             assert len(row["tokens_per_second"]) == 2
             assert row["ratio"] == pytest.approx(row["rate"] / own[0]["rate"])

@@ -21,15 +21,7 @@ from schemas.data.stage_data import FileTask
 from stages.data.tasks.load import load_task
 from tests.end_to_end.processes import ROOT
 from tests.torture.bombs import COLUMNS, parquet_bomb
-from tests.torture.damage import (
-    ROWS,
-    SUFFIXES,
-    Touch,
-    gzip_bomb,
-    harmful,
-    long_lines,
-    written,
-)
+from tests.torture.damage import ROWS, SUFFIXES, Touch, gzip_bomb, harmful, long_lines, written
 
 MOST_BYTES = 1 << 30
 MOST_BOMB_BYTES = 80 << 20
@@ -79,23 +71,15 @@ for name in sys.argv[2:]:
 def measured(folder: Path, names: list[str]) -> dict[str, tuple[int, int, float, str]]:
     """Exit status, peak memory, seconds and message of each file."""
     output = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder), *names],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        check=True,
-        timeout=250,
+        [sys.executable, "-c", MEASURE, str(folder), *names], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=250
     ).stdout
     lines = [json.loads(line) for line in output.splitlines()]
     return {name: (status, peak, taken, said) for name, status, peak, taken, said in lines}
 
 
-def test_no_file_takes_a_gigabyte_or_ten_seconds(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_file_takes_a_gigabyte_or_ten_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.jsonl").write_bytes(written(ROWS, ".jsonl"))
-    contents: dict[str, Any] = {
-        f"line{suffix}": lambda s=suffix: long_lines(s) for suffix in SUFFIXES
-    }
+    contents: dict[str, Any] = {f"line{suffix}": lambda s=suffix: long_lines(s) for suffix in SUFFIXES}
     contents |= {f"rows{suffix}.gz": lambda: gzip_bomb(b"a,b\n") for suffix in (".csv", ".txt")}
     contents |= {
         "line.jsonl.gz": lambda: gzip_bomb(b"x"),
@@ -141,7 +125,7 @@ def refused(path: Path, tmp_path: Path, **changes: Any) -> str:
         ("a.jsonl", b'{"text_a": "x", "label": "%s"}\n' % (b"y" * 5000), "row 1: label 'label' is longer than"),
         ("a.csv", b"text_a,label\nx,1,2\n", "line 2 (row 1) has 3 fields but line 1 names 2 columns; mend it"),
     ],
-)  # fmt: skip
+)
 def test_what_is_out_of_bounds_is_refused_by_place_and_remedy(
     tmp_path: Path, name: str, content: bytes, words: str
 ) -> None:
@@ -160,10 +144,8 @@ def test_what_is_out_of_bounds_is_refused_by_place_and_remedy(
         ({"text_a": ["x", "y" * 5_000_000], "label": [0, 1]}, "row 2: column 'text_a' holds more than 2 MB"),
         ({f"c{n}": [1] for n in range(1500)}, "has 1,500 columns"),
     ],
-)  # fmt: skip
-def test_a_parquet_file_out_of_bounds_is_refused(
-    tmp_path: Path, table: dict[str, list[Any]], words: str
-) -> None:
+)
+def test_a_parquet_file_out_of_bounds_is_refused(tmp_path: Path, table: dict[str, list[Any]], words: str) -> None:
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     assert words in refused(tmp_path / "a.parquet", tmp_path)
 
@@ -180,12 +162,8 @@ def test_a_message_quotes_no_more_than_a_part_of_what_was_given(tmp_path: Path) 
 
 def test_words_are_the_same_whichever_way_lines_end(tmp_path: Path) -> None:
     # Only line feeds and carriage returns end a line of CSV; other separators are part of a text.
-    (tmp_path / "a.csv").write_bytes(
-        "text_a,label\r\none\u2028two,no\r\nthree\x0cfour,yes\r\n".encode()
-    )
-    rows = load_task(
-        FileTask(train=str(tmp_path / "a.csv"), validation=str(tmp_path / "a.csv")), tmp_path / "c"
-    )
+    (tmp_path / "a.csv").write_bytes("text_a,label\r\none\u2028two,no\r\nthree\x0cfour,yes\r\n".encode())
+    rows = load_task(FileTask(train=str(tmp_path / "a.csv"), validation=str(tmp_path / "a.csv")), tmp_path / "c")
     assert rows.train["text"][:] == ["one\u2028two", "three\x0cfour"]
 
 

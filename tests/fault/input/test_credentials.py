@@ -21,12 +21,7 @@ from mlflow import MlflowClient
 
 from pipeline.launch import run_recipe
 from pipeline.tracking.session import Tracking
-from schemas.core.credentials import (
-    refuse_credentials,
-    secrets_of,
-    without_credentials,
-    without_secrets,
-)
+from schemas.core.credentials import refuse_credentials, secrets_of, without_credentials, without_secrets
 from schemas.core.errors import ConfigError
 from schemas.loading.load import load_recipe
 from tests.end_to_end.conftest import Distill
@@ -58,12 +53,7 @@ def forms(secret: str) -> set[bytes]:
 
 def leaks(*places: Path | str) -> list[str]:
     """Which secrets are found in which files below, or in which text."""
-    wanted = [
-        form
-        for secret in (*SECRETS.values(), *OTHERS.values(), WRONG)
-        if secret
-        for form in forms(secret)
-    ]
+    wanted = [form for secret in (*SECRETS.values(), *OTHERS.values(), WRONG) if secret for form in forms(secret)]
     contents: list[tuple[str, bytes]] = []
     for place in places:
         if isinstance(place, str):
@@ -72,12 +62,7 @@ def leaks(*places: Path | str) -> list[str]:
             found = [path for path in place.rglob("*") if path.is_file()]
             assert found, place
             contents += [(str(path), path.read_bytes()) for path in found]
-    return [
-        f"{form.decode()} in {name}"
-        for name, content in contents
-        for form in wanted
-        if form in content
-    ]
+    return [f"{form.decode()} in {name}" for name, content in contents for form in wanted if form in content]
 
 
 def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
@@ -100,19 +85,9 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize(
     "place",
-    [
-        "task.train",
-        "teacher.model",
-        "description",
-        "general_corpus.sources.0.paths",
-        "name",
-        "task",
-        "nonsense",
-    ],
+    ["task.train", "teacher.model", "description", "general_corpus.sources.0.paths", "name", "task", "nonsense"],
 )
-def test_an_address_with_credentials_is_refused_without_showing_them(
-    tmp_path: Path, place: str, address: str
-) -> None:
+def test_an_address_with_credentials_is_refused_without_showing_them(tmp_path: Path, place: str, address: str) -> None:
     recipe = toy_recipe_dict(tmp_path / "in")
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -136,9 +111,19 @@ def test_an_address_with_credentials_is_refused_without_showing_them(
 
 
 @pytest.mark.parametrize(
-    "text", ["./my data/train.jsonl", "user@host", "google-bert/bert-base-uncased", "C:/x", "a: b@c",
-             "sqlite:////tmp/a@b/x.db", "https://example.com:5000/x@y", "3 epochs", "http://127.0.0.1:4200/api"],
-)  # fmt: skip
+    "text",
+    [
+        "./my data/train.jsonl",
+        "user@host",
+        "google-bert/bert-base-uncased",
+        "C:/x",
+        "a: b@c",
+        "sqlite:////tmp/a@b/x.db",
+        "https://example.com:5000/x@y",
+        "3 epochs",
+        "http://127.0.0.1:4200/api",
+    ],
+)
 def test_what_has_no_credentials_is_let_through(text: str) -> None:
     refuse_credentials({"place": [text, {"key": text}]})
     assert without_credentials(text) == text
@@ -152,9 +137,7 @@ def test_an_option_with_credentials_never_becomes_a_parameter_of_prefect(option:
     assert "canary" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "address", ["https://me:canary@example.com/x", "https://example.com/x?token=canary"]
-)
+@pytest.mark.parametrize("address", ["https://me:canary@example.com/x", "https://example.com/x?token=canary"])
 def test_no_command_repeats_the_credentials_of_an_address(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
 ) -> None:
@@ -227,17 +210,12 @@ def servers(folder: Path) -> Iterator[dict[str, str]]:
         "/tmp/prefect": str(folder / "prefect"),
     }
     ini = (Path(__file__).resolve().parents[3] / "docker" / "mlflow.ini").read_text("utf-8")
-    login = ini.replace(
-        "postgresql+psycopg2://distill@postgres/mlflow", f"sqlite:///{folder}/login.db"
-    )
+    login = ini.replace("postgresql+psycopg2://distill@postgres/mlflow", f"sqlite:///{folder}/login.db")
     (folder / "mlflow.ini").write_text(login, encoding="utf-8")
     quiet = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
     with ExitStack() as stack:
         started = []
-        for name, ready in (
-            ("mlflow", "Application startup complete"),
-            ("prefect", "Check out the dashboard"),
-        ):
+        for name, ready in (("mlflow", "Application startup complete"), ("prefect", "Check out the dashboard")):
             command, env = service(name, SECRETS, moved)
             server = stack.enter_context(running(*command, env=env | quiet))
             started.append((server, ready))
@@ -279,9 +257,7 @@ def test_a_run_behind_passwords_leaves_no_secret_anywhere(
 
         # The worker's environment, but with the password in the address, where more looks at it.
         inside = {
-            "MLFLOW_TRACKING_URI": mlflow.replace(
-                "://", f"://distill:{SECRETS['MLFLOW_PASSWORD']}@"
-            ),
+            "MLFLOW_TRACKING_URI": mlflow.replace("://", f"://distill:{SECRETS['MLFLOW_PASSWORD']}@"),
             "MLFLOW_TRACKING_USERNAME": "",
             "MLFLOW_TRACKING_PASSWORD": "",
         }

@@ -94,10 +94,21 @@ def test_the_payload_is_one(tmp_path: Path) -> None:
 def test_pickles_beside_a_model_are_not_read(tmp_path: Path, canary: Path, payload: bytes) -> None:
     folder = toy_teacher(tmp_path / "model", labels=("bad", "good"))
     for name in (
-        "training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth", "vocab.pkl", "tokenizer.model",
-        "tokenizer.pkl", "spiece.model", "model.pt", "model.ckpt", "tf_model.h5", "flax_model.msgpack",
-        "adapter_model.bin", "preprocessor_config.pkl",
-    ):  # fmt: skip
+        "training_args.bin",
+        "optimizer.pt",
+        "scheduler.pt",
+        "rng_state.pth",
+        "vocab.pkl",
+        "tokenizer.model",
+        "tokenizer.pkl",
+        "spiece.model",
+        "model.pt",
+        "model.ckpt",
+        "tf_model.h5",
+        "flax_model.msgpack",
+        "adapter_model.bin",
+        "preprocessor_config.pkl",
+    ):
         (folder / name).write_bytes(payload)
     torch.save(Payload(canary), folder / "pytorch_model.bin")
     assert locate(FolderModel(path=str(folder))) == folder
@@ -106,9 +117,7 @@ def test_pickles_beside_a_model_are_not_read(tmp_path: Path, canary: Path, paylo
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_pickle_under_the_name_of_a_file_that_is_read_is_refused(
-    tmp_path: Path, payload: bytes, file: str
-) -> None:
+def test_a_pickle_under_the_name_of_a_file_that_is_read_is_refused(tmp_path: Path, payload: bytes, file: str) -> None:
     folder = toy_teacher(tmp_path / "model")
     (folder / file).write_bytes(payload)
     with pytest.raises(DataError) as refused:
@@ -116,9 +125,7 @@ def test_a_pickle_under_the_name_of_a_file_that_is_read_is_refused(
     assert str(folder) in str(refused.value)
 
 
-def test_a_folder_with_a_pickle_alone_is_refused_with_a_command_that_converts_it(
-    tmp_path: Path, canary: Path
-) -> None:
+def test_a_folder_with_a_pickle_alone_is_refused_with_a_command_that_converts_it(tmp_path: Path, canary: Path) -> None:
     folder = toy_teacher(tmp_path / "a [model]'s folder")
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -130,9 +137,11 @@ def test_a_folder_with_a_pickle_alone_is_refused_with_a_command_that_converts_it
 
     def convert() -> int:
         return subprocess.run(
-            ["bash", "-c", command], check=False, capture_output=True,
+            ["bash", "-c", command],
+            check=False,
+            capture_output=True,
             env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        ).returncode  # fmt: skip
+        ).returncode
 
     assert convert() == 0
     assert locate(FolderModel(path=str(folder))) == folder
@@ -146,9 +155,26 @@ def test_a_folder_with_a_pickle_alone_is_refused_with_a_command_that_converts_it
 
 
 @pytest.mark.parametrize(
-    "name", ["x.pkl", "x.pickle", "x.bin", "x.pt", "x.npy", "x.py", "x.tar", "x.arrow", "x.jsonl",
-             "x.json", "x.csv", "x.tsv", "x.txt", "x.parquet", "x.jsonl.gz", "x.txt.gz"],
-)  # fmt: skip
+    "name",
+    [
+        "x.pkl",
+        "x.pickle",
+        "x.bin",
+        "x.pt",
+        "x.npy",
+        "x.py",
+        "x.tar",
+        "x.arrow",
+        "x.jsonl",
+        "x.json",
+        "x.csv",
+        "x.tsv",
+        "x.txt",
+        "x.parquet",
+        "x.jsonl.gz",
+        "x.txt.gz",
+    ],
+)
 def test_a_pickle_as_a_data_file_is_refused(tmp_path: Path, payload: bytes, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(payload) if name.endswith(".gz") else payload)
@@ -204,19 +230,17 @@ def _with_code(folder: Path, canary: Path, **changes: Any) -> Path:
     (folder / "evil.py").write_text(EVIL.format(canary=str(canary)), encoding="utf-8")
     for name, own in (("config.json", changes), ("tokenizer_config.json", {})):
         config = json.loads((folder / name).read_text(encoding="utf-8"))
-        classes = {f"Auto{kind}": "evil.M" for kind in ("Config", "Model", "ModelForMaskedLM",
-                   "ModelForSequenceClassification")} | {"AutoTokenizer": ["evil.T", "evil.T"]}  # fmt: skip
+        classes = {
+            f"Auto{kind}": "evil.M"
+            for kind in ("Config", "Model", "ModelForMaskedLM", "ModelForSequenceClassification")
+        } | {"AutoTokenizer": ["evil.T", "evil.T"]}
         changed = config | {"auto_map": classes} | own
         (folder / name).write_text(json.dumps(changed), encoding="utf-8")
     return folder
 
 
-def test_code_in_a_model_folder_is_not_run_where_the_family_is_known(
-    tmp_path: Path, canary: Path
-) -> None:
-    folder = _with_code(
-        toy_teacher(tmp_path / "model"), canary, attn_implementation="example/kernel"
-    )
+def test_code_in_a_model_folder_is_not_run_where_the_family_is_known(tmp_path: Path, canary: Path) -> None:
+    folder = _with_code(toy_teacher(tmp_path / "model"), canary, attn_implementation="example/kernel")
     config = load_config(folder)
     load_tokenizer(folder, config)
     load_encoder(folder)
@@ -224,13 +248,10 @@ def test_code_in_a_model_folder_is_not_run_where_the_family_is_known(
     assert "auto_map" not in config.to_dict()  # nor does a student inherit it
 
 
-def test_nobody_is_asked_about_code_for_a_class_that_the_family_lacks(
-    tmp_path: Path, canary: Path
-) -> None:
+def test_nobody_is_asked_about_code_for_a_class_that_the_family_lacks(tmp_path: Path, canary: Path) -> None:
     config = BertGenerationConfig(
-        vocab_size=len(tiny_tokenizer()), hidden_size=8, num_hidden_layers=1,
-        num_attention_heads=2, intermediate_size=8,
-    )  # fmt: skip
+        vocab_size=len(tiny_tokenizer()), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
     folder = _with_code(random_model(tmp_path / "model", config, None), canary)
     assert type(load_config(folder)) not in AutoModelForMaskedLM._model_mapping
     assert not has_word_head(folder)
@@ -249,9 +270,21 @@ def test_a_family_that_only_its_own_code_knows_is_refused(
 
 
 @pytest.mark.parametrize(
-    "place", ["", "teacher.", "teacher.model.", "student.", "student.start.", "task.", "execution.",
-              "general_corpus.", "general_corpus.sources.0.", "stages.general.", "evaluation."],
-)  # fmt: skip
+    "place",
+    [
+        "",
+        "teacher.",
+        "teacher.model.",
+        "student.",
+        "student.start.",
+        "task.",
+        "execution.",
+        "general_corpus.",
+        "general_corpus.sources.0.",
+        "stages.general.",
+        "evaluation.",
+    ],
+)
 def test_no_key_of_a_recipe_switches_foreign_code_on(tmp_path: Path, place: str) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")

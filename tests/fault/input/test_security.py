@@ -35,15 +35,44 @@ from tests.support.fakes import DIGEST, manifest_of, write_model
 from tests.support.paths import ROOT
 from tests.support.toys import toy_recipe_dict
 
-SOURCES = sorted(
-    path for package in ("schemas", "stages", "pipeline") for path in (ROOT / package).rglob("*.py")
-)
+SOURCES = sorted(path for package in ("schemas", "stages", "pipeline") for path in (ROOT / package).rglob("*.py"))
 NAMES = {"eval", "exec", "compile", "__import__"}
-MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy", "code",
-           "pty", "imp", "commands", "telnetlib", "subprocess", "multiprocess"}  # fmt: skip
-CALLS = {"os.system", "os.popen", "os.startfile", "torch.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load",
-         "yaml.load_all", "importlib.import_module", "torch.jit.load", "torch.package", "torch.hub.load",
-         "pandas.read_pickle", "pd.read_pickle", "pickle.loads", "asyncio.create_subprocess_shell"}  # fmt: skip
+MODULES = {
+    "pickle",
+    "cPickle",
+    "_pickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "shelve",
+    "marshal",
+    "runpy",
+    "code",
+    "pty",
+    "imp",
+    "commands",
+    "telnetlib",
+    "subprocess",
+    "multiprocess",
+}
+CALLS = {
+    "os.system",
+    "os.popen",
+    "os.startfile",
+    "torch.load",
+    "yaml.load",
+    "yaml.unsafe_load",
+    "yaml.full_load",
+    "yaml.load_all",
+    "importlib.import_module",
+    "torch.jit.load",
+    "torch.package",
+    "torch.hub.load",
+    "pandas.read_pickle",
+    "pd.read_pickle",
+    "pickle.loads",
+    "asyncio.create_subprocess_shell",
+}
 # Prefect's temporary server: this Python runs a file of this package; nothing that was given stands in the command.
 STARTS_A_PROCESS = {"pipeline/process/prefect_server.py": "subprocess"}
 # Keyword, and the one value it may have.
@@ -63,11 +92,7 @@ def dangers(text: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             found = [name.name for name in node.names if name.name.partition(".")[0] in MODULES]
         elif isinstance(node, ast.ImportFrom):
-            found = [
-                f"from {node.module}"
-                for _ in "x"
-                if (node.module or "").partition(".")[0] in MODULES
-            ]
+            found = [f"from {node.module}" for _ in "x" if (node.module or "").partition(".")[0] in MODULES]
         elif isinstance(node, ast.Call):
             found = list(_wrong_call(node))
         elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith(
@@ -107,20 +132,61 @@ def test_the_one_process_that_is_started_is_this_python_with_a_file_of_this_pack
 
 
 @pytest.mark.parametrize(
-    "text", ["import pickle", "from joblib import load", "import subprocess", "eval(x)", "exec(x)", "torch.load(f)",
-             "yaml.load(f)", "os.system(x)", "os.execvp(x, y)", "run(x, shell=True)", "run(x, shell=wanted)",
-             "np.load(f, allow_pickle=True)", "A.from_pretrained(f)", "A.from_pretrained(f, trust_remote_code=t)",
-             "A.from_config(c, trust_remote_code=True)", "f(use_safetensors=None)", "f(weights_only=0)"],
-)  # fmt: skip
+    "text",
+    [
+        "import pickle",
+        "from joblib import load",
+        "import subprocess",
+        "eval(x)",
+        "exec(x)",
+        "torch.load(f)",
+        "yaml.load(f)",
+        "os.system(x)",
+        "os.execvp(x, y)",
+        "run(x, shell=True)",
+        "run(x, shell=wanted)",
+        "np.load(f, allow_pickle=True)",
+        "A.from_pretrained(f)",
+        "A.from_pretrained(f, trust_remote_code=t)",
+        "A.from_config(c, trust_remote_code=True)",
+        "f(use_safetensors=None)",
+        "f(weights_only=0)",
+    ],
+)
 def test_the_search_finds_each_of_them(text: str) -> None:
     assert list(dangers(text))
 
 
 PIECES = st.sampled_from(
-    ["..", ".", "/", "\\", "\0", "\n", "~", "-", "--", "a", "Ü", "x" * 300, "%2e%2e", "mlflow:", ":", "//", "C:",
-     "$(x)", ";", "\u202e",
-     " ", "_", "refs/pr/1", "{", "*", "0"]
-)  # fmt: skip
+    [
+        "..",
+        ".",
+        "/",
+        "\\",
+        "\0",
+        "\n",
+        "~",
+        "-",
+        "--",
+        "a",
+        "Ü",
+        "x" * 300,
+        "%2e%2e",
+        "mlflow:",
+        ":",
+        "//",
+        "C:",
+        "$(x)",
+        ";",
+        "\u202e",
+        " ",
+        "_",
+        "refs/pr/1",
+        "{",
+        "*",
+        "0",
+    ]
+)
 NASTY = st.one_of(st.lists(PIECES, min_size=1, max_size=8).map("".join), st.text(max_size=40))
 FOLDER = Path("/a/store/part")
 
@@ -128,11 +194,7 @@ FOLDER = Path("/a/store/part")
 def stays(name: str) -> bool:
     """Whether a file of that name is below the folder it is looked for in."""
     path = os.path.normpath(FOLDER / name)
-    return (
-        "\0" not in name
-        and path.startswith(f"{FOLDER}/")
-        and all(len(p) < 256 for p in path.split("/"))
-    )
+    return "\0" not in name and path.startswith(f"{FOLDER}/") and all(len(p) < 256 for p in path.split("/"))
 
 
 def accepted(annotation: Any, name: str) -> bool:
@@ -165,16 +227,12 @@ def _annotated(annotation: Any, metadata: list[Any]) -> Any:
     return Annotated[annotation, *metadata]
 
 
-@pytest.mark.parametrize(
-    "name", ["google-bert/bert-base-uncased", "gpt2", "a.b/c.d_e-f", "BAAI/bge-small-en-v1.5"]
-)
+@pytest.mark.parametrize("name", ["google-bert/bert-base-uncased", "gpt2", "a.b/c.d_e-f", "BAAI/bge-small-en-v1.5"])
 def test_usual_names_of_a_hub_are_accepted(name: str) -> None:
     assert accepted(HubId, name)
 
 
-@pytest.mark.parametrize(
-    "name", ["main", "refs/pr/12", "v1.2.0", "0123456789abcdef" * 2, "feature/x-y_z"]
-)
+@pytest.mark.parametrize("name", ["main", "refs/pr/12", "v1.2.0", "0123456789abcdef" * 2, "feature/x-y_z"])
 def test_usual_revisions_are_accepted(name: str) -> None:
     assert accepted(Revision, name)
 
@@ -203,9 +261,7 @@ def store(tmp_path: Path) -> CheckpointStore:
     return open_store(tmp_path / "store")
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(NASTY)
 @example("../../secret")
 @example("../secret")
@@ -222,21 +278,15 @@ def test_no_name_of_a_run_reads_or_writes_outside(store: CheckpointStore, name: 
     assert path.parent == store.root / "runs"
 
 
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(NASTY)
 @example("../outside")
 @example("model/../../../outside")
-def test_no_file_that_a_manifest_lists_is_looked_for_outside(
-    store: CheckpointStore, name: str
-) -> None:
+def test_no_file_that_a_manifest_lists_is_looked_for_outside(store: CheckpointStore, name: str) -> None:
     (store.root / "outside").write_bytes(b"")
     folder = store.root / "checkpoints" / "x"
     folder.mkdir(exist_ok=True)
-    empty = FileEntry(
-        size=0, sha256="e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    )
+    empty = FileEntry(size=0, sha256="e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
     try:
         assert files.differences(folder, {name: empty}, content=True)
     except (OSError, ValueError):  # a name that no file can have
@@ -254,9 +304,7 @@ def test_no_id_of_a_run_leaves_the_store(tmp_path: Path, run_id: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_links_in_the_store_are_replaced_or_removed_and_never_followed(
-    tmp_path: Path, toy_run: ToyRun
-) -> None:
+def test_links_in_the_store_are_replaced_or_removed_and_never_followed(tmp_path: Path, toy_run: ToyRun) -> None:
     store = open_store(tmp_path / "store")
     outside = tmp_path / "outside"
     (outside / "kept").mkdir(parents=True)
@@ -279,18 +327,29 @@ def test_links_in_the_store_are_replaced_or_removed_and_never_followed(
 
 
 @pytest.fixture
-def distill(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Distill:
+def distill(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Distill:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     return Distill(capfd, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "name", ["../x", "/etc/passwd", "/dev/null", "x" * 300, "x" * 5000, "../" * 2000, "~nobody-here/x", "\udcff",
-             "a\nb", "mlflow:../../x", "$(touch x)", "; touch x"],
-)  # fmt: skip
+    "name",
+    [
+        "../x",
+        "/etc/passwd",
+        "/dev/null",
+        "x" * 300,
+        "x" * 5000,
+        "../" * 2000,
+        "~nobody-here/x",
+        "\udcff",
+        "a\nb",
+        "mlflow:../../x",
+        "$(touch x)",
+        "; touch x",
+    ],
+)
 def test_odd_names_are_refused_in_a_line_and_leave_nothing(
     distill: Distill, toy_run: ToyRun, tmp_path: Path, name: str
 ) -> None:

@@ -104,10 +104,19 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize(
     "name",
-    ["config.json", "model.safetensors", "model-00002-of-00002.safetensors", "tokenizer.json", "vocab.txt",
-     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-     "2_Dense/model.safetensors"],
-)  # fmt: skip
+    [
+        "config.json",
+        "model.safetensors",
+        "model-00002-of-00002.safetensors",
+        "tokenizer.json",
+        "vocab.txt",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "2_Dense/model.safetensors",
+    ],
+)
 def test_in_a_model(tmp_path: Path, teacher: Path, make: Make, name: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(teacher, folder)
@@ -132,8 +141,7 @@ def store(tmp_path: Path) -> CheckpointStore:
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize(
-    "name",
-    ["manifest.json", "manifest.sha256", "model/model.safetensors", "projections.safetensors"],
+    "name", ["manifest.json", "manifest.sha256", "model/model.safetensors", "projections.safetensors"]
 )
 def test_in_a_checkpoint(store: CheckpointStore, make: Make, name: str) -> None:
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
@@ -165,9 +173,7 @@ def test_in_a_state_that_is_passed_over(tmp_path: Path, name: str) -> None:
 
 
 def test_in_a_cache_that_is_then_made_anew(tmp_path: Path) -> None:
-    make_whole(
-        tmp_path / "rows", lambda into: write_rows(into / "a.jsonl", toy_rows(2, 0)) and None
-    )
+    make_whole(tmp_path / "rows", lambda into: write_rows(into / "a.jsonl", toy_rows(2, 0)) and None)
     assert is_whole(tmp_path / "rows")
     for name in ("a.jsonl", "sealed.json"):
         (tmp_path / "rows" / name).unlink()

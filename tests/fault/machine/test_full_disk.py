@@ -135,11 +135,7 @@ def harm_every_write(
 
 @pytest.mark.slow
 def test_a_full_disk_loses_nothing_and_the_run_goes_on_once_there_is_room(
-    disk: Path,
-    recipe: Path,
-    expected: dict[str, str],
-    distill: Distill,
-    monkeypatch: pytest.MonkeyPatch,
+    disk: Path, recipe: Path, expected: dict[str, str], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = disk / "store"
     mlflow_is_away(monkeypatch)
@@ -155,11 +151,7 @@ def test_a_full_disk_loses_nothing_and_the_run_goes_on_once_there_is_room(
 
 @pytest.mark.slow
 def test_a_disk_that_becomes_read_only_loses_nothing(
-    tmp_path: Path,
-    recipe: Path,
-    expected: dict[str, str],
-    distill: Distill,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, recipe: Path, expected: dict[str, str], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = tmp_path / "store"
     mlflow_is_away(monkeypatch)

@@ -20,9 +20,7 @@ STEPS = 240
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     content = toy_recipe_dict(tmp_path / "in")
-    content["stages"][2]["training"] = content["stages"][2]["training"] | {
-        "duration": f"{STEPS} steps"
-    }
+    content["stages"][2]["training"] = content["stages"][2]["training"] | {"duration": f"{STEPS} steps"}
     content["execution"]["state_minutes"] = 0.002
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -32,9 +30,7 @@ def recipe(tmp_path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("prefect")
-def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
-    recipe: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(recipe: Path, tmp_path: Path) -> None:
     env = {"PREFECT_HOME": str(tmp_path / "prefect")}
     store, whole = tmp_path / "store", tmp_path / "whole"
     command = distill("run", recipe, "--until", "task_adaptive")
@@ -60,13 +56,7 @@ def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
         (folder,) = (place / "checkpoints").glob("task_adaptive-*")
         manifest = verify(folder)
         assert manifest.steps == STEPS
-        digests.append(
-            {
-                name: entry.sha256
-                for name, entry in manifest.files.items()
-                if name.endswith(".safetensors")
-            }
-        )
+        digests.append({name: entry.sha256 for name, entry in manifest.files.items() if name.endswith(".safetensors")})
     assert digests[0] == digests[1]
 
 

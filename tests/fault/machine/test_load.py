@@ -22,14 +22,7 @@ from pipeline.store.garbage import find_garbage
 from schemas.results.manifest import Judgement, Row, RunReport
 from tests.support.fakes import DIGEST, manifest_of, write_model
 from tests.support.toys import toy_recipe
-from tests.torture.soak import (
-    Soak,
-    growth_of,
-    judge_growth,
-    look_at_mlflow,
-    look_at_store,
-    soak_campaign,
-)
+from tests.torture.soak import Soak, growth_of, judge_growth, look_at_mlflow, look_at_store, soak_campaign
 
 CHECKPOINTS = 2000
 SECONDS = 1.0
@@ -50,13 +43,9 @@ def fill(store: CheckpointStore, number: int) -> None:
         (folder / "manifest.json").write_text(text, encoding="utf-8")
         (folder / "manifest.sha256").write_text(seal_of(text.encode()), encoding="utf-8")
         there = row.model_copy(
-            update={
-                "checkpoint": reference.model_copy(update={"path": str(folder), "digest": digest})
-            }
+            update={"checkpoint": reference.model_copy(update={"path": str(folder), "digest": digest})}
         )
-        report = RunReport(
-            run=f"run-{count}", recipe="toy", task=None, store="s", rows=(there,), seconds=1.0
-        )
+        report = RunReport(run=f"run-{count}", recipe="toy", task=None, store="s", rows=(there,), seconds=1.0)
         text = report.model_dump_json(indent=1)
         (store.root / "runs" / f"run-{count}.json").write_text(text, encoding="utf-8")
 
@@ -116,11 +105,7 @@ def _notices_what_is_missing(folder: Path, whole: Soak) -> None:
     next((store.root / "checkpoints").glob("general-*/manifest.sha256")).unlink()
     found = Soak()
     look_at_store(store, [*lines, lines[0]], found)
-    for words in (
-        "5 runs ended, but there are 4 reports",
-        "is damaged",
-        "left over: states/general-",
-    ):
+    for words in ("5 runs ended, but there are 4 reports", "is damaged", "left over: states/general-"):
         assert any(words in loss for loss in found.losses), words
     with closing(sqlite3.connect(store.root / "mlflow.db")) as database:
         run = database.execute("SELECT run_uuid FROM metrics LIMIT 1").fetchone()[0]
@@ -135,12 +120,9 @@ def _notices_what_is_missing(folder: Path, whole: Soak) -> None:
 
 def test_growth_is_noticed() -> None:
     steady = [
-        {"number": n, "report": f"r{n}", "seconds": 1.0, "handles": 25, "bytes": 8e8, "threads": 6}
-        for n in range(50)
+        {"number": n, "report": f"r{n}", "seconds": 1.0, "handles": 25, "bytes": 8e8, "threads": 6} for n in range(50)
     ]
-    growing = [
-        {**line, "handles": 25 + n // 10, "bytes": 8e8 + 4e5 * n} for n, line in enumerate(steady)
-    ]
+    growing = [{**line, "handles": 25 + n // 10, "bytes": 8e8 + 4e5 * n} for n, line in enumerate(steady)]
     for lines, losses in (([steady, steady], 0), ([steady, growing], 2)):
         found = Soak()
         growth_of(lines, found)
@@ -153,10 +135,6 @@ def test_two_runs_of_one_second_keep_both_reports(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     report = RunReport(run="toy-1", recipe="toy", task=None, store="s", rows=(), seconds=1.0)
     with ThreadPoolExecutor(8) as pool:
-        kept = list(
-            pool.map(
-                lambda n: store.write_report(report.model_copy(update={"seconds": n})), range(20)
-            )
-        )
+        kept = list(pool.map(lambda n: store.write_report(report.model_copy(update={"seconds": n})), range(20)))
     assert {one.run for one in kept} == {"toy-1", *(f"toy-1-{n}" for n in range(2, 21))}
     assert [store.read_report(one.run).seconds for one in kept] == list(range(20))

@@ -92,9 +92,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
         torch.testing.assert_close(gradients(tight)[name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_passes_that_were_halved_stay_so_after_a_resume(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_passes_that_were_halved_stay_so_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, resumed = (a_trainer(tmp_path, ListSink()) for _ in range(2))
     assert "microbatch_tokens" not in whole.state().numbers
     size = sum(batch.input_ids.numel() for batch in whole.microbatches())
@@ -145,9 +143,7 @@ def test_the_machines_own_refusal_is_recognised() -> None:
         "except RuntimeError as error:\n"
         "    print(is_out_of_memory(error))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == "True"
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY
     assert not is_out_of_memory(RuntimeError("shapes do not match"))

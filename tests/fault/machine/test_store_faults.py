@@ -25,13 +25,7 @@ from stages.ports.protocols import TrainingState
 from tests.support.fakes import DIGEST, manifest_of, write_model
 from tests.support.paths import ROOT
 
-FILES = (
-    "manifest.json",
-    "manifest.sha256",
-    "model/config.json",
-    "model/model.safetensors",
-    "projections.safetensors",
-)
+FILES = ("manifest.json", "manifest.sha256", "model/config.json", "model/model.safetensors", "projections.safetensors")
 
 
 def flip(path: Path) -> None:
@@ -76,9 +70,7 @@ def test_the_list_of_files_to_harm_is_complete(store: CheckpointStore) -> None:
 
 @pytest.mark.parametrize("harm", [flip, truncate, empty, swap, Path.unlink, replace_by_folder])
 @pytest.mark.parametrize("name", FILES)
-def test_any_harm_to_any_file_is_found(
-    store: CheckpointStore, name: str, harm: Callable[[Path], None]
-) -> None:
+def test_any_harm_to_any_file_is_found(store: CheckpointStore, name: str, harm: Callable[[Path], None]) -> None:
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
     harm(folder / name)
     with pytest.raises(CheckpointError) as caught:
@@ -115,9 +107,7 @@ store.writer("teacher", DIGEST).commit(manifest_of(), write)
 
 
 @pytest.mark.parametrize(("moment", "said"), [("before", "writing"), ("rename", "renaming")])
-def test_kill_9_during_a_commit_leaves_no_half_checkpoint(
-    tmp_path: Path, moment: str, said: str
-) -> None:
+def test_kill_9_during_a_commit_leaves_no_half_checkpoint(tmp_path: Path, moment: str, said: str) -> None:
     store = open_store(tmp_path / "store")
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(store.root), moment],
@@ -144,11 +134,7 @@ def test_kill_9_during_a_commit_leaves_no_half_checkpoint(
 
 @pytest.mark.parametrize(
     ("code", "said"),
-    [
-        (errno.ENOSPC, "the disk is full"),
-        (errno.EROFS, "it is read-only"),
-        (errno.EACCES, "not yours to write"),
-    ],
+    [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "it is read-only"), (errno.EACCES, "not yours to write")],
 )
 def test_a_disk_that_refuses_is_a_store_error_naming_place_and_remedy(
     store: CheckpointStore, code: int, said: str
@@ -165,9 +151,7 @@ def test_a_disk_that_refuses_is_a_store_error_naming_place_and_remedy(
     assert list((store.root / "checkpoints").iterdir()) == []
 
 
-def test_a_real_limit_on_file_size_stops_a_commit_and_a_state_and_leaves_what_was(
-    store: CheckpointStore,
-) -> None:
+def test_a_real_limit_on_file_size_stops_a_commit_and_a_state_and_leaves_what_was(store: CheckpointStore) -> None:
     states = store.states("teacher", DIGEST)
     states.save(TrainingState(step=1, tensors={"a": torch.zeros(10)}, numbers={}))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -175,9 +159,7 @@ def test_a_real_limit_on_file_size_stops_a_commit_and_a_state_and_leaves_what_wa
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(StoreError, match="larger than allowed"):
-            store.writer("teacher", DIGEST).commit(
-                manifest_of(), lambda to: save_file(big, to / "m.safetensors")
-            )
+            store.writer("teacher", DIGEST).commit(manifest_of(), lambda to: save_file(big, to / "m.safetensors"))
         with pytest.raises(StoreError, match="larger than allowed"):
             states.save(TrainingState(step=2, tensors=big, numbers={}))
     finally:
@@ -204,9 +186,7 @@ def test_a_place_where_nothing_can_be_made_is_refused_before_any_work() -> None:
         open_store("/proc/distill-store")
 
 
-def test_a_failing_rename_removes_what_was_written(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_rename_removes_what_was_written(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -76,9 +76,7 @@ def test_special_files_are_refused_wherever_they_lie(tmp_path: Path) -> None:
     assert found.refused == 30
 
 
-def test_a_campaign_notices_what_it_looks_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_campaign_notices_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.torture.flips.verify", lambda _: None)
     assert len(flip_campaign(tmp_path / "flips", cases=20).losses) == 5
 
@@ -149,16 +147,10 @@ def test_a_command_that_ends_otherwise_is_noticed(tmp_path: Path) -> None:
             r"lines 2 to 3 \(row 1\): a field is too long",
         ),
         ("mark.csv", b"\xef\xbb\xbf", "is empty; give a file with rows"),
-        (
-            "open.csv",
-            b'text_a,label\n"' + b"x\n" * 100_000,
-            r"lines 2 to 100001 \(row 1\): .* never closed",
-        ),
+        ("open.csv", b'text_a,label\n"' + b"x\n" * 100_000, r"lines 2 to 100001 \(row 1\): .* never closed"),
     ],
 )
-def test_what_a_campaign_found_is_refused_by_line(
-    name: str, content: bytes, said: str, tmp_path: Path
-) -> None:
+def test_what_a_campaign_found_is_refused_by_line(name: str, content: bytes, said: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(DataError, match=said):

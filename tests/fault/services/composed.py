@@ -18,9 +18,7 @@ def read_compose() -> dict[str, Any]:
     return content
 
 
-def service(
-    name: str, secrets: Mapping[str, str], moved: Mapping[str, str]
-) -> tuple[tuple[str, ...], dict[str, str]]:
+def service(name: str, secrets: Mapping[str, str], moved: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Command and environment of a service.
 
     Args:
@@ -37,6 +35,4 @@ def service(
 
     own = read_compose()["services"][name]
     command = tuple(here(word) for word in own.get("command", ()))
-    return (sys.executable, "-m", *command), {
-        key: here(value) for key, value in own["environment"].items()
-    }
+    return (sys.executable, "-m", *command), {key: here(value) for key, value in own["environment"].items()}

@@ -38,9 +38,7 @@ def test_no_service_has_a_password_of_its_own(name: str) -> None:
 )
 def test_every_service_asks_for_a_password_or_shows_one(name: str, variables: set[str]) -> None:
     assert set(SERVICES) == {"postgres", "prefect", "mlflow", "worker"}
-    assert variables <= {
-        key for key, value in SERVICES[name]["environment"].items() if NEEDED.fullmatch(value)
-    }
+    assert variables <= {key for key, value in SERVICES[name]["environment"].items() if NEEDED.fullmatch(value)}
     if name == "mlflow":
         assert "--app-name=basic-auth" in SERVICES[name]["command"]
     if name == "postgres":
@@ -76,9 +74,7 @@ def test_what_has_to_be_set_is_listed_and_empty() -> None:
 
 
 def test_files_that_compose_mounts_are_there_and_hold_no_secret() -> None:
-    mounted = [
-        volume for own in SERVICES.values() for volume in own.get("volumes", ()) if volume[0] == "."
-    ]
+    mounted = [volume for own in SERVICES.values() for volume in own.get("volumes", ()) if volume[0] == "."]
     assert len(mounted) == 2
     for volume in mounted:
         source, _, mode = volume.split(":")
@@ -89,17 +85,8 @@ def test_files_that_compose_mounts_are_there_and_hold_no_secret() -> None:
 
 def commands() -> Iterator[tuple[str, str]]:
     """Every line of this project, outside of compose.yaml, that starts a server."""
-    files = [
-        ROOT / "README.md",
-        ROOT / "Makefile",
-        ROOT / "prefect.yaml",
-        *(ROOT / "docs").glob("*.md"),
-    ]
-    files += [
-        *(ROOT / "docker").glob("*.md"),
-        ROOT / "docker" / "Dockerfile",
-        *(ROOT / "pipeline").rglob("*.py"),
-    ]
+    files = [ROOT / "README.md", ROOT / "Makefile", ROOT / "prefect.yaml", *(ROOT / "docs").glob("*.md")]
+    files += [*(ROOT / "docker").glob("*.md"), ROOT / "docker" / "Dockerfile", *(ROOT / "pipeline").rglob("*.py")]
     for file in files:
         for line in file.read_text("utf-8").splitlines():
             if re.search(r"mlflow (ui|server)|prefect server start|0\.0\.0\.0|--host", line):

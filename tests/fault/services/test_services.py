@@ -66,9 +66,7 @@ def prefect_server(home: Path) -> Iterator[tuple[Process, dict[str, str]]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
-def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(
-    tmp_path: Path, distill: Distill
-) -> None:
+def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(tmp_path: Path, distill: Distill) -> None:
     recipe, store = write_recipe(tmp_path, steps=100), tmp_path / "store"
     arguments = command("run", recipe, "--store", store)
     with prefect_server(tmp_path / "prefect") as (server, env):
@@ -109,11 +107,7 @@ def test_of_two_runs_at_once_one_makes_each_stage_and_the_other_waits_and_reuses
         assert said.count(f"\n{stage}: there already, reused") == 1, said
     assert "another process is making" in caplog.text
     assert len({report.run for report in reports}) == 2
-    assert {verify(folder).stage for folder in visible(store)} == {
-        "teacher",
-        "general",
-        "task_adaptive",
-    }
+    assert {verify(folder).stage for folder in visible(store)} == {"teacher", "general", "task_adaptive"}
     assert len(visible(store)) == 3
     assert len(open_store(store).list_reports()) == 2
 

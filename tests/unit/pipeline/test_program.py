@@ -32,9 +32,7 @@ program()
 
 def run(number: int, *arguments: str, early: bool) -> subprocess.CompletedProcess[str]:
     program = PROGRAM.format(number=int(number), early=early, arguments=list(arguments))
-    return subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -44,9 +42,7 @@ def test_a_signal_while_libraries_are_imported_ends_it_in_one_line(number: int) 
     assert ended.stderr == "error: stopped before anything was begun\n"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code"), [(["show", "quickstart"], 0), (["show", "quikstart"], 2)]
-)
+@pytest.mark.parametrize(("arguments", "code"), [(["show", "quickstart"], 0), (["show", "quikstart"], 2)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_after_the_work_is_done_changes_nothing_of_its_end(
     arguments: list[str], code: int, number: int
@@ -74,9 +70,7 @@ program()
 
 def test_what_is_said_last_arrives_and_what_is_left_is_cleared_away(tmp_path: Path) -> None:
     program = CLEARED.format(folder=str(tmp_path))
-    shown = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60
-    )
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60)
     assert shown.returncode == 0
     assert b"teacher_cache_gigabytes: 4.0" in shown.stdout.rstrip().splitlines()[-1]
     assert not any(tmp_path.iterdir())

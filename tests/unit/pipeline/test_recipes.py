@@ -13,12 +13,7 @@ from schemas.core.layer_map import LastMap, UniformMap, teacher_layers
 from schemas.core.refs import AnyModel, PackageModel, StudentOf, describe_model
 from schemas.core.terms import Attention, Relation
 from schemas.loading.load import dump_recipe, load_recipe, recipe_names
-from schemas.recipe.objective import (
-    LatentObjective,
-    MaskedLanguageObjective,
-    TaskObjective,
-    latent_of,
-)
+from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, TaskObjective, latent_of
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import TaskSpecificStage
@@ -135,9 +130,7 @@ def test_a_shipped_recipe_fits_the_shapes_of_its_teachers(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "overrides"), commented_overrides())
-def test_what_a_recipes_comments_offer_is_accepted_and_changes_it(
-    name: str, overrides: tuple[str, ...]
-) -> None:
+def test_what_a_recipes_comments_offer_is_accepted_and_changes_it(name: str, overrides: tuple[str, ...]) -> None:
     changed = load_recipe(name, overrides, recipes_folder=FOLDER)
     assert changed != shipped(name)
     assert problems(changed) == []
@@ -155,10 +148,7 @@ def test_a_run_of_a_shipped_recipe_ends_with_a_model_of_its_task(name: str) -> N
 def test_consecutive_stages_differ_in_few_parts(name: str) -> None:
     parts = [(stage.teacher, stage.data, stage.objective.kind) for stage in shipped(name).stages]
     assert parts[0] == ("pretrained", "general_corpus", "latent")
-    changed = [
-        [part for part in range(3) if before[part] != after[part]]
-        for before, after in pairwise(parts)
-    ]
+    changed = [[part for part in range(3) if before[part] != after[part]] for before, after in pairwise(parts)]
     # From the teacher of many tasks to the task's own, teacher and text change together.
     assert changed == [[0], [0, 1] if name == "ernie-tiny-multi-task" else [1], [2]]
     assert parts[-1] == ("fine_tuned", "task_data", "task")
@@ -217,9 +207,7 @@ def test_what_begins_as_tinybert_shares_its_general_stage(name: str) -> None:
     assert recipe.teacher.model == tinybert.teacher.model
 
 
-@pytest.mark.parametrize(
-    "name", ["distilbert", "ernie-3-tiny", "minilm", "minilm-v2", "teacher-assistant"]
-)
+@pytest.mark.parametrize("name", ["distilbert", "ernie-3-tiny", "minilm", "minilm-v2", "teacher-assistant"])
 def test_what_is_distilled_without_a_task_is_fine_tuned_on_hard_labels(name: str) -> None:
     objective = shipped(name).stages[-1].objective
     assert isinstance(objective, TaskObjective)
@@ -233,10 +221,7 @@ def test_the_two_extractions_differ_in_how_units_are_chosen_alone() -> None:
     assert drawn.stages == ranked.stages
     assert drawn.student.shape == ranked.student.shape
     starts = [drawn.student.start, ranked.student.start]
-    assert [start.units for start in starts if isinstance(start, ExtractStart)] == [
-        "random",
-        "importance",
-    ]
+    assert [start.units for start in starts if isinstance(start, ExtractStart)] == ["random", "importance"]
 
 
 def test_minilm_reads_the_last_block_only() -> None:

@@ -25,11 +25,8 @@ UNREAD = "README.md training_args.bin optimizer.pt eval_results.json chat_templa
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     BertModel(
-        BertConfig(
-            vocab_size=120, hidden_size=8, num_hidden_layers=1, num_attention_heads=1,
-            intermediate_size=8,
-        )
-    ).save_pretrained(folder)  # fmt: skip
+        BertConfig(vocab_size=120, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    ).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

@@ -17,9 +17,7 @@ from stages.versions import commit_of, installed_versions, utc_now
 
 def git(folder: Path, *words: str) -> str:
     who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
-    made = subprocess.run(
-        ("git", *who, *words), cwd=folder, check=True, capture_output=True, text=True
-    )
+    made = subprocess.run(("git", *who, *words), cwd=folder, check=True, capture_output=True, text=True)
     return made.stdout.strip()
 
 
@@ -56,9 +54,7 @@ def test_the_commit_of_a_checkout_is_found_however_git_keeps_it(tmp_path: Path) 
     assert commit_of(root) == commit
 
 
-def test_a_folder_that_is_no_checkout_has_no_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_no_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").write_text("gitdir: /nowhere\n")
     assert commit_of(tmp_path) is None
     monkeypatch.setattr(versions, "_ROOT", tmp_path)

@@ -35,11 +35,7 @@ print(json.dumps(answers))
 def answers(*commands: list[str]) -> list[tuple[int, str, list[str]]]:
     """Exit code, words and heavy imports of commands, one after the other in one fresh process."""
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, json.dumps(commands)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", _PROGRAM, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return [(code, " ".join(said.split()), heavy) for code, said, heavy in json.loads(done.stdout)]
 
@@ -55,9 +51,7 @@ def write(folder: Path, content: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_wrong_data_is_told_before_anything_heavy_is_imported(
-    recipe: dict[str, Any], tmp_path: Path
-) -> None:
+def test_wrong_data_is_told_before_anything_heavy_is_imported(recipe: dict[str, Any], tmp_path: Path) -> None:
     task = recipe["task"]
     misspelt = write(tmp_path, recipe | {"task": task | {"text": "text_x"}})
     missing = write(tmp_path, recipe | {"task": task | {"train": str(tmp_path / "none.jsonl")}})
@@ -67,9 +61,7 @@ def test_wrong_data_is_told_before_anything_heavy_is_imported(
     two = write(tmp_path, {k: v for k, v in recipe.items() if k != "task"} | {"tasks": several})
     store = ["--store", str(tmp_path / "store")]
     wrong = [misspelt, missing, no_corpus, two]
-    told = answers(
-        *(["run", each, *store] for each in wrong), *(["plan", each, *store] for each in wrong)
-    )
+    told = answers(*(["run", each, *store] for each in wrong), *(["plan", each, *store] for each in wrong))
     for code, said, heavy in told:
         assert code == 2, said
         assert said.count("error:") == 1

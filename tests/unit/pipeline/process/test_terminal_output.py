@@ -47,12 +47,7 @@ def test_brackets_are_no_markup(text: str) -> None:
     bars.start(text, 3)
     bars.close()
     print_garbage(
-        Garbage(
-            store=text,
-            pieces=(Piece(path=text, size=1, age=1.0, reason=text),),
-            removed=False,
-            older_than=1.0,
-        ),
+        Garbage(store=text, pieces=(Piece(path=text, size=1, age=1.0, reason=text),), removed=False, older_than=1.0),
         out,
     )
     assert printed(out).count(text) >= 7

@@ -64,7 +64,7 @@ def test_agreement_of_tags_is_that_of_the_words_that_either_takes_for_more_than_
 
 def test_guessing_tags_is_the_most_frequent_one() -> None:
     labels = [[1, 1, 2], [1, 2]]
-    tagger = scorer(TokenClassification(), "X NOUN VERB", words=[["w"] * 3, ["w"] * 2], label=labels)  # fmt: skip
+    tagger = scorer(TokenClassification(), "X NOUN VERB", words=[["w"] * 3, ["w"] * 2], label=labels)
     assert tagger.guessed("token_accuracy") == pytest.approx(3 / 5)
 
 
@@ -94,9 +94,7 @@ def measured(value: float, guess: float, *, gain: float = 0.05, low: float | Non
         (0.86, 0.812, "good"),
     ],
 )
-def test_a_teacher_must_have_gained_a_share_of_what_can_be_gained(
-    value: float, guess: float, verdict: str
-) -> None:
+def test_a_teacher_must_have_gained_a_share_of_what_can_be_gained(value: float, guess: float, verdict: str) -> None:
     report = measured(value, guess).report("teacher", "f1")
     assert report.verdict == verdict
     assert report.gain == pytest.approx((value - guess) / (1 - guess))
@@ -117,16 +115,12 @@ def test_where_guessing_is_always_right_nothing_can_be_told() -> None:
 
 def test_a_reason_says_what_share_was_gained_and_what_is_asked_for() -> None:
     reason = measured(0.975, 0.97, gain=0.5).report("teacher", "accuracy").reason
-    assert (
-        "97.5 % where always giving the best constant answer scores 97.0 %, 16.7 % of what can be gained"
-        in reason
-    )
+    assert "97.5 % where always giving the best constant answer scores 97.0 %, 16.7 % of what can be gained" in reason
     assert "teacher.minimum_gain asks for 50.0 %" in reason
 
 
 @pytest.mark.parametrize(
-    ("factor", "offset", "verdict"),
-    [(1.0, 0.0, "good"), (0.4, 1.4, "good"), (0.2, 0.0, "weak"), (20.0, 0.0, "weak")],
+    ("factor", "offset", "verdict"), [(1.0, 0.0, "good"), (0.4, 1.4, "good"), (0.2, 0.0, "weak"), (20.0, 0.0, "weak")]
 )
 def test_a_teacher_whose_values_are_in_other_units_is_not_taken_without_a_word(
     factor: float, offset: float, verdict: str
@@ -134,9 +128,7 @@ def test_a_teacher_whose_values_are_in_other_units_is_not_taken_without_a_word(
     labels = np.linspace(0, 5, 40)
     right = scorer(Regression(), "value", text=["a"] * 40, label=labels.tolist())
     nothing = cast(Any, None)
-    yardstick = Yardstick(
-        Evaluation(), None, nothing, "", "", nothing, "pearson", has_head=True, scorer=right
-    )
+    yardstick = Yardstick(Evaluation(), None, nothing, "", "", nothing, "pearson", has_head=True, scorer=right)
     vars(yardstick)["teacher_answers"] = factor * labels + offset  # what a model was asked for
     score = right.scores("pearson", yardstick.teacher_answers)["pearson"]
     assert score.value == pytest.approx(1), "no correlation shows it"

@@ -21,9 +21,8 @@ from tests.support.toys import toy_recipe_dict, toy_rows, write_rows
 def card(labels: dict[str, float], kind: str = "classification", **changes: Any) -> DataCard:
     lengths = LengthCard(mean=9, median=9, most_of=14, longest=15)
     split = SplitCard(
-        rows=160, sequences=160, tokens=1440, lengths=lengths, cut=0, duplicates=0,
-        contradictions=0, labels=labels,
-    )  # fmt: skip
+        rows=160, sequences=160, tokens=1440, lengths=lengths, cut=0, duplicates=0, contradictions=0, labels=labels
+    )
     task = TaskCard(task="toy", kind=kind, splits={"train": split}, remarks=("task: said",))
     return DataCard(task=task.model_copy(update=changes))
 
@@ -34,14 +33,15 @@ def card(labels: dict[str, float], kind: str = "classification", **changes: Any)
         ("classification", {"bad": 1200, "good": 3000}, "2 classes: good (3,000), bad (1,200)"),
         ("multi_label", {"joy": 3, "love": 0}, "2 labels: joy (3), love (0)"),
         ("token_classification", {"O": 90, "B-PER": 4}, "2 tags: O (90), B-PER (4)"),
-        ("question_answering", {"answered": 5, "without an answer": 2},
-         "2 questions: answered (5), without an answer (2)"),
+        (
+            "question_answering",
+            {"answered": 5, "without an answer": 2},
+            "2 questions: answered (5), without an answer (2)",
+        ),
         ("regression", {"mean": 2.7001, "lowest": -1, "highest": 5}, "values: -1 to 5, mean 2.7"),
     ],
-)  # fmt: skip
-def test_every_kind_has_a_line_for_what_is_asked(
-    kind: str, labels: dict[str, float], line: str
-) -> None:
+)
+def test_every_kind_has_a_line_for_what_is_asked(kind: str, labels: dict[str, float], line: str) -> None:
     assert class_lines(card(labels, kind)) == [f"train, {line}"]
 
 
@@ -90,19 +90,13 @@ def test_plan_refuses_tags_that_a_run_could_not_score(tmp_path: Path) -> None:
     words = {"tokens": ["one", "two"], "tags": ["NUM", "NOUN"]}
     write_rows(Path(recipe["task"]["train"]), [words] * 8)
     write_rows(Path(recipe["task"]["validation"]), [words] * 4)
-    with pytest.raises(
-        DataError, match=r"NOUN, NUM name no entities: .* task.metric to token_accuracy"
-    ):
+    with pytest.raises(DataError, match=r"NOUN, NUM name no entities: .* task.metric to token_accuracy"):
         make_plan(Recipe.model_validate(recipe), tmp_path / "store")
 
 
-def test_weights_are_not_chosen_by_entities_of_tags_that_are_kept_as_they_are(
-    tmp_path: Path,
-) -> None:
+def test_weights_are_not_chosen_by_entities_of_tags_that_are_kept_as_they_are(tmp_path: Path) -> None:
     recipe = kind_recipe_dict(tmp_path, "token_classification")
-    words = [
-        {"tokens": ["one", "two"], "tags": tags} for tags in (["NUM", "NOUN"], ["NOUN", "NUM"])
-    ]
+    words = [{"tokens": ["one", "two"], "tags": tags} for tags in (["NUM", "NOUN"], ["NOUN", "NUM"])]
     write_rows(Path(recipe["task"]["train"]), words * 8)
     write_rows(Path(recipe["task"]["validation"]), words * 4)
     recipe["limits"] = dict.fromkeys(("duplicates", "contradictions", "in_train"), 1.0)
@@ -110,7 +104,5 @@ def test_weights_are_not_chosen_by_entities_of_tags_that_are_kept_as_they_are(
     make_plan(Recipe.model_validate(recipe), tmp_path / "store")
     training = recipe["teacher"]["task_model"]["training"]
     recipe["teacher"]["task_model"]["training"] = {**training, "selection": {"metric": "entity_f1"}}
-    with pytest.raises(
-        ConfigError, match=r"selection.metric: entity_f1 scores entities, .* token_accuracy"
-    ):
+    with pytest.raises(ConfigError, match=r"selection.metric: entity_f1 scores entities, .* token_accuracy"):
         make_plan(Recipe.model_validate(recipe), tmp_path / "store")

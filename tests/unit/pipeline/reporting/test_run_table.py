@@ -46,14 +46,7 @@ def report() -> RunReport:
                 }
             )
         return Row.model_validate(
-            {
-                "name": name,
-                "kind": kind,
-                "status": "ran",
-                "judgement": scores,
-                "tokens": 2_500_000,
-                "seconds": 75.0,
-            }
+            {"name": name, "kind": kind, "status": "ran", "judgement": scores, "tokens": 2_500_000, "seconds": 75.0}
         )
 
     return RunReport(
@@ -84,18 +77,8 @@ def report() -> RunReport:
 
 def test_numbers_are_rounded_for_reading() -> None:
     assert [percent(None), percent(0.87654)] == ["–", "87.7"]
-    assert [amount(None), amount(950), amount(300_000), amount(2_500_000)] == [
-        "–",
-        "950",
-        "300 k",
-        "2.50 M",
-    ]
-    assert [duration(None), duration(12.4), duration(186), duration(7920)] == [
-        "–",
-        "12 s",
-        "3.1 min",
-        "2.2 h",
-    ]
+    assert [amount(None), amount(950), amount(300_000), amount(2_500_000)] == ["–", "950", "300 k", "2.50 M"]
+    assert [duration(None), duration(12.4), duration(186), duration(7920)] == ["–", "12 s", "3.1 min", "2.2 h"]
 
 
 def test_the_table_fits_eighty_columns_and_keeps_every_number(report: RunReport) -> None:
@@ -128,10 +111,7 @@ def test_markdown_and_records_hold_the_same_rows(report: RunReport) -> None:
 
 def test_the_link_into_mlflow_names_every_stage(report: RunReport) -> None:
     assert overlay_link(report, "http://127.0.0.1:5000") is None
-    rows = [
-        row.model_copy(update={"mlflow_run_id": f"run{index}"})
-        for index, row in enumerate(report.rows)
-    ]
+    rows = [row.model_copy(update={"mlflow_run_id": f"run{index}"}) for index, row in enumerate(report.rows)]
     logged = report.model_copy(update={"rows": tuple(rows), "mlflow_experiment_id": "1"})
     link = overlay_link(logged, "http://127.0.0.1:5000/")
     assert link is not None
@@ -152,10 +132,7 @@ def test_the_picture_has_a_panel_of_the_models_that_have_its_number(
     for some in (report.rows, rows, rows[1:2], ()):
         stage_comparison(report.model_copy(update={"rows": tuple(some)}))
     panels = [
-        {
-            axes.get_title(loc="left"): [t.get_text() for t in axes.get_xticklabels()]
-            for axes in figure.axes
-        }
+        {axes.get_title(loc="left"): [t.get_text() for t in axes.get_xticklabels()] for axes in figure.axes}
         for figure in drawn
     ]
     heads = ["teacher", "task\nspecific"]
@@ -175,23 +152,27 @@ def test_of_teachers_that_were_tried_the_chosen_one_is_the_teacher(report: RunRe
     assert teacher_row(both) == report.rows[0]
 
 
-def test_every_finished_task_has_a_panel_of_its_scores(
-    report: RunReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_finished_task_has_a_panel_of_its_scores(report: RunReport, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
     general = report.model_copy(update={"rows": report.rows[1:2]})
     names = ["a", "b", "c", "d", "e"]
     both = TasksReport.model_validate(
-        {"run": "r", "recipe": "toy", "tasks": dict.fromkeys(names, report) | {"unscored": general},
-         "shared": (), "failed": {"lost": "no rows"}, "averages": {}, "seconds": 1.0, "store": "s"}
-    )  # fmt: skip
+        {
+            "run": "r",
+            "recipe": "toy",
+            "tasks": dict.fromkeys(names, report) | {"unscored": general},
+            "shared": (),
+            "failed": {"lost": "no rows"},
+            "averages": {},
+            "seconds": 1.0,
+            "store": "s",
+        }
+    )
     task_comparison(both)
     task_comparison(both.model_copy(update={"tasks": {}}))
     shown = [axes for axes in drawn[0].axes if axes.get_visible()]
-    assert [axes.get_title(loc="left") for axes in shown] == [
-        f"{name}, accuracy %" for name in names
-    ]
+    assert [axes.get_title(loc="left") for axes in shown] == [f"{name}, accuracy %" for name in names]
     assert not [axes for axes in drawn[1].axes if axes.get_visible()]
 
 
@@ -203,24 +184,26 @@ def imbalanced(report: RunReport) -> RunReport:
             "f1": Score(value=value, low=value - 0.1, high=value + 0.1, of="fraud"),
             "accuracy": Score(value=0.95, low=0.94, high=0.96),
         }
-        update = {
-            "scores": found,
-            "task_metric": value,
-            "agreement": 0.99,
-            "agreement_guessed": 0.97,
-        }
+        update = {"scores": found, "task_metric": value, "agreement": 0.99, "agreement_guessed": 0.97}
         judgement = row.judgement.model_copy(update=update | {"further": {"forum": found}})
         return row.model_copy(update={"judgement": judgement})
 
     rows = [of_fraud(report.rows[0], 0.6), of_fraud(report.rows[2], 0.5)]
     return report.model_copy(
         update={
-            "metric": "f1", "positive_label": "fraud", "rows": tuple(rows), "majority": 0.1,
-            "validation_rows": 2000, "validation_rows_of": 9815, "further_rows": {"forum": (2000, 9832)},
-            "guessed": {"f1": 0.1, "accuracy": 0.93}, "retained": 0.5 / 0.6, "retained_above_chance": 0.8,
+            "metric": "f1",
+            "positive_label": "fraud",
+            "rows": tuple(rows),
+            "majority": 0.1,
+            "validation_rows": 2000,
+            "validation_rows_of": 9815,
+            "further_rows": {"forum": (2000, 9832)},
+            "guessed": {"f1": 0.1, "accuracy": 0.93},
+            "retained": 0.5 / 0.6,
+            "retained_above_chance": 0.8,
             "gains_retained": {"f1": 0.8, "accuracy": 1.0},
         }
-    )  # fmt: skip
+    )
 
 
 def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
@@ -234,10 +217,7 @@ def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
     assert "toy on glue/sst2, 2,000 of 9,815 rows" in shown
     assert "f1 of fraud %" in shown
     lines = summary(found)
-    assert (
-        "f1 of fraud: student 50.0 %, teacher 60.0 %: 83.3 % retained; above chance (10.0 %): 80.0 %"
-        in lines
-    )
+    assert "f1 of fraud: student 50.0 %, teacher 60.0 %: 83.3 % retained; above chance (10.0 %): 80.0 %" in lines
     assert "guessing, by the best constant answer: f1 of fraud 10.0 %, accuracy 93.0 %" in lines
     assert "retained above guessing by further scores: accuracy 100.0 %" in lines
     assert "student agrees with teacher: 99.0 % (the best constant answer: 97.0 %)" in lines
@@ -264,9 +244,7 @@ def test_names_with_dollars_are_drawn_letter_by_letter(report: RunReport) -> Non
 
 def test_a_teacher_that_is_not_above_guessing_has_nothing_to_retain(report: RunReport) -> None:
     found = imbalanced(report).model_copy(update={"retained_above_chance": None})
-    assert any(
-        "above chance (10.0 %): the teacher is not above it" in line for line in summary(found)
-    )
+    assert any("above chance (10.0 %): the teacher is not above it" in line for line in summary(found))
 
 
 def test_the_share_above_guessing_is_worked_out_for_every_score(report: RunReport) -> None:
@@ -283,23 +261,15 @@ def test_a_score_that_means_nothing_is_told_with_the_reason(report: RunReport) -
     labels = np.linspace(0, 5, 40)
     answers = np.float32(0.07275935) + np.float32(2e-7) * (labels > 3)
     note = why_no_correlation("pearson", labels, answers)
-    assert (
-        note
-        == "all answers are 0.07276 but for rounding, and no correlation with them means anything"
-    )
+    assert note == "all answers are 0.07276 but for rounding, and no correlation with them means anything"
     scores = {name: Score(value=0, low=0, high=0, note=note) for name in ("pearson", "spearman")}
     last = report.rows[2]
-    changed = last.model_copy(
-        update={"judgement": last.judgement.model_copy(update={"scores": scores})}
-    )
+    changed = last.model_copy(update={"judgement": last.judgement.model_copy(update={"scores": scores})})
     rows = tuple(changed if row is last else row for row in report.rows)
     lines = summary(report.model_copy(update={"rows": rows}))
     (told,) = [line for line in lines if "but for rounding" in line]
     assert told.count(note) == 1, "once for all of a model's scores"
     assert why_no_correlation("pearson", labels, labels[::-1]) is None
     assert why_no_correlation("accuracy", labels, answers) is None
-    assert (
-        why_no_correlation("pearson", labels, np.full(40, np.nan))
-        == "not all answers are finite numbers"
-    )
+    assert why_no_correlation("pearson", labels, np.full(40, np.nan)) == "not all answers are finite numbers"
     assert "labels are all the same" in str(why_no_correlation("spearman", np.ones(40), labels))

@@ -23,9 +23,7 @@ from schemas.results.report import TasksReport
 
 
 def row(name: str, kind: str, metric: str, value: float | None) -> Row:
-    scores = (
-        {} if value is None else {metric: Score(value=value, low=value - 0.02, high=value + 0.01)}
-    )
+    scores = {} if value is None else {metric: Score(value=value, low=value - 0.02, high=value + 0.01)}
     return Row.model_validate(
         {
             "name": name,
@@ -36,7 +34,7 @@ def row(name: str, kind: str, metric: str, value: float | None) -> Row:
             "checkpoint": CheckpointRef(path=f"/c/{name}", stage="general", digest="0" * 64),
             "mlflow_run_id": f"{name}-{metric}",
         }
-    )  # fmt: skip
+    )
 
 
 def report(task: str, metric: str, student: float | None, teacher: float = 0.8) -> RunReport:
@@ -82,8 +80,18 @@ def test_a_line_for_each_task_and_the_mean_of_their_own_scores() -> None:
     first, second, mean = as_records(compared(TASKS))
     assert list(first) == list(COLUMNS)
     assert list(first.values()) == [
-        "sst2", "accuracy", "80.0", "76.0", "95.0", "50.9", "86.3", "74.0 to 77.0", "–", "50.0", "2.5 min",
-    ]  # fmt: skip
+        "sst2",
+        "accuracy",
+        "80.0",
+        "76.0",
+        "95.0",
+        "50.9",
+        "86.3",
+        "74.0 to 77.0",
+        "–",
+        "50.0",
+        "2.5 min",
+    ]
     assert (second["task"], second["metric"], second["student %"]) == ("cola", "matthews", "40.0")
     assert (mean["task"], mean["teacher %"], mean["student %"]) == ("mean", "80.0", "58.0")
     assert mean["bag of words %"] == "50.0"
@@ -105,17 +113,19 @@ def test_before_a_head_is_trained_the_probe_is_compared() -> None:
 
 def test_averages_that_papers_quote_come_with_their_columns() -> None:
     scores = {
-        "mnli": {"accuracy": 0.8}, "qnli": {"accuracy": 0.9}, "qqp": {"accuracy": 0.7, "f1": 0.1},
-        "sst2": {"accuracy": 0.95}, "cola": {"matthews": 0.5}, "mrpc": {"accuracy": 0.85, "f1": 0.2},
+        "mnli": {"accuracy": 0.8},
+        "qnli": {"accuracy": 0.9},
+        "qqp": {"accuracy": 0.7, "f1": 0.1},
+        "sst2": {"accuracy": 0.95},
+        "cola": {"matthews": 0.5},
+        "mrpc": {"accuracy": 0.85, "f1": 0.2},
         "rte": {"accuracy": 0.6},
-    }  # fmt: skip
+    }
     main = {task: next(iter(own)) for task, own in scores.items()}
     found = averages(scores, main)
     seven = (0.8 + 0.9 + 0.7 + 0.95 + 0.5 + 0.85 + 0.6) / 7
     assert found == {"mean": pytest.approx(seven), "autodistil_seven": pytest.approx(seven)}
-    assert averages(scores, {**main, "wnli": "accuracy"}) == {
-        "autodistil_seven": pytest.approx(seven)
-    }
+    assert averages(scores, {**main, "wnli": "accuracy"}) == {"autodistil_seven": pytest.approx(seven)}
 
 
 def test_further_validation_rows_count_as_a_column_of_their_own() -> None:
@@ -127,9 +137,7 @@ def test_further_validation_rows_count_as_a_column_of_their_own() -> None:
     tasks |= {"cola": report("cola", "matthews", 0.8), "mnli": mnli}
     assert set(averages_of(tasks)) == {"mean"}
     rows = tuple(
-        each.model_copy(
-            update={"judgement": each.judgement.model_copy(update={"further": mismatched})}
-        )
+        each.model_copy(update={"judgement": each.judgement.model_copy(update={"further": mismatched})})
         for each in mnli.rows
     )
     tasks["mnli"] = mnli.model_copy(update={"rows": rows})
@@ -157,6 +165,4 @@ def test_terminal_markdown_and_closing_lines_say_the_same() -> None:
     ]
     link = overlay_link(one, "http://127.0.0.1:5000")
     assert link is not None
-    assert parse_qs(link.partition("?")[2])["runs"] == [
-        '["task_specific-accuracy", "task_specific-matthews"]'
-    ]
+    assert parse_qs(link.partition("?")[2])["runs"] == ['["task_specific-accuracy", "task_specific-matthews"]']

@@ -20,14 +20,7 @@ POINTS = [
             "train/tokens": 100.0,
         },
     ),
-    Point(
-        20,
-        3,
-        {
-            "train/gradient_share/hidden_loss_layer_0": 0.25,
-            "train/gradient_share/embedding_loss": 0.75,
-        },
-    ),
+    Point(20, 3, {"train/gradient_share/hidden_loss_layer_0": 0.25, "train/gradient_share/embedding_loss": 0.75}),
     Point(
         20,
         4,

@@ -17,13 +17,7 @@ from typer.testing import CliRunner
 from pipeline.command_line import app
 from pipeline.process.settings import read_settings
 from pipeline.store import files
-from pipeline.store.checkpoints import (
-    CheckpointStore,
-    open_checkpoint,
-    open_store,
-    store_for_look,
-    verify,
-)
+from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, open_store, store_for_look, verify
 from schemas.core.credentials import without_credentials
 from schemas.core.errors import CheckpointError, ConfigError, StoreError
 from schemas.results.manifest import Judgement, RunReport
@@ -43,11 +37,7 @@ def test_a_committed_checkpoint_is_found_with_every_file_measured(store: Checkpo
     assert found is not None
     assert found[0] == ref
     assert Path(ref.path) == store.root / "checkpoints" / f"teacher-{DIGEST[:16]}"
-    assert sorted(found[1].files) == [
-        "model/config.json",
-        "model/model.safetensors",
-        "projections.safetensors",
-    ]
+    assert sorted(found[1].files) == ["model/config.json", "model/model.safetensors", "projections.safetensors"]
     assert found[1].files["projections.safetensors"].size == 1000
     assert verify(Path(ref.path)) == found[1]
 
@@ -72,9 +62,7 @@ def test_a_folder_without_manifest_is_ignored_and_made_way_for(store: Checkpoint
 def test_a_truncated_file_is_named_with_both_sizes_and_the_remedy(store: CheckpointStore) -> None:
     ref = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
     (Path(ref.path) / "projections.safetensors").write_bytes(b"p" * 900)
-    with pytest.raises(
-        CheckpointError, match=r"projections.safetensors has 900 bytes, its manifest says 1,000 b"
-    ) as e:
+    with pytest.raises(CheckpointError, match=r"projections.safetensors has 900 bytes, its manifest says 1,000 b") as e:
         store.find("teacher", DIGEST)
     assert "delete the folder to redo teacher" in str(e.value)
 
@@ -99,9 +87,7 @@ def test_the_first_of_two_writers_of_one_stage_wins(store: CheckpointStore) -> N
 
 def test_many_writers_at_once_leave_one_whole_checkpoint(store: CheckpointStore) -> None:
     threads = [
-        threading.Thread(
-            target=store.writer("teacher", DIGEST).commit, args=(manifest_of(), write_model)
-        )
+        threading.Thread(target=store.writer("teacher", DIGEST).commit, args=(manifest_of(), write_model))
         for _ in range(6)
     ]
     for thread in threads:
@@ -112,9 +98,7 @@ def test_many_writers_at_once_leave_one_whole_checkpoint(store: CheckpointStore)
     assert verify(only).digest == DIGEST
 
 
-def test_a_failing_write_leaves_nothing_behind_and_keeps_its_own_error(
-    store: CheckpointStore,
-) -> None:
+def test_a_failing_write_leaves_nothing_behind_and_keeps_its_own_error(store: CheckpointStore) -> None:
     def fail(folder: Path) -> None:
         write_model(folder)
         raise KeyError("weights")
@@ -152,9 +136,7 @@ def test_a_manifest_that_points_outside_its_folder_is_refused(store: CheckpointS
         verify(folder)
 
 
-def test_a_checkpoint_opens_by_its_folder_or_its_model_folder(
-    store: CheckpointStore, tmp_path: Path
-) -> None:
+def test_a_checkpoint_opens_by_its_folder_or_its_model_folder(store: CheckpointStore, tmp_path: Path) -> None:
     ref = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
     moved = tmp_path / "elsewhere"
     shutil.copytree(ref.path, moved)
@@ -180,9 +162,7 @@ def test_a_file_in_the_way_of_the_store_is_a_mistake_of_the_user(tmp_path: Path)
             open_store(given)
 
 
-def test_a_store_without_room_is_refused_before_any_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_store_without_room_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=12_000_000))
     with pytest.raises(StoreError, match="12 MB free, and a run needs at least 200 MB"):
@@ -283,15 +263,10 @@ def test_the_newest_report_is_read_unless_one_is_named(store: CheckpointStore) -
         store.read_report("c")
 
 
-def test_a_changed_report_is_refused_and_one_without_a_seal_is_believed(
-    store: CheckpointStore,
-) -> None:
+def test_a_changed_report_is_refused_and_one_without_a_seal_is_believed(store: CheckpointStore) -> None:
     store.write_report(report("a"))
     path = store.root / "runs" / "a.json"
-    assert (
-        subprocess.run(("sha256sum", "-c", "a.sha256"), cwd=path.parent, check=False).returncode
-        == 0
-    )
+    assert subprocess.run(("sha256sum", "-c", "a.sha256"), cwd=path.parent, check=False).returncode == 0
     path.write_text(path.read_text().replace('"seconds": 1.0', '"seconds": 9.0'))
     with pytest.raises(CheckpointError, match="is not as the run wrote it"):
         store.read_report("a")
@@ -357,10 +332,7 @@ def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path
     [
         ("http://user:pw@example.com:5000/x", "http://example.com:5000/x"),
         ("http://user:p/w@example.com/x", "http://example.com/x"),
-        (
-            "postgresql+psycopg://u:p@w@127.0.0.1/db failed",
-            "postgresql+psycopg://127.0.0.1/db failed",
-        ),
+        ("postgresql+psycopg://u:p@w@127.0.0.1/db failed", "postgresql+psycopg://127.0.0.1/db failed"),
         ("https://token@example.com", "https://example.com"),
         ("http://127.0.0.1:5000/a", "http://127.0.0.1:5000/a"),
         ("https://example.com/x?api_key=s3cret&a=1", "https://example.com/x?api_key=***&a=1"),
@@ -378,11 +350,7 @@ def test_settings_have_defaults_below_the_store_and_follow_the_environment(tmp_p
     assert (plain.artifacts, plain.experiment) == (tmp_path / "mlartifacts", "distill-flow")
     given = read_settings(
         None,
-        {
-            "DISTILL_STORE": str(tmp_path / "s"),
-            "MLFLOW_TRACKING_URI": "http://127.0.0.1:1",
-            "DISTILL_EXPERIMENT": " ",
-        },
+        {"DISTILL_STORE": str(tmp_path / "s"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "DISTILL_EXPERIMENT": " "},
     )
     assert (given.store, given.artifacts) == (tmp_path / "s", None)
     assert given.experiment == "distill-flow"

@@ -31,15 +31,8 @@ def commit(store: CheckpointStore, digest: str, *, parent: str | None = None) ->
 
 
 def report(store: CheckpointStore, checkpoint: CheckpointRef, name: str = "one") -> None:
-    row = Row(
-        name="task_specific", kind="stage", status="ran", judgement=Judgement(),
-        checkpoint=checkpoint,
-    )  # fmt: skip
-    store.write_report(
-        RunReport(
-            run=name, recipe="toy", task=None, store=str(store.root), rows=(row,), seconds=1.0
-        )
-    )
+    row = Row(name="task_specific", kind="stage", status="ran", judgement=Judgement(), checkpoint=checkpoint)
+    store.write_report(RunReport(run=name, recipe="toy", task=None, store=str(store.root), rows=(row,), seconds=1.0))
 
 
 def made_old(store: CheckpointStore, days: float = 30.0) -> None:
@@ -107,17 +100,13 @@ def test_what_somebody_works_on_stays(store: CheckpointStore) -> None:
     made_old(store)
     with store.lock("teacher", LEFT), store.lock("general", GENERAL):
         found = remove_garbage(store, find_garbage(store, older_than=DAY))
-    assert set(found.in_use) == {
-        path.relative_to(store.root).as_posix() for path in (left, states, tokens)
-    }
+    assert set(found.in_use) == {path.relative_to(store.root).as_posix() for path in (left, states, tokens)}
     assert [piece.path for piece in found.pieces] == [f"checkpoints/{other.name}"]
     assert all(path.exists() for path in (left, states, tokens))
     assert not other.exists()
 
 
-def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(
-    store: CheckpointStore, tmp_path: Path
-) -> None:
+def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(store: CheckpointStore, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept.txt").write_text("kept")
@@ -129,9 +118,7 @@ def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(
     assert (outside / "kept.txt").read_text() == "kept"
 
 
-@pytest.mark.parametrize(
-    ("given", "seconds"), [("7 days", 7 * DAY), ("1.5 hours", 5400.0), ("0 minutes", 0.0)]
-)
+@pytest.mark.parametrize(("given", "seconds"), [("7 days", 7 * DAY), ("1.5 hours", 5400.0), ("0 minutes", 0.0)])
 def test_an_age_is_read(given: str, seconds: float) -> None:
     assert seconds_of(given) == seconds
 

@@ -22,15 +22,7 @@ from schemas.core.refs import FolderModel
 from schemas.recipe.teacher import FinetunedTeacher
 from stages.ports.protocols import TrainingState
 from tests.support.fakes import manifest_of
-from tests.unit.pipeline.store.test_garbage import (
-    DAY,
-    GENERAL,
-    LEFT,
-    TASK,
-    TEACHER,
-    commit,
-    made_old,
-)
+from tests.unit.pipeline.store.test_garbage import DAY, GENERAL, LEFT, TASK, TEACHER, commit, made_old
 
 NOW = 0.0
 
@@ -79,24 +71,18 @@ def test_old_stages_of_a_run_that_goes_on_stay_with_what_they_come_from(
     assert read_records(store.root) == []
 
 
-def test_the_record_of_a_run_that_died_keeps_its_stages_until_it_is_older_than_asked(
-    store: CheckpointStore,
-) -> None:
+def test_the_record_of_a_run_that_died_keeps_its_stages_until_it_is_older_than_asked(store: CheckpointStore) -> None:
     commit(store, GENERAL)
     die(store, {GENERAL})
     (record,) = read_records(store.root)
     assert not record.held
     made_old(store)
-    assert (
-        collect(store).pieces == ()
-    )  # the record says when it was written, whatever its file's time is
+    assert collect(store).pieces == ()  # the record says when it was written, whatever its file's time is
     gone = {piece.path for piece in collect(store, NOW).pieces}
     assert gone == {f"checkpoints/teacher-{GENERAL[:16]}", f"open/{record.path.name}"}
 
 
-def test_the_state_of_an_interrupted_stage_stays_with_its_parent_and_its_teachers(
-    store: CheckpointStore,
-) -> None:
+def test_the_state_of_an_interrupted_stage_stays_with_its_parent_and_its_teachers(store: CheckpointStore) -> None:
     for digest in (TEACHER, GENERAL, LEFT):
         commit(store, digest)
     states = save_state(store, TASK, GENERAL, TEACHER)
@@ -108,9 +94,7 @@ def test_the_state_of_an_interrupted_stage_stays_with_its_parent_and_its_teacher
     assert len(collect(store, NOW).pieces) == 3
 
 
-def test_who_finishes_clears_the_records_of_those_that_died_over_the_same_stages(
-    store: CheckpointStore,
-) -> None:
+def test_who_finishes_clears_the_records_of_those_that_died_over_the_same_stages(store: CheckpointStore) -> None:
     for needs in ({GENERAL}, {GENERAL, LEFT}):
         die(store, needs)
     with open_run(store.root, "toy") as run:
@@ -149,9 +133,7 @@ def test_what_a_run_begins_to_need_between_search_and_removal_stays(store: Check
     assert removed.in_use == (f"checkpoints/teacher-{GENERAL[:16]}",)
 
 
-def test_nobody_registers_or_notes_a_need_while_something_is_taken_away(
-    store: CheckpointStore,
-) -> None:
+def test_nobody_registers_or_notes_a_need_while_something_is_taken_away(store: CheckpointStore) -> None:
     with open_run(store.root, "toy") as run:
         noted = threading.Thread(target=run.needs, args=({GENERAL},))
         with open_runs.gate(store.root):
@@ -163,9 +145,7 @@ def test_nobody_registers_or_notes_a_need_while_something_is_taken_away(
         assert read_records(store.root)[0].digests == {GENERAL[:16]}
 
 
-def test_the_record_of_a_killed_process_is_free_and_half_a_line_is_passed_over(
-    store: CheckpointStore,
-) -> None:
+def test_the_record_of_a_killed_process_is_free_and_half_a_line_is_passed_over(store: CheckpointStore) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.store.open_runs import open_run\n"
         f"with open_run(Path({str(store.root)!r}), 'toy') as run:\n"

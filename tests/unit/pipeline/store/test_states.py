@@ -21,10 +21,7 @@ def state(step: int) -> TrainingState:
     draw = torch.Generator().manual_seed(step)
     return TrainingState(
         step=step,
-        tensors={
-            "weight": torch.randn(4, 3, generator=draw),
-            "rng": torch.randint(0, 255, (7,), dtype=torch.uint8),
-        },
+        tensors={"weight": torch.randn(4, 3, generator=draw), "rng": torch.randint(0, 255, (7,), dtype=torch.uint8)},
         numbers={"tokens": 12345678901234567, "seconds": 0.1 + step, "sum": float("inf")},
     )
 
@@ -120,9 +117,7 @@ def test_going_on_from_an_older_state_replaces_the_damaged_later_one(tmp_path: P
     assert back.step == 150
 
 
-def test_a_state_that_cannot_be_written_leaves_the_older_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 
     states = states_in(tmp_path)
@@ -130,9 +125,7 @@ def test_a_state_that_cannot_be_written_leaves_the_older_one(
 
     def full(tensors: object, path: Path) -> None:
         path.write_bytes(b"half")
-        raise safetensors.SafetensorError(
-            "Error while serializing: I/O error: No space (os error 28)"
-        )
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space (os error 28)")
 
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full)
@@ -151,9 +144,7 @@ def test_clear_removes_all_and_may_be_called_twice(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_a_state_copied_from_another_stage_is_not_used(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_state_copied_from_another_stage_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     states_in(tmp_path / "other", "cd" * 32).save(state(200))
     own = states_in(tmp_path / "own")
     own.save(state(100))

@@ -44,9 +44,7 @@ def test_a_dead_server_costs_one_warning_and_no_time_and_the_points_are_kept(
     assert time.monotonic() - started < 15
     assert (parent.run_id, child.run_id) == (None, None)
     assert len(list(kept.read_points(child.points))) == 2000
-    warnings = [
-        record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
-    ]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1, warnings
     assert str(tmp_path / "points") in warnings[0]
     assert "http://127.0.0.1" in warnings[0]
@@ -78,16 +76,11 @@ def hanging_port() -> Iterator[int]:
 
 
 def test_a_server_that_hangs_is_given_up_after_the_patience(
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    hanging_port: int,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, hanging_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     started = time.monotonic()
-    tracking = Tracking.open(
-        f"http://127.0.0.1:{hanging_port}", "e", tmp_path / "points", patience=1.0
-    )
+    tracking = Tracking.open(f"http://127.0.0.1:{hanging_port}", "e", tmp_path / "points", patience=1.0)
     child = tracking.child_run(tracking.parent_run("r", {}, {}), "general", {}, {})
     assert log_some(child, steps=200) < 2
     child.finish()
@@ -98,20 +91,14 @@ def test_a_server_that_hangs_is_given_up_after_the_patience(
 
 
 def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
-    database: str,
-    tmp_path: Path,
-    client: Any,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    database: str, tmp_path: Path, client: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = threading.Event()
     send = tracking_client.send_points
 
     def flaky(*args: Any) -> None:
         if broken.is_set():
-            raise MlflowException(
-                "API request to http://me:pw@127.0.0.1 failed: connection refused"
-            )
+            raise MlflowException("API request to http://me:pw@127.0.0.1 failed: connection refused")
         send(*args)
 
     monkeypatch.setattr("pipeline.tracking.session.send_points", flaky)
@@ -160,11 +147,7 @@ def test_an_answer_that_comes_too_late_leaves_no_second_run(
         return run_id
 
     monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.5)
-    places = {
-        "experiment": tmp_path.name,
-        "points": tmp_path / "points",
-        "artifacts": tmp_path / "a",
-    }
+    places = {"experiment": tmp_path.name, "points": tmp_path / "points", "artifacts": tmp_path / "a"}
     tracking = Tracking.open(database, patience=20, **places)
     tracking.worker.patience = 0.5
     with monkeypatch.context() as patch:

@@ -56,9 +56,7 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     names = {path.name for path in (tmp_path / "flavor").rglob("*") if path.is_file()}
     assert "model.safetensors" in names
     assert not {name for name in names if name.endswith((".pkl", ".pickle", ".bin", ".pt"))}
-    assert str(tmp_path) not in "".join(
-        p.read_text() for p in (tmp_path / "flavor").glob("*") if p.is_file()
-    )
+    assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "flavor").glob("*") if p.is_file())
     child = opened.child_run(None, "task_specific", {}, {})
     assert child.log_artifacts(tmp_path / "flavor", "model")
     child.finish()
@@ -68,9 +66,7 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     inputs = tokenizer("the film is not bad", return_tensors="pt")
     with torch.no_grad():
         # The last bit may differ: it depends on how the loader's memory is aligned.
-        torch.testing.assert_close(
-            loaded.model(**inputs).logits, model(**inputs).logits, rtol=1e-6, atol=1e-7
-        )
+        torch.testing.assert_close(loaded.model(**inputs).logits, model(**inputs).logits, rtol=1e-6, atol=1e-7)
     for name, weight in model.state_dict().items():
         assert torch.equal(loaded.model.state_dict()[name], weight), name
     assert loaded("the film is not bad")[0]["label"] in ("bad", "fair", "good")
@@ -80,9 +76,13 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
 def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16, id2label={0: "O", 1: "B-PER"},
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        id2label={0: "O", 1: "B-PER"},
+    )
     made: Any = {
         "TokenClassification": BertForTokenClassification,
         "QuestionAnswering": BertForQuestionAnswering,
@@ -99,9 +99,7 @@ def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None
         pipeline = load_mlflow().transformers.load_model(str(tmp_path / "flavor"))
         loaded = pipeline.model
         words = pipeline("the film is not bad")
-        assert (
-            {word["entity"] for word in words} <= {"O", "B-PER"} if kind else len(words[0][0]) == 16
-        )
+        assert {word["entity"] for word in words} <= {"O", "B-PER"} if kind else len(words[0][0]) == 16
     assert type(loaded) is type(made)
     for name, weight in made.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
@@ -109,8 +107,7 @@ def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None
 
 def test_pictures_are_made_of_full_partial_and_no_points() -> None:
     full = [
-        Point(step, step, {"train/loss": 1 / step, "train/tokens": 64.0 * step, "x/y": 1.0})
-        for step in range(1, 200)
+        Point(step, step, {"train/loss": 1 / step, "train/tokens": 64.0 * step, "x/y": 1.0}) for step in range(1, 200)
     ]
     odd = [Point(1, 1, {"train/hidden_loss": 0.0, "train/attention_loss": float("nan")})]
     for points in (full, full[:1], odd, []):

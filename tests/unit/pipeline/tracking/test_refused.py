@@ -24,10 +24,7 @@ def write_run(points: Path, key: str, *lines: bytes | dict[str, Any], **header: 
     content = [begin, *lines]
     path = points / f"{key}.jsonl"
     path.write_bytes(
-        b"".join(
-            line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
-            for line in content
-        )
+        b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in content)
     )
     return path
 
@@ -60,20 +57,14 @@ def test_a_run_with_an_odd_name_in_its_params_and_those_after_it_reach_mlflow(
 
 
 def test_one_value_that_mlflow_refuses_does_not_keep_the_others_back(
-    opened: Tracking,
-    client: Any,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    opened: Tracking, client: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tracking.client.safe_name", lambda name: name)
     child = opened.child_run(None, "general", {"a": 1, "odd(": 2}, {})
     for step in range(40):
         child.log(step, {"odd(" if step == 20 else "loss": float(step)})
     child.finish()
-    assert [step for step, _ in history(client, child.run_id, "loss")] == [
-        *range(20),
-        *range(21, 40),
-    ]
+    assert [step for step, _ in history(client, child.run_id, "loss")] == [*range(20), *range(21, 40)]
     assert client.get_run(child.run_id).data.params == {"a": "1"}
     assert "1 of 40 values (odd()" in caplog.text
     assert "cannot be reached" not in caplog.text

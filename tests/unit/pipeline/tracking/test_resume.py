@@ -115,9 +115,7 @@ def test_what_leads_nowhere_is_refused_with_the_reason(
     with pytest.raises(CheckpointError, match=r"model/config.json is missing.*name the store"):
         resolve_run(run_id, uri=database, store=store)
     shutil.rmtree(checkpoint.path)
-    with pytest.raises(
-        CheckpointError, match=r"it was made in .*none of its stage is in the store"
-    ):
+    with pytest.raises(CheckpointError, match=r"it was made in .*none of its stage is in the store"):
         resolve_run(run_id, uri=database, store=store)
     with pytest.raises(CheckpointError, match="knows no such run"):
         resolve_run("f" * 32, uri=database, store=store)
@@ -189,9 +187,7 @@ def _copied(root: Path) -> Any:
 
 
 def _run(settings: Settings, store: CheckpointStore, file: str) -> str:
-    tracking = Tracking.open(
-        settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts
-    )
+    tracking = Tracking.open(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
     run = tracking.child_run(None, "x", {}, {"distill.checkpoint": f"{store.root}/checkpoints/x"})
     assert run.log_text("text", file)
     run.finish()

@@ -22,13 +22,9 @@ def test_parent_and_children_are_right_though_the_environment_names_a_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    parent = opened.parent_run(
-        "ernie-tiny", {"student": {"shape": {"num_layers": 4}}}, {"distill.recipe": "e"}
-    )
+    parent = opened.parent_run("ernie-tiny", {"student": {"shape": {"num_layers": 4}}}, {"distill.recipe": "e"})
     assert parent.run_id is not None
-    children = [
-        opened.child_run(parent, name, {"stage": name}, {}) for name in ("general", "task_adaptive")
-    ]
+    children = [opened.child_run(parent, name, {"stage": name}, {}) for name in ("general", "task_adaptive")]
     for child in children:
         child.log(10, {"train/attention_loss": 0.5})
         child.finish()
@@ -47,16 +43,12 @@ def test_parent_and_children_are_right_though_the_environment_names_a_run(
     assert len({child.run_id for child in children} | {parent.run_id}) == 3
 
 
-def test_points_reach_the_server_and_the_file_with_times_that_never_go_back(
-    opened: Tracking, client: Any
-) -> None:
+def test_points_reach_the_server_and_the_file_with_times_that_never_go_back(opened: Tracking, client: Any) -> None:
     child = opened.child_run(None, "general", {}, {})
     for step in range(1, 1501):
         child.log(step, {"train/loss": 1 / step, "train/learning_rate": step * 1e-6})
     child.finish()
-    assert history(client, child.run_id, "train/loss") == [
-        (step, 1 / step) for step in range(1, 1501)
-    ]
+    assert history(client, child.run_id, "train/loss") == [(step, 1 / step) for step in range(1, 1501)]
     times = [point.time for point in kept.read_points(child.points)]
     assert times == sorted(times)
     assert len(times) == 1500
@@ -76,9 +68,7 @@ def test_a_resumed_stage_goes_on_in_its_own_run_and_logs_no_step_twice(
     database: str, tmp_path: Path, client: Any
 ) -> None:
     def one_process(steps: range, resume: str | None, end: str) -> str | None:
-        tracking = Tracking.open(
-            database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a"
-        )
+        tracking = Tracking.open(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
         child = tracking.child_run(None, "general", {"seed": 1}, {"distill.digest": "abc"}, resume)
         for step in steps:
             child.log(step, {"train/loss": float(step)})
@@ -107,22 +97,14 @@ def test_a_run_that_is_gone_is_replaced_by_a_new_one(opened: Tracking) -> None:
     assert child.run_id != "f" * 32
 
 
-def test_a_reused_stage_is_a_child_run_with_its_numbers_and_curves(
-    opened: Tracking, client: Any
-) -> None:
+def test_a_reused_stage_is_a_child_run_with_its_numbers_and_curves(opened: Tracking, client: Any) -> None:
     made = opened.child_run(None, "general", {}, {})
     made.log(1, {"train/loss": 2.0})
     made.log(2, {"train/loss": 1.0})
     made.finish()
     parent = opened.parent_run("second", {}, {})
     reused = opened.reused_run(
-        parent,
-        "general",
-        {},
-        {},
-        step=2,
-        metrics={"train/loss": 1.0, "eval/accuracy": 0.5},
-        made_by=made.run_id,
+        parent, "general", {}, {}, step=2, metrics={"train/loss": 1.0, "eval/accuracy": 0.5}, made_by=made.run_id
     )
     reused.finish()
     run = client.get_run(reused.run_id)
@@ -132,9 +114,7 @@ def test_a_reused_stage_is_a_child_run_with_its_numbers_and_curves(
     assert history(client, reused.run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
 
 
-def test_artifacts_tags_and_data_sets_arrive_without_credentials(
-    opened: Tracking, client: Any, tmp_path: Path
-) -> None:
+def test_artifacts_tags_and_data_sets_arrive_without_credentials(opened: Tracking, client: Any, tmp_path: Path) -> None:
     child = opened.child_run(
         None, "general", {"source": "http://me:pw@example.com/a"}, {"x": "http://me:pw@example.com"}
     )
@@ -155,14 +135,8 @@ def test_artifacts_tags_and_data_sets_arrive_without_credentials(
     stored = Path(run.info.artifact_uri.removeprefix("file://"))
     assert stored.is_relative_to(tmp_path / "artifacts")
     names = {path.relative_to(stored).as_posix() for path in stored.rglob("*") if path.is_file()}
-    assert names == {
-        "checkpoint/manifest.json",
-        "notes/report.md",
-        "pictures/loss.png",
-    }
-    said = str(run.to_dictionary()) + "".join(
-        p.read_text(errors="replace") for p in stored.rglob("*") if p.is_file()
-    )
+    assert names == {"checkpoint/manifest.json", "notes/report.md", "pictures/loss.png"}
+    said = str(run.to_dictionary()) + "".join(p.read_text(errors="replace") for p in stored.rglob("*") if p.is_file())
     said += str(data.dataset.source) + child.points.read_text()
     assert ":pw@" not in said
 
@@ -185,10 +159,7 @@ def test_half_a_line_left_by_a_killed_process_is_passed_over(tmp_path: Path) -> 
     again = PointFile(tmp_path / "a.jsonl")
     assert not again.append(1, {"x": 1.0})
     assert again.append(2, {"x": 2.0})
-    assert [(point.step, point.metrics) for point in kept.read_points(file.path)] == [
-        (1, {"x": 1.0}),
-        (2, {"x": 2.0}),
-    ]
+    assert [(point.step, point.metrics) for point in kept.read_points(file.path)] == [(1, {"x": 1.0}), (2, {"x": 2.0})]
     assert kept.read_header(file.path) == {"name": "n"}
 
 

@@ -32,9 +32,7 @@ class Place:
         self.there, self.away = database, f"http://me:s3cret@127.0.0.1:{closed_port()}"
 
     def tracking(self, uri: str) -> Tracking:
-        return Tracking.open(
-            uri, self.experiment, self.points, artifacts=self.folder / "artifacts", patience=60
-        )
+        return Tracking.open(uri, self.experiment, self.points, artifacts=self.folder / "artifacts", patience=60)
 
     def settings(self, uri: str) -> Settings:
         given = read_settings(self.folder, {"MLFLOW_TRACKING_URI": uri})
@@ -111,9 +109,7 @@ def check_whole(place: Place, client: Any) -> None:
     assert content(client, flow, "report.md", scratch) == b"table"
 
 
-def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(
-    place: Place, client: Any
-) -> None:
+def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(place: Place, client: Any) -> None:
     run_while_away(place)
     before = {path: unsent(path) for path in place.points.glob("*.jsonl")}
     report = place.sync()
@@ -133,9 +129,7 @@ def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(
 
 def test_a_run_sent_later_keeps_its_own_times(place: Place, client: Any) -> None:
     run_while_away(place)
-    (path,) = [
-        path for path in place.points.glob("*.jsonl") if kept.read_header(path)["name"] == "general"
-    ]
+    (path,) = [path for path in place.points.glob("*.jsonl") if kept.read_header(path)["name"] == "general"]
     place.sync()
     info = place.runs(client)["general"].info
     first, *_, last = [json.loads(line)["time"] for line in path.read_text().splitlines()]
@@ -163,10 +157,7 @@ def test_a_server_that_comes_back_during_a_run_has_all_of_it_in_the_end(
     tracking._uri, tracking._server = place.there, None  # the same name now leads to a server
     child.finish()
     runs = place.runs(client)
-    assert (child.run_id, parent.run_id) == (
-        runs["general"].info.run_id,
-        runs["flow"].info.run_id,
-    )
+    assert (child.run_id, parent.run_id) == (runs["general"].info.run_id, runs["flow"].info.run_id)
     assert parent.log_text("table", "report.md")
     parent.finish()
     tracking.close()
@@ -202,9 +193,7 @@ def test_a_sync_that_breaks_off_says_what_is_left_and_the_next_one_ends_it(
     check_whole(place, client)
 
 
-def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(
-    place: Place, client: Any
-) -> None:
+def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(place: Place, client: Any) -> None:
     run_while_away(place)
     copy = {path: path.read_bytes() for path in place.points.rglob("*") if path.is_file()}
     place.sync()
@@ -232,9 +221,7 @@ def test_a_run_that_goes_on_is_left_to_its_process(place: Place, client: Any) ->
     assert place.runs(client)["general"].data.metrics == {"train/loss": 1.0}
 
 
-def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(
-    place: Place, client: Any
-) -> None:
+def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(place: Place, client: Any) -> None:
     tracking = place.tracking(place.there)
     deleted = tracking.child_run(None, "deleted", {}, {})
     tracking.close()

@@ -24,9 +24,7 @@ from schemas.core.layer_map import (
 
 
 def targets(layer_map: LayerMap, student: int, teacher: int, epoch: int = 0) -> list[list[int]]:
-    found = layer_targets(
-        layer_map, num_student_layers=student, num_teacher_layers=teacher, epoch=epoch
-    )
+    found = layer_targets(layer_map, num_student_layers=student, num_teacher_layers=teacher, epoch=epoch)
     return [list(each) for each in found]
 
 
@@ -46,9 +44,7 @@ def targets(layer_map: LayerMap, student: int, teacher: int, epoch: int = 0) -> 
         (TransportMap(), 2, 3, [[0, 1, 2], [0, 1, 2]]),
     ],
 )
-def test_a_map_names_the_blocks(
-    layer_map: LayerMap, student: int, teacher: int, expected: list[list[int]]
-) -> None:
+def test_a_map_names_the_blocks(layer_map: LayerMap, student: int, teacher: int, expected: list[list[int]]) -> None:
     assert targets(layer_map, student, teacher) == expected
 
 
@@ -64,9 +60,7 @@ def test_drawn_blocks_are_different_and_in_order(depth: tuple[int, int], seed: i
 
 
 def test_every_block_is_drawn_about_as_often() -> None:
-    seen = Counter(
-        each for epoch in range(600) for (each,) in targets(RandomMap(seed=1), 2, 6, epoch)
-    )
+    seen = Counter(each for epoch in range(600) for (each,) in targets(RandomMap(seed=1), 2, 6, epoch))
     assert sorted(seen) == list(range(6))
     assert min(seen.values()) > 150  # 200 each are expected, with a standard deviation of 11.5
 

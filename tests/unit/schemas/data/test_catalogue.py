@@ -46,9 +46,7 @@ def test_mnli_is_scored_on_both_of_its_validation_splits() -> None:
 
 
 def test_clue_orders_its_labels_in_another_way_than_glue() -> None:
-    assert (
-        CLUE["cmnli"].labels == CLUE["ocnli"].labels == ("neutral", "entailment", "contradiction")
-    )
+    assert CLUE["cmnli"].labels == CLUE["ocnli"].labels == ("neutral", "entailment", "contradiction")
     assert CLUE["tnews"].labels is not None
     assert len(CLUE["tnews"].labels) == 15
     assert CLUE["iflytek"].labels is not None
@@ -56,15 +54,21 @@ def test_clue_orders_its_labels_in_another_way_than_glue() -> None:
 
 
 def test_clue_has_its_nine_tasks_and_two_more_of_answers_in_a_text() -> None:
-    assert set(CLUE) == set(
-        "afqmc tnews iflytek cmnli ocnli cluewsc2020 csl cmrc2018 drcd chid c3".split()
-    )
+    assert set(CLUE) == set("afqmc tnews iflytek cmnli ocnli cluewsc2020 csl cmrc2018 drcd chid c3".split())
 
 
 def test_tags_stand_in_the_order_of_the_hub() -> None:
     assert CATALOGUE["conll2003"].labels == (
-        "O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC",
-    )  # fmt: skip
+        "O",
+        "B-PER",
+        "I-PER",
+        "B-ORG",
+        "I-ORG",
+        "B-LOC",
+        "I-LOC",
+        "B-MISC",
+        "I-MISC",
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,10 +151,8 @@ def in_order(average: str, *values: float) -> dict[tuple[str, str], float]:
         ("distilbert_nine", 77.0, (51.3, 82.1, 87.5, 89.2, 88.5, 59.9, 91.3, 86.9, 56.3)),  # DistilBERT
         ("kronecker_nine", 80.9, (82.8, 83.5, 91.1, 87.5, 43.6, 90.9, 90.7, 69.66, 88.0)),  # KB8
     ],
-)  # fmt: skip
-def test_averages_are_those_of_the_published_rows(
-    average: str, published: float, row: tuple[float, ...]
-) -> None:
+)
+def test_averages_are_those_of_the_published_rows(average: str, published: float, row: tuple[float, ...]) -> None:
     found = averages(in_order(average, *row))[average]
     assert found.missing == ()
     assert found.value == pytest.approx(published, abs=0.05 if published * 10 % 1 < 0.01 else 0.005)
@@ -164,10 +166,7 @@ def test_an_average_without_all_its_columns_names_those_it_lacks() -> None:
     }
     found = averages(scores)
     assert found["kronecker_nine"].value is None
-    assert found["kronecker_nine"].missing == (
-        ("mnli_mismatched", "accuracy"),
-        ("stsb", "spearman"),
-    )
+    assert found["kronecker_nine"].missing == (("mnli_mismatched", "accuracy"), ("stsb", "spearman"))
     # QQP was scored by accuracy alone.
     assert ("qqp", "f1") in found["glue_test_nine"].missing
 

@@ -8,10 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.core.errors import ConfigError
-from schemas.loading.load import (
-    load_recipe,
-    recipe_names,
-)
+from schemas.loading.load import load_recipe, recipe_names
 from schemas.recipe.recipe import Recipe
 
 RECIPES = Path(__file__).resolve().parents[4] / "pipeline" / "recipes"
@@ -117,9 +114,7 @@ def test_only_yaml_files_are_recipes(tmp_path: Path) -> None:
         ("# " + "x" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_with_its_line(
-    write: Write, content: str | bytes, expected: str
-) -> None:
+def test_a_file_that_is_no_recipe_is_refused_with_its_line(write: Write, content: str | bytes, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_recipe(write(content), recipes_folder=None)
 
@@ -145,9 +140,7 @@ def test_numbers_in_scientific_notation_without_a_dot_are_numbers(write: Write) 
 # --- messages
 
 
-def test_every_problem_of_file_and_overrides_comes_at_once_with_place_and_line(
-    write: Write,
-) -> None:
+def test_every_problem_of_file_and_overrides_comes_at_once_with_place_and_line(write: Write) -> None:
     text = SMALL.replace("num_layers: 2", "num_layers: 0").replace("training:", "trainig:")
     found = problems(write(text), "execution.log_every=2.5", "stages.genral.x=1", "nonsense")
     assert [line.split(": ", 2)[:2] for line in found] == [
@@ -156,18 +149,13 @@ def test_every_problem_of_file_and_overrides_comes_at_once_with_place_and_line(
         [f"{write(text)}:11", "stages[0].training"],
         [f"{write(text)}:12", "stages[0].trainig"],
     ]
-    assert found[3].endswith(
-        "unknown key (did you mean training?); allowed: training, name, teacher, data, objective"
-    )
+    assert found[3].endswith("unknown key (did you mean training?); allowed: training, name, teacher, data, objective")
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        (
-            "student.shape.num_layers=0",
-            "student.shape.num_layers: 0 is not allowed; it must be at least 1",
-        ),
+        ("student.shape.num_layers=0", "student.shape.num_layers: 0 is not allowed; it must be at least 1"),
         ("student.shape.num_layers=two", "'two' is not allowed; expected a whole number"),
         (
             "student.start.kind=teacher_layer",
@@ -177,18 +165,9 @@ def test_every_problem_of_file_and_overrides_comes_at_once_with_place_and_line(
             "stages[2].training.duration=3 days",
             "stages[2].training.duration.unit: 'days' is not allowed; choose steps, epochs or",
         ),
-        (
-            "stages.general.training.duration=soon",
-            "stages[0].training.duration: expected an amount and a unit",
-        ),
-        (
-            "stages.general.training.batch=4096",
-            "stages[0].training.batch: 4096 is not allowed; expected an amount",
-        ),
-        (
-            "stages.general.data=task_data",
-            "stages[0].data: 'task_data' is not allowed; choose general_corpus",
-        ),
+        ("stages.general.training.duration=soon", "stages[0].training.duration: expected an amount and a unit"),
+        ("stages.general.training.batch=4096", "stages[0].training.batch: 4096 is not allowed; expected an amount"),
+        ("stages.general.data=task_data", "stages[0].data: 'task_data' is not allowed; choose general_corpus"),
         (
             "stages.general.objective={kind: latent, layer_map: {kind: explicit, layers: [1]}}",
             "stages[0].objective.layer_map.layers: 3 student layers but 1",
@@ -197,26 +176,11 @@ def test_every_problem_of_file_and_overrides_comes_at_once_with_place_and_line(
             "stages.general.objective={kind: latent, layer_map: {kind: explicit, layers: [-1]}}",
             "stages[0].objective.layer_map.layers[0]: -1 is not allowed",
         ),
-        (
-            "teacher.model.sha256=abc",
-            "teacher.model.sha256: 'abc' is no SHA-256; expected 64 lower-case",
-        ),
-        (
-            "teacher.minimum_gain=.nan",
-            "teacher.minimum_gain: nan is not allowed; give a finite number",
-        ),
-        (
-            "baselines=[bag_of_word]",
-            "baselines[0]: 'bag_of_word' is not allowed (did you mean bag_of_words?); choose",
-        ),
-        (
-            "general_corpus.sources=[]",
-            "general_corpus.sources: [] is not allowed; give at least 1 item",
-        ),
-        (
-            "general_corpus.sources=[{kind: hub}]",
-            "general_corpus.sources[0].id: is missing (Repository",
-        ),
+        ("teacher.model.sha256=abc", "teacher.model.sha256: 'abc' is no SHA-256; expected 64 lower-case"),
+        ("teacher.minimum_gain=.nan", "teacher.minimum_gain: nan is not allowed; give a finite number"),
+        ("baselines=[bag_of_word]", "baselines[0]: 'bag_of_word' is not allowed (did you mean bag_of_words?); choose"),
+        ("general_corpus.sources=[]", "general_corpus.sources: [] is not allowed; give at least 1 item"),
+        ("general_corpus.sources=[{kind: hub}]", "general_corpus.sources[0].id: is missing (Repository"),
         (
             "stages.general.training.gradient_perturbation=[]",  # described in two lines
             "stages[0].training.gradient_perturbation: [] is not allowed; expected a number (Length",
@@ -230,9 +194,7 @@ def test_every_problem_of_file_and_overrides_comes_at_once_with_place_and_line(
         ("teacher.model={id: a}", "teacher.model.kind: is missing"),
     ],
 )
-def test_a_wrong_value_is_named_by_its_yaml_path_in_plain_words(
-    override: str, expected: str
-) -> None:
+def test_a_wrong_value_is_named_by_its_yaml_path_in_plain_words(override: str, expected: str) -> None:
     found = problems("quickstart", override)
     assert any(expected in line for line in found), found
     assert len(found) <= 2
@@ -253,9 +215,7 @@ def test_a_thousand_problems_are_cut_to_what_a_person_reads(write: Write) -> Non
     assert found[-1].startswith("and more")
 
 
-def test_what_is_wrong_in_an_anchor_is_said_once_with_how_many_places_it_stands_in(
-    write: Write,
-) -> None:
+def test_what_is_wrong_in_an_anchor_is_said_once_with_how_many_places_it_stands_in(write: Write) -> None:
     text = SMALL.replace("training:", "training: &training").replace("duration", "duratoin")
     names = ("general_enhanced", "task_adaptive", "task_specific")
     text += "".join(f"  - {{name: {name}, training: *training}}\n" for name in names)

@@ -14,12 +14,7 @@ from hypothesis import strategies as st
 from schemas.core.errors import ConfigError
 from schemas.core.refs import PackageModel
 from schemas.core.training import _BatchSize, _Duration
-from schemas.loading.load import (
-    dump_recipe,
-    load_recipe,
-    recipe_names,
-    recipe_schema,
-)
+from schemas.loading.load import dump_recipe, load_recipe, recipe_names, recipe_schema
 from schemas.recipe.recipe import Recipe
 from tests.unit.schemas.loading.test_loading import RECIPES, SMALL, quickstart
 
@@ -41,9 +36,7 @@ def test_a_dumped_amount_is_written_in_short(amount: float, unit: Any, text: str
     assert yaml.safe_load(dump_recipe(given))["stages"][0]["training"]["duration"] == text
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     duration=st.floats(min_value=0, exclude_min=True, max_value=1e14),
     batch=st.floats(min_value=1, max_value=1e6),
@@ -91,19 +84,9 @@ PATHS = [
 WORDS = ["docstrings", "3 epochs", "fine_tuned", "hub", "explicit", "latent", "sst2"]
 KEYS = ["kind", "name", "model", "layers", "task", "training", "x"]
 VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=12)
-    | st.sampled_from(WORDS),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | st.sampled_from(WORDS),
     lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(KEYS) | st.text(max_size=5),
-            inner,
-            max_size=3,
-        )
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=5), inner, max_size=3)
     ),
     max_leaves=6,
 )
@@ -112,11 +95,7 @@ VALUES = st.recursive(
 def spots(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """The path of everything inside a value."""
     items = (
-        list(value.items())
-        if isinstance(value, dict)
-        else list(enumerate(value))
-        if isinstance(value, list)
-        else []
+        list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
     )
     return [spot for key, inner in items for spot in [(*path, key), *spots(inner, (*path, key))]]
 
@@ -136,13 +115,9 @@ def refused_or_loaded(path: Path, overrides: list[str]) -> None:
     assert not any("pydantic" in line for line in found)
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_mutated_recipe_is_loaded_or_refused_and_nothing_else(
-    tmp_path: Path, data: st.DataObject
-) -> None:
+def test_a_mutated_recipe_is_loaded_or_refused_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
     names = recipe_names(RECIPES)
     recipe = load_recipe(data.draw(st.sampled_from(names)), recipes_folder=RECIPES)
     content = yaml.safe_load(dump_recipe(recipe))
@@ -160,13 +135,9 @@ def test_a_mutated_recipe_is_loaded_or_refused_and_nothing_else(
     refused_or_loaded(path, [])
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=st.binary(max_size=60), where=st.integers(0, len(SMALL)))
-def test_a_damaged_file_is_loaded_or_refused_and_nothing_else(
-    tmp_path: Path, raw: bytes, where: int
-) -> None:
+def test_a_damaged_file_is_loaded_or_refused_and_nothing_else(tmp_path: Path, raw: bytes, where: int) -> None:
     path = tmp_path / "damaged.yaml"
     path.write_bytes(SMALL[:where].encode() + raw + SMALL[where:].encode())
     refused_or_loaded(path, [])
@@ -176,11 +147,7 @@ def test_a_damaged_file_is_loaded_or_refused_and_nothing_else(
 @given(
     overrides=st.lists(
         st.text(max_size=30)
-        | st.builds(
-            "{}={}".format,
-            st.sampled_from(PATHS),
-            st.text(max_size=20) | VALUES.map(flow_style),
-        ),
+        | st.builds("{}={}".format, st.sampled_from(PATHS), st.text(max_size=20) | VALUES.map(flow_style)),
         max_size=3,
     )
 )

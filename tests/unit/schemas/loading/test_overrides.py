@@ -11,10 +11,7 @@ from schemas.core.refs import HubModel
 from schemas.core.training import _Duration
 from schemas.data.corpus import PairCut
 from schemas.data.stage_data import DocstringTask, FileTask, HubTask
-from schemas.loading.load import (
-    load_recipe,
-    parse_overrides,
-)
+from schemas.loading.load import load_recipe, parse_overrides
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from tests.unit.schemas.loading.test_loading import RECIPES, problems, quickstart
@@ -72,19 +69,13 @@ def test_another_data_set_of_the_same_kind_keeps_length_row_limit_and_seed() -> 
     )
     recipe = quickstart("task=./a", "task.label=gold", "task.max_train_rows=9", "task=./b/")
     assert recipe.task == FileTask(
-        train="./b/train.*",
-        validation="./b/validation.*",
-        text_pair="auto",
-        max_length=64,
-        max_train_rows=9,
+        train="./b/train.*", validation="./b/validation.*", text_pair="auto", max_length=64, max_train_rows=9
     )
 
 
 def test_a_task_of_another_kind_keeps_the_length_alone() -> None:
     recipe = quickstart("task.seed=3", "task=glue/sst2")
-    assert recipe.task == HubTask(
-        id="nyu-mll/glue", config="sst2", labels=("negative", "positive"), max_length=64
-    )
+    assert recipe.task == HubTask(id="nyu-mll/glue", config="sst2", labels=("negative", "positive"), max_length=64)
 
 
 def test_an_override_reaches_into_a_task_among_several_and_its_mistakes_are_placed_there() -> None:
@@ -98,10 +89,7 @@ def test_an_override_reaches_into_a_task_among_several_and_its_mistakes_are_plac
     assert recipe.teacher.multi_task.tasks["b"].max_length == 128
     for change, place in (
         ("max_length=1", "teacher.multi_task.tasks.a.max_length: 1 is not allowed"),
-        (
-            "max_lengt=32",
-            "teacher.multi_task.tasks.a.max_lengt: unknown key (did you mean max_length?)",
-        ),
+        ("max_lengt=32", "teacher.multi_task.tasks.a.max_lengt: unknown key (did you mean max_length?)"),
     ):
         with pytest.raises(ConfigError) as refused:
             several(f"teacher.multi_task.tasks.a.{change}")
@@ -147,11 +135,7 @@ def test_a_later_override_wins() -> None:
 def test_null_takes_a_part_away() -> None:
     recipe = load_recipe(
         "tinybert",
-        [
-            "stages=[{name: task_specific, training: {duration: 1 epoch}}]",
-            "general_corpus=null",
-            "augmentation=null",
-        ],
+        ["stages=[{name: task_specific, training: {duration: 1 epoch}}]", "general_corpus=null", "augmentation=null"],
         recipes_folder=RECIPES,
     )
     assert recipe.general_corpus is None
@@ -184,9 +168,7 @@ def test_an_unusable_override_is_named_as_it_was_given(override: str, expected: 
 
 
 def test_an_override_never_reaches_a_place_that_only_shares_an_alias() -> None:
-    recipe = load_recipe(
-        "tinybert", ["stages.general.objective.terms.attention.weight=5"], recipes_folder=RECIPES
-    )
+    recipe = load_recipe("tinybert", ["stages.general.objective.terms.attention.weight=5"], recipes_folder=RECIPES)
     first, second = (stage.objective for stage in recipe.stages[:2])
     assert isinstance(first, LatentObjective)
     assert isinstance(second, LatentObjective)

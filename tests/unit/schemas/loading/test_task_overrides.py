@@ -84,9 +84,7 @@ def test_a_file_may_list_tasks_in_short_and_an_override_reaches_into_them(tmp_pa
     loaded = load_recipe(path, ["tasks.sst2.max_length=16"], recipes_folder=None)
     assert loaded.tasks is not None
     assert [task.max_length for task in loaded.tasks.values()] == [16, 128]
-    assert {"type": "array", "items": {"type": "string"}} in recipe_schema()["properties"]["tasks"][
-        "anyOf"
-    ]
+    assert {"type": "array", "items": {"type": "string"}} in recipe_schema()["properties"]["tasks"]["anyOf"]
 
 
 @pytest.mark.parametrize(
@@ -106,10 +104,8 @@ def test_a_file_may_list_tasks_in_short_and_an_override_reaches_into_them(tmp_pa
         (["tasks=[mrpc]", "tasks.mrp.seed=8"], "no task 'mrp' (did you mean mrpc?); there are: mrpc"),
         (["tasks=[mrpc]", "tasks.mrpc.max_length=1"], "tasks.mrpc.max_length: 1 is not allowed"),
     ],
-)  # fmt: skip
-def test_what_is_no_list_of_tasks_is_refused_in_one_line(
-    overrides: list[str], expected: str
-) -> None:
+)
+def test_what_is_no_list_of_tasks_is_refused_in_one_line(overrides: list[str], expected: str) -> None:
     (line,) = problems("ernie-tiny", *overrides)
     assert line.startswith("--set ta")
     assert expected in line
@@ -127,9 +123,7 @@ def test_a_kept_value_that_is_wrong_is_laid_to_who_wrote_it(tmp_path: Path) -> N
     assert first.startswith(f"{path}:{number}: tasks.rte.max_length and 1 more place: 1 is not")
 
 
-def test_both_forms_in_one_file_and_several_without_work_for_them_are_refused(
-    tmp_path: Path,
-) -> None:
+def test_both_forms_in_one_file_and_several_without_work_for_them_are_refused(tmp_path: Path) -> None:
     content = yaml.safe_load((RECIPES / "ernie-tiny.yaml").read_text(encoding="utf-8"))
     path = tmp_path / "both.yaml"
     path.write_text(yaml.safe_dump(content | {"tasks": ["rte", "mrpc"]}), encoding="utf-8")
@@ -184,9 +178,7 @@ def test_several_tasks_go_on_from_a_checkpoint_that_they_share_alone() -> None:
         ("ends in a blank ", "at most 64 letters"),
     ],
 )
-def test_further_rows_are_not_called_what_others_are_or_what_mlflow_refuses(
-    name: str, said: str
-) -> None:
+def test_further_rows_are_not_called_what_others_are_or_what_mlflow_refuses(name: str, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         FileTask(train="a", validation="b", more_validation={name: "c"})
     with pytest.raises(ValidationError, match=said):

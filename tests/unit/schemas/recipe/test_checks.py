@@ -14,12 +14,7 @@ from schemas.recipe.recipe import Recipe
 from tests.support.toys import toy_recipe_dict
 
 TEACHER = TeacherShape(
-    num_layers=4,
-    hidden_size=16,
-    num_attention_heads=2,
-    intermediate_size=32,
-    vocab_size=80,
-    max_positions=64,
+    num_layers=4, hidden_size=16, num_attention_heads=2, intermediate_size=32, vocab_size=80, max_positions=64
 )
 
 
@@ -51,16 +46,8 @@ def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
             "teacher.multi_task",
             "learns from a multi-task teacher; name its tasks",
         ),
-        (
-            [("teacher.others", [{"model": "./other"}])],
-            "teacher.others.0.task_model",
-            "needs a fine-tuned teacher",
-        ),
-        (
-            [("teacher.weighting", "confidence")],
-            "stages.0.name",
-            "a general corpus has no labels",
-        ),
+        ([("teacher.others", [{"model": "./other"}])], "teacher.others.0.task_model", "needs a fine-tuned teacher"),
+        ([("teacher.weighting", "confidence")], "stages.0.name", "a general corpus has no labels"),
         (
             [("stages.0.objective", latent({"kind": "hidden"}, common_width=8, projection="none"))],
             "stages.0.objective.projection",
@@ -72,12 +59,7 @@ def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
             "cannot learn from the mean of several blocks",
         ),
         (
-            [
-                (
-                    "stages.0.objective",
-                    latent({"kind": "hidden", "layer_map": {"kind": "explicit", "layers": [0]}}),
-                )
-            ],
+            [("stages.0.objective", latent({"kind": "hidden", "layer_map": {"kind": "explicit", "layers": [0]}}))],
             "stages.0.objective.terms.0.layer_map.layers",
             "2 student layers but 1 teacher layers listed",
         ),
@@ -87,12 +69,7 @@ def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
             "cannot take over the teacher's parts",
         ),
         (
-            [
-                (
-                    "student.start",
-                    {"kind": "extract", "layer_map": {"kind": "explicit", "layers": [0, None]}},
-                )
-            ],
+            [("student.start", {"kind": "extract", "layer_map": {"kind": "explicit", "layers": [0, None]}})],
             "student.start.layer_map.layers",
             "list one teacher layer for each of the 2 student layers",
         ),
@@ -125,10 +102,7 @@ def test_parts_that_do_not_fit_are_refused(
             "without a projection the widths must be equal, but the student has 8 and the teacher 16",
         ),
         (
-            [
-                ("student.shape.num_attention_heads", 4),
-                ("stages.0.objective", latent({"kind": "relation"})),
-            ],
+            [("student.shape.num_attention_heads", 4), ("stages.0.objective", latent({"kind": "relation"}))],
             "relation is matched head by head, but the student has 4 heads and the teacher 2",
         ),
         (
@@ -136,12 +110,11 @@ def test_parts_that_do_not_fit_are_refused(
             "student.shape.intermediate_size: 64, but only 32 can be extracted from the teacher",
         ),
         (
-            [("stages.0.objective", latent({"kind": "hidden"}, layer_map={"kind": "last",
-                                                                         "teacher_layer": 9}))],
+            [("stages.0.objective", latent({"kind": "hidden"}, layer_map={"kind": "last", "teacher_layer": 9}))],
             "stages[0].objective.layer_map: teacher layer 9 does not exist",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_the_teachers_shape_is_named(
     content: dict[str, Any], changes: list[tuple[str, Any]], expected: str
 ) -> None:
@@ -153,9 +126,7 @@ def test_a_recipe_that_fits_has_no_problems(content: dict[str, Any]) -> None:
     assert Recipe.model_validate(content).problems_with(TEACHER) == []
 
 
-def test_teachers_are_named_in_the_order_they_are_made(
-    content: dict[str, Any], tmp_path: Path
-) -> None:
+def test_teachers_are_named_in_the_order_they_are_made(content: dict[str, Any], tmp_path: Path) -> None:
     fine_tune = content["teacher"]["task_model"]
     recipe = Recipe.model_validate(
         changed(
@@ -169,11 +140,10 @@ def test_teachers_are_named_in_the_order_they_are_made(
             ),
             (
                 "teacher.multi_task",
-                {"tasks": {"one": content["task"], "two": content["task"]},
-                 "training": fine_tune["training"]},
+                {"tasks": {"one": content["task"], "two": content["task"]}, "training": fine_tune["training"]},
             ),
         )
-    )  # fmt: skip
+    )
     configs = recipe.teacher_configs()
     names = [config.name for config in configs]
     assert names == ["teacher", "other_teacher", "multi_task_teacher"]

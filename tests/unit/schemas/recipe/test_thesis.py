@@ -30,8 +30,7 @@ def test_consecutive_stages_differ_in_exactly_one_part() -> None:
 def test_the_latent_objective_is_the_same_in_every_stage_of_ernie_tiny() -> None:
     recipe = read_recipe("ernie-tiny")
     latents = [
-        stage.objective if stage.objective.kind == "latent" else stage.objective.latent
-        for stage in recipe.stages
+        stage.objective if stage.objective.kind == "latent" else stage.objective.latent for stage in recipe.stages
     ]
     assert all(latent == latents[0] for latent in latents)
 
@@ -44,20 +43,11 @@ def test_the_latent_objective_is_the_same_in_every_stage_of_ernie_tiny() -> None
         ((12, 768, 12, 3072), 109_482_240, 22.3),
     ],
 )
-def test_sizes_are_the_published_ones(
-    shape: tuple[int, int, int, int], parameters: int, giga_flops: float
-) -> None:
+def test_sizes_are_the_published_ones(shape: tuple[int, int, int, int], parameters: int, giga_flops: float) -> None:
     layers, width, heads, inner = shape
-    config = BertConfig(
-        num_hidden_layers=layers,
-        hidden_size=width,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-    )
+    config = BertConfig(num_hidden_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner)
     assert count_parameters(config) == parameters
-    student = StudentShape(
-        num_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner
-    )
+    student = StudentShape(num_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner)
     assert encoder_flops(student) / 1e9 == pytest.approx(giga_flops, abs=0.06)
 
 
@@ -71,23 +61,14 @@ def test_sizes_are_the_published_ones(
         (3, 3, (0, 1, 2)),
     ],
 )
-def test_the_uniform_map_ends_at_the_last_teacher_layer(
-    student: int, teacher: int, expected: tuple[int, ...]
-) -> None:
-    assert (
-        teacher_layers(UniformMap(), num_student_layers=student, num_teacher_layers=teacher)
-        == expected
-    )
+def test_the_uniform_map_ends_at_the_last_teacher_layer(student: int, teacher: int, expected: tuple[int, ...]) -> None:
+    assert teacher_layers(UniformMap(), num_student_layers=student, num_teacher_layers=teacher) == expected
 
 
 def test_a_map_that_fits_neither_depth_says_which_number_is_wrong() -> None:
-    with pytest.raises(
-        ValueError, match="4 student layers but 3 teacher layers listed; list one per student layer"
-    ):
+    with pytest.raises(ValueError, match="4 student layers but 3 teacher layers listed; list one per student layer"):
         teacher_layers(ExplicitMap(layers=(0, 1, 2)), num_student_layers=4, num_teacher_layers=12)
-    with pytest.raises(
-        ValueError, match="teacher layer 12 does not exist; the teacher has 12 layers"
-    ):
+    with pytest.raises(ValueError, match="teacher layer 12 does not exist; the teacher has 12 layers"):
         teacher_layers(ExplicitMap(layers=(0, 12)), num_student_layers=2, num_teacher_layers=12)
     with pytest.raises(ValueError, match="the student has 5 layers and the teacher 4"):
         teacher_layers(UniformMap(), num_student_layers=5, num_teacher_layers=4)

@@ -57,9 +57,7 @@ def test_neighbours_are_the_nearest_words_of_letters_by_cosine(tmp_path: Path, n
     assert chinese == ["戏"]
 
 
-def test_only_the_first_hundred_thousand_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_first_hundred_thousand_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "MOST_WORDS", 4)
     words, vectors = read_glove(write(tmp_path / "glove.txt", GLOVE + "broken line\n"))
     assert words == ["the", "film", "movie"]
@@ -71,14 +69,8 @@ def test_only_the_first_hundred_thousand_are_read(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "film 1 2 3\nscene 1 2\n",
-            "line 2 has 2 numbers after its word where the first line has 3",
-        ),
-        (
-            "film 1 2\nscene 1 2 3\n",
-            "line 2 has 3 numbers after its word where the first line has 2",
-        ),
+        ("film 1 2 3\nscene 1 2\n", "line 2 has 2 numbers after its word where the first line has 3"),
+        ("film 1 2\nscene 1 2 3\n", "line 2 has 3 numbers after its word where the first line has 2"),
         ("film 1 2\nscene 1 two\n", "line 2 has 'two' where a number should be"),
         ("film 1 2\nscene 1 nan\n", "line 2 has a number that is not finite"),
         ("film 1 2\n\nscene 1 2\n", "line 2 has -1 numbers"),
@@ -110,9 +102,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         GloveNeighbours(str(tmp_path))
 
 
-def test_a_glove_file_serves_words_of_several_pieces_and_the_model_the_others(
-    tmp_path: Path,
-) -> None:
+def test_a_glove_file_serves_words_of_several_pieces_and_the_model_the_others(tmp_path: Path) -> None:
     teacher = word_teacher(tmp_path / "words")
     glove = write(tmp_path / "glove.txt", GLOVE)
     text = "sky film unheard"  # film is one token, the others are several
@@ -135,9 +125,7 @@ def test_a_word_with_an_unknown_piece_has_no_neighbours_of_the_models(tmp_path: 
     assert [(place.start, place.end) for place in places] == [(0, 4), (13, 18)]
 
 
-def test_scores_are_made_some_words_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scores_are_made_some_words_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = GloveNeighbours(str(write(tmp_path / "glove.txt", GLOVE)))
     words = ["film", "sky", "戏", "scene", "the", "电影"]
     whole = near(table, *words)

@@ -38,9 +38,7 @@ def test_no_two_neighbours_are_masked_at_once() -> None:
             assert (np.diff(words) == turns).all()
 
 
-def test_a_batch_predicts_what_its_sequences_do_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_predicts_what_its_sequences_do_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = word_teacher(tmp_path)
     whole = finder(folder).find(TEXTS)
     assert whole == [finder(folder).find([text])[0] for text in TEXTS[:3]] + whole[3:]
@@ -73,13 +71,10 @@ def test_words_masked_together_are_those_of_one_turn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "family",
-    "roberta electra distilbert albert modernbert mobilebert mpnet deberta-v2 rembert".split(),
+    "family", "roberta electra distilbert albert modernbert mobilebert mpnet deberta-v2 rembert".split()
 )
 @torch.no_grad()
-def test_the_head_of_any_family_runs_on_the_masked_places_alone(
-    family: str, tmp_path: Path
-) -> None:
+def test_the_head_of_any_family_runs_on_the_masked_places_alone(family: str, tmp_path: Path) -> None:
     model = AutoModelForMaskedLM.from_config(family_config(family)).eval()
     model.save_pretrained(tmp_path)
     tokenizer = tiny_tokenizer()
@@ -90,18 +85,10 @@ def test_the_head_of_any_family_runs_on_the_masked_places_alone(
         for number, place in enumerate(places, start=1):
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             ids[0, number] = tokenizer.mask_token_id
-            ranked = (
-                model(ids, attention_mask=torch.ones_like(ids))
-                .logits[0, number]
-                .argsort(descending=True)
-            )
+            ranked = model(ids, attention_mask=torch.ones_like(ids)).logits[0, number].argsort(descending=True)
             words = tokenizer.convert_ids_to_tokens(ranked[ranked < len(tokenizer)].tolist())
             own = text.split()[number - 1]
             assert (
                 place.candidates
-                == [
-                    word
-                    for word in words
-                    if word.isalpha() and word not in (own, *tokenizer.all_special_tokens)
-                ][:5]
+                == [word for word in words if word.isalpha() and word not in (own, *tokenizer.all_special_tokens)][:5]
             )

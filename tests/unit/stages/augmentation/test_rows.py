@@ -48,9 +48,15 @@ def augment(
 ) -> Dataset:
     digest = augmentation_digest(config, teacher, "rows")
     return augmented_rows(
-        rows, config, teacher, digest=digest, cache=cache, progress=progress or SilentProgress(),
-        precision="fp32", **more,
-    )  # fmt: skip
+        rows,
+        config,
+        teacher,
+        digest=digest,
+        cache=cache,
+        progress=progress or SilentProgress(),
+        precision="fp32",
+        **more,
+    )
 
 
 def rows_of(texts: list[str], pairs: list[str] | None = None) -> Dataset:
@@ -70,17 +76,12 @@ def test_candidates_are_those_of_one_word_and_one_pass_at_a_time(teacher: Path) 
     found = CandidateFinder(SETTINGS, teacher, precision="fp32").find(texts)
     plain = PlainAugmentor(teacher, ENGLISH, SETTINGS.candidates)
     for text, places in zip(texts, found, strict=True):
-        got = {
-            (place.start, place.end): [word.lower() for word in place.candidates]
-            for place in places
-        }
+        got = {(place.start, place.end): [word.lower() for word in place.candidates] for place in places}
         assert got == plain.candidates(text.lower())
     assert sum(map(len, found)) > 150
 
 
-def test_every_row_stands_first_and_its_copies_differ_from_it_and_each_other(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_every_row_stands_first_and_its_copies_differ_from_it_and_each_other(teacher: Path, tmp_path: Path) -> None:
     texts = [*TEXTS, *ODD, TEXTS[0]]
     found = augment(rows_of(texts), teacher, tmp_path)
     assert found.column_names == ["text", "row", "variant"]
@@ -92,10 +93,7 @@ def test_every_row_stands_first_and_its_copies_differ_from_it_and_each_other(
         numbers = list(own["variant"])
         assert numbers == sorted(set(numbers))
         assert numbers[-1] <= SETTINGS.copies
-    first, again = (
-        found.filter(lambda each, row=row: each["row"] == row)["text"][:]
-        for row in (0, len(texts) - 1)
-    )
+    first, again = (found.filter(lambda each, row=row: each["row"] == row)["text"][:] for row in (0, len(texts) - 1))
     assert first != again  # the same text in another row is drawn for anew
 
 
@@ -121,9 +119,7 @@ def test_of_a_pair_each_text_is_varied_from_its_own_original(teacher: Path, tmp_
     rows = rows_of(TEXTS[:20], TEXTS[20:])
     config = SETTINGS.model_copy(update={"copies": 40, "replace_probability": 0.3})
     pairs = augment(rows, teacher, tmp_path, config)
-    places = dict(
-        zip(TEXTS, CandidateFinder(config, teacher, precision="fp32").find(TEXTS), strict=True)
-    )
+    places = dict(zip(TEXTS, CandidateFinder(config, teacher, precision="fp32").find(TEXTS), strict=True))
     seen = Counter[str]()
     for each in pairs:
         for name in ("text", "text_pair"):
@@ -145,8 +141,7 @@ def is_copy_of(text: str, copy: str, places: dict[str, list[Replaceable]]) -> bo
     allowed = {place.start: place.candidates for place in places[text]}
     starts = [len(" ".join(words[:number])) + (number > 0) for number in range(len(words))]
     return len(words) == len(changed) and all(
-        new == old or new in allowed[start]
-        for old, new, start in zip(words, changed, starts, strict=True)
+        new == old or new in allowed[start] for old, new, start in zip(words, changed, starts, strict=True)
     )
 
 
@@ -176,9 +171,7 @@ def test_a_copy_depends_on_seed_row_number_and_copy_alone(
     monkeypatch.setattr(augmentation, "PART_ROWS", 7)
     parts = augment(rows_of(TEXTS), teacher, tmp_path / "parts")
     assert parts.to_dict() == whole.to_dict()
-    more = augment(
-        rows_of(TEXTS[:11]), teacher, tmp_path / "more", SETTINGS.model_copy(update={"copies": 9})
-    )
+    more = augment(rows_of(TEXTS[:11]), teacher, tmp_path / "more", SETTINGS.model_copy(update={"copies": 9}))
     few = [each for each in more if each["variant"] <= SETTINGS.copies]
     assert few == [each for each in whole if each["row"] < 11]
     other = SETTINGS.model_copy(update={"seed": 1})
@@ -254,10 +247,7 @@ def test_a_stopped_run_keeps_its_parts_and_a_damaged_part_is_made_anew(
     monkeypatch.setattr(augmentation, "PART_ROWS", 10)
     progress = SilentProgress()
     with pytest.raises(Interrupted, match="finished parts kept"):
-        augment(
-            rows_of(TEXTS), teacher, tmp_path, progress=progress,
-            stop_requested=lambda: progress.done == 2,
-        )  # fmt: skip
+        augment(rows_of(TEXTS), teacher, tmp_path, progress=progress, stop_requested=lambda: progress.done == 2)
     whole = augment(rows_of(TEXTS), teacher, tmp_path, progress=progress).to_dict()
     assert progress.started == [("augmentation", 4, 0), ("augmentation", 4, 2)]
     augment(rows_of(TEXTS), teacher, tmp_path, progress=progress)
@@ -287,13 +277,9 @@ def test_without_the_head_neighbours_serve_and_it_is_said(tmp_path: Path) -> Non
         augmentation_digest(required, bare, "rows")
 
 
-def test_texts_without_a_word_to_replace_are_kept_and_it_is_said(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_texts_without_a_word_to_replace_are_kept_and_it_is_said(teacher: Path, tmp_path: Path) -> None:
     progress = SilentProgress()
-    found = augment(
-        rows_of(["the 3", "it is 2,000 …", "", "🙂"]), teacher, tmp_path, progress=progress
-    )
+    found = augment(rows_of(["the 3", "it is 2,000 …", "", "🙂"]), teacher, tmp_path, progress=progress)
     assert found["text"][:] == ["the 3", "it is 2,000 …", "", "🙂"]
     (note,) = progress.notes
     assert "no copy differs from its row: the 4 rows" in note
@@ -308,9 +294,7 @@ def test_words_behind_the_models_positions_stay(teacher: Path, tmp_path: Path) -
         assert words[22:] == ["film", "blue"] * 9
 
 
-def test_the_digest_covers_what_decides_the_rows_and_nothing_else(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_the_digest_covers_what_decides_the_rows_and_nothing_else(teacher: Path, tmp_path: Path) -> None:
     def digest(folder: Path = teacher, rows: str = "rows", **changes: Any) -> str:
         return augmentation_digest(SETTINGS.model_copy(update=changes), folder, rows)
 
@@ -321,10 +305,19 @@ def test_the_digest_covers_what_decides_the_rows_and_nothing_else(
     words.write_text("der\n\ndie \n")
     bare = toy_teacher(tmp_path / "bare")
     different = [
-        digest(), digest(seed=1), digest(copies=7), digest(candidates=6), digest(passes=2), digest(passes=3),
-        digest(replace_probability=0.5), digest(masked_language="never"), digest(rows="others"),
-        digest(embeddings=str(glove)), digest(stop_words=("der", "die")), digest(bare),
-    ]  # fmt: skip
+        digest(),
+        digest(seed=1),
+        digest(copies=7),
+        digest(candidates=6),
+        digest(passes=2),
+        digest(passes=3),
+        digest(replace_probability=0.5),
+        digest(masked_language="never"),
+        digest(rows="others"),
+        digest(embeddings=str(glove)),
+        digest(stop_words=("der", "die")),
+        digest(bare),
+    ]
     assert len(set(different)) == len(different)
     assert digest(masked_language="required") == digest()
     assert digest(embeddings=str(moved)) == digest(embeddings=str(glove))
@@ -337,31 +330,40 @@ def test_the_digest_covers_what_decides_the_rows_and_nothing_else(
 
 
 def test_settings_out_of_bounds_are_refused() -> None:
-    for wrong in ({"replace_probability": 0}, {"copies": 0}, {"candidates": 0}, {"copies": 1.5},
-                  {"passes": 1}, {"masked_language": "no"}, {"stop_words": ("",)}):  # fmt: skip
+    for wrong in (
+        {"replace_probability": 0},
+        {"copies": 0},
+        {"candidates": 0},
+        {"copies": 1.5},
+        {"passes": 1},
+        {"masked_language": "no"},
+        {"stop_words": ("",)},
+    ):
         with pytest.raises(ValidationError):
             Augmentation.model_validate(wrong)
     assert Augmentation().model_dump() == {
-        "replace_probability": 0.4, "copies": 20, "candidates": 15, "masked_language": "auto",
-        "passes": 2, "embeddings": None, "stop_words": "english", "seed": 0,
-    }  # fmt: skip
+        "replace_probability": 0.4,
+        "copies": 20,
+        "candidates": 15,
+        "masked_language": "auto",
+        "passes": 2,
+        "embeddings": None,
+        "stop_words": "english",
+        "seed": 0,
+    }
 
 
 def test_a_tokenizer_without_mask_token_can_predict_nothing(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.mask_token = None
     folder = word_teacher(tmp_path / "words", tokenizer)
-    with pytest.raises(
-        ConfigError, match="has no mask token, so no word can be predicted; give never"
-    ):
+    with pytest.raises(ConfigError, match="has no mask token, so no word can be predicted; give never"):
         augment(rows_of(TEXTS), folder, tmp_path)
     never = SETTINGS.model_copy(update={"masked_language": "never"})
     assert len(augment(rows_of(TEXTS), folder, tmp_path, never)) > 100
 
 
-def test_a_missing_glove_file_is_refused_before_anything_is_made(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_a_missing_glove_file_is_refused_before_anything_is_made(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"embeddings": str(tmp_path / "glove.txt")})
     with pytest.raises(DataError, match=r"augmentation.embeddings: .*glove.txt is not there; give"):
         augmentation_digest(config, teacher, "rows")

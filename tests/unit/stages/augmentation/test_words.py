@@ -69,9 +69,7 @@ def test_letters_and_scripts() -> None:
         assert is_letters(word)
     for word in ("", "3D", "x_y", "isn't", "\u0301", "½", "Ⅷ", "a b"):
         assert not is_letters(word)
-    assert [is_unspaced(word) for word in ("电影", "かな", "ไทย", "film", "한국어")] == [
-        True, True, True, False, False,
-    ]  # fmt: skip
+    assert [is_unspaced(word) for word in ("电影", "かな", "ไทย", "film", "한국어")] == [True, True, True, False, False]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -79,8 +77,7 @@ def test_whole_words_of_a_vocabulary(name: str) -> None:
     tokenizer = TOKENIZERS[name]()
     lexicon = Lexicon.of(tokenizer)
     words = {
-        kind: {lexicon.words[one] for one in np.flatnonzero(lexicon.kinds[kind])}
-        for kind in (SPACED, GLUED, UNSPACED)
+        kind: {lexicon.words[one] for one in np.flatnonzero(lexicon.kinds[kind])} for kind in (SPACED, GLUED, UNSPACED)
     }
     assert {"good", "film"} <= words[SPACED]
     assert words[GLUED] <= words[SPACED]
@@ -106,9 +103,7 @@ def test_the_best_are_whole_words_each_once_in_any_case_and_never_the_word_itsel
     forms = np.array([lexicon.number_of("FILM"), lexicon.number_of("unheard")])
 
     def best(kind: int, number: int, but: int = -1) -> list[list[int]]:
-        return lexicon.best(
-            scores.clone(), kind, number, but_forms=forms, but_entries=np.array([-1, but])
-        ).tolist()
+        return lexicon.best(scores.clone(), kind, number, but_forms=forms, but_entries=np.array([-1, but])).tolist()
 
     assert best(SPACED, 3) == [[2, 5, -1], [5, 3, 1]]
     assert best(SPACED, 1) == [[2], [5]]
@@ -133,13 +128,7 @@ def test_chinese_is_augmented_character_by_character(tmp_path: Path) -> None:
     folder = word_teacher(tmp_path / "words", word_pieces())
     config = Augmentation(candidates=4)
     (places,) = CandidateFinder(config, folder, precision="fp32").find(["我很喜欢film 3D。"])
-    assert [(place.start, place.end) for place in places] == [
-        (0, 1),
-        (1, 2),
-        (2, 3),
-        (3, 4),
-        (4, 8),
-    ]
+    assert [(place.start, place.end) for place in places] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 8)]
     for place in places[:4]:
         assert len(place.candidates) == 4
         assert set(place.candidates) < set("我很喜欢这部电影真好看")

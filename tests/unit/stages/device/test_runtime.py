@@ -16,9 +16,7 @@ TOKENS = 512
 
 
 def a_model(family: str) -> PreTrainedModel:
-    config = family_config(
-        family, layers=2, width=64, heads=2, inner=128, max_position_embeddings=TOKENS + 8
-    )
+    config = family_config(family, layers=2, width=64, heads=2, inner=128, max_position_embeddings=TOKENS + 8)
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModel.from_config(config, **attention_of(config)).eval()
     return model

@@ -13,12 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from schemas.core.kinds import (
-    Classification,
-    MultipleChoice,
-    QuestionAnswering,
-    TokenClassification,
-)
+from schemas.core.kinds import Classification, MultipleChoice, QuestionAnswering, TokenClassification
 from stages.evaluation import bag_of_words as baselines
 from stages.evaluation.bag_of_words import bag_of_words
 
@@ -67,10 +62,7 @@ def test_vowel_signs_of_indian_scripts_are_parts_of_words() -> None:
     draw = np.random.default_rng(2)
     fill = "आधुनिक मानक हिन्दी फिल्म अच्छा यह वह देखा बहुत समय".split()
     labels = [place % 2 for place in range(120)]
-    texts = [
-        " ".join([*draw.choice(fill, 4), ("कि", "की")[label], *draw.choice(fill, 2)])
-        for label in labels
-    ]
+    texts = [" ".join([*draw.choice(fill, 4), ("कि", "की")[label], *draw.choice(fill, 2)]) for label in labels]
     train, data = rows(texts[:80], labels[:80]), rows(texts[80:], labels[80:])
     assert bag_of_words(scorer(Classification(), train, data)).tolist() == labels[80:]
 

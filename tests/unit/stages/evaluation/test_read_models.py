@@ -41,9 +41,7 @@ def test_features_and_answers_come_back_in_the_order_of_the_rows(tmp_path: Path)
         with torch.no_grad():
             states = model.base_model(**batch.model_inputs()).last_hidden_state[0]
             logits = model(**batch.model_inputs()).logits[0]
-        np.testing.assert_allclose(
-            read.features[place], states.mean(0).numpy(), rtol=1e-4, atol=1e-5
-        )
+        np.testing.assert_allclose(read.features[place], states.mean(0).numpy(), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(read.logits[place], logits.numpy(), rtol=1e-4, atol=1e-5)
 
 

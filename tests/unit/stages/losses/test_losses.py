@@ -7,13 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.losses import (
-    attention_score_loss,
-    attention_scores,
-    hard_label_loss,
-    hidden_state_loss,
-    soft_label_loss,
-)
+from stages.losses import attention_score_loss, attention_scores, hard_label_loss, hidden_state_loss, soft_label_loss
 
 B, A, S, D, H, C = 3, 2, 5, 4, 6, 3
 LENGTHS = (5, 3, 1)
@@ -36,9 +30,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 def test_attention_loss_is_the_mean_squared_difference_of_real_scores(mask: Tensor) -> None:
     q_s, k_s, q_t, k_t = (drawn(B, A, S, D, seed=seed) for seed in range(4))
     loss = attention_score_loss(
-        attention_scores(q_s, k_s, mask, scaling=0.5),
-        attention_scores(q_t, k_t, mask, scaling=0.5),
-        mask,
+        attention_scores(q_s, k_s, mask, scaling=0.5), attention_scores(q_t, k_t, mask, scaling=0.5), mask
     )
     total, count = 0.0, 0
     for b, length in enumerate(LENGTHS):
@@ -71,9 +63,7 @@ def test_soft_label_loss_is_the_divergence_times_temperature_squared(temperature
     loss = soft_label_loss(student, teacher, temperature=temperature)
     p = softmax(teacher.numpy() / temperature)
     q = softmax(student.numpy() / temperature)
-    assert loss.total.item() == pytest.approx(
-        temperature**2 * float((p * np.log(p / q)).sum()), rel=1e-10
-    )
+    assert loss.total.item() == pytest.approx(temperature**2 * float((p * np.log(p / q)).sum()), rel=1e-10)
     assert int(loss.count) == B
 
 
@@ -81,9 +71,7 @@ def test_soft_label_gradient_does_not_shrink_as_temperature_grows() -> None:
     norms = []
     for temperature in (1.0, 4.0, 16.0):
         student = (0.1 * drawn(64, C, seed=1)).requires_grad_()
-        soft_label_loss(
-            student, 0.1 * drawn(64, C, seed=2), temperature=temperature
-        ).total.backward()
+        soft_label_loss(student, 0.1 * drawn(64, C, seed=2), temperature=temperature).total.backward()
         norms.append(float(student.grad.norm()))
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
     assert norms[2] == pytest.approx(norms[0], rel=0.05)
@@ -91,9 +79,7 @@ def test_soft_label_gradient_does_not_shrink_as_temperature_grows() -> None:
 
 def test_soft_label_loss_is_zero_where_both_agree() -> None:
     logits = drawn(B, C)
-    assert float(soft_label_loss(logits, logits + 3.0, temperature=2.0).total) == pytest.approx(
-        0.0, abs=1e-12
-    )
+    assert float(soft_label_loss(logits, logits + 3.0, temperature=2.0).total) == pytest.approx(0.0, abs=1e-12)
 
 
 def test_hard_label_loss_is_the_negative_log_probability_of_the_label() -> None:
@@ -131,9 +117,7 @@ def test_more_padding_changes_nothing() -> None:
         h = torch.zeros(B, width, H, dtype=torch.float64)
         h[:, :5] = drawn(B, 5, H, seed=2)
         scores = attention_scores(q, q, mask, scaling=0.5)
-        results.append(
-            (attention_score_loss(scores, 2 * scores, mask), hidden_state_loss(h, 2 * h, mask))
-        )
+        results.append((attention_score_loss(scores, 2 * scores, mask), hidden_state_loss(h, 2 * h, mask)))
     for short, long in zip(*results, strict=True):
         assert float(short.total) == pytest.approx(float(long.total), rel=1e-12)
         assert int(short.count) == int(long.count)
@@ -144,28 +128,19 @@ def test_gradients_are_those_of_the_formula(mask: Tensor) -> None:
     k = drawn(B, A, S, D, seed=2).requires_grad_()
     target = drawn(B, A, S, S, seed=3)
     torch.autograd.gradcheck(
-        lambda q, k: (
-            attention_score_loss(attention_scores(q, k, mask, scaling=0.5), target, mask).total
-        ),
-        (q, k),
+        lambda q, k: attention_score_loss(attention_scores(q, k, mask, scaling=0.5), target, mask).total, (q, k)
     )
     h = drawn(B, S, H, seed=4).requires_grad_()
-    torch.autograd.gradcheck(
-        lambda h: hidden_state_loss(h, drawn(B, S, H, seed=5), mask).total, (h,)
-    )
+    torch.autograd.gradcheck(lambda h: hidden_state_loss(h, drawn(B, S, H, seed=5), mask).total, (h,))
     logits = drawn(B, C, seed=6).requires_grad_()
-    torch.autograd.gradcheck(
-        lambda x: soft_label_loss(x, drawn(B, C, seed=7), temperature=3.0).total, (logits,)
-    )
+    torch.autograd.gradcheck(lambda x: soft_label_loss(x, drawn(B, C, seed=7), temperature=3.0).total, (logits,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_extreme_inputs_give_finite_gradients(dtype: torch.dtype) -> None:
     mask = torch.tensor([[1, 0, 0], [0, 0, 0]]).bool()  # a one-token row and an all-padding row
     q = torch.full((2, A, 3, D), 70.0, dtype=dtype, requires_grad=True)
-    loss = attention_score_loss(
-        attention_scores(q, q, mask, scaling=0.5), torch.zeros(2, A, 3, 3), mask
-    )
+    loss = attention_score_loss(attention_scores(q, q, mask, scaling=0.5), torch.zeros(2, A, 3, 3), mask)
     logits = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype, requires_grad=True)
     soft = soft_label_loss(logits, torch.tensor([[-1e4, 1e4, 0.0]]), temperature=1.0)
     (loss.total + soft.total).backward()

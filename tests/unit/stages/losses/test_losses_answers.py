@@ -64,9 +64,7 @@ def test_soft_sets_of_labels_are_divergences_of_coins(temperature: float) -> Non
             expected += (1 - given) * math.log((1 - given) / (1 - said)) / C
     loss = soft_multi_label_loss(student, teacher, temperature=temperature)
     assert loss.total.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
-    assert soft_multi_label_loss(
-        teacher, teacher, temperature=temperature
-    ).total.item() == pytest.approx(0, abs=1e-12)
+    assert soft_multi_label_loss(teacher, teacher, temperature=temperature).total.item() == pytest.approx(0, abs=1e-12)
     error = soft_multi_label_loss(student, teacher, temperature=temperature, kind="mse").total
     assert error.item() == pytest.approx(float(((student - teacher) ** 2).mean(-1).sum()))
 
@@ -102,10 +100,7 @@ def test_soft_spans_are_divergences_over_real_tokens(temperature: float) -> None
     loss = soft_span_loss(student, teacher, MASK, temperature=temperature)
     assert loss.total.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
     error = soft_span_loss(student, teacher, MASK, temperature=1.0, kind="mse").total.item()
-    rows = [
-        ((student[b, :length] - teacher[b, :length]) ** 2).mean().item()
-        for b, length in enumerate(LENGTHS)
-    ]
+    rows = [((student[b, :length] - teacher[b, :length]) ** 2).mean().item() for b, length in enumerate(LENGTHS)]
     assert error == pytest.approx(sum(rows), rel=1e-12)
 
 
@@ -144,9 +139,7 @@ def test_soft_choices_are_divergences_among_a_row_s_own(temperature: float) -> N
 
 def test_vectors_are_compared_by_their_angle_or_their_numbers() -> None:
     student, teacher = drawn(B, H, seed=1), drawn(B, H, seed=2)
-    expected = sum(
-        1 - float(a @ b) / float(a.norm() * b.norm()) for a, b in zip(student, teacher, strict=True)
-    )
+    expected = sum(1 - float(a @ b) / float(a.norm() * b.norm()) for a, b in zip(student, teacher, strict=True))
     assert vector_loss(student, teacher).total.item() == pytest.approx(expected, rel=1e-12)
     assert vector_loss(3 * student, teacher).total.item() == pytest.approx(expected, rel=1e-12)
     error = vector_loss(student, teacher, kind="mse").total.item()

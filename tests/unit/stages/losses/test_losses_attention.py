@@ -16,11 +16,7 @@ ROWS = {
     "mse": lambda p, q: float(np.square(p - q).sum()),
     "cosine": lambda p, q: float(1 - p @ q / np.sqrt((p @ p) * (q @ q))),
 }
-COUNTS = {
-    "kl": A * sum(LENGTHS),
-    "mse": A * sum(length**2 for length in LENGTHS),
-    "cosine": A * sum(LENGTHS),
-}
+COUNTS = {"kl": A * sum(LENGTHS), "mse": A * sum(length**2 for length in LENGTHS), "cosine": A * sum(LENGTHS)}
 
 
 @pytest.mark.parametrize("kind", sorted(ROWS))

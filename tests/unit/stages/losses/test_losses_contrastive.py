@@ -45,9 +45,7 @@ def expected(student: Tensor, teacher: Tensor, rows: list[int]) -> float:
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2, 0], [3]])
 def test_the_loss_contrasts_each_row_with_all_rows_of_the_step(rows: list[int]) -> None:
     student, teacher = all_rows()
-    loss = angular_contrastive_loss(
-        student[:, rows], teacher, STUDENT_MASK[rows], TEACHER_MASK, torch.tensor(rows)
-    )
+    loss = angular_contrastive_loss(student[:, rows], teacher, STUDENT_MASK[rows], TEACHER_MASK, torch.tensor(rows))
     assert loss.total.item() == pytest.approx(expected(student, teacher, rows), rel=1e-12)
     assert int(loss.count) == len(rows)
 
@@ -114,9 +112,14 @@ def one_process(rank: int, folder: str) -> None:
     loss.total.backward()
     assert not gathered.requires_grad
     found = {
-        "gathered": gathered, "halves": halves, "mask": mask, "first": first,
-        "total": loss.total.detach(), "count": loss.count, "gradient": student_rows.grad,
-    }  # fmt: skip
+        "gathered": gathered,
+        "halves": halves,
+        "mask": mask,
+        "first": first,
+        "total": loss.total.detach(),
+        "count": loss.count,
+        "gradient": student_rows.grad,
+    }
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -126,9 +129,7 @@ def test_two_processes_see_each_other_s_rows_and_compute_the_loss_of_one(tmp_pat
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
     student, teacher = all_rows()
     student.requires_grad_()
-    alone: Summed = angular_contrastive_loss(
-        student, teacher, STUDENT_MASK, TEACHER_MASK, torch.arange(N)
-    )
+    alone: Summed = angular_contrastive_loss(student, teacher, STUDENT_MASK, TEACHER_MASK, torch.arange(N))
     alone.total.backward()
     cut = teacher.clone()
     cut[:, 3, 3:] = 0.0  # the second process's rows end after three positions

@@ -23,9 +23,7 @@ def test_logit_error_is_the_mean_over_classes_whatever_the_temperature(temperatu
     loss = soft_label_loss(student, teacher, temperature=temperature, kind="mse")
     expected = sum(np.square(student[b].numpy() - teacher[b].numpy()).mean() for b in range(B))
     assert loss.total.item() == pytest.approx(expected, rel=1e-12)
-    over_temperature = soft_label_loss(
-        student / temperature, teacher / temperature, temperature=1.0, kind="mse"
-    )
+    over_temperature = soft_label_loss(student / temperature, teacher / temperature, temperature=1.0, kind="mse")
     assert temperature**2 * over_temperature.total.item() == pytest.approx(expected, rel=1e-12)
     assert int(loss.count) == B
 
@@ -35,9 +33,7 @@ def test_logit_error_is_the_mean_over_classes_whatever_the_temperature(temperatu
 def test_row_weights_multiply_the_sum_and_leave_the_count(kind: str, reduction: str) -> None:
     student, teacher = drawn(B, C, seed=1), drawn(B, C, seed=2)
     options = {"temperature": 2.0, "kind": kind, "reduction": reduction}
-    loss = soft_label_loss(
-        student, teacher, row_weights_B=torch.tensor(WEIGHTS, dtype=torch.float64), **options
-    )
+    loss = soft_label_loss(student, teacher, row_weights_B=torch.tensor(WEIGHTS, dtype=torch.float64), **options)
     rows = [soft_label_loss(student[[b]], teacher[[b]], **options).total.item() for b in range(B)]
     assert loss.total.item() == pytest.approx(np.dot(WEIGHTS, rows), rel=1e-12)
     assert int(loss.count) == B
@@ -93,9 +89,7 @@ def test_a_teacher_weighs_more_the_better_it_knows_the_label() -> None:
         assert int(weights[:, b].argmax()) == int(np.argmin(costs))
 
 
-@given(
-    num_teachers=st.integers(1, 5), scale=st.sampled_from([0.0, 1.0, 1e4]), seed=st.integers(0, 99)
-)
+@given(num_teachers=st.integers(1, 5), scale=st.sampled_from([0.0, 1.0, 1e4]), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
 def test_the_weights_of_a_row_sum_to_one(num_teachers: int, scale: float, seed: int) -> None:
     teachers = (drawn(num_teachers, B, C, seed=seed) * scale).bfloat16().requires_grad_()

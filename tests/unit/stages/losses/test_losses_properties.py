@@ -75,11 +75,7 @@ class Loss:
 
 
 def plain(
-    function: Callable[..., Summed],
-    student: str,
-    teacher: str,
-    relates_rows: bool = False,
-    **keywords: object,
+    function: Callable[..., Summed], student: str, teacher: str, relates_rows: bool = False, **keywords: object
 ) -> Loss:
     def compute(rows: Rows) -> Summed:
         return function(rows.student, rows.teacher, rows.mask, **keywords)
@@ -128,9 +124,7 @@ def label_sets(rows: Rows) -> Summed:
 
 
 def soft_label_sets(kind: str) -> Callable[[Rows], Summed]:
-    return lambda rows: soft_multi_label_loss(
-        rows.student, rows.teacher, temperature=2.0, kind=kind
-    )
+    return lambda rows: soft_multi_label_loss(rows.student, rows.teacher, temperature=2.0, kind=kind)
 
 
 def spans(rows: Rows) -> Summed:
@@ -176,12 +170,8 @@ LOSSES = {
     "relation_own_heads": plain(relation_loss, "BASD", "BAST", num_heads=None),
     "relation_tokens": plain(relation_loss, "BASD", "BAST", num_heads=4),
     "relation_heads": plain(relation_loss, "BASD", "BAST", num_heads=4, across="heads"),
-    "relation_samples": plain(
-        relation_loss, "BASD", "BAST", relates_rows=True, num_heads=4, across="samples"
-    ),
-    "relation_per_sequence": plain(
-        relation_loss, "BASD", "BAST", num_heads=4, reduction="per_sequence"
-    ),
+    "relation_samples": plain(relation_loss, "BASD", "BAST", relates_rows=True, num_heads=4, across="samples"),
+    "relation_per_sequence": plain(relation_loss, "BASD", "BAST", num_heads=4, reduction="per_sequence"),
     "soft_label_kl": Loss(soft_label_loss, soft_labels("kl"), "BC", "BC"),
     "soft_label_mse": Loss(soft_label_loss, soft_labels("mse"), "BC", "BC"),
     "soft_label_weighted": Loss(soft_label_loss, weighted_labels, "BC", "BC"),
@@ -193,9 +183,7 @@ LOSSES = {
     "layer_pair": plain(layer_pair_loss, "LBSH", "LBST"),
     "layer_angle": plain(layer_angle_loss, "LBSH", "LBST"),
     "token_pair": plain(token_pair_loss, "BSH", "BST", num_heads=2),
-    "token_angle": plain(
-        token_angle_loss, "BSH", "BST", num_heads=2, num_anchors=2, num_neighbours=3
-    ),
+    "token_angle": plain(token_angle_loss, "BSH", "BST", num_heads=2, num_anchors=2, num_neighbours=3),
     "sample_angle": plain(sample_angle_loss, "BSH", "BST", relates_rows=True, num_heads=2),
 }
 WITH_PADDING = sorted(name for name, loss in LOSSES.items() if "S" in loss.student)
@@ -211,17 +199,13 @@ def drawn(letters: str, seed: int) -> Tensor:
     """Values for rows of five tokens, in float64."""
     sizes = {**SIZES, "B": 4, "S": 5, "T": 12}
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(
-        [sizes[letter] for letter in letters], generator=generator, dtype=torch.float64
-    )
+    return torch.randn([sizes[letter] for letter in letters], generator=generator, dtype=torch.float64)
 
 
 def with_padding(values: Tensor, letters: str, mask: Tensor, fill: float) -> Tensor:
     """The values in a tensor as wide as the mask, `fill` wherever a position is padding."""
     width = mask.shape[1]
-    sizes = [
-        width if letter == "S" else size for letter, size in zip(letters, values.shape, strict=True)
-    ]
+    sizes = [width if letter == "S" else size for letter, size in zip(letters, values.shape, strict=True)]
     wide = torch.full(sizes, fill, dtype=values.dtype)
     wide[tuple(slice(size) for size in values.shape)] = values
     for axis, letter in enumerate(letters):
@@ -236,8 +220,11 @@ def of_rows(loss: Loss, student: Tensor, teacher: Tensor, mask: Tensor, index: T
     return Rows(
         student.index_select(loss.student.index("B"), index),
         teacher.index_select(loss.teacher.index("B"), index),
-        mask[index], index, teacher, mask,
-    )  # fmt: skip
+        mask[index],
+        index,
+        teacher,
+        mask,
+    )
 
 
 def whole(loss: Loss, student: Tensor, teacher: Tensor, mask: Tensor) -> Rows:
@@ -271,9 +258,7 @@ def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(name: str, poison: 
 @pytest.mark.parametrize("name", WITH_PADDING)
 @given(lengths=lengths_of_rows, more=st.integers(1, 4))
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
-def test_more_padding_changes_neither_value_nor_gradient(
-    name: str, lengths: list[int], more: int
-) -> None:
+def test_more_padding_changes_neither_value_nor_gradient(name: str, lengths: list[int], more: int) -> None:
     letters = LOSSES[name].student
     short, short_gradient = value_and_gradient(name, lengths)
     long, long_gradient = value_and_gradient(name, lengths, width=5 + more)
@@ -281,9 +266,7 @@ def test_more_padding_changes_neither_value_nor_gradient(
     assert torch.equal(long.count, short.count)
     kept = long_gradient[tuple(slice(size) for size in short_gradient.shape)]
     torch.testing.assert_close(kept, short_gradient, rtol=1e-12, atol=1e-12)
-    padding = with_padding(
-        torch.zeros_like(short_gradient), letters, mask_of(lengths, 5 + more), 1.0
-    )
+    padding = with_padding(torch.zeros_like(short_gradient), letters, mask_of(lengths, 5 + more), 1.0)
     assert not (long_gradient * padding).any()
 
 
@@ -321,9 +304,7 @@ def test_a_loss_that_relates_rows_depends_on_the_rows_beside(name: str) -> None:
 def test_gradients_are_those_of_the_formula(name: str) -> None:
     loss, mask = LOSSES[name], mask_of(LENGTHS, 5)
     student, teacher = drawn(loss.student, 3).requires_grad_(), drawn(loss.teacher, 4)
-    assert torch.autograd.gradcheck(
-        lambda student: loss.compute(whole(loss, student, teacher, mask)).total, (student,)
-    )
+    assert torch.autograd.gradcheck(lambda student: loss.compute(whole(loss, student, teacher, mask)).total, (student,))
 
 
 EXTREMES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -376,16 +357,15 @@ EQUAL_IS_ZERO = sorted(
     name
     for name, loss in LOSSES.items()
     if loss.student == loss.teacher.replace("T", loss.student[-1])
-    and not name.startswith("hard_label") and name not in ("choices", "contrastive", "label_sets", "spans")
-)  # fmt: skip
+    and not name.startswith("hard_label")
+    and name not in ("choices", "contrastive", "label_sets", "spans")
+)
 
 
 @pytest.mark.parametrize("name", EQUAL_IS_ZERO)
 @given(seed=st.integers(0, 2**31), lengths=lengths_of_rows)
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
-def test_a_loss_is_zero_where_both_agree_and_positive_elsewhere(
-    name: str, seed: int, lengths: list[int]
-) -> None:
+def test_a_loss_is_zero_where_both_agree_and_positive_elsewhere(name: str, seed: int, lengths: list[int]) -> None:
     loss, mask = LOSSES[name], mask_of(lengths, 5)
     student = drawn(loss.student, seed)
     agreed = loss.compute(whole(loss, student, student.clone(), mask)).total.item()

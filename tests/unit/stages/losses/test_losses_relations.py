@@ -34,9 +34,8 @@ def part(tensor: Tensor, b: int, i: int, head: int, num_heads: int) -> np.ndarra
 
 
 def divergence(
-    student: Tensor, teacher: Tensor, num_heads: int,
-    query: tuple[int, int, int], keys: list[tuple[int, int, int]],
-) -> float:  # fmt: skip
+    student: Tensor, teacher: Tensor, num_heads: int, query: tuple[int, int, int], keys: list[tuple[int, int, int]]
+) -> float:
     """KL of one (row, token, head)'s relation to others, teacher first."""
     distributions = []
     for tensor in (teacher, student):
@@ -75,9 +74,7 @@ def test_the_loss_is_the_sum_of_divergences_over_heads_and_real_tokens(
 def test_padding_can_be_counted_to_compare_with_published_numbers(
     student: Tensor, teacher: Tensor, across: str
 ) -> None:
-    loss = relation_loss(
-        student, teacher, MASK, num_heads=2, across=across, reduction="with_padding"
-    )
+    loss = relation_loss(student, teacher, MASK, num_heads=2, across=across, reduction="with_padding")
     total = 0.0
     for b in range(B):
         for i in range(S):
@@ -91,15 +88,15 @@ def test_padding_can_be_counted_to_compare_with_published_numbers(
 
 
 def test_per_sequence_every_sequence_weighs_the_same(student: Tensor, teacher: Tensor) -> None:
-    rows = [
-        relation_loss(student[[b]], teacher[[b]], MASK[[b]], num_heads=2).mean().item()
-        for b in range(B)
-    ]
+    rows = [relation_loss(student[[b]], teacher[[b]], MASK[[b]], num_heads=2).mean().item() for b in range(B)]
     empty = torch.zeros(1, S, dtype=torch.bool)
     loss = relation_loss(
-        torch.cat([student, student[:1]]), torch.cat([teacher, teacher[:1]]),
-        torch.cat([MASK, empty]), num_heads=2, reduction="per_sequence",
-    )  # fmt: skip
+        torch.cat([student, student[:1]]),
+        torch.cat([teacher, teacher[:1]]),
+        torch.cat([MASK, empty]),
+        num_heads=2,
+        reduction="per_sequence",
+    )
     assert loss.mean().item() == pytest.approx(np.mean(rows), rel=1e-12)
     assert int(loss.count) == B
 

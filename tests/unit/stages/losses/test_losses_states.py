@@ -39,9 +39,7 @@ DISTANCES: dict[str, Callable[[Vector, Vector], float]] = {
 
 @pytest.mark.parametrize("kind", sorted(DISTANCES))
 @pytest.mark.parametrize("weights", [None, (0.5, 0.0, 3.0)])
-def test_the_loss_is_the_sum_of_the_distances_of_real_tokens(
-    kind: str, weights: tuple[float, ...] | None
-) -> None:
+def test_the_loss_is_the_sum_of_the_distances_of_real_tokens(kind: str, weights: tuple[float, ...] | None) -> None:
     student, teacher = drawn(B, S, H, seed=1), drawn(B, S, H, seed=2)
     row_weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     loss = hidden_state_loss(student, teacher, MASK, kind=kind, row_weights_B=row_weights)

@@ -58,10 +58,7 @@ def squared(difference: float) -> float:
 
 
 def triplet_error(
-    student: Vectors,
-    teacher: Vectors,
-    triplets: Sequence[tuple[int, int, int]],
-    error: Callable[[float], float],
+    student: Vectors, teacher: Vectors, triplets: Sequence[tuple[int, int, int]], error: Callable[[float], float]
 ) -> float:
     return sum(error(angle(student, *triplet) - angle(teacher, *triplet)) for triplet in triplets)
 
@@ -93,9 +90,7 @@ def test_word_angles_are_compared_within_a_window(window: int) -> None:
     expected, count = 0.0, 0
     for student, teacher in sequences():
         triplets = [
-            (i, j, k)
-            for i, j, k in permutations(range(len(student)), 3)
-            if max(abs(i - j), abs(i - k)) <= window // 2
+            (i, j, k) for i, j, k in permutations(range(len(student)), 3) if max(abs(i - j), abs(i - k)) <= window // 2
         ]
         expected += triplet_error(student, teacher, triplets, squared)
         count += len(triplets)
@@ -111,9 +106,7 @@ def test_a_window_has_a_centre() -> None:
 def layers_of_tokens() -> list[tuple[Vectors, Vectors]]:
     student, teacher = layered()
     return [
-        (student[:, b, i].numpy(), teacher[:, b, i].numpy())
-        for b, length in enumerate(LENGTHS)
-        for i in range(length)
+        (student[:, b, i].numpy(), teacher[:, b, i].numpy()) for b, length in enumerate(LENGTHS) for i in range(length)
     ]
 
 
@@ -127,10 +120,7 @@ def test_layer_pairs_are_compared_at_each_token() -> None:
 def test_layer_angles_are_compared_at_each_token() -> None:
     loss = layer_angle_loss(*layered(), MASK)
     triplets = list(permutations(range(L), 3))
-    expected = sum(
-        triplet_error(student, teacher, triplets, squared)
-        for student, teacher in layers_of_tokens()
-    )
+    expected = sum(triplet_error(student, teacher, triplets, squared) for student, teacher in layers_of_tokens())
     assert loss.total.item() == pytest.approx(expected, rel=1e-12)
     assert int(loss.count) == L * (L - 1) * (L - 2) * sum(LENGTHS)
 
@@ -145,9 +135,7 @@ def test_token_pairs_are_compared_by_their_scaled_products(num_heads: int) -> No
                 products = [
                     [
                         a @ b / math.sqrt(len(a))
-                        for a, b in zip(
-                            np.split(side[i], num_heads), np.split(side[j], num_heads), strict=True
-                        )
+                        for a, b in zip(np.split(side[i], num_heads), np.split(side[j], num_heads), strict=True)
                     ]
                     for side in (student, teacher)
                 ]
@@ -173,12 +161,8 @@ def salient_triplets(
 
 
 @pytest.mark.parametrize(("num_anchors", "num_neighbours"), [(1, 2), (2, 3), (20, 20)])
-def test_token_angles_are_compared_where_the_teacher_attends(
-    num_anchors: int, num_neighbours: int
-) -> None:
-    loss = token_angle_loss(
-        *states(), MASK, num_heads=4, num_anchors=num_anchors, num_neighbours=num_neighbours
-    )
+def test_token_angles_are_compared_where_the_teacher_attends(num_anchors: int, num_neighbours: int) -> None:
+    loss = token_angle_loss(*states(), MASK, num_heads=4, num_anchors=num_anchors, num_neighbours=num_neighbours)
     expected, count = 0.0, 0
     for student, teacher in sequences():
         triplets = salient_triplets(teacher, 4, num_anchors, num_neighbours)
@@ -206,8 +190,7 @@ def test_sample_angles_are_compared_between_the_means_of_sequences(num_heads: in
     expected = 0.0
     for head in range(num_heads):
         student, teacher = (
-            [np.split(np.mean(row[side], axis=0), num_heads)[head] for row in sequences()]
-            for side in (0, 1)
+            [np.split(np.mean(row[side], axis=0), num_heads)[head] for row in sequences()] for side in (0, 1)
         )
         expected += triplet_error(student, teacher, triplets, smooth_l1)
     assert loss.total.item() == pytest.approx(expected, rel=1e-12)
@@ -255,7 +238,6 @@ def test_two_equal_tokens_have_no_direction_and_no_gradient_that_explodes() -> N
     loss = word_angle_loss(student, teacher, all_real, window=7)
     loss.total.backward()
     assert loss.total.item() == pytest.approx(
-        sum(angle(teacher[0].numpy(), *triplet) ** 2 for triplet in permutations(range(4), 3)),
-        rel=1e-5,
+        sum(angle(teacher[0].numpy(), *triplet) ** 2 for triplet in permutations(range(4), 3)), rel=1e-5
     )
     assert not student.grad.any()

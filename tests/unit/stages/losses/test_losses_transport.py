@@ -18,11 +18,7 @@ def uniform(num_layers: int) -> torch.Tensor:
     return torch.full((num_layers,), 1 / num_layers, dtype=torch.float64)
 
 
-@given(
-    num_layers=st.integers(1, 5),
-    seed=st.integers(0, 999),
-    scale=st.sampled_from([1e-9, 1.0, 1e9]),
-)
+@given(num_layers=st.integers(1, 5), seed=st.integers(0, 999), scale=st.sampled_from([1e-9, 1.0, 1e9]))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_between_equal_weights_the_plan_costs_what_the_best_assignment_costs(
     num_layers: int, seed: int, scale: float
@@ -31,8 +27,7 @@ def test_between_equal_weights_the_plan_costs_what_the_best_assignment_costs(
     cost = drawn(num_layers, num_layers, seed=seed).abs() * scale
     plan = transport_plan(cost, uniform(num_layers), uniform(num_layers))
     best = min(
-        sum(cost[i, j].item() for i, j in enumerate(order)) / num_layers
-        for order in permutations(range(num_layers))
+        sum(cost[i, j].item() for i, j in enumerate(order)) / num_layers for order in permutations(range(num_layers))
     )
     assert float((plan * cost).sum()) == pytest.approx(best, rel=1e-6)
 

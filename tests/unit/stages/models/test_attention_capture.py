@@ -21,13 +21,7 @@ from transformers import (
 from stages.models.attention_capture import CAPTURE, probe, record_attention
 from tests.unit.stages.models.test_families import CAPTURED, FAMILIES, family_config
 
-SMALL = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-}
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def both(config: PretrainedConfig) -> tuple[torch.nn.Module, torch.nn.Module]:
@@ -42,9 +36,7 @@ def both(config: PretrainedConfig) -> tuple[torch.nn.Module, torch.nn.Module]:
 @pytest.mark.parametrize(
     "config", [BertConfig(**SMALL), RobertaConfig(**SMALL), AlbertConfig(embedding_size=8, **SMALL)]
 )
-def test_a_capturing_model_computes_what_sdpa_computes_bit_for_bit(
-    config: PretrainedConfig,
-) -> None:
+def test_a_capturing_model_computes_what_sdpa_computes_bit_for_bit(config: PretrainedConfig) -> None:
     ours, plain = both(config)
     ids = torch.randint(5, 50, (2, 7))
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -83,9 +75,7 @@ def test_nothing_is_noted_outside_a_recording() -> None:
 
 
 def test_attention_in_float32_under_bf16_autocast_keeps_the_gradient() -> None:
-    ours, plain = both(
-        BertConfig(**SMALL, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
-    )
+    ours, plain = both(BertConfig(**SMALL, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0))
     ids = torch.randint(5, 50, (2, 7))
     weights = torch.randn(2, 7, 16)
     gradients = []
@@ -129,9 +119,7 @@ def test_values_shared_by_query_heads_are_noted_once_for_each() -> None:
     ids = torch.randint(5, 50, (2, 7))
     with torch.no_grad(), record_attention({0}) as recording:
         ours(input_ids=ids)
-        projected = ours.layers[0].self_attn.v_proj(
-            ours.layers[0].input_layernorm(ours.embed_tokens(ids))
-        )
+        projected = ours.layers[0].self_attn.v_proj(ours.layers[0].input_layernorm(ours.embed_tokens(ids)))
     noted = recording.attention[0].value
     assert noted.shape == (2, 6, 7, 4)
     for head in range(6):
@@ -147,9 +135,7 @@ def test_families_that_can_be_read_are_told_apart(family: str) -> None:
 
 
 def test_a_model_that_cannot_run_on_shapes_alone_is_run_for_real_and_draws_nothing() -> None:
-    config = AutoConfig.for_model(
-        "longformer", attention_window=8, pad_token_id=0, max_position_embeddings=64, **SMALL
-    )
+    config = AutoConfig.for_model("longformer", attention_window=8, pad_token_id=0, max_position_embeddings=64, **SMALL)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     found = probe(config)
@@ -171,11 +157,7 @@ def test_a_model_that_cannot_run_on_shapes_alone_is_run_for_real_and_draws_nothi
             "it does not run on tokens alone ('Input language unknown",
             "it does not run on tokens alone ('Input language unknown",
         ),
-        (
-            T5Config(d_model=16, num_layers=3, num_heads=2),
-            "does not run on tokens alone",
-            "tokens alone",
-        ),
+        (T5Config(d_model=16, num_layers=3, num_heads=2), "does not run on tokens alone", "tokens alone"),
         (MPNetConfig(**SMALL), None, "0 of its 3 layers"),
     ],
     ids=lambda value: getattr(value, "model_type", None),

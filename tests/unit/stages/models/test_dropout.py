@@ -72,9 +72,7 @@ def of_family(family: str) -> Student:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_rows_dropout_does_not_depend_on_the_rows_beside_it_or_on_the_padding(
-    family: str,
-) -> None:
+def test_a_rows_dropout_does_not_depend_on_the_rows_beside_it_or_on_the_padding(family: str) -> None:
     student = of_family(family)
     assert not student.draws.unkeyed
     # A convolution reads the padding beside a row, whatever is drawn.
@@ -101,9 +99,7 @@ class OwnCalls(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(batch, sequence) to (batch, sequence, 8)."""
         places = F.dropout(self.places[:, : input_ids.shape[1]], self.dropout_prob, self.training)
-        states = torch.dropout(
-            (self.table(input_ids) + places).transpose(0, 1), self.dropout_prob, self.training
-        )
+        states = torch.dropout((self.table(input_ids) + places).transpose(0, 1), self.dropout_prob, self.training)
         heads = states.permute(1, 0, 2).unflatten(-1, (2, 4)).transpose(1, 2)
         answer = F.scaled_dot_product_attention(
             heads, heads, heads, attention_mask.bool()[:, None, None], self.dropout_prob
@@ -139,14 +135,10 @@ def test_attention_without_dropout_is_torchs_and_the_mean_over_many_draws_is_too
 
 @pytest.mark.parametrize("shape", [(400, 50), (20, 40, 50), (10, 4, 20, 50)])
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_draws_are_as_frequent_as_asked_and_independent(
-    shape: tuple[int, ...], probability: float
-) -> None:
+def test_draws_are_as_frequent_as_asked_and_independent(shape: tuple[int, ...], probability: float) -> None:
     module = nn.Dropout(probability)
     draws = Draws(module, seed=0)
-    batch = Batch(
-        torch.zeros(shape[0], 3, dtype=torch.long), torch.ones(shape[0], 3), None, None, 0
-    )
+    batch = Batch(torch.zeros(shape[0], 3, dtype=torch.long), torch.ones(shape[0], 3), None, None, 0)
 
     def drawn(step: int) -> tuple[Tensor, Tensor]:
         with draws.of(step, batch):
@@ -162,9 +154,7 @@ def test_draws_are_as_frequent_as_asked_and_independent(
     for each in dropped:
         assert abs(float(each.float().mean()) - probability) < spread
     pairs = [(dropped[0], dropped[1]), (dropped[0], dropped[2])]
-    pairs += [
-        (dropped[0], dropped[0].roll(1, axis)) for axis in range(len(shape))
-    ]  # neighbours along every axis
+    pairs += [(dropped[0], dropped[0].roll(1, axis)) for axis in range(len(shape))]  # neighbours along every axis
     both = probability**2
     for one, another in pairs:
         found = float((one & another).float().mean())

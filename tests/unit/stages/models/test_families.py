@@ -9,24 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    CONFIG_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import Classification
 from schemas.recipe.student import StudentConfig, StudentShape, TeacherLayersStart
-from stages.models.encoders import (
-    capturable,
-    check_same_vocabulary,
-    load_encoder,
-    shape_of,
-)
+from stages.models.encoders import capturable, check_same_vocabulary, load_encoder, shape_of
 from stages.models.heads import with_head
 from stages.models.student import count_parameters, dropout, fresh_student, student_config
 from tests.support.builders import WORDS, tiny_tokenizer
@@ -68,11 +56,7 @@ def family_config(
             "position_biased_input": False,
             "pooler_hidden_size": width,
         },
-        "eurobert": {
-            "num_key_value_heads": heads // 2,
-            "head_dim": width // heads,
-            "mask_token_id": 4,
-        },
+        "eurobert": {"num_key_value_heads": heads // 2, "head_dim": width // heads, "mask_token_id": 4},
     }
     tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     if family == "modernbert":
@@ -139,29 +123,21 @@ def test_published_students_keep_their_published_sizes() -> None:
 def test_the_bottleneck_of_mobilebert_shrinks_in_proportion_and_whole_for_every_head() -> None:
     teacher = AutoConfig.for_model("mobilebert")  # 512 wide, 128 inside, 4 heads
     for width, heads, inside in ((512, 4, 128), (256, 4, 64), (300, 12, 72), (32, 16, 16)):
-        shape = StudentShape(
-            num_layers=2, hidden_size=width, num_attention_heads=heads, intermediate_size=width
-        )
+        shape = StudentShape(num_layers=2, hidden_size=width, num_attention_heads=heads, intermediate_size=width)
         config = student_config(teacher, shape)
         assert (config.intra_bottleneck_size, config.true_hidden_size) == (inside, inside)
         assert sizes_of(config)["encoder.layer.1.attention.self.query.weight"] == (inside, inside)
 
 
 @pytest.mark.parametrize(
-    ("heads", "key_heads", "student_heads", "expected"),
-    [(18, 6, 12, 4), (12, 12, 6, 6), (18, 6, 4, 2), (18, 6, 5, 5)],
+    ("heads", "key_heads", "student_heads", "expected"), [(18, 6, 12, 4), (12, 12, 6, 6), (18, 6, 4, 2), (18, 6, 5, 5)]
 )
 def test_query_heads_share_key_heads_as_in_the_teacher_as_far_as_they_divide(
     heads: int, key_heads: int, student_heads: int, expected: int
 ) -> None:
-    teacher = family_config(
-        "eurobert", width=heads * 4, heads=heads, num_key_value_heads=key_heads, head_dim=4
-    )
+    teacher = family_config("eurobert", width=heads * 4, heads=heads, num_key_value_heads=key_heads, head_dim=4)
     shape = StudentShape(
-        num_layers=2,
-        hidden_size=student_heads * 2,
-        num_attention_heads=student_heads,
-        intermediate_size=16,
+        num_layers=2, hidden_size=student_heads * 2, num_attention_heads=student_heads, intermediate_size=16
     )
     config = student_config(teacher, shape)
     assert (config.num_key_value_heads, config.head_dim) == (expected, 2)
@@ -171,15 +147,9 @@ def test_query_heads_share_key_heads_as_in_the_teacher_as_far_as_they_divide(
 @pytest.mark.parametrize("depth", [1, 4, 9])
 def test_kinds_of_attention_go_on_with_the_teachers_pattern(depth: int) -> None:
     teacher = family_config("modernbert", layers=7)
-    assert teacher.layer_types[:4] == [
-        "full_attention",
-        *["sliding_attention"] * 2,
-        "full_attention",
-    ]
+    assert teacher.layer_types[:4] == ["full_attention", *["sliding_attention"] * 2, "full_attention"]
     config = student_config(teacher, SHAPE.model_copy(update={"num_layers": depth}))
-    assert config.layer_types == [
-        "sliding_attention" if layer % 3 else "full_attention" for layer in range(depth)
-    ]
+    assert config.layer_types == ["sliding_attention" if layer % 3 else "full_attention" for layer in range(depth)]
 
 
 def test_copied_blocks_keep_their_kind_of_attention() -> None:
@@ -227,9 +197,7 @@ def test_a_copy_that_would_lose_a_norm_is_refused(tmp_path: Path) -> None:
     shape = StudentShape(num_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     explicit = {"layer_map": {"kind": "explicit", "layers": [1, 2]}}
     start = TeacherLayersStart.model_validate(explicit)
-    with pytest.raises(
-        ConfigError, match=r"layer_map: student block 0 .* has no attn_norm\.weight"
-    ):
+    with pytest.raises(ConfigError, match=r"layer_map: student block 0 .* has no attn_norm\.weight"):
         fresh_student(StudentConfig(shape=shape, start=start), folder)
 
 
@@ -266,9 +234,7 @@ def test_dropout_of_every_family_can_be_switched_off(family: str) -> None:
         assert not torch.equal(last_states(model), last_states(model))
 
 
-@pytest.mark.parametrize(
-    "family", [family for family in FAMILIES if family not in ("bert", "mpnet")]
-)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("bert", "mpnet")])
 def test_a_student_of_any_family_reads_the_teachers_tokens(family: str) -> None:
     teacher = family_config("bert", max_position_embeddings=40, type_vocab_size=3)
     config = student_config(teacher, SHAPE, family)
@@ -324,9 +290,7 @@ def test_special_tokens_that_the_teacher_does_not_name_are_not_the_familys_own()
         ("xmod", r"^student\.model_type: a xmod model .*does not run on tokens alone"),
     ],
 )
-def test_a_family_that_cannot_be_the_student_is_refused_by_name(
-    model_type: str, message: str
-) -> None:
+def test_a_family_that_cannot_be_the_student_is_refused_by_name(model_type: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         student_config(family_config("bert"), SHAPE, model_type)
 

@@ -37,9 +37,7 @@ def answers(model: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("upper", [False, True])
-def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(
-    upper: bool, tmp_path: Path
-) -> None:
+def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(upper: bool, tmp_path: Path) -> None:
     theirs = ("entailment", "neutral", "contradiction")
     given = tuple(name.upper() for name in theirs) if upper else theirs
     folder = toy_teacher(tmp_path, labels=given)
@@ -91,9 +89,12 @@ def test_a_head_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="BertForSequenceClassification, but a token_class"):
         check_trained_head(folder, TokenClassification(), "./teacher")
     config = BertConfig(
-        vocab_size=len(tiny_tokenizer()), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        vocab_size=len(tiny_tokenizer()),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
         intermediate_size=8,
-    )  # fmt: skip
+    )
     AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "tags")
     with pytest.raises(DataError, match="BertForTokenClassification, but a regression"):
         check_trained_head(tmp_path / "tags", Regression(), "./teacher")
@@ -108,9 +109,7 @@ def test_an_encoder_alone_is_no_fine_tuned_teacher_but_a_sentence_encoder(tmp_pa
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_a_sentence_encoder_pools_maps_and_comes_back_from_its_folder(
-    pooling: Any, tmp_path: Path
-) -> None:
+def test_a_sentence_encoder_pools_maps_and_comes_back_from_its_folder(pooling: Any, tmp_path: Path) -> None:
     problem = Embedding(pooling=pooling)
     encoder = load_encoder(toy_teacher(tmp_path / "encoder"))
     model = sentence_encoder(encoder, problem, width=12, seed=3).eval()

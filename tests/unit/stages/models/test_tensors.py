@@ -32,9 +32,7 @@ def saved(tmp_path: Path) -> BertModel:
     return model
 
 
-def test_a_model_that_was_read_answers_as_the_one_that_was_saved(
-    saved: BertModel, tmp_path: Path
-) -> None:
+def test_a_model_that_was_read_answers_as_the_one_that_was_saved(saved: BertModel, tmp_path: Path) -> None:
     again = load_encoder(tmp_path)
     plain = BertModel._from_config(ODD, attn_implementation=CAPTURE).eval()
     plain.load_state_dict(saved.state_dict())
@@ -48,9 +46,7 @@ def test_a_model_that_was_read_answers_as_the_one_that_was_saved(
         assert torch.equal(again.get_parameter(name), parameter)
 
 
-def test_a_file_that_is_emptied_later_takes_no_weight_along(
-    saved: BertModel, tmp_path: Path
-) -> None:
+def test_a_file_that_is_emptied_later_takes_no_weight_along(saved: BertModel, tmp_path: Path) -> None:
     model = load_encoder(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     for name, parameter in saved.named_parameters():

@@ -34,9 +34,14 @@ def batch_of(lengths: list[int], seed: int = 0) -> Batch:
 
 
 def masking(**changes: object) -> Masking:
-    return Masking.of(TOKENIZER, ratio=0.15, seed=3) if not changes else Masking.of(
-        TOKENIZER, **{"ratio": 0.15, "seed": 3, **changes}  # type: ignore[arg-type]
-    )  # fmt: skip
+    return (
+        Masking.of(TOKENIZER, ratio=0.15, seed=3)
+        if not changes
+        else Masking.of(
+            TOKENIZER,
+            **{"ratio": 0.15, "seed": 3, **changes},  # type: ignore[arg-type]
+        )
+    )
 
 
 def test_about_the_asked_share_is_chosen_and_treated_as_berts_are() -> None:
@@ -84,9 +89,13 @@ def test_a_tokenizer_without_mask_token_is_refused() -> None:
 @pytest.fixture
 def word_teacher(tmp_path: Path) -> Path:
     config = BertConfig(
-        vocab_size=len(TOKENIZER), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=32, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=len(TOKENIZER),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
     torch.manual_seed(0)
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "words")
     TOKENIZER.save_pretrained(tmp_path / "words")
@@ -112,13 +121,10 @@ def test_a_student_takes_the_teachers_head_and_keeps_its_own_embeddings(word_tea
     transform = "cls.predictions.transform.dense.weight"
     assert torch.equal(taken[transform], theirs[transform])
     assert all(torch.equal(taken[f"bert.{name}"], tensor) for name, tensor in own.items())
-    assert torch.equal(taken["cls.predictions.decoder.weight"],
-                       own["embeddings.word_embeddings.weight"])  # fmt: skip
+    assert torch.equal(taken["cls.predictions.decoder.weight"], own["embeddings.word_embeddings.weight"])
 
 
-def test_the_encoder_of_a_word_model_opens_with_its_pooler(
-    word_teacher: Path, tmp_path: Path
-) -> None:
+def test_the_encoder_of_a_word_model_opens_with_its_pooler(word_teacher: Path, tmp_path: Path) -> None:
     encoder = load_encoder(word_teacher)
     pooler = encoder.state_dict()["pooler.dense.weight"].clone()
     with_word_head(encoder, word_teacher, seed=1).save_pretrained(tmp_path / "student")
@@ -137,8 +143,7 @@ def test_models_that_are_loaded_at_once_leave_weights_to_be_tied(word_teacher: P
     for thread in threads:
         thread.join()
     model = with_word_head(load_encoder(word_teacher), word_teacher, seed=1).state_dict()
-    assert torch.equal(model["cls.predictions.decoder.weight"],
-                       model["bert.embeddings.word_embeddings.weight"])  # fmt: skip
+    assert torch.equal(model["cls.predictions.decoder.weight"], model["bert.embeddings.word_embeddings.weight"])
     assert model["cls.predictions.decoder.weight"].data_ptr() == (
         model["bert.embeddings.word_embeddings.weight"].data_ptr()
     )

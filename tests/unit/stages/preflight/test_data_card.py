@@ -16,8 +16,7 @@ from tests.support.kinds import ROWS, kind_recipe_dict
 from tests.support.toys import toy_recipe_dict, write_rows
 
 
-def recipe_with(folder: Path, train: list[dict[str, Any]], validation: list[dict[str, Any]],
-                **changes: Any) -> Recipe:  # fmt: skip
+def recipe_with(folder: Path, train: list[dict[str, Any]], validation: list[dict[str, Any]], **changes: Any) -> Recipe:
     recipe = toy_recipe_dict(folder)
     write_rows(Path(recipe["task"]["train"]), train)
     write_rows(Path(recipe["task"]["validation"]), validation)
@@ -62,10 +61,8 @@ def test_rows_lengths_labels_repeats_and_leaks_are_counted(tmp_path: Path) -> No
         ({"contradictions": 0.4}, "limits.contradictions: task, train: texts that have several labels: 2"),
         ({"in_train": 0.3}, "limits.in_train: task, validation: texts that are also in train: 1 of 3"),
     ],
-)  # fmt: skip
-def test_more_than_a_limit_is_refused_with_the_figure(
-    limits: dict[str, float], said: str, tmp_path: Path
-) -> None:
+)
+def test_more_than_a_limit_is_refused_with_the_figure(limits: dict[str, float], said: str, tmp_path: Path) -> None:
     accepted = dict.fromkeys(DataLimits.model_fields, 1.0)
     recipe = recipe_with(tmp_path, TRAIN, VALIDATION, limits=accepted | limits)
     with pytest.raises(DataError) as caught:

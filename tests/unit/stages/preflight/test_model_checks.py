@@ -11,13 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
-from transformers import (
-    AutoModel,
-    AutoModelForMaskedLM,
-    BertConfig,
-    PreTrainedTokenizerFast,
-    RobertaConfig,
-)
+from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast, RobertaConfig
 
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import Embedding
@@ -52,16 +46,9 @@ def refusal(call: Callable[..., Any], *arguments: Any, **named: Any) -> str:
 
 def roberta(folder: Path, **changes: Any) -> Path:
     """A RoBERTa with BERT's tokenizer, whose pairs have two types."""
-    sizes = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     config = RobertaConfig(
-        vocab_size=len(tiny_tokenizer()),
-        pad_token_id=0,
-        **{**sizes, "type_vocab_size": 1, **changes},
+        vocab_size=len(tiny_tokenizer()), pad_token_id=0, **{**sizes, "type_vocab_size": 1, **changes}
     )
     return random_model(folder, config, None)
 
@@ -72,12 +59,8 @@ def test_token_types_that_the_model_does_not_have_are_left_out_of_pairs(tmp_path
     assert "token_type_ids" not in tokenizer.model_input_names
     rows = [{"text_a": "good film", "text_b": word, "label": word} for word in ("a", "the")] * 4
     write_rows(tmp_path / "train.jsonl", rows)
-    task = FileTask(
-        train=f"{tmp_path}/train.jsonl", validation=f"{tmp_path}/train.jsonl", text_pair="auto"
-    )
-    tokens, _ = tokenize_task(
-        load_task(task, tmp_path / "cache"), tokenizer, max_length=16, cache=tmp_path / "cache"
-    )
+    task = FileTask(train=f"{tmp_path}/train.jsonl", validation=f"{tmp_path}/train.jsonl", text_pair="auto")
+    tokens, _ = tokenize_task(load_task(task, tmp_path / "cache"), tokenizer, max_length=16, cache=tmp_path / "cache")
     batch = tokens.batch(range(4))
     assert batch.token_type_ids is None
     with torch.no_grad():
@@ -96,9 +79,7 @@ def test_token_types_that_the_model_has_or_does_not_read_stay(tmp_path: Path) ->
         assert "token_type_ids" in tokenizer.model_input_names
 
 
-def test_a_model_with_fewer_token_types_than_the_teachers_tokenizer_gives_is_refused(
-    tmp_path: Path,
-) -> None:
+def test_a_model_with_fewer_token_types_than_the_teachers_tokenizer_gives_is_refused(tmp_path: Path) -> None:
     teacher, other = toy_teacher(tmp_path / "teacher"), roberta(tmp_path / "other")
     said = refusal(check_same_vocabulary, other, teacher, place="student.start.model")
     assert "student.start.model: " in said
@@ -127,9 +108,7 @@ def test_an_id_beyond_the_embeddings_is_found_though_the_tokens_are_few(tmp_path
     content["model"]["vocab"]["good"] = size + 7
     file.write_text(json.dumps(content), encoding="utf-8")
     said = refusal(load_tokenizer, folder, load_config(folder))
-    assert (
-        f"the vocabulary has {size} tokens, but its ids have holes: 'good' (id {size + 7})" in said
-    )
+    assert f"the vocabulary has {size} tokens, but its ids have holes: 'good' (id {size + 7})" in said
     assert f"the model's {size} embeddings" in said
 
 
@@ -166,8 +145,10 @@ def test_a_whole_model_of_any_family_fits_its_config(tmp_path: Path, family: str
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"vocab_size": 500},
-         "word_embeddings.weight is 92 x 16 in model.safetensors, but 500 x 16 by config.json (vocab_size: 500)"),
+        (
+            {"vocab_size": 500},
+            "word_embeddings.weight is 92 x 16 in model.safetensors, but 500 x 16 by config.json (vocab_size: 500)",
+        ),
         ({"type_vocab_size": 5}, "is 2 x 16 in model.safetensors, but 5 x 16 by config.json (type_vocab_size: 5)"),
         ({"max_position_embeddings": 48}, "but 48 x 16 by config.json (max_position_embeddings: 48)"),
         ({"intermediate_size": 64}, "(intermediate_size: 64)"),
@@ -176,10 +157,8 @@ def test_a_whole_model_of_any_family_fits_its_config(tmp_path: Path, family: str
         ({"num_hidden_layers": 3}, "names 3 blocks (num_hidden_layers), and its .safetensors has weights of 4"),
         ({"pad_token_id": 1000}, "cannot be loaded as a model: "),
     ],
-)  # fmt: skip
-def test_weights_of_other_sizes_than_the_configs_are_named(
-    tmp_path: Path, changes: dict[str, int], words: str
-) -> None:
+)
+def test_weights_of_other_sizes_than_the_configs_are_named(tmp_path: Path, changes: dict[str, int], words: str) -> None:
     recipe = toy_recipe(tmp_path)
     edit(tmp_path / "teacher" / "config.json", **changes)
     said = refusal(preflight, recipe, tmp_path / "cache")
@@ -204,13 +183,7 @@ def test_the_shard_that_holds_a_weight_is_named(tmp_path: Path) -> None:
 
 
 def test_a_word_head_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=92,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
+    config = BertConfig(vocab_size=92, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["cls.predictions.bias"] = torch.zeros(91)
@@ -225,24 +198,14 @@ def test_a_word_head_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
 def given(tmp_path: Path, labels: tuple[str, ...] = ("bad", "good")) -> dict[str, Any]:
     """What makes a recipe's teacher a given one."""
     folder = toy_teacher(tmp_path / "given", labels=labels)
-    return {
-        "task_model": {"kind": "given", "model": str(folder)},
-        "model": str(tmp_path / "teacher"),
-    }
+    return {"task_model": {"kind": "given", "model": str(folder)}, "model": str(tmp_path / "teacher")}
 
 
 def test_a_head_of_other_outputs_than_its_config_names_is_one_message(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, teacher=given(tmp_path, ("a", "b", "c")))
-    edit(
-        tmp_path / "given" / "config.json",
-        id2label={"0": "bad", "1": "good"},
-        label2id={"bad": 0, "good": 1},
-    )
+    edit(tmp_path / "given" / "config.json", id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
     said = refusal(preflight, recipe, tmp_path / "cache")
-    assert (
-        "classifier.bias is 3 in model.safetensors, but 2 by config.json (id2label names 2 outputs)"
-        in said
-    )
+    assert "classifier.bias is 3 in model.safetensors, but 2 by config.json (id2label names 2 outputs)" in said
     assert said.count("\n") == 0
 
 
@@ -275,10 +238,9 @@ def test_a_student_that_is_there_already_is_asked_itself(tmp_path: Path) -> None
     recipe = toy_recipe(tmp_path, student={"shape": shape, "start": start})
     for config, words in (
         (family_config("mpnet", layers=2), "from a mpnet model (student)"),
-        (family_config("bert", layers=2, max_position_embeddings=20),
-         "student.start.model: "),
+        (family_config("bert", layers=2, max_position_embeddings=20), "student.start.model: "),
         (family_config("bert", layers=2), ""),
-    ):  # fmt: skip
+    ):
         config.vocab_size = len(tiny_tokenizer())
         random_model(folder, config, None)
         if words:
@@ -291,14 +253,20 @@ def test_a_student_that_is_there_already_is_asked_itself(tmp_path: Path) -> None
     ("start", "words"),
     [
         ({"kind": "teacher_layers", "layer_map": {"kind": "explicit", "layers": [0, 2]}}, ""),
-        ({"kind": "teacher_layers", "layer_map": {"kind": "explicit", "layers": [1, 2]}},
-         "student block 0 is to be a copy of teacher block 1"),
-        ({"kind": "teacher_layers", "layer_map": {"kind": "explicit", "layers": [0, 0]}},
-         "student block 1 is to be a copy of teacher block 0"),
-        ({"kind": "extract", "units": "random", "layer_map": {"kind": "explicit", "layers": [1, 2]}},
-         "student block 0 is to be made of teacher block 1"),
+        (
+            {"kind": "teacher_layers", "layer_map": {"kind": "explicit", "layers": [1, 2]}},
+            "student block 0 is to be a copy of teacher block 1",
+        ),
+        (
+            {"kind": "teacher_layers", "layer_map": {"kind": "explicit", "layers": [0, 0]}},
+            "student block 1 is to be a copy of teacher block 0",
+        ),
+        (
+            {"kind": "extract", "units": "random", "layer_map": {"kind": "explicit", "layers": [1, 2]}},
+            "student block 0 is to be made of teacher block 1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_blocks_that_cannot_be_copied_are_refused_before_anything_is_trained(
     tmp_path: Path, start: dict[str, Any], words: str
 ) -> None:
@@ -326,9 +294,7 @@ def test_what_asks_for_a_mask_token_is_refused_where_there_is_none(tmp_path: Pat
     assert "student.start.units: importance is measured on masked words" in said
 
 
-def test_a_checkpoint_of_another_student_is_refused_before_anything_is_trained(
-    tmp_path: Path,
-) -> None:
+def test_a_checkpoint_of_another_student_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     shape = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     recipe = toy_recipe(tmp_path, student={"shape": shape})
     teacher, folder = tmp_path / "teacher", toy_teacher(tmp_path / "parent", layers=2)
@@ -366,9 +332,7 @@ def sentence_model(folder: Path, width: int = 12) -> Path:
         ({"activation_function": "torch.nn.modules.activation.Tanh"}, "only a linear map is read"),
     ],
 )
-def test_a_map_that_does_not_fit_is_refused(
-    tmp_path: Path, changes: dict[str, Any], words: str
-) -> None:
+def test_a_map_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     folder = sentence_model(tmp_path / "model")
     config = load_config(folder)
     check_dense(folder, config)

@@ -126,9 +126,7 @@ def test_an_interval_is_repeatable_and_grows_with_its_level() -> None:
     wide = interval("accuracy", labels, answers, level=0.99)
     assert wide[0] < narrow[0] < score("accuracy", labels, answers) < narrow[1] < wide[1]
     assert interval("accuracy", labels, answers) == interval("accuracy", labels, answers)
-    assert interval("pearson", *DATA["regression"]) != interval(
-        "pearson", *DATA["regression"], seed=1
-    )
+    assert interval("pearson", *DATA["regression"]) != interval("pearson", *DATA["regression"], seed=1)
 
 
 def test_values_far_from_zero_lose_no_digits() -> None:
@@ -168,9 +166,7 @@ def test_a_label_that_a_draw_lacks_counts_as_in_scikit_learn() -> None:
         draws = METRICS["f1_macro"].resampler(labels, given).draws(40, seed=0)
         drawn = np.random.default_rng(0).integers(6, size=(40, 6))
         assert any(5 not in rows for rows in drawn)
-        np.testing.assert_allclose(
-            draws, [score("f1_macro", labels[rows], given[rows]) for rows in drawn]
-        )
+        np.testing.assert_allclose(draws, [score("f1_macro", labels[rows], given[rows]) for rows in drawn])
 
 
 def test_the_difference_on_the_same_rows_is_narrower_than_two_intervals() -> None:
@@ -188,9 +184,7 @@ def test_the_difference_on_the_same_rows_is_narrower_than_two_intervals() -> Non
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "matthews", "spearman"])
-def test_the_true_score_lies_in_about_as_many_intervals_as_their_level_says(
-    metric: MetricName,
-) -> None:
+def test_the_true_score_lies_in_about_as_many_intervals_as_their_level_says(metric: MetricName) -> None:
     draw = np.random.default_rng(1)
     covered = 0
     for _ in range(200):

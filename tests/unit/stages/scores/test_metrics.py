@@ -14,19 +14,11 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from schemas.core.errors import DataError
 from schemas.core.kinds import ProblemKind
-from schemas.core.metrics import (
-    DEFAULT_METRIC,
-    KNOWN_METRICS,
-    MetricName,
-    check_metrics,
-    metrics_of,
-)
+from schemas.core.metrics import DEFAULT_METRIC, KNOWN_METRICS, MetricName, check_metrics, metrics_of
 from stages.scores.metrics import METRICS, entity_counts, interval, say_nothing, score
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-sentences = st.lists(
-    st.lists(st.sampled_from(TAGS), min_size=1, max_size=8), min_size=1, max_size=6
-)
+sentences = st.lists(st.lists(st.sampled_from(TAGS), min_size=1, max_size=8), min_size=1, max_size=6)
 
 
 def test_every_name_has_a_score_and_every_kind_of_task_a_default() -> None:
@@ -44,7 +36,7 @@ def test_every_name_has_a_score_and_every_kind_of_task_a_default() -> None:
         (["f1"], "regression", r"f1 does not score regression tasks; .* are pearson_spearman, pearson, spearman"),
         (["accuracy", "accuracy"], "classification", "listed twice"),
     ],
-)  # fmt: skip
+)
 def test_a_score_that_does_not_suit_is_refused_with_those_that_do(
     metrics: list[str], problem: ProblemKind, message: str
 ) -> None:
@@ -154,9 +146,7 @@ def test_a_spread_that_is_rounding_has_no_correlation() -> None:
         ("similarity_spearman", [[1.0, 0.0]] * 6, [[0.3, 1.0]] * 6),
     ],
 )
-def test_a_score_without_a_meaning_is_zero_and_silent(
-    metric: str, labels: Any, answers: Any
-) -> None:
+def test_a_score_without_a_meaning_is_zero_and_silent(metric: str, labels: Any, answers: Any) -> None:
     assert score(metric, labels, answers) == 0.0
 
 
@@ -181,10 +171,7 @@ def conlleval_counts(right: list[str], guessed: list[str]) -> tuple[int, int, in
     last = [("O", ""), ("O", "")]
     for tags in [*zip(right, guessed, strict=True), ("O", "O")]:
         now = [(tag[0], tag[2:]) for tag in tags]
-        ends = [
-            old[0] != "O" and (new[0] in "BO" or old[1] != new[1])
-            for old, new in zip(last, now, strict=True)
-        ]
+        ends = [old[0] != "O" and (new[0] in "BO" or old[1] != new[1]) for old, new in zip(last, now, strict=True)]
         starts = [
             new[0] == "B" or (new[0] == "I" and (old[0] == "O" or old[1] != new[1]))
             for old, new in zip(last, now, strict=True)
@@ -215,16 +202,12 @@ def conlleval_counts(right: list[str], guessed: list[str]) -> tuple[int, int, in
         ("B-creative-work I-creative-work", "B-creative-work I-creative-work", (1, 1, 1)),
     ],
 )
-def test_entities_count_as_conlleval_counts_them(
-    right: str, guessed: str, counts: tuple[int, int, int]
-) -> None:
+def test_entities_count_as_conlleval_counts_them(right: str, guessed: str, counts: tuple[int, int, int]) -> None:
     labels, answers = [right.split()], [guessed.split()]
     assert tuple(entity_counts(labels, answers)[0]) == counts
     assert conlleval_counts(labels[0], answers[0]) == counts
     common, of_labels, of_answers = counts
-    assert score("entity_f1", labels, answers) == pytest.approx(
-        2 * common / (of_labels + of_answers)
-    )
+    assert score("entity_f1", labels, answers) == pytest.approx(2 * common / (of_labels + of_answers))
 
 
 @given(sentences, st.randoms(use_true_random=False))
@@ -254,12 +237,7 @@ def test_tags_of_another_scheme_are_refused_with_the_remedy(tag: str) -> None:
     [
         (["The Broncos"], "broncos", 1, 1),  # article, case
         (["Denver Broncos"], "the Broncos.", 0, 2 / 3),  # 1 word of 2 and of 1
-        (
-            ["a cat sat", "two cats sat"],
-            "two cats",
-            0,
-            0.8,
-        ),  # the nearest answer counts: 2 of 3 and of 2
+        (["a cat sat", "two cats sat"], "two cats", 0, 0.8),  # the nearest answer counts: 2 of 3 and of 2
         (["to to"], "to", 0, 2 / 3),  # a word counts as often as both have it
         (["U.S."], "us", 1, 1),  # punctuation leaves no gap
         (["well-known"], "well known", 0, 0),
@@ -273,9 +251,7 @@ def test_tags_of_another_scheme_are_refused_with_the_remedy(tag: str) -> None:
         (["北京大学"], "北京", 0, 0),  # and is one word
     ],
 )
-def test_answers_are_scored_as_squad_does(
-    right: list[str], answer: str, exact: float, f1: float
-) -> None:
+def test_answers_are_scored_as_squad_does(right: list[str], answer: str, exact: float, f1: float) -> None:
     assert score("exact_match", [right], [answer]) == exact
     assert score("squad_f1", [right], [answer]) == pytest.approx(f1)
 
@@ -286,12 +262,7 @@ def test_answers_are_scored_as_squad_does(
         (["北京大学"], "北京大学。", 1, 1),
         (["北京大学"], "北京", 0, 2 * 2 / (4 + 2)),
         (["《红楼梦》"], "红楼梦", 1, 1),
-        (
-            ["北京大学"],
-            "北大",
-            0,
-            2 * 1 / (4 + 2),
-        ),  # the longest run, not every character in common
+        (["北京大学"], "北大", 0, 2 * 1 / (4 + 2)),  # the longest run, not every character in common
         (["使用iPhone 4S手机"], "iphone 4s", 0, 2 * 2 / (6 + 2)),  # other words are tokens
         (["1998年10月", "1998年"], "1998年", 1, 1),
         (["A"], "", 0, 0),  # a letter is no article here
@@ -300,9 +271,7 @@ def test_answers_are_scored_as_squad_does(
         (["一"], "二", 0, 0),
     ],
 )
-def test_answers_are_scored_as_cmrc_does(
-    right: list[str], answer: str, exact: float, f1: float
-) -> None:
+def test_answers_are_scored_as_cmrc_does(right: list[str], answer: str, exact: float, f1: float) -> None:
     assert score("cmrc_exact_match", [right], [answer]) == exact
     assert score("cmrc_f1", [right], [answer]) == pytest.approx(f1)
 
@@ -314,9 +283,7 @@ def test_cosine_is_the_mean_over_rows() -> None:
     teacher = [[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]]
     student = [[2.0, 0.0], [1.0, 0.0], [4.0, 3.0]]
     assert score("cosine", teacher, student) == pytest.approx((1 + 0 + 24 / 25) / 3)
-    with pytest.raises(
-        ValueError, match="2 wide and the student's 3; score by similarity_spearman"
-    ):
+    with pytest.raises(ValueError, match="2 wide and the student's 3; score by similarity_spearman"):
         score("cosine", teacher, [[1.0, 2.0, 3.0]] * 3)
 
 

@@ -40,9 +40,7 @@ def test_harm_to_any_file_is_found_and_mended(harm: str, name: str, tmp_path: Pa
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
 
 
-def test_a_folder_is_not_made_twice_nor_read_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_not_made_twice_nor_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     make_whole(folder, fill)
     identity = (folder / "numbers.bin").stat().st_ino
@@ -62,9 +60,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_replaced_under_the_same_name_and_time_has_other_rows(
-    tmp_path: Path,
-) -> None:
+def test_a_file_that_is_replaced_under_the_same_name_and_time_has_other_rows(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     found = []
     for text in ("one", "two"):
@@ -87,12 +83,8 @@ def test_rows_are_made_anew_where_a_disk_has_changed_them(tmp_path: Path) -> Non
     assert read_file(file, tmp_path / "cache", "task.train").rows["text_a"] == ["one"] * 50
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(errno.ENOSPC, "full"), OSError(errno.EROFS, "read-only")]
-)
-def test_a_full_disk_is_no_mistake_in_the_data(
-    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EROFS, "read-only")])
+def test_a_full_disk_is_no_mistake_in_the_data(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise datasets.exceptions.DatasetGenerationError("An error occurred") from error
 

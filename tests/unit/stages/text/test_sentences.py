@@ -30,7 +30,7 @@ from stages.text.sentences import STOPS, TERMINALS, split_sentences
         ("  \n ", []),
         ("...", ["..."]),
     ],
-)  # fmt: skip
+)
 def test_a_text_is_cut_behind_its_full_stops(text: str, sentences: list[str]) -> None:
     assert split_sentences(text) == sentences
 

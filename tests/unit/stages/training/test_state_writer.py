@@ -87,15 +87,18 @@ def run(recipe: Recipe, ports: Ports) -> Trainer:
     config = recipe.stage_config(recipe.stages[0], MadeTeachers())
     trainer = make_trainer(config, ports)
     fit(
-        trainer.student, trainer.teachers, trainer.tokens, trainer.objective, config.training,
-        ports, description="general",
-    )  # fmt: skip
+        trainer.student,
+        trainer.teachers,
+        trainer.tokens,
+        trainer.objective,
+        config.training,
+        ports,
+        description="general",
+    )
     return trainer
 
 
-def test_a_state_that_is_written_while_training_goes_on_is_of_its_own_step(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_state_that_is_written_while_training_goes_on_is_of_its_own_step(recipe: Recipe, tmp_path: Path) -> None:
     states, progress = HeldStates(), SilentProgress()
 
     def stop() -> bool:
@@ -103,9 +106,7 @@ def test_a_state_that_is_written_while_training_goes_on_is_of_its_own_step(
             states.released.set()
         return False
 
-    ports = fake_ports(
-        tmp_path, states=states, progress=progress, state_minutes=1e-9, stop_requested=stop
-    )
+    ports = fake_ports(tmp_path, states=states, progress=progress, state_minutes=1e-9, stop_requested=stop)
     whole = run(recipe, ports)
     assert states.saved[0].step == 1
     again = MemoryStates(saved=states.saved[:1])
@@ -114,9 +115,7 @@ def test_a_state_that_is_written_while_training_goes_on_is_of_its_own_step(
         assert torch.equal(parameter, resumed.parameters[name]), name
 
 
-def test_a_disk_that_refuses_a_state_ends_the_stage_with_its_message(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_disk_that_refuses_a_state_ends_the_stage_with_its_message(recipe: Recipe, tmp_path: Path) -> None:
     ports = fake_ports(tmp_path, states=FullStates(), state_minutes=1e-9)
     with pytest.raises(StoreError, match="the disk is full at step 1"):
         run(recipe, ports)
@@ -124,9 +123,7 @@ def test_a_disk_that_refuses_a_state_ends_the_stage_with_its_message(
 
 def test_whoever_asks_to_stop_gets_the_step_that_is_done(recipe: Recipe, tmp_path: Path) -> None:
     states, progress = MemoryStates(), SilentProgress()
-    ports = fake_ports(
-        tmp_path, states=states, progress=progress, stop_requested=lambda: progress.done == 5
-    )
+    ports = fake_ports(tmp_path, states=states, progress=progress, stop_requested=lambda: progress.done == 5)
     with pytest.raises(Interrupted, match="step 5 of 12"):
         run(recipe, ports)
     assert [each.step for each in states.saved] == [5]

@@ -29,9 +29,7 @@ def rows_of(plan: Batches, steps: range) -> NDArray[np.int64]:
     return np.concatenate([np.concatenate(plan.step(step)) for step in steps])
 
 
-@pytest.mark.parametrize(
-    "size", ["10 sequences", "1 sequence", "2000 sequences", "400 tokens", "5 tokens"]
-)
+@pytest.mark.parametrize("size", ["10 sequences", "1 sequence", "2000 sequences", "400 tokens", "5 tokens"])
 def test_an_epoch_has_every_row_exactly_once(size: str) -> None:
     plan = batches(size)
     first = plan.steps_in_epoch(0)
@@ -88,8 +86,7 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"),
-    [("7 steps", 7), ("1 epoch", 101), ("2.5 epochs", 253), ("0.001 epochs", 1), ("0.1 steps", 1)],
+    ("given", "steps"), [("7 steps", 7), ("1 epoch", 101), ("2.5 epochs", 253), ("0.001 epochs", 1), ("0.1 steps", 1)]
 )
 def test_a_duration_in_steps_or_epochs_is_that_many_steps(given: str, steps: int) -> None:
     assert batches("10 sequences").num_steps(duration(given)) == steps

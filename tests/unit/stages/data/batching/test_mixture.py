@@ -28,12 +28,7 @@ def rows_of(batches: Batches, steps: range) -> NDArray[np.int64]:
 
 
 @settings(deadline=None, max_examples=60)
-@given(
-    sizes=SIZES,
-    weights=st.lists(st.floats(0.2, 5), min_size=4, max_size=4),
-    size=UNITS,
-    seed=st.integers(0, 99),
-)
+@given(sizes=SIZES, weights=st.lists(st.floats(0.2, 5), min_size=4, max_size=4), size=UNITS, seed=st.integers(0, 99))
 def test_no_row_is_ever_seen_more_than_once_more_than_another_of_its_source(
     sizes: list[int], weights: list[float], size: str, seed: int
 ) -> None:
@@ -94,15 +89,8 @@ def test_sources_that_do_not_fit_the_rows_are_refused() -> None:
 
 
 @settings(deadline=None, max_examples=80)
-@given(
-    number=st.integers(1, 80),
-    world=st.integers(1, 9),
-    size=UNITS,
-    seed=st.integers(0, 99),
-)
-def test_every_row_of_a_step_is_in_exactly_one_process(
-    number: int, world: int, size: str, seed: int
-) -> None:
+@given(number=st.integers(1, 80), world=st.integers(1, 9), size=UNITS, seed=st.integers(0, 99))
+def test_every_row_of_a_step_is_in_exactly_one_process(number: int, world: int, size: str, seed: int) -> None:
     lengths = np.random.default_rng(seed).integers(1, 50, number).astype(np.int32)
     batches = plan(lengths, size)
     for step in range(batches.steps_in_epoch(0)):

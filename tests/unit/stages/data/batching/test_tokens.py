@@ -17,11 +17,7 @@ from stages.data.tasks.load import TaskRows
 from stages.data.tasks.tokenize import tokenize_task, tokenizer_digest
 from tests.support.builders import tiny_tokenizer
 
-TEXTS = [
-    "the film was great",
-    "a dull plot",
-    "the actor is very good in this one and the music is warm",
-]
+TEXTS = ["the film was great", "a dull plot", "the actor is very good in this one and the music is warm"]
 PAIRS = ["it was", "not a good one with a slow new score of the old film", "old"]
 
 
@@ -32,16 +28,12 @@ def task_rows(*, pair: bool = False, digest: str = "d") -> TaskRows:
 
 
 def corpus_rows(texts: list[str], digest: str = "c") -> CorpusRows:
-    return CorpusRows(
-        Dataset.from_dict({"text": texts}), Dataset.from_dict({"text": TEXTS}), digest
-    )
+    return CorpusRows(Dataset.from_dict({"text": texts}), Dataset.from_dict({"text": TEXTS}), digest)
 
 
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("max_length", [8, 64])
-def test_sequences_are_what_the_tokenizer_makes_of_each_row(
-    tmp_path: Path, pair: bool, max_length: int
-) -> None:
+def test_sequences_are_what_the_tokenizer_makes_of_each_row(tmp_path: Path, pair: bool, max_length: int) -> None:
     tokenizer = tiny_tokenizer()
     train, _ = tokenize_task(task_rows(pair=pair), tokenizer, max_length=max_length, cache=tmp_path)
     batch = train.batch(np.array([2, 0, 1]))
@@ -79,9 +71,7 @@ def test_long_text_of_a_corpus_becomes_several_whole_sequences(tmp_path: Path) -
         corpus_rows([" ".join(words), "a plot"]), tokenizer, max_length=12, cache=tmp_path
     )
     ids = [train.batch(np.array([row])).input_ids[0].tolist() for row in range(len(train))]
-    assert all(
-        row[0] == tokenizer.cls_token_id and row[-1] == tokenizer.sep_token_id for row in ids
-    )
+    assert all(row[0] == tokenizer.cls_token_id and row[-1] == tokenizer.sep_token_id for row in ids)
     assert [len(row) for row in ids] == [12, 12, 12, 4]
     joined = [token for row in ids[:3] for token in row[1:-1]]
     assert joined == tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
@@ -90,23 +80,17 @@ def test_long_text_of_a_corpus_becomes_several_whole_sequences(tmp_path: Path) -
 
 
 def test_rows_without_any_token_are_left_out_of_a_corpus(tmp_path: Path) -> None:
-    train, _ = tokenize_corpus(
-        corpus_rows(["\u200b", "a plot"]), tiny_tokenizer(), max_length=8, cache=tmp_path
-    )
+    train, _ = tokenize_corpus(corpus_rows(["\u200b", "a plot"]), tiny_tokenizer(), max_length=8, cache=tmp_path)
     assert len(train) == 1
     with pytest.raises(DataError, match="no token is left"):
-        tokenize_corpus(
-            corpus_rows(["\u200b"], digest="e"), tiny_tokenizer(), max_length=8, cache=tmp_path
-        )
+        tokenize_corpus(corpus_rows(["\u200b"], digest="e"), tiny_tokenizer(), max_length=8, cache=tmp_path)
 
 
 def test_the_second_run_does_not_tokenise_again(tmp_path: Path) -> None:
     first, _ = tokenize_task(task_rows(), tiny_tokenizer(), max_length=16, cache=tmp_path)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     again, _ = tokenize_task(task_rows(), tiny_tokenizer(), max_length=16, cache=tmp_path)
-    assert {
-        path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()
-    } == written
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == written
     assert np.array_equal(first.ids, again.ids)
     assert isinstance(again.ids, np.memmap)
     assert first.digest == again.digest
@@ -114,9 +98,7 @@ def test_the_second_run_does_not_tokenise_again(tmp_path: Path) -> None:
 
 def test_another_length_tokenizer_or_text_is_made_anew(tmp_path: Path) -> None:
     digests = {
-        tokenize_task(task_rows(digest=digest), tokenizer, max_length=length, cache=tmp_path)[
-            0
-        ].digest
+        tokenize_task(task_rows(digest=digest), tokenizer, max_length=length, cache=tmp_path)[0].digest
         for digest, tokenizer, length in [
             ("d", tiny_tokenizer(), 16),
             ("e", tiny_tokenizer(), 16),

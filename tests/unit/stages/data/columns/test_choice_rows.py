@@ -56,9 +56,7 @@ def test_choices_may_stand_in_columns_of_their_own(tmp_path: Path) -> None:
     row = {"sent1": "a man", "sent2": "he", "ending0": "sings", "ending1": "runs", "label": 1}
     problem = {"kind": "multiple_choice", "choices": ["ending0", "ending1"], "first": 0}
     found = load(tmp_path, [row], problem, text="sent1", text_pair="sent2").train
-    assert found.to_list() == [
-        {"text": "a man", "text_pair": "he", "choices": ["sings", "runs"], "label": 1}
-    ]
+    assert found.to_list() == [{"text": "a man", "text_pair": "he", "choices": ["sings", "runs"], "label": 1}]
 
 
 def test_every_blank_is_a_row_with_its_own_blank_alone(tmp_path: Path) -> None:
@@ -76,9 +74,7 @@ def test_every_blank_is_a_row_with_its_own_blank_alone(tmp_path: Path) -> None:
 
 def test_blanks_and_answers_that_differ_in_number_are_refused(tmp_path: Path) -> None:
     row = {"text_a": "a #b# and #b#", "choices": ["x", "y"], "label": ["x"]}
-    with pytest.raises(
-        DataError, match=r"row 1: column 'text_a' has 2 blanks #b# but 'label' 1 answers"
-    ):
+    with pytest.raises(DataError, match=r"row 1: column 'text_a' has 2 blanks #b# but 'label' 1 answers"):
         load(tmp_path, [row], {"kind": "multiple_choice", "blank": "#b#"})
 
 
@@ -89,10 +85,7 @@ def test_blanks_and_answers_that_differ_in_number_are_refused(tmp_path: Path) ->
         ({"metric": "f1"}, "f1 does not score multiple_choice tasks"),
         ({"problem": {"kind": "multiple_choice", "choices": ["one"]}}, "at least 2 items"),
         (
-            {
-                "problem": {"kind": "multiple_choice", "blank": "#"},
-                "marks": [{"text": "a", "start": "b"}],
-            },
+            {"problem": {"kind": "multiple_choice", "blank": "#"}, "marks": [{"text": "a", "start": "b"}]},
             "makes a row of every blank",
         ),
     ],
@@ -142,20 +135,14 @@ SIZES = st.lists(st.integers(1, 6), min_size=1, max_size=40)
 
 def drawn_tokens(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
-    return random.integers(3, 30, sum(sizes)).astype(np.int32), np.repeat(
-        np.arange(len(sizes)) * 3, sizes
-    )
+    return random.integers(3, 30, sum(sizes)).astype(np.int32), np.repeat(np.arange(len(sizes)) * 3, sizes)
 
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES, st.sampled_from(["3 sequences", "90 tokens"]), st.integers(1, 3))
-def test_no_step_tears_a_row_apart_and_every_sequence_comes_once(
-    sizes: list[int], size: str, world: int
-) -> None:
+def test_no_step_tears_a_row_apart_and_every_sequence_comes_once(sizes: list[int], size: str, world: int) -> None:
     lengths, choice_of = drawn_tokens(sizes)
-    batches = Batches(
-        lengths, TypeAdapter(BatchSize).validate_python(size), 64, 0, choice_of=choice_of
-    )
+    batches = Batches(lengths, TypeAdapter(BatchSize).validate_python(size), 64, 0, choice_of=choice_of)
     assert batches.rows_in_epoch == len(sizes)
     seen = []
     for step in range(batches.steps_in_epoch(0)):
@@ -175,9 +162,7 @@ def test_no_step_tears_a_row_apart_and_every_sequence_comes_once(
 def test_sequences_that_are_rows_are_grouped_by_themselves() -> None:
     lengths, _ = drawn_tokens([1] * 9)
     alone, none = Groups(lengths, np.arange(9)), Groups(lengths, None)
-    for cut, other in zip(
-        alone.cut(np.argsort(lengths), 60), none.cut(np.argsort(lengths), 60), strict=True
-    ):
+    for cut, other in zip(alone.cut(np.argsort(lengths), 60), none.cut(np.argsort(lengths), 60), strict=True):
         assert np.array_equal(cut, other)
     apart = evaluation_batches(lengths, 60)
     assert all(padded_tokens(lengths, [cut]) <= 60 for cut in apart)
@@ -186,9 +171,7 @@ def test_sequences_that_are_rows_are_grouped_by_themselves() -> None:
 def test_a_step_of_one_row_cannot_be_cut() -> None:
     lengths, choice_of = drawn_tokens([5, 5])
     one, two = (
-        Batches(
-            lengths, TypeAdapter(BatchSize).validate_python(size), budget, 0, choice_of=choice_of
-        )
+        Batches(lengths, TypeAdapter(BatchSize).validate_python(size), budget, 0, choice_of=choice_of)
         for size, budget in (("1 sequence", 4), ("2 sequences", 10**6))
     )
     assert not one.can_be_cut(0), "it is larger than its budget, and still one row"
@@ -200,9 +183,7 @@ def answered(folder: Path) -> Tokens:
         {"text_a": "film", "choices": ["red", "blue", "green"], "label": "blue"},
         {"text_a": "plot and film", "choices": ["one", "two"], "label": "one"},
     ]
-    return tokenize_task(
-        load(folder, rows, "multiple_choice"), TOKENIZER, max_length=24, cache=folder / "tokens"
-    )[0]
+    return tokenize_task(load(folder, rows, "multiple_choice"), TOKENIZER, max_length=24, cache=folder / "tokens")[0]
 
 
 def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path: Path) -> None:
@@ -221,19 +202,14 @@ def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path:
     soft = answers.soft(SoftLabels(), student, teacher, batch, None)
     apart = 0.0
     for part in (slice(0, 3), slice(3, 5)):
-        p, q = (
-            np.exp(x[part, 0].numpy()) / np.exp(x[part, 0].numpy()).sum()
-            for x in (teacher, student)
-        )
+        p, q = (np.exp(x[part, 0].numpy()) / np.exp(x[part, 0].numpy()).sum() for x in (teacher, student))
         apart += float((p * np.log(p / q)).sum())
     assert soft.total.item() == pytest.approx(apart, rel=1e-9)
     assert int(soft.count) == answers.soft_count(batch) == 2
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(1, 3), (3, 3), (4, 3), (5, 5), (9, 5)])
-def test_the_first_sequences_of_a_batch_are_whole_rows(
-    asked: int, kept: int, tmp_path: Path
-) -> None:
+def test_the_first_sequences_of_a_batch_are_whole_rows(asked: int, kept: int, tmp_path: Path) -> None:
     part = answered(tmp_path).batch(np.arange(5)).first(asked)
     assert len(part.input_ids) == kept
     assert part.choice_of is not None
@@ -241,9 +217,7 @@ def test_the_first_sequences_of_a_batch_are_whole_rows(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_choices_are_scored_alone_as_transformers_scores_them_side_by_side(
-    family: str, tmp_path: Path
-) -> None:
+def test_choices_are_scored_alone_as_transformers_scores_them_side_by_side(family: str, tmp_path: Path) -> None:
     folder = family_folder(tmp_path / "encoder", family)
     if not has_head_for(load_config(folder), MultipleChoice()):
         assert family in ("nomic_bert", "gte", "eurobert", "layoutlm")

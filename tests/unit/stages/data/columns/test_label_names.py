@@ -23,9 +23,8 @@ def table(given: Sequence[Any]) -> Dataset:
 
 
 def read(
-    given: Sequence[Any], validation: Sequence[Any] | None = None, *, dropped: float = 0.02,
-    **fields: Any,
-) -> CheckedRows:  # fmt: skip
+    given: Sequence[Any], validation: Sequence[Any] | None = None, *, dropped: float = 0.02, **fields: Any
+) -> CheckedRows:
     """The rows of these labels."""
     task = FileTask(train="t.csv", validation="v.csv", **fields)
     raw = {"train": table(given), "validation": table(validation or given)}
@@ -100,27 +99,20 @@ def test_a_label_that_may_mean_none_is_a_class_with_a_remark(name: str) -> None:
 def test_labels_that_look_alike_are_one_unless_listed(twins: tuple[str, str], shown: str) -> None:
     labels = [twins[0], twins[1], twins[0], "x"]
     message = refusal(labels)
-    assert (
-        f"task.train: t.csv: row 2: column 'label': the labels {shown} differ by case, blanks"
-        in message
-    )
+    assert f"task.train: t.csv: row 2: column 'label': the labels {shown} differ by case, blanks" in message
     assert "list every label in task.labels" in message
     assert names(read(labels, labels=(*twins, "x"))) == labels
 
 
 def test_a_validation_label_that_is_spelled_otherwise_is_named_with_the_one_meant() -> None:
-    assert "task.validation: v.csv: row 2: column 'label'" in refusal(
-        ["pos", "neg"], ["neg", "Pos"]
-    )
+    assert "task.validation: v.csv: row 2: column 'label'" in refusal(["pos", "neg"], ["neg", "Pos"])
     message = refusal(["pos", "neg"], ["neg", "Pos "], labels=("neg", "pos"))
     assert "row 2: label 'Pos ' is not one of neg, pos" in message
     assert "(did you mean 'pos'?)" in message
     assert "(did you mean positive?)" in refusal(["positive", "negative"], ["positve", "negative"])
 
 
-@pytest.mark.parametrize(
-    "values", [["1.0", "2.5", "3"], ["1,5", "2,5"], ["-0.5", ".5"], ["1e-3", "2"]]
-)
+@pytest.mark.parametrize("values", [["1.0", "2.5", "3"], ["1,5", "2,5"], ["-0.5", ".5"], ["1e-3", "2"]])
 def test_values_as_text_are_no_classes(values: list[str]) -> None:
     message = refusal(values)
     assert "task.train: t.csv: column 'label' holds values such as" in message
@@ -148,10 +140,7 @@ def test_ids_are_no_classes() -> None:
     ids = [f"id{number}" for number in range(300)]
     message = refusal(ids)
     assert "column 'label' has 300 different labels in 300 rows, such as id0, id1, id10" in message
-    assert (
-        "name the column of the classes in task.label, or list every label in task.labels"
-        in message
-    )
+    assert "name the column of the classes in task.label, or list every label in task.labels" in message
     assert len(read(ids, labels=tuple(ids)).labels) == 300
     few = read(ids * 3)
     assert "300 different labels in 900 rows are read as classes, 3.0 rows each" in few.remarks[0]
@@ -187,9 +176,7 @@ def test_declared_classes_are_taken_at_their_word() -> None:
     task = FileTask(train="t.csv", validation="v.csv")
     raw = {"train": rows, "validation": rows.select([0, 1])}
     assert names(checked_rows(task, raw, WHERE, droppable=0.5)) == ["Pos", "pos"]
-    with pytest.raises(
-        DataError, match=r"row 3: label 'label' is missing.*hide their labels as -1"
-    ):
+    with pytest.raises(DataError, match=r"row 3: label 'label' is missing.*hide their labels as -1"):
         checked_rows(task, raw, WHERE)
 
 
@@ -228,8 +215,5 @@ def test_names_of_a_thousand_digits_and_of_unseen_signs_are_shown_short() -> Non
 def test_several_labels_in_one_name_are_said() -> None:
     found = read(["good", "bad", "good;bad"] * 5)
     assert found.labels == ("bad", "good", "good;bad")
-    assert (
-        "'good;bad' in 5 rows is read as a class of its own; set task.problem to multi_label"
-        in found.remarks[0]
-    )
+    assert "'good;bad' in 5 rows is read as a class of its own; set task.problem to multi_label" in found.remarks[0]
     assert not read(["good, cheap", "bad"] * 5).remarks

@@ -19,24 +19,14 @@ from stages.data.tasks.load import load_task
 from stages.data.tasks.rows import CheckedRows, checked_rows
 
 
-def load(
-    train: list[Any], validation: list[Any] | None = None, *, text: str = "text_a", **changes: Any
-) -> CheckedRows:
+def load(train: list[Any], validation: list[Any] | None = None, *, text: str = "text_a", **changes: Any) -> CheckedRows:
     """Rows with these labels in a column, or whole rows, as files would give them."""
-    task = {
-        "kind": "files",
-        "problem": "multi_label",
-        "train": "a",
-        "validation": "b",
-        "text": text,
-    }
+    task = {"kind": "files", "problem": "multi_label", "train": "a", "validation": "b", "text": text}
     parsed = TypeAdapter(TaskData).validate_python(task | changes)
     assert isinstance(parsed, FileTask)
     splits = {"train": train, "validation": train if validation is None else validation}
     raw = {
-        split: Dataset.from_list(
-            [each if text in _keys(each) else {"text_a": "a", "label": each} for each in rows]
-        )
+        split: Dataset.from_list([each if text in _keys(each) else {"text_a": "a", "label": each} for each in rows])
         for split, rows in splits.items()
     }
     return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
@@ -53,10 +43,7 @@ def texts(header: str, *rows: list[str]) -> list[dict[str, str]]:
 
 def named(rows: CheckedRows) -> list[set[str]]:
     """The names of each training row's labels."""
-    return [
-        {name for name, has in zip(rows.labels, row, strict=True) if has}
-        for row in rows.splits["train"]["label"]
-    ]
+    return [{name for name, has in zip(rows.labels, row, strict=True) if has} for row in rows.splits["train"]["label"]]
 
 
 def test_a_list_of_zeros_and_ones_has_one_for_each_label() -> None:
@@ -120,13 +107,9 @@ def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
         ([{"choices": ["joy"]}], None, {}, "holds a list in 'choices'; name the list itself"),
         (['{"choices": ["joy"], "others": ["love"]}'], None, {}, "holds lists in lists"),
     ],
-)  # fmt: skip
+)
 def test_what_has_two_meanings_is_refused(
-    train: list[Any],
-    validation: list[Any] | None,
-    changes: dict[str, Any],
-    said: str,
-    tmp_path: Path,
+    train: list[Any], validation: list[Any] | None, changes: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match=re.escape(said)) as caught:
         load(train, validation, **changes)
@@ -155,7 +138,7 @@ def test_what_has_two_meanings_is_refused(
         ['{"joy": true}', '{"love": true, "fear": true}', "{}"],
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_lists_that_a_csv_holds_as_text_are_lists(written: list[str]) -> None:
     found = load(written)
     assert named(found) == [{"joy"}, {"love", "fear"}, set()]
@@ -176,9 +159,7 @@ def test_numbers_are_names_or_count_those_of_the_task() -> None:
     assert named(found) == [{"joy", "love"}, {"joy"}, {"love"}, set()], "never twice in a row"
 
 
-@pytest.mark.parametrize(
-    ("zero", "one"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("no", "yes")]
-)
+@pytest.mark.parametrize(("zero", "one"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("no", "yes")])
 def test_every_label_may_have_its_own_column(zero: str, one: str) -> None:
     header = "comment,toxic,obscene,insult"
     rows = texts(header, ["you are, well", one, zero, one], ["thank you", zero, zero, zero])
@@ -195,10 +176,7 @@ def test_every_label_may_have_its_own_column(zero: str, one: str) -> None:
 
 
 def test_columns_of_labels_may_be_of_any_type() -> None:
-    rows = [
-        {"text_a": "a", "x": True, "y": 1.0, "z": 0},
-        {"text_a": "b", "x": False, "y": 0.0, "z": 1},
-    ]
+    rows = [{"text_a": "a", "x": True, "y": 1.0, "z": 0}, {"text_a": "b", "x": False, "y": 0.0, "z": 1}]
     found = load(rows, label=["x", "y", "z"])
     assert list(found.splits["train"]["label"]) == [[1, 1, 0], [0, 0, 1]]
 
@@ -223,10 +201,7 @@ def test_a_file_of_pandas_with_lists_is_read_whole(tmp_path: Path) -> None:
         ("nan", "row 2: label 'toxic' is nan, not 0 or 1"),
     ],
 )
-def test_a_column_of_a_label_holds_nothing_but_0_and_1(
-    cell: str,
-    said: str,
-) -> None:
+def test_a_column_of_a_label_holds_nothing_but_0_and_1(cell: str, said: str) -> None:
     rows = texts("text_a,toxic,insult", ["a", "1", "0"], ["b", cell, "1"])
     with pytest.raises(DataError, match=re.escape(said)):
         load(rows, label=["toxic", "insult"])
@@ -247,7 +222,7 @@ def test_columns_of_labels_are_offered_where_the_label_s_is_missing() -> None:
         ({"label": ["toxic", "toxic"]}, "a column is named twice"),
         ({"label": ["toxic"]}, "at least 2 items"),
     ],
-)  # fmt: skip
+)
 def test_several_columns_are_for_several_labels(changes: dict[str, Any], said: str) -> None:
     task = {"kind": "files", "train": "a", "validation": "b", "problem": "multi_label"}
     with pytest.raises(ValidationError, match=said):
@@ -267,9 +242,7 @@ def test_a_separator_that_the_recipe_names_is_obeyed() -> None:
 
 def test_labels_that_are_never_several_are_spoken_of() -> None:
     (said,) = load(["joy/love", "fear", "joy"]).remarks
-    assert (
-        "no row of column 'label' has more than one label (where 'joy/love' is several, set" in said
-    )
+    assert "no row of column 'label' has more than one label (where 'joy/love' is several, set" in said
     (said,) = load([["joy"], ["fear"]]).remarks
     assert "has more than one label; task.problem: classification is for one" in said
     assert load([["joy", "fear"], ["fear"]]).remarks == ()
@@ -287,9 +260,7 @@ def test_nothing_that_is_printed_is_run() -> None:
 
 
 @pytest.mark.parametrize(
-    "items",
-    [["it's", 'a "b"', "c,d"], ["", "x"], ["\\", "\n"], ["😀", "é"], ["[a]", "{b: 1}"]],
-    ids=str,
+    "items", [["it's", 'a "b"', "c,d"], ["", "x"], ["\\", "\n"], ["😀", "é"], ["[a]", "{b: 1}"]], ids=str
 )
 def test_what_python_and_json_print_is_read_back(items: list[str]) -> None:
     assert written_list(repr(items)) == items

@@ -41,9 +41,7 @@ def chosen(found: CheckedRows, split: str = "train") -> list[str]:
 
 def lettered(question: str, choices: str, answer: Any) -> dict[str, Any]:
     """A row with a column for each choice."""
-    return {"question": question, "answer": answer} | dict(
-        zip("ABCD", choices.split(","), strict=True)
-    )
+    return {"question": question, "answer": answer} | dict(zip("ABCD", choices.split(","), strict=True))
 
 
 def listed(answer: Any, *choices: Any) -> dict[str, Any]:
@@ -80,9 +78,7 @@ def test_two_readings_that_fit_every_row_and_differ_are_refused() -> None:
 
 
 def test_choices_that_are_numbers_may_be_answered_by_numbers() -> None:
-    with pytest.raises(
-        DataError, match="which means '2' and '24': answers can be read by their texts and"
-    ):
+    with pytest.raises(DataError, match="which means '2' and '24': answers can be read by their texts and"):
         load([listed(2, 8, 2, 24, 120)])
     rows = [listed(2, "8", "2", "24", "120"), listed(0, "1", "2", "3", "4")]
     assert chosen(load(rows)) == ["24", "1"], "a number is no text"
@@ -96,22 +92,16 @@ def test_one_reading_is_chosen_for_the_rows_of_all_splits() -> None:
     assert chosen(found, "validation") == ["grey"]
 
 
-@pytest.mark.parametrize(
-    "answers", [["1", "4", "2"], [1, 4, 2], [1.0, 4.0, 2.0], ["1.0", "4.0", "2.0"]], ids=str
-)
+@pytest.mark.parametrize("answers", [["1", "4", "2"], [1, 4, 2], [1.0, 4.0, 2.0], ["1.0", "4.0", "2.0"]], ids=str)
 def test_answers_from_1_are_told_by_the_last(answers: list[Any]) -> None:
     found = load([listed(answer, "a", "b", "c", "d") for answer in answers])
     assert chosen(found) == ["a", "d", "b"]
-    assert (
-        "by their numbers from 1: none is 0, and one is the number of choices" in found.remarks[0]
-    )
+    assert "by their numbers from 1: none is 0, and one is the number of choices" in found.remarks[0]
 
 
 def test_answers_that_could_be_counted_from_0_or_from_1_are_refused() -> None:
     rows = [listed(answer, "a", "b", "c", "d") for answer in (1, 3, 2)]
-    with pytest.raises(
-        DataError, match="may be counted from 0 or from 1; set first: 0 or first: 1"
-    ):
+    with pytest.raises(DataError, match="may be counted from 0 or from 1; set first: 0 or first: 1"):
         load(rows)
     with pytest.raises(DataError, match="may be counted from 0 or from 1"):
         load(rows, problem={"answers": "number"})
@@ -120,9 +110,7 @@ def test_answers_that_could_be_counted_from_0_or_from_1_are_refused() -> None:
     found = load([*rows, listed(0, "a", "b", "c", "d")])
     assert (chosen(found)[:3], found.remarks) == (["b", "d", "c"], ())
     numbers = [row | {"answer": int(row["answer"])} for row in rows]
-    declared = Dataset.from_list(numbers).cast_column(
-        "answer", ClassLabel(names=["A", "B", "C", "D"])
-    )
+    declared = Dataset.from_list(numbers).cast_column("answer", ClassLabel(names=["A", "B", "C", "D"]))
     assert chosen(load(declared)) == ["b", "d", "c"]
 
 
@@ -134,21 +122,7 @@ def test_texts_and_numbers_from_1_are_told_apart_too() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [
-        "B",
-        "b",
-        "(B)",
-        "B.",
-        "B)",
-        "[B]",
-        "option B",
-        "Option (B)",
-        "Answer: B",
-        "B. film",
-        "（B）",
-        "选项B",
-        "Ｂ",
-    ],
+    ["B", "b", "(B)", "B.", "B)", "[B]", "option B", "Option (B)", "Answer: B", "B. film", "（B）", "选项B", "Ｂ"],
 )
 def test_a_letter_may_be_dressed(answer: str) -> None:
     assert chosen(load([listed(answer, "plot", "film", "song")])) == ["film"]
@@ -159,11 +133,7 @@ def test_a_letter_with_another_choice_s_text_is_no_answer() -> None:
         load([listed("B. plot", "plot", "film", "song")])
 
 
-ARC = [
-    ("film", ["A", "B", "C"], "B"),
-    ("song", ["1", "2", "3"], "3"),
-    ("plot", ["1", "2", "3"], "1"),
-]
+ARC = [("film", ["A", "B", "C"], "B"), ("song", ["1", "2", "3"], "3"), ("plot", ["1", "2", "3"], "1")]
 
 
 @pytest.mark.parametrize("form", ["object of lists", "list of objects", "columns", "deep"])
@@ -174,9 +144,7 @@ def test_the_choices_own_labels_decide(form: str) -> None:
     for _, labels, answer in ARC:
         each: Any = {"text": texts, "label": labels}
         if form == "list of objects":
-            each = [
-                {"text": text, "label": label} for text, label in zip(texts, labels, strict=True)
-            ]
+            each = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
         row: dict[str, Any] = {"question": "which", "choices": each, "answer": answer}
         if form == "deep":
             row |= {"question": {"stem": "which", "choices": each}}
@@ -202,9 +170,7 @@ def test_objects_of_choices_that_a_csv_holds_as_text_are_read(array: str) -> Non
 
 def test_labels_of_choices_are_one_for_each() -> None:
     row = {"question": "which", "choices": {"text": ["a", "b"], "label": ["A", "A"]}, "answer": "A"}
-    with pytest.raises(
-        DataError, match="has 2 choices and the labels A, A; give each choice a label of its own"
-    ):
+    with pytest.raises(DataError, match="has 2 choices and the labels A, A; give each choice a label of its own"):
         load([row])
 
 
@@ -217,8 +183,7 @@ def test_a_choice_may_be_called_by_its_column() -> None:
 
 
 @pytest.mark.parametrize(
-    "written",
-    ["['plot', 'the film, seen']", '["plot", "the film, seen"]', "['plot' 'the film, seen']"],
+    "written", ["['plot', 'the film, seen']", '["plot", "the film, seen"]', "['plot' 'the film, seen']"]
 )
 def test_choices_that_a_csv_holds_as_text_are_lists(written: str) -> None:
     found = load([{"question": "which", "choices": written, "answer": "B"}])
@@ -228,13 +193,7 @@ def test_choices_that_a_csv_holds_as_text_are_lists(written: str) -> None:
 
 @pytest.mark.parametrize(
     "written",
-    [
-        "[plot, the film]",
-        "plot, film",
-        "{'text': ['a', 'b'], 'label': ['A', nan]}",
-        "{'txt': ['a']}",
-        "['a', nan]",
-    ],
+    ["[plot, the film]", "plot, film", "{'text': ['a', 'b'], 'label': ['A', nan]}", "{'txt': ['a']}", "['a', nan]"],
 )
 def test_choices_whose_ends_are_not_told_are_refused(written: str) -> None:
     with pytest.raises(DataError, match=r"row 1: column 'choices'.*; write"):
@@ -251,14 +210,12 @@ def test_choices_whose_ends_are_not_told_are_refused(written: str) -> None:
         (["A", "E", "B"], "row 2: label 'answer' is E, none of the row's 4 choices"),
         ([True, False], "row 1: label 'answer' is True, none of the row's 4 choices"),
     ],
-)  # fmt: skip
+)
 def test_answers_that_are_not_all_of_one_kind_are_refused(answers: list[Any], said: str) -> None:
     with pytest.raises(DataError, match=re.escape(said)):
         load([listed(answer, "plot", "film", "song", "cast") for answer in answers])
 
 
 def test_a_setting_that_does_not_fit_is_named() -> None:
-    with pytest.raises(
-        DataError, match=re.escape("(a, b) with answers: text in task.problem; give")
-    ):
+    with pytest.raises(DataError, match=re.escape("(a, b) with answers: text in task.problem; give")):
         load([listed("1", "a", "b")], problem={"answers": "text"})

@@ -34,9 +34,15 @@ def read(
         return Dataset.from_dict({"tokens": [["w"] * len(own) for own in tags], "tags": tags})
 
     task = FileTask.model_validate(
-        {"train": "t.jsonl", "validation": "v.jsonl", "problem": "token_classification",
-         "text": "tokens", "label": "tags", **fields}
-    )  # fmt: skip
+        {
+            "train": "t.jsonl",
+            "validation": "v.jsonl",
+            "problem": "token_classification",
+            "text": "tokens",
+            "label": "tags",
+            **fields,
+        }
+    )
     raw = {"train": rows(sentences), "validation": rows(validation or sentences)}
     return checked_rows(task, raw, WHERE)
 
@@ -74,7 +80,7 @@ def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
         ("B-S I-S O B-E-MAIL", "B-S I-S O B-E-MAIL", ""),
         ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", ""),
     ],
-)  # fmt: skip
+)
 def test_every_scheme_is_read_as_bio_and_said(given: str, bio: str, said: str) -> None:
     found = read([given])
     assert tags(found) == [bio]
@@ -107,10 +113,7 @@ def test_sequences_that_break_their_scheme_are_counted_and_read_as_conlleval_rea
     assert found.remarks[0] == f"task.train: t.jsonl: column 'tags': {said} reads them"
     found = read(["B-PER E-PER S-LOC", "B-PER O E-PER", "E-PER I-PER S-PER E-PER"])
     assert tags(found)[1:] == ["B-PER O B-PER", "B-PER B-PER B-PER B-PER"]
-    assert (
-        "5 of 8 entities do not begin or end as BIOES has it, the first in row 2"
-        in found.remarks[1]
-    )
+    assert "5 of 8 entities do not begin or end as BIOES has it, the first in row 2" in found.remarks[1]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +127,7 @@ def test_sequences_that_break_their_scheme_are_counted_and_read_as_conlleval_rea
         ("0 3 7", "are numbers; list their names in task.labels"),
     ],
 )
-def test_what_is_of_no_scheme_or_of_several_is_refused_before_anything_is_trained(
-    given: str, said: str
-) -> None:
+def test_what_is_of_no_scheme_or_of_several_is_refused_before_anything_is_trained(given: str, said: str) -> None:
     message = refusal([given])
     assert said in message
     assert "write the tags as B-TYPE, I-TYPE and O, or set task.metric to token_accuracy" in message
@@ -162,37 +163,22 @@ def test_tags_by_number_have_the_names_that_the_task_lists() -> None:
 
 def test_tags_that_a_data_set_declares_are_turned_too() -> None:
     names = datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER", "E-PER", "S-PER"]))
-    features = datasets.Features(
-        {"tokens": datasets.Sequence(datasets.Value("string")), "tags": names}
-    )
+    features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "tags": names})
     rows = Dataset.from_dict({"tokens": [["a", "b", "c"]], "tags": [[1, 2, 3]]}, features=features)
     task = FileTask.model_validate(
-        {
-            "train": "t",
-            "validation": "v",
-            "problem": "token_classification",
-            "text": "tokens",
-            "label": "tags",
-        }
+        {"train": "t", "validation": "v", "problem": "token_classification", "text": "tokens", "label": "tags"}
     )
     found = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
     assert (found.labels, tags(found)) == (("O", "B-PER", "I-PER"), ["B-PER I-PER B-PER"])
 
 
 def test_types_that_differ_by_case_alone_are_refused() -> None:
-    assert "row 2: column 'tags': the labels 'B-PER' (2), 'B-per' (2)" in refusal(
-        ["B-PER O", "B-per O"]
-    )
+    assert "row 2: column 'tags': the labels 'B-PER' (2), 'B-per' (2)" in refusal(["B-PER O", "B-per O"])
 
 
 # Against entities, written in each scheme by its definition, and read back by conlleval's own rules.
 
-LETTERS = {
-    "IOB2": "BIIB",
-    "BIOES": "BIES",
-    "BILOU": "BILU",
-    "BMES": "BMES",
-}
+LETTERS = {"IOB2": "BIIB", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES"}
 """First, middle, last and single letter of each scheme."""
 
 
@@ -238,9 +224,7 @@ FULL = [("PER", 0, 3), ("PER", 3, 4), ("LOC", 4, 7), ("LOC", 8, 9)]
 
 @settings(max_examples=60)
 @given(st.lists(sentence(), max_size=4), st.sampled_from([*LETTERS, "IOB1"]))
-def test_entities_written_in_any_scheme_are_those_of_bio(
-    sentences: list[tuple[list[Entity], int]], name: str
-) -> None:
+def test_entities_written_in_any_scheme_are_those_of_bio(sentences: list[tuple[list[Entity], int]], name: str) -> None:
     sentences = [(FULL, 10), *sentences]
     bio = [written(*each, LETTERS["IOB2"]) for each in sentences]
     given = [iob1(*each) if name == "IOB1" else written(*each, LETTERS[name]) for each in sentences]
@@ -287,13 +271,17 @@ def test_no_tags_at_all_are_outside() -> None:
         ("['EU', 'a', 'b', 'Bonn']", "[1, 0, 0, 2]", "as printed lists"),
     ],
 )
-def test_lists_that_a_csv_holds_as_text_are_read_and_said(
-    tokens: str, given: str, how: str
-) -> None:
+def test_lists_that_a_csv_holds_as_text_are_read_and_said(tokens: str, given: str, how: str) -> None:
     task = FileTask.model_validate(
-        {"train": "t", "validation": "v", "problem": "token_classification", "text": "tokens",
-         "label": "tags", "labels": ["O", "B-ORG", "S-LOC"]}
-    )  # fmt: skip
+        {
+            "train": "t",
+            "validation": "v",
+            "problem": "token_classification",
+            "text": "tokens",
+            "label": "tags",
+            "labels": ["O", "B-ORG", "S-LOC"],
+        }
+    )
     rows = Dataset.from_dict({"tokens": [tokens], "tags": [given]})
     found = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
     assert tags(found) == ["B-ORG O O B-LOC"]
@@ -306,21 +294,11 @@ def test_lists_that_a_csv_holds_as_text_are_read_and_said(
 def test_odd_and_long_tags_are_shown_short_and_on_one_line() -> None:
     tags = [f"B-{'x' * 5000}", "a\x1b[31mb", "9" * 5000]
     task = FileTask.model_validate(
-        {
-            "train": "t",
-            "validation": "v",
-            "problem": "token_classification",
-            "text": "tokens",
-            "label": "tags",
-        }
+        {"train": "t", "validation": "v", "problem": "token_classification", "text": "tokens", "label": "tags"}
     )
     for labels in (None, ("O", "B-PER")):
         rows = Dataset.from_dict({"tokens": [["w"] * 3], "tags": [tags]})
         with pytest.raises(DataError) as caught:
-            checked_rows(
-                task.model_copy(update={"labels": labels}),
-                {"train": rows, "validation": rows},
-                WHERE,
-            )
+            checked_rows(task.model_copy(update={"labels": labels}), {"train": rows, "validation": rows}, WHERE)
         assert len(str(caught.value)) < 500
         assert str(caught.value).isprintable()

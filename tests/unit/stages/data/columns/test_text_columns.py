@@ -20,37 +20,44 @@ from tests.support.toys import write_rows
 
 INT, TEXT = Value("int32"), Value("string")
 FEATURES: dict[str, Any] = {
-    "csl": {
-        "idx": INT, "corpus_id": INT, "abst": TEXT, "label": ClassLabel(names=["0", "1"]),
-        "keyword": List(TEXT),
-    },
+    "csl": {"idx": INT, "corpus_id": INT, "abst": TEXT, "label": ClassLabel(names=["0", "1"]), "keyword": List(TEXT)},
     "cluewsc2020": {
-        "idx": INT, "text": TEXT, "label": ClassLabel(names=["true", "false"]),
+        "idx": INT,
+        "text": TEXT,
+        "label": ClassLabel(names=["true", "false"]),
         "target": {"span1_text": TEXT, "span2_text": TEXT, "span1_index": INT, "span2_index": INT},
     },
     "chid": {
-        "idx": INT, "candidates": List(TEXT), "content": List(TEXT),
+        "idx": INT,
+        "candidates": List(TEXT),
+        "content": List(TEXT),
         "answers": {"text": List(TEXT), "candidate_id": List(INT)},
     },
     "c3": {"id": INT, "context": List(TEXT), "question": TEXT, "choice": List(TEXT), "answer": TEXT},
-}  # fmt: skip
+}
 """Columns as the hub's card of `clue/clue` names them."""
 ROWS: dict[str, dict[str, Any]] = {
     "csl": {"idx": 0, "corpus_id": 7, "abst": "摘要。", "label": 1, "keyword": ["水", "火"]},
     "cluewsc2020": {
-        "idx": 0, "text": "小明说他病了", "label": 0,
+        "idx": 0,
+        "text": "小明说他病了",
+        "label": 0,
         "target": {"span1_text": "小明", "span2_text": "他", "span1_index": 0, "span2_index": 3},
     },
     "chid": {
-        "idx": 0, "candidates": ["一心一意", "三心二意", "四面楚歌"],
+        "idx": 0,
+        "candidates": ["一心一意", "三心二意", "四面楚歌"],
         "content": ["他#idiom000001#，又#idiom000002#。"],
         "answers": {"text": ["三心二意", "一心一意"], "candidate_id": [1, 0]},
     },
     "c3": {
-        "id": 0, "context": ["男：你好。", "女：再见。"], "question": "谁走了？",
-        "choice": ["男", "女"], "answer": "女",
+        "id": 0,
+        "context": ["男：你好。", "女：再见。"],
+        "question": "谁走了？",
+        "choice": ["男", "女"],
+        "answer": "女",
     },
-}  # fmt: skip
+}
 FORMS: dict[str, list[dict[str, Any]]] = {
     "csl": [{"text": "水 火", "text_pair": "摘要。", "label": 1}],
     "cluewsc2020": [{"text": "_小明_说[他]病了", "label": 0}],
@@ -58,10 +65,8 @@ FORMS: dict[str, list[dict[str, Any]]] = {
         {"text": "他____，又…。", "choices": ["一心一意", "三心二意", "四面楚歌"], "label": 1},
         {"text": "他…，又____。", "choices": ["一心一意", "三心二意", "四面楚歌"], "label": 0},
     ],
-    "c3": [
-        {"text": "男：你好。 女：再见。", "text_pair": "谁走了？", "choices": ["男", "女"], "label": 1}
-    ],
-}  # fmt: skip
+    "c3": [{"text": "男：你好。 女：再见。", "text_pair": "谁走了？", "choices": ["男", "女"], "label": 1}],
+}
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -88,9 +93,7 @@ def test_clue_s_tasks_are_read_by_name_from_files_laid_out_as_the_hub_s(
     monkeypatch.setattr(
         hub,
         "load_repository",
-        lambda _id, config, split, where, revision: load_repository(
-            str(tmp_path), config, split, where
-        ),
+        lambda _id, config, split, where, revision: load_repository(str(tmp_path), config, split, where),
     )
     task = TypeAdapter(TaskData).validate_python(f"clue/{name}")
     assert isinstance(task, HubTask)
@@ -123,7 +126,7 @@ def coreference(**it: Any) -> dict[str, Any]:
         (coreference(at=None), "column 'it.at' is 'None', not a whole number"),
         (coreference(**{"is": ""}), "column 'it.is' is empty"),
     ],
-)  # fmt: skip
+)
 def test_a_span_that_does_not_stand_where_it_is_said_to_is_refused(
     row: dict[str, Any], said: str, tmp_path: Path
 ) -> None:

@@ -21,9 +21,7 @@ def load(train: list[Any], validation: list[Any] | None = None, **changes: Any) 
     parsed = TypeAdapter(TaskData).validate_python(task)
     assert isinstance(parsed, FileTask)
     raw = {
-        split: Dataset.from_dict(
-            {"text_a": ["a"] * len(labels), "text_b": ["b"] * len(labels), "label": labels}
-        )
+        split: Dataset.from_dict({"text_a": ["a"] * len(labels), "text_b": ["b"] * len(labels), "label": labels})
         for split, labels in {"train": train, "validation": validation or train}.items()
     }
     return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
@@ -65,7 +63,7 @@ def test_commas_are_decimal_points_where_all_of_a_column_can_be() -> None:
         ([1.0, 2.0], [3.5, 3.5], "task.validation: label 'label' is 3.5 in every row, and no correlation"),
         ([7, 7, 7], [1, 2], "task.train: label 'label' is 7 in every row"),
     ],
-)  # fmt: skip
+)
 def test_what_is_no_number_and_what_is_always_the_same_is_refused(
     train: list[Any], validation: list[Any] | None, said: str
 ) -> None:

@@ -17,9 +17,7 @@ from stages.data.corpus.duplicates import NEAR, Sketches, repeated
 from stages.data.corpus.leaks import HeldOut
 from stages.text.fingerprints import letters_of, piece_hashes, text_hashes, word_hashes
 
-WORDS = (
-    "the old river ran on between two grey hills and nobody of the village ever crossed it".split()
-)
+WORDS = "the old river ran on between two grey hills and nobody of the village ever crossed it".split()
 
 
 # What counts, as a pattern: a letter, digit or sign; punctuation in or before a number; a dash between two; a face.
@@ -45,39 +43,64 @@ def hashes_of(texts: list[str]) -> list[int]:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text("aAbB 12.,-+%:()ßé\u4f60\u597d", max_size=6), min_size=1, max_size=20))
-def test_two_texts_have_one_hash_where_their_letters_and_signs_are_the_same(
-    texts: list[str],
-) -> None:
+def test_two_texts_have_one_hash_where_their_letters_and_signs_are_the_same(texts: list[str]) -> None:
     found = hashes_of(texts)
     for one, first in zip(texts, found, strict=True):
         for other, second in zip(texts, found, strict=True):
-            same = (
-                plain(one) == plain(other)
-                if plain(one) or plain(other)
-                else one.strip() == other.strip()
-            )
+            same = plain(one) == plain(other) if plain(one) or plain(other) else one.strip() == other.strip()
             assert (first == second) == same
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Straße, 5!", "STRASSE 5"), ("ﬁne", "f-i-n-e"), ("Ａｂ１", "ab1"), ("cafe\u0301", "CAFÉ"), ("你好。", "你 好"),
-     ("❤\ufe0f it", "❤ it"), ("2\u22122", "2-2"), ("covid-19", "COVID 19"), ("x²", "x^2"),
-     ("(see below): a", "see below a"), ("in 1999.", "in 1999"), ("`code`", "code"),
-     ("It's – well — great?", "its well great")],
-)  # fmt: skip
+    [
+        ("Straße, 5!", "STRASSE 5"),
+        ("ﬁne", "f-i-n-e"),
+        ("Ａｂ１", "ab1"),
+        ("cafe\u0301", "CAFÉ"),
+        ("你好。", "你 好"),
+        ("❤\ufe0f it", "❤ it"),
+        ("2\u22122", "2-2"),
+        ("covid-19", "COVID 19"),
+        ("x²", "x^2"),
+        ("(see below): a", "see below a"),
+        ("in 1999.", "in 1999"),
+        ("`code`", "code"),
+        ("It's – well — great?", "its well great"),
+    ],
+)
 def test_case_form_spaces_and_punctuation_make_no_difference(one: str, other: str) -> None:
     assert len(set(hashes_of([one, other]))) == 1
 
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("great 😀", "great 😡"), ("great 😀", "great?"), ("❤\ufe0f", "☹\ufe0f"), ("2+2", "2-2"), ("1.5", "15"),
-     ("1 5", "15"), ("-5", "5"), ("x=-5", "x=5"), ("10²", "102"), ("5 - 3", "5 3"), ("50%", "50"), ("$5", "€5"),
-     ("C++", "C#"), ("C#", "C"), ("a<b", "a>b"), ("a → b", "a ← b"), ("x = y", "x ≠ y"), ("great :)", "great :("),
-     ("great :-)", "great :-("), ("(: great", "): great"), ("🤷\u200d♂\ufe0f", "🤷\u200d♀\ufe0f"),
-     ("👍\U0001f3fb", "👍\U0001f3ff"), ("@you", "#you")],
-)  # fmt: skip
+    [
+        ("great 😀", "great 😡"),
+        ("great 😀", "great?"),
+        ("❤\ufe0f", "☹\ufe0f"),
+        ("2+2", "2-2"),
+        ("1.5", "15"),
+        ("1 5", "15"),
+        ("-5", "5"),
+        ("x=-5", "x=5"),
+        ("10²", "102"),
+        ("5 - 3", "5 3"),
+        ("50%", "50"),
+        ("$5", "€5"),
+        ("C++", "C#"),
+        ("C#", "C"),
+        ("a<b", "a>b"),
+        ("a → b", "a ← b"),
+        ("x = y", "x ≠ y"),
+        ("great :)", "great :("),
+        ("great :-)", "great :-("),
+        ("(: great", "): great"),
+        ("🤷\u200d♂\ufe0f", "🤷\u200d♀\ufe0f"),
+        ("👍\U0001f3fb", "👍\U0001f3ff"),
+        ("@you", "#you"),
+    ],
+)
 def test_texts_that_differ_by_a_sign_are_different(one: str, other: str) -> None:
     assert len(set(hashes_of([one, other]))) == 2
 
@@ -102,9 +125,7 @@ def test_the_first_of_equal_rows_stays() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 50, 10_000])
-def test_repeats_are_found_however_few_rows_are_sorted_at_once(
-    at_once: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_repeats_are_found_however_few_rows_are_sorted_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)
     hashes = draw.integers(0, 2**64, 60, np.uint64)[draw.integers(0, 60, 200)]
     usable = draw.random(200) < 0.8
@@ -118,9 +139,7 @@ def test_repeats_are_found_however_few_rows_are_sorted_at_once(
 
 
 def similarity(one: str, other: str) -> float:
-    pieces = [
-        {text[i : i + 5] for i in range(len(text) - 4)} for text in (plain(one), plain(other))
-    ]
+    pieces = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (plain(one), plain(other))]
     return len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
 
 
@@ -187,7 +206,7 @@ def holds(text: str, held: str) -> bool:
 @given(
     held=st.lists(st.lists(st.sampled_from(WORDS[:3]), max_size=16), max_size=4),
     texts=st.lists(st.lists(st.sampled_from([*WORDS[:3], "你好"]), max_size=30), min_size=1, max_size=6),
-)  # fmt: skip
+)
 def test_a_row_leaks_where_it_holds_thirteen_words_or_all_of_eight(
     held: list[list[str]], texts: list[list[str]]
 ) -> None:
@@ -201,15 +220,13 @@ def test_a_row_leaks_where_it_holds_thirteen_words_or_all_of_eight(
 
 def test_leaks_are_found_in_chinese_and_named_by_task() -> None:
     held = HeldOut([("a", ["这家酒店的房间很大"]), ("b", [" ".join(WORDS)])])
-    rows = [
-        "我觉得，这家酒店的房间很大！",
-        "这家酒店的房间很小",
-        "X " + " ".join(WORDS[2:]).upper(),
-        "",
-    ]
+    rows = ["我觉得，这家酒店的房间很大！", "这家酒店的房间很小", "X " + " ".join(WORDS[2:]).upper(), ""]
     assert [held.tasks[task] if task >= 0 else None for task in held.found_in(letters_of(rows))] == [
-        "a", None, "b", None,
-    ]  # fmt: skip
+        "a",
+        None,
+        "b",
+        None,
+    ]
 
 
 def test_words_are_told_apart_by_their_letters_in_order() -> None:

@@ -131,17 +131,22 @@ class Expected:
 @pytest.mark.parametrize("cut", ["rows", "sequences"])
 @pytest.mark.parametrize("repeats", ["keep", "exact", "near"])
 def test_rows_are_drawn_as_lists_would_draw_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    repeats: str, cut: str, max_rows: int | None, at_once: int,
-) -> None:  # fmt: skip
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeats: str, cut: str, max_rows: int | None, at_once: int
+) -> None:
     monkeypatch.setattr(scratch, "AT_ONCE", at_once)
     monkeypatch.setattr(duplicates, "SORTED_AT_ONCE", at_once)
     rows = some_rows(len(repeats) + len(cut), 400)
     source = {"kind": "files", "paths": [str(write_rows(tmp_path / "a.jsonl", rows))]}
-    corpus = GeneralCorpus.model_validate({
-        "sources": source | {"document": "doc"}, "cut": cut, "duplicates": repeats, "seed": 3,
-        "held_out_rows": 20, "max_rows": max_rows,
-    })  # fmt: skip
+    corpus = GeneralCorpus.model_validate(
+        {
+            "sources": source | {"document": "doc"},
+            "cut": cut,
+            "duplicates": repeats,
+            "seed": 3,
+            "held_out_rows": 20,
+            "max_rows": max_rows,
+        }
+    )
     expected = Expected(rows, corpus)
     found = load_corpus(corpus, tmp_path / "cache")
     for data, wanted in ((found.train, expected.train), (found.held_out, expected.held_out)):
@@ -151,8 +156,11 @@ def test_rows_are_drawn_as_lists_would_draw_them(
     assert (source_rows.rows, source_rows.train) == (len(rows), len(expected.train))
     # No file of the numbers stays.
     assert {path.name for path in next((tmp_path / "cache" / "corpora").iterdir()).iterdir()} == {
-        "train.arrow", "held_out.arrow", "summary.json", "sealed.json"
-    }  # fmt: skip
+        "train.arrow",
+        "held_out.arrow",
+        "summary.json",
+        "sealed.json",
+    }
 
 
 @pytest.mark.parametrize("at_once", [100_000, 11])
@@ -206,9 +214,7 @@ def test_a_file_of_numbers_is_shuffled_as_a_permutation_in_memory_is_drawn(tmp_p
             assert np.fromfile(tmp_path / f"{number}", np.int64).tolist() == expected.tolist()
 
 
-def test_what_is_added_to_a_file_of_numbers_is_there_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_added_to_a_file_of_numbers_is_there_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "AT_ONCE", 4)
     column = Column(tmp_path / "a", np.int16)
     for some in slices(11):
@@ -222,9 +228,7 @@ def test_what_is_added_to_a_file_of_numbers_is_there_in_order(
 
 
 @pytest.mark.parametrize("number", [0, 1, 60, 140, 2017])
-def test_lengths_are_kept_and_summed_up_as_if_all_were_in_memory(
-    tmp_path: Path, number: int
-) -> None:
+def test_lengths_are_kept_and_summed_up_as_if_all_were_in_memory(tmp_path: Path, number: int) -> None:
     lengths = np.random.default_rng(number).integers(3, 41, number)
     template = template_of(Encoder(tiny_tokenizer()), is_pair=False)
     with _Writer(tmp_path, template, 40, has_types=True) as writer:
@@ -237,9 +241,7 @@ def test_lengths_are_kept_and_summed_up_as_if_all_were_in_memory(
     assert summary.full == (np.mean(lengths == 40) if number else 0)
     points = (0, 5, 25, 50, 75, 95, 100)
     expected = np.percentile(lengths, points, method="inverted_cdf") if number else []
-    assert summary.length_percentiles == {
-        str(at): value for at, value in zip(points, expected, strict=False)
-    }
+    assert summary.length_percentiles == {str(at): value for at, value in zip(points, expected, strict=False)}
 
 
 def test_percentiles_are_those_of_numpy_wherever_a_product_is_rounded() -> None:
@@ -282,9 +284,7 @@ def anonymous(process: int) -> int:
 def peaks(*arguments: str) -> list[int]:
     """The most that a process had before each line it printed."""
     found = [0]
-    with subprocess.Popen(
-        [sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, cwd=ROOT
-    ) as child:
+    with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as child:
 
         def watch() -> None:
             while child.returncode is None:
@@ -309,8 +309,7 @@ def ten_words(path: Path, number: int) -> str:
             draw = np.random.default_rng(start)
             rows = words[draw.integers(0, len(words), (50_000, 10))].tolist()
             file.writelines(
-                f'{{"text": "{" ".join(row)}", "doc": {(start + place) // 40}}}\n'
-                for place, row in enumerate(rows)
+                f'{{"text": "{" ".join(row)}", "doc": {(start + place) // 40}}}\n' for place, row in enumerate(rows)
             )
     return str(path)
 

@@ -81,9 +81,7 @@ def test_a_folder_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> Non
     assert "holds files of several formats (.jsonl, .parquet)" in message
     assert f"such as {folder}/*.jsonl" in message
     (tmp_path / "empty").mkdir()
-    assert "holds no text; give a folder with files of" in refused(
-        str(tmp_path / "empty"), tmp_path
-    )
+    assert "holds no text; give a folder with files of" in refused(str(tmp_path / "empty"), tmp_path)
     message = refused(str(tmp_path / "none" / "*.jsonl"), tmp_path)
     assert "there is no file" in message
 
@@ -95,9 +93,7 @@ def test_a_saved_data_set_is_read_as_it_was_saved(tmp_path: Path) -> None:
     DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "splits")
     for name in ("saved", "splits", "splits/test"):
         assert texts(made(str(tmp_path / name)), tmp_path) == ["one", "three", "two"]
-    assert "there is no column 'body'" in refused(
-        files(tmp_path / "saved", column="body"), tmp_path
-    )
+    assert "there is no column 'body'" in refused(files(tmp_path / "saved", column="body"), tmp_path)
     message = refused(files(tmp_path / "saved", column="label"), tmp_path)
     assert "column 'label' holds int64, not text" in message
     DatasetDict(test=rows).save_to_disk(tmp_path / "test only")
@@ -122,15 +118,10 @@ def test_a_damaged_saved_data_set_is_refused_and_nothing_in_it_is_run(tmp_path: 
     with (
         pa.OSFile(str(arrow), "wb") as file,
         pa.ipc.new_stream(file, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer,
-    ):  # fmt: skip
+    ):
         writer.write_table(table)
     assert "its buffers are compressed" in refused(str(saved), tmp_path)
-    for state in (
-        '{"_data_files": [{"filename": "../other.arrow"}]}',
-        "[]",
-        "{",
-        '{"_data_files": 3}',
-    ):
+    for state in ('{"_data_files": [{"filename": "../other.arrow"}]}', "[]", "{", '{"_data_files": 3}'):
         (saved / "state.json").write_text(state)
         assert "state.json is not what save_to_disk writes" in refused(str(saved), tmp_path)
 
@@ -166,7 +157,7 @@ ROWS = [
 
 @pytest.mark.parametrize(
     ("duplicates", "left", "exact", "near"), [("keep", 6, 0, 0), ("exact", 4, 2, 0), ("near", 3, 2, 1)]
-)  # fmt: skip
+)
 def test_what_was_there_before_is_left_out_and_counted(
     tmp_path: Path, duplicates: str, left: int, exact: int, near: int
 ) -> None:
@@ -174,12 +165,7 @@ def test_what_was_there_before_is_left_out_and_counted(
     corpus = made(files(path), duplicates=duplicates, seed=2)
     found = texts(corpus, tmp_path)
     (source,) = read_summary(corpus, tmp_path / "cache").sources
-    assert (source.rows, source.blank, source.duplicates, source.near_duplicates) == (
-        7,
-        1,
-        exact,
-        near,
-    )
+    assert (source.rows, source.blank, source.duplicates, source.near_duplicates) == (7, 1, exact, near)
     assert source.train + source.held_out == len(found) == left
     assert {ROWS[0], ROWS[3], ROWS[5]} <= set(found)
     assert (ROWS[2] in found) == (duplicates != "near")
@@ -192,9 +178,7 @@ def test_a_row_that_is_kept_twice_is_not_both_held_out_and_trained_on(tmp_path: 
     path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
     for seed in range(4):
         rows = load_corpus(made(files(path), duplicates="keep", seed=seed), tmp_path / "cache")
-        train, held = (
-            {text.lower() for text in part["text"]} for part in (rows.train, rows.held_out)
-        )
+        train, held = ({text.lower() for text in part["text"]} for part in (rows.train, rows.held_out))
         assert len(held) == 1
         assert not train & held
         assert len(rows.train) == 24
@@ -221,9 +205,7 @@ def test_rows_that_hold_a_validation_text_are_left_out_and_shown(tmp_path: Path)
     write_rows(task / "train.jsonl", [{"text_a": f"t{n}", "label": n % 2} for n in range(4)])
     validation = [{"text_a": VALIDATION, "label": 0}, {"text_a": "row 2", "label": 1}]
     write_rows(task / "validation.jsonl", validation)
-    rows = [
-        {"text": text} for text in ("row 1", "row 2", f"He wrote: {VALIDATION.title()}!", "row 3")
-    ]
+    rows = [{"text": text} for text in ("row 1", "row 2", f"He wrote: {VALIDATION.title()}!", "row 3")]
     path = write_rows(tmp_path / "a.jsonl", rows)
     plain = made(files(path))
     without = made(files(path), decontaminate=[str(task)])
@@ -241,9 +223,7 @@ def test_rows_that_hold_a_validation_text_are_left_out_and_shown(tmp_path: Path)
     assert found.share == pytest.approx(1 / 3)
     assert corpus_digest(without) != corpus_digest(plain)
     longer = wanted.model_copy(update={"max_length": 9})
-    assert corpus_digest(without.model_copy(update={"decontaminate": (longer,)})) == corpus_digest(
-        without
-    )
+    assert corpus_digest(without.model_copy(update={"decontaminate": (longer,)})) == corpus_digest(without)
     write_rows(task / "validation.jsonl", [*validation, {"text_a": "new", "label": 1}])
     assert read_summary(without, tmp_path / "cache") == read_summary(without, tmp_path / "cache")
     assert read_summary(without, tmp_path / "cache").digest != summary.digest
@@ -328,9 +308,7 @@ def test_the_rows_are_read_and_written_once(tmp_path: Path) -> None:
 def test_the_rows_do_not_depend_on_how_many_are_looked_at_together(
     most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = write_rows(
-        tmp_path / "a.jsonl", [{"text": f"row {number % 30}"} for number in range(40)]
-    )
+    path = write_rows(tmp_path / "a.jsonl", [{"text": f"row {number % 30}"} for number in range(40)])
     corpus = made(files(path), held_out_rows=4, duplicates="keep", max_rows=most)
     found = []
     for at_once in (1 << 22, 3):
@@ -378,9 +356,7 @@ def test_a_digest_changes_with_whatever_changes_the_sequences(tmp_path: Path) ->
         ([{"text": ""}, {"text": " \t"}], "column 'text' is empty in every row"),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_row(
-    tmp_path: Path, rows: list[dict[str, Any]], words: str
-) -> None:
+def test_a_bad_row_is_named_by_file_and_row(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
     path = write_rows(tmp_path / "bad.jsonl", rows)
     message = refused([files(numbered(tmp_path / "a.jsonl", 1, 2)), files(path)], tmp_path)
     assert words in message
@@ -390,6 +366,4 @@ def test_a_bad_row_is_named_by_file_and_row(
 def test_a_missing_document_column_is_named(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.jsonl", 1, 2)
     message = refused(files(path, document="doc"), tmp_path, cut="pairs")
-    assert (
-        message == f"general_corpus.sources: {path}: there is no column 'doc'; the columns are text"
-    )
+    assert message == f"general_corpus.sources: {path}: there is no column 'doc'; the columns are text"

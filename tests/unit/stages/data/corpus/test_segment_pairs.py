@@ -67,7 +67,7 @@ def truncate(a: list[Token], b: list[Token], room: int, rng: random.Random) -> N
     room=st.integers(9, 30),
     short=st.sampled_from([0.0, 0.1, 1.0]),
     seed=st.integers(0, 1000),
-)  # fmt: skip
+)
 def test_every_pair_is_that_of_the_published_procedure(
     documents: list[list[int]], room: int, short: float, seed: int
 ) -> None:

@@ -33,9 +33,7 @@ def roberta_like() -> PreTrainedTokenizerFast:
     backend = tokenizer.backend_tokenizer
     backend.post_processor = processors.RobertaProcessing(("[SEP]", sep), ("[CLS]", cls))
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=backend, pad_token="[PAD]", model_input_names=["input_ids", "attention_mask"]
     )
 
 
@@ -45,9 +43,7 @@ def bare() -> PreTrainedTokenizerFast:
     backend = tokenizer.backend_tokenizer
     backend.post_processor = processors.Sequence([])
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        model_input_names=["input_ids", "token_type_ids"],
+        tokenizer_object=backend, pad_token="[PAD]", model_input_names=["input_ids", "token_type_ids"]
     )
 
 
@@ -79,9 +75,7 @@ TEXTS = [story(number, 1 + number % 4) for number in range(30)] + ["\u200b", "a 
 
 @pytest.mark.parametrize("make", [tiny_tokenizer, roberta_like, bare])
 @pytest.mark.parametrize("max_length", [9, 64])
-def test_rows_are_cut_as_the_tokenizer_cuts_what_is_too_long(
-    tmp_path: Path, make: Any, max_length: int
-) -> None:
+def test_rows_are_cut_as_the_tokenizer_cuts_what_is_too_long(tmp_path: Path, make: Any, max_length: int) -> None:
     tokenizer = make()
     # What another call has left in the tokenizer makes no difference.
     tokenizer(TEXTS[:3], truncation=True, max_length=4, padding=True)
@@ -99,9 +93,7 @@ def test_rows_are_cut_as_the_tokenizer_cuts_what_is_too_long(
 
 def test_sentences_are_sequences_of_their_own(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
-    train, _ = tokenize_corpus(
-        corpus_rows(TEXTS[:30], "sentences"), tokenizer, max_length=64, cache=tmp_path
-    )
+    train, _ = tokenize_corpus(corpus_rows(TEXTS[:30], "sentences"), tokenizer, max_length=64, cache=tmp_path)
     sentences = [sentence for text in TEXTS[:30] for sentence in split_sentences(text)]
     assert len(sentences) == sum(1 + number % 4 for number in range(30))
     assert ids_of(train) == tokenizer(sentences)["input_ids"]
@@ -125,9 +117,7 @@ def packed(texts: list[str], begins: list[bool], room: int, across: bool) -> lis
 
 
 @pytest.mark.parametrize("across", [False, True])
-def test_sequences_hold_as_many_sentences_as_fit_and_keep_to_documents(
-    tmp_path: Path, across: bool
-) -> None:
+def test_sequences_hold_as_many_sentences_as_fit_and_keep_to_documents(tmp_path: Path, across: bool) -> None:
     texts = [story(number, number % 5) or "." for number in range(60)]
     begins = [number % 7 == 0 for number in range(60)]
     rows = corpus_rows(texts, {"kind": "sequences", "across_documents": across}, begins=begins)
@@ -148,10 +138,7 @@ def test_packing_is_the_same_however_much_text_is_read_at_a_time(
         for size in (1 << 18, 300, 1):
             monkeypatch.setattr("stages.text.fingerprints.MOST_CHARACTERS", size)
             train, _ = tokenize_corpus(
-                corpus_rows(texts, cut, begins=begins),
-                tiny_tokenizer(),
-                max_length=30,
-                cache=tmp_path / str(size),
+                corpus_rows(texts, cut, begins=begins), tiny_tokenizer(), max_length=30, cache=tmp_path / str(size)
             )
             found.append(ids_of(train))
         assert found[0] == found[1] == found[2]
@@ -161,23 +148,17 @@ def test_packing_is_the_same_however_much_text_is_read_at_a_time(
 def test_pairs_have_the_form_that_the_tokenizer_gives_them(tmp_path: Path, make: Any) -> None:
     tokenizer = make()
     texts = [story(number, 9) for number in range(20)]
-    train, _ = tokenize_corpus(
-        corpus_rows(texts, "pairs"), tokenizer, max_length=48, cache=tmp_path
-    )
+    train, _ = tokenize_corpus(corpus_rows(texts, "pairs"), tokenizer, max_length=48, cache=tmp_path)
     documents = [
-        list(itertools.chain.from_iterable(
-            tokenizer(split_sentences(text), add_special_tokens=False)["input_ids"]
-        ))
+        list(itertools.chain.from_iterable(tokenizer(split_sentences(text), add_special_tokens=False)["input_ids"]))
         for text in texts
-    ]  # fmt: skip
+    ]
     flat = [f" {' '.join(map(str, ids))} " for ids in documents]
     lengths = []
     for row, ids in enumerate(ids_of(train)):
         special = np.flatnonzero(np.isin(ids, [tokenizer.cls_token_id or 2, 3]))
         a, b = ids[1 : special[1]], ids[special[-2] + 1 : -1]
-        assert ids == tokenizer.convert_tokens_to_ids(["[CLS]"]) + a + ids[
-            special[1] : special[-2] + 1
-        ] + b + [3]
+        assert ids == tokenizer.convert_tokens_to_ids(["[CLS]"]) + a + ids[special[1] : special[-2] + 1] + b + [3]
         assert len(special) == tokenizer.num_special_tokens_to_add(pair=True)
         for segment in (a, b):
             assert any(f" {' '.join(map(str, segment))} " in document for document in flat)
@@ -208,9 +189,7 @@ def test_sources_keep_to_themselves_and_are_counted(tmp_path: Path) -> None:
     assert (found.sequences, found.tokens) == (len(train), train.num_tokens)
     first = rows.source_rows[0]
     text = rows.train["text"][:]
-    own = [
-        packed(part, [False] * len(part), 30, across=True) for part in (text[:first], text[first:])
-    ]
+    own = [packed(part, [False] * len(part), 30, across=True) for part in (text[:first], text[first:])]
     assert [ids[1:-1] for ids in ids_of(train)] == own[0] + own[1]
     assert found.per_source == (len(own[0]), len(own[1]))
     assert found.full == np.mean(train.lengths == 32)
@@ -232,13 +211,9 @@ def test_the_second_run_does_not_tokenise_again_and_another_cut_does(tmp_path: P
     assert not list(tmp_path.rglob("scratch*"))
 
 
-def test_text_of_which_nothing_is_left_and_lengths_without_room_are_refused(
-    tmp_path: Path,
-) -> None:
+def test_text_of_which_nothing_is_left_and_lengths_without_room_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no token is left"):
-        tokenize_corpus(
-            corpus_rows(["\u200b"], "sequences"), tiny_tokenizer(), max_length=9, cache=tmp_path
-        )
+        tokenize_corpus(corpus_rows(["\u200b"], "sequences"), tiny_tokenizer(), max_length=9, cache=tmp_path)
     with pytest.raises(DataError, match="adds 3 special tokens"):
         tokenize_corpus(corpus_rows(["a"], "pairs"), tiny_tokenizer(), max_length=4, cache=tmp_path)
 
@@ -250,9 +225,7 @@ def test_weights_travel_with_the_tokens_and_decide_what_is_trained_on(tmp_path: 
         {"kind": "files", "paths": [f"{tmp_path}/a.jsonl"], "weight": 1},
         {"kind": "files", "paths": [f"{tmp_path}/b.jsonl"], "weight": 3},
     ]
-    corpus = GeneralCorpus.model_validate(
-        {"sources": sources, "max_length": 64, "held_out_rows": 3}
-    )
+    corpus = GeneralCorpus.model_validate({"sources": sources, "max_length": 64, "held_out_rows": 3})
     tokenizer = tiny_tokenizer()
     rows = load_corpus(corpus, tmp_path / "cache")
     train, held_out = tokenize_corpus(rows, tokenizer, max_length=64, cache=tmp_path / "cache")
@@ -261,9 +234,7 @@ def test_weights_travel_with_the_tokens_and_decide_what_is_trained_on(tmp_path: 
     assert train.first(5).mixture is None
     size = TypeAdapter(BatchSize).validate_python("8 sequences")
     batches = Batches(train.lengths, size, 512, 0, train.mixture)
-    seen = np.concatenate(
-        [np.concatenate(batches.step(step)) for step in range(batches.steps_in_epoch(0))]
-    )
+    seen = np.concatenate([np.concatenate(batches.step(step)) for step in range(batches.steps_in_epoch(0))])
     tokens = train.lengths[seen]
     small = seen >= rows.source_rows[0]
     assert tokens[small].sum() == pytest.approx(3 * tokens[~small].sum(), rel=0.03)
@@ -272,7 +243,5 @@ def test_weights_travel_with_the_tokens_and_decide_what_is_trained_on(tmp_path: 
 
 def test_a_weighted_source_of_which_no_token_is_left_is_named(tmp_path: Path) -> None:
     rows = corpus_rows(["a plot", "\u200b"], source_rows=(1, 1), weights=(1.0, 1.0))
-    with pytest.raises(
-        DataError, match=r"general_corpus.sources\[1\]: no token is left of its text"
-    ):
+    with pytest.raises(DataError, match=r"general_corpus.sources\[1\]: no token is left of its text"):
         tokenize_corpus(rows, tiny_tokenizer(), max_length=9, cache=tmp_path)

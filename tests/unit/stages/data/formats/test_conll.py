@@ -39,9 +39,7 @@ def tags(rows: TaskRows) -> list[list[str]]:
         "# sent_id = 1\n1-2\tEUx\t_\t_\n1\tEU\t_\tB-ORG\n2\trejects\t_\tO\n\n1\tx\t_\tO\n",
     ],
 )
-def test_every_form_of_the_format_gives_the_same_sentences(
-    tmp_path: Path, name: str, content: str
-) -> None:
+def test_every_form_of_the_format_gives_the_same_sentences(tmp_path: Path, name: str, content: str) -> None:
     rows = load(tmp_path / name, content)
     assert rows.train["words"][:] == TWO
     assert tags(rows) == [["B-ORG", "O"], ["O"]]
@@ -49,22 +47,16 @@ def test_every_form_of_the_format_gives_the_same_sentences(
 
 
 def test_a_number_sign_may_be_a_word(tmp_path: Path) -> None:
-    rows = load(
-        tmp_path / "a.conll", "# SYM O\nEU NNP B-ORG\nx NN O\n\n# a note of words\n# NN B-ORG\n"
-    )
+    rows = load(tmp_path / "a.conll", "# SYM O\nEU NNP B-ORG\nx NN O\n\n# a note of words\n# NN B-ORG\n")
     assert rows.train["words"][:] == [["#", "EU", "x"], ["#"]]
     rows = load(tmp_path / "b.conll", "EU\tB-ORG\n#ok\tO\nx\tO\n\n#\tO\n")
     assert rows.train["words"][:] == [["EU", "#ok", "x"], ["#"]]
 
 
 def test_white_space_that_is_no_blank_is_part_of_a_word(tmp_path: Path) -> None:
-    rows = load(
-        tmp_path / "a.conll", "10\u00a0000 B-X\nNew York\tO\n".replace(" York", "\u3000York")
-    )
+    rows = load(tmp_path / "a.conll", "10\u00a0000 B-X\nNew York\tO\n".replace(" York", "\u3000York"))
     assert rows.train["words"][:] == [["10\u00a0000", "New\u3000York"]]
-    assert load(tmp_path / "b.conll", "New York\tB-X\nx\tO\n").train["words"][:] == [
-        ["New York", "x"]
-    ]
+    assert load(tmp_path / "b.conll", "New York\tB-X\nx\tO\n").train["words"][:] == [["New York", "x"]]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +68,7 @@ def test_white_space_that_is_no_blank_is_part_of_a_word(tmp_path: Path) -> None:
         ("a.csv", "Word,Tag\nEU,B-ORG\nrejects,O\n\nx,O\n"),
         ("a.csv", "EU,B-ORG\nrejects,O\n\nx,O\n"),
     ],
-)  # fmt: skip
+)
 def test_a_header_is_no_word_and_names_the_fields(tmp_path: Path, name: str, content: str) -> None:
     rows = load(tmp_path / name, content)
     assert rows.train["words"][:] == TWO

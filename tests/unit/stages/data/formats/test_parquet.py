@@ -75,27 +75,18 @@ def test_names_of_classes_and_categories_are_kept(tmp_path: Path) -> None:
 def test_texts_in_terms_of_the_ones_before_are_read(tmp_path: Path) -> None:
     texts = [f"the same beginning, {number}" for number in range(1000)]
     encoding = {"text": "DELTA_BYTE_ARRAY"}
-    pq.write_table(
-        pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False, column_encoding=encoding
-    )  # fmt: skip
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False, column_encoding=encoding)
     assert rows_of(tmp_path / "a.parquet", tmp_path)["text"][:] == texts
 
 
 def test_only_named_columns_are_read(tmp_path: Path) -> None:
     table = pa.table(
-        {"id": [1, 2], " Text ": ["a", "b"], "vector": [[0.0] * 9] * 2, "o.p": [3, 4],
-         "o": [{"p": "x", "q": "y"}] * 2}
-    )  # fmt: skip
+        {"id": [1, 2], " Text ": ["a", "b"], "vector": [[0.0] * 9] * 2, "o.p": [3, 4], "o": [{"p": "x", "q": "y"}] * 2}
+    )
     pq.write_table(table, tmp_path / "a.parquet")
     rows = rows_of(tmp_path / "a.parquet", tmp_path, reading=named("text", "o.p", "/some/file"))
     assert rows.column_names == table.column_names
-    assert rows[1] == {
-        "id": None,
-        " Text ": "b",
-        "vector": None,
-        "o.p": 4,
-        "o": {"p": "x", "q": "y"},
-    }
+    assert rows[1] == {"id": None, " Text ": "b", "vector": None, "o.p": 4, "o": {"p": "x", "q": "y"}}
     # Other columns of the same file are read anew.
     assert rows_of(tmp_path / "a.parquet", tmp_path, reading=named("id"))["id"][:] == [1, 2]
     assert rows_of(tmp_path / "a.parquet", tmp_path, reading=named()).num_rows == 2
@@ -131,9 +122,7 @@ def test_a_bomb_is_refused_in_any_place_and_left_where_nobody_asks_for_it(tmp_pa
         if "beside" in kind:
             assert said.startswith("read"), (kind, said)
         else:
-            assert "unpacks to more than" in said or "more than 2 MB" in said or "map<" in said, (
-                said
-            )
+            assert "unpacks to more than" in said or "more than 2 MB" in said or "map<" in said, said
         assert grown < 80 << 20, f"{kind}: {grown >> 20} MiB"
 
 
@@ -168,17 +157,12 @@ for path in sorted(Path(sys.argv[1]).glob("*.parquet")):
 
 def _measured(folder: Path) -> dict[str, tuple[int, str]]:
     ran = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(folder)],
-        cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=250,
-    )  # fmt: skip
+        [sys.executable, "-c", _MEASURE, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=250
+    )
     return {name: (grown, said) for name, grown, said in map(json.loads, ran.stdout.splitlines())}
 
 
 def test_equal_texts_within_the_bounds_are_read(tmp_path: Path) -> None:
-    texts = pa.DictionaryArray.from_arrays(
-        pa.array(np.zeros(50, np.int32)), pa.array(["x" * 1_000_000])
-    )
-    pq.write_table(
-        pa.table({"text": texts.cast(pa.large_string())}), tmp_path / "a.parquet", compression="zstd"
-    )  # fmt: skip
+    texts = pa.DictionaryArray.from_arrays(pa.array(np.zeros(50, np.int32)), pa.array(["x" * 1_000_000]))
+    pq.write_table(pa.table({"text": texts.cast(pa.large_string())}), tmp_path / "a.parquet", compression="zstd")
     assert rows_of(tmp_path / "a.parquet", tmp_path)["text"][49] == "x" * 1_000_000

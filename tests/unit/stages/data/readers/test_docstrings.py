@@ -58,9 +58,7 @@ def test_the_scan_reads_modules_classes_and_functions_and_runs_none(tmp_path: Pa
     assert not {"alpha", "beta"} & set(sys.modules)
 
 
-def test_several_processes_find_the_same_in_the_same_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_find_the_same_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(250):
         write_module(tmp_path, f"pack/m{number}", PROSE.format(f"box of {number} apples"))
     sources = find_sources([Root(tmp_path)])
@@ -128,9 +126,7 @@ def test_the_digest_is_the_same_every_time() -> None:
     assert len(docstring_digest()) == 64
 
 
-def test_the_digest_follows_what_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_digest_follows_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "_purelib", lambda: str(tmp_path))
     monkeypatch.setattr(docstrings, "_platlib", lambda: str(tmp_path))
 
@@ -162,9 +158,7 @@ def test_names_and_what_they_are_also_called_are_masked() -> None:
         "A PyTorchModel of __torch_function__, by Hugging Face.",
         "Nothing is named here, and the same stays as it is.",
     ]
-    masked = mask_names(
-        pa.chunked_array([texts]), ("numpy", "sklearn", "sqlalchemy", "torch", "transformers")
-    )
+    masked = mask_names(pa.chunked_array([texts]), ("numpy", "sklearn", "sqlalchemy", "torch", "transformers"))
     assert masked == [
         "library's library.array is input to library and library.",
         "A libraryModel of __library_function__, by library.",
@@ -176,9 +170,7 @@ def task_paragraphs(modules: int = 30, rows: int = 4) -> Dataset:
     return Dataset.from_list(
         [
             {
-                "text": PROSE.format(
-                    f"{library} {'one shared thing' if row == 0 else (place, number, row)}"
-                ),
+                "text": PROSE.format(f"{library} {'one shared thing' if row == 0 else (place, number, row)}"),
                 "library": library,
                 "module": f"{library}.m{number}",
             }
@@ -203,11 +195,7 @@ def test_validation_modules_are_drawn_by_seed_and_are_a_share() -> None:
     modules = [f"m{number}" for number in range(1000)]
     drawn = validation_modules(modules, 0.15, seed=0)
     assert 115 < len(drawn) < 185
-    assert (
-        drawn
-        == validation_modules(modules[::-1], 0.15, seed=0)
-        != validation_modules(modules, 0.15, seed=1)
-    )
+    assert drawn == validation_modules(modules[::-1], 0.15, seed=0) != validation_modules(modules, 0.15, seed=1)
     # A module's lot does not depend on what else is installed.
     assert validation_modules(modules[:50], 0.15, seed=0) == drawn & set(modules[:50])
     assert validation_modules(modules, 0.0, seed=0) == set()
@@ -228,23 +216,15 @@ def test_a_general_corpus_has_no_text_of_the_tasks_validation_modules() -> None:
 
 def test_no_class_outgrows_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.data.readers.docstrings.MAX_TRAIN_ROWS_PER_LIBRARY", 60)
-    train, _ = docstring_task_rows(
-        DocstringTask(libraries=("numpy", "torch")), task_paragraphs(rows=9)
-    )
+    train, _ = docstring_task_rows(DocstringTask(libraries=("numpy", "torch")), task_paragraphs(rows=9))
     assert [list(train["label"]).count(label) for label in (0, 1)] == [60, 60]
 
 
 def test_a_library_that_is_not_installed_is_named() -> None:
-    with pytest.raises(
-        DataError, match=r"no docstrings of missing_one in .* task.libraries=\[numpy, torch\]"
-    ):
-        docstring_task_rows(
-            DocstringTask(libraries=("numpy", "torch", "missing_one")), task_paragraphs()
-        )
+    with pytest.raises(DataError, match=r"no docstrings of missing_one in .* task.libraries=\[numpy, torch\]"):
+        docstring_task_rows(DocstringTask(libraries=("numpy", "torch", "missing_one")), task_paragraphs())
 
 
 def test_a_library_with_too_little_text_is_named() -> None:
     with pytest.raises(DataError, match=r"torch has .* paragraphs to train on"):
-        docstring_task_rows(
-            DocstringTask(libraries=("torch", "numpy")), task_paragraphs(modules=3, rows=5)
-        )
+        docstring_task_rows(DocstringTask(libraries=("torch", "numpy")), task_paragraphs(modules=3, rows=5))

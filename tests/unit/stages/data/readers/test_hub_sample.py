@@ -32,9 +32,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         hub_sample.datasets,
         "load_dataset",
-        lambda _id, config, split, revision, streaming: load(
-            str(folder), config, split=split, streaming=streaming
-        ),
+        lambda _id, config, split, revision, streaming: load(str(folder), config, split=split, streaming=streaming),
     )
     return folder
 
@@ -54,9 +52,7 @@ def counts(corpus: GeneralCorpus, cache: Path) -> list[int]:
     return [sum(text.startswith(f"file {file} ") for text in texts) for file in range(4)]
 
 
-def test_every_file_gives_the_same_and_later_ones_more_for_a_short_one(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_every_file_gives_the_same_and_later_ones_more_for_a_short_one(repository: Path, tmp_path: Path) -> None:
     found = counts(sampled(max_rows=40), tmp_path / "cache")
     assert sum(found) == 40
     assert found[1] == 4
@@ -115,9 +111,7 @@ def test_a_finished_sample_is_found_without_the_hub(
 
     monkeypatch.setattr(hub_sample.datasets, "load_dataset", unreachable)
     assert load_corpus(corpus, tmp_path / "cache").train["text"][:] == first
-    with pytest.raises(
-        DataError, match="no sample of it is in the cache, and it cannot be fetched"
-    ):
+    with pytest.raises(DataError, match="no sample of it is in the cache, and it cannot be fetched"):
         load_corpus(sampled(max_rows=8), tmp_path / "cache")
 
 
@@ -128,9 +122,7 @@ def test_a_column_that_is_not_there_or_no_text_is_named(repository: Path, tmp_pa
         load_corpus(sampled(max_rows=9, column="n"), tmp_path / "cache")
 
 
-def test_a_lost_connection_says_that_the_command_can_be_run_again(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_a_lost_connection_says_that_the_command_can_be_run_again(repository: Path, tmp_path: Path) -> None:
     for file in repository.iterdir():
         whole = file.read_bytes()
         file.write_bytes(whole[:200] + b"x" * 100 + whole[300:])

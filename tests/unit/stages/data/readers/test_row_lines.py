@@ -32,18 +32,14 @@ LINE = json.dumps(GOOD) + "\n"
         ("t.tsv.gz", "label\ttext_a\nyes\tfine\nno\t\n", "row 2 (line 3): "),
     ],
 )
-def test_a_row_that_is_wrong_is_named_with_its_line(
-    name: str, content: str, place: str, tmp_path: Path
-) -> None:
+def test_a_row_that_is_wrong_is_named_with_its_line(name: str, content: str, place: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     message = refused(file_task(path), tmp_path)
     assert message.startswith(f"task.train: {path}: {place}column 'text_a' is empty"), message
 
 
-def test_the_line_is_that_of_the_row_in_the_file_although_a_row_before_was_left_out(
-    tmp_path: Path,
-) -> None:
+def test_the_line_is_that_of_the_row_in_the_file_although_a_row_before_was_left_out(tmp_path: Path) -> None:
     lines = ["text_a,label", *(f"text {n},{'yes' if n % 2 else 'no'}" for n in range(99))]
     train, validation = tmp_path / "t.csv", tmp_path / "v.csv"
     train.write_text("\n".join(lines))
@@ -56,13 +52,17 @@ def test_the_line_is_that_of_the_row_in_the_file_although_a_row_before_was_left_
 
 def test_a_sentence_is_named_with_the_line_of_its_first_word(tmp_path: Path) -> None:
     path = tmp_path / "t.conll"
-    path.write_text(
-        "-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\ncalls NNS O\n\nBonn NNP B-LOC\n"
-    )
+    path.write_text("-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\ncalls NNS O\n\nBonn NNP B-LOC\n")
     task = FileTask.model_validate(
-        {"train": str(path), "validation": str(path), "problem": "token_classification",
-         "text": "tokens", "label": "tags", "labels": ["O", "B-ORG"]}
-    )  # fmt: skip
+        {
+            "train": str(path),
+            "validation": str(path),
+            "problem": "token_classification",
+            "text": "tokens",
+            "label": "tags",
+            "labels": ["O", "B-ORG"],
+        }
+    )
     assert f"{path}: row 3 (line 8): label 'B-LOC' is not one of" in refused(task, tmp_path)
 
 
@@ -78,15 +78,9 @@ def test_a_column_a_few_letters_away_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [
-        ("data/trian.jsonl", "train.jsonl"),
-        ("daat/train.jsonl", "data"),
-        ("data/train.json", "train.jsonl"),
-    ],
+    [("data/trian.jsonl", "train.jsonl"), ("daat/train.jsonl", "data"), ("data/train.json", "train.jsonl")],
 )
-def test_a_file_or_folder_a_few_letters_away_is_named(
-    given: str, meant: str, tmp_path: Path
-) -> None:
+def test_a_file_or_folder_a_few_letters_away_is_named(given: str, meant: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train.jsonl").write_text(LINE * 2)
     assert f"(did you mean {meant}?)" in refused(file_task(tmp_path / given), tmp_path)
@@ -110,9 +104,7 @@ def test_messages_about_a_corpus_name_keys_of_a_recipe(
     assert said in str(caught.value)
 
 
-def test_no_line_is_looked_for_where_nothing_is_wrong(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_line_is_looked_for_where_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.data.readers.row_lines._line_of", pytest.fail)
     path = tmp_path / "t.jsonl"
     path.write_text(LINE + '{"text_a": "dull", "label": "no"}\n')

@@ -18,11 +18,7 @@ from tests.torture.bombs import save_columns, views_of_one_text
 def loaded(folder: Path, **fields: str) -> list[str]:
     source = {"kind": "files", "paths": [str(folder)], **fields}
     corpus = GeneralCorpus.model_validate(
-        {
-            "sources": [source],
-            "held_out_rows": 1,
-            "cut": "pairs" if "document" in fields else "rows",
-        }
+        {"sources": [source], "held_out_rows": 1, "cut": "pairs" if "document" in fields else "rows"}
     )
     rows = load_corpus(corpus, folder.parent / "cache")
     return sorted([*rows.train["text"][:], *rows.held_out["text"][:]])

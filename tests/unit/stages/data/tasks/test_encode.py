@@ -62,9 +62,7 @@ def test_a_token_that_begins_at_the_space_before_a_word_is_a_piece_of_it() -> No
     assert words_of_tokens(["ab", "c", "de"], offsets).tolist() == [-1, 0, 1, -1, 2, 2, -1]
 
 
-CONTEXTS = st.lists(
-    st.sampled_from(["film", "plot", "xyz", "red", "very", "qq"]), min_size=1, max_size=30
-)
+CONTEXTS = st.lists(st.sampled_from(["film", "plot", "xyz", "red", "very", "qq"]), min_size=1, max_size=30)
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,21 +75,12 @@ def test_an_answer_is_found_again_from_its_place_in_every_window_that_holds_it(
     context = " ".join(words)
     start = sum(len(word) + 1 for word in words[:first])
     answer = " ".join(words[first : last + 1])
-    encode = encoder_of(
-        QuestionAnswering(stride=5, max_question_tokens=4), TOKENIZER, 24, is_pair=True
-    )
-    rows = {
-        "text": ["is it red"],
-        "text_pair": [context],
-        "answers": [[answer]],
-        "starts": [[start]],
-    }
+    encode = encoder_of(QuestionAnswering(stride=5, max_question_tokens=4), TOKENIZER, 24, is_pair=True)
+    rows = {"text": ["is it red"], "text_pair": [context], "answers": [[answer]], "starts": [[start]]}
     columns = encode(rows, [7])
     assert set(columns["example"]) == {7}
     covered = np.zeros(len(context), bool)
-    for ids, label, flat in zip(
-        columns["input_ids"], columns["label"], columns["spans"], strict=True
-    ):
+    for ids, label, flat in zip(columns["input_ids"], columns["label"], columns["spans"], strict=True):
         assert len(ids) <= 24
         spans = np.array(flat).reshape(-1, 2)
         context_tokens = spans[spans[:, 1] > spans[:, 0]]
@@ -112,25 +101,9 @@ def test_an_unanswered_question_points_at_the_first_token() -> None:
 
 
 def test_a_long_question_is_cut_so_that_the_context_has_room() -> None:
-    encode = encoder_of(
-        QuestionAnswering(stride=2, max_question_tokens=3), TOKENIZER, 12, is_pair=True
-    )
-    rows = {
-        "text": ["is it very very very good"],
-        "text_pair": ["the film"],
-        "answers": [[]],
-        "starts": [[]],
-    }
-    assert tokens_of(encode(rows, [0]), 0) == [
-        "[CLS]",
-        "is",
-        "it",
-        "very",
-        "[SEP]",
-        "the",
-        "film",
-        "[SEP]",
-    ]
+    encode = encoder_of(QuestionAnswering(stride=2, max_question_tokens=3), TOKENIZER, 12, is_pair=True)
+    rows = {"text": ["is it very very very good"], "text_pair": ["the film"], "answers": [[]], "starts": [[]]}
+    assert tokens_of(encode(rows, [0]), 0) == ["[CLS]", "is", "it", "very", "[SEP]", "the", "film", "[SEP]"]
 
 
 def test_an_answer_that_ends_inside_a_token_takes_the_whole_token() -> None:
@@ -164,10 +137,7 @@ def test_the_best_span_is_the_best_of_all_pairs(tokens: int, most: int, seed: in
 
 def test_the_best_window_answers_and_silence_wins_where_it_scores_more() -> None:
     spans = [np.array([[-1, -1], [0, 3], [4, 7]]), np.array([[-1, -1], [8, 11], [12, 15]])]
-    logits = [
-        np.array([[0, 0], [1, 1], [0, 0]], np.float32),
-        np.array([[0, 0], [0, 0], [3, 3]], np.float32),
-    ]
+    logits = [np.array([[0, 0], [1, 1], [0, 0]], np.float32), np.array([[0, 0], [0, 0], [3, 3]], np.float32)]
     examples, contexts = np.array([0, 0]), ["one two red sea"]
 
     def answer(*, silence: float, allowed: bool) -> list[str]:
@@ -197,32 +167,24 @@ def test_the_best_window_answers_and_silence_wins_where_it_scores_more() -> None
         ("was ", "warm ", ""),
     ],
 )
-def test_the_right_places_give_the_right_answer(
-    kind: str, before: str, answer: str, after: str
-) -> None:
+def test_the_right_places_give_the_right_answer(kind: str, before: str, answer: str, after: str) -> None:
     """What a model that learnt every label answers: with it, exact match can be 1."""
     tokenizer = TOKENIZERS[kind]()
     encode = encoder_of(QuestionAnswering(stride=2), tokenizer, 100, is_pair=True)
     context = before + answer + after
-    columns = encode(
-        {"text": ["a"], "text_pair": [context], "answers": [[answer]], "starts": [[len(before)]]},
-        [0],
-    )
+    columns = encode({"text": ["a"], "text_pair": [context], "answers": [[answer]], "starts": [[len(before)]]}, [0])
     (label,) = columns["label"]
     assert label != [0, 0]
     logits = np.zeros((len(columns["input_ids"][0]), 2), np.float32)
     logits[label[0], 0] = logits[label[1], 1] = 1
     spans = np.array(columns["spans"][0]).reshape(-1, 2)
-    found = decode_answers(
-        [logits], [spans], np.array([0]), [context], max_tokens=100, no_answer=True
-    )
+    found = decode_answers([logits], [spans], np.array([0]), [context], max_tokens=100, no_answer=True)
     assert found == [answer.strip()]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize(
-    "words",
-    [["a", "good  film", "is"], ["good ", "film"], [" good", "a  ", "film"], ["a", "", "film"]],
+    "words", [["a", "good  film", "is"], ["good ", "film"], [" good", "a  ", "film"], ["a", "", "film"]]
 )
 def test_a_word_with_blanks_inside_has_one_tag(kind: str, words: list[str]) -> None:
     encode = encoder_of(TokenClassification(), TOKENIZERS[kind](), 64, is_pair=False)

@@ -23,19 +23,13 @@ from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task, task_digest
 
 SHARED = Path(os.environ.get("DISTILL_SHARED", Path(__file__).parents[5].parent / "shared"))
-needs_shared = pytest.mark.skipif(
-    not (SHARED / "data/sst2").is_dir(), reason="the shared data is not on this machine"
-)
+needs_shared = pytest.mark.skipif(not (SHARED / "data/sst2").is_dir(), reason="the shared data is not on this machine")
 ROWS = [{"text_a": "a good film", "label": "yes"}, {"text_a": "a dull plot", "label": "no"}] * 3
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]] = ROWS) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    opened = (
-        gzip.open(path, "wt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open("w", encoding="utf-8")
-    )
+    opened = gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")
     with opened as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return path
@@ -61,9 +55,7 @@ def refused(task: FileTask, folder: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.tsv", "a.csv.gz", "a.parquet"]
-)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.tsv", "a.csv.gz", "a.parquet"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     suffix = Path(name.removesuffix(".gz")).suffix
@@ -78,14 +70,10 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
         path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     rows = load_task(file_task(path), tmp_path / "cache")
     assert rows.labels == ("no", "yes")
-    assert rows.train.to_list() == [
-        {"text": row["text_a"], "label": int(row["label"] == "yes")} for row in ROWS
-    ]
+    assert rows.train.to_list() == [{"text": row["text_a"], "label": int(row["label"] == "yes")} for row in ROWS]
 
 
-def test_csv_keeps_words_that_look_like_nothing_and_labels_that_look_like_numbers(
-    tmp_path: Path,
-) -> None:
+def test_csv_keeps_words_that_look_like_nothing_and_labels_that_look_like_numbers(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.csv", '\ufefftext_a,label\nNA,01\nnull,2\n"a, ""b""\nc",10\n')
     rows = load_task(file_task(path), tmp_path / "cache")
     assert list(rows.train["text"]) == ["NA", "null", 'a, "b"\nc']
@@ -106,22 +94,16 @@ def test_tsv_takes_quotes_as_they_are(tmp_path: Path) -> None:
         (["1", 0, 1], ("0", "1")),
     ],
 )
-def test_labels_of_any_kind_become_sorted_names(
-    tmp_path: Path, given: list[Any], expected: tuple[str, ...]
-) -> None:
+def test_labels_of_any_kind_become_sorted_names(tmp_path: Path, given: list[Any], expected: tuple[str, ...]) -> None:
     path = write(tmp_path / "a.jsonl", [{"text_a": "x", "label": label} for label in given])
     rows = load_task(file_task(path), tmp_path / "cache")
     assert rows.labels == expected
     named = [rows.labels[label] for label in rows.train["label"]]
-    assert named == [
-        str(label).lower() if isinstance(label, bool) else str(label) for label in given
-    ]
+    assert named == [str(label).lower() if isinstance(label, bool) else str(label) for label in given]
 
 
 def test_given_labels_fix_the_order(tmp_path: Path) -> None:
-    rows = load_task(
-        file_task(write(tmp_path / "a.jsonl"), labels=("yes", "no")), tmp_path / "cache"
-    )
+    rows = load_task(file_task(write(tmp_path / "a.jsonl"), labels=("yes", "no")), tmp_path / "cache")
     assert rows.labels == ("yes", "no")
     assert rows.train["label"][:2] == [0, 1]
 
@@ -166,9 +148,7 @@ def test_a_second_text_is_found_in_every_format(tmp_path: Path, name: str) -> No
         else:
             separator = "," if name.endswith(".csv") else "\t"
             text = "\n".join(separator.join(row) for row in (rows[0], *(r.values() for r in rows)))
-            path.write_bytes(
-                gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
-            )
+            path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
         task = file_task(path, text_pair="auto")
         found = "text_pair" in load_task(task, tmp_path / "cache").train.column_names
         assert found is expected
@@ -188,8 +168,7 @@ def test_a_folder_means_its_train_and_validation_files(tmp_path: Path) -> None:
     write(tmp_path / "odd [1] name/validation.jsonl", ROWS[:2])
     task = TypeAdapter(TaskData).validate_python(f"{tmp_path}/odd [1] name")
     literal = FileTask(
-        train=str(tmp_path / "odd [1] name/train.jsonl.gz"),
-        validation=str(tmp_path / "odd [1] name/validation.jsonl"),
+        train=str(tmp_path / "odd [1] name/train.jsonl.gz"), validation=str(tmp_path / "odd [1] name/validation.jsonl")
     )
     assert len(load_task(literal, tmp_path / "cache").validation) == 2
     assert len(load_task(task, tmp_path / "cache").train) == 6
@@ -249,9 +228,7 @@ def test_a_corpus_is_split_by_text_and_keeps_its_held_out_rows(tmp_path: Path) -
 
 def test_a_corpus_smaller_than_what_is_held_out_is_refused(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.txt", "one\ntwo\n")
-    with pytest.raises(
-        DataError, match=r"2 rows of text in all, .* lower general_corpus.held_out_rows"
-    ):
+    with pytest.raises(DataError, match=r"2 rows of text in all, .* lower general_corpus.held_out_rows"):
         load_corpus(corpus(path), tmp_path / "cache")
 
 

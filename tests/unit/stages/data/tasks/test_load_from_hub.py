@@ -18,13 +18,9 @@ from stages.data.tasks.load import load_task, task_digest
 
 
 def write_repository(folder: Path, labels: list[int]) -> Path:
-    features = Features(
-        {"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])}
-    )
+    features = Features({"sentence": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
     for split in ("train", "validation"):
-        rows = Dataset.from_dict(
-            {"sentence": [f"{split} {n}" for n in labels], "label": labels}, features=features
-        )
+        rows = Dataset.from_dict({"sentence": [f"{split} {n}" for n in labels], "label": labels}, features=features)
         path = folder / "sst" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         rows.to_parquet(path)
@@ -43,9 +39,7 @@ def hub_is(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HubTas
     monkeypatch.setattr(
         hub,
         "load_repository",
-        lambda _id, config, split, where, revision: load_repository(
-            str(folder), config, split, where
-        ),
+        lambda _id, config, split, where, revision: load_repository(str(folder), config, split, where),
     )
     return HubTask(id="owner/name", config="sst")
 
@@ -53,35 +47,21 @@ def hub_is(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HubTas
 def test_a_repository_of_the_hub_gives_rows_and_its_own_label_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = hub_is(
-        write_repository(tmp_path / "repository", [1, 0, 1]), monkeypatch, tmp_path / "cache"
-    )
+    task = hub_is(write_repository(tmp_path / "repository", [1, 0, 1]), monkeypatch, tmp_path / "cache")
     rows = load_task(task, tmp_path / "cache")
     assert rows.labels == ("negative", "positive")
     assert rows.train.to_list()[0] == {"text": "train 1", "label": 1}
-    assert (
-        rows.digest
-        == task_digest(task)
-        == task_digest(task.model_copy(update={"revision": "c" * 40}))
-    )
+    assert rows.digest == task_digest(task) == task_digest(task.model_copy(update={"revision": "c" * 40}))
 
 
-def test_hidden_labels_of_the_hub_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = hub_is(
-        write_repository(tmp_path / "repository", [1, -1]), monkeypatch, tmp_path / "cache"
-    )
+def test_hidden_labels_of_the_hub_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = hub_is(write_repository(tmp_path / "repository", [1, -1]), monkeypatch, tmp_path / "cache")
     with pytest.raises(DataError, match=r"owner/name, split train: row 2: .* another split"):
         load_task(task, tmp_path / "cache")
 
 
-def test_an_unknown_split_of_the_hub_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = hub_is(
-        write_repository(tmp_path / "repository", [1, 0]), monkeypatch, tmp_path / "cache"
-    )
+def test_an_unknown_split_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = hub_is(write_repository(tmp_path / "repository", [1, 0]), monkeypatch, tmp_path / "cache")
     with pytest.raises(DataError, match="split other: cannot be loaded"):
         load_task(task.model_copy(update={"train_split": "other"}), tmp_path / "cache")
 

@@ -25,18 +25,12 @@ from stages.scores.scorers import scorer_of
 from tests.support.toys import toy_recipe_dict, write_rows
 
 
-def write_task(
-    folder: Path, train: list[str], validation: list[str] | None = None
-) -> dict[str, Any]:
+def write_task(folder: Path, train: list[str], validation: list[str] | None = None) -> dict[str, Any]:
     """Files of rows with these labels, as a recipe names them."""
     for name, labels in (("train", train), ("validation", validation or train)):
         rows = [{"text_a": f"{name} {row}", "label": each} for row, each in enumerate(labels)]
         write_rows(folder / f"{name}.jsonl", rows)
-    return {
-        "kind": "files",
-        "train": str(folder / "train.jsonl"),
-        "validation": str(folder / "validation.jsonl"),
-    }
+    return {"kind": "files", "train": str(folder / "train.jsonl"), "validation": str(folder / "validation.jsonl")}
 
 
 def loaded(folder: Path, labels: list[Any], **more: Any) -> TaskRows:
@@ -65,11 +59,7 @@ def test_f1_is_that_of_the_rarer_class_and_says_so(tmp_path: Path) -> None:
     said[[0, 10, 5, 15, 25]] = ["legit", "legit", "fraud", "fraud", "fraud"]
     answers = (said == "legit").astype(int)
     found = scorer(rows).scores("f1", answers)
-    assert {name: score.of for name, score in found.items()} == {
-        "f1": "fraud",
-        "accuracy": None,
-        "matthews": None,
-    }
+    assert {name: score.of for name, score in found.items()} == {"f1": "fraud", "accuracy": None, "matthews": None}
     assert found["f1"].value == pytest.approx(f1_score(names, said, pos_label="fraud"))
     assert found["accuracy"].value == accuracy_score(names, said)
     generator = np.random.default_rng(0)
@@ -86,11 +76,7 @@ def test_guessing_is_the_best_constant_answer_by_the_score_asked_for(tmp_path: P
     # Always "fraud": 10 right of 100, so F1 = 2 * 10 / (10 + 100). Always "legit": 0.947 of the other class.
     assert of_fraud.guessed("f1") == pytest.approx(20 / 110)
     assert of_fraud.guessed("accuracy") == 0.9
-    assert of_fraud.all_guessed("f1") == {
-        "f1": pytest.approx(20 / 110),
-        "accuracy": 0.9,
-        "matthews": 0.0,
-    }
+    assert of_fraud.all_guessed("f1") == {"f1": pytest.approx(20 / 110), "accuracy": 0.9, "matthews": 0.0}
     of_legit = scorer(loaded(tmp_path / "b", FRAUD, positive_label="legit"))
     assert of_legit.guessed("f1") == pytest.approx(180 / 190)
     both = of_fraud.guessed("accuracy_f1")
@@ -100,10 +86,7 @@ def test_guessing_is_the_best_constant_answer_by_the_score_asked_for(tmp_path: P
 def test_an_f1_of_what_no_row_has_says_so(tmp_path: Path) -> None:
     task = FileTask.model_validate(write_task(tmp_path, FRAUD, ["legit"] * 5))
     found = scorer(load_task(task, tmp_path / "cache")).scores("f1", np.ones(5, int))
-    assert (found["f1"].value, found["f1"].note) == (
-        0.0,
-        "no row is fraud, and no F1 of it means anything",
-    )
+    assert (found["f1"].value, found["f1"].note) == (0.0, "no row is fraud, and no F1 of it means anything")
     assert found["accuracy"].note is None
     some = scorer(loaded(tmp_path / "some", FRAUD)).scores("f1", np.ones(100, int))
     assert some["f1"].note is None
@@ -134,8 +117,7 @@ def test_the_class_is_taken_where_it_is_clear_and_asked_for_where_it_is_not(
             assert load_task(task, tmp_path / "cache").positive_label == positive
             continue
         with pytest.raises(
-            DataError,
-            match=rf"^task\.metric: {metric} is about one class, .* not clear which; name it",
+            DataError, match=rf"^task\.metric: {metric} is about one class, .* not clear which; name it"
         ):
             load_task(task, tmp_path / "cache")
         named = task.model_copy(update={"positive_label": "b"})
@@ -204,19 +186,13 @@ def test_the_class_is_part_of_what_is_scored_and_not_of_what_leaks(tmp_path: Pat
 
 def test_weights_are_not_chosen_by_a_score_of_an_unknown_class(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path)
-    content["stages"][-1]["training"] = content["stages"][-1]["training"] | {
-        "selection": {"metric": "f1"}
-    }
+    content["stages"][-1]["training"] = content["stages"][-1]["training"] | {"selection": {"metric": "f1"}}
     recipe = Recipe.model_validate(content)
     assert recipe.task is not None
     rows = load_task(recipe.task, tmp_path / "cache")
-    with pytest.raises(
-        ConfigError, match=r"selection\.metric: f1 is about one class, and of bad, good it"
-    ):
+    with pytest.raises(ConfigError, match=r"selection\.metric: f1 is about one class, and of bad, good it"):
         check_scores(recipe, rows)
-    named = recipe.model_copy(
-        update={"task": recipe.task.model_copy(update={"positive_label": "bad"})}
-    )
+    named = recipe.model_copy(update={"task": recipe.task.model_copy(update={"positive_label": "bad"})})
     assert named.task is not None
     check_scores(named, load_task(named.task, tmp_path / "cache"))
 

@@ -68,13 +68,11 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("multiple_choice", picked("", ["a", "b"], "a"), "column 'passage' is empty"),
     ("pair", {"text_a": "film", "text_b": None, "label": "same"}, "column 'text_b' is missing or null"),
     ("embedding", {"text_a": " "}, "column 'text_a' is empty"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("kind", "row", "said"), WRONG, ids=[said[:40] for *_, said in WRONG])
-def test_a_wrong_row_is_named_by_file_row_and_column(
-    kind: str, row: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_a_wrong_row_is_named_by_file_row_and_column(kind: str, row: dict[str, Any], said: str, tmp_path: Path) -> None:
     rows = kind_rows(kind, 8, 1)
     if isinstance(row.get("label"), str) and kind == "regression":
         rows = [each | {"label": str(each["label"])} for each in rows]
@@ -103,9 +101,7 @@ def test_a_wrong_row_is_named_by_file_row_and_column(
         ({"problem": "guesswork"}, "guesswork"),
     ],
 )
-def test_a_task_s_kind_decides_what_may_be_said_of_it(
-    changes: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_a_task_s_kind_decides_what_may_be_said_of_it(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=re.escape(said)):
         TypeAdapter(TaskData).validate_python(kind_task(tmp_path, "regression", rows=4) | changes)
 
@@ -139,8 +135,15 @@ def squad(version: str) -> dict[str, Any]:
     context = "the red film is good"
     asked = [{"id": "1", "question": "is it red", "answers": [{"text": "red", "answer_start": 4}]}]
     if version == "v2.0":
-        asked.append({"id": "2", "question": "is it old", "is_impossible": True, "answers": [],
-                      "plausible_answers": [{"text": "good", "answer_start": 16}]})  # fmt: skip
+        asked.append(
+            {
+                "id": "2",
+                "question": "is it old",
+                "is_impossible": True,
+                "answers": [],
+                "plausible_answers": [{"text": "good", "answer_start": 16}],
+            }
+        )
     paragraphs = [{"context": context, "qas": asked}]
     return {"version": version, "data": [{"title": "film", "paragraphs": paragraphs}]}
 
@@ -163,9 +166,7 @@ def test_a_broken_squad_file_is_named_with_the_place_in_it(tmp_path: Path) -> No
     (tmp_path / "train.json").write_text(json.dumps(broken))
     task = kind_task(tmp_path, "question_answering", rows=4)
     task["train"] = str(tmp_path / "train.json")
-    with pytest.raises(
-        DataError, match=r"data\[0\].paragraphs\[0\].qas\[0\]: 'question' is missing"
-    ):
+    with pytest.raises(DataError, match=r"data\[0\].paragraphs\[0\].qas\[0\]: 'question' is missing"):
         load_task(TypeAdapter(TaskData).validate_python(task), tmp_path / "cache")
 
 

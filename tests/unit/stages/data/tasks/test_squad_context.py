@@ -18,10 +18,7 @@ def test_a_question_without_the_column_of_its_context_is_refused(tmp_path: Path)
     file = tmp_path / "squad.json"
     file.write_text(json.dumps(content), encoding="utf-8")
     task = FileTask.model_validate(
-        {
-            "train": str(file), "validation": str(file), "problem": "question_answering",
-            "max_length": 384,
-        }
-    )  # fmt: skip
+        {"train": str(file), "validation": str(file), "problem": "question_answering", "max_length": 384}
+    )
     with pytest.raises(DataError, match=r"task\.text_pair: a question_answering task needs"):
         load_task(task, tmp_path / "cache")

@@ -51,14 +51,8 @@ def test_rows_of_one_class_are_drawn_as_if_there_were_none() -> None:
     assert np.array_equal(drawn_rows(900, 50, by=np.zeros(900, np.int64)), drawn_rows(900, 50))
 
 
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=60),
-    st.integers(1, 70),
-    st.booleans(),
-)
-def test_shares_are_the_nearest_that_leave_no_class_out(
-    classes: list[int], wanted: int, keep_one: bool
-) -> None:
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 70), st.booleans())
+def test_shares_are_the_nearest_that_leave_no_class_out(classes: list[int], wanted: int, keep_one: bool) -> None:
     by = np.array(classes)
     drawn = drawn_rows(len(by), wanted, by=by, keep_one=keep_one)
     most = {each: classes.count(each) - keep_one for each in set(classes)}
@@ -139,10 +133,7 @@ def _rows(train: Dataset, problem: Any, labels: str) -> TaskRows:
 
 
 def imbalanced(number: int, every: int) -> list[dict[str, Any]]:
-    return [
-        {"text_a": f"row {row}", "label": "fraud" if row % every == 0 else "legit"}
-        for row in range(number)
-    ]
+    return [{"text_a": f"row {row}", "label": "fraud" if row % every == 0 else "legit"} for row in range(number)]
 
 
 def test_few_training_rows_have_both_classes(tmp_path: Path) -> None:
@@ -150,9 +141,11 @@ def test_few_training_rows_have_both_classes(tmp_path: Path) -> None:
     write_rows(tmp_path / "validation.jsonl", imbalanced(60, 30))
     for seed in range(8):
         task = FileTask(
-            train=str(tmp_path / "train.jsonl"), validation=str(tmp_path / "validation.jsonl"),
-            max_train_rows=12, seed=seed,
-        )  # fmt: skip
+            train=str(tmp_path / "train.jsonl"),
+            validation=str(tmp_path / "validation.jsonl"),
+            max_train_rows=12,
+            seed=seed,
+        )
         labels = load_task(task, tmp_path / "cache").train["label"]
         assert sorted(set(labels)) == [0, 1]
         assert len(labels) == 12
@@ -166,7 +159,7 @@ def test_rows_held_out_have_every_class_and_leave_a_single_row_to_training() -> 
     for seed in range(8):
         held = held_out_rows(
             rows, task.model_copy(update={"seed": seed}), Selection.model_validate({"rows": "held_out"})
-        )  # fmt: skip
+        )
         assert held is not None
         assert np.bincount(np.array(labels)[held], minlength=3).tolist() == [54, 2, 0]
     few = drawn_from(rows.train, rows.problem, 30)

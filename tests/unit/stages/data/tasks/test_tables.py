@@ -76,9 +76,7 @@ def test_what_excel_writes_with_tabs_is_read_without_its_quotes(tmp_path: Path) 
         (['"He ""said"" so"', '"open'], "they enclose 1 of the 2 fields"),
     ],
 )
-def test_what_glue_writes_with_tabs_keeps_its_quotes(
-    tmp_path: Path, texts: list[str], said: str
-) -> None:
+def test_what_glue_writes_with_tabs_keeps_its_quotes(tmp_path: Path, texts: list[str], said: str) -> None:
     written = "text\tlabel\n" + "".join(f"{text}\tx\n" for text in texts)
     found = read(tmp_path / "a.tsv", written)
     assert rows_of(found) == [(text, "x") for text in texts]
@@ -104,18 +102,13 @@ def test_the_recipe_may_say_what_quotes_are(tmp_path: Path) -> None:
     ("written", "texts"),
     [
         ('"He said \\"hi\\", so",x\n"b",x\n', ['He said "hi", so', "b"]),  # of Spark
-        (
-            'He said \\"hi\\" so,x\n"b, c",x\n',
-            ['He said "hi" so', "b, c"],
-        ),  # of pandas, without doubled quotes
+        ('He said \\"hi\\" so,x\n"b, c",x\n', ['He said "hi" so', "b, c"]),  # of pandas, without doubled quotes
         ('"a \\"b\\" c:\\\\",x\n', ['a "b" c:\\\\']),
         ('"in C:\\",x\n"b \\""c\\""",x\n', ["in C:\\", 'b \\"c\\"']),  # no escapes
         ("a\\n,x\n", ["a\\n"]),
     ],
 )
-def test_backslashes_before_quotes_are_told_from_the_file(
-    tmp_path: Path, written: str, texts: list[str]
-) -> None:
+def test_backslashes_before_quotes_are_told_from_the_file(tmp_path: Path, written: str, texts: list[str]) -> None:
     found = read(tmp_path / "a.csv", "text,label\n" + written)
     assert found.rows["text"][:] == texts
     assert bool(found.remarks) is ('"' in texts[0])
@@ -127,20 +120,24 @@ def test_backslashes_before_quotes_are_told_from_the_file(
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["\"it is great,x", "bad film,y", "nice one,x", "so\" dull,y", "last,x"],
-         "lines 2 to 5 (row 1): text follows a quote"),
-        (["\"it is great,x", "bad film,y", "nice one,x", "so dull\",y", "last,x"],
-         "line 2: a quote that opens a field there is closed in line 5 only"),
-        (["first,y", "\"it is great,x", "bad film\",y", "last,x"],
-         "line 3: a quote that opens a field there is closed in line 4 only"),
-        (["a,x", "\"b,y", "c,x"], "lines 3 to 4 (row 2): a quote that opens a field there is never closed"),
-        (["a,x", "\"b\" c,y"], "line 3 (row 2): text follows a quote that closes a field"),
-        (["a,x", "\"" + "z\n" * 1500 + "\",y"], "lines 3 to 1503 (row 2): a field spans more than 1,000 lines"),
+        (
+            ['"it is great,x', "bad film,y", "nice one,x", 'so" dull,y', "last,x"],
+            "lines 2 to 5 (row 1): text follows a quote",
+        ),
+        (
+            ['"it is great,x', "bad film,y", "nice one,x", 'so dull",y', "last,x"],
+            "line 2: a quote that opens a field there is closed in line 5 only",
+        ),
+        (
+            ["first,y", '"it is great,x', 'bad film",y', "last,x"],
+            "line 3: a quote that opens a field there is closed in line 4 only",
+        ),
+        (["a,x", '"b,y', "c,x"], "lines 3 to 4 (row 2): a quote that opens a field there is never closed"),
+        (["a,x", '"b" c,y'], "line 3 (row 2): text follows a quote that closes a field"),
+        (["a,x", '"' + "z\n" * 1500 + '",y'], "lines 3 to 1503 (row 2): a field spans more than 1,000 lines"),
     ],
-)  # fmt: skip
-def test_a_quote_that_swallows_rows_is_refused_with_its_line(
-    tmp_path: Path, lines: list[str], said: str
-) -> None:
+)
+def test_a_quote_that_swallows_rows_is_refused_with_its_line(tmp_path: Path, lines: list[str], said: str) -> None:
     assert said in refused(tmp_path / "a.csv", "\n".join(["text,label", *lines]) + "\n")
 
 
@@ -158,9 +155,7 @@ def test_many_lines_with_the_separators_of_rows_are_rows(tmp_path: Path) -> None
     lines[3], lines[15] = '"' + lines[3], lines[15].replace(",", '",')
     path = tmp_path / "a.csv"
     path.write_text("\n".join(["title,text", *lines]) + "\n")
-    with pytest.raises(
-        DataError, match="line 5: a quote that opens a field there is closed in line 17"
-    ):
+    with pytest.raises(DataError, match="line 5: a quote that opens a field there is closed in line 17"):
         read_file(path, tmp_path / "cache", "data.sources", Reading(("text",)))
 
 
@@ -185,9 +180,7 @@ def test_a_quote_within_a_field_without_quotes_is_a_character(tmp_path: Path) ->
         ("text\tlabel\na\tb\tx\n", "line 2 (row 1) has 3 fields"),
     ],
 )
-def test_a_row_of_another_width_is_refused_by_line_and_row(
-    tmp_path: Path, content: str, said: str
-) -> None:
+def test_a_row_of_another_width_is_refused_by_line_and_row(tmp_path: Path, content: str, said: str) -> None:
     assert said in refused(tmp_path / ("a.tsv" if "\t" in content else "a.csv"), content)
 
 
@@ -219,10 +212,9 @@ GOOD: Rows = [("a", "x"), ("b", "y")]
         ("a.csv", "text,label\ra,x\rb,y\r", []),
         ("a.csv", "text\tlabel\r\na\tx\r\nb\ty\r\n".encode("utf-16"), ["UTF-16", "by tabs"]),
         ("a.jsonl", '{"Text": "a", "label": "x"}\n{"Text": "b", "label": "y"}', ["'Text'"]),
-        ("a.jsonl", '{"text": "a", "label": "x"}\r\n\r\n{"text": "b", "label": "y"}'.encode("utf-16"),
-         ["UTF-16"]),
+        ("a.jsonl", '{"text": "a", "label": "x"}\r\n\r\n{"text": "b", "label": "y"}'.encode("utf-16"), ["UTF-16"]),
     ],
-)  # fmt: skip
+)
 def test_what_a_person_would_read_is_read_and_said(
     tmp_path: Path, name: str, content: str | bytes, said: list[str]
 ) -> None:
@@ -270,10 +262,8 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path: Path) -> None:
         (b"<!DOCTYPE html><html></html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
-)  # fmt: skip
-def test_what_nobody_can_tell_is_refused_with_a_remedy(
-    tmp_path: Path, content: str | bytes, said: str
-) -> None:
+)
+def test_what_nobody_can_tell_is_refused_with_a_remedy(tmp_path: Path, content: str | bytes, said: str) -> None:
     assert said in refused(tmp_path / "a.csv", content)
 
 
@@ -299,10 +289,8 @@ def test_names_that_fit_two_columns_mean_neither(tmp_path: Path) -> None:
         (FRAME.to_json(orient="index"), "holds rows under '0', '1', '2'"),
         ("{'text': 'a', 'label': 'x'}\n", "line 1 has Python's quotes, not JSON's"),
     ],
-)  # fmt: skip
-def test_json_that_is_no_rows_is_refused_with_a_remedy(
-    tmp_path: Path, content: str, said: str
-) -> None:
+)
+def test_json_that_is_no_rows_is_refused_with_a_remedy(tmp_path: Path, content: str, said: str) -> None:
     assert said in refused(tmp_path / "a.json", content)
 
 

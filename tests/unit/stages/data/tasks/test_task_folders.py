@@ -14,14 +14,7 @@ from pydantic import TypeAdapter
 
 from pipeline.task_argument import named_task
 from schemas.core.errors import ConfigError, DataError
-from schemas.data.stage_data import (
-    DocstringTask,
-    FileTask,
-    HubTask,
-    TaskData,
-    TaskDataset,
-    describe_task,
-)
+from schemas.data.stage_data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
 from schemas.data.task_names import short_name
 from schemas.data.tasks import AnyTask
 from schemas.results.manifest import Manifest
@@ -50,9 +43,7 @@ def short(given: str | Path) -> FileTask:
         ("training.jsonl", "test.csv"),
     ],
 )
-def test_a_folder_may_hold_any_format_under_any_usual_name(
-    tmp_path: Path, train: str, validation: str
-) -> None:
+def test_a_folder_may_hold_any_format_under_any_usual_name(tmp_path: Path, train: str, validation: str) -> None:
     import gzip
 
     for name in (train, validation, "README.md", "train.py"):
@@ -64,9 +55,7 @@ def test_a_folder_may_hold_any_format_under_any_usual_name(
             pq.write_table(pa.Table.from_pylist(ROWS[:2]), path)
         else:
             text = CSV.replace(",", "\t") if ".tsv" in name else CSV
-            path.write_bytes(
-                gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
-            )
+            path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
     task = short(tmp_path / "set")
     rows = load_task(task, tmp_path / "cache")
     assert len(rows.train) == len(rows.validation) == 2
@@ -99,10 +88,8 @@ def test_test_rows_are_not_for_validation_where_there_are_others(tmp_path: Path)
         (["train.csv"], "there is no file .*validation.* nor one called valid, val, dev"),
         (["train.xlsx", "dev.xlsx"], "is a spreadsheet.*save it as CSV"),
     ],
-)  # fmt: skip
-def test_a_folder_that_leaves_a_choice_is_refused_with_a_remedy(
-    tmp_path: Path, names: list[str], said: str
-) -> None:
+)
+def test_a_folder_that_leaves_a_choice_is_refused_with_a_remedy(tmp_path: Path, names: list[str], said: str) -> None:
     import re
 
     for name in names:
@@ -127,9 +114,7 @@ def test_a_validation_file_without_a_header_is_refused_too(tmp_path: Path) -> No
     assert "format.columns: [text_a, label]" in message
 
 
-def test_files_of_the_current_folder_are_called_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_the_current_folder_are_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "reviews" / "inner").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "reviews")
     for given in ("./", "."):
@@ -145,9 +130,16 @@ def test_files_of_the_current_folder_are_called_by_its_name(
 # What `evaluate --task` takes
 
 TRAINED = FileTask.model_validate(
-    {"train": "/t/train.csv", "validation": "/t/dev.csv", "text": "review", "label": "stars",
-     "max_length": 64, "problem": "regression", "format": {"encoding": "cp1252"}}
-)  # fmt: skip
+    {
+        "train": "/t/train.csv",
+        "validation": "/t/dev.csv",
+        "text": "review",
+        "label": "stars",
+        "max_length": 64,
+        "problem": "regression",
+        "format": {"encoding": "cp1252"},
+    }
+)
 
 
 def asked(given: str, trained: AnyTask = TRAINED) -> AnyTask:
@@ -166,12 +158,7 @@ def test_a_folder_is_read_as_the_checkpoint_was_trained() -> None:
 def test_a_mapping_says_what_differs_from_the_training() -> None:
     found = asked("{kind: files, train: a.csv, validation: b.csv}")
     assert isinstance(found, FileTask)
-    assert (found.train, found.validation, found.text, found.label) == (
-        "a.csv",
-        "b.csv",
-        "review",
-        "stars",
-    )
+    assert (found.train, found.validation, found.text, found.label) == ("a.csv", "b.csv", "review", "stars")
     assert (found.problem, found.format.encoding) == (TRAINED.problem, None)
     found = asked("{train: a.csv, validation: b.csv, text: words, format: {separator: ;}}")
     assert isinstance(found, FileTask)

@@ -17,19 +17,16 @@ WHERE = {"train": "task.train: t.jsonl", "validation": "task.validation: v.jsonl
 
 
 def read(
-    kind: str, rows: Sequence[dict[str, Any]], validation: Sequence[dict[str, Any]] | None = None,
-    *, droppable: float = 0.02, **fields: Any,
-) -> CheckedRows:  # fmt: skip
+    kind: str,
+    rows: Sequence[dict[str, Any]],
+    validation: Sequence[dict[str, Any]] | None = None,
+    *,
+    droppable: float = 0.02,
+    **fields: Any,
+) -> CheckedRows:
     problem = "classification" if kind == "pair" else kind
     task = FileTask.model_validate(
-        {
-            "train": "t",
-            "validation": "v",
-            "problem": problem,
-            "max_length": 384,
-            **COLUMNS[kind],
-            **fields,
-        }
+        {"train": "t", "validation": "v", "problem": problem, "max_length": 384, **COLUMNS[kind], **fields}
     )
     raw = {
         "train": Dataset.from_list(list(rows)),
@@ -55,7 +52,7 @@ EMPTY: list[tuple[str, dict[str, Any]]] = [
     ("question_answering", {"question": "is it", "context": "the film", "answers": None}),
     ("multiple_choice", {"passage": "film", "question": "which", "choices": ["a", "b"], "answer": None}),
     ("embedding", {"text_a": " "}),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("kind", "row"), EMPTY)
@@ -66,9 +63,7 @@ def test_few_empty_rows_are_left_out_and_counted(kind: str, row: dict[str, Any])
     assert found.dropped == {"train": 1, "validation": 0}
     (remark,) = found.remarks
     assert remark.startswith("task.train: t.jsonl: 1 of 100 rows have no text or no label")
-    assert remark.endswith(
-        "are left out, the first is row 41; set limits.dropped to 0 to refuse them"
-    )
+    assert remark.endswith("are left out, the first is row 41; set limits.dropped to 0 to refuse them")
     assert found.splits["train"].to_list() == read(kind, rows).splits["train"].to_list()
 
 
@@ -80,10 +75,7 @@ def test_more_than_the_limit_are_refused_with_row_and_count(kind: str, row: dict
         read(kind, given)
     message = str(caught.value)
     assert message.startswith("task.train: t.jsonl: row 41: ")
-    assert (
-        "(3 of 100 rows have no text or no label, 3 %; limits.dropped leaves out up to 2 %)"
-        in message
-    )
+    assert "(3 of 100 rows have no text or no label, 3 %; limits.dropped leaves out up to 2 %)" in message
     assert len(read(kind, given, droppable=0.03).splits["train"]) == 97
     with pytest.raises(DataError, match="row 41: "):
         read(kind, [*rows[:40], row, *rows[40:]], droppable=0)
@@ -93,9 +85,7 @@ def test_what_is_wrong_behind_a_row_that_was_left_out_has_its_row_in_the_file() 
     rows = kind_rows("pair", 98, 1)
     empty = {"text_a": "", "text_b": "film", "label": "same"}
     odd = {"text_a": "film", "text_b": "film", "label": "sane"}
-    with pytest.raises(
-        DataError, match=r"^task.validation: v.jsonl: row 12: label 'sane' is not one"
-    ):
+    with pytest.raises(DataError, match=r"^task.validation: v.jsonl: row 12: label 'sane' is not one"):
         read("pair", rows, [empty, *rows[:10], odd, *rows[10:]])
 
 

@@ -29,16 +29,9 @@ from stages.models.student import student_config
 
 LAYERS, HEADS, WIDTH, NEURONS = 3, 4, 6, 20
 HIDDEN = HEADS * WIDTH
-SIZES = {
-    "hidden_size": HIDDEN,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "intermediate_size": NEURONS,
-}
+SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": NEURONS}
 OWN_SIZES = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": NEURONS}
-SPECIAL = {
-    "pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2
-}  # fmt: skip
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", SIZES),
     "roberta": ("roberta", SIZES),
@@ -77,20 +70,11 @@ def some_text() -> Batch:
 
 def states(model: PreTrainedModel) -> Tensor:
     with torch.no_grad():
-        return model(**some_text().model_inputs()).last_hidden_state[
-            some_text().attention_mask == 1
-        ]
+        return model(**some_text().model_inputs()).last_hidden_state[some_text().attention_mask == 1]
 
 
-def shape_of(
-    layers: int = LAYERS, hidden: int = HIDDEN, heads: int = HEADS, neurons: int = NEURONS
-) -> StudentShape:
-    return StudentShape(
-        num_layers=layers,
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        intermediate_size=neurons,
-    )
+def shape_of(layers: int = LAYERS, hidden: int = HIDDEN, heads: int = HEADS, neurons: int = NEURONS) -> StudentShape:
+    return StudentShape(num_layers=layers, hidden_size=hidden, num_attention_heads=heads, intermediate_size=neurons)
 
 
 def chosen(
@@ -330,10 +314,7 @@ def test_an_extracted_student_begins_nearer_to_the_teachers_attention_than_a_ran
         given = attention_scores(student, text, range(4))
         real = text.attention_mask.bool()
         pairs = (real[:, None, :, None] & real[:, None, None, :]).expand_as(given[0])
-        return sum(
-            float(((mine - theirs)[pairs] ** 2).mean())
-            for mine, theirs in zip(given, wanted, strict=True)
-        )
+        return sum(float(((mine - theirs)[pairs] ** 2).mean()) for mine, theirs in zip(given, wanted, strict=True))
 
     config = student_config(teacher.config, shape, layers=layers)
     with torch.random.fork_rng():
@@ -343,16 +324,12 @@ def test_an_extracted_student_begins_nearer_to_the_teachers_attention_than_a_ran
     random_start = latent_loss(fresh)
     drawn = [latent_loss(extracted(teacher, shape, layers, seed=seed)[0]) for seed in range(3)]
     important = latent_loss(extracted(teacher, shape, layers, importance=scores)[0])
-    print(
-        f"attention loss: {random_start:.2f} random, {drawn} drawn parts, {important:.2f} important"
-    )
+    print(f"attention loss: {random_start:.2f} random, {drawn} drawn parts, {important:.2f} important")
     assert max(drawn) < 0.6 * random_start
     assert important < float(np.mean(drawn))
 
 
-def attention_scores(
-    model: PreTrainedModel, batch: Batch, layers: tuple[int, ...] | range
-) -> list[Tensor]:
+def attention_scores(model: PreTrainedModel, batch: Batch, layers: tuple[int, ...] | range) -> list[Tensor]:
     """(batch, heads, sequence, sequence) per block: what goes into the softmax, before masking."""
     with torch.no_grad(), record_attention(layers) as recording:
         model(**batch.model_inputs())

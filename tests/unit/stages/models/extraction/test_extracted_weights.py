@@ -30,9 +30,7 @@ from tests.unit.stages.models.extraction.test_extract import (
 
 @pytest.mark.parametrize("units", ["random", "importance"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_of_the_teachers_shape_is_the_teacher_bit_for_bit(
-    family: str, units: str
-) -> None:
+def test_a_student_of_the_teachers_shape_is_the_teacher_bit_for_bit(family: str, units: str) -> None:
     teacher = teacher_of(family)
     importance = scores_of(teacher) if units == "importance" else None
     student, parts = extracted(teacher, shape_of(), (0, 1, 2), importance=importance)
@@ -47,11 +45,7 @@ def test_a_student_of_the_teachers_shape_is_the_teacher_bit_for_bit(
 
 
 def rows_of(heads: tuple[int, ...], channels: tuple[tuple[int, ...], ...]) -> list[int]:
-    return [
-        WIDTH * head + channel
-        for head, kept in zip(heads, channels, strict=True)
-        for channel in kept
-    ]
+    return [WIDTH * head + channel for head, kept in zip(heads, channels, strict=True) for channel in kept]
 
 
 def expected_weights(family: str, parts: Extraction) -> dict[str, tuple[str, tuple[Any, ...]]]:
@@ -162,9 +156,7 @@ def test_every_weight_is_cut_out_of_the_teachers_where_announced(
 
 
 @pytest.mark.parametrize(("heads", "channels"), [(2, 6), (3, 4), (4, 3)])
-def test_leaving_out_heads_and_channels_is_leaving_out_what_they_add(
-    heads: int, channels: int
-) -> None:
+def test_leaving_out_heads_and_channels_is_leaving_out_what_they_add(heads: int, channels: int) -> None:
     # A teacher whose second half of hidden channels repeats the first and is never read computes with its first half
     # what a student without the second half does, so that heads can be left out at an unchanged function elsewhere.
     half = HIDDEN // 2

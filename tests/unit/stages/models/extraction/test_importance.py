@@ -13,13 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import (
-    AlbertConfig,
-    AutoModel,
-    AutoModelForMaskedLM,
-    BertConfig,
-    PreTrainedModel,
-)
+from transformers import AlbertConfig, AutoModel, AutoModelForMaskedLM, BertConfig, PreTrainedModel
 
 from schemas.core.errors import ConfigError, DataError, NonFiniteLossError
 from stages.data.batching.tokens import Batch
@@ -85,9 +79,7 @@ def distance(model: PreTrainedModel, batch: Batch, ids: Tensor, target: Tensor) 
     return ((states - target) ** 2)[real].mean()
 
 
-def losses_under(
-    model: PreTrainedModel, batches: list[Batch], seed: int, *, of_words: bool
-) -> Callable[[], Floats]:
+def losses_under(model: PreTrainedModel, batches: list[Batch], seed: int, *, of_words: bool) -> Callable[[], Floats]:
     """Each batch's loss at the masks that importance is measured with, for the model as it is when called."""
     draw = torch.Generator().manual_seed(seed)
     masked = [mask_tokens(batch, mask_token_id=MASK, generator=draw) for batch in batches]
@@ -134,9 +126,7 @@ def removals(model: PreTrainedModel) -> dict[str, list[list[Tensor]]]:
         query = f"{prefix}.attention.self.query"
         output = state[f"{prefix}.attention.output.dense.weight"]
         of["heads"] += [[output[:, a * WIDTH : (a + 1) * WIDTH]] for a in range(HEADS)]
-        of["query_channels"] += [
-            [state[f"{query}.weight"][c], state[f"{query}.bias"][c]] for c in range(HIDDEN)
-        ]
+        of["query_channels"] += [[state[f"{query}.weight"][c], state[f"{query}.bias"][c]] for c in range(HIDDEN)]
         of["value_channels"] += [[output[:, c]] for c in range(HIDDEN)]
         of["neurons"] += [[state[f"{prefix}.output.dense.weight"][:, j]] for j in range(NEURONS)]
     for channel in range(HIDDEN):
@@ -165,9 +155,7 @@ def hidden_axis(name: str, axis: int) -> bool:
     [(True, (0.7, 0.8, 0.9, 0.9, 0.5)), (False, (0.4, 0.8, 0.7, 0.8, 0.4))],
     ids=["words", "states"],
 )
-def test_scores_rank_parts_as_the_loss_does_when_they_are_removed(
-    of_words: bool, bounds: tuple[float, ...]
-) -> None:
+def test_scores_rank_parts_as_the_loss_does_when_they_are_removed(of_words: bool, bounds: tuple[float, ...]) -> None:
     # Over three trainings the rank correlations were, at the least, with words (without): heads 0.81 (0.62),
     # query channels 0.88 (0.93), value channels 0.97 (0.83), neurons 0.98 (0.90), hidden channels 0.66 (0.56).
     model = copy.deepcopy(trained())
@@ -232,10 +220,7 @@ def noted_contexts(model: PreTrainedModel) -> tuple[dict[int, Tensor], list[Any]
         return hook
 
     blocks = model.base_model.encoder.layer
-    hooks = [
-        block.attention.output.dense.register_forward_pre_hook(note(layer))
-        for layer, block in enumerate(blocks)
-    ]
+    hooks = [block.attention.output.dense.register_forward_pre_hook(note(layer)) for layer, block in enumerate(blocks)]
     return reads, hooks
 
 
@@ -322,9 +307,7 @@ def test_the_model_comes_out_as_it_went_in() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     resting = {name for name, module in model.named_modules() if not module.training}
-    assert resting == {
-        name for name, _ in model.encoder.layer[1].named_modules(prefix="encoder.layer.1")
-    }
+    assert resting == {name for name, _ in model.encoder.layer[1].named_modules(prefix="encoder.layer.1")}
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == (not name.startswith("embeddings.")), name
         if name == "pooler.dense.bias":
@@ -389,9 +372,15 @@ def test_a_teacher_that_computes_no_number_is_refused() -> None:
 
 
 def test_a_family_whose_parts_are_not_known_is_refused() -> None:
-    model = AutoModel.from_config(AlbertConfig(
-        vocab_size=20, embedding_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8,
-    ))  # fmt: skip
+    model = AutoModel.from_config(
+        AlbertConfig(
+            vocab_size=20,
+            embedding_size=8,
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=8,
+        )
+    )
     with pytest.raises(ConfigError, match=r"albert.*bert.*distilbert.*random"):
         measure_importance(model, [sentences(4, seed=0)], mask_token_id=MASK, seed=0)
