@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from schemas.core.errors import ConfigError
-from schemas.core.kinds import AnyProblem, Embedding
+from schemas.core.kinds import Embedding, TaskKind
 from schemas.core.layer_map import teacher_layers
 from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, soft_label_of
 from schemas.recipe.parts import TeacherShape
@@ -50,7 +50,7 @@ class Started:
 
 
 def load_teachers(
-    config: StageConfig, labels: tuple[str, ...], problem: AnyProblem | None, units: Units | None = None
+    config: StageConfig, labels: tuple[str, ...], problem: TaskKind | None, units: Units | None = None
 ) -> list[Model]:
     """The models the student learns from; none when there are only hard labels.
 
@@ -69,7 +69,7 @@ def load_teachers(
 
 
 def _load_teacher(
-    config: StageConfig, folder: Path, labels: tuple[str, ...], problem: AnyProblem | None, units: Units | None
+    config: StageConfig, folder: Path, labels: tuple[str, ...], problem: TaskKind | None, units: Units | None
 ) -> Model:
     if isinstance(config.objective, LatentObjective):
         return load_encoder(folder)
@@ -97,7 +97,7 @@ def start_student(
     parent: CheckpointRef | None,
     text: Tokens,
     labels: tuple[str, ...],
-    problem: AnyProblem | None,
+    problem: TaskKind | None,
     tokenizer: PreTrainedTokenizerFast,
     units: Units | None = None,
 ) -> Started:

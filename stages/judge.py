@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from schemas.core.base import digest_of
-from schemas.core.kinds import AnyProblem, Classification
+from schemas.core.kinds import Classification, TaskKind
 from schemas.core.metrics import MetricName
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import Evaluation
@@ -62,7 +62,7 @@ class Yardstick:
     """Scores answers to further validation rows, by their name."""
 
     @property
-    def problem(self) -> AnyProblem | None:
+    def problem(self) -> TaskKind | None:
         """The task's kind; None without a task."""
         return None if self.scorer is None else self.scorer.task.problem
 

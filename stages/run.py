@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
-from schemas.core.kinds import AnyProblem, Classification
+from schemas.core.kinds import Classification, TaskKind
 from schemas.core.training import Selection
 from schemas.data.stage_data import Data, GeneralCorpus, TaskDataset, TaskMixture
 from schemas.data.tasks import AnyTask
@@ -58,7 +58,7 @@ class StageData:
     held_out: Tokens
     labels: tuple[str, ...]
     """Names of a head's outputs in order; empty for a general corpus."""
-    problem: AnyProblem | None = None
+    problem: TaskKind | None = None
     """The task's kind; None for a general corpus."""
     parts: Mapping[str, TaskPart] = field(default_factory=dict)
     """The labelled tasks by name, a single one without; empty for a general corpus."""

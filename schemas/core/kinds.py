@@ -92,11 +92,11 @@ class Embedding(Frozen):
     """The vector of a text: the mean of its tokens' last states, or the first token's."""
 
 
-AnyProblem = (
+TaskKind = (
     Classification | MultiLabel | Regression | TokenClassification | QuestionAnswering | MultipleChoice | Embedding
 )
-Problem = Annotated[AnyProblem, Field(discriminator="kind"), BeforeValidator(parse_kind)]
-ProblemKind = Literal[
+ParsedKind = Annotated[TaskKind, Field(discriminator="kind"), BeforeValidator(parse_kind)]
+KindName = Literal[
     "classification",
     "multi_label",
     "regression",

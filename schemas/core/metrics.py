@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from schemas.core.kinds import ProblemKind
+from schemas.core.kinds import KindName
 from schemas.core.wording import printable
 
 MetricName = Literal[
@@ -41,7 +41,7 @@ class MetricFacts:
 
     title: str
     """In words, for tables and messages."""
-    problems: tuple[ProblemKind, ...]
+    problems: tuple[KindName, ...]
     """What it can score."""
     lowest: float = 0.0
     """The worst value; the best is 1 for all."""
@@ -71,7 +71,7 @@ KNOWN_METRICS: dict[MetricName, MetricFacts] = {
 ABOUT_ONE_CLASS: frozenset[str] = frozenset({"f1", "accuracy_f1"})
 """Scores that say nothing until it is said which class they are about."""
 
-DEFAULT_METRIC: dict[ProblemKind, MetricName] = {
+DEFAULT_METRIC: dict[KindName, MetricName] = {
     "classification": "accuracy",
     "multi_label": "f1_micro",
     "regression": "pearson_spearman",
@@ -93,13 +93,13 @@ def titled(metric: str, of: str | None) -> str:
     return metric if of is None else f"{metric} of {printable(of, 40)}"
 
 
-def metrics_of(problem: ProblemKind) -> tuple[MetricName, ...]:
+def metrics_of(problem: KindName) -> tuple[MetricName, ...]:
     """The scores that suit a kind of task, the one it has by default first."""
     suited = [name for name, facts in KNOWN_METRICS.items() if problem in facts.problems]
     return tuple(sorted(suited, key=lambda name: name != DEFAULT_METRIC[problem]))
 
 
-def check_metrics(metrics: Sequence[str], problem: ProblemKind) -> None:
+def check_metrics(metrics: Sequence[str], problem: KindName) -> None:
     """Refuse scores that do not suit the kind of task, or that are named twice.
 
     Raises:
@@ -114,5 +114,5 @@ def check_metrics(metrics: Sequence[str], problem: ProblemKind) -> None:
         raise ValueError("metrics: one is listed twice; name each once, the most important first")
 
 
-def _choice(problem: ProblemKind) -> str:
+def _choice(problem: KindName) -> str:
     return f"for {problem} tasks there are {', '.join(metrics_of(problem))}"

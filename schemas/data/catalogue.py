@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.core.kinds import ProblemKind
+from schemas.core.kinds import KindName
 from schemas.core.metrics import DEFAULT_METRIC, MetricName
 from schemas.core.wording import suggestion
 
@@ -31,7 +31,7 @@ class Public:
     """Configuration of the repository."""
     revision: str | None = None
     """Where not on main."""
-    problem: ProblemKind = "classification"
+    problem: KindName = "classification"
     """What kind of answer is asked for."""
     text: str
     """Column of the text, the question, or the list of words."""

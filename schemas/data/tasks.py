@@ -13,7 +13,7 @@ from schemas.core.kinds import (
     Column,
     MultiLabel,
     MultipleChoice,
-    Problem,
+    ParsedKind,
     QuestionAnswering,
     TokenClassification,
 )
@@ -36,7 +36,7 @@ _WITHOUT_LABELS = ("regression", "question_answering", "multiple_choice", "embed
 
 
 class _Task(Frozen):
-    problem: Problem = Classification()
+    problem: ParsedKind = Classification()
     """What kind of answer is asked for."""
     max_length: MaxLength = 128
     """Longest sequence in tokens; longer text is cut off, and a longer context read in several windows."""

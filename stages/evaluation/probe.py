@@ -17,13 +17,13 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from schemas.core.kinds import (
-    AnyProblem,
     Classification,
     Embedding,
     MultiLabel,
     MultipleChoice,
     QuestionAnswering,
     Regression,
+    TaskKind,
     TokenClassification,
 )
 from stages.data.batching.tokens import NO_WORD, Tokens
@@ -35,7 +35,7 @@ _OTHER_TOKENS = 8
 """Tokens of a window that are no start and no end of an answer, for the probe of spans to learn from."""
 
 
-def probe_rows(train: Tokens, problem: AnyProblem, max_rows: int) -> NDArray[np.int64]:
+def probe_rows(train: Tokens, problem: TaskKind, max_rows: int) -> NDArray[np.int64]:
     """The training sequences that a probe is fitted on, drawn by class so that none is missing.
 
     Args:
@@ -49,7 +49,7 @@ def probe_rows(train: Tokens, problem: AnyProblem, max_rows: int) -> NDArray[np.
     return drawn_rows(number, max_rows, by=_classes_of(train, problem))
 
 
-def _classes_of(train: Tokens, problem: AnyProblem) -> NDArray[np.int64] | None:
+def _classes_of(train: Tokens, problem: TaskKind) -> NDArray[np.int64] | None:
     """(sequences,) what each is drawn by: its class, its rarest label or tag, whether its choice is right."""
     labels, tags = train.labels, train.tags
     if isinstance(problem, Classification | MultipleChoice):

@@ -25,12 +25,12 @@ from transformers import (
 
 from schemas.core.errors import DataError
 from schemas.core.kinds import (
-    AnyProblem,
     Embedding,
     MultiLabel,
     MultipleChoice,
     QuestionAnswering,
     Regression,
+    TaskKind,
     TokenClassification,
 )
 from schemas.results.manifest import LabelOrder
@@ -46,7 +46,7 @@ _ARCHITECTURES = {
 }
 
 
-def _auto(problem: AnyProblem) -> Any:
+def _auto(problem: TaskKind) -> Any:
     if isinstance(problem, TokenClassification):
         return AutoModelForTokenClassification
     if isinstance(problem, QuestionAnswering):
@@ -56,7 +56,7 @@ def _auto(problem: AnyProblem) -> Any:
     return AutoModelForSequenceClassification
 
 
-def has_head_for(config: PretrainedConfig, problem: AnyProblem) -> bool:
+def has_head_for(config: PretrainedConfig, problem: TaskKind) -> bool:
     """Whether transformers has a head of a kind for the model's family."""
     families: dict[type, Any] = {
         TokenClassification: MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -67,7 +67,7 @@ def has_head_for(config: PretrainedConfig, problem: AnyProblem) -> bool:
     return isinstance(problem, Embedding) or type(config) in own
 
 
-def name_outputs(config: PretrainedConfig, problem: AnyProblem, labels: Sequence[str]) -> None:
+def name_outputs(config: PretrainedConfig, problem: TaskKind, labels: Sequence[str]) -> None:
     """Write what a head answers into a config: its outputs' names in order, and which loss transformers gives it."""
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -87,7 +87,7 @@ def output_names(config: PretrainedConfig) -> tuple[str, ...]:
 
 
 def with_head(
-    encoder: PreTrainedModel, problem: AnyProblem, labels: Sequence[str], *, seed: int, vector_width: int | None = None
+    encoder: PreTrainedModel, problem: TaskKind, labels: Sequence[str], *, seed: int, vector_width: int | None = None
 ) -> Model:
     """The encoder under a fresh head, drawn with `seed`.
 
@@ -113,7 +113,7 @@ def with_head(
     return _of_sequences(model, problem)
 
 
-def load_with_head(folder: Path, problem: AnyProblem) -> Model:
+def load_with_head(folder: Path, problem: TaskKind) -> Model:
     """A model with the head of a kind of task, fp32, in eval mode.
 
     Args:
@@ -125,7 +125,7 @@ def load_with_head(folder: Path, problem: AnyProblem) -> Model:
     return _of_sequences(load_pretrained(_auto(problem), folder, load_config(folder)), problem)
 
 
-def check_head_weights(folder: Path, problem: AnyProblem, config: PretrainedConfig) -> None:
+def check_head_weights(folder: Path, problem: TaskKind, config: PretrainedConfig) -> None:
     """Refuse a model whose files do not hold the head, or the encoder, that its config describes.
 
     Raises:
@@ -138,7 +138,7 @@ def check_head_weights(folder: Path, problem: AnyProblem, config: PretrainedConf
         check_weights(_auto(problem), folder, config)
 
 
-def _of_sequences(model: PreTrainedModel, problem: AnyProblem) -> PreTrainedModel:
+def _of_sequences(model: PreTrainedModel, problem: TaskKind) -> PreTrainedModel:
     """The model, taking (batch, sequence) whatever its kind; transformers' choices are (rows, choices, sequence)."""
     if isinstance(problem, MultipleChoice):
         # So every sequence is a row of one choice: rows may have as many as they like, and none is padded.
@@ -152,7 +152,7 @@ def _as_single_choices(
     return args, {name: value.unsqueeze(1) if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
-def check_trained_head(folder: Path, problem: AnyProblem, name: str) -> None:
+def check_trained_head(folder: Path, problem: TaskKind, name: str) -> None:
     """Refuse a given teacher whose files have no trained head of the task's kind.
 
     Raises:
@@ -175,11 +175,11 @@ def check_trained_head(folder: Path, problem: AnyProblem, name: str) -> None:
         )
 
 
-def _wanted(problem: AnyProblem) -> str:
+def _wanted(problem: TaskKind) -> str:
     return "qa_outputs" if isinstance(problem, QuestionAnswering) else "classifier"
 
 
-def check_outputs(model: Model, problem: AnyProblem, labels: tuple[str, ...], folder: Path) -> None:
+def check_outputs(model: Model, problem: TaskKind, labels: tuple[str, ...], folder: Path) -> None:
     """Make a fine-tuned teacher answer in the order of the task's labels, compared by name, whatever its own order.
 
     A teacher that was fine-tuned elsewhere often has its classes in another order, MNLI's above all; its head's outputs

@@ -16,13 +16,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from schemas.core.kinds import (
-    AnyProblem,
     Classification,
     Embedding,
     MultiLabel,
     MultipleChoice,
     QuestionAnswering,
     Regression,
+    TaskKind,
     TokenClassification,
 )
 from schemas.recipe.objective import SoftLabels
@@ -295,7 +295,7 @@ class WordAnswers(Answers):
 
 
 def answers_to(
-    problem: AnyProblem | None,
+    problem: TaskKind | None,
     groups: tuple[tuple[int, int], ...] | None = None,
     scales: tuple[float, ...] | None = None,
 ) -> Answers:

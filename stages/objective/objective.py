@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
-from schemas.core.kinds import AnyProblem, Classification
+from schemas.core.kinds import Classification, TaskKind
 from schemas.core.layer_map import RandomMap
 from schemas.recipe.objective import (
     LatentObjective,
@@ -58,7 +58,7 @@ class ObjectiveTerms(nn.Module):
         seed: int,
         shares: Shares | None = None,
         projections: Mapping[str, Tensor] | None = None,
-        problem: AnyProblem = Classification(),  # noqa: B008  (frozen)
+        problem: TaskKind = Classification(),  # noqa: B008  (frozen)
         class_groups: tuple[tuple[int, int], ...] | None = None,
         scales: tuple[float, ...] | None = None,
         masking: Masking | None = None,

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from schemas.core.errors import ConfigError, DataError
-from schemas.core.kinds import AnyProblem
+from schemas.core.kinds import TaskKind
 from schemas.core.layer_map import teacher_layers
 from schemas.core.refs import describe_model
 from schemas.core.terms import Attention, Relation
@@ -157,7 +157,7 @@ def _head_problems(recipe: Recipe, teacher: PretrainedConfig, student: Pretraine
     return [_no_head(config, problem) for config in families.values() if not has_head_for(config, problem)]
 
 
-def _no_head(config: PretrainedConfig, problem: AnyProblem) -> str:
+def _no_head(config: PretrainedConfig, problem: TaskKind) -> str:
     return (
         f"task.problem: transformers has no {problem.kind} head for {config.model_type} models; take teacher and "
         "student of another family, such as bert, roberta or modernbert"

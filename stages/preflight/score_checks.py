@@ -7,11 +7,11 @@ from datasets import Dataset
 
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import (
-    AnyProblem,
     Classification,
     MultiLabel,
     MultipleChoice,
     QuestionAnswering,
+    TaskKind,
     TokenClassification,
 )
 from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName
@@ -72,7 +72,7 @@ def _untold(metric: MetricName, rows: TaskRows) -> str | None:
     return None
 
 
-def _only_answer(rows: Dataset, problem: AnyProblem, labels: tuple[str, ...]) -> str | None:
+def _only_answer(rows: Dataset, problem: TaskKind, labels: tuple[str, ...]) -> str | None:
     """What is right in every row, in words; None where rows differ, or every answer is one of its own."""
     match problem:
         case QuestionAnswering():

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 from schemas.core.kinds import (
-    AnyProblem,
     Classification,
     Embedding,
     MultiLabel,
     MultipleChoice,
     QuestionAnswering,
     Regression,
+    TaskKind,
     TokenClassification,
 )
 from stages.data.batching.spans import covered_part
@@ -33,7 +33,7 @@ Encode = Callable[[Columns, list[int]], Columns]
 """Columns of some rows, and the rows' numbers, to those of their sequences."""
 
 
-def encoder_of(problem: AnyProblem, tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool) -> Encode:
+def encoder_of(problem: TaskKind, tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool) -> Encode:
     """How rows of a kind are tokenised.
 
     Args:

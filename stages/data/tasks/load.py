@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
-from schemas.core.kinds import AnyProblem, Classification, QuestionAnswering, TokenClassification
+from schemas.core.kinds import Classification, QuestionAnswering, TaskKind, TokenClassification
 from schemas.data.cards import DataLimits
 from schemas.data.stage_data import DocstringTask, FileTask, HubTask, TaskData, describe_task
 from stages.data.files.file_names import is_test_split, resolve_file
@@ -45,7 +45,7 @@ class TaskRows:
     labels: tuple[str, ...]
     """Names of a head's outputs: classes, tags or labels; what else it answers with where there are none."""
     digest: str
-    problem: AnyProblem = field(default_factory=Classification)
+    problem: TaskKind = field(default_factory=Classification)
     more: Mapping[str, Dataset] = field(default_factory=dict)
     """Further validation rows, by name."""
     remarks: tuple[str, ...] = ()
@@ -213,6 +213,6 @@ def _docstring_rows(task: DocstringTask, cache: Path) -> tuple[Dataset, Dataset,
     return train, drawn, ordered.libraries
 
 
-def _draw(rows: Dataset, problem: AnyProblem, amount: int | None, seed: int) -> Dataset:
+def _draw(rows: Dataset, problem: TaskKind, amount: int | None, seed: int) -> Dataset:
     chosen = drawn_from(rows, problem, amount, seed=seed)
     return rows if len(chosen) == len(rows) else rows.select(chosen)

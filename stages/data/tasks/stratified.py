@@ -11,7 +11,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from schemas.core.kinds import AnyProblem, Classification, MultiLabel, MultipleChoice, TokenClassification
+from schemas.core.kinds import Classification, MultiLabel, MultipleChoice, TaskKind, TokenClassification
 
 
 def drawn_rows(
@@ -49,7 +49,7 @@ def drawn_rows(
     return np.sort(grouped[place < np.repeat(shares, sizes)])
 
 
-def drawn_from(rows: Dataset, problem: AnyProblem, max_rows: int | None, *, seed: int = 0) -> NDArray[np.int64]:
+def drawn_from(rows: Dataset, problem: TaskKind, max_rows: int | None, *, seed: int = 0) -> NDArray[np.int64]:
     """Which rows of a split to take: all, or `max_rows` drawn by class; other arguments as `drawn_rows`'s."""
     if max_rows is None or max_rows >= len(rows):
         return np.arange(len(rows))
@@ -81,7 +81,7 @@ def _none_without(shares: NDArray[np.int64], least: NDArray[np.int64]) -> NDArra
     return shares
 
 
-def classes_of(rows: Dataset, problem: AnyProblem) -> NDArray[np.int64] | None:
+def classes_of(rows: Dataset, problem: TaskKind) -> NDArray[np.int64] | None:
     """(rows,) the class that each row is drawn by; None where the rows of a kind have none.
 
     Args:

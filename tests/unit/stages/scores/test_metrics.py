@@ -13,7 +13,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 
 from schemas.core.errors import DataError
-from schemas.core.kinds import ProblemKind
+from schemas.core.kinds import KindName
 from schemas.core.metrics import DEFAULT_METRIC, KNOWN_METRICS, MetricName, check_metrics, metrics_of
 from stages.scores.metrics import METRICS, entity_counts, interval, say_nothing, score
 
@@ -23,7 +23,7 @@ sentences = st.lists(st.lists(st.sampled_from(TAGS), min_size=1, max_size=8), mi
 
 def test_every_name_has_a_score_and_every_kind_of_task_a_default() -> None:
     assert set(KNOWN_METRICS) == set(METRICS) == set(get_args(MetricName))
-    assert set(DEFAULT_METRIC) == set(get_args(ProblemKind))
+    assert set(DEFAULT_METRIC) == set(get_args(KindName))
     for problem, metric in DEFAULT_METRIC.items():
         assert metrics_of(problem)[0] == metric
         assert problem in KNOWN_METRICS[metric].problems
@@ -38,7 +38,7 @@ def test_every_name_has_a_score_and_every_kind_of_task_a_default() -> None:
     ],
 )
 def test_a_score_that_does_not_suit_is_refused_with_those_that_do(
-    metrics: list[str], problem: ProblemKind, message: str
+    metrics: list[str], problem: KindName, message: str
 ) -> None:
     check_metrics(metrics_of(problem), problem)
     with pytest.raises(ValueError, match=message):
