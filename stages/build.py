@@ -1,4 +1,4 @@
-"""Builds the models of a stage: the teachers it learns from, and the student it trains."""
+"""Builds the models of a stage: its teachers, and the student before training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTraine
 from schemas.core.errors import ConfigError
 from schemas.core.kinds import Embedding, TaskKind
 from schemas.core.layer_map import teacher_layers
-from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, soft_label_of
+from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape
@@ -39,29 +39,29 @@ _CALIBRATION_TOKENS = 4096
 
 
 @dataclass(frozen=True)
-class Started:
+class InitialStudent:
     """A student ready to be trained."""
 
     model: Model
     projections: dict[str, Tensor]
-    """What it brings along from the stage before."""
+    """Projections of the previous stage, by name."""
     extraction: dict[str, Any] | None = None
-    """Which parts of the teacher it was made of, where it was."""
+    """Summary of the teacher's parts it was cut from; None if it was not cut from a teacher."""
 
 
 def load_teachers(
     config: StageConfig, labels: tuple[str, ...], problem: TaskKind | None, units: Units | None = None
 ) -> list[Model]:
-    """The models the student learns from; none when there are only hard labels.
+    """Load the teachers of a stage; none for hard labels alone.
 
     Args:
         config: the stage.
         labels: names of the outputs of the task's head; empty for a general corpus.
-        problem: the task's kind; None for a general corpus.
-        units: of the task's values; None where it has none.
+        problem: kind of the task; None for a general corpus.
+        units: mean and deviation of the task's values; None if it has none.
 
     Raises:
-        DataError: what one answers is not what the task asks, or it has no head where its answers are wanted.
+        DataError: a teacher's outputs do not fit the task, or a head is needed and missing.
     """
     return [
         _load_teacher(config, locate(teacher.model), labels, problem, units) for teacher in members_of(config.teacher)
@@ -74,7 +74,7 @@ def _load_teacher(
     if isinstance(config.objective, LatentObjective):
         return load_encoder(folder)
     if isinstance(config.objective, MaskedLanguageObjective):
-        if soft_label_of(config.objective) is None:
+        if config.objective.soft_label is None:
             return load_encoder(folder)
         return load_word_model(folder)
     assert problem is not None
@@ -86,13 +86,13 @@ def _load_teacher(
 
 
 def shares_of(config: StageConfig) -> Shares | None:
-    """How the stage's teachers are weighed; None where there is only one."""
+    """Weights of the stage's teachers; None for a single teacher."""
     if not isinstance(config.teacher, Committee):
         return None
     return Shares(config.teacher.weights, by_confidence=config.teacher.weighting == "confidence")
 
 
-def start_student(
+def initial_student(
     config: StageConfig,
     parent: CheckpointRef | None,
     text: Tokens,
@@ -100,27 +100,26 @@ def start_student(
     problem: TaskKind | None,
     tokenizer: PreTrainedTokenizerFast,
     units: Units | None = None,
-) -> Started:
-    """The model to train: gone on with from `parent`, started afresh, or the pretrained teacher itself.
+) -> InitialStudent:
+    """Build the student before training: from `parent`, afresh, or the pretrained teacher itself.
 
     Args:
         config: the stage.
-        parent: the checkpoint the student goes on from; None for a fresh start.
-        text: the stage's own training text, which importance is measured on.
-        labels: names of its head's outputs; empty for a general corpus.
-        problem: the task's kind; None for a general corpus.
+        parent: the checkpoint that the student continues from; None for a fresh start.
+        text: training text of the stage, on which importance is measured.
+        labels: names of the head's outputs; empty for a general corpus.
+        problem: kind of the task; None for a general corpus.
         tokenizer: the teacher's.
-        units: of the task's values; None where it has none.
+        units: mean and deviation of the task's values; None if it has none.
     """
     pretrained = locate(config.pretrained)
-    started: Started
     if parent is not None:
-        started = _of_checkpoint(parent, config)
+        initial = _of_checkpoint(parent, config)
     elif config.student is None:
-        started = Started(load_encoder(pretrained), {})
+        initial = InitialStudent(load_encoder(pretrained), {})
     else:
-        started = _fresh(config.student, pretrained, text, tokenizer)
-    encoder = started.model
+        initial = _fresh(config.student, pretrained, text, tokenizer)
+    encoder = initial.model
     assert isinstance(encoder, PreTrainedModel)
     model: Model = encoder
     seed = config.training.seed
@@ -132,42 +131,44 @@ def start_student(
         model = with_head(encoder, problem, labels, seed=seed, vector_width=width)
         if units is not None:
             fresh_in_units(model, units)
-    return Started(model, started.projections, started.extraction)
+    return InitialStudent(model, initial.projections, initial.extraction)
 
 
 def _vector_width(config: StageConfig) -> int | None:
-    """Of the vectors of the first teacher; None without one."""
+    """Width of the first teacher's vectors; None without a teacher."""
     for teacher in members_of(config.teacher):
         folder = locate(teacher.model)
         return vector_width(folder, load_config(folder))
     return None
 
 
-def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> Started:
+def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> InitialStudent:
     model = load_encoder(Path(parent.path) / "model")
     if config.student is not None:
         check_family(model.config, config.student, locate(config.pretrained), Path(parent.path))
         check_shape(shape_of(model.config), config.student.shape, Path(parent.path))
     file = Path(parent.path) / PROJECTIONS
-    return Started(model, read_tensors(file) if file.is_file() else {})
+    return InitialStudent(model, read_tensors(file) if file.is_file() else {})
 
 
-def _fresh(student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast) -> Started:
+def _fresh(
+    student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
+) -> InitialStudent:
     start = student.start
     if isinstance(start, ModelStart):
         folder = locate(start.model)
         check_same_vocabulary(folder, pretrained, place="student.start.model")
         model = load_encoder(folder)
         check_shape(shape_of(model.config), student.shape, folder)
-        return Started(model, {})
+        return InitialStudent(model, {})
     if isinstance(start, ExtractStart):
         return _extracted(student, start, pretrained, text, tokenizer)
-    return Started(fresh_student(student, pretrained), {})
+    return InitialStudent(fresh_student(student, pretrained), {})
 
 
 def _extracted(
     student: StudentConfig, start: ExtractStart, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
-) -> Started:
+) -> InitialStudent:
     teacher_config = load_config(pretrained)
     layers = teacher_layers(
         start.layer_map,
@@ -188,7 +189,7 @@ def _extracted(
         )
     extraction = choose_parts(teacher_config, config, layers, importance=importance, seed=start.seed)
     model = extract_student(load_encoder(pretrained), config, extraction)
-    return Started(model, {}, extraction.summary())
+    return InitialStudent(model, {}, extraction.summary())
 
 
 def _calibration_batches(text: Tokens, start: ExtractStart) -> Iterator[Batch]:
@@ -198,7 +199,7 @@ def _calibration_batches(text: Tokens, start: ExtractStart) -> Iterator[Batch]:
 
 
 def check_parent(folder: Path, student: StudentConfig, pretrained: Path) -> None:
-    """Refuse a model that the recipe's student cannot go on from, before anything is trained.
+    """Refuse a model that the recipe's student cannot continue from, before anything is trained.
 
     Args:
         folder: the model.
@@ -206,8 +207,8 @@ def check_parent(folder: Path, student: StudentConfig, pretrained: Path) -> None
         pretrained: the teacher, whose tokenizer is used.
 
     Raises:
-        ConfigError: it is of another family or shape.
-        DataError: it has another vocabulary, or its files are not those of its config.
+        ConfigError: the model's family or shape differs from the recipe's student.
+        DataError: the vocabulary differs, or its weights do not match its config.
     """
     config = load_config(folder)
     check_family(config, student, pretrained, folder)
@@ -216,21 +217,21 @@ def check_parent(folder: Path, student: StudentConfig, pretrained: Path) -> None
     check_same_vocabulary(folder, pretrained, place="--resume-from")
 
 
-def check_family(found: PretrainedConfig, student: StudentConfig, pretrained: Path, folder: Path) -> None:
-    """Refuse to go on from a model of another family than the recipe's student."""
+def check_family(config: PretrainedConfig, student: StudentConfig, pretrained: Path, folder: Path) -> None:
+    """Refuse to continue from a model whose family is not that of the recipe's student."""
     family = student.model_type or load_config(pretrained).model_type
-    if found.model_type != family:
+    if config.model_type != family:
         raise ConfigError(
-            f"student.model_type: {family}, but {folder} holds a {found.model_type} model; go on from a model of the "
-            f"same family, or set student.model_type to {found.model_type}"
+            f"student.model_type: {family}, but {folder} holds a {config.model_type} model; continue from a model of "
+            f"the same family, or set student.model_type to {config.model_type}"
         )
 
 
-def check_shape(found: TeacherShape, shape: StudentShape, folder: Path) -> None:
-    """Refuse to go on from a model of another shape than the recipe's student."""
+def check_shape(actual: TeacherShape, shape: StudentShape, folder: Path) -> None:
+    """Refuse to continue from a model whose shape is not that of the recipe's student."""
     for name in StudentShape.model_fields:
-        if getattr(found, name) != getattr(shape, name):
+        if getattr(actual, name) != getattr(shape, name):
             raise ConfigError(
-                f"student.shape.{name}: {getattr(shape, name)}, but {folder} has {getattr(found, name)}; go on from a "
-                "model of the same shape, or change the recipe's shape"
+                f"student.shape.{name}: {getattr(shape, name)}, but {folder} has {getattr(actual, name)}; continue "
+                "from a model of the same shape, or change the recipe's shape"
             )

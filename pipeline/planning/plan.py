@@ -21,7 +21,6 @@ from pipeline.store.checkpoints import CheckpointStore, store_for_look
 from schemas.core.base import Frozen
 from schemas.data.cards import DataCard
 from schemas.data.stage_data import describe_data
-from schemas.recipe.objective import hard_label_of, latent_of, soft_label_of
 from schemas.recipe.parts import Execution
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig, StageName
@@ -154,9 +153,9 @@ def _planned(
 def _objective(config: StageConfig) -> str:
     objective = config.objective
     parts = {
-        "latent": latent_of(objective),
-        "soft label": soft_label_of(objective),
-        "hard label": hard_label_of(objective),
+        "latent": objective.latent,
+        "soft label": objective.soft_label,
+        "hard label": objective.hard_label,
     }
     words = "masked words: " if objective.kind == "masked_language" else ""
     return words + " + ".join(name for name, part in parts.items() if part)

@@ -18,7 +18,7 @@ from schemas.data.stage_data import TaskDataset
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.teacher import settings_of
 from schemas.results.manifest import Judgement, Row, StageResult
-from stages.training.selection import MEAN_SCORE
+from stages.evaluation.stage_scores import MEAN_SCORE
 
 
 @dataclass(frozen=True)

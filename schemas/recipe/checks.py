@@ -10,7 +10,7 @@ from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenSt
 from schemas.core.wording import Place
 from schemas.data.stage_data import DocstringTask, DocstringText, TaskData
 from schemas.recipe.kind_checks import Problem, augmentation_checks, mixture_checks, problem_checks, selection_checks
-from schemas.recipe.objective import LatentObjective, latent_of
+from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import RecipeParts, TeacherShape
 from schemas.recipe.stage import STAGE_ORDER
 from schemas.recipe.student import ExtractStart, RandomStart, TeacherLayersStart
@@ -104,7 +104,7 @@ def _missing_teachers(recipe: RecipeParts) -> Iterator[Problem]:
 
 def _latents(recipe: RecipeParts) -> Iterator[tuple[Place, LatentObjective]]:
     for index, stage in enumerate(recipe.stages):
-        latent = latent_of(stage.objective)
+        latent = stage.objective.latent
         if latent is not None:
             inside: Place = () if latent is stage.objective else ("latent",)
             yield ("stages", index, "objective", *inside), latent

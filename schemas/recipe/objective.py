@@ -1,8 +1,12 @@
-"""What the student is asked to match: latent terms, soft labels, hard labels, masked words."""
+"""The objective of a stage: latent terms, soft labels, hard labels, masked words.
+
+Every objective has `latent`, `soft_label` and `hard_label` (None where it has no such part), so that code asks the
+objective itself and never its class.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -11,9 +15,30 @@ from schemas.core.layer_map import LayerMap, UniformMap
 from schemas.core.terms import Attention, EmbeddingStates, HiddenStates, LatentTerm, Weight
 
 
-class LatentObjective(Frozen):
-    """Match what the teacher computes inside."""
+class SoftLabels(Frozen):
+    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) (Hinton et al. 2015, section 2)."""
 
+    weight: Weight = 1.0
+    """Multiplies the term."""
+    loss: Literal["kl", "mse"] = "kl"
+    """The divergence, or the squared error of the logits (Ba & Caruana 2014, eq. 1)."""
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    """T; the factor T² keeps the gradient's size. Not used by `mse`."""
+
+
+class HardLabels(Frozen):
+    """Cross entropy against the data's own labels."""
+
+    weight: Weight = 1.0
+    """Multiplies the term."""
+
+
+class LatentObjective(Frozen):
+    """Match the teacher's internal states."""
+
+    trains_task_head: ClassVar[bool] = False
+    soft_label: ClassVar[SoftLabels | None] = None
+    hard_label: ClassVar[HardLabels | None] = None
     kind: Literal["latent"] = "latent"
     terms: tuple[LatentTerm, ...] = Field(default=(Attention(), HiddenStates(), EmbeddingStates()), min_length=1)
     """The terms, each at most once."""
@@ -37,32 +62,30 @@ class LatentObjective(Frozen):
             )
         return self
 
+    @property
+    def latent(self) -> LatentObjective:
+        """The objective itself: it has no other part."""
+        return self
+
     def map_of(self, term: LatentTerm) -> LayerMap:
-        """The map that a term uses: its own, or the objective's."""
+        """Return the term's layer map, or the objective's if it has none."""
         return getattr(term, "layer_map", None) or self.layer_map
 
 
-class SoftLabels(Frozen):
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) (Hinton et al. 2015, section 2)."""
-
-    weight: Weight = 1.0
-    """Multiplies the term."""
-    loss: Literal["kl", "mse"] = "kl"
-    """The divergence, or the squared error of the logits (Ba & Caruana 2014, eq. 1)."""
-    temperature: float = Field(default=1.0, gt=0, le=100)
-    """T; the factor T² keeps the gradient's size. Not used by `mse`."""
+_WithLabels = TypeVar("_WithLabels", "TaskObjective", "MaskedLanguageObjective")
 
 
-class HardLabels(Frozen):
-    """Cross entropy against the data's own labels."""
-
-    weight: Weight = 1.0
-    """Multiplies the term."""
+def _check_some_label(objective: _WithLabels) -> _WithLabels:
+    if objective.soft_label is None and objective.hard_label is None:
+        kind = objective.kind.replace("_", "-")
+        raise ValueError(f"soft_label and hard_label are both null; a {kind} objective needs at least one of them")
+    return objective
 
 
 class TaskObjective(Frozen):
-    """Match the teacher's answer and the data's label, with or without the latent terms."""
+    """Match the teacher's answer and the data's label, with or without latent terms."""
 
+    trains_task_head: ClassVar[bool] = True
     kind: Literal["task"] = "task"
     latent: LatentObjective | None = LatentObjective()
     """Latent terms that go on beside the labels (ERNIE-Tiny); null for none (TinyBERT)."""
@@ -71,16 +94,13 @@ class TaskObjective(Frozen):
     hard_label: HardLabels | None = HardLabels()
     """The data's label; null for none."""
 
-    @model_validator(mode="after")
-    def _some_label(self) -> TaskObjective:
-        if self.soft_label is None and self.hard_label is None:
-            raise ValueError("soft_label and hard_label are both null; a task objective needs at least one of them")
-        return self
+    _some_label = model_validator(mode="after")(_check_some_label)
 
 
 class MaskedLanguageObjective(Frozen):
     """Predict masked words as the teacher does and as the text has them (DistilBERT); needs its masked-word head."""
 
+    trains_task_head: ClassVar[bool] = False
     kind: Literal["masked_language"] = "masked_language"
     latent: LatentObjective | None = None
     """Latent terms beside the words; null for none."""
@@ -91,18 +111,15 @@ class MaskedLanguageObjective(Frozen):
     mask_ratio: float = Field(default=0.15, gt=0, lt=1)
     """Share of the words that are to be predicted: 8 of 10 become [MASK], 1 any other word, 1 stays (BERT)."""
 
-    @model_validator(mode="after")
-    def _some_label(self) -> MaskedLanguageObjective:
-        if self.soft_label is None and self.hard_label is None:
-            raise ValueError(
-                "soft_label and hard_label are both null; a masked-language objective needs at least one of them"
-            )
-        return self
+    _some_label = model_validator(mode="after")(_check_some_label)
 
 
 class LabelObjective(Frozen):
     """Hard labels alone: how a teacher is fine-tuned, and the baseline a distilled student is measured against."""
 
+    trains_task_head: ClassVar[bool] = True
+    latent: ClassVar[LatentObjective | None] = None
+    soft_label: ClassVar[SoftLabels | None] = None
     kind: Literal["hard_label"] = "hard_label"
     hard_label: HardLabels = HardLabels()
     """The data's label."""
@@ -112,22 +129,3 @@ GeneralObjective = Annotated[LatentObjective | MaskedLanguageObjective, Field(di
 Objective = Annotated[
     LatentObjective | TaskObjective | MaskedLanguageObjective | LabelObjective, Field(discriminator="kind")
 ]
-
-
-def latent_of(objective: Objective) -> LatentObjective | None:
-    """The latent part of any objective; null when it has none."""
-    if isinstance(objective, LatentObjective):
-        return objective
-    return None if isinstance(objective, LabelObjective) else objective.latent
-
-
-def soft_label_of(objective: Objective) -> SoftLabels | None:
-    """The soft-label part of any objective; null when it has none."""
-    if isinstance(objective, LatentObjective | LabelObjective):
-        return None
-    return objective.soft_label
-
-
-def hard_label_of(objective: Objective) -> HardLabels | None:
-    """The hard-label part of any objective; null when it has none."""
-    return None if isinstance(objective, LatentObjective) else objective.hard_label

@@ -14,7 +14,7 @@ from schemas.core.refs import AnyModel, FolderModel, StudentOf
 from schemas.core.training import Duration, Training, _Duration
 from schemas.data.stage_data import GeneralCorpus, TaskDataset, TaskMixture
 from schemas.recipe.checks import recipe_problems, teacher_problems
-from schemas.recipe.objective import LabelObjective, LatentObjective, latent_of
+from schemas.recipe.objective import LabelObjective, LatentObjective
 from schemas.recipe.parts import RecipeParts, TeacherShape
 from schemas.recipe.stage import Stage, StageConfig, StageName
 from schemas.recipe.teacher import (
@@ -65,7 +65,7 @@ class Recipe(RecipeParts):
 
     def latent_objective(self) -> LatentObjective | None:
         """The objective that the common latent loss is measured with: that of the first stage that has one."""
-        return next((latent for stage in self.stages if (latent := latent_of(stage.objective))), None)
+        return next((latent for stage in self.stages if (latent := stage.objective.latent)), None)
 
     @property
     def pretrained(self) -> AnyModel:

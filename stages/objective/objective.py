@@ -20,9 +20,6 @@ from schemas.recipe.objective import (
     LatentObjective,
     MaskedLanguageObjective,
     Objective,
-    hard_label_of,
-    latent_of,
-    soft_label_of,
 )
 from stages.data.batching.choice_groups import Rows
 from stages.data.batching.tokens import Batch
@@ -92,7 +89,7 @@ class ObjectiveTerms(nn.Module):
         self.misfits: tuple[str, ...] = ()
         """Projections that an earlier stage kept in another shape, so that they are drawn anew."""
         self.projections = nn.ModuleList()
-        latent = latent_of(objective)
+        latent = objective.latent
         if latent is not None:
             self._make_projections(latent, seed)
         self.epoch = 0
@@ -151,7 +148,7 @@ class ObjectiveTerms(nn.Module):
 
     def _make_terms(self) -> list[Term]:
         terms: list[Term] = []
-        latent, soft = latent_of(self.objective), soft_label_of(self.objective)
+        latent, soft = self.objective.latent, self.objective.soft_label
         several = len(self.teacher_configs) > 1
         for index, teacher in enumerate(self.teacher_configs if latent is not None else ()):
             assert latent is not None
@@ -162,7 +159,7 @@ class ObjectiveTerms(nn.Module):
         answers = answers_to(None if self.masking else self.problem, self.class_groups, self.scales)
         if soft is not None:
             terms += soft_label_terms(soft, self.shares.fixed, answers)
-        if (hard := hard_label_of(self.objective)) is not None:
+        if (hard := self.objective.hard_label) is not None:
             terms.append(hard_label_term(hard, answers))
         return [self._by_confidence(term) for term in terms]
 
@@ -250,7 +247,7 @@ class ObjectiveTerms(nn.Module):
         return {term.key: self._weight(term) for term in self.terms}
 
     def _weight(self, term: Term) -> float:
-        latent = latent_of(self.objective)
+        latent = self.objective.latent
         weight = term.weight
         if self.initial_names and term.name in self.initial_names:
             initial = float(self.get_buffer("initial")[self.initial_names.index(term.name)])

@@ -22,7 +22,7 @@ from stages.models.encoders import load_config, load_tokenizer, locate
 from stages.models.student import encoder_flops, student_config
 from stages.objective.objective import ObjectiveTerms
 from stages.preflight.checks import Facts
-from stages.run import StageData, load_data
+from stages.stage_data import StageData, load_data
 from stages.training.teacher_cache import pays, room_for
 
 _STEPS_LOOKED_AT = 1000

@@ -21,7 +21,7 @@ from schemas.core.kinds import TaskKind
 from schemas.core.layer_map import teacher_layers
 from schemas.core.refs import describe_model
 from schemas.core.terms import Attention, Relation
-from schemas.recipe.objective import MaskedLanguageObjective, latent_of
+from schemas.recipe.objective import MaskedLanguageObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage
 from schemas.recipe.student import ExtractStart, ModelStart, TeacherLayersStart
@@ -118,7 +118,7 @@ def _check_positions(recipe: Recipe, config: PretrainedConfig, folder: Path, pla
 def _reading_problems(recipe: Recipe, stages: tuple[Stage, ...], models: dict[str, PretrainedConfig]) -> Iterator[str]:
     """Objectives that ask for what a model of these families does not show."""
     for stage in stages:
-        latent = latent_of(stage.objective)
+        latent = stage.objective.latent
         if latent is None:
             continue
         place = f"stages[{recipe.stages.index(stage)}].objective.terms"

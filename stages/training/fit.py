@@ -21,8 +21,8 @@ from stages.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a finished loop has to say."""
+class TrainingResult:
+    """Totals and last metrics of a finished training loop."""
 
     steps: int
     tokens: int
@@ -40,7 +40,7 @@ def fit(
     *,
     description: str,
     selector: Selector | None = None,
-) -> Fitted:
+) -> TrainingResult:
     """Train `student` (and the objective's projections) in place, going on from the newest kept state.
 
     With a selector they end with their best weights, otherwise with the last.
@@ -71,7 +71,7 @@ def fit(
             f"{description}: the weights of step {selector.best_step} are kept, with the best {selector.title} of "
             f"{selector.best_score:.4f}; training ended at step {trainer.step} of {trainer.num_steps}"
         )
-    return Fitted(trainer.step, trainer.num_tokens, trainer.seconds, metrics)
+    return TrainingResult(trainer.step, trainer.num_tokens, trainer.seconds, metrics)
 
 
 def _note_other_rounding(trainer: Trainer, state: TrainingState, description: str) -> None:

@@ -7,114 +7,20 @@ so that a stage that was interrupted keeps the very weights it would have kept.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from schemas.core.errors import CheckpointError, DataError
+from schemas.core.errors import CheckpointError
 from schemas.core.metrics import titled
 from schemas.core.training import Selection
-from schemas.data.tasks import AnyTask
 from stages.data.batching.batches import Batches
-from stages.data.batching.tokens import Tokens
-from stages.data.tasks.load import TaskRows
-from stages.data.tasks.repeated_rows import rows_in_train
-from stages.data.tasks.stratified import classes_of, drawn_from, drawn_rows
+from stages.data.tasks.stratified import drawn_from
 from stages.evaluation.read_models import answers_of
+from stages.evaluation.stage_scores import MEAN_SCORE
+from stages.evaluation.task_part import TaskPart
 from stages.scores.scorer import Scorer
 from stages.scores.scorers import VectorScorer, scorer_of
-
-FEWEST_HELD_OUT = 50
-"""Fewer rows say too little about which weights are better."""
-
-_MOST_OF_ONE_TEXT = 1000
-"""Rows of a class that may all have the same text."""
-
-MEAN_SCORE = "mean_score"
-"""What the mean of several tasks' main scores is called."""
-
-
-@dataclass(frozen=True)
-class TaskPart:
-    """One labelled task of a stage's data."""
-
-    task: AnyTask
-    rows: TaskRows
-    train: Tokens
-    """All of its training sequences, those held out too."""
-    validation: Tokens
-    outputs: slice
-    """Which of the head's outputs are its own."""
-    held_out: NDArray[np.int64] | None = None
-    """Training rows that are scored and not learnt; None where validation rows are scored."""
-
-    def scorer(self) -> Scorer:
-        """Scores answers to all validation rows."""
-        return scorer_of(self.rows, "validation", self.validation, np.arange(len(self.rows.validation)))
-
-    def learnt(self) -> Tokens:
-        """The training sequences without the rows that are held out, nor any other row of the same text.
-
-        Raises:
-            DataError: nothing is left.
-        """
-        if self.held_out is None:
-            return self.train
-        row_of = np.arange(len(self.train)) if self.train.examples is None else self.train.examples
-        return self.train.selected(np.flatnonzero(np.isin(row_of, self.rows_learnt())))
-
-    def rows_learnt(self) -> NDArray[np.int64]:
-        """Numbers of the training rows that `learnt` is of.
-
-        Raises:
-            DataError: as `learnt`.
-        """
-        if self.held_out is None:
-            return np.arange(len(self.rows.train))
-        is_held = rows_in_train(self.rows.train.select(self.held_out), self.rows.train)
-        left = np.flatnonzero(~is_held)
-        if not len(left):
-            raise DataError(
-                "training.selection.rows: every training row has the text of one that is held out; set it to validation"
-            )
-        return left
-
-
-def held_out_rows(rows: TaskRows, task: AnyTask, selection: Selection) -> NDArray[np.int64] | None:
-    """The training rows that are taken away to be scored, drawn by class with the task's own seed; None where none are.
-
-    A class's only row, or only text, stays in training. All fine-tunings of a task, and all its stages, leave out the
-    same rows.
-
-    Raises:
-        DataError: too few would be left.
-    """
-    if selection.rows == "validation":
-        return None
-    number = len(rows.train)
-    wanted = max(FEWEST_HELD_OUT, round(selection.held_out_share * number))
-    if 2 * wanted > number:
-        raise DataError(
-            f"training.selection.rows: held_out takes {wanted} training rows away to score them, and the task has only "
-            f"{number}; set it to validation, or give more training rows"
-        )
-    by = classes_of(rows.train, rows.problem)
-    held = drawn_rows(number, min(wanted, selection.max_rows), seed=task.seed, by=by, keep_one=True)
-    return held if by is None else held[~np.isin(by[held], _lost(rows.train, held, by))]
-
-
-def _lost(train: Dataset, held: NDArray[np.int64], by: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The classes of which nothing is left to learn: the text of every row is also that of one that is held out."""
-    classes, sizes = np.unique(by, return_counts=True)
-    # A larger class does not have one text alone; looking at its rows would take time.
-    small = np.flatnonzero(np.isin(by, classes[sizes < _MOST_OF_ONE_TEXT]))
-    if not len(small):
-        return small
-    gone = rows_in_train(train.select(held), train.select(small))
-    return np.setdiff1d(by[small], by[small][~gone])
 
 
 class Selector:

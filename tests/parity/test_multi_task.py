@@ -18,7 +18,8 @@ from schemas.recipe.stage import StageConfig
 from stages.data.batching.tokens import Batch, Tokens
 from stages.models.attention_capture import Recording
 from stages.objective.terms import Outputs
-from stages.run import load_data, run_stage
+from stages.run import run_stage
+from stages.stage_data import load_data
 from stages.training.trainer import Trainer
 from tests.support.builders import tiny_tokenizer
 from tests.support.fakes import fake_ports

@@ -1,4 +1,4 @@
-"""Projections from stage to stage: each that fits is kept, unused ones are carried, the rest is drawn anew."""
+"""Projections from stage to stage: each that fits is kept, unused ones are carried, the rest is initialised afresh."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_each_projection_that_fits_is_kept_when_a_term_is_added(recipe: Recipe, 
     second = stages.run([ATTENTION, HIDDEN, EMBEDDING], first)
     assert kept(second).keys() == HIDDEN_MAPS | EMBEDDING_MAP
     assert_same(kept(second), kept(first), HIDDEN_MAPS)
-    assert not [note for note in stages.progress.notes if "drawn anew" in note]
+    assert not [note for note in stages.progress.notes if "initialised afresh" in note]
 
 
 def test_what_a_stage_has_no_use_for_waits_for_a_later_one(recipe: Recipe, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_projection_of_another_shape_is_drawn_anew_and_said(recipe: Recipe, tm
     stages = Stages(recipe, tmp_path)
     first = stages.run([HIDDEN])
     second = stages.run([HIDDEN], first, common_width=12)
-    (note,) = [note for note in stages.progress.notes if "drawn anew" in note]
+    (note,) = [note for note in stages.progress.notes if "initialised afresh" in note]
     assert "maps.hidden_0, maps.hidden_1" in note
     assert kept(second)["maps.hidden_0.weight"].shape == (12, 8)
     assert_same(kept(stages.run([HIDDEN], second, common_width=12)), kept(second), HIDDEN_MAPS)

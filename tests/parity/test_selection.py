@@ -22,7 +22,8 @@ from schemas.results.manifest import StageResult
 from stages.data.batching.batches import Batches
 from stages.identity import stage_digest, stage_identity
 from stages.ports.protocols import Ports
-from stages.run import load_data, run_stage
+from stages.run import run_stage
+from stages.stage_data import load_data
 from stages.training.selection import Selector
 from stages.training.value_scale import fold_units
 from tests.support.builders import tiny_tokenizer
@@ -232,7 +233,7 @@ def test_too_few_rows_to_hold_out_are_refused(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in")
     content["task"]["max_train_rows"] = 90
     config = Recipe.model_validate(content).teacher_configs()[0]
-    with pytest.raises(DataError, match=r"takes 50 training rows away .* has only 90; set it to"):
+    with pytest.raises(DataError, match=r"needs 50 training rows .* has only 90; set it to"):
         load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out"))
 
 

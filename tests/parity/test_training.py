@@ -16,13 +16,14 @@ from schemas.recipe.recipe import MadeTeachers, Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import StudentConfig, StudentShape, TeacherLayersStart
 from schemas.results.manifest import CheckpointRef
-from stages.build import start_student
+from stages.build import initial_student
 from stages.models.encoders import load_config, load_encoder, load_tokenizer, locate
 from stages.models.student import dropout, fresh_student
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import run_model
 from stages.ports.protocols import Ports
-from stages.run import load_data, run_stage
+from stages.run import run_stage
+from stages.stage_data import load_data
 from stages.training.fit import fit
 from stages.training.trainer import Trainer
 from tests.support.fakes import ListSink, MemoryStates, fake_ports
@@ -230,7 +231,7 @@ def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path
     first = run_stage(general, None, fake_ports(tmp_path / "one"))
     tokenizer = load_tokenizer(folder := locate(recipe.pretrained), load_config(folder))
     text = load_data(general.data, tokenizer, tmp_path / "one" / "cache").train
-    carried = start_student(general, first.checkpoint, text, (), None, tokenizer).projections
+    carried = initial_student(general, first.checkpoint, text, (), None, tokenizer).projections
     student = load_encoder(Path(first.checkpoint.path) / "model")
     objective = ObjectiveTerms(
         general.objective, student=student, teachers=[load_encoder(folder)], seed=1, projections=carried

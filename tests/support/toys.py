@@ -13,11 +13,12 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertConf
 from schemas.core.kinds import Classification
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from stages.build import load_teachers, start_student
+from stages.build import initial_student, load_teachers
 from stages.models.encoders import load_config, load_tokenizer, locate
 from stages.models.heads import name_outputs
 from stages.ports.protocols import Ports
-from stages.run import load_data, make_objective
+from stages.run import make_objective
+from stages.stage_data import load_data
 from stages.training.trainer import Trainer
 from tests.support.builders import WORDS, tiny_tokenizer
 
@@ -139,9 +140,9 @@ def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
-    started = start_student(config, None, data.train, data.labels, data.problem, tokenizer, data.units)
-    objective = make_objective(config, started, teachers, data, tokenizer)
-    return Trainer(started.model, teachers, data.train, objective, config.training, ports)
+    initial = initial_student(config, None, data.train, data.labels, data.problem, tokenizer, data.units)
+    objective = make_objective(config, initial, teachers, data, tokenizer)
+    return Trainer(initial.model, teachers, data.train, objective, config.training, ports)
 
 
 LATENTS: dict[str, dict[str, Any]] = {

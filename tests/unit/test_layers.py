@@ -51,12 +51,14 @@ ALLOWED: dict[str, set[str]] = {
     "stages.augmentation": _TASKS
     | {"stages.storage", "stages.device", "stages.text", "stages.ports"}
     | {"stages.data.files", "stages.models"},
-    "stages.evaluation": _TASKS | {"stages.text", "stages.models", "stages.objective", "stages.scores"},
+    "stages.evaluation": _TASKS
+    | {"stages.device", "stages.text"}
+    | {"stages.models", "stages.objective", "stages.scores"},
     "stages.training": _TASKS
     | {"stages.device", "stages.ports", "stages.models", "stages.objective"}
     | {"stages.scores", "stages.evaluation"},
     "stages": _TASKS
-    | {"stages.device", "stages.ports", "stages.data.readers", "stages.data.corpus"}
+    | {"stages.ports", "stages.data.readers", "stages.data.corpus"}
     | {"stages.models", "stages.models.extraction", "stages.objective", "stages.augmentation"}
     | {"stages.scores", "stages.evaluation", "stages.training"},
     "stages.preflight": _TASKS

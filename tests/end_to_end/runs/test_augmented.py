@@ -18,7 +18,8 @@ from stages.augmentation.task import Copyist
 from stages.data.tasks.load import load_task
 from stages.identity import data_digest, stage_digest
 from stages.models.encoders import load_config, load_tokenizer, locate
-from stages.run import load_data, run_stage
+from stages.run import run_stage
+from stages.stage_data import load_data
 from tests.support.fakes import MemoryStates, SilentProgress, fake_ports
 from tests.support.kinds import kind_recipe_dict
 from tests.support.toys import toy_recipe_dict, toy_teacher

@@ -23,7 +23,7 @@ from pipeline.flow import distill_flow
 from pipeline.planning.options import RunOptions
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.core.refs import StudentOf
-from schemas.recipe.objective import LatentObjective, latent_of
+from schemas.recipe.objective import LatentObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.student import TeacherLayersStart
 from schemas.results.manifest import RunReport
@@ -145,7 +145,7 @@ def small(recipe: Recipe, world: World) -> list[str]:
         changes += set_in("augmentation", {"copies": "2", "candidates": "3"})
     for index, stage in enumerate(recipe.stages):
         changes += set_in(f"stages.{index}.training", SHORT)
-        latent = latent_of(stage.objective)
+        latent = stage.objective.latent
         if latent is not None:
             inside = "objective" if latent is stage.objective else "objective.latent"
             changes += fewer_heads(f"stages.{index}.{inside}", latent)

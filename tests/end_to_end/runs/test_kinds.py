@@ -29,7 +29,8 @@ from schemas.results.manifest import CheckpointRef, Score, StageResult
 from stages.judge import chance, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
 from stages.models.encoders import load_config, load_tokenizer
 from stages.models.heads import load_with_head
-from stages.run import load_data, run_stage
+from stages.run import run_stage
+from stages.stage_data import load_data
 from tests.support.fakes import MemoryStates, fake_ports
 from tests.support.kinds import ROWS, kind_recipe_dict, kind_rows
 from tests.support.toys import make_trainer

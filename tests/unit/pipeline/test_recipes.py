@@ -13,7 +13,7 @@ from schemas.core.layer_map import LastMap, UniformMap, teacher_layers
 from schemas.core.refs import AnyModel, PackageModel, StudentOf, describe_model
 from schemas.core.terms import Attention, Relation
 from schemas.loading.load import dump_recipe, load_recipe, recipe_names
-from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, TaskObjective, latent_of
+from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, TaskObjective
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import TaskSpecificStage
@@ -156,7 +156,7 @@ def test_consecutive_stages_differ_in_few_parts(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ernie-tiny", "ernie-tiny-multi-task"])
 def test_ernie_tiny_matches_the_same_latent_terms_in_every_stage(name: str) -> None:
-    latents = [latent_of(stage.objective) for stage in shipped(name).stages]
+    latents = [stage.objective.latent for stage in shipped(name).stages]
     assert len(latents) == 4
     assert all(isinstance(latent, LatentObjective) for latent in latents)
     assert len(set(latents)) == 1
@@ -190,8 +190,8 @@ def test_the_forms_of_tinybert_differ_in_shape_and_projection_alone() -> None:
     assert six.teacher == first.teacher == base.teacher
     assert six.augmentation == first.augmentation == base.augmentation
     assert first.student == base.student
-    latents = [latent_of(stage.objective) for stage in first.stages[:2]]
-    for latent, other in zip(latents, [latent_of(s.objective) for s in base.stages], strict=False):
+    latents = [stage.objective.latent for stage in first.stages[:2]]
+    for latent, other in zip(latents, [s.objective.latent for s in base.stages], strict=False):
         assert latent is not None
         assert other is not None
         assert (latent.projection, other.projection) == ("shared", "per_layer")
@@ -234,7 +234,7 @@ def test_minilm_reads_the_last_block_only() -> None:
         ),
     }
     for name, terms in expected.items():
-        latent = latent_of(shipped(name).stages[0].objective)
+        latent = shipped(name).stages[0].objective.latent
         assert latent is not None
         assert latent.terms == terms
         assert latent.layer_map == LastMap()

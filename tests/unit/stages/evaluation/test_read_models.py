@@ -13,7 +13,7 @@ from stages.evaluation.probe import _fitted
 from stages.evaluation.read_models import read_rows
 from stages.models.encoders import load_config, load_tokenizer
 from stages.models.heads import load_with_head
-from stages.run import load_data
+from stages.stage_data import load_data
 from tests.support.toys import toy_recipe, toy_teacher
 
 

@@ -26,7 +26,7 @@ from stages.data.batching.tokens import NO_WORD, Tokens
 from stages.data.tasks.load import TaskRows, load_task
 from stages.data.tasks.stratified import classes_of, drawn_from, drawn_rows
 from stages.evaluation.probe import _fit, probe_rows
-from stages.training.selection import held_out_rows
+from stages.evaluation.task_part import held_out_rows
 from tests.support.toys import write_rows
 
 ONE_IN_THIRTY = np.arange(600) % 30 // 29
