@@ -19,7 +19,7 @@ from schemas.core.base import Frozen
 from schemas.core.errors import CheckpointError, ConfigError, DataError
 from schemas.core.metrics import MetricName, titled
 from schemas.core.refs import FolderModel
-from schemas.data.stage_data import describe_task
+from schemas.data.tasks import describe_task
 from schemas.recipe.teacher import FinetunedTeacher, members_of
 from schemas.results.manifest import Manifest, Score
 from stages.data.tasks.load import TaskRows, load_task

@@ -12,8 +12,8 @@ from schemas.core.base import Frozen
 from schemas.core.credentials import refuse_credentials
 from schemas.core.errors import ConfigError
 from schemas.core.wording import shown_place, shown_value
-from schemas.data.stage_data import FileTask, TaskData, TaskDataset
-from schemas.data.tasks import AnyTask
+from schemas.data.stage_data import TaskDataset
+from schemas.data.tasks import AnyTask, FileTask, TaskData
 from schemas.loading.explain import meaningful, sentence
 from schemas.loading.yaml_text import parse_yaml
 from schemas.results.manifest import Manifest

@@ -12,7 +12,8 @@ from typing import Any
 from schemas.core.base import digest_of
 from schemas.core.errors import DistillError
 from schemas.core.refs import AnyModel
-from schemas.data.stage_data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.data.corpus import GeneralCorpus
+from schemas.data.stage_data import Data, TaskDataset, TaskMixture
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ModelStart
 from schemas.recipe.teacher import Committee, FinetunedTeacher, PretrainedTeacher

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.core.kinds import Classification, TaskKind
 from schemas.core.training import Selection
-from schemas.data.stage_data import Data, GeneralCorpus, TaskDataset, TaskMixture
+from schemas.data.corpus import GeneralCorpus
+from schemas.data.stage_data import Data, TaskDataset, TaskMixture
 from schemas.data.tasks import AnyTask
 from stages.augmentation.task import Copyist, augmented_task
 from stages.data.batching.tokens import Tokens

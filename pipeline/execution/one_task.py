@@ -31,7 +31,8 @@ from pipeline.tracking.resume import resolve_run
 from pipeline.tracking.run import TrackedRun
 from pipeline.tracking.session import Tracking
 from schemas.core.errors import ConfigError, DistillError, Interrupted
-from schemas.data.stage_data import describe_task
+from schemas.data.tasks import describe_task
+from schemas.recipe.expand import baseline_config, stage_config, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import STAGE_ORDER, Stage
 from schemas.recipe.teacher import FineTune
@@ -145,12 +146,12 @@ def run_stages(recipe: Recipe, stages: list[Stage], parent: CheckpointRef | None
     made = needs_made_teachers(stages)
     if recipe.task is not None and not (made and isinstance(recipe.teacher.task_model, FineTune)):
         runner.judge_given_teacher()
-    for teacher in recipe.teacher_configs() if made else ():
+    for teacher in teacher_configs(recipe) if made else ():
         _called(TEACHER_TASKS[teacher.name], runner)(teacher, None, runner)
     if recipe.task is not None:
         runner.check_teacher()
     for stage in stages:
-        config = recipe.stage_config(stage, runner.teachers)
+        config = stage_config(recipe, stage, runner.teachers)
         parent = _called(STAGE_TASKS[stage.name], runner)(config, parent, runner).checkpoint
 
 
@@ -175,7 +176,7 @@ def run_baselines(recipe: Recipe, runner: Runner) -> None:
     """What the student is compared with."""
     tokens = sum(row.tokens or 0 for row in runner.rows if row.kind == "stage")
     if "hard_labels" in recipe.baselines:
-        config = recipe.hard_label_baseline(tokens=tokens)
+        config = baseline_config(recipe, tokens=tokens)
         _called(hard_label_baseline, runner)(config, None, runner)
     if "bag_of_words" in recipe.baselines:
         _called(bag_of_words, runner)(runner)

@@ -20,9 +20,12 @@ from pipeline.tracking.stored_artifacts import STUDENT, is_stored, log_checkpoin
 from schemas.core.base import digest_of
 from schemas.core.errors import Interrupted
 from schemas.core.metrics import titled
-from schemas.data.stage_data import TaskDataset, describe_data, describe_task
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.data.stage_data import TaskDataset, describe_data
+from schemas.data.tasks import describe_task
+from schemas.recipe.expand import TaskTeachers, finished_teacher, task_teachers, teacher_candidates
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import STAGE_ORDER, TEACHER_NAMES, StageConfig
+from schemas.recipe.teacher import FinetunedTeacher
 from schemas.results.manifest import CheckpointRef, Judgement, Manifest, Row, StageResult, TeacherReport
 from stages.identity import changed_since, stage_identity
 from stages.judge import Yardstick, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
@@ -60,14 +63,14 @@ class Runner:
         self.rows: list[Row] = []
         self.teacher_reports: tuple[TeacherReport, ...] = ()
         """Whether each fine-tuned teacher is good enough, once they have been checked."""
-        self._made: list[tuple[StageConfig, str, str]] = []
+        self._made: dict[str, FinetunedTeacher] = {}
         self._tried: dict[str, Tried] = {}
         self._yardstick: Yardstick | None = None
 
     @property
-    def teachers(self) -> MadeTeachers:
+    def teachers(self) -> TaskTeachers:
         """The teachers that know the task, as far as they are there."""
-        return self.recipe.fine_tuned_teachers(self._made)
+        return task_teachers(self.recipe, self._made)
 
     def called(self, name: str) -> str:
         """A stage's name for people: `general`, or `mrpc/general` where there are several tasks."""
@@ -75,8 +78,8 @@ class Runner:
 
     def _candidates(self, config: StageConfig) -> tuple[StageConfig, ...]:
         """A teacher and the others that are tried in its place, which come one after the other; alone for a student."""
-        groups = () if config.student is not None else self.recipe.teacher_candidates()
-        return next((group for group in groups if config in group), (config,))
+        groups = {} if config.student is not None else teacher_candidates(self.recipe)
+        return next((group for group in groups.values() if config in group), (config,))
 
     def _title(self, config: StageConfig) -> str:
         """A stage's name for people, with what tells a teacher from others that are tried in its place."""
@@ -215,9 +218,9 @@ class Runner:
         self._log_artifacts(config, result, child)
 
     def _note_teacher(self, config: StageConfig, checkpoint: CheckpointRef) -> None:
-        made = (config, str(Path(checkpoint.path) / "model"), checkpoint.digest)
-        if made not in self._made:  # a retry comes by again
-            self._made.append(made)
+        teacher = finished_teacher(str(Path(checkpoint.path) / "model"), checkpoint.digest)
+        groups = teacher_candidates(self.recipe)
+        self._made |= {path: teacher for path, group in groups.items() if config in group}
 
     def _add_row(self, row: Row) -> None:
         """Put a row into the table; one of a try that failed afterwards goes."""

@@ -11,9 +11,10 @@ from pipeline.planning.teacher_choice import candidate_of, foreseen
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel
+from schemas.recipe.expand import stage_config, task_teachers, teacher_candidates
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage, StageConfig
-from schemas.recipe.teacher import members_of
+from schemas.recipe.teacher import FinetunedTeacher, members_of
 from stages.identity import stage_digest
 
 
@@ -55,17 +56,17 @@ def outline(
         parent: digest of the checkpoint that the first of them goes on from; None for a fresh start.
     """
     outlined = []
-    made = []
+    made: dict[str, FinetunedTeacher] = {}
     unknown: set[str | None] = set()
-    for group in recipe.teacher_candidates() if needs_made_teachers(stages) else ():
+    groups = teacher_candidates(recipe) if needs_made_teachers(stages) else {}
+    for path, group in groups.items():
         candidates = [(config, stage_digest(config, None)) for config in group]
         outlined += [OutlinedStage(config, None, digest, candidate_of(config, group)) for config, digest in candidates]
-        teacher, is_known = foreseen(candidates, store)
-        made.append(teacher)
-        unknown |= set() if is_known else {teacher[2]}
-    teachers = recipe.fine_tuned_teachers(made)
+        made[path], is_known = foreseen(candidates, store)
+        unknown |= set() if is_known else {made[path].stage_digest}
+    teachers = task_teachers(recipe, made)
     for stage in stages:
-        config = recipe.stage_config(stage, teachers)
+        config = stage_config(recipe, stage, teachers)
         digest = stage_digest(config, parent)
         learns_from = {getattr(each, "stage_digest", None) for each in members_of(config.teacher)}
         is_known = not unknown & {parent, *learns_from}

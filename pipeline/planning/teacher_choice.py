@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.base import digest_of
 from schemas.data.stage_data import TaskDataset
+from schemas.recipe.expand import finished_teacher
 from schemas.recipe.stage import StageConfig
-from schemas.recipe.teacher import settings_of
+from schemas.recipe.teacher import FinetunedTeacher, settings_of
 from schemas.results.manifest import Judgement, Row, StageResult
 from stages.evaluation.stage_scores import MEAN_SCORE
 
@@ -63,10 +64,8 @@ def candidate_of(config: StageConfig, group: Sequence[StageConfig]) -> str | Non
     return settings_of(config.training, [each.training for each in group]) or None
 
 
-def foreseen(
-    group: Sequence[tuple[StageConfig, str]], store: CheckpointStore
-) -> tuple[tuple[StageConfig, str, str], bool]:
-    """The teacher of a group of candidates, as config, model folder and digest; and whether it is known already.
+def foreseen(group: Sequence[tuple[StageConfig, str]], store: CheckpointStore) -> tuple[FinetunedTeacher, bool]:
+    """The teacher of a group of candidates, and whether it is known already.
 
     Args:
         group: the candidates with their digests.
@@ -82,7 +81,7 @@ def foreseen(
             stand_in = digest_of({"best of": [digest for _, digest in group]})
     config, digest = group[best]
     folder = str(store.folder(config.name, digest) / "model")
-    return (config, folder, stand_in or digest), stand_in is None
+    return finished_teacher(folder, stand_in or digest), stand_in is None
 
 
 def row_of_tried(tried: Tried, metric: str) -> Row:

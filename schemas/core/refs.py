@@ -45,7 +45,7 @@ class PackageModel(Frozen):
     """What `model.safetensors` must hash to; another file is refused."""
 
 
-def _parse_model(value: Any) -> Any:
+def parse_model(value: Any) -> Any:
     """`package:NAME`, a path (starts with `/`, `./`, `../` or `~`), otherwise a hub id."""
     if not isinstance(value, str):
         return value
@@ -57,7 +57,7 @@ def _parse_model(value: Any) -> Any:
 
 
 AnyModel = HubModel | FolderModel | PackageModel
-ModelRef = Annotated[AnyModel, Field(discriminator="kind"), BeforeValidator(_parse_model)]
+ModelRef = Annotated[AnyModel, Field(discriminator="kind"), BeforeValidator(parse_model)]
 
 
 class StudentOf(Frozen):
@@ -70,7 +70,7 @@ class StudentOf(Frozen):
     """Changes to that recipe, as after `--set`."""
 
 
-TeacherRef = Annotated[AnyModel | StudentOf, Field(discriminator="kind"), BeforeValidator(_parse_model)]
+TeacherRef = Annotated[AnyModel | StudentOf, Field(discriminator="kind"), BeforeValidator(parse_model)]
 
 
 def describe_model(model: AnyModel | StudentOf) -> str:

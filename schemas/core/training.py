@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from schemas.core.base import Frozen
 from schemas.core.metrics import MetricName
@@ -14,8 +14,8 @@ _SUFFIX = {"": 1.0, "k": 1e3, "m": 1e6}
 _AMOUNT = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([kKmM]?)\s*([a-z]+)\s*$")
 
 
-def _parse_amount(value: Any) -> Any:
-    """`"3 epochs"`, `"500 steps"`, `"2.5M tokens"`, `"32 sequences"` as amount and unit."""
+def parse_amount(value: Any) -> Any:
+    """Split `"3 epochs"`, `"500 steps"`, `"2.5M tokens"` or `"32 sequences"` into amount and unit."""
     if isinstance(value, str) and (match := _AMOUNT.match(value)):
         amount = float(match[1]) * _SUFFIX[match[2].lower()]
         unit = match[3] if match[3].endswith("s") else match[3] + "s"
@@ -25,49 +25,50 @@ def _parse_amount(value: Any) -> Any:
     return value
 
 
-Amount = TypeVar("Amount", "_Duration", "_BatchSize")
+class Amount(Frozen):
+    """A number of some unit, also written as one text: `3 epochs`."""
+
+    amount: float
+    unit: str
+    largest: ClassVar[dict[str, float]]
+    """By unit: no run could finish with more."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        return parse_amount(value)
+
+    @model_validator(mode="after")
+    def _is_feasible(self) -> Self:
+        if self.amount > self.largest[self.unit]:
+            raise ValueError(
+                f"{self.amount:,.15g} {self.unit} are more than any run can take; give at most "
+                f"{self.largest[self.unit]:,.15g} {self.unit}"
+            )
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
 
 
-def _within(given: Amount, most: dict[str, float]) -> Amount:
-    """The amount, unless no run comes to its end with it."""
-    if given.amount > most[given.unit]:
-        raise ValueError(
-            f"{given.amount:,.15g} {given.unit} are more than any run can take; give at most "
-            f"{most[given.unit]:,.15g} {given.unit}"
-        )
-    return given
+class Duration(Amount):
+    """How long a stage trains."""
 
-
-class _Duration(Frozen):
     amount: float = Field(gt=0)
     """How many of the unit."""
     unit: Literal["steps", "epochs", "tokens"]
     """Optimizer steps, passes over the data, or real (non-padding) tokens."""
-
-    @model_validator(mode="after")
-    def _can_end(self) -> _Duration:
-        return _within(self, {"steps": 1e9, "epochs": 1e6, "tokens": 1e14})
-
-    def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
+    largest: ClassVar[dict[str, float]] = {"steps": 1e9, "epochs": 1e6, "tokens": 1e14}
 
 
-class _BatchSize(Frozen):
+class BatchSize(Amount):
+    """Size of an optimizer step."""
+
     amount: float = Field(ge=1)
     """How many of the unit."""
     unit: Literal["sequences", "tokens"]
     """Sequences, or real (non-padding) tokens, per optimizer step."""
-
-    @model_validator(mode="after")
-    def _can_be_read(self) -> _BatchSize:
-        return _within(self, {"sequences": 1e6, "tokens": 1e9})
-
-    def __str__(self) -> str:
-        return f"{self.amount:g} {self.unit}"
-
-
-Duration = Annotated[_Duration, BeforeValidator(_parse_amount)]
-BatchSize = Annotated[_BatchSize, BeforeValidator(_parse_amount)]
+    largest: ClassVar[dict[str, float]] = {"sequences": 1e6, "tokens": 1e9}
 
 
 class AdamW(Frozen):
@@ -99,7 +100,7 @@ class Selection(Frozen):
     the weights are chosen by the very number that is reported of them.
     """
 
-    every: Duration = _Duration(amount=0.5, unit="epochs")
+    every: Duration = Duration(amount=0.5, unit="epochs")
     """How much is learnt between two measurements: `0.5 epochs`, `100 steps`; the stage's end is always measured."""
     patience: int | None = Field(default=3, ge=1)
     """Measurements in a row without gain that end the stage; null trains to the end and keeps the best weights."""
@@ -119,7 +120,7 @@ class Training(Frozen):
 
     duration: Duration
     """How long: `3 epochs`, `500 steps` or `2.5M tokens`."""
-    batch: BatchSize = _BatchSize(amount=32, unit="sequences")
+    batch: BatchSize = BatchSize(amount=32, unit="sequences")
     """One optimizer step: `32 sequences` or `4096 tokens`."""
     optimizer: AdamW = AdamW()
     """AdamW's settings."""

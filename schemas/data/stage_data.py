@@ -8,27 +8,8 @@ from pydantic import Field
 
 from schemas.core.base import Frozen
 from schemas.data.augmentation import Augmentation
-from schemas.data.corpus import DocstringText, FileText, GeneralCorpus, HubText, TextSource
-from schemas.data.tasks import DocstringTask, FileTask, HubTask, TaskData, _parse_task, describe_task, task_named
-
-__all__ = [
-    "Data",
-    "DocstringTask",
-    "DocstringText",
-    "FileTask",
-    "FileText",
-    "GeneralCorpus",
-    "HubTask",
-    "HubText",
-    "TaskData",
-    "TaskDataset",
-    "TaskMixture",
-    "TextSource",
-    "_parse_task",
-    "describe_data",
-    "describe_task",
-    "task_named",
-]
+from schemas.data.corpus import GeneralCorpus
+from schemas.data.tasks import TaskData, describe_task
 
 
 class TaskDataset(Frozen):

@@ -239,7 +239,7 @@ class HubTask(_ColumnTask):
     """Column of a pair's second text, or of the context; null for single texts."""
 
 
-def _parse_task(value: Any) -> Any:
+def parse_task(value: Any) -> Any:
     """`docstrings`, a task of the catalogue (`sst2`, `clue/tnews`), or a folder with train and validation files."""
     if not isinstance(value, str):
         return value
@@ -280,9 +280,9 @@ def task_named(before: Any, short: str) -> dict[str, Any]:
     Raises:
         ValueError: there is no such short form.
     """
-    named: dict[str, Any] = _parse_task(short)
+    named: dict[str, Any] = parse_task(short)
     try:
-        before = _parse_task(before)
+        before = parse_task(before)
     except ValueError:
         return named
     if not isinstance(before, dict):
@@ -299,7 +299,7 @@ def task_named(before: Any, short: str) -> dict[str, Any]:
 
 
 AnyTask = DocstringTask | FileTask | HubTask
-TaskData = Annotated[AnyTask, Field(discriminator="kind"), BeforeValidator(_parse_task)]
+TaskData = Annotated[AnyTask, Field(discriminator="kind"), BeforeValidator(parse_task)]
 
 
 def describe_task(task: AnyTask) -> str:

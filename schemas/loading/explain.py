@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from schemas.core.training import _BatchSize, _Duration
+from schemas.core.training import Amount
 from schemas.core.wording import Place, printable, shown_value, suggestion
 
 _EXPECTED = {
@@ -160,7 +160,7 @@ def _wrong_value(kind: str, context: dict[str, Any], given: Any, found: Found) -
         key, words, unit = _LENGTHS[kind]
         bound = context[key]
         return f"is not allowed; {words} {bound} {unit}{'s' * (bound != 1)}"
-    if any(member in (_Duration, _BatchSize) for member in found.allowed_types()):
+    if any(isinstance(member, type) and issubclass(member, Amount) for member in found.allowed_types()):
         return f"is not allowed; expected an amount and its unit{found.purpose()}"
     if expected := _EXPECTED.get(kind.split("_")[0]):
         return f"is not allowed; expected {expected}{found.purpose()}"

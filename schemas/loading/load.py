@@ -20,11 +20,11 @@ from schemas.core.base import parse_kind
 from schemas.core.credentials import refuse_credentials
 from schemas.core.errors import ConfigError
 from schemas.core.paths import local_path
-from schemas.core.refs import _parse_model
-from schemas.core.training import _BatchSize, _Duration, _parse_amount
+from schemas.core.refs import parse_model
+from schemas.core.training import Amount, parse_amount
 from schemas.core.wording import Place, printable, shown_place, shown_value, suggestion
-from schemas.data.stage_data import _parse_task
 from schemas.data.task_names import named_tasks
+from schemas.data.tasks import parse_task
 from schemas.loading.explain import field_of, item_type, meaningful, members, sentence, tag_of
 from schemas.loading.task_overrides import set_tasks
 from schemas.loading.yaml_text import Document, parse_yaml, read_yaml
@@ -38,11 +38,11 @@ Result = TypeVar("Result")
 
 # Keys whose value may be text for a mapping: `task.max_length=64` opens up `task: sst2`.
 _SHORT_FORMS = {
-    "task": _parse_task,
-    "tasks": _parse_task,  # each of them
-    "model": _parse_model,
-    "duration": _parse_amount,
-    "batch": _parse_amount,
+    "task": parse_task,
+    "tasks": parse_task,  # each of them
+    "model": parse_model,
+    "duration": parse_amount,
+    "batch": parse_amount,
     "problem": parse_kind,
     "cut": parse_kind,
 }
@@ -186,8 +186,8 @@ def recipe_schema() -> dict[str, Any]:
     """The JSON schema of a recipe file, short forms included, for editors."""
     schema = Recipe.model_json_schema()
     definitions = schema["$defs"]
-    for private in ("_Duration", "_BatchSize"):
-        definitions[private] = {"anyOf": [{"type": "string"}, definitions[private]]}
+    for amount in ("Duration", "BatchSize"):
+        definitions[amount] = {"anyOf": [{"type": "string"}, definitions[amount]]}
     opened: dict[str, Any] = _allow_text(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **opened}
 
@@ -320,7 +320,7 @@ def _origin(place: Place, document: Document, applied: list[tuple[Place, Overrid
 
 def _plain(value: Any) -> Any:
     """The value as YAML writes it, with amounts in their short form."""
-    if isinstance(value, (_Duration, _BatchSize)):
+    if isinstance(value, Amount):
         return _short_amount(value)
     if isinstance(value, BaseModel):
         fields = sorted(type(value).model_fields, key=lambda name: name not in ("kind", "name"))
@@ -332,7 +332,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _short_amount(value: _Duration | _BatchSize) -> str | dict[str, Any]:
+def _short_amount(value: Amount) -> str | dict[str, Any]:
     """`3 epochs`, `2.5M tokens`; the whole mapping where no such text means exactly this amount."""
     exact = value.model_dump(mode="json")
     unit = value.unit[:-1] if value.amount == 1 else value.unit
@@ -344,7 +344,7 @@ def _short_amount(value: _Duration | _BatchSize) -> str | dict[str, Any]:
     ]
     for text in sorted([f"{number} {unit}", *texts], key=len):
         try:
-            if _parse_amount(text) == exact:
+            if parse_amount(text) == exact:
                 return text
         except ValueError:
             continue

@@ -7,9 +7,10 @@ from itertools import pairwise, product
 
 from schemas.core.layer_map import ExplicitMap, LayerMap, MeanMap, layer_targets, teacher_layers
 from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenStates, LatentTerm, Relation
-from schemas.core.wording import Place
-from schemas.data.stage_data import DocstringTask, DocstringText, TaskData
-from schemas.recipe.kind_checks import Problem, augmentation_checks, mixture_checks, problem_checks, selection_checks
+from schemas.core.wording import Place, shown_place
+from schemas.data.corpus import DocstringText
+from schemas.data.tasks import DocstringTask, TaskData
+from schemas.recipe.kind_checks import Mistake, augmentation_checks, mixture_checks, problem_checks, selection_checks
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import RecipeParts, TeacherShape
 from schemas.recipe.stage import STAGE_ORDER
@@ -17,7 +18,7 @@ from schemas.recipe.student import ExtractStart, RandomStart, TeacherLayersStart
 from schemas.recipe.teacher import FineTune
 
 
-def recipe_problems(recipe: RecipeParts) -> Iterator[Problem]:
+def recipe_problems(recipe: RecipeParts) -> Iterator[Mistake]:
     """What does not fit inside the recipe itself."""
     yield from _order(recipe)
     yield from _several_tasks(recipe)
@@ -33,7 +34,7 @@ def recipe_problems(recipe: RecipeParts) -> Iterator[Problem]:
     yield from augmentation_checks(recipe)
 
 
-def _order(recipe: RecipeParts) -> Iterator[Problem]:
+def _order(recipe: RecipeParts) -> Iterator[Mistake]:
     names = [stage.name for stage in recipe.stages]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield ("stages",), name, f"{name} is listed twice; a recipe has each stage at most once"
@@ -44,7 +45,7 @@ def _order(recipe: RecipeParts) -> Iterator[Problem]:
             yield ("stages", index, "name"), after, reason
 
 
-def _several_tasks(recipe: RecipeParts) -> Iterator[Problem]:
+def _several_tasks(recipe: RecipeParts) -> Iterator[Mistake]:
     if recipe.tasks is None:
         return
     given = list(recipe.tasks)
@@ -64,7 +65,7 @@ def _tasks(recipe: RecipeParts) -> dict[str, TaskData]:
     return several if recipe.task is None else {"task": recipe.task, **several}
 
 
-def _missing_parts(recipe: RecipeParts) -> Iterator[Problem]:
+def _missing_parts(recipe: RecipeParts) -> Iterator[Mistake]:
     without_task = not _tasks(recipe)
     for stage in recipe.stages:
         if stage.data == "general_corpus" and recipe.general_corpus is None:
@@ -79,7 +80,7 @@ def _missing_parts(recipe: RecipeParts) -> Iterator[Problem]:
         yield ("baselines",), list(recipe.baselines), reason
 
 
-def _missing_teachers(recipe: RecipeParts) -> Iterator[Problem]:
+def _missing_teachers(recipe: RecipeParts) -> Iterator[Mistake]:
     teacher = recipe.teacher
     wanting = "needs a fine-tuned teacher; give kind: fine_tune or kind: given"
     for index, stage in enumerate(recipe.stages):
@@ -117,7 +118,7 @@ def _maps(latent: LatentObjective) -> Iterator[tuple[Place, LayerMap]]:
             yield ("terms", number, "layer_map"), own
 
 
-def _terms(recipe: RecipeParts) -> Iterator[Problem]:
+def _terms(recipe: RecipeParts) -> Iterator[Mistake]:
     depth = recipe.student.shape.num_layers
     for place, latent in _latents(recipe):
         for inside, layer_map in _maps(latent):
@@ -135,13 +136,13 @@ def _terms(recipe: RecipeParts) -> Iterator[Problem]:
         yield from _width_problems(place, latent)
 
 
-def _width_problems(place: Place, latent: LatentObjective) -> Iterator[Problem]:
+def _width_problems(place: Place, latent: LatentObjective) -> Iterator[Mistake]:
     if latent.common_width is not None and latent.projection == "none":
         reason = "a common_width needs projections; set projection to per_layer or shared"
         yield (*place, "projection"), latent.projection, reason
 
 
-def _starts(recipe: RecipeParts) -> Iterator[Problem]:
+def _starts(recipe: RecipeParts) -> Iterator[Mistake]:
     start = recipe.student.start
     if recipe.student.model_type is not None and not isinstance(start, RandomStart):
         reason = (
@@ -157,7 +158,7 @@ def _starts(recipe: RecipeParts) -> Iterator[Problem]:
         yield place, list(layer_map.layers), reason
 
 
-def _leaks(recipe: RecipeParts) -> Iterator[Problem]:
+def _leaks(recipe: RecipeParts) -> Iterator[Mistake]:
     """Docstring corpus and docstring task must leave out the same modules."""
     tasks = [task for task in _tasks(recipe).values() if isinstance(task, DocstringTask)]
     sources = recipe.general_corpus.sources if recipe.general_corpus is not None else ()
@@ -174,18 +175,18 @@ def _leaks(recipe: RecipeParts) -> Iterator[Problem]:
                 )
 
 
-def teacher_problems(recipe: RecipeParts, teacher: TeacherShape, *, is_first: bool) -> list[str]:
+def teacher_problems(recipe: RecipeParts, teacher: TeacherShape, *, is_first: bool = True) -> list[str]:
     """What does not fit the teacher's real shape, one line each naming the recipe's place."""
     problems: list[str] = []
     for place, latent in _latents(recipe):
-        prefix = written(place)
+        prefix = shown_place(place)
         for inside, layer_map in _maps(latent):
             try:
                 layer_targets(
                     layer_map, num_student_layers=recipe.student.shape.num_layers, num_teacher_layers=teacher.num_layers
                 )
             except ValueError as error:
-                problems.append(f"{prefix}.{written(inside)}: {error}")
+                problems.append(f"{prefix}.{shown_place(inside)}: {error}")
         for number, term in enumerate(latent.terms):
             problems += [
                 f"{prefix}.terms[{number}]{reason}" for reason in _term_problems(term, latent, recipe, teacher)
@@ -253,11 +254,3 @@ def _start_problems(recipe: RecipeParts, teacher: TeacherShape) -> list[str]:
     except ValueError as error:
         problems.append(f"student.start.layer_map: {error}")
     return problems
-
-
-def written(place: Place) -> str:
-    """A place as a person reads it: `stages[0].objective.layer_map`."""
-    text = ""
-    for part in place:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text

@@ -30,11 +30,11 @@ _NOT_COPIED: dict[type, str] = {
 }
 """Kinds of tasks whose rows are not copied with other words, and why."""
 
-Problem = tuple[Place, object, str]
-"""Place, what was given there, and what is wrong with it."""
+Mistake = tuple[Place, object, str]
+"""Path in the recipe, the value there, and what is wrong with it."""
 
 
-def problem_checks(recipe: RecipeParts, place: Place, task: AnyTask) -> Iterator[Problem]:
+def problem_checks(recipe: RecipeParts, place: Place, task: AnyTask) -> Iterator[Mistake]:
     """What does not fit between a recipe and one of its tasks.
 
     Args:
@@ -53,7 +53,7 @@ def problem_checks(recipe: RecipeParts, place: Place, task: AnyTask) -> Iterator
     yield from _unsuited_scores(recipe, task)
 
 
-def _without_labels(recipe: RecipeParts, place: Place) -> Iterator[Problem]:
+def _without_labels(recipe: RecipeParts, place: Place) -> Iterator[Mistake]:
     """Vectors are learned from the teacher's vectors: nobody has labelled them."""
     if isinstance(recipe.teacher.task_model, FineTune):
         reason = (
@@ -72,7 +72,7 @@ def _without_labels(recipe: RecipeParts, place: Place) -> Iterator[Problem]:
         yield ("baselines",), list(recipe.baselines), reason
 
 
-def augmentation_checks(recipe: RecipeParts) -> Iterator[Problem]:
+def augmentation_checks(recipe: RecipeParts) -> Iterator[Mistake]:
     """Stages that read copies nobody makes, and kinds of tasks of which none can be made."""
     reading = [(index, stage.name) for index, stage in enumerate(recipe.stages) if stage.data == "augmented_task_data"]
     for index, name in reading:
@@ -95,7 +95,7 @@ def augmentation_checks(recipe: RecipeParts) -> Iterator[Problem]:
         yield ("augmentation",), recipe.augmentation.copies, reason
 
 
-def mixture_checks(recipe: RecipeParts) -> Iterator[Problem]:
+def mixture_checks(recipe: RecipeParts) -> Iterator[Mistake]:
     """Tasks that cannot share one teacher's output layer, and scores that they have not in common."""
     multi = recipe.teacher.multi_task
     if multi is None:
@@ -114,7 +114,7 @@ def mixture_checks(recipe: RecipeParts) -> Iterator[Problem]:
         yield place, selection.metric, reason
 
 
-def selection_checks(recipe: RecipeParts) -> Iterator[Problem]:
+def selection_checks(recipe: RecipeParts) -> Iterator[Mistake]:
     """Stages whose weights cannot be chosen by a score, because nothing of theirs is an answer to a task."""
     for index, stage in enumerate(recipe.stages):
         if stage.training.selection is None:
@@ -144,7 +144,7 @@ def selections(recipe: RecipeParts) -> Iterator[tuple[Place, Selection]]:
     return ((place, each) for place, each in places.items() if each is not None)
 
 
-def _unsuited_scores(recipe: RecipeParts, task: AnyTask) -> Iterator[Problem]:
+def _unsuited_scores(recipe: RecipeParts, task: AnyTask) -> Iterator[Mistake]:
     """Scores that a stage's weights are to be chosen by and that do not score the task."""
     for place, selection in selections(recipe):
         try:

@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field
 from schemas.core.base import Frozen
 from schemas.data.augmentation import Augmentation
 from schemas.data.cards import DataLimits
-from schemas.data.stage_data import GeneralCorpus, TaskData
+from schemas.data.corpus import GeneralCorpus
 from schemas.data.task_names import named_tasks
+from schemas.data.tasks import TaskData
 from schemas.recipe.stage import Stage
 from schemas.recipe.student import StudentConfig
 from schemas.recipe.teacher import TeacherConfig

@@ -13,7 +13,7 @@ from schemas.core.base import Frozen, Sha256
 from schemas.core.part_names import TaskNames
 from schemas.core.refs import ModelRef, TeacherRef
 from schemas.core.training import BatchSize, Duration, Training
-from schemas.data.stage_data import TaskData
+from schemas.data.tasks import TaskData
 
 MAX_CANDIDATES = 64
 _MAX_SEED = 2**31

@@ -21,7 +21,7 @@ from schemas.core.kinds import (
     TokenClassification,
 )
 from schemas.data.cards import DataCard, DataLimits, LengthCard, SplitCard, TaskCard
-from schemas.data.stage_data import TaskData, describe_task
+from schemas.data.tasks import TaskData, describe_task
 from schemas.recipe.recipe import Recipe
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.digests import corpus_digest

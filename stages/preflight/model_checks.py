@@ -21,6 +21,7 @@ from schemas.core.kinds import TaskKind
 from schemas.core.layer_map import teacher_layers
 from schemas.core.refs import describe_model
 from schemas.core.terms import Attention, Relation
+from schemas.recipe.checks import teacher_problems
 from schemas.recipe.objective import MaskedLanguageObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage
@@ -63,7 +64,7 @@ def check_models(recipe: Recipe) -> Models:
     tokenizer = load_tokenizer(folder, teacher)
     student = _student_config(recipe, teacher, folder)
     whose = {describe_model(recipe.pretrained): teacher, "student": student}
-    problems = recipe.problems_with(shape_of(teacher))
+    problems = teacher_problems(recipe, shape_of(teacher))
     problems = problems or list(_reading_problems(recipe, recipe.stages, whose))
     for index, other in enumerate(recipe.teacher.others):
         problems += _other_problems(recipe, locate(other.model), folder, f"teacher.others[{index}]")
@@ -141,7 +142,7 @@ def _other_problems(recipe: Recipe, folder: Path, first: Path, place: str) -> li
     config = load_config(folder)
     check_weights(AutoModel, folder, config)
     check_same_vocabulary(folder, first, place=f"{place}.model")
-    found = recipe.problems_with(shape_of(config), is_first=False)
+    found = teacher_problems(recipe, shape_of(config), is_first=False)
     found = found or list(_reading_problems(recipe, recipe.stages, {str(folder): config}))
     if recipe.task is not None and not has_head_for(config, recipe.task.problem):
         found.append(_no_head(config, recipe.task.problem))
@@ -258,7 +259,7 @@ def _check_given(
     _check_positions(recipe.model_copy(update={"general_corpus": None}), config, folder, place)
     stages = tuple(stage for stage in recipe.stages if stage.teacher == "fine_tuned")
     places = tuple(f"stages[{recipe.stages.index(stage)}]." for stage in stages)
-    problems = recipe.problems_with(shape_of(config), is_first=False)
+    problems = teacher_problems(recipe, shape_of(config), is_first=False)
     problems = [problem for problem in problems if problem.startswith(places)]
     problems = problems or list(_reading_problems(recipe, stages, {str(folder): config}))
     if problems:

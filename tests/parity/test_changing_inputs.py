@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from schemas.core.errors import DataError
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.expand import TaskTeachers, stage_config, teacher_configs
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.data.corpus.digests import corpus_digest
 from stages.data.corpus.prepare import load_corpus
@@ -50,7 +51,7 @@ class Meanwhile(SilentProgress):
 
 
 def a_teacher(recipe: Recipe) -> StageConfig:
-    (config,) = recipe.teacher_configs()
+    (config,) = teacher_configs(recipe)
     training = config.training.model_copy(update={"duration": recipe.stages[0].training.duration})
     return config.model_copy(update={"training": training})
 
@@ -157,5 +158,5 @@ def test_a_corpus_is_read_once_within_a_run(recipe: Recipe, tmp_path: Path) -> N
         assert corpus_digest(corpus) == before
         assert len(load_corpus(corpus, tmp_path).train) == rows
     assert corpus_digest(corpus) != before
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     assert changed_since(stage_identity(config, None), config, None) is None

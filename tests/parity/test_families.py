@@ -13,7 +13,8 @@ from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModel, A
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel
 from schemas.core.training import Training
-from schemas.data.stage_data import GeneralCorpus, TaskDataset
+from schemas.data.corpus import GeneralCorpus
+from schemas.data.stage_data import TaskDataset
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig

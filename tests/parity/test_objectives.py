@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from schemas.core.errors import ConfigError
+from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.data.batching.tokens import Batch
 from stages.objective.terms import run_model
@@ -31,7 +32,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 def general(recipe: Recipe, latent: dict[str, Any], **training: object) -> StageConfig:
     """The general stage with another objective."""
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     return config.model_copy(
         update={
             "objective": LatentObjective.model_validate(latent),

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef
 from stages.build import PROJECTIONS
@@ -33,7 +34,7 @@ class Stages:
     """Runs a general stage again and again, each time with other terms."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
-        self.config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+        self.config = stage_config(recipe, recipe.stages[0], TaskTeachers())
         self.folder, self.number = folder, 0
         self.progress = SilentProgress()
 

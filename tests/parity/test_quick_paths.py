@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective
-from schemas.recipe.recipe import MadeTeachers
 from stages.data.batching.tokens import Batch
 from stages.device.even_linear import HEIGHT, EvenLinear, even_linears
 from stages.device.runtime import Runtime, keep_freed_memory, return_freed_memory
@@ -129,7 +129,7 @@ def test_clipping_is_that_of_torch(limit: float | None, tmp_path: Path) -> None:
 
 def a_trainer(folder: Path, latent: dict[str, Any] | None = None, **training: object) -> Trainer:
     recipe = toy_recipe(folder / "in", steps=6)
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     changed: dict[str, Any] = {"training": config.training.model_copy(update=training)}
     if latent is not None:
         changed["objective"] = LatentObjective.model_validate(latent)

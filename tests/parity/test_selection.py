@@ -16,7 +16,8 @@ from scipy.stats import pearsonr
 from pipeline.store.states import FolderStates
 from schemas.core.errors import DataError, Interrupted
 from schemas.core.training import Selection, Training
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.expand import TaskTeachers, finished_teacher, stage_config, task_teachers, teacher_configs
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import StageResult
 from stages.data.batching.batches import Batches
@@ -44,7 +45,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
     """A fine-tuning that learns fast, unlearns faster, and ends before it has caught up."""
     recipe = kind_recipe_dict(tmp_path_factory.mktemp("in"), "regression")
     return with_selection(
-        Recipe.model_validate(recipe).teacher_configs()[0],
+        teacher_configs(Recipe.model_validate(recipe))[0],
         {"duration": f"{STEPS} steps", "dropout": None, "optimizer": {"learning_rate": 0.01}},
         every=f"{EVERY} steps",
         patience=None,
@@ -166,10 +167,10 @@ def test_an_interruption_does_not_lengthen_patience(config: StageConfig, tmp_pat
 def test_every_kind_ends_with_the_score_it_was_chosen_by(kind: str, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", kind))
     stage = "teacher"
-    (wanted, *_) = recipe.teacher_configs() or (None,)
+    (wanted, *_) = teacher_configs(recipe) or (None,)
     if wanted is None:  # vectors are learnt from a teacher's
         stage = "task_specific"
-        wanted = recipe.stage_config(recipe.stages[-1], recipe.fine_tuned_teachers([]))
+        wanted = stage_config(recipe, recipe.stages[-1], task_teachers(recipe, {}))
     assert wanted.name == stage
     chosen = with_selection(wanted, {"duration": "6 steps"}, every="2 steps", patience=None)
     result = run_stage(chosen, None, fake_ports(tmp_path / "run"))
@@ -182,7 +183,7 @@ def test_every_kind_ends_with_the_score_it_was_chosen_by(kind: str, tmp_path: Pa
 @pytest.mark.parametrize("kind", ["pair", "question_answering"])
 def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", kind))
-    config = with_selection(recipe.teacher_configs()[0], {"duration": "2 steps"}, rows="held_out", held_out_share=0.4)
+    config = with_selection(teacher_configs(recipe)[0], {"duration": "2 steps"}, rows="held_out", held_out_share=0.4)
     selection = config.training.selection
     assert selection is not None
     data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", selection)
@@ -216,7 +217,7 @@ def test_a_copy_of_a_held_out_text_is_not_learnt_either(tmp_path: Path) -> None:
     rows = toy_rows(100, seed=1)
     content = toy_recipe_dict(tmp_path / "in")
     write_rows(tmp_path / "in" / "task" / "train.jsonl", rows + rows)
-    config = Recipe.model_validate(content).teacher_configs()[0]
+    config = teacher_configs(Recipe.model_validate(content))[0]
     selection = Selection(rows="held_out")
     data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", selection)
     (part,) = data.parts.values()
@@ -232,7 +233,7 @@ def test_a_copy_of_a_held_out_text_is_not_learnt_either(tmp_path: Path) -> None:
 def test_too_few_rows_to_hold_out_are_refused(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in")
     content["task"]["max_train_rows"] = 90
-    config = Recipe.model_validate(content).teacher_configs()[0]
+    config = teacher_configs(Recipe.model_validate(content))[0]
     with pytest.raises(DataError, match=r"needs 50 training rows .* has only 90; set it to"):
         load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out"))
 
@@ -242,7 +243,7 @@ def test_several_tasks_are_chosen_by_the_mean_of_their_scores(tmp_path: Path) ->
     tasks = {"one": content["task"], "likeness": kind_task(tmp_path / "in", "regression")}
     training = content["stages"][0]["training"] | {"duration": "4 steps"}
     content["teacher"]["multi_task"] = {"tasks": tasks, "training": training}
-    config = Recipe.model_validate(content).teacher_configs()[-1]
+    config = teacher_configs(Recipe.model_validate(content))[-1]
     chosen = with_selection(config, {}, every="2 steps", rows="validation")
     result = run_stage(chosen, None, fake_ports(tmp_path))
     assert result.metrics["select/best_mean_score"] == pytest.approx(result.metrics["eval/mean_score"], abs=1e-5)
@@ -317,12 +318,12 @@ def test_a_student_is_chosen_too(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in", steps=4)
     content["teacher"]["task_model"]["training"]["duration"] = "4 steps"
     recipe = Recipe.model_validate(content)
-    made = run_stage(recipe.teacher_configs()[0], None, fake_ports(tmp_path / "teacher"))
-    teachers = recipe.fine_tuned_teachers(
-        [(recipe.teacher_configs()[0], f"{made.checkpoint.path}/model", made.checkpoint.digest)]
+    made = run_stage(teacher_configs(recipe)[0], None, fake_ports(tmp_path / "teacher"))
+    teachers = task_teachers(
+        recipe, {"teacher": finished_teacher(f"{made.checkpoint.path}/model", made.checkpoint.digest)}
     )
-    assert isinstance(teachers, MadeTeachers)
-    config = with_selection(recipe.stage_config(recipe.stages[3], teachers), {}, every="1 steps", patience=None)
+    assert isinstance(teachers, TaskTeachers)
+    config = with_selection(stage_config(recipe, recipe.stages[3], teachers), {}, every="1 steps", patience=None)
     ports = fake_ports(tmp_path / "student")
     result = run_stage(config, None, ports)
     assert result.metrics["select/best_accuracy"] == result.metrics["eval/accuracy"]

@@ -16,8 +16,9 @@ import torch
 
 from schemas.core.errors import ConfigError, Interrupted
 from schemas.core.training import Training
+from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.models.student import encoder_flops
 from stages.objective.terms import Outputs, Target
@@ -41,7 +42,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 def stage(recipe: Recipe, latent: dict[str, Any], **training: Any) -> StageConfig:
     """The general stage for three epochs, without dropout."""
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     changed = config.training.model_dump() | {"duration": "3 epochs", "dropout": 0} | training
     return config.model_copy(
         update={"objective": LatentObjective.model_validate(latent), "training": Training.model_validate(changed)}

@@ -13,8 +13,9 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.refs import FolderModel
+from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import MaskedLanguageObjective, TaskObjective
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape
 from schemas.recipe.teacher import Committee, FinetunedTeacher
@@ -46,7 +47,7 @@ def classifier(folder: Path, seed: int) -> Path:
 
 def specific(recipe: Recipe, teacher: Any, objective: dict[str, Any]) -> StageConfig:
     one = FinetunedTeacher(model=FolderModel(path="./nowhere"))
-    config = recipe.stage_config(recipe.stages[3], MadeTeachers(fine_tuned=(one,)))
+    config = stage_config(recipe, recipe.stages[3], TaskTeachers(fine_tuned=(one,)))
     return config.model_copy(update={"teacher": teacher, "objective": TaskObjective.model_validate(objective)})
 
 
@@ -158,18 +159,18 @@ def test_a_student_predicts_masked_words_through_a_whole_stage(recipe: Recipe, t
     tokenizer.save_pretrained(folder)
     objective = MaskedLanguageObjective.model_validate({"latent": {"terms": [{"kind": "hidden", "loss": "cosine"}]}})
     other = recipe.with_pretrained(FolderModel(path=str(folder)))
-    stage = other.stage_config(other.stages[0], MadeTeachers()).model_copy(update={"objective": objective})
+    stage = stage_config(other, other.stages[0], TaskTeachers()).model_copy(update={"objective": objective})
     ports = fake_ports(tmp_path)
     result = run_stage(stage, None, ports)
     assert isinstance(ports.sink, ListSink)
     assert {"train/soft_label_loss", "train/hard_label_loss", "train/hidden_loss"} <= (ports.sink.names())
     assert 0 < result.metrics["eval/hard_label_loss"] < 20
-    following = other.stage_config(other.stages[0], MadeTeachers())
+    following = stage_config(other, other.stages[0], TaskTeachers())
     assert run_stage(following, result.checkpoint, fake_ports(tmp_path / "next")).steps == 3
 
 
 def general(recipe: Recipe, start: object, **shape: int) -> StageConfig:
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     sizes = {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
     student = StudentConfig(shape=StudentShape(**(sizes | shape)), start=start)  # type: ignore[arg-type]
     return config.model_copy(update={"student": student})

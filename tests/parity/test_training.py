@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from schemas.core.errors import CheckpointError, Interrupted, NonFiniteLossError
+from schemas.recipe.expand import TaskTeachers, stage_config, teacher_configs
 from schemas.recipe.objective import MaskedLanguageObjective
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import StudentConfig, StudentShape, TeacherLayersStart
 from schemas.results.manifest import CheckpointRef
@@ -37,7 +38,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def trainer_of(recipe: Recipe, ports: Ports, *, stage: int = 0, **training: object) -> Trainer:
     """A trainer ready for its first step, everything drawn from fixed seeds."""
-    config = recipe.stage_config(recipe.stages[stage], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[stage], TaskTeachers())
     return make_trainer(config.model_copy(update={"training": config.training.model_copy(update=training)}), ports)
 
 
@@ -227,7 +228,7 @@ def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
 
 
 def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path) -> None:
-    general = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    general = stage_config(recipe, recipe.stages[0], TaskTeachers())
     first = run_stage(general, None, fake_ports(tmp_path / "one"))
     tokenizer = load_tokenizer(folder := locate(recipe.pretrained), load_config(folder))
     text = load_data(general.data, tokenizer, tmp_path / "one" / "cache").train
@@ -246,7 +247,7 @@ def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path
 def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     from schemas.core.errors import ConfigError
 
-    general = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    general = stage_config(recipe, recipe.stages[0], TaskTeachers())
     parent: CheckpointRef = run_stage(general, None, fake_ports(tmp_path / "one")).checkpoint
     shape = StudentShape(num_layers=3, hidden_size=8, num_attention_heads=2, intermediate_size=16)
     other = general.model_copy(update={"student": StudentConfig(shape=shape)})
@@ -256,13 +257,13 @@ def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path
 
 def with_labels(recipe: Recipe, **training: object) -> StageConfig:
     """The fine-tuning of a teacher: a head with a dropout of its own."""
-    (config,) = recipe.teacher_configs()
+    (config,) = teacher_configs(recipe)
     changed = {"dropout": 0.2} | training
     return config.model_copy(update={"training": config.training.model_copy(update=changed)})
 
 
 def with_words(recipe: Recipe) -> StageConfig:
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     objective = MaskedLanguageObjective(soft_label=None)
     return config.model_copy(update={"objective": objective})
 

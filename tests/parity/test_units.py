@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 
 from schemas.core.errors import Interrupted
 from schemas.core.kinds import Classification, Regression
+from schemas.recipe.expand import teacher_configs
 from schemas.recipe.objective import SoftLabels
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
@@ -132,7 +133,7 @@ def config_of(folder: Path, *, factor: float, offset: float) -> StageConfig:
         rows = kind_rows("regression", 60, seed)
         scaled = [row | {"label": factor * row["label"] + offset} for row in rows]
         write_rows(Path(content["task"][split]), scaled)
-    return Recipe.model_validate(content).teacher_configs()[0]
+    return teacher_configs(Recipe.model_validate(content))[0]
 
 
 def test_values_in_other_units_are_learnt_in_the_same_way(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from schemas.core.refs import FolderModel
 from schemas.core.training import Training
-from schemas.data.stage_data import DocstringTask, TaskDataset
+from schemas.data.stage_data import TaskDataset
+from schemas.data.tasks import DocstringTask
 from schemas.recipe.objective import LabelObjective
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, FileEntry, Manifest

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DistillError
-from schemas.data.stage_data import GeneralCorpus, TaskDataset
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.data.corpus import GeneralCorpus
+from schemas.data.stage_data import TaskDataset
+from schemas.recipe.expand import TaskTeachers, stage_config, teacher_configs
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.data.corpus.prepare import load_corpus
 from stages.data.readers.first_reading import first_reading
@@ -96,7 +98,7 @@ def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
     draw, found = random.Random(seed), Changes()
     recipe = toy_recipe(folder / "in", steps=3)
     shutil.copytree(folder / "in", folder / "kept")
-    stages = (recipe.teacher_configs()[0], recipe.stage_config(recipe.stages[0], MadeTeachers()))
+    stages = (teacher_configs(recipe)[0], stage_config(recipe, recipe.stages[0], TaskTeachers()))
     short = recipe.stages[0].training.duration
     configs = [
         config.model_copy(update={"training": config.training.model_copy(update={"duration": short})})

@@ -17,7 +17,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_store, verify
 from pipeline.store.states import FolderStates
 from schemas.core.errors import CheckpointError
 from schemas.core.training import Training
-from schemas.recipe.recipe import MadeTeachers
+from schemas.recipe.expand import TaskTeachers, stage_config
 from stages.data.readers.files import read_file
 from stages.ports.protocols import TrainingState
 from tests.support.fakes import DIGEST, fake_ports, manifest_of, write_model
@@ -144,7 +144,7 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         recipe = toy_recipe(folder / "in")
-        config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+        config = stage_config(recipe, recipe.stages[0], TaskTeachers())
         long = Training.model_validate(config.training.model_dump() | {"duration": "3 epochs"})
         trainer = make_trainer(
             config.model_copy(update={"training": long}), fake_ports(folder, teacher_cache_bytes=10**9)

@@ -26,7 +26,7 @@ from pipeline.store.checkpoints import open_checkpoint, open_store
 from schemas.core.errors import CheckpointError, DataError
 from schemas.core.refs import FolderModel
 from schemas.data.corpus import GeneralCorpus
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.augmentation.nearest_words import glove_file
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task

@@ -25,7 +25,8 @@ from pydantic import TypeAdapter
 from pipeline.command_line import main
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.core.errors import ConfigError, DataError
-from schemas.data.stage_data import FileText, GeneralCorpus, TaskData
+from schemas.data.corpus import FileText, GeneralCorpus
+from schemas.data.tasks import TaskData
 from schemas.loading.load import dump_recipe
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task

@@ -21,6 +21,7 @@ from unittest import mock
 
 from pipeline.store.checkpoints import open_store
 from schemas.core.errors import DistillError
+from schemas.recipe.expand import finished_teacher, stage_config, task_teachers, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef
@@ -233,10 +234,10 @@ def _run(
         finished(config.name)
         return result.checkpoint
 
-    (teacher,) = recipe.teacher_configs()
+    (teacher,) = teacher_configs(recipe)
     made = kept(teacher, None)
-    teachers = recipe.fine_tuned_teachers([(teacher, f"{made.path}/model", made.digest)])
+    teachers = task_teachers(recipe, {"teacher": finished_teacher(f"{made.path}/model", made.digest)})
     student = None
     for stage in recipe.stages[2:]:
-        student = kept(recipe.stage_config(stage, teachers), student)
+        student = kept(stage_config(recipe, stage, teachers), student)
     return reused

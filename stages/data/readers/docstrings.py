@@ -25,7 +25,8 @@ from datasets import Dataset
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
-from schemas.data.stage_data import DocstringTask, DocstringText
+from schemas.data.corpus import DocstringText
+from schemas.data.tasks import DocstringTask
 from stages.data.readers.docstring_scan import Paragraph, Root, find_sources, read_paragraphs
 from stages.storage.sealed_folder import is_whole, make_whole
 

@@ -12,7 +12,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import HubTask, HubText
+from schemas.data.corpus import HubText
+from schemas.data.tasks import HubTask
 from stages.data.readers.dataset_files import offline, quiet
 
 HUB_TIMEOUT_SECONDS = 5.0

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.files.compression import open_plain
 
 # The training file of SQuAD 2.0 has 42 MB; it is read whole.

@@ -16,7 +16,7 @@ from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.core.kinds import Classification, QuestionAnswering, TaskKind, TokenClassification
 from schemas.data.cards import DataLimits
-from schemas.data.stage_data import DocstringTask, FileTask, HubTask, TaskData, describe_task
+from schemas.data.tasks import DocstringTask, FileTask, HubTask, TaskData, describe_task
 from stages.data.files.file_names import is_test_split, resolve_file
 from stages.data.files.read_request import Reading
 from stages.data.formats.parquet import strings_in

@@ -13,6 +13,7 @@ from schemas.core.errors import Interrupted
 from schemas.core.training import Selection
 from schemas.data.augmentation import Augmentation
 from schemas.data.stage_data import TaskDataset
+from schemas.recipe.expand import stage_config, task_teachers
 from schemas.recipe.recipe import Recipe
 from stages.augmentation.task import Copyist
 from stages.data.tasks.load import load_task
@@ -73,7 +74,7 @@ def test_copies_of_held_out_rows_are_held_out_too(tmp_path: Path) -> None:
 
 def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
-    config = recipe.stage_config(recipe.stages[3], recipe.fine_tuned_teachers([]))
+    config = stage_config(recipe, recipe.stages[3], task_teachers(recipe, {}))
     whole = run_stage(config, None, fake_ports(tmp_path / "whole"))
     assert whole.metrics["train/soft_label_loss"] >= 0
     states = MemoryStates()
@@ -94,8 +95,8 @@ def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
     other = recipe.model_copy(update={"augmentation": Augmentation(copies=COPIES, seed=1)})
     digests = set()
     for each in (recipe, other):
-        teachers = each.fine_tuned_teachers([])
-        adaptive, general = (each.stage_config(each.stages[place], teachers) for place in (2, 0))
+        teachers = task_teachers(each, {})
+        adaptive, general = (stage_config(each, each.stages[place], teachers) for place in (2, 0))
         digests.add((stage_digest(adaptive, None), data_digest(adaptive.data, each.pretrained)))
         digests.add(stage_digest(general, None))
     assert len(digests) == 3, "both task stages differ, the general one is shared"

@@ -19,6 +19,7 @@ from pipeline.process.stopping import Stop
 from pipeline.reporting.run_table import as_markdown, summary
 from pipeline.store.checkpoints import open_store
 from pipeline.tracking.session import Tracking
+from schemas.recipe.expand import stage_config, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import RunReport
 from stages.judge import judge_bag_of_words
@@ -76,10 +77,10 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     parent = tracking.parent_run("toy", {}, {})
     runner = Runner(recipe, store, tracking, parent, SilentProgress(), Stop())
     try:
-        for config in recipe.teacher_configs():
+        for config in teacher_configs(recipe):
             runner(config, None)
         runner.check_teacher()
-        runner(recipe.stage_config(recipe.stages[0], runner.teachers), None)
+        runner(stage_config(recipe, recipe.stages[0], runner.teachers), None)
         runner.add_bag_of_words()
         report = make_report(recipe, "toy-1", runner, facts, read_settings(store.root), 1.0)
         parent.finish()

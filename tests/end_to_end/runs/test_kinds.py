@@ -23,8 +23,9 @@ from transformers import (
 
 from schemas.core.errors import Interrupted
 from schemas.core.kinds import MultipleChoice
-from schemas.core.training import _Duration
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.core.training import Duration
+from schemas.recipe.expand import TaskTeachers, finished_teacher, stage_config, task_teachers, teacher_configs
+from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import CheckpointRef, Score, StageResult
 from stages.judge import chance, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
 from stages.models.encoders import load_config, load_tokenizer
@@ -53,7 +54,7 @@ class Kind:
     name: str
     folder: Path
     recipe: Recipe
-    teachers: MadeTeachers
+    teachers: TaskTeachers
     results: dict[str, StageResult]
 
     @property
@@ -71,14 +72,14 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     recipe = Recipe.model_validate(kind_recipe_dict(folder, request.param, steps=6))
     cache = folder / "ports"
     results: dict[str, StageResult] = {}
-    made = []
-    for config in recipe.teacher_configs():
+    made = {}
+    for config in teacher_configs(recipe):
         result = results["teacher"] = run_stage(config, None, fake_ports(cache / "teacher"))
-        made.append((config, f"{result.checkpoint.path}/model", result.checkpoint.digest))
-    teachers = recipe.fine_tuned_teachers(made)
+        made["teacher"] = finished_teacher(f"{result.checkpoint.path}/model", result.checkpoint.digest)
+    teachers = task_teachers(recipe, made)
     parent = None
     for stage in recipe.stages:
-        config = recipe.stage_config(stage, teachers)
+        config = stage_config(recipe, stage, teachers)
         result = run_stage(config, parent, fake_ports(cache / stage.name))
         results[stage.name], parent = result, result.checkpoint
     return Kind(request.param, folder, recipe, teachers, results)
@@ -97,7 +98,7 @@ def test_its_losses_are_those_of_latent_soft_and_hard_labels(kind: Kind) -> None
 
 def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> None:
     stage = kind.recipe.stages[-1]
-    config = kind.recipe.stage_config(stage, kind.teachers)
+    config = stage_config(kind.recipe, stage, kind.teachers)
     parent = kind.results["task_adaptive"].checkpoint
     states = MemoryStates()
     seen = iter([False, False, True])
@@ -120,8 +121,8 @@ def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> No
 
 def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) -> None:
     stage = kind.recipe.stages[-1]
-    config = kind.recipe.stage_config(stage, kind.teachers)
-    longer = config.training.model_copy(update={"duration": _Duration(amount=2, unit="epochs")})
+    config = stage_config(kind.recipe, stage, kind.teachers)
+    longer = config.training.model_copy(update={"duration": Duration(amount=2, unit="epochs")})
     ports = fake_ports(kind.folder / "asked once", teacher_cache_bytes=10**9)
     trainer = make_trainer(config.model_copy(update={"training": longer}), ports)
     trainer.ask_teachers_once("task_specific")
@@ -173,7 +174,7 @@ def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None
     tokenizer = AutoTokenizer.from_pretrained(kind.student)
     assert kind.recipe.task is not None
     data = load_data(
-        kind.recipe.stage_config(kind.recipe.stages[-1], kind.teachers).data,
+        stage_config(kind.recipe, kind.recipe.stages[-1], kind.teachers).data,
         load_tokenizer(kind.student, load_config(kind.student)),
         kind.folder / "cache",
     )

@@ -24,6 +24,7 @@ from pipeline.tracking.session import Tracking
 from schemas.core.errors import TeacherError
 from schemas.core.refs import FolderModel
 from schemas.core.training import Selection
+from schemas.recipe.expand import stage_config, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.teacher import FineTune, FinetunedTeacher
 from schemas.results.manifest import Judgement, Row, RunReport, Score, StageResult, TeacherReport
@@ -77,12 +78,12 @@ def _run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress, regis
     parent = tracking.parent_run("toy", {}, {})
     runner = Runner(recipe, store, tracking, parent, progress, Stop(), open_run=registered)
     try:
-        for config in recipe.teacher_configs():
+        for config in teacher_configs(recipe):
             runner(config, None)
         runner.check_teacher()
         results, checkpoint = [], None
         for stage in recipe.stages:
-            results.append(runner(recipe.stage_config(stage, runner.teachers), checkpoint))
+            results.append(runner(stage_config(recipe, stage, runner.teachers), checkpoint))
             checkpoint = results[-1].checkpoint
         parent.finish()
     finally:

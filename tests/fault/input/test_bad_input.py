@@ -17,7 +17,7 @@ import pytest
 
 from pipeline.recipes.shipped import read_recipe
 from schemas.core.errors import ConfigError, DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.tasks.load import load_task
 from tests.end_to_end.processes import ROOT
 from tests.torture.bombs import COLUMNS, parquet_bomb
@@ -31,7 +31,8 @@ MOST_SECONDS = 10.0
 MEASURE = """
 import json, os, sys
 from pathlib import Path
-from schemas.data.stage_data import FileTask, FileText, GeneralCorpus
+from schemas.data.corpus import FileText, GeneralCorpus
+from schemas.data.tasks import FileTask
 from schemas.core.errors import DataError
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task

@@ -16,7 +16,7 @@ from schemas.core.errors import CheckpointError, ConfigError, DataError
 from schemas.core.refs import FolderModel
 from schemas.core.regular_files import open_regular, read_regular, special_kind
 from schemas.data.corpus import GeneralCorpus
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.augmentation.nearest_words import glove_file
 from stages.augmentation.stop_words import _listed
 from stages.data.corpus.prepare import load_corpus

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from schemas.core.errors import OutOfMemoryError
+from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective
-from schemas.recipe.recipe import MadeTeachers
 from stages.data.batching.tokens import Batch
 from stages.device.runtime import is_out_of_memory
 from stages.objective.terms import Needs, Outputs, run_model
@@ -25,7 +25,7 @@ from tests.support.toys import make_trainer, toy_recipe
 
 def a_trainer(folder: Path, sink: ListSink, *, latent: dict[str, object] | None = None) -> Trainer:
     recipe = toy_recipe(folder / "in", steps=6)
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     changed: dict[str, object] = {}
     if latent is not None:
         changed["objective"] = LatentObjective.model_validate(latent)

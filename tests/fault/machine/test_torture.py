@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from schemas.core.errors import ConfigError, DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.tasks.load import load_task
 from tests.torture.changes import change_campaign
 from tests.torture.collecting import collect_campaign

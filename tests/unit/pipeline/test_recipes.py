@@ -13,6 +13,7 @@ from schemas.core.layer_map import LastMap, UniformMap, teacher_layers
 from schemas.core.refs import AnyModel, PackageModel, StudentOf, describe_model
 from schemas.core.terms import Attention, Relation
 from schemas.loading.load import dump_recipe, load_recipe, recipe_names
+from schemas.recipe.checks import teacher_problems
 from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, TaskObjective
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.recipe import Recipe
@@ -75,14 +76,14 @@ def shape_of(model: AnyModel | StudentOf) -> TeacherShape:
     if not isinstance(model, StudentOf):
         return SHAPES[describe_model(model)]
     other = load_recipe(model.recipe, model.overrides, recipes_folder=FOLDER)
-    assert other.problems_with(shape_of(other.teacher.model)) == []
+    assert teacher_problems(other, shape_of(other.teacher.model)) == []
     return shape_of(other.teacher.model).model_copy(update=other.student.shape.model_dump())
 
 
 def problems(recipe: Recipe) -> list[str]:
     """What does not fit the shapes of all teachers that the recipe names."""
     models = (recipe.teacher.model, *(other.model for other in recipe.teacher.others))
-    return [problem for model in models for problem in recipe.problems_with(shape_of(model))]
+    return [problem for model in models for problem in teacher_problems(recipe, shape_of(model))]
 
 
 def commented_overrides() -> list[tuple[str, tuple[str, ...]]]:

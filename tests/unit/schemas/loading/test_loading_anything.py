@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.core.errors import ConfigError
 from schemas.core.refs import PackageModel
-from schemas.core.training import _BatchSize, _Duration
+from schemas.core.training import BatchSize, Duration
 from schemas.loading.load import dump_recipe, load_recipe, recipe_names, recipe_schema
 from schemas.recipe.recipe import Recipe
 from tests.unit.schemas.loading.test_loading import RECIPES, SMALL, quickstart
@@ -50,8 +50,8 @@ def test_any_recipe_survives_a_dump_and_a_load(
     stage = recipe.stages[0]
     training = stage.training.model_copy(
         update={
-            "duration": _Duration(amount=duration, unit="tokens"),
-            "batch": _BatchSize(amount=batch, unit="sequences"),
+            "duration": Duration(amount=duration, unit="tokens"),
+            "batch": BatchSize(amount=batch, unit="sequences"),
             "optimizer": stage.training.optimizer.model_copy(update={"learning_rate": rate}),
         }
     )
@@ -66,7 +66,7 @@ def test_the_schema_allows_the_short_forms_and_names_every_key() -> None:
     schema = recipe_schema()
     json.dumps(schema)
     assert set(schema["properties"]) == set(Recipe.model_fields)
-    assert schema["$defs"]["_Duration"]["anyOf"][0] == {"type": "string"}
+    assert schema["$defs"]["Duration"]["anyOf"][0] == {"type": "string"}
     model = schema["$defs"]["TeacherConfig"]["properties"]["model"]
     assert {"type": "string"} in model["anyOf"]
     assert {"type": "string"} in schema["properties"]["task"]["anyOf"][0]["anyOf"]

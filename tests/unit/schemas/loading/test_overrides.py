@@ -8,9 +8,9 @@ from schemas.core.errors import ConfigError
 from schemas.core.kinds import MultiLabel
 from schemas.core.layer_map import ExplicitMap
 from schemas.core.refs import HubModel
-from schemas.core.training import _Duration
+from schemas.core.training import Duration
 from schemas.data.corpus import PairCut
-from schemas.data.stage_data import DocstringTask, FileTask, HubTask
+from schemas.data.tasks import DocstringTask, FileTask, HubTask
 from schemas.loading.load import load_recipe, parse_overrides
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
@@ -24,7 +24,7 @@ def test_an_override_reaches_list_items_by_number_name_and_kind() -> None:
         "stages[2].training.seed=8",
         "stages.task_specific.objective.latent.terms.attention.weight=2",
     )
-    assert recipe.stages[0].training.duration == _Duration(amount=500, unit="steps")
+    assert recipe.stages[0].training.duration == Duration(amount=500, unit="steps")
     assert [stage.training.seed for stage in recipe.stages] == [0, 7, 8, 0]
     objective = recipe.stages[3].objective
     before = quickstart().stages[3].objective
@@ -107,7 +107,7 @@ def test_a_short_form_is_opened_up_when_a_key_inside_it_is_set() -> None:
     recipe = quickstart("task=sst2", "task.max_length=64", "stages.0.training.duration.amount=5")
     assert isinstance(recipe.task, HubTask)
     assert recipe.task.max_length == 64
-    assert recipe.stages[0].training.duration == _Duration(amount=5, unit="tokens")
+    assert recipe.stages[0].training.duration == Duration(amount=5, unit="tokens")
     recipe = quickstart("general_corpus.cut=pairs", "general_corpus.cut.short_probability=0")
     assert recipe.general_corpus is not None
     assert recipe.general_corpus.cut == PairCut(short_probability=0)

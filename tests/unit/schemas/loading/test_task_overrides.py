@@ -12,9 +12,10 @@ from pipeline.execution.one_task import stages_after
 from pipeline.planning.options import RunOptions
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel
-from schemas.data.stage_data import FileTask, HubTask
+from schemas.data.tasks import FileTask, HubTask
 from schemas.loading.load import dump_recipe, load_recipe, recipe_schema
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.expand import TaskTeachers, task_teachers, teacher_configs
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.teacher import FinetunedTeacher
 from schemas.results.manifest import CheckpointRef
 from tests.unit.schemas.loading.test_loading import RECIPES, problems
@@ -49,10 +50,9 @@ def test_what_is_shared_is_the_general_stages_unless_their_teacher_knows_the_tas
     assert [stage.name for stage in multi.shared_stages()] == ["general", "general_enhanced"]
     assert recipe("tasks=[sst2, mrpc]", name="pkd").shared_stages() == ()
     general = multi.without_tasks()
-    assert [config.name for config in general.teacher_configs()] == ["multi_task_teacher"]
-    made = (general.teacher_configs()[0], "/m", "0" * 64)
+    assert [config.name for config in teacher_configs(general)] == ["multi_task_teacher"]
     teacher = FinetunedTeacher(model=FolderModel(path="/m"), stage_digest="0" * 64)
-    assert general.fine_tuned_teachers([made]) == MadeTeachers(multi_task=teacher)
+    assert task_teachers(general, {"teacher.multi_task": teacher}) == TaskTeachers(multi_task=teacher)
 
 
 def test_an_override_reaches_one_of_several_tasks_and_adds_another() -> None:

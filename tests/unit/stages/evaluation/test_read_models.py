@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from schemas.core.kinds import Classification
+from schemas.recipe.expand import teacher_configs
 from stages.data.tasks.stratified import drawn_rows
 from stages.evaluation.probe import _fitted
 from stages.evaluation.read_models import read_rows
@@ -30,7 +31,7 @@ def test_features_and_answers_come_back_in_the_order_of_the_rows(tmp_path: Path)
     recipe = toy_recipe(tmp_path / "in")
     folder = toy_teacher(tmp_path / "classifier", labels=("bad", "good"))
     assert recipe.task is not None
-    (config,) = recipe.teacher_configs()
+    (config,) = teacher_configs(recipe)
     data = load_data(config.data, load_tokenizer(folder, load_config(folder)), tmp_path / "cache")
     model = load_with_head(folder, Classification())
     rows = np.array([3, 11, 0, 40])

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, PreTrained
 
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import Embedding
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.build import check_parent
 from stages.data.tasks.load import load_task
 from stages.data.tasks.tokenize import tokenize_task

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from schemas.core.errors import Interrupted, StoreError
-from schemas.recipe.recipe import MadeTeachers, Recipe
+from schemas.recipe.expand import TaskTeachers, stage_config
+from schemas.recipe.recipe import Recipe
 from stages.ports.protocols import Ports, TrainingState
 from stages.training.fit import fit
 from stages.training.state_writer import StateWriter
@@ -84,7 +85,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def run(recipe: Recipe, ports: Ports) -> Trainer:
     """The general stage to its end, from the newest state."""
-    config = recipe.stage_config(recipe.stages[0], MadeTeachers())
+    config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     trainer = make_trainer(config, ports)
     fit(
         trainer.student,

@@ -16,7 +16,7 @@ from transformers import AutoModelForMultipleChoice
 from schemas.core.errors import DataError
 from schemas.core.kinds import MultipleChoice
 from schemas.core.training import BatchSize
-from schemas.data.stage_data import TaskData
+from schemas.data.tasks import TaskData
 from schemas.recipe.objective import SoftLabels
 from stages.data.batching.batches import Batches, evaluation_batches, padded_tokens
 from stages.data.batching.choice_groups import Groups

@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.tasks.rows import CheckedRows, checked_rows
 
 WHERE = {"train": "task.train: t.csv", "validation": "task.validation: v.csv"}

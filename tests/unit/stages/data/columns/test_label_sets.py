@@ -13,7 +13,7 @@ from datasets import Dataset
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask, TaskData
+from schemas.data.tasks import FileTask, TaskData
 from stages.data.columns.written_lists import NotAList, written_list
 from stages.data.tasks.load import load_task
 from stages.data.tasks.rows import CheckedRows, checked_rows

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.columns.list_columns import Lists
 from stages.data.columns.tag_schemes import NoScheme, as_bio, scheme_of
 from stages.data.tasks.rows import CheckedRows, checked_rows

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from schemas.core.errors import DataError
 from schemas.data.catalogue import CATALOGUE
-from schemas.data.stage_data import HubTask, TaskData
+from schemas.data.tasks import HubTask, TaskData
 from stages.data.readers import hub
 from stages.data.readers.hub import load_repository
 from stages.data.tasks import load as sources

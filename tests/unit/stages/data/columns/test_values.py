@@ -11,7 +11,7 @@ from datasets import Dataset
 from pydantic import TypeAdapter
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask, TaskData
+from schemas.data.tasks import FileTask, TaskData
 from stages.data.tasks.rows import CheckedRows, checked_rows
 
 

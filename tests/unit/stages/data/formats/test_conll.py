@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from schemas.core.errors import DataError
 from schemas.data.file_format import FileFormat
-from schemas.data.stage_data import FileTask, TaskData
+from schemas.data.tasks import FileTask, TaskData
 from stages.data.tasks.load import TaskRows, load_task
 
 TWO = [["EU", "rejects"], ["x"]]

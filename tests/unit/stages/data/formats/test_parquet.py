@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.files.read_request import Reading
 from stages.data.readers.files import read_file
 from stages.data.tasks.load import load_task
@@ -130,7 +130,7 @@ def test_a_bomb_is_refused_in_any_place_and_left_where_nobody_asks_for_it(tmp_pa
 _MEASURE = """
 import json, os, resource, sys
 from pathlib import Path
-from schemas.data.stage_data import FileText, GeneralCorpus
+from schemas.data.corpus import FileText, GeneralCorpus
 from schemas.core.errors import DataError
 from stages.data.corpus.prepare import load_corpus
 

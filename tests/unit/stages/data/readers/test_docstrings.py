@@ -12,7 +12,8 @@ import pytest
 from datasets import Dataset
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import DocstringTask, DocstringText
+from schemas.data.corpus import DocstringText
+from schemas.data.tasks import DocstringTask
 from stages.data.readers import docstrings
 from stages.data.readers.docstring_scan import Root, find_sources, prose, read_paragraphs
 from stages.data.readers.docstrings import (

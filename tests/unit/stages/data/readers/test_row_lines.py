@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task
 from tests.unit.stages.data.tasks.test_load import corpus, file_task, refused

@@ -17,7 +17,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask, GeneralCorpus, TaskData
+from schemas.data.corpus import GeneralCorpus
+from schemas.data.tasks import FileTask, TaskData
 from stages.data.corpus.digests import corpus_digest
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task, task_digest

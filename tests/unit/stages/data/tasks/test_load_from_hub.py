@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import constants
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import HubTask
+from schemas.data.tasks import HubTask
 from stages.data.readers import hub
 from stages.data.readers.hub import load_repository
 from stages.data.tasks.load import load_task, task_digest

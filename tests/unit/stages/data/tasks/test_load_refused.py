@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from schemas.data.stage_data import FileTask, TaskData
+from schemas.data.tasks import FileTask, TaskData
 from tests.unit.stages.data.tasks.test_load import ROWS, file_task, refused, write
 
 

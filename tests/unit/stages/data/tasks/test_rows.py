@@ -15,7 +15,7 @@ from datasets import Dataset
 from pydantic import TypeAdapter, ValidationError
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import TaskData
+from schemas.data.tasks import TaskData
 from stages.data.columns.tag_rows import sorted_tags
 from stages.data.tasks.load import TaskRows, load_task
 from stages.data.tasks.repeated_rows import rows_in_train

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.tasks.load import load_task
 
 

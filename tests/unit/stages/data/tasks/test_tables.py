@@ -12,7 +12,7 @@ import pytest
 
 from schemas.core.errors import DataError
 from schemas.data.file_format import FileFormat
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.corpus.prepare import load_corpus, read_summary
 from stages.data.files.read_request import Reading
 from stages.data.readers.files import FileRows, read_file

@@ -14,9 +14,9 @@ from pydantic import TypeAdapter
 
 from pipeline.task_argument import named_task
 from schemas.core.errors import ConfigError, DataError
-from schemas.data.stage_data import DocstringTask, FileTask, HubTask, TaskData, TaskDataset, describe_task
+from schemas.data.stage_data import TaskDataset
 from schemas.data.task_names import short_name
-from schemas.data.tasks import AnyTask
+from schemas.data.tasks import AnyTask, DocstringTask, FileTask, HubTask, TaskData, describe_task
 from schemas.results.manifest import Manifest
 from stages.data.tasks.load import load_task, task_digest
 from tests.unit.schemas.loading.test_task_overrides import recipe

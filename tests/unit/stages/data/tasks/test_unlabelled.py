@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from schemas.core.errors import DataError
-from schemas.data.stage_data import FileTask
+from schemas.data.tasks import FileTask
 from stages.data.tasks.rows import CheckedRows, checked_rows
 from tests.support.kinds import COLUMNS, kind_rows
 

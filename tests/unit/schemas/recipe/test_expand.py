@@ -1,0 +1,81 @@
+"""Stages in full: what each takes from the recipe, and which teachers it learns from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.recipes.shipped import read_recipe
+from schemas.core.refs import FolderModel
+from schemas.recipe.expand import (
+    baseline_config,
+    finished_teacher,
+    stage_config,
+    task_teachers,
+    teacher_candidates,
+    teacher_configs,
+)
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.teacher import Committee, FinetunedTeacher
+from tests.support.toys import toy_recipe_dict
+
+GOLDEN = Path(__file__).parent / "ernie_tiny_stages.json"
+"""The stages of `ernie-tiny` as they were when stores of today were written: their digests cover these values."""
+
+
+def test_the_stages_of_ernie_tiny_stay_what_stores_hold() -> None:
+    recipe = read_recipe("ernie-tiny")
+    made = {path: finished_teacher("/store/teacher/model", "0" * 64) for path in teacher_candidates(recipe)}
+    teachers = task_teachers(recipe, made)
+    stages = [stage_config(recipe, stage, teachers) for stage in recipe.stages]
+    configs = [*teacher_configs(recipe), *stages, baseline_config(recipe, tokens=1000)]
+    assert {config.name: config.model_dump(mode="json") for config in configs} == json.loads(GOLDEN.read_text())
+
+
+@pytest.fixture
+def committee(tmp_path: Path) -> Recipe:
+    """Three teachers, of which one comes fine-tuned, and a multi-task teacher."""
+    content: dict[str, Any] = toy_recipe_dict(tmp_path)
+    fine_tune = content["teacher"]["task_model"]
+    content["teacher"]["others"] = [
+        {"model": "./two", "task_model": fine_tune, "weight": 3},
+        {"model": "./three", "task_model": {"kind": "given", "model": "./given"}},
+    ]
+    content["teacher"]["multi_task"] = {
+        "tasks": {"one": content["task"], "two": content["task"]},
+        "training": fine_tune["training"],
+    }
+    return Recipe.model_validate(content)
+
+
+def folders(teachers: tuple[FinetunedTeacher, ...]) -> list[str]:
+    models = [teacher.model for teacher in teachers]
+    assert all(isinstance(model, FolderModel) for model in models)
+    return [model.path for model in models if isinstance(model, FolderModel)]
+
+
+def test_finished_teachers_are_matched_by_their_path_in_the_recipe(committee: Recipe) -> None:
+    candidates = teacher_candidates(committee)
+    assert {path: [config.name for config in group] for path, group in candidates.items()} == {
+        "teacher": ["teacher"],
+        "teacher.others[0]": ["other_teacher"],
+        "teacher.multi_task": ["multi_task_teacher"],
+    }
+    made = {path: finished_teacher(f"./{path}", f"{index:064x}") for index, path in enumerate(candidates)}
+    # In whatever order they were finished.
+    teachers = task_teachers(committee, dict(reversed(made.items())))
+    assert folders(teachers.fine_tuned) == ["./teacher", "./teacher.others[0]", "./given"]
+    assert teachers.multi_task == made["teacher.multi_task"]
+    stage = stage_config(committee, committee.stages[2], teachers)
+    assert isinstance(stage.teacher, Committee)
+    assert stage.teacher.weights == pytest.approx((0.2, 0.6, 0.2))
+
+
+def test_only_teachers_that_are_finished_or_published_are_available(committee: Recipe) -> None:
+    other = finished_teacher("./other", "0" * 64)
+    teachers = task_teachers(committee, {"teacher.others[0]": other})
+    assert folders(teachers.fine_tuned) == ["./other", "./given"]
+    assert teachers.multi_task is None
