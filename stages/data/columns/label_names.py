@@ -22,16 +22,17 @@ from stages.data.readers.files import listed
 Counts = Mapping[str, int]
 """Rows of each name."""
 
-NO_LABEL = frozenset(("-", "--", "---", "–", "—", "?", "??", "nan", "<na>", "#n/a", "nat", "null", "(null)", r"\n"))
+MISSING_LABELS = frozenset(
+    ("-", "--", "---", "–", "—", "?", "??", "nan", "<na>", "#n/a", "nat", "null", "(null)", r"\n")
+)
 """Names, in small letters, by which a file says that a row has no label."""
-PERHAPS_NO_LABEL = frozenset(
+MAYBE_MISSING = frozenset(
     ("none", "n/a", "na", "n.a.", "nil", "undefined", "missing", "unlabeled", "unlabelled", "no label")
 )
 """Names, in small letters, that may say so, or be a class as in `favor`, `against`, `none`."""
 
 _WHOLE = re.compile(r"[+-]?\d{1,18}")
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
-_WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.]0+")
 _IGNORED = "-100"  # what torch's cross entropy leaves out
 _UNSEEN = ("Cf", "Cc")
 _MANY_NUMBERS = 30
@@ -48,7 +49,7 @@ def name_counts(names: pa.ChunkedArray) -> dict[str, int]:
     return {each["values"]: each["counts"] for each in names.value_counts().to_pylist()}
 
 
-def names_for_nothing(counts: Counts, listed_labels: Sequence[str] | None) -> frozenset[str]:
+def missing_label_names(counts: Counts, listed_labels: Sequence[str] | None) -> frozenset[str]:
     """The names of rows that have no label, such as `-`, `nan`, or SNLI's -1.
 
     Args:
@@ -56,9 +57,9 @@ def names_for_nothing(counts: Counts, listed_labels: Sequence[str] | None) -> fr
         listed_labels: the task's own list of classes, whose names are classes whatever they look like.
     """
     classes = {name for name in counts.keys() - set(listed_labels or ()) if len(name) <= _LONGEST}
-    found = {name for name in classes if _folded(name) in NO_LABEL}
+    found = {name for name in classes if _folded(name) in MISSING_LABELS}
     if listed_labels is not None:
-        found |= {name for name in classes if _folded(name) in PERHAPS_NO_LABEL}
+        found |= {name for name in classes if _folded(name) in MAYBE_MISSING}
     others = counts.keys() - found
     if "+" in counts or not any(letter.isalnum() for name in others for letter in name):
         return frozenset()  # `+` and `-`, and sets of signs, are classes
@@ -82,97 +83,14 @@ def _negative_for_nothing(
     return negative if is_counted and len(numbers) > 2 else negative & {_IGNORED}
 
 
-def in_one_form(
-    names: Mapping[str, pa.ChunkedArray], listed_labels: Sequence[str] | None, where: str
-) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
-    """Names such as `1.0`, which pandas makes of whole numbers beside a gap, as `1`; and `True` beside `true` as one.
-
-    Args:
-        names: of the rows of each split.
-        listed_labels: the task's own list of classes.
-        where: how the remark names the column.
-    """
-    distinct = {name for column in names.values() for name in column.unique().to_pylist()}
-    if {name.lower() for name in distinct} == {"false", "true"} and len(distinct) > 2:
-        small = {split: pc.utf8_lower(column) for split, column in names.items()}
-        return small, (f"{where}: {', '.join(sorted(distinct))} are read as false and true",)
-    floats = {name for name in distinct if _WHOLE_AS_FLOAT.fullmatch(name)}
-    are_whole = all(_WHOLE.fullmatch(name) for name in distinct - floats)
-    if not floats or not are_whole or floats & set(listed_labels or ()):
-        return dict(names), ()
-    changed = {
-        split: pc.replace_substring_regex(column, r"^([+-]?\d+)[.]0+$", r"\1") for split, column in names.items()
-    }
-    example = min(floats)
-    remark = (
-        f"{where}: labels such as {example} are read as whole numbers, {example.partition('.')[0]}; values are "
-        "task.problem: regression"
-    )
-    return changed, (remark,)
+def sorted_names(distinct: list[str]) -> tuple[str, ...]:
+    """Return names in the order of their classes: whole numbers by size, others alphabetically."""
+    if all(re.fullmatch(r"-?\d+", name) for name in distinct):
+        return tuple(sorted(distinct, key=int))
+    return tuple(sorted(distinct))
 
 
-def named_by_number(
-    names: Mapping[str, pa.ChunkedArray], labels: Sequence[str], where: str
-) -> tuple[dict[str, pa.ChunkedArray], tuple[str, ...]]:
-    """Numbers from 0 as the names that the task lists, where the rows hold nothing but such numbers.
-
-    Args:
-        names: of the rows, or of their words, of each split.
-        labels: the task's own list.
-        where: how messages name the column.
-
-    Raises:
-        DataError: the numbers may count from 1.
-    """
-    distinct = {name for column in names.values() for name in column.unique().to_pylist()}
-    if len(labels) == 2 and {name.lower() for name in distinct} <= {"false", "true"}:
-        if distinct & set(labels) or {name.lower() for name in labels} == {"false", "true"}:
-            return dict(names), ()
-        place_of = {name: int(name.lower() == "true") for name in distinct}
-    else:
-        if distinct & set(labels) or not all(_is_count(name) for name in distinct):
-            return dict(names), ()
-        place_of = {name: int(name) for name in distinct}
-        if any(_NUMBER.fullmatch(label) for label in labels) or not place_of:
-            return dict(names), ()
-        _check_places(sorted(place_of.values()), labels, where)
-    ordered = sorted(place_of, key=lambda name: place_of[name])
-    first, last = ((name, printable(labels[place_of[name]], 60)) for name in (ordered[0], ordered[-1]))
-    remark = (
-        f"{where}: {first[0]} is read as {first[1]} and {last[0]} as {last[1]}, by their place in task.labels, counted "
-        "from 0"
-    )
-    taken = {name: labels[place] for name, place in place_of.items()}
-    return {split: _renamed(column, taken) for split, column in names.items()}, (remark,)
-
-
-def _is_count(name: str) -> bool:
-    return len(name) < 10 and name.isascii() and name.isdecimal() and str(int(name)) == name
-
-
-def _check_places(numbers: list[int], labels: Sequence[str], where: str) -> None:
-    """Refuse numbers that are no places in a list from 0, or may be places in one from 1."""
-    first, last = numbers[0], numbers[-1]
-    names = f"the {len(labels)} names of task.labels are counted from 0"
-    if first == 1 and last <= len(labels):
-        counted = "count from 1" if last == len(labels) else "hold no 0, so they may count from 1"
-        raise DataError(
-            f"{where}: its numbers, {first} to {last}, {counted}, and {names}; write the names into the rows, or list "
-            "the numbers in task.labels as text"
-        )
-    if last >= len(labels):
-        raise DataError(
-            f"{where}: its numbers go up to {last}, and {names}, so up to {len(labels) - 1}; list a name for every "
-            "number"
-        )
-
-
-def _renamed(column: pa.ChunkedArray, taken: Mapping[str, str]) -> pa.ChunkedArray:
-    places = pc.index_in(column, value_set=pa.array(taken.keys(), pa.string()))
-    return pc.take(pa.array(taken.values(), pa.string()), places)
-
-
-def check_names(names: Mapping[str, pa.ChunkedArray], where: Mapping[str, str], column: str) -> tuple[str, ...]:
+def check_class_names(names: Mapping[str, pa.ChunkedArray], where: Mapping[str, str], column: str) -> tuple[str, ...]:
     """What is to be said of class names that nobody listed.
 
     Args:
@@ -194,7 +112,7 @@ def check_names(names: Mapping[str, pa.ChunkedArray], where: Mapping[str, str], 
 
 
 def _refuse_values(counts: Counts, place: str) -> None:
-    names = [name for name in counts if _folded(name) not in PERHAPS_NO_LABEL]
+    names = [name for name in counts if _folded(name) not in MAYBE_MISSING]
     parts = [name for name in names if not _WHOLE.fullmatch(name)]
     if not parts or not all(_NUMBER.fullmatch(name.rstrip(" %")) for name in names):
         return
@@ -282,7 +200,7 @@ def check_set_names(lists: Mapping[str, Lists], where: Mapping[str, str], column
         f"{where['train']}: column {column!r}: label {printable(name, 60)!r} is read as a label of its own "
         f"({number:,} rows); leave it out where it means that there is none, or {_KEEP}"
         for name, number in counts.items()
-        if _folded(name) in NO_LABEL | PERHAPS_NO_LABEL
+        if _folded(name) in MISSING_LABELS | MAYBE_MISSING
     )
 
 
@@ -310,7 +228,7 @@ def _folded(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def near_name(found: str, labels: Sequence[str]) -> str:
+def spelling_hint(found: str, labels: Sequence[str]) -> str:
     """` (did you mean X?)` for the label that is spelled like `found`, or nearly, otherwise nothing."""
     twin = next((label for label in labels if spelling(label) == spelling(found)), None)
     return suggestion(found, labels) if twin is None else f" (did you mean {_told_apart(twin)}?)"
@@ -321,7 +239,7 @@ def _remark_on_none(counts: Counts) -> list[str]:
     remarks = []
     for name, number in counts.items():
         is_rare = name in ("-1", "-1.0") and number < _RARE * rows and "0" in counts
-        if is_rare or _folded(name) in PERHAPS_NO_LABEL:
+        if is_rare or _folded(name) in MAYBE_MISSING:
             remarks.append(
                 f"label {printable(name, 60)!r} in {number:,} of {rows:,} rows is read as a class of its own; drop its "
                 f"rows where it means that there is none, or {_KEEP}"

@@ -1,4 +1,4 @@
-"""The labels of a multi_label task's rows, in whichever of the common forms they stand.
+"""Sets of labels of a multi_label task's rows, in any of the common forms.
 
 | form                               | a row                                            | names of the labels      |
 |------------------------------------|--------------------------------------------------|--------------------------|
@@ -8,257 +8,211 @@
 | object with 0 or 1 for each label  | `{"toxic": 1, "insult": 0}`                      | its keys                 |
 | column of 0 and 1 for each label   | `label: [toxic, insult]`                         | the columns              |
 | names in one text                  | `red, blue`                                      | those in the rows        |
-| these lists and objects, as text   | `['joy', 'love']`, `['joy' 'love']`, `[1 0 0]`   | as above                 |
+| such a list or object, as text     | `['joy', 'love']`, `['joy' 'love']`, `[1 0 0]`   | as above                 |
 
-The form is decided once, on all rows of all splits. Rows that differ in form are refused, and so are forms that mean
-two things.
+One form is chosen for all rows of all splits. Rows that differ in form are refused, and so are ambiguous columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from schemas.core.errors import DataError
 from schemas.core.kinds import MultiLabel
 from schemas.core.wording import printable
-from stages.data.columns.label_flags import FLAGS, LabelSets, sets_of_columns, sets_of_flags, sets_of_objects
-from stages.data.columns.label_names import named_by_number
-from stages.data.columns.label_texts import items_of_texts
-from stages.data.columns.list_columns import Lists, list_column
+from stages.data.columns.class_names import names_by_number
+from stages.data.columns.columns import Column, Columns, Parsed, columns_of, shown
+from stages.data.columns.label_flags import (
+    FLAGS,
+    flag_columns,
+    sets_from_columns,
+    sets_from_flags,
+    sets_from_objects,
+)
+from stages.data.columns.label_names import check_set_names, sorted_names
+from stages.data.columns.label_texts import Row, parse_label_texts
+from stages.data.columns.list_columns import Lists, declared_names, distinct_items, item_text
 from stages.data.columns.text_columns import Task, whole_number
 from stages.data.readers.files import check_column, is_text
 
-_PERHAPS_BETWEEN = ("/", "#", "+", "&", " ")
-"""Signs that stand between names in some files, and in names in others."""
-_Row = list[str] | dict[str, object]
+_POSSIBLE_SEPARATORS = ("/", "#", "+", "&", " ")
+"""Signs that separate names in some files and belong to names in others."""
 
 
-def label_sets(task: Task, problem: MultiLabel, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> LabelSets:
-    """Which labels every row of every split has.
+def read_label_sets(
+    task: Task, problem: MultiLabel, raw: Mapping[str, Dataset], where: Mapping[str, str]
+) -> Parsed[Lists]:
+    """Return the names of every row's labels, and all names in the order of the head's outputs.
 
     Args:
-        task: names the column of labels, or the columns, and perhaps the labels.
-        problem: names the separator of labels that stand in one text.
-        raw: the splits as they were read, `train` first.
-        where: how messages name each split.
+        task: names the column of labels, or the columns, and may list the labels.
+        problem: may give the separator of labels in one text.
+        raw: the splits as read, `train` first.
+        where: location of each split in messages.
 
     Raises:
-        DataError: a row is of no such form, or of another than the rest; with its place and what to do.
+        DataError: a row has none of these forms, or another one than the rest; or there are fewer than two labels.
     """
+    sets = _read(task, problem, raw, where)
+    labels, remarks = task.labels or sets.labels, sets.remarks
+    if not labels:
+        remarks += check_set_names(sets.splits, where, task.label_column)
+        labels = sorted_names(sets.splits["train"].flat.unique().to_pylist())
+    if len(labels) < 2:
+        raise DataError(
+            f"{where['train']}: column {task.label!r} has {len(labels)} label in all; a multi_label task needs two or "
+            "more"
+        )
+    return Parsed(sets.splits, labels, remarks)
+
+
+def _read(task: Task, problem: MultiLabel, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> Parsed[Lists]:
+    """Read the sets; the labels are empty if the training rows decide them."""
     if not isinstance(task.label, str):
-        return sets_of_columns(task, raw, where)
-    for split, rows in raw.items():
-        if task.label not in rows.column_names:
-            _refuse_missing_column(task, rows, where[split])
-    rows_of, remarks = _rows_of_splits(task, problem, raw, where)
-    if any(isinstance(row, dict) for rows in rows_of.values() for row in rows):
-        return sets_of_objects(task, rows_of, where, remarks)
-    lists = {split: _as_lists(rows) for split, rows in rows_of.items()}  # type: ignore[arg-type]
-    return _read_lists(task, lists, raw, where, remarks)
+        return sets_from_columns(task, raw, where)
+    columns = columns_of(raw, task.label, where)
+    for column in columns.values():
+        _check_column(task, column)
+    rows_of, remarks = _rows_of_splits(columns, task.labels or (), problem.separator)
+    lists: dict[str, Lists] = {}
+    for split, rows in rows_of.items():
+        items = [row for row in rows if isinstance(row, list)]
+        if len(items) != len(rows):
+            return sets_from_objects(rows_of, columns, task.labels, remarks)
+        lists[split] = Lists.of(items)
+    distinct = distinct_items(lists.values())
+    if distinct and distinct <= FLAGS.keys() and _are_flags(columns, lists, distinct, task.labels):
+        return sets_from_flags(lists, columns, task.labels, remarks)
+    unlisted = distinct - set(task.labels or ())
+    declared = declared_names(raw["train"], task.label)
+    if not unlisted or any(whole_number(item) is None for item in distinct):
+        _refuse_hidden(columns, lists, unlisted)
+        return Parsed(lists, declared, remarks + _remark_on_single(columns["train"].name, lists, distinct))
+    if repeat := _first_repeat(lists):
+        split, row, item = repeat
+        raise columns[split].error(
+            row, f"holds {item} twice; give the number of each label once, or a 0 or 1 for each label"
+        )
+    if task.labels is None:
+        return Parsed(lists, declared, remarks)
+    flat = {split: column.flat for split, column in lists.items()}
+    names, remark = names_by_number(flat, task.labels, f"task: column {task.label!r}")
+    numbered = {split: Lists(names[split], column.lengths) for split, column in lists.items()}
+    return Parsed(numbered, task.labels, remarks + remark)
 
 
-def _refuse_missing_column(task: Task, rows: Dataset, where: str) -> None:
-    others = {task.text, task.text_pair}
-    flags = [name for name in flag_columns(rows) if name not in others]
+def _check_column(task: Task, column: Column) -> None:
+    """Refuse a missing column, and offer the columns of flags if there are several."""
     try:
-        check_column(rows.column_names, task.label_column, where)
+        check_column(column.rows.column_names, column.name, column.where)
     except DataError as error:
+        flags = [name for name in flag_columns(column.rows) if name not in (task.text, task.text_pair)]
         if len(flags) < 2:
             raise
         raise DataError(
-            f"{error}; where each label has a column of 0 and 1, name them all: task.label: [{', '.join(flags)}]"
+            f"{error}; if each label has a column of 0 and 1, name them all: task.label: [{', '.join(flags)}]"
         ) from None
 
 
-def flag_columns(rows: Dataset) -> list[str]:
-    """Columns that hold both 0 and 1 and nothing else, as numbers, truth values or text."""
-    found = []
-    for name in rows.column_names:
-        values = rows.data.column(name)
-        if not pa.types.is_nested(values.type):
-            distinct = {str(value) for value in values.unique().to_pylist()[:3]}
-            if len(distinct) == 2 and {FLAGS.get(each) for each in distinct} == {0, 1}:
-                found.append(name)
-    return found
-
-
 def _rows_of_splits(
-    task: Task, problem: MultiLabel, raw: Mapping[str, Dataset], where: Mapping[str, str]
-) -> tuple[dict[str, list[_Row]], tuple[str, ...]]:
-    """Each row's list of items or its object, as text; and what was done to get there."""
-    column = task.label_column
+    columns: Columns, labels: tuple[str, ...], separator: str | None
+) -> tuple[dict[str, list[Row]], tuple[str, ...]]:
+    """Return each row's list of items or its object, with items as text; and remarks."""
     texts: dict[str, list[str]] = {}
-    rows_of: dict[str, list[_Row]] = {}
-    for split, rows in raw.items():
-        feature = rows.features[column]
-        names = getattr(getattr(feature, "feature", None), "names", None)
-        if is_text(feature):
-            texts[split] = [
-                _text(value, f"{where[split]}: row {row}: column {column!r}")
-                for row, value in list_column(rows, column, where[split])
-            ]
-            continue
-        rows_of[split] = [
-            _row(value, f"{where[split]}: row {row}: column {column!r}", names)
-            for row, value in list_column(rows, column, where[split])
-        ]
+    rows_of: dict[str, list[Row]] = {}
+    for split, column in columns.items():
+        if is_text(column.rows.features[column.name]):
+            texts[split] = [_text(column, row, value) for row, value in column.numbered()]
+        else:
+            names = declared_names(column.rows, column.name)
+            rows_of[split] = [_row(column, row, value, names) for row, value in column.numbered()]
     if not texts:
         return rows_of, ()
-    read, remarks = items_of_texts(task, problem, texts, where)
-    return {split: [*(rows_of.get(split) or read[split])] for split in raw}, remarks
+    parsed, remarks = parse_label_texts(columns, texts, labels, separator)
+    return {split: (rows_of | parsed)[split] for split in columns}, remarks
 
 
-def _text(value: str | None, where: str) -> str:
+def _text(column: Column, row: int, value: str | None) -> str:
     if value is None:
-        raise DataError(f"{where} is missing; write an empty text for a row without labels, or drop the row")
+        raise column.error(row, "is missing; write an empty text for a row without labels, or drop the row")
     return value.strip()
 
 
-def _row(value: object, where: str, names: list[str] | None) -> _Row:
+def _row(column: Column, row: int, value: object, names: tuple[str, ...]) -> Row:
     if isinstance(value, dict):
         return value
     if not isinstance(value, list):
-        raise DataError(
-            f"{where} is {'missing' if value is None else repr(printable(str(value), 60))}, not a list; write "
-            '["one", "two"], or name a column of 0 and 1 for each label: task.label: [one, two]'
+        raise column.error(
+            row,
+            f'is {shown(value)}, not a list; write ["one", "two"], or name a column of 0 and 1 for each label: '
+            "task.label: [one, two]",
         )
-    return [_item(item, where, names) for item in value]
+    items = []
+    for item in value:
+        if isinstance(item, float):
+            if not item.is_integer():
+                raise column.error(row, f"holds {item}, but a flag is 1 or 0; write 1 or 0, such as 1 from 0.5 up")
+            item = int(item)
+        items.append(str(item).lower() if isinstance(item, bool) else item_text(item, column.at(row), names))
+    return items
 
 
-def _item(item: object, where: str, names: list[str] | None) -> str:
-    """An item as text; a number that a data set of the hub has a name for is that name."""
-    if isinstance(item, float) and item.is_integer():
-        item = int(item)
-    if isinstance(item, bool):
-        return str(item).lower()
-    if isinstance(item, int) and names is not None:
-        if not 0 <= item < len(names):
-            raise DataError(f"{where} holds {item}, which is hidden; take another split")
-        return names[item]
-    if isinstance(item, float):
-        raise DataError(f"{where} holds {item}, but a label is there or not; write 1 or 0, such as 1 from 0.5 on")
-    if not isinstance(item, str | int) or item == "":
-        raise DataError(f"{where} holds {printable(str(item), 60)!r}, not a text; mend the row")
-    return str(item)
-
-
-def _as_lists(rows: list[list[str]]) -> Lists:
-    flat = pa.array([item for row in rows for item in row], pa.string())
-    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
-    return Lists(pa.chunked_array([flat]), lengths)
-
-
-def _read_lists(
-    task: Task,
-    lists: Mapping[str, Lists],
-    raw: Mapping[str, Dataset],
-    where: Mapping[str, str],
-    remarks: tuple[str, ...],
-) -> LabelSets:
-    """Lists of names, of numbers, or of a 0 or 1 for each label: whichever all of them can be."""
-    distinct = {item for each in lists.values() for item in pc.unique(each.flat).to_pylist()}
-    named = set(task.labels or ())
-    if distinct and distinct <= FLAGS.keys() and _are_flags(task, lists, where):
-        return sets_of_flags(task, lists, where, remarks)
-    if not distinct or distinct <= named or any(whole_number(each) is None for each in distinct):
-        _refuse_hidden(task, lists, where, distinct - named)
-        remarks += _remark_on_single(task, lists)
-        return LabelSets(dict(lists), _declared(raw["train"], task.label_column), remarks)
-    if place := _first_repeat(lists):
-        split, row, item = place
-        raise DataError(
-            f"{where[split]}: row {row}: column {task.label!r} holds {item} twice; give the number of each label once, "
-            "or a 0 or 1 for each label"
-        )
-    if task.labels is None:
-        return LabelSets(dict(lists), _declared(raw["train"], task.label_column), remarks)
-    return _by_number(task, task.labels, lists, remarks)
-
-
-def _declared(rows: Dataset, column: str) -> tuple[str, ...] | None:
-    """Names that a data set of the hub declares for the items of a list."""
-    inner = getattr(rows.features[column], "feature", None)
-    return tuple(inner.names) if isinstance(inner, datasets.ClassLabel) else None
-
-
-def _are_flags(task: Task, lists: Mapping[str, Lists], where: Mapping[str, str]) -> bool:
-    """Whether lists of nothing but 0 and 1 have one for each label; the labels 0 and 1 may be meant."""
-    lengths = {int(length) for each in lists.values() for length in np.unique(each.lengths)}
-    if len(lengths) == 1:
-        if lengths != {1}:
-            return True
-        if task.labels is None:
+def _are_flags(
+    columns: Columns, lists: Mapping[str, Lists], distinct: set[str], labels: tuple[str, ...] | None
+) -> bool:
+    """Return whether lists of nothing but 0 and 1 hold a flag for each label, rather than the labels 0 and 1."""
+    wanted = int(lists["train"].lengths[0])
+    odd = [(split, np.flatnonzero(column.lengths != wanted)) for split, column in lists.items()]
+    split, rows = next(((split, rows) for split, rows in odd if len(rows)), ("", None))
+    if rows is None:
+        if wanted == 1 and labels is None:
             raise DataError(
-                f"{where['train']}: column {task.label!r} holds a single 0 or 1 in every row, which is one label; name "
-                "several columns, task.label: [one, two], or set task.problem to classification"
+                f"{columns['train'].where}: column {columns['train'].name!r} holds a single 0 or 1 in every row, which "
+                "is one label; name several columns, task.label: [one, two], or set task.problem to classification"
             )
+        return wanted != 1
+    if _first_repeat(lists) is None and not any(item.lower() == "true" for item in distinct):
         return False
-    if _first_repeat(lists) is None and "true" not in _items(lists):
-        return False
-    split, row, found, wanted = _first_of_other_length(lists)
-    raise DataError(
-        f"{where[split]}: row {row}: column {task.label!r} holds {found} values of 0 and 1 but row 1 of train "
-        f"{wanted}; give every row one for each label"
+    row = int(rows[0])
+    raise columns[split].error(
+        row + 1,
+        f"holds {lists[split].lengths[row]} values of 0 and 1 but row 1 of train {wanted}; give every row one for each "
+        "label",
     )
 
 
-def _items(lists: Mapping[str, Lists]) -> set[str]:
-    return {item.lower() for each in lists.values() for item in pc.unique(each.flat).to_pylist()}
-
-
-def _first_of_other_length(lists: Mapping[str, Lists]) -> tuple[str, int, int, int]:
-    wanted = int(lists["train"].lengths[0])
-    for split, each in lists.items():
-        other = np.flatnonzero(each.lengths != wanted)
-        if len(other):
-            return split, int(other[0]) + 1, int(each.lengths[other[0]]), wanted
-    raise AssertionError("all lists are as long as the first")
-
-
 def _first_repeat(lists: Mapping[str, Lists]) -> tuple[str, int, str] | None:
-    """Split, row and item where a row holds an item twice."""
-    for split, each in lists.items():
-        for row, items in enumerate(each.by_row(), start=1):
+    """Return split, row and item of the first row that holds an item twice."""
+    for split, column in lists.items():
+        for row, items in enumerate(column.by_row(), start=1):
             if len(set(items)) != len(items):
                 return split, row, next(item for item in items if items.count(item) > 1)
     return None
 
 
-def _refuse_hidden(task: Task, lists: Mapping[str, Lists], where: Mapping[str, str], distinct: set[str]) -> None:
-    """Refuse -1 beside numbers: it hides a label, or says that nobody judged it."""
-    if "-1" not in distinct or any(whole_number(each.removeprefix("-")) is None for each in distinct):
+def _refuse_hidden(columns: Columns, lists: Mapping[str, Lists], distinct: set[str]) -> None:
+    """Refuse -1 beside numbers: it hides a label, or marks one that nobody judged."""
+    if "-1" not in distinct or any(whole_number(item.removeprefix("-")) is None for item in distinct):
         return
-    for split, each in lists.items():
-        place = each.flat.index("-1").as_py()
-        if place >= 0:
-            raise DataError(
-                f"{where[split]}: row {each.row_of(place)}: column {task.label!r} holds -1, which hides a label; drop "
-                "the row, or take another split"
+    for split, column in lists.items():
+        index = column.flat.index("-1").as_py()
+        if index >= 0:
+            raise columns[split].error(
+                column.row_of(index), "holds -1, which hides a label; drop the row, or use another split"
             )
 
 
-def _by_number(task: Task, labels: tuple[str, ...], lists: Mapping[str, Lists], remarks: tuple[str, ...]) -> LabelSets:
-    """Numbers that count the names of `task.labels` from 0."""
-    flat = {split: each.flat for split, each in lists.items()}
-    names, said = named_by_number(flat, labels, f"task: column {task.label!r}")
-    named = {split: Lists(names[split], each.lengths) for split, each in lists.items()}
-    return LabelSets(named, labels, (*remarks, *said))
-
-
-def _remark_on_single(task: Task, lists: Mapping[str, Lists]) -> tuple[str, ...]:
-    """Rows of several labels are why a task is of this kind: where there is none, names may not have been parted."""
-    if any((each.lengths > 1).any() for each in lists.values()):
+def _remark_on_single(name: str, lists: Mapping[str, Lists], distinct: set[str]) -> tuple[str, ...]:
+    """Remark on rows that never have several labels: a separator may have been missed."""
+    if any((column.lengths > 1).any() for column in lists.values()):
         return ()
-    names = sorted(name for each in lists.values() for name in pc.unique(each.flat).to_pylist())
-    joined = next((name for sign in _PERHAPS_BETWEEN for name in names if sign in name.strip(sign)), None)
-    hint = "" if joined is None else f" (where {printable(joined, 40)!r} is several, set task.problem.separator)"
+    names = sorted(distinct)
+    joined = next((item for sign in _POSSIBLE_SEPARATORS for item in names if sign in item.strip(sign)), None)
+    hint = "" if joined is None else f" (if {printable(joined, 40)!r} means several, set task.problem.separator)"
     return (
-        f"task.label: no row of column {task.label!r} has more than one label{hint}; task.problem: classification is "
-        "for one in every row",
+        f"task.label: no row of column {name!r} has more than one label{hint}; task.problem: classification is for one "
+        "label per row",
     )

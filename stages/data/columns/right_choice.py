@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"(\d+)(?:\.0+)?")
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question with its choices, and the answer that the data gives."""
 
     answer: Any
@@ -52,18 +52,18 @@ class Reading:
     """How messages name it."""
     setting: str
     """What chooses it in `task.problem`."""
-    choice_of: Callable[[Asked], int | None]
+    choice_of: Callable[[Question], int | None]
     """The number of the choice, counted from 0; None where the answer cannot be read so."""
 
 
-def _by_text(asked: Asked) -> int | None:
+def _by_text(asked: Question) -> int | None:
     if not isinstance(asked.answer, str):
         return None
     stripped = [choice.strip() for choice in asked.choices]
     return stripped.index(asked.text) if asked.text in stripped else None
 
 
-def _by_key(asked: Asked) -> int | None:
+def _by_key(asked: Question) -> int | None:
     keys = [key.strip() for key in asked.keys]
     if asked.text in keys:
         return keys.index(asked.text)
@@ -71,7 +71,7 @@ def _by_key(asked: Asked) -> int | None:
     return keys.index(bare[1]) if bare is not None and bare[1] in keys and not bare[2] else None
 
 
-def _by_letter(asked: Asked) -> int | None:
+def _by_letter(asked: Question) -> int | None:
     if not isinstance(asked.answer, str):
         return None
     found = _LETTER.fullmatch(_plain(asked.text))
@@ -84,8 +84,8 @@ def _by_letter(asked: Asked) -> int | None:
     return number if not rest or rest == _plain(asked.choices[number]) else None
 
 
-def _by_number(first: int) -> Callable[[Asked], int | None]:
-    def choice_of(asked: Asked) -> int | None:
+def _by_number(first: int) -> Callable[[Question], int | None]:
+    def choice_of(asked: Question) -> int | None:
         found = None if isinstance(asked.answer, bool) else _NUMBER.fullmatch(asked.text)
         number = -1 if found is None else int(found[1][:9]) - first
         return number if 0 <= number < len(asked.choices) else None
@@ -107,7 +107,7 @@ _NUMBERS = {0: (_FROM_0,), 1: (_FROM_1,), None: (_FROM_0, _FROM_1)}
 
 
 def right_choices(
-    problem: MultipleChoice, questions: Sequence[Asked], *, are_keys: bool
+    problem: MultipleChoice, questions: Sequence[Question], *, are_keys: bool
 ) -> tuple[list[int], tuple[str, ...]]:
     """The number of each question's right choice, counted from 0; and a remark where it could be another.
 
@@ -150,7 +150,7 @@ def _readings(problem: MultipleChoice, *, are_keys: bool) -> list[tuple[Reading,
     return [(_KEY,), together] if are_keys else [together]
 
 
-def _first_unknown(asked: Asked) -> DataError:
+def _first_unknown(asked: Question) -> DataError:
     return DataError(
         f"{asked.place} is {printable(asked.text, 40)}, and no answer of the column is 0 or the number of choices, so "
         "that they may be counted from 0 or from 1; set first: 0 or first: 1 in task.problem"
@@ -160,7 +160,7 @@ def _first_unknown(asked: Asked) -> DataError:
 _Found = dict[Reading, list[int | None]]
 
 
-def _refuse_other_meanings(whole: Sequence[Reading], found: _Found, questions: Sequence[Asked]) -> None:
+def _refuse_other_meanings(whole: Sequence[Reading], found: _Found, questions: Sequence[Question]) -> None:
     for other in whole[1:]:
         for asked, one, two in zip(questions, found[whole[0]], found[other], strict=True):
             if one != two:
@@ -193,7 +193,7 @@ def _remarks(chosen: Reading, problem: MultipleChoice, found: _Found, numbers: l
     return tuple(remarks)
 
 
-def _not_read(problem: MultipleChoice, questions: Sequence[Asked], *, are_keys: bool) -> DataError:
+def _not_read(problem: MultipleChoice, questions: Sequence[Question], *, are_keys: bool) -> DataError:
     """The first answer that the reading which fits most rows cannot read."""
     readings = [each for group in _readings(problem, are_keys=are_keys) for each in group]
     missed = {

@@ -152,7 +152,7 @@ def _shown(tags: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Read:
+class BioTags:
     """Tags of a split in BIO, and how its entities keep to their scheme."""
 
     tags: pa.ChunkedArray
@@ -168,7 +168,7 @@ class Read:
     """Entities that begin with B- where IOB1 would write I-."""
 
 
-def as_bio(scheme: Scheme, given: Lists) -> Read:
+def as_bio(scheme: Scheme, given: Lists) -> BioTags:
     """Every tag as BIO writes it, where entities begin as conlleval has it.
 
     Args:
@@ -191,7 +191,7 @@ def as_bio(scheme: Scheme, given: Lists) -> Read:
     places = np.flatnonzero(broken)
     follows = np.concatenate([[-1], kinds[:-1]])[: len(kinds)]
     goes_on = ~first & (follows == kinds)
-    return Read(
+    return BioTags(
         tags=pa.chunked_array([pa.array(names[bio], pa.string())]),
         entities=int(starts.sum()),
         broken=len(np.unique(entities[places])),

@@ -14,12 +14,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,14 +35,14 @@ from schemas.core.kinds import (
 )
 from schemas.core.wording import printable
 from schemas.data.cards import DataLimits
-from stages.data.columns.choice_rows import choice_rows
-from stages.data.columns.label_names import check_names, check_set_names, in_one_form, named_by_number, near_name
-from stages.data.columns.label_sets import label_sets
-from stages.data.columns.list_columns import answer_columns
-from stages.data.columns.tag_rows import tagged_words
-from stages.data.columns.text_columns import Task, opened, task_texts
-from stages.data.columns.values import value_columns
-from stages.data.readers.files import first_row, label_column, listed, text_column
+from stages.data.columns.choice_rows import read_choices
+from stages.data.columns.class_names import read_class_names
+from stages.data.columns.label_names import spelling_hint
+from stages.data.columns.label_sets import read_label_sets
+from stages.data.columns.tag_rows import read_tagged_words
+from stages.data.columns.text_columns import Task, flatten_objects, read_answers, task_texts
+from stages.data.columns.values import read_values
+from stages.data.readers.files import first_row, listed, text_column
 from stages.data.tasks.unlabelled import complete_rows, in_file_numbers
 
 VALUE, SPAN, CHOICE, VECTOR = ("value",), ("start", "end"), ("choice",), ("vector",)
@@ -78,7 +76,7 @@ def checked_rows(
     Raises:
         DataError: a row is not right; with split, row, column and what to do.
     """
-    raw = {split: opened(task, rows) for split, rows in raw.items()}
+    raw = {split: flatten_objects(task, rows) for split, rows in raw.items()}
     complete = complete_rows(task, raw, where, limit=droppable)
     try:
         found = _read(task, {split: kept.rows for split, kept in complete.kept.items()}, where)
@@ -100,11 +98,11 @@ def _read(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> C
         case TokenClassification():
             return _tagged(task, raw, where)
         case QuestionAnswering():
-            splits = {split: _spans(task, rows, where[split]) for split, rows in raw.items()}
-            return CheckedRows(splits, SPAN)
+            answers = read_answers(task, raw, where)
+            return CheckedRows({split: _as_dataset(columns) for split, columns in answers.splits.items()}, SPAN)
         case MultipleChoice():
-            splits, remarks = choice_rows(task, task.problem, raw, where)
-            return CheckedRows(splits, CHOICE, remarks)
+            choices = read_choices(task, task.problem, raw, where)
+            return CheckedRows(choices.splits, CHOICE, choices.remarks)
         case Embedding():
             return _embedded(task, raw, where)
         case _:
@@ -116,39 +114,16 @@ def _as_dataset(columns: Mapping[str, Any]) -> Dataset:
 
 
 def _classified(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
-    column = task.label_column
-    names = {split: _class_names(rows, column, where[split]) for split, rows in raw.items()}
-    names, remarks = in_one_form(names, task.labels, f"task: column {column!r}")
-    declared = isinstance(raw["train"].features[column], datasets.ClassLabel)
-    if task.labels is not None:
-        names, said = named_by_number(names, task.labels, f"task: column {column!r}")
-        remarks += said
-    elif not declared:
-        remarks += check_names(names, where, column)
-    labels = task.labels or _sorted_labels(raw["train"], column, names["train"])
+    names = read_class_names(task, raw, where)
     parts = {}
     for split, rows in raw.items():
         columns = task_texts(task, rows, where[split])
-        codes = _codes(names[split], labels)
+        codes = _codes(names.splits[split], names.labels)
         if row := first_row(pc.is_null(codes)):
-            found = names[split][row - 1].as_py()
-            raise _unknown_label(task, where[split], row, found, labels)
+            found = names.splits[split][row - 1].as_py()
+            raise _unknown_label(task, where[split], row, found, names.labels)
         parts[split] = _as_dataset({**columns, "label": codes})
-    return CheckedRows(parts, labels, remarks)
-
-
-def _class_names(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
-    """The labels as text; whole numbers that pandas made floats beside a gap are taken as it writes them."""
-    values = rows.data[column] if column in rows.column_names else None
-    if values is None or not pa.types.is_floating(values.type):
-        return label_column(rows, column, where)
-    numbers = np.asarray(rows.with_format("numpy")[column][:], np.float64)
-    if np.isnan(numbers).any():
-        row = int(np.isnan(numbers).argmax()) + 1
-        raise DataError(f"{where}: row {row}: label {column!r} is missing; give the row a label or drop it")
-    if not (np.isfinite(numbers) & (numbers == np.trunc(numbers))).all():
-        return label_column(rows, column, where)
-    return pa.chunked_array([pa.array([f"{number:.1f}" for number in numbers], pa.string())])
+    return CheckedRows(parts, names.labels, names.remarks)
 
 
 def _codes(names: pa.ChunkedArray, labels: tuple[str, ...]) -> pa.ChunkedArray:
@@ -159,82 +134,52 @@ def _unknown_label(task: Task, where: str, row: int, found: str, labels: tuple[s
     origin = "given as task.labels" if task.labels else "the labels of the training rows"
     return DataError(
         f"{where}: row {row}: label {printable(found, 60)!r} is not one of {listed(labels)} ({origin})"
-        f"{near_name(found, labels)}; mend the row, or list every label in task.labels"
+        f"{spelling_hint(found, labels)}; mend the row, or list every label in task.labels"
     )
-
-
-def _sorted_labels(rows: Dataset, column: str, names: pa.ChunkedArray) -> tuple[str, ...]:
-    feature = rows.features[column]
-    if isinstance(feature, datasets.ClassLabel):
-        return tuple(feature.names)
-    return sorted_names(names.unique().to_pylist())
-
-
-def sorted_names(distinct: list[str]) -> tuple[str, ...]:
-    """Label names in the order that their classes get: whole numbers by size, others by letters."""
-    if all(re.fullmatch(r"-?\d+", name) for name in distinct):
-        return tuple(sorted(distinct, key=int))
-    return tuple(sorted(distinct))
 
 
 def _multi_labelled(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
     assert isinstance(task.problem, MultiLabel)
-    found = label_sets(task, task.problem, raw, where)
-    given, remarks = found.lists, found.remarks
-    if task.labels is None and found.labels is None:
-        remarks += check_set_names(given, where, task.label_column)
-    labels = task.labels or found.labels or sorted_names(given["train"].flat.unique().to_pylist())
-    if len(labels) < 2:
-        raise DataError(
-            f"{where['train']}: column {task.label!r} has {len(labels)} label in all; a multi_label task needs "
-            "two or more"
-        )
+    sets = read_label_sets(task, task.problem, raw, where)
     parts = {}
     for split, rows in raw.items():
-        lists = given[split]
-        codes = _codes(lists.flat, labels)
+        lists = sets.splits[split]
+        codes = _codes(lists.flat, sets.labels)
         if place := first_row(pc.is_null(codes)):
             row, found = lists.row_of(place - 1), lists.flat[place - 1].as_py()
-            raise _unknown_label(task, where[split], row, found, labels)
-        has = np.zeros((len(rows), len(labels)), np.int8)
+            raise _unknown_label(task, where[split], row, found, sets.labels)
+        has = np.zeros((len(rows), len(sets.labels)), np.int8)
         has[lists.rows(), codes.to_numpy()] = 1
         columns = task_texts(task, rows, where[split])
         parts[split] = _as_dataset({**columns, "label": pa.array(list(has), pa.list_(pa.int8()))})
-    return CheckedRows(parts, labels, remarks)
+    return CheckedRows(parts, sets.labels, sets.remarks)
 
 
 def _valued(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
-    values, remarks = value_columns(raw, task.label_column, where)
+    values = read_values(task, raw, where)
     splits = {
-        split: _as_dataset({**task_texts(task, rows, where[split]), "label": values[split]})
+        split: _as_dataset({**task_texts(task, rows, where[split]), "label": values.splits[split]})
         for split, rows in raw.items()
     }
-    return CheckedRows(splits, VALUE, remarks)
+    return CheckedRows(splits, VALUE, values.remarks)
 
 
 def _tagged(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
-    found = tagged_words(task, raw, where)
+    tagged = read_tagged_words(task, raw, where)
     parts = {}
-    for split in raw:
-        words, tags = found.words[split], found.tags[split]
-        codes = _codes(tags.flat, found.labels)
+    for split, found in tagged.splits.items():
+        words, tags = found.words, found.tags
+        codes = _codes(tags.flat, tagged.labels)
         if place := first_row(pc.is_null(codes)):
             name = tags.flat[place - 1].as_py()
-            raise _unknown_label(task, where[split], tags.row_of(place - 1), name, found.labels)
+            raise _unknown_label(task, where[split], tags.row_of(place - 1), name, tagged.labels)
         rows = _as_dataset({"words": words.array, "label": tags.with_values(codes)})
         # Published files often end with a sentence of no words.
         filled = np.flatnonzero(words.lengths)
         parts[split] = rows if len(filled) == len(rows) else rows.select(filled)
         if not len(filled):
             raise DataError(f"{where[split]}: column {task.text!r} is empty in every row")
-    return CheckedRows(parts, found.labels, found.remarks)
-
-
-def _spans(task: Task, rows: Dataset, where: str) -> Dataset:
-    if task.text_pair is None:
-        raise DataError("task.text_pair: a question_answering task needs the column of the context, such as context")
-    columns = task_texts(task, rows, where)
-    return _as_dataset(columns | answer_columns(rows, task.label_column, columns["text_pair"], where))
+    return CheckedRows(parts, tagged.labels, tagged.remarks)
 
 
 def _embedded(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
@@ -245,7 +190,7 @@ def _embedded(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) 
         for split, rows in raw.items()
         if split != "train" and {pair, task.label_column} <= set(rows.column_names)
     }
-    likeness, remarks = value_columns(scored, task.label_column, where)
+    likeness = read_values(task, scored, where)
     parts = {}
     for split, rows in raw.items():
         first = text_column(rows, task.text, where[split])
@@ -253,10 +198,10 @@ def _embedded(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) 
         if pair is not None and pair in rows.column_names and (split == "train" or split in scored):
             second = text_column(rows, pair, where[split])
         if split in scored:
-            columns = {"text": first, "text_pair": second, "label": likeness[split]}
+            columns = {"text": first, "text_pair": second, "label": likeness.splits[split]}
             parts[split] = _as_dataset(columns)
         else:
             # Both texts of a pair are texts to learn from.
             chunks = [*first.chunks, *(second.chunks if second is not None else [])]
             parts[split] = _as_dataset({"text": pa.chunked_array(chunks)})
-    return CheckedRows(parts, VECTOR, remarks)
+    return CheckedRows(parts, VECTOR, likeness.remarks)

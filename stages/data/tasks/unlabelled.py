@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from schemas.core.errors import DataError
 from schemas.core.kinds import Classification, Embedding, MultiLabel, Regression, TokenClassification
 from schemas.core.wording import printable
-from stages.data.columns.label_names import NO_LABEL, PERHAPS_NO_LABEL, name_counts, names_for_nothing
+from stages.data.columns.label_names import MAYBE_MISSING, MISSING_LABELS, missing_label_names, name_counts
 from stages.data.columns.text_columns import Task
 from stages.data.readers.files import is_text
 
@@ -136,7 +136,7 @@ def _without_label(rows: Dataset, column: str, task: Task) -> Mask:
         missing = pc.or_(missing, _blank(values))
         if isinstance(task.problem, Regression):
             small = pc.utf8_lower(pc.utf8_trim_whitespace(values))
-            none = pa.array(sorted(NO_LABEL | PERHAPS_NO_LABEL), values.type)
+            none = pa.array(sorted(MISSING_LABELS | MAYBE_MISSING), values.type)
             missing = pc.or_(missing, pc.is_in(small, value_set=none))
     return _as_mask(missing)
 
@@ -149,7 +149,7 @@ def _names_for_nothing(task: Task, raw: Mapping[str, Dataset], empty: Mapping[st
     for split, rows in raw.items():
         if (names := _names(rows, task)) is not None:
             counts.update(name_counts(names.filter(pa.array(~empty[split]))))
-    return names_for_nothing(counts, task.labels)
+    return missing_label_names(counts, task.labels)
 
 
 def _names(rows: Dataset, task: Task) -> pa.ChunkedArray | None:

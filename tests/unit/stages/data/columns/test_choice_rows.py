@@ -74,7 +74,7 @@ def test_every_blank_is_a_row_with_its_own_blank_alone(tmp_path: Path) -> None:
 
 def test_blanks_and_answers_that_differ_in_number_are_refused(tmp_path: Path) -> None:
     row = {"text_a": "a #b# and #b#", "choices": ["x", "y"], "label": ["x"]}
-    with pytest.raises(DataError, match=r"row 1: column 'text_a' has 2 blanks #b# but 'label' 1 answers"):
+    with pytest.raises(DataError, match=r"row 1: column 'text_a' has 2 blanks #b# but 'label' has 1 answers"):
         load(tmp_path, [row], {"kind": "multiple_choice", "blank": "#b#"})
 
 

@@ -151,7 +151,7 @@ def test_ids_are_no_classes() -> None:
 def test_numbers_stand_for_the_names_that_a_task_lists() -> None:
     found = read([2, 0, 1], labels=("neg", "neutral", "pos"))
     assert names(found) == ["pos", "neg", "neutral"]
-    assert "0 is read as neg and 2 as pos, by their place in task.labels" in found.remarks[0]
+    assert "0 is read as neg and 2 as pos, by their position in task.labels" in found.remarks[0]
     assert names(read(["1.0", "0.0"], labels=("no", "yes"))) == ["yes", "no"]
     assert names(read([True, False], labels=("no", "yes"))) == ["yes", "no"]
     assert names(read(["True", "False"], labels=("no", "yes"))) == ["yes", "no"]

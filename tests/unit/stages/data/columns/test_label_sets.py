@@ -87,7 +87,7 @@ def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
         ([[0, 0, 1]], [[0, 1, 0], [0, 0, 1, 0]], {}, "task.validation"),
         ([[0, 0, 1]], None, {"labels": ["a", "b"]}, "each of 3 labels, but task.labels has 2 names, a, b"),
         ([[0, -1, 1], [0, 0, 1]], None, {}, "row 1: column 'label' holds -1, which hides a label"),
-        ([[0, 0.7, 1]], None, {}, "row 1: column 'label' holds 0.7, but a label is there or not"),
+        ([[0, 0.7, 1]], None, {}, "row 1: column 'label' holds 0.7, but a flag is 1 or 0"),
         ([[3, 0, 0]], None, {}, "row 1: column 'label' holds 0 twice"),
         ([[0], [1]], None, {}, "a single 0 or 1 in every row, which is one label"),
         ([1, 0], None, {}, "column 'label' is '1', not a list"),
@@ -99,9 +99,9 @@ def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
         (["['joy', nan]"], None, {}, "holds a missing value"),
         (["[['joy'], ['love']]"], None, {}, "holds lists in lists"),
         (["joy, love", "nan"], None, {}, "row 2: column 'label' is nan, which stands for a missing value"),
-        (["joy, love", "joy; fear"], None, {}, "',' and ';' both stand between names"),
-        ([{"joy": 1, "fear": 0}, {"joy": 1}], None, {}, "'label' does not say whether the row has 'fear'"),
-        ([{"joy": 1, "fear": 2}], None, {}, "row 1: column 'label' says '2' of 'fear'"),
+        (["joy, love", "joy; fear"], None, {}, "',' and ';' may both separate names"),
+        ([{"joy": 1, "fear": 0}, {"joy": 1}], None, {}, "'label' does not give 'fear'"),
+        ([{"joy": 1, "fear": 2}], None, {}, "row 1: column 'label' has '2' for 'fear'"),
         ([[18, 2], [3]], None, {"labels": ["a", "b", "c"]}, "numbers go up to 18, and the 3 names of task.labels"),
         ([[1, 3], [2]], None, {"labels": ["a", "b", "c"]}, "1 to 3, count from 1"),
         ([{"choices": ["joy"]}], None, {}, "holds a list in 'choices'; name the list itself"),
@@ -152,7 +152,7 @@ def test_numbers_are_names_or_count_those_of_the_task() -> None:
     assert (found.labels, named(found)) == (("0", "14", "18"), [{"18", "14"}, {"0"}])
     found = load([[2, 1], [0]], labels=["joy", "love", "fear"])
     assert named(found) == [{"fear", "love"}, {"joy"}]
-    assert "0 is read as joy and 2 as fear, by their place in task.labels" in found.remarks[0]
+    assert "0 is read as joy and 2 as fear, by their position in task.labels" in found.remarks[0]
     found = load([["2", "1"], ["0"]], labels=["2", "1", "0"])
     assert named(found) == [{"2", "1"}, {"0"}], "names before numbers"
     found = load([[0, 1], [0], [1], []], labels=["joy", "love"])
@@ -242,7 +242,7 @@ def test_a_separator_that_the_recipe_names_is_obeyed() -> None:
 
 def test_labels_that_are_never_several_are_spoken_of() -> None:
     (said,) = load(["joy/love", "fear", "joy"]).remarks
-    assert "no row of column 'label' has more than one label (where 'joy/love' is several, set" in said
+    assert "no row of column 'label' has more than one label (if 'joy/love' means several, set" in said
     (said,) = load([["joy"], ["fear"]]).remarks
     assert "has more than one label; task.problem: classification is for one" in said
     assert load([["joy", "fear"], ["fear"]]).remarks == ()

@@ -170,7 +170,7 @@ def test_objects_of_choices_that_a_csv_holds_as_text_are_read(array: str) -> Non
 
 def test_labels_of_choices_are_one_for_each() -> None:
     row = {"question": "which", "choices": {"text": ["a", "b"], "label": ["A", "A"]}, "answer": "A"}
-    with pytest.raises(DataError, match="has 2 choices and the labels A, A; give each choice a label of its own"):
+    with pytest.raises(DataError, match="has 2 choices with the labels A, A; give each choice a different label"):
         load([row])
 
 

@@ -66,7 +66,7 @@ def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
         ("B-PER E-PER W-LOC O", "B-PER I-PER B-LOC O", "(BMEWO)"),
         ("I-PER I-PER B-PER O I-LOC", "B-PER I-PER B-PER O B-LOC", "begin with I- (IOB1)"),
         ("I-PER E-PER I-PER E-PER E-LOC O", "B-PER I-PER B-PER I-PER B-LOC O", "(IOE)"),
-        ("I-PER I-PER O I-LOC", "B-PER I-PER O B-LOC", "I-LOC (IO) do not say where an entity begins"),
+        ("I-PER I-PER O I-LOC", "B-PER I-PER O B-LOC", "I-LOC (IO) do not mark where an entity begins"),
         ("PER PER O LOC creative-work", "B-PER I-PER O B-LOC B-creative-work", "tags such as LOC (IO)"),
         ("B_PER I_PER O", "B-PER I-PER O", "tags such as B_PER are read as B-PER"),
         ("PER-B PER-I O", "B-PER I-PER O", "tags such as PER-B are read as B-PER"),
@@ -109,11 +109,11 @@ def test_the_scheme_is_told_from_all_splits() -> None:
 def test_sequences_that_break_their_scheme_are_counted_and_read_as_conlleval_reads_them() -> None:
     found = read(["B-PER O", "O I-PER I-PER", "B-LOC I-PER"])
     assert tags(found) == ["B-PER O", "O B-PER I-PER", "B-LOC B-PER"]
-    said = "2 of 4 entities do not begin or end as BIO has it, the first in row 2; they are read as conlleval"
+    said = "2 of 4 entities do not begin or end as BIO requires, the first in row 2; they are read as conlleval"
     assert found.remarks[0] == f"task.train: t.jsonl: column 'tags': {said} reads them"
     found = read(["B-PER E-PER S-LOC", "B-PER O E-PER", "E-PER I-PER S-PER E-PER"])
     assert tags(found)[1:] == ["B-PER O B-PER", "B-PER B-PER B-PER B-PER"]
-    assert "5 of 8 entities do not begin or end as BIOES has it, the first in row 2" in found.remarks[1]
+    assert "5 of 8 entities do not begin or end as BIOES requires, the first in row 2" in found.remarks[1]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_tags_by_number_have_the_names_that_the_task_lists() -> None:
     found = read([[3, 0], [1, 2]], labels=listed)
     assert tags(found) == ["B-ORG O", "B-PER I-PER"]
     assert found.labels == tuple(listed)
-    assert "0 is read as O and 3 as B-ORG, by their place in task.labels" in found.remarks[0]
+    assert "0 is read as O and 3 as B-ORG, by their position in task.labels" in found.remarks[0]
     assert "counted from 0" in refusal([[1, 4], [2, 3]], labels=listed)
     assert "its numbers go up to 4" in refusal([[0, 4]], labels=listed)
     bilou = ["O", "B-PER", "L-PER", "U-LOC"]

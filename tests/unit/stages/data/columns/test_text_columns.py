@@ -121,8 +121,8 @@ def coreference(**it: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (coreference(at=4), "column 'it.is': 'it' does not stand at character 4 of the text, 'ca' does"),
-        (coreference(at=-2), "does not stand at character -2"),
+        (coreference(at=4), "column 'it.is': 'it' is not at character 4 of the text, which reads 'ca' at that offset"),
+        (coreference(at=-2), "is not at character -2"),
         (coreference(at=None), "column 'it.at' is 'None', not a whole number"),
         (coreference(**{"is": ""}), "column 'it.is' is empty"),
     ],
