@@ -20,7 +20,7 @@ from schemas.core.kinds import (
 from schemas.core.metrics import MetricName, check_metrics, metrics_of
 from schemas.core.part_names import FurtherRows
 from schemas.core.refs import HubId, Revision
-from schemas.data.catalogue import CATALOGUE, did_you_mean, named_task
+from schemas.data.catalogue import catalogue, did_you_mean, named_task
 from schemas.data.file_format import FileFormat
 
 
@@ -255,7 +255,7 @@ def parse_task(value: Any) -> Any:
         }
     if (named := named_task(value)) is not None:
         return named
-    names = ", ".join(CATALOGUE)
+    names = ", ".join(catalogue().tasks)
     raise ValueError(
         f"{value!r} is no task{did_you_mean(value)}; give docstrings, a task by name ({names}), a folder "
         "with train and validation files (starting with / ./ ../ or ~), or a mapping with kind: files or kind: hub"

@@ -6,69 +6,64 @@ import pytest
 
 from schemas.core.metrics import check_metrics
 from schemas.data.averages import AVERAGES, averages
-from schemas.data.catalogue import CATALOGUE, CLUE, GLUE, NOT_READY, did_you_mean, named_task
+from schemas.data.catalogue import catalogue, did_you_mean, named_task
 from schemas.data.tasks import HubTask
 
+KNOWN = catalogue()
+GLUE = "cola sst2 mrpc stsb qqp mnli qnli rte wnli".split()
+CLUE = "afqmc tnews iflytek cmnli ocnli cluewsc2020 csl cmrc2018 drcd chid c3".split()
+OTHERS = "squad squad_v2 conll2003 wnut17 msra_ner chnsenticorp lcqmc xnli_zh".split()
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_every_entry_is_a_task_whose_scores_suit_it(name: str) -> None:
-    entry = CATALOGUE[name]
-    mapping = named_task(name)
-    assert mapping is not None
-    task = HubTask.model_validate(mapping)
-    assert (task.id, task.config, task.problem.kind) == (entry.id, entry.config, entry.problem)
-    assert task.main_metric == entry.metrics[0]
-    assert task.labels == entry.labels
+
+def task(name: str) -> HubTask:
+    return HubTask.model_validate(named_task(name))
+
+
+@pytest.mark.parametrize("name", KNOWN.tasks)
+def test_every_entry_is_a_task_scored_by_its_benchmark_s_metrics(name: str) -> None:
+    entry = KNOWN.tasks[name]
+    assert task(name).main_metric == entry.metrics[0]
     assert entry.confirmed
-    check_metrics(entry.metrics, entry.problem)
+    check_metrics(entry.metrics, task(name).problem.kind)
 
 
-def test_glue_has_its_nine_tasks_with_the_hub_s_order_of_labels() -> None:
-    assert list(GLUE) == ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli"]
-    assert GLUE["mnli"].labels == ("entailment", "neutral", "contradiction")
-    assert GLUE["rte"].labels == GLUE["qnli"].labels == ("entailment", "not_entailment")
-    assert GLUE["wnli"].labels == ("not_entailment", "entailment")
-    # F1 is about the second label.
-    for name, positive in {"mrpc": "equivalent", "qqp": "duplicate"}.items():
-        labels = GLUE[name].labels
-        assert labels is not None
-        assert labels[1] == positive
-        assert set(GLUE[name].metrics) == {"f1", "accuracy"}
-    assert GLUE["cola"].metrics == ("matthews",)
-    assert {"pearson", "spearman"} < set(GLUE["stsb"].metrics)
+def test_groups_hold_the_tasks_of_their_benchmarks_and_every_name_is_unique() -> None:
+    assert list(KNOWN.tasks) == [*GLUE, *CLUE, *OTHERS]
+    assert KNOWN.groups == {"glue": (*GLUE, "ax"), "clue": (*CLUE, "diagnostics")}
+    assert not set(KNOWN.tasks) & set(KNOWN.not_ready)
+    assert set(KNOWN.aliases.values()) == {*KNOWN.tasks, *KNOWN.not_ready}
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("mnli", ("entailment", "neutral", "contradiction")),
+        ("rte", ("entailment", "not_entailment")),
+        ("qnli", ("entailment", "not_entailment")),
+        ("wnli", ("not_entailment", "entailment")),
+        ("mrpc", ("not_equivalent", "equivalent")),
+        ("cmnli", ("neutral", "entailment", "contradiction")),
+        ("ocnli", ("neutral", "entailment", "contradiction")),
+        ("iflytek", tuple(str(number) for number in range(119))),
+        ("conll2003", ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC", "B-MISC", "I-MISC")),
+        ("msra_ner", ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")),
+        ("chnsenticorp", None),
+    ],
+)
+def test_labels_are_in_the_order_of_the_hub_s_classes(name: str, labels: tuple[str, ...] | None) -> None:
+    assert task(name).labels == labels
 
 
 def test_mnli_is_scored_on_both_of_its_validation_splits() -> None:
+    assert task("mnli").validation_split == "validation_matched"
+    assert task("mnli").more_validation == {"mnli_mismatched": "validation_mismatched"}
+
+
+def test_overrides_of_a_named_task_leave_the_catalogue_as_it_is() -> None:
     mapping = named_task("mnli")
     assert mapping is not None
-    assert mapping["validation_split"] == "validation_matched"
-    assert mapping["more_validation"] == {"mnli_mismatched": "validation_mismatched"}
-
-
-def test_clue_orders_its_labels_in_another_way_than_glue() -> None:
-    assert CLUE["cmnli"].labels == CLUE["ocnli"].labels == ("neutral", "entailment", "contradiction")
-    assert CLUE["tnews"].labels is not None
-    assert len(CLUE["tnews"].labels) == 15
-    assert CLUE["iflytek"].labels is not None
-    assert len(CLUE["iflytek"].labels) == 119
-
-
-def test_clue_has_its_nine_tasks_and_two_more_of_answers_in_a_text() -> None:
-    assert set(CLUE) == set("afqmc tnews iflytek cmnli ocnli cluewsc2020 csl cmrc2018 drcd chid c3".split())
-
-
-def test_tags_stand_in_the_order_of_the_hub() -> None:
-    assert CATALOGUE["conll2003"].labels == (
-        "O",
-        "B-PER",
-        "I-PER",
-        "B-ORG",
-        "I-ORG",
-        "B-LOC",
-        "I-LOC",
-        "B-MISC",
-        "I-MISC",
-    )
+    mapping["more_validation"]["other"] = "test"
+    assert task("mnli").more_validation == {"mnli_mismatched": "validation_mismatched"}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +93,7 @@ def test_tags_stand_in_the_order_of_the_hub() -> None:
     ],
 )
 def test_names_are_found_however_they_are_written(short: str, name: str) -> None:
-    assert named_task(short) == CATALOGUE[name].mapping()
+    assert named_task(short) == KNOWN.tasks[name].mapping
 
 
 @pytest.mark.parametrize(
@@ -126,11 +121,6 @@ def test_a_name_with_a_slip_is_suggested_in_its_own_form() -> None:
 def test_a_known_name_that_is_not_enough_says_why(short: str, why: str) -> None:
     with pytest.raises(ValueError, match=rf"^'{short}' cannot be used by its name alone: .*{why}"):
         named_task(short)
-
-
-def test_no_name_is_both_ready_and_not() -> None:
-    assert not set(CATALOGUE) & set(NOT_READY)
-    assert len(CATALOGUE) == len(GLUE) + len(CLUE) + 8
 
 
 def in_order(average: str, *values: float) -> dict[tuple[str, str], float]:
@@ -174,9 +164,7 @@ def test_an_average_without_all_its_columns_names_those_it_lacks() -> None:
 def test_the_five_averages_differ_in_what_they_count() -> None:
     counted = [frozenset(columns) for columns in AVERAGES.values()]
     assert len(set(counted)) == len(counted) == 5
-    splits = {name for entry in GLUE.values() for name in entry.more_validation}
     for columns in AVERAGES.values():
         assert len(set(columns)) == len(columns)
         for task, metric in columns:
-            entry = CATALOGUE["mnli"] if task in splits else CATALOGUE[task]
-            assert metric in entry.metrics
+            assert metric in KNOWN.tasks[task.removesuffix("_mismatched")].metrics
