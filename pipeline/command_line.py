@@ -144,7 +144,7 @@ def _mlflow(store: str) -> tuple[str | None, str]:
     """How to open MLflow's UI on this store: a command where none runs yet, and an address."""
     from pipeline.launch import program
     from pipeline.process.settings import read_settings
-    from pipeline.tracking.moved_store import was_moved
+    from pipeline.tracking.client import was_moved
 
     settings = read_settings(store)
     uri = settings.tracking_uri
@@ -181,8 +181,8 @@ def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Send what was kept while MLflow was away: points, pictures, texts, models."""
     from pipeline.process.settings import read_settings
     from pipeline.store.checkpoints import look_into_store
-    from pipeline.tracking.sync import print_sync
-    from pipeline.tracking.sync import sync as send_kept
+    from pipeline.tracking.server import print_sync
+    from pipeline.tracking.server import sync as send_kept
 
     settings = read_settings(store)
     report = send_kept(settings, look_into_store(settings.store).points)

@@ -27,10 +27,9 @@ from pipeline.reporting.run_table import as_markdown, as_records, rows_of, score
 from pipeline.reporting.score_figures import stage_comparison
 from pipeline.store.checkpoints import MANIFEST, CheckpointStore, open_checkpoint
 from pipeline.store.open_runs import OpenRun
-from pipeline.tracking.resume import resolve_run
-from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.session import Tracking
-from schemas.core.errors import ConfigError, DistillError, Interrupted
+from pipeline.tracking.artifacts import resolve_run
+from pipeline.tracking.session import TrackedRun, Tracking
+from schemas.core.errors import ConfigError, DistillError
 from schemas.data.tasks import describe_task
 from schemas.recipe.expand import baseline_config, stage_config, teacher_configs
 from schemas.recipe.recipe import Recipe
@@ -266,7 +265,7 @@ def measure_size(recipe: Recipe, runner: Runner, facts: Facts) -> Size | None:
 
 def open_tracking(settings: Settings, store: CheckpointStore) -> Tracking:
     """MLflow as the settings say, or what keeps its news in the store."""
-    return Tracking.open(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
+    return Tracking(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
 
 
 @contextmanager
@@ -275,30 +274,24 @@ def tracked(
 ) -> Iterator[tuple[Tracking, TrackedRun]]:
     """An MLflow parent run around the block; it never raises anything of its own."""
     tracking = open_tracking(settings, store)
-    parent = tracking.parent_run(
+    parent = tracking.start_run(
         name,
-        params=recipe.model_dump(mode="json"),
-        tags={"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or "")},
+        recipe.model_dump(mode="json"),
+        {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or "")},
     )
-    status = "FAILED"
     try:
-        yield tracking, parent
-        status = "FINISHED"
-    except (Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
+        with parent:
+            yield tracking, parent
+        tracking.send_kept()
     finally:
-        parent.finish(status)
-        if status == "FINISHED":
-            tracking.send_kept()
         tracking.close()
 
 
 def publish(report: RunReport, parent_run: TrackedRun, *, key: str) -> None:
     """Put the report where people look: MLflow's parent run and Prefect's artifacts, whose names begin with `key`."""
-    parent_run.log_text(as_markdown(report), "report.md")
-    parent_run.log_text(report.model_dump_json(indent=2), "report.json")
-    parent_run.log_picture(stage_comparison(report), "stages.png")
+    parent_run.log_file(as_markdown(report), "report.md")
+    parent_run.log_file(report.model_dump_json(indent=2), "report.json")
+    parent_run.log_file(stage_comparison(report), "stages.png")
     scores = {
         "retained": report.retained,
         "retained_above_chance": report.retained_above_chance,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -26,8 +25,7 @@ from pipeline.reporting.score_figures import task_comparison
 from pipeline.reporting.tasks_table import as_markdown, as_records, averages_of, summary
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.files import disk_errors
-from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.server import PARENT_TAG
+from pipeline.tracking.session import TrackedRun
 from schemas.core.errors import DistillError, Interrupted
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import RunReport
@@ -71,17 +69,17 @@ def distil_tasks(
     general = [stage for stage in work.stages if stage in shared.recipe.stages]
     run_stages(shared.recipe, general, work.parent, shared)
     hands.progress.close()
-    outcomes = fan_out(works, shared.parent_run.key, shared.store, hands)
+    outcomes = fan_out(works, shared.parent_run, shared.store, hands)
     _raise_what_ends_the_run(outcomes)
     return _conclude(recipe, name, outcomes, shared, time.monotonic() - began)
 
 
-def fan_out(works: Mapping[str, Work], run: str, store: CheckpointStore, hands: Hands) -> dict[str, Outcome]:
+def fan_out(works: Mapping[str, Work], run: TrackedRun, store: CheckpointStore, hands: Hands) -> dict[str, Outcome]:
     """Every task's report, or what it ended with.
 
     Args:
         works: what is to be done for each task.
-        run: key of the MLflow run that theirs stand under.
+        run: the MLflow run that theirs stand under.
         store: where everything is kept.
         hands: of this process.
     """
@@ -99,13 +97,13 @@ def _outcome(state: State[Any]) -> Outcome:
 
 @task(name="task", task_run_name="{name}", cache_policy=NO_CACHE, tags=["task"])
 @cancelled_when_interrupted
-def distil_task(name: str, work: Work, run: str, store: str, hands: Hands) -> RunReport:
+def distil_task(name: str, work: Work, run: TrackedRun, store: str, hands: Hands) -> RunReport:
     """One of several tasks, from its teacher to its report.
 
     Args:
         name: the task's.
         work: what is to be done.
-        run: key of the MLflow run that its own stands under.
+        run: the MLflow run that its own stands under.
         store: folder of checkpoints and reports.
         hands: of this process.
     """
@@ -114,29 +112,11 @@ def distil_task(name: str, work: Work, run: str, store: str, hands: Hands) -> Ru
     began = time.monotonic()
     settings = read_settings(store)
     opened = open_store(settings.store)
-    with disk_errors(opened.root), _tracked(hands, run, name, work.recipe) as tracked:
+    tags = {"distill.recipe": work.recipe.name, "distill.task": name}
+    params = work.recipe.model_dump(mode="json")
+    with disk_errors(opened.root), hands.tracking.start_run(name, params, tags, parent=run) as tracked:
         runner = hands.runner(work.recipe, opened, tracked, name)
         return distil(work, runner, settings, began)
-
-
-@contextmanager
-def _tracked(hands: Hands, parent: str, name: str, recipe: Recipe) -> Iterator[TrackedRun]:
-    """An MLflow run of the task, under that of all, above those of its stages."""
-    run = hands.tracking.child_run(
-        None,
-        name,
-        recipe.model_dump(mode="json"),
-        {PARENT_TAG: parent, "distill.recipe": recipe.name, "distill.task": name},
-    )
-    status = "FAILED"
-    try:
-        yield run
-        status = "FINISHED"
-    except (Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        run.finish(status)
 
 
 def _raise_what_ends_the_run(outcomes: Mapping[str, Outcome]) -> None:
@@ -182,9 +162,9 @@ def _conclude(
 
 def publish(report: TasksReport, parent_run: TrackedRun) -> None:
     """Put the comparison where people look: MLflow's parent run and Prefect's artifacts."""
-    parent_run.log_text(as_markdown(report), "report.md")
-    parent_run.log_text(report.model_dump_json(indent=2), "report.json")
-    parent_run.log_picture(task_comparison(report), "tasks.png")
+    parent_run.log_file(as_markdown(report), "report.md")
+    parent_run.log_file(report.model_dump_json(indent=2), "report.json")
+    parent_run.log_file(task_comparison(report), "tasks.png")
     averages = {
         f"result/{name}/{model}": value for name, models in report.averages.items() for model, value in models.items()
     }

@@ -13,10 +13,9 @@ from pipeline.reporting.teacher_verdict import check_first, teacher_reports
 from pipeline.reporting.term_map import term_map
 from pipeline.store.checkpoints import CheckpointStore, verify
 from pipeline.store.open_runs import OpenRun, needs_of
-from pipeline.tracking.resume import CHECKPOINT
-from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.session import CHECKPOINT_TAG, Tracking
-from pipeline.tracking.stored_artifacts import STUDENT, is_stored, log_checkpoint, log_student
+from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_checkpoint, log_student
+from pipeline.tracking.client import CHECKPOINT_TAG
+from pipeline.tracking.session import TrackedRun, Tracking
 from schemas.core.base import digest_of
 from schemas.core.errors import Interrupted
 from schemas.core.metrics import titled
@@ -103,7 +102,13 @@ class Runner:
         verify(Path(checkpoint.path))
         title = self._title(config)
         self.progress.note(f"{title}: there already, reused ({checkpoint.path})")
-        child = self._child_of_reused(config, checkpoint, manifest)
+        child = self.tracking.reused_run(
+            self.called(title),
+            config.model_dump(mode="json"),
+            self._tags(config, manifest.digest, checkpoint.path),
+            parent=self.parent_run,
+            manifest=manifest,
+        )
         result = StageResult(
             checkpoint=checkpoint,
             metrics=manifest.metrics,
@@ -116,32 +121,15 @@ class Runner:
         self._conclude(config, result, manifest.labels, child)
         return result
 
-    def _child_of_reused(self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest) -> TrackedRun:
-        """The run that made the stage, where it was ended before it had said all; else one of its own."""
-        told = (
-            self.parent_run,
-            self.called(self._title(config)),
-            config.model_dump(mode="json"),
-            self._tags(config, manifest.digest, checkpoint.path),
-        )
-        begun = self.tracking.begun_run(manifest.mlflow_run_id, manifest.digest)
-        if begun is not None:
-            child = self.tracking.child_run(*told, resume_run_id=begun)
-            child.log(manifest.steps, manifest.metrics)
-            return child
-        return self.tracking.reused_run(
-            *told, step=manifest.steps, metrics=manifest.metrics, made_by=manifest.mlflow_run_id
-        )
-
     def _run(self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]) -> StageResult:
         digest = digest_of(identity)
         tags = self._tags(config, digest)
-        child = self.tracking.child_run(
-            self.parent_run,
+        child = self.tracking.start_run(
             self.called(self._title(config)),
             config.model_dump(mode="json"),
             tags,
-            resume_run_id=self.tracking.unfinished_run({"distill.digest": digest}),
+            parent=self.parent_run,
+            resumed=self.tracking.unfinished_run(digest),
         )
         self._log_data(config, identity["data"], child)
         status = "FAILED"
@@ -189,7 +177,7 @@ class Runner:
 
     def _log_data(self, config: StageConfig, digest: str, child: TrackedRun) -> None:
         data = config.data
-        child.log_dataset(describe_data(data), digest, None, data.model_dump_json(), "training")
+        child.log_dataset(describe_data(data), digest, data.model_dump_json())
 
     def _conclude(self, config: StageConfig, result: StageResult, labels: tuple[str, ...], child: TrackedRun) -> None:
         """Judge the stage, put its row into the table and its artifacts beside its numbers; then its run has ended."""
@@ -208,7 +196,7 @@ class Runner:
     ) -> None:
         if len(candidates := self._candidates(config)) > 1:
             candidate = candidate_of(config, candidates) or ""
-            tried = Tried(config, result, labels, child.key, candidate)
+            tried = Tried(config, result, labels, child.points.stem, candidate)
             self._tried[result.checkpoint.digest] = tried
             self._log_artifacts(config, result, child)
             return
@@ -235,12 +223,12 @@ class Runner:
         """Make the best candidate the teacher; its row, by the whole yardstick, comes before those of the others."""
         best = tried[best_of([each.score for each in tried])]
         config, checkpoint = best.config, best.result.checkpoint
-        child = self.tracking.child_run(
-            self.parent_run,
+        child = self.tracking.start_run(
             self.called(self._title(config)),
             config.model_dump(mode="json"),
             self._tags(config, checkpoint.digest, checkpoint.path) | {CHOSEN_TAG: "true"},
-            resume_run_id=best.run,
+            parent=self.parent_run,
+            resumed=best.run,
         )
         self._note_teacher(config, checkpoint)
         self._judge_row(config, best.result, best.labels, child)
@@ -276,12 +264,12 @@ class Runner:
 
     def _log_artifacts(self, config: StageConfig, result: StageResult, child: TrackedRun) -> None:
         folder = Path(result.checkpoint.path)
-        child.log_text(config.model_dump_json(indent=2), "config.json")
+        child.log_file(config.model_dump_json(indent=2), "config.json")
         text = (folder / "manifest.json").read_text(encoding="utf-8")
-        child.log_text(text, "manifest.json")
+        child.log_file(text, "manifest.json")
         if child.points.is_file():
-            child.log_picture(loss_curves(child.points, config.name), "curves.png")
-            child.log_picture(term_map(child.points, config.name), "terms.png")
+            child.log_file(loss_curves(child.points, config.name), "curves.png")
+            child.log_file(term_map(child.points, config.name), "terms.png")
         stage = Manifest.model_validate_json(text)
 
         def is_missing(artifact: str) -> bool:

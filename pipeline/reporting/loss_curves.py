@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.process.terminal import safe
-from pipeline.tracking.points import Point, read_points
+from pipeline.tracking.run_files import Point, read_points
 
 # Okabe and Ito's colours, told apart by the colour-blind; the yellow is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")

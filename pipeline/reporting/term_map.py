@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.reporting.loss_curves import as_png, new_figure
-from pipeline.tracking.points import Point, read_points
+from pipeline.tracking.run_files import Point, read_points
 
 SHARE = "train/gradient_share/"
 _TERM = re.compile(r"^train/(?P<name>\w+?)_loss(?P<teacher>_teacher_\d+)?(?:_layer_(?P<layer>\d+))?$")

@@ -1,7 +1,6 @@
-"""What is said to MLflow's server, request by request; always with an explicit run id.
+"""Requests to MLflow, each with an explicit run id, and the store's own SQLite database.
 
-A request here may be slow or fail, so while something trains they are called in the tracking thread only
-(`tracking_worker`).
+A request may be slow or fail, so while something trains it is made in the tracking thread only (`session.Worker`).
 """
 
 from __future__ import annotations
@@ -12,42 +11,58 @@ import json
 import logging
 import os
 import re
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
-from pipeline.tracking.outbox import Request
-from pipeline.tracking.points import Point
-from pipeline.tracking.worker import Rejected, brief
+from filelock import FileLock
+
+from pipeline.tracking.run_files import Point, Request
 from schemas.core.credentials import without_credentials
 from stages.storage.sealed_folder import make_folder, sweep, sync, unfinished
 
-KIND_TAG = "mlflow.experimentKind"
-KIND = "custom_model_development"
 CHECKPOINT_TAG = "distill.checkpoint"
-"""Where a stage's checkpoint was made."""
-MOST_TAG = 5000
+"""Folder in which a stage's checkpoint was written."""
+_MOST_TAG = 5000
 """Characters of a tag's value."""
+_KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
 _MOST_PARAM = 6000
 _MOST_DIGEST = 36
 _MOST_NAME = 250
 _MOST_REFUSALS = 50
-log = logging.getLogger(__name__)
+_DATABASE_SECONDS = 60.0
 _QUIET = ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent", "urllib3.connectionpool")
+# Columns in which MLflow 3 keeps paths of artifacts, and our own tag.
+_PATHS = (
+    ("experiments", "artifact_location", ""),
+    ("runs", "artifact_uri", ""),
+    ("logged_models", "artifact_location", ""),
+    ("model_versions", "source", ""),
+    ("model_versions", "storage_location", ""),
+    ("tags", "value", f"AND key = '{CHECKPOINT_TAG}'"),
+)
+log = logging.getLogger(__name__)
+Item = TypeVar("Item")
+
+
+class Rejected(Exception):
+    """Raised when the server refuses a request for good: sending it again would not help."""
 
 
 def load_mlflow() -> Any:
-    """The `mlflow` module, with defaults under which a dead server is noticed in seconds.
+    """Import `mlflow`, with defaults under which a dead server is noticed within seconds.
 
-    Defaults only: what the user has set in the environment stays.
+    Variables that the user has set in the environment stay.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     # Nothing leaves this machine but what the user asked for.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Where a run ends on a server MLflow prints its address to stdout, into the middle of our JSON.
+    # At the end of a run on a server MLflow prints its address to stdout, into the middle of our JSON.
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     for name in _QUIET:
         logger = logging.getLogger(name)
@@ -57,42 +72,36 @@ def load_mlflow() -> Any:
     return mlflow
 
 
+def brief(error: Exception | str) -> str:
+    """The error on one line of at most 200 characters, without credentials."""
+    text = without_credentials(" ".join(str(error).split()))
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
 def http_status(error: Any) -> int:
-    """The HTTP status of an MlflowException; 500 when no server has answered."""
+    """HTTP status of an MlflowException; 500 when no server answered."""
     return int(error.get_http_status_code())
-
-
-def wants_login(error: Exception) -> bool:
-    """Whether the server is there and does not take our credentials."""
-    from mlflow.exceptions import MlflowException
-
-    return isinstance(error, MlflowException) and http_status(error) in (401, 403)
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns what MLflow refuses for good (a bad name, a missing run) into Rejected.
-
-    Other failures pass.
-    """
+    """Turn what MLflow refuses for good (a bad name, a missing run) into Rejected; other failures pass."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except MlflowException as error:
-        # 401, 403, 408 and 429 are the server's state and not the request's.
+        # 401, 403, 408 and 429 are about the server's state and not about the request.
         if http_status(error) in (400, 404, 409, 413, 422):
             raise Rejected(str(error)) from error
         raise
 
 
 def send_points(client: Any, run_id: str, points: list[Point]) -> None:
-    """Send points in one request; where the server refuses some of their values, the others all the same.
-
-    The same points sent twice are one, since their times are the same.
+    """Send points in one request; if the server refuses some of their values, the others are sent all the same.
 
     Raises:
-        Rejected: some values were refused, and why.
+        Rejected: some values were refused; the message says which and why.
     """
     from mlflow.entities import Metric
 
@@ -107,17 +116,14 @@ def send_points(client: Any, run_id: str, points: list[Point]) -> None:
         raise Rejected(f"{len(refused)} of {len(metrics)} values ({names}): {refused[0][1]}")
 
 
-Sent = TypeVar("Sent")
-
-
-def _send_all(values: list[Sent], send: Callable[[list[Sent]], object]) -> list[tuple[Sent, Rejected]]:
-    """Send values together; where that is refused by halves, so that one does not keep the others back.
+def _send_all(items: list[Item], send: Callable[[list[Item]], object]) -> list[tuple[Item, Rejected]]:
+    """Send items together, and by halves where that is refused, so that one does not hold the others back.
 
     Returns:
-        What was refused by itself and why, and all that was left after many refusals: the fault is then not a value's.
+        The items refused one by one and why, and after many refusals all that are left: no single item is at fault.
     """
-    refused: list[tuple[Sent, Rejected]] = []
-    waiting, refusals_left = [values], _MOST_REFUSALS
+    refused: list[tuple[Item, Rejected]] = []
+    waiting, refusals_left = [items], _MOST_REFUSALS
     while waiting:
         some = waiting.pop()
         try:
@@ -126,7 +132,7 @@ def _send_all(values: list[Sent], send: Callable[[list[Sent]], object]) -> list[
         except Rejected as error:
             refusals_left -= 1
             if len(some) == 1 or refusals_left < 0:
-                refused += [(value, error) for value in some]
+                refused += [(item, error) for item in some]
             else:
                 half = len(some) // 2
                 waiting += [some[half:], some[:half]]
@@ -134,10 +140,10 @@ def _send_all(values: list[Sent], send: Callable[[list[Sent]], object]) -> list[
 
 
 def safe_name(name: str) -> str:
-    """A metric's or a parameter's name as MLflow takes it; one that is changed ends in six digits of its own.
+    """A name of a metric or parameter that MLflow accepts; a changed one ends in six digits that keep it unique.
 
-    MLflow takes letters and digits of any script, `_`, `-`, `.`, `/` and blanks, at most 250 of them, and nothing
-    that a file system would take for another name.
+    MLflow accepts letters and digits of any script, `_`, `-`, `.`, `/` and blanks, at most 250 characters, and no
+    path that a file system would resolve to another one.
     """
     parts = [part if part.strip(".") else "_" for part in re.sub(r"[^\w/.\- ]", "_", name).split("/")]
     safe = "/".join(parts)
@@ -147,7 +153,7 @@ def safe_name(name: str) -> str:
 
 
 def send_request(client: Any, run_id: str, request: Request, files: Path) -> None:
-    """Send artifacts (the content of `files`), tags or a data set; a second time it changes nothing."""
+    """Send artifacts (the content of `files`), tags or a data set; sending it again changes nothing."""
     values = request.values
     match request.kind:
         case "artifacts":
@@ -157,25 +163,19 @@ def send_request(client: Any, run_id: str, request: Request, files: Path) -> Non
         case "data_set":
             from mlflow.entities import Dataset, DatasetInput, InputTag
 
-            dataset = Dataset(
-                name=values["name"],
-                digest=values["digest"],
-                source_type="code",
-                source=values["source"],
-                profile=values["profile"],
-            )
+            fields = {name: values[name] for name in ("name", "digest", "source", "profile")}
             tags = [InputTag("mlflow.data.context", values["context"])]
-            client.log_inputs(run_id, [DatasetInput(dataset=dataset, tags=tags)])
+            client.log_inputs(run_id, [DatasetInput(dataset=Dataset(source_type="code", **fields), tags=tags)])
 
 
-def data_set_request(name: str, digest: str, num_rows: int | None, source: str, context: str) -> Request:
-    """The request that notes a data set as an input; MLflow keeps 36 characters of the digest."""
+def data_set_request(name: str, digest: str, source: str) -> Request:
+    """The request that records a data set as an input of training; MLflow keeps 36 characters of the digest."""
     values = {
         "name": name[:500],
         "digest": digest[:_MOST_DIGEST],
         "source": json.dumps({"uri": without_credentials(source)}),
-        "profile": json.dumps({"num_rows": num_rows}),
-        "context": context,
+        "profile": json.dumps({"num_rows": None}),
+        "context": "training",
     }
     return Request(kind="data_set", values=values)
 
@@ -184,35 +184,30 @@ def send_tags(client: Any, run_id: str, tags: Mapping[str, object]) -> None:
     """Set tags, replacing older values."""
     from mlflow.entities import RunTag
 
-    values = clean(tags, MOST_TAG)
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in clean(tags).items()])
 
 
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, object], *, began: int | None = None) -> str:
-    """Id of a new run with tags.
-
-    Args:
-        client: MLflow's.
-        experiment: id of its experiment.
-        name: shown in the UI.
-        tags: its tags.
-        began: milliseconds since 1970; None for now.
-    """
-    source = {"mlflow.user": _user(), "mlflow.source.name": "distill", "mlflow.source.type": "LOCAL"}
-    run = client.create_run(experiment, start_time=began, tags=clean({**source, **tags}, MOST_TAG), run_name=name)
-    # It names a file of the store, whoever the server is.
-    if not is_run_id(str(run.info.run_id)):
-        raise Rejected(f"the run's id is not one: {str(run.info.run_id)[:80]!r}")
-    return str(run.info.run_id)
+    """Create a run in the experiment of that id, begun at `began` (milliseconds since 1970) or now; return its id."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = "unknown"
+    source = {"mlflow.user": user, "mlflow.source.name": "distill", "mlflow.source.type": "LOCAL"}
+    run = client.create_run(experiment, start_time=began, tags=clean({**source, **tags}), run_name=name)
+    run_id = str(run.info.run_id)
+    if not is_run_id(run_id):  # it becomes the name of a file of the store, whoever the server is
+        raise Rejected(f"the server answered with an invalid run id: {run_id[:80]!r}")
+    return run_id
 
 
 def is_run_id(text: str) -> bool:
-    """Whether MLflow gives runs such ids."""
+    """Whether the text has the form of MLflow's run ids."""
     return re.fullmatch(r"[A-Za-z0-9][\w\-]{0,255}", text, re.ASCII) is not None
 
 
 def send_params(client: Any, run_id: str, params: Mapping[str, object]) -> None:
-    """Send parameters, nested ones by dotted names; one that the server refuses is left out, and said."""
+    """Send parameters, nested ones by dotted names; one that the server refuses is logged and left out."""
     from mlflow.entities import Param
 
     pairs = [Param(safe_name(name), value) for name, value in flat(params).items()]
@@ -222,62 +217,39 @@ def send_params(client: Any, run_id: str, params: Mapping[str, object]) -> None:
             log.warning("MLflow refused the parameter %s: %s", param.key, brief(error))
 
 
+def clean(values: Mapping[str, object], most: int = _MOST_TAG) -> dict[str, str]:
+    """The values as text of at most `most` characters, without credentials."""
+    return {name: without_credentials(str(value))[:most] for name, value in values.items()}
+
+
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested values as text by dotted names."""
+    result: dict[str, str] = {}
+    for name, value in values.items():
+        nested = flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else None
+        result |= clean({f"{prefix}{name}": value}, _MOST_PARAM) if nested is None else nested
+    return result
+
+
 def experiment_id(client: Any, uri: str, name: str, artifacts: Path | None) -> str:
-    """Id of the experiment of that name, made or brought back if need be, its kind as a tag."""
+    """Id of the experiment of that name, which is created or restored if need be and tagged with its kind."""
     from mlflow.exceptions import MlflowException
 
-    with one_at_a_time(uri):
-        found = client.get_experiment_by_name(name)
-        if found is None:
-            place = artifacts.absolute().as_uri() if artifacts else None
+    with _one_at_a_time(uri):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            location = artifacts.absolute().as_uri() if artifacts else None
             try:
-                return str(client.create_experiment(name, place, tags={KIND_TAG: KIND}))
+                return str(client.create_experiment(name, location, tags={_KIND_TAG: _KIND}))
             except MlflowException:
-                found = client.get_experiment_by_name(name)  # another process was first
-                if found is None:
+                experiment = client.get_experiment_by_name(name)  # another process was first
+                if experiment is None:
                     raise
-        if found.lifecycle_stage == "deleted":
-            client.restore_experiment(found.experiment_id)
-        if KIND_TAG not in found.tags:
-            client.set_experiment_tag(found.experiment_id, KIND_TAG, KIND)
-        return str(found.experiment_id)
-
-
-@contextmanager
-def one_at_a_time(uri: str) -> Iterator[None]:
-    """Two processes that make the tables, or the experiment, of one fresh SQLite file at once would both fail."""
-    path = sqlite_file(uri)
-    if path is None:
-        yield
-        return
-    from filelock import FileLock
-
-    make_folder(path.parent)
-    with FileLock(path.with_name(path.name + ".lock")):
-        yield
-
-
-def make_database(uri: str) -> None:
-    """Make MLflow's SQLite file where there is none, in one step; any other address is left as it is.
-
-    Its tables take seconds and many migrations; a process killed among them would leave a file that no MLflow can open.
-    """
-    path = sqlite_file(uri)
-    if path is None or path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    with one_at_a_time(uri):
-        if path.exists():
-            return
-        sweep(path.parent)
-        with unfinished(path.parent) as folder:
-            made = folder / path.name
-            store: Any = SqlAlchemyStore(f"sqlite:///{made}", str(path.with_name("mlruns")))  # type: ignore[no-untyped-call]
-            store.engine.dispose()
-            sync(made)
-            os.replace(made, path)
-        sync(path.parent)
+        if experiment.lifecycle_stage == "deleted":
+            client.restore_experiment(experiment.experiment_id)
+        if _KIND_TAG not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, _KIND_TAG, _KIND)
+        return str(experiment.experiment_id)
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -288,24 +260,87 @@ def sqlite_file(uri: str) -> Path | None:
     return Path(name) if name not in ("", ":memory:") else None
 
 
-def _user() -> str:
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Serialise processes that would create tables or the experiment in one fresh SQLite file and then both fail."""
+    path = sqlite_file(uri)
+    if path is None:
+        yield
+        return
+    make_folder(path.parent)
+    with FileLock(path.with_name(path.name + ".lock")):
+        yield
+
+
+def make_database(uri: str) -> None:
+    """Create MLflow's SQLite file where there is none, in one rename; any other address is left alone.
+
+    Its tables take seconds and many migrations; a process killed meanwhile would leave a file that no MLflow can open.
+    """
+    path = sqlite_file(uri)
+    if path is None or path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    with _one_at_a_time(uri):
+        if path.exists():
+            return
+        sweep(path.parent)
+        with unfinished(path.parent) as folder:
+            fresh = folder / path.name
+            store: Any = SqlAlchemyStore(f"sqlite:///{fresh}", str(path.with_name("mlruns")))  # type: ignore[no-untyped-call]
+            store.engine.dispose()
+            sync(fresh)
+            os.replace(fresh, path)
+        sync(path.parent)
+
+
+def was_moved(uri: str, artifacts: Path | None) -> bool:
+    """Whether a store's own database leads to a folder where the store was before; reads only."""
+    database = _store_database(uri, artifacts)
+    if database is None or artifacts is None:
+        return False
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        return "unknown"
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            return bool(_earlier_stores(connection, artifacts))
+    except sqlite3.Error:
+        return False
 
 
-def clean(values: Mapping[str, object], most: int) -> dict[str, str]:
-    """The values as text of at most `most` characters, credentials taken out."""
-    return {name: without_credentials(str(value))[:most] for name, value in values.items()}
+def follow_store(uri: str, artifacts: Path | None) -> None:
+    """Replace the paths in a store's own database that lead to a folder where the store was before.
+
+    MLflow keeps the absolute path of every run's artifacts; nothing else in a store depends on its location. Any other
+    database is left alone.
+
+    Raises:
+        sqlite3.Error: the database cannot be read or written.
+    """
+    database = _store_database(uri, artifacts)
+    if database is None or artifacts is None or not was_moved(uri, artifacts):
+        return
+    with _one_at_a_time(uri), closing(sqlite3.connect(database, timeout=_DATABASE_SECONDS)) as connection, connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for before in _earlier_stores(connection, artifacts):
+            for old, new in ((before.as_uri(), artifacts.parent.as_uri()), (str(before), str(artifacts.parent))):
+                for table, column, where in _PATHS:
+                    if table in tables:
+                        connection.execute(
+                            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                            f"WHERE substr({column}, 1, ?) = ? {where}",
+                            (f"{new}/", len(old) + 2, len(old) + 1, f"{old}/"),
+                        )
 
 
-def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested values by dotted names."""
-    result: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            result |= flat(value, f"{prefix}{name}.")
-        else:
-            result |= clean({f"{prefix}{name}": value}, _MOST_PARAM)
-    return result
+def _store_database(uri: str, artifacts: Path | None) -> Path | None:
+    database = sqlite_file(uri)
+    is_of_store = database is not None and artifacts is not None and database.parent == artifacts.parent
+    return database if is_of_store and database is not None and database.is_file() else None
+
+
+def _earlier_stores(connection: sqlite3.Connection, artifacts: Path) -> set[Path]:
+    """Folders above our experiments' artifacts, except the store's present folder under any name."""
+    here = artifacts.parent.resolve()
+    locations = connection.execute("SELECT artifact_location FROM experiments")
+    paths = [Path(unquote(urlsplit(str(location)).path)) for (location,) in locations]
+    return {path.parent for path in paths if path.name == artifacts.name and path.parent.resolve() != here}

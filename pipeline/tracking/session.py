@@ -1,294 +1,394 @@
-"""MLflow: one parent run per flow run, one child run per stage.
+"""MLflow during a flow run: one parent run, one child run per stage, all with the same metric names.
 
-All children have the same metric names. Tracking never decides anything and never stops a run:
-every call here returns, whatever the server does; every point is in a local file first
-(`tracking_points`), and what else cannot be sent is kept beside it (`tracking_outbox`). Runs are
-always named by their id: MLflow's global "active run" and MLFLOW_RUN_ID are not used, since they
-would turn a child into its own parent (mlflow issue 15713). MLflow is imported on first use; the
-form of a model and resuming by run id are in `tracking_model`.
+Tracking never decides anything and never stops a run: whatever the server does, every method returns. Points are
+written to a local file first, and requests that cannot be sent are kept beside it (`run_files`). Runs are always named
+by their id: MLflow's global "active run" and MLFLOW_RUN_ID are not used, since they would turn a child into its own
+parent (mlflow issue 15713). MLflow is imported on first use.
 """
 
 from __future__ import annotations
 
 import logging
+import queue
+import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pipeline.tracking import points as kept
-from pipeline.tracking.client import CHECKPOINT_TAG as CHECKPOINT_TAG
-from pipeline.tracking.client import (
-    MOST_TAG,
-    clean,
-    create_run,
-    flat,
-    refusals,
-    send_params,
-    send_points,
-    send_tags,
-    sqlite_file,
-)
-from pipeline.tracking.points import LOCAL, Point
-from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.server import KEPT_AS_TAG, PARENT_TAG, Server
-from pipeline.tracking.sync import deliver_all
-from pipeline.tracking.worker import Worker
+from pipeline.store.files import storage_errors
+from pipeline.tracking import run_files
+from pipeline.tracking.client import Rejected, brief, clean, data_set_request, flat, refusals, sqlite_file
+from pipeline.tracking.run_files import LOCAL, Outbox, PointFile, Request
+from pipeline.tracking.server import PARENT_TAG, Complain, Server, deliver_all
+from schemas.core.credentials import without_credentials
+from schemas.core.errors import Interrupted
+from schemas.results.manifest import Manifest
+from stages.storage.sealed_folder import make_folder, unfinished
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REUSED_TAG = "distill.reused"
-_PATIENCE_SECONDS = 60.0
 _PROBE_SECONDS = 5.0
 _HURRY_SECONDS = 1.0
+_RETRY_SECONDS = 30.0
+_GATHER_SECONDS = 1.0
 
 
-class Tracking:
-    """The runs of one flow run; made by `Tracking.open`. Whatever a server does, no method raises."""
+class Worker:
+    """The one background thread that talks to MLflow's server, so that a slow or dead server never slows training.
 
-    def __init__(self, uri: str, experiment: str, points: Path, *, artifacts: Path | None, patience: float) -> None:
-        self._uri, self._experiment, self._points = uri, experiment, points
-        self._artifacts = artifacts
+    Points are read from the watched files and sent in batches. Everything else is a job whose caller waits for at most
+    `patience` seconds. The first failure is logged; after that the server is asked again every 30 seconds.
+
+    Args:
+        connect: returns the server, given what to call when it refuses something; called in the thread.
+        address: MLflow's address, for messages.
+        points: folder of the local files, for messages.
+        patience: longest wait for one answer, in seconds.
+    """
+
+    def __init__(self, connect: Callable[[Complain], Server], address: str, points: Path, patience: float) -> None:
+        self._connect, self._address, self._points = connect, without_credentials(address), points
+        self.patience = patience
+        self.watched: set[PointFile] = set()
+        """Files of runs that the server knows; what is appended to them is sent about once a second."""
         self._server: Server | None = None
-        self._experiment_id: str | None = None
-        self._runs: list[TrackedRun] = []
-        self.worker = Worker(self._send_points, address=uri, kept_in=points, patience=patience)
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._failed_at: float | None = None
+        self._has_warned = False
+        self._complaints: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name="distill-tracking", daemon=True)
+        self._thread.start()
 
-    @classmethod
-    def open(
-        cls,
-        uri: str,
-        experiment: str,
-        points: Path,
-        *,
-        artifacts: Path | None = None,
-        patience: float = _PATIENCE_SECONDS,
-    ) -> Tracking:
-        """Tracking with its experiment made, or one that keeps everything locally without a server.
+    @property
+    def is_down(self) -> bool:
+        """Whether the server failed so recently that asking it again is not worth the wait."""
+        return self._failed_at is not None and time.monotonic() - self._failed_at < _RETRY_SECONDS
 
-        Args:
-            uri: MLflow's address; credentials in it are used and never shown.
-            experiment: name of the experiment.
-            points: folder for the local files of points.
-            artifacts: where a new experiment's artifacts go; None leaves it to the server.
-            patience: longest wait for one answer, in seconds.
-        """
-        kept.end_dead_runs(points)
-        tracking = cls(uri, experiment, points, artifacts=artifacts, patience=patience)
-        tracking._find_experiment()
-        return tracking
+    def ask(self, what: str, job: Callable[[Server], T]) -> T | None:
+        """The answer of `job(server)`; None when the server is down, refuses, or takes longer than `patience`."""
+        if self._failed_at is not None and not self.is_down:
+            # A short question first: a server that still hangs must not hold up every stage anew.
+            self._wait_for("whether it is back", Server.probe, min(self.patience, _PROBE_SECONDS))
+        return self._wait_for(what, job, self.patience)
+
+    def _wait_for(self, what: str, job: Callable[[Server], T], patience: float) -> T | None:
+        if self.is_down:
+            return None
+        future: Future[T | None] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_result(None if self.is_down else self._try(what, job)[1])
+
+        self._jobs.put(run)
+        try:
+            return future.result(timeout=patience)
+        except FutureTimeout:
+            future.cancel()
+            self._fail(f"no answer within {patience:.0f} s")
+            return None
+
+    def _try(self, what: str, job: Callable[[Server], T]) -> tuple[bool, T | None]:
+        """Whether the server reacted to the job, be it with a refusal, and its answer."""
+        failed_before = self._failed_at
+        try:
+            self._server = self._server or self._connect(self._complain)
+            with refusals():
+                answer = job(self._server)
+        except Rejected as error:
+            self._complain(what, error)
+            return True, None
+        except Exception as error:  # tracking must not stop a run, whatever MLflow raises
+            self._fail(error)
+            return False, None
+        if self._failed_at is not None and self._failed_at == failed_before:
+            self._failed_at = None
+            log.info("MLflow at %s can be reached again", self._address)
+        return True, answer
+
+    def _complain(self, what: str, error: Exception) -> None:
+        if what not in self._complaints:
+            self._complaints.add(what)
+            log.warning("MLflow at %s refused %s: %s", self._address, what, brief(error))
+
+    def _fail(self, error: Exception | str) -> None:
+        self._failed_at = time.monotonic()
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "MLflow at %s cannot be reached (%s); training continues, and everything for it is kept in %s until "
+                "the next run, or `distill sync`, sends it",
+                self._address,
+                brief(error),
+                self._points,
+            )
+
+    def _run(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=_GATHER_SECONDS)
+            except queue.Empty:
+                for file in list(self.watched):
+                    self._send(file)
+                continue
+            if job is None:
+                return
+            job()
+
+    def _send(self, file: PointFile) -> None:
+        while not self.is_down and not file.is_sent:
+            points, offset = file.unsent()
+            if points and not self._try("some points", partial(Server.send_points, path=file.path, points=points))[0]:
+                return
+            file.mark_sent(offset)
+            if not points:
+                return
+
+    def close(self) -> None:
+        """End the thread; waits at most `patience` seconds for its current job."""
+        self._jobs.put(None)
+        self._thread.join(timeout=0.1 if self.is_down else self.patience)
+
+
+class TrackedRun:
+    """One MLflow run and its local files; a `stages.ports.protocols.MetricSink`, and a context that ends the run.
+
+    A store whose file system refuses raises StoreError; nothing else raises. A method that sends something besides
+    points returns whether the server has it. What the server does not have is kept and sent when the run ends, at the
+    end of a later run, or by `distill sync`, unless the server refuses it.
+    """
+
+    def __init__(self, worker: Worker, path: Path, header: Mapping[str, Any]) -> None:
+        with storage_errors(path.parent):
+            make_folder(path.parent)
+        self._claim = run_files.claim(path, make=True)
+        self._worker, self._file, self._outbox = worker, PointFile(path, header), Outbox(path)
+        if self.run_id is not None:
+            worker.watched.add(self._file)
 
     @property
     def points(self) -> Path:
-        """Folder of the local files of points."""
-        return self._points
+        """The local file of points; its stem is the run's key."""
+        return self._file.path
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id; None while no server knows the run."""
+        return run_files.server_run(self.points)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request is kept until MLflow takes it."""
+        return not self._outbox.is_empty
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log `metrics` at optimizer step `step`; a step that was logged before is not logged again."""
+        if self._claim is None:  # another process was just sending what was kept
+            self._claim = run_files.claim(self.points)
+        try:
+            self._file.append(step, metrics)
+        except (TypeError, ValueError, OverflowError) as error:
+            log.warning("metrics of step %s are not numbers and are not logged: %s", step, error)
+
+    def set_tags(self, tags: Mapping[str, object]) -> bool:
+        """Set tags, replacing older values."""
+        return self._request(Request(kind="tags", values=clean(tags)))
+
+    def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> bool:
+        """Copy the files of `folder` to the run, below `artifact_path`; waits until it is done."""
+        values = {} if artifact_path is None else {"path": artifact_path}
+        return self._request(Request(kind="artifacts", values=values), folder)
+
+    def log_file(self, content: str | bytes, artifact_file: str) -> bool:
+        """Store a text, without credentials, or the bytes of a picture as an artifact."""
+        data = without_credentials(content).encode("utf-8") if isinstance(content, str) else content
+        # Beside the points, since the folder of temporary files may be full or small where the store is not.
+        with storage_errors(self.points.parent), unfinished(self.points.parent) as folder:
+            path = folder / artifact_file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            return self.log_artifacts(folder)
+
+    def log_dataset(self, name: str, digest: str, source: str) -> bool:
+        """Record a data set as an input of the run; MLflow keeps the first 36 characters of the digest."""
+        return self._request(data_set_request(name, digest, source))
+
+    def _request(self, request: Request, files: Path | None = None) -> bool:
+        run_id = self.run_id
+        # While an older request waits, this one waits behind it: sent out of order it would be overwritten.
+        if run_id is not None and self._outbox.is_empty:
+            is_sent = self._worker.ask(request.kind, lambda server: server.send(run_id, request, files or Path()))
+            if is_sent is not None:
+                return is_sent
+        self._outbox.keep(request, files)
+        return False
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """Send what is left and end the run as FINISHED, FAILED or KILLED; waits at most `patience` seconds."""
+        self._file.end(status)
+        self._worker.watched.discard(self._file)
+        self._worker.ask("what was kept", lambda server: list(server.deliver(self._file)))
+        self.release()
+
+    def release(self) -> None:
+        """Unlock the file for others, such as `distill sync`."""
+        run_files.release(self._claim)
+        self._claim = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        was_stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        self.finish("FINISHED" if error is None else "KILLED" if was_stopped else "FAILED")
+
+
+class Tracking:
+    """The MLflow runs of one flow run, in an experiment that is created if need be; without a server, local files.
+
+    Args:
+        uri: MLflow's address; credentials in it are used and never shown.
+        experiment: name of the experiment.
+        points: folder for the local files of points.
+        artifacts: folder for the artifacts of a new experiment; None leaves the choice to the server.
+        patience: longest wait for one answer, in seconds.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, points: Path, artifacts: Path | None = None, patience: float = 60.0
+    ) -> None:
+        run_files.end_dead_runs(points)
+        self._uri, self._experiment, self.points = uri, experiment, points
+        self._runs: list[TrackedRun] = []
+        self.experiment_id: str | None = None
+        """MLflow's id of the experiment; None while no server could be reached."""
+        self.worker = Worker(partial(Server, uri, experiment, points, artifacts), uri, points, patience)
+        self._find_experiment()
 
     @property
     def is_of_store(self) -> bool:
-        """Whether MLflow is the store's own database, which goes where the store goes."""
+        """Whether MLflow is the store's own database, which moves with the store."""
         database = sqlite_file(self._uri)
-        return database is not None and database.parent == self._points.parent
+        return database is not None and database.parent == self.points.parent
 
-    @property
-    def experiment_id(self) -> str | None:
-        """MLflow's id of the experiment; None while no server could be reached."""
-        return self._experiment_id
+    def _find_experiment(self) -> None:
+        if self.experiment_id is None:
+            # On first use MLflow and SQLAlchemy disagree about deprecations; the caller waits meanwhile, so that
+            # no warning of others is lost.
+            with warnings.catch_warnings(action="ignore"):
+                self.experiment_id = self.worker.ask("the experiment", Server.experiment)
 
-    def _find_experiment(self) -> str | None:
-        if self._experiment_id is None:
-            self._experiment_id = self.ask("the experiment", lambda server: server.experiment())
-        return self._experiment_id
-
-    def ask(self, what: str, job: Callable[[Server], T]) -> T | None:
-        """The answer of `job(server)` in the tracking thread.
-
-        None when the server has none to give.
-        """
-        if self.worker.doubtful:
-            # What it is asked may take long; whether it is there at all does not, and a server
-            # that hangs must not hold up every stage anew.
-            probe = partial(self._do, Server.probe)
-            self.worker.ask("whether it is back", probe, min(self.worker.patience, _PROBE_SECONDS))
-        return self.worker.ask(what, partial(self._do, job))
-
-    def _do(self, job: Callable[[Server], T]) -> T:
-        if self._experiment_id is not None:
-            with refusals():
-                return job(self._connected())
-        # MLflow and SQLAlchemy disagree about deprecations on first use; the caller is waiting
-        # meanwhile, so that nobody else's warnings are lost.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            server = self._connected()
-            with refusals():
-                return job(server)
-
-    def _connected(self) -> Server:
-        if self._server is None:
-            self._server = Server(
-                self._uri, self._experiment, self._points, artifacts=self._artifacts, complain=self.worker.complain
-            )
-        return self._server
-
-    def _send_points(self, run_id: str, points: list[Point]) -> None:
-        server = self._connected()
-        with refusals():
-            send_points(server.client, run_id, points)
-
-    def parent_run(self, name: str, params: Mapping[str, object], tags: Mapping[str, object]) -> TrackedRun:
-        """A new run for the whole flow run."""
-        key = _local_key()
-        return self._open_run(self._create(name, params, tags, key) or key, name, params, tags)
-
-    def child_run(
+    def start_run(
         self,
-        parent: TrackedRun | None,
-        name: str,
-        params: Mapping[str, object],
-        tags: Mapping[str, object],
-        resume_run_id: str | None = None,
-    ) -> TrackedRun:
-        """A stage's run under `parent`, or the stage's earlier run gone on with.
-
-        Args:
-            parent: what `parent_run` returned.
-            name: shown in MLflow; the stage's name.
-            params: parameters, nested ones by dotted names.
-            tags: tags; `mlflow.parentRunId` is added.
-            resume_run_id: the run that an interrupted process began; a new one if it is gone.
-        """
-        under = {**tags, **({PARENT_TAG: parent.key} if parent else {})}
-        if resume_run_id is not None and resume_run_id.startswith(LOCAL):
-            return self._adopt(resume_run_id, under)
-        run_id = self._reopen(resume_run_id, under) if resume_run_id else None
-        key = _local_key()
-        if run_id is None:
-            run_id = self._create(name, params, under, key)
-        # While the server is down, an interrupted run's points still belong into its own file.
-        local = resume_run_id if run_id is None and self._has_file(resume_run_id) else None
-        return self._open_run(run_id or local or key, name, params, under)
-
-    def reused_run(
-        self,
-        parent: TrackedRun | None,
         name: str,
         params: Mapping[str, object],
         tags: Mapping[str, object],
         *,
-        step: int,
-        metrics: Mapping[str, float],
-        made_by: str | None = None,
+        parent: TrackedRun | None = None,
+        resumed: str | None = None,
     ) -> TrackedRun:
-        """A child run for a stage that was there already, with its numbers; finished by the caller.
+        """Start a run, or continue the one that an interrupted process began.
 
         Args:
-            parent: what `parent_run` returned.
-            name: the stage's name.
-            params: as for `child_run`.
-            tags: as for `child_run`; `distill.reused` is added.
-            step: optimizer steps of the stage.
-            metrics: its last values.
-            made_by: the run that trained it; its curves are copied if they are kept here.
+            name: name in MLflow.
+            params: parameters; nested ones get dotted names.
+            tags: tags; `mlflow.parentRunId` is added.
+            parent: the run that this one is shown under.
+            resumed: key of the run to continue; if the server no longer has it, a new one is started.
         """
-        run = self.child_run(parent, name, params, {**tags, REUSED_TAG: "true"})
-        if self._has_file(made_by):
-            for point in kept.read_points(self._points / f"{made_by}.jsonl"):
-                run.log(point.step, point.metrics)
-        run.log(step, metrics)
-        return run
+        values = clean({**tags, **({PARENT_TAG: parent.points.stem} if parent else {})})
+        header = {"name": name, "experiment": self._experiment, "params": flat(params), "tags": values}
+        if resumed is not None and resumed.startswith(LOCAL):
+            return self._resume_local(resumed, values)
+        key = self._reopen(resumed, values) if resumed is not None else None
+        if key is None:
+            new_key = f"{LOCAL}{uuid.uuid4().hex}"
+            self._find_experiment()
+            if self.experiment_id is not None:
+                # By the key a run is found again whose creation was answered too late.
+                key = self.worker.ask("a run", lambda server: server.create_run(new_key, header))
+            if key is None:
+                # While the server is away, the points of an interrupted run still belong into its own file.
+                key = resumed if resumed is not None and self._path(resumed).is_file() else new_key
+        return self._track(key, header)
 
-    def begun_run(self, made_by: str | None, digest: str) -> str | None:
-        """Key of the run that made a stage, if it is kept here and did not come to say all of it; else None.
+    def _reopen(self, run_id: str, tags: Mapping[str, str]) -> str | None:
+        return self.worker.ask(f"to continue run {run_id}", lambda server: server.reopen(run_id, tags))
 
-        Args:
-            made_by: MLflow's id of it; None where no server knew it.
-            digest: the stage's.
-        """
-        if made_by is None:
-            return self.unfinished_run({"distill.digest": digest})
-        path = self._points / f"{made_by}.jsonl"
-        return made_by if path.is_file() and not kept.has_finished(path) else None
-
-    def unfinished_run(self, tags: Mapping[str, str]) -> str | None:
-        """Key of the newest run kept here that carries these tags and has not FINISHED.
-
-        None when there is none.
-        """
-        found = sorted(self._points.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-        for path in found:
-            had = kept.read_header(path).get("tags", {})
-            wanted = all(had.get(name) == value for name, value in tags.items())
-            if wanted and REUSED_TAG not in had:
-                return None if kept.has_finished(path) else path.stem
-        return None
-
-    def send_kept(self) -> None:
-        """Send what this run and earlier ones could not; waits at most `patience` seconds for it."""
-
-        def job(server: Server) -> None:
-            _, failure = deliver_all(server, self._points)
-            if failure is not None:
-                raise failure
-
-        self.ask("what was kept", job)
-
-    def hurry(self) -> None:
-        """Wait only briefly from now on, since somebody asked to stop; what a server does not get is kept here."""
-        self.worker.patience = min(self.worker.patience, _HURRY_SECONDS)
-
-    def close(self) -> None:
-        """End the tracking thread; waits at most `patience` seconds for what it is doing."""
-        self.worker.close()
-        for run in self._runs:
-            run.let_go()
-
-    def _create(self, name: str, params: Mapping[str, object], tags: Mapping[str, object], key: str) -> str | None:
-        experiment = self._find_experiment()
-        if experiment is None:
-            return None
-
-        def job(server: Server) -> str:
-            # An answer that comes too late for us must not leave a second run: by its key it is found again.
-            under = {**server.with_parent(clean(tags, MOST_TAG)), KEPT_AS_TAG: key}
-            run_id = create_run(server.client, experiment, name, under)
-            send_params(server.client, run_id, params)
-            return run_id
-
-        return self.ask("a run", job)
-
-    def _reopen(self, run_id: str, tags: Mapping[str, object]) -> str | None:
-        def job(server: Server) -> str:
-            server.client.update_run(run_id, status="RUNNING")
-            send_tags(server.client, run_id, server.with_parent(clean(tags, MOST_TAG)))
-            return run_id
-
-        return self.ask(f"to go on with run {run_id}", job)
-
-    def _adopt(self, key: str, tags: Mapping[str, object]) -> TrackedRun:
-        """A run that began while the server was away, made there now if the server is back."""
-        path = self._points / f"{key}.jsonl"
-        run_id = self.ask("a run", lambda server: server.run_of(path))
+    def _resume_local(self, key: str, tags: Mapping[str, str]) -> TrackedRun:
+        """Continue a run that began without a server, which creates it now if it is back."""
+        run_id = self.worker.ask("a run", lambda server: server.run_of(self._path(key)))
         run = self._track(key, {})
         if run_id is None or self._reopen(run_id, tags) is None:
             run.set_tags(tags)
         return run
 
-    def _open_run(self, key: str, name: str, params: Mapping[str, object], tags: Mapping[str, object]) -> TrackedRun:
-        header = {"name": name, "experiment": self._experiment, "params": flat(params), "tags": clean(tags, MOST_TAG)}
-        return self._track(key, header)
-
     def _track(self, key: str, header: Mapping[str, Any]) -> TrackedRun:
-        run = TrackedRun(self, self._points / f"{key}.jsonl", header)
+        run = TrackedRun(self.worker, self._path(key), header)
         self._runs.append(run)
         return run
 
-    def _has_file(self, run_id: str | None) -> bool:
-        return run_id is not None and (self._points / f"{run_id}.jsonl").is_file()
+    def _path(self, key: str) -> Path:
+        return self.points / f"{key}.jsonl"
 
+    def unfinished_run(self, digest: str) -> str | None:
+        """Key of the newest local run that made the stage of that digest, if it has not FINISHED."""
+        for path in sorted(self.points.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            tags = run_files.read_header(path).get("tags", {})
+            if tags.get("distill.digest") == digest and REUSED_TAG not in tags:
+                return None if run_files.has_finished(path) else path.stem
+        return None
 
-def _local_key() -> str:
-    """Names a run here for as long as no server has named it."""
-    return f"{LOCAL}{uuid.uuid4().hex}"
+    def reused_run(
+        self,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, object],
+        *,
+        parent: TrackedRun | None,
+        manifest: Manifest,
+    ) -> TrackedRun:
+        """Start the run of a stage found in the store, with its curves and last values; the caller finishes it.
+
+        The run that made the stage is continued if it is kept here and did not come to its end.
+        """
+        made_by = manifest.mlflow_run_id or self.unfinished_run(manifest.digest)
+        path = None if made_by is None else self._path(made_by)
+        if path is not None and not path.is_file():
+            path = None
+        if path is not None and not run_files.has_finished(path):
+            run = self.start_run(name, params, tags, parent=parent, resumed=made_by)
+        else:
+            run = self.start_run(name, params, {**tags, REUSED_TAG: "true"}, parent=parent)
+            for point in run_files.read_points(path) if path is not None else ():
+                run.log(point.step, point.metrics)
+        run.log(manifest.steps, manifest.metrics)
+        return run
+
+    def send_kept(self) -> None:
+        """Send what this run and earlier ones could not; waits at most `patience` seconds for it."""
+
+        def job(server: Server) -> None:
+            _, failure = deliver_all(server, self.points)
+            if failure is not None:
+                raise failure
+
+        self.worker.ask("what was kept", job)
+
+    def hurry(self) -> None:
+        """Wait only briefly from now on, since the user asked to stop; what a server does not get is kept."""
+        self.worker.patience = min(self.worker.patience, _HURRY_SECONDS)
+
+    def close(self) -> None:
+        """End the tracking thread; waits at most `patience` seconds for its current job."""
+        self.worker.close()
+        for run in self._runs:
+            run.release()

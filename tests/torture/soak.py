@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 
 from pipeline.store.checkpoints import CheckpointStore, open_store, verify
-from pipeline.tracking.points import read_points
+from pipeline.tracking.run_files import read_points
 from pipeline.tracking.server import unsent
 from schemas.results.manifest import RunReport
 from tests.end_to_end.processes import Process, running

@@ -14,7 +14,7 @@ import yaml
 from mlflow import MlflowClient
 
 from pipeline.store.checkpoints import open_store, verify
-from pipeline.tracking.resume import resolve_run
+from pipeline.tracking.artifacts import resolve_run
 from tests.end_to_end.conftest import Distill
 from tests.end_to_end.processes import free_port, running
 from tests.support.toys import toy_recipe_dict

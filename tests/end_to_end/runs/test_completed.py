@@ -19,10 +19,9 @@ from pipeline.evaluate import evaluate_checkpoint
 from pipeline.process.settings import read_settings
 from pipeline.store.checkpoints import CheckpointStore, open_store, verify
 from pipeline.store.garbage import find_garbage, remove_garbage
+from pipeline.tracking.artifacts import STORED_TAG, resolve_run
 from pipeline.tracking.client import load_mlflow
-from pipeline.tracking.resume import resolve_run
-from pipeline.tracking.stored_artifacts import STORED_TAG
-from pipeline.tracking.sync import sync
+from pipeline.tracking.server import sync
 from schemas.core.errors import StoreError
 from schemas.recipe.recipe import Recipe
 from tests.end_to_end.runs.test_teacher_choice import Done, run

@@ -73,8 +73,8 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     recipe = Recipe.model_validate(content)
     store = open_store(folder / "store")
     facts = preflight(recipe, store.cache)
-    tracking = Tracking.open(f"sqlite:///{store.root}/mlflow.db", "toys", store.points)
-    parent = tracking.parent_run("toy", {}, {})
+    tracking = Tracking(f"sqlite:///{store.root}/mlflow.db", "toys", store.points)
+    parent = tracking.start_run("toy", {}, {})
     runner = Runner(recipe, store, tracking, parent, SilentProgress(), Stop())
     try:
         for config in teacher_configs(recipe):

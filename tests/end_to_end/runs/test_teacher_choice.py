@@ -72,10 +72,8 @@ def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None 
 
 
 def _run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun) -> Done:
-    tracking = Tracking.open(
-        f"sqlite:///{store.root}/mlflow.db", "toys", store.points, artifacts=store.root / "mlartifacts"
-    )
-    parent = tracking.parent_run("toy", {}, {})
+    tracking = Tracking(f"sqlite:///{store.root}/mlflow.db", "toys", store.points, artifacts=store.root / "mlartifacts")
+    parent = tracking.start_run("toy", {}, {})
     runner = Runner(recipe, store, tracking, parent, progress, Stop(), open_run=registered)
     try:
         for config in teacher_configs(recipe):

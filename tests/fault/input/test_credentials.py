@@ -275,8 +275,8 @@ def test_a_run_behind_passwords_leaves_no_secret_anywhere(
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WRONG)
-        kept = Tracking.open(mlflow, "distill-flow", store / "points", patience=30)
-        kept.parent_run("kept", {"uri": inside["MLFLOW_TRACKING_URI"]}, {}).finish()
+        kept = Tracking(mlflow, "distill-flow", store / "points", patience=30)
+        kept.start_run("kept", {"uri": inside["MLFLOW_TRACKING_URI"]}, {}).finish()
         kept.close()
         terminal = Distill(capfd, monkeypatch)
         code, said, complaint = terminal("sync", "--store", store)

@@ -22,9 +22,8 @@ from pipeline.store import files
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.garbage import find_garbage, remove_garbage
 from pipeline.store.run_reports import report_path
-from pipeline.tracking.client import create_run, is_run_id
-from pipeline.tracking.resume import resolve_run
-from pipeline.tracking.worker import Rejected
+from pipeline.tracking.artifacts import resolve_run
+from pipeline.tracking.client import Rejected, create_run, is_run_id
 from schemas.core.errors import CheckpointError, ConfigError
 from schemas.core.refs import HubId, Revision
 from schemas.recipe.recipe import Recipe
@@ -295,7 +294,7 @@ def test_no_file_that_a_manifest_lists_is_looked_for_outside(store: CheckpointSt
 
 @pytest.mark.parametrize("run_id", ["../../x", "/etc/x", "x" * 5000, "a\0b", "..", "", "a/b"])
 def test_no_id_of_a_run_leaves_the_store(tmp_path: Path, run_id: str) -> None:
-    with pytest.raises(CheckpointError, match="no id of a run"):
+    with pytest.raises(CheckpointError, match="is not the id of a run"):
         resolve_run(run_id, uri=f"sqlite:///{tmp_path}/none.db", store=CheckpointStore(tmp_path))
     answer = SimpleNamespace(info=SimpleNamespace(run_id=run_id))
     lying = SimpleNamespace(create_run=lambda *_, **__: answer)

@@ -18,8 +18,7 @@ import yaml
 
 from pipeline.store.checkpoints import CheckpointStore, FolderWriter, open_store
 from pipeline.store.states import FolderStates
-from pipeline.tracking.outbox import Outbox
-from pipeline.tracking.points import PointFile
+from pipeline.tracking.run_files import Outbox, PointFile
 from schemas.results.manifest import RunReport
 from stages.data.readers import files as data_files
 from tests.end_to_end.conftest import Distill

@@ -22,7 +22,7 @@ import yaml
 
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.store.checkpoints import open_store, verify
-from pipeline.tracking.run import TrackedRun
+from pipeline.tracking.session import TrackedRun
 from schemas.results.manifest import RunReport
 from stages.training.trainer import Trainer
 from tests.end_to_end.conftest import Distill

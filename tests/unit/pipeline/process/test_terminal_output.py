@@ -17,7 +17,7 @@ from pipeline.process.settings import read_settings
 from pipeline.process.terminal import add_row, safe, say
 from pipeline.reporting.loss_curves import as_png, loss_curves, new_figure
 from pipeline.store.garbage import Garbage, Piece, print_garbage
-from pipeline.tracking.points import Point
+from pipeline.tracking.run_files import Point
 from schemas.core.errors import ConfigError
 from tests.unit.test_layers import ROOT
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.reporting.term_map import last_shares, remaining, term_map
-from pipeline.tracking.points import Point
+from pipeline.tracking.run_files import Point
 
 POINTS = [
     Point(0, 1, {"train/gradient_share/hidden_loss_layer_0": 0.9}),

@@ -37,7 +37,7 @@ def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def opened(database: str, tmp_path: Path) -> Iterator[Tracking]:
     """Tracking on the database, experiment named after the test's folder."""
-    tracking = Tracking.open(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "artifacts")
+    tracking = Tracking(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "artifacts")
     yield tracking
     tracking.close()
 

@@ -14,10 +14,14 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from pipeline.tracking import client as tracking_client
-from pipeline.tracking import points as kept
-from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.session import Tracking
+from pipeline.tracking import run_files
+from pipeline.tracking.session import TrackedRun, Tracking
 from tests.unit.pipeline.tracking.conftest import closed_port, history
+
+
+def flush(tracking: Tracking) -> None:
+    """Have the tracking thread send the points of every run now."""
+    tracking.worker.ask("points", lambda _server: [tracking.worker._send(file) for file in tracking.worker.watched])
 
 
 def log_some(child: TrackedRun, steps: int = 2000) -> float:
@@ -34,16 +38,16 @@ def test_a_dead_server_costs_one_warning_and_no_time_and_the_points_are_kept(
     caplog.set_level(logging.WARNING)
     started = time.monotonic()
     address = f"http://me:s3cret@127.0.0.1:{closed_port()}"
-    tracking = Tracking.open(address, "e", tmp_path / "points", patience=20)
-    parent = tracking.parent_run("r", {}, {})
-    child = tracking.child_run(parent, "general", {}, {})
+    tracking = Tracking(address, "e", tmp_path / "points", patience=20)
+    parent = tracking.start_run("r", {}, {})
+    child = tracking.start_run("general", {}, {}, parent=parent)
     log_some(child)
-    assert not child.log_text("x", "x.txt")
+    assert not child.log_file("x", "x.txt")
     child.finish()
     tracking.close()
     assert time.monotonic() - started < 15
     assert (parent.run_id, child.run_id) == (None, None)
-    assert len(list(kept.read_points(child.points))) == 2000
+    assert len(list(run_files.read_points(child.points))) == 2000
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1, warnings
     assert str(tmp_path / "points") in warnings[0]
@@ -80,13 +84,13 @@ def test_a_server_that_hangs_is_given_up_after_the_patience(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
     started = time.monotonic()
-    tracking = Tracking.open(f"http://127.0.0.1:{hanging_port}", "e", tmp_path / "points", patience=1.0)
-    child = tracking.child_run(tracking.parent_run("r", {}, {}), "general", {}, {})
+    tracking = Tracking(f"http://127.0.0.1:{hanging_port}", "e", tmp_path / "points", patience=1.0)
+    child = tracking.start_run("general", {}, {}, parent=tracking.start_run("r", {}, {}))
     assert log_some(child, steps=200) < 2
     child.finish()
     tracking.close()
     assert time.monotonic() - started < 6
-    assert len(list(kept.read_points(child.points))) == 200
+    assert len(list(run_files.read_points(child.points))) == 200
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
@@ -101,15 +105,15 @@ def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
             raise MlflowException("API request to http://me:pw@127.0.0.1 failed: connection refused")
         send(*args)
 
-    monkeypatch.setattr("pipeline.tracking.session.send_points", flaky)
-    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.5)
-    tracking = Tracking.open(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
-    child = tracking.child_run(None, "general", {}, {})
+    monkeypatch.setattr("pipeline.tracking.server.send_points", flaky)
+    monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.5)
+    tracking = Tracking(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
+    child = tracking.start_run("general", {}, {})
     child.log(1, {"train/loss": 1.0})
-    tracking.worker.flush(str(child.run_id))
+    flush(tracking)
     broken.set()
     child.log(2, {"train/loss": 2.0})
-    tracking.worker.flush(str(child.run_id))
+    flush(tracking)
     assert history(client, child.run_id, "train/loss") == [(1, 1.0)]
     broken.clear()
     child.log(3, {"train/loss": 3.0})
@@ -125,7 +129,7 @@ def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
 def test_what_the_server_refuses_is_said_once_and_does_not_count_as_down(
     opened: Tracking, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    child = opened.child_run(None, "general", {}, {})
+    child = opened.start_run("general", {}, {})
     for _ in range(2):
         assert not child.set_tags({"mlflow.runName": "x" * 6000, "": "a tag without a name"})
     child.log(1, {"train/loss": 1.0})
@@ -146,19 +150,19 @@ def test_an_answer_that_comes_too_late_leaves_no_second_run(
         made.set()
         return run_id
 
-    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.5)
     places = {"experiment": tmp_path.name, "points": tmp_path / "points", "artifacts": tmp_path / "a"}
-    tracking = Tracking.open(database, patience=20, **places)
+    tracking = Tracking(database, patience=20, **places)
     tracking.worker.patience = 0.5
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.tracking.session.create_run", slow)
-        child = tracking.child_run(None, "general", {"seed": 1}, {})
+        patch.setattr("pipeline.tracking.server.create_run", slow)
+        child = tracking.start_run("general", {"seed": 1}, {})
         assert child.run_id is None
         child.log(1, {"train/loss": 1.0})
         assert made.wait(10)
     child.finish()
     tracking.close()
-    again = Tracking.open(database, patience=20, **places)
+    again = Tracking(database, patience=20, **places)
     again.send_kept()
     again.close()
     assert again.experiment_id is not None

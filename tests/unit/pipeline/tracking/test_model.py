@@ -21,9 +21,9 @@ from transformers import (
 
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.score_figures import stage_comparison
+from pipeline.tracking.artifacts import save_mlflow_model
 from pipeline.tracking.client import load_mlflow
-from pipeline.tracking.models import save_mlflow_model
-from pipeline.tracking.points import Point
+from pipeline.tracking.run_files import Point
 from pipeline.tracking.session import Tracking
 from schemas.results.manifest import Judgement, Row, RunReport
 from tests.support.builders import tiny_tokenizer
@@ -57,7 +57,7 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     assert "model.safetensors" in names
     assert not {name for name in names if name.endswith((".pkl", ".pickle", ".bin", ".pt"))}
     assert str(tmp_path) not in "".join(p.read_text() for p in (tmp_path / "flavor").glob("*") if p.is_file())
-    child = opened.child_run(None, "task_specific", {}, {})
+    child = opened.start_run("task_specific", {}, {})
     assert child.log_artifacts(tmp_path / "flavor", "model")
     child.finish()
     # Not set_tracking_uri: it would leave MLFLOW_TRACKING_URI behind for every later test.
@@ -123,7 +123,7 @@ def test_pictures_are_made_of_full_partial_and_no_points() -> None:
 
 def test_importing_tracking_does_not_import_mlflow_or_matplotlib() -> None:
     code = (
-        "import sys, pipeline.tracking.session, pipeline.reporting.loss_curves, pipeline.tracking.models\n"
+        "import sys, pipeline.tracking.session, pipeline.reporting.loss_curves, pipeline.tracking.artifacts\n"
         "assert not {'mlflow', 'matplotlib', 'torch'} & set(sys.modules)"
     )
     root = Path(__file__).resolve().parents[4]

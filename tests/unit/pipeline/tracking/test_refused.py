@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pipeline.process.settings import read_settings
-from pipeline.tracking import points as kept
+from pipeline.tracking import run_files
 from pipeline.tracking.client import safe_name
+from pipeline.tracking.server import sync
 from pipeline.tracking.session import Tracking
-from pipeline.tracking.sync import sync
 from tests.unit.pipeline.tracking.conftest import history
 
 
@@ -60,7 +60,7 @@ def test_one_value_that_mlflow_refuses_does_not_keep_the_others_back(
     opened: Tracking, client: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tracking.client.safe_name", lambda name: name)
-    child = opened.child_run(None, "general", {"a": 1, "odd(": 2}, {})
+    child = opened.start_run("general", {"a": 1, "odd(": 2}, {})
     for step in range(40):
         child.log(step, {"odd(" if step == 20 else "loss": float(step)})
     child.finish()
@@ -94,7 +94,7 @@ def test_forged_lines_are_passed_over_and_the_other_runs_are_sent(
     database: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
-    monkeypatch.setattr(kept, "_LONGEST_LINE", 200_000)
+    monkeypatch.setattr(run_files, "_LONGEST_LINE", 200_000)
     points = tmp_path / "points"
     deep = b'{"metrics": ' + b"[" * 100_000 + b"\n"
     write_run(

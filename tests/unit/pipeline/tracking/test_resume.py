@@ -10,11 +10,10 @@ import pytest
 
 from pipeline.process.settings import Settings, read_settings
 from pipeline.store.checkpoints import CheckpointStore, open_store, verify
-from pipeline.tracking.moved_store import lead_to_store, was_moved
-from pipeline.tracking.resume import resolve_run
+from pipeline.tracking.artifacts import is_stored, log_checkpoint, resolve_run
+from pipeline.tracking.client import follow_store, was_moved
+from pipeline.tracking.server import sync
 from pipeline.tracking.session import Tracking
-from pipeline.tracking.stored_artifacts import is_stored, log_checkpoint
-from pipeline.tracking.sync import sync
 from schemas.core.errors import CheckpointError
 from schemas.results.manifest import CheckpointRef
 from tests.support.fakes import DIGEST, manifest_of, write_model
@@ -33,7 +32,7 @@ def made(store: CheckpointStore) -> CheckpointRef:
 
 
 def run_with(tracking: Tracking, checkpoint: CheckpointRef, *, stored: bool = False) -> str:
-    run = tracking.child_run(None, "teacher", {}, {**TAGS, "distill.checkpoint": checkpoint.path})
+    run = tracking.start_run("teacher", {}, {**TAGS, "distill.checkpoint": checkpoint.path})
     if stored:
         log_checkpoint(Path(checkpoint.path), run)
     run.finish()
@@ -60,7 +59,7 @@ def test_a_run_leads_to_its_checkpoint_beside_the_database_of_another_store(
 ) -> None:
     own = f"sqlite:///{store.root}/mlflow.db"
     _copy_of(database, store.root / "mlflow.db")
-    tracking = Tracking.open(own, tmp_path.name, store.points, artifacts=store.root / "mlartifacts")
+    tracking = Tracking(own, tmp_path.name, store.points, artifacts=store.root / "mlartifacts")
     assert tracking.is_of_store
     checkpoint = made(store)
     run_id = run_with(tracking, checkpoint)
@@ -106,7 +105,7 @@ def test_a_damaged_checkpoint_here_is_replaced_by_the_one_that_mlflow_has(
 def test_what_leads_nowhere_is_refused_with_the_reason(
     opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
 ) -> None:
-    parent = opened.parent_run("r", {}, {})
+    parent = opened.start_run("r", {}, {})
     with pytest.raises(CheckpointError, match="has no checkpoint; give the id of a stage's"):
         resolve_run(str(parent.run_id), uri=database, store=store)
     checkpoint = made(store)
@@ -177,7 +176,7 @@ def test_a_store_reached_by_a_link_and_a_database_elsewhere_are_left_alone(
     linked = read_settings(tmp_path / "link", {})
     assert not was_moved(linked.tracking_uri, linked.artifacts)
     assert not was_moved(settings.tracking_uri, tmp_path / "elsewhere" / "mlartifacts")
-    lead_to_store(settings.tracking_uri, tmp_path / "elsewhere" / "mlartifacts")
+    follow_store(settings.tracking_uri, tmp_path / "elsewhere" / "mlartifacts")
     assert sync(settings, store.points).runs == ()
     assert run_id
 
@@ -187,9 +186,9 @@ def _copied(root: Path) -> Any:
 
 
 def _run(settings: Settings, store: CheckpointStore, file: str) -> str:
-    tracking = Tracking.open(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
-    run = tracking.child_run(None, "x", {}, {"distill.checkpoint": f"{store.root}/checkpoints/x"})
-    assert run.log_text("text", file)
+    tracking = Tracking(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
+    run = tracking.start_run("x", {}, {"distill.checkpoint": f"{store.root}/checkpoints/x"})
+    assert run.log_file("text", file)
     run.finish()
     tracking.close()
     return str(run.run_id)
@@ -199,7 +198,7 @@ def test_what_mlflow_refused_is_not_said_to_be_stored(
     opened: Tracking, store: CheckpointStore, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = made(store)
-    run = opened.child_run(None, "teacher", {}, TAGS)
+    run = opened.start_run("teacher", {}, TAGS)
     with monkeypatch.context() as patch:
         patch.setattr(run, "log_artifacts", lambda *_: False)
         log_checkpoint(Path(checkpoint.path), run)

@@ -11,9 +11,10 @@ import pytest
 from mlflow.entities import ViewType
 
 from pipeline.tracking import client as tracking_client
-from pipeline.tracking import points as kept
-from pipeline.tracking.points import PointFile
+from pipeline.tracking import run_files
+from pipeline.tracking.run_files import PointFile
 from pipeline.tracking.session import Tracking
+from tests.support.fakes import manifest_of
 from tests.unit.pipeline.tracking.conftest import history
 
 
@@ -22,9 +23,9 @@ def test_parent_and_children_are_right_though_the_environment_names_a_run(
 ) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    parent = opened.parent_run("ernie-tiny", {"student": {"shape": {"num_layers": 4}}}, {"distill.recipe": "e"})
+    parent = opened.start_run("ernie-tiny", {"student": {"shape": {"num_layers": 4}}}, {"distill.recipe": "e"})
     assert parent.run_id is not None
-    children = [opened.child_run(parent, name, {"stage": name}, {}) for name in ("general", "task_adaptive")]
+    children = [opened.start_run(name, {"stage": name}, {}, parent=parent) for name in ("general", "task_adaptive")]
     for child in children:
         child.log(10, {"train/attention_loss": 0.5})
         child.finish()
@@ -44,19 +45,19 @@ def test_parent_and_children_are_right_though_the_environment_names_a_run(
 
 
 def test_points_reach_the_server_and_the_file_with_times_that_never_go_back(opened: Tracking, client: Any) -> None:
-    child = opened.child_run(None, "general", {}, {})
+    child = opened.start_run("general", {}, {})
     for step in range(1, 1501):
         child.log(step, {"train/loss": 1 / step, "train/learning_rate": step * 1e-6})
     child.finish()
     assert history(client, child.run_id, "train/loss") == [(step, 1 / step) for step in range(1, 1501)]
-    times = [point.time for point in kept.read_points(child.points)]
+    times = [point.time for point in run_files.read_points(child.points)]
     assert times == sorted(times)
     assert len(times) == 1500
-    assert (kept.read_end(child.points) or ("",))[0] == "FINISHED"
+    assert (run_files.read_end(child.points) or ("",))[0] == "FINISHED"
 
 
 def test_points_are_sent_while_the_stage_is_still_training(opened: Tracking, client: Any) -> None:
-    child = opened.child_run(None, "general", {}, {})
+    child = opened.start_run("general", {}, {})
     child.log(1, {"train/loss": 1.0})
     deadline = time.monotonic() + 15
     while not history(client, child.run_id, "train/loss") and time.monotonic() < deadline:
@@ -68,8 +69,8 @@ def test_a_resumed_stage_goes_on_in_its_own_run_and_logs_no_step_twice(
     database: str, tmp_path: Path, client: Any
 ) -> None:
     def one_process(steps: range, resume: str | None, end: str) -> str | None:
-        tracking = Tracking.open(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
-        child = tracking.child_run(None, "general", {"seed": 1}, {"distill.digest": "abc"}, resume)
+        tracking = Tracking(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
+        child = tracking.start_run("general", {"seed": 1}, {"distill.digest": "abc"}, resumed=resume)
         for step in steps:
             child.log(step, {"train/loss": float(step)})
             if step % 5 == 0:
@@ -79,33 +80,33 @@ def test_a_resumed_stage_goes_on_in_its_own_run_and_logs_no_step_twice(
         return child.run_id
 
     first = one_process(range(1, 8), None, "KILLED")
-    tracking = Tracking.open(database, tmp_path.name, tmp_path / "points")
-    assert tracking.unfinished_run({"distill.digest": "abc"}) == first
-    assert tracking.unfinished_run({"distill.digest": "xyz"}) is None
+    tracking = Tracking(database, tmp_path.name, tmp_path / "points")
+    assert tracking.unfinished_run("abc") == first
+    assert tracking.unfinished_run("xyz") is None
     second = one_process(range(5, 11), first, "FINISHED")
     assert second == first
     assert history(client, first, "train/loss") == [(step, float(step)) for step in range(1, 11)]
     assert history(client, first, "eval/accuracy") == [(5, 0.5), (10, 1.0)]
     assert client.get_run(first).info.status == "FINISHED"
-    assert tracking.unfinished_run({"distill.digest": "abc"}) is None
+    assert tracking.unfinished_run("abc") is None
     tracking.close()
 
 
 def test_a_run_that_is_gone_is_replaced_by_a_new_one(opened: Tracking) -> None:
-    child = opened.child_run(None, "general", {}, {}, resume_run_id="f" * 32)
+    child = opened.start_run("general", {}, {}, resumed="f" * 32)
     assert child.run_id is not None
     assert child.run_id != "f" * 32
 
 
 def test_a_reused_stage_is_a_child_run_with_its_numbers_and_curves(opened: Tracking, client: Any) -> None:
-    made = opened.child_run(None, "general", {}, {})
+    made = opened.start_run("general", {}, {})
     made.log(1, {"train/loss": 2.0})
     made.log(2, {"train/loss": 1.0})
     made.finish()
-    parent = opened.parent_run("second", {}, {})
-    reused = opened.reused_run(
-        parent, "general", {}, {}, step=2, metrics={"train/loss": 1.0, "eval/accuracy": 0.5}, made_by=made.run_id
-    )
+    parent = opened.start_run("second", {}, {})
+    metrics = {"train/loss": 1.0, "eval/accuracy": 0.5}
+    manifest = manifest_of(steps=2, metrics=metrics, mlflow_run_id=made.run_id)
+    reused = opened.reused_run("general", {}, {}, parent=parent, manifest=manifest)
     reused.finish()
     run = client.get_run(reused.run_id)
     assert run.data.tags["distill.reused"] == "true"
@@ -115,21 +116,19 @@ def test_a_reused_stage_is_a_child_run_with_its_numbers_and_curves(opened: Track
 
 
 def test_artifacts_tags_and_data_sets_arrive_without_credentials(opened: Tracking, client: Any, tmp_path: Path) -> None:
-    child = opened.child_run(
-        None, "general", {"source": "http://me:pw@example.com/a"}, {"x": "http://me:pw@example.com"}
-    )
+    child = opened.start_run("general", {"source": "http://me:pw@example.com/a"}, {"x": "http://me:pw@example.com"})
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "manifest.json").write_text("{}")
     assert child.log_artifacts(tmp_path / "folder", "checkpoint")
-    assert child.log_text("see http://me:pw@example.com", "notes/report.md")
-    assert child.log_picture(b"\x89PNG", "pictures/loss.png")
-    assert child.log_dataset("sst2", "d" * 64, 100, "https://me:pw@example.com/sst2", "training")
+    assert child.log_file("see http://me:pw@example.com", "notes/report.md")
+    assert child.log_file(b"\x89PNG", "pictures/loss.png")
+    assert child.log_dataset("sst2", "d" * 64, "https://me:pw@example.com/sst2")
     child.set_tags({"distill.stage": "general"})
     child.finish()
     run = client.get_run(child.run_id)
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.name == "sst2"
-    assert json.loads(data.dataset.profile) == {"num_rows": 100}
+    assert json.loads(data.dataset.profile) == {"num_rows": None}
     assert data.tags[0].value == "training"
     assert run.data.tags["distill.stage"] == "general"
     stored = Path(run.info.artifact_uri.removeprefix("file://"))
@@ -142,7 +141,7 @@ def test_artifacts_tags_and_data_sets_arrive_without_credentials(opened: Trackin
 
 
 def test_a_later_value_at_the_newest_step_wins(opened: Tracking, client: Any) -> None:
-    child = opened.child_run(None, "general", {}, {})
+    child = opened.start_run("general", {}, {})
     child.log(5, {"eval/accuracy": 0.9, "train/loss": 1.0})
     child.log(5, {"eval/accuracy": 0.8, "train/loss": 1.0})
     child.log(4, {"train/loss": 3.0})
@@ -159,18 +158,21 @@ def test_half_a_line_left_by_a_killed_process_is_passed_over(tmp_path: Path) -> 
     again = PointFile(tmp_path / "a.jsonl")
     assert not again.append(1, {"x": 1.0})
     assert again.append(2, {"x": 2.0})
-    assert [(point.step, point.metrics) for point in kept.read_points(file.path)] == [(1, {"x": 1.0}), (2, {"x": 2.0})]
-    assert kept.read_header(file.path) == {"name": "n"}
+    assert [(point.step, point.metrics) for point in run_files.read_points(file.path)] == [
+        (1, {"x": 1.0}),
+        (2, {"x": 2.0}),
+    ]
+    assert run_files.read_header(file.path) == {"name": "n"}
 
 
 def test_numbers_that_are_none_are_reported_and_do_not_raise(
     opened: Tracking, caplog: pytest.LogCaptureFixture
 ) -> None:
-    child = opened.child_run(None, "general", {}, {})
+    child = opened.start_run("general", {}, {})
     child.log(1, {"train/loss": "much"})  # type: ignore[dict-item]
     child.log(2, {"train/loss": float("nan")})
     child.finish()
-    assert "are no numbers" in caplog.text
+    assert "are not numbers" in caplog.text
 
 
 def test_a_process_that_ends_while_mlflows_tables_are_made_leaves_no_broken_database(

@@ -12,14 +12,11 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from pipeline.process.settings import Settings, read_settings
-from pipeline.tracking import points as kept
+from pipeline.tracking import run_files
 from pipeline.tracking import server as tracking_server
-from pipeline.tracking.outbox import Outbox, Request
-from pipeline.tracking.points import PointFile, read_points
-from pipeline.tracking.run import TrackedRun
-from pipeline.tracking.server import Amount, unsent
-from pipeline.tracking.session import Tracking
-from pipeline.tracking.sync import SyncReport, sync
+from pipeline.tracking.run_files import Outbox, PointFile, Request, read_points
+from pipeline.tracking.server import Amount, Server, SyncReport, sync, unsent
+from pipeline.tracking.session import TrackedRun, Tracking
 from schemas.core.errors import StoreError
 from tests.unit.pipeline.tracking.conftest import closed_port, history
 
@@ -32,7 +29,7 @@ class Place:
         self.there, self.away = database, f"http://me:s3cret@127.0.0.1:{closed_port()}"
 
     def tracking(self, uri: str) -> Tracking:
-        return Tracking.open(uri, self.experiment, self.points, artifacts=self.folder / "artifacts", patience=60)
+        return Tracking(uri, self.experiment, self.points, artifacts=self.folder / "artifacts", patience=60)
 
     def settings(self, uri: str) -> Settings:
         given = read_settings(self.folder, {"MLFLOW_TRACKING_URI": uri})
@@ -61,22 +58,22 @@ def tell_all(run: TrackedRun, folder: Path) -> None:
     (folder / "model" / "model.safetensors").write_bytes(b"\x00\xff" * 1000)
     run.log(1, {"train/loss": 2.0})
     run.log(2, {"train/loss": 1.0, "eval/accuracy": 0.5})
-    assert not run.log_text("first", "notes/report.md")
-    assert not run.log_text("see http://me:pw@example.com", "notes/report.md")
-    assert not run.log_picture(b"\x89PNG", "curves.png")
+    assert not run.log_file("first", "notes/report.md")
+    assert not run.log_file("see http://me:pw@example.com", "notes/report.md")
+    assert not run.log_file(b"\x89PNG", "curves.png")
     assert not run.log_artifacts(folder / "model", "model")
     assert not run.set_tags({"distill.checkpoint": "/somewhere"})
-    assert not run.log_dataset("sst2", "d" * 64, 100, "https://example.com/sst2", "training")
+    assert not run.log_dataset("sst2", "d" * 64, "https://example.com/sst2")
 
 
 def run_while_away(place: Place) -> None:
     """A parent with one stage, finished without a server."""
     tracking = place.tracking(place.away)
-    parent = tracking.parent_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
-    child = tracking.child_run(parent, "general", {"seed": 3}, {"distill.stage": "general"})
+    parent = tracking.start_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
+    child = tracking.start_run("general", {"seed": 3}, {"distill.stage": "general"}, parent=parent)
     tell_all(child, place.folder)
     child.finish()
-    assert not parent.log_text("table", "report.md")
+    assert not parent.log_file("table", "report.md")
     parent.finish()
     tracking.close()
 
@@ -129,7 +126,7 @@ def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(place
 
 def test_a_run_sent_later_keeps_its_own_times(place: Place, client: Any) -> None:
     run_while_away(place)
-    (path,) = [path for path in place.points.glob("*.jsonl") if kept.read_header(path)["name"] == "general"]
+    (path,) = [path for path in place.points.glob("*.jsonl") if run_files.read_header(path)["name"] == "general"]
     place.sync()
     info = place.runs(client)["general"].info
     first, *_, last = [json.loads(line)["time"] for line in path.read_text().splitlines()]
@@ -148,17 +145,19 @@ def test_the_next_run_sends_what_an_earlier_one_kept(place: Place, client: Any) 
 def test_a_server_that_comes_back_during_a_run_has_all_of_it_in_the_end(
     place: Place, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.0)
     tracking = place.tracking(place.away)
-    parent = tracking.parent_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
-    child = tracking.child_run(parent, "general", {"seed": 3}, {"distill.stage": "general"})
+    parent = tracking.start_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
+    child = tracking.start_run("general", {"seed": 3}, {"distill.stage": "general"}, parent=parent)
     assert (parent.run_id, child.run_id) == (None, None)
     tell_all(child, place.folder)
-    tracking._uri, tracking._server = place.there, None  # the same name now leads to a server
+    tracking.worker._server = None  # the same name now leads to a server
+    there = place.there, place.experiment, place.points, place.folder / "artifacts"
+    tracking.worker._connect = lambda complain: Server(*there, complain)
     child.finish()
     runs = place.runs(client)
     assert (child.run_id, parent.run_id) == (runs["general"].info.run_id, runs["flow"].info.run_id)
-    assert parent.log_text("table", "report.md")
+    assert parent.log_file("table", "report.md")
     parent.finish()
     tracking.close()
     check_whole(place, client)
@@ -209,11 +208,11 @@ def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(place
 
 def test_a_run_that_goes_on_is_left_to_its_process(place: Place, client: Any) -> None:
     tracking = place.tracking(place.away)
-    child = tracking.child_run(None, "general", {}, {})
+    child = tracking.start_run("general", {}, {})
     child.log(1, {"train/loss": 1.0})
     (run,) = place.sync().runs
     assert (run.sent, run.left) == (Amount(), Amount(points=1))
-    assert run.reason == "it is still going on"
+    assert run.reason == "it is still running"
     child.finish()
     tracking.close()
     (run,) = place.sync().runs
@@ -223,11 +222,11 @@ def test_a_run_that_goes_on_is_left_to_its_process(place: Place, client: Any) ->
 
 def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(place: Place, client: Any) -> None:
     tracking = place.tracking(place.there)
-    deleted = tracking.child_run(None, "deleted", {}, {})
+    deleted = tracking.start_run("deleted", {}, {})
     tracking.close()
     client.delete_run(deleted.run_id)
     for key in (str(deleted.run_id), "f" * 32):
-        kept.PointFile(place.points / f"{key}.jsonl", {"name": key}).append(1, {"x": 1.0})
+        run_files.PointFile(place.points / f"{key}.jsonl", {"name": key}).append(1, {"x": 1.0})
     report = place.sync()
     assert report.failure is None
     reasons = {run.key: run.reason or "" for run in report.runs}
