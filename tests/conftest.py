@@ -8,8 +8,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.support.command_line import Distill, ToyRun
 
 # Before any import of Prefect, MLflow or a Hugging Face library, which read these when imported.
 _SCRATCH = Path(tempfile.mkdtemp(prefix="distill-tests-"))
@@ -70,6 +74,33 @@ def prefect() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture
+def distill(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Distill:
+    """`distill` in this process."""
+    from tests.support.command_line import Distill
+
+    return Distill(capfd, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory, prefect: None) -> ToyRun:
+    """The toy recipe, run once from its YAML file for all tests that only read the store."""
+    import yaml
+
+    from pipeline.flow import distill_flow
+    from pipeline.planning.options import RunOptions
+    from tests.support.command_line import ToyRun
+    from tests.support.toys import toy_recipe_dict
+
+    folder = tmp_path_factory.mktemp("toy run")  # a path with a space, on purpose
+    recipe = folder / "toy.yaml"
+    content = toy_recipe_dict(folder / "in") | {"baselines": ["hard_labels", "bag_of_words"]}
+    recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
+    store = folder / "store"
+    report = distill_flow(recipe=str(recipe), options=RunOptions(store=str(store)))
+    return ToyRun(recipe, store, report)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,9 @@ from stages.models.student import fresh_student
 from stages.preflight.checks import preflight
 from stages.run import run_stage
 from tests.support.fakes import ListSink, fake_ports
+from tests.support.families import CAPTURED, FAMILIES, SHAPE, family_config, family_folder
 from tests.support.kinds import kind_task
 from tests.support.toys import toy_recipe_dict
-from tests.unit.stages.models.test_families import CAPTURED, FAMILIES, SHAPE, family_config, family_folder
 
 LABELS = ("bad", "good")
 ON_STATES: tuple[dict[str, Any], ...] = ({"kind": "hidden"}, {"kind": "embedding"})

@@ -23,8 +23,8 @@ from stages.objective.terms import Needs, run_model
 from stages.training.trainer import Trainer
 from stages.training.truncate import shorten
 from tests.support.fakes import fake_ports
+from tests.support.families import CAPTURED, FAMILIES, family_config
 from tests.support.toys import make_trainer, toy_recipe
-from tests.unit.stages.models.test_families import CAPTURED, FAMILIES, family_config
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

@@ -26,9 +26,9 @@ from stages.objective.head_losses import MixedAnswers, ValueAnswers
 from stages.run import run_stage
 from stages.training.value_scale import Units, fold_units, fresh_in_units, trained_in_units
 from tests.support.fakes import ListSink, MemoryStates, fake_ports
+from tests.support.families import FAMILIES, family_config
 from tests.support.kinds import kind_recipe_dict, kind_rows
 from tests.support.toys import write_rows
-from tests.unit.stages.models.test_families import FAMILIES, family_config
 
 IDS = torch.randint(5, 60, (6, 9), generator=torch.Generator().manual_seed(0))
 

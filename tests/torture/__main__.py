@@ -190,7 +190,7 @@ def _changes(folder: Path, cases: int, seed: int) -> list[str]:
 @contextmanager
 def _prefect_server(home: Path) -> Iterator[None]:
     """A Prefect server for all runs, so that each need not start its own; ended by its id."""
-    from tests.end_to_end.processes import free_port, running
+    from tests.support.processes import free_port, running
 
     port = free_port()
     os.environ |= {"PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "ERROR"}

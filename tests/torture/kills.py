@@ -26,7 +26,7 @@ import yaml
 from pipeline.process.settings import read_settings
 from pipeline.store.checkpoints import verify
 from pipeline.tracking.server import sync
-from tests.end_to_end.processes import ROOT
+from tests.support.paths import ROOT
 from tests.support.toys import toy_recipe_dict
 
 _LONGEST = 300.0

@@ -24,7 +24,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_store, verify
 from pipeline.tracking.run_files import read_points
 from pipeline.tracking.server import unsent
 from schemas.results.manifest import RunReport
-from tests.end_to_end.processes import Process, running
+from tests.support.processes import Process, running
 from tests.support.toys import toy_recipe_dict
 
 MOST_HANDLES = 0.02

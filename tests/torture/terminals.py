@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from tests.end_to_end.processes import ROOT
+from tests.support.paths import ROOT
 
 LONGEST_SECONDS = 10.0
 """From the key press to the end."""

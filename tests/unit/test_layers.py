@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.modules import LAYERS, modules
 from tests.support.paths import ROOT
 
 HEAVY = {"torch", "transformers", "datasets", "accelerate", "prefect", "mlflow", "numpy"}
@@ -90,18 +91,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Rooms (folders) that the modules of a room may import, besides their own and those of lower layers."""
 
-LAYERS = ("schemas", "stages", "pipeline")
 MOST_FILES = 15
-
-
-def modules() -> dict[str, Path]:
-    """Every module of the product by its dotted name."""
-    found = {}
-    for layer in LAYERS:
-        for path in sorted((ROOT / layer).rglob("*.py")):
-            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-            found[name.removesuffix(".__init__")] = path
-    return found
 
 
 def imported(path: Path, known: dict[str, Path]) -> Iterator[tuple[int, str]]:

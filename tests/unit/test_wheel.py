@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.modules import LAYERS, modules
 from tests.support.paths import ROOT
-from tests.unit.test_layers import LAYERS, modules
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from pipeline.recipes.shipped import RECIPES
-from tests.end_to_end import processes
-from tests.end_to_end.conftest import Distill, ToyRun
-from tests.end_to_end.processes import running
+from tests.support import processes
+from tests.support.command_line import Distill, ToyRun
+from tests.support.processes import running
 from tests.support.toys import toy_recipe_dict, toy_rows, toy_teacher, write_rows
 
 

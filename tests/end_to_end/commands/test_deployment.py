@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.recipes.shipped import shipped_names
-from tests.end_to_end.processes import distill, free_port, running
+from tests.support.processes import distill, free_port, running
 from tests.support.toys import toy_recipe_dict
 
 
@@ -53,7 +53,7 @@ def _wait_for_deployments(api: str, number: int) -> None:
 
 
 def test_every_recipe_is_a_deployment_in_prefect_yaml() -> None:
-    from tests.end_to_end.processes import ROOT
+    from tests.support.paths import ROOT
 
     content = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     deployments = content["deployments"]

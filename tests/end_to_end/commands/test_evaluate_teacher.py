@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.store.checkpoints import MANIFEST
-from tests.end_to_end.conftest import Distill, ToyRun
+from tests.support.command_line import Distill, ToyRun
 
 
 @pytest.fixture

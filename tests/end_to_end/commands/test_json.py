@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.conftest import Distill, ToyRun
+from tests.support.command_line import Distill, ToyRun
 
 pytestmark = pytest.mark.usefixtures("prefect")
 

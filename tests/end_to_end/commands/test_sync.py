@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 
 from pipeline.store.checkpoints import open_store, verify
 from pipeline.tracking.artifacts import resolve_run
-from tests.end_to_end.conftest import Distill
-from tests.end_to_end.processes import free_port, running
+from tests.support.command_line import Distill
+from tests.support.processes import free_port, running
 from tests.support.toys import toy_recipe_dict
 
 

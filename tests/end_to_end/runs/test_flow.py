@@ -20,7 +20,7 @@ from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.results.manifest import RunReport
 from stages.run import run_stage
 from stages.versions import installed_versions
-from tests.end_to_end.conftest import ToyRun
+from tests.support.command_line import ToyRun
 from tests.support.fakes import fake_ports
 
 STAGES = ("general", "general_enhanced", "task_adaptive", "task_specific")

@@ -22,7 +22,7 @@ from pipeline.flow import RunOptions, distill_flow
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from schemas.core.errors import ConfigError, Interrupted
 from schemas.results.report import TasksReport
-from tests.end_to_end.conftest import Distill
+from tests.support.command_line import Distill
 from tests.support.toys import toy_recipe_dict, toy_rows, write_rows
 
 pytestmark = pytest.mark.usefixtures("prefect")

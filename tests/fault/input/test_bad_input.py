@@ -19,7 +19,7 @@ from pipeline.recipes.shipped import read_recipe
 from schemas.core.errors import ConfigError, DataError
 from schemas.data.tasks import FileTask
 from stages.data.tasks.load import load_task
-from tests.end_to_end.processes import ROOT
+from tests.support.paths import ROOT
 from tests.torture.bombs import COLUMNS, parquet_bomb
 from tests.torture.damage import ROWS, SUFFIXES, Touch, gzip_bomb, harmful, long_lines, written
 

@@ -24,9 +24,9 @@ from pipeline.tracking.session import Tracking
 from schemas.core.credentials import refuse_credentials, secrets_of, without_credentials, without_secrets
 from schemas.core.errors import ConfigError
 from schemas.loading.load import load_recipe
-from tests.end_to_end.conftest import Distill
-from tests.end_to_end.processes import distill, free_port, running
 from tests.fault.services.composed import service
+from tests.support.command_line import Distill
+from tests.support.processes import distill, free_port, running
 from tests.support.toys import toy_recipe_dict
 
 SECRETS = {

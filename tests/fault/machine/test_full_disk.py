@@ -21,7 +21,7 @@ from pipeline.store.states import FolderStates
 from pipeline.tracking.run_files import Outbox, PointFile
 from schemas.results.manifest import RunReport
 from stages.data.readers import files as data_files
-from tests.end_to_end.conftest import Distill
+from tests.support.command_line import Distill
 from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import visible, weights
 

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.store.checkpoints import verify
-from tests.end_to_end.processes import distill, running
+from tests.support.processes import distill, running
 from tests.support.toys import toy_recipe_dict
 
 STEPS = 240

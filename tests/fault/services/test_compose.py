@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pipeline.command_line import _mlflow
-from tests.fault.services.composed import ROOT, read_compose
+from tests.fault.services.composed import read_compose
+from tests.support.paths import ROOT
 
 SERVICES: dict[str, dict[str, Any]] = read_compose()["services"]
 SECRET = re.compile("PASSWORD|SECRET|TOKEN|AUTH_STRING|API_KEY", re.IGNORECASE)

@@ -25,9 +25,9 @@ from pipeline.store.checkpoints import open_store, verify
 from pipeline.tracking.session import TrackedRun
 from schemas.results.manifest import RunReport
 from stages.training.trainer import Trainer
-from tests.end_to_end.conftest import Distill
-from tests.end_to_end.processes import Process, free_port, running
-from tests.end_to_end.processes import distill as command
+from tests.support.command_line import Distill
+from tests.support.processes import Process, free_port, running
+from tests.support.processes import distill as command
 from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import visible, weights
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.paths import ROOT
 from tests.support.toys import toy_recipe_dict
-from tests.unit.test_layers import ROOT
 
 _PROGRAM = """
 import contextlib, io, json, sys

@@ -19,7 +19,7 @@ from pipeline.reporting.loss_curves import as_png, loss_curves, new_figure
 from pipeline.store.garbage import Garbage, Piece, print_garbage
 from pipeline.tracking.run_files import Point
 from schemas.core.errors import ConfigError
-from tests.unit.test_layers import ROOT
+from tests.support.paths import ROOT
 
 ODD = ["runs[v2]", "a[/b]", "[bold]x[/bold]", "[link=https://example.com]x", r"a\[b]", "q$usd_$x"]
 

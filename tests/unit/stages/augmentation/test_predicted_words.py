@@ -16,8 +16,8 @@ from stages.augmentation.predicted_words import _passes
 from stages.augmentation.stop_words import ENGLISH
 from tests.support.augmenting import PlainAugmentor, word_teacher
 from tests.support.builders import tiny_tokenizer
+from tests.support.families import family_config
 from tests.support.toys import toy_rows
-from tests.unit.stages.models.test_families import family_config
 
 TEXTS = [row["text_a"] for row in toy_rows(30, seed=5)]
 

@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from stages.device.runtime import Runtime
 from stages.models.encoders import attention_of
-from tests.unit.stages.models.test_families import FAMILIES, family_config
+from tests.support.families import FAMILIES, family_config
 
 ROTARY = [name for name in ("modernbert", "nomic_bert", "gte", "eurobert") if name in FAMILIES]
 TOKENS = 512

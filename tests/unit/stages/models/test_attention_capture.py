@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from stages.models.attention_capture import CAPTURE, probe, record_attention
-from tests.unit.stages.models.test_families import CAPTURED, FAMILIES, family_config
+from tests.support.families import CAPTURED, FAMILIES, family_config
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 

@@ -16,7 +16,7 @@ from stages.models.attention_capture import CAPTURE
 from stages.models.dropout import Draws
 from stages.models.encoders import attention_of
 from stages.models.student import dropout
-from tests.unit.stages.models.test_families import FAMILIES, family_config
+from tests.support.families import FAMILIES, family_config
 
 LENGTHS = (9, 4, 7, 5, 11)
 ALL = [0, 1, 2, 3, 4]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel
 
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import Classification
@@ -18,57 +18,7 @@ from stages.models.encoders import capturable, check_same_vocabulary, load_encod
 from stages.models.heads import with_head
 from stages.models.student import count_parameters, dropout, fresh_student, student_config
 from tests.support.builders import WORDS, tiny_tokenizer
-from tests.support.toys import random_model
-
-VOCABULARY = 120
-SHAPE = StudentShape(num_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16)
-CAPTURED = (
-    "bert roberta xlm-roberta electra distilbert albert modernbert ernie camembert nomic_bert mobilebert layoutlm "
-    "eurobert gte"
-).split()
-NOT_CAPTURED = "mpnet deberta-v2 convbert roformer megatron-bert rembert".split()
-# Older releases of transformers lack some.
-FAMILIES = [family for family in CAPTURED + NOT_CAPTURED if family in CONFIG_MAPPING]
-
-
-def family_config(
-    family: str, *, layers: int = 3, width: int = 16, heads: int = 2, inner: int = 32, **more: Any
-) -> PretrainedConfig:
-    """A tiny config written out in the family's own words, padding with token 0 as the tiny tokenizer does."""
-    sizes: dict[str, Any] = {
-        "num_hidden_layers": layers,
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "intermediate_size": inner,
-    }
-    if family == "distilbert":
-        sizes = {"n_layers": layers, "dim": width, "n_heads": heads, "hidden_dim": inner}
-    own: dict[str, dict[str, Any]] = {
-        "electra": {"embedding_size": 12},
-        "albert": {"embedding_size": 12},
-        "roformer": {"embedding_size": 12},
-        "rembert": {"input_embedding_size": 12, "output_embedding_size": 12},
-        "convbert": {"embedding_size": width},
-        "mobilebert": {"embedding_size": 6, "intra_bottleneck_size": width // 2},
-        "deberta-v2": {
-            "relative_attention": True,
-            "pos_att_type": ["p2c", "c2p"],
-            "position_biased_input": False,
-            "pooler_hidden_size": width,
-        },
-        "eurobert": {"num_key_value_heads": heads // 2, "head_dim": width // heads, "mask_token_id": 4},
-    }
-    tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    if family == "modernbert":
-        tokens |= {"cls_token_id": 2, "sep_token_id": 3}
-    # Drawn wider than usual: models this small would attend to everything alike.
-    common = {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "initializer_range": 0.3}
-    return AutoConfig.for_model(family, **(common | sizes | own.get(family, {}) | tokens | more))
-
-
-def family_folder(folder: Path, family: str, *, labels: tuple[str, ...] | None = None) -> Path:
-    """A random model of `family` with the tiny tokenizer as a folder; a classifier where labels are given."""
-    return random_model(folder, family_config(family), labels)
+from tests.support.families import CAPTURED, FAMILIES, SHAPE, VOCABULARY, family_config, family_folder
 
 
 def sizes_of(config: PretrainedConfig, auto: Any = AutoModel) -> dict[str, tuple[int, ...]]:

@@ -26,8 +26,8 @@ from stages.models.weights import check_weights
 from stages.preflight.checks import preflight
 from stages.preflight.model_checks import once_each
 from tests.support.builders import WORDS, tiny_tokenizer
+from tests.support.families import FAMILIES, family_config
 from tests.support.toys import random_model, toy_recipe, toy_teacher, write_rows
-from tests.unit.stages.models.test_families import FAMILIES, family_config
 
 
 def edit(file: Path, **changes: Any) -> None:

@@ -28,8 +28,8 @@ from stages.models.encoders import load_config, load_encoder
 from stages.models.heads import has_head_for, load_with_head, with_head
 from stages.objective.head_losses import ChoiceAnswers
 from tests.support.builders import tiny_tokenizer
+from tests.support.families import FAMILIES, family_folder
 from tests.support.toys import write_rows
-from tests.unit.stages.models.test_families import FAMILIES, family_folder
 
 TOKENIZER = tiny_tokenizer()
 

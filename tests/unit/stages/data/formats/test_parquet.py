@@ -19,7 +19,7 @@ from schemas.data.tasks import FileTask
 from stages.data.files.read_request import Reading
 from stages.data.readers.files import read_file
 from stages.data.tasks.load import load_task
-from tests.end_to_end.processes import ROOT
+from tests.support.paths import ROOT
 from tests.torture.bombs import parquet_bomb
 
 N = 7
