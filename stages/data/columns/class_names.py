@@ -14,15 +14,13 @@ from datasets import Dataset
 from schemas.core.errors import DataError
 from schemas.core.wording import printable
 from stages.data.columns.columns import Parsed
-from stages.data.columns.label_names import check_class_names, sorted_names
+from stages.data.columns.label_names import NUMBER, WHOLE, check_class_names, sorted_names
 from stages.data.columns.text_columns import Task
 from stages.data.readers.files import label_column
 
 Names = Mapping[str, pa.ChunkedArray]
 """Names of the rows, or of the items of their lists, of each split."""
 
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
-_WHOLE = re.compile(r"[+-]?\d{1,18}")
 _WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.]0+")
 
 
@@ -72,7 +70,7 @@ def _unify_spellings(names: Names, listed_labels: Sequence[str] | None, where: s
         lowered = {split: pc.utf8_lower(column) for split, column in names.items()}
         return lowered, (f"{where}: {', '.join(sorted(distinct))} are read as false and true",)
     floats = {name for name in distinct if _WHOLE_AS_FLOAT.fullmatch(name)}
-    are_whole = all(_WHOLE.fullmatch(name) for name in distinct - floats)
+    are_whole = all(WHOLE.fullmatch(name) for name in distinct - floats)
     if not floats or not are_whole or floats & set(listed_labels or ()):
         return names, ()
     example = min(floats)
@@ -106,7 +104,7 @@ def names_by_number(names: Names, labels: Sequence[str], where: str) -> tuple[Na
             return names, ()
         index_of = {name: int(name.lower() == "true") for name in distinct}
     else:
-        if not all(map(_is_index, distinct)) or any(map(_NUMBER.fullmatch, labels)):
+        if not all(map(_is_index, distinct)) or any(map(NUMBER.fullmatch, labels)):
             return names, ()
         index_of = {name: int(name) for name in distinct}
         _check_indices(sorted(index_of.values()), labels, where)

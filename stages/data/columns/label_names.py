@@ -1,7 +1,6 @@
-"""What a column of class names tells when nobody listed the classes: names that mean none, twins, values, ids.
+"""Checks of class names that nobody listed: names for missing labels, several spellings, values, ids.
 
-A task that lists its classes in `task.labels`, and a data set that declares them, are taken at their word: there, what
-stands here is not looked at, but for numbers that stand for the names.
+Names that a task lists in `task.labels`, or that a data set declares, are accepted unchecked.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,67 +19,28 @@ from stages.data.columns.list_columns import Lists
 from stages.data.readers.files import listed
 
 Counts = Mapping[str, int]
-"""Rows of each name."""
+"""Number of rows with each name."""
 
 MISSING_LABELS = frozenset(
     ("-", "--", "---", "–", "—", "?", "??", "nan", "<na>", "#n/a", "nat", "null", "(null)", r"\n")
 )
-"""Names, in small letters, by which a file says that a row has no label."""
+"""Names, in lower case, that mark a missing label."""
 MAYBE_MISSING = frozenset(
     ("none", "n/a", "na", "n.a.", "nil", "undefined", "missing", "unlabeled", "unlabelled", "no label")
 )
-"""Names, in small letters, that may say so, or be a class as in `favor`, `against`, `none`."""
+"""Names, in lower case, that mark a missing label or are a class, as in `favor`, `against`, `none`."""
 
-_WHOLE = re.compile(r"[+-]?\d{1,18}")
-_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
-_IGNORED = "-100"  # what torch's cross entropy leaves out
-_UNSEEN = ("Cf", "Cc")
-_MANY_NUMBERS = 30
-_FEW_LABELS = 10
-_FEW_ROWS = 5
-_RARE = 0.02
-_LONGEST = 20
-"""Characters of a name that may say that there is none."""
+NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?")
+WHOLE = re.compile(r"[+-]?\d{1,18}")
+_IGNORED = "-100"  # torch's cross entropy leaves it out
+_LONGEST_MARK = 20
+"""Characters of the longest name that may mark a missing label."""
 _KEEP = "list every label in task.labels"
 
 
 def name_counts(names: pa.ChunkedArray) -> dict[str, int]:
-    """Rows of each name of a column."""
-    return {each["values"]: each["counts"] for each in names.value_counts().to_pylist()}
-
-
-def missing_label_names(counts: Counts, listed_labels: Sequence[str] | None) -> frozenset[str]:
-    """The names of rows that have no label, such as `-`, `nan`, or SNLI's -1.
-
-    Args:
-        counts: rows of each name, of all splits.
-        listed_labels: the task's own list of classes, whose names are classes whatever they look like.
-    """
-    classes = {name for name in counts.keys() - set(listed_labels or ()) if len(name) <= _LONGEST}
-    found = {name for name in classes if _folded(name) in MISSING_LABELS}
-    if listed_labels is not None:
-        found |= {name for name in classes if _folded(name) in MAYBE_MISSING}
-    others = counts.keys() - found
-    if "+" in counts or not any(letter.isalnum() for name in others for letter in name):
-        return frozenset()  # `+` and `-`, and sets of signs, are classes
-    return frozenset(found | _negative_for_nothing(classes, others, listed_labels))
-
-
-def _negative_for_nothing(
-    classes: Iterable[str], others: Iterable[str], listed_labels: Sequence[str] | None
-) -> set[str]:
-    """-1 beside words, or beside 0, 1, 2, as `datasets` marks hidden labels; with 0 and 1 it may be a third class."""
-    negative = {name for name in classes if name in ("-1", "-1.0", _IGNORED)}
-    rest = {name for name in others if name not in negative}
-    if not negative or not rest:
-        return set()
-    if listed_labels is not None:
-        return negative
-    numbers = {int(name) for name in rest if _WHOLE.fullmatch(name)}
-    if not numbers:
-        return negative
-    is_counted = len(numbers) == len(rest) and numbers == set(range(len(numbers)))
-    return negative if is_counted and len(numbers) > 2 else negative & {_IGNORED}
+    """Return the number of rows with each name."""
+    return {entry["values"]: entry["counts"] for entry in names.value_counts().to_pylist()}
 
 
 def sorted_names(distinct: list[str]) -> tuple[str, ...]:
@@ -90,189 +50,165 @@ def sorted_names(distinct: list[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct))
 
 
+def missing_label_names(counts: Counts, listed_labels: Sequence[str] | None) -> frozenset[str]:
+    """Return the names that mark rows without a label, such as `-`, `nan`, or SNLI's -1.
+
+    Args:
+        counts: number of rows with each name, over all splits.
+        listed_labels: classes that the task lists; these names are never marks.
+    """
+    short = {name for name in counts.keys() - set(listed_labels or ()) if len(name) <= _LONGEST_MARK}
+    marks = MISSING_LABELS if listed_labels is None else MISSING_LABELS | MAYBE_MISSING
+    missing = {name for name in short if _folded(name) in marks}
+    others = counts.keys() - missing
+    if "+" in counts or not any(letter.isalnum() for name in others for letter in name):
+        return frozenset()  # `+` and `-`, and sets of signs, are classes
+    negative = {name for name in short if name in ("-1", "-1.0", _IGNORED)}
+    rest = others - negative
+    # datasets marks hidden labels by -1. Beside 0 and 1 it may be a third class; beside 0, 1, 2 or words it is none.
+    numbers = {int(name) for name in rest if WHOLE.fullmatch(name)}
+    are_classes = len(numbers) == len(rest) > 2 and numbers == set(range(len(numbers)))
+    if listed_labels is None and numbers and not are_classes:
+        negative &= {_IGNORED}
+    return frozenset(missing | negative if rest else missing)
+
+
 def check_class_names(names: Mapping[str, pa.ChunkedArray], where: Mapping[str, str], column: str) -> tuple[str, ...]:
-    """What is to be said of class names that nobody listed.
+    """Return remarks on class names that nobody listed.
 
     Args:
         names: of the rows of each split, `train` among them.
-        where: how messages name each split.
+        where: location of each split in messages.
         column: of the labels.
 
     Raises:
-        DataError: they are values, ids or several spellings of one; with how to have them all the same.
+        DataError: the names are values, ids or several spellings of one name.
     """
-    train = name_counts(names["train"])
-    place = f"{where['train']}: column {column!r}"
-    _refuse_values(train, place)
-    _refuse_ids(train, place)
-    refuse_twins(names, where, column)
-    remarks = _remark_on_none(train) + _remark_on_numbers(train)
-    remarks += _remark_on_few_rows(train) + _remark_on_several(train)
-    return tuple(f"{place}: {remark}" for remark in remarks)
-
-
-def _refuse_values(counts: Counts, place: str) -> None:
-    names = [name for name in counts if _folded(name) not in MAYBE_MISSING]
-    parts = [name for name in names if not _WHOLE.fullmatch(name)]
-    if not parts or not all(_NUMBER.fullmatch(name.rstrip(" %")) for name in names):
-        return
-    raise DataError(
-        f"{place} holds values such as {listed(sorted(parts)[:3])}, {len(names):,} different ones, and each would be a "
-        f"class; set task.problem to regression, or {_KEEP}"
-    )
-
-
-def _refuse_ids(counts: Counts, place: str) -> None:
-    rows = sum(counts.values())
-    if len(counts) >= _FEW_LABELS and 2 * len(counts) > rows:
+    counts = name_counts(names["train"])
+    rows, location = sum(counts.values()), f"{where['train']}: column {column!r}"
+    proper = [name for name in counts if _folded(name) not in MAYBE_MISSING]
+    fractions = [name for name in proper if not WHOLE.fullmatch(name)]
+    if fractions and all(NUMBER.fullmatch(name.rstrip(" %")) for name in proper):
         raise DataError(
-            f"{place} has {len(counts):,} different labels in {rows:,} rows, such as {listed(sorted(counts)[:3])}; "
+            f"{location} holds values such as {listed(sorted(fractions)[:3])}, {len(proper):,} different ones, and "
+            f"each would be a class; set task.problem to regression, or {_KEEP}"
+        )
+    if len(counts) >= 10 and 2 * len(counts) > rows:
+        raise DataError(
+            f"{location} has {len(counts):,} different labels in {rows:,} rows, such as {listed(sorted(counts)[:3])}; "
             f"name the column of the classes in task.label, or {_KEEP}"
         )
+    refuse_twins(names, where, column)
+    return tuple(f"{location}: {remark}" for remark in _class_remarks(counts, rows))
 
 
-def twins_among(counts: Counts) -> tuple[str, str] | None:
-    """Names that are one but for case, blanks, the form of a letter, or how a number is written.
+def _class_remarks(counts: Counts, rows: int) -> list[str]:
+    """Return remarks on names that may be no class, on numbers, on rare names and on joined names."""
+    remarks = [
+        f"label {printable(name, 60)!r} in {number:,} of {rows:,} rows is read as a class of its own; drop its rows if "
+        f"it marks a missing label, or {_KEEP}"
+        for name, number in counts.items()
+        if _folded(name) in MAYBE_MISSING or (name in ("-1", "-1.0") and number < 0.02 * rows and "0" in counts)
+    ]
+    if len(counts) > 30 and all(WHOLE.fullmatch(name) for name in counts):
+        remarks.append(
+            f"{len(counts):,} different numbers are read as classes; set task.problem to regression if they are "
+            f"values, or {_KEEP}"
+        )
+    if len(counts) > 5 and 5 * len(counts) > rows:
+        remarks.append(
+            f"{len(counts):,} different labels in {rows:,} rows are read as classes, {rows / len(counts):.1f} rows "
+            f"each; name another column in task.label if they are not classes, or {_KEEP}"
+        )
+    parts_of = {name: [part.strip() for part in re.split(r"[,;|]", name)] for name in counts}
+    joined = next((name for name, parts in parts_of.items() if len(parts) > 1 and set(parts) <= counts.keys()), None)
+    if joined is not None:
+        remarks.append(
+            f"label {printable(joined, 60)!r} in {counts[joined]:,} rows is read as a class of its own; set "
+            "task.problem to multi_label if it means several"
+        )
+    return remarks
 
-    Args:
-        counts: rows of each name.
 
-    Returns:
-        The rarest of the first such names, and what is to be said of them; None where there are none.
+def check_set_names(lists: Mapping[str, Lists], where: Mapping[str, str], column: str) -> tuple[str, ...]:
+    """Return remarks on the names in sets of labels that nobody listed.
+
+    Raises:
+        DataError: some are several spellings of one name.
     """
-    alike: dict[str, list[str]] = {}
-    for name in counts:
-        alike.setdefault(spelling(name), []).append(name)
-    twins = next((names for names in alike.values() if len(names) > 1), None)
-    if twins is None:
-        return None
-    twins.sort(key=lambda name: -counts[name])
-    shown = [f"{_told_apart(name)} ({counts[name]:,})" for name in twins]
-    return twins[-1], (
-        f"the labels {', '.join(shown[:5])} differ by case, blanks or the form of their signs alone; write them the "
-        f"same, or {_KEEP} to keep them apart"
+    refuse_twins_in_lists(lists, where, column)
+    return tuple(
+        f"{where['train']}: column {column!r}: label {printable(name, 60)!r} is read as a label of its own "
+        f"({number:,} rows); leave it out if it marks a missing label, or {_KEEP}"
+        for name, number in name_counts(lists["train"].flat).items()
+        if _folded(name) in MISSING_LABELS | MAYBE_MISSING
     )
+
+
+def refuse_twins_in_lists(lists: Mapping[str, Lists], where: Mapping[str, str], column: str) -> None:
+    """Refuse several spellings of one name among the items of lists."""
+    flat = {split: items.flat for split, items in lists.items()}
+    refuse_twins(flat, where, column, lambda split, index: lists[split].row_of(index))
 
 
 def refuse_twins(
     names: Mapping[str, pa.ChunkedArray],
     where: Mapping[str, str],
     column: str,
-    row_of: Callable[[str, int], int] = lambda _split, place: place + 1,
+    row_of: Callable[[str, int], int] = lambda _split, index: index + 1,
 ) -> None:
-    """Refuse names that are one but for their spelling.
+    """Refuse several spellings of one name: case, blanks, forms of a letter, ways to write a number.
 
     Args:
-        names: of the rows of each split, or of what their lists hold.
-        where: how messages name each split.
+        names: of the rows, or of the items of their lists, of each split.
+        where: location of each split in messages.
         column: of the labels.
-        row_of: the row of a place in a split's names, counted from 1.
+        row_of: row, counted from 1, of an index in a split's names.
 
     Raises:
-        DataError: with the names, how often each stands there, and the first row of the rarest.
+        DataError: with the names, their counts, and the first row of the rarest.
     """
-    together = Counter[str]()
-    for own in names.values():
-        together.update(name_counts(own))
-    if (twins := twins_among(together)) is None:
+    counts = Counter[str]()
+    alike: dict[str, list[str]] = {}
+    for column_names in names.values():
+        counts.update(name_counts(column_names))
+    for name in counts:
+        alike.setdefault(_spelling(name), []).append(name)
+    twins = next((same for same in alike.values() if len(same) > 1), None)
+    if twins is None:
         return
-    rarest, said = twins
-    for split, own in names.items():
-        if (place := pc.index(own, rarest).as_py()) >= 0:
-            raise DataError(f"{where[split]}: row {row_of(split, place)}: column {column!r}: {said}")
+    twins.sort(key=lambda name: -counts[name])
+    examples = ", ".join(f"{_quoted(name)} ({counts[name]:,})" for name in twins[:5])
+    for split, column_names in names.items():
+        if (index := pc.index(column_names, twins[-1]).as_py()) >= 0:
+            raise DataError(
+                f"{where[split]}: row {row_of(split, index)}: column {column!r}: the labels {examples} differ only by "
+                f"case, blanks or the form of their letters; write them the same, or {_KEEP} to keep them apart"
+            )
 
 
-def refuse_twins_in_lists(lists: Mapping[str, Lists], where: Mapping[str, str], column: str) -> None:
-    """`refuse_twins` of what the lists of a column hold."""
-    flat = {split: own.flat for split, own in lists.items()}
-    refuse_twins(flat, where, column, lambda split, place: lists[split].row_of(place))
+def spelling_hint(name: str, labels: Sequence[str]) -> str:
+    """Return ` (did you mean X?)` for the label that is spelled like `name`, or nearly; otherwise an empty text."""
+    twin = next((label for label in labels if _spelling(label) == _spelling(name)), None)
+    return suggestion(name, labels) if twin is None else f" (did you mean {_quoted(twin)}?)"
 
 
-def check_set_names(lists: Mapping[str, Lists], where: Mapping[str, str], column: str) -> tuple[str, ...]:
-    """What is to be said of the names in sets of labels that nobody listed.
-
-    Raises:
-        DataError: some are several spellings of one.
-    """
-    refuse_twins_in_lists(lists, where, column)
-    counts = name_counts(lists["train"].flat)
-    return tuple(
-        f"{where['train']}: column {column!r}: label {printable(name, 60)!r} is read as a label of its own "
-        f"({number:,} rows); leave it out where it means that there is none, or {_KEEP}"
-        for name, number in counts.items()
-        if _folded(name) in MISSING_LABELS | MAYBE_MISSING
-    )
-
-
-def _told_apart(name: str) -> str:
+def _quoted(name: str) -> str:
     # NFC and NFD, or a blank and a no-break space, look the same on a terminal.
     return repr(printable(name, 60)) if name.isascii() else ascii(name[:60])
 
 
-def spelling(name: str) -> str:
-    """What is left of a name without case, blanks, forms of letters and ways to write a number."""
+def _spelling(name: str) -> str:
+    """Return a name without case, blanks, forms of letters and ways to write a number."""
     folded = _folded(name)
-    if _NUMBER.fullmatch(folded):
-        return repr(float(folded.replace(",", ".")))
-    return folded
+    return repr(float(folded.replace(",", "."))) if NUMBER.fullmatch(folded) else folded
 
 
 def _folded(name: str) -> str:
-    """A name in small letters, without control signs and with single blanks; signs of one meaning are one."""
+    """Return a name in lower case and NFKC, without control characters and with single blanks."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)
     if not name.isprintable():
-        kept = (sign for sign in name if sign.isspace() or unicodedata.category(sign) not in _UNSEEN)
-        name = "".join(kept)
+        name = "".join(sign for sign in name if sign.isspace() or unicodedata.category(sign) not in ("Cf", "Cc"))
     name = " ".join(name.casefold().replace("\u2212", "-").split())
     return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def spelling_hint(found: str, labels: Sequence[str]) -> str:
-    """` (did you mean X?)` for the label that is spelled like `found`, or nearly, otherwise nothing."""
-    twin = next((label for label in labels if spelling(label) == spelling(found)), None)
-    return suggestion(found, labels) if twin is None else f" (did you mean {_told_apart(twin)}?)"
-
-
-def _remark_on_none(counts: Counts) -> list[str]:
-    rows = sum(counts.values())
-    remarks = []
-    for name, number in counts.items():
-        is_rare = name in ("-1", "-1.0") and number < _RARE * rows and "0" in counts
-        if is_rare or _folded(name) in MAYBE_MISSING:
-            remarks.append(
-                f"label {printable(name, 60)!r} in {number:,} of {rows:,} rows is read as a class of its own; drop its "
-                f"rows where it means that there is none, or {_KEEP}"
-            )
-    return remarks
-
-
-def _remark_on_numbers(counts: Counts) -> list[str]:
-    if len(counts) <= _MANY_NUMBERS or not all(_WHOLE.fullmatch(name) for name in counts):
-        return []
-    return [
-        f"{len(counts):,} different numbers are read as classes; set task.problem to regression where they are values, "
-        f"or {_KEEP}"
-    ]
-
-
-def _remark_on_few_rows(counts: Counts) -> list[str]:
-    rows = sum(counts.values())
-    if len(counts) <= _FEW_ROWS or _FEW_ROWS * len(counts) <= rows:
-        return []
-    return [
-        f"{len(counts):,} different labels in {rows:,} rows are read as classes, {rows / len(counts):.1f} rows each; "
-        f"name another column in task.label where they are none, or {_KEEP}"
-    ]
-
-
-def _remark_on_several(counts: Counts) -> list[str]:
-    """Names that are other names with a sign between: more than one label in a row."""
-    for name, number in counts.items():
-        parts = [part.strip() for part in re.split(r"[,;|]", name)]
-        if len(parts) > 1 and all(part in counts for part in parts):
-            return [
-                f"label {printable(name, 60)!r} in {number:,} rows is read as a class of its own; set task.problem to "
-                "multi_label where it means several"
-            ]
-    return []

@@ -1,8 +1,8 @@
-"""Which choice an answer means: its text, its number, its letter, or the name that the choice is given in the row.
+"""Choice that an answer refers to: by its text, its number, its letter, or its key in the row.
 
-A single answer often has several meanings: `2` beside the choices 8, 2, 24, 120 is the second by its text and the third
-by its number from 0. One reading is therefore chosen for the whole column, on all rows of all splits: the one that
-gives a choice in every row. Where two of them do and differ in any row, the recipe has to say which is meant.
+A single answer may have several meanings: `2` beside the choices 8, 2, 24, 120 is the second choice by text and the
+third by number from 0. One reading is therefore chosen for the whole column, on all rows of all splits: the one that
+yields a choice in every row. If two readings do so and differ in any row, the recipe has to choose.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from schemas.core.errors import DataError
@@ -27,18 +28,18 @@ _NUMBER = re.compile(r"(\d+)(?:\.0+)?")
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its choices, and the answer that the data gives."""
+    """A question with its choices, and the answer in the data."""
 
     answer: Any
     choices: list[str]
-    place: str
-    """How messages name it."""
+    where: str
+    """Location in messages."""
     keys: Sequence[str] = ()
-    """The choices' names in the row or in the file, such as A, B, C, or those of their columns."""
+    """Names of the choices in the row or in the file, such as A, B, C, or those of their columns."""
 
     @property
     def text(self) -> str:
-        """The answer as text, without blanks around it; a whole number without a decimal point."""
+        """The stripped answer as text; a whole number without a decimal point."""
         if isinstance(self.answer, float) and self.answer.is_integer():
             return str(int(self.answer))
         return "" if self.answer is None else str(self.answer).strip()
@@ -49,141 +50,117 @@ class Reading:
     """One way to read all answers."""
 
     name: str
-    """How messages name it."""
     setting: str
-    """What chooses it in `task.problem`."""
+    """Value of `task.problem` that selects it."""
     choice_of: Callable[[Question], int | None]
-    """The number of the choice, counted from 0; None where the answer cannot be read so."""
+    """Returns the number of the choice, counted from 0, or None if the answer cannot be read this way."""
 
 
-def _by_text(asked: Question) -> int | None:
-    if not isinstance(asked.answer, str):
+def _by_text(question: Question) -> int | None:
+    stripped = [choice.strip() for choice in question.choices]
+    is_choice = isinstance(question.answer, str) and question.text in stripped
+    return stripped.index(question.text) if is_choice else None
+
+
+def _by_key(question: Question) -> int | None:
+    keys = [key.strip() for key in question.keys]
+    if question.text in keys:
+        return keys.index(question.text)
+    letter = _LETTER.fullmatch(_normalized(question.text))
+    return keys.index(letter[1]) if letter is not None and letter[1] in keys and not letter[2] else None
+
+
+def _by_letter(question: Question) -> int | None:
+    letter = _LETTER.fullmatch(_normalized(question.text)) if isinstance(question.answer, str) else None
+    if letter is None or (number := ord(letter[1].upper()) - ord("A")) >= len(question.choices):
         return None
-    stripped = [choice.strip() for choice in asked.choices]
-    return stripped.index(asked.text) if asked.text in stripped else None
+    text = (letter[2] or "").strip()
+    return number if not text or text == _normalized(question.choices[number]) else None
 
 
-def _by_key(asked: Question) -> int | None:
-    keys = [key.strip() for key in asked.keys]
-    if asked.text in keys:
-        return keys.index(asked.text)
-    bare = _LETTER.fullmatch(_plain(asked.text))
-    return keys.index(bare[1]) if bare is not None and bare[1] in keys and not bare[2] else None
+def _by_number(question: Question, first: int) -> int | None:
+    digits = None if isinstance(question.answer, bool) else _NUMBER.fullmatch(question.text)
+    number = -1 if digits is None else int(digits[1][:9]) - first
+    return number if 0 <= number < len(question.choices) else None
 
 
-def _by_letter(asked: Question) -> int | None:
-    if not isinstance(asked.answer, str):
-        return None
-    found = _LETTER.fullmatch(_plain(asked.text))
-    if found is None:
-        return None
-    number = ord(found[1].upper()) - ord("A")
-    if number >= len(asked.choices):
-        return None
-    rest = (found[2] or "").strip()
-    return number if not rest or rest == _plain(asked.choices[number]) else None
-
-
-def _by_number(first: int) -> Callable[[Question], int | None]:
-    def choice_of(asked: Question) -> int | None:
-        found = None if isinstance(asked.answer, bool) else _NUMBER.fullmatch(asked.text)
-        number = -1 if found is None else int(found[1][:9]) - first
-        return number if 0 <= number < len(asked.choices) else None
-
-    return choice_of
-
-
-def _plain(text: str) -> str:
-    """Full-width letters and brackets as their plain forms."""
+def _normalized(text: str) -> str:
+    """Return full-width letters and brackets as ASCII."""
     return unicodedata.normalize("NFKC", text).strip()
 
 
 _TEXT = Reading("by their texts", "answers: text", _by_text)
 _KEY = Reading("by the choices' names", "answers: key", _by_key)
 _LETTERS = Reading("by their letters", "answers: letter", _by_letter)
-_FROM_0 = Reading("by their numbers from 0", "answers: number, first: 0", _by_number(0))
-_FROM_1 = Reading("by their numbers from 1", "answers: number, first: 1", _by_number(1))
+_FROM_0 = Reading("by their numbers from 0", "answers: number, first: 0", partial(_by_number, first=0))
+_FROM_1 = Reading("by their numbers from 1", "answers: number, first: 1", partial(_by_number, first=1))
 _NUMBERS = {0: (_FROM_0,), 1: (_FROM_1,), None: (_FROM_0, _FROM_1)}
+_Choices = dict[Reading, list[int | None]]
+"""Choice of every question by each reading."""
 
 
 def right_choices(
     problem: MultipleChoice, questions: Sequence[Question], *, are_keys: bool
 ) -> tuple[list[int], tuple[str, ...]]:
-    """The number of each question's right choice, counted from 0; and a remark where it could be another.
+    """Return the number of each question's right choice, counted from 0, and remarks on other readings.
 
     Args:
         problem: may say how answers are read.
         questions: those of all splits.
-        are_keys: whether `keys` are what the data itself calls the choices.
+        are_keys: the keys are part of the rows.
 
     Raises:
-        DataError: an answer is none of its choices, or two readings give different ones; with its place.
+        DataError: an answer is none of its choices, or two readings yield different choices.
     """
     for readings in _readings(problem, are_keys=are_keys):
-        found = {each: [each.choice_of(asked) for asked in questions] for each in readings}
-        whole = [each for each in readings if None not in found[each]]
-        if whole:
-            if whole == [_FROM_0, _FROM_1]:
-                raise _first_unknown(questions[0])
-            if _FROM_0 in whole and _FROM_1 in whole:
-                whole.remove(_FROM_1)  # another reading says the same as counting from 0, or is refused
-            _refuse_other_meanings(whole, found, questions)
-            chosen = whole[0]
-            numbers = [number for number in found[chosen] if number is not None]
-            return numbers, _remarks(chosen, problem, found, numbers)
-    raise _not_read(problem, questions, are_keys=are_keys)
+        choices = {reading: [*map(reading.choice_of, questions)] for reading in readings}
+        complete = [reading for reading in readings if None not in choices[reading]]
+        if complete == [_FROM_0, _FROM_1]:
+            raise DataError(
+                f"{questions[0].where} is {printable(questions[0].text, 40)}, and no answer of the column is 0 or the "
+                "number of choices, so that they may be counted from 0 or from 1; set first: 0 or first: 1 in "
+                "task.problem"
+            )
+        if _FROM_0 in complete and _FROM_1 in complete:
+            complete.remove(_FROM_1)  # the third reading agrees with counting from 0, or is refused
+        if complete:
+            for other in complete[1:]:
+                _refuse_difference(complete[0], other, choices, questions)
+            numbers = [number for number in choices[complete[0]] if number is not None]
+            return numbers, _remarks(complete[0], problem, choices, numbers)
+    raise _unreadable(problem, questions, are_keys=are_keys)
 
 
 def _readings(problem: MultipleChoice, *, are_keys: bool) -> list[tuple[Reading, ...]]:
-    """Readings that are tried together, group after group."""
+    """Return groups of readings, tried one group after another."""
     numbers = _NUMBERS[problem.first]
-    match problem.answers:
-        case "text":
-            return [(_TEXT,)]
-        case "letter":
-            return [(_LETTERS,)]
-        case "key":
-            return [(_KEY,)]
-        case "number":
-            return [numbers]
+    selected = {"text": (_TEXT,), "letter": (_LETTERS,), "key": (_KEY,), "number": numbers}.get(problem.answers)
+    if selected is not None:
+        return [selected]
     together = (_TEXT, _KEY, *numbers, _LETTERS)
     return [(_KEY,), together] if are_keys else [together]
 
 
-def _first_unknown(asked: Question) -> DataError:
-    return DataError(
-        f"{asked.place} is {printable(asked.text, 40)}, and no answer of the column is 0 or the number of choices, so "
-        "that they may be counted from 0 or from 1; set first: 0 or first: 1 in task.problem"
-    )
+def _refuse_difference(reading: Reading, other: Reading, choices: _Choices, questions: Sequence[Question]) -> None:
+    for question, *pair in zip(questions, choices[reading], choices[other], strict=True):
+        if pair[0] != pair[1]:
+            one, two = (printable(question.choices[number], 40) for number in pair if number is not None)
+            raise DataError(
+                f"{question.where} is {printable(question.text, 40)}, which means {one!r} and {two!r}: answers can be "
+                f"read {reading.name} and {other.name}; set {reading.setting} or {other.setting} in task.problem"
+            )
 
 
-_Found = dict[Reading, list[int | None]]
-
-
-def _refuse_other_meanings(whole: Sequence[Reading], found: _Found, questions: Sequence[Question]) -> None:
-    for other in whole[1:]:
-        for asked, one, two in zip(questions, found[whole[0]], found[other], strict=True):
-            if one != two:
-                assert one is not None
-                assert two is not None
-                shown = [printable(asked.choices[number], 40) for number in (one, two)]
-                raise DataError(
-                    f"{asked.place} is {printable(asked.text, 40)}, which means {shown[0]!r} and {shown[1]!r}: answers "
-                    f"can be read {whole[0].name} and {other.name}; set {whole[0].setting} or "
-                    f"{other.setting} in task.problem"
-                )
-
-
-def _remarks(chosen: Reading, problem: MultipleChoice, found: _Found, numbers: list[int]) -> tuple[str, ...]:
-    differ = {
-        other: sum(two is not None and one != two for one, two in zip(numbers, found[other], strict=True))
-        for other in found
+def _remarks(chosen: Reading, problem: MultipleChoice, choices: _Choices, numbers: list[int]) -> tuple[str, ...]:
+    differences = {
+        other: sum(two is not None and one != two for one, two in zip(numbers, choices[other], strict=True))
+        for other in choices
         if problem.answers == "auto" and other is not _FROM_1 and {chosen, other} != {_FROM_0, _FROM_1}
     }
     remarks = [
-        f"task.label: answers are read {chosen.name}; {rows:,} of {len(numbers):,} mean other choices "
-        f"{other.name}; set {other.setting} in task.problem for that"
-        for other, rows in differ.items()
+        f"task.label: answers are read {chosen.name}; {rows:,} of {len(numbers):,} mean other choices {other.name}; "
+        f"set {other.setting} in task.problem to read them so"
+        for other, rows in differences.items()
         if rows
     ]
     if chosen is _FROM_1 and problem.first is None:
@@ -193,32 +170,28 @@ def _remarks(chosen: Reading, problem: MultipleChoice, found: _Found, numbers: l
     return tuple(remarks)
 
 
-def _not_read(problem: MultipleChoice, questions: Sequence[Question], *, are_keys: bool) -> DataError:
-    """The first answer that the reading which fits most rows cannot read."""
-    readings = [each for group in _readings(problem, are_keys=are_keys) for each in group]
+def _unreadable(problem: MultipleChoice, questions: Sequence[Question], *, are_keys: bool) -> DataError:
+    """Return an error about the first answer that the reading which fits most rows cannot read."""
+    readings = [reading for group in _readings(problem, are_keys=are_keys) for reading in group]
     missed = {
-        each: [place for place, asked in enumerate(questions) if each.choice_of(asked) is None] for each in readings
+        reading: [question for question in questions if reading.choice_of(question) is None] for reading in readings
     }
-    best = min(readings, key=lambda each: len(missed[each]))
-    asked = questions[missed[best][0]]
-    shown = printable(asked.text, 60) or ("missing" if asked.answer is None else "empty")
-    other = next((each for each in readings if each.choice_of(asked) is not None), None)
+    best = min(readings, key=lambda reading: len(missed[reading]))
+    question = missed[best][0]
+    shown = printable(question.text, 60) or ("missing" if question.answer is None else "empty")
+    other = next((reading for reading in readings if reading.choice_of(question) is not None), None)
     if other is _FROM_1 and problem.first is None:
-        other = None  # every number but 0 is one from 1
+        other = None  # every number but 0 can be counted from 1
     if other is not None and len(missed[best]) < len(questions):
         return DataError(
-            f"{asked.place} is {shown}, which can be read {other.name} alone, but most answers {best.name} alone; give "
-            "every row's answer in the same way"
+            f"{question.where} is {shown}, which can only be read {other.name}, but most answers only {best.name}; "
+            "give all answers in the same way"
         )
-    return DataError(
-        f"{asked.place} is {shown}, none of the row's {len(asked.choices)} choices ({listed(asked.choices)})"
-        f"{_asked_for(problem)}; give the right one's text, its number from 0 or its letter from A (test splits often "
-        "hide it; take another split)"
-    )
-
-
-def _asked_for(problem: MultipleChoice) -> str:
-    if problem.answers == "auto" and problem.first is None:
-        return ""
     first = "" if problem.first is None else f", first: {problem.first}"
-    return f" with answers: {problem.answers}{first} in task.problem"
+    is_set = problem.answers != "auto" or problem.first is not None
+    setting = f" with answers: {problem.answers}{first} in task.problem" if is_set else ""
+    return DataError(
+        f"{question.where} is {shown}, none of the row's {len(question.choices)} choices ({listed(question.choices)})"
+        f"{setting}; give the right one's text, its number from 0 or its letter from A (test splits often hide it; use "
+        "another split)"
+    )

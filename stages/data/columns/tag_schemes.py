@@ -1,17 +1,17 @@
-"""Schemes by which tags of words mark entities, told from the tags and turned into BIO (IOB2).
+"""Schemes by which tags of words mark entities, and their conversion to BIO (IOB2).
 
-| scheme        | an entity of three words, and of one | what else                                                    |
+| scheme        | an entity of three words, and of one | notes                                                        |
 |---------------|--------------------------------------|--------------------------------------------------------------|
-| BIO, IOB2     | `B- I- I-`, `B-`                     | what entities are scored in                                  |
+| BIO, IOB2     | `B- I- I-`, `B-`                     | the scheme in which entities are scored                      |
 | IOB1          | `I- I- I-`, `I-`                     | `B-` only where an entity follows another of its type        |
-| IO            | `I- I- I-`, `I-`, or `X X X`, `X`    | neighbours of one type are one entity                        |
-| BIOES, IOBES  | `B- I- E-`, `S-`                     | BMES and BMEWO write `M-` for `I-`, the latter `W-` for `S-` |
+| IO            | `I- I- I-`, `I-`, or `X X X`, `X`    | adjacent words of one type are one entity                    |
+| BIOES, IOBES  | `B- I- E-`, `S-`                     | BMES and BMEWO write `M-` for `I-`, BMEWO `W-` for `S-`      |
 | BILOU         | `B- I- L-`, `U-`                     |                                                              |
 | IOE1, IOE2    | `I- I- E-`, `E-` or `I-`             | `E-` ends an entity                                          |
 
-The letter may stand behind the type (`PER-B`), be small (`b-per`), be parted from it by `_`, `:`, `/` or `|` instead of
-`-`, or stand alone where there is one type only. Where an entity begins is decided as conlleval decides it (Tjong Kim
-Sang and Buchholz 2000; `startOfChunk`), so that a sequence that breaks its scheme has the entities it is scored by.
+The letter may follow the type (`PER-B`), be in lower case (`b-per`), be separated from it by `_`, `:`, `/` or `|`
+instead of `-`, or be alone if there is only one type. Entities begin where conlleval begins them (Tjong Kim Sang and
+Buchholz 2000; `startOfChunk`), so that a sequence that breaks its scheme has the entities for which it is scored.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,25 +34,27 @@ ONLY_TYPE = "ENTITY"
 """Type of tags that are a letter alone."""
 
 _LETTERS, _SIGNS = "BIELSUMW", "-_:/|"
-_BEFORE = re.compile(rf"([{_LETTERS}])[{_SIGNS}](.+)", re.IGNORECASE | re.DOTALL)
-_BEHIND = re.compile(rf"(.+)[{_SIGNS}]([{_LETTERS}])", re.IGNORECASE | re.DOTALL)
-_ALONE = re.compile(rf"()([{_LETTERS}])[{_SIGNS}]?", re.IGNORECASE)
-# What a letter means: begin, inside, end, single.
-_MEANING = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
+_BEFORE = re.compile(rf"(?P<letter>[{_LETTERS}])[{_SIGNS}](?P<type>.+)", re.IGNORECASE | re.DOTALL)
+_AFTER = re.compile(rf"(?P<type>.+)[{_SIGNS}](?P<letter>[{_LETTERS}])", re.IGNORECASE | re.DOTALL)
+_ALONE = re.compile(rf"(?P<type>)(?P<letter>[{_LETTERS}])[{_SIGNS}]?", re.IGNORECASE)
+# Begin, inside, end, single.
+_PART_OF_LETTER = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}
+Words = NDArray[Any]
+"""(words,) one value for each word of a split, sentences concatenated."""
 
 
 def are_bio(tags: Iterable[str]) -> bool:
-    """Whether tags are those of BIO, of which entities are scored."""
+    """Return whether tags are those of BIO, in which entities are scored."""
     return {tag[:2] for tag in tags} <= {"B-", "I-", OUTSIDE}
 
 
 class NoScheme(ValueError):
-    """Tags are of no scheme, or could be of several; the message says why."""
+    """Raised when tags follow no scheme, or could follow several; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """What each tag says."""
+    """A scheme, with the meaning of each tag."""
 
     name: str
     parts: Mapping[str, tuple[str, str]]
@@ -59,67 +62,56 @@ class Scheme:
 
     @property
     def is_bio(self) -> bool:
-        """Whether every tag is written as BIO writes it."""
+        """Whether every tag is spelled as in BIO."""
         return self.name == "BIO" and all(
             tag == OUTSIDE or (part in "BI" and tag == f"{part}-{kind}") for tag, (part, kind) in self.parts.items()
         )
 
     def bio_labels(self, labels: Iterable[str]) -> tuple[str, ...]:
-        """The names that tags have in BIO: `O`, and each type's B- and I-, in the order of their first mention."""
-        kinds = dict.fromkeys(self.parts[label] for label in labels)
+        """Return the tags in BIO: `O`, and B- and I- of each type, in the order of first occurrence."""
         if self.is_bio:
             return tuple(labels)
-        types = dict.fromkeys(kind for part, kind in kinds if part != OUTSIDE)
+        types = dict.fromkeys(kind for part, kind in map(self.parts.__getitem__, labels) if part != OUTSIDE)
         return (OUTSIDE, *(f"{part}-{kind}" for kind in types for part in "BI"))
 
 
 def scheme_of(tags: Iterable[str]) -> Scheme:
-    """The scheme that tags are of.
-
-    Args:
-        tags: all different ones, of all splits, and those that the task lists.
+    """Return the scheme of all different tags of all splits.
 
     Raises:
-        NoScheme: they are of none, or could be of several.
+        NoScheme: the tags follow none, or could follow several.
     """
     tags = sorted(set(tags))
-    outside = _outside(tags)
+    outside = [tag for tag in tags if tag in (OUTSIDE, "o")]
+    if not outside and "0" in tags and any(map(_BEFORE.fullmatch, tags)):
+        outside = ["0"]  # a zero among tags with letters
     inside = [tag for tag in tags if tag not in outside]
     parts = dict.fromkeys(outside, (OUTSIDE, ""))
-    for pattern, letter, kind in ((_BEFORE, 1, 2), (_BEHIND, 2, 1), (_ALONE, 2, 1)):
-        found = [pattern.fullmatch(tag) for tag in inside]
-        if not all(found) or not inside:
+    if not inside:
+        return Scheme("BIO", parts)
+    for pattern in (_BEFORE, _AFTER, _ALONE):
+        matches = [match for tag in inside if (match := pattern.fullmatch(tag))]
+        if len(matches) < len(inside):
             continue
-        letters = {each[letter].upper() for each in found if each}
-        name = _name_of(letters, inside)
-        split = {each[0]: (_MEANING[each[letter].upper()], each[kind] or ONLY_TYPE) for each in found if each}
+        name = _name_of({match["letter"].upper() for match in matches}, inside)
+        split = {match[0]: (_PART_OF_LETTER[match["letter"].upper()], match["type"] or ONLY_TYPE) for match in matches}
         if name != "IOE":
             _check_ends(split)
         return Scheme(name, parts | split)
-    if not inside:
-        return Scheme("BIO", parts)
     return _without_letters(inside, parts)
 
 
-def _outside(tags: Sequence[str]) -> tuple[str, ...]:
-    """How the tags write `O`: perhaps small, or as a zero among tags with letters."""
-    found = tuple(tag for tag in tags if tag in (OUTSIDE, "o"))
-    if not found and "0" in tags and any(_BEFORE.fullmatch(tag) for tag in tags):
-        return ("0",)
-    return found
-
-
 def _name_of(letters: set[str], tags: Sequence[str]) -> str:
-    """The scheme that writes these letters."""
-    for several in ({"I", "M"}, {"E", "L"}, {"S", "U"}, {"S", "W"}, {"U", "W"}):
-        if several <= letters:
-            raise NoScheme(f"{_shown(tags)} have both {' and '.join(sorted(several))} in front, as no scheme has")
+    """Return the name of the scheme that uses these letters."""
+    for pair in ("IM", "EL", "SU", "SW", "UW"):
+        if set(pair) <= letters:
+            raise NoScheme(f"{_examples(tags)} use both {' and '.join(pair)}, which no scheme does")
     if letters <= {"B", "I"}:
         return "BIO" if "B" in letters else "IO"
     if "B" not in letters:
         if letters == {"I", "E"}:
             return "IOE"
-        raise NoScheme(f"{_shown(tags)} have no B, so their letters may belong to the types' names")
+        raise NoScheme(f"{_examples(tags)} have no B, so their letters may belong to the names of types")
     if letters & {"L", "U"}:
         return "BILOU"
     if "W" in letters:
@@ -128,111 +120,89 @@ def _name_of(letters: set[str], tags: Sequence[str]) -> str:
 
 
 def _check_ends(parts: Mapping[str, tuple[str, str]]) -> None:
-    """Refuse a letter that ends entities of a type which nothing begins: it may belong to the type's name."""
+    """Refuse a letter that ends entities of a type that nothing begins: it may belong to the type's name."""
     begun = {kind for part, kind in parts.values() if part in "BI"}
     for tag, (part, kind) in parts.items():
         if part == "E" and kind not in begun:
-            raise NoScheme(f"{_shown([tag])} would end entities of a type that no tag begins")
+            raise NoScheme(f"{_examples([tag])} would end entities of a type that no tag begins")
 
 
 def _without_letters(inside: Sequence[str], parts: Mapping[str, tuple[str, str]]) -> Scheme:
     some = [tag for tag in inside if _BEFORE.fullmatch(tag)]
     others = [tag for tag in inside if tag not in some]
     if any(tag[0].upper() in "BI" for tag in some):
-        raise NoScheme(f"{_shown(some)} say where an entity begins or goes on, {_shown(others)} not")
+        raise NoScheme(f"{_examples(some)} mark where an entity begins or continues, {_examples(others)} do not")
     if all(re.fullmatch(r"-?\d+", tag) for tag in inside):
-        raise NoScheme(f"{_shown(inside)} are numbers; list their names in task.labels, in their order from 0")
+        raise NoScheme(f"{_examples(inside)} are numbers; list their names in task.labels, in order from 0")
     if not parts:
-        raise NoScheme(f"{_shown(inside)} name no entities: there is no {OUTSIDE}, and no B-TYPE")
+        raise NoScheme(f"{_examples(inside)} mark no entities: there is no {OUTSIDE}, and no B-TYPE")
     return Scheme("IO", {**parts, **{tag: ("I", tag) for tag in inside}})
 
 
-def _shown(tags: Sequence[str]) -> str:
+def _examples(tags: Sequence[str]) -> str:
     return ", ".join(printable(tag, 40) for tag in tags[:4]) + (", …" if len(tags) > 4 else "")
 
 
 @dataclass(frozen=True)
 class BioTags:
-    """Tags of a split in BIO, and how its entities keep to their scheme."""
+    """Tags of a split in BIO, with counts of entities that break their scheme."""
 
     tags: pa.ChunkedArray
-    """The words' tags, all sentences one after the other."""
+    """Tags of all words, sentences concatenated."""
     entities: int
     broken: int
-    """Entities that do not begin, or end, as their scheme has it."""
+    """Entities that do not begin, or end, as their scheme requires."""
     first_broken: int | None
-    """The row of the first of them, counted from 1."""
+    """Row of the first of them, counted from 1."""
     begun_by_inside: int
     """Entities that begin with I-, as in IOB1."""
     begun_by_begin: int
     """Entities that begin with B- where IOB1 would write I-."""
 
 
-def as_bio(scheme: Scheme, given: Lists) -> BioTags:
-    """Every tag as BIO writes it, where entities begin as conlleval has it.
+def as_bio(scheme: Scheme, tags: Lists) -> BioTags:
+    """Return the tags of a split in BIO; entities begin where conlleval begins them.
 
     Args:
         scheme: of the tags.
-        given: the tags of a split, a list for each sentence.
+        tags: one list for each sentence.
     """
-    distinct = [*scheme.parts]
     types = sorted({kind for part, kind in scheme.parts.values() if part != OUTSIDE})
-    part_of = np.array([scheme.parts[tag][0] for tag in distinct])
-    type_of = np.array([types.index(kind) if part != OUTSIDE else -1 for part, kind in scheme.parts.values()])
-    codes = pc.index_in(given.flat, value_set=pa.array(distinct, pa.string())).to_numpy()
-    parts, kinds = part_of[codes], type_of[codes]
-    first, last = _ends_of_sentences(given.lengths, len(codes))
-    starts = _starts(parts, kinds, first)
-    inside = kinds >= 0
+    type_numbers = {kind: number for number, kind in enumerate(types)}
+    codes = pc.index_in(tags.flat, value_set=pa.array(scheme.parts, pa.string())).to_numpy()
+    parts = np.array([part for part, _ in scheme.parts.values()])[codes]
+    kinds = np.array([type_numbers.get(kind, -1) for _, kind in scheme.parts.values()])[codes]
+    ends = np.cumsum(tags.lengths)[tags.lengths > 0]
+    first, last = np.zeros(len(codes), bool), np.zeros(len(codes), bool)
+    first[ends - tags.lengths[tags.lengths > 0]] = last[ends - 1] = True
+    continues = ~first & (_shift(kinds, -1) == kinds)
+    # conlleval's startOfChunk.
+    is_closed = ~continues | np.isin(_shift(parts, OUTSIDE), ["E", "S", OUTSIDE])
+    starts = (kinds >= 0) & (np.isin(parts, ["B", "S"]) | is_closed)
     names = np.array([OUTSIDE, *(f"{part}-{kind}" for kind in types for part in "BI")], dtype=object)
-    bio = np.where(inside, 1 + 2 * kinds + ~starts, 0)
-    broken = _broken(scheme, parts, starts, inside, last)
-    entities = np.cumsum(starts)
-    places = np.flatnonzero(broken)
-    follows = np.concatenate([[-1], kinds[:-1]])[: len(kinds)]
-    goes_on = ~first & (follows == kinds)
+    bio = names[np.where(kinds >= 0, 1 + 2 * kinds + ~starts, 0)]
+    broken = np.flatnonzero(_broken(scheme, parts, starts, kinds >= 0, last))
     return BioTags(
-        tags=pa.chunked_array([pa.array(names[bio], pa.string())]),
+        tags=pa.chunked_array([pa.array(bio, pa.string())]),
         entities=int(starts.sum()),
-        broken=len(np.unique(entities[places])),
-        first_broken=given.row_of(int(places[0])) if len(places) else None,
+        broken=len(np.unique(np.cumsum(starts)[broken])),
+        first_broken=tags.row_of(int(broken[0])) if len(broken) else None,
         begun_by_inside=int((starts & (parts == "I")).sum()),
-        begun_by_begin=int((starts & (parts == "B") & ~goes_on).sum()),
+        begun_by_begin=int((starts & (parts == "B") & ~continues).sum()),
     )
 
 
-def _ends_of_sentences(lengths: NDArray[np.int64], words: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(words,) whether a word is the first, and the last, of its sentence."""
-    first, last = np.zeros(words, bool), np.zeros(words, bool)
-    ends = np.cumsum(lengths)[lengths > 0]
-    last[ends - 1] = True
-    first[(ends - lengths[lengths > 0])] = True
-    return first, last
+def _shift(values: Words, fill: Any) -> Words:
+    """Return the value of the previous word."""
+    return np.concatenate([[fill], values])[:-1]
 
 
-def _starts(parts: NDArray[np.str_], kinds: NDArray[np.int64], first: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(words,) whether an entity begins: conlleval's `startOfChunk`."""
-    before_parts = np.concatenate([[OUTSIDE], parts[:-1]])[: len(parts)]
-    before_kinds = np.concatenate([[-1], kinds[:-1]])[: len(kinds)]
-    closed = first | np.isin(before_parts, ["E", "S", OUTSIDE]) | (before_kinds != kinds)
-    starts: NDArray[np.bool_] = (kinds >= 0) & (np.isin(parts, ["B", "S"]) | closed)
-    return starts
-
-
-def _broken(
-    scheme: Scheme,
-    parts: NDArray[np.str_],
-    starts: NDArray[np.bool_],
-    inside: NDArray[np.bool_],
-    last: NDArray[np.bool_],
-) -> NDArray[np.bool_]:
-    """(words,) whether a word begins or ends its entity with a tag that its scheme would not write there."""
+def _broken(scheme: Scheme, parts: Words, starts: Words, inside: Words, last: Words) -> Words:
+    """Return (words,) words that begin or end their entity with a tag that the scheme does not use there."""
     if scheme.name in ("IO", "IOE"):
         return np.zeros(len(parts), bool)
-    broken: NDArray[np.bool_] = starts & np.isin(parts, ["I", "E"])
-    if np.isin(parts, ["E", "S"]).any():  # else the split is one of BIO beside others of another scheme
-        begins_next = np.concatenate([starts[1:], [True]])[: len(parts)]
-        outside_next = np.concatenate([~inside[1:], [True]])[: len(parts)]
-        ends = inside & (last | begins_next | outside_next)
-        broken = broken | (ends & np.isin(parts, ["B", "I"]))
+    broken: Words = starts & np.isin(parts, ["I", "E"])
+    if np.isin(parts, ["E", "S"]).any():  # otherwise this split is in BIO and another one is not
+        closes = last | np.append(starts | ~inside, True)[1:]
+        broken = broken | (inside & closes & np.isin(parts, ["B", "I"]))
     return broken

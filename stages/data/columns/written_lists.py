@@ -1,8 +1,8 @@
-"""Lists and objects that a text column holds as they were printed: by Python, numpy, JSON or a database.
+"""Lists and objects as text: printed by Python, numpy, JSON or a database.
 
 `df.to_csv` writes a column of lists as `['joy', 'love']`, one of arrays as `['joy' 'love']` or `[1 0 0]`, one of sets
-as `{'joy'}` or `set()`. Nothing of it is executed: the text is cut at its own commas, blanks and quotes. Python's own
-reader of literals would take `['joy' 'love']` for the single text `joylove`.
+as `{'joy'}` or `set()`. The text is split at its commas, blanks and quotes, and never executed. (Python's own parser of
+literals would read `['joy' 'love']` as the single text `joylove`.)
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _QUOTED_ONLY = re.compile(rf"(?:[uU]?(?:{_QUOTED})(?=\s|$)\s*)+", re.DOTALL)
 _VALUES_ONLY = re.compile(rf"(?:(?:{_NUMBER}|True|False|None|nan)(?=\s|$)\s*)+")
 _PIECE = re.compile(rf"[uU]?({_QUOTED})|[^\s]+", re.DOTALL)
-# A quote opens at the start of an item alone: the one in `[it's, so]` is a letter.
+# A quote opens only at the start of an item: the one in `[it's, so]` is a letter.
 _PART = re.compile(
     rf"\s*(?:[uU]?(?:{_QUOTED})\s*)+(?::\s*(?:{_QUOTED}|[^,'\"]*)\s*)?(?=,|\Z)|(?!\s*[uU]?['\"])[^,]*", re.DOTALL
 )
 _ENTRY = re.compile(rf"\s*([uU]?(?:{_QUOTED})|[^:]+?)\s*:(.*)", re.DOTALL)
 _NUMPY_SCALAR = re.compile(rf"np\.\w+\(({_QUOTED}|{_NUMBER}|True|False)\)", re.DOTALL)
-_CALLED = re.compile(r"(?:frozenset|set|array|list|tuple)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+_CALL = re.compile(r"(?:frozenset|set|array|list|tuple)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 _NAMED_LIST = rf"({_QUOTED})\s*:\s*(?:array\()?(\[(?:{_QUOTED}|[^\[\]'\"])*\])(?:,\s*dtype=\w+)?\)?\s*(?:,\s*|(?=\}}))"
 _LISTS_BY_NAME = re.compile(rf"\{{\s*(?:{_NAMED_LIST})+\}}", re.DOTALL)
 _NAMED_LISTS = re.compile(_NAMED_LIST, re.DOTALL)
@@ -31,114 +31,93 @@ _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _MISSING = frozenset(("None", "nan", "NaN", "NaT", "null", "<NA>"))
 
 Item = str | None
-"""The text of an item; None where it was printed as a missing value."""
+"""Text of an item; None for a missing value."""
 
 
 class NotAList(ValueError):
-    """A text is no list that could be read; the message says what is in the way."""
+    """Raised when a text is not a list that can be parsed; the message gives the reason."""
 
 
 def is_written_list(text: str) -> bool:
-    """Whether a text has the outward form of a printed list, set, array or object."""
-    inside = _without_call(text.strip())
-    return inside is not None or _bracketed(text.strip())
+    """Return whether a text looks like a printed list, set, array or object."""
+    text = text.strip()
+    return _CALL.fullmatch(text) is not None or _is_bracketed(text)
 
 
-def _bracketed(text: str) -> bool:
+def _is_bracketed(text: str) -> bool:
     return len(text) >= 2 and _BRACKETS.get(text[0]) == text[-1]
 
 
-def _without_call(text: str) -> str | None:
-    """`['a']` of `array(['a'], dtype=object)`; None where nothing is called."""
-    called = _CALLED.fullmatch(text)
-    if called is None:
-        return None
-    return called[1].strip() or "[]"
-
-
 def written_list(text: str) -> list[Item] | dict[str, Item]:
-    """The items of a printed list, or the entries of a printed object, all as text.
+    """Return the items of a printed list, or the entries of a printed object, all as text.
 
     Raises:
-        NotAList: it was cut when it was printed, holds lists of lists, or is torn.
+        NotAList: the text was shortened when it was printed, holds nested lists, or has unbalanced quotes.
     """
     text = text.strip()
-    text = _NUMPY_SCALAR.sub(r"\1", _without_call(text) or text)
-    if not _bracketed(text):
+    if (call := _CALL.fullmatch(text)) is not None:
+        text = call[1].strip() or "[]"  # `['a']` of `array(['a'], dtype=object)`
+    text = _NUMPY_SCALAR.sub(r"\1", text)
+    if not _is_bracketed(text):
         raise NotAList("has no closing bracket")
     parts = [part.strip() for part in _parts(text[1:-1])]
-    if parts and not parts[-1]:
-        parts.pop()  # the comma of ('joy',), or nothing at all
+    if not parts[-1]:
+        parts.pop()  # the comma of ('joy',), or an empty list
     if "" in parts:
         raise NotAList("has nothing between two commas")
-    if text[0] == "{" and parts and all(_is_entry(part) for part in parts):
-        return _entries(parts)
+    if text[0] == "{" and parts and not any(map(_QUOTED_ONLY.fullmatch, parts)):
+        entries = [entry for part in parts if (entry := _ENTRY.fullmatch(part))]
+        if len(entries) == len(parts):
+            return _object(entries)
     return [item for part in parts for item in _items(part)]
 
 
 def lists_by_name(text: str) -> dict[str, list[Item]] | None:
-    """The lists of a printed object such as `{'text': ['one', 'two'], 'label': ['A', 'B']}`; None where it is none.
+    """Return the lists of a printed object such as `{'text': ['one', 'two'], 'label': ['A', 'B']}`; None for others.
 
     Raises:
-        NotAList: one of the lists cannot be read.
+        NotAList: one of the lists cannot be parsed.
     """
     text = _NUMPY_SCALAR.sub(r"\1", text.strip())
     if _LISTS_BY_NAME.fullmatch(text) is None:
         return None
-    found: dict[str, list[Item]] = {}
-    for entry in _NAMED_LISTS.finditer(text):
-        items = written_list(entry[2])
-        assert isinstance(items, list), "it stands in square brackets"
-        found[_unquoted(entry[1])] = items
-    return found
+    lists = {_unquoted(entry[1]): written_list(entry[2]) for entry in _NAMED_LISTS.finditer(text)}
+    return {name: items for name, items in lists.items() if isinstance(items, list)}  # in square brackets all are
 
 
 def _parts(inside: str) -> Iterator[str]:
-    """What stands between commas that are not in quotes."""
+    """Yield the parts between commas outside of quotes."""
     start = 0
     while start <= len(inside):
-        found = _PART.match(inside, start)
-        if found is None:
-            has_inner = any(bracket in inside for bracket in _BRACKETS)
-            raise NotAList("holds lists in lists" if has_inner else "has torn quotes")
-        yield found[0]
-        start = found.end() + 1
+        part = _PART.match(inside, start)
+        if part is None:
+            is_nested = any(bracket in inside for bracket in _BRACKETS)
+            raise NotAList("holds lists in lists" if is_nested else "has unbalanced quotes")
+        yield part[0]
+        start = part.end() + 1
 
 
 def _items(part: str) -> list[Item]:
+    """Return the items of a part: quoted texts or numbers with blanks between them, or one bare text."""
     if _QUOTED_ONLY.fullmatch(part):
-        return [_unquoted(quoted) for quoted in _quoted_texts(part)]
+        return [_unquoted(piece[1]) for piece in _PIECE.finditer(part) if piece[1] is not None]
     words = part.split()
     if "..." in words:
         raise NotAList("was shortened (…) when it was printed")
-    if _VALUES_ONLY.fullmatch(part):
-        return [_bare(word) for word in words]
-    if part[0] in "[({'\"":
-        raise NotAList("holds lists in lists" if part[0] in _BRACKETS else "has torn quotes")
-    return [_bare(part)]
+    if not _VALUES_ONLY.fullmatch(part):
+        if part[0] in "[({'\"":
+            raise NotAList("holds lists in lists" if part[0] in _BRACKETS else "has unbalanced quotes")
+        words = [part]
+    return [None if word in _MISSING else word for word in words]
 
 
-def _quoted_texts(part: str) -> Iterator[str]:
-    return (found[1] for found in _PIECE.finditer(part) if found[1] is not None)
-
-
-def _bare(text: str) -> Item:
-    return None if text in _MISSING else text
-
-
-def _is_entry(part: str) -> bool:
-    return _QUOTED_ONLY.fullmatch(part) is None and _ENTRY.fullmatch(part) is not None
-
-
-def _entries(parts: list[str]) -> dict[str, Item]:
+def _object(matches: list[re.Match[str]]) -> dict[str, Item]:
     entries: dict[str, Item] = {}
-    for part in parts:
-        found = _ENTRY.fullmatch(part)
-        assert found is not None
-        name = _items(found[1].strip())[0]
-        values = _items(found[2].strip()) if found[2].strip() else []
+    for match in matches:
+        name, value = _items(match[1].strip())[0], match[2].strip()
+        values = _items(value) if value else []
         if name is None or len(values) != 1:
-            raise NotAList("is an object whose values are no single numbers")
+            raise NotAList("is an object whose values are not single numbers")
         if name in entries:
             raise NotAList(f"has the name {name!r} twice")
         entries[name] = values[0]
@@ -146,10 +125,10 @@ def _entries(parts: list[str]) -> dict[str, Item]:
 
 
 def _unquoted(quoted: str) -> str:
-    def plain(found: re.Match[str]) -> str:
-        said = found[1]
-        return chr(int(said[1:], 16)) if len(said) > 1 else _ESCAPED.get(said, said)
+    def unescape(match: re.Match[str]) -> str:
+        code = match[1]
+        return chr(int(code[1:], 16)) if len(code) > 1 else _ESCAPED.get(code, code)
 
-    text = _ESCAPE.sub(plain, quoted[1:-1])
-    # JSON writes signs beyond the first plane as two halves.
+    text = _ESCAPE.sub(unescape, quoted[1:-1])
+    # JSON writes characters beyond the basic plane as surrogate pairs.
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -90,7 +90,7 @@ def test_plan_refuses_tags_that_a_run_could_not_score(tmp_path: Path) -> None:
     words = {"tokens": ["one", "two"], "tags": ["NUM", "NOUN"]}
     write_rows(Path(recipe["task"]["train"]), [words] * 8)
     write_rows(Path(recipe["task"]["validation"]), [words] * 4)
-    with pytest.raises(DataError, match=r"NOUN, NUM name no entities: .* task.metric to token_accuracy"):
+    with pytest.raises(DataError, match=r"NOUN, NUM mark no entities: .* task.metric to token_accuracy"):
         make_plan(Recipe.model_validate(recipe), tmp_path / "store")
 
 

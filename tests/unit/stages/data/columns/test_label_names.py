@@ -99,7 +99,7 @@ def test_a_label_that_may_mean_none_is_a_class_with_a_remark(name: str) -> None:
 def test_labels_that_look_alike_are_one_unless_listed(twins: tuple[str, str], shown: str) -> None:
     labels = [twins[0], twins[1], twins[0], "x"]
     message = refusal(labels)
-    assert f"task.train: t.csv: row 2: column 'label': the labels {shown} differ by case, blanks" in message
+    assert f"task.train: t.csv: row 2: column 'label': the labels {shown} differ only by case, blanks" in message
     assert "list every label in task.labels" in message
     assert names(read(labels, labels=(*twins, "x"))) == labels
 

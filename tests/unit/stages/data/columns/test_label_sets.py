@@ -255,7 +255,7 @@ def test_names_that_the_task_lists_are_never_cut() -> None:
 
 def test_nothing_that_is_printed_is_run() -> None:
     assert written_list("[__import__('os').getcwd()]") == ["__import__('os').getcwd()"]
-    with pytest.raises(NotAList, match="torn quotes"):
+    with pytest.raises(NotAList, match="unbalanced quotes"):
         written_list("['" + "a'" * 10_000 + "]")
 
 

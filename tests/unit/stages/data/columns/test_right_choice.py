@@ -58,7 +58,7 @@ def test_a_number_that_is_also_a_choice_is_read_as_all_others_are() -> None:
     assert chosen(found) == ["24", "Rome", "grey"]
     assert found.remarks == (
         "task.label: answers are read by their numbers from 0; 2 of 6 mean other choices by their texts; set "
-        "answers: text in task.problem for that",
+        "answers: text in task.problem to read them so",
     )
     numbers = {"choices": ["A", "B", "C", "D"], "answers": "number"}
     assert chosen(load(rows, problem=numbers)) == ["24", "Rome", "grey"]
@@ -203,7 +203,7 @@ def test_choices_whose_ends_are_not_told_are_refused(written: str) -> None:
 @pytest.mark.parametrize(
     ("answers", "said"),
     [
-        (["plot", "1", "film"], "row 2: label 'answer' is 1, which can be read by their numbers from 0 alone"),
+        (["plot", "1", "film"], "row 2: label 'answer' is 1, which can only be read by their numbers from 0"),
         (["0", "4", "3"], "row 2: label 'answer' is 4, none of the row's 4 choices"),
         (["0", "-1", "3"], "row 2: label 'answer' is -1, none of the row's 4 choices"),
         (["A", "", "B"], "row 2: label 'answer' is empty, none of the row's 4 choices"),

@@ -119,10 +119,10 @@ def test_sequences_that_break_their_scheme_are_counted_and_read_as_conlleval_rea
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("NOUN VERB DET", "name no entities: there is no O"),
-        ("B-PER PER O", "B-PER say where an entity begins or goes on, PER not"),
-        ("S-LOC O", "have no B, so their letters may belong to the types' names"),
-        ("B-PER L-PER E-PER O", "have both E and L in front"),
+        ("NOUN VERB DET", "mark no entities: there is no O"),
+        ("B-PER PER O", "B-PER mark where an entity begins or continues, PER do not"),
+        ("S-LOC O", "have no B, so their letters may belong to the names of types"),
+        ("B-PER L-PER E-PER O", "use both E and L"),
         ("B-PER I-PER E-MAIL O", "E-MAIL would end entities of a type that no tag begins"),
         ("0 3 7", "are numbers; list their names in task.labels"),
     ],
