@@ -29,8 +29,8 @@ from schemas.data.corpus import FileText, GeneralCorpus
 from schemas.recipe.objective import MaskedLanguageObjective
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ModelStart, StudentConfig, StudentShape
+from stages.ports.plain import plain_ports
 from stages.run import run_stage
-from tests.support.fakes import fake_ports
 
 SOURCES = ("fewclue_zh", "cmrc_wiki_zh", "cn_wiki_zh")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -110,7 +110,7 @@ def main(
                 }
             ),
         )
-        result = run_stage(stage, None, fake_ports(Path(scratch) / "ports", log_every=50))
+        result = run_stage(stage, None, plain_ports(Path(scratch) / "ports", log_every=50))
         shutil.copytree(Path(result.checkpoint.path) / "model", to)
     chosen = ("train/hard_label_loss", "eval/hard_label_loss", "train/tokens_per_second")
     for name in chosen:

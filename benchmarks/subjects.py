@@ -29,8 +29,8 @@ from schemas.core.training import Training
 from stages.models.attention_capture import CAPTURE
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import run_model
+from stages.ports.plain import plain_ports
 from stages.training.trainer import Trainer
-from tests.support.fakes import fake_ports
 
 Precision = Literal["fp32", "bf16"]
 Kind = Literal["yardstick", "ours", "models alone", "asked once"]
@@ -51,7 +51,7 @@ class Ours:
         ).model_copy(update={"batch": workload.batch})
         scratch = Path(tempfile.mkdtemp())
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
-        ports = fake_ports(scratch, teacher_cache_bytes=_ROOM)
+        ports = plain_ports(scratch, teacher_cache_bytes=_ROOM)
         self.trainer = Trainer(student, [teacher], workload.tokens, terms, training, ports)
 
     def step(self) -> int:

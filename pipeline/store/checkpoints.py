@@ -154,9 +154,7 @@ class FolderWriter:
         with files.storage_errors(target.parent), files.unfinished(target.parent) as folder:
             write(folder)
             full = manifest.model_copy(update={"files": files.measure(folder)})
-            text = (full.model_dump_json(indent=1) + "\n").encode("utf-8")
-            (folder / SEAL).write_text(seal_of(text), encoding="utf-8")
-            (folder / MANIFEST).write_bytes(text)
+            files.write_manifest(folder, full)
             files.sync_tree(folder)
             kept = self._publish(folder, target)
             files.sync(target.parent)

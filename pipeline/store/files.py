@@ -8,7 +8,6 @@ read anything that could execute.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -18,20 +17,22 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from schemas.core.errors import DistillError, StoreError
-from schemas.core.regular_files import read_regular
 from stages.storage.sealed_folder import (
     differences,
     disk_error,
     files_in,
+    is_sealed,
     make_folder,
     measure,
     remove,
+    seal_of,
     sha256_of,
     sweep,
     sync,
     sync_tree,
     temporary_name,
     unfinished,
+    write_manifest,
 )
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "unfinished",
     "write_file",
     "write_json",
+    "write_manifest",
 ]
 
 
@@ -125,19 +127,6 @@ def write_json(path: Path, value: BaseModel) -> None:
     """Writes a model as JSON, in one step; raises StoreError and leaves an older file as it was."""
     text = value.model_dump_json(indent=1) + "\n"
     write_file(path, lambda beside: _put(beside, text))
-
-
-def seal_of(content: bytes, name: str = "manifest.json") -> str:
-    """What `sha256sum -c` reads: SHA-256 of a file's content, and its name."""
-    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
-
-
-def is_sealed(seal: Path, content: bytes, name: str = "manifest.json") -> bool:
-    """Whether the file `seal` was written for that content of the file `name` beside it; False where there is none."""
-    try:
-        return read_regular(seal) == seal_of(content, name).encode("utf-8")
-    except FileNotFoundError:
-        return False
 
 
 def _put(path: Path, text: str) -> None:

@@ -92,9 +92,7 @@ class FolderStates:
                 files=files.measure(folder),
                 time=time.time(),
             )
-            text = (manifest.model_dump_json(indent=1) + "\n").encode("utf-8")
-            (folder / _SEAL).write_text(files.seal_of(text), encoding="utf-8")
-            (folder / _MANIFEST).write_bytes(text)
+            files.write_manifest(folder, manifest)
             files.sync_tree(folder)
             self._publish(folder, self.folder / f"step-{state.step:08d}")
             files.sync(self.folder)

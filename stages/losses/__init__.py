@@ -1,15 +1,14 @@
-"""The losses, as pure functions that return a sum and a count.
+"""The losses: pure functions that return a sum and a count.
 
-The loop divides each term once, by its count over the whole optimizer step, so padding, accumulation and the number of
-processes cannot change a gradient. Everything is computed in float32 (float64 where it is given), and padding is
-removed before the arithmetic: a NaN in a padded place reaches neither the loss nor a gradient.
+The training loop divides each term once, by its count over the whole optimizer step, so that neither padding nor
+gradient accumulation can change a gradient. Losses are computed in float32 (float64 for float64 inputs). Padding is
+removed before the arithmetic: a NaN at a padded position reaches neither the loss nor a gradient.
 
-Each loss has one definition, a mean over real tokens (rows, pairs, …), and is named in its docstring with what others
-publish under that name. `reduction="published"` and the like compute what published code computes, whose scale depends
-on padding or on the number of classes. They are there to compare numbers, not to train with.
+Each loss has one definition, a mean over real tokens (rows, pairs, …). Its docstring names the paper and how the
+authors' code differs; tests/parity/published.py reproduces published code on top of these functions.
 
-Losses that relate the rows of a batch (`sample_angle_loss`, `relation_loss` across samples) say so: they alone depend
-on how rows are put together. `angular_contrastive_loss` avoids it by taking all rows of the optimizer step.
+Only `sample_angle_loss` and `relation_loss` across samples relate the rows of a batch to each other and therefore
+depend on how a step is cut into forward passes. `angular_contrastive_loss` takes all rows of the step instead.
 
 Shapes: B batch, S sequence, H hidden width, A attention heads, D head width, C classes; a module names any others.
 """
@@ -27,8 +26,8 @@ from stages.losses.answers import (
     vector_loss,
 )
 from stages.losses.attention import attention_probability_loss, attention_score_loss, attention_scores
-from stages.losses.base import Reduction, Summed, at_least_float32
-from stages.losses.contrastive import angular_contrastive_loss, gather_rows
+from stages.losses.base import Summed, at_least_float32
+from stages.losses.contrastive import angular_contrastive_loss
 from stages.losses.labels import confidence_weights, hard_label_loss, soft_label_loss
 from stages.losses.relations import relation_loss
 from stages.losses.states import hidden_state_loss, pool_states
@@ -44,7 +43,6 @@ from stages.losses.structure import (
 from stages.losses.transport import transport_plan
 
 __all__ = [
-    "Reduction",
     "Summed",
     "angular_contrastive_loss",
     "at_least_float32",
@@ -53,7 +51,6 @@ __all__ = [
     "attention_scores",
     "choice_loss",
     "confidence_weights",
-    "gather_rows",
     "hard_label_loss",
     "hidden_state_loss",
     "layer_angle_loss",

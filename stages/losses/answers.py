@@ -1,4 +1,4 @@
-"""Losses of heads that answer with a value, several labels, a span, a choice or a vector.
+"""Losses of heads that predict a value, several labels, a span, a choice or a vector.
 
 Shapes: B batch, S sequence, C labels or choices, H width of the vectors.
 """
@@ -15,27 +15,27 @@ from stages.losses.base import Summed, at_least_float32, divergence_over, log_so
 
 
 def value_loss(student_B: Tensor, target_B: Tensor, *, scale: Tensor | float = 1.0) -> Summed:
-    """Squared error of one value a row over its scale, summed over rows; the target is a teacher's value or the data's.
+    """Return the squared error of one value per row, in units of `scale`, summed over rows.
 
-    What TinyBERT and BERT train STS-B with, in its own units.
+    With scale 1 it is the loss that BERT and TinyBERT train STS-B with.
 
     Args:
         student_B: the student's values.
-        target_B: the teacher's or the data's.
-        scale: the deviation of the training rows' values; one for each row where they are of several tasks.
+        target_B: the teacher's values or the data's.
+        scale: standard deviation of the training rows' values; (B,) if the rows belong to several tasks.
     """
     error_B = (at_least_float32(student_B) - at_least_float32(target_B)) / scale
     return Summed(error_B.square().sum(), torch.tensor(len(student_B)))
 
 
 def multi_label_loss(student_BC: Tensor, labels_BC: Tensor) -> Summed:
-    """Binary cross entropy of every label, averaged over the labels, summed over rows.
+    """Return the binary cross entropy averaged over labels, summed over rows.
 
-    transformers' loss for `multi_label_classification` is its mean.
+    Its mean is transformers' loss for `multi_label_classification`.
 
     Args:
         student_BC: logits.
-        labels_BC: 1 where a row has the label, else 0; shares between them are taken as they are.
+        labels_BC: 1 where a row has the label, else 0; values in between are probabilities.
     """
     student = at_least_float32(student_BC)
     entropy_BC = F.binary_cross_entropy_with_logits(student, labels_BC.to(student.dtype), reduction="none")
@@ -45,28 +45,28 @@ def multi_label_loss(student_BC: Tensor, labels_BC: Tensor) -> Summed:
 def soft_multi_label_loss(
     student_BC: Tensor, teacher_BC: Tensor, *, temperature: float, kind: Literal["kl", "mse"] = "kl"
 ) -> Summed:
-    """T² · KL of the Bernoulli distributions σ(logit / T) of every label, averaged over the labels, summed over rows.
+    """Return T² · KL of the Bernoulli distributions σ(logit / T), averaged over labels, summed over rows.
 
-    Hinton et al. 2015 (section 2) for each label by itself; `mse` compares the logits.
+    Hinton et al. 2015 (section 2) applied to each label separately; `mse` compares the logits.
     """
     student, teacher = at_least_float32(student_BC), at_least_float32(teacher_BC)
     rows = torch.tensor(len(student))
     if kind == "mse":
         return Summed((student - teacher).square().mean(-1).sum(), rows)
-    given_BC = torch.sigmoid(teacher / temperature)
-    # The entropy of the teacher's answer makes a divergence of the cross entropy.
-    cross_BC = F.binary_cross_entropy_with_logits(student / temperature, given_BC, reduction="none")
-    entropy_BC = F.binary_cross_entropy_with_logits(teacher / temperature, given_BC, reduction="none")
+    target_BC = torch.sigmoid(teacher / temperature)
+    # Cross entropy minus the teacher's entropy is the divergence.
+    cross_BC = F.binary_cross_entropy_with_logits(student / temperature, target_BC, reduction="none")
+    entropy_BC = F.binary_cross_entropy_with_logits(teacher / temperature, target_BC, reduction="none")
     return Summed((cross_BC - entropy_BC).mean(-1).sum() * temperature**2, rows)
 
 
 def span_loss(student_BS2: Tensor, positions_B2: Tensor, mask_BS: Tensor) -> Summed:
-    """Cross entropy of the span's first and last token, their mean, summed over rows (Devlin et al. 2019, section 4.2).
+    """Return the mean cross entropy of a span's start and end, summed over rows (Devlin et al. 2019, section 4.2).
 
     Args:
         student_BS2: start and end logits of every token.
-        positions_B2: places of the first and last token; 0, the first token of all, where there is no answer.
-        mask_BS: True for real tokens. Published code lets padding take part in the softmax.
+        positions_B2: positions of the first and last token; 0 (the sequence's first token) if there is no answer.
+        mask_BS: True for real tokens. Published code includes padding in the softmax.
     """
     valid_B1S = mask_BS.bool()[:, None, :]
     log_probability_B2S = log_softmax_over(at_least_float32(student_BS2).mT, valid_B1S)
@@ -77,12 +77,12 @@ def span_loss(student_BS2: Tensor, positions_B2: Tensor, mask_BS: Tensor) -> Sum
 def soft_span_loss(
     student_BS2: Tensor, teacher_BS2: Tensor, mask_BS: Tensor, *, temperature: float, kind: Literal["kl", "mse"] = "kl"
 ) -> Summed:
-    """Distance to the teacher's distributions over the places of start and end, their mean, summed over rows.
+    """Return the mean distance to the teacher's distributions of start and end positions, summed over rows.
 
     Args:
         student_BS2: start and end logits of every token.
         teacher_BS2: the teacher's.
-        mask_BS: True for real tokens; the others take no part.
+        mask_BS: True for real tokens; others are left out.
         temperature: as in `soft_label_loss`.
         kind: `kl`, or `mse` of the logits, averaged over a row's real tokens.
     """
@@ -97,12 +97,12 @@ def soft_span_loss(
 
 
 def choice_loss(student_BC: Tensor, labels_B: Tensor, valid_BC: Tensor) -> Summed:
-    """Cross entropy over each row's own choices, summed over rows: what transformers' multiple-choice heads minimise.
+    """Return the cross entropy over each row's choices, summed over rows, as transformers' multiple-choice heads do.
 
     Args:
         student_BC: a score for each choice.
-        labels_B: the right choice; a row with -1 has none and does not count.
-        valid_BC: True for choices; rows of fewer choices than others have places that are none.
+        labels_B: index of the right choice; -1 marks a row without one, which does not count.
+        valid_BC: True for choices; False fills up rows with fewer choices than others.
     """
     known_B = labels_B >= 0
     log_probability_BC = log_softmax_over(at_least_float32(student_BC), valid_BC)
@@ -113,7 +113,7 @@ def choice_loss(student_BC: Tensor, labels_B: Tensor, valid_BC: Tensor) -> Summe
 def soft_choice_loss(
     student_BC: Tensor, teacher_BC: Tensor, valid_BC: Tensor, *, temperature: float, kind: Literal["kl", "mse"] = "kl"
 ) -> Summed:
-    """Distance to the teacher's distribution over each row's choices, summed over rows.
+    """Return the distance to the teacher's distribution over each row's choices, summed over rows.
 
     Args:
         student_BC: a score for each choice.
@@ -132,13 +132,13 @@ def soft_choice_loss(
 
 
 def vector_loss(student_BH: Tensor, teacher_BH: Tensor, *, kind: Literal["kl", "mse"] = "kl") -> Summed:
-    """1 - cosine of the student's and the teacher's vector of each row, summed over rows.
+    """Return 1 - cosine of the student's and the teacher's vector of each row, summed over rows.
 
     Args:
         student_BH: the student's vectors, as wide as the teacher's.
         teacher_BH: the teacher's.
-        kind: `mse` compares them number by number instead (Reimers & Gurevych 2020, eq. 1, of one language). A vector
-            is no distribution: `kl`, what the other heads have by default, is the cosine here.
+        kind: `mse` is the squared error averaged over H (Reimers & Gurevych 2020, eq. 1, for one language). A vector
+            is no distribution, so that `kl`, the default of the other heads, stands for the cosine here.
     """
     student, teacher = at_least_float32(student_BH), at_least_float32(teacher_BH)
     rows = torch.tensor(len(student))

@@ -1,4 +1,4 @@
-"""Losses that compare what a layer attends to.
+"""Losses between attention scores, and between attention probabilities.
 
 Shapes: B batch, S sequence, A attention heads, D head width, N real tokens of the batch.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stages.losses.base import (
-    Reduction,
     Summed,
     at_least_float32,
     divergence_over,
@@ -21,15 +19,12 @@ from stages.losses.base import (
     unit_vectors,
 )
 
-# The published code overwrites masked scores, recognised by being at most this, with zero.
-_PUBLISHED_MASKED = -1e2
-
 
 def attention_scores(query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float) -> Tensor:
-    """Scaled dot products before mask and softmax, (B, A, S, S); 0 wherever query or key is padding.
+    """Return scaled dot products before mask and softmax, (B, A, S, S); 0 where query or key is padding.
 
     Args:
-        query_BASD: queries, after whatever position encoding the model applies to them.
+        query_BASD: queries, after any position encoding of the model.
         key_BASD: keys, one per query head.
         mask_BS: True for real tokens.
         scaling: the model's factor, usually 1/sqrt(D).
@@ -45,25 +40,20 @@ def attention_score_loss(
     teacher_BASS: Tensor,
     mask_BS: Tensor,
     *,
-    reduction: Reduction = "valid",
     zero_at_padding: bool = False,
 ) -> Summed:
-    """Squared error of attention scores over heads and pairs of real tokens (TinyBERT, eq. 7).
+    """Return the squared error of attention scores over heads and pairs of real tokens (TinyBERT, eq. 7).
 
-    Raw scores rather than probabilities, as the paper found better. Departs from the published code in leaving padded
-    queries and keys out of both sum and count.
+    Compares raw scores rather than probabilities, which the paper found better. Unlike the published code, padded
+    queries and keys are left out of both sum and count.
 
     Args:
         student_BASS: the student's scores.
         teacher_BASS: the teacher's scores, without gradient; as many heads as the student's.
-        mask_BS: True for real tokens; not read by `published`.
-        reduction: `published` zeroes scores of at most -100 on both sides and counts every position.
-        zero_at_padding: the scores are 0 there already, as `attention_scores` leaves them, and need no masking.
+        mask_BS: True for real tokens.
+        zero_at_padding: the scores are already 0 at padding, as from `attention_scores`, and need no masking.
     """
     student, teacher = at_least_float32(student_BASS), at_least_float32(teacher_BASS)
-    if reduction == "published":
-        student, teacher = _masked_scores_as_zero(student), _masked_scores_as_zero(teacher)
-        return Summed((student - teacher).square().sum(), torch.tensor(student.numel()))
     mask = mask_BS.bool()
     if not zero_at_padding:
         invalid_B1SS = ~(mask[:, :, None] & mask[:, None, :])[:, None]
@@ -73,35 +63,25 @@ def attention_score_loss(
 
 
 def attention_probability_loss(
-    student_BASS: Tensor,
-    teacher_BASS: Tensor,
-    mask_BS: Tensor,
-    *,
-    kind: Literal["kl", "mse", "cosine"],
-    reduction: Reduction = "valid",
+    student_BASS: Tensor, teacher_BASS: Tensor, mask_BS: Tensor, *, kind: Literal["kl", "mse", "cosine"]
 ) -> Summed:
-    """Distance of attention probabilities: the softmax of scores over real keys, for real queries.
+    """Return the distance of attention probabilities: softmaxes of scores over real keys, for real queries.
 
     `kl` is MiniLM's attention transfer (Wang et al. 2020); all three are options of arXiv 2308.13958 for
     TinyBERT's attention term.
 
     Args:
-        student_BASS: the student's raw scores, before mask and softmax, as `attention_scores` gives them.
+        student_BASS: the student's raw scores, before mask and softmax, as returned by `attention_scores`.
         teacher_BASS: the teacher's raw scores, without gradient; as many heads as the student's.
-        mask_BS: True for real tokens; not read by `published`.
+        mask_BS: True for real tokens.
         kind: `kl` sums KL(teacher ‖ student) and `cosine` 1 - cos of the two rows of probabilities, each counting heads
             times real queries; `mse` sums squared differences, counting heads times pairs of real tokens.
-        reduction: `published` is what NVIDIA's distillation code computes: scores of at most -100 become 0 and keep
-            their place in the softmax, and every position counts.
     """
     student, teacher = at_least_float32(student_BASS), at_least_float32(teacher_BASS)
     mask = mask_BS.bool()
-    if reduction == "published":
-        student, teacher = _masked_scores_as_zero(student), _masked_scores_as_zero(teacher)
-        mask = torch.ones_like(mask)
     num_heads, length_B = student.shape[1], mask.sum(-1)
     keys_N1S = mask[:, None].expand(-1, mask.shape[1], -1)[mask][:, None]
-    # Rows of real queries only: nothing is computed for padding, whose rows would have to be told apart later.
+    # Rows of real queries only, so that padding neither costs time nor has to be removed later.
     student_NAS, teacher_NAS = student.transpose(1, 2)[mask], teacher.transpose(1, 2)[mask]
     if kind == "kl":
         rows_NA = divergence_over(student_NAS, teacher_NAS, keys_N1S)
@@ -113,7 +93,3 @@ def attention_probability_loss(
         return Summed(error, length_B.square().sum() * num_heads)
     cosine_NA = (unit_vectors(student_NAS) * unit_vectors(teacher_NAS)).sum(-1)
     return Summed((1 - cosine_NA).sum(), length_B.sum() * num_heads)
-
-
-def _masked_scores_as_zero(scores: Tensor) -> Tensor:
-    return torch.where(scores <= _PUBLISHED_MASKED, 0.0, scores)

@@ -1,4 +1,4 @@
-"""Losses that compare logits with the teacher's or with labels.
+"""Losses between the student's logits and the teacher's logits or class labels.
 
 Shapes: B batch, C classes, K teachers.
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.losses.base import Reduction, Summed, at_least_float32, log_softmax_over
+from stages.losses.base import Summed, at_least_float32, log_softmax_over
 
 
 def soft_label_loss(
@@ -21,9 +21,8 @@ def soft_label_loss(
     temperature: float,
     kind: Literal["kl", "mse"] = "kl",
     row_weights_B: Tensor | None = None,
-    reduction: Reduction = "valid",
 ) -> Summed:
-    """Distance to the teacher's logits, summed over rows.
+    """Return the distance to the teacher's logits, summed over rows.
 
     Args:
         student_BC: the student's logits.
@@ -31,10 +30,8 @@ def soft_label_loss(
         temperature: T of the softmax; the factor T² keeps the gradient's size as T grows. `mse` does not depend on it.
         kind: `kl`, T² · KL(softmax(teacher/T) ‖ softmax(student/T)) (Hinton et al. 2015, section 2); `mse`, the squared
             difference of the logits, averaged over the classes: T² times that of the logits over T, for every T.
-            Annealing-KD (Jafari et al. 2021) uses it, and scales the teacher's logits before.
-        row_weights_B: multiplies what a row adds to the sum, but not what it counts.
-        reduction: `published` is, of `kl`, the cross entropy instead of the divergence (same gradient), averaged over
-            the classes too, without T²: C times smaller at T = 1.
+            Annealing-KD (Jafari et al. 2021) uses it and scales the teacher's logits first.
+        row_weights_B: weights of the rows in the sum; the count ignores them.
     """
     student, teacher = at_least_float32(student_BC), at_least_float32(teacher_BC)
     rows, num_classes = torch.tensor(student.shape[0]), student.shape[-1]
@@ -42,9 +39,6 @@ def soft_label_loss(
         error_BC = (student - teacher).square()
         return Summed(_weighted_sum(error_BC, row_weights_B) / num_classes, rows)
     log_student = F.log_softmax(student / temperature, dim=-1)
-    if reduction == "published":
-        cross_entropy_BC = -(F.softmax(teacher / temperature, dim=-1) * log_student)
-        return Summed(_weighted_sum(cross_entropy_BC, row_weights_B) / num_classes, rows)
     log_teacher = F.log_softmax(teacher / temperature, dim=-1)
     divergence_BC = F.kl_div(log_student, log_teacher, reduction="none", log_target=True)
     return Summed(_weighted_sum(divergence_BC, row_weights_B) * temperature**2, rows)
@@ -57,20 +51,20 @@ def _weighted_sum(terms_BC: Tensor, row_weights_B: Tensor | None) -> Tensor:
 def hard_label_loss(
     student_BC: Tensor, labels_B: Tensor, *, groups: tuple[tuple[int, int], ...] | None = None
 ) -> Summed:
-    """Cross entropy against the data's labels, summed over rows.
+    """Return the cross entropy against class labels, summed over rows.
 
     Args:
         student_BC: the student's logits.
-        labels_B: class indices; a row with -1 has no label and does not count.
-        groups: half-open ranges that split the classes, one for each of the tasks that share the output layer; a row
-            is judged among the classes of its label's range alone, and the others receive no gradient from it.
+        labels_B: class indices; -1 marks a row without a label, which does not count.
+        groups: half-open ranges that partition the classes, one per task that shares the output layer; a row's softmax
+            covers the classes of its label's range only, and the other classes receive no gradient from it.
     """
     student, known_B = at_least_float32(student_BC), labels_B >= 0
     rows = known_B.sum()
     if groups is None:
         return Summed(F.cross_entropy(student, labels_B, reduction="sum", ignore_index=-1), rows)
     classes = [index for start, stop in groups for index in range(start, stop)]
-    assert classes == list(range(student.shape[-1])), f"{groups} do not split the classes"
+    assert classes == list(range(student.shape[-1])), f"{groups} do not partition the classes"
     group_of_class = [group for group, (start, stop) in enumerate(groups) for _ in range(start, stop)]
     group_C = torch.tensor(group_of_class, device=labels_B.device)
     label_B = labels_B.clamp(min=0)
@@ -80,11 +74,11 @@ def hard_label_loss(
 
 
 def confidence_weights(teacher_logits_KBC: Tensor, labels_B: Tensor) -> Tensor:
-    """How much each of K teachers is trusted in each row, (K, B), by how well it knows the row's label.
+    """Return CA-MKD's weights of K teachers in each row, (K, B) (Zhang et al. 2022).
 
-    (1 - softmax over teachers of their cross entropies) / (K - 1), and 1 for a single teacher, so that a row's weights
-    sum to 1: the weights of `hidden_state_loss` and `soft_label_loss` in CA-MKD (Zhang et al. 2022), whose code
-    divides by K once more.
+    A weight is (1 - softmax over teachers of their cross entropies) / (K - 1), and 1 for a single teacher: the better a
+    teacher predicts a row's label, the more it counts, and a row's weights sum to 1. The authors weigh hidden states
+    and soft labels with them; their code divides by K once more.
 
     Args:
         teacher_logits_KBC: logits of every teacher.

@@ -1,4 +1,4 @@
-"""Losses that compare hidden states.
+"""Losses between hidden states.
 
 Shapes: B batch, S sequence, H hidden width, N compared tokens.
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.losses.base import Reduction, Summed, at_least_float32, unit_vectors
+from stages.losses.base import Summed, at_least_float32, unit_vectors
 
 StateDistance = Literal["mse", "cosine", "smooth_l1", "normalized_mse"]
 Pooling = Literal["tokens", "first", "mean"]
@@ -24,9 +24,8 @@ def hidden_state_loss(
     *,
     kind: StateDistance = "mse",
     row_weights_B: Tensor | None = None,
-    reduction: Reduction = "valid",
 ) -> Summed:
-    """Distance of hidden states, summed over real tokens.
+    """Return the distance of hidden states, summed over real tokens.
 
     Args:
         student_BSH: the student's states, already projected to the teacher's width.
@@ -34,22 +33,21 @@ def hidden_state_loss(
         mask_BS: True for real tokens.
         kind: `mse`, the squared error averaged over H (TinyBERT, eq. 8 and 9); `smooth_l1`, squared below 1 and linear
             above, averaged over H; `cosine`, 1 - cos (DistilBERT); `normalized_mse`, the squared distance of the two
-            vectors over their lengths, summed over H (PKD, eq. 7). A vector of zeros has cosine 0 to any other.
-        row_weights_B: multiplies what a row adds to the sum, but not what it counts.
-        reduction: `published` counts padding like any token.
+            unit vectors, summed over H (PKD, eq. 7). A zero vector has cosine 0 to any vector.
+        row_weights_B: weights of the rows in the sum; the count ignores them.
     """
-    mask = torch.ones_like(mask_BS, dtype=torch.bool) if reduction == "published" else mask_BS.bool()
-    # By place rather than by mask: its backward adds whole vectors instead of single numbers.
-    places_N = mask.flatten().nonzero().squeeze(1)
+    mask = mask_BS.bool()
+    # By index rather than by mask: its backward adds whole vectors instead of single numbers.
+    index_N = mask.flatten().nonzero().squeeze(1)
     student_NH, teacher_NH = (
-        at_least_float32(states.flatten(0, 1).index_select(0, places_N)) for states in (student_BSH, teacher_BSH)
+        at_least_float32(states.flatten(0, 1).index_select(0, index_N)) for states in (student_BSH, teacher_BSH)
     )
     if kind == "mse" and row_weights_B is None:
         total = F.mse_loss(student_NH, teacher_NH, reduction="sum") / student_NH.shape[-1]
         return Summed(total, mask.sum())
     distance_N = _distance(student_NH, teacher_NH, kind)
     if row_weights_B is not None:
-        distance_N = distance_N * row_weights_B[:, None].expand(mask.shape).flatten()[places_N]
+        distance_N = distance_N * row_weights_B[:, None].expand(mask.shape).flatten()[index_N]
     return Summed(distance_N.sum(), mask.sum())
 
 
@@ -65,7 +63,7 @@ def _distance(student_NH: Tensor, teacher_NH: Tensor, kind: StateDistance) -> Te
 
 
 def pool_states(states_BSH: Tensor, mask_BS: Tensor, *, pooling: Pooling) -> tuple[Tensor, Tensor]:
-    """Hidden states and mask to hand to `hidden_state_loss`: of all tokens, or of one vector for each row.
+    """Pool hidden states for `hidden_state_loss`: keep all tokens, or one vector per row.
 
     Args:
         states_BSH: hidden states.
@@ -74,8 +72,7 @@ def pool_states(states_BSH: Tensor, mask_BS: Tensor, *, pooling: Pooling) -> tup
             tokens (RAIL-KD).
 
     Returns:
-        States (B, S, H), or (B, 1, H) for `first` and `mean`, and their mask, which leaves out a row without any real
-        token.
+        States (B, S, H), or (B, 1, H) for `first` and `mean`, and their mask, which excludes rows without a real token.
     """
     if pooling == "tokens":
         return states_BSH, mask_BS

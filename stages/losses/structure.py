@@ -1,17 +1,17 @@
-"""Losses that compare the geometry of hidden states: pairs and triplets of tokens, of layers, of sequences.
+"""Losses between the geometry of hidden states: pairs and triplets of tokens, layers or sequences.
 
-No projection is needed: each side's relations are formed within its own width. Sources, read for the formulas:
+No projection is needed: relations are formed within the width of each model. Sources of the formulas:
 
 - CKD (Park et al. 2021, "Distilling Linguistic Context for Language Model Compression") and its authors' `loss.py`
   (GeondoPark/CKD at 28b124b): `word_pair_loss`, `word_angle_loss`, `layer_pair_loss`, `layer_angle_loss`, with the
-  options its README trains with, divergence of cosines for pairs and squared error for angles.
+  options its README trains with: divergence of cosines for pairs, squared error for angles.
 - MGSKD (Liu et al. 2022, "Multi-Granularity Structural Knowledge Distillation for Language Model Compression") and its
   authors' `loss.py` (LC97-pku/MGSKD at 0a1de37): `token_pair_loss`, `token_angle_loss`, `sample_angle_loss`. Its span
   level is left out: it averages tokens over phrases that a chunker marks in the text beforehand, which no batch here
-  carries.
+  has.
 
-What each function counts is ours: real tokens, and triplets of three different members that are all real. The authors
-average over padded and degenerate triplets as well, whose error is 0 on both sides; the docstrings give the factor.
+Counts are this project's: real tokens, and triplets of three different, real members. The authors also average over
+padded and degenerate triplets, whose error is 0 on both sides; the docstrings give the factor.
 
 Shapes: B batch, S sequence, H hidden width, L layers, N real tokens of the batch, W window, K anchors, M neighbours.
 """
@@ -30,10 +30,10 @@ from stages.losses.states import pool_states
 
 
 def word_pair_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor) -> Summed:
-    """CKD's word relation of pairs: KL(teacher ‖ student) of each token's cosines to the others, counting real tokens.
+    """Return CKD's word relation of pairs: KL(teacher ‖ student) of each token's cosines to the others.
 
-    The softmax runs over the sequence's other real tokens; a token alone in its sequence adds 0. The authors divide
-    the same sum by the number of pairs of real tokens, Σ length², in place of Σ length.
+    The softmax runs over the sequence's other real tokens; a token alone in its sequence adds 0. Counts real tokens,
+    Σ length; the authors divide the same sum by the number of pairs, Σ length².
 
     Args:
         student_BSH: the student's states of one layer.
@@ -49,40 +49,40 @@ def word_pair_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor) ->
 
 
 def word_angle_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, window: int) -> Summed:
-    """CKD's word relation of triplets: squared error of angles in a window, counting triplets.
+    """Return CKD's word relation of triplets: squared error of angles in a window, counting triplets.
 
-    The angle at token i between the tokens j and k is the cosine of x_i - x_j and x_i - x_k; j and k are two different
-    real tokens (in both orders), other than i, at most (window - 1) / 2 away from it. The authors average over all
-    window² places of each real token, of which those past the sequence's ends repeat its first or last position.
+    The angle at token i between the tokens j and k is the cosine of x_i - x_j and x_i - x_k; i, j and k are different
+    real tokens, j and k (in both orders) at most (window - 1) / 2 away from i. The authors average over all window²
+    positions around each real token; positions past the sequence's ends repeat its first or last position.
 
     Args:
         student_BSH: the student's states of one layer.
         teacher_BSH: the teacher's, without gradient; H may differ.
         mask_BS: True for real tokens.
-        window: odd, the centre included; the authors use 21.
+        window: odd, including the centre; the authors use 21.
     """
     assert window % 2 == 1, window
     mask = mask_BS.bool()
     row_N, centre_N = mask.nonzero(as_tuple=True)
     reach = torch.arange(-(window // 2), window // 2 + 1, device=mask.device)
-    place_NW = centre_N[:, None] + reach
-    inside_NW = (place_NW >= 0) & (place_NW < mask.shape[1]) & (reach != 0)
-    place_NW = place_NW.clamp(0, mask.shape[1] - 1)
-    valid_NW = inside_NW & mask[row_N[:, None], place_NW]
+    index_NW = centre_N[:, None] + reach
+    inside_NW = (index_NW >= 0) & (index_NW < mask.shape[1]) & (reach != 0)
+    index_NW = index_NW.clamp(0, mask.shape[1] - 1)
+    valid_NW = inside_NW & mask[row_N[:, None], index_NW]
 
     def angles(states_BSH: Tensor) -> Tensor:
         states = _without_padding(states_BSH, mask)
-        return _cosines(states[row_N, centre_N][:, None] - states[row_N[:, None], place_NW])
+        return _cosines(states[row_N, centre_N][:, None] - states[row_N[:, None], index_NW])
 
     error_NWW = (angles(student_BSH) - angles(teacher_BSH)).square()
     return _over_pairs(error_NWW, valid_NW)
 
 
 def layer_pair_loss(student_LBSH: Tensor, teacher_LBSH: Tensor, mask_BS: Tensor) -> Summed:
-    """CKD's layer-transforming relation of pairs, counting real tokens times layers.
+    """Return CKD's layer-transforming relation of pairs, counting real tokens times layers.
 
-    As `word_pair_loss`, between the layers' states of one token in place of one layer's states of a sequence. The
-    authors' average is this one over L.
+    `word_pair_loss` between the layers' states of one token instead of one layer's states of a sequence. The authors'
+    average is this one divided by L.
 
     Args:
         student_LBSH: the student's states of L layers.
@@ -97,10 +97,10 @@ def layer_pair_loss(student_LBSH: Tensor, teacher_LBSH: Tensor, mask_BS: Tensor)
 
 
 def layer_angle_loss(student_LBSH: Tensor, teacher_LBSH: Tensor, mask_BS: Tensor) -> Summed:
-    """CKD's layer-transforming relation of triplets: squared error of angles between layers, counting triplets.
+    """Return CKD's layer-transforming relation of triplets: squared error of angles, counting triplets.
 
-    Of each real token, the angle at one layer's state between those of two other layers, in both orders: L (L - 1)
-    (L - 2) triplets. The authors' average is this one times (L - 1) (L - 2) / L².
+    The angle at one layer's state of a real token between the states of two other layers, in both orders:
+    L (L - 1) (L - 2) triplets per token. The authors' average is this one times (L - 1) (L - 2) / L².
 
     Args:
         student_LBSH: the student's states of L layers.
@@ -113,16 +113,16 @@ def layer_angle_loss(student_LBSH: Tensor, teacher_LBSH: Tensor, mask_BS: Tensor
 
 
 def token_pair_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int) -> Summed:
-    """MGSKD's token relation of pairs: squared error of scaled dot products, counting heads times pairs of real tokens.
+    """Return MGSKD's token relation of pairs: squared error of scaled dot products.
 
-    Each state is split into `num_heads` parts, and the products are divided by the root of a part's width. The authors
-    average the same way.
+    Each state is split into `num_heads` parts, and the products are divided by the root of a part's width. Counts heads
+    times pairs of real tokens, as the authors do.
 
     Args:
         student_BSH: the student's states of one layer.
         teacher_BSH: the teacher's, without gradient; H may differ.
         mask_BS: True for real tokens.
-        num_heads: has to divide both H; the authors use 64.
+        num_heads: divides both H; the authors use 64.
     """
     student = _relation_scores(student_BSH, mask_BS, num_heads)
     return attention_score_loss(student, _relation_scores(teacher_BSH, mask_BS, num_heads), mask_BS)
@@ -131,21 +131,21 @@ def token_pair_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *
 def token_angle_loss(
     student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int, num_anchors: int, num_neighbours: int
 ) -> Summed:
-    """MGSKD's token relation of triplets: smooth L1 error of angles at salient tokens, counting triplets.
+    """Return MGSKD's token relation of triplets: smooth L1 error of angles at salient tokens, counting triplets.
 
-    The teacher chooses: the softmax of its scaled dot products (`token_pair_loss`) over real tokens says how much each
-    token attends to each. Anchors are the tokens most attended to, summed over heads and queries; an anchor's
-    neighbours are the other tokens that it attends to most, summed over heads. The angle at an anchor lies between its
-    differences, at full width, to two different neighbours, in both orders. The authors' average differs in an anchor
-    that stands among its own neighbours, as happens in sequences of at most `num_neighbours` tokens.
+    The teacher selects the tokens: the softmax of its scaled dot products (`token_pair_loss`) over real tokens is the
+    attention from each token to each other token. Anchors are the tokens with the most attention, summed over heads
+    and queries; an anchor's neighbours are the other tokens it attends to most, summed over heads. The angle at an
+    anchor lies between its differences, at full width, to two different neighbours, in both orders. The authors also
+    count an anchor among its own neighbours in sequences of at most `num_neighbours` tokens.
 
     Args:
         student_BSH: the student's states of one layer.
         teacher_BSH: the teacher's, without gradient; H may differ.
         mask_BS: True for real tokens.
-        num_heads: has to divide the teacher's H; the authors use 64.
-        num_anchors: at most so many in each sequence; the authors use 20.
-        num_neighbours: at most so many of each anchor; the authors use 20.
+        num_heads: divides the teacher's H; the authors use 64.
+        num_anchors: the most anchors in a sequence; the authors use 20.
+        num_neighbours: the most neighbours of an anchor; the authors use 20.
     """
     mask = mask_BS.bool()
     anchor_BK, neighbour_BKM = _salient_tokens(
@@ -164,20 +164,20 @@ def token_angle_loss(
 
 
 def sample_angle_loss(student_BSH: Tensor, teacher_BSH: Tensor, mask_BS: Tensor, *, num_heads: int) -> Summed:
-    """MGSKD's sample relation: smooth L1 error of the angles between sequences, counting heads times triplets of rows.
+    """Return MGSKD's sample relation: smooth L1 error of angles between sequences.
 
-    A sequence is the mean of its real tokens' states, split into `num_heads` parts. Of each part, the angle at one row
-    lies between its differences to two other rows, in both orders. The authors' average over B rows is this one times
-    (B - 1) (B - 2) / B².
+    A sequence is the mean of its real tokens' states, split into `num_heads` parts. For each part, the angle at one row
+    lies between its differences to two other rows, in both orders. Counts heads times triplets of rows; the authors'
+    average over B rows is this one times (B - 1) (B - 2) / B².
 
-    This loss relates the rows of a batch to each other. Total and count do not add up over a split of the rows, and
-    gradients change with the size of a microbatch; of fewer than three rows with a real token both are 0.
+    The loss relates the rows of a batch to each other: total and count do not add up over a split of the rows, and
+    gradients change with the microbatch size. With fewer than three rows that have a real token both are 0.
 
     Args:
         student_BSH: the student's states of one layer.
         teacher_BSH: the teacher's, without gradient; H may differ.
         mask_BS: True for real tokens.
-        num_heads: has to divide both H; the authors use 64.
+        num_heads: divides both H; the authors use 64.
     """
 
     def by_head(states_BSH: Tensor) -> Tensor:
@@ -194,12 +194,12 @@ def _without_padding(states_BSH: Tensor, mask_BS: Tensor) -> Tensor:
 
 
 def _by_token(states_LBSH: Tensor, mask_BS: Tensor) -> Tensor:
-    """The layers' states of each real token, (N, L, H)."""
+    """(N, L, H): the states of each real token in all layers."""
     return at_least_float32(states_LBSH.permute(1, 2, 0, 3)[mask_BS.bool()])
 
 
 def _relation_scores(states_BSH: Tensor, mask_BS: Tensor, num_heads: int) -> Tensor:
-    """Scaled dot products of each part of a state, (B, num_heads, S, S); 0 at padding."""
+    """(B, num_heads, S, S): scaled dot products of each part of a state; 0 at padding."""
     parts = states_BSH.unflatten(-1, (num_heads, -1)).transpose(1, 2)
     return attention_scores(parts, parts, mask_BS, scaling=1 / math.sqrt(parts.shape[-1]))
 
@@ -207,34 +207,34 @@ def _relation_scores(states_BSH: Tensor, mask_BS: Tensor, num_heads: int) -> Ten
 def _salient_tokens(
     states_BSH: Tensor, mask_BS: Tensor, *, num_heads: int, num_anchors: int, num_neighbours: int
 ) -> tuple[Tensor, Tensor]:
-    """Positions of anchors (B, K) and of their neighbours (B, K, M), those with a lower score after the others.
+    """Positions of anchors (B, K) and of their neighbours (B, K, M), by descending score.
 
-    Where a sequence has too few real tokens, padding fills up the anchors, and padding or the anchor the neighbours.
+    In a sequence with too few real tokens, padding fills up the anchors, and padding or the anchor the neighbours.
     """
     scores = _relation_scores(states_BSH.detach(), mask_BS, num_heads)
     attended = log_softmax_over(scores, mask_BS[:, None, None, :]).exp()
     attended = attended.masked_fill(~(mask_BS[:, None, :, None] & mask_BS[:, None, None, :]), 0.0)
-    to_each_BSS = attended.sum(1)
-    # Below every sum of probabilities, so that what must not be chosen comes last.
-    in_total_BS = to_each_BSS.sum(1).masked_fill(~mask_BS, -1.0)
+    attention_BSS = attended.sum(1)
+    # Below every sum of probabilities, so that excluded tokens come last.
+    received_BS = attention_BSS.sum(1).masked_fill(~mask_BS, -1.0)
     itself = torch.eye(mask_BS.shape[1], dtype=torch.bool, device=mask_BS.device)
-    to_each_BSS = to_each_BSS.masked_fill(itself | ~mask_BS[:, None, :], -1.0)
-    # A stable sort, so that ties go to the earlier token whatever the padding.
-    anchor_BK = in_total_BS.sort(stable=True, dim=-1, descending=True).indices[:, :num_anchors]
+    attention_BSS = attention_BSS.masked_fill(itself | ~mask_BS[:, None, :], -1.0)
+    # Stable, so that ties go to the earlier token whatever the padding.
+    anchor_BK = received_BS.sort(stable=True, dim=-1, descending=True).indices[:, :num_anchors]
     row_B1 = torch.arange(len(mask_BS), device=mask_BS.device)[:, None]
-    to_each_BKS = to_each_BSS[row_B1, anchor_BK]
-    order_BKS = to_each_BKS.sort(stable=True, dim=-1, descending=True).indices
+    attention_BKS = attention_BSS[row_B1, anchor_BK]
+    order_BKS = attention_BKS.sort(stable=True, dim=-1, descending=True).indices
     return anchor_BK, order_BKS[:, :, :num_neighbours]
 
 
 def _cosines(vectors: Tensor) -> Tensor:
-    """Cosines between all pairs of the vectors in the last two dimensions, (…, n, H) to (…, n, n)."""
+    """(…, n, n): cosines between all pairs of the vectors (…, n, H)."""
     units = unit_vectors(vectors)
     return product(units, units.transpose(-1, -2))
 
 
 def _angles(vectors: Tensor) -> Tensor:
-    """Cosines of the angle at each vector between each two, (…, n, H) to (…, n, n, n); the first n is the vertex."""
+    """(…, n, n, n): cosines of the angles of all triplets of the vectors (…, n, H); the first n is the vertex."""
     return _cosines(vectors[..., :, None, :] - vectors[..., None, :, :])
 
 

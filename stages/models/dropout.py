@@ -3,7 +3,7 @@
 torch's dropout reads one generator in the order of the calls, so another cut of a step's rows, or another padding,
 draws other masks. Here every number is a hash of what it is for: the seed, the step, the row, the place (which dropout
 of the forward pass) and the position within the row. So the gradient of a step depends neither on
-`execution.microbatch_tokens`, nor on a pass that was halved, nor on how many processes share the rows; and there is no
+`execution.microbatch_tokens` nor on a pass that was halved; and there is no
 generator whose state a resumed run would need.
 
 A row's positions get 32-bit keys from splitmix64 (Steele, Lea and Flood 2014); a feature is kept where the product of

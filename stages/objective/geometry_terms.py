@@ -14,7 +14,6 @@ from stages.data.batching.tokens import Batch
 from stages.losses import (
     Summed,
     angular_contrastive_loss,
-    gather_rows,
     layer_angle_loss,
     layer_pair_loss,
     sample_angle_loss,
@@ -118,7 +117,7 @@ def layer_relation_term(config: LayerRelation, pair: Pair, targets: Targets) -> 
 
 
 def contrastive_term(config: Contrastive, pair: Pair, targets: Targets) -> Term:
-    """LRC-BERT's contrast over all mapped blocks, with the rows of the whole step and of every process."""
+    """LRC-BERT's contrast over all mapped blocks, with the rows of the whole step."""
     matched = _matched(targets)
 
     def compute(student: Outputs, target: Target | None, batch: Batch) -> Summed:
@@ -131,8 +130,7 @@ def contrastive_term(config: Contrastive, pair: Pair, targets: Targets) -> Term:
         wanted = torch.stack(
             [pair.projections.teacher(f"hidden_{layer}", mean) for layer, mean in zip(matched, means, strict=True)]
         )
-        states, mask, first = gather_rows(wanted, pool.mask)
-        return angular_contrastive_loss(given, states, batch.attention_mask, mask, pool.own + first)
+        return angular_contrastive_loss(given, wanted.detach(), batch.attention_mask, pool.mask, pool.own)
 
     return Term(
         config.name,

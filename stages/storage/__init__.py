@@ -1,1 +1,1 @@
-"""Files and folders that are whole or absent, and columns of numbers mapped from disk."""
+"""Atomic files and folders, and columns of numbers mapped from disk."""

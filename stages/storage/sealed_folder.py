@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all: written beside, synced to disk, renamed.
+"""Atomic files and folders: written under a temporary name, synced to disk, renamed, and verified by SHA-256.
 
-With size and SHA-256 of every file, so that what a disk did to them afterwards is found before they
-are used. A process killed at any instant, a power cut or a full disk leaves what was there before.
+A process killed at any instant, a power cut or a full disk leaves the previous content in place. Size and SHA-256 of
+every file are kept, so that damage is detected before a file is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from schemas.core.base import Frozen
 from schemas.core.regular_files import open_regular, read_regular, special_kind
@@ -29,6 +29,7 @@ from schemas.results.manifest import FileEntry
 log = logging.getLogger(__name__)
 
 SEAL = "sealed.json"
+MANIFEST, MANIFEST_SEAL = "manifest.json", "manifest.sha256"
 _TEMPORARY = re.compile(r"^\.tmp-(\d+)-[0-9a-f]{8}-(.+)$")
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 _OLD_SECONDS = 60.0
@@ -36,13 +37,13 @@ _FOREIGN_OLD_SECONDS = 7 * 86400.0
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, 64 lower-case hexadecimal digits."""
+    """Return the SHA-256 of a file's content as 64 lower-case hexadecimal digits."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """As `sha256_of`, read anew only when the file has changed; for what nobody writes while it is used."""
+    """Return `sha256_of` from a cache keyed by path, size and modification time; for files that are never rewritten."""
     status = path.stat()
     return _digest_of_version(path, status.st_size, status.st_mtime_ns)
 
@@ -53,14 +54,14 @@ def _digest_of_version(path: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def files_in(folder: Path) -> list[str]:
-    """Paths of all files below `folder`, relative to it, with forward slashes, sorted."""
+    """Return the sorted paths of all files below `folder`, relative to it, with forward slashes."""
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
     )
 
 
 def measure(folder: Path) -> dict[str, FileEntry]:
-    """Size and SHA-256 of every file below `folder`, by relative path."""
+    """Return size and SHA-256 of every file below `folder`, by relative path."""
     return {
         name: FileEntry(size=(folder / name).stat().st_size, sha256=sha256_of(folder / name))
         for name in files_in(folder)
@@ -68,39 +69,57 @@ def measure(folder: Path) -> dict[str, FileEntry]:
 
 
 def differences(folder: Path, files: dict[str, FileEntry], *, content: bool) -> list[str]:
-    """What is missing or damaged below `folder`, one line a file; empty when all is as listed.
+    """Describe every missing or damaged file below `folder`; empty if all files match.
 
     Args:
-        folder: where the files are.
-        files: what they should be.
-        content: compare SHA-256 too; otherwise only sizes, which costs no reading.
+        folder: folder of the files.
+        files: expected size and SHA-256 by relative path.
+        content: compare SHA-256 too; sizes alone need no reading.
     """
-    found = []
+    problems = []
     for name, entry in files.items():
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            found.append(f"{name} is listed in its manifest but points outside the folder")
+            problems.append(f"{name} is listed in its manifest but points outside the folder")
             continue
         path = folder / name
         if kind := special_kind(path):
-            found.append(f"{name} is {kind}, not a regular file")
+            problems.append(f"{name} is {kind}, not a regular file")
         elif not path.is_file():
-            found.append(f"{name} is missing")
+            problems.append(f"{name} is missing")
         elif (size := path.stat().st_size) != entry.size:
-            given, right = _sizes(size, entry.size)
-            found.append(f"{name} has {given}, its manifest says {right}")
+            actual, expected = _shown_sizes(size, entry.size)
+            problems.append(f"{name} has {actual}, its manifest says {expected}")
         elif content and sha256_of(path) != entry.sha256:
-            found.append(f"{name} has other content than its manifest says (SHA-256 differs)")
-    return found
+            problems.append(f"{name} has other content than its manifest lists (SHA-256 differs)")
+    return problems
 
 
-def _sizes(given: int, right: int) -> tuple[str, str]:
-    in_mb = tuple(f"{size / 1e6:.0f} MB" for size in (given, right))
-    if in_mb[0] != in_mb[1]:
-        return in_mb[0], in_mb[1]
-    return f"{given:,} bytes", f"{right:,} bytes"
+def _shown_sizes(actual: int, expected: int) -> tuple[str, str]:
+    in_mb = f"{actual / 1e6:.0f} MB", f"{expected / 1e6:.0f} MB"
+    return in_mb if in_mb[0] != in_mb[1] else (f"{actual:,} bytes", f"{expected:,} bytes")
 
 
-def _here() -> str:
+def seal_of(content: bytes, name: str = MANIFEST) -> str:
+    """Return the line for `sha256sum -c`: SHA-256 of a file's content, and its name."""
+    return f"{hashlib.sha256(content).hexdigest()}  {name}\n"
+
+
+def is_sealed(seal: Path, content: bytes, name: str = MANIFEST) -> bool:
+    """Return whether the file `seal` belongs to this content of the file `name`; False if there is no seal."""
+    try:
+        return read_regular(seal) == seal_of(content, name).encode("utf-8")
+    except FileNotFoundError:
+        return False
+
+
+def write_manifest(folder: Path, manifest: BaseModel) -> None:
+    """Write manifest.json and the seal that covers it; the manifest is written last."""
+    text = (manifest.model_dump_json(indent=1) + "\n").encode("utf-8")
+    (folder / MANIFEST_SEAL).write_text(seal_of(text), encoding="utf-8")
+    (folder / MANIFEST).write_bytes(text)
+
+
+def _machine() -> str:
     # Containers may share a host name but not a process table; the pid namespace tells them apart.
     try:
         namespace = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
@@ -110,8 +129,8 @@ def _here() -> str:
 
 
 def temporary_name() -> str:
-    """A name for something unfinished that says which process, on which host, is making it."""
-    return f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{_here()}"
+    """Return a name for an unfinished file or folder that identifies its process and host."""
+    return f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{_machine()}"
 
 
 def _process_lives(pid: int) -> bool:
@@ -125,10 +144,10 @@ def _process_lives(pid: int) -> bool:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Removes what dead processes left unfinished in `folder`; returns what was removed.
+    """Remove unfinished files and folders of dead processes from `folder`; return their paths.
 
-    A leftover of this host goes when its process is dead and it is older than a minute; one of
-    another host or container, whose processes cannot be seen from here, after a week.
+    Leftovers of this host are removed if their process is dead and they are older than a minute; those of another host
+    or container, whose processes are not visible, after a week.
     """
     removed = []
     for path in folder.glob(".tmp-*"):
@@ -139,21 +158,18 @@ def sweep(folder: Path) -> list[Path]:
             continue  # another process swept it first
         if match is None:
             continue
-        ours = match[2] == _here()
+        ours = match[2] == _machine()
         if (ours and not _process_lives(int(match[1])) and age > _OLD_SECONDS) or (
             not ours and age > _FOREIGN_OLD_SECONDS
         ):
             remove(path)
             removed.append(path)
-            log.info("removed %s, left unfinished by a process that is gone", path)
+            log.info("removed %s, left unfinished by a process that no longer runs", path)
     return removed
 
 
 def remove(path: Path) -> None:
-    """Removes a file or folder if it can.
-
-    A failure is only logged, since it costs space and nothing else.
-    """
+    """Remove a file or folder; a failure is only logged, since it costs nothing but space."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -164,13 +180,12 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Brings a file or folder to the disk itself."""
+    """Flush a file or folder to disk (fsync)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network file systems know no fsync of a folder; there the rename itself is
-        # durable or nothing is.
+        # Some network file systems have no fsync of a folder; there a rename is durable or nothing is.
         if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -178,14 +193,14 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Brings every file and folder below `folder`, and `folder` itself, to the disk."""
+    """Flush `folder` and every file and folder below it to disk."""
     for path in sorted(folder.rglob("*"), reverse=True):
         sync(path)
     sync(folder)
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and what is missing above it, each name on the disk before anything is put into it."""
+    """Create `folder` and its missing parents, each flushed to disk before anything is put into it."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -195,7 +210,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def unfinished(parent: Path) -> Iterator[Path]:
-    """A fresh folder in `parent` to fill and rename; whatever goes wrong inside, it is removed."""
+    """Yield a fresh folder in `parent` to fill and rename; it is removed unless the block renames it."""
     make_folder(parent)
     folder = parent / temporary_name()
     folder.mkdir()
@@ -207,27 +222,27 @@ def unfinished(parent: Path) -> Iterator[Path]:
 
 
 def disk_error(error: BaseException) -> OSError | None:
-    """What the file system refused behind `error`; None where it has another reason."""
+    """Return the file-system error that caused `error`; None if it has another cause."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
             return seen
         if isinstance(seen, OSError) and "Not enough disk space" in str(seen):
-            # `datasets` looks for room beforehand and says so without a number.
+            # `datasets` checks the free space itself and raises without an errno.
             return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         seen = seen.__cause__ or seen.__context__
     return None
 
 
 class Seal(Frozen):
-    """Makes a folder of a cache whole; written last."""
+    """Contents of sealed.json, which marks a cache folder as whole; written last."""
 
     files: dict[str, FileEntry]
-    """Every file but this one."""
+    """Every file except sealed.json."""
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether `folder` was made by `make_whole` and every byte of it is as it was then."""
+    """Return whether `folder` was written by `make_whole` and has not changed since."""
     try:
         text = read_regular(folder / SEAL).decode("utf-8")
         versions = tuple(
@@ -242,7 +257,7 @@ def is_whole(folder: Path) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _as_sealed(folder: Path, text: str, _versions: tuple[tuple[str, int, int], ...]) -> bool:
-    # Read anew only when a file has changed: each stage asks.
+    # Cached by file versions, because every stage asks.
     try:
         return not differences(folder, Seal.model_validate_json(text).files, content=True)
     except (OSError, ValidationError):
@@ -250,9 +265,9 @@ def _as_sealed(folder: Path, text: str, _versions: tuple[tuple[str, int, int], .
 
 
 def make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Have `fill` make the content of `folder`, which appears in one rename, sealed.
+    """Let `fill` write the content of `folder`, seal it, and make it appear in one rename.
 
-    Another process that was first with a whole one is as good.
+    A whole folder that another process made first is kept.
 
     Raises:
         OSError: the file system refused; nothing unfinished is left.
@@ -274,7 +289,7 @@ def make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
                 os.replace(beside, folder)
                 break
             except OSError as error:
-                # Another process has renamed between the look and here: look again.
+                # Another process renamed its folder after the check above: check again.
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
         sync(folder.parent)

@@ -20,8 +20,8 @@ from stages.data.readers.first_reading import as_it_is_now, first_reading
 from stages.data.tasks.load import load_task, task_digest
 from stages.identity import changed_since, stage_digest, stage_identity
 from stages.models.encoders import locate
+from stages.ports.plain import SilentProgress, plain_ports
 from stages.run import run_stage
-from tests.support.fakes import SilentProgress, fake_ports
 from tests.support.toys import toy_recipe
 
 ROW = '{"text_a": "a good film", "label": "good"}\n'
@@ -74,7 +74,7 @@ def test_what_changes_while_a_stage_trains_changes_nothing_of_it(kind: str, reci
 
     identity = stage_identity(config, None)
     digest = stage_digest(config, None)
-    ports = fake_ports(tmp_path, progress=Meanwhile(deed=change))
+    ports = plain_ports(tmp_path, progress=Meanwhile(deed=change))
     result = run_stage(config, None, ports, identity)
     assert result.checkpoint.digest == digest
     said = changed_since(identity, config, None)
@@ -93,7 +93,7 @@ def test_a_stage_whose_data_changed_before_it_was_read_is_refused_before_it_trai
     config = a_teacher(recipe)
     identity = stage_identity(config, None)
     append(recipe.task.train)  # type: ignore[union-attr]
-    ports = fake_ports(tmp_path)
+    ports = plain_ports(tmp_path)
     with pytest.raises(DataError, match="teacher: its data changed while it was read"):
         run_stage(config, None, ports, identity)
     assert not ports.sink.points  # type: ignore[attr-defined]

@@ -23,9 +23,9 @@ from schemas.recipe.teacher import FinetunedTeacher, PretrainedTeacher
 from schemas.results.manifest import CheckpointRef, StageResult
 from stages.models.encoders import shape_of
 from stages.models.student import fresh_student
+from stages.ports.plain import MetricList, plain_ports
 from stages.preflight.checks import preflight
 from stages.run import run_stage
-from tests.support.fakes import ListSink, fake_ports
 from tests.support.families import CAPTURED, FAMILIES, SHAPE, family_config, family_folder
 from tests.support.kinds import kind_task
 from tests.support.toys import toy_recipe_dict
@@ -71,7 +71,7 @@ def folder_of(here: Path, family: str, labels: tuple[str, ...] | None = None) ->
 
 def general_stage(
     here: Path, toys: dict[str, Any], teacher: str, student: str | None = None
-) -> tuple[StageConfig, StageResult, ListSink]:
+) -> tuple[StageConfig, StageResult, MetricList]:
     """The general stage on everything that can be matched, run to its end."""
     model = FolderModel(path=str(folder_of(here, teacher)))
     config = StageConfig(
@@ -83,8 +83,8 @@ def general_stage(
         objective=LatentObjective.model_validate({"terms": terms(teacher, student or teacher)}),
         training=TRAINING,
     )
-    sink = ListSink()
-    ports = fake_ports(here / f"{teacher}-{student}", cache=cache_of(here), sink=sink, log_every=1)
+    sink = MetricList()
+    ports = plain_ports(here / f"{teacher}-{student}", cache=cache_of(here), sink=sink, log_every=1)
     return config, run_stage(config, None, ports), sink
 
 
@@ -95,7 +95,7 @@ def cache_of(here: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def general(here: Path, toys: dict[str, Any], family: str) -> tuple[StageConfig, StageResult, ListSink]:
+def general(here: Path, toys: dict[str, Any], family: str) -> tuple[StageConfig, StageResult, MetricList]:
     return general_stage(here, toys, family)
 
 
@@ -117,7 +117,7 @@ def check_checkpoint(checkpoint: CheckpointRef, auto: Any, model_type: str, conf
 
 
 def test_a_general_stage_trains_a_student_that_opens(
-    family: str, general: tuple[StageConfig, StageResult, ListSink]
+    family: str, general: tuple[StageConfig, StageResult, MetricList]
 ) -> None:
     config, result, sink = general
     assert result.steps == 3
@@ -133,7 +133,7 @@ def test_a_general_stage_trains_a_student_that_opens(
 
 
 def test_a_stage_with_labels_goes_on_from_it(
-    here: Path, toys: dict[str, Any], family: str, general: tuple[StageConfig, StageResult, ListSink]
+    here: Path, toys: dict[str, Any], family: str, general: tuple[StageConfig, StageResult, MetricList]
 ) -> None:
     if type(family_config(family)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         pytest.skip(f"transformers has no sequence classifier of the family {family}")
@@ -148,8 +148,8 @@ def test_a_stage_with_labels_goes_on_from_it(
         objective=TaskObjective.model_validate({"latent": {"terms": terms(family)}}),
         training=TRAINING,
     )
-    sink = ListSink()
-    ports = fake_ports(here / f"{family}-task", cache=cache_of(here), sink=sink, log_every=1)
+    sink = MetricList()
+    ports = plain_ports(here / f"{family}-task", cache=cache_of(here), sink=sink, log_every=1)
     result = run_stage(config, first.checkpoint, ports)
     for name in ("soft_label_loss", "hard_label_loss", "hidden_loss"):
         values = sink.values(f"train/{name}")

@@ -1,4 +1,4 @@
-"""Published relation and attention losses: value and gradient of every case, reached by the reduction named beside it.
+"""Published relation and attention losses: value and gradient of every case of the fixtures.
 
 NVIDIA's code (`dle`) masks nothing itself, PaddleNLP's (`paddle`) masks padded keys alone and divides by the first
 dimension, milistu/bertdistiller averages within each sequence first.
@@ -16,27 +16,34 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.losses import attention_probability_loss, attention_score_loss, hidden_state_loss, relation_loss
-from tests.parity.published import check_value_and_gradient
+from stages.losses import relation_loss
+from tests.parity.published import (
+    bertdistiller_relation_mean,
+    check_value_and_gradient,
+    paddle_relation_sum,
+    published_probability_loss,
+    published_score_loss,
+    published_state_loss,
+)
 
 
 def nvidia(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     if name.startswith("dle_attention_kld"):
-        return attention_probability_loss(student, teacher, mask, kind="kl", reduction="published").mean()
+        return published_probability_loss(student, teacher, kind="kl").mean()
     if name == "dle_attention_mse":
-        return attention_score_loss(student, teacher, mask, reduction="published").mean()
+        return published_score_loss(student, teacher).mean()
     if name == "dle_hidden_mse":
-        return hidden_state_loss(student, teacher, mask, reduction="published").mean()
+        return published_state_loss(student, teacher).mean()
     if name == "dle_hidden_cosine":
-        return hidden_state_loss(student, teacher, mask, kind="cosine", reduction="published").mean()
+        return published_state_loss(student, teacher, kind="cosine").mean()
     assert name == "dle_value_relation_kld"
-    # It knows no mask: every position is real.
+    # NVIDIA's code has no mask here: every position is real.
     return relation_loss(student, teacher, torch.ones_like(mask), num_heads=None).mean()
 
 
 def paddle(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     def summed(across: str) -> Tensor:
-        return relation_loss(student, teacher, mask, num_heads=num_heads, across=across, reduction="with_padding").total
+        return paddle_relation_sum(student, teacher, mask, num_heads=num_heads, across=across)
 
     num_heads = int(re.findall(r"heads(\d+)", name)[0])
     if name.startswith("paddle_minilm"):
@@ -53,7 +60,7 @@ def paddle(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 def bertdistiller(name: str, student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     num_heads = int(re.findall(r"heads(\d+)", name)[0])
-    return relation_loss(student, teacher, mask, num_heads=num_heads, reduction="per_sequence").mean()
+    return bertdistiller_relation_mean(student, teacher, mask, num_heads=num_heads)
 
 
 SOURCES = {"dle": nvidia, "paddle": paddle, "bertdistiller": bertdistiller}

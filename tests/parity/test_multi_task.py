@@ -18,11 +18,11 @@ from schemas.recipe.stage import StageConfig
 from stages.data.batching.tokens import Batch, Tokens
 from stages.models.attention_capture import Recording
 from stages.objective.terms import Outputs
+from stages.ports.plain import plain_ports
 from stages.run import run_stage
 from stages.stage_data import load_data
 from stages.training.trainer import Trainer
 from tests.support.builders import tiny_tokenizer
-from tests.support.fakes import fake_ports
 from tests.support.kinds import kind_rows, kind_task
 from tests.support.toys import make_trainer, toy_recipe_dict
 
@@ -49,7 +49,7 @@ def config(tmp_path: Path) -> StageConfig:
 
 @pytest.fixture
 def trainer(config: StageConfig, tmp_path: Path) -> Trainer:
-    return make_trainer(config, fake_ports(tmp_path))
+    return make_trainer(config, plain_ports(tmp_path))
 
 
 def rows_of_all(trainer: Trainer, number: int = 12) -> Batch:
@@ -133,7 +133,7 @@ def test_joined_labels_keep_what_is_unknown_unknown() -> None:
 
 
 def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_path: Path) -> None:
-    ports = fake_ports(tmp_path)
+    ports = plain_ports(tmp_path)
     result = run_stage(config, None, ports)
     model = AutoModelForSequenceClassification.from_pretrained(Path(result.checkpoint.path) / "model").eval()
     assert list(model.config.id2label.values()) == NAMES

@@ -18,10 +18,10 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.data.batching.tokens import Batch
 from stages.objective.terms import run_model
+from stages.ports.plain import MetricList, plain_ports
 from stages.run import run_stage
 from stages.training.gradients import gradient_shares
 from stages.training.trainer import Trainer
-from tests.support.fakes import ListSink, fake_ports
 from tests.support.toys import LATENTS, make_trainer, toy_recipe
 
 
@@ -55,7 +55,7 @@ def shares_of(trainer: Trainer, batch: Batch) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", sorted(LATENTS))
 def test_counts_are_known_before_the_forward_pass(name: str, recipe: Recipe, tmp_path: Path) -> None:
-    trainer = make_trainer(general(recipe, LATENTS[name]), fake_ports(tmp_path))
+    trainer = make_trainer(general(recipe, LATENTS[name]), plain_ports(tmp_path))
     batch = trainer.microbatches()[0]
     output = run_model(trainer.student, batch, trainer.objective.student_needs)
     losses = trainer.objective.compute(output, trainer.target(batch), batch)
@@ -67,14 +67,14 @@ def test_counts_are_known_before_the_forward_pass(name: str, recipe: Recipe, tmp
 @pytest.mark.parametrize("name", sorted(LATENTS))
 def test_neither_accumulation_nor_padding_changes_the_gradient(name: str, recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, LATENTS[name])
-    whole = make_trainer(config, fake_ports(tmp_path))
-    cut = make_trainer(config, fake_ports(tmp_path, microbatch_tokens=40))
+    whole = make_trainer(config, plain_ports(tmp_path))
+    cut = make_trainer(config, plain_ports(tmp_path, microbatch_tokens=40))
     assert len(whole.batches.step(0)) == 1 < len(cut.batches.step(0))
     whole.accumulate()
     expected = gradients(whole)
     assert expected
     assert all(bool(gradient.isfinite().all()) for gradient in expected.values())
-    padded = make_trainer(config, fake_ports(tmp_path))
+    padded = make_trainer(config, plain_ports(tmp_path))
     own = padded.tokens.batch
     padded.microbatches = lambda: [_longer(own(rows)) for rows in padded.batches.step(0)]  # type: ignore[method-assign]
     padded.accumulate()
@@ -104,7 +104,7 @@ def _longer(batch: Any) -> Any:
 @pytest.mark.parametrize("name", ["tinybert", "minilm_v2", "lrc", "emd"])
 def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(name: str, recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, LATENTS[name])
-    trainer = make_trainer(config, fake_ports(tmp_path))
+    trainer = make_trainer(config, plain_ports(tmp_path))
     trainer.accumulate()
     expected = gradients(trainer)
     for parameter in trainer.parameters.values():
@@ -113,8 +113,8 @@ def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(name: str, recipe:
     assert set(shares) == {term.key for term in trainer.objective.terms}
     assert sum(shares.values()) == pytest.approx(1)
     assert not gradients(trainer)
-    sink = ListSink()
-    again = make_trainer(config, fake_ports(tmp_path, gradient_share_every=1, sink=sink))
+    sink = MetricList()
+    again = make_trainer(config, plain_ports(tmp_path, gradient_share_every=1, sink=sink))
     again.accumulate()
     assert all(torch.equal(gradient, expected[key]) for key, gradient in gradients(again).items())
     logged = {f"train/gradient_share/{key}": value for key, value in shares.items()}
@@ -122,7 +122,7 @@ def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(name: str, recipe:
 
 
 def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = make_trainer(general(recipe, {}), fake_ports(tmp_path))
+    trainer = make_trainer(general(recipe, {}), plain_ports(tmp_path))
     batch = trainer.microbatches()[0]
     counts = trainer.objective.counts(batch)
     norms = {}
@@ -138,7 +138,7 @@ def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path:
 
 
 def test_terms_are_divided_by_their_value_at_step_0(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = make_trainer(general(recipe, {"normalize": "first_step"}), fake_ports(tmp_path))
+    trainer = make_trainer(general(recipe, {"normalize": "first_step"}), plain_ports(tmp_path))
     trainer.accumulate()
     weights, means = trainer.objective.weights(), trainer.meter.means()
     for name in ("attention", "hidden", "embedding"):
@@ -148,16 +148,16 @@ def test_terms_are_divided_by_their_value_at_step_0(recipe: Recipe, tmp_path: Pa
 
 def test_first_values_are_kept_in_the_training_state(recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, {"normalize": "first_step"})
-    first = make_trainer(config, fake_ports(tmp_path))
+    first = make_trainer(config, plain_ports(tmp_path))
     first.train_step()
-    second = make_trainer(config, fake_ports(tmp_path))
+    second = make_trainer(config, plain_ports(tmp_path))
     second.restore(first.state())
     assert not second.objective.wants_initial
     assert second.objective.weights() == first.objective.weights()
 
 
 def test_blocks_are_unlocked_from_the_bottom(recipe: Recipe, tmp_path: Path) -> None:
-    objective = make_trainer(general(recipe, {"unlock": "bottom_up"}), fake_ports(tmp_path)).objective
+    objective = make_trainer(general(recipe, {"unlock": "bottom_up"}), plain_ports(tmp_path)).objective
     for progress, unlocked in ((0.0, {0}), (0.49, {0}), (0.5, {0, 1}), (0.99, {0, 1})):
         objective.begin(epoch=0, progress=progress)
         weights = objective.weights()
@@ -167,7 +167,7 @@ def test_blocks_are_unlocked_from_the_bottom(recipe: Recipe, tmp_path: Path) -> 
 
 def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, {"layer_map": {"kind": "random", "seed": 3}})
-    objective = make_trainer(config, fake_ports(tmp_path)).objective
+    objective = make_trainer(config, plain_ports(tmp_path)).objective
     drawn = []
     for epoch in (0, 1, 2, 3, 1):
         objective.begin(epoch=epoch, progress=0.0)
@@ -177,8 +177,8 @@ def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(reci
 
 
 def test_a_perturbed_step_differs_and_is_as_long_as_asked_for(recipe: Recipe, tmp_path: Path) -> None:
-    plain = make_trainer(general(recipe, {}), fake_ports(tmp_path))
-    perturbed = make_trainer(general(recipe, {}, gradient_perturbation=1.0), fake_ports(tmp_path))
+    plain = make_trainer(general(recipe, {}), plain_ports(tmp_path))
+    perturbed = make_trainer(general(recipe, {}, gradient_perturbation=1.0), plain_ports(tmp_path))
     seen: list[Tensor] = []
     table = perturbed.student.get_input_embeddings()  # type: ignore[operator]
     inner = table.forward
@@ -197,8 +197,8 @@ def test_a_perturbed_step_differs_and_is_as_long_as_asked_for(recipe: Recipe, tm
 
 def test_every_kind_of_objective_runs_a_whole_stage(recipe: Recipe, tmp_path: Path) -> None:
     for name, latent in LATENTS.items():
-        ports = fake_ports(tmp_path / name)
+        ports = plain_ports(tmp_path / name)
         result = run_stage(general(recipe, latent), None, ports)
         assert result.steps == 2
-        assert isinstance(ports.sink, ListSink)
+        assert isinstance(ports.sink, MetricList)
         assert math.isfinite(ports.sink.values("train/loss")[2])

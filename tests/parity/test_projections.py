@@ -16,8 +16,8 @@ from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef
 from stages.build import PROJECTIONS
 from stages.models.tensors import read_tensors
+from stages.ports.plain import SilentProgress, plain_ports
 from stages.run import run_stage
-from tests.support.fakes import SilentProgress, fake_ports
 from tests.support.toys import toy_recipe
 
 ATTENTION, HIDDEN, EMBEDDING = ({"kind": kind} for kind in ("attention", "hidden", "embedding"))
@@ -47,7 +47,7 @@ class Stages:
         latent = LatentObjective.model_validate({"terms": terms} | objective)
         config: StageConfig = self.config.model_copy(update={"objective": latent, "training": training})
         self.progress = SilentProgress()
-        ports = fake_ports(self.folder / str(self.number), progress=self.progress)
+        ports = plain_ports(self.folder / str(self.number), progress=self.progress)
         return run_stage(config, parent, ports).checkpoint
 
 

@@ -1,4 +1,4 @@
-"""TinyBERT's published code (huawei-noah at 0598f02): value and gradient, each reached by `reduction="published"`."""
+"""TinyBERT's published code (huawei-noah at 0598f02): value and gradient of every case of the fixtures."""
 
 from __future__ import annotations
 
@@ -12,29 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.losses import attention_score_loss, hidden_state_loss, soft_label_loss
-from tests.parity.published import check_value_and_gradient
+from tests.parity.published import (
+    check_value_and_gradient,
+    published_score_loss,
+    published_soft_label_loss,
+    published_state_loss,
+)
 
 
 def attention(student: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     """Three student blocks learn from teacher blocks 1, 3 and 5 (uniform over six); summed over layers."""
-    return torch.stack(
-        [
-            attention_score_loss(student[i], inputs["t_att"][2 * i + 1], inputs["mask"], reduction="published").mean()
-            for i in range(3)
-        ]
-    ).sum()
+    return torch.stack([published_score_loss(student[i], inputs["t_att"][2 * i + 1]).mean() for i in range(3)]).sum()
 
 
 def states(student: Tensor, inputs: dict[str, Tensor]) -> Tensor:
     """Embedding and three blocks against teacher states 0, 2, 4, 6, through one shared projection."""
     return torch.stack(
         [
-            hidden_state_loss(
-                F.linear(student[i], inputs["fit_weight"], inputs["fit_bias"]),
-                inputs["t_rep"][2 * i],
-                inputs["mask"],
-                reduction="published",
+            published_state_loss(
+                F.linear(student[i], inputs["fit_weight"], inputs["fit_bias"]), inputs["t_rep"][2 * i]
             ).mean()
             for i in range(4)
         ]
@@ -42,8 +38,8 @@ def states(student: Tensor, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def soft(temperature: float) -> Callable[[Tensor, dict[str, Tensor]], Tensor]:
-    return lambda student, inputs: soft_label_loss(
-        student, inputs["logits_t"], temperature=temperature, reduction="published"
+    return lambda student, inputs: published_soft_label_loss(
+        student, inputs["logits_t"], temperature=temperature
     ).mean()
 
 

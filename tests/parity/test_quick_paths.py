@@ -20,9 +20,9 @@ from stages.device.runtime import Runtime, keep_freed_memory, return_freed_memor
 from stages.losses import Summed, attention_score_loss, attention_scores
 from stages.models.attention_capture import CAPTURE
 from stages.objective.terms import Needs, run_model
+from stages.ports.plain import plain_ports
 from stages.training.trainer import Trainer
 from stages.training.truncate import shorten
-from tests.support.fakes import fake_ports
 from tests.support.families import CAPTURED, FAMILIES, family_config
 from tests.support.toys import make_trainer, toy_recipe
 
@@ -133,7 +133,7 @@ def a_trainer(folder: Path, latent: dict[str, Any] | None = None, **training: ob
     changed: dict[str, Any] = {"training": config.training.model_copy(update=training)}
     if latent is not None:
         changed["objective"] = LatentObjective.model_validate(latent)
-    return make_trainer(config.model_copy(update=changed), fake_ports(folder))
+    return make_trainer(config.model_copy(update=changed), plain_ports(folder))
 
 
 def encoder(family: str) -> nn.Module:

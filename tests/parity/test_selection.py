@@ -22,14 +22,15 @@ from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import StageResult
 from stages.data.batching.batches import Batches
 from stages.identity import stage_digest, stage_identity
+from stages.ports.plain import MetricList, SilentProgress, plain_ports
 from stages.ports.protocols import Ports
 from stages.run import run_stage
 from stages.stage_data import load_data
 from stages.training.selection import Selector
 from stages.training.value_scale import fold_units
 from tests.support.builders import tiny_tokenizer
-from tests.support.fakes import DIGEST, ListSink, SilentProgress, fake_ports
 from tests.support.kinds import ROWS, kind_recipe_dict, kind_task
+from tests.support.manifests import DIGEST
 from tests.support.toys import make_trainer, toy_recipe_dict, toy_rows, write_rows
 
 STEPS, EVERY, BEST = 12, 2, 4
@@ -58,14 +59,14 @@ class Whole:
     """A stage that nobody interrupted."""
 
     result: StageResult
-    sink: ListSink
+    sink: MetricList
     progress: SilentProgress
 
 
 @pytest.fixture(scope="module")
 def whole(config: StageConfig, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    sink, progress = ListSink(), SilentProgress()
-    ports = fake_ports(tmp_path_factory.mktemp("whole"), sink=sink, progress=progress)
+    sink, progress = MetricList(), SilentProgress()
+    ports = plain_ports(tmp_path_factory.mktemp("whole"), sink=sink, progress=progress)
     return Whole(run_stage(config, None, ports), sink, progress)
 
 
@@ -77,7 +78,7 @@ def test_the_weights_kept_are_those_of_the_best_measured_step(
     config: StageConfig, whole: Whole, tmp_path: Path
 ) -> None:
     plain = config.model_copy(update={"training": config.training.model_copy(update={"selection": None})})
-    ports = fake_ports(tmp_path)
+    ports = plain_ports(tmp_path)
     trainer = make_trainer(plain, ports)
     rows = load_data(plain.data, tiny_tokenizer(), ports.cache).held_out
     batch = rows.batch(np.arange(len(rows)))
@@ -118,11 +119,11 @@ def test_an_interrupted_stage_keeps_the_same_weights(
         asked.append(True)
         return len(asked) == stop_at
 
-    first = fake_ports(tmp_path, states=states, stop_requested=stop)
+    first = plain_ports(tmp_path, states=states, stop_requested=stop)
     with pytest.raises(Interrupted, match=f"step {stop_at} of {STEPS}"):
         run_stage(config, None, first)
-    sink = ListSink()
-    again = run_stage(config, None, fake_ports(tmp_path, states=states, sink=sink))
+    sink = MetricList()
+    again = run_stage(config, None, plain_ports(tmp_path, states=states, sink=sink))
     for name, tensor in weights_of(whole.result).items():
         assert torch.equal(tensor, weights_of(again)[name]), name
     told = whole.sink.values("select/pearson")
@@ -140,11 +141,11 @@ def frozen(config: StageConfig, **selection: Any) -> StageConfig:
 def test_training_ends_after_so_many_measurements_without_gain(
     config: StageConfig, tmp_path: Path, patience: int | None, ends_at: int
 ) -> None:
-    ports = fake_ports(tmp_path, log_every=5)
+    ports = plain_ports(tmp_path, log_every=5)
     stopped = frozen(config, every="2 steps", patience=patience)
     result = run_stage(stopped, None, ports)
     assert (result.steps, result.metrics["select/best_step"]) == (ends_at, 2)
-    assert isinstance(ports.sink, ListSink)
+    assert isinstance(ports.sink, MetricList)
     measured = ports.sink.values("select/pearson_spearman")
     assert list(measured) == list(range(2, ends_at + 1, 2))
     assert ends_at in ports.sink.values("train/loss"), "the last interval is logged"
@@ -158,8 +159,8 @@ def test_an_interruption_does_not_lengthen_patience(config: StageConfig, tmp_pat
     states = FolderStates(tmp_path / "states", "general", DIGEST)
     seen = iter([False] * 4 + [True])  # after the first measurement without gain
     with pytest.raises(Interrupted, match="step 5 of 12"):
-        run_stage(stopped, None, fake_ports(tmp_path / "one", states=states, stop_requested=lambda: next(seen)))
-    result = run_stage(stopped, None, fake_ports(tmp_path / "two", states=states))
+        run_stage(stopped, None, plain_ports(tmp_path / "one", states=states, stop_requested=lambda: next(seen)))
+    result = run_stage(stopped, None, plain_ports(tmp_path / "two", states=states))
     assert (result.steps, result.metrics["select/best_step"]) == (6, 2)
 
 
@@ -173,7 +174,7 @@ def test_every_kind_ends_with_the_score_it_was_chosen_by(kind: str, tmp_path: Pa
         wanted = stage_config(recipe, recipe.stages[-1], task_teachers(recipe, {}))
     assert wanted.name == stage
     chosen = with_selection(wanted, {"duration": "6 steps"}, every="2 steps", patience=None)
-    result = run_stage(chosen, None, fake_ports(tmp_path / "run"))
+    result = run_stage(chosen, None, plain_ports(tmp_path / "run"))
     assert recipe.task is not None
     main = recipe.task.main_metric
     assert result.metrics[f"select/best_{main}"] == pytest.approx(result.metrics[f"eval/{main}"], abs=1e-6)
@@ -202,8 +203,8 @@ def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> N
     ((_, scorer),) = Selector(selection, [part], []).parts
     assert scorer.split == "train"
     assert {sequences[at] for at in scorer.sequences} == held
-    assert make_trainer_rows(config, fake_ports(tmp_path)) == len(learnt)
-    result = run_stage(config, None, fake_ports(tmp_path / "run"))
+    assert make_trainer_rows(config, plain_ports(tmp_path)) == len(learnt)
+    result = run_stage(config, None, plain_ports(tmp_path / "run"))
     assert recipe.task is not None
     assert f"select/best_{recipe.task.main_metric}" in result.metrics
 
@@ -245,7 +246,7 @@ def test_several_tasks_are_chosen_by_the_mean_of_their_scores(tmp_path: Path) ->
     content["teacher"]["multi_task"] = {"tasks": tasks, "training": training}
     config = teacher_configs(Recipe.model_validate(content))[-1]
     chosen = with_selection(config, {}, every="2 steps", rows="validation")
-    result = run_stage(chosen, None, fake_ports(tmp_path))
+    result = run_stage(chosen, None, plain_ports(tmp_path))
     assert result.metrics["select/best_mean_score"] == pytest.approx(result.metrics["eval/mean_score"], abs=1e-5)
     held = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out", max_rows=50))
     assert len(held.train) <= 2 * (160 - 50)
@@ -318,13 +319,13 @@ def test_a_student_is_chosen_too(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in", steps=4)
     content["teacher"]["task_model"]["training"]["duration"] = "4 steps"
     recipe = Recipe.model_validate(content)
-    made = run_stage(teacher_configs(recipe)[0], None, fake_ports(tmp_path / "teacher"))
+    made = run_stage(teacher_configs(recipe)[0], None, plain_ports(tmp_path / "teacher"))
     teachers = task_teachers(
         recipe, {"teacher": finished_teacher(f"{made.checkpoint.path}/model", made.checkpoint.digest)}
     )
     assert isinstance(teachers, TaskTeachers)
     config = with_selection(stage_config(recipe, recipe.stages[3], teachers), {}, every="1 steps", patience=None)
-    ports = fake_ports(tmp_path / "student")
+    ports = plain_ports(tmp_path / "student")
     result = run_stage(config, None, ports)
     assert result.metrics["select/best_accuracy"] == result.metrics["eval/accuracy"]
     assert (Path(result.checkpoint.path) / "projections.safetensors").is_file()

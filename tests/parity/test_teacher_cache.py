@@ -22,6 +22,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.models.student import encoder_flops
 from stages.objective.terms import Outputs, Target
+from stages.ports.plain import MemoryStates, SilentProgress, plain_ports
 from stages.ports.protocols import Ports, TrainingState
 from stages.preflight.checks import preflight
 from stages.preflight.cost import cost_of
@@ -29,7 +30,6 @@ from stages.training import teacher_cache
 from stages.training.fit import fit
 from stages.training.teacher_cache import weights_digest
 from stages.training.trainer import Trainer
-from tests.support.fakes import MemoryStates, SilentProgress, fake_ports
 from tests.support.toys import LATENTS, make_trainer, toy_recipe
 
 ROOM = 10**9
@@ -70,7 +70,7 @@ def values(outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("que
 
 @pytest.mark.parametrize("name", sorted(set(LATENTS) - {"rail", "random_map"}))
 def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_path: Path) -> None:
-    trainer = asked_once(stage(recipe, LATENTS[name]), fake_ports(tmp_path, teacher_cache_bytes=ROOM))
+    trainer = asked_once(stage(recipe, LATENTS[name]), plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     assert len(trainer.caches) == 1
     for step in range(trainer.batches.steps_in_epoch(0)):
         batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(step)))
@@ -91,7 +91,7 @@ def test_a_row_is_kept_bit_for_bit_in_the_format_it_was_computed_in(
     precision: str, recipe: Recipe, tmp_path: Path
 ) -> None:
     config = stage(recipe, {}, precision=precision)
-    trainer = asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM))
+    trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     (cache,) = trainer.caches
     for rows in cache.batches:
         batch = trainer.tokens.batch(rows)
@@ -117,8 +117,8 @@ def trained(config: StageConfig, ports: Ports) -> Trainer:
 
 def test_a_stage_learns_the_same_and_gives_the_room_back(recipe: Recipe, tmp_path: Path) -> None:
     config = stage(recipe, {})
-    plain = trained(config, fake_ports(tmp_path / "plain"))
-    ports = fake_ports(tmp_path / "kept", teacher_cache_bytes=ROOM)
+    plain = trained(config, plain_ports(tmp_path / "plain"))
+    ports = plain_ports(tmp_path / "kept", teacher_cache_bytes=ROOM)
     kept = trained(config, ports)
     for (name, expected), given in zip(plain.student.named_parameters(), kept.student.parameters(), strict=True):
         torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4, msg=name)
@@ -141,19 +141,19 @@ class StopsAfter:
 @pytest.mark.parametrize("lost", [False, True], ids=["cache there", "cache lost"])
 def test_a_resumed_stage_ends_in_the_same_weights(lost: bool, recipe: Recipe, tmp_path: Path) -> None:
     config = stage(recipe, {})
-    whole = trained(config, fake_ports(tmp_path / "whole", teacher_cache_bytes=ROOM))
+    whole = trained(config, plain_ports(tmp_path / "whole", teacher_cache_bytes=ROOM))
     states = MemoryStates()
     room = {"teacher_cache_bytes": ROOM, "states": states}
     place = tmp_path / "cut"
-    num_batches = len(asked_once(config, fake_ports(place, **room)).caches[0].batches)
+    num_batches = len(asked_once(config, plain_ports(place, **room)).caches[0].batches)
     with pytest.raises(Interrupted):
-        trained(config, fake_ports(place, **room, stop_requested=StopsAfter(num_batches + 30)))
+        trained(config, plain_ports(place, **room, stop_requested=StopsAfter(num_batches + 30)))
     assert isinstance(states.saved[-1], TrainingState)
     folders = list((place / "cache").glob("teacher-*"))
     assert folders
     for folder in folders if lost else ():
         shutil.rmtree(folder)
-    resumed = trained(config, fake_ports(place, **room))
+    resumed = trained(config, plain_ports(place, **room))
     assert weights_digest(resumed.student) == weights_digest(whole.student)
     assert weights_digest(resumed.objective) == weights_digest(whole.objective)
 
@@ -164,11 +164,11 @@ def test_another_way_of_asking_the_teacher_after_a_resume_is_said(
 ) -> None:
     config, states = stage(recipe, {}), MemoryStates()
     place, before = {"states": states}, rooms[0]
-    batches = len(asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM)).caches[0].batches)
+    batches = len(asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM)).caches[0].batches)
     stop = StopsAfter((batches if before else 0) + 30)
     with pytest.raises(Interrupted):
-        trained(config, fake_ports(tmp_path, **place, teacher_cache_bytes=before, stop_requested=stop))
-    ports = fake_ports(tmp_path, **place, teacher_cache_bytes=rooms[1])
+        trained(config, plain_ports(tmp_path, **place, teacher_cache_bytes=before, stop_requested=stop))
+    ports = plain_ports(tmp_path, **place, teacher_cache_bytes=rooms[1])
     trained(config, ports)
     assert isinstance(ports.progress, SilentProgress)
     said = [note for note in ports.progress.notes if "the last bits" in note]
@@ -182,7 +182,7 @@ def test_a_stop_while_the_teacher_is_asked_keeps_its_answers(
     config = stage(recipe, {})
     stop = StopsAfter(2)
     with pytest.raises(Interrupted, match="teacher was asked"):
-        asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM, stop_requested=stop))
+        asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM, stop_requested=stop))
     computed: list[int] = []
     compute = teacher_cache.TeacherCache._compute
 
@@ -191,12 +191,12 @@ def test_a_stop_while_the_teacher_is_asked_keeps_its_answers(
         compute(cache, rows)
 
     monkeypatch.setattr(teacher_cache.TeacherCache, "_compute", counted)
-    trainer = asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=ROOM))
+    trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     assert len(computed) == len(trainer.caches[0].batches) - 3
 
 
 def test_every_damage_is_seen_and_mended_before_it_is_used(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = asked_once(stage(recipe, {}), fake_ports(tmp_path, teacher_cache_bytes=ROOM))
+    trainer = asked_once(stage(recipe, {}), plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     (cache,) = trainer.caches
     rows = np.arange(len(trainer.tokens))
     batch = trainer.tokens.batch(rows)
@@ -220,7 +220,7 @@ def test_every_damage_is_seen_and_mended_before_it_is_used(recipe: Recipe, tmp_p
 
 
 def test_a_cut_file_is_filled_again(recipe: Recipe, tmp_path: Path) -> None:
-    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
+    ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     config = stage(recipe, {})
     first = asked_once(config, ports).caches[0]
     batch = first.tokens.batch(np.arange(len(first.tokens)))
@@ -240,7 +240,7 @@ def test_without_room_the_teacher_is_asked_in_every_epoch(
 
     if full:
         monkeypatch.setattr(os, "posix_fallocate", no_room)
-    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM if full else 1000)
+    ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM if full else 1000)
     trainer = trained(stage(recipe, {}), ports)
     assert trainer.step == 0  # `fit` makes a loop of its own
     assert isinstance(ports.progress, SilentProgress)
@@ -262,7 +262,7 @@ def test_nothing_is_kept_where_it_would_not_pay_or_not_hold(
     latent: dict[str, Any], training: dict[str, Any], room: int, recipe: Recipe, tmp_path: Path
 ) -> None:
     config = stage(recipe, latent, **training)
-    trainer = asked_once(config, fake_ports(tmp_path, teacher_cache_bytes=room))
+    trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=room))
     assert trainer.caches == []
     assert isinstance(trainer.target(trainer.microbatches()[0]), Target)
 
@@ -270,7 +270,7 @@ def test_nothing_is_kept_where_it_would_not_pay_or_not_hold(
 def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(recipe: Recipe, tmp_path: Path) -> None:
     config, facts = stage(recipe, {}), preflight(recipe, tmp_path)
     each, once, full = (cost_of(config, facts, tmp_path, 1e9, room=room) for room in (0, ROOM, 1e3))
-    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
+    ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     trainer = asked_once(config, ports)
     assert once.kept_bytes == trainer.caches[0].num_bytes
     assert each.kept_bytes == full.kept_bytes == 0
@@ -291,7 +291,7 @@ def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(r
 
 
 def test_another_teacher_or_other_rows_have_a_cache_of_their_own(recipe: Recipe, tmp_path: Path) -> None:
-    ports = fake_ports(tmp_path, teacher_cache_bytes=ROOM)
+    ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     first = asked_once(stage(recipe, {}), ports).caches[0]
     trainer = make_trainer(stage(recipe, {}), ports)
     with torch.no_grad():

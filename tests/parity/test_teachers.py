@@ -21,9 +21,9 @@ from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, Stud
 from schemas.recipe.teacher import Committee, FinetunedTeacher
 from stages.identity import stage_digest
 from stages.models.encoders import load_encoder
+from stages.ports.plain import MetricList, plain_ports
 from stages.run import run_stage
 from tests.support.builders import tiny_tokenizer
-from tests.support.fakes import ListSink, fake_ports
 from tests.support.toys import make_trainer, toy_recipe, toy_teacher
 
 LABELS = ("bad", "good")
@@ -52,7 +52,7 @@ def specific(recipe: Recipe, teacher: Any, objective: dict[str, Any]) -> StageCo
 
 
 def gradients(config: StageConfig, folder: Path) -> dict[str, Tensor]:
-    trainer = make_trainer(config, fake_ports(folder))
+    trainer = make_trainer(config, plain_ports(folder))
     trainer.student.eval()
     trainer.accumulate()
     return {name: p.grad for name, p in trainer.parameters.items() if p.grad is not None}
@@ -91,7 +91,7 @@ def test_confidence_gives_each_row_the_shares_of_its_label(recipe: Recipe, tmp_p
     folders = [classifier(tmp_path / f"t{seed}", seed=seed) for seed in (1, 2)]
     members = tuple(FinetunedTeacher(model=FolderModel(path=str(folder))) for folder in folders)
     both = Committee(members=members, weights=(0.5, 0.5), weighting="confidence")
-    trainer = make_trainer(specific(recipe, both, SOFT_AND_HIDDEN), fake_ports(tmp_path))
+    trainer = make_trainer(specific(recipe, both, SOFT_AND_HIDDEN), plain_ports(tmp_path))
     batch = trainer.microbatches()[0]
     target = trainer.target(batch)
     assert target is not None
@@ -117,9 +117,9 @@ def test_a_committee_runs_a_stage_and_logs_each_teacher(recipe: Recipe, tmp_path
         FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed)))) for seed in (1, 2)
     )
     both = Committee(members=members, weights=(0.5, 0.5), weighting="confidence")
-    ports = fake_ports(tmp_path)
+    ports = plain_ports(tmp_path)
     run_stage(specific(recipe, both, {}), None, ports)
-    assert isinstance(ports.sink, ListSink)
+    assert isinstance(ports.sink, MetricList)
     names = ports.sink.names()
     for index in (0, 1):
         assert f"train/soft_label_loss_teacher_{index}" in names
@@ -160,13 +160,13 @@ def test_a_student_predicts_masked_words_through_a_whole_stage(recipe: Recipe, t
     objective = MaskedLanguageObjective.model_validate({"latent": {"terms": [{"kind": "hidden", "loss": "cosine"}]}})
     other = recipe.with_pretrained(FolderModel(path=str(folder)))
     stage = stage_config(other, other.stages[0], TaskTeachers()).model_copy(update={"objective": objective})
-    ports = fake_ports(tmp_path)
+    ports = plain_ports(tmp_path)
     result = run_stage(stage, None, ports)
-    assert isinstance(ports.sink, ListSink)
+    assert isinstance(ports.sink, MetricList)
     assert {"train/soft_label_loss", "train/hard_label_loss", "train/hidden_loss"} <= (ports.sink.names())
     assert 0 < result.metrics["eval/hard_label_loss"] < 20
     following = stage_config(other, other.stages[0], TaskTeachers())
-    assert run_stage(following, result.checkpoint, fake_ports(tmp_path / "next")).steps == 3
+    assert run_stage(following, result.checkpoint, plain_ports(tmp_path / "next")).steps == 3
 
 
 def general(recipe: Recipe, start: object, **shape: int) -> StageConfig:
@@ -181,17 +181,17 @@ def test_an_extracted_student_is_trained_and_says_what_it_was_made_of(
     recipe: Recipe, tmp_path: Path, units: str
 ) -> None:
     start = ExtractStart.model_validate({"units": units, "calibration_rows": 16})
-    result = run_stage(general(recipe, start), None, fake_ports(tmp_path))
+    result = run_stage(general(recipe, start), None, plain_ports(tmp_path))
     text = (Path(result.checkpoint.path) / "extraction.json").read_text(encoding="utf-8")
     assert '"layers"' in text
 
 
 def test_a_student_can_start_from_a_model_that_is_there(recipe: Recipe, tmp_path: Path) -> None:
-    first = run_stage(general(recipe, recipe.student.start), None, fake_ports(tmp_path / "one"))
+    first = run_stage(general(recipe, recipe.student.start), None, plain_ports(tmp_path / "one"))
     there = Path(first.checkpoint.path) / "model"
     start = ModelStart(model=FolderModel(path=str(there)))
     config = general(recipe, start)
-    trainer = make_trainer(config, fake_ports(tmp_path / "two"))
+    trainer = make_trainer(config, plain_ports(tmp_path / "two"))
     kept = load_encoder(there).state_dict()
     assert all(torch.equal(tensor, kept[name]) for name, tensor in trainer.student.state_dict().items())
     before = stage_digest(config, None)
@@ -200,7 +200,7 @@ def test_a_student_can_start_from_a_model_that_is_there(recipe: Recipe, tmp_path
     again = general(recipe, ModelStart(model=FolderModel(path=str(moved))))
     assert stage_digest(again, None) == before  # of what is in the folder, wherever it is
     with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but .* has 2"):
-        make_trainer(general(recipe, again.student.start, num_layers=3), fake_ports(tmp_path / "3"))  # type: ignore[union-attr]
+        make_trainer(general(recipe, again.student.start, num_layers=3), plain_ports(tmp_path / "3"))  # type: ignore[union-attr]
     tiny_tokenizer(["some", "other", "words"]).save_pretrained(moved)
     with pytest.raises(DataError, match="has another vocabulary than the teacher"):
-        make_trainer(again, fake_ports(tmp_path / "four"))
+        make_trainer(again, plain_ports(tmp_path / "four"))

@@ -23,9 +23,9 @@ from stages.data.tasks.load import TaskRows
 from stages.device.runtime import Runtime
 from stages.models.heads import has_head_for, output_layer, with_head
 from stages.objective.head_losses import MixedAnswers, ValueAnswers
+from stages.ports.plain import MemoryStates, MetricList, plain_ports
 from stages.run import run_stage
 from stages.training.value_scale import Units, fold_units, fresh_in_units, trained_in_units
-from tests.support.fakes import ListSink, MemoryStates, fake_ports
 from tests.support.families import FAMILIES, family_config
 from tests.support.kinds import kind_recipe_dict, kind_rows
 from tests.support.toys import write_rows
@@ -140,8 +140,8 @@ def test_values_in_other_units_are_learnt_in_the_same_way(tmp_path: Path) -> Non
     models, losses = [], []
     for factor, offset in ((1.0, 0.0), (35.0, 60.0)):
         folder = tmp_path / str(factor)
-        sink = ListSink()
-        ports = fake_ports(folder, sink=sink)
+        sink = MetricList()
+        ports = plain_ports(folder, sink=sink)
         result = run_stage(config_of(folder / "in", factor=factor, offset=offset), None, ports)
         losses.append(list(sink.values("train/hard_label_loss").values()))
         path = Path(result.checkpoint.path) / "model"
@@ -154,7 +154,7 @@ def test_values_in_other_units_are_learnt_in_the_same_way(tmp_path: Path) -> Non
 
 def test_values_go_on_bit_for_bit_after_an_interruption(tmp_path: Path) -> None:
     config = config_of(tmp_path / "in", factor=35.0, offset=60.0)
-    whole = run_stage(config, None, fake_ports(tmp_path / "whole"))
+    whole = run_stage(config, None, plain_ports(tmp_path / "whole"))
     states = MemoryStates()
     asked: list[bool] = []
 
@@ -162,7 +162,7 @@ def test_values_go_on_bit_for_bit_after_an_interruption(tmp_path: Path) -> None:
         asked.append(True)
         return len(asked) == 3
 
-    parts = fake_ports(tmp_path / "parts", states=states, stop_requested=stop)
+    parts = plain_ports(tmp_path / "parts", states=states, stop_requested=stop)
     with pytest.raises(Interrupted, match="step 3 of 6"):
         run_stage(config, None, parts)
     again = run_stage(config, None, parts)

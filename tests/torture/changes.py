@@ -26,9 +26,9 @@ from stages.data.corpus.prepare import load_corpus
 from stages.data.readers.first_reading import first_reading
 from stages.data.tasks.load import load_task
 from stages.identity import stage_identity
+from stages.ports.plain import MetricList, plain_ports
 from stages.run import run_stage
 from stages.storage.sealed_folder import sha256_of
-from tests.support.fakes import FolderCheckpoints, ListSink, fake_ports
 from tests.support.toys import toy_recipe
 
 _FILES = (
@@ -133,14 +133,13 @@ class _Stage:
         self.config, self.folder = config, folder / config.name
         self.digest = self.made = self.weights = ""
         self.seconds = 0.0
-        self.sink = ListSink()
+        self.sink = MetricList()
         self.error: BaseException | None = None
 
     def run(self, recipe: Recipe) -> None:
         """To its end, or to its first error."""
         began = time.monotonic()
-        place = self.folder / "checkpoint"
-        ports = fake_ports(self.folder, sink=self.sink, checkpoints=FolderCheckpoints(place))
+        ports = plain_ports(self.folder, sink=self.sink)
         try:
             with first_reading():
                 match self.config.data:
@@ -152,7 +151,7 @@ class _Stage:
                 self.digest = digest_of(identity)
                 result = run_stage(self.config, None, ports, identity)
             self.made = result.checkpoint.digest
-            self.weights = sha256_of(place / "model" / "model.safetensors")
+            self.weights = sha256_of(Path(result.checkpoint.path) / "model" / "model.safetensors")
         except Exception as error:
             self.error = error
         self.seconds = time.monotonic() - began

@@ -24,7 +24,7 @@ from pipeline.store.open_runs import OpenRun, open_run
 from schemas.core.errors import DistillError
 from schemas.results.manifest import Judgement, Row, RunReport
 from stages.ports.protocols import TrainingState
-from tests.support.fakes import manifest_of, write_model
+from tests.support.manifests import manifest_of, write_model
 
 DAY = 86400.0
 _AT_ONCE = 3

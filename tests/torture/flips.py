@@ -19,8 +19,9 @@ from schemas.core.errors import CheckpointError
 from schemas.core.training import Training
 from schemas.recipe.expand import TaskTeachers, stage_config
 from stages.data.readers.files import read_file
+from stages.ports.plain import plain_ports
 from stages.ports.protocols import TrainingState
-from tests.support.fakes import DIGEST, fake_ports, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.toys import make_trainer, toy_recipe, write_rows
 
 Harm = Callable[[Path, random.Random], None]
@@ -147,7 +148,7 @@ class Answers:
         config = stage_config(recipe, recipe.stages[0], TaskTeachers())
         long = Training.model_validate(config.training.model_dump() | {"duration": "3 epochs"})
         trainer = make_trainer(
-            config.model_copy(update={"training": long}), fake_ports(folder, teacher_cache_bytes=10**9)
+            config.model_copy(update={"training": long}), plain_ports(folder, teacher_cache_bytes=10**9)
         )
         trainer.ask_teachers_once("general")
         (self.cache,) = trainer.caches

@@ -31,7 +31,7 @@ from stages.augmentation.nearest_words import glove_file
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task
 from stages.models.encoders import locate
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.toys import toy_teacher, write_rows
 from tests.torture.damage import SUFFIXES
 from tests.torture.inputs import LONGEST_SECONDS, Inputs, drive

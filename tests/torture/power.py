@@ -26,9 +26,9 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef
 from stages.identity import stage_digest
+from stages.ports.plain import MetricList, SilentProgress
 from stages.ports.protocols import Ports
 from stages.run import run_stage
-from tests.support.fakes import ListSink, SilentProgress
 from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import weights
 
@@ -222,7 +222,7 @@ def _run(
             reused.add(config.name)
             return there[0]
         ports = Ports(
-            sink=ListSink(),
+            sink=MetricList(),
             progress=progress or SilentProgress(),
             states=store.states(config.name, digest),
             checkpoints=store.writer(config.name, digest),

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "schemas.recipe": {"schemas.core", "schemas.data"},
     "schemas.results": {"schemas.core", "schemas.data", "schemas.recipe"},
     "schemas.loading": {"schemas.core", "schemas.data", "schemas.recipe"},
-    "stages.ports": set(),
+    "stages.ports": {"stages.storage"},
     "stages.storage": set(),
     "stages.device": set(),
     "stages.text": set(),

@@ -1,8 +1,7 @@
 """Which rows make up which optimizer step: a pure function of lengths, batch size and seed.
 
 Any step can be asked for by its number, so a resumed stage needs no saved iterator, and the budget
-of a microbatch (what the hardware holds) and the number of processes never decide which rows a step
-has (what is learnt).
+of a microbatch (what the hardware holds) never decides which rows a step has (what is learnt).
 """
 
 from __future__ import annotations
@@ -90,20 +89,9 @@ class Batches:
             return math.ceil(self.rows_in_epoch / self._sequences)
         return len(self._plan(epoch).tokens)
 
-    def step(self, index: int, rank: int = 0, world: int = 1) -> list[Rows]:
-        """The microbatches of optimizer step `index`, each an array of sequence numbers.
-
-        Args:
-            index: which step, counted from 0.
-            rank: the process that asks; each row of the step is one process's, and all have about
-                the same tokens. One of more processes than the step has rows gets no microbatch.
-            world: how many processes there are.
-        """
-        plan, place = self._locate(index)
-        rows = _share_of(self._rows(plan, place), rank, world)
-        if not len(rows):
-            return []
-        return self._groups.cut(rows, self.microbatch_tokens)
+    def step(self, index: int) -> list[Rows]:
+        """Return the microbatches of optimizer step `index` (0 the first), each an array of sequence numbers."""
+        return self._groups.cut(self._rows(*self._locate(index)), self.microbatch_tokens)
 
     def can_be_cut(self, index: int) -> bool:
         """Whether a microbatch of step `index` has several rows, so that a smaller budget would make it smaller."""
@@ -211,18 +199,6 @@ def _steps_of_about(permutation: Rows, lengths: Rows, tokens: float, random: np.
         step_of = ((ends - lengths[pool] / 2) * parts / ends[-1]).astype(np.int64)
         steps.extend(np.split(pool, np.flatnonzero(np.diff(step_of)) + 1))
     return [steps[place] for place in random.permutation(len(steps))]
-
-
-def _share_of(rows: Rows, rank: int, world: int) -> Rows:
-    """The rows of one process, dealt out from the longest to the shortest, there and back.
-
-    Two processes thus differ by no more tokens than the longest row has.
-    """
-    if not 0 <= rank < world:
-        raise ValueError(f"there is no process {rank} of {world}; they are counted from 0")
-    turn = np.arange(len(rows)) % (2 * world)
-    dealt = np.minimum(turn, 2 * world - 1 - turn)
-    return rows[::-1][dealt == rank][::-1]
 
 
 def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:

@@ -19,9 +19,9 @@ from stages.augmentation.task import Copyist
 from stages.data.tasks.load import load_task
 from stages.identity import data_digest, stage_digest
 from stages.models.encoders import load_config, load_tokenizer, locate
+from stages.ports.plain import MemoryStates, SilentProgress, plain_ports
 from stages.run import run_stage
 from stages.stage_data import load_data
-from tests.support.fakes import MemoryStates, SilentProgress, fake_ports
 from tests.support.kinds import kind_recipe_dict
 from tests.support.toys import toy_recipe_dict, toy_teacher
 
@@ -75,13 +75,13 @@ def test_copies_of_held_out_rows_are_held_out_too(tmp_path: Path) -> None:
 def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
     config = stage_config(recipe, recipe.stages[3], task_teachers(recipe, {}))
-    whole = run_stage(config, None, fake_ports(tmp_path / "whole"))
+    whole = run_stage(config, None, plain_ports(tmp_path / "whole"))
     assert whole.metrics["train/soft_label_loss"] >= 0
     states = MemoryStates()
     # Asked between passes of the copies as well: there nothing is finished yet, and the next run begins them anew.
     stops = iter([True])
     for answers in (stops, iter([False] * 40 + [True]), iter([])):
-        ports = fake_ports(tmp_path / "stopped", states=states, stop_requested=lambda a=answers: next(a, False))
+        ports = plain_ports(tmp_path / "stopped", states=states, stop_requested=lambda a=answers: next(a, False))
         try:
             again = run_stage(config, None, ports)
         except Interrupted:

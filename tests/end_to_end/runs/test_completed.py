@@ -24,8 +24,9 @@ from pipeline.tracking.client import load_mlflow
 from pipeline.tracking.server import sync
 from schemas.core.errors import StoreError
 from schemas.recipe.recipe import Recipe
+from stages.ports.plain import SilentProgress
 from tests.end_to_end.runs.test_teacher_choice import Done, run
-from tests.support.fakes import SilentProgress, manifest_of, write_model
+from tests.support.manifests import manifest_of, write_model
 from tests.support.toys import toy_recipe_dict
 
 

@@ -18,10 +18,10 @@ from pipeline.store.checkpoints import open_checkpoint, open_store, verify
 from schemas.core.errors import ConfigError
 from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.results.manifest import RunReport
+from stages.ports.plain import plain_ports
 from stages.run import run_stage
 from stages.versions import installed_versions
 from tests.support.command_line import ToyRun
-from tests.support.fakes import fake_ports
 
 STAGES = ("general", "general_enhanced", "task_adaptive", "task_specific")
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -203,7 +203,7 @@ def test_a_run_goes_on_from_an_intermediate_checkpoint(toy_run: ToyRun, by: str)
 
 def test_a_plain_call_gives_the_same_bits_as_the_flow(toy_run: ToyRun, tmp_path: Path) -> None:
     recipe = read_recipe(str(toy_run.recipe))
-    plain = run_stage(stage_config(recipe, recipe.stages[0], TaskTeachers()), None, fake_ports(tmp_path))
+    plain = run_stage(stage_config(recipe, recipe.stages[0], TaskTeachers()), None, plain_ports(tmp_path))
     weights = Path("model") / "model.safetensors"
     assert (Path(plain.checkpoint.path) / weights).read_bytes() == (
         checkpoint(toy_run.report, "general") / weights

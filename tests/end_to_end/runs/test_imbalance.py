@@ -23,9 +23,9 @@ from schemas.recipe.expand import stage_config, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import RunReport
 from stages.judge import judge_bag_of_words
+from stages.ports.plain import SilentProgress
 from stages.preflight.checks import preflight
 from tests.support.builders import WORDS
-from tests.support.fakes import SilentProgress
 from tests.support.toys import BAD, GOOD, toy_recipe_dict, write_rows
 
 EVERY = 30

@@ -30,9 +30,9 @@ from schemas.results.manifest import CheckpointRef, Score, StageResult
 from stages.judge import chance, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
 from stages.models.encoders import load_config, load_tokenizer
 from stages.models.heads import load_with_head
+from stages.ports.plain import MemoryStates, plain_ports
 from stages.run import run_stage
 from stages.stage_data import load_data
-from tests.support.fakes import MemoryStates, fake_ports
 from tests.support.kinds import ROWS, kind_recipe_dict, kind_rows
 from tests.support.toys import make_trainer
 
@@ -74,13 +74,13 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     results: dict[str, StageResult] = {}
     made = {}
     for config in teacher_configs(recipe):
-        result = results["teacher"] = run_stage(config, None, fake_ports(cache / "teacher"))
+        result = results["teacher"] = run_stage(config, None, plain_ports(cache / "teacher"))
         made["teacher"] = finished_teacher(f"{result.checkpoint.path}/model", result.checkpoint.digest)
     teachers = task_teachers(recipe, made)
     parent = None
     for stage in recipe.stages:
         config = stage_config(recipe, stage, teachers)
-        result = run_stage(config, parent, fake_ports(cache / stage.name))
+        result = run_stage(config, parent, plain_ports(cache / stage.name))
         results[stage.name], parent = result, result.checkpoint
     return Kind(request.param, folder, recipe, teachers, results)
 
@@ -102,10 +102,10 @@ def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> No
     parent = kind.results["task_adaptive"].checkpoint
     states = MemoryStates()
     seen = iter([False, False, True])
-    first = fake_ports(kind.folder / "stopped", states=states, stop_requested=lambda: next(seen, True))
+    first = plain_ports(kind.folder / "stopped", states=states, stop_requested=lambda: next(seen, True))
     with pytest.raises(Interrupted, match="step 3 of 6"):
         run_stage(config, parent, first)
-    again = run_stage(config, parent, fake_ports(kind.folder / "again", states=states))
+    again = run_stage(config, parent, plain_ports(kind.folder / "again", states=states))
     one, other = (
         {
             str(file.relative_to(Path(result.checkpoint.path) / "model")): load_file(file)
@@ -123,7 +123,7 @@ def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) ->
     stage = kind.recipe.stages[-1]
     config = stage_config(kind.recipe, stage, kind.teachers)
     longer = config.training.model_copy(update={"duration": Duration(amount=2, unit="epochs")})
-    ports = fake_ports(kind.folder / "asked once", teacher_cache_bytes=10**9)
+    ports = plain_ports(kind.folder / "asked once", teacher_cache_bytes=10**9)
     trainer = make_trainer(config.model_copy(update={"training": longer}), ports)
     trainer.ask_teachers_once("task_specific")
     assert len(trainer.caches) == 1

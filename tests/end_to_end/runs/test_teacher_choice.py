@@ -29,7 +29,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.teacher import FineTune, FinetunedTeacher
 from schemas.results.manifest import Judgement, Row, RunReport, Score, StageResult, TeacherReport
 from stages.judge import judge_model, make_yardstick
-from tests.support.fakes import SilentProgress
+from stages.ports.plain import SilentProgress
 from tests.support.toys import toy_recipe_dict
 
 BAD, GOOD = 1e-30, 5e-3

@@ -34,7 +34,7 @@ from stages.models.masked_lm import has_word_head
 from stages.models.tensors import read_tensors
 from stages.ports.protocols import TrainingState
 from tests.support.builders import tiny_tokenizer
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.toys import random_model, toy_recipe_dict, toy_teacher
 
 EVIL = "raise SystemExit(open({canary!r}, 'w').close())\nclass C: ...\nM = T = C\n"

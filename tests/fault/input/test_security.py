@@ -30,7 +30,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import FileEntry
 from stages.ports.protocols import TrainingState
 from tests.support.command_line import Distill, ToyRun
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.paths import ROOT
 from tests.support.toys import toy_recipe_dict
 

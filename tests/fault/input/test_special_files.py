@@ -24,7 +24,7 @@ from stages.data.tasks.load import load_task, task_digest
 from stages.models.encoders import locate
 from stages.ports.protocols import TrainingState
 from stages.storage.sealed_folder import is_whole, make_whole, sha256_of
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.toys import toy_rows, toy_teacher, write_rows
 from tests.torture.damage import SUFFIXES
 from tests.torture.hostile import bound_socket, ended_after, endless, fifo

@@ -20,7 +20,7 @@ from pipeline.planning.plan import make_plan
 from pipeline.store.checkpoints import CheckpointStore, open_store, seal_of
 from pipeline.store.garbage import find_garbage
 from schemas.results.manifest import Judgement, Row, RunReport
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.toys import toy_recipe
 from tests.torture.soak import Soak, growth_of, judge_growth, look_at_mlflow, look_at_store, soak_campaign
 

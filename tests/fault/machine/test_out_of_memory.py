@@ -17,19 +17,19 @@ from schemas.recipe.objective import LatentObjective
 from stages.data.batching.tokens import Batch
 from stages.device.runtime import is_out_of_memory
 from stages.objective.terms import Needs, Outputs, run_model
+from stages.ports.plain import MetricList, SilentProgress, plain_ports
 from stages.training import trainer as loop
 from stages.training.trainer import Trainer
-from tests.support.fakes import ListSink, SilentProgress, fake_ports
 from tests.support.toys import make_trainer, toy_recipe
 
 
-def a_trainer(folder: Path, sink: ListSink, *, latent: dict[str, object] | None = None) -> Trainer:
+def a_trainer(folder: Path, sink: MetricList, *, latent: dict[str, object] | None = None) -> Trainer:
     recipe = toy_recipe(folder / "in", steps=6)
     config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     changed: dict[str, object] = {}
     if latent is not None:
         changed["objective"] = LatentObjective.model_validate(latent)
-    ports = fake_ports(folder, sink=sink, gradient_share_every=1)
+    ports = plain_ports(folder, sink=sink, gradient_share_every=1)
     return make_trainer(config.model_copy(update=changed), ports)
 
 
@@ -58,7 +58,7 @@ class Memory:
 def test_passes_are_halved_until_they_fit_and_the_gradient_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sinks = ListSink(), ListSink()
+    sinks = MetricList(), MetricList()
     plain, tight = (a_trainer(tmp_path, sink) for sink in sinks)
     tokens = plain.gradient()
     whole = sum(batch.input_ids.numel() for batch in plain.microbatches())
@@ -79,7 +79,7 @@ def test_passes_are_halved_until_they_fit_and_the_gradient_is_the_same(
 def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, tight = (a_trainer(tmp_path, ListSink()) for _ in range(2))
+    plain, tight = (a_trainer(tmp_path, MetricList()) for _ in range(2))
     for trainer in (plain, tight):
         trainer.batches.microbatch_tokens = 40
     sizes = [batch.input_ids.numel() for batch in plain.microbatches()]
@@ -93,7 +93,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
 
 
 def test_passes_that_were_halved_stay_so_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, resumed = (a_trainer(tmp_path, ListSink()) for _ in range(2))
+    whole, resumed = (a_trainer(tmp_path, MetricList()) for _ in range(2))
     assert "microbatch_tokens" not in whole.state().numbers
     size = sum(batch.input_ids.numel() for batch in whole.microbatches())
     with monkeypatch.context() as patch:
@@ -111,7 +111,7 @@ def test_passes_that_were_halved_stay_so_after_a_resume(tmp_path: Path, monkeypa
 def test_a_pass_that_cannot_be_cut_is_refused_by_name(
     latent: dict[str, object] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = a_trainer(tmp_path, ListSink(), latent=latent)
+    trainer = a_trainer(tmp_path, MetricList(), latent=latent)
     before = {name: each.detach().clone() for name, each in trainer.parameters.items()}
     Memory(monkeypatch, 0)
     with pytest.raises(OutOfMemoryError, match=r"training\.batch.*max_length smaller"):
@@ -121,7 +121,7 @@ def test_a_pass_that_cannot_be_cut_is_refused_by_name(
 
 
 def test_other_errors_are_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = a_trainer(tmp_path, ListSink())
+    trainer = a_trainer(tmp_path, MetricList())
 
     def broken(*_: object) -> Outputs:
         raise RuntimeError("shapes do not match")

@@ -11,7 +11,7 @@ from pipeline.store import files
 from pipeline.store.checkpoints import open_store, verify
 from schemas.core.errors import CheckpointError
 from stages.storage import sealed_folder as whole
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.torture.power import Disk, power_campaign
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from pipeline.store.checkpoints import CheckpointStore, open_store, verify
 from schemas.core.errors import CheckpointError, DistillError, StoreError
 from stages.ports.protocols import TrainingState
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.paths import ROOT
 
 FILES = ("manifest.json", "manifest.sha256", "model/config.json", "model/model.safetensors", "projections.safetensors")
@@ -85,7 +85,7 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from pipeline.store.checkpoints import open_store
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 store = open_store(sys.argv[1])
 def write(folder):
     write_model(folder)

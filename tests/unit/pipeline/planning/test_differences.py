@@ -12,7 +12,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_store
 from schemas.recipe.recipe import Recipe
 from stages import identity
 from stages.identity import stage_identity
-from tests.support.fakes import manifest_of, write_model
+from tests.support.manifests import manifest_of, write_model
 from tests.support.toys import toy_recipe_dict, write_rows
 
 

@@ -21,7 +21,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, open_st
 from schemas.core.credentials import without_credentials
 from schemas.core.errors import CheckpointError, ConfigError, StoreError
 from schemas.results.manifest import Judgement, RunReport
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_store, verify
 from pipeline.store.garbage import find_garbage, remove_garbage, seconds_of
 from schemas.core.errors import ConfigError
 from schemas.results.manifest import CheckpointRef, Judgement, Row, RunReport
-from tests.support.fakes import manifest_of, write_model
+from tests.support.manifests import manifest_of, write_model
 
 DAY = 86400.0
 TEACHER, GENERAL, TASK, LEFT = (letter * 64 for letter in "abcd")

@@ -21,7 +21,7 @@ from pipeline.store.open_runs import cache_in_use, needs_of, open_run, read_reco
 from schemas.core.refs import FolderModel
 from schemas.recipe.teacher import FinetunedTeacher
 from stages.ports.protocols import TrainingState
-from tests.support.fakes import manifest_of
+from tests.support.manifests import manifest_of
 from tests.unit.pipeline.store.test_garbage import DAY, GENERAL, LEFT, TASK, TEACHER, commit, made_old
 
 NOW = 0.0

@@ -13,7 +13,7 @@ from pipeline.store import files
 from pipeline.store.states import FolderStates, StateManifest
 from schemas.core.errors import StoreError
 from stages.ports.protocols import TrainingState
-from tests.support.fakes import DIGEST
+from tests.support.manifests import DIGEST
 
 
 def state(step: int) -> TrainingState:

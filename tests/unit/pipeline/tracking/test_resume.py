@@ -16,7 +16,7 @@ from pipeline.tracking.server import sync
 from pipeline.tracking.session import Tracking
 from schemas.core.errors import CheckpointError
 from schemas.results.manifest import CheckpointRef
-from tests.support.fakes import DIGEST, manifest_of, write_model
+from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.unit.pipeline.tracking.conftest import closed_port
 
 TAGS = {"distill.stage": "teacher", "distill.digest": DIGEST}

@@ -14,7 +14,7 @@ from pipeline.tracking import client as tracking_client
 from pipeline.tracking import run_files
 from pipeline.tracking.run_files import PointFile
 from pipeline.tracking.session import Tracking
-from tests.support.fakes import manifest_of
+from tests.support.manifests import manifest_of
 from tests.unit.pipeline.tracking.conftest import history
 
 

@@ -21,9 +21,9 @@ from stages.augmentation import rows as augmentation
 from stages.augmentation.candidates import CandidateFinder, Replaceable
 from stages.augmentation.rows import augmentation_digest, augmented_rows, part_bounds, variants
 from stages.augmentation.stop_words import ENGLISH
+from stages.ports.plain import SilentProgress
 from tests.support.augmenting import PlainAugmentor, word_teacher
 from tests.support.builders import tiny_tokenizer
-from tests.support.fakes import SilentProgress
 from tests.support.processes import running
 from tests.support.toys import toy_rows, toy_teacher
 

@@ -61,18 +61,3 @@ def test_distributions_that_do_not_overlap_differ_by_the_gap_of_their_scores() -
     loss.total.backward()
     assert loss.mean().item() == pytest.approx(2e4)
     assert student.grad.flatten().tolist() == pytest.approx([1, -1, 1, -1])
-
-
-@pytest.mark.parametrize("kind", sorted(ROWS))
-def test_published_gives_masked_scores_the_weight_of_a_zero(kind: str) -> None:
-    student, teacher = drawn(B, A, S, S, seed=1), drawn(B, A, S, S, seed=2)
-    masked = student.masked_fill(~MASK[:, None, None, :], -10000.0)
-    loss = attention_probability_loss(masked, teacher, MASK, kind=kind, reduction="published")
-    total = 0.0
-    for b, length in enumerate(LENGTHS):
-        for a in range(A):
-            for i in range(S):
-                kept = [*student[b, a, i, :length].tolist(), *[0.0] * (S - length)]
-                total += ROWS[kind](softmax(np.array(kept)), softmax(teacher[b, a, i].numpy()))
-    assert loss.total.item() == pytest.approx(total, rel=1e-12)
-    assert int(loss.count) == B * A * S * (S if kind == "mse" else 1)

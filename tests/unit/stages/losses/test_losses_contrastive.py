@@ -1,18 +1,13 @@
-"""The contrastive loss against float64 loops, and the gathering of rows between two real processes."""
+"""The contrastive loss against float64 loops."""
 
 from __future__ import annotations
-
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
-from stages.losses import Summed, angular_contrastive_loss, gather_rows
+from stages.losses import angular_contrastive_loss
 from tests.unit.stages.losses.test_losses import drawn
 
 L, N, H = 2, 4, 6
@@ -82,63 +77,3 @@ def test_a_row_of_padding_is_neither_near_nor_far_and_moves_nothing() -> None:
     loss.total.backward()
     assert loss.total.item() == pytest.approx(1 - 0.5 + 1)
     assert not student.grad.any()
-
-
-def test_alone_a_process_gathers_its_own_rows() -> None:
-    states = drawn(L, N, 5, H).requires_grad_()
-    gathered, mask, first = gather_rows(states, STUDENT_MASK.long())
-    assert torch.equal(gathered, states)
-    assert not gathered.requires_grad
-    assert torch.equal(mask, STUDENT_MASK)
-    assert first == 0
-
-
-RANKS = {0: slice(0, 3), 1: slice(3, 4)}
-
-
-def one_process(rank: int, folder: str) -> None:
-    """Three rows of four positions in one process, one of three in the other."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/met", rank=rank, world_size=2)
-    student, teacher = all_rows()
-    width, rows = (4, 3)[rank], RANKS[rank]
-    own = teacher[:, rows, :width].requires_grad_()
-    gathered, mask, first = gather_rows(own, TEACHER_MASK[rows, :width])
-    halves, _, _ = gather_rows(own.bfloat16(), TEACHER_MASK[rows, :width])
-    student_rows = student[:, rows].requires_grad_()
-    index = torch.arange(student_rows.shape[1]) + first
-    loss = angular_contrastive_loss(student_rows, gathered, STUDENT_MASK[rows], mask, index)
-    loss.total.backward()
-    assert not gathered.requires_grad
-    found = {
-        "gathered": gathered,
-        "halves": halves,
-        "mask": mask,
-        "first": first,
-        "total": loss.total.detach(),
-        "count": loss.count,
-        "gradient": student_rows.grad,
-    }
-    torch.save(found, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_see_each_other_s_rows_and_compute_the_loss_of_one(tmp_path: Path) -> None:
-    mp.spawn(one_process, args=(str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
-    student, teacher = all_rows()
-    student.requires_grad_()
-    alone: Summed = angular_contrastive_loss(student, teacher, STUDENT_MASK, TEACHER_MASK, torch.arange(N))
-    alone.total.backward()
-    cut = teacher.clone()
-    cut[:, 3, 3:] = 0.0  # the second process's rows end after three positions
-    for one in found:
-        assert torch.equal(one["gathered"], cut)
-        assert torch.equal(one["halves"], cut.bfloat16())
-        assert torch.equal(one["mask"], TEACHER_MASK)
-    assert [one["first"] for one in found] == [0, 3]
-    assert sum(one["total"].item() for one in found) == pytest.approx(alone.total.item(), rel=1e-12)
-    assert sum(int(one["count"]) for one in found) == int(alone.count)
-    gradient = torch.cat([one["gradient"] for one in found], dim=1)
-    torch.testing.assert_close(gradient, student.grad, rtol=1e-12, atol=1e-14)

@@ -171,7 +171,6 @@ LOSSES = {
     "relation_tokens": plain(relation_loss, "BASD", "BAST", num_heads=4),
     "relation_heads": plain(relation_loss, "BASD", "BAST", num_heads=4, across="heads"),
     "relation_samples": plain(relation_loss, "BASD", "BAST", relates_rows=True, num_heads=4, across="samples"),
-    "relation_per_sequence": plain(relation_loss, "BASD", "BAST", num_heads=4, reduction="per_sequence"),
     "soft_label_kl": Loss(soft_label_loss, soft_labels("kl"), "BC", "BC"),
     "soft_label_mse": Loss(soft_label_loss, soft_labels("mse"), "BC", "BC"),
     "soft_label_weighted": Loss(soft_label_loss, weighted_labels, "BC", "BC"),

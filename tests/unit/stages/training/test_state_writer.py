@@ -11,11 +11,11 @@ import torch
 from schemas.core.errors import Interrupted, StoreError
 from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.recipe import Recipe
+from stages.ports.plain import MemoryStates, SilentProgress, plain_ports
 from stages.ports.protocols import Ports, TrainingState
 from stages.training.fit import fit
 from stages.training.state_writer import StateWriter
 from stages.training.trainer import Trainer
-from tests.support.fakes import MemoryStates, SilentProgress, fake_ports
 from tests.support.toys import make_trainer, toy_recipe
 
 PATIENCE = 30.0
@@ -107,24 +107,24 @@ def test_a_state_that_is_written_while_training_goes_on_is_of_its_own_step(recip
             states.released.set()
         return False
 
-    ports = fake_ports(tmp_path, states=states, progress=progress, state_minutes=1e-9, stop_requested=stop)
+    ports = plain_ports(tmp_path, states=states, progress=progress, state_minutes=1e-9, stop_requested=stop)
     whole = run(recipe, ports)
     assert states.saved[0].step == 1
     again = MemoryStates(saved=states.saved[:1])
-    resumed = run(recipe, fake_ports(tmp_path, states=again))
+    resumed = run(recipe, plain_ports(tmp_path, states=again))
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, resumed.parameters[name]), name
 
 
 def test_a_disk_that_refuses_a_state_ends_the_stage_with_its_message(recipe: Recipe, tmp_path: Path) -> None:
-    ports = fake_ports(tmp_path, states=FullStates(), state_minutes=1e-9)
+    ports = plain_ports(tmp_path, states=FullStates(), state_minutes=1e-9)
     with pytest.raises(StoreError, match="the disk is full at step 1"):
         run(recipe, ports)
 
 
 def test_whoever_asks_to_stop_gets_the_step_that_is_done(recipe: Recipe, tmp_path: Path) -> None:
     states, progress = MemoryStates(), SilentProgress()
-    ports = fake_ports(tmp_path, states=states, progress=progress, stop_requested=lambda: progress.done == 5)
+    ports = plain_ports(tmp_path, states=states, progress=progress, stop_requested=lambda: progress.done == 5)
     with pytest.raises(Interrupted, match="step 5 of 12"):
         run(recipe, ports)
     assert [each.step for each in states.saved] == [5]

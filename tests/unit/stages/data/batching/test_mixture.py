@@ -1,4 +1,4 @@
-"""Sources mixed by weight, and the rows of a step dealt out to processes: complete, repeatable, in the right shares."""
+"""Sources mixed by weight: complete, repeatable, in the right shares."""
 
 from __future__ import annotations
 
@@ -86,25 +86,3 @@ def test_a_duration_in_tokens_is_the_fewest_steps_that_reach_it(size: str) -> No
 def test_sources_that_do_not_fit_the_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="there are 9"):
         plan(np.full(9, 5, np.int32), "2 sequences", Mixture((5, 5), (1.0, 1.0)))
-
-
-@settings(deadline=None, max_examples=80)
-@given(number=st.integers(1, 80), world=st.integers(1, 9), size=UNITS, seed=st.integers(0, 99))
-def test_every_row_of_a_step_is_in_exactly_one_process(number: int, world: int, size: str, seed: int) -> None:
-    lengths = np.random.default_rng(seed).integers(1, 50, number).astype(np.int32)
-    batches = plan(lengths, size)
-    for step in range(batches.steps_in_epoch(0)):
-        whole = np.concatenate(batches.step(step))
-        shares = [batches.step(step, rank, world) for rank in range(world)]
-        rows = [np.concatenate([*share, np.empty(0, np.int64)]).astype(int) for share in shares]
-        assert sorted(np.concatenate(rows).tolist()) == sorted(whole.tolist())
-        tokens = [int(lengths[part].sum()) for part in rows]
-        assert max(tokens) - min(tokens) <= lengths[whole].max()
-        assert max(map(len, rows)) - min(map(len, rows)) <= 1
-        for share in shares:
-            assert all(len(cut) * lengths[cut].max() <= 64 or len(cut) == 1 for cut in share)
-
-
-def test_a_process_that_there_is_not_is_refused() -> None:
-    with pytest.raises(ValueError, match="there is no process 2 of 2"):
-        plan(np.full(9, 5, np.int32), "2 sequences").step(0, 2, 2)
