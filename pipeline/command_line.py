@@ -122,7 +122,7 @@ def run(
 ) -> None:
     """Run a recipe; what is there already is reused."""
     from pipeline.launch import run_recipe
-    from pipeline.reporting.tasks_table import print_any
+    from pipeline.reporting.console_reports import print_report
 
     report = run_recipe(
         recipe,
@@ -137,7 +137,7 @@ def run(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        print_any(report, out, mlflow=_mlflow(report.store))
+        print_report(report, out, mlflow=_mlflow(report.store))
 
 
 def _mlflow(store: str) -> tuple[str | None, str]:
@@ -165,7 +165,7 @@ def compare(
 ) -> None:
     """The stages of a run side by side, or its tasks."""
     from pipeline.process.settings import read_settings
-    from pipeline.reporting.tasks_table import print_any
+    from pipeline.reporting.console_reports import print_report
     from pipeline.store.checkpoints import look_into_store
 
     settings = read_settings(store)
@@ -173,15 +173,15 @@ def compare(
     if as_json:
         _print_json(report.model_dump(mode="json"))
     else:
-        print_any(report, out, mlflow=_mlflow(report.store))
+        print_report(report, out, mlflow=_mlflow(report.store))
 
 
 @app.command()
 def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:
     """Send what was kept while MLflow was away: points, pictures, texts, models."""
     from pipeline.process.settings import read_settings
+    from pipeline.reporting.console_reports import print_sync
     from pipeline.store.checkpoints import look_into_store
-    from pipeline.tracking.server import print_sync
     from pipeline.tracking.server import sync as send_kept
 
     settings = read_settings(store)
@@ -246,8 +246,9 @@ def gc(
 ) -> None:
     """What no run and no checkpoint refers to any more: shown, and removed with --yes."""
     from pipeline.process.settings import read_settings
+    from pipeline.reporting.console_reports import print_garbage
     from pipeline.store.checkpoints import look_into_store
-    from pipeline.store.garbage import find_garbage, print_garbage, remove_garbage, seconds_of
+    from pipeline.store.garbage import find_garbage, remove_garbage, seconds_of
 
     age = seconds_of(older_than)
     opened = look_into_store(read_settings(store).store)

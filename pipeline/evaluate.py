@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 from rich.console import Console
-from rich.table import Table
 
 from pipeline.process.settings import read_settings
-from pipeline.process.terminal import add_row, say, shown
+from pipeline.process.terminal import say
+from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.run_table import notes_on, percent
 from pipeline.store.checkpoints import MANIFEST, open_checkpoint, store_for_look
 from pipeline.task_argument import named_task
@@ -185,26 +185,31 @@ def _scored(name: str, folder: Path, metric: MetricName, rows: TaskRows, scorers
     )
 
 
-def print_scores(scores: Scores, console: Console) -> None:
-    """How the rows were read, and the scores as a table."""
-    for remark in scores.remarks:
-        say(console, remark)
-    table = Table(title=shown(f"{scores.task}: {scores.rows:,} validation rows"), title_justify="left")
-    names = list(scores.models[0].scores)
-    of = {name: score.of for name, score in scores.models[0].scores.items()}
-    for name in ("", *(f"{titled(name, of[name])} %" for name in names)):
-        table.add_column(shown(name), justify="left" if not name else "right")
+def scores_table(scores: Scores) -> ResultTable:
+    """The scores of each model with their intervals, on all rows and on subsets, and those of guessing."""
+    first = scores.models[0].scores
+    columns = [Column(f"{titled(name, score.of)} %") for name, score in first.items()]
+    rows = []
     for model in scores.models:
         parts = {model.name: model.scores}
         if model.unseen_scores:
             parts[f"{model.name}, {scores.unseen_rows:,} rows not in train"] = model.unseen_scores
-        parts |= {f"{model.name}, {split}": found for split, found in model.further.items()}
-        for title, found in parts.items():
-            add_row(table, (title, *(_with_interval(found.get(name)) for name in names)))
+        parts |= {f"{model.name}, {split}": split_scores for split, split_scores in model.further.items()}
+        rows += [
+            TableRow((title, *(_with_interval(part_scores.get(name)) for name in first)))
+            for title, part_scores in parts.items()
+        ]
     if scores.guesses:
-        cells = (percent(scores.guesses.get(name)) for name in names)
-        table.add_row("guessing", *cells, style="dim")
-    console.print(table)
+        rows.append(TableRow(("guessing", *(percent(scores.guesses.get(name)) for name in first)), "dim"))
+    title = f"{scores.task}: {scores.rows:,} validation rows"
+    return ResultTable((Column("model", "", is_text=True, wraps=True), *columns), tuple(rows), title)
+
+
+def print_scores(scores: Scores, console: Console) -> None:
+    """Print how the rows were read, the table of scores, and notes on scores that are meaningless."""
+    for remark in scores.remarks:
+        say(console, remark)
+    console.print(as_terminal(scores_table(scores)))
     for model in scores.models:
         for note in notes_on(model.scores):
             say(console, f"{model.name}: {note}")

@@ -25,7 +25,7 @@ from pipeline.process.logs import quiet_prefect
 from pipeline.process.settings import Settings, read_settings
 from pipeline.process.stopping import Stop, interrupted, stop_signals
 from pipeline.recipes.shipped import read_recipe
-from pipeline.reporting.inputs import what_is_read
+from pipeline.reporting.inputs import data_lines
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.files import disk_errors
 from pipeline.store.open_runs import OpenRun, needs_of, open_run
@@ -112,7 +112,7 @@ def _execute(
     progress.note(f"{recipe.name}: looking at models and data")
     with disk_errors(store.cache):
         facts = look_at(recipe, store.cache)
-    for line in what_is_read({task: found.card for task, found in facts.items()}):
+    for line in data_lines({task: found.card for task, found in facts.items()}):
         progress.note(line)
     parent = resumed(options, store, settings, registered)
     if parent is not None:

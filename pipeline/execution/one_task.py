@@ -23,7 +23,8 @@ from pipeline.planning.options import RunOptions
 from pipeline.planning.outline import needs_made_teachers
 from pipeline.process.settings import Settings
 from pipeline.process.stopping import Stop, interrupted
-from pipeline.reporting.run_table import as_markdown, as_records, rows_of, score_tags, student_row, summary, teacher_row
+from pipeline.reporting.result_table import as_markdown, as_records
+from pipeline.reporting.run_table import rows_of, run_table, score_tags, student_row, summary, teacher_row
 from pipeline.reporting.score_figures import stage_comparison
 from pipeline.store.checkpoints import MANIFEST, CheckpointStore, open_checkpoint
 from pipeline.store.open_runs import OpenRun
@@ -289,7 +290,7 @@ def tracked(
 
 def publish(report: RunReport, parent_run: TrackedRun, *, key: str) -> None:
     """Put the report where people look: MLflow's parent run and Prefect's artifacts, whose names begin with `key`."""
-    parent_run.log_file(as_markdown(report), "report.md")
+    parent_run.log_file(as_markdown(run_table(report), summary(report)), "report.md")
     parent_run.log_file(report.model_dump_json(indent=2), "report.json")
     parent_run.log_file(stage_comparison(report), "stages.png")
     scores = {
@@ -301,7 +302,7 @@ def publish(report: RunReport, parent_run: TrackedRun, *, key: str) -> None:
         rows = rows_of(report.validation_rows, report.validation_rows_of)
         parent_run.set_tags(score_tags(report.positive_label, rows))
     parent_run.log(0, {f"result/{key}": value for key, value in scores.items() if value is not None})
-    show_in_prefect(key, "stages", as_records(report), summary(report))
+    show_in_prefect(key, "stages", as_records(run_table(report)), summary(report))
 
 
 def show_in_prefect(key: str, what: Literal["stages", "tasks"], table: list[dict[str, str]], lines: list[str]) -> None:

@@ -21,8 +21,9 @@ from pipeline.execution.one_task import Hands, Work, distil, run_stages, show_in
 from pipeline.execution.prefect_tasks import cancelled_when_interrupted
 from pipeline.execution.stage_runner import Runner
 from pipeline.process.settings import read_settings
+from pipeline.reporting.result_table import as_markdown, as_records
 from pipeline.reporting.score_figures import task_comparison
-from pipeline.reporting.tasks_table import as_markdown, as_records, averages_of, summary
+from pipeline.reporting.tasks_table import averages_of, summary, tasks_table
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.files import disk_errors
 from pipeline.tracking.session import TrackedRun
@@ -162,7 +163,7 @@ def _conclude(
 
 def publish(report: TasksReport, parent_run: TrackedRun) -> None:
     """Put the comparison where people look: MLflow's parent run and Prefect's artifacts."""
-    parent_run.log_file(as_markdown(report), "report.md")
+    parent_run.log_file(as_markdown(tasks_table(report), summary(report)), "report.md")
     parent_run.log_file(report.model_dump_json(indent=2), "report.json")
     parent_run.log_file(task_comparison(report), "tasks.png")
     averages = {
@@ -170,7 +171,7 @@ def publish(report: TasksReport, parent_run: TrackedRun) -> None:
     }
     if averages:
         parent_run.log(0, averages)
-    show_in_prefect(report.recipe, "tasks", as_records(report), summary(report))
+    show_in_prefect(report.recipe, "tasks", as_records(tasks_table(report)), summary(report))
 
 
 def _said(error: BaseException) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from pipeline.planning.assistants import assistant_of
 from pipeline.planning.differences import what_is_different
 from pipeline.planning.outline import OutlinedStage, outline_tasks, with_student_there
 from pipeline.planning.preflight import look_at
 from pipeline.process.settings import read_settings
-from pipeline.process.terminal import add_row, say, shown
-from pipeline.reporting.inputs import what_is_read
+from pipeline.process.terminal import say
+from pipeline.reporting.inputs import data_lines
+from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.run_table import amount, duration, size_lines
 from pipeline.store.checkpoints import CheckpointStore, store_for_look
 from schemas.core.base import Frozen
@@ -161,62 +160,60 @@ def _objective(config: StageConfig) -> str:
     return words + " + ".join(name for name, part in parts.items() if part)
 
 
-def _called(stage: PlannedStage) -> str:
+def _title(stage: PlannedStage) -> str:
     return f"{stage.task}/{stage.name}" if stage.task else stage.name
 
 
-def _as_table(plan: Plan) -> Table:
-    table = Table(title=shown(f"{plan.recipe}: what would run"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for name in ("stage", "", "teacher", "data", "objective"):
-        table.add_column(name, no_wrap=name != "objective")
-    for name in ("steps", "tokens", "operations", "about"):
-        table.add_column(name, justify="right", no_wrap=True)
+def plan_table(plan: Plan) -> ResultTable:
+    """The plan as a table: what each stage is made of, whether it is in the store, and what it costs."""
+    columns = (
+        Column("stage", is_text=True),
+        Column("status", "", is_text=True),
+        Column("teacher", is_text=True),
+        Column("data", is_text=True),
+        Column("objective", is_text=True, wraps=True),
+        *map(Column, ("steps", "tokens", "operations", "about")),
+    )
+    rows = []
     for stage, following in zip(plan.stages, [*plan.stages[1:], None], strict=True):
-        there = stage.status == "reuse"
-        row = (
-            _called(stage),
-            "there" if there else "to run",
+        is_reused = stage.status == "reuse"
+        cells = (
+            _title(stage),
+            "reused" if is_reused else "to run",
             stage.teacher,
             stage.data,
             f"{stage.objective}: {stage.candidate}" if stage.candidate else stage.objective,
             f"{stage.steps:,}",
             amount(stage.tokens),
             f"{stage.flops / 1e12:.2f} T",
-            "–" if there else duration(stage.seconds),
+            "–" if is_reused else duration(stage.seconds),
         )
-        add_row(
-            table,
-            row,
-            style="dim" if there else None,
-            end_section=following is not None and following.task != stage.task,
-        )
-    return table
+        ends_section = following is not None and following.task != stage.task
+        rows.append(TableRow(cells, "dim" if is_reused else "", ends_section))
+    return ResultTable(columns, tuple(rows), f"{plan.recipe}: what would run")
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """What is read, and the plan as a table, with what it takes."""
+    """Print the data, the plan as a table, and its cost."""
     several = len(plan.data) > 1
     cards = {name if several else None: card for name, card in plan.data.items()}
-    for line in what_is_read(cards):
+    for line in data_lines(cards):
         say(console, line)
     console.print()
-    console.print(_as_table(plan))
-    for stage in plan.stages:
-        if stage.reason:
-            say(console, f"{_called(stage)}: to run, {stage.reason}")
-    for line in size_lines(plan.size):
-        say(console, line)
-    for stage in plan.stages:
-        if stage.kept_bytes and stage.status == "run":
-            say(
-                console,
-                f"{_called(stage)}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on "
-                "disk while the stage trains",
-            )
-    say(console, f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate")
+    console.print(as_terminal(plan_table(plan)))
+    lines = [f"{_title(stage)}: to run, {stage.reason}" for stage in plan.stages if stage.reason]
+    lines += size_lines(plan.size)
+    lines += [
+        f"{_title(stage)}: the teacher is asked once; its answers take {stage.kept_bytes / 1e9:.2g} GB on disk while "
+        "the stage trains"
+        for stage in plan.stages
+        if stage.kept_bytes and stage.status == "run"
+    ]
+    lines.append(f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate")
     if plan.then:
-        say(
-            console,
-            f"then: recipe {plan.then}, whose teacher this student is; it can be planned once the student is there",
+        lines.append(
+            f"then: recipe {plan.then}, which needs this student as its teacher; it can be planned once the student "
+            "is in the store"
         )
-    say(console, f"store: {plan.store}")
+    for line in [*lines, f"store: {plan.store}"]:
+        say(console, line)

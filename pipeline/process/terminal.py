@@ -11,11 +11,9 @@ import codecs
 import io
 import re
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -50,11 +48,6 @@ def shown(text: str, style: str = "") -> Text:
 def say(console: Console, text: str = "", style: str = "") -> None:
     """Print a line, however long it is."""
     console.print(shown(text, style), soft_wrap=True, highlight=False)
-
-
-def add_row(table: Table, cells: Iterable[str], *, style: str | None = None, end_section: bool = False) -> None:
-    """A row of a table, its cells as they are."""
-    table.add_row(*map(shown, cells), style=style, end_section=end_section)
 
 
 def make_streams_lenient() -> None:

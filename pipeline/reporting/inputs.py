@@ -1,4 +1,4 @@
-"""What a recipe reads, in lines, as `plan` and `run` print them before anything is trained."""
+"""The data of a recipe in lines, as `plan` and `run` print them before anything is trained."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from schemas.core.wording import printable
 from schemas.data.cards import DataCard, SplitCard
 
 SHOWN = 8
-"""Classes that a line names all of; of more, the largest and the smallest."""
+"""Most classes that a line lists in full; of more, it lists the largest and the smallest."""
 _OF_MANY = 4
 _WIDTH = 30
 
@@ -22,21 +22,21 @@ _COUNTED = {
 }
 
 
-def what_is_read(cards: Mapping[str | None, DataCard]) -> list[str]:
-    """How files were read, rows and tokens of every split, its classes with their counts, and the corpus.
+def data_lines(cards: Mapping[str | None, DataCard]) -> list[str]:
+    """Describe how files were read, rows, tokens and class counts of every split, and the corpus.
 
     Args:
-        cards: of every task by its name; under None where there is one, or none.
+        cards: data cards of several tasks by name; the only card is under None.
     """
     lines: dict[str, None] = {}
     for task, card in cards.items():
-        own = [*card_lines(card), *class_lines(card)]
-        lines |= dict.fromkeys(line if task is None else f"{task}: {line}" for line in own)
+        prefix = "" if task is None else f"{task}: "
+        lines |= {f"{prefix}{line}": None for line in (*card_lines(card), *class_lines(card))}
     return [*lines]
 
 
 def class_lines(card: DataCard) -> list[str]:
-    """A line for the classes, labels, tags or values of each split."""
+    """Describe the classes, labels, tags or values of each split in one line."""
     if card.task is None:
         return []
     return [f"{name}, {_classes(card.task.kind, split)}" for name, split in card.task.splits.items() if split.labels]
@@ -46,12 +46,12 @@ def _classes(kind: str, split: SplitCard) -> str:
     if kind not in _COUNTED:
         lowest, highest = (f"{split.labels[end]:.6g}" for end in ("lowest", "highest"))
         return f"values: {lowest} to {highest}, mean {split.labels['mean']:.4g}"
-    counts = sorted(split.labels.items(), key=lambda each: -each[1])
-    what = f"{len(counts):,} {_COUNTED[kind]}"
+    counts = sorted(split.labels.items(), key=lambda item: -item[1])
+    total = f"{len(counts):,} {_COUNTED[kind]}"
     if len(counts) <= SHOWN:
-        return f"{what}: {_counted(counts)}"
+        return f"{total}: {_counted(counts)}"
     largest, smallest = counts[:_OF_MANY], counts[-_OF_MANY:]
-    return f"{what}: the largest {_counted(largest)}; the smallest {_counted(smallest)}"
+    return f"{total}: the largest {_counted(largest)}; the smallest {_counted(smallest)}"
 
 
 def _counted(counts: list[tuple[str, float]]) -> str:

@@ -1,4 +1,4 @@
-"""A run's closing table: for the terminal, for Prefect and MLflow, and for programs."""
+"""A run's closing table, and the lines that are printed below it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-from pipeline.process.terminal import add_row, say, shown
+from pipeline.reporting.result_table import Column, ResultTable, TableRow
 from schemas.core.metrics import ABOUT_ONE_CLASS, titled
 from schemas.data.cards import DataCard
 from schemas.results.manifest import Judgement, Row, RunReport, Score, Size, TeacherReport
 
 NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
-COLUMNS = ("", "probe", "latent", "task metric", "agreement", "tokens", "time", "")
 
 
 def percent(value: float | None) -> str:
-    """`0.876` as `87.6`; a dash where there is nothing."""
+    """Write `0.876` as `87.6`, and None as a dash."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def amount(value: int | None) -> str:
-    """Tokens, rounded for reading: `2.5 M`, `300 k`."""
+    """Write a number of tokens, rounded: `2.50 M`, `300 k`."""
     if value is None:
         return "–"
     if value >= 1_000_000:
@@ -34,7 +29,7 @@ def amount(value: int | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as `75 s`, `12.5 min`, `2.2 h`."""
+    """Write seconds as `75 s`, `12.5 min` or `2.2 h`."""
     if seconds is None:
         return "–"
     if seconds < 100:
@@ -42,17 +37,82 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """One row's texts, in the order of COLUMNS."""
+def is_subset(scored: int | None, of: int | None) -> bool:
+    """Whether fewer validation rows are scored than the data has."""
+    return scored is not None and of is not None and scored < of
+
+
+def rows_of(scored: int | None, of: int | None) -> str:
+    """Write how many rows are scored: `872 rows`, `2,000 of 9,815 rows`."""
+    if scored is None:
+        return "no rows"
+    return f"{scored:,} of {of:,} rows" if is_subset(scored, of) else f"{scored:,} rows"
+
+
+def subset_note(report: RunReport) -> str:
+    """`, 2,000 of 9,815 rows` where a subset of the validation rows is scored, otherwise nothing."""
+    counts = report.validation_rows, report.validation_rows_of
+    return f", {rows_of(*counts)}" if is_subset(*counts) else ""
+
+
+def score_tags(positive_label: str | None, rows: str) -> dict[str, str]:
+    """Tags that tell an MLflow run's scores from those of other runs, which have the same names.
+
+    Args:
+        positive_label: the class that F1 is about; None for scores of all classes.
+        rows: how many rows are scored, in words.
+    """
+    of = {} if positive_label is None else {"distill.f1_of": positive_label}
+    return of | {"distill.validation_rows": rows}
+
+
+def run_table(report: RunReport, *, with_candidates: bool = True) -> ResultTable:
+    """The table of a run.
+
+    Args:
+        report: the run.
+        with_candidates: whether teachers that were tried and not chosen have rows; a terminal shows them in a table of
+            their own (`candidates_table`).
+    """
+    columns = (
+        Column("stage", "", is_text=True),
+        Column("probe", "probe %"),
+        Column("latent"),
+        Column(report.metric_title, f"{report.metric_title} %"),
+        Column("agreement", "agrees %"),
+        Column("tokens"),
+        Column("time"),
+        Column("status", ""),
+    )
+    rows = report.rows
+    if not with_candidates:
+        rows = tuple(row.model_copy(update={"candidate": None}) for row in rows if row.chosen)
+    kinds = [row.kind for row in rows]
+    last_of_kind = [kind != following for kind, following in zip(kinds, [*kinds[1:], *kinds[-1:]], strict=True)]
+    student = student_row(report)
+    return ResultTable(
+        columns,
+        tuple(
+            TableRow(
+                _cells(row),
+                "dim" if row.kind == "baseline" else "bold" if student and row.name == student.name else "",
+                ends_section,
+            )
+            for row, ends_section in zip(rows, last_of_kind, strict=True)
+        ),
+        f"{report.recipe} on {report.task or 'general text'}{subset_note(report)}",
+    )
+
+
+def _cells(row: Row) -> tuple[str, ...]:
     scores = row.judgement
-    latent = "–" if scores.latent_loss is None else f"{scores.latent_loss:.4g}"
     name = NAMES.get(row.name, row.name)
     status = ["chosen"] if row.candidate and row.chosen else []
     status += [] if row.status == "ran" else [row.status]
     return (
         f"{name} ({row.candidate})" if row.candidate else name,
         percent(scores.probed),
-        latent,
+        "–" if scores.latent_loss is None else f"{scores.latent_loss:.4g}",
         percent(scores.task_metric),
         percent(scores.agreement),
         amount(row.tokens),
@@ -61,71 +121,24 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def named(column: str, report: RunReport) -> str:
-    """A column's name in one report: that of the task's metric is its own."""
-    return report.metric_title if column == "task metric" else column
-
-
-def is_subset(scored: int | None, of: int | None) -> bool:
-    """Whether not all of some validation rows are scored."""
-    return scored is not None and of is not None and scored < of
-
-
-def rows_of(scored: int | None, of: int | None) -> str:
-    """How many rows are scored, in words: `872 rows`, `2,000 of 9,815 rows`."""
-    if scored is None:
-        return "no rows"
-    return f"{scored:,} of {of:,} rows" if is_subset(scored, of) else f"{scored:,} rows"
-
-
-def score_tags(positive_label: str | None, rows: str) -> dict[str, str]:
-    """Tags that say what the scores of an MLflow run are of: their names are the same in every run.
-
-    Args:
-        positive_label: the class that F1 is about; None where it is about none.
-        rows: how many rows are scored, in words.
-    """
-    of = {} if positive_label is None else {"distill.f1_of": positive_label}
-    return of | {"distill.validation_rows": rows}
-
-
-def as_table(report: RunReport) -> Table:
-    """The report's rows for a terminal."""
-    title = f"{report.recipe} on {report.task or 'general text'}"
-    if is_subset(report.validation_rows, report.validation_rows_of):
-        title += f", {rows_of(report.validation_rows, report.validation_rows_of)}"
-    table = Table(title=shown(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in COLUMNS:
-        metric = report.metric_title
-        label = {"task metric": metric, "agreement": "agrees"}.get(name, name)
-        label += " %" if name in ("probe", "task metric", "agreement") else ""
-        table.add_column(shown(label), justify="right" if name else "left", no_wrap=True)
-    # Candidates have a table of their own.
-    rows = [row.model_copy(update={"candidate": None}) for row in report.rows if row.chosen]
-    for index, row in enumerate(rows):
-        following = rows[index + 1] if index + 1 < len(rows) else None
-        last_of_kind = following is not None and following.kind != row.kind
-        style = "bold" if row.name == "task_specific" else "dim" if row.kind == "baseline" else None
-        add_row(table, cells(row), style=style, end_section=last_of_kind)
-    return table
-
-
-def as_markdown(report: RunReport) -> str:
-    """The same table in Markdown, with the closing lines."""
-    header = [named(name, report).replace("|", r"\|") or " " for name in COLUMNS]
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in report.rows]
-    return "\n".join([*lines, "", *(f"- {line}" for line in summary(report))])
-
-
-def as_records(report: RunReport) -> list[dict[str, str]]:
-    """The rows for a Prefect table artifact."""
-    names = [named(name, report) or ("stage" if index == 0 else "status") for index, name in enumerate(COLUMNS)]
-    return [dict(zip(names, cells(row), strict=True)) for row in report.rows]
+def candidates_table(report: RunReport) -> ResultTable | None:
+    """The candidates for the teacher, for a terminal; None where only one was trained."""
+    candidates = [row for row in report.rows if row.candidate is not None]
+    if not candidates:
+        return None
+    metric = next((row.candidate_metric for row in candidates if row.candidate_metric), "")
+    numbers = (f"chosen by {metric}".rstrip(), f"{report.metric_title} %", "tokens", "time")
+    rows = []
+    for row in candidates:
+        name, _, _, score, _, tokens, time, status = _cells(row)
+        chosen_by = "–" if row.candidate_score is None else f"{row.candidate_score:.4f}"
+        rows.append(TableRow((name, chosen_by, score, tokens, time, status)))
+    columns = (Column("", is_text=True), *map(Column, numbers), Column("", is_text=True))
+    return ResultTable(columns, tuple(rows), "candidates for the teacher")
 
 
 def size_lines(size: Size) -> list[str]:
-    """Parameters, operations and speed in words."""
+    """Describe parameters, operations and speed of student and teacher."""
     lines = [
         f"parameters: student {size.student_parameters / 1e6:.2f} M, teacher {size.teacher_parameters / 1e6:.2f} M "
         f"({size.teacher_parameters / size.student_parameters:.1f} times fewer)",
@@ -142,17 +155,17 @@ def size_lines(size: Size) -> list[str]:
 
 
 def student_row(report: RunReport) -> Row | None:
-    """The finished student: the last stage."""
+    """The finished student: the row of the last stage."""
     return next((row for row in reversed(report.rows) if row.kind == "stage"), None)
 
 
 def teacher_row(report: RunReport) -> Row | None:
-    """The teacher's line; of several that were tried, the chosen one's."""
+    """The row of the teacher; of several candidates, of the chosen one."""
     return next((row for row in report.rows if row.kind == "teacher" and row.chosen), None)
 
 
 def summary(report: RunReport) -> list[str]:
-    """The closing lines under the table."""
+    """The lines printed below the table."""
     lines: list[str] = []
     student, teacher = student_row(report), teacher_row(report)
     if student and teacher and report.retained is not None:
@@ -166,7 +179,7 @@ def summary(report: RunReport) -> list[str]:
         if row and report.validation_rows:
             lines += _score_lines(row, report)
     lines += _guessing_lines(report)
-    lines += [teacher_line(each) for each in report.teachers if each.verdict != "good"]
+    lines += [teacher_line(teacher_report) for teacher_report in report.teachers if teacher_report.verdict != "good"]
     if report.data is not None:
         lines += card_lines(report.data)
     if report.size is not None:
@@ -178,7 +191,7 @@ def summary(report: RunReport) -> list[str]:
 
 
 def _above_chance(guessed: float | None, share: float | None) -> str:
-    """What of a teacher's score above guessing was retained; alone the share of the score itself flatters."""
+    """The share of the teacher's gain over guessing that was retained; the share of its whole score flatters."""
     if guessed is None:
         return ""
     kept = "the teacher is not above it" if share is None else f"{percent(share)} %"
@@ -186,7 +199,7 @@ def _above_chance(guessed: float | None, share: float | None) -> str:
 
 
 def _guessing_lines(report: RunReport) -> list[str]:
-    """What the best constant answer gets by each score, and what the student retained above that by further ones."""
+    """Scores of the best constant prediction, and the gains over it that the student retained by further scores."""
 
     def listed(shares: Mapping[str, float]) -> str:
         return ", ".join(
@@ -196,7 +209,7 @@ def _guessing_lines(report: RunReport) -> list[str]:
 
     lines = []
     if report.guessed:
-        lines.append(f"guessing, by the best constant answer: {listed(report.guessed)}")
+        lines.append(f"guessing (best constant prediction): {listed(report.guessed)}")
     others = {key: share for key, share in report.gains_retained.items() if key != report.metric}
     if others:
         lines.append(f"retained above guessing by further scores: {listed(others)}")
@@ -204,21 +217,21 @@ def _guessing_lines(report: RunReport) -> list[str]:
 
 
 def _difference_lines(judgement: Judgement) -> list[str]:
-    """How far the student is from its teacher, by draws of the same rows: what two intervals side by side hide."""
+    """Difference of student and teacher on the same rows, which is narrower than their two intervals suggest."""
     lines = []
-    if (found := judgement.minus_teacher) is not None:
-        value, low, high = (f"{100 * each:+.1f}" for each in (found.value, found.low, found.high))
+    if (score := judgement.minus_teacher) is not None:
+        value, low, high = (f"{100 * number:+.1f}" for number in (score.value, score.low, score.high))
         lines.append(f"student minus teacher: {value} points (95 % interval {low} to {high}, on the same rows)")
     if judgement.agreement is not None and judgement.agreement_guessed is not None:
         lines.append(
-            f"student agrees with teacher: {percent(judgement.agreement)} % (the best constant answer: "
+            f"student agrees with teacher: {percent(judgement.agreement)} % (the best constant prediction: "
             f"{percent(judgement.agreement_guessed)} %)"
         )
     return lines
 
 
 def _score_lines(row: Row, report: RunReport) -> list[str]:
-    """A model's scores with their intervals: on all rows, on those not in train, on further validation rows."""
+    """Scores of a model with their intervals: on all rows, on rows not in train, and on further validation rows."""
     judgement = row.judgement
     lines = []
     if judgement.scores:
@@ -242,12 +255,12 @@ def _scored(scores: Mapping[str, Score]) -> str:
 
 
 def notes_on(scores: Mapping[str, Score]) -> list[str]:
-    """Why some of a model's scores say nothing of it, each reason once."""
+    """Reasons why some of a model's scores are meaningless, without repetition."""
     return list(dict.fromkeys(score.note for score in scores.values() if score.note))
 
 
 def card_lines(card: DataCard) -> list[str]:
-    """What is read, in a line for each split of the task and for the corpus."""
+    """Describe the data in one line per split of the task and one for the corpus."""
     lines = [*(card.task.remarks if card.task else ()), *(card.corpus.remarks if card.corpus else ())]
     for name, split in card.task.splits.items() if card.task else ():
         odd = {
@@ -255,25 +268,25 @@ def card_lines(card: DataCard) -> list[str]:
             "with several labels": split.contradictions,
             "also in train": split.in_train,
             "cut off": split.cut,
-            "left out for want of a text or a label": split.dropped,
+            "left out without a text or a label": split.dropped,
         }
-        found = ", ".join(f"{number:,} {what}" for what, number in odd.items() if number)
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in odd.items() if count)
         lines.append(
             f"{name}: {split.rows:,} rows, {amount(split.tokens)} tokens, half of {split.lengths.median} or fewer, "
-            f"longest {split.lengths.longest}; {found or 'none repeated, cut off or known'}"
+            f"longest {split.lengths.longest}; {counts or 'none repeated, cut off or in train'}"
         )
     if card.corpus is not None:
         train = sum(source.train for source in card.corpus.sources)
-        gone = sum(source.duplicates + source.near_duplicates for source in card.corpus.sources)
-        line = f"corpus: {train:,} rows, {gone:,} repeated ones left out"
+        repeated = sum(source.duplicates + source.near_duplicates for source in card.corpus.sources)
+        line = f"corpus: {train:,} rows, {repeated:,} repeated rows left out"
         if card.leaks is not None:
-            line += f"; {card.leaks.rows:,} hold one of {card.leaks.texts:,} validation texts of the task"
+            line += f"; {card.leaks.rows:,} contain one of the task's {card.leaks.texts:,} validation texts"
         lines.append(line)
     return lines
 
 
 def teacher_line(report: TeacherReport) -> str:
-    """Whether a teacher is good enough, and why, in one line."""
+    """Verdict on a teacher and the reason, in one line."""
     low, high = percent(report.score.low), percent(report.score.high)
     parts = [
         f"{titled(report.metric, report.score.of)} {percent(report.score.value)} % (95 % interval {low} to {high})",
@@ -282,32 +295,14 @@ def teacher_line(report: TeacherReport) -> str:
     if report.bag_of_words is not None:
         parts.append(f"bag of words {percent(report.bag_of_words)} %")
     if report.label_order == "reordered":
-        parts.append("outputs put into the order of the task's labels by name")
+        parts.append("outputs reordered by name to match the task's labels")
     if report.label_order == "unnamed":
-        parts.append("outputs without names, taken in the order of the task's labels")
+        parts.append("outputs without names, assumed to be in the order of the task's labels")
     return f"{report.name}: {report.verdict}: {', '.join(parts)}; {report.reason}"
 
 
-def candidates_table(report: RunReport) -> Table | None:
-    """The teachers that were tried, for a terminal; None where there was nothing to choose."""
-    tried = [row for row in report.rows if row.candidate is not None]
-    if not tried:
-        return None
-    table = Table(title="candidates for the teacher", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    chosen_by = next((row.candidate_metric for row in tried if row.candidate_metric), "")
-    for name in (f"chosen by {chosen_by}".rstrip(), f"{report.metric_title} %", "tokens", "time"):
-        table.add_column(shown(name), justify="right", no_wrap=True)
-    table.add_column("")
-    for row in tried:
-        name, _, _, metric, _, tokens, time, status = cells(row)
-        score = "–" if row.candidate_score is None else f"{row.candidate_score:.4f}"
-        add_row(table, (name, score, metric, tokens, time, status))
-    return table
-
-
 def overlay_link(report: RunReport, server: str) -> str | None:
-    """Address of the page of MLflow's UI that lays the stages' training losses over each other.
+    """Address of the page of MLflow's UI that overlays the training losses of all stages.
 
     Args:
         report: the run.
@@ -318,7 +313,7 @@ def overlay_link(report: RunReport, server: str) -> str | None:
 
 
 def overlay_address(runs: list[str], experiment: str | None, server: str) -> str | None:
-    """Address of the page that lays the training losses of these runs over each other; None without runs."""
+    """Address of the page that overlays the training losses of these runs; None without runs."""
     if not runs or experiment is None:
         return None
     query = urlencode(
@@ -333,24 +328,3 @@ def overlay_address(runs: list[str], experiment: str | None, server: str) -> str
         }
     )
     return f"{server.rstrip('/')}/#/metric?{query}"
-
-
-def print_report(report: RunReport, console: Console, *, mlflow: tuple[str | None, str]) -> None:
-    """Print table, closing lines and what to do next.
-
-    Args:
-        report: the run.
-        console: where to.
-        mlflow: the command that starts MLflow's UI (null where a server runs already), and its address.
-    """
-    command, server = mlflow
-    console.print()
-    console.print(as_table(report))
-    if (candidates := candidates_table(report)) is not None:
-        console.print(candidates)
-    for line in summary(report):
-        say(console, line)
-    if command:
-        say(console, f"open MLflow's UI: {command}")
-    if link := overlay_link(report, server):
-        say(console, f"the stages side by side: {link}")

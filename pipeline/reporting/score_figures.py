@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.reporting.loss_curves import BLACK, COLOURS, GREY, as_png, new_figure
-from pipeline.reporting.run_table import NAMES, is_subset, percent, rows_of, teacher_row
+from pipeline.reporting.run_table import NAMES, percent, subset_note, teacher_row
 from schemas.results.manifest import Row, RunReport, Score
 from schemas.results.report import TasksReport
 
@@ -40,9 +40,7 @@ def stage_comparison(report: RunReport) -> bytes:
         _draw_scores(axes, scored)
         axes.set_title(f"own head, {report.metric_title} %, 95 % interval", loc="left", fontsize=10)
     task = f", {report.task}" if report.task else ""
-    if is_subset(report.validation_rows, report.validation_rows_of):
-        task += f", {rows_of(report.validation_rows, report.validation_rows_of)}"
-    figure.suptitle(f"{report.recipe}{task}", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.suptitle(f"{report.recipe}{task}{subset_note(report)}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     return as_png(figure)
 
 

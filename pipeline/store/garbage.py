@@ -17,11 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from pipeline.process.terminal import add_row, say
 from pipeline.store import files, open_runs
 from pipeline.store.checkpoints import MANIFEST, CheckpointStore
 from schemas.core.base import Frozen
@@ -127,29 +123,6 @@ def remove_garbage(store: CheckpointStore, found: Garbage) -> Garbage:
     return Garbage(
         store=found.store, pieces=tuple(gone), removed=True, older_than=found.older_than, in_use=tuple(in_use)
     )
-
-
-def print_garbage(found: Garbage, console: Console) -> None:
-    """What goes, or went, as a table."""
-    if found.pieces:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("removed" if found.removed else "would be removed", overflow="fold")
-        table.add_column("MB", justify="right", no_wrap=True)
-        table.add_column("days old", justify="right", no_wrap=True)
-        table.add_column("why")
-        for piece in found.pieces:
-            size, days = f"{piece.size / 1e6:,.1f}", f"{piece.age / 86400:.1f}"
-            add_row(table, (piece.path, size, days, piece.reason))
-        console.print(table)
-    for path in found.in_use:
-        say(console, f"left, because somebody is working on it: {path}")
-    total = f"{found.size / 1e6:,.1f} MB in {len(found.pieces)} places"
-    if found.removed:
-        say(console, f"removed {total} of {found.store}")
-    elif found.pieces:
-        say(console, f"{total} of {found.store}; `distill gc --yes` removes them")
-    else:
-        say(console, f"nothing to remove in {found.store}")
 
 
 @dataclass(frozen=True)

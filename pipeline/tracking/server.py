@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from rich.console import Console
 
 from pipeline.process.settings import Settings
-from pipeline.process.terminal import say
 from pipeline.tracking import run_files
 from pipeline.tracking.client import (
     Rejected,
@@ -330,21 +328,3 @@ def _kept(path: Path, sent: Amount = Amount(), reason: str | None = None) -> Syn
         left=unsent(path),
         reason=reason,
     )
-
-
-def print_sync(report: SyncReport, console: Console) -> None:
-    """Print what was sent and what is left, one line per run."""
-    for run in report.runs:
-        parts = [f"sent {run.sent}"] if run.sent else []
-        if run.left:
-            parts.append(f"still here {run.left}" + (f": {run.reason}" if run.reason else ""))
-        say(console, f"{run.name}{f' (run {run.run_id})' if run.run_id else ''}: {'; '.join(parts)}")
-    for complaint in report.refused:
-        say(console, f"MLflow refused {complaint}")
-    if not report.runs:
-        say(console, f"nothing is kept for MLflow in {report.store}")
-        return
-    sent = sum((run.sent for run in report.runs), Amount())
-    left = sum((run.left for run in report.runs), Amount())
-    number = sum(bool(run.sent) for run in report.runs)
-    say(console, f"sent to {report.server}: {sent} of {number} run{'' if number == 1 else 's'}; still here: {left}")

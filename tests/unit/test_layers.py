@@ -68,9 +68,9 @@ ALLOWED: dict[str, set[str]] = {
     | {"stages.objective", "stages.training"},
     "pipeline.process": set(),
     "pipeline.recipes": set(),
-    "pipeline.store": {"pipeline.process"},
+    "pipeline.store": set(),
     "pipeline.tracking": {"pipeline.process", "pipeline.store"},
-    "pipeline.reporting": {"pipeline.process", "pipeline.tracking"},
+    "pipeline.reporting": {"pipeline.process", "pipeline.store", "pipeline.tracking"},
     "pipeline.planning": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
     "pipeline.execution": {
         "pipeline.process",

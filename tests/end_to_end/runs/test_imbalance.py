@@ -16,7 +16,8 @@ from pipeline.execution.one_task import make_report
 from pipeline.execution.stage_runner import Runner
 from pipeline.process.settings import read_settings
 from pipeline.process.stopping import Stop
-from pipeline.reporting.run_table import as_markdown, summary
+from pipeline.reporting.result_table import as_markdown
+from pipeline.reporting.run_table import run_table, summary
 from pipeline.store.checkpoints import open_store
 from pipeline.tracking.session import Tracking
 from schemas.recipe.expand import stage_config, teacher_configs
@@ -112,7 +113,7 @@ def test_every_number_stands_beside_its_class_and_what_guessing_gets(done: Done)
     assert "f1 of fraud: student" in lines
     assert "above chance (6.5 %)" in lines
     assert "(90 of 300 rows, 95 % intervals)" in lines
-    assert "| f1 of fraud |" in as_markdown(done.report)
+    assert "| f1 of fraud |" in as_markdown(run_table(done.report))
     assert all(row.judgement.probe_accuracy is not None for row in done.report.rows[:2])
 
 

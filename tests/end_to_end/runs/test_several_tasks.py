@@ -157,7 +157,7 @@ def test_plan_shows_what_is_shared_once_and_what_is_left_of_each_task(
         assert stages[name, "task_specific"]["digest"] == student.digest
     code, out, _ = distill("plan", world.recipe, *several)
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines() if "there" in line][:3] == [
+    assert [line.split()[0] for line in out.splitlines() if "reused" in line][:3] == [
         "general",
         "noise/teacher",
         "plays/teacher",

@@ -16,7 +16,8 @@ from pipeline.planning.differences import what_is_different
 from pipeline.planning.outline import OutlinedStage, outline
 from pipeline.planning.teacher_choice import best_of, score_of
 from pipeline.process.stopping import Stop
-from pipeline.reporting.run_table import as_records, candidates_table, teacher_line
+from pipeline.reporting.result_table import as_records
+from pipeline.reporting.run_table import candidates_table, run_table, teacher_line
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.open_runs import OpenRun, open_run
@@ -173,15 +174,14 @@ def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
     report = RunReport(
         run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s", rows=tuple(done.runner.rows)
     )
-    names = [record["stage"] for record in as_records(report)]
+    names = [record["stage"] for record in as_records(run_table(report))]
     assert names[:2] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
-    assert [record["status"] for record in as_records(report)][:2] == ["chosen", ""]
+    assert [record["status"] for record in as_records(run_table(report))][:2] == ["chosen", ""]
     table = candidates_table(report)
     assert table is not None
-    cells = [[str(cell) for cell in column.cells] for column in table.columns]
-    assert cells[1] == ["1.0000", "0.5000"]
-    assert str(table.columns[1].header) == "chosen by accuracy"
-    assert cells[-1] == ["chosen", ""]
+    assert [row.cells[1] for row in table.rows] == ["1.0000", "0.5000"]
+    assert table.columns[1].name == "chosen by accuracy"
+    assert [row.cells[-1] for row in table.rows] == ["chosen", ""]
     plain = report.model_copy(update={"rows": report.rows[2:]})
     assert candidates_table(plain) is None
 

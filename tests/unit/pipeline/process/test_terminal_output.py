@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from rich.table import Table
 
 from pipeline.execution.progress import LineProgress, TerminalProgress
 from pipeline.process.settings import read_settings
-from pipeline.process.terminal import add_row, safe, say
+from pipeline.process.terminal import safe, say
+from pipeline.reporting.console_reports import print_garbage
 from pipeline.reporting.loss_curves import as_png, loss_curves, new_figure
-from pipeline.store.garbage import Garbage, Piece, print_garbage
+from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
+from pipeline.store.garbage import Garbage, Piece
 from pipeline.tracking.run_files import Point
 from schemas.core.errors import ConfigError
 from tests.support.paths import ROOT
@@ -37,10 +38,7 @@ def printed(of: Console) -> str:
 def test_brackets_are_no_markup(text: str) -> None:
     out = console()
     say(out, f"store: {text}")
-    table = Table()
-    table.add_column("")
-    add_row(table, [text])
-    out.print(table)
+    out.print(as_terminal(ResultTable((Column("", is_text=True),), (TableRow((text,)),))))
     LineProgress(out).note(text)
     bars = TerminalProgress(out)
     bars.note(text)

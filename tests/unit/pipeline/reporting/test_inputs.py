@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline.planning.plan import make_plan, print_plan
-from pipeline.reporting.inputs import class_lines, what_is_read
+from pipeline.reporting.inputs import class_lines, data_lines
 from schemas.core.errors import ConfigError, DataError
 from schemas.data.cards import DataCard, LengthCard, SplitCard, TaskCard
 from schemas.recipe.recipe import Recipe
@@ -55,10 +55,10 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown_and_long_names_c
 
 
 def test_several_tasks_are_named_and_what_they_share_is_said_of_each() -> None:
-    lines = what_is_read({"a": card({"x": 1, "y": 2}), "b": card({"x": 1, "y": 2})})
+    lines = data_lines({"a": card({"x": 1, "y": 2}), "b": card({"x": 1, "y": 2})})
     assert "a: task: said" in lines
     assert "b: train, 2 classes: y (2), x (1)" in lines
-    assert what_is_read({None: card({"x": 1, "y": 2})})[0] == "task: said"
+    assert data_lines({None: card({"x": 1, "y": 2})})[0] == "task: said"
 
 
 def printed(recipe: dict[str, Any], folder: Path) -> tuple[list[str], dict[str, Any]]:
@@ -76,7 +76,7 @@ def test_plan_prints_classes_and_what_was_left_out_before_its_table(tmp_path: Pa
     write_rows(Path(recipe["task"]["train"]), rows)
     lines, plan = printed(recipe, tmp_path)
     assert lines[0].startswith(f"task.train: {recipe['task']['train']}: 2 of 162 rows have no text")
-    assert "; 2 left out for want of a text or a label" in lines[1]
+    assert "; 2 left out without a text or a label" in lines[1]
     assert lines[1].startswith("train: 160 rows")
     assert "train, 2 classes: bad (80), good (80)" in lines
     assert lines.index("validation, 2 classes: bad (30), good (30)") < lines.index("")

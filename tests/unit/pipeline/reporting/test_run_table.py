@@ -11,15 +11,14 @@ from rich.console import Console
 
 from pipeline.execution.one_task import retained_of
 from pipeline.reporting import score_figures as stage_picture
+from pipeline.reporting.result_table import as_markdown, as_records, as_terminal
 from pipeline.reporting.run_table import (
     amount,
-    as_markdown,
-    as_records,
-    as_table,
     duration,
     overlay_link,
     percent,
     rows_of,
+    run_table,
     score_tags,
     summary,
     teacher_row,
@@ -83,7 +82,7 @@ def test_numbers_are_rounded_for_reading() -> None:
 
 def test_the_table_fits_eighty_columns_and_keeps_every_number(report: RunReport) -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w", encoding="utf-8"))
-    console.print(as_table(report))
+    console.print(as_terminal(run_table(report, with_candidates=False)))
     text = console.export_text()
     console.file.close()
     assert "…" not in text
@@ -104,8 +103,8 @@ def test_the_closing_lines_say_what_was_kept_and_at_what_size(report: RunReport)
 
 
 def test_markdown_and_records_hold_the_same_rows(report: RunReport) -> None:
-    markdown = as_markdown(report)
-    for record in as_records(report):
+    markdown = as_markdown(run_table(report))
+    for record in as_records(run_table(report)):
         assert f"| {record['stage']} | {record['probe']} |" in markdown
 
 
@@ -211,21 +210,21 @@ def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
 ) -> None:
     found = imbalanced(report)
     console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))
-    console.print(as_table(found))
+    console.print(as_terminal(run_table(found, with_candidates=False)))
     shown = console.export_text()
     console.file.close()
     assert "toy on glue/sst2, 2,000 of 9,815 rows" in shown
     assert "f1 of fraud %" in shown
     lines = summary(found)
     assert "f1 of fraud: student 50.0 %, teacher 60.0 %: 83.3 % retained; above chance (10.0 %): 80.0 %" in lines
-    assert "guessing, by the best constant answer: f1 of fraud 10.0 %, accuracy 93.0 %" in lines
+    assert "guessing (best constant prediction): f1 of fraud 10.0 %, accuracy 93.0 %" in lines
     assert "retained above guessing by further scores: accuracy 100.0 %" in lines
-    assert "student agrees with teacher: 99.0 % (the best constant answer: 97.0 %)" in lines
+    assert "student agrees with teacher: 99.0 % (the best constant prediction: 97.0 %)" in lines
     scored = "f1 of fraud 50.0 % (40.0 to 60.0), accuracy 95.0 % (94.0 to 96.0)"
     assert f"task_specific: {scored} (2,000 of 9,815 rows, 95 % intervals)" in lines
     assert f"task_specific, forum: {scored} (2,000 of 9,832 rows)" in lines
-    assert "| f1 of fraud |" in as_markdown(found)
-    assert as_records(found)[0]["f1 of fraud"] == "60.0"
+    assert "| f1 of fraud |" in as_markdown(run_table(found))
+    assert as_records(run_table(found))[0]["f1 of fraud"] == "60.0"
     drawn: list[Any] = []
     monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
     stage_comparison(found)

@@ -8,15 +8,14 @@ from urllib.parse import parse_qs
 import pytest
 from rich.console import Console
 
+from pipeline.reporting.result_table import as_markdown, as_records, as_terminal
 from pipeline.reporting.tasks_table import (
     COLUMNS,
-    as_markdown,
-    as_records,
-    as_table,
     averages,
     averages_of,
     overlay_link,
     summary,
+    tasks_table,
 )
 from schemas.results.manifest import CheckpointRef, Judgement, Row, RunReport, Score
 from schemas.results.report import TasksReport
@@ -77,8 +76,8 @@ TASKS = {"sst2": report("sst2", "accuracy", 0.76), "cola": report("cola", "matth
 
 
 def test_a_line_for_each_task_and_the_mean_of_their_own_scores() -> None:
-    first, second, mean = as_records(compared(TASKS))
-    assert list(first) == list(COLUMNS)
+    first, second, mean = as_records(tasks_table(compared(TASKS)))
+    assert list(first) == [column.name for column in COLUMNS]
     assert list(first.values()) == [
         "sst2",
         "accuracy",
@@ -99,13 +98,13 @@ def test_a_line_for_each_task_and_the_mean_of_their_own_scores() -> None:
 
 def test_a_failed_task_has_its_line_and_its_reason_and_there_is_no_average_over_fewer() -> None:
     with_failed = compared(TASKS, {"rte": "no file\nof rows"})
-    assert [line["task"] for line in as_records(with_failed)] == ["sst2", "cola", "rte"]
-    assert as_records(with_failed)[-1]["metric"] == "failed"
+    assert [line["task"] for line in as_records(tasks_table(with_failed))] == ["sst2", "cola", "rte"]
+    assert as_records(tasks_table(with_failed))[-1]["metric"] == "failed"
     assert "rte failed: no file of rows" in summary(with_failed)
 
 
 def test_before_a_head_is_trained_the_probe_is_compared() -> None:
-    (line, *_) = as_records(compared({"sst2": report("sst2", "accuracy", None)}))
+    (line, *_) = as_records(tasks_table(compared({"sst2": report("sst2", "accuracy", None)})))
     assert (line["metric"], line["teacher %"], line["student %"]) == ("probe", "70.0", "70.0")
     assert (line["retained %"], line["95 % interval"]) == ("–", "–")
     assert averages_of({**TASKS, "rte": report("rte", "accuracy", None)}) == {}
@@ -152,13 +151,13 @@ def test_further_validation_rows_count_as_a_column_of_their_own() -> None:
 def test_terminal_markdown_and_closing_lines_say_the_same() -> None:
     one = compared(TASKS)
     console = Console(width=120, file=StringIO())
-    console.print(as_table(one))
-    shown, written = console.file.getvalue(), as_markdown(one)
+    console.print(as_terminal(tasks_table(one)))
+    shown, written = console.file.getvalue(), as_markdown(tasks_table(one))
     for text in ("sst2", "74.0 to 77.0", "58.0"):
         assert text in shown
         assert text in written
     assert summary(one) == [
-        "done once for all tasks: general 75 s",
+        "shared by all tasks: general 75 s",
         "sst2: distill compare toy-1-sst2; checkpoint /c/task_specific",
         "cola: distill compare toy-1-cola; checkpoint /c/task_specific",
         "time: 6.7 min",

@@ -140,7 +140,7 @@ def test_the_command_shows_first_and_removes_when_told(store: CheckpointStore) -
     assert left.exists()
     removed = CliRunner().invoke(app, [*words, "--yes"])
     assert removed.exit_code == 0
-    assert "removed 0.0 MB in 1 places" in removed.output
+    assert "removed 0.0 MB in 1 place of" in removed.output
     assert not left.exists()
     assert "nothing to remove" in CliRunner().invoke(app, words).output
 
