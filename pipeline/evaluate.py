@@ -22,14 +22,13 @@ from schemas.core.refs import FolderModel
 from schemas.data.tasks import describe_task
 from schemas.recipe.teacher import FinetunedTeacher, members_of
 from schemas.results.manifest import Manifest, Score
-from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.load import load_task
 from stages.data.tasks.tokenize import tokenize_split
-from stages.evaluation.read_models import answers_of
+from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.identity import NUMERICS_VERSION, model_digest
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_config, load_tokenizer, locate
-from stages.models.heads import check_outputs, load_with_head
-from stages.scores.scorer import Scorer
-from stages.scores.scorers import VectorScorer, scorer_of
 
 log = logging.getLogger(__name__)
 
@@ -104,18 +103,19 @@ def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
     }
     folders = {manifest.stage: model_folder, **_teacher_folder(manifest, Path(reference.path))}
     main = scorers["validation"]
-    if isinstance(main, VectorScorer):
+    if not main.can_score:
         if "teacher" not in folders:
             raise ConfigError(
                 f"{folder}: its vectors are compared with its teacher's, which cannot be used; make the teacher again "
                 "with: distill run"
             )
-        main.teacher = answers_of(load_with_head(folders["teacher"], rows.problem), main)
+        main = main.with_teacher(main.answers_of(main.kind.head.load(folders["teacher"])))
+        scorers["validation"] = main
     return Scores(
         task=describe_task(data),
         metric=data.main_metric,
         positive_label=rows.positive_label,
-        rows=len(main.chosen),
+        rows=main.counted[0],
         unseen_rows=int((~main.in_train).sum()),
         guessed=main.guessed(data.main_metric),
         guesses=main.all_guessed(data.main_metric),
@@ -172,10 +172,11 @@ def _problem_of(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> 
         return str(error)
 
 
-def _scored(name: str, folder: Path, metric: MetricName, rows: TaskRows, scorers: dict[str, Scorer]) -> Scored:
-    model = load_with_head(folder, rows.problem)
-    check_outputs(model, rows.problem, rows.labels, folder)
-    answers = {split: answers_of(model, scorer) for split, scorer in scorers.items()}
+def _scored(name: str, folder: Path, metric: MetricName, rows: TaskRows, scorers: dict[str, AnyScorer]) -> Scored:
+    head = kind_of(rows.problem).head
+    model = head.load(folder)
+    head.match_labels(model, rows.labels, folder)
+    answers = {split: scorer.answers_of(model) for split, scorer in scorers.items()}
     main = scorers["validation"]
     return Scored(
         name=name,

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from schemas.core.errors import ConfigError
-from schemas.core.kinds import Embedding, TaskKind
+from schemas.core.kinds import TaskKind
 from schemas.core.layer_map import teacher_layers
 from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective
 from schemas.recipe.parts import TeacherShape
@@ -22,12 +22,12 @@ from schemas.results.manifest import CheckpointRef
 from stages.data.batching.batches import evaluation_batches
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.tasks.stratified import drawn_rows
+from stages.kinds.registry import kind_of
 from stages.models.encoders import check_same_vocabulary, load_config, load_encoder, locate, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
 from stages.models.extraction.importance import measure_importance
-from stages.models.heads import check_outputs, load_with_head, with_head
 from stages.models.masked_lm import has_word_head, load_word_model, with_word_head
-from stages.models.sentence_encoder import Model, vector_width
+from stages.models.sentence_encoder import Model
 from stages.models.student import fresh_student, student_config
 from stages.models.tensors import read_tensors
 from stages.models.weights import check_weights
@@ -78,8 +78,9 @@ def _load_teacher(
             return load_encoder(folder)
         return load_word_model(folder)
     assert problem is not None
-    teacher = load_with_head(folder, problem)
-    check_outputs(teacher, problem, labels, folder)
+    head = kind_of(problem).head
+    teacher = head.load(folder)
+    head.match_labels(teacher, labels, folder)
     if units is not None:
         trained_in_units(teacher, units)
     return teacher
@@ -127,19 +128,11 @@ def initial_student(
         model = with_word_head(encoder, pretrained, seed=seed)
     elif not isinstance(config.objective, LatentObjective):
         assert problem is not None
-        width = _vector_width(config) if isinstance(problem, Embedding) else None
-        model = with_head(encoder, problem, labels, seed=seed, vector_width=width)
+        teachers = [locate(teacher.model) for teacher in members_of(config.teacher)]
+        model = kind_of(problem).head.on(encoder, labels, seed=seed, teacher=next(iter(teachers), None))
         if units is not None:
             fresh_in_units(model, units)
     return InitialStudent(model, initial.projections, initial.extraction)
-
-
-def _vector_width(config: StageConfig) -> int | None:
-    """Width of the first teacher's vectors; None without a teacher."""
-    for teacher in members_of(config.teacher):
-        folder = locate(teacher.model)
-        return vector_width(folder, load_config(folder))
-    return None
 
 
 def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> InitialStudent:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from schemas.core.base import digest_of
-from schemas.core.kinds import Classification, TaskKind
+from schemas.core.kinds import TaskKind
 from schemas.core.metrics import MetricName
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import Evaluation
@@ -27,16 +27,15 @@ from stages.data.corpus.tokenize import tokenize_corpus
 from stages.data.tasks.load import load_task, task_digest
 from stages.data.tasks.stratified import drawn_from
 from stages.data.tasks.tokenize import tokenize_split, tokenize_task
-from stages.evaluation.bag_of_words import bag_of_words
-from stages.evaluation.probe import probe, probe_rows
-from stages.evaluation.read_models import EVALUATION_VERSION, answers_of, held_out_losses, read_rows
+from stages.evaluation.baselines import bag_of_words, probe_rows
+from stages.evaluation.read_models import EVALUATION_VERSION, held_out_losses
+from stages.evaluation.scorer import AnyScorer, scorer_of
+from stages.kinds.registry import kind_of
 from stages.models.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
-from stages.models.heads import check_outputs, load_with_head
+from stages.models.read import read_rows
 from stages.models.sentence_encoder import Model
 from stages.models.tensors import read_tensors
 from stages.objective.objective import ObjectiveTerms
-from stages.scores.scorer import Scorer
-from stages.scores.scorers import VectorScorer, scorer_of
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,15 @@ class Yardstick:
     """Whether the teacher was fine-tuned and answers."""
     train: Tokens | None = None
     """Labelled sequences for the probe; None without a task."""
-    scorer: Scorer | None = None
+    scorer: AnyScorer | None = None
     """Scores answers to the validation rows; None without a task."""
-    further: Mapping[str, Scorer] = field(default_factory=dict)
+    further: Mapping[str, AnyScorer] = field(default_factory=dict)
     """Scores answers to further validation rows, by their name."""
 
     @property
     def problem(self) -> TaskKind | None:
         """The task's kind; None without a task."""
-        return None if self.scorer is None else self.scorer.task.problem
+        return None if self.scorer is None else self.scorer.rows.task.problem
 
     @cached_property
     def teacher_answers(self) -> Any:
@@ -74,10 +73,7 @@ class Yardstick:
         """
         if not self.has_head or self.scorer is None:
             return None
-        answers = answers_of(self.teacher, self.scorer)
-        if isinstance(self.scorer, VectorScorer):
-            self.scorer.teacher = answers
-        return answers
+        return self.scorer.answers_of(self.teacher)
 
     def digest(self, checkpoint_digest: str) -> str:
         """Under which a judgement of the checkpoint is kept."""
@@ -118,10 +114,11 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     train, held_out = tokenize_task(task, tokenizer, max_length=max_length, cache=cache)
     teacher: Model = load_encoder(folder)
     if fine_tuned:
-        teacher = load_with_head(teacher_folder, task.problem)
-        check_outputs(teacher, task.problem, task.labels, teacher_folder)
+        head = kind_of(task.problem).head
+        teacher = head.load(teacher_folder)
+        head.match_labels(teacher, task.labels, teacher_folder)
 
-    def scorer(split: str, tokens: Tokens) -> Scorer:
+    def scorer(split: str, tokens: Tokens) -> AnyScorer:
         rows = drawn_from(task.split(split), task.problem, recipe.evaluation.max_rows)
         return scorer_of(task, split, tokens, rows)
 
@@ -157,7 +154,7 @@ def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardsti
     folder = Path(checkpoint.path)
     model: Model
     if labels and yardstick.problem is not None:
-        model = load_with_head(folder / "model", yardstick.problem)
+        model = kind_of(yardstick.problem).head.load(folder / "model")
     else:
         model = load_encoder(folder / "model")
     file = folder / PROJECTIONS
@@ -168,57 +165,54 @@ def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardsti
 
 
 def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_loss: float | None = None) -> Judgement:
-    """Scores of a model in memory."""
-    scorer = yardstick.scorer
-    if scorer is None or yardstick.train is None:
+    """Return the scores of a model in memory."""
+    if yardstick.scorer is None or yardstick.train is None:
         return Judgement(latent_loss=latent_loss)
-    theirs = yardstick.teacher_answers
-    rows = probe_rows(yardstick.train, scorer.task.problem, yardstick.evaluation.probe_train_rows)
-    held_out = read_rows(model, scorer.tokens, scorer.sequences)
+    teacher = yardstick.teacher_answers
+    scorer = yardstick.scorer.with_teacher(teacher)
+    kind = scorer.kind
+    read = read_rows(model, scorer.rows.tokens, scorer.sequences)
     probed = None
-    if not isinstance(scorer, VectorScorer) or theirs is not None:
-        said = probe(model, yardstick.train, rows, scorer, held_out)
-        probed = scorer.score(_probe_metric(yardstick), said)
-    has_classes = isinstance(scorer.task.problem, Classification)
-    found = Judgement(
-        probe_accuracy=probed if has_classes else None,
-        probe_score=None if has_classes else probed,
+    if scorer.can_score:
+        chosen = probe_rows(yardstick.train, kind.config, yardstick.evaluation.probe_train_rows)
+        answers = kind.probe(model, yardstick.train, chosen, scorer.rows, read)
+        probed = scorer.score(kind.probe_metric or yardstick.metric, answers)
+    judgement = Judgement(
+        probe_accuracy=probed if kind.probe_metric == "accuracy" else None,
+        probe_score=None if kind.probe_metric == "accuracy" else probed,
         latent_loss=latent_loss,
     )
-    if not has_head or held_out.logits is None:
-        return found
-    answers = scorer.predictions(held_out.logits)
+    if not has_head or read.logits is None:
+        return judgement
+    answers = scorer.answers(read.logits)
     scores = scorer.scores(yardstick.metric, answers)
-    main, accuracy = scores.get(yardstick.metric), scores.get("accuracy")
     seen = int(scorer.in_train.sum())
-    return found.model_copy(
+    return judgement.model_copy(
         update={
-            "task_metric": main.value if main else None,
-            "accuracy": accuracy.value if accuracy else None,
-            "agreement": None if theirs is None else scorer.agreement(answers, theirs),
-            "agreement_guessed": None
-            if theirs is None
-            else max((scorer.agreement(each, theirs) for each in scorer.constants()), default=None),
-            "scores": scores,
+            **_main_scores(scores, yardstick.metric),
+            "agreement": None if teacher is None else scorer.agreement(answers, teacher),
+            "agreement_guessed": None if teacher is None else scorer.guessed_agreement(teacher),
             "minus_teacher": None
-            if theirs is None or isinstance(scorer, VectorScorer)
-            else scorer.difference(yardstick.metric, answers, theirs),
+            if teacher is None or kind.needs_teacher
+            else scorer.difference(yardstick.metric, answers, teacher),
             "unseen_scores": scorer.unseen_scores(yardstick.metric, answers),
             "unseen_rows": len(scorer.in_train) - seen if seen else None,
-            "further": _further_scores(model, yardstick),
+            "further": {
+                name: further.scores(yardstick.metric, further.answers_of(model))
+                for name, further in yardstick.further.items()
+                if further.can_score
+            },
         }
     )
 
 
-def _probe_metric(yardstick: Yardstick) -> str:
-    return "accuracy" if isinstance(yardstick.problem, Classification) else yardstick.metric
-
-
-def _further_scores(model: Model, yardstick: Yardstick) -> dict[str, dict[str, Score]]:
+def _main_scores(scores: dict[str, Score], metric: MetricName) -> dict[str, Any]:
+    """Return the fields of a judgement that all scores decide."""
+    main, accuracy = scores.get(metric), scores.get("accuracy")
     return {
-        name: scorer.scores(yardstick.metric, answers_of(model, scorer))
-        for name, scorer in yardstick.further.items()
-        if not isinstance(scorer, VectorScorer)
+        "task_metric": main.value if main else None,
+        "accuracy": accuracy.value if accuracy else None,
+        "scores": scores,
     }
 
 
@@ -240,16 +234,12 @@ def _latent_loss(
 
 
 def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
-    """Scores of a bag-of-words model on the same rows."""
-    scorer = yardstick.scorer
-    assert scorer is not None
-    if isinstance(scorer, VectorScorer) and yardstick.teacher_answers is None:
+    """Return the scores of a bag-of-words model on the same rows."""
+    assert yardstick.scorer is not None
+    scorer = yardstick.scorer.with_teacher(yardstick.teacher_answers)
+    if not scorer.can_score:
         return Judgement()
-    scores = scorer.scores(yardstick.metric, bag_of_words(scorer))
-    main, accuracy = scores.get(yardstick.metric), scores.get("accuracy")
-    return Judgement(
-        task_metric=main.value if main else None, accuracy=accuracy.value if accuracy else None, scores=scores
-    )
+    return Judgement(**_main_scores(scorer.scores(yardstick.metric, bag_of_words(scorer)), yardstick.metric))
 
 
 def chance(yardstick: Yardstick) -> dict[str, float]:

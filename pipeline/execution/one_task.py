@@ -203,7 +203,7 @@ def make_report(
         recipe=recipe.name,
         task=describe_task(recipe.task) if recipe.task else None,
         metric=metric,
-        positive_label=scorer.task.positive_label if scorer else None,
+        positive_label=scorer.rows.task.positive_label if scorer else None,
         data=facts.card,
         rows=tuple(runner.rows),
         teachers=runner.teacher_reports,

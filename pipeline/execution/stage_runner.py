@@ -248,7 +248,7 @@ class Runner:
         judgement = self.judge(result.checkpoint, own)
         child.log(result.steps, scores_of(judgement))
         if (scorer := self.yardstick.scorer) is not None:
-            child.set_tags(score_tags(scorer.task.positive_label, rows_of(*scorer.counted)))
+            child.set_tags(score_tags(scorer.rows.task.positive_label, rows_of(*scorer.counted)))
         self._add_row(
             Row(
                 name=config.name,

@@ -7,22 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from pipeline.reporting.run_table import percent
 from schemas.core.errors import TeacherError
-from schemas.core.kinds import QuestionAnswering, Regression
 from schemas.core.metrics import MetricName
 from schemas.recipe.teacher import FinetunedTeacher
 from schemas.results.manifest import Judgement, LabelOrder, Row, Score, TeacherReport
 from stages.judge import Yardstick, chance
 from stages.models.encoders import load_config, locate
-from stages.models.heads import label_order, output_names
-from stages.scores.scorers import ClassScorer
+from stages.models.heads import output_names
 
-_WIDER = 3
-"""A spread so many times that of the labels is not that of answers to the same question."""
 Verdict = Literal["good", "weak", "useless"]
 
 
@@ -70,12 +64,9 @@ def teacher_reports(
 def _label_order(given: FinetunedTeacher | None, yardstick: Yardstick) -> LabelOrder | None:
     """How a given teacher's outputs stand to the task's labels; one that was made here has them in their order."""
     assert yardstick.scorer is not None
-    if isinstance(yardstick.problem, Regression | QuestionAnswering):
-        return None
-    if given is None:
-        return "same"
-    names = output_names(load_config(locate(given.model)))
-    return label_order(names, yardstick.scorer.task.labels)
+    labels = yardstick.scorer.rows.task.labels
+    names = labels if given is None else output_names(load_config(locate(given.model)))
+    return yardstick.scorer.kind.output_order(names, labels)
 
 
 @dataclass(frozen=True)
@@ -130,20 +121,10 @@ class _Measured:
     @property
     def other_units(self) -> str | None:
         """What tells that a teacher's values are not in the units of the labels, which no correlation shows."""
-        if self.yardstick is None or not isinstance(self.yardstick.problem, Regression):
+        scorer = None if self.yardstick is None else self.yardstick.scorer
+        if self.yardstick is None or scorer is None or self.yardstick.teacher_answers is None:
             return None
-        scorer, answers = self.yardstick.scorer, self.yardstick.teacher_answers
-        if scorer is None or answers is None:
-            return None
-        labels = np.asarray(scorer.labels)
-        apart, spread = abs(answers.mean() - labels.mean()), labels.std()
-        if apart <= spread and answers.std() <= _WIDER * spread:
-            return None
-        return (
-            f"its values are {answers.mean():.3g} ± {answers.std():.3g} where the labels are {labels.mean():.3g} ± "
-            f"{spread:.3g} (mean ± standard deviation), so that it seems to answer in other units, and a student would "
-            "learn something between: write the labels in its units, or set teacher.task_model.kind to fine_tune"
-        )
+        return scorer.kind.doubt(scorer.rows, self.yardstick.teacher_answers)
 
     def reason(self, verdict: Verdict) -> str:
         """Why."""
@@ -196,25 +177,15 @@ class _Measured:
                 f"rate, try other seeds (teacher.task_model.seeds), or {general}"
             )
         scorer = self.yardstick.scorer
-        if self.order == "unnamed" and isinstance(scorer, ClassScorer):
-            score, names = _best_order(scorer, answers, self.yardstick.metric)
-            if score >= self.needed:
+        renamed = None if scorer is None else scorer.kind.renamed(scorer.rows, answers)
+        if self.order == "unnamed" and scorer is not None and renamed is not None:
+            classes, names = renamed
+            if (score := scorer.score(self.yardstick.metric, classes)) >= self.needed:
                 return (
                     f"its outputs have no names, and read as {', '.join(names)} they would score {percent(score)} %: "
                     "set task.labels to that order if it is the teacher's"
                 )
         return general
-
-
-def _best_order(scorer: ClassScorer, answers: NDArray[np.int64], metric: MetricName) -> tuple[float, list[str]]:
-    """The score if the outputs stood for the classes that suit them best, and the names of these."""
-    names = scorer.task.labels
-    counts = np.zeros((len(names), len(names)), np.int64)
-    np.add.at(counts, (answers, scorer.labels), 1)
-    outputs, classes = linear_sum_assignment(counts, maximize=True)
-    stands_for = np.zeros(len(names), np.int64)
-    stands_for[outputs] = classes
-    return scorer.score(metric, stands_for[answers]), [names[each] for each in stands_for]
 
 
 def check_first(reports: Sequence[TeacherReport]) -> None:

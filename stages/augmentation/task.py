@@ -16,8 +16,8 @@ from schemas.core.base import digest_of
 from schemas.data.augmentation import Augmentation
 from stages.augmentation.rows import augmentation_digest, augmented_rows
 from stages.data.batching.tokens import NOT_LABELLED
-from stages.data.tasks.load import TaskRows
 from stages.device.runtime import Precision
+from stages.kinds.rows import TaskRows
 from stages.ports.protocols import Progress
 
 

@@ -10,10 +10,9 @@ from schemas.data.stage_data import TaskMixture
 from schemas.recipe.stage import StageConfig
 from stages.data.batching.tokens import Tokens
 from stages.device.runtime import Runtime
-from stages.evaluation.read_models import answers_of, held_out_losses
+from stages.evaluation.read_models import held_out_losses
 from stages.evaluation.task_part import TaskPart
 from stages.objective.objective import ObjectiveTerms
-from stages.scores.scorers import VectorScorer
 
 MEAN_SCORE = "mean_score"
 """Metric name of the mean over the main scores of several tasks."""
@@ -58,9 +57,9 @@ def stage_scores(
 def _task_scores(part: TaskPart, student: nn.Module, teachers: Sequence[nn.Module]) -> dict[str, float]:
     """Scores on one task's validation rows."""
     scorer = part.scorer()
-    if isinstance(scorer, VectorScorer):
-        scorer.teacher = answers_of(teachers[0], scorer) if teachers else None
-    scores = scorer.scores(part.task.main_metric, answers_of(student, scorer, part.outputs))
+    if teachers and not scorer.can_score:
+        scorer = scorer.with_teacher(scorer.answers_of(teachers[0]))
+    scores = scorer.scores(part.task.main_metric, scorer.answers_of(student, part.outputs))
     return {name: score.value for name, score in scores.items()}
 
 

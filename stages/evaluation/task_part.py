@@ -12,11 +12,11 @@ from schemas.core.errors import DataError
 from schemas.core.training import Selection
 from schemas.data.tasks import AnyTask
 from stages.data.batching.tokens import Tokens
-from stages.data.tasks.load import TaskRows
 from stages.data.tasks.repeated_rows import rows_in_train
-from stages.data.tasks.stratified import classes_of, drawn_rows
-from stages.scores.scorer import Scorer
-from stages.scores.scorers import scorer_of
+from stages.data.tasks.stratified import drawn_rows
+from stages.evaluation.scorer import AnyScorer, scorer_of
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 
 FEWEST_HELD_OUT = 50
 """Fewer rows cannot tell which weights are better."""
@@ -39,7 +39,7 @@ class TaskPart:
     held_out: NDArray[np.int64] | None = None
     """Training rows kept out of training to be scored; None if validation rows are scored."""
 
-    def scorer(self) -> Scorer:
+    def scorer(self) -> AnyScorer:
         """Return the scorer of answers to all validation rows."""
         return scorer_of(self.rows, "validation", self.validation, np.arange(len(self.rows.validation)))
 
@@ -89,7 +89,7 @@ def held_out_rows(rows: TaskRows, task: AnyTask, selection: Selection) -> NDArra
             f"training.selection.rows: held_out needs {wanted} training rows to score, and the task has only {number}; "
             "set it to validation, or add training rows"
         )
-    by_class = classes_of(rows.train, rows.problem)
+    by_class = kind_of(rows.problem).classes(rows.train)
     held = drawn_rows(number, min(wanted, selection.max_rows), seed=task.seed, by=by_class, keep_one=True)
     return held if by_class is None else held[~np.isin(by_class[held], _lost_classes(rows.train, held, by_class))]
 

@@ -26,7 +26,7 @@ from stages.data.batching.tokens import Batch
 from stages.losses import Summed, confidence_weights
 from stages.models.projections import Projections, drawn_projections
 from stages.models.sentence_encoder import Model
-from stages.objective.head_losses import answers_to
+from stages.objective.head_losses import head_losses
 from stages.objective.label_terms import hard_label_term, soft_label_terms
 from stages.objective.latent_terms import latent_terms, matched_states
 from stages.objective.masking import Masking
@@ -156,11 +156,11 @@ class ObjectiveTerms(nn.Module):
             assert isinstance(projections, Projections)
             pair = Pair(self.student_config, teacher, index, several, self.shares.fixed[index], projections)
             terms += latent_terms(latent, pair, epoch=self.epoch)
-        answers = answers_to(None if self.masking else self.problem, self.class_groups, self.scales)
+        losses = head_losses(None if self.masking else self.problem, self.class_groups, self.scales)
         if soft is not None:
-            terms += soft_label_terms(soft, self.shares.fixed, answers)
+            terms += soft_label_terms(soft, self.shares.fixed, losses)
         if (hard := self.objective.hard_label) is not None:
-            terms.append(hard_label_term(hard, answers))
+            terms.append(hard_label_term(hard, losses))
         return [self._by_confidence(term) for term in terms]
 
     def _by_confidence(self, term: Term) -> Term:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.utils.generic import ModelOutput
 
 from stages.data.batching.tokens import Batch
 from stages.losses import Summed
 from stages.models.attention_capture import Recording, record_attention
 from stages.models.projections import Projections
+from stages.models.read import head_answer
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,7 @@ def run_model(model: nn.Module, batch: Batch, needs: Needs) -> Outputs:
     with record_attention(needs.attention) as recording:
         output = model(**batch.model_inputs(), output_hidden_states=bool(needs.hidden))
     hidden = {place: output.hidden_states[place] for place in sorted(needs.hidden)}
-    return Outputs(hidden, recording, _answer(output))
-
-
-def _answer(output: ModelOutput) -> Tensor | None:
-    """The head's answer: classes, or start and end of a span as two classes of each token; None without a head."""
-    if "start_logits" in output:
-        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
-    return output.get("logits")
+    return Outputs(hidden, recording, head_answer(output))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from schemas.data.cards import DataCard
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.student import StudentShape
 from stages.data.corpus.prepare import load_corpus
-from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.load import load_task
+from stages.kinds.rows import TaskRows
 from stages.models.encoders import shape_of
 from stages.models.student import count_parameters
 from stages.preflight.data_card import make_data_card

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import assert_never
 
 import numpy as np
 from datasets import Dataset
@@ -11,15 +10,6 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
-from schemas.core.kinds import (
-    Classification,
-    Embedding,
-    MultiLabel,
-    MultipleChoice,
-    QuestionAnswering,
-    Regression,
-    TokenClassification,
-)
 from schemas.data.cards import DataCard, DataLimits, LengthCard, SplitCard, TaskCard
 from schemas.data.tasks import TaskData, describe_task
 from schemas.recipe.recipe import Recipe
@@ -28,9 +18,11 @@ from stages.data.corpus.digests import corpus_digest
 from stages.data.corpus.leaks import leaks_of
 from stages.data.corpus.prepare import load_corpus
 from stages.data.corpus.tokenize import corpus_summary
-from stages.data.tasks.load import TaskRows, load_task, task_digest
+from stages.data.tasks.load import load_task, task_digest
 from stages.data.tasks.repeated_rows import row_hashes
 from stages.data.tasks.tokenize import tokenize_split, tokenizer_digest
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 from stages.storage.sealed_folder import is_whole, make_whole
 from stages.text.fingerprints import Hashes
 
@@ -103,7 +95,7 @@ def _split_card(rows: TaskRows, name: str, tokens: Tokens, train: Hashes) -> Spl
         contradictions=0 if answers is None else _contradictions(group, answers),
         in_train=0 if name == "train" else int(np.isin(hashes, train).sum()),
         dropped=rows.dropped.get(name, 0),
-        labels=_balance(rows, data),
+        labels=kind_of(rows.problem).balance(rows.labels, data),
     )
 
 
@@ -138,36 +130,6 @@ def _contradictions(group: np.ndarray, answers: np.ndarray) -> int:
     pairs = np.unique(np.stack([group, answers], axis=1), axis=0)
     answers_of_text = np.bincount(pairs[:, 0], minlength=group.max() + 1)
     return int((answers_of_text[group] > 1).sum())
-
-
-def _balance(rows: TaskRows, data: Dataset) -> dict[str, float]:
-    match rows.problem:
-        case Classification():
-            counts = np.bincount(np.asarray(data["label"][:]), minlength=len(rows.labels))
-            return dict(zip(rows.labels, counts.tolist(), strict=True))
-        case MultiLabel():
-            has = np.asarray(data["label"][:]).reshape(len(data), -1)
-            return dict(zip(rows.labels, has.sum(0).tolist(), strict=True))
-        case TokenClassification():
-            tags = np.concatenate([np.asarray(row, np.int64) for row in data["label"][:]])
-            counts = np.bincount(tags, minlength=len(rows.labels))
-            return dict(zip(rows.labels, counts.tolist(), strict=True))
-        case Regression():
-            return _range(np.asarray(data["label"][:], np.float64))
-        case QuestionAnswering():
-            answered = sum(bool(answers) for answers in data["answers"][:])
-            return {"answered": answered, "without an answer": len(data) - answered}
-        case MultipleChoice():
-            counts = np.bincount(np.asarray(data["label"][:]))
-            return {f"choice {number}": count for number, count in enumerate(counts.tolist(), 1)}
-        case Embedding():
-            return _range(np.asarray(data["label"][:])) if "label" in data.column_names else {}
-        case _:
-            assert_never(rows.problem)
-
-
-def _range(values: np.ndarray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "lowest": float(values.min()), "highest": float(values.max())}
 
 
 def check_card(card: DataCard, limits: DataLimits) -> None:

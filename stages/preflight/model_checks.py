@@ -28,9 +28,9 @@ from schemas.recipe.stage import Stage
 from schemas.recipe.student import ExtractStart, ModelStart, TeacherLayersStart
 from schemas.recipe.teacher import AlreadyFineTuned
 from stages.build import check_shape
+from stages.kinds.registry import kind_of
 from stages.models.encoders import check_same_vocabulary, load_config, load_tokenizer, locate, probed, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
-from stages.models.heads import check_head_weights, check_outputs, check_trained_head, has_head_for, load_with_head
 from stages.models.masked_lm import has_word_head
 from stages.models.student import check_copied_layers, student_config
 from stages.models.weights import check_weights
@@ -144,7 +144,7 @@ def _other_problems(recipe: Recipe, folder: Path, first: Path, place: str) -> li
     check_same_vocabulary(folder, first, place=f"{place}.model")
     found = teacher_problems(recipe, shape_of(config), is_first=False)
     found = found or list(_reading_problems(recipe, recipe.stages, {str(folder): config}))
-    if recipe.task is not None and not has_head_for(config, recipe.task.problem):
+    if recipe.task is not None and not kind_of(recipe.task.problem).head.exists_for(config):
         found.append(_no_head(config, recipe.task.problem))
     return [f"{place}: {problem}" for problem in found]
 
@@ -155,7 +155,7 @@ def _head_problems(recipe: Recipe, teacher: PretrainedConfig, student: Pretraine
         return []
     problem = recipe.task.problem
     families = {config.model_type: config for config in (teacher, student)}
-    return [_no_head(config, problem) for config in families.values() if not has_head_for(config, problem)]
+    return [_no_head(config, problem) for config in families.values() if not kind_of(problem).head.exists_for(config)]
 
 
 def _no_head(config: PretrainedConfig, problem: TaskKind) -> str:
@@ -251,10 +251,10 @@ def _check_given(
     recipe: Recipe, given: AlreadyFineTuned, labels: tuple[str, ...], pretrained: Path, place: str
 ) -> None:
     assert recipe.task is not None
-    problem, folder = recipe.task.problem, locate(given.model)
+    head, folder = kind_of(recipe.task.problem).head, locate(given.model)
     config = load_config(folder)
-    check_trained_head(folder, problem, describe_model(given.model))
-    check_head_weights(folder, problem, config)
+    head.check_trained(folder, describe_model(given.model))
+    head.check_weights(folder, config)
     check_same_vocabulary(folder, pretrained, place=place)
     _check_positions(recipe.model_copy(update={"general_corpus": None}), config, folder, place)
     stages = tuple(stage for stage in recipe.stages if stage.teacher == "fine_tuned")
@@ -264,4 +264,4 @@ def _check_given(
     problems = problems or list(_reading_problems(recipe, stages, {str(folder): config}))
     if problems:
         raise _refused(recipe, [f"{place}: {problem}" for problem in problems])
-    check_outputs(load_with_head(folder, problem), problem, labels, folder)
+    head.match_labels(head.load(folder), labels, folder)

@@ -12,15 +12,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from schemas.core.errors import CheckpointError
-from schemas.core.metrics import titled
+from schemas.core.metrics import MetricName, titled
 from schemas.core.training import Selection
 from stages.data.batching.batches import Batches
 from stages.data.tasks.stratified import drawn_from
-from stages.evaluation.read_models import answers_of
+from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.evaluation.stage_scores import MEAN_SCORE
 from stages.evaluation.task_part import TaskPart
-from stages.scores.scorer import Scorer
-from stages.scores.scorers import VectorScorer, scorer_of
 
 
 class Selector:
@@ -35,12 +33,13 @@ class Selector:
             teachers: of the stage; vectors are compared with those of the first.
         """
         self.selection = selection
-        self.parts = [(part, _scorer(part, selection)) for part in parts]
+        self.parts = tuple(parts)
+        self.scorers = [_scorer(part, selection) for part in parts]
         self.teachers = teachers
         self.metric = self.title = MEAN_SCORE
         if len(parts) == 1:
             self.metric = _metric(parts[0], selection)
-            self.title = titled(self.metric, self.parts[0][1].about(self.metric))
+            self.title = titled(self.metric, self.scorers[0].about(self.metric))
         self.best: dict[str, Tensor] = {}
         """The best weights so far, on the CPU; empty before the first measurement."""
         self.best_step = 0
@@ -81,11 +80,13 @@ class Selector:
     def _score_of(self, student: nn.Module) -> float:
         device = next(student.parameters()).device
         scores = []
-        for part, scorer in self.parts:
-            if isinstance(scorer, VectorScorer) and scorer.teacher is None:
-                scorer.teacher = answers_of(self.teachers[0].to(device), scorer)
-            said = answers_of(student, scorer, part.outputs)
-            scores.append(scorer.score(_metric(part, self.selection), said))
+        for index, part in enumerate(self.parts):
+            scorer = self.scorers[index]
+            if not scorer.can_score:
+                scorer = scorer.with_teacher(scorer.answers_of(self.teachers[0].to(device)))
+                self.scorers[index] = scorer
+            answers = scorer.answers_of(student, part.outputs)
+            scores.append(scorer.score(_metric(part, self.selection), answers))
         return float(np.mean(scores))
 
     def metrics(self) -> dict[str, float]:
@@ -128,11 +129,11 @@ class Selector:
         self.without_gain = int(numbers["select_without_gain"])
 
 
-def _metric(part: TaskPart, selection: Selection) -> str:
+def _metric(part: TaskPart, selection: Selection) -> MetricName:
     return selection.metric or part.task.main_metric
 
 
-def _scorer(part: TaskPart, selection: Selection) -> Scorer:
+def _scorer(part: TaskPart, selection: Selection) -> AnyScorer:
     if part.held_out is not None:
         return scorer_of(part.rows, "train", part.train, part.held_out)
     chosen = drawn_from(part.rows.validation, part.rows.problem, selection.max_rows)

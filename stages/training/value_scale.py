@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from schemas.core.kinds import Regression
-from stages.data.tasks.load import TaskRows
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 from stages.models.heads import output_layer
 
 _SCALE, _MEAN, _HOOK = "unit_scale", "unit_mean", "_unit_hook"
@@ -38,15 +38,11 @@ class Units:
         scales: list[float] = []
         has_values = False
         for rows in tasks:
-            if not isinstance(rows.problem, Regression):
-                means += [0.0] * len(rows.labels)
-                scales += [1.0] * len(rows.labels)
-                continue
-            values = np.asarray(rows.train["label"], np.float64)
-            means.append(float(values.mean()))
-            # Few drawn rows may all have the same value.
-            scales.append(float(values.std()) or 1.0)
-            has_values = True
+            values = kind_of(rows.problem).mean_and_deviation(rows.train)
+            mean, scale = values or (0.0, 1.0)
+            means += [mean] * len(rows.labels)
+            scales += [scale] * len(rows.labels)
+            has_values = has_values or values is not None
         return cls(tuple(means), tuple(scales)) if has_values else None
 
 

@@ -200,8 +200,8 @@ def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> N
         "the others, in their order"
     )
     assert not held & set(learnt)
-    ((_, scorer),) = Selector(selection, [part], []).parts
-    assert scorer.split == "train"
+    (scorer,) = Selector(selection, [part], []).scorers
+    assert scorer.rows.split == "train"
     assert {sequences[at] for at in scorer.sequences} == held
     assert make_trainer_rows(config, plain_ports(tmp_path)) == len(learnt)
     result = run_stage(config, None, plain_ports(tmp_path / "run"))

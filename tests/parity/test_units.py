@@ -19,10 +19,12 @@ from schemas.recipe.objective import SoftLabels
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.data.batching.tokens import Batch
-from stages.data.tasks.load import TaskRows
 from stages.device.runtime import Runtime
-from stages.models.heads import has_head_for, output_layer, with_head
-from stages.objective.head_losses import MixedAnswers, ValueAnswers
+from stages.kinds.registry import kind_of
+from stages.kinds.regression import RegressionKind
+from stages.kinds.rows import TaskRows
+from stages.models.heads import output_layer
+from stages.objective.head_losses import MixedLosses
 from stages.ports.plain import MemoryStates, MetricList, plain_ports
 from stages.run import run_stage
 from stages.training.value_scale import Units, fold_units, fresh_in_units, trained_in_units
@@ -36,7 +38,7 @@ IDS = torch.randint(5, 60, (6, 9), generator=torch.Generator().manual_seed(0))
 def headed(family: str = "bert") -> Any:
     torch.manual_seed(0)
     encoder = AutoModel.from_config(family_config(family))
-    return with_head(encoder, Regression(), ("value",), seed=1).eval()
+    return kind_of(Regression()).head.on(encoder, ("value",), seed=1).eval()
 
 
 @torch.no_grad()
@@ -47,7 +49,7 @@ def answers(model: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_answers_in_units_and_keeps_them_in_its_last_layer(family: str, tmp_path: Path) -> None:
-    if not has_head_for(family_config(family), Regression()):
+    if not kind_of(Regression()).head.exists_for(family_config(family)):
         return
     model = headed(family)
     before, names = answers(model), list(model.state_dict())
@@ -115,13 +117,13 @@ def test_both_losses_count_errors_in_deviations() -> None:
     student, teacher = torch.tensor([[3.0], [8.0]]), torch.tensor([[1.0], [4.0]])
     batch = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([1.0, 4.0]), 18)
     for found in (
-        ValueAnswers(4.0).soft(SoftLabels(), student, teacher, batch, None),
-        ValueAnswers(4.0).hard(student, batch),
+        RegressionKind(Regression(), 4.0).soft(SoftLabels(), student, teacher, batch, None),
+        RegressionKind(Regression(), 4.0).hard(student, batch),
     ):
         assert float(found.total) == (2**2 + 4**2) / 4**2
     mixed = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([[0.0, 1.0], [1.0, 4.0]]), 18)
     both = torch.cat([student, student], dim=1)
-    found = MixedAnswers(((0, 1), (1, 2)), (1.0, 4.0)).hard(both, mixed)
+    found = MixedLosses(((0, 1), (1, 2)), (1.0, 4.0)).hard(both, mixed)
     assert float(found.total) == 2**2 / 1**2 + 4**2 / 4**2
 
 

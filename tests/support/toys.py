@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, PretrainedConfig
 
-from schemas.core.kinds import Classification
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.build import initial_student, load_teachers
 from stages.models.encoders import load_config, load_tokenizer, locate
-from stages.models.heads import name_outputs
+from stages.models.heads import TaskHead
 from stages.ports.protocols import Ports
 from stages.run import make_objective
 from stages.stage_data import load_data
@@ -45,7 +44,7 @@ def random_model(folder: Path, config: PretrainedConfig, labels: tuple[str, ...]
     if labels is None:
         model = AutoModel.from_config(config)
     else:
-        name_outputs(config, Classification(), labels)
+        TaskHead("classification").name_outputs(config, labels)
         model = AutoModelForSequenceClassification.from_config(config)
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)

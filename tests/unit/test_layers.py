@@ -23,7 +23,7 @@ FORBIDDEN = {
 """Top-level packages that a layer may not import."""
 
 _ROWS = {"stages.storage", "stages.data.files", "stages.data.readers"}
-_TASKS = {"stages.data.batching", "stages.data.tasks"}
+_TASKS = {"stages.data.batching", "stages.data.tasks", "stages.kinds"}
 
 ALLOWED: dict[str, set[str]] = {
     "schemas": set(),
@@ -43,28 +43,29 @@ ALLOWED: dict[str, set[str]] = {
     "stages.data.readers": {"stages.storage", "stages.data.files", "stages.data.formats"},
     "stages.data.columns": {"stages.data.readers"},
     "stages.data.batching": {"stages.storage"},
-    "stages.data.tasks": _ROWS | {"stages.text", "stages.data.formats", "stages.data.columns", "stages.data.batching"},
+    "stages.data.tasks": _ROWS
+    | {"stages.text", "stages.data.formats", "stages.data.columns", "stages.data.batching", "stages.kinds"},
     "stages.data.corpus": _ROWS | _TASKS | {"stages.text"},
     "stages.models": {"stages.storage", "stages.device", "stages.data.batching"},
     "stages.models.extraction": {"stages.models", "stages.data.batching"},
-    "stages.objective": {"stages.losses", "stages.models", "stages.data.batching"},
-    "stages.scores": _TASKS | {"stages.data.columns"},
-    "stages.augmentation": _TASKS
+    "stages.scores": {"stages.data.readers"},
+    "stages.kinds": {"stages.text", "stages.losses", "stages.models", "stages.scores"}
+    | {"stages.data.readers", "stages.data.columns", "stages.data.batching"},
+    "stages.objective": {"stages.losses", "stages.models", "stages.kinds", "stages.data.batching"},
+    "stages.augmentation": {"stages.data.batching", "stages.kinds"}
     | {"stages.storage", "stages.device", "stages.text", "stages.ports"}
     | {"stages.data.files", "stages.models"},
-    "stages.evaluation": _TASKS
-    | {"stages.device", "stages.text"}
-    | {"stages.models", "stages.objective", "stages.scores"},
+    "stages.evaluation": _TASKS | {"stages.device", "stages.models", "stages.objective", "stages.scores"},
     "stages.training": _TASKS
     | {"stages.device", "stages.ports", "stages.models", "stages.objective"}
-    | {"stages.scores", "stages.evaluation"},
+    | {"stages.evaluation"},
     "stages": _TASKS
     | {"stages.ports", "stages.data.readers", "stages.data.corpus"}
     | {"stages.models", "stages.models.extraction", "stages.objective", "stages.augmentation"}
-    | {"stages.scores", "stages.evaluation", "stages.training"},
+    | {"stages.evaluation", "stages.training"},
     "stages.preflight": _TASKS
     | {"stages", "stages.storage", "stages.device", "stages.text"}
-    | {"stages.data.columns", "stages.data.corpus", "stages.models", "stages.models.extraction"}
+    | {"stages.data.corpus", "stages.models", "stages.models.extraction"}
     | {"stages.objective", "stages.training"},
     "pipeline.process": set(),
     "pipeline.recipes": set(),

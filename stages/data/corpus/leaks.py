@@ -21,7 +21,8 @@ from schemas.core.wording import printable
 from schemas.data.corpus import LeakCount
 from schemas.data.tasks import TaskData, describe_task
 from stages.data.corpus.sources import batches_of
-from stages.data.tasks.load import TaskRows, load_task, task_digest
+from stages.data.tasks.load import load_task, task_digest
+from stages.kinds.rows import TaskRows
 from stages.text.fingerprints import Hashes, Letters, in_batches, letters_of, runs, word_hashes
 
 EXAMPLES = 5

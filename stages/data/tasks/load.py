@@ -6,7 +6,7 @@ Everything that names a place (path, cache) stays out of the digests: a moved fi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import assert_never
 
@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
-from schemas.core.kinds import Classification, QuestionAnswering, TaskKind, TokenClassification
+from schemas.core.kinds import TaskKind
 from schemas.data.cards import DataLimits
 from schemas.data.tasks import DocstringTask, FileTask, HubTask, TaskData, describe_task
 from stages.data.files.file_names import is_test_split, resolve_file
@@ -26,39 +26,14 @@ from stages.data.readers.first_reading import as_it_is_now, read_once
 from stages.data.readers.header import has_column
 from stages.data.readers.hub import hub_commit, load_hub
 from stages.data.readers.row_lines import with_line
-from stages.data.readers.squad import is_squad, read_squad
-from stages.data.tasks.positive_class import positive_label
 from stages.data.tasks.rows import checked_rows
 from stages.data.tasks.stratified import drawn_from
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 
 # Raise when the same files should give other rows.
 ROWS_VERSION = 2
 _TEXT = FileTask.model_fields["text"].default
-
-
-@dataclass(frozen=True)
-class TaskRows:
-    """A labelled task in the form of its kind, as `stages.data.tasks.rows` says."""
-
-    train: Dataset
-    validation: Dataset
-    labels: tuple[str, ...]
-    """Names of a head's outputs: classes, tags or labels; what else it answers with where there are none."""
-    digest: str
-    problem: TaskKind = field(default_factory=Classification)
-    more: Mapping[str, Dataset] = field(default_factory=dict)
-    """Further validation rows, by name."""
-    remarks: tuple[str, ...] = ()
-    """A sentence for each thing that could have been read in another way."""
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows of a split that were left out, because they had no text or no label; by the names of `split`."""
-    positive_label: str | None = None
-    """The class that F1 is about; None where that is not clear, or the task has no classes."""
-
-    def split(self, name: str) -> Dataset:
-        """The rows of `train`, of `validation`, or of further validation rows."""
-        own = {"train": self.train, "validation": self.validation}
-        return own[name] if name in own else self.more[name]
 
 
 def task_digest(task: TaskData) -> str:
@@ -99,7 +74,7 @@ def _settled(task: FileTask) -> FileTask:
 
 
 def _reading(task: FileTask) -> Reading:
-    words = isinstance(task.problem, TokenClassification)
+    words = kind_of(task.problem).holds_words
     named = strings_in(task.model_dump())
     return Reading(task.columns, words=words, format=task.format, named=named)
 
@@ -153,16 +128,16 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
         case _:
             assert_never(task)
     train = _draw(train, task.problem, task.max_train_rows, task.seed)
-    if isinstance(task.problem, Classification) and len(set(train["label"][:])) < 2:
-        raise DataError("task: all training rows have the same label; a task needs two classes or more")
+    kind = kind_of(task.problem)
+    kind.check_drawn(train)
     with as_it_is_now():
         if task_digest(named) != digest:
             raise DataError(
                 f"task: {describe_task(named)} changed while it was read; run again once nothing writes to it, or give "
                 "a copy"
             )
-    positive, said = positive_label(task, train, labels)
-    remarks = (*remarks, *said)
+    positive, positive_remarks = kind.positive_label(task, train, labels)
+    remarks = (*remarks, *positive_remarks)
     return TaskRows(train, validation, labels, digest, task.problem, more, remarks, dropped, positive)
 
 
@@ -186,12 +161,8 @@ def _read_splits(task: FileTask | HubTask, cache: Path) -> tuple[dict[str, FileR
     if isinstance(task, FileTask):
         for split, path in _task_files(task).items():
             where[split] = f"task.{split}: {path}"
-            squad = isinstance(task.problem, QuestionAnswering) and is_squad(path)
-            raw[split] = (
-                FileRows(read_squad(path, task, where[split]))
-                if squad
-                else read_file(path, cache, f"task.{split}", _reading(task))
-            )
+            rows = kind_of(task.problem).read_file(path, task, where[split])
+            raw[split] = read_file(path, cache, f"task.{split}", _reading(task)) if rows is None else FileRows(rows)
             if split == "validation" and is_test_split(task.validation, path):
                 said = f"task.validation: {path}: the folder has no other validation rows than its test rows"
                 raw[split] = replace(raw[split], remarks=(said, *raw[split].remarks))

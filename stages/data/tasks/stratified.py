@@ -11,7 +11,8 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from schemas.core.kinds import Classification, MultiLabel, MultipleChoice, TaskKind, TokenClassification
+from schemas.core.kinds import TaskKind
+from stages.kinds.registry import kind_of
 
 
 def drawn_rows(
@@ -53,7 +54,7 @@ def drawn_from(rows: Dataset, problem: TaskKind, max_rows: int | None, *, seed: 
     """Which rows of a split to take: all, or `max_rows` drawn by class; other arguments as `drawn_rows`'s."""
     if max_rows is None or max_rows >= len(rows):
         return np.arange(len(rows))
-    return drawn_rows(len(rows), max_rows, seed=seed, by=classes_of(rows, problem))
+    return drawn_rows(len(rows), max_rows, seed=seed, by=kind_of(problem).classes(rows))
 
 
 def _shares(sizes: NDArray[np.int64], most: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
@@ -79,44 +80,3 @@ def _none_without(shares: NDArray[np.int64], least: NDArray[np.int64]) -> NDArra
         shares[richest] -= 1
         shares[missing] += 1
     return shares
-
-
-def classes_of(rows: Dataset, problem: TaskKind) -> NDArray[np.int64] | None:
-    """(rows,) the class that each row is drawn by; None where the rows of a kind have none.
-
-    Args:
-        rows: a split in the form of its kind.
-        problem: the kind.
-    """
-    match problem:
-        case Classification() | MultipleChoice():
-            return np.asarray(rows["label"][:], dtype=np.int64)
-        case MultiLabel():
-            has = np.asarray(rows["label"][:], dtype=np.int64)
-            return rarest(*np.nonzero(has), number=len(has))
-        case TokenClassification():
-            tags = list(rows["label"][:])
-            numbers = np.repeat(np.arange(len(tags)), [len(row) for row in tags])
-            flat = np.fromiter((tag for row in tags for tag in row), np.int64)
-            return rarest(numbers, flat, number=len(tags))
-        case _:
-            return None
-
-
-def rarest(rows: NDArray[np.int64], labels: NDArray[np.int64], *, number: int) -> NDArray[np.int64]:
-    """(number,) the label of each row that fewest rows have; -1 for a row without any.
-
-    Args:
-        rows: (pairs,) the row of each pair of a row and a label that it has.
-        labels: (pairs,) the label; a pair that comes several times counts once.
-        number: how many rows there are.
-    """
-    pairs = np.unique(np.stack([rows, labels], axis=1), axis=0)
-    found = np.full(number, -1)
-    if not len(pairs):
-        return found
-    having = np.bincount(pairs[:, 1])
-    # The rarest is written last, and stays.
-    last = np.lexsort((pairs[:, 1], -having[pairs[:, 1]]))
-    found[pairs[last, 0]] = pairs[last, 1]
-    return found

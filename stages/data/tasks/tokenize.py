@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,17 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
-from schemas.core.kinds import Embedding, MultiLabel, MultipleChoice, Regression
 from stages.data.batching.tokens import Tokens, load_tokens, write_starts
 from stages.data.files.limits import in_parts, rows_at_once
 from stages.data.readers.dataset_files import quiet
-from stages.data.tasks.encode import Encode, encoder_of
-from stages.data.tasks.load import TaskRows
+from stages.kinds.encode import Encode
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 from stages.storage.sealed_folder import make_whole
 
 # Raise when the same rows and tokenizer should give other sequences.
 TOKENS_VERSION = 3
 ROWS_PER_BATCH = 1000
-_VALUES = (MultiLabel, Regression)
-"""Kinds whose labels are fractions for the loss, not whole numbers."""
 
 
 def tokenize_task(
@@ -56,11 +53,9 @@ def tokenize_split(
     Raises:
         DataError: as `tokenize_task`.
     """
-    data = rows.split(split)
-    if isinstance(rows.problem, Embedding) and "text_pair" in data.column_names:
-        pairs = zip(data["text"], data["text_pair"], strict=True)
-        data = Dataset.from_dict({"text": list(chain.from_iterable(pairs))})
-    is_pair = "text_pair" in data.column_names or isinstance(rows.problem, MultipleChoice)
+    kind = kind_of(rows.problem)
+    data = kind.rows_to_encode(rows.split(split))
+    is_pair = kind.is_pair(data)
     check_tokenizer(tokenizer, max_length, is_pair)
     digest = digest_of(
         {
@@ -73,8 +68,7 @@ def tokenize_split(
     )
 
     def fill(beside: Path) -> None:
-        encode = encoder_of(rows.problem, tokenizer, max_length, is_pair=is_pair)
-        _fill(data, encode, beside, digest, values=isinstance(rows.problem, _VALUES))
+        _fill(data, kind.encoder(tokenizer, max_length, is_pair=is_pair), beside, digest, kind.label_type)
 
     return kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)[0]
 
@@ -138,7 +132,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair
         )
 
 
-def _fill(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: bool) -> None:
+def _fill(rows: Dataset, encode: Encode, folder: Path, digest: str, label_type: type) -> None:
     def encode_parts(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         parts, start = [], 0
         for part in in_parts(batch):
@@ -157,7 +151,7 @@ def _fill(rows: Dataset, encode: Encode, folder: Path, digest: str, *, values: b
             cache_file_name=str(folder / "encoded.arrow"),
             new_fingerprint=digest[:32],
         )
-    _write_arrays(encoded, folder, np.float32 if values else np.int64)
+    _write_arrays(encoded, folder, label_type)
     del encoded
     (folder / "encoded.arrow").unlink(missing_ok=True)
 
@@ -171,7 +165,7 @@ _PER_TOKEN = {
 """Columns with numbers for each token: the file they become, and its format."""
 
 
-def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
+def _write_arrays(encoded: Dataset, folder: Path, label_type: type) -> None:
     (folder / "ids.bin").touch()  # there is one, even where nothing is left
     lengths = [np.empty(0, np.int32)]
     per_row: dict[str, list[np.ndarray]] = {"label": [], "example": [], "cut": []}
@@ -186,7 +180,7 @@ def _write_arrays(encoded: Dataset, folder: Path, label_format: type) -> None:
             if column in table.column_names:
                 values.append(np.array(table[column].to_pylist()))
     if per_row["label"]:
-        np.save(folder / "labels.npy", np.concatenate(per_row["label"]).astype(label_format))
+        np.save(folder / "labels.npy", np.concatenate(per_row["label"]).astype(label_type))
     if per_row["cut"]:
         np.save(folder / "cut.npy", np.concatenate(per_row["cut"]).astype(bool))
     if per_row["example"]:

@@ -19,11 +19,11 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from schemas.core.errors import DataError
-from schemas.core.kinds import Classification, Embedding, MultiLabel, Regression, TokenClassification
 from schemas.core.wording import printable
-from stages.data.columns.label_names import MAYBE_MISSING, MISSING_LABELS, missing_label_names, name_counts
+from stages.data.columns.label_names import missing_label_names, name_counts
 from stages.data.columns.text_columns import Task
 from stages.data.readers.files import is_text
+from stages.kinds.registry import kind_of
 
 Mask = NDArray[np.bool_]
 
@@ -104,11 +104,11 @@ def in_file_numbers(message: str, complete: Complete, where: Mapping[str, str]) 
 
 def _empty(task: Task, rows: Dataset, *, is_train: bool) -> Mask:
     """(rows,) whether a row lacks a text or a label."""
-    found = np.zeros(len(rows), bool)
+    kind, found = kind_of(task.problem), np.zeros(len(rows), bool)
     for column in {task.text, task.text_pair}:
         if column is not None and column in rows.column_names:
-            found |= _without_text(rows, column, lists=not isinstance(task.problem, TokenClassification))
-    if isinstance(task.problem, Embedding) and (is_train or task.text_pair is None):
+            found |= _without_text(rows, column, lists=not kind.holds_words)
+    if not kind.has_labels(task, is_train=is_train):
         return found
     labels = [column for column in task.label_columns if column in rows.column_names]
     if labels:  # of several columns one alone may say nothing
@@ -131,19 +131,14 @@ def _without_label(rows: Dataset, column: str, task: Task) -> Mask:
     missing = pc.is_null(values, nan_is_null=pa.types.is_floating(values.type))
     if isinstance(feature, datasets.ClassLabel):
         missing = pc.or_(missing, pc.fill_null(pc.less(values, 0), True))
-    # A row of a multi_label task may have no label at all, which a CSV writes as nothing.
-    elif is_text(feature) and not isinstance(task.problem, MultiLabel):
-        missing = pc.or_(missing, _blank(values))
-        if isinstance(task.problem, Regression):
-            small = pc.utf8_lower(pc.utf8_trim_whitespace(values))
-            none = pa.array(sorted(MISSING_LABELS | MAYBE_MISSING), values.type)
-            missing = pc.or_(missing, pc.is_in(small, value_set=none))
+    elif is_text(feature):
+        missing = pc.or_(missing, kind_of(task.problem).is_no_label(values))
     return _as_mask(missing)
 
 
 def _names_for_nothing(task: Task, raw: Mapping[str, Dataset], empty: Mapping[str, Mask]) -> frozenset[str]:
     """Labels of a classification that say that there is none."""
-    if not isinstance(task.problem, Classification):
+    if not kind_of(task.problem).has_class_names:
         return frozenset()
     counts: Counter[str] = Counter()
     for split, rows in raw.items():

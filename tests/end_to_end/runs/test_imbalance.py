@@ -129,12 +129,12 @@ def test_mlflow_says_whose_f1_it_is(done: Done) -> None:
 
 
 def test_a_bag_of_words_is_scored_on_the_same_class(done: Done) -> None:
-    from stages.evaluation.bag_of_words import bag_of_words
+    from stages.evaluation.baselines import bag_of_words
 
     scorer = done.runner.yardstick.scorer
     assert scorer is not None
-    names = [scorer.task.labels[each] for each in scorer.labels]
-    said = [scorer.task.labels[each] for each in bag_of_words(scorer)]
+    names = [scorer.rows.task.labels[each] for each in scorer.kind.labels(scorer.rows)]
+    said = [scorer.rows.task.labels[each] for each in bag_of_words(scorer)]
     expected = f1_score(names, said, pos_label="fraud", zero_division=0.0)
     assert judge_bag_of_words(done.runner.yardstick).task_metric == pytest.approx(expected)
 

@@ -28,8 +28,8 @@ from schemas.recipe.expand import TaskTeachers, finished_teacher, stage_config, 
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import CheckpointRef, Score, StageResult
 from stages.judge import chance, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
+from stages.kinds.registry import kind_of
 from stages.models.encoders import load_config, load_tokenizer
-from stages.models.heads import load_with_head
 from stages.ports.plain import MemoryStates, plain_ports
 from stages.run import run_stage
 from stages.stage_data import load_data
@@ -193,7 +193,7 @@ def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None
     elif kind.name == "question_answering":
         assert output.start_logits.shape == batch.input_ids.shape
     elif kind.name == "multiple_choice":
-        ours = load_with_head(kind.student, MultipleChoice())
+        ours = kind_of(MultipleChoice()).head.load(kind.student)
         with torch.no_grad():
             said = ours(**batch.model_inputs()).logits
         assert torch.equal(output.logits, said.T)

@@ -28,8 +28,8 @@ from schemas.loading.load import load_recipe
 from schemas.recipe.recipe import Recipe
 from stages.data.readers.files import read_file
 from stages.data.readers.hub import load_repository
+from stages.kinds.registry import kind_of
 from stages.models.encoders import load_config, load_encoder, load_tokenizer, locate
-from stages.models.heads import load_with_head
 from stages.models.masked_lm import has_word_head
 from stages.models.tensors import read_tensors
 from stages.ports.protocols import TrainingState
@@ -113,7 +113,7 @@ def test_pickles_beside_a_model_are_not_read(tmp_path: Path, canary: Path, paylo
     torch.save(Payload(canary), folder / "pytorch_model.bin")
     assert locate(FolderModel(path=str(folder))) == folder
     _load(folder)
-    load_with_head(folder, Classification())
+    kind_of(Classification()).head.load(folder)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -15,13 +15,12 @@ from schemas.core.kinds import MultiLabel, QuestionAnswering, Regression, TokenC
 from schemas.recipe.parts import Evaluation
 from schemas.results.manifest import Score
 from stages.data.batching.tokens import Tokens
-from stages.data.tasks.load import TaskRows
+from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.judge import Yardstick
-from stages.scores.scorer import Scorer
-from stages.scores.scorers import scorer_of
+from stages.kinds.rows import TaskRows
 
 
-def scorer(problem: Any, labels: str, **columns: Any) -> Scorer:
+def scorer(problem: Any, labels: str, **columns: Any) -> AnyScorer:
     rows = Dataset.from_dict(columns)
     task = TaskRows(rows, rows, tuple(labels.split()), "0" * 64, problem)
     return scorer_of(task, "validation", cast(Tokens, None), np.arange(len(rows)))

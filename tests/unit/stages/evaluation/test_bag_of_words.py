@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,13 +13,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from schemas.core.kinds import Classification, MultipleChoice, QuestionAnswering, TokenClassification
-from stages.evaluation import bag_of_words as baselines
-from stages.evaluation.bag_of_words import bag_of_words
+from stages.data.batching.tokens import Tokens
+from stages.evaluation.baselines import bag_of_words
+from stages.evaluation.scorer import scorer_of
+from stages.kinds.rows import TaskRows
+from stages.text.bag_of_words import WORDS
 
 
 def scorer(problem: Any, train: Dataset, data: Dataset) -> Any:
-    task = SimpleNamespace(train=train, problem=problem, labels=("bad", "good"))
-    return SimpleNamespace(task=task, data=data)
+    task = TaskRows(train, data, ("bad", "good"), "", problem)
+    return scorer_of(task, "validation", cast(Tokens, None), np.arange(len(data)))
 
 
 def rows(texts: list[str], labels: list[int]) -> Dataset:
@@ -81,7 +83,7 @@ def test_vowel_signs_of_indian_scripts_are_parts_of_words() -> None:
     ],
 )
 def test_words_of_many_scripts(text: str, words: list[str]) -> None:
-    assert regex.findall(baselines._WORDS, text) == words
+    assert regex.findall(WORDS, text) == words
 
 
 @pytest.mark.parametrize("texts", [["2+2", "2-2"], ["!", "?"], ["a", "b"], ["no two", "are alike"]])

@@ -10,10 +10,10 @@ import torch
 from schemas.core.kinds import Classification
 from schemas.recipe.expand import teacher_configs
 from stages.data.tasks.stratified import drawn_rows
-from stages.evaluation.probe import _fitted
-from stages.evaluation.read_models import read_rows
+from stages.kinds.linear_probe import fitted, logistic
+from stages.kinds.registry import kind_of
 from stages.models.encoders import load_config, load_tokenizer
-from stages.models.heads import load_with_head
+from stages.models.read import read_rows
 from stages.stage_data import load_data
 from tests.support.toys import toy_recipe, toy_teacher
 
@@ -33,7 +33,7 @@ def test_features_and_answers_come_back_in_the_order_of_the_rows(tmp_path: Path)
     assert recipe.task is not None
     (config,) = teacher_configs(recipe)
     data = load_data(config.data, load_tokenizer(folder, load_config(folder)), tmp_path / "cache")
-    model = load_with_head(folder, Classification())
+    model = kind_of(Classification()).head.load(folder)
     rows = np.array([3, 11, 0, 40])
     read = read_rows(model, data.held_out, rows)
     assert read.logits is not None
@@ -53,8 +53,8 @@ def test_a_probe_finds_what_is_linearly_there_and_nothing_else() -> None:
     silent = draw.normal(size=(400, 5))
 
     def accuracy(features: np.ndarray) -> float:
-        fitted = _fitted(Classification(), features[:200], labels[:200])
-        return float((fitted.predict(features[200:]) == labels[200:]).mean())
+        probe = fitted(logistic(), features[:200], labels[:200])
+        return float((probe.predict(features[200:]) == labels[200:]).mean())
 
     assert accuracy(telling) > 0.95
     assert 0.35 < accuracy(silent) < 0.65

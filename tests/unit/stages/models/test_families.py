@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, Pretrained
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import Classification
 from schemas.recipe.student import StudentConfig, StudentShape, TeacherLayersStart
+from stages.kinds.registry import kind_of
 from stages.models.encoders import capturable, check_same_vocabulary, load_encoder, shape_of
-from stages.models.heads import with_head
 from stages.models.student import count_parameters, dropout, fresh_student, student_config
 from tests.support.builders import WORDS, tiny_tokenizer
 from tests.support.families import CAPTURED, FAMILIES, SHAPE, VOCABULARY, family_config, family_folder
@@ -157,7 +157,7 @@ def test_a_student_of_a_half_precision_teacher_is_in_full_precision(tmp_path: Pa
     assert AutoConfig.from_pretrained(folder).dtype == torch.float16
     student = fresh_student(StudentConfig(shape=SHAPE), folder)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
-    headed = with_head(student, Classification(), ("bad", "good"), seed=0)
+    headed = kind_of(Classification()).head.on(student, ("bad", "good"), seed=0)
     assert {parameter.dtype for parameter in headed.parameters()} == {torch.float32}
 
 
@@ -165,12 +165,12 @@ def test_a_student_of_a_half_precision_teacher_is_in_full_precision(tmp_path: Pa
 def test_a_head_goes_on_the_encoder_as_it_is(family: str) -> None:
     torch.manual_seed(0)
     encoder = AutoModel.from_config(family_config(family)).eval()
-    headed = with_head(encoder, Classification(), ("bad", "neutral", "good"), seed=3).eval()
+    headed = kind_of(Classification()).head.on(encoder, ("bad", "neutral", "good"), seed=3).eval()
     assert torch.equal(last_states(headed.base_model), last_states(encoder))
     ids = torch.randint(5, 60, (2, 9))
     logits = headed(input_ids=ids).logits
     assert logits.shape == (2, 3)
-    again = with_head(encoder, Classification(), ("bad", "neutral", "good"), seed=3).eval()
+    again = kind_of(Classification()).head.on(encoder, ("bad", "neutral", "good"), seed=3).eval()
     assert torch.equal(again(input_ids=ids).logits, logits)
 
 

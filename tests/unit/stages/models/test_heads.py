@@ -14,9 +14,10 @@ from transformers import AutoModelForTokenClassification, BertConfig
 from schemas.core.errors import DataError
 from schemas.core.kinds import Classification, Embedding, Regression, TokenClassification
 from stages.data.batching.tokens import Tokens
-from stages.evaluation.read_models import read_rows
+from stages.kinds.registry import kind_of
 from stages.models.encoders import folder_digest, load_config, load_encoder
-from stages.models.heads import check_outputs, check_trained_head, load_with_head, output_names
+from stages.models.heads import output_names
+from stages.models.read import read_rows
 from stages.models.sentence_encoder import sentence_encoder, vector_width
 from tests.support.builders import tiny_tokenizer
 from tests.support.toys import toy_teacher
@@ -41,9 +42,9 @@ def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(upper: bool, 
     theirs = ("entailment", "neutral", "contradiction")
     given = tuple(name.upper() for name in theirs) if upper else theirs
     folder = toy_teacher(tmp_path, labels=given)
-    before = answers(load_with_head(folder, Classification()))
-    model = load_with_head(folder, Classification())
-    check_outputs(model, Classification(), LABELS, folder)
+    before = answers(kind_of(Classification()).head.load(folder))
+    model = kind_of(Classification()).head.load(folder)
+    kind_of(Classification()).head.match_labels(model, LABELS, folder)
     after = answers(model)
     for place, label in enumerate(LABELS):
         np.testing.assert_array_equal(after[:, place], before[:, theirs.index(label)])
@@ -52,17 +53,17 @@ def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(upper: bool, 
 
 def test_classes_that_differ_by_case_alone_are_told_apart(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path, labels=("pos", "Pos"))
-    model = load_with_head(folder, Classification())
+    model = kind_of(Classification()).head.load(folder)
     before = answers(model)
-    check_outputs(model, Classification(), ("Pos", "pos"), folder)
+    kind_of(Classification()).head.match_labels(model, ("Pos", "pos"), folder)
     np.testing.assert_array_equal(answers(model), before[:, ::-1])
 
 
 def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path, labels=("LABEL_0", "LABEL_1", "LABEL_2"))
-    model = load_with_head(folder, Classification())
+    model = kind_of(Classification()).head.load(folder)
     before = answers(model)
-    check_outputs(model, Classification(), LABELS, folder)
+    kind_of(Classification()).head.match_labels(model, LABELS, folder)
     np.testing.assert_array_equal(answers(model), before)
 
 
@@ -78,16 +79,16 @@ def test_other_outputs_than_the_task_s_are_refused(
     theirs: tuple[str, ...], problem: Any, mine: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = toy_teacher(tmp_path, labels=theirs)
-    model = load_with_head(folder, Classification())
+    model = kind_of(Classification()).head.load(folder)
     with pytest.raises(DataError, match="answers with yes, no") as caught:
-        check_outputs(model, problem, mine, folder)
+        kind_of(problem).head.match_labels(model, mine, folder)
     assert "fine-tune another" in str(caught.value)
 
 
 def test_a_head_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "classes", labels=LABELS)
     with pytest.raises(DataError, match="BertForSequenceClassification, but a token_class"):
-        check_trained_head(folder, TokenClassification(), "./teacher")
+        kind_of(TokenClassification()).head.check_trained(folder, "./teacher")
     config = BertConfig(
         vocab_size=len(tiny_tokenizer()),
         hidden_size=16,
@@ -97,15 +98,15 @@ def test_a_head_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
     )
     AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path / "tags")
     with pytest.raises(DataError, match="BertForTokenClassification, but a regression"):
-        check_trained_head(tmp_path / "tags", Regression(), "./teacher")
-    check_trained_head(tmp_path / "tags", TokenClassification(), "./teacher")
+        kind_of(Regression()).head.check_trained(tmp_path / "tags", "./teacher")
+    kind_of(TokenClassification()).head.check_trained(tmp_path / "tags", "./teacher")
 
 
 def test_an_encoder_alone_is_no_fine_tuned_teacher_but_a_sentence_encoder(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path)
     with pytest.raises(DataError, match="has no trained classification head"):
-        check_trained_head(folder, Classification(), "./teacher")
-    check_trained_head(folder, Embedding(), "./teacher")
+        kind_of(Classification()).head.check_trained(folder, "./teacher")
+    kind_of(Embedding()).head.check_trained(folder, "./teacher")
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
@@ -124,7 +125,7 @@ def test_a_sentence_encoder_pools_maps_and_comes_back_from_its_folder(pooling: A
         pooled = states[0] if pooling == "first" else states.mean(0)
         np.testing.assert_allclose(said[row], weight @ pooled + bias, rtol=1e-4, atol=1e-5)
     model.save_pretrained(tmp_path / "saved")
-    np.testing.assert_array_equal(answers(load_with_head(tmp_path / "saved", problem)), said)
+    np.testing.assert_array_equal(answers(kind_of(problem).head.load(tmp_path / "saved")), said)
     assert vector_width(tmp_path / "saved", load_config(tmp_path / "saved")) == 12
     layout = json.loads((tmp_path / "saved" / "1_Pooling" / "config.json").read_text())
     assert layout["pooling_mode_mean_tokens"] == (pooling == "mean")

@@ -13,8 +13,8 @@ from datasets import Dataset
 from schemas.core.errors import DataError
 from stages.data.corpus.prepare import CorpusRows
 from stages.data.corpus.tokenize import tokenize_corpus
-from stages.data.tasks.load import TaskRows
 from stages.data.tasks.tokenize import tokenize_task, tokenizer_digest
+from stages.kinds.rows import TaskRows
 from tests.support.builders import tiny_tokenizer
 
 TEXTS = ["the film was great", "a dull plot", "the actor is very good in this one and the music is warm"]

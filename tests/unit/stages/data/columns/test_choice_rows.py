@@ -21,12 +21,11 @@ from schemas.recipe.objective import SoftLabels
 from stages.data.batching.batches import Batches, evaluation_batches, padded_tokens
 from stages.data.batching.choice_groups import Groups
 from stages.data.batching.tokens import Tokens
-from stages.data.tasks.encode import encoder_of
-from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.load import load_task
 from stages.data.tasks.tokenize import tokenize_task
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_config, load_encoder
-from stages.models.heads import has_head_for, load_with_head, with_head
-from stages.objective.head_losses import ChoiceAnswers
 from tests.support.builders import tiny_tokenizer
 from tests.support.families import FAMILIES, family_folder
 from tests.support.toys import write_rows
@@ -97,7 +96,7 @@ def test_what_no_choice_has_is_refused(changes: dict[str, Any], said: str) -> No
 
 
 def test_each_choice_is_a_sequence_behind_passage_and_question() -> None:
-    encode = encoder_of(MultipleChoice(), TOKENIZER, 64, is_pair=True)
+    encode = kind_of(MultipleChoice()).encoder(TOKENIZER, 64, is_pair=True)
     columns = encode(
         {
             "text": ["film plot", "red"],
@@ -192,7 +191,7 @@ def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path:
     assert batch.choice_of.tolist() == [0, 0, 0, 1, 1]
     student = torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0], dtype=torch.float64)[:, None]
     teacher = torch.tensor([0.0, 4.0, 1.0, 2.0, 2.5], dtype=torch.float64)[:, None]
-    answers = ChoiceAnswers()
+    answers = kind_of(MultipleChoice())
     hard = answers.hard(student, batch)
     own = [student[:3, 0].numpy(), student[3:, 0].numpy()]
     right = [own[0][1], own[1][0]]
@@ -219,15 +218,15 @@ def test_the_first_sequences_of_a_batch_are_whole_rows(asked: int, kept: int, tm
 @pytest.mark.parametrize("family", FAMILIES)
 def test_choices_are_scored_alone_as_transformers_scores_them_side_by_side(family: str, tmp_path: Path) -> None:
     folder = family_folder(tmp_path / "encoder", family)
-    if not has_head_for(load_config(folder), MultipleChoice()):
+    if not kind_of(MultipleChoice()).head.exists_for(load_config(folder)):
         assert family in ("nomic_bert", "gte", "eurobert", "layoutlm")
         return
-    model = with_head(load_encoder(folder), MultipleChoice(), ("choice",), seed=0).eval()
+    model = kind_of(MultipleChoice()).head.on(load_encoder(folder), ("choice",), seed=0).eval()
     ids = torch.randint(5, 60, (6, 7), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     model.save_pretrained(tmp_path / "model")
     theirs = AutoModelForMultipleChoice.from_pretrained(tmp_path / "model").eval()
-    again = load_with_head(tmp_path / "model", MultipleChoice())
+    again = kind_of(MultipleChoice()).head.load(tmp_path / "model")
     with torch.no_grad():
         alone = model(input_ids=ids, attention_mask=mask).logits
         beside = theirs(input_ids=ids.view(2, 3, 7), attention_mask=mask.view(2, 3, 7)).logits

@@ -11,7 +11,8 @@ from datasets import Dataset
 
 from schemas.core.errors import DataError
 from schemas.data.tasks import FileTask
-from stages.data.tasks.rows import CheckedRows, checked_rows
+from stages.data.tasks.rows import checked_rows
+from stages.kinds.rows import CheckedRows
 
 WHERE = {"train": "task.train: t.csv", "validation": "task.validation: v.csv"}
 NLI = ("entailment", "neutral", "contradiction")

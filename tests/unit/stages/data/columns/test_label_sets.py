@@ -16,7 +16,8 @@ from schemas.core.errors import DataError
 from schemas.data.tasks import FileTask, TaskData
 from stages.data.columns.written_lists import NotAList, written_list
 from stages.data.tasks.load import load_task
-from stages.data.tasks.rows import CheckedRows, checked_rows
+from stages.data.tasks.rows import checked_rows
+from stages.kinds.rows import CheckedRows
 
 
 def load(train: list[Any], validation: list[Any] | None = None, *, text: str = "text_a", **changes: Any) -> CheckedRows:

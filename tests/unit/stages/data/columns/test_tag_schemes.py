@@ -17,7 +17,8 @@ from schemas.core.errors import DataError
 from schemas.data.tasks import FileTask
 from stages.data.columns.list_columns import Lists
 from stages.data.columns.tag_schemes import NoScheme, as_bio, scheme_of
-from stages.data.tasks.rows import CheckedRows, checked_rows
+from stages.data.tasks.rows import checked_rows
+from stages.kinds.rows import CheckedRows
 from stages.scores.metrics import entity_counts, score
 
 WHERE = {"train": "task.train: t.jsonl", "validation": "task.validation: v.jsonl"}

@@ -14,7 +14,8 @@ from schemas.data.tasks import HubTask, TaskData
 from stages.data.readers import hub
 from stages.data.readers.hub import load_repository
 from stages.data.tasks import load as sources
-from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.load import load_task
+from stages.kinds.rows import TaskRows
 from tests.support.toys import write_rows
 
 INT, TEXT = Value("int32"), Value("string")

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter
 
 from schemas.core.errors import DataError
 from schemas.data.tasks import FileTask, TaskData
-from stages.data.tasks.rows import CheckedRows, checked_rows
+from stages.data.tasks.rows import checked_rows
+from stages.kinds.rows import CheckedRows
 
 
 def load(train: list[Any], validation: list[Any] | None = None, **changes: Any) -> CheckedRows:

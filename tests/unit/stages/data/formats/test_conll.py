@@ -11,7 +11,8 @@ from pydantic import TypeAdapter
 from schemas.core.errors import DataError
 from schemas.data.file_format import FileFormat
 from schemas.data.tasks import FileTask, TaskData
-from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.load import load_task
+from stages.kinds.rows import TaskRows
 
 TWO = [["EU", "rejects"], ["x"]]
 

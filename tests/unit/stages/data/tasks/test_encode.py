@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from schemas.core.kinds import QuestionAnswering, TokenClassification
 from stages.data.batching.spans import best_span, decode_answers
 from stages.data.batching.tokens import NO_WORD
-from stages.data.tasks.encode import answer_place, encoder_of, words_of_tokens
+from stages.kinds.registry import kind_of
+from stages.kinds.spans import answer_tokens
+from stages.kinds.tags import words_of_tokens
 from tests.support.builders import WORDS, tiny_tokenizer
 from tests.support.pieces import TOKENIZERS
 
@@ -27,7 +29,7 @@ def tokens_of(columns: dict[str, Any], row: int) -> list[str]:
 @settings(max_examples=40, deadline=None)
 @given(SENTENCES)
 def test_each_word_has_its_tag_at_its_first_piece_and_nowhere_else(words: list[str]) -> None:
-    encode = encoder_of(TokenClassification(), TOKENIZER, 64, is_pair=False)
+    encode = kind_of(TokenClassification()).encoder(TOKENIZER, 64, is_pair=False)
     tags = list(range(len(words)))
     columns = encode({"words": [words], "label": [tags]}, [0])
     found, rebuilt = [], []
@@ -50,7 +52,7 @@ def test_each_word_has_its_tag_at_its_first_piece_and_nowhere_else(words: list[s
 
 def test_all_pieces_carry_the_tag_where_that_is_asked_for() -> None:
     problem = TokenClassification(label_pieces="all")
-    encode = encoder_of(problem, TOKENIZER, 64, is_pair=False)
+    encode = kind_of(problem).encoder(TOKENIZER, 64, is_pair=False)
     columns = encode({"words": [["xyz", "film"]], "label": [[3, 5]]}, [0])
     assert tokens_of(columns, 0) == ["[CLS]", "x", "##y", "##z", "film", "[SEP]"]
     assert columns["tags"] == [[NO_WORD, 3, 3, 3, 5, NO_WORD]]
@@ -75,7 +77,7 @@ def test_an_answer_is_found_again_from_its_place_in_every_window_that_holds_it(
     context = " ".join(words)
     start = sum(len(word) + 1 for word in words[:first])
     answer = " ".join(words[first : last + 1])
-    encode = encoder_of(QuestionAnswering(stride=5, max_question_tokens=4), TOKENIZER, 24, is_pair=True)
+    encode = kind_of(QuestionAnswering(stride=5, max_question_tokens=4)).encoder(TOKENIZER, 24, is_pair=True)
     rows = {"text": ["is it red"], "text_pair": [context], "answers": [[answer]], "starts": [[start]]}
     columns = encode(rows, [7])
     assert set(columns["example"]) == {7}
@@ -95,13 +97,13 @@ def test_an_answer_is_found_again_from_its_place_in_every_window_that_holds_it(
 
 
 def test_an_unanswered_question_points_at_the_first_token() -> None:
-    encode = encoder_of(QuestionAnswering(stride=2), TOKENIZER, 24, is_pair=True)
+    encode = kind_of(QuestionAnswering(stride=2)).encoder(TOKENIZER, 24, is_pair=True)
     rows = {"text": ["is it"], "text_pair": ["the film"], "answers": [[]], "starts": [[]]}
     assert encode(rows, [0])["label"] == [[0, 0]]
 
 
 def test_a_long_question_is_cut_so_that_the_context_has_room() -> None:
-    encode = encoder_of(QuestionAnswering(stride=2, max_question_tokens=3), TOKENIZER, 12, is_pair=True)
+    encode = kind_of(QuestionAnswering(stride=2, max_question_tokens=3)).encoder(TOKENIZER, 12, is_pair=True)
     rows = {"text": ["is it very very very good"], "text_pair": ["the film"], "answers": [[]], "starts": [[]]}
     assert tokens_of(encode(rows, [0]), 0) == ["[CLS]", "is", "it", "very", "[SEP]", "the", "film", "[SEP]"]
 
@@ -109,9 +111,9 @@ def test_a_long_question_is_cut_so_that_the_context_has_room() -> None:
 def test_an_answer_that_ends_inside_a_token_takes_the_whole_token() -> None:
     spans = np.array([[-1, -1], [0, 4], [5, 9], [9, 12], [-1, -1]])
     context = "four five 12 x"
-    assert answer_place(spans, (6, 10), context) == [2, 3]
-    assert answer_place(spans, (0, 12), context) == [1, 3]
-    assert answer_place(spans, (0, 14), context) == [0, 0]
+    assert answer_tokens(spans, (6, 10), context) == [2, 3]
+    assert answer_tokens(spans, (0, 12), context) == [1, 3]
+    assert answer_tokens(spans, (0, 14), context) == [0, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,7 +172,7 @@ def test_the_best_window_answers_and_silence_wins_where_it_scores_more() -> None
 def test_the_right_places_give_the_right_answer(kind: str, before: str, answer: str, after: str) -> None:
     """What a model that learnt every label answers: with it, exact match can be 1."""
     tokenizer = TOKENIZERS[kind]()
-    encode = encoder_of(QuestionAnswering(stride=2), tokenizer, 100, is_pair=True)
+    encode = kind_of(QuestionAnswering(stride=2)).encoder(tokenizer, 100, is_pair=True)
     context = before + answer + after
     columns = encode({"text": ["a"], "text_pair": [context], "answers": [[answer]], "starts": [[len(before)]]}, [0])
     (label,) = columns["label"]
@@ -187,7 +189,7 @@ def test_the_right_places_give_the_right_answer(kind: str, before: str, answer: 
     "words", [["a", "good  film", "is"], ["good ", "film"], [" good", "a  ", "film"], ["a", "", "film"]]
 )
 def test_a_word_with_blanks_inside_has_one_tag(kind: str, words: list[str]) -> None:
-    encode = encoder_of(TokenClassification(), TOKENIZERS[kind](), 64, is_pair=False)
+    encode = kind_of(TokenClassification()).encoder(TOKENIZERS[kind](), 64, is_pair=False)
     columns = encode({"words": [words], "label": [list(range(len(words)))]}, [0])
     tags = [tag for tag in columns["tags"][0] if tag != NO_WORD]
     assert tags == [number for number, word in enumerate(words) if word.strip()]

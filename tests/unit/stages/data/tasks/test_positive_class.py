@@ -18,10 +18,11 @@ from schemas.data.tasks import FileTask, TaskData, task_named
 from schemas.recipe.recipe import Recipe
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.leaks import held_out_digest
-from stages.data.tasks.load import TaskRows, load_task, task_digest
+from stages.data.tasks.load import load_task, task_digest
+from stages.evaluation.scorer import AnyScorer, scorer_of
+from stages.kinds.classification import ClassificationKind
+from stages.kinds.rows import TaskRows
 from stages.preflight.score_checks import check_scores
-from stages.scores.scorer import Scorer
-from stages.scores.scorers import scorer_of
 from tests.support.toys import toy_recipe_dict, write_rows
 
 
@@ -38,7 +39,7 @@ def loaded(folder: Path, labels: list[Any], **more: Any) -> TaskRows:
     return load_task(task, folder / "cache")
 
 
-def scorer(rows: TaskRows) -> Scorer:
+def scorer(rows: TaskRows) -> AnyScorer:
     chosen = np.arange(len(rows.validation))
     return scorer_of(rows, "validation", cast(Tokens, None), chosen)
 
@@ -108,7 +109,7 @@ def test_the_class_is_taken_where_it_is_clear_and_asked_for_where_it_is_not(
     rows = loaded(tmp_path, labels)
     assert rows.positive_label == positive
     assert rows.remarks == ()
-    reported = scorer(rows).reported()
+    reported = ClassificationKind(Classification()).reported(scorer(rows).rows)
     assert ("f1" in reported) == (positive is not None)
     assert ("f1_macro" in reported) == (positive is None)
     for metric in ("f1", "accuracy_f1"):

@@ -17,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from schemas.core.errors import DataError
 from schemas.data.tasks import TaskData
 from stages.data.columns.tag_rows import sorted_tags
-from stages.data.tasks.load import TaskRows, load_task
+from stages.data.tasks.load import load_task
 from stages.data.tasks.repeated_rows import rows_in_train
+from stages.kinds.rows import TaskRows
 from tests.support.kinds import COLUMNS, ROWS, kind_rows, kind_task
 from tests.support.toys import write_rows
 

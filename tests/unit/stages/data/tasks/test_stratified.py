@@ -23,10 +23,13 @@ from schemas.core.kinds import (
 from schemas.core.training import Selection
 from schemas.data.tasks import FileTask
 from stages.data.batching.tokens import NO_WORD, Tokens
-from stages.data.tasks.load import TaskRows, load_task
-from stages.data.tasks.stratified import classes_of, drawn_from, drawn_rows
-from stages.evaluation.probe import _fit, probe_rows
+from stages.data.tasks.load import load_task
+from stages.data.tasks.stratified import drawn_from, drawn_rows
+from stages.evaluation.baselines import probe_rows
 from stages.evaluation.task_part import held_out_rows
+from stages.kinds.linear_probe import fitted as fitted_probe
+from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 from tests.support.toys import write_rows
 
 ONE_IN_THIRTY = np.arange(600) % 30 // 29
@@ -68,17 +71,17 @@ def test_shares_are_the_nearest_that_leave_no_class_out(classes: list[int], want
 
 def test_rows_with_several_labels_or_tags_count_for_the_rarest() -> None:
     sets = Dataset.from_dict({"label": [[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]]})
-    assert classes_of(sets, MultiLabel()).tolist() == [0, 1, -1, 2, 0]  # type: ignore[union-attr]
+    assert kind_of(MultiLabel()).classes(sets).tolist() == [0, 1, -1, 2, 0]  # type: ignore[union-attr]
     tags = Dataset.from_dict({"label": [[0, 0], [0, 1, 1, 1], [0], [2, 0]]})
-    found = classes_of(tags, TokenClassification())
+    found = kind_of(TokenClassification()).classes(tags)
     # The tags 1 and 2 stand in one sentence each, however often.
     assert found is not None
     assert found.tolist() == [0, 1, 0, 2]
     numbers = Dataset.from_dict({"label": [3, 1, 3]})
     for problem in (Classification(), MultipleChoice()):
-        assert classes_of(numbers, problem).tolist() == [3, 1, 3]  # type: ignore[union-attr]
+        assert kind_of(problem).classes(numbers).tolist() == [3, 1, 3]  # type: ignore[union-attr]
     for none in (Regression(), QuestionAnswering()):
-        assert classes_of(numbers, none) is None
+        assert kind_of(none).classes(numbers) is None
 
 
 def test_a_label_that_one_row_has_is_in_the_rows_a_probe_learns_from() -> None:
@@ -108,7 +111,7 @@ def test_choices_are_drawn_right_and_wrong() -> None:
 
 def test_a_probe_of_rows_that_all_have_one_class_answers_it() -> None:
     features = np.random.default_rng(0).normal(size=(6, 3))
-    fitted = _fit(LogisticRegression(), features, np.full(6, 4))
+    fitted = fitted_probe(LogisticRegression(), features, np.full(6, 4))
     assert fitted.predict(features).tolist() == [4] * 6
     assert fitted.decision_function(features).tolist() == [[0.0]] * 6
     assert fitted[-1].classes_.tolist() == [4]

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from schemas.core.errors import DataError
 from schemas.data.tasks import FileTask
-from stages.data.tasks.rows import CheckedRows, checked_rows
+from stages.data.tasks.rows import checked_rows
+from stages.kinds.rows import CheckedRows
 from tests.support.kinds import COLUMNS, kind_rows
 
 WHERE = {"train": "task.train: t.jsonl", "validation": "task.validation: v.jsonl"}

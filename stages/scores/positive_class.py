@@ -12,7 +12,6 @@ import numpy as np
 from datasets import Dataset
 
 from schemas.core.errors import DataError
-from schemas.core.kinds import Classification
 from schemas.core.metrics import ABOUT_ONE_CLASS
 from schemas.core.wording import printable, suggestion
 from schemas.data.tasks import AnyTask
@@ -35,8 +34,6 @@ def positive_label(task: AnyTask, train: Dataset, labels: tuple[str, ...]) -> tu
     Raises:
         DataError: the class named is none of the task's, or the task's metric needs one and it is not clear which.
     """
-    if not isinstance(task.problem, Classification):
-        return None, ()
     named = task.positive_label
     if named is not None:
         if named not in labels:

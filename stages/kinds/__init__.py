@@ -1,0 +1,1 @@
+"""Kinds of tasks: one class each, from a row to the score of an answer."""

@@ -1,0 +1,173 @@
+"""Classification: one class for each text, or for each pair of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from typing_extensions import override
+
+from schemas.core.errors import DataError
+from schemas.core.kinds import Classification
+from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName
+from schemas.core.wording import printable
+from schemas.data.tasks import AnyTask
+from schemas.recipe.objective import SoftLabels
+from stages.data.batching.tokens import Batch, Tokens
+from stages.data.columns.class_names import read_class_names
+from stages.data.columns.text_columns import Task, task_texts
+from stages.data.readers.files import first_row
+from stages.kinds.base import Kind, Logits, labels_of, pair_texts
+from stages.kinds.label_codes import codes_of, unknown_label
+from stages.kinds.linear_probe import fitted, logistic
+from stages.kinds.rows import CheckedRows, ScoredRows, TaskRows, as_dataset
+from stages.losses import Summed, hard_label_loss, soft_label_loss
+from stages.models.heads import Head, TaskHead
+from stages.models.read import Read, read_rows
+from stages.scores.positive_class import positive_label, unclear
+from stages.text.bag_of_words import word_counts
+
+Classes = NDArray[np.int64]
+"""(rows,) class numbers."""
+
+
+class ClassificationKind(Kind[Classification, Classes, Classes]):
+    """One class a row."""
+
+    has_class_names: ClassVar[bool] = True
+    probe_metric: ClassVar[MetricName | None] = "accuracy"
+
+    @override
+    def check(self, task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
+        names = read_class_names(task, raw, where)
+        splits = {}
+        for split, rows in raw.items():
+            columns = task_texts(task, rows, where[split])
+            codes = codes_of(names.splits[split], names.labels)
+            if row := first_row(pc.is_null(codes)):
+                name = names.splits[split][row - 1].as_py()
+                raise unknown_label(task, where[split], row, name, names.labels)
+            splits[split] = as_dataset({**columns, "label": codes})
+        return CheckedRows(splits, names.labels, names.remarks)
+
+    @override
+    def check_drawn(self, train: Dataset) -> None:
+        if len(set(train["label"][:])) < 2:
+            raise DataError("task: all training rows have the same label; a task needs two classes or more")
+
+    @override
+    def positive_label(
+        self, task: AnyTask, train: Dataset, labels: tuple[str, ...]
+    ) -> tuple[str | None, tuple[str, ...]]:
+        return positive_label(task, train, labels)
+
+    @override
+    def classes(self, rows: Dataset) -> NDArray[np.int64]:
+        return np.asarray(rows["label"][:], dtype=np.int64)
+
+    @override
+    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64] | None:
+        return tokens.labels
+
+    @override
+    def only_answer(self, rows: Dataset, labels: tuple[str, ...]) -> str | None:
+        classes = set(rows["label"][:])
+        return None if len(classes) > 1 else f"the answer is {printable(labels[classes.pop()], 120)}"
+
+    @override
+    def balance(self, labels: tuple[str, ...], rows: Dataset) -> dict[str, float]:
+        counts = np.bincount(np.asarray(rows["label"][:]), minlength=len(labels))
+        return dict(zip(labels, counts.tolist(), strict=True))
+
+    @property
+    @override
+    def head(self) -> Head:
+        return TaskHead(self.config.kind)
+
+    @override
+    def soft(
+        self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
+    ) -> Summed:
+        return soft_label_loss(
+            student, teacher, temperature=config.temperature, kind=config.loss, row_weights_B=row_weights
+        )
+
+    @override
+    def hard(self, student: Tensor, batch: Batch) -> Summed:
+        return hard_label_loss(student, labels_of(batch))
+
+    @override
+    def labels(self, rows: ScoredRows[Classes]) -> Classes:
+        return np.asarray(rows.data["label"][:])
+
+    @override
+    def answers(self, rows: ScoredRows[Classes], logits: Logits) -> Classes:
+        return np.stack(logits).argmax(-1)
+
+    @override
+    def constants(self, rows: ScoredRows[Classes]) -> list[Classes]:
+        labels = self.labels(rows)
+        classes = {int(np.bincount(labels).argmax())}
+        if rows.task.positive_label is not None:  # the F1 of a class is best when it is always the answer
+            classes.add(rows.task.labels.index(rows.task.positive_label))
+        return [np.full(len(labels), constant) for constant in sorted(classes)]
+
+    @override
+    def reported(self, rows: ScoredRows[Classes]) -> tuple[MetricName, ...]:
+        about_one: tuple[MetricName, ...] = ("f1",) if rows.task.positive_label else ()
+        if len(rows.task.labels) == 2:
+            return ("accuracy", *(about_one or ("f1_macro",)), "matthews")
+        return ("accuracy", "f1_macro", *about_one)
+
+    @override
+    def why_no_score(self, metric: MetricName, rows: TaskRows) -> str | None:
+        needs_class = metric in ABOUT_ONE_CLASS and rows.positive_label is None
+        return unclear(metric, rows.labels) if needs_class else None
+
+    @override
+    def why_meaningless(self, rows: ScoredRows[Classes], metric: MetricName, labels: Any) -> str | None:
+        label = rows.task.positive_label
+        if metric not in ABOUT_ONE_CLASS or label is None:
+            return None
+        if (np.asarray(labels) == rows.task.labels.index(label)).any():
+            return None
+        return f"no row is {printable(label, 40)}, and no F1 of it means anything"
+
+    @override
+    def probe(
+        self,
+        model: nn.Module,
+        train: Tokens,
+        chosen: NDArray[np.int64],
+        rows: ScoredRows[Classes],
+        read: Read | None = None,
+    ) -> Classes:
+        read = read or read_rows(model, rows.tokens, self.sequences(rows))
+        learnt = np.stack(read_rows(model, train, chosen).features)
+        assert train.labels is not None
+        return np.asarray(fitted(logistic(), learnt, train.labels[chosen]).predict(np.stack(read.features)))
+
+    @override
+    def bag_of_words(self, rows: ScoredRows[Classes]) -> Classes:
+        train = rows.task.train
+        solver = "liblinear" if len(rows.task.labels) == 2 else "lbfgs"
+        counter, learnt = word_counts(pair_texts(train))
+        model = LogisticRegression(max_iter=200, solver=solver).fit(learnt, np.asarray(train["label"]))
+        return np.asarray(model.predict(counter.transform(pair_texts(rows.data))))
+
+    @override
+    def renamed(self, rows: ScoredRows[Classes], answers: Classes) -> tuple[Classes, list[str]]:
+        names = rows.task.labels
+        counts = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(counts, (answers, self.labels(rows)), 1)
+        outputs, classes = linear_sum_assignment(counts, maximize=True)
+        class_of = np.zeros(len(names), np.int64)
+        class_of[outputs] = classes
+        return class_of[answers], [names[number] for number in class_of]
