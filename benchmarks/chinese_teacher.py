@@ -1,11 +1,11 @@
-"""Makes a small Chinese encoder from text alone, to prove the path of Chinese tasks where no published one is at hand.
+"""Pretraining of a small Chinese encoder, to test Chinese tasks where no published encoder is available.
 
     python -m benchmarks.chinese_teacher ../shared/data --to chinese-teacher --tokens 4M
 
-A vocabulary of characters and common words is made from the text, a BERT of random weights predicts masked words (the
-loop and the objective of every other stage, without a teacher), and the result is a transformers folder with its
-masked-language head. It has read some megabytes where a published model has read gigabytes: scores of its students say
-that the path works, not how good a Chinese student can be.
+A vocabulary of characters and common words is built from the text. A BERT with random weights then learns to predict
+masked words, in the loop of every other stage but without a teacher. The result is a transformers folder with a
+masked-language head. It has read megabytes where published models have read gigabytes: scores of its students show that
+the pipeline works, not how good a Chinese student can be.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Annotated
 
 import torch
 import typer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast
 
 from schemas.core.refs import FolderModel
@@ -31,13 +31,13 @@ from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ModelStart, StudentConfig, StudentShape
 from stages.ports.plain import plain_ports
 from stages.run import run_stage
+from tests.support.builders import SPECIAL_TOKENS, bert_tokenizer
 
 SOURCES = ("fewclue_zh", "cmrc_wiki_zh", "cn_wiki_zh")
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def texts(files: list[Path]) -> Iterator[str]:
-    """The texts of some corpora."""
+    """Yield the texts of the corpora."""
     for file in files:
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:
@@ -45,33 +45,20 @@ def texts(files: list[Path]) -> Iterator[str]:
 
 
 def make_tokenizer(files: list[Path], size: int) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer in BERT's way: each Chinese character by itself, other words in pieces."""
+    """Return BERT's WordPiece tokenizer, trained on the files: single Chinese characters, other words in pieces."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL, min_frequency=3)
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=SPECIAL_TOKENS, min_frequency=3)
     tokenizer.train_from_iterator(texts(files), trainer)
-    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        pad_token="[PAD]",
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
+    return bert_tokenizer(tokenizer)
 
 
 def main(
     data: Annotated[Path, typer.Argument(help="Folder that holds the corpora.")],
-    to: Annotated[Path, typer.Option(help="Folder for the model; must not be there.")],
-    tokens: Annotated[str, typer.Option(help="How long: such as 4M.")] = "4M",
+    to: Annotated[Path, typer.Option(help="Folder for the model; must not exist.")],
+    tokens: Annotated[str, typer.Option(help="Tokens to train on, such as 4M.")] = "4M",
     seed: Annotated[int, typer.Option(help="Seeds weights, order and masks.")] = 0,
 ) -> None:
     """Train a 4-layer, 256-wide BERT on masked words."""

@@ -1,10 +1,10 @@
-"""What a run costs beside training: Prefect, MLflow, checkpoints and evaluation, for a stage and for a flow.
+"""Overhead of a run beside training: Prefect, MLflow, checkpoints and evaluation, per stage and per flow.
 
-    python benchmarks/overhead.py benchmarks/sst2.yaml --until general --set "stages.0.training.duration=1M tokens"
+    python -m benchmarks.overhead benchmarks/sst2.yaml --until general --set "stages.0.training.duration=1M tokens"
 
-The recipe is run twice in one store, each time as the command that a user types. The second run finds every stage and
-trains nothing: its wall time is what a flow costs. What the first took longer than that, less the time inside the
-training loops, is what its stages cost. Stages that the store has before are not counted.
+The recipe is run twice in one store, as the command that a user would type. The second run finds every stage and trains
+nothing, so its wall time is the overhead of the flow. The difference to the first run, minus the time inside the
+training loops, is the overhead of the stages. Stages that were in the store before are not counted.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from benchmarks.output import console
 
 
 def timed(command: list[str]) -> float:
-    """Wall seconds of a command.
+    """Return the wall seconds of a command.
 
     Raises:
-        typer.Exit: it failed; what it printed is shown.
+        typer.Exit: the command failed; its output is shown.
     """
     began = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,7 +37,7 @@ def timed(command: list[str]) -> float:
 
 
 def trained_seconds(store: Path) -> dict[str, float]:
-    """Seconds inside the training loop of every checkpoint in the store, by its folder's name."""
+    """Return the seconds inside the training loop of every checkpoint in the store, by folder."""
     manifests = sorted(store.glob("checkpoints/*/manifest.json"))
     return {file.parent.name: json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in manifests}
 
@@ -57,14 +58,14 @@ def main(
     trained = {name: seconds for name, seconds in trained_seconds(store).items() if name not in before}
     flow = timed(command)
     loop, number = sum(trained.values()), len(trained)
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(f"a flow that finds every stage: {flow:.1f} s")
+    out = console()
+    out.print(f"a flow that finds every stage: {flow:.1f} s")
     if not number:
-        console.print("no stage was trained: every one was in the store; change its duration")
+        out.print("no stage was trained, because the store has them all; change a duration")
         raise typer.Exit(1)
     each = (first - flow - loop) / number
-    console.print(f"{number} stages trained, {loop:.1f} s in their loops, {first:.1f} s in all")
-    console.print(
+    out.print(f"{number} stages trained, {loop:.1f} s in their loops, {first:.1f} s in all")
+    out.print(
         f"beside its loop a stage takes {each:.1f} s: {100 * each / (600 + each):.1f} % of one that trains ten minutes"
     )
 

@@ -1,19 +1,15 @@
-"""Compares methods at the same student, task, number of tokens and seeds, and prints a table with mean and range.
+"""Comparison of methods with equal students, tasks, tokens and seeds: a table with mean and range.
 
-    python benchmarks/quality.py benchmarks/sst2.yaml --tokens 3M --seeds 0,1,2 --json quality.json
+    python -m benchmarks.quality benchmarks/sst2.yaml --tokens 3M --seeds 0,1,2 --json quality.json
 
-Every method is the given recipe with other stages, objectives or start; learning rates and batches of a stage are the
-recipe's own for the stage of that name. All runs share one store: the teacher is fine-tuned once, a stage that two
-methods have in common is trained once, and a comparison that was interrupted goes on where it stopped.
+Every method is the given recipe with other stages, objectives or start. A stage keeps the learning rate and batch of
+the recipe's stage of the same name. All runs share one store: the teacher is fine-tuned once, a stage that two methods
+share is trained once, and an interrupted comparison resumes.
 """
 
 from __future__ import annotations
 
-import json
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +18,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 from pydantic import TypeAdapter
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.output import console, table_of, write_json
 from pipeline.launch import prepare_environment
 from schemas.core.training import Duration
 
@@ -47,7 +41,7 @@ ALL_THREE: dict[str, Any] = {"kind": "task"}
 
 @dataclass(frozen=True)
 class Method:
-    """Stages with their share of the tokens and their objective, and what the student starts from."""
+    """Stages, each with its share of the tokens and its objective, and the start of the student."""
 
     stages: dict[str, tuple[float, dict[str, Any]]]
     start: dict[str, Any] = field(default_factory=lambda: {"kind": "random"})
@@ -62,9 +56,9 @@ FOUR: dict[str, tuple[float, dict[str, Any]]] = {
 
 
 def without(stage: str) -> Method:
-    """ERNIE-Tiny with one stage left out and its tokens given to the next one.
+    """Return ERNIE-Tiny without one stage, whose tokens go to the next one.
 
-    Without `task_specific` the student still needs a classifier: hard labels alone take the place of distillation.
+    Without `task_specific` the student still needs a classifier, so hard labels alone replace distillation.
     """
     if stage == "task_specific":
         return Method(FOUR | {stage: (FOUR[stage][0], HARD)})
@@ -95,7 +89,7 @@ STARTS: dict[str, dict[str, Any]] = {
 
 
 def variant(base: dict[str, Any], method: Method, *, tokens: float, seed: int) -> dict[str, Any]:
-    """The base recipe with a method's stages and start, for so many tokens and one seed."""
+    """Return the base recipe with a method's stages and start, for a number of tokens and a seed."""
     own = {stage["name"]: stage["training"] for stage in base["stages"]}
     stages = [
         {
@@ -111,7 +105,7 @@ def variant(base: dict[str, Any], method: Method, *, tokens: float, seed: int) -
 
 
 def run(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
-    """Run one variant; its student's scores."""
+    """Run one variant, and return the scores of its student."""
     from pipeline.flow import RunOptions, distill_flow
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -130,60 +124,59 @@ def run(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
 
 
 def amount(text: str) -> float:
-    """`3M`, `800k` or a plain number, read as recipes read a duration."""
+    """Return a number of tokens, `3M`, `800k` or a plain number, parsed as in recipes."""
     duration: Duration = TypeAdapter(Duration).validate_python(f"{text} tokens")
     return duration.amount
 
 
-def summarise(results: list[dict[str, Any]], console: Console) -> None:
-    """One line per method and number of tokens: mean, lowest and highest of the seeds, agreement, time.
+def by_run(results: list[dict[str, Any]]) -> dict[tuple[str, float], list[dict[str, Any]]]:
+    """Return the results of all seeds by method and number of tokens."""
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["method"], result["budget"]), []).append(result)
+    return groups
 
-    A standard deviation of two or three seeds says less than the seeds themselves.
+
+def summarise(results: list[dict[str, Any]]) -> None:
+    """Print the mean and range of the seeds, agreement and time of every method and number of tokens.
+
+    The range says more than a standard deviation of two or three seeds.
     """
-    table = Table(title="accuracy on the validation rows", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", no_wrap=True)
-    for name in ("tokens", "seeds", "accuracy %", "lowest to highest", "agrees %", "minutes"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for key in dict.fromkeys((result["method"], result["budget"]) for result in results):
-        own = [result for result in results if (result["method"], result["budget"]) == key]
-        accuracies = [100 * result["accuracy"] for result in own]
+    columns = ("tokens", "seeds", "accuracy %", "lowest to highest", "agrees %", "minutes")
+    table = table_of("method", *columns, title="accuracy on the validation rows")
+    for (method, tokens), seeds in by_run(results).items():
+        accuracies = [100 * result["accuracy"] for result in seeds]
         table.add_row(
-            key[0],
-            f"{key[1] / 1e6:.2f} M",
-            str(len(own)),
+            method,
+            f"{tokens / 1e6:.2f} M",
+            str(len(seeds)),
             f"{statistics.mean(accuracies):.1f}",
             f"{min(accuracies):.1f} to {max(accuracies):.1f}",
-            f"{100 * statistics.mean(result['agreement'] for result in own):.1f}",
-            f"{statistics.mean(result['seconds'] for result in own) / 60:.1f}",
+            f"{100 * statistics.mean(result['agreement'] for result in seeds):.1f}",
+            f"{statistics.mean(result['seconds'] for result in seeds) / 60:.1f}",
         )
-    console.print(table)
-    if results:
-        console.print(f"teacher: {100 * results[0]['teacher']:.1f} %")
+    console().print(table)
+    console().print(f"teacher: {100 * results[0]['teacher']:.1f} %")
 
 
-def needed(results: list[dict[str, Any]], console: Console) -> None:
-    """For each start, the fewest tokens tried whose mean reaches the random start's at the full number."""
-    means: dict[tuple[str, float], float] = {}
-    for key in dict.fromkeys((result["method"], result["budget"]) for result in results):
-        own = [r["accuracy"] for r in results if (r["method"], r["budget"]) == key]
-        means[key] = statistics.mean(own)
-    random = {key: mean for key, mean in means.items() if key[0].endswith("random start")}
+def compare_starts(results: list[dict[str, Any]]) -> None:
+    """Print, for each start, the fewest tokens whose mean reaches the random start's mean at the full budget."""
+    means = {run: statistics.mean(result["accuracy"] for result in seeds) for run, seeds in by_run(results).items()}
+    random = {run: mean for run, mean in means.items() if run[0].endswith("random start")}
     if not random:
         return
     (reference, budget), goal = max(random.items(), key=lambda item: item[0][1])
-    compared = reference.removesuffix("random start")
-    for name in dict.fromkeys(method for method, _ in means if method.startswith(compared)):
-        reached = [tokens for (method, tokens), mean in means.items() if method == name and mean >= goal]
-        said = (
-            f"with {min(reached) / 1e6:.2f} M tokens, {100 * (1 - min(reached) / budget):.0f} % fewer"
-            if reached
-            else "not reached"
-        )
-        console.print(f"{name}: the random start's final {100 * goal:.1f} % {said}")
+    prefix = reference.removesuffix("random start")
+    for name in dict.fromkeys(method for method, _ in means if method.startswith(prefix)):
+        enough = [tokens for (method, tokens), mean in means.items() if method == name and mean >= goal]
+        outcome = "not reached"
+        if enough:
+            outcome = f"with {min(enough) / 1e6:.2f} M tokens, {100 * (1 - min(enough) / budget):.0f} % fewer"
+        console().print(f"{name}: the random start's final {100 * goal:.1f} % {outcome}")
 
 
 def plan_of(methods: list[str], starts_of: str | None, tokens: float, fractions: list[float]):  # type: ignore[no-untyped-def]
-    """(name, method, tokens) of everything that is to be run."""
+    """Return (name, method, tokens) of every run."""
     chosen = [(name, METHODS[name], tokens) for name in methods]
     if starts_of is not None:
         stages = METHODS[starts_of].stages
@@ -215,25 +208,15 @@ def main(
     if unknown := sorted({*named, *([starts_of] if starts_of else [])} - set(METHODS)):
         raise typer.BadParameter(f"{', '.join(unknown)}: choose {'; '.join(METHODS)}")
     shares = [float(share) for share in fractions.split(",")]
-    console = Console(width=None if sys.stdout.isatty() else 120)
     results: list[dict[str, Any]] = []
     for name, method, budget in plan_of(named, starts_of, amount(tokens), shares):
         for seed in (int(seed) for seed in seeds.split(",")):
             scores = run(variant(base, method, tokens=budget, seed=seed), store)
             results.append({"method": name, "budget": budget, "seed": seed} | scores)
-            console.print(f"{name}, seed {seed}: {100 * scores['accuracy']:.1f} %")
-            if output is not None:
-                output.write_text(json.dumps(described(results), indent=1) + "\n", encoding="utf-8")
-    summarise(results, console)
-    needed(results, console)
-
-
-def described(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The results with the command and the commit that made them."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {"command": shlex.join(sys.argv), "commit": commit, "results": results}
+            console().print(f"{name}, seed {seed}: {100 * scores['accuracy']:.1f} %")
+            write_json(output, results)
+    summarise(results)
+    compare_starts(results)
 
 
 if __name__ == "__main__":

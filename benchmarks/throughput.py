@@ -1,30 +1,22 @@
-"""Real tokens per second of one training step, against a yardstick and against what the matrices alone would take.
+"""Speed of a training step in real tokens per second, against a plain loop and against the matrix products alone.
 
     python -m benchmarks.throughput --json throughput.json
 
-Everything is measured in one run, interleaved round by round, so that ratios hold though the machine's speed drifts. A
-ratio is of all tokens over all seconds, and its spread that of the rounds; rows differ in length, and so do steps.
+All subjects are measured in one run, interleaved round by round, so that ratios hold even if the machine's speed
+drifts. A ratio is of all tokens over all seconds; its spread is that of the rounds. Rows, and therefore steps, differ
+in length.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import torch
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.output import console, table_of, write_json
 from benchmarks.subjects import Precision, Running, Subject, started
 from benchmarks.workload import (
     OBJECTIVES,
@@ -41,16 +33,16 @@ from benchmarks.yardstick import Ingredients
 from stages.device.runtime import bf16_in_hardware
 
 NUMBERS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# A line's share of a round: as many steps as fit, and at least so many. The marks are on the first objective.
+# Duration of a subject's part of a round, and its least number of steps. The targets are set on the first objective.
 SECONDS_PER_ROUND: dict[Objective, float] = {"latent": 1.5, "labels": 0.8, "relations": 0.8}
 LEAST_STEPS: dict[Objective, int] = {"latent": 2, "labels": 1, "relations": 1}
-# Rows of the comparison with a teacher that is asked once: few, because it is asked before anything is measured.
+# Few rows for the cached teacher, because its answers are computed before anything is measured.
 ROWS_ASKED_ONCE = 256
 
 
 @dataclass
 class Line:
-    """One line of a table, while it is measured."""
+    """Measurements of one subject."""
 
     running: Running
     steps: int = 1
@@ -59,7 +51,7 @@ class Line:
     seconds: list[float] = field(default_factory=list)
 
     def warm_up(self) -> None:
-        """Two steps, the second of them timed to find how many make a round."""
+        """Run two steps, the second of them timed to choose the number of steps per round."""
         objective = self.running.subject.objective
         self.running.steps(1)
         _, elapsed = self.running.steps(1)
@@ -67,7 +59,7 @@ class Line:
         self.steps = max(LEAST_STEPS[objective], fitting)
 
     def round(self) -> None:
-        """One round's steps."""
+        """Run the steps of a round."""
         tokens, elapsed = self.running.steps(self.steps)
         self.tokens.append(tokens)
         self.seconds.append(elapsed)
@@ -84,7 +76,7 @@ class Line:
 
 
 def subjects_of(workload: Workload, objective: Objective, precisions: list[Precision], *, alone: bool) -> list[Subject]:
-    """The yardstick first, then each ingredient alone if asked for, then ours."""
+    """Return the yardstick, then the yardstick with each ingredient if `alone`, then ours."""
 
     def plain(name: str, taken: Ingredients | None = None) -> Subject:
         number: Precision = "bf16" if taken and taken.bf16 else "fp32"
@@ -107,7 +99,7 @@ def subjects_of(workload: Workload, objective: Objective, precisions: list[Preci
 
 
 def asked_once_subjects(workload: Workload, objective: Objective, precision: Precision) -> list[Subject]:
-    """The same few rows with the teacher asked in every step, and with its answers kept."""
+    """Return two subjects of the same few rows: the teacher runs in every step, or its answers are cached."""
     few = replace(workload, tokens=workload.tokens.first(ROWS_ASKED_ONCE))
     names = {"ours": "asked in every epoch", "asked once": "asked once"}
     return [
@@ -117,7 +109,7 @@ def asked_once_subjects(workload: Workload, objective: Objective, precision: Pre
 
 
 def floor_rate(workload: Workload, rates: dict[tuple[str, Precision], float], precision: Precision) -> float:
-    """Real tokens per second if only matrix products took time: one pass of the teacher, three of the student."""
+    """Return real tokens per second if only matrix products took time: one teacher pass, three student passes."""
     seconds = 0.0
     for name, config, passes in (("teacher", workload.teacher, 1), ("student", workload.student, 3)):
         flops = linear_flops(config) + attention_flops(config, workload.mean_length)
@@ -126,7 +118,7 @@ def floor_rate(workload: Workload, rates: dict[tuple[str, Precision], float], pr
 
 
 def measure(subjects: list[Subject], precisions: list[Precision], rounds: int, *, memory: bool) -> list[dict[str, Any]]:
-    """Every subject's rates, ratios to the first one, and share of the floor."""
+    """Return every subject's rates, ratios to the first subject, and share of the floor."""
     workload = subjects[0].workload
     with started(subjects) as running:
         lines = [Line(each) for each in running]
@@ -148,7 +140,7 @@ def measure(subjects: list[Subject], precisions: list[Precision], rounds: int, *
 
 
 def described_line(line: Line, first: Line, floors: dict[Precision, list[float]], peak: int | None) -> dict[str, Any]:
-    """A line's numbers, as they are kept and shown."""
+    """Return the numbers of a subject, as written and shown."""
     subject = line.running.subject
     floor = floors.get(subject.precision)
     return {
@@ -165,13 +157,10 @@ def described_line(line: Line, first: Line, floors: dict[Precision, list[float]]
     }
 
 
-def show(title: str, rows: list[dict[str, Any]], console: Console) -> None:
-    """A table of one shape and objective, and what a step of ours spends outside the models."""
+def show(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print a table of one shape and objective, and the time that our steps spend outside the models."""
     first = rows[0]["variant"]
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for name in ("tokens/s", f"times the {first}", "of the floor", "ms a step", "peak MiB"):
-        table.add_column(name, justify="right")
+    table = table_of("", "tokens/s", f"times the {first}", "of the floor", "ms a step", "peak MiB", title=title)
     for row in rows:
         share, peak = row["share_of_floor"], row["peak_bytes"]
         table.add_row(
@@ -182,38 +171,20 @@ def show(title: str, rows: list[dict[str, Any]], console: Console) -> None:
             f"{1000 * step_seconds(row):.0f}",
             "" if peak is None else f"{peak / 2**20:,.0f}",
         )
-    console.print(table)
+    console().print(table)
     named = {row["variant"]: row for row in rows}
     for name, row in named.items():
         if (alone := named.get(f"{name}, models alone")) is not None:
             share = 1 - row["rate"] / alone["rate"]
-            console.print(
+            console().print(
                 f"{name}: {1000 * share * step_seconds(row):.0f} ms a step ({100 * share:.0f} %) outside the models"
             )
 
 
 def step_seconds(row: dict[str, Any]) -> float:
-    """Mean seconds of a step."""
+    """Return the mean seconds of a step."""
     mean: float = sum(row["seconds"]) / (len(row["seconds"]) * row["steps"])
     return mean
-
-
-def described(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The results with what they were measured on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
-    return {
-        "device": device,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "capability": torch.backends.cpu.get_cpu_capability(),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
-        "results": results,
-    }
 
 
 def main(
@@ -239,11 +210,10 @@ def main(
             f"{', '.join(get_args(Precision))}"
         )
     results: list[dict[str, Any]] = []
-    console = Console(width=None if sys.stdout.isatty() else 120)
 
     def add(shape: Shape, title: str, subjects: list[Subject], numbers: list[Precision]) -> None:
         rows = measure(subjects, numbers, rounds, memory=memory)
-        show(title, rows, console)
+        show(title, rows)
         results.extend({"shape": shape, "table": title} | row for row in rows)
 
     for shape in wanted_shapes:
@@ -255,8 +225,7 @@ def main(
             if asked_once and objective == "latent":
                 title = f"{shape}, {objective}, a later epoch"
                 add(shape, title, asked_once_subjects(workload, objective, chosen[-1]), [])
-    if output is not None:
-        output.write_text(json.dumps(described(results), indent=1) + "\n", encoding="utf-8")
+    write_json(output, results)
 
 
 if __name__ == "__main__":

