@@ -1,4 +1,4 @@
-"""What may take the place of each word of a text: predictions of a masked-language model, and near embeddings."""
+"""Candidates to replace each word of a text: predictions of a masked-language model, and nearest embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from schemas.core.errors import ConfigError
 from schemas.data.augmentation import Augmentation
-from stages.augmentation.nearest_words import GloveNeighbours, OwnNeighbours
+from stages.augmentation.nearest_words import GloveNeighbours, ModelNeighbours
 from stages.augmentation.predicted_words import WordPredictor
 from stages.augmentation.stop_words import stop_words
 from stages.augmentation.vocabulary import Lexicon
@@ -26,14 +26,14 @@ class Replaceable(NamedTuple):
     start: int
     end: int
     candidates: Sequence[str]
-    """At least one, likeliest first, in the case that the word is written in."""
+    """At least one, likeliest first, in the case of the word."""
 
 
 def uses_head(config: Augmentation, folder: Path) -> bool:
-    """Whether words are predicted.
+    """Return whether words are predicted by a masked-language head.
 
     Raises:
-        ConfigError: the folder has no masked-language head, but one is required.
+        ConfigError: one is required, but the folder has none.
         DataError: the folder has no readable model.
     """
     if config.masked_language == "never":
@@ -42,14 +42,14 @@ def uses_head(config: Augmentation, folder: Path) -> bool:
     if config.masked_language == "required" and not has_head:
         raise ConfigError(
             f"augmentation.masked_language: required, but the teacher {folder} has no masked-language head (no such "
-            "weights in its files); give the checkpoint that was pretrained on masked words, or auto to do with near "
-            "embeddings"
+            "weights in its files); give the checkpoint that was pretrained on masked words, or set auto to use "
+            "nearest embeddings instead"
         )
     return has_head
 
 
 class CandidateFinder:
-    """Finds the candidates of all words of many texts together."""
+    """Finds the candidates of all words of many texts at once."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class CandidateFinder:
         *,
         precision: Precision = "auto",
     ) -> None:
-        """Load what the candidates come from.
+        """Load the model and the files that candidates come from.
 
         Args:
             config: the settings.
@@ -68,30 +68,30 @@ class CandidateFinder:
             precision: number format of the passes.
 
         Raises:
-            ConfigError: the teacher lacks the head that is required, or a mask token.
-            DataError: a file that the settings name cannot be used, with the line; or the teacher cannot.
+            ConfigError: the teacher lacks the required head, or a mask token.
+            DataError: a file of the settings, or the teacher, cannot be used.
         """
         self.config, model = config, load_config(folder)
         self.tokenizer = load_tokenizer(folder, model)
         self.max_length = shape_of(model).max_positions
         self.kept = stop_words(config)
         self.lexicon = Lexicon.of(self.tokenizer)
-        self.neighbours: GloveNeighbours | OwnNeighbours
+        self.neighbours: GloveNeighbours | ModelNeighbours
         if config.embeddings is not None:
             self.neighbours = GloveNeighbours(config.embeddings)
         else:
             inputs: nn.Module = load_encoder(folder).get_input_embeddings()
             table = inputs.get_parameter("weight").detach()
-            self.neighbours = OwnNeighbours(self.lexicon, table, self.tokenizer.unk_token_id)
+            self.neighbours = ModelNeighbours(self.lexicon, table, self.tokenizer.unk_token_id)
         self.predictor: WordPredictor | None = None
         self.notes: list[str] = []
-        """What a person should know."""
+        """Messages for the user."""
         if uses_head(config, folder):
             self.predictor = self._predictor(folder, between, precision)
         elif config.masked_language == "auto":
             self.notes.append(
                 f"the teacher {folder} has no masked-language head, so the candidates of every word are those with the "
-                "nearest embeddings, whatever stands around it"
+                "nearest embeddings, whatever its context"
             )
 
     def _predictor(self, folder: Path, between: Callable[[], None], precision: Precision) -> WordPredictor:
@@ -99,41 +99,37 @@ class CandidateFinder:
         if mask_token is None:
             raise ConfigError(
                 f"augmentation.masked_language: {self.config.masked_language}, but the tokenizer in {folder} has no "
-                "mask token, so no word can be predicted; give never, or another teacher"
+                "mask token, so no word can be predicted; set never, or give another teacher"
             )
         return WordPredictor(
             folder, self.lexicon, Runtime(precision), mask_token=mask_token, passes=self.config.passes, between=between
         )
 
     def find(self, texts: Sequence[str]) -> list[list[Replaceable]]:
-        """The words of each text that have candidates, in the order they stand in.
+        """Return the words of each text that have candidates, in their order.
 
         Args:
-            texts: none twice.
+            texts: all different.
         """
         sequences = find_words(texts, self.tokenizer, max_length=self.max_length, kept=self.kept)
-        predicted: list[Word] = []
-        others: list[Word] = []
-        for word in sequences.words:
-            is_asked = self.predictor is not None and word.is_one_token
-            (predicted if is_asked else others).append(word)
         number = self.config.candidates
-        near = self.neighbours.of(others, sequences.tokens, number)
-        candidates = dict(zip(others, near, strict=True))
+        predicted = [word for word in sequences.words if word.is_one_token] if self.predictor is not None else []
+        others: list[Word] = [word for word in sequences.words if self.predictor is None or not word.is_one_token]
+        candidates = dict(zip(others, self.neighbours.of(others, sequences.tokens, number), strict=True))
         if self.predictor is not None:
             likeliest = self.predictor.likeliest(sequences, predicted, number)
             for word, ids in zip(predicted, likeliest, strict=True):
-                candidates[word] = [self.lexicon.words[one] for one in ids]
-        answers: list[list[Replaceable]] = [[] for _ in texts]
+                candidates[word] = [self.lexicon.words[token] for token in ids]
+        replaceable: list[list[Replaceable]] = [[] for _ in texts]
         for word in sequences.words:
-            if found := candidates[word]:
-                cased = _in_case_of(word.written, found)
-                answers[word.text].append(Replaceable(word.start, word.end, cased))
-        return answers
+            if candidates[word]:
+                cased = _in_case_of(word.written, candidates[word])
+                replaceable[word.text].append(Replaceable(word.start, word.end, cased))
+        return replaceable
 
 
 def _in_case_of(written: str, others: Sequence[str]) -> Sequence[str]:
-    """Candidates in the case of the word they replace, but for those with capitals of their own."""
+    """Return candidates in the case of the word that they replace, except those that have capitals themselves."""
     if not written[:1].isupper():
         return others
     is_loud = len(written) > 1 and written.isupper()

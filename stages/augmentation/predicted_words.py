@@ -1,7 +1,7 @@
-"""What a masked-language model puts in the place of words, asked for very many words at once.
+"""Predictions of a masked-language model for very many words at once.
 
-One forward pass takes texts of like length, each with some of its words masked; the head, whose product with the whole
-vocabulary would cost as much as the encoder, sees the masked places alone.
+One forward pass takes texts of similar length, each with some of its words masked; the head, whose product with the
+whole vocabulary would cost as much as the encoder, runs on the masked positions only.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stages.device.runtime import Runtime
 from stages.models.masked_lm import load_word_model
 from stages.text.scripts import is_unspaced
 
-# Padded tokens of one forward pass; not a setting, because the rows that stand together decide how a sum is rounded.
+# Padded tokens of one forward pass; not a setting, because the rows of a batch decide how sums are rounded.
 _BATCH_TOKENS = 8192
 # Scores held at a time: 16 MB, which a processor's cache nearly takes.
 _SCORES = 1 << 22
@@ -34,16 +34,16 @@ _SCORES = 1 << 22
 
 @dataclass(frozen=True)
 class _Passes:
-    """Sequences to run: texts with some of their words masked."""
+    """Texts to run with some of their words masked."""
 
     texts: Rows
-    """(passes,)."""
+    """(passes,) the text of each."""
     words: list[Rows]
-    """For each pass, numbers of the words that are asked for in it."""
+    """Numbers of the words that are masked in each pass."""
 
 
-class _Given(nn.Module):
-    """Stands where a model's encoder was and answers with states that it was handed, so that the head runs alone."""
+class _FixedStates(nn.Module):
+    """Replacement of a model's encoder that returns states set from outside, so that the head runs alone."""
 
     states: Tensor
 
@@ -67,90 +67,89 @@ class WordPredictor:
         """Load the model.
 
         Args:
-            folder: a transformers folder with such a head.
+            folder: a transformers folder with a masked-language head.
             lexicon: of its vocabulary.
             runtime: device and number format.
             mask_token: its id.
-            passes: most passes over a text; None for one for each word.
+            passes: most passes over a text; None for one pass per word.
             between: called before every forward pass.
         """
         model = load_word_model(folder)
         self.head, prefix = runtime.frozen(model), model.base_model_prefix
-        self.encoder, self.given = getattr(self.head, prefix), _Given()
-        setattr(self.head, prefix, self.given)
+        self.encoder, self.fixed = getattr(self.head, prefix), _FixedStates()
+        setattr(self.head, prefix, self.fixed)
         self.lexicon, self.device, self.between = lexicon, runtime.device, between
         self.mask_token, self.passes = mask_token, passes
 
     @torch.inference_mode()
     def likeliest(self, sequences: Sequences, words: Sequence[Word], number: int) -> list[NDArray[np.int64]]:
-        """Ids of the whole words that the model finds likeliest in the place of each word, likeliest first.
+        """Return the ids of the likeliest whole words at the position of each word, likeliest first.
 
         Args:
             sequences: the texts.
             words: words of one token each, in the order of their texts.
-            number: how many at most.
+            number: most ids per word.
         """
         if not words:
             return []
         tokens = sequences.tokens
-        places = np.array([word.first for word in words], np.int64)
+        positions = np.array([word.first for word in words], np.int64)
         texts = np.array([word.text for word in words], np.int64)
-        own = tokens.ids[tokens.starts[texts] + places].astype(np.int64)
-        kinds = self._kinds(words, own)
-        found = np.full((len(words), number), -1, np.int64)
+        forms = np.array([self.lexicon.number_of(word.written) for word in words])
+        ids = tokens.ids[tokens.starts[texts] + positions].astype(np.int64)
+        unspaced = np.array([is_unspaced(word.written) for word in words])
+        kinds = np.where(unspaced, UNSPACED, np.where(self.lexicon.kinds[SPACED][ids], SPACED, GLUED))
+        best = np.full((len(words), number), -1, np.int64)
         passes = _passes(texts, self.passes)
+        at_once = max(1, _SCORES // len(self.lexicon.words) // HEIGHT) * HEIGHT
         for batch in _batches(tokens.lengths[passes.texts]):
             self.between()
-            asked = np.concatenate([passes.words[one] for one in batch])
-            lines = np.repeat(np.arange(len(batch)), [len(passes.words[one]) for one in batch])
-            states = self._states(sequences, passes.texts[batch], lines, places[asked])
-            for kind in np.unique(kinds[asked]):
-                of_kind = np.flatnonzero(kinds[asked] == kind)
-                found[asked[of_kind]] = self._best(
-                    states[torch.from_numpy(of_kind)], kind, words, asked[of_kind], own, number
-                )
-        return [line[line >= 0] for line in found]
+            masked = np.concatenate([passes.words[number] for number in batch])
+            lines = np.repeat(np.arange(len(batch)), [len(passes.words[number]) for number in batch])
+            states = self._states(sequences, passes.texts[batch], lines, positions[masked])
+            for kind in np.unique(kinds[masked]):
+                of_kind = np.flatnonzero(kinds[masked] == kind)
+                for start in range(0, len(of_kind), at_once):
+                    part = of_kind[start : start + at_once]
+                    some = masked[part]
+                    best[some] = self.lexicon.best(
+                        self._scores(states[torch.from_numpy(part)]),
+                        kind,
+                        number,
+                        but_forms=forms[some],
+                        but_entries=ids[some],
+                    )
+        return [line[line >= 0] for line in best]
 
-    def _kinds(self, words: Sequence[Word], own: NDArray[np.int64]) -> NDArray[np.int64]:
-        unspaced = np.array([is_unspaced(word.written) for word in words])
-        return np.where(unspaced, UNSPACED, np.where(self.lexicon.kinds[SPACED][own], SPACED, GLUED))
-
-    def _states(self, sequences: Sequences, texts: Rows, lines: Rows, places: Rows) -> Tensor:
-        """(words, width) what the encoder ends with at the masked words of a batch."""
+    def _states(self, sequences: Sequences, texts: Rows, lines: Rows, positions: Rows) -> Tensor:
+        """Return the encoder's last states at the masked words of a batch, (words, width)."""
         batch = sequences.tokens.batch(texts)
-        where = (torch.from_numpy(lines), torch.from_numpy(places))
-        batch.input_ids[where] = self.mask_token
+        at_masks = (torch.from_numpy(lines), torch.from_numpy(positions))
+        batch.input_ids[at_masks] = self.mask_token
         states: Tensor = self.encoder(**batch.to(self.device).model_inputs())[0]
-        return states[where]
+        return states[at_masks]
 
-    def _best(
-        self, states: Tensor, kind: int, words: Sequence[Word], asked: Rows, own: NDArray[np.int64], number: int
-    ) -> NDArray[np.int64]:
-        at_once = max(1, _SCORES // len(self.lexicon.words) // HEIGHT) * HEIGHT
-        parts = []
-        for start in range(0, len(states), at_once):
-            some = asked[start : start + at_once]
-            self.given.states = states[None, start : start + at_once]
-            scores = self.head(inputs_embeds=self.given.states).logits[0].float()
-            forms = np.array([self.lexicon.number_of(words[one].written) for one in some])
-            parts.append(self.lexicon.best(scores, kind, number, but_forms=forms, but_entries=own[some]))
-        return np.concatenate(parts)
+    def _scores(self, states: Tensor) -> Tensor:
+        """Return the head's scores of the vocabulary, (words, ids)."""
+        self.fixed.states = states[None]
+        scores: Tensor = self.head(inputs_embeds=self.fixed.states).logits[0].float()
+        return scores
 
 
 def _batches(lengths: NDArray[np.int32]) -> list[Rows]:
-    """Every sequence once, by length, and mostly a multiple of `HEIGHT` together, so that no product is filled up."""
+    """Return all sequences by length, mostly in multiples of `HEIGHT`, so that products need no padding."""
     order = np.argsort(lengths, kind="stable")
     groups = np.split(order, range(HEIGHT, len(order), HEIGHT))
     sizes = np.array([HEIGHT * lengths[group[-1]] for group in groups])
-    return [np.concatenate([groups[one] for one in some]) for some in evaluation_batches(sizes, _BATCH_TOKENS)]
+    return [np.concatenate([groups[index] for index in some]) for some in evaluation_batches(sizes, _BATCH_TOKENS)]
 
 
 def _passes(texts: Rows, most: int | None) -> _Passes:
-    """Which words are asked for together: those of one text, in turn, so that no two neighbours are masked at once."""
+    """Distribute each text's words over its passes in turn, so that no two neighbours are masked at once."""
     of_text: list[int] = []
     words: list[Rows] = []
-    for own in np.split(np.arange(len(texts)), np.flatnonzero(np.diff(texts)) + 1):
-        number = len(own) if most is None else min(most, len(own))
-        of_text += [int(texts[own[0]])] * number
-        words += [own[turn::number] for turn in range(number)]
+    for group in np.split(np.arange(len(texts)), np.flatnonzero(np.diff(texts)) + 1):
+        number = len(group) if most is None else min(most, len(group))
+        of_text += [int(texts[group[0]])] * number
+        words += [group[turn::number] for turn in range(number)]
     return _Passes(np.array(of_text, np.int64), words)

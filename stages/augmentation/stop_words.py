@@ -1,4 +1,4 @@
-"""Words that augmentation never replaces: they carry a sentence's build, not its matter."""
+"""Stop-words, which augmentation never replaces."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from schemas.core.regular_files import check_regular
 from schemas.data.augmentation import Augmentation
 from stages.data.files.limits import MAX_ROW_BYTES
 
-# The closed classes of English, as in Porter's list for Snowball, which TinyBERT's authors use; and what is left of a
-# contraction where an apostrophe ends a word (`don't` is don and t, `does n't` is n and t).
+# The closed classes of English, as in Porter's list for Snowball, which TinyBERT's authors use; and the parts of
+# contractions that an apostrophe splits (`don't` into don and t, `does n't` into n and t).
 _ENGLISH = """
 i me my myself we our ours ourselves you your yours yourself yourselves he him his himself she her hers herself it its
 itself they them their theirs themselves what which who whom this that these those
@@ -22,41 +22,48 @@ s t n d ll m o re ve y don won ain aren couldn didn doesn hadn hasn haven isn ma
 weren wouldn
 """
 ENGLISH = frozenset(_ENGLISH.split())
-_PLACE = "augmentation.stop_words"
+_FIELD = "augmentation.stop_words"
 
 
 def stop_words(config: Augmentation) -> frozenset[str]:
-    """The words that stay, in lower case.
+    """Return the words that are never replaced, in lower case.
 
     Raises:
-        ConfigError: no file can have the name that is given.
-        DataError: the file is not there or is no list of words, with the line.
+        ConfigError: no file can have the configured name.
+        DataError: the file does not exist, or is no list of words.
     """
-    given = config.stop_words
-    words = _listed(given) if isinstance(given, str) and given != "english" else given
-    return ENGLISH if words == "english" else frozenset(word.lower() for word in words)
+    source = config.stop_words
+    if source == "english":
+        return ENGLISH
+    return frozenset(word.lower() for word in (read_words(source) if isinstance(source, str) else source))
 
 
-def _listed(given: str) -> list[str]:
-    path = local_path(given, _PLACE)
-    check_regular(path, _PLACE)
+def read_words(name: str) -> list[str]:
+    """Return the words of a file with one word per line.
+
+    Raises:
+        ConfigError: no file can have that name.
+        DataError: the file does not exist, or is no list of words; with the line.
+    """
+    path = local_path(name, _FIELD)
+    check_regular(path, _FIELD)
     try:
         if path.stat().st_size > MAX_ROW_BYTES:
             raise DataError(
-                f"{_PLACE}: {path} is larger than {MAX_ROW_BYTES >> 20} MB, which no list of stop-words is; give "
+                f"{_FIELD}: {path} is larger than {MAX_ROW_BYTES >> 20} MB, too large for a list of stop-words; give "
                 "another file"
             )
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(
-            f"{_PLACE}: {path} cannot be read ({error.strerror}); give english, a list of words, or a file with a "
-            "word a line"
+            f"{_FIELD}: {path} cannot be read ({error.strerror}); give english, a list of words, or a file with one "
+            "word per line"
         ) from None
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{_PLACE}: {path} is not UTF-8 (byte {error.start:,}); convert it: iconv -f latin1 -t utf-8"
+            f"{_FIELD}: {path} is not UTF-8 (byte {error.start:,}); convert it: iconv -f latin1 -t utf-8"
         ) from None
     for number, line in enumerate(lines, start=1):
         if len(line.split()) > 1:
-            raise DataError(f"{_PLACE}: {path}: line {number} holds {len(line.split())} words; write a word a line")
+            raise DataError(f"{_FIELD}: {path}: line {number} holds {len(line.split())} words; write one word per line")
     return [line.strip() for line in lines if line.strip()]

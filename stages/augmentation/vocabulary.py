@@ -1,7 +1,7 @@
-"""Words that may take another's place, and which of them score best.
+"""Words of a vocabulary that may replace others, and the selection of those with the best scores.
 
-Of a tokenizer's vocabulary these are the entries that it makes of a word by itself: no pieces of words, no signs, no
-numbers, no special tokens. How a tokenizer writes its pieces (##ing, Ġfilm, ▁film) is not asked: it is run.
+These are the entries that the tokenizer makes of a word by itself: no pieces of words, no signs, no numbers, no special
+tokens. The tokenizer is run to find them, so its way to mark pieces (##ing, Ġfilm, ▁film) does not matter.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from transformers import PreTrainedTokenizerFast
 from stages.text.scripts import is_letters, is_unspaced
 
 SPACED, GLUED, UNSPACED = range(3)
-"""Kinds of places: after a space; without one before, where many vocabularies have other entries; in a script that has
-none."""
+"""Positions of words: after a space; after another character, for which many vocabularies have other entries; in a
+script without spaces."""
 _BLOCK = 64
 _NOTHING = -1
 
 
 class Lexicon:
-    """Entries with the words they stand for."""
+    """Entries of a vocabulary with their words."""
 
     def __init__(self, words: Sequence[str], kinds: NDArray[np.bool_]) -> None:
-        """Number the words so that those that differ in case alone have one number.
+        """Number the words, so that those that differ only in case share a number.
 
         Args:
-            words: (entries,) what each is, empty for no word.
-            kinds: (3, entries) whether it may stand at a place of each kind.
+            words: (entries,) the word of each, empty for none.
+            kinds: (3, entries) whether it may be used at a position of each kind.
         """
         self.words, self.kinds = words, kinds
         numbers: dict[str, int] = {"": 0}
@@ -41,12 +41,12 @@ class Lexicon:
         self.numbers = numbers
         spare = np.bincount(self.forms[kinds.any(0)], minlength=1)
         self.most_alike = int(spare.max(initial=1))
-        """Entries of the word that has the most."""
+        """Most entries of one word."""
         self._shut = lru_cache(maxsize=3)(self._make_shut)
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Lexicon:
-        """The whole words of a vocabulary; an entry's number is the token's id."""
+        """Return the whole words of a vocabulary; an entry's number is the token's id."""
         special = set(tokenizer.all_special_ids)
         decoded = [
             "" if number in special else text.strip()
@@ -55,57 +55,57 @@ class Lexicon:
         words = [word if is_letters(word) else "" for word in decoded]
         spaced = _made_by_itself(words, "a ", tokenizer)
         whole = {words[number] for number in np.flatnonzero(spaced)}
-        # Glued to what stands before it, any piece is made by itself: it has to be a word elsewhere.
+        # After another character any piece is a token by itself, so it must also be a word after a space.
         is_whole = np.array([word in whole for word in words])
         glued = _made_by_itself(words, "(", tokenizer) & is_whole
         unspaced = np.array([is_unspaced(word) for word in words])
         return cls(words, np.stack([spaced & ~unspaced, glued & ~unspaced, unspaced]))
 
     def number_of(self, word: str) -> int:
-        """The number that stands for `word` in any case; -1 where no entry is that word."""
+        """Return the number of a word in any case; -1 if no entry is that word."""
         return self.numbers.get(word.lower(), _NOTHING)
 
     def best(
         self, scores: Tensor, kind: int, number: int, *, but_forms: NDArray[np.int64], but_entries: NDArray[np.int64]
     ) -> NDArray[np.int64]:
-        """The best entries of each line, best first, each word once.
+        """Return the best entries of each line, best first, each word once.
 
         Args:
             scores: (lines, entries); changed in place.
-            kind: of the places.
-            number: how many.
-            but_forms: (lines,) the word that is left out, as `number_of` gives it.
-            but_entries: (lines,) an entry that is left out; -1 for none.
+            kind: of the positions.
+            number: entries per line.
+            but_forms: (lines,) the word to leave out, as `number_of` gives it.
+            but_entries: (lines,) the entry to leave out; -1 for none.
 
         Returns:
-            (lines, number), -1 where there are fewer.
+            (lines, number), padded with -1.
         """
         scores += self._shut(kind, scores.shape[1], scores.device)
-        # So many that enough are left when the word itself and repetitions are taken out.
+        # Enough to remain once the word itself and repetitions are left out.
         wanted = min(len(self.words), (number + 1) * self.most_alike + 1)
-        values, found = (each.cpu().numpy() for each in highest(scores, wanted))
+        values, entries = (array.cpu().numpy() for array in highest(scores, wanted))
         kept = np.isfinite(values)
-        forms = self.forms[np.where(kept, found, 0)]
-        kept &= (forms != but_forms[:, None]) & (found != but_entries[:, None])
+        forms = self.forms[np.where(kept, entries, 0)]
+        kept &= (forms != but_forms[:, None]) & (entries != but_entries[:, None])
         if self.most_alike > 1:
             kept &= _first_of_each(np.where(kept, forms, -1 - np.arange(wanted)))
         rank = kept.cumsum(1)
         kept &= rank <= number
-        answer = np.full((len(found), number), _NOTHING, np.int64)
-        answer[np.nonzero(kept)[0], rank[kept] - 1] = found[kept]
-        return answer
+        best = np.full((len(entries), number), _NOTHING, np.int64)
+        best[np.nonzero(kept)[0], rank[kept] - 1] = entries[kept]
+        return best
 
     def _make_shut(self, kind: int, width: int, device: torch.device) -> Tensor:
-        """(width,) to add to a line of scores: nothing where an entry may stand, minus infinity where not."""
+        """Return a (width,) term for scores: 0 for entries of the kind, minus infinity for all others."""
         shut = np.where(self.kinds[kind], np.float32(0), np.float32(-np.inf))
         # A model may have more embeddings than its tokenizer has tokens.
         return pad(torch.from_numpy(shut), (0, width - len(shut)), value=-torch.inf).to(device)
 
 
 def highest(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """The highest of each line and their places, as `torch.topk` gives them, in a fraction of its time on a CPU.
+    """Return the highest values of each line and their indices, as `torch.topk`, in a fraction of its time on a CPU.
 
-    They lie in the blocks with the highest maxima, and finding a maximum is quick.
+    They are in the blocks with the highest maxima, and a maximum is quick to find.
     """
     lines, width = scores.shape
     whole = width // _BLOCK
@@ -113,32 +113,33 @@ def highest(scores: Tensor, number: int) -> tuple[Tensor, Tensor]:
         return scores.topk(min(number, width))
     blocks = scores[:, : whole * _BLOCK].unflatten(1, (whole, _BLOCK))
     chosen = blocks.amax(-1).topk(number).indices
-    places = (chosen[..., None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)).flatten(1)
+    indices = (chosen[..., None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)).flatten(1)
     rest = torch.arange(whole * _BLOCK, width, device=scores.device).expand(lines, -1)
-    places = torch.cat([places, rest], 1)
-    values, found = scores.gather(1, places).topk(number)
-    return values, places.gather(1, found)
+    indices = torch.cat([indices, rest], 1)
+    values, best = scores.gather(1, indices).topk(number)
+    return values, indices.gather(1, best)
 
 
 def _made_by_itself(words: Sequence[str], before: str, tokenizer: PreTrainedTokenizerFast) -> NDArray[np.bool_]:
-    """Which entries the tokenizer makes of their own word when `before` stands before it."""
-    asked = [number for number, word in enumerate(words) if word]
-    found = np.zeros(len(words), bool)
-    texts = [before + words[number] for number in asked]
-    encoded = tokenizer(texts, add_special_tokens=False).encodings if texts else []
-    for number, text, each in zip(asked, texts, encoded, strict=True):
-        start, end = each.offsets[-1] if each.ids else (0, 0)
-        # Some tokenizers count the space before a word in.
-        found[number] = each.ids[-1:] == [number] and end == len(text) and text[start:end].strip() == words[number]
-    return found
+    """Return which entries the tokenizer makes of their word after the text `before`."""
+    numbers = [number for number, word in enumerate(words) if word]
+    whole = np.zeros(len(words), bool)
+    texts = [before + words[number] for number in numbers]
+    encodings = tokenizer(texts, add_special_tokens=False).encodings if texts else []
+    for number, text, encoding in zip(numbers, texts, encodings, strict=True):
+        start, end = encoding.offsets[-1] if encoding.ids else (0, 0)
+        # Some tokenizers include the space before a word.
+        is_word = end == len(text) and text[start:end].strip() == words[number]
+        whole[number] = encoding.ids[-1:] == [number] and is_word
+    return whole
 
 
 def _first_of_each(forms: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Where each number stands for the first time in its line."""
+    """Return a mask of the first occurrence of each number in its line."""
     order = np.argsort(forms, axis=1, kind="stable")
     ordered = np.take_along_axis(forms, order, 1)
     is_first = np.ones(forms.shape, bool)
     is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    answer = np.empty(forms.shape, bool)
-    np.put_along_axis(answer, order, is_first, 1)
-    return answer
+    mask = np.empty(forms.shape, bool)
+    np.put_along_axis(mask, order, is_first, 1)
+    return mask

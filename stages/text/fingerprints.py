@@ -1,8 +1,8 @@
-"""Texts as their letters, digits and signs alone, so that case, spaces and punctuation make no difference.
+"""Texts reduced to their letters, digits and signs, so that case, spaces and punctuation make no difference.
 
-A sign is what a reader would miss: an emoji, an operator, a currency, a percent sign. Punctuation counts where it
-stands in a number (`1.5`, `2-2`, `-5`) or in an emoticon (`:)`). Hashes of whole texts, of runs of words and of pieces
-of words are made in arrays: nothing here is done for each word or character by Python itself.
+A sign is a character that a reader would miss: an emoji, an operator, a currency, a percent sign. Punctuation counts
+inside numbers (`1.5`, `2-2`, `-5`) and in emoticons (`:)`). Hashes of whole texts, runs of words and pieces of words
+are computed in arrays: nothing here loops over words or characters in Python.
 """
 
 from __future__ import annotations
@@ -17,58 +17,58 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.text.scripts import CHARACTER_WORDS
+
 Hashes = NDArray[np.uint64]
 
-# Letters behind this are of no living script, or not assigned.
+# Code points above are unassigned, or of no living script.
 _LAST_LETTER = 0x323AF
-# Scripts without spaces, whose characters each count as a word: kana and the ideographs.
-_WORDS_BY_THEMSELVES = ((0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, _LAST_LETTER))
 _LETTER, _WORD, _SIGN = 1, 2, 3
-# Punctuation by category that stands for more than a pause: 50 % and 50, C# and C, #yes and yes, a/b and ab.
+# Punctuation by category that means more than a pause: 50 % and 50, C# and C, #yes and yes, a/b and ab.
 _SIGNS_OF_PUNCTUATION = "%‰*/\\&@#_"
-# A quotation mark of programmers, and the selectors of how the sign before is drawn (❤ and ❤️).
+# The backtick of programmers; the selectors of how the sign before is drawn (❤ and ❤️).
 _NO_SIGNS = "`"
 _VARIATION_SELECTORS = (0xFE00, 0xFE0F)
-# What tells the flags of Scotland and Wales apart.
+# Tags tell the flags of Scotland and Wales apart.
 _TAGS = (0xE0020, 0xE007E)
 _DIGIT, _PUNCTUATION, _EYES, _NOSE, _MOUTH = 1, 2, 4, 8, 16
 _FACE_PARTS = {_EYES: ":;=", _NOSE: "-'^o", _MOUTH: "()[]{}|/\\*"}
 _MINUS, _MINUS_SIGN, _DASHES = ord("-"), 0x2212, (0x2010, 0x2015)
-# Raised digits and signs, which are no digits beside the others: 10² is not 102.
+# Raised digits and signs stay apart from plain ones: 10² is not 102.
 _RAISED = {ord(raised): f"^{plain}" for raised, plain in zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-", strict=True)}
 _ANY_RAISED = re.compile(f"[{''.join(map(chr, _RAISED))}]")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 _FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-# As letters these take about twenty megabytes, as encodings of a tokenizer about as much.
 MOST_CHARACTERS = 1 << 18
+"""Characters of one batch: about 20 MB as letters, and as much again as the encodings of a tokenizer."""
 
 
 @dataclass(frozen=True)
 class Letters:
-    """The letters, digits and signs of some texts, folded, one text after the other."""
+    """Letters, digits and signs of several texts, case-folded, one text after the other."""
 
     codes: Hashes
     """(letters,) code points."""
     rows: NDArray[np.int64]
-    """(letters,) which text each stands in."""
+    """(letters,) the text that each belongs to."""
     starts: NDArray[np.int64]
-    """(texts + 1,) where each text begins; the last number is their end."""
+    """(texts + 1,) the first letter of each text; the last entry is the number of letters."""
     begins_word: NDArray[np.bool_]
-    """(letters,) whether a word begins with it."""
+    """(letters,) True where a word begins."""
 
     def __len__(self) -> int:
-        """How many texts."""
+        """Return the number of texts."""
         return len(self.starts) - 1
 
 
 @lru_cache(maxsize=1)
 def _classes() -> NDArray[np.uint8]:
-    """For each code point: 0, or whether it is a letter, digit or mark, a word by itself, or a sign."""
+    """Return the class of each code point: letter (digit, mark), word by itself, sign, or 0."""
     classes = np.zeros(0x110000, np.uint8)
     kinds = {"L": _LETTER, "N": _LETTER, "M": _LETTER, "S": _SIGN}
     classes[: _LAST_LETTER + 1] = [kinds.get(unicodedata.category(chr(code))[0], 0) for code in range(_LAST_LETTER + 1)]
-    for first, last in _WORDS_BY_THEMSELVES:
+    for first, last in CHARACTER_WORDS:
         classes[first : last + 1][classes[first : last + 1] == _LETTER] = _WORD
     classes[[ord(sign) for sign in _SIGNS_OF_PUNCTUATION]] = _SIGN
     classes[_TAGS[0] : _TAGS[1] + 1] = _SIGN
@@ -79,7 +79,7 @@ def _classes() -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def _roles() -> NDArray[np.uint8]:
-    """For each code point: whether it is a digit, punctuation, or part of an emoticon, as bits."""
+    """Return the roles of each code point as bits: digit, punctuation, parts of an emoticon."""
     roles = np.zeros(0x110000, np.uint8)
     categories = [unicodedata.category(chr(code)) for code in range(_LAST_LETTER + 1)]
     roles[: _LAST_LETTER + 1] = [
@@ -99,7 +99,7 @@ def _folded(text: str) -> str:
 
 
 def letters_of(texts: Sequence[str]) -> Letters:
-    """The letters of some texts; compatible characters (ﬁ and fi, Ａ and A) are the same."""
+    """Return the letters of some texts; compatible characters (ﬁ and fi, Ａ and A) are equal."""
     folded = [_folded(text) for text in texts]
     lengths = np.fromiter(map(len, folded), np.int64, len(folded))
     codes = _with_plain_minus(np.frombuffer("".join(folded).encode("utf-32-le"), "<u4"))
@@ -115,23 +115,23 @@ def letters_of(texts: Sequence[str]) -> Letters:
 
 
 def _with_plain_minus(codes: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """The code points with one minus for all dashes."""
+    """Return the code points with every dash as a minus."""
     dashes = ((codes >= _DASHES[0]) & (codes <= _DASHES[1])) | (codes == _MINUS_SIGN)
     return np.where(dashes, np.uint32(_MINUS), codes)
 
 
 def _shifted(values: NDArray[np.uint8], texts: NDArray[np.int64], by: int) -> NDArray[np.uint8]:
-    """What stands `by` characters further on in the same text; 0 where there is nothing."""
-    found = np.zeros_like(values)
+    """Return the values `by` characters further on in the same text, 0 beyond its ends."""
+    shifted = np.zeros_like(values)
     if by > 0:
-        found[:-by] = values[by:] * (texts[by:] == texts[:-by])
+        shifted[:-by] = values[by:] * (texts[by:] == texts[:-by])
     else:
-        found[-by:] = values[:by] * (texts[:by] == texts[-by:])
-    return found
+        shifted[-by:] = values[:by] * (texts[:by] == texts[-by:])
+    return shifted
 
 
 def _count_punctuation(kinds: NDArray[np.uint8], codes: NDArray[np.uint32], rows: NDArray[np.int64]) -> None:
-    """Let punctuation count where it stands in a number or in an emoticon; changes `kinds`."""
+    """Mark punctuation in numbers as letters and emoticons as signs, in `kinds` in place."""
     roles = _roles()[codes]
     before, after = _shifted(roles, rows, -1), _shifted(roles, rows, 1)
     kind_before = _shifted(kinds, rows, -1)
@@ -148,33 +148,33 @@ def _count_punctuation(kinds: NDArray[np.uint8], codes: NDArray[np.uint32], rows
 
 
 def _count_emoticons(kinds: NDArray[np.uint8], roles: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
-    """Let the signs of emoticons count: `:)`, `;-(`, `(:`; changes `kinds`."""
+    """Mark the characters of emoticons (`:)`, `;-(`, `(:`) as signs, in `kinds` in place."""
     after, second = _shifted(roles, rows, 1), _shifted(roles, rows, 2)
     eyes, mouth = roles & _EYES > 0, roles & _MOUTH > 0
     short = eyes & (after & _MOUTH > 0)
     long = eyes & (after & _NOSE > 0) & (second & _MOUTH > 0)
-    # A bracket behind a word belongs to it: (see below):
+    # A bracket after a word belongs to the word: (see below):
     turned = mouth & (after & _EYES > 0) & (_shifted(kinds, rows, -1) == 0)
     for first, length in ((short, 2), (long, 3), (turned, 2)):
-        for place in range(length):
-            counted = np.flatnonzero(first) + place
+        for offset in range(length):
+            counted = np.flatnonzero(first) + offset
             kinds[counted[kinds[counted] == 0]] = _SIGN
 
 
 def in_batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in order, about `MOST_CHARACTERS` at a time."""
+    """Yield the texts in order, about `MOST_CHARACTERS` at a time."""
     start = size = 0
-    for place, text in enumerate(texts):
+    for end, text in enumerate(texts):
         size += len(text)
-        if place > start and size > MOST_CHARACTERS:
-            yield texts[start:place]
-            start, size = place, len(text)
+        if end > start and size > MOST_CHARACTERS:
+            yield texts[start:end]
+            start, size = end, len(text)
     if start < len(texts):
         yield texts[start:]
 
 
 def text_hashes(texts: Sequence[str], letters: Letters) -> Hashes:
-    """A hash of each text's letters and signs; where it has none, of the text as it is."""
+    """Return a hash of each text's letters and signs; of the stripped text itself where it has none."""
     hashes = _sums(mixed(_numbers_apart(letters) + _positions(letters)), letters.starts)
     hashes = mixed(hashes + np.diff(letters.starts).astype(np.uint64))
     for row in np.flatnonzero(letters.starts[1:] == letters.starts[:-1]):
@@ -184,7 +184,7 @@ def text_hashes(texts: Sequence[str], letters: Letters) -> Hashes:
 
 
 def _numbers_apart(letters: Letters) -> Hashes:
-    """The code points, those of digits changed where another number ends before: `1 5` is not `15`."""
+    """Return the code points, with a digit marked that begins a second number: `1 5` is not `15`."""
     is_digit = _roles()[letters.codes] & _DIGIT > 0
     apart = letters.begins_word & is_digit
     apart[1:] &= is_digit[:-1] & (letters.rows[1:] == letters.rows[:-1])
@@ -193,22 +193,22 @@ def _numbers_apart(letters: Letters) -> Hashes:
 
 
 def _positions(letters: Letters) -> Hashes:
-    """Each letter's place in its text, in the bits above those of a code point."""
-    places = np.arange(len(letters.codes)) - letters.starts[letters.rows]
-    return places.astype(np.uint64) << np.uint64(21)
+    """Return each letter's position in its text, shifted above the bits of a code point."""
+    positions = np.arange(len(letters.codes)) - letters.starts[letters.rows]
+    return positions.astype(np.uint64) << np.uint64(21)
 
 
 def word_hashes(letters: Letters) -> tuple[Hashes, NDArray[np.int64]]:
-    """A hash of each word, and the text that it stands in."""
+    """Return a hash of each word, and the text that the word is in."""
     first = np.flatnonzero(letters.begins_word)
     word = np.cumsum(letters.begins_word) - 1
-    places = (np.arange(len(letters.codes)) - first[word]).astype(np.uint64) << np.uint64(21)
-    hashes = _sums(mixed(letters.codes + places), np.append(first, len(letters.codes)))
+    positions = (np.arange(len(letters.codes)) - first[word]).astype(np.uint64) << np.uint64(21)
+    hashes = _sums(mixed(letters.codes + positions), np.append(first, len(letters.codes)))
     return mixed(hashes), letters.rows[first]
 
 
 def runs(hashes: Hashes, rows: NDArray[np.int64], most: int) -> Iterator[tuple[int, Hashes, NDArray[np.int64]]]:
-    """For each length up to `most`: a hash of every run of so many items inside one text, and the text."""
+    """Yield each length up to `most` with a hash of every run of that many items inside one text, and the text."""
     run = hashes
     for length in range(1, most + 1):
         inside = rows[: len(run)] == rows[len(rows) - len(run) :]
@@ -217,22 +217,22 @@ def runs(hashes: Hashes, rows: NDArray[np.int64], most: int) -> Iterator[tuple[i
 
 
 def piece_hashes(letters: Letters, size: int) -> tuple[Hashes, NDArray[np.int64]]:
-    """A hash of every `size` letters that stand together in a text, and the text."""
+    """Return a hash of every `size` consecutive letters of a text, and the text."""
     run = letters.codes
-    for place in range(1, size):
-        run = run[:-1] * _ODD + letters.codes[place:]
+    for offset in range(1, size):
+        run = run[:-1] * _ODD + letters.codes[offset:]
     inside = letters.rows[: len(run)] == letters.rows[len(letters.rows) - len(run) :]
     return mixed(run[inside]), letters.rows[: len(run)][inside]
 
 
 def _sums(values: Hashes, starts: NDArray[np.int64]) -> Hashes:
-    """Sums of consecutive stretches, which may be empty."""
+    """Return the sums of consecutive stretches, which may be empty."""
     before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(values)])
     return before[starts[1:]] - before[starts[:-1]]
 
 
 def mixed(values: Hashes) -> Hashes:
-    """The finishing steps of splitmix64, which spread each bit over all."""
+    """Apply the finishing steps of splitmix64, which spread each bit over all."""
     spread = values ^ (values >> _SHIFTS[0])
     spread *= _FACTORS[0]
     spread ^= spread >> _SHIFTS[1]

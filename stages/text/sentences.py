@@ -1,14 +1,21 @@
-"""Sentences of a text in any language that ends them with a full stop of some kind.
+"""Sentence splitting for every language that ends its sentences with a full stop of some kind.
 
-The rules are those of Unicode's text segmentation (UAX #29, SB6 to SB11) for the stops of its property
-Sentence_Terminal, with two rules more: no sentence begins with a small letter ("Really?" she said), and an initial ends
-none (J. Smith). There is no list of abbreviations, because each language has its own: a title before a name ends a
-sentence. Thai and Lao have no full stop; there a paragraph is one sentence.
+The rules are those of Unicode's text segmentation (UAX #29, SB6 to SB11) for the property Sentence_Terminal, and three
+more: no sentence begins with a lower-case letter ("Really?" she said), and neither an initial (J. Smith) nor a title or
+an abbreviation that introduces something (Dr. Smith, e.g. Paris) ends one. Thai and Lao have no full stop: there a
+paragraph is one sentence.
+
+`sentencex` was measured and left out (3,497 sentences of MRPC, ten joined at a time): boundary F1 is 0.966, here 0.987.
+It keeps a quotation of several sentences whole, does not split before a digit in Chinese, and its time is quadratic in
+the length of Chinese text (81 s for 200,000 characters).
 """
 
 from __future__ import annotations
 
 import re
+
+SENTENCES_VERSION = 2
+"""Raise when the same text should give other sentences."""
 
 # Sentence_Terminal of the living scripts, without the stops below; a test compares it with the property itself.
 TERMINALS = (
@@ -18,7 +25,7 @@ TERMINALS = (
     "\ua6f3\ua6f7\ua876\ua877\ua8ce\ua8cf\ua92f\ua9c8\ua9c9\uaa5d-\uaa5f\uaaf0\uaaf1\uabeb\ufe12\ufe15\ufe16\ufe56"
     "\ufe57\uff01\uff1f\uff61"
 )
-# Stops that also stand inside sentences: in numbers, abbreviations and addresses.
+# Stops that also occur inside sentences: in numbers, abbreviations and addresses.
 STOPS = ".\u2024\ufe52\uff0e"
 CLOSING = "\"')\\]}\u00bb\u2019\u201d\u203a\u2046\u3009\u300b\u300d\u300f\u3011\u3015\u3017\uff09\uff3d\uff5d\uff63"
 
@@ -27,27 +34,33 @@ _END = re.compile(
     rf"|(?P<stop>[{STOPS}]+)[{CLOSING}]*\s+"
 )
 _INITIAL = re.compile(r"(?:^|[\W_])[^\W\d_]$")
+_INTRODUCTORY = re.compile(
+    r"(?:^|[\W_])(?:Mr|Mrs|Ms|Mx|Messrs|Dr|Prof|Rev|Hon|St|Gov|Sen|Rep|Gen|Col|Maj|Capt|Cpl|Lt|Sgt|Adm|Mme|Mlle|Mgr"
+    r"|Sra|Srta|Dra|Hr|Fig|Figs|Eq|vs|cf|viz|e\.g|i\.e|z\.B)$"
+)
+_MOST_BEFORE = 8
+"""Characters of the longest of these, and one before it."""
 _LETTER = re.compile(r"[^\W_]")
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of `text` in order, without the space around them; none of them blank."""
-    found = []
+    """Return the sentences of a text in order, without surrounding white space; none of them is blank."""
+    sentences = []
     start = 0
     for match in _END.finditer(text):
-        if _ends(text, match):
-            found.append(text[start : match.end()].strip())
+        if _is_boundary(text, match):
+            sentences.append(text[start : match.end()].strip())
             start = match.end()
-    found.append(text[start:].strip())
-    return [sentence for sentence in found if sentence]
+    sentences.append(text[start:].strip())
+    return [sentence for sentence in sentences if sentence]
 
 
-def _ends(text: str, match: re.Match[str]) -> bool:
-    """Whether a stop ends a sentence: not before a small letter, nor after an initial."""
+def _is_boundary(text: str, match: re.Match[str]) -> bool:
+    """Return whether a stop ends a sentence: not before a lower-case letter, an initial's or an abbreviation's."""
     following = _LETTER.search(text, match.end(), match.end() + 20)
     if following is not None and following[0].islower():
         return False
-    if match["stop"] is None:
+    if match["stop"] is None or len(match["stop"]) > 1:
         return True
-    before = text[max(0, match.start() - 2) : match.start()]
-    return not (len(match["stop"]) == 1 and before[-1:].isupper() and _INITIAL.search(before))
+    before = text[max(0, match.start() - _MOST_BEFORE) : match.start()]
+    return not ((before[-1:].isupper() and _INITIAL.search(before)) or _INTRODUCTORY.search(before))

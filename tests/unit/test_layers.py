@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages.losses": set(),
     "stages.data": set(),
     "stages.data.files": set(),
-    "stages.data.formats": {"stages.storage", "stages.data.files"},
+    "stages.data.formats": {"stages.storage", "stages.data.files", "stages.text"},
     "stages.data.readers": {"stages.storage", "stages.data.files", "stages.data.formats"},
     "stages.data.columns": {"stages.data.readers"},
     "stages.data.batching": {"stages.storage"},

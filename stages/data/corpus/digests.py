@@ -1,35 +1,41 @@
-"""What a general corpus is: the digests that its rows, its sequences and its stages are kept under.
+"""Digests of a general corpus: of its rows, of its sequences, and of all that it is to a stage.
 
-Everything that names a place (path, cache) stays out of them: a moved file is the same data.
+No path is part of them: a file that was moved is the same data.
 """
 
 from __future__ import annotations
 
 from schemas.core.base import digest_of
-from schemas.data.corpus import GeneralCorpus
+from schemas.data.corpus import AnyCut, GeneralCorpus, RowCut
 from stages.data.corpus.leaks import held_out_digest
 from stages.data.corpus.sources import source_identity
 from stages.data.readers.first_reading import read_once
+from stages.text.sentences import SENTENCES_VERSION
 
-# Raise when the same files should give other rows.
 CORPUS_VERSION = 3
+"""Raise when the same files should give other rows."""
 
 
 def corpus_digest(corpus: GeneralCorpus) -> str:
-    """SHA-256 of what a corpus is to a stage: the content of each source, the config, and the weights."""
+    """Return the SHA-256 of a corpus as a stage sees it: the content of each source, the config, and the weights."""
     weights = [source.weight for source in corpus.sources if source.weight is not None]
     digest = cut_digest(corpus)
     return digest_of({"cut": digest, "weights": weights}) if weights else digest
 
 
 def cut_digest(corpus: GeneralCorpus) -> str:
-    """SHA-256 of what decides the sequences."""
+    """Return the SHA-256 of all that decides the sequences."""
     config = corpus.model_dump(mode="json", include={"cut", "max_length"})
-    return digest_of({"rows": rows_digest(corpus), **config})
+    return digest_of({"rows": rows_digest(corpus), **config, **splitting(corpus.cut)})
+
+
+def splitting(cut: AnyCut) -> dict[str, int]:
+    """Return the version of sentence splitting, as part of a digest; empty for a cut that splits no sentences."""
+    return {} if isinstance(cut, RowCut) else {"sentences": SENTENCES_VERSION}
 
 
 def rows_digest(corpus: GeneralCorpus) -> str:
-    """SHA-256 of what decides the rows; within a run that of its first reading."""
+    """Return the SHA-256 of all that decides the rows; within a run, of its first reading."""
     return read_once("digest", corpus, lambda: _digest_of_rows(corpus))
 
 

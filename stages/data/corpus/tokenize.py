@@ -30,6 +30,7 @@ from schemas.data.corpus import (
 )
 from stages.data.batching.mixture import Mixture
 from stages.data.batching.tokens import Tokens
+from stages.data.corpus.digests import splitting
 from stages.data.corpus.prepare import CorpusRows, load_corpus, read_summary
 from stages.data.corpus.segment import Cut, EachPiece, Made, Packed, SegmentPairs
 from stages.data.corpus.sources import batches_of
@@ -93,6 +94,7 @@ def _tokens(
             "tokenizer": tokenizer_digest(tokenizer),
             "max_length": max_length,
             "version": CORPUS_TOKENS_VERSION,
+            **splitting(rows.cut),
         }
     )
 

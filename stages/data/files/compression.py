@@ -1,4 +1,8 @@
-"""Packed files as the bytes that they hold, read a little at a time: .gz, .bz2, .xz and .zst."""
+"""Compressed files (.gz, .bz2, .xz and .zst) read as the bytes they hold, a little at a time.
+
+`lzma.LZMAFile` takes no memory limit, and a header may ask for a window of gigabytes: so .xz is read through
+`LZMADecompressor`, which does, and .bz2 by the same loop.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,6 @@ import bz2
 import gzip
 import io
 import lzma
-import os
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,53 +20,39 @@ import pyarrow as pa
 from schemas.core.regular_files import open_regular
 
 PACKINGS = (".gz", ".bz2", ".xz", ".zst")
-# What `xz -9` asks for, and what zstd allows itself; a header may ask for gigabytes.
+# `xz -9` asks for as much, and zstd allows itself as much.
 MAX_WINDOW_BYTES = 128 << 20
 _PACKED_AT_ONCE = 1 << 16
 
 DAMAGED = (EOFError, zlib.error)
-"""What readers raise of a file that is cut short, or is not what its name says."""
+"""Raised on reading a file that is cut short, or not compressed as its name says."""
 
 
 def packing_of(name: str) -> str:
-    """The ending that says how a file is packed; empty for a plain one."""
+    """Return the ending that names a file's compression; empty for a plain file."""
     return next((ending for ending in PACKINGS if name.endswith(ending)), "")
 
 
 def without_packing(name: str) -> str:
-    """The file's name as it would be unpacked."""
+    """Return the file's name without the ending of its compression."""
     return name.removesuffix(packing_of(name))
 
 
 def open_plain(path: Path) -> IO[bytes]:
-    """The file's bytes, unpacked where its name says that it is packed."""
+    """Open a file for reading, decompressed if its name says that it is compressed."""
     file = open_regular(path)
     return unpacked(file, path.name) if packing_of(path.name) else file
 
 
 def unpacked(file: IO[bytes], name: str) -> IO[bytes]:
-    """The bytes that a packed file holds; closing them closes it."""
-    starts: dict[str, Callable[[], _Reader]] = {
+    """Return the bytes that a compressed file holds, as a stream whose closing closes the file."""
+    readers: dict[str, Callable[[], _Reader]] = {
         ".gz": lambda: gzip.GzipFile(fileobj=file),
         ".bz2": lambda: _Streams(file, bz2.BZ2Decompressor),
-        ".xz": lambda: _Streams(file, _xz),
-        ".zst": lambda: pa.CompressedInputStream(_Unclosed(file), "zstd"),
+        ".xz": lambda: _Streams(file, lambda: lzma.LZMADecompressor(memlimit=MAX_WINDOW_BYTES)),
+        ".zst": lambda: pa.CompressedInputStream(file, "zstd"),
     }
-    return io.BufferedReader(_Unpacked(file, starts[packing_of(name)]))
-
-
-def _xz() -> lzma.LZMADecompressor:
-    return lzma.LZMADecompressor(memlimit=MAX_WINDOW_BYTES)
-
-
-class _Unclosed:
-    """A file whose reader may go without closing it."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.read, self.closed = file.read, False
-
-    def close(self) -> None:
-        """Nothing: the file may be read again."""
+    return io.BufferedReader(_Unpacked(file, readers[packing_of(name)]()))
 
 
 class _Reader(Protocol):
@@ -79,15 +68,15 @@ class _Decompressor(Protocol):
 
 
 class _Streams:
-    """Reads the packed streams of a file one after the other, as the command-line tools do."""
+    """Reader of a file's compressed streams one after the other, as the command-line tools read them."""
 
-    def __init__(self, file: IO[bytes], make: Callable[[], object]) -> None:
-        self.file, self.make = file, make
-        self.current = cast("_Decompressor", make())
+    def __init__(self, file: IO[bytes], new: Callable[[], object]) -> None:
+        self.file, self.new = file, new
+        self.current = cast("_Decompressor", new())
         self.began, self.rest = False, b""
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes, none at the end."""
         while True:
             if self.current.eof and not self._next_stream():
                 return b""
@@ -95,7 +84,7 @@ class _Streams:
             if not packed and self.current.needs_input:
                 packed = self.file.read(_PACKED_AT_ONCE)
                 if not packed and self.began:
-                    raise EOFError("it ends in the middle")
+                    raise EOFError("the compressed data ends too early")
                 if not packed:
                     return b""
             self.rest, self.began = b"", True
@@ -103,22 +92,21 @@ class _Streams:
                 return plain
 
     def _next_stream(self) -> bool:
-        """Begin what follows the end of a stream; false where nothing does but padding."""
+        """Begin the next stream; return False if nothing but padding follows."""
         self.rest = self.current.unused_data.lstrip(b"\0")
         while not self.rest:
             if not (packed := self.file.read(_PACKED_AT_ONCE)):
                 return False
             self.rest = packed.lstrip(b"\0")
-        self.current, self.began = cast("_Decompressor", self.make()), False
+        self.current, self.began = cast("_Decompressor", self.new()), False
         return True
 
 
 class _Unpacked(io.RawIOBase):
-    """A stream that can be read, and begun again."""
+    """A stream of decompressed bytes that raises EOFError for damaged content, whatever the library raises."""
 
-    def __init__(self, file: IO[bytes], start: Callable[[], _Reader]) -> None:
-        self.file, self.start = file, start
-        self.reader, self.place = start(), 0
+    def __init__(self, file: IO[bytes], reader: _Reader) -> None:
+        self.file, self.reader = file, reader
 
     def readable(self) -> bool:
         return True
@@ -128,25 +116,10 @@ class _Unpacked(io.RawIOBase):
             plain = self.reader.read(len(buffer))
         except (lzma.LZMAError, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # the disk's, not the content's
+                raise  # an error of the disk, not of the content
             raise EOFError(str(error)) from None
         buffer[: len(plain)] = plain
-        self.place += len(plain)
         return len(plain)
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """To the beginning alone."""
-        if offset or whence:
-            raise io.UnsupportedOperation("a packed file can only be begun again")
-        self.file.seek(0)
-        self.reader, self.place = self.start(), 0
-        return 0
-
-    def tell(self) -> int:
-        return self.place
 
     def close(self) -> None:
         if not self.closed:

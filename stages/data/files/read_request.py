@@ -1,4 +1,4 @@
-"""What is asked of a file of rows, and the Arrow file that its rows are written to."""
+"""The request to read a file of rows, and the Arrow file that its rows are written to."""
 
 from __future__ import annotations
 
@@ -19,55 +19,54 @@ _IGNORED = " \t\u00a0\u200b\ufeff\"'"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a task or a corpus asks of a file, beside its name."""
+    """What a task or a corpus asks of a file."""
 
     columns: tuple[str, ...] = ()
-    """The columns that are named; of words and tags first those two."""
+    """Columns that the config names; for words and tags these two come first."""
     words: bool = False
-    """Whether a row is a sentence of words with a tag each."""
+    """Whether a row is a sentence of words with one tag each."""
     named: frozenset[str] | None = None
-    """Names among which every column is that is read of a Parquet file; None for all."""
+    """Names that include every column to read of a Parquet file; None for all columns."""
     format: FileFormat = field(default_factory=FileFormat)
 
     def identity(self) -> dict[str, Any]:
-        """Whatever decides the rows that a file gives."""
+        """Return all that decides which rows a file gives."""
         settings = self.format.model_dump(mode="json", exclude_none=True)
         return {"columns": self.columns, "words": self.words, "format": settings}
 
 
-def renamed(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
-    """New names for columns that are wanted ones but for case, blanks, quotes or a byte order mark.
-
-    Args:
-        names: what the columns are called.
-        wanted: what they are called by.
-
-    Returns:
-        The new name of each that is meant without doubt: a wanted name that no column has, and one column alone fits.
-    """
-    plain = [_plain(name) for name in names]
-    missing = [column for column in dict.fromkeys(wanted) if column not in names]
-    meant = [_plain(column) for column in missing]
-    return {
-        names[plain.index(_plain(column))]: column
-        for column in missing
-        if plain.count(_plain(column)) == 1
-        and meant.count(_plain(column)) == 1
-        and names[plain.index(_plain(column))] not in wanted
-    }
-
-
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a column's name without case, and without surrounding blanks, quotes and byte order mark."""
     return name.strip(_IGNORED).casefold()
 
 
+def renamed(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Match columns to wanted names from which they differ in case, blanks, quotes or a byte order mark only.
+
+    Args:
+        names: the columns' names.
+        wanted: the names looked for.
+
+    Returns:
+        New name by column, for each wanted name that no column has and exactly one column resembles.
+    """
+    plain = [plain_name(name) for name in names]
+    missing = [column for column in dict.fromkeys(wanted) if column not in names]
+    meant = [plain_name(column) for column in missing]
+    matches = {}
+    for column, key in zip(missing, meant, strict=True):
+        if plain.count(key) == meant.count(key) == 1 and (name := names[plain.index(key)]) not in wanted:
+            matches[name] = column
+    return matches
+
+
 def renaming_remark(names: Mapping[str, str]) -> str:
-    """How columns were found that are called otherwise."""
+    """Return a remark about columns that are read under other names."""
     return ", ".join(f"column {old!r} is read as {new!r}" for old, new in names.items())
 
 
 class ArrowRows:
-    """Writes rows to a file that `datasets` opens; removes it where there was none."""
+    """Writer of rows to a file that `datasets` opens; a file without rows is removed."""
 
     def __init__(self, path: Path, features: Mapping[str, Any]) -> None:
         self.path, self.rows = path, 0
@@ -79,7 +78,7 @@ class ArrowRows:
         return self
 
     def write(self, columns: Sequence[pa.Array]) -> None:
-        """Write some rows, an array for each column."""
+        """Write some rows, as one array per column."""
         batch = pa.RecordBatch.from_arrays(list(columns), schema=self.schema)
         self.writer.write_batch(batch)
         self.rows += batch.num_rows
@@ -94,7 +93,7 @@ class ArrowRows:
 
 
 def rename_columns(path: Path, names: Mapping[str, str]) -> None:
-    """Give columns of a written file their new names."""
+    """Rewrite an Arrow file with new names for some columns."""
     beside = path.with_suffix(".renamed")
     with pa.memory_map(str(path)) as file:
         stream = pa.ipc.open_stream(file)

@@ -1,13 +1,12 @@
-"""Rows of comma- and tab-separated files, read strictly: every field as it was written, or the line that is wrong."""
+"""Rows of comma- or tab-separated files, read strictly: every field as it is written, or the line that is wrong."""
 
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -18,138 +17,136 @@ import pyarrow.compute as pc
 from schemas.core.errors import DataError
 from schemas.core.wording import printable
 from stages.data.files.read_request import ArrowRows, Reading, renamed, renaming_remark
-from stages.data.files.transcoding import encoding_of, open_utf8
-from stages.data.formats.csv_dialect import Dialect, Opener, find_dialect, refuse_rows_without_header
-from stages.data.formats.csv_escapes import escapes_shown
-from stages.data.formats.csv_open_quotes import MOST_LINES, Swallowed
+from stages.data.files.transcoding import open_text
+from stages.data.formats.csv_dialect import Dialect, Opener, find_dialect, refuse_rows_without_header, show_escaped
+from stages.data.formats.csv_open_quotes import MOST_LINES, SwallowedRows
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-"""What a file's name says of its separator."""
+"""Separator that a file's ending suggests."""
 _ROWS_AT_ONCE = 1000
 _CHARACTERS_AT_ONCE = 1 << 20
 _ROWS_TO_LEARN_FROM = 50_000
-_PEEK = 200
+_FIRST_RECORDS = 200
 _BLANK_BEFORE_QUOTE = r'^ +"'
 
 
 def write_csv_rows(path: Path, reading: Reading, separator: str, where: str, into: Path) -> list[str]:
-    """Write the rows of a CSV or TSV file, all columns text, as an Arrow file that `datasets` opens.
+    """Write the rows of a CSV or TSV file, all columns as text, to an Arrow file that `datasets` opens.
 
     Args:
-        path: the file, packed or not.
-        reading: what is asked of it.
-        separator: what its name says.
-        where: the field that names it.
-        into: the Arrow file; not there afterwards where the file has no rows.
+        path: the file, compressed or not.
+        reading: the request.
+        separator: the one that the file's name suggests.
+        where: the field that names the file.
+        into: the Arrow file; not created if the file has no rows.
 
     Returns:
-        What was read in one of several ways.
+        Remarks about choices made in reading.
 
     Raises:
-        DataError: a line is not right; with line and row.
+        DataError: a line is wrong; with its number and that of the row.
     """
-    shown = f"{where}: {path}"
-    opened = csv_opener(path, reading)
-    dialect, remarks = find_dialect(opened, reading, separator, shown)
-    table = _Table.of(dialect, opened, reading, shown)
+    file = _CsvFile(path, reading, separator, where)
     try:
-        more = table.write(opened, dialect, into)
+        return file.remarks + file.table.write(file.opened, file.dialect, into)
     except _BlankBeforeQuote:
-        dialect = replace(dialect, blanks=True)
-        table = _Table.of(dialect, opened, reading, shown)
-        more = [*table.write(opened, dialect, into), "blanks before fields are left out"]
-    return remarks + more
+        file.use(replace(file.dialect, blanks=True))
+        return [*file.remarks, *file.table.write(file.opened, file.dialect, into), "blanks before fields are dropped"]
 
 
 def csv_header(path: Path, reading: Reading, separator: str, where: str) -> list[str]:
-    """The names of a CSV or TSV file's columns, those that are wanted as they are wanted.
+    """Return the column names of a CSV or TSV file, wanted ones as they are wanted.
 
     Raises:
-        DataError: the header is not right.
+        DataError: the header is wrong.
     """
-    shown = f"{where}: {path}"
-    opened = csv_opener(path, reading)
-    dialect, _ = find_dialect(opened, reading, separator, shown)
-    return [name for name in _Table.of(dialect, opened, reading, shown).names if name is not None]
+    return [name for name in _CsvFile(path, reading, separator, where).table.names if name is not None]
 
 
 def csv_line(path: Path, reading: Reading, separator: str, where: str, row: int) -> int | None:
-    """The line in which a row begins, counted as `write_csv_rows` counts them; None where there is no such row.
+    """Return the line in which a row begins, rows counted as `write_csv_rows` counts them; None if there is none.
 
     Raises:
-        DataError: the header is not right.
-        ValueError: a line is not.
+        DataError: the header is wrong.
+        ValueError: a line is wrong.
     """
-    shown = f"{where}: {path}"
-    opened = csv_opener(path, reading)
-    dialect, _ = find_dialect(opened, reading, separator, shown)
-    left = row + _Table.of(dialect, opened, reading, shown).has_header
-    with closing(opened()) as lines:
-        reader = dialect.reader(islice(lines, dialect.skip, None))
+    file = _CsvFile(path, reading, separator, where)
+    left = row + file.table.has_header
+    with closing(file.opened()) as lines:
+        reader = file.dialect.reader(lines)
         end = 0
         try:
             for fields in reader:
                 left -= len(fields) == 1 or any(fields)
                 if not left:
-                    return end + 1 + dialect.skip
+                    return end + 1 + file.dialect.skip
                 end = reader.line_num
         except csv.Error as error:
             raise ValueError(str(error)) from None
     return None
 
 
-def csv_opener(path: Path, reading: Reading) -> Opener:
-    """Opens a file as text, the ends of its lines as they are."""
-    encoding = encoding_of(path, reading.format.encoding)
+class _CsvFile:
+    """A file with its dialect and its columns.
 
-    def opened() -> TextIO:
-        return io.TextIOWrapper(open_utf8(path, encoding), encoding="utf-8-sig", newline="")
+    Raises:
+        DataError: the header is wrong.
+    """
 
-    return opened
+    def __init__(self, path: Path, reading: Reading, separator: str, where: str) -> None:
+        self.reading, self.shown = reading, f"{where}: {path}"
+        # Line ends stay as they are, since fields may hold them.
+        self.opened: Opener = partial(open_text, path, reading.format.encoding, newline="")
+        dialect, self.remarks = find_dialect(self.opened, reading, separator, self.shown)
+        self.use(dialect)
+
+    def use(self, dialect: Dialect) -> None:
+        """Read the columns in another dialect."""
+        self.dialect = dialect
+        self.table = _Table.of(dialect, self.opened, self.reading, self.shown)
 
 
 class _BlankBeforeQuote(Exception):
-    """Fields begin with blanks and a quote: the quote encloses them only if the blanks are no part of them."""
+    """Raised for fields that begin with blanks and a quote, which encloses them only if the blanks are dropped."""
 
 
 @dataclass
 class _Table:
-    """The columns of a file, and what is found out about them while its rows are read."""
+    """The columns of a file."""
 
     names: list[str | None]
-    """Of each column; None for one without."""
+    """Of each column; None for a column without a name."""
     has_header: bool
     shown: str
     remarks: list[str] = field(default_factory=list)
 
     @staticmethod
     def of(dialect: Dialect, opened: Opener, reading: Reading, shown: str) -> _Table:
-        """The columns that the first lines tell.
+        """Derive the columns from the first lines.
 
         Raises:
-            DataError: the header is not right.
+            DataError: the header is wrong.
         """
-        records = dialect.first(opened, _PEEK)
+        records = dialect.first(opened, _FIRST_RECORDS)
         if not records:
-            _first_problem(dialect, opened, shown)
+            _refuse_unreadable_header(dialect, opened, shown)
         header, rows = records[0], records[1:]
-        given = reading.format.columns
-        if given is not None:
-            has_header = [*given] == [renamed(header, given).get(name, name) for name in header]
-            table = _Table([*given], has_header, shown)
-            width = len(header)
-            if width != len(given):
-                raise DataError(
-                    f"{shown}: line 1 has {width} fields, but format.columns names {len(given)}; name each field once"
-                )
-            return table
-        refuse_rows_without_header(records, reading, shown)
-        return _Table._named(header, rows, reading, shown)
+        columns = reading.format.columns
+        if columns is None:
+            refuse_rows_without_header(records, reading, shown)
+            return _Table._from_header(header, rows, reading, shown)
+        if len(header) != len(columns):
+            raise DataError(
+                f"{shown}: line 1 has {len(header)} fields, but format.columns names {len(columns)}; name each field "
+                "once"
+            )
+        as_named = renamed(header, columns)
+        return _Table([*columns], [*columns] == [as_named.get(name, name) for name in header], shown)
 
     @staticmethod
-    def _named(header: list[str], rows: list[list[str]], reading: Reading, shown: str) -> _Table:
+    def _from_header(header: list[str], rows: list[list[str]], reading: Reading, shown: str) -> _Table:
         header = [name.strip("\ufeff") for name in header]
-        # R names no column of row names, and some writers end each row with a separator.
+        # R does not name the column of row names, and some writers end each row with a separator.
         if rows and all(len(row) == len(header) + 1 for row in rows):
             if all(row[0].isdecimal() for row in rows):
                 header = ["", *header]
@@ -157,51 +154,46 @@ class _Table:
                 header = [*header, ""]
         as_wanted = renamed(header, reading.columns)
         names = [as_wanted.get(name, name) if name.strip() else None for name in header]
-        named = [name for name in names if name is not None]
-        if len(set(named)) != len(named) or not named:
-            twice = next((name for name in named if named.count(name) > 1), "")
+        present = [name for name in names if name is not None]
+        if len(set(present)) != len(present) or not present:
+            twice = next((name for name in present if present.count(name) > 1), "")
             raise DataError(
                 f"{shown}: line 1 must name each column once; it is {printable(', '.join(header), 200)}"
                 + (f", with {printable(twice, 60)!r} twice" if twice else "")
             )
-        table = _Table([*names], True, shown)
-        if as_wanted:
-            table.remarks.append(renaming_remark(as_wanted))
-        return table
+        return _Table([*names], True, shown, [renaming_remark(as_wanted)] if as_wanted else [])
 
     def write(self, opened: Opener, dialect: Dialect, into: Path) -> list[str]:
-        """Write all rows; what to say of them."""
-        kept = [place for place, name in enumerate(self.names) if name is not None]
+        """Write all rows; return remarks about them."""
+        kept = [column for column, name in enumerate(self.names) if name is not None]
+        nameless = [_Nameless(column, self.shown) for column, name in enumerate(self.names) if name is None]
         features = {name: datasets.Value("string") for name in self.names if name is not None}
-        nameless = [_Nameless(place, self.shown) for place in range(len(self.names))]
         is_doubtful = dialect.quotes and not dialect.trusted
-        swallowed = Swallowed(dialect.separator, len(self.names)) if is_doubtful else None
+        swallowed = SwallowedRows(dialect.separator, len(self.names)) if is_doubtful else None
         with closing(opened()) as lines, ArrowRows(into, features) as rows:
             records = _Records(self, dialect, lines, swallowed)
             for batch in records.batches():
                 columns = [pa.array(values, pa.string()) for values in batch]
                 if dialect.escapes:
-                    columns = [escapes_shown(column) for column in columns]
+                    columns = [show_escaped(column) for column in columns]
                 if dialect.quotes and not dialect.blanks:
-                    _look_for_blanks(columns)
-                for place, name in enumerate(self.names):
-                    if name is None:
-                        nameless[place].see(columns[place], rows.rows)
-                rows.write([columns[place] for place in kept])
-        if swallowed is not None and (found := swallowed.found()):
+                    _check_blanks(columns)
+                for index in nameless:
+                    index.add(columns[index.column], rows.rows)
+                rows.write([columns[column] for column in kept])
+        if swallowed is not None and (lines_of_field := swallowed.first()):
             raise DataError(
-                f"{self.shown}: line {found[0]}: a quote that opens a field there is closed in line {found[1]} only, "
-                "and what is between looks like rows; close it, or double a quote that is part of the text "
-                "(format.quotes: true takes such fields as they are)"
+                f"{self.shown}: line {lines_of_field[0]}: a quote opens a field that ends in line {lines_of_field[1]} "
+                "and seems to hold whole rows; close the quote, or double it if it is part of the text (format.quotes: "
+                "true accepts such fields)"
             )
-        said = [*self.remarks]
-        said += [one.remark() for one in nameless if self.names[one.place] is None and rows.rows]
+        remarks = [*self.remarks, *(column.remark() for column in nameless if rows.rows)]
         if records.empty:
-            said.append(f"{records.empty:,} rows without a value are left out")
-        return said
+            remarks.append(f"{records.empty:,} rows without a value are left out")
+        return remarks
 
 
-def _look_for_blanks(columns: Sequence[pa.Array]) -> None:
+def _check_blanks(columns: Sequence[pa.Array]) -> None:
     for column in columns:
         if not pc.any(pc.starts_with(column, " ")).as_py():
             continue
@@ -211,51 +203,50 @@ def _look_for_blanks(columns: Sequence[pa.Array]) -> None:
 
 @dataclass
 class _Nameless:
-    """A column without a name: an index, or empty."""
+    """A column without a name, which must be an index or empty."""
 
-    place: int
+    column: int
     shown: str
     is_index: bool = True
     is_empty: bool = True
 
-    def see(self, values: pa.Array, before: int) -> None:
-        """Take in some rows.
+    def add(self, values: pa.Array, before: int) -> None:
+        """Check some rows, of which `before` precede.
 
         Raises:
-            DataError: it is neither.
+            DataError: the column is neither an index nor empty.
         """
         empty = pc.equal(pc.utf8_trim_whitespace(values), "")
         number = pc.match_substring_regex(values, r"^\d+(\.0)?$")
         self.is_empty = self.is_empty and pc.all(empty).as_py()
-        self.is_index = self.is_index and self.place == 0 and pc.all(number).as_py()
+        self.is_index = self.is_index and self.column == 0 and pc.all(number).as_py()
         if not self.is_empty and not self.is_index:
-            odd = pc.index(number if self.place == 0 else empty, pa.scalar(False)).as_py()
+            odd = pc.index(number if self.column == 0 else empty, pa.scalar(False)).as_py()
             raise DataError(
-                f"{self.shown}: line 1 has no name for column {self.place + 1}, which holds "
-                f"{printable(values[odd].as_py(), 60)!r} in row {before + odd + 1}; name it"
+                f"{self.shown}: line 1 has no name for column {self.column + 1}, which holds "
+                f"{printable(values[odd].as_py(), 60)!r} in row {before + odd + 1}; name the column"
             )
 
     def remark(self) -> str:
-        """What became of it."""
         what = "is empty" if self.is_empty else "is an index"
-        return f"column {self.place + 1} without a name {what} and is left out"
+        return f"column {self.column + 1} without a name {what} and is left out"
 
 
 class _Records:
-    """The rows of a file, as lists of fields of one number."""
+    """The rows of a file, as lists of equally many fields."""
 
-    def __init__(self, table: _Table, dialect: Dialect, lines: TextIO, swallowed: Swallowed | None) -> None:
+    def __init__(self, table: _Table, dialect: Dialect, lines: TextIO, swallowed: SwallowedRows | None) -> None:
         self.table, self.dialect, self.swallowed = table, dialect, swallowed
         self.width = len(table.names)
-        self.reader = dialect.reader(islice(lines, dialect.skip, None))
+        self.reader = dialect.reader(lines)
         self.row = self.line = self.empty = 0
-        """Row, and the line that the row before ended in."""
+        """Rows so far, and the line that the last one ended in."""
 
     def batches(self) -> Iterator[list[tuple[str, ...]]]:
-        """Columns of about a thousand rows each.
+        """Yield the columns of about a thousand rows at a time.
 
         Raises:
-            DataError: a line is not right.
+            DataError: a line is wrong.
         """
         batch: list[list[str]] = []
         size, reader, width = 0, self.reader, self.width
@@ -270,7 +261,7 @@ class _Records:
                         self._refuse_width(fields)
                 elif fields[0] or width == 1 or any(fields):
                     if end - self.line > 1:
-                        self._several_lines(fields, end)
+                        self._check_long_row(fields, end)
                     self.row += 1
                     batch.append(fields)
                     size += sum(map(len, fields))
@@ -281,7 +272,7 @@ class _Records:
                     self.empty += 1
                 self.line = end
         except csv.Error as error:
-            raise self._cannot_read(error) from None
+            raise self._unreadable(error) from None
         if batch:
             yield self._columns(batch)
 
@@ -291,53 +282,61 @@ class _Records:
             self.swallowed.learn(columns)
         return columns
 
-    def _place(self, end: int) -> str:
-        first = self.line + 1 + self.dialect.skip
-        lines = f"line {first}" if end + self.dialect.skip == first else f"lines {first} to {end + self.dialect.skip}"
-        return f"{lines} (row {self.row + 1})"
+    def _lines(self, end: int) -> tuple[int, int]:
+        """Return the first and the last line of a row that ends in line `end` after the skipped ones."""
+        return self.line + 1 + self.dialect.skip, end + self.dialect.skip
+
+    def _location(self, end: int) -> str:
+        first, last = self._lines(end)
+        lines = f"line {first}" if last == first else f"lines {first} to {last}"
+        return f"{self.table.shown}: {lines} (row {self.row + 1})"
 
     def _refuse_width(self, fields: list[str]) -> None:
         if self.dialect.quotes and not self.dialect.blanks:
-            _look_for_blanks([pa.array(fields, pa.string())])
+            _check_blanks([pa.array(fields, pa.string())])
         end = self.reader.line_num
-        amount = f"{len(fields)} field{'s' if len(fields) != 1 else ''}"
-        of = "line 1 names" if self.table.has_header else "format.columns names"
-        of += f" {self.width} column{'s' if self.width != 1 else ''}"
-        remedy = "mend it"
+        remedy = "correct the line"
         if end - self.line > 1:
             remedy = "look for a quote that is not closed in its first line"
         elif len(fields) > self.width:
-            remedy = f"mend it: a text that holds {self.dialect.separator!r} stands in double quotes"
-        raise DataError(f"{self.table.shown}: {self._place(end)} has {amount} but {of}; {remedy}")
+            remedy = f"put double quotes around a text that holds {self.dialect.separator!r}"
+        source = "line 1" if self.table.has_header else "format.columns"
+        raise DataError(
+            f"{self._location(end)} has {counted(len(fields), 'field')} but {source} names "
+            f"{counted(self.width, 'column')}; {remedy}"
+        )
 
-    def _several_lines(self, fields: list[str], end: int) -> None:
+    def _check_long_row(self, fields: list[str], end: int) -> None:
+        """Look for an open quote in a row of several lines."""
         if self.dialect.trusted:
             return
         if self.swallowed is not None:
-            self.swallowed.suspect(fields, self.line + 1 + self.dialect.skip, end + self.dialect.skip)
+            self.swallowed.suspect(fields, *self._lines(end))
         for text in fields:
             if text.count("\n") + text.count("\r") > MOST_LINES and len(text.splitlines()) > MOST_LINES:
                 raise DataError(
-                    f"{self.table.shown}: {self._place(end)}: a field spans more than {MOST_LINES:,} lines; close the "
-                    "quote that opens it, or give such long texts as .jsonl or .parquet"
+                    f"{self._location(end)}: a field spans more than {MOST_LINES:,} lines; close the quote that opens "
+                    "it, or give such long texts as .jsonl or .parquet"
                 )
 
-    def _cannot_read(self, error: csv.Error) -> DataError:
-        end = self.reader.line_num
-        place = self._place(end)
-        if "unexpected end" in str(error):
-            cause = "a quote that opens a field there is never closed; close it"
-        elif "expected after" in str(error):
-            cause = "text follows a quote that closes a field; double quotes that are part of a text in quotes"
-        elif "field larger" in str(error):
-            cause = "a field is too long; look for a quote that is never closed, and cut longer texts into several rows"
-        else:
-            cause = f"cannot be read ({printable(str(error), 100)}); mend it"
-        return DataError(f"{self.table.shown}: {place}: {cause}")
+    def _unreadable(self, error: csv.Error) -> DataError:
+        causes = {
+            "unexpected end": "a quote that opens a field is never closed; close it",
+            "expected after": "text follows a quote that closes a field; double the quotes inside a quoted text",
+            "field larger": "a field is too long; look for a quote that is never closed, and split longer texts into "
+            "several rows",
+        }
+        other = f"cannot be read ({printable(str(error), 100)}); correct the line"
+        cause = next((cause for sign, cause in causes.items() if sign in str(error)), other)
+        return DataError(f"{self._location(self.reader.line_num)}: {cause}")
 
 
-def _first_problem(dialect: Dialect, opened: Opener, shown: str) -> None:
-    """Refuse a file of which not even the header can be read."""
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 field` or `2 fields`."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
+def _refuse_unreadable_header(dialect: Dialect, opened: Opener, shown: str) -> None:
     with closing(opened()) as lines:
         for _ in _Records(_Table([""], False, shown), dialect, lines, None).batches():
             break

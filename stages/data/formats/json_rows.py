@@ -1,7 +1,8 @@
-"""What is wrong with a JSON file that `datasets` does not read, or reads as something that is not rows."""
+"""Diagnosis of JSON files that `datasets` cannot read, or reads as something other than rows."""
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,58 +18,66 @@ from stages.data.files.compression import open_plain
 from stages.data.files.read_request import Reading
 
 _EXAMPLE = '{"text": "…", "label": "…"}'
-_MARK = b"\xef\xbb\xbf"
+_KINDS = {
+    str: "text",
+    bool: "a truth value",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 def json_problem(path: Path, reading: Reading) -> str | None:
-    """Why a file is no JSON rows, with the line; None where every line is an object of columns of one type each."""
+    """Return why a file holds no JSON rows, with the line; None if all lines are objects with columns of one type."""
+    kinds: dict[str, tuple[str, int]] = {}
+    is_first = True
     with open_plain(path) as file:
-        begin = file.read(4096).removeprefix(_MARK).lstrip()
-        file.seek(0)
-        if begin[:1] == b"[":
-            return _problem_of(file.read().removeprefix(_MARK), first_line=1)
-        kinds: dict[str, tuple[str, int]] = {}
         for number, line in enumerate(file, start=1):
-            if not (line := line.removeprefix(_MARK if number == 1 else b"").strip()):
+            if not (line := line.removeprefix(codecs.BOM_UTF8 if number == 1 else b"").strip()):
                 continue
-            problem = _problem_of(line, number) or _type_problem(line, number, kinds, reading)
-            if problem:
+            if is_first and line.startswith(b"["):
+                return _syntax_problem(line + b"\n" + file.read(), number)
+            is_first = False
+            if problem := _syntax_problem(line, number) or _type_problem(line, number, kinds, reading):
                 return problem
     return None
 
 
-def _problem_of(text: bytes, first_line: int) -> str | None:
+def _syntax_problem(text: bytes, first_line: int) -> str | None:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        return _syntax_problem(text, first_line, error)
+        return _cause(text, first_line, error)
     except RecursionError:
         return f"line {first_line} is nested too deeply; a row is one object of texts and numbers"
     except ValueError as error:  # a number of thousands of digits
-        return f"line {first_line} is not valid JSON ({printable(str(error), 100)}); mend that line"
-    if isinstance(value, dict | list):
-        return None
-    return f"line {first_line} is no JSON object; write a row a line, such as {_EXAMPLE}"
+        return f"line {first_line} is not valid JSON ({printable(str(error), 100)}); correct that line"
+    return None if isinstance(value, dict | list) else _no_object(first_line)
 
 
-def _syntax_problem(text: bytes, first_line: int, error: json.JSONDecodeError) -> str:
+def _no_object(line: int) -> str:
+    return f"line {line} is no JSON object; write one row per line, such as {_EXAMPLE}"
+
+
+def _cause(text: bytes, first_line: int, error: json.JSONDecodeError) -> str:
     line = first_line + error.lineno - 1
     if error.msg == "Extra data" and text.endswith(b",") and error.pos >= len(error.doc) - 1:
-        return f"line {line} ends with a comma; each line is an object by itself, without one"
+        return f"line {line} ends with a comma; each line is one object, without a comma after it"
     if text.strip() in (b"{", b"["):
-        return f"line {line} begins an object that goes on in the next; write each row in one line, such as {_EXAMPLE}"
+        return f"line {line} begins an object that spans several lines; write each row on one line, such as {_EXAMPLE}"
     if b"{'" in text[:100] or text[:20].lstrip(b"[{ ").startswith(b"'"):
         return f"line {line} has Python's quotes, not JSON's; write it with json.dumps, such as {_EXAMPLE}"
-    return f"line {line} is not valid JSON ({error.msg}); mend that line"
+    return f"line {line} is not valid JSON ({error.msg}); correct that line"
 
 
 def _type_problem(line: bytes, number: int, kinds: dict[str, tuple[str, int]], reading: Reading) -> str | None:
-    """Whether a wanted column holds something else than in the lines before."""
+    """Return what is wrong if a wanted column has another type than in the lines before, which `kinds` records."""
     row = json.loads(line)
     if not isinstance(row, dict):
-        return f"line {number} is no JSON object; write a row a line, such as {_EXAMPLE}"
+        return _no_object(number)
     for column in reading.columns:
-        kind = _kind_of(row.get(column))
+        kind = _KINDS.get(type(row.get(column)), "")
         if kind and kinds.setdefault(column, (kind, number))[0] != kind:
             before, line_before = kinds[column]
             return (
@@ -78,50 +87,42 @@ def _type_problem(line: bytes, number: int, kinds: dict[str, tuple[str, int]], r
     return None
 
 
-def _kind_of(value: Any) -> str:
-    kinds = {str: "text", bool: "a truth value", int: "a number", float: "a number"}
-    kinds |= {list: "a list", dict: "an object"}
-    return kinds.get(type(value), "")
-
-
 def refuse_other_layouts(rows: Dataset, reading: Reading, shown: str) -> None:
-    """Refuse what is JSON but not rows: a table by columns, or rows under a key.
+    """Refuse JSON that is not rows: a table by columns, or rows under a key.
 
     Args:
-        rows: what `datasets` made of the file.
-        reading: the columns that are wanted.
-        shown: how messages name the file.
+        rows: the file as `datasets` read it.
+        reading: the wanted columns.
+        shown: the file's field and path, for messages.
 
     Raises:
-        DataError: how the rows stand there, and how to write them.
+        DataError: with the layout and how to write rows instead.
     """
     row = _only_object(rows, reading)
     if row is None:
         return
-    lists = {key: value for key, value in row.items() if isinstance(value, list | dict)}
-    under = [key for key, value in lists.items() if _is_rows(value, reading)]
-    wanted = [key for key in lists if key in reading.columns]
-    if wanted or {"columns", "data"} <= set(lists):
-        wanted = wanted or ["data"]
+    nested = {key: value for key, value in row.items() if isinstance(value, list | dict)}
+    wanted = [key for key in nested if key in reading.columns]
+    if wanted or {"columns", "data"} <= set(nested):
         raise DataError(
-            f"{shown} is a table by columns ({wanted[0]!r} holds all rows); write a row a line, such as {_EXAMPLE}; "
-            'pandas does with to_json(…, orient="records", lines=True)'
+            f"{shown} is a table by columns ({(wanted or ['data'])[0]!r} holds all rows); write one row per line, such "
+            f'as {_EXAMPLE}; pandas does so with to_json(…, orient="records", lines=True)'
         )
-    if under:
+    if keys := [key for key, value in nested.items() if _are_rows(value, reading)]:
         raise DataError(
-            f"{shown} is one object that holds rows under {', '.join(map(repr, under[:3]))}; write each row as a line "
-            f"by itself, such as {_EXAMPLE}, and each split as a file"
+            f"{shown} is one object that holds rows under {', '.join(map(repr, keys[:3]))}; write each row on its own "
+            f"line, such as {_EXAMPLE}, and each split to its own file"
         )
 
 
 def _only_object(rows: Dataset, reading: Reading) -> dict[str, Any] | None:
-    """The single row of a file that may be no row; None for rows."""
+    """Return the single row of a file if it may be no row; None for rows."""
     if len(rows) != 1 or not rows.column_names:
         return None
     row: dict[str, Any] = rows[0]
     if any(isinstance(row.get(column), str | int | float) for column in reading.columns):
         return None
-    # Of words and tags, answers and choices a row has lists too, beside no more than one wanted column in any other.
+    # Rows of tagged words, answers and choices hold lists too, but at most one wanted column of other rows does.
     if reading.words or not reading.columns:
         return None
     if all(isinstance(row.get(column), list | dict) for column in reading.columns):
@@ -129,27 +130,27 @@ def _only_object(rows: Dataset, reading: Reading) -> dict[str, Any] | None:
     return None if any(column in row for column in reading.columns) else row
 
 
-def _is_rows(value: Any, reading: Reading) -> bool:
+def _are_rows(value: Any, reading: Reading) -> bool:
     if isinstance(value, dict):
         return any(column in value for column in reading.columns)
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def refuse_printed_values(rows: Dataset, path: Path, columns: Sequence[str], shown: str) -> None:
-    """Refuse lists and objects that were read as text, since the column held text in the rows before.
+    """Refuse lists and objects that were read as text because the column held text in the rows before.
 
-    Only lines are parsed whose text looks like a list or an object.
+    Only lines whose text looks like a list or an object are parsed.
 
     Args:
-        rows: what `datasets` made of the file, which it reads some megabytes at once.
-        path: the file, not packed.
-        columns: those that are wanted.
-        shown: how messages name the file.
+        rows: the file as `datasets` read it, a few megabytes at a time.
+        path: the file, uncompressed.
+        columns: the wanted ones.
+        shown: the file's field and path, for messages.
 
     Raises:
-        DataError: the first such line.
+        DataError: with the first such line.
     """
-    perhaps: dict[int, list[str]] = {}
+    candidates: dict[int, list[str]] = {}
     for column in columns:
         if column not in rows.column_names:
             continue
@@ -157,25 +158,25 @@ def refuse_printed_values(rows: Dataset, path: Path, columns: Sequence[str], sho
         if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
             looks = pc.match_substring_regex(values, r"^\s*[\[{]")
             for row in pc.indices_nonzero(pc.fill_null(looks, False)).to_pylist():
-                perhaps.setdefault(row, []).append(column)
-    if not perhaps:
+                candidates.setdefault(row, []).append(column)
+    if not candidates:
         return
     with open_plain(path) as file:
         lines = ((number, line) for number, line in enumerate(file, start=1) if line.strip())
         for row, (number, line) in enumerate(lines):
-            for column in perhaps.get(row, ()):
-                kind = _kind_of(_row_in(line).get(column))
-                if kind in ("a list", "an object"):
+            for column in candidates.get(row, ()):
+                value = _object_in(line).get(column)
+                if isinstance(value, list | dict):
                     raise DataError(
-                        f"{shown}: line {number}: column {column!r} holds {kind}, but text in the rows before; write "
-                        "it the same way in every row"
+                        f"{shown}: line {number}: column {column!r} holds {_KINDS[type(value)]}, but text in the rows "
+                        "before; write it the same way in every row"
                     )
 
 
-def _row_in(line: bytes) -> dict[str, Any]:
-    """The object in a line; an empty one where rows do not stand one in a line."""
+def _object_in(line: bytes) -> dict[str, Any]:
+    """Return the object in a line; an empty one if the file has not one row per line."""
     try:
-        value = json.loads(line.removeprefix(_MARK))
+        value = json.loads(line.removeprefix(codecs.BOM_UTF8))
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

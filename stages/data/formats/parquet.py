@@ -1,8 +1,8 @@
-"""Parquet files: bounded by what their footers say, and read a few megabytes at a time, the named columns alone.
+"""Parquet files: bounded by their footers, and read a few megabytes at a time, the named columns alone.
 
-A file of a kilobyte may mean gigabytes: a dictionary holds a long text once however often it is meant, a run of equal
-values takes a few bytes, and a page is unpacked whole. So the footer is asked first; strings are then read as
-dictionaries, counted as if each row had its own, and decoded in slices of bounded size.
+A file of a kilobyte may stand for gigabytes: a dictionary holds a long text once however often it occurs, a run of
+equal values takes a few bytes, and a page is decompressed whole. So the footer is checked first; strings are then read
+as dictionaries, counted as if each row had its own copy, and decoded in slices of bounded size.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ from stages.data.files.limits import (
     MAX_PACKING,
     MAX_ROW_BYTES,
     allowed_bytes,
+    row_too_long,
     unpacks_too_far,
     unreadable_parquet,
 )
+from stages.data.files.read_request import plain_name
 from stages.storage.sealed_folder import disk_error
 
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 65_536
-# With DELTA_BYTE_ARRAY a text repeats the one before it at no cost, so that no size in the footer bounds its length.
+# With DELTA_BYTE_ARRAY a text repeats the previous one at no cost, so no size in the footer bounds its length.
 _DELTA_BYTES = 8 << 20
 _DELTA_ROWS = 8
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8}
 _DECIMAL_BYTES = 32
 _LEVEL_BYTES = 4
-"""Definition and repetition level of a value in a list or an object, while it is decoded."""
+"""Definition and repetition level of a value in a list or an object while it is decoded."""
 
 
 def strings_in(config: object) -> frozenset[str]:
-    """Every string among the values of a config; the columns that it names are some of them."""
+    """Return all strings among the values of a config, which include the columns that it names."""
     if isinstance(config, str):
         return frozenset((config,))
     if isinstance(config, Mapping):
@@ -50,34 +52,30 @@ def strings_in(config: object) -> frozenset[str]:
 
 
 def columns_among(path: Path, named: Collection[str]) -> list[str]:
-    """Which columns the file has of those named, whatever their case and the blanks around them, in its order.
+    """Return the file's columns that are named, in its order; case and surrounding blanks do not count.
 
     Args:
-        path: a Parquet file that `check_bounds` has looked at.
+        path: a Parquet file that passed `check_bounds`.
         named: names, most of which may be no columns; a dot leads into an object.
     """
-    known = {_plain(part) for name in named for part in (name, name.partition(".")[0])}
-    return [name for name in pq.read_schema(path).names if _plain(name) in known]
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold()
+    known = {plain_name(part) for name in named for part in (name, name.partition(".")[0])}
+    return [name for name in pq.read_schema(path).names if plain_name(name) in known]
 
 
 def write_parquet_rows(path: Path, where: str, columns: Collection[str] | None, into: Path) -> int:
-    """Write the file's rows as an Arrow stream that `datasets` opens.
+    """Write the file's rows to an Arrow file that `datasets` opens.
 
     Args:
         path: the Parquet file.
         where: the field that names it.
-        columns: those to read; the others come out as nulls, so that they still have their names. None for all.
-        into: the file to write.
+        columns: those to read; None for all. The others keep their names and hold nulls.
+        into: the Arrow file.
 
     Returns:
-        Number of rows; `into` holds none where it is 0.
+        Number of rows.
 
     Raises:
-        DataError: the file is damaged, or means too much for its size.
+        DataError: the file is damaged, or holds too much for its size.
         OSError: `into` cannot be written.
     """
     shown = f"{where}: {path}"
@@ -100,7 +98,7 @@ def write_parquet_rows(path: Path, where: str, columns: Collection[str] | None, 
 
 
 class _Rows:
-    """The rows of a file whose footer stays within the bounds."""
+    """The rows of a Parquet file, read within the bounds."""
 
     def __init__(self, path: Path, shown: str, columns: Collection[str] | None) -> None:
         self.path, self.shown = path, shown
@@ -118,10 +116,10 @@ class _Rows:
         ]
         features = Features.from_arrow_schema(pa.schema(fields, schema.metadata))
         self.schema = features.arrow_schema
-        """Of what is written."""
+        """Of the rows that are written."""
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The named columns, a few megabytes at a time, with strings as dictionaries.
+        """Yield the named columns, a few megabytes at a time, with strings as dictionaries.
 
         Raises:
             DataError: a row, or the file, unpacks to too much.
@@ -142,7 +140,7 @@ class _Rows:
                     yield batch
 
     def _check_footer(self) -> None:
-        """Refuse what is too much by the footer alone: numbers of values, and sizes of pages."""
+        """Check the numbers of values and the sizes of pages in the footer."""
         total = 4 * self.metadata.num_rows
         for group in range(self.metadata.num_row_groups):
             chunks = self.metadata.row_group(group)
@@ -156,7 +154,7 @@ class _Rows:
             raise unpacks_too_far(self.shown, self.allowed)
 
     def _width(self, leaf: int) -> int:
-        """Bytes of a value in memory; of a string, those of its place in the dictionary."""
+        """Return the bytes of a value in memory; of a string, those of its index into the dictionary."""
         column = self.metadata.schema.column(leaf)
         nested = _LEVEL_BYTES if column.max_repetition_level or "." in column.path else 0
         if column.logical_type.type == "DECIMAL":
@@ -166,7 +164,7 @@ class _Rows:
         return _WIDTHS.get(column.physical_type, 4) + nested
 
     def _as_dictionary(self, leaf: int) -> bool:
-        """Whether pyarrow can read the leaf as a dictionary: a string, if none of it is in terms of the one before."""
+        """Return whether pyarrow can read a leaf as a dictionary: strings without delta encoding."""
         column = self.metadata.schema.column(leaf)
         return (
             column.physical_type == "BYTE_ARRAY"
@@ -177,7 +175,7 @@ class _Rows:
         )
 
     def _rows_at_once(self, group: int) -> int:
-        """Rows of a group that are decoded together."""
+        """Return how many rows of a group to decode together."""
         chunks = self.metadata.row_group(group)
         size, most = 4 * chunks.num_rows, _BATCH_ROWS
         for leaf in self.leaves:
@@ -188,20 +186,17 @@ class _Rows:
         return max(1, min(most, _BATCH_ROWS, _BATCH_BYTES * chunks.num_rows // max(1, size)))
 
     def _bytes_of(self, batch: pa.RecordBatch, before: int) -> int:
-        """What the rows take when each has texts of its own; refuses one that takes too much."""
+        """Return the bytes of some rows if each has its own copy of its texts; refuse a row that is too long."""
         total = 0
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             total += (size := _bytes_of(column))
             if size > MAX_ROW_BYTES and (row := _long_row(column)) is not None:
-                raise DataError(
-                    f"{self.shown}: row {before + row + 1}: column {name!r} holds more than {MAX_ROW_BYTES >> 20} MB; "
-                    "a row is one text: cut it into several rows"
-                )
+                raise row_too_long(self.shown, name, before + row + 1)
         return total
 
 
 def _belongs(leaf: str, columns: list[str]) -> bool:
-    """Whether a leaf's path leads through one of the columns, whose names may hold dots."""
+    """Return whether a leaf's path leads through one of the columns, whose names may hold dots."""
     return any(leaf == name or leaf.startswith(f"{name}.") for name in columns)
 
 
@@ -214,7 +209,7 @@ def _without_columns(rows: int) -> pa.RecordBatch:
 
 
 def _value_type(kind: pa.DataType) -> pa.DataType:
-    """The type without dictionaries, which `datasets` cannot describe; pandas writes categories as such."""
+    """Return a type without dictionaries, which `datasets` cannot describe; pandas writes categories as such."""
     if pa.types.is_dictionary(kind):
         return kind.value_type
     if pa.types.is_map(kind):
@@ -233,7 +228,7 @@ def _value_field(kind: Any) -> pa.Field:
 
 
 def _bytes_of(column: pa.Array) -> int:
-    """Bytes of an array, each string of a dictionary counted as often as it is meant."""
+    """Return the bytes of an array, with each string of a dictionary counted as often as it occurs."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return int(_lengths(column).sum()) + 4 * len(column)
@@ -253,22 +248,22 @@ def _bytes_of(column: pa.Array) -> int:
 
 
 def _lengths(column: pa.DictionaryArray) -> np.ndarray[Any, Any]:
-    """Bytes of each value; the dictionary itself, of which a batch may mean little, is not gone through."""
+    """Return the bytes of each value, without iterating over a dictionary that a batch may hardly use."""
     kind, dictionary = column.type.value_type, column.dictionary
     if not pa.types.is_string(kind) and not pa.types.is_binary(kind):
         return np.full(len(column), dictionary.nbytes // max(1, len(dictionary)))
     if not len(dictionary):
         return np.zeros(len(column), np.int64)
     offsets = np.frombuffer(dictionary.buffers()[1], np.int32)[dictionary.offset :]
-    places = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
-    lengths = offsets[places + 1].astype(np.int64) - offsets[places]
+    indices = column.indices.fill_null(0).to_numpy(zero_copy_only=False)
+    lengths = offsets[indices + 1].astype(np.int64) - offsets[indices]
     if column.null_count:
         lengths[column.is_null().to_numpy(zero_copy_only=False)] = 0
     return lengths
 
 
 def _long_row(column: pa.Array) -> int | None:
-    """The first row that takes more than it may, found by halves; None where none does."""
+    """Return the first row that is too long, by bisection; None if there is none."""
     if len(column) == 1:
         return 0
     half = len(column) // 2
@@ -279,7 +274,7 @@ def _long_row(column: pa.Array) -> int | None:
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The batch in pieces of a few megabytes, each string counted as often as it is meant."""
+    """Yield a batch in pieces of a few megabytes, with each string counted as often as it occurs."""
     size = sum(map(_bytes_of, batch.columns))
     if size <= _BATCH_BYTES or batch.num_rows == 1:
         yield batch
@@ -290,9 +285,9 @@ def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _decoded(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The rows with each column of the schema; nulls where the batch has none of it."""
-    given = dict(zip(batch.schema.names, batch.columns, strict=True))
+    """Return the rows with every column of the schema; those that the batch lacks hold nulls."""
+    read = dict(zip(batch.schema.names, batch.columns, strict=True))
     columns = [
-        given[field.name].cast(field.type) if field.name in given else pa.nulls(batch.num_rows) for field in schema
+        read[field.name].cast(field.type) if field.name in read else pa.nulls(batch.num_rows) for field in schema
     ]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,7 +1,4 @@
-"""Rows of a user's files, and for whatever is wrong with them file, row and remedy.
-
-Each format has a reader of its own; what they find is kept in the cache as Arrow files.
-"""
+"""Rows of a user's files, read once and kept in the cache as Arrow files; errors name file, row and remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.core.wording import printable, suggestion
 from stages.data.files.file_names import CONLL_FORMATS, FORMATS, file_format
-from stages.data.files.limits import MAX_ROW_BYTES, check_bounds
+from stages.data.files.limits import MAX_ROW_BYTES, check_bounds, row_too_long
 from stages.data.files.read_request import Reading, rename_columns, renamed, renaming_remark
 from stages.data.files.transcoding import encoding_of
 from stages.data.formats.conll import write_conll_rows
@@ -38,38 +35,38 @@ _FIRST = "0000.arrow"
 
 @dataclass(frozen=True)
 class FileRows:
-    """The rows of a file, and how the file was read."""
+    """The rows of a file, and remarks on how it was read."""
 
     rows: Dataset
     remarks: tuple[str, ...] = ()
-    """A sentence for each thing that could have been read in another way, with the file's name."""
+    """One for each choice made in reading, with the file's name."""
 
 
 def file_identity(path: Path, where: str) -> dict[str, str]:
-    """What decides the rows of a file: its content and how it is read."""
+    """Return all that decides the rows of a file: its content and how it is read."""
     return {"format": file_format(path, where), "sha256": file_digest(path), "reading": str(READING_VERSION)}
 
 
 def read_file(path: Path, cache: Path, where: str, reading: Reading | None = None) -> FileRows:
-    """The rows of `path` with all its columns, memory-mapped from `cache`; never empty.
+    """Return the rows of a file with all its columns, memory-mapped from the cache; never empty.
 
-    CSV and TSV columns are all text, so that `NA` and `01` stay what they are.
+    All columns of CSV and TSV are text, so that `NA` and `01` stay what they are.
 
     Args:
         path: the file.
-        cache: folder for what is read once.
-        where: the field that names it.
-        reading: what is asked of the file.
+        cache: folder that keeps what was read.
+        where: the field that names the file.
+        reading: the request.
 
     Raises:
-        DataError: the file cannot be read, and why, with the line where there is one.
+        DataError: the file cannot be read; with the line where there is one.
         OSError: the cache cannot be written.
     """
     reading = reading or Reading()
     suffix = file_format(path, where)
     check_bounds(path, suffix, where, reading.format.encoding)
-    # By content: a file that is replaced under the same name and time has other rows.
-    named: dict[str, object] = {
+    # By content: a file replaced under the same name and time has other rows.
+    identity: dict[str, object] = {
         "sha256": file_digest(path),
         "format": suffix,
         "reading": reading.identity(),
@@ -77,12 +74,12 @@ def read_file(path: Path, cache: Path, where: str, reading: Reading | None = Non
         "version": READING_VERSION,
     }
     if suffix == ".parquet":
-        named["columns"] = _parquet_columns(path, reading)
-    folder = cache / "files" / digest_of(named)[:32]
+        identity["columns"] = _parquet_columns(path, reading)
+    folder = cache / "files" / digest_of(identity)[:32]
 
     def fill(beside: Path) -> None:
         _prepare(path, reading, where, beside)
-        if file_digest(path) != named["sha256"]:
+        if file_digest(path) != identity["sha256"]:
             raise DataError(
                 f"{where}: {path} changed while it was read; run again once nothing writes to it, or give a copy"
             )
@@ -98,39 +95,39 @@ def read_file(path: Path, cache: Path, where: str, reading: Reading | None = Non
 
 
 def _prepare(path: Path, reading: Reading, where: str, into: Path) -> None:
-    """The rows of `path` as Arrow files in `into`, none where it has none; and how the file was read.
+    """Write the rows of `path` as Arrow files (none if it has no rows), and the remarks.
 
     The remarks do not name the file: the same content under another name is not read again.
     """
     suffix = file_format(path, where)
     remarks = []
-    if suffix != ".parquet":
-        encoding = encoding_of(path, reading.format.encoding)
-        if encoding != "utf-8" and reading.format.encoding is None:
-            remarks.append(f"read as {encoding.upper()}, which its byte order mark names")
+    if suffix != ".parquet" and reading.format.encoding is None and (encoding := encoding_of(path, None)) != "utf-8":
+        remarks.append(f"read as {encoding.upper()}, which its byte order mark names")
     if is_conll(path, reading, where):
         remarks += write_conll_rows(path, reading, where, into / _FIRST)
     elif FORMATS[suffix] == "csv":
         remarks += write_csv_rows(path, reading, SEPARATORS[suffix], where, into / _FIRST)
-    elif suffix == ".parquet":
-        remarks += _unpack(path, reading, where, into)
     else:
-        remarks += write_loaded_rows(path, reading, where, into)
+        if suffix != ".parquet":
+            write_loaded_rows(path, reading, where, into)
+        elif not write_parquet_rows(path, where, _parquet_columns(path, reading), into / _FIRST):
+            (into / _FIRST).unlink()
+        remarks += _rename(sorted(into.glob("*.arrow")), reading)
     (into / _REMARKS).write_text(json.dumps(remarks), encoding="utf-8")
 
 
 def is_conll(path: Path, reading: Reading, where: str) -> bool:
-    """Whether a file has a word a line, by the recipe, its name, or the want of a header.
+    """Return whether a file has one word per line, by the recipe, its name, or the lack of a header.
 
     Raises:
-        DataError: it has, but the task is not one of words.
+        DataError: it has, but the task does not read tagged words.
     """
     suffix, layout = file_format(path, where), reading.format.layout
     if suffix in CONLL_FORMATS or layout == "conll":
         if not reading.words:
             raise DataError(
-                f"{where}: {path} holds words with tags, for a task whose problem is token_classification; set it, or "
-                "give rows of text (.jsonl, .csv, .tsv, .parquet)"
+                f"{where}: {path} holds tagged words, which are for a task with problem: token_classification; set it, "
+                "or give rows of text (.jsonl, .csv, .tsv, .parquet)"
             )
         return True
     if not reading.words or layout == "table" or suffix not in (".txt", ".tsv", ".csv"):
@@ -141,31 +138,29 @@ def is_conll(path: Path, reading: Reading, where: str) -> bool:
         return False
     try:
         header = csv_header(path, Reading(reading.columns[:2]), SEPARATORS[suffix], where)
-    except DataError:  # said of the words, if they are wrong too
+    except DataError:  # reported for the words, if these are wrong too
         return True
     return not set(reading.columns[:2]) & set(header)
 
 
 def _parquet_columns(path: Path, reading: Reading) -> list[str] | None:
-    """The columns of a Parquet file that are read; None for all. The others are nulls."""
+    """Return the columns of a Parquet file to read, None for all; the others are nulls."""
     return None if reading.named is None else columns_among(path, reading.named)
 
 
-def _unpack(path: Path, reading: Reading, where: str, into: Path) -> list[str]:
-    """Read a Parquet file into `into`; what to say of it."""
-    rows_file = into / _FIRST
-    if not write_parquet_rows(path, where, _parquet_columns(path, reading), rows_file):
-        rows_file.unlink()
+def _rename(parts: Sequence[Path], reading: Reading) -> list[str]:
+    """Give columns of the written files the wanted names that they resemble; return a remark about it."""
+    if not parts:
         return []
-    with pa.memory_map(str(rows_file)) as file:
+    with pa.memory_map(str(parts[0])) as file:
         names = renamed(pa.ipc.open_stream(file).schema.names, reading.columns)
-    if names:
-        rename_columns(rows_file, names)
+    for part in parts if names else ():
+        rename_columns(part, names)
     return [renaming_remark(names)] if names else []
 
 
 def text_column(rows: Dataset, column: str, where: str, *, blank_allowed: bool = False) -> pa.ChunkedArray:
-    """Column `column` of `rows` as strings, none null, and none blank unless `blank_allowed`."""
+    """Return a column as strings, none null, and none blank unless `blank_allowed`; `where` begins error messages."""
     values = _column(rows, column, where)
     if not pa.types.is_string(values.type) or not is_text(rows.features[column]):
         _refuse_other_types(rows, column, where)
@@ -174,22 +169,19 @@ def text_column(rows: Dataset, column: str, where: str, *, blank_allowed: bool =
     if not blank_allowed:
         blank = pc.equal(pc.utf8_trim_whitespace(values), "")
         _refuse_first(blank, f"{where}: {{row}}: column {column!r} is empty; give text or drop the row")
-    _refuse_first(
-        pc.greater(pc.binary_length(values), MAX_ROW_BYTES),
-        f"{where}: {{row}}: column {column!r} holds more than {MAX_ROW_BYTES >> 20} MB; a row is one text: cut it into "
-        "several rows",
-    )
+    if row := first_row(pc.greater(pc.binary_length(values), MAX_ROW_BYTES)):
+        raise row_too_long(where, column, row)
     return values
 
 
 def label_column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
-    """Labels of `rows` as names; whole numbers and truth values as they are written."""
+    """Return the labels of `rows` as names; whole numbers and truth values as they are written."""
     values = _column(rows, column, where)
     feature = rows.features[column]
     missing = f"{where}: {{row}}: label {column!r} is missing; give the row a label or drop it"
     if isinstance(feature, datasets.ClassLabel):
         hidden = pc.fill_null(pc.less(values, 0), True)
-        _refuse_first(hidden, f"{missing} (test splits hide their labels as -1; take another split)")
+        _refuse_first(hidden, f"{missing} (test splits hide their labels as -1; use another split)")
         return pc.take(pa.array(feature.names, pa.string()), values)
     if not is_text(feature) and not pa.types.is_integer(values.type) and not pa.types.is_boolean(values.type):
         values = pa.chunked_array([pa.array(_label_names(rows, column, where), pa.string())])
@@ -197,21 +189,21 @@ def label_column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
     _refuse_first(pc.fill_null(pc.equal(pc.utf8_trim_whitespace(names), ""), True), missing)
     _refuse_first(
         pc.greater(pc.utf8_length(names), MAX_LABEL),
-        f"{where}: {{row}}: label {column!r} is longer than {MAX_LABEL:,} characters; name the column of the labels",
+        f"{where}: {{row}}: label {column!r} is longer than {MAX_LABEL:,} characters; name the column of labels",
     )
     return names
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some of the names, each shortened, where there are many."""
+    """Return the names, shortened, and only the first twelve of many."""
     shown = ", ".join(printable(name, 60) for name in names[:12])
     return f"{shown}, … ({len(names):,} in all)" if len(names) > 12 else shown
 
 
 def first_row(mask: pa.ChunkedArray) -> int | None:
-    """The 1-based row of the first true value of `mask`; None when there is none."""
-    place = pc.index(mask, pa.scalar(True)).as_py()
-    return None if place < 0 else place + 1
+    """Return the 1-based row of the first true value of a mask; None if there is none."""
+    index = pc.index(mask, pa.scalar(True)).as_py()
+    return None if index < 0 else index + 1
 
 
 def _refuse_first(mask: pa.ChunkedArray, message: str) -> None:
@@ -220,7 +212,7 @@ def _refuse_first(mask: pa.ChunkedArray, message: str) -> None:
 
 
 def check_column(names: Sequence[str], column: str, where: str) -> None:
-    """Refuse rows that have no such column; `where` is how messages name them."""
+    """Refuse rows without a column; `where` begins the error message."""
     if column not in names:
         near = [name for name in names if name[:-1] != column[:-1]]  # text_a is not meant by text_b
         raise DataError(
@@ -236,7 +228,7 @@ def _column(rows: Dataset, column: str, where: str) -> pa.ChunkedArray:
 
 
 def is_text(feature: object) -> bool:
-    """Whether a column of this kind holds text."""
+    """Return whether a column with this feature holds text."""
     return isinstance(feature, datasets.Value) and feature.dtype in ("string", "large_string", "string_view")
 
 
@@ -246,11 +238,11 @@ def _refuse_other_types(rows: Dataset, column: str, where: str) -> None:
     for number, value in enumerate(rows[column], start=1):
         if value is not None and not isinstance(value, str):
             raise DataError(
-                f"{where}: row {number}: column {column!r} holds {_kind_of(value)}, not text; name the text's column"
+                f"{where}: row {number}: column {column!r} holds {_kind_of(value)}, not text; name the column of text"
             )
 
 
-# What a task whose labels look like this is, if it is not one of classes.
+# The kind of task that labels of each type suggest.
 _OTHER_KINDS = {
     list: " (a tag for each word is task.problem: token_classification, any number of labels multi_label)",
     float: " (values are task.problem: regression)",

@@ -1,7 +1,7 @@
-"""Data as a run first read it: what changes while the run goes on changes nothing of it.
+"""Data as a run first read it: files that change while the run goes on change nothing of the run.
 
-The digest of a stage, the rows that it learns and those that it is judged on are asked for again and again, over hours.
-Inside `first_reading` each answer stays what it was at first.
+The digest of a stage, its training rows and its evaluation rows are requested again and again, over hours. Inside
+`first_reading` each answer stays what it was at first.
 """
 
 from __future__ import annotations
@@ -16,23 +16,22 @@ from pydantic import BaseModel
 
 from schemas.core.errors import DataError
 
-Kept = dict[tuple[str, str, str], Any]
 Answer = TypeVar("Answer")
 
-# Of the process, not of a thread: a run asks from threads of its own.
-_kept: Kept | None = None
+# Of the process, not of a thread: a run reads from several threads.
+_answers: dict[tuple[str, str, str], Any] | None = None
 _blocks = 0
 _lock = Lock()
-_is_looked_at_now: ContextVar[bool] = ContextVar("is_looked_at_now", default=False)
+_reads_anew: ContextVar[bool] = ContextVar("reads_anew", default=False)
 
 
 @contextmanager
 def first_reading() -> Iterator[None]:
-    """Inside the block, and in blocks within it or beside it, what was read once is not read again."""
-    global _kept, _blocks
+    """Read nothing twice inside the block, and in blocks inside it or concurrent with it."""
+    global _answers, _blocks
     with _lock:
         _blocks += 1
-        _kept = {} if _kept is None else _kept
+        _answers = {} if _answers is None else _answers
     try:
         yield
     finally:
@@ -40,45 +39,45 @@ def first_reading() -> Iterator[None]:
         with _lock:
             _blocks -= 1
             if not _blocks:
-                _kept = None
+                _answers = None
 
 
 @contextmanager
 def as_it_is_now() -> Iterator[None]:
-    """Inside the block everything is read again, and nothing of it is kept."""
-    token = _is_looked_at_now.set(True)
+    """Read everything anew inside the block, and remember nothing of it."""
+    token = _reads_anew.set(True)
     try:
         yield
     finally:
-        _is_looked_at_now.reset(token)
+        _reads_anew.reset(token)
 
 
 def read_once(
     kind: str, of: BaseModel, read: Callable[[], Answer], *, fits: Callable[[Answer], bool] = lambda _: True
 ) -> Answer:
-    """What `read` answers; inside `first_reading` what it answered first.
+    """Return what `read` returns; inside `first_reading`, what it first returned.
 
     Args:
-        kind: what is asked, such as `digest`.
-        of: the config of what it is asked about.
+        kind: the question, such as `digest`.
+        of: the config that it is about.
         read: finds the answer.
-        fits: whether an answer that was kept will do.
+        fits: whether a remembered answer will do.
 
     Raises:
         DataError: a file was removed while it was read.
     """
     with still_there():
-        if _kept is None or _is_looked_at_now.get():
+        if _answers is None or _reads_anew.get():
             return read()
         key = (kind, type(of).__name__, of.model_dump_json())
-        if key not in _kept or not fits(_kept[key]):
-            _kept[key] = read()
-        return cast(Answer, _kept[key])
+        if key not in _answers or not fits(_answers[key]):
+            _answers[key] = read()
+        return cast(Answer, _answers[key])
 
 
 @contextmanager
 def still_there() -> Iterator[None]:
-    """A file that was looked at and is gone when it is read is a DataError."""
+    """Raise DataError for a file that is removed between a check and its reading."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,10 +1,9 @@
-"""A sample of a hub data set that is too large to keep: rows of some of its files, fetched a file at a time.
+"""A sample of a hub data set that is too large to store: rows of some of its files, fetched one file at a time.
 
-A shuffle buffer would take the first rows of the first files, and what it held would be lost with an interrupted
-process. Here up to 64 files are chosen by the seed, and the rows that are wanted are taken from their beginnings, the
-same number from each as far as they go. Each file's rows are kept as soon as they are there, whole or not at all, so an
-interrupted sample goes on with the next file and is the same in the end. It depends on the commit, the limits and the
-seed alone.
+A shuffle buffer would take the first rows of the first files, and its content would be lost with an interrupted
+process. Here the seed chooses up to 64 files, and the sample takes the first rows of each, as evenly as their lengths
+allow. Each file's rows are stored as soon as they are fetched, whole or not at all, so an interrupted sample continues
+with the next file and is the same in the end. It depends only on the commit, the limits and the seed.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ from schemas.core.wording import printable
 from schemas.data.corpus import HubText
 from stages.data.readers.dataset_files import quiet
 from stages.data.readers.files import check_column
-from stages.data.readers.hub import hub_commit
+from stages.data.readers.hub import LOADING_ERRORS, cause_of, hub_commit, no_rows
 from stages.storage.sealed_folder import disk_error, is_whole, make_whole
 
-# Raise when the same commit, limits and seed should give other rows.
 SAMPLE_VERSION = 1
+"""Raise when the same commit, limits and seed should give other rows."""
 MOST_FILES = 64
 _ROWS_AT_ONCE = 1000
 _ROWS, _DONE = "rows.arrow", "done"
 
 
 def load_sample(source: HubText, columns: list[str], cache: Path, where: str, *, seed: int) -> Dataset:
-    """The sample of a hub data set, fetched as far as it is not there yet.
+    """Return the sample of a hub data set, and fetch the part of it that is not in the cache.
 
     Args:
         source: the data set and the size of the sample.
         columns: that of the text first.
-        cache: where the sample is kept.
-        where: how messages name it.
+        cache: folder that keeps the sample.
+        where: begins error messages.
         seed: chooses the files.
 
     Raises:
@@ -63,7 +62,7 @@ def load_sample(source: HubText, columns: list[str], cache: Path, where: str, *,
     files = sorted(folder.glob(f"[0-9]*/{_ROWS}"))
     parts = [Dataset.from_file(str(file)) for file in files]
     if not sum(map(len, parts)):
-        raise DataError(f"{where}: has no rows; take another split")
+        raise no_rows(where)
     return datasets.concatenate_datasets(parts)
 
 
@@ -73,34 +72,31 @@ def _open(source: HubText, revision: str, where: str) -> IterableDataset:
             return datasets.load_dataset(
                 source.id, source.config, split=source.split, revision=revision, streaming=True
             )
-    except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        cause = " ".join(str(error).split())[:300]
+    except LOADING_ERRORS as error:
         raise DataError(
-            f"{where}: no sample of it is in the cache, and it cannot be fetched from {constants.ENDPOINT} ({cause}); "
-            "check id, config and split, or run where the hub is in reach; a sample is found again without the hub "
-            "where revision is a commit"
+            f"{where}: no sample of it is in the cache, and it cannot be fetched from {constants.ENDPOINT} "
+            f"({cause_of(error)}); check id, config and split, or run where the hub can be reached; with a commit as "
+            "revision, a cached sample is read without the hub"
         ) from None
 
 
 def _fetch(stream: IterableDataset, source: HubText, columns: list[str], folder: Path, where: str, seed: int) -> None:
-    """Each chosen file's rows into a folder of its own, in the order of the draw; then the mark that all are there."""
+    """Store each chosen file's rows in its own folder, in the order of the draw; then mark the sample complete."""
     number = stream.num_shards
     order = np.random.Generator(np.random.PCG64(seed)).permutation(number)
     chosen = min(number, MOST_FILES)
     rows_left = source.max_rows or math.inf
     bytes_left = (source.max_megabytes or math.inf) * 1e6
-    for place, shard in enumerate(order.tolist()):
+    for position, shard in enumerate(order.tolist()):
         if rows_left <= 0 or bytes_left <= 0:
             break
-        # What a short file has too little of, later ones give more of.
-        share = max(1, chosen - place)
-        kept = folder / f"{place:05d}"
+        # Later files make up for a short one.
+        share = max(1, chosen - position)
+        kept = folder / f"{position:05d}"
         if not is_whole(kept):
-            taken = Taken(
-                columns, math.ceil(rows_left / share) if rows_left < math.inf else rows_left, bytes_left / share
-            )
+            most_rows = math.ceil(rows_left / share) if rows_left < math.inf else rows_left
             part = stream.shard(num_shards=number, index=shard)
-            make_whole(kept, partial(taken.write, part, where))
+            make_whole(kept, partial(FileSample(columns, most_rows, bytes_left / share).write, part, where))
         for rows, size in _sizes(kept / _ROWS):
             rows_left -= rows
             bytes_left -= size
@@ -108,25 +104,25 @@ def _fetch(stream: IterableDataset, source: HubText, columns: list[str], folder:
 
 
 def _sizes(file: Path) -> Iterator[tuple[int, int]]:
-    """Rows, and bytes of their text, of each record batch."""
+    """Yield the rows, and the bytes of their text, of each record batch."""
     with pa.OSFile(str(file)) as stored:
         for batch in pa.ipc.open_stream(stored):
             yield batch.num_rows, pc.sum(pc.binary_length(batch.column(0))).as_py() or 0
 
 
 @dataclass(frozen=True)
-class Taken:
-    """What is taken of one file."""
+class FileSample:
+    """Limits of the sample from one file."""
 
     columns: list[str]
     most_rows: float
     most_bytes: float
 
     def write(self, part: IterableDataset, where: str, into: Path) -> None:
-        """Write rows of the file until one of the limits is reached.
+        """Write the file's rows until one of the limits is reached.
 
         Raises:
-            DataError: a column holds something else than text.
+            DataError: a column holds something other than text.
             ServiceError: the connection was lost.
         """
         schema = pa.schema([(column, pa.string()) for column in self.columns])
@@ -148,14 +144,14 @@ class Taken:
                 yield pa.record_batch([pa.array(batch[c], pa.string()) for c in self.columns], schema)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise DataError(
-                f"{where}: columns {', '.join(self.columns)} hold something else than text ({error}); name the text's "
-                "column"
+                f"{where}: columns {', '.join(self.columns)} hold something other than text ({error}); name the "
+                "column of text"
             ) from None
         except Exception as error:
             if (refused := disk_error(error)) is not None:
                 raise refused from None
-            # Each file system and HTTP client has its own way to say so.
+            # Each file system and HTTP client has its own exceptions.
             raise ServiceError(
-                f"{where}: the hub was lost while a sample was fetched ({printable(str(error), 200)}); run the same "
-                "command again, it goes on with the file that it was at"
+                f"{where}: the connection to the hub was lost while a sample was fetched "
+                f"({printable(str(error), 200)}); run the same command again: it continues with the same file"
             ) from None

@@ -1,44 +1,43 @@
-"""The line of a file that a row begins in, for messages: looked for once something is wrong, never before."""
+"""Line numbers of rows for error messages, looked up only once something is wrong."""
 
 from __future__ import annotations
 
+import codecs
 import re
 from pathlib import Path
 
 from schemas.core.errors import DataError
 from stages.data.files.file_names import FORMATS, file_format
 from stages.data.files.read_request import Reading
-from stages.data.files.transcoding import encoding_of, open_utf8
+from stages.data.files.transcoding import open_utf8
 from stages.data.formats.conll import conll_line
 from stages.data.formats.csv_rows import SEPARATORS, csv_line
 from stages.data.readers.files import is_conll
 
-_MARK = b"\xef\xbb\xbf"
-
 
 def with_line(message: str, where: str, path: Path, reading: Reading) -> str:
-    """A message about a row with the line that the row begins in, unless that has the row's number.
+    """Add the line in which a row begins to a message about the row, unless both have the same number.
 
     Args:
-        message: begins with `where` and the row, where it is about one.
-        where: how messages name the file: its field and its path.
+        message: begins with `where` and the row if it is about one.
+        where: the file's field and path.
         path: the file.
-        reading: how it was read.
+        reading: the request that it was read by.
     """
-    found = re.match(rf"{re.escape(where)}: row (\d+)(?=:)", message)
-    if found is None:
+    match = re.match(rf"{re.escape(where)}: row (\d+)(?=:)", message)
+    if match is None:
         return message
     try:
-        line = _line_of(path, int(found[1]), reading, where.removesuffix(f": {path}"))
-    except (DataError, OSError, ValueError):  # the row itself is what is to be told
+        line = _line_of(path, int(match[1]), reading, where.removesuffix(f": {path}"))
+    except (DataError, OSError, ValueError):  # the error about the row is the one to report
         line = None
-    if line is None or line == int(found[1]):
+    if line is None or line == int(match[1]):
         return message
-    return f"{message[: found.end()]} (line {line}){message[found.end() :]}"
+    return f"{message[: match.end()]} (line {line}){message[match.end() :]}"
 
 
 def _line_of(path: Path, row: int, reading: Reading, where: str) -> int | None:
-    """The line in which row `row`, counted from 1, begins; None where a file's rows have no lines."""
+    """Return the line in which a row, counted from 1, begins; None if a file's rows have no lines."""
     suffix = file_format(path, where)
     if is_conll(path, reading, where):
         return conll_line(path, reading, where, row)
@@ -50,9 +49,9 @@ def _line_of(path: Path, row: int, reading: Reading, where: str) -> int | None:
 
 
 def _json_line(path: Path, row: int, reading: Reading) -> int | None:
-    with open_utf8(path, encoding_of(path, reading.format.encoding)) as lines:
+    with open_utf8(path, reading.format.encoding) as lines:
         for number, line in enumerate(lines, start=1):
-            line = line.removeprefix(_MARK).strip()
+            line = line.removeprefix(codecs.BOM_UTF8).strip()
             if number == 1 and line.startswith(b"["):
                 return None
             row -= bool(line)

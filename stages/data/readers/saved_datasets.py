@@ -1,7 +1,7 @@
-"""Data sets in the layout of `datasets.save_to_disk`, read as the Arrow files that they are.
+"""Data sets in the layout of `datasets.save_to_disk`, read as plain Arrow files.
 
-`datasets` itself is not asked to open them: the JSON beside the files may name things outside the folder, and a damaged
-file may end the process. Every record batch is checked before it is used, and nothing in the folder is executed.
+They are not opened by `datasets`: the JSON beside the files may name paths outside the folder, and a damaged file may
+end the process. Every record batch is checked before it is used, and nothing in the folder is executed.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from stages.data.readers.files import check_column
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 _MAX_JSON_BYTES = 10 << 20
-# A writer makes batches of a thousand rows; this many bytes of them are held in memory at once.
+# A writer makes batches of a thousand rows; no more than these bytes are held in memory at once.
 MAX_BATCH_BYTES = 256 << 20
 _COMPRESSION = 3
-"""Which field of a record batch's description says how its buffers are packed (Arrow's Message.fbs)."""
+"""Field of a record batch's metadata that describes compressed buffers (Arrow's Message.fbs)."""
 _HEADER = 2
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether the folder is a data set that `save_to_disk` has made."""
+    """Return whether a folder is a data set written by `save_to_disk`."""
     return (folder / STATE).is_file() and (folder / INFO).is_file()
 
 
 def saved_split(folder: Path, where: str) -> Path | None:
-    """The training split's folder where several splits were saved together; None where that is not so.
+    """Return the training split's folder if several splits were saved together, otherwise None.
 
     Raises:
         DataError: there is no training split.
@@ -43,49 +43,49 @@ def saved_split(folder: Path, where: str) -> Path | None:
         return None
     if is_saved(folder / "train"):
         return folder / "train"
-    there = sorted(path.name for path in folder.iterdir() if is_saved(path))
-    raise DataError(f"{where}: {folder} holds the splits {', '.join(there) or 'none'}; give the folder of one of them")
+    splits = sorted(path.name for path in folder.iterdir() if is_saved(path))
+    raise DataError(f"{where}: {folder} holds the splits {', '.join(splits) or 'none'}; give the folder of one of them")
 
 
 def saved_files(folder: Path, where: str) -> list[Path]:
-    """The Arrow files of a saved data set, in order.
+    """Return the Arrow files of a saved data set, in order.
 
     Raises:
-        DataError: its description cannot be read, or names something else.
+        DataError: its description cannot be read, or names anything but files in the folder.
     """
     file = folder / STATE
     try:
         check_regular(file, where)
         if file.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError("it is larger than a description can be")
-        named = [entry["filename"] for entry in json.loads(file.read_bytes())["_data_files"]]
-        if not all(isinstance(name, str) and Path(name).name == name for name in named):
+        names = [entry["filename"] for entry in json.loads(file.read_bytes())["_data_files"]]
+        if not all(isinstance(name, str) and Path(name).name == name for name in names):
             raise ValueError("it names files outside its folder")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         cause = printable(str(error) or type(error).__name__, 200)
         raise DataError(f"{where}: {file} is not what save_to_disk writes ({cause}); save the data set again") from None
-    for name in named:
+    for name in names:
         check_regular(folder / name, where)
         if not (folder / name).is_file():
             raise DataError(f"{where}: {folder / name} is missing; save the data set again")
-    return [folder / name for name in named]
+    return [folder / name for name in names]
 
 
 def saved_batches(path: Path, columns: list[str], where: str) -> Iterator[pa.RecordBatch]:
-    """Some columns of a saved Arrow file, a record batch at a time.
+    """Yield some columns of a saved Arrow file, one record batch at a time.
 
     Raises:
-        DataError: the file is damaged, packed inside, or has no such column.
+        DataError: the file is damaged, has compressed buffers, or has no such column.
     """
     try:
         _check_messages(path)
         with pa.OSFile(str(path)) as file:
             schema = pa.ipc.open_stream(file).schema
-            places = [schema.get_field_index(column) for column in columns]
-            if min(places) < 0:
-                check_column(schema.names, columns[places.index(-1)], where)
+            indices = [schema.get_field_index(column) for column in columns]
+            if min(indices) < 0:
+                check_column(schema.names, columns[indices.index(-1)], where)
             file.seek(0)
-            options = pa.ipc.IpcReadOptions(included_fields=places)
+            options = pa.ipc.IpcReadOptions(included_fields=indices)
             for batch in pa.ipc.open_stream(file, options=options):
                 batch.validate(full=True)
                 yield batch.select(columns)
@@ -95,7 +95,7 @@ def saved_batches(path: Path, columns: list[str], where: str) -> Iterator[pa.Rec
 
 
 def _check_messages(path: Path) -> None:
-    """Refuse what would take much memory, by the descriptions alone."""
+    """Refuse batches that would take much memory, by their metadata alone."""
     with pa.memory_map(str(path)) as file:
         reader: Any = pa.ipc.MessageReader.open_stream(file)
         for message in reader:
@@ -108,7 +108,7 @@ def _check_messages(path: Path) -> None:
 
 
 def _is_packed(metadata: bytes) -> bool:
-    """Whether a record batch's buffers are compressed; read from its flatbuffer."""
+    """Return whether a record batch's buffers are compressed, by its flatbuffer."""
     message = struct.unpack_from("<I", metadata)[0]
     header = _field(metadata, message, _HEADER)
     if header is None:
@@ -118,9 +118,9 @@ def _is_packed(metadata: bytes) -> bool:
 
 
 def _field(metadata: bytes, table: int, number: int) -> int | None:
-    """Where a field of a flatbuffer's table stands; None where it is left out."""
+    """Return the offset of a field of a flatbuffer's table; None if the field is absent."""
     fields = table - struct.unpack_from("<i", metadata, table)[0]
     size = struct.unpack_from("<H", metadata, fields)[0]
-    place = 4 + 2 * number
-    offset = struct.unpack_from("<H", metadata, fields + place)[0] if place < size else 0
+    entry = 4 + 2 * number
+    offset = struct.unpack_from("<H", metadata, fields + entry)[0] if entry < size else 0
     return table + offset if offset else None

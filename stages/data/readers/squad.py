@@ -1,4 +1,4 @@
-"""SQuAD's own files: one JSON object of articles, paragraphs and questions, versions 1.1 and 2.0."""
+"""SQuAD's own files, versions 1.1 and 2.0: one JSON object of articles, paragraphs and questions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_BYTES = 256 << 20
 
 
 def is_squad(path: Path) -> bool:
-    """Whether a file is one JSON object with `data`, rather than rows."""
+    """Return whether a file is one JSON object with `data`, rather than rows."""
     if not path.name.removesuffix(".gz").endswith(".json"):
         return False
     try:
@@ -25,21 +25,21 @@ def is_squad(path: Path) -> bool:
             begin = file.read(4096).decode("utf-8-sig", errors="replace").lstrip()
     except (OSError, EOFError):
         return False
-    # The rows of other files have the columns themselves at their top.
+    # Rows begin with their columns.
     return begin.startswith("{") and '"data"' in begin[:200]
 
 
 def read_squad(path: Path, task: FileTask, where: str) -> Dataset:
-    """The questions of a file as rows, under the names of the task's columns.
+    """Return the questions of a file as rows with the task's columns.
 
     Raises:
-        DataError: it is no such file; with the place in it and what to do.
+        DataError: the file is not in this layout; with the location in it.
     """
     with open_plain(path) as file:
         text = file.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise DataError(
-            f"{where} is one JSON object of more than {MAX_BYTES >> 20} MB; write a question a line (.jsonl)"
+            f"{where} is one JSON object of more than {MAX_BYTES >> 20} MB; write one question per line (.jsonl)"
         )
     try:
         content = json.loads(text)
@@ -47,39 +47,35 @@ def read_squad(path: Path, task: FileTask, where: str) -> Dataset:
         raise DataError(f"{where} is no valid JSON ({error}); fetch it again") from None
     if task.text_pair is None:
         raise DataError("task.text_pair: a question_answering task needs the column of the context, such as context")
-    rows: dict[str, list[Any]] = {task.text: [], task.text_pair: [], task.label_column: []}
-    for number, article in enumerate(_items(content, "data", where)):
-        place = f"{where}: data[{number}]"
-        for index, paragraph in enumerate(_items(article, "paragraphs", place)):
-            inner = f"{place}.paragraphs[{index}]"
-            for question, asked in enumerate(_items(paragraph, "qas", inner)):
-                at = f"{inner}.qas[{question}]"
-                rows[task.text].append(_value(asked, "question", str, at))
-                rows[task.text_pair].append(_value(paragraph, "context", str, inner))
-                rows[task.label_column].append(_answers(asked, at))
-    if not rows[task.text]:
+    rows: list[tuple[str, str, dict[str, list[Any]]]] = []
+    for number, article in enumerate(_value(content, "data", list, where)):
+        in_article = f"{where}: data[{number}]"
+        for index, paragraph in enumerate(_value(article, "paragraphs", list, in_article)):
+            inside = f"{in_article}.paragraphs[{index}]"
+            for position, question in enumerate(_value(paragraph, "qas", list, inside)):
+                location = f"{inside}.qas[{position}]"
+                text_of = _value(question, "question", str, location)
+                rows.append((text_of, _value(paragraph, "context", str, inside), _answers(question, location)))
+    if not rows:
         raise DataError(f"{where} has no questions; give a file that has some")
-    return Dataset.from_dict(rows)
+    columns = (task.text, task.text_pair, task.label_column)
+    return Dataset.from_dict(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
 
 
-def _answers(asked: dict[str, Any], place: str) -> dict[str, list[Any]]:
-    answers = [] if asked.get("is_impossible") else _items(asked, "answers", place)
-    return {
-        "text": [_value(answer, "text", str, f"{place}.answers") for answer in answers],
-        "answer_start": [_value(answer, "answer_start", int, f"{place}.answers") for answer in answers],
-    }
+def _answers(question: dict[str, Any], location: str) -> dict[str, list[Any]]:
+    answers = [] if question.get("is_impossible") else _value(question, "answers", list, location)
+    inside = f"{location}.answers"
+    return {key: [_value(answer, key, kind, inside) for answer in answers] for key, kind in _ANSWER.items()}
 
 
-def _items(holder: Any, key: str, place: str) -> list[Any]:
-    items: list[Any] = _value(holder, key, list, place)
-    return items
+_ANSWER = {"text": str, "answer_start": int}
 
 
-def _value(holder: Any, key: str, kind: type, place: str) -> Any:
+def _value(holder: Any, key: str, kind: type, location: str) -> Any:
     value = holder.get(key) if isinstance(holder, dict) else None
     if not isinstance(value, kind):
         raise DataError(
-            f"{place}: {key!r} is missing or no {kind.__name__}; give a file in SQuAD's layout, or rows with question, "
-            "context and answers (.jsonl)"
+            f"{location}: {key!r} is missing or no {kind.__name__}; give a file in SQuAD's layout, or rows with "
+            "question, context and answers (.jsonl)"
         )
     return value

@@ -124,7 +124,11 @@ def refused(path: Path, tmp_path: Path, **changes: Any) -> str:
         ("a.csv", ",".join(f"c{n}" for n in range(1500)).encode() + b"\n1\n", "names 1,500 columns"),
         ("a.jsonl", b"".join(b'{"id %d": 1}\n' % n for n in range(1500)), "up to line 1001 have more than"),
         ("a.jsonl", b'{"text_a": "x", "label": "%s"}\n' % (b"y" * 5000), "row 1: label 'label' is longer than"),
-        ("a.csv", b"text_a,label\nx,1,2\n", "line 2 (row 1) has 3 fields but line 1 names 2 columns; mend it"),
+        (
+            "a.csv",
+            b"text_a,label\nx,1,2\n",
+            "line 2 (row 1) has 3 fields but line 1 names 2 columns; put double quotes around",
+        ),
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_place_and_remedy(

@@ -18,7 +18,7 @@ from schemas.core.regular_files import open_regular, read_regular, special_kind
 from schemas.data.corpus import GeneralCorpus
 from schemas.data.tasks import FileTask
 from stages.augmentation.nearest_words import glove_file
-from stages.augmentation.stop_words import _listed
+from stages.augmentation.stop_words import read_words
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task, task_digest
 from stages.models.encoders import locate
@@ -92,7 +92,7 @@ def test_as_a_recipe_a_table_of_vectors_and_a_list_of_words(tmp_path: Path, make
     with pytest.raises(DataError, match=said):
         glove_file(str(path))
     with pytest.raises(DataError, match=said):
-        _listed(str(path))
+        read_words(str(path))
 
 
 @pytest.fixture(scope="module")

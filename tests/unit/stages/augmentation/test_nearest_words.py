@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         read_glove(path)
     path = tmp_path / "latin.txt"
     path.write_bytes(b"film 1 2\nf\xfcr 1 2\n")
-    with pytest.raises(DataError, match=r"latin.txt: line 2 is not UTF-8; .*mend the line"):
+    with pytest.raises(DataError, match=r"latin.txt: line 2 is not UTF-8; .*fix the line"):
         read_glove(path)
     with pytest.raises(DataError, match="is a folder; give a GloVe file"):
         GloveNeighbours(str(tmp_path))

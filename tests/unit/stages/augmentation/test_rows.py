@@ -365,5 +365,5 @@ def test_a_tokenizer_without_mask_token_can_predict_nothing(tmp_path: Path) -> N
 
 def test_a_missing_glove_file_is_refused_before_anything_is_made(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"embeddings": str(tmp_path / "glove.txt")})
-    with pytest.raises(DataError, match=r"augmentation.embeddings: .*glove.txt is not there; give"):
+    with pytest.raises(DataError, match=r"augmentation.embeddings: .*glove.txt does not exist; give"):
         augmentation_digest(config, teacher, "rows")

@@ -49,7 +49,7 @@ def test_one_stream_several_and_none_are_unpacked(tmp_path: Path, ending: str) -
         file.write_bytes(packed)
         with open_plain(file) as opened:
             assert opened.read() == plain
-            opened.seek(0)
+        with open_plain(file) as opened:
             assert opened.readlines() == plain.splitlines(keepends=True)
 
 

@@ -120,5 +120,5 @@ def test_a_line_that_is_wrong_is_refused_by_number(tmp_path: Path, content: str,
 def test_words_with_tags_are_for_a_task_of_tags(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("EU B-ORG\n")
-    with pytest.raises(DataError, match="whose problem is token_classification; set it"):
+    with pytest.raises(DataError, match="with problem: token_classification; set it"):
         load_task(FileTask(train=str(path), validation=str(path)), tmp_path / "cache")

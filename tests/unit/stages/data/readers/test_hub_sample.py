@@ -77,25 +77,25 @@ def test_an_interrupted_sample_goes_on_with_the_next_file_and_ends_the_same(
 ) -> None:
     corpus = sampled(max_rows=40)
     whole = load_corpus(corpus, tmp_path / "whole").train["text"][:]
-    write = hub_sample.Taken.write
+    write = hub_sample.FileSample.write
     written: list[Path] = []
 
-    def breaks(self: hub_sample.Taken, part: Any, where: str, into: Path) -> None:
+    def breaks(self: hub_sample.FileSample, part: Any, where: str, into: Path) -> None:
         if len(written) == 2:
             raise ServiceError("the hub was lost")
         write(self, part, where, into)
         written.append(into)
 
-    monkeypatch.setattr(hub_sample.Taken, "write", breaks)
+    monkeypatch.setattr(hub_sample.FileSample, "write", breaks)
     with pytest.raises(ServiceError):
         load_corpus(corpus, tmp_path / "cut")
     written.clear()
 
-    def counted(self: hub_sample.Taken, part: Any, where: str, into: Path) -> None:
+    def counted(self: hub_sample.FileSample, part: Any, where: str, into: Path) -> None:
         write(self, part, where, into)
         written.append(into)
 
-    monkeypatch.setattr(hub_sample.Taken, "write", counted)
+    monkeypatch.setattr(hub_sample.FileSample, "write", counted)
     assert load_corpus(corpus, tmp_path / "cut").train["text"][:] == whole
     assert len(written) == len(ROWS) - 2, "two files were there"
 
@@ -118,7 +118,7 @@ def test_a_finished_sample_is_found_without_the_hub(
 def test_a_column_that_is_not_there_or_no_text_is_named(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no column 'text'; the columns are body, n"):
         load_corpus(sampled(max_rows=9, column="text"), tmp_path / "cache")
-    with pytest.raises(DataError, match="columns n hold something else than text"):
+    with pytest.raises(DataError, match="columns n hold something other than text"):
         load_corpus(sampled(max_rows=9, column="n"), tmp_path / "cache")
 
 
@@ -126,5 +126,5 @@ def test_a_lost_connection_says_that_the_command_can_be_run_again(repository: Pa
     for file in repository.iterdir():
         whole = file.read_bytes()
         file.write_bytes(whole[:200] + b"x" * 100 + whole[300:])
-    with pytest.raises(ServiceError, match="run the same command again, it goes on with the file"):
+    with pytest.raises(ServiceError, match="run the same command again: it continues with the same file"):
         load_corpus(sampled(max_rows=9), tmp_path / "cache")

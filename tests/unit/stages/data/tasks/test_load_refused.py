@@ -102,7 +102,7 @@ def test_two_files_that_fit_a_pattern_are_both_named(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl.gz")
     task = TypeAdapter(TaskData).validate_python(str(tmp_path))
     assert isinstance(task, FileTask)
-    assert "means 2 files" in refused(task, tmp_path)
+    assert "matches 2 files" in refused(task, tmp_path)
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:

@@ -126,13 +126,13 @@ def test_backslashes_before_quotes_are_told_from_the_file(tmp_path: Path, writte
         ),
         (
             ['"it is great,x', "bad film,y", "nice one,x", 'so dull",y', "last,x"],
-            "line 2: a quote that opens a field there is closed in line 5 only",
+            "line 2: a quote opens a field that ends in line 5",
         ),
         (
             ["first,y", '"it is great,x', 'bad film",y', "last,x"],
-            "line 3: a quote that opens a field there is closed in line 4 only",
+            "line 3: a quote opens a field that ends in line 4",
         ),
-        (["a,x", '"b,y', "c,x"], "lines 3 to 4 (row 2): a quote that opens a field there is never closed"),
+        (["a,x", '"b,y', "c,x"], "lines 3 to 4 (row 2): a quote that opens a field is never closed"),
         (["a,x", '"b" c,y'], "line 3 (row 2): text follows a quote that closes a field"),
         (["a,x", '"' + "z\n" * 1500 + '",y'], "lines 3 to 1503 (row 2): a field spans more than 1,000 lines"),
     ],
@@ -147,7 +147,7 @@ def test_rows_of_three_columns_that_a_quote_swallows_are_noticed(tmp_path: Path)
     content = "\n".join(["id,text,label", *lines]) + "\n"
     assert len(rows_of(read(tmp_path / "b.csv", content, quotes=True))) == 38
     message = refused(tmp_path / "a.csv", content)
-    assert "line 32: a quote that opens a field there is closed in line 34 only" in message
+    assert "line 32: a quote opens a field that ends in line 34" in message
 
 
 def test_many_lines_with_the_separators_of_rows_are_rows(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_many_lines_with_the_separators_of_rows_are_rows(tmp_path: Path) -> None
     lines[3], lines[15] = '"' + lines[3], lines[15].replace(",", '",')
     path = tmp_path / "a.csv"
     path.write_text("\n".join(["title,text", *lines]) + "\n")
-    with pytest.raises(DataError, match="line 5: a quote that opens a field there is closed in line 17"):
+    with pytest.raises(DataError, match="line 5: a quote opens a field that ends in line 17"):
         read_file(path, tmp_path / "cache", "data.sources", Reading(("text",)))
 
 
@@ -253,12 +253,12 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (",text,label\nabc,a,x\nd,b,y\n", "no name for column 1, which holds 'abc' in row 1; name it"),
+        (",text,label\nabc,a,x\nd,b,y\n", "no name for column 1, which holds 'abc' in row 1; name the column"),
         ("text,label,,\na,x,,\nb,y,,note\n", "no name for column 4, which holds 'note' in row 2"),
         ("a good film,pos\nbad,neg\nnice,pos\n", "format.columns: [text, label]"),
         ("1\tthe cat\n0\ta dog\n", "line 1 seems to be a row, not a header"),
         ("text,text,label\na,b,x\n", "with 'text' twice"),
-        (b"PK\x03\x04abc", "is a spreadsheet or a ZIP archive under another name"),
+        (b"PK\x03\x04abc", "is a spreadsheet or a ZIP archive with another ending"),
         (b"<!DOCTYPE html><html></html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],

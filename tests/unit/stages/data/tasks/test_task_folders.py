@@ -82,10 +82,10 @@ def test_test_rows_are_not_for_validation_where_there_are_others(tmp_path: Path)
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["train.csv", "train.jsonl", "dev.csv"], "task.train: .* means 2 files, .*train.csv, .*train.jsonl"),
-        (["train.csv", "dev.csv", "valid.csv"], "task.validation: .* means 2 files, .*dev.csv, .*valid.csv"),
+        (["train.csv", "train.jsonl", "dev.csv"], "task.train: .* matches 2 files, .*train.csv, .*train.jsonl"),
+        (["train.csv", "dev.csv", "valid.csv"], "task.validation: .* matches 2 files, .*dev.csv, .*valid.csv"),
         (["data.csv"], "a task needs two files: split data.csv into train.csv and validation.csv"),
-        (["train.csv"], "there is no file .*validation.* nor one called valid, val, dev"),
+        (["train.csv"], "there is no file .*validation.* nor one named valid, val, dev"),
         (["train.xlsx", "dev.xlsx"], "is a spreadsheet.*save it as CSV"),
     ],
 )
