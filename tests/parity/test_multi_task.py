@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from scipy.stats import pearsonr, spearmanr
 from transformers import AutoModelForSequenceClassification
 
+from schemas.recipe.expand import teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from stages.data.batching.tokens import Batch, Tokens
@@ -44,7 +45,7 @@ def recipe_of(folder: Path, tasks: dict[str, Any] | None = None) -> Recipe:
 
 @pytest.fixture
 def config(tmp_path: Path) -> StageConfig:
-    return recipe_of(tmp_path / "in").teacher_configs()[-1]
+    return teacher_configs(recipe_of(tmp_path / "in"))[-1]
 
 
 @pytest.fixture

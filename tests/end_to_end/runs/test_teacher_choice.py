@@ -192,7 +192,7 @@ def test_of_equals_the_first_is_taken() -> None:
 
 
 def test_a_score_on_rows_held_out_counts_where_there_is_one(folder: Path) -> None:
-    (config, *_) = recipe_of(folder, BAD, GOOD).teacher_configs()
+    (config, *_) = teacher_configs(recipe_of(folder, BAD, GOOD))
     metrics = {"eval/accuracy": 0.9, "select/best_accuracy": 0.8, "select/best_f1": 0.7}
     assert score_of(config, metrics) == 0.9
     for metric, expected in ((None, 0.8), ("f1", 0.7)):
@@ -297,7 +297,7 @@ def test_a_teacher_no_better_than_words_is_weak(trained: Path, folder: Path) -> 
 def test_outputs_are_put_in_order_by_name(trained: Path, folder: Path, tmp_path: Path) -> None:
     report = report_on(folder, changed(trained, tmp_path, swap, ("Good", "bad")))
     assert (report.verdict, report.label_order, report.score.value) == ("good", "reordered", 1.0)
-    assert "put into the order of the task's labels by name" in teacher_line(report)
+    assert "reordered by name to match the task's labels" in teacher_line(report)
 
 
 def test_outputs_without_names_in_another_order_are_found_out(trained: Path, folder: Path, tmp_path: Path) -> None:
