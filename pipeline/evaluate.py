@@ -1,11 +1,10 @@
-"""`distill evaluate`: the metric of a checkpoint, and of the teacher it learned from, on a task."""
+"""`distill evaluate`: scores of a checkpoint and of the teacher it learned from, by the judge of every run."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-import numpy as np
 from pydantic import Field
 from rich.console import Console
 
@@ -14,63 +13,63 @@ from pipeline.process.terminal import say
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.run_table import notes_on, percent
 from pipeline.store.checkpoints import MANIFEST, open_checkpoint, store_for_look
-from pipeline.task_argument import named_task
+from pipeline.task_argument import task_argument
 from schemas.core.base import Frozen
 from schemas.core.errors import CheckpointError, ConfigError, DataError
-from schemas.core.metrics import MetricName, titled
+from schemas.core.metrics import titled
 from schemas.core.refs import FolderModel
 from schemas.data.tasks import describe_task
 from schemas.recipe.teacher import FinetunedTeacher, members_of
 from schemas.results.manifest import Manifest, Score
 from stages.data.tasks.load import load_task
-from stages.data.tasks.tokenize import tokenize_split
-from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.identity import NUMERICS_VERSION, model_digest
+from stages.judge import head_scores, task_scorers
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_config, load_tokenizer, locate
+from stages.models.sentence_encoder import Model
 
 log = logging.getLogger(__name__)
 
 
 class Scored(Frozen):
-    """One model's answers."""
+    """Scores of one model."""
 
     name: str
     """Model."""
     scores: dict[str, Score]
     """Every score of the task's kind, with its bootstrap interval; the task's metric first."""
     unseen_scores: dict[str, Score] = Field(default_factory=dict)
-    """The same on rows whose text is not in train; empty where none is."""
+    """The scores on rows whose text is not in train; empty where no text is."""
     further: dict[str, dict[str, Score]] = Field(default_factory=dict)
     """The scores of further validation rows, by their name."""
 
 
 class Scores(Frozen):
-    """A checkpoint beside its teacher."""
+    """Scores of a checkpoint and of its teacher."""
 
     task: str
     """The task's short name."""
     metric: str
-    """Which metric is the main one."""
+    """The main metric."""
     positive_label: str | None
-    """The class that F1 is about; null where none is."""
+    """The class that F1 is about; null for tasks without one."""
     rows: int
     """Validation rows scored."""
     unseen_rows: int
-    """Those whose text is not in train."""
+    """Validation rows whose text is not in train."""
     guessed: float | None
-    """What the best constant answer gets, by the main metric; null where there is none."""
+    """Main score of the best constant prediction; null where guessing is impossible."""
     guesses: dict[str, float] = Field(default_factory=dict)
-    """The same by every score of the task's kind."""
+    """Every score of the best constant prediction."""
     models: tuple[Scored, ...]
     """The checkpoint, then its teacher where it had one."""
     remarks: tuple[str, ...] = ()
-    """How the task's files were read, where that could have been done in another way."""
+    """How the task's files were read, where they could have been read differently."""
 
 
 def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
-    """Score a checkpoint, and the fine-tuned teacher it learned from where that is still there.
+    """Score a checkpoint, and the fine-tuned teacher it learned from if that is still available.
 
     Raises:
         ConfigError: no such task, or the checkpoint has no trained head.
@@ -87,81 +86,86 @@ def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
             f"{folder}: a {manifest.stage} checkpoint has no trained head; evaluate a task_specific checkpoint, or see "
             "its probe accuracy with: distill compare"
         )
-    data = named_task(task, manifest)
-    # What is left out is said, and no recipe has a limit here.
+    data = task_argument(task, manifest)
+    metric = data.main_metric
+    # Rows without a text or a label are reported in remarks; only recipes limit their share.
     rows = load_task(data, cache, droppable=1)
-    model_folder = Path(reference.path) / "model"
-    tokenizer = load_tokenizer(model_folder, load_config(model_folder))
-    scorers = {
-        split: scorer_of(
-            rows,
-            split,
-            tokenize_split(rows, split, tokenizer, max_length=data.max_length, cache=cache),
-            np.arange(len(rows.split(split))),
-        )
-        for split in ("validation", *rows.more)
-    }
-    folders = {manifest.stage: model_folder, **_teacher_folder(manifest, Path(reference.path))}
-    main = scorers["validation"]
-    if not main.can_score:
-        if "teacher" not in folders:
+    student = Path(reference.path) / "model"
+    tokenizer = load_tokenizer(student, load_config(student))
+    scorers = task_scorers(rows, tokenizer, max_length=data.max_length, cache=cache)
+    scorer = scorers.pop("validation")
+    models = {name: _load(rows, path) for name, path in _model_folders(manifest, student).items()}
+    if not scorer.can_score:
+        if "teacher" not in models:
             raise ConfigError(
                 f"{folder}: its vectors are compared with its teacher's, which cannot be used; make the teacher again "
                 "with: distill run"
             )
-        main = main.with_teacher(main.answers_of(main.kind.head.load(folders["teacher"])))
-        scorers["validation"] = main
+        scorer = scorer.with_teacher(scorer.answers_of(models["teacher"]))
+    judged = {
+        name: head_scores(model, scorer.answers_of(model), scorer, scorers, metric) for name, model in models.items()
+    }
     return Scores(
         task=describe_task(data),
-        metric=data.main_metric,
+        metric=metric,
         positive_label=rows.positive_label,
-        rows=main.counted[0],
-        unseen_rows=int((~main.in_train).sum()),
-        guessed=main.guessed(data.main_metric),
-        guesses=main.all_guessed(data.main_metric),
-        models=tuple(_scored(name, place, data.main_metric, rows, scorers) for name, place in folders.items()),
+        rows=scorer.counted[0],
+        unseen_rows=int((~scorer.in_train).sum()),
+        guessed=scorer.guessed(metric),
+        guesses=scorer.all_guessed(metric),
+        models=tuple(
+            Scored(name=name, **{field: scores[field] for field in ("scores", "unseen_scores", "further")})
+            for name, scores in judged.items()
+        ),
         remarks=rows.remarks,
     )
 
 
-def _teacher_folder(manifest: Manifest, checkpoint: Path) -> dict[str, Path]:
-    """The last fine-tuned teacher that a checkpoint learned from, where it is still there and still the same."""
-    found: dict[str, Path] = {}
+def _load(rows: TaskRows, folder: Path) -> Model:
+    head = kind_of(rows.problem).head
+    model = head.load(folder)
+    head.match_labels(model, rows.labels, folder)
+    return model
+
+
+def _model_folders(manifest: Manifest, student: Path) -> dict[str, Path]:
+    """The student's folder, and that of its last fine-tuned teacher if it is available and unchanged."""
+    folders: dict[str, Path] = {manifest.stage: student}
     members = members_of(manifest.config.teacher)
-    for teacher, digest in zip(members, _digests_of_teachers(manifest, len(members)), strict=True):
+    for teacher, digest in zip(members, _teacher_digests(manifest, len(members)), strict=True):
         if not isinstance(teacher, FinetunedTeacher):
             continue
-        teacher = _in_moved_store(teacher, checkpoint)
+        teacher = _in_moved_store(teacher, student.parent)
         folder = Path(getattr(teacher.model, "path", ""))
         if not folder.is_dir():
             continue
-        if (problem := _problem_of(teacher, folder, digest)) is not None:
-            log.warning("the teacher is left out: %s", problem)
+        if (reason := _why_unusable(teacher, folder, digest)) is not None:
+            log.warning("the teacher is left out: %s", reason)
             continue
-        found["teacher"] = locate(teacher.model)
-    return found
+        folders["teacher"] = locate(teacher.model)
+    return folders
 
 
 def _in_moved_store(teacher: FinetunedTeacher, checkpoint: Path) -> FinetunedTeacher:
-    """The teacher where the store is now: beside the checkpoint, if it is no longer where it was made."""
-    was = Path(getattr(teacher.model, "path", ""))
-    now = checkpoint.parent / was.parent.name / was.name
-    if was.is_dir() or not now.is_dir():
+    """The teacher at its recorded path or, if the store was moved, beside the checkpoint."""
+    recorded = Path(getattr(teacher.model, "path", ""))
+    moved = checkpoint.parent / recorded.parent.name / recorded.name
+    if recorded.is_dir() or not moved.is_dir():
         return teacher
-    return teacher.model_copy(update={"model": FolderModel(path=str(now))})
+    return teacher.model_copy(update={"model": FolderModel(path=str(moved))})
 
 
-def _digests_of_teachers(manifest: Manifest, number: int) -> list[str | None]:
-    """What each teacher was when the student learned from it; None where it was noted in another version's way."""
+def _teacher_digests(manifest: Manifest, count: int) -> list[str | None]:
+    """Digest of each teacher when the student learned from it; None where another version recorded it."""
     identity = manifest.identity
-    noted = identity.get("teacher") if identity.get("numerics") == NUMERICS_VERSION else None
-    members = noted.get("members") if isinstance(noted, dict) else [noted]
-    return members if isinstance(members, list) and len(members) == number else [None] * number
+    recorded = identity.get("teacher") if identity.get("numerics") == NUMERICS_VERSION else None
+    members = recorded.get("members") if isinstance(recorded, dict) else [recorded]
+    return members if isinstance(members, list) and len(members) == count else [None] * count
 
 
-def _problem_of(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> str | None:
-    """Why a teacher's folder is not what the student learned from; None where nothing speaks against it."""
-    another = f"{folder} holds another model than the one that the student learned from"
+def _why_unusable(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> str | None:
+    """The reason why a folder does not hold the teacher that the student learned from; None if it may."""
+    another = f"{folder} does not hold the model that the student learned from"
     is_checkpoint = (folder.parent / MANIFEST).is_file()
     try:
         if is_checkpoint or teacher.stage_digest is not None:
@@ -170,20 +174,6 @@ def _problem_of(teacher: FinetunedTeacher, folder: Path, digest: str | None) -> 
         return None if digest in (None, model_digest(teacher.model)) else another
     except (CheckpointError, DataError) as error:
         return str(error)
-
-
-def _scored(name: str, folder: Path, metric: MetricName, rows: TaskRows, scorers: dict[str, AnyScorer]) -> Scored:
-    head = kind_of(rows.problem).head
-    model = head.load(folder)
-    head.match_labels(model, rows.labels, folder)
-    answers = {split: scorer.answers_of(model) for split, scorer in scorers.items()}
-    main = scorers["validation"]
-    return Scored(
-        name=name,
-        scores=main.scores(metric, answers["validation"]),
-        unseen_scores=main.unseen_scores(metric, answers["validation"]),
-        further={split: scorers[split].scores(metric, answers[split]) for split in scorers if split != "validation"},
-    )
 
 
 def scores_table(scores: Scores) -> ResultTable:

@@ -8,7 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from schemas.core.base import digest_of
 from schemas.core.kinds import TaskKind
@@ -26,11 +28,12 @@ from stages.data.corpus.prepare import load_corpus
 from stages.data.corpus.tokenize import tokenize_corpus
 from stages.data.tasks.load import load_task, task_digest
 from stages.data.tasks.stratified import drawn_from
-from stages.data.tasks.tokenize import tokenize_split, tokenize_task
+from stages.data.tasks.tokenize import tokenize_split
 from stages.evaluation.baselines import bag_of_words, probe_rows
 from stages.evaluation.read_models import EVALUATION_VERSION, held_out_losses
 from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.kinds.registry import kind_of
+from stages.kinds.rows import TaskRows
 from stages.models.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
 from stages.models.read import read_rows
 from stages.models.sentence_encoder import Model
@@ -111,21 +114,14 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         )
     task = load_task(recipe.task, cache, droppable=recipe.limits.dropped)
     max_length = recipe.task.max_length
-    train, held_out = tokenize_task(task, tokenizer, max_length=max_length, cache=cache)
+    train = tokenize_split(task, "train", tokenizer, max_length=max_length, cache=cache)
+    scorers = task_scorers(task, tokenizer, max_length=max_length, cache=cache, max_rows=recipe.evaluation.max_rows)
+    scorer = scorers.pop("validation")
     teacher: Model = load_encoder(folder)
     if fine_tuned:
         head = kind_of(task.problem).head
         teacher = head.load(teacher_folder)
         head.match_labels(teacher, task.labels, teacher_folder)
-
-    def scorer(split: str, tokens: Tokens) -> AnyScorer:
-        rows = drawn_from(task.split(split), task.problem, recipe.evaluation.max_rows)
-        return scorer_of(task, split, tokens, rows)
-
-    further = {
-        name: scorer(name, tokenize_split(task, name, tokenizer, max_length=max_length, cache=cache))
-        for name in task.more
-    }
     # The tokenizer is the pretrained teacher's, whichever model is judged.
     data = digest_of({"task": task_digest(recipe.task), "tokenizer": folder_digest(folder)})
     return Yardstick(
@@ -134,13 +130,35 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         teacher,
         folder_digest(teacher_folder),
         data,
-        held_out,
+        scorer.rows.tokens,
         recipe.task.main_metric,
         fine_tuned is not None,
         train,
-        scorer("validation", held_out),
-        further,
+        scorer,
+        scorers,
     )
+
+
+def task_scorers(
+    task: TaskRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path, max_rows: int | None = None
+) -> dict[str, AnyScorer]:
+    """Return the scorers of a task's validation rows and of its further validation rows, by the split's name.
+
+    Args:
+        task: the rows.
+        tokenizer: splits their texts.
+        max_length: longest sequence in tokens.
+        cache: folder that keeps tokens.
+        max_rows: most rows of a split that are scored, drawn by class; None for all.
+    """
+
+    def scorer(split: str) -> AnyScorer:
+        tokens = tokenize_split(task, split, tokenizer, max_length=max_length, cache=cache)
+        rows = task.split(split)
+        chosen = np.arange(len(rows)) if max_rows is None else drawn_from(rows, task.problem, max_rows)
+        return scorer_of(task, split, tokens, chosen)
+
+    return {split: scorer(split) for split in ("validation", *task.more)}
 
 
 def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardstick: Yardstick) -> Judgement:
@@ -185,25 +203,39 @@ def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_lo
     if not has_head or read.logits is None:
         return judgement
     answers = scorer.answers(read.logits)
-    scores = scorer.scores(yardstick.metric, answers)
-    seen = int(scorer.in_train.sum())
     return judgement.model_copy(
         update={
-            **_main_scores(scores, yardstick.metric),
+            **head_scores(model, answers, scorer, yardstick.further, yardstick.metric),
             "agreement": None if teacher is None else scorer.agreement(answers, teacher),
             "agreement_guessed": None if teacher is None else scorer.guessed_agreement(teacher),
             "minus_teacher": None
             if teacher is None or kind.needs_teacher
             else scorer.difference(yardstick.metric, answers, teacher),
-            "unseen_scores": scorer.unseen_scores(yardstick.metric, answers),
-            "unseen_rows": len(scorer.in_train) - seen if seen else None,
-            "further": {
-                name: further.scores(yardstick.metric, further.answers_of(model))
-                for name, further in yardstick.further.items()
-                if further.can_score
-            },
         }
     )
+
+
+def head_scores(
+    model: Model, answers: Any, scorer: AnyScorer, further: Mapping[str, AnyScorer], metric: MetricName
+) -> dict[str, Any]:
+    """Return the fields of a judgement that a model's own head decides, whatever its teacher answers.
+
+    Args:
+        model: the model.
+        answers: its answers to the validation rows.
+        scorer: scores them.
+        further: scorers of further validation rows, by their name.
+        metric: the task's main score.
+    """
+    seen = int(scorer.in_train.sum())
+    return {
+        **_main_scores(scorer.scores(metric, answers), metric),
+        "unseen_scores": scorer.unseen_scores(metric, answers),
+        "unseen_rows": len(scorer.in_train) - seen if seen else None,
+        "further": {
+            name: other.scores(metric, other.answers_of(model)) for name, other in further.items() if other.can_score
+        },
+    }
 
 
 def _main_scores(scores: dict[str, Score], metric: MetricName) -> dict[str, Any]:

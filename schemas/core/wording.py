@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 """Path of a value in a document: keys of mappings and indices of lists, outermost first."""
 
 
@@ -41,7 +41,7 @@ def _scalar(value: Any) -> str:
     return str(value)
 
 
-def shown_place(place: Place) -> str:
+def shown_path(place: KeyPath) -> str:
     """The place as a person writes it: `stages[2].objective.layer_map`."""
     text = ""
     for part in place:

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from schemas.core.training import Amount
-from schemas.core.wording import Place, printable, shown_value, suggestion
+from schemas.core.wording import KeyPath, printable, shown_value, suggestion
 
 _EXPECTED = {
     "int": "a whole number",
@@ -81,8 +81,8 @@ def field_of(annotation: Any, name: str | int) -> FieldInfo | None:
 class Found:
     """Where an error stands: its place without tags, its field, and what holds the field."""
 
-    def __init__(self, root: type[BaseModel], loc: Place) -> None:
-        self.place: Place = ()
+    def __init__(self, root: type[BaseModel], loc: KeyPath) -> None:
+        self.place: KeyPath = ()
         self.field: FieldInfo | None = None
         self.holder: Any = root
         annotation: Any = root
@@ -128,7 +128,7 @@ def meaningful(errors: list[ErrorDetails]) -> list[ErrorDetails]:
     ]
 
 
-def sentence(error: ErrorDetails, root: type[BaseModel]) -> tuple[Place, str]:
+def explained(error: ErrorDetails, root: type[BaseModel]) -> tuple[KeyPath, str]:
     """The error's YAML place and what is wrong there, in plain words."""
     found = Found(root, error["loc"])
     kind, context, given = error["type"], error.get("ctx", {}), error["input"]
@@ -173,7 +173,7 @@ def _unknown_key(found: Found) -> str:
     return f"unknown key{suggestion(found.place[-1], allowed)}; allowed: {', '.join(allowed)}"
 
 
-def _wrong_tag(place: Place, kind: str, context: dict[str, Any]) -> tuple[Place, str]:
+def _wrong_tag(place: KeyPath, kind: str, context: dict[str, Any]) -> tuple[KeyPath, str]:
     key = str(context["discriminator"]).strip("'")
     place = (*place, key)
     if kind == "union_tag_not_found":

@@ -22,10 +22,10 @@ from schemas.core.errors import ConfigError
 from schemas.core.paths import local_path
 from schemas.core.refs import parse_model
 from schemas.core.training import Amount, parse_amount
-from schemas.core.wording import Place, printable, shown_place, shown_value, suggestion
+from schemas.core.wording import KeyPath, printable, shown_path, shown_value, suggestion
 from schemas.data.task_names import named_tasks
 from schemas.data.tasks import parse_task
-from schemas.loading.explain import field_of, item_type, meaningful, members, sentence, tag_of
+from schemas.loading.explain import explained, field_of, item_type, meaningful, members, tag_of
 from schemas.loading.task_overrides import set_tasks
 from schemas.loading.yaml_text import Document, parse_yaml, read_yaml
 from schemas.recipe.recipe import Recipe
@@ -87,7 +87,7 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, recipes_fo
     if document is None:
         raise ConfigError(_capped(problems))
     refuse_credentials({f"{shown}: recipe": document.value})
-    applied: list[tuple[Place, Override]] = []
+    applied: list[tuple[KeyPath, Override]] = []
     for override in parsed:
         places = _attempt(problems, lambda: _apply(document.value, override))  # noqa: B023  (called at once)
         applied += [(place, override) for place in places or ()]
@@ -96,9 +96,9 @@ def load_recipe(source: str | Path, overrides: Sequence[str] = (), *, recipes_fo
     except ValidationError as error:
         causes: dict[tuple[str, str], list[str]] = {}
         for details in meaningful(error.errors(include_url=False))[: 20 * MAX_PROBLEMS]:
-            place, text = sentence(details, Recipe)
+            place, text = explained(details, Recipe)
             origin = _origin(place, document, applied, shown)
-            causes.setdefault((origin, text), []).append(shown_place(place) or "recipe")
+            causes.setdefault((origin, text), []).append(shown_path(place) or "recipe")
         problems += [f"{at}: {_places(places)}: {text}" for (at, text), places in causes.items()]
         raise ConfigError(_capped(problems)) from None
     if problems:
@@ -222,14 +222,14 @@ def _parse_override(text: str) -> Override:
         ) from None
 
 
-def _apply(document: dict[str, Any], override: Override) -> tuple[Place, ...]:
+def _apply(document: dict[str, Any], override: Override) -> tuple[KeyPath, ...]:
     """Sets the value inside the document; returns the places that it wrote, list items as numbers."""
     named = set_tasks(document, override.segments, override.value, override.label)
     if named is not None:
         return named
     at: Any = document
     annotation: Any = Recipe
-    place: Place = ()
+    place: KeyPath = ()
     last = len(override.segments) - 1
     for depth, segment in enumerate(override.segments):
         key: str | int
@@ -246,7 +246,7 @@ def _apply(document: dict[str, Any], override: Override) -> tuple[Place, ...]:
             annotation = _chosen(field.annotation if field else inner, at.get(key))
         else:
             raise ConfigError(
-                f"{override.label}: {shown_place(place)} is {shown_value(at)} and has no keys; set it as a whole"
+                f"{override.label}: {shown_path(place)} is {shown_value(at)} and has no keys; set it as a whole"
             )
         place = (*place, key)
         if depth == last:
@@ -283,8 +283,8 @@ def _chosen(annotation: Any, value: Any) -> Any:
     return annotation
 
 
-def _index(items: list[Any], segment: str, place: Place, override: Override) -> int:
-    where = f"{override.label}: {shown_place(place)}"
+def _index(items: list[Any], segment: str, place: KeyPath, override: Override) -> int:
+    where = f"{override.label}: {shown_path(place)}"
     if segment.isdecimal() and len(segment) <= _MAX_INDEX_DIGITS:
         if int(segment) < len(items):
             return int(segment)
@@ -301,7 +301,7 @@ def _index(items: list[Any], segment: str, place: Place, override: Override) -> 
     raise ConfigError(f"{where} has no item {shown_value(segment)}{suggestion(segment, names)}; there are: {there}")
 
 
-def _origin(place: Place, document: Document, applied: list[tuple[Place, Override]], shown: str) -> str:
+def _origin(place: KeyPath, document: Document, applied: list[tuple[KeyPath, Override]], shown: str) -> str:
     """Who wrote the value at a place: an override, or a line of the file."""
     for target, override in reversed(applied):
         if place[: len(target)] == target:

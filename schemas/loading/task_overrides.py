@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.core.errors import ConfigError
-from schemas.core.wording import Place, shown_value, suggestion
+from schemas.core.wording import KeyPath, shown_value, suggestion
 from schemas.data.task_names import named_tasks, short_name
 from schemas.data.tasks import task_named
 
 
-def set_tasks(document: dict[str, Any], segments: Sequence[str], value: Any, label: str) -> tuple[Place, ...] | None:
+def set_tasks(document: dict[str, Any], segments: Sequence[str], value: Any, label: str) -> tuple[KeyPath, ...] | None:
     """Does what an override of the recipe's task, or of its tasks, asks for beyond setting a value.
 
     Args:
@@ -40,7 +40,7 @@ def set_tasks(document: dict[str, Any], segments: Sequence[str], value: Any, lab
     return None
 
 
-def _put_task(document: dict[str, Any], short: str) -> tuple[Place, ...]:
+def _put_task(document: dict[str, Any], short: str) -> tuple[KeyPath, ...]:
     """Puts a task named in short in the place of the recipe's, of which it keeps what still holds."""
     before = _replaced(document, short_name(short))
     document.pop("tasks", None)
@@ -51,9 +51,9 @@ def _put_task(document: dict[str, Any], short: str) -> tuple[Place, ...]:
     return _written(("task",), before, document["task"])
 
 
-def _put_tasks(document: dict[str, Any], value: Any) -> tuple[Place, ...]:
+def _put_tasks(document: dict[str, Any], value: Any) -> tuple[KeyPath, ...]:
     """Puts several tasks in the place of the recipe's; those named in short keep what still holds of it."""
-    written: tuple[Place, ...] = ()
+    written: tuple[KeyPath, ...] = ()
     try:
         named = named_tasks(value)
     except ValueError:
@@ -70,7 +70,7 @@ def _put_tasks(document: dict[str, Any], value: Any) -> tuple[Place, ...]:
     return written
 
 
-def _written(place: Place, before: Any, named: Any) -> tuple[Place, ...]:
+def _written(place: KeyPath, before: Any, named: Any) -> tuple[KeyPath, ...]:
     """Where `named` differs from the task that it replaces; which kind it is was said anew in any case."""
     if not isinstance(named, dict):
         return (place,)

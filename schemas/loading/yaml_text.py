@@ -16,7 +16,7 @@ import yaml
 
 from schemas.core.errors import ConfigError
 from schemas.core.regular_files import open_regular, special_kind
-from schemas.core.wording import Place, printable
+from schemas.core.wording import KeyPath, printable
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -32,7 +32,7 @@ class Document:
     """A parsed text: its value, and the line of each key and list item by its place."""
 
     value: Any
-    lines: dict[Place, int] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
@@ -148,11 +148,11 @@ class _Builder:
     def __init__(self, loader: _Loader, shown: str) -> None:
         self.loader = loader
         self.shown = shown
-        self.lines: dict[Place, int] = {}
+        self.lines: dict[KeyPath, int] = {}
         self.problems: list[str] = []
         self.num_nodes = 0
 
-    def build(self, node: yaml.Node, place: Place) -> Any:
+    def build(self, node: yaml.Node, place: KeyPath) -> Any:
         self.num_nodes += 1
         if self.num_nodes > MAX_NODES or len(place) > MAX_DEPTH:
             raise _refusal("aliases expand too far; write the values out", node)
@@ -166,7 +166,7 @@ class _Builder:
         self._note(node, f"the tag {node.tag.replace(_TAG, '!!')[:80]!r} is not supported; leave it out")
         return None
 
-    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, place: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
         first: dict[Hashable, int] = {}
         for key_node, value_node in node.value:

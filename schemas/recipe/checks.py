@@ -7,7 +7,7 @@ from itertools import pairwise, product
 
 from schemas.core.layer_map import ExplicitMap, LayerMap, MeanMap, layer_targets, teacher_layers
 from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenStates, LatentTerm, Relation
-from schemas.core.wording import Place, shown_place
+from schemas.core.wording import KeyPath, shown_path
 from schemas.data.corpus import DocstringText
 from schemas.data.tasks import DocstringTask, TaskData
 from schemas.recipe.kind_checks import Mistake, augmentation_checks, mixture_checks, problem_checks, selection_checks
@@ -89,7 +89,7 @@ def _missing_teachers(recipe: RecipeParts) -> Iterator[Mistake]:
                 yield ("teacher", "task_model"), None, f"stage {stage.name} {wanting}"
             for number, other in enumerate(teacher.others):
                 if other.task_model is None:
-                    where: Place = ("teacher", "others", number, "task_model")
+                    where: KeyPath = ("teacher", "others", number, "task_model")
                     yield where, None, f"stage {stage.name} {wanting}"
         if stage.teacher == "multi_task" and teacher.multi_task is None:
             reason = f"stage {stage.name} learns from a multi-task teacher; name its tasks"
@@ -103,15 +103,15 @@ def _missing_teachers(recipe: RecipeParts) -> Iterator[Mistake]:
             yield place, stage.name, reason
 
 
-def _latents(recipe: RecipeParts) -> Iterator[tuple[Place, LatentObjective]]:
+def _latents(recipe: RecipeParts) -> Iterator[tuple[KeyPath, LatentObjective]]:
     for index, stage in enumerate(recipe.stages):
         latent = stage.objective.latent
         if latent is not None:
-            inside: Place = () if latent is stage.objective else ("latent",)
+            inside: KeyPath = () if latent is stage.objective else ("latent",)
             yield ("stages", index, "objective", *inside), latent
 
 
-def _maps(latent: LatentObjective) -> Iterator[tuple[Place, LayerMap]]:
+def _maps(latent: LatentObjective) -> Iterator[tuple[KeyPath, LayerMap]]:
     yield ("layer_map",), latent.layer_map
     for number, term in enumerate(latent.terms):
         if (own := getattr(term, "layer_map", None)) is not None:
@@ -136,7 +136,7 @@ def _terms(recipe: RecipeParts) -> Iterator[Mistake]:
         yield from _width_problems(place, latent)
 
 
-def _width_problems(place: Place, latent: LatentObjective) -> Iterator[Mistake]:
+def _width_problems(place: KeyPath, latent: LatentObjective) -> Iterator[Mistake]:
     if latent.common_width is not None and latent.projection == "none":
         reason = "a common_width needs projections; set projection to per_layer or shared"
         yield (*place, "projection"), latent.projection, reason
@@ -179,14 +179,14 @@ def teacher_problems(recipe: RecipeParts, teacher: TeacherShape, *, is_first: bo
     """What does not fit the teacher's real shape, one line each naming the recipe's place."""
     problems: list[str] = []
     for place, latent in _latents(recipe):
-        prefix = shown_place(place)
+        prefix = shown_path(place)
         for inside, layer_map in _maps(latent):
             try:
                 layer_targets(
                     layer_map, num_student_layers=recipe.student.shape.num_layers, num_teacher_layers=teacher.num_layers
                 )
             except ValueError as error:
-                problems.append(f"{prefix}.{shown_place(inside)}: {error}")
+                problems.append(f"{prefix}.{shown_path(inside)}: {error}")
         for number, term in enumerate(latent.terms):
             problems += [
                 f"{prefix}.terms[{number}]{reason}" for reason in _term_problems(term, latent, recipe, teacher)

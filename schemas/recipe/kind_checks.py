@@ -14,7 +14,7 @@ from schemas.core.kinds import (
 )
 from schemas.core.metrics import check_metrics
 from schemas.core.training import Selection
-from schemas.core.wording import Place
+from schemas.core.wording import KeyPath
 from schemas.data.tasks import AnyTask
 from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, TaskObjective
 from schemas.recipe.parts import RecipeParts
@@ -30,11 +30,11 @@ _NOT_COPIED: dict[type, str] = {
 }
 """Kinds of tasks whose rows are not copied with other words, and why."""
 
-Mistake = tuple[Place, object, str]
+Mistake = tuple[KeyPath, object, str]
 """Path in the recipe, the value there, and what is wrong with it."""
 
 
-def problem_checks(recipe: RecipeParts, place: Place, task: AnyTask) -> Iterator[Mistake]:
+def problem_checks(recipe: RecipeParts, place: KeyPath, task: AnyTask) -> Iterator[Mistake]:
     """What does not fit between a recipe and one of its tasks.
 
     Args:
@@ -53,7 +53,7 @@ def problem_checks(recipe: RecipeParts, place: Place, task: AnyTask) -> Iterator
     yield from _unsuited_scores(recipe, task)
 
 
-def _without_labels(recipe: RecipeParts, place: Place) -> Iterator[Mistake]:
+def _without_labels(recipe: RecipeParts, place: KeyPath) -> Iterator[Mistake]:
     """Vectors are learned from the teacher's vectors: nobody has labelled them."""
     if isinstance(recipe.teacher.task_model, FineTune):
         reason = (
@@ -64,7 +64,7 @@ def _without_labels(recipe: RecipeParts, place: Place) -> Iterator[Mistake]:
     for index, stage in enumerate(recipe.stages):
         objective = stage.objective
         if isinstance(objective, TaskObjective) and objective.hard_label is not None:
-            where: Place = ("stages", index, "objective", "hard_label")
+            where: KeyPath = ("stages", index, "objective", "hard_label")
             reason = "an embedding task has no labels; set it to null"
             yield where, objective.hard_label.weight, reason
     if "hard_labels" in recipe.baselines:
@@ -127,14 +127,14 @@ def selection_checks(recipe: RecipeParts) -> Iterator[Mistake]:
             yield ("stages", index, "training", "selection"), stage.name, reason
 
 
-def selections(recipe: RecipeParts) -> Iterator[tuple[Place, Selection]]:
+def selections(recipe: RecipeParts) -> Iterator[tuple[KeyPath, Selection]]:
     """What chooses the weights of stages that learn the task, by its place."""
-    places: dict[Place, Selection | None] = {
+    places: dict[KeyPath, Selection | None] = {
         ("stages", index, "training", "selection"): stage.training.selection
         for index, stage in enumerate(recipe.stages)
         if isinstance(stage.objective, TaskObjective)
     }
-    teachers: dict[Place, object] = {("teacher",): recipe.teacher.task_model}
+    teachers: dict[KeyPath, object] = {("teacher",): recipe.teacher.task_model}
     for number, other in enumerate(recipe.teacher.others):
         teachers["teacher", "others", number] = other.task_model
     for place, task_model in teachers.items():

@@ -54,7 +54,7 @@ def test_a_teacher_that_is_not_what_it_was_is_left_out_and_said(
         assert other is not None
         shutil.rmtree(teacher)
         shutil.copytree(other.path, teacher)
-        named = "another model than the one that the student learned from"
+        named = "does not hold the model that the student learned from"
     assert evaluated(distill, toy_run) == ["task_specific"]
     assert "the teacher is left out: " in caplog.text
     assert named in caplog.text

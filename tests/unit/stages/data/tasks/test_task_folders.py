@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from pipeline.task_argument import named_task
+from pipeline.task_argument import task_argument
 from schemas.core.errors import ConfigError, DataError
 from schemas.data.stage_data import TaskDataset
 from schemas.data.task_names import short_name
@@ -144,7 +144,7 @@ TRAINED = FileTask.model_validate(
 
 def asked(given: str, trained: AnyTask = TRAINED) -> AnyTask:
     config = SimpleNamespace(data=TaskDataset(task=trained))
-    return named_task(given, cast("Manifest", SimpleNamespace(config=config, positive_label=None)))
+    return task_argument(given, cast("Manifest", SimpleNamespace(config=config, positive_label=None)))
 
 
 def test_a_folder_is_read_as_the_checkpoint_was_trained() -> None:
