@@ -72,7 +72,7 @@ def recipes(as_json: JsonOption = False) -> None:
 def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption = False) -> None:
     """The resolved recipe as YAML."""
     from pipeline.recipes.shipped import read_recipe
-    from schemas.loading.load import dump_recipe
+    from schemas.loading.dump import dump_recipe
 
     resolved = read_recipe(recipe, changes or [])
     if as_json:
@@ -272,7 +272,7 @@ def serve() -> None:
 @app.command()
 def schema() -> None:
     """JSON schema of a recipe, for editors."""
-    from schemas.loading.load import recipe_schema
+    from schemas.loading.dump import recipe_schema
 
     _print_json(recipe_schema())
 

@@ -1,1 +1,1 @@
-"""From YAML and `--set` to a Recipe, with every mistake explained where it was written."""
+"""From YAML and `--set` to a Recipe and back, with every mistake explained where it was written."""

@@ -1,8 +1,7 @@
-"""What a recipe's validation errors mean, in sentences, at the place where the value was written.
+"""Validation errors of a recipe in plain sentences.
 
-pydantic names places by its own inner structure (union tags among the keys) and values by Python
-types. Here its error list is walked along the schemas themselves, so that a message names the YAML
-path, what was given and what is allowed.
+pydantic locates an error by its own inner structure (union tags among the keys) and names Python's types. Here the
+location is followed along the schemas, so that a message names the YAML path, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -50,8 +49,10 @@ def members(annotation: Any) -> list[Any]:
     return [] if annotation is type(None) else [annotation]
 
 
-def tag_of(model: type[BaseModel]) -> tuple[str, str] | None:
-    """The key and value that tell this model from its siblings, such as ("kind", "hub")."""
+def tag_of(model: Any) -> tuple[str, str] | None:
+    """The key and value that tell a model from its siblings, such as ("kind", "hub"); None for anything else."""
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return None
     for name in ("kind", "name"):
         if (field := model.model_fields.get(name)) and get_origin(field.annotation) is Literal:
             values = get_args(field.annotation)
@@ -78,49 +79,40 @@ def field_of(annotation: Any, name: str | int) -> FieldInfo | None:
     return None
 
 
-class Found:
-    """Where an error stands: its place without tags, its field, and what holds the field."""
+class Location:
+    """The location of an error: its path without tags, its field, and the annotation of what holds the field."""
 
     def __init__(self, root: type[BaseModel], loc: KeyPath) -> None:
-        self.place: KeyPath = ()
+        self.path: KeyPath = ()
         self.field: FieldInfo | None = None
         self.holder: Any = root
         annotation: Any = root
         for part in loc:
-            tagged = [
-                member
-                for member in members(annotation)
-                if isinstance(member, type)
-                and issubclass(member, BaseModel)
-                and (tag := tag_of(member))
-                and tag[1] == part
-            ]
-            if len(members(annotation)) > 1 and tagged:
-                annotation = tagged[0]
+            allowed = members(annotation)
+            variant = next((member for member in allowed if (tag := tag_of(member)) and tag[1] == part), None)
+            if len(allowed) > 1 and variant is not None:
+                annotation = variant
                 continue
             if isinstance(part, str) and part.startswith(("function-", "tagged-union", "nullable")):
                 continue
-            self.place = (*self.place, part)
+            self.path = (*self.path, part)
             self.holder = annotation
-            if isinstance(part, int):
-                self.field, annotation = None, item_type(annotation)
-            else:
-                self.field = field_of(annotation, part)
-                annotation = self.field.annotation if self.field else item_type(annotation)
+            self.field = None if isinstance(part, int) else field_of(annotation, part)
+            annotation = self.field.annotation if self.field else item_type(annotation)
 
     def purpose(self) -> str:
-        """The field's own line of description, in brackets."""
+        """The field's description, in brackets."""
         text = (self.field.description or "") if self.field else ""
         text = " ".join(text.split()).rstrip(".")
         return f" ({text})" if text else ""
 
     def allowed_types(self) -> list[Any]:
-        """What the field, or else the list's items, may be."""
+        """The types that the field, or else the list's items, may have."""
         return members(self.field.annotation if self.field else item_type(self.holder))
 
 
 def meaningful(errors: list[ErrorDetails]) -> list[ErrorDetails]:
-    """The errors that stand for themselves: a list of wrong items is no list that is too short."""
+    """The errors without consequences of others: a list of wrong items is not a list that is too short."""
     return [
         error
         for error in errors
@@ -129,28 +121,30 @@ def meaningful(errors: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def explained(error: ErrorDetails, root: type[BaseModel]) -> tuple[KeyPath, str]:
-    """The error's YAML place and what is wrong there, in plain words."""
-    found = Found(root, error["loc"])
-    kind, context, given = error["type"], error.get("ctx", {}), error["input"]
+    """The error's path in the YAML, and what is wrong there."""
+    location = Location(root, error["loc"])
+    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return _wrong_tag(found.place, kind, context)
+        return _wrong_tag(location.path, kind, context)
     if kind == "extra_forbidden":
-        return found.place, _unknown_key(found)
+        return location.path, _unknown_key(location)
     if kind in ("value_error", "recipe"):
-        return found.place, _own_message(error)
+        return location.path, _message_of_schema(error)
     if kind == "missing":
-        return found.place, f"is missing{found.purpose()}"
-    return found.place, f"{shown_value(given)} {_wrong_value(kind, context, given, found)}"
+        return location.path, f"is missing{location.purpose()}"
+    return location.path, f"{shown_value(value)} {_wrong_value(kind, context, value, location)}"
 
 
-def _wrong_value(kind: str, context: dict[str, Any], given: Any, found: Found) -> str:
+def _wrong_value(kind: str, context: dict[str, Any], value: Any, location: Location) -> str:
+    types = location.allowed_types()
     if kind == "literal_error":
-        allowed = _choices(found) or [str(context.get("expected", ""))]
-        return f"is not allowed{suggestion(given, allowed)}; choose {_any_of(allowed)}"
+        literals = [str(choice) for member in types if get_origin(member) is Literal for choice in get_args(member)]
+        allowed = literals or [str(context.get("expected", ""))]
+        return f"is not allowed{suggestion(value, allowed)}; choose {_any_of(allowed)}"
     if kind == "string_pattern_mismatch" and "0-9a-f" in str(context["pattern"]):
         return "is no SHA-256; expected 64 lower-case hexadecimal digits"
     if kind == "string_pattern_mismatch":
-        return f"does not have the right form{found.purpose()}"
+        return f"does not have the right form{location.purpose()}"
     if kind == "finite_number":
         return "is not allowed; give a finite number"
     if kind in _BOUNDS:
@@ -160,41 +154,34 @@ def _wrong_value(kind: str, context: dict[str, Any], given: Any, found: Found) -
         key, words, unit = _LENGTHS[kind]
         bound = context[key]
         return f"is not allowed; {words} {bound} {unit}{'s' * (bound != 1)}"
-    if any(isinstance(member, type) and issubclass(member, Amount) for member in found.allowed_types()):
-        return f"is not allowed; expected an amount and its unit{found.purpose()}"
+    if any(isinstance(member, type) and issubclass(member, Amount) for member in types):
+        return f"is not allowed; expected an amount and its unit{location.purpose()}"
     if expected := _EXPECTED.get(kind.split("_")[0]):
-        return f"is not allowed; expected {expected}{found.purpose()}"
-    return f"is not valid here{found.purpose()}"
+        return f"is not allowed; expected {expected}{location.purpose()}"
+    return f"is not valid here{location.purpose()}"
 
 
-def _unknown_key(found: Found) -> str:
-    models = [member for member in members(found.holder) if isinstance(member, type)]
+def _unknown_key(location: Location) -> str:
+    models = [member for member in members(location.holder) if isinstance(member, type)]
     allowed = [name for model in models[:1] for name in getattr(model, "model_fields", {})]
-    return f"unknown key{suggestion(found.place[-1], allowed)}; allowed: {', '.join(allowed)}"
+    return f"unknown key{suggestion(location.path[-1], allowed)}; allowed: {', '.join(allowed)}"
 
 
-def _wrong_tag(place: KeyPath, kind: str, context: dict[str, Any]) -> tuple[KeyPath, str]:
-    key = str(context["discriminator"]).strip("'")
-    place = (*place, key)
+def _wrong_tag(path: KeyPath, kind: str, context: dict[str, Any]) -> tuple[KeyPath, str]:
+    path = (*path, str(context["discriminator"]).strip("'"))
     if kind == "union_tag_not_found":
-        return place, "is missing; it says which of the variants is meant"
+        return path, "is missing; it selects one of the variants"
     allowed = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
-    given = context["tag"]
-    return (place, f"{shown_value(given)} is unknown{suggestion(given, allowed)}; choose {_any_of(allowed)}")
-
-
-def _choices(found: Found) -> list[str]:
-    return [
-        str(choice) for member in found.allowed_types() if get_origin(member) is Literal for choice in get_args(member)
-    ]
+    tag = context["tag"]
+    return path, f"{shown_value(tag)} is unknown{suggestion(tag, allowed)}; choose {_any_of(allowed)}"
 
 
 def _any_of(choices: list[str]) -> str:
     return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
-def _own_message(error: ErrorDetails) -> str:
+def _message_of_schema(error: ErrorDetails) -> str:
     reason = error.get("ctx", {}).get("error") or error.get("ctx", {}).get("reason")
     text = " ".join(str(reason if reason is not None else error["msg"]).split())
-    # A message that quotes what was given may quote a whole page of it.
+    # A message that quotes a value may quote a whole page of it.
     return printable(text, limit=400)

@@ -1,7 +1,7 @@
-"""YAML read with bounds: what is wrong, by mistake or on purpose, ends in a ConfigError.
+"""YAML read within bounds: anything malformed or malicious ends in a ConfigError.
 
-Duplicate keys, alias bombs, deep nesting, tags and merge keys are refused, and the line of every
-key is kept for later messages. Nothing but scalars, lists and mappings is ever constructed.
+Duplicate keys, alias bombs, deep nesting, tags and merge keys are refused, and the line of every key is kept for later
+messages. Only scalars, lists and mappings are ever constructed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _SCALARS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "s
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed text: its value, and the line of each key and list item by its place."""
+    """A parsed text: its value, and the line of each key and list item by its path."""
 
     value: Any
     lines: dict[KeyPath, int] = field(default_factory=dict)
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; aliases, depth and size are counted before anything is expanded."""
+    """Composes nodes only, and counts aliases, depth and size before anything is expanded."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-# YAML 1.1 takes 1e-4 for text, because it lacks the dot; nobody who writes it means text.
+# YAML 1.1 reads 1e-4 as text, because it lacks the dot; nobody who writes it means text.
 _Loader.add_implicit_resolver(
     _TAG + "float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -72,11 +72,11 @@ def _refusal(text: str, event: Any) -> yaml.MarkedYAMLError:
 
 
 def read_yaml(path: Path, shown: str) -> Document:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Args:
         path: the file.
-        shown: what messages call it.
+        shown: its name in messages.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML within bounds, or holds no mapping.
@@ -114,7 +114,7 @@ def _read_text(path: Path, shown: str) -> str:
 
 
 def parse_yaml(text: str, shown: str) -> Document:
-    """The value of a YAML text of one document.
+    """Return the value of a YAML text of one document.
 
     Raises:
         ConfigError: every duplicate or unusable key at once, or the first syntax error.
@@ -143,7 +143,7 @@ def parse_yaml(text: str, shown: str) -> Document:
 
 
 class _Builder:
-    """Turns nodes into values, noting lines and everything that is wrong with keys."""
+    """Turns nodes into values, and notes their lines and everything that is wrong with keys."""
 
     def __init__(self, loader: _Loader, shown: str) -> None:
         self.loader = loader
@@ -152,21 +152,21 @@ class _Builder:
         self.problems: list[str] = []
         self.num_nodes = 0
 
-    def build(self, node: yaml.Node, place: KeyPath) -> Any:
+    def build(self, node: yaml.Node, path: KeyPath) -> Any:
         self.num_nodes += 1
-        if self.num_nodes > MAX_NODES or len(place) > MAX_DEPTH:
+        if self.num_nodes > MAX_NODES or len(path) > MAX_DEPTH:
             raise _refusal("aliases expand too far; write the values out", node)
-        self.lines.setdefault(place, node.start_mark.line + 1)
+        self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
-            return self._mapping(node, place)
+            return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            return [self.build(item, (*place, index)) for index, item in enumerate(node.value)]
+            return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return self._scalar(node)
         self._note(node, f"the tag {node.tag.replace(_TAG, '!!')[:80]!r} is not supported; leave it out")
         return None
 
-    def _mapping(self, node: yaml.MappingNode, place: KeyPath) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
         first: dict[Hashable, int] = {}
         for key_node, value_node in node.value:
@@ -174,13 +174,13 @@ class _Builder:
             if key_node.tag == _TAG + "merge":
                 self._note(key_node, "merge keys (<<) are not supported; write the keys out")
             elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
-                self._note(key_node, "a key must be text; put it in quotes if it is meant")
+                self._note(key_node, "a key must be text; put it in quotes")
             elif key in first:
-                self._note(key_node, f"{key[:80]!r} stands here twice, first in line {first[key]}; keep one")
+                self._note(key_node, f"{key[:80]!r} is given twice, first in line {first[key]}; keep one")
             else:
                 first[key] = line
-                self.lines[(*place, key)] = line
-                result[key] = self.build(value_node, (*place, key))
+                self.lines[(*path, key)] = line
+                result[key] = self.build(value_node, (*path, key))
         return result
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:

@@ -27,7 +27,7 @@ from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.core.errors import ConfigError, DataError
 from schemas.data.corpus import FileText, GeneralCorpus
 from schemas.data.tasks import TaskData
-from schemas.loading.load import dump_recipe
+from schemas.loading.dump import dump_recipe
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task
 from tests.support.toys import toy_recipe_dict

@@ -12,7 +12,8 @@ import pytest
 from schemas.core.layer_map import LastMap, UniformMap, teacher_layers
 from schemas.core.refs import AnyModel, PackageModel, StudentOf, describe_model
 from schemas.core.terms import Attention, Relation
-from schemas.loading.load import dump_recipe, load_recipe, recipe_names
+from schemas.loading.dump import dump_recipe
+from schemas.loading.load import load_recipe, recipe_names
 from schemas.recipe.checks import teacher_problems
 from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, TaskObjective
 from schemas.recipe.parts import TeacherShape

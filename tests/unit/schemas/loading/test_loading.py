@@ -92,7 +92,7 @@ def test_only_yaml_files_are_recipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("name: a\nname: b\n", r"r\.yaml:2: 'name' stands here twice, first in line 1"),
+        ("name: a\nname: b\n", r"r\.yaml:2: 'name' is given twice, first in line 1"),
         ("a: [1, 2\nb: 3\n", r"r\.yaml:2: not valid YAML"),
         ("name: x\0y", r"r\.yaml:1: a NUL byte"),
         (b"name: x\ndescription: \xff\n", r"r\.yaml:2: not UTF-8"),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from schemas.core.errors import ConfigError
 from schemas.core.refs import PackageModel
 from schemas.core.training import BatchSize, Duration
-from schemas.loading.load import dump_recipe, load_recipe, recipe_names, recipe_schema
+from schemas.loading.dump import dump_recipe, recipe_schema
+from schemas.loading.load import load_recipe, recipe_names
 from schemas.recipe.recipe import Recipe
 from tests.unit.schemas.loading.test_loading import RECIPES, SMALL, quickstart
 

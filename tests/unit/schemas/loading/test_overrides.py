@@ -11,7 +11,8 @@ from schemas.core.refs import HubModel
 from schemas.core.training import Duration
 from schemas.data.corpus import PairCut
 from schemas.data.tasks import DocstringTask, FileTask, HubTask
-from schemas.loading.load import load_recipe, parse_overrides
+from schemas.loading.load import load_recipe
+from schemas.loading.overrides import parse_overrides
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from tests.unit.schemas.loading.test_loading import RECIPES, problems, quickstart
@@ -152,7 +153,7 @@ def test_null_takes_a_part_away() -> None:
         ("name=", "the value is missing; write null for none"),
         ("name=@x", "(quote the value?)"),
         ("name=[a,", "not valid YAML"),
-        ("name={a: 1, a: 2}", "stands here twice"),
+        ("name={a: 1, a: 2}", "is given twice"),
         ("stages.9.training.seed=1", "stages has 4 items, numbered from 0; there is no 9"),
         ("stages.-1.training.seed=1", "stages has no item '-1'"),
         ("name.a=1", "name is 'quickstart' and has no keys"),

@@ -13,7 +13,8 @@ from pipeline.planning.options import RunOptions
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel
 from schemas.data.tasks import FileTask, HubTask
-from schemas.loading.load import dump_recipe, load_recipe, recipe_schema
+from schemas.loading.dump import dump_recipe, recipe_schema
+from schemas.loading.load import load_recipe
 from schemas.recipe.expand import TaskTeachers, task_teachers, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.teacher import FinetunedTeacher
@@ -99,8 +100,8 @@ def test_a_file_may_list_tasks_in_short_and_an_override_reaches_into_them(tmp_pa
         (["tasks={a b: sst2}"], "'a b' is no name for a task"),
         (["tasks={a: sst2, b: 7}"], "tasks.b: 7 is not allowed; expected a mapping"),
         (["task=rte", "tasks=[sst2]"], "--set task=rte and --set tasks=[sst2]: a run has one"),
-        (["tasks=[sst2]", "task.max_length=8"], "name the one that is meant, such as --set tasks.s"),
-        (["tasks.mrpc.max_length=8"], "the recipe has no several tasks yet; name them before"),
+        (["tasks=[sst2]", "task.max_length=8"], "name one, such as --set tasks.s"),
+        (["tasks.mrpc.max_length=8"], "the recipe does not have several tasks; name them first"),
         (["tasks=[mrpc]", "tasks.mrp.seed=8"], "no task 'mrp' (did you mean mrpc?); there are: mrpc"),
         (["tasks=[mrpc]", "tasks.mrpc.max_length=1"], "tasks.mrpc.max_length: 1 is not allowed"),
     ],

@@ -169,7 +169,7 @@ def test_a_mapping_says_what_differs_from_the_training() -> None:
 
 
 def test_a_recipe_is_asked_for_its_own_task(tmp_path: Path) -> None:
-    from schemas.loading.load import dump_recipe
+    from schemas.loading.dump import dump_recipe
 
     one, several = tmp_path / "one.yaml", tmp_path / "several.yaml"
     one.write_text(dump_recipe(recipe("task.max_length=77")))
