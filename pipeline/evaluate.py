@@ -22,12 +22,13 @@ from schemas.data.tasks import describe_task
 from schemas.recipe.teacher import FinetunedTeacher, members_of
 from schemas.results.manifest import Manifest, Score
 from stages.data.tasks.load import load_task
-from stages.identity import NUMERICS_VERSION, model_digest
+from stages.identity import model_digest
 from stages.judge import head_scores, task_scorers
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_config, load_tokenizer, locate
 from stages.models.sentence_encoder import Model
+from stages.storage.format_versions import NUMERICS_VERSION
 
 log = logging.getLogger(__name__)
 

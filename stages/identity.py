@@ -1,7 +1,32 @@
-"""A stage's digest: what it is, so that the same stage is never paid for twice.
+"""A stage's digest, under which its checkpoint is kept and found again, so that no stage is trained twice.
 
-It covers the stage's config, its parent's digest, the teacher's and the pretrained model's files, the data's content
-and a version of the numerics. It leaves out paths, how often something is logged, and the hardware.
+It covers the stage's config, its parent's digest, the files of the teachers and of the pretrained model, the content of
+the data, and a version of the numerics; not paths, logging intervals or hardware.
+
+Every kept result has a digest of its inputs and a version in stages/storage/format_versions.py. Raise the version when
+a change to the code gives another result from the same inputs:
+
+| result                    | digest                                              | version to raise      |
+|---------------------------|-----------------------------------------------------|-----------------------|
+| checkpoint of a stage     | `stage_digest` (below), `digest_of(identity)`       | NUMERICS_VERSION      |
+| judgement of a checkpoint | `stages.judge.Yardstick.digest`                     | EVALUATION_VERSION    |
+| outputs of a teacher      | `training.teacher_cache.TeacherCache.digest`        | CACHE_VERSION         |
+| model folder              | `models.encoders.folder_digest`, `weights_digest`   | none: files alone     |
+| data of a stage           | `data_digest` (below), which calls the next ones    |                       |
+| rows of a task            | `data.tasks.load.task_digest`                       | ROWS_VERSION          |
+| rows of a corpus          | `data.corpus.digests.corpus_digest`                 | CORPUS_VERSION        |
+| corpus cut by sentences   | `data.corpus.digests.splitting`                     | SENTENCES_VERSION     |
+| augmented rows            | `augmentation.rows.augmentation_digest`             | AUGMENTATION_VERSION  |
+| paragraphs of docstrings  | `data.readers.docstrings.docstring_digest`          | EXTRACTION_VERSION    |
+| rows of a docstring task  | `data.readers.docstrings.docstring_task_digest`     | TASK_VERSION          |
+| rows of a file            | `data.readers.files.file_identity`                  | READING_VERSION       |
+| sample of a hub data set  | `data.readers.hub_sample`                           | SAMPLE_VERSION        |
+| sequences of a task       | `data.tasks.tokenize`                               | TOKENS_VERSION        |
+| sequences of a corpus     | `data.corpus.tokenize`                              | CORPUS_TOKENS_VERSION |
+| data card                 | `preflight.data_card`                               | CARD_VERSION          |
+
+ROWS_, CORPUS_, SENTENCES_, AUGMENTATION_, EXTRACTION_, TASK_ and READING_VERSION are part of `data_digest` and thereby
+of the stage's digest. TOKENS_ and CORPUS_TOKENS_VERSION are not: raise NUMERICS_VERSION with them if training changes.
 """
 
 from __future__ import annotations
@@ -22,17 +47,15 @@ from stages.data.corpus.digests import corpus_digest
 from stages.data.readers.first_reading import as_it_is_now, still_there
 from stages.data.tasks.load import task_digest
 from stages.models.encoders import folder_digest, locate
-
-NUMERICS_VERSION = 2
-"""Raise by hand when a change moves a loss curve; every stage made before is then made anew."""
+from stages.storage.format_versions import NUMERICS_VERSION
 
 
 def data_digest(data: Data, pretrained: AnyModel) -> str:
-    """Digest of the text a stage reads, from files' content rather than their names.
+    """Return the digest of a stage's data, from the files' content rather than their names.
 
     Args:
-        data: what it reads.
-        pretrained: the model that says what may replace the words of augmented rows.
+        data: the stage's data.
+        pretrained: the model that proposes words for augmented rows.
     """
     match data:
         case GeneralCorpus():
@@ -47,26 +70,26 @@ def data_digest(data: Data, pretrained: AnyModel) -> str:
 
 
 def model_digest(model: AnyModel) -> str:
-    """Digest of a model's weights, config and tokenizer."""
+    """Return the digest of a model's weights, config and tokenizer."""
     with still_there():
         return folder_digest(locate(model))
 
 
 def stage_digest(config: StageConfig, parent_digest: str | None) -> str:
-    """The digest under which a stage's result is kept.
+    """Return the digest under which a stage's checkpoint is kept.
 
     Args:
-        config: the stage as it is run.
-        parent_digest: digest of the checkpoint it goes on from; None for a fresh start.
+        config: the stage, with every setting resolved.
+        parent_digest: digest of the checkpoint that it continues from; None for a fresh start.
     """
     return digest_of(stage_identity(config, parent_digest))
 
 
 def stage_identity(config: StageConfig, parent_digest: str | None) -> dict[str, Any]:
-    """Everything that a stage's digest covers; kept in its manifest, so that a change can be named later."""
+    """Return everything that a stage's digest covers; kept in its manifest, so that a change can be named later."""
     covered: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "pretrained", "data"})
     if config.training.selection is None:
-        # It was not there at first: stages of that time are still found.
+        # The setting is newer than the first stores, whose stages are still found.
         del covered["training"]["selection"]
     covered["teacher"] = _teacher_identity(config)
     if config.student is not None and isinstance(start := config.student.start, ModelStart):
@@ -87,17 +110,17 @@ _NAMES = {
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Names of what differs between two identities of one stage."""
+    """Name the parts that differ between two identities of one stage."""
     return [name for part, name in _NAMES.items() if before.get(part) != now.get(part)]
 
 
 def changed_since(identity: Mapping[str, Any], config: StageConfig, parent_digest: str | None) -> str | None:
-    """Which of the files that a stage was made of are others now, in words; None where none is."""
+    """Describe which of a stage's inputs have changed on disk; None if none has."""
     try:
         with as_it_is_now():
             changed = differences(identity, stage_identity(config, parent_digest))
     except (DistillError, OSError) as error:
-        return f"what it was made of can no longer be read ({error})"
+        return f"its inputs can no longer be read ({error})"
     return f"{' and '.join(changed)} changed" if changed else None
 
 
@@ -115,7 +138,7 @@ def _teacher_identity(config: StageConfig) -> Any:
 
 
 def _model_identity(teacher: PretrainedTeacher | FinetunedTeacher) -> str:
-    """The fine-tuning that makes a teacher stands for it, so that it is known before the teacher is there."""
+    """Digest of the fine-tuning that makes the teacher, which is known before the teacher exists, or of its files."""
     if isinstance(teacher, FinetunedTeacher) and teacher.stage_digest is not None:
         return teacher.stage_digest
     return model_digest(teacher.model)

@@ -30,7 +30,7 @@ from stages.data.tasks.load import load_task, task_digest
 from stages.data.tasks.stratified import drawn_from
 from stages.data.tasks.tokenize import tokenize_split
 from stages.evaluation.baselines import bag_of_words, probe_rows
-from stages.evaluation.read_models import EVALUATION_VERSION, held_out_losses
+from stages.evaluation.read_models import held_out_losses
 from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
@@ -39,6 +39,7 @@ from stages.models.read import read_rows
 from stages.models.sentence_encoder import Model
 from stages.models.tensors import read_tensors
 from stages.objective.objective import ObjectiveTerms
+from stages.storage.format_versions import EVALUATION_VERSION
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a checkpoint was made with: versions of Python, of the libraries that decide about numbers, of this project."""
+"""Versions of Python, of the libraries that decide about numbers, and of this project, for a checkpoint's manifest."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions by name; the project's has the commit of its checkout, where it runs from one."""
+    """Return versions by name; the project's includes the commit if it runs from a checkout."""
     return dict(_versions())
 
 
 @functools.cache
 def _versions() -> tuple[tuple[str, str], ...]:
-    found = {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES}
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES}
     commit = commit_of(_ROOT)
-    found[_PROJECT] = _version(_PROJECT) + (f"+{commit}" if commit else "")
-    return tuple(found.items())
+    versions[_PROJECT] = _version(_PROJECT) + (f"+{commit}" if commit else "")
+    return tuple(versions.items())
 
 
 def _version(name: str) -> str:
@@ -34,9 +34,9 @@ def _version(name: str) -> str:
 
 
 def commit_of(root: Path) -> str | None:
-    """The commit that is checked out in `root`, 40 digits; None where it is no checkout.
+    """Return the commit checked out in `root`, 40 digits; None if `root` is no checkout.
 
-    Read from Git's files: Git itself need not be there, and may be told by a checkout's settings to run programs.
+    Read from Git's files: Git need not be installed, and a checkout's settings can make it run programs.
     """
     try:
         folder = root / ".git"
@@ -52,16 +52,16 @@ def commit_of(root: Path) -> str | None:
 
 def _commit_of_reference(folder: Path, reference: str) -> str | None:
     common = folder / "commondir"
-    places = [folder]
+    folders = [folder]
     if common.is_file():
-        places.append(folder / common.read_text(encoding="utf-8").strip())
-    for place in places:
-        if (place / reference).is_file():
-            return _commit((place / reference).read_text(encoding="utf-8"))
-    for place in places:
-        if not (place / "packed-refs").is_file():
+        folders.append(folder / common.read_text(encoding="utf-8").strip())
+    for git_folder in folders:
+        if (git_folder / reference).is_file():
+            return _commit((git_folder / reference).read_text(encoding="utf-8"))
+    for git_folder in folders:
+        if not (git_folder / "packed-refs").is_file():
             continue
-        for line in (place / "packed-refs").read_text(encoding="utf-8").splitlines():
+        for line in (git_folder / "packed-refs").read_text(encoding="utf-8").splitlines():
             if line.endswith(f" {reference}"):
                 return _commit(line.split()[0])
     return None
@@ -73,5 +73,5 @@ def _commit(text: str) -> str | None:
 
 
 def utc_now() -> str:
-    """The time in UTC by ISO 8601, to the second."""
+    """Return the current time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -41,10 +41,9 @@ from stages.augmentation.stop_words import stop_words
 from stages.device.runtime import Precision
 from stages.models.encoders import folder_digest
 from stages.ports.protocols import Progress
+from stages.storage.format_versions import AUGMENTATION_VERSION
 from stages.storage.sealed_folder import file_digest, is_whole, make_whole
 
-# Raise when the same rows, teacher and settings should give other copies.
-AUGMENTATION_VERSION = 2
 # A part is what may be lost when a run is stopped, and what is in memory at a time.
 PART_ROWS, PART_BYTES = 4096, 1 << 20
 _WRITTEN_CHARACTERS = 4 << 20

@@ -1,4 +1,4 @@
-"""Device, precision and seeds: what the hardware decides, asked in one place."""
+"""Device, number format, memory and seeds of a process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 
 def bf16_in_hardware(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 matrices with instructions of its own."""
+    """Return whether the device has instructions for bf16 matrix products."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -27,11 +27,11 @@ def bf16_in_hardware(device: torch.device) -> bool:
 
 
 class Runtime:
-    """One process's device and number format."""
+    """Device and number format of a process."""
 
     def __init__(self, precision: Precision = "auto") -> None:
-        """Ask accelerate for the device; `auto` takes bf16 where the hardware has it."""
-        # Autocast is ours: accelerate's is fixed for the life of a process, and stages may differ.
+        """Take the device from accelerate; `auto` uses bf16 if the hardware supports it."""
+        # accelerate's own autocast is fixed for the life of a process, but stages may differ.
         self.accelerator = Accelerator()
         self.device: torch.device = self.accelerator.device
         self.bf16 = precision == "bf16" or (precision == "auto" and bf16_in_hardware(self.device))
@@ -39,18 +39,18 @@ class Runtime:
             keep_freed_memory()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The number format of a forward pass."""
+        """Return the context of a forward pass in the run's number format."""
         context: AbstractContextManager[None] = torch.autocast(
             self.device.type, dtype=torch.bfloat16, enabled=self.bf16
         )
         return context
 
     def trained(self, module: torch.nn.Module) -> torch.nn.Module:
-        """The module itself, on the device and in training mode."""
+        """Move the module to the device and set training mode."""
         return self._quick(module.to(self.device)).train()
 
     def frozen(self, model: torch.nn.Module) -> torch.nn.Module:
-        """A copy that is only read: on the device, in eval mode, without gradients, in the run's number format.
+        """Return a copy for inference: on the device, in eval mode, without gradients, in the run's number format.
 
         Buffers keep theirs: a rotary frequency in bf16 turns position 512 by up to 13 degrees too far or too little.
         """
@@ -70,20 +70,20 @@ class Runtime:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let the process keep memory that it has freed, for its next step; False where that cannot be said (not glibc).
+    """Let the process keep freed memory for its next step; False without glibc, which cannot be told to.
 
-    glibc gives every large tensor back to the system as soon as it is freed and asks for it again a moment later, each
-    page of it cleared on first touch: a fifth of a training step in a trial (docs/performance.md).
-    `return_freed_memory` gives it back when a stage is over.
+    By default glibc returns every large tensor to the system when it is freed and requests it again a moment later,
+    with each page cleared on first touch: a fifth of a training step in a trial (docs/performance.md).
+    `return_freed_memory` returns the memory at the end of a stage.
     """
     if (libc := _glibc()) is None:
         return False
-    # malloc.h's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: what is smaller than 1 GiB comes from the heap, and stays there.
+    # malloc.h's M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: blocks below 1 GiB come from the heap and stay there.
     return bool(libc.mallopt(-3, 1 << 30) and libc.mallopt(-1, (1 << 31) - 1))
 
 
 def return_freed_memory() -> None:
-    """Give memory that was kept back to the system."""
+    """Return memory kept by `keep_freed_memory` to the system."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 
@@ -96,8 +96,8 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device or the machine had no room for a tensor."""
-    # torch's allocator for CPUs has no exception of its own.
+    """Return whether the error says that the device or the machine is out of memory."""
+    # torch's CPU allocator has no exception type of its own.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
@@ -106,7 +106,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def seed_step(seed: int, step: int) -> None:
     """Seed torch for one optimizer step.
 
-    Dropout of a step then depends on the seed and the step alone, not on the steps before it, so there is no generator
-    state to lose when a run is interrupted.
+    Random draws of a step then depend on the seed and the step alone, so that an interrupted run has no generator state
+    to restore.
     """
     torch.manual_seed(seed * 1_000_003 + step)

@@ -14,9 +14,6 @@ from stages.models.read import reading_batches
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import run_model
 
-EVALUATION_VERSION = 5
-"""Raise by hand when a score is computed differently; every earlier judgement is then repeated."""
-
 
 @torch.no_grad()
 def held_out_losses(

@@ -23,11 +23,10 @@ from stages.data.tasks.repeated_rows import row_hashes
 from stages.data.tasks.tokenize import tokenize_split, tokenizer_digest
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
+from stages.storage.format_versions import CARD_VERSION
 from stages.storage.sealed_folder import is_whole, make_whole
 from stages.text.fingerprints import Hashes
 
-CARD_VERSION = 2
-"""Raise when the same texts should give another card."""
 _CARD = "card.json"
 
 

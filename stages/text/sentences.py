@@ -14,9 +14,6 @@ from __future__ import annotations
 
 import re
 
-SENTENCES_VERSION = 2
-"""Raise when the same text should give other sentences."""
-
 # Sentence_Terminal of the living scripts, without the stops below; a test compares it with the property itself.
 TERMINALS = (
     "!?\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u104a\u104b\u1362\u1367\u1368"

@@ -32,9 +32,8 @@ from stages.models.attention_capture import Attention, Recording
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Needs, Outputs
 from stages.ports.protocols import Ports
+from stages.storage.format_versions import CACHE_VERSION
 
-# Raise when the same teacher and rows should be kept otherwise.
-CACHE_VERSION = 2
 # Padded tokens of one forward pass; not a setting, because the rows that stand together decide how a sum is rounded.
 BATCH_TOKENS = 8192
 # numpy has no bfloat16, so 16-bit numbers are kept as the integers with the same bits.
@@ -102,7 +101,7 @@ class TeacherCache:
         return digest_of(
             {
                 "version": CACHE_VERSION,
-                "teacher": weights_digest(self.teacher),
+                "teacher": tensors_digest(self.teacher),
                 "rows": self.tokens.digest,
                 "parts": [[part.name, part.width, str(part.dtype)] for part in self.parts],
             }
@@ -306,8 +305,8 @@ def _mapped(file: Path, dtype: str, shape: tuple[int, int]) -> NDArray[np.intege
     return np.memmap(file, dtype, "r+", shape=shape)
 
 
-def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of a model's weights, their names and formats."""
+def tensors_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's tensors in memory, with their names and formats."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())

@@ -28,7 +28,7 @@ from stages.preflight.checks import preflight
 from stages.preflight.cost import cost_of
 from stages.training import teacher_cache
 from stages.training.fit import fit
-from stages.training.teacher_cache import weights_digest
+from stages.training.teacher_cache import tensors_digest
 from stages.training.trainer import Trainer
 from tests.support.toys import LATENTS, make_trainer, toy_recipe
 
@@ -154,8 +154,8 @@ def test_a_resumed_stage_ends_in_the_same_weights(lost: bool, recipe: Recipe, tm
     for folder in folders if lost else ():
         shutil.rmtree(folder)
     resumed = trained(config, plain_ports(place, **room))
-    assert weights_digest(resumed.student) == weights_digest(whole.student)
-    assert weights_digest(resumed.objective) == weights_digest(whole.objective)
+    assert tensors_digest(resumed.student) == tensors_digest(whole.student)
+    assert tensors_digest(resumed.objective) == tensors_digest(whole.objective)
 
 
 @pytest.mark.parametrize("rooms", [(ROOM, 0), (0, ROOM), (ROOM, ROOM), (0, 0)])

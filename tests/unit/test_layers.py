@@ -57,10 +57,10 @@ ALLOWED: dict[str, set[str]] = {
     | {"stages.data.files", "stages.models"},
     "stages.evaluation": _TASKS | {"stages.device", "stages.models", "stages.objective", "stages.scores"},
     "stages.training": _TASKS
-    | {"stages.device", "stages.ports", "stages.models", "stages.objective"}
+    | {"stages.storage", "stages.device", "stages.ports", "stages.models", "stages.objective"}
     | {"stages.evaluation"},
     "stages": _TASKS
-    | {"stages.ports", "stages.data.readers", "stages.data.corpus"}
+    | {"stages.storage", "stages.ports", "stages.data.readers", "stages.data.corpus"}
     | {"stages.models", "stages.models.extraction", "stages.objective", "stages.augmentation"}
     | {"stages.evaluation", "stages.training"},
     "stages.preflight": _TASKS

@@ -10,10 +10,7 @@ from schemas.data.corpus import AnyCut, GeneralCorpus, RowCut
 from stages.data.corpus.leaks import held_out_digest
 from stages.data.corpus.sources import source_identity
 from stages.data.readers.first_reading import read_once
-from stages.text.sentences import SENTENCES_VERSION
-
-CORPUS_VERSION = 3
-"""Raise when the same files should give other rows."""
+from stages.storage.format_versions import CORPUS_VERSION, SENTENCES_VERSION
 
 
 def corpus_digest(corpus: GeneralCorpus) -> str:

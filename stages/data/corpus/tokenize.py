@@ -36,12 +36,11 @@ from stages.data.corpus.segment import Cut, EachPiece, Made, Packed, SegmentPair
 from stages.data.corpus.sources import batches_of
 from stages.data.corpus.special_tokens import Encoder, Template, assembled, template_of
 from stages.data.tasks.tokenize import check_tokenizer, kept_tokens, tokenizer_digest
+from stages.storage.format_versions import CORPUS_TOKENS_VERSION
 from stages.storage.mapped_columns import write_header
 from stages.text.fingerprints import in_batches
 from stages.text.sentences import split_sentences
 
-# Raise when the same rows and tokenizer should give other sequences.
-CORPUS_TOKENS_VERSION = 1
 _SUMMARY = "summary.json"
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 

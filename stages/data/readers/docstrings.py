@@ -28,11 +28,8 @@ from schemas.core.errors import DataError
 from schemas.data.corpus import DocstringText
 from schemas.data.tasks import DocstringTask
 from stages.data.readers.docstring_scan import Paragraph, Root, find_sources, read_paragraphs
+from stages.storage.format_versions import EXTRACTION_VERSION, TASK_VERSION
 from stages.storage.sealed_folder import is_whole, make_whole
-
-# Raise when the same packages should give other paragraphs, or the same paragraphs another task.
-EXTRACTION_VERSION = 1
-TASK_VERSION = 2
 
 _PARAGRAPHS = "paragraphs.arrow"
 

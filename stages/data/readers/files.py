@@ -24,11 +24,10 @@ from stages.data.formats.conll_lines import has_sentences
 from stages.data.formats.csv_rows import SEPARATORS, csv_header, write_csv_rows
 from stages.data.formats.parquet import columns_among, write_parquet_rows
 from stages.data.readers.dataset_files import write_loaded_rows
+from stages.storage.format_versions import READING_VERSION
 from stages.storage.sealed_folder import file_digest, is_whole, make_whole
 
 MAX_LABEL = 1000
-READING_VERSION = 2
-"""Raise when the same file should give other rows or remarks."""
 _REMARKS = "remarks.json"
 _FIRST = "0000.arrow"
 

@@ -28,10 +28,9 @@ from schemas.data.corpus import HubText
 from stages.data.readers.dataset_files import quiet
 from stages.data.readers.files import check_column
 from stages.data.readers.hub import LOADING_ERRORS, cause_of, hub_commit, no_rows
+from stages.storage.format_versions import SAMPLE_VERSION
 from stages.storage.sealed_folder import disk_error, is_whole, make_whole
 
-SAMPLE_VERSION = 1
-"""Raise when the same commit, limits and seed should give other rows."""
 MOST_FILES = 64
 _ROWS_AT_ONCE = 1000
 _ROWS, _DONE = "rows.arrow", "done"

@@ -30,9 +30,8 @@ from stages.data.tasks.rows import checked_rows
 from stages.data.tasks.stratified import drawn_from
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
+from stages.storage.format_versions import ROWS_VERSION
 
-# Raise when the same files should give other rows.
-ROWS_VERSION = 2
 _TEXT = FileTask.model_fields["text"].default
 
 

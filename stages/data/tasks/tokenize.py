@@ -19,10 +19,9 @@ from stages.data.readers.dataset_files import quiet
 from stages.kinds.encode import Encode
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
+from stages.storage.format_versions import TOKENS_VERSION
 from stages.storage.sealed_folder import make_whole
 
-# Raise when the same rows and tokenizer should give other sequences.
-TOKENS_VERSION = 3
 ROWS_PER_BATCH = 1000
 
 

@@ -1,7 +1,8 @@
-"""What a model folder's digest covers: whatever of it is read."""
+"""A model folder's digest covers every file that is read, and the table of digests names every version."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ from tokenizers import Tokenizer, models
 from transformers import BertConfig, BertModel
 
 from schemas.core.refs import FolderModel
+from stages import identity
 from stages.identity import model_digest
 from stages.models.encoders import folder_digest
+from stages.storage import format_versions
 from tests.support.builders import tiny_tokenizer
 
 READ = (
@@ -32,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", READ + UNREAD)
-def test_what_is_read_is_in_the_digest_and_nothing_else(name: str, model: Path) -> None:
+def test_the_digest_covers_exactly_the_files_that_are_read(name: str, model: Path) -> None:
     file = model / name
     before = file.read_bytes() if file.exists() else None
     file.parent.mkdir(exist_ok=True)
@@ -47,7 +50,7 @@ def test_what_is_read_is_in_the_digest_and_nothing_else(name: str, model: Path) 
     assert len(found) == (3 if name in READ else 1)
 
 
-def test_another_vocabulary_of_byte_pairs_is_another_model(model: Path, tmp_path: Path) -> None:
+def test_other_byte_pairs_change_the_digest(model: Path, tmp_path: Path) -> None:
     digests = set()
     for number, merges in enumerate(([("a", "b")], [("b", "a")])):
         folder = tmp_path / str(number)
@@ -59,3 +62,9 @@ def test_another_vocabulary_of_byte_pairs_is_another_model(model: Path, tmp_path
         assert {file.name for file in folder.iterdir()} >= {"vocab.json", "merges.txt"}
         digests.add(model_digest(FolderModel(path=str(folder))))
     assert len(digests) == 2
+
+
+def test_the_table_of_digests_names_every_version() -> None:
+    versions = {name for name in vars(format_versions) if name.endswith("_VERSION")}
+    rows = [line for line in (identity.__doc__ or "").splitlines() if line.startswith("|")]
+    assert {name for row in rows for name in re.findall(r"\w+_VERSION", row)} == versions
