@@ -1,6 +1,6 @@
-"""The flow: which stages, in what order, from where, and what is handed on. It holds no numbers.
+"""The Prefect flow: which stages run, in which order and from which checkpoint. It holds no numbers.
 
-A stage that is there already is reused, by any recipe, task or run, so the flow can be started again at any time.
+A stage that is in the store is reused by any recipe, task or run, so the flow can be started again at any time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from prefect import flow
 from rich.console import Console
 
-from pipeline.execution.one_task import Hands, Work, distil, resumed, stages_after, tracked
+from pipeline.execution.one_task import RunPlan, resumed_checkpoint, run_plan, stages_after
 from pipeline.execution.prefect_tasks import cancelled_when_interrupted
 from pipeline.execution.progress import LineProgress, TerminalProgress, make_progress
-from pipeline.execution.several_tasks import distil_tasks
+from pipeline.execution.run_context import tracked_run
+from pipeline.execution.several_tasks import run_tasks
 from pipeline.planning.assistants import with_assistant
 from pipeline.planning.differences import what_is_different
 from pipeline.planning.options import RunOptions, chosen_stages
@@ -37,7 +38,6 @@ from schemas.results.report import AnyReport
 from stages.build import check_parent
 from stages.data.readers.first_reading import first_reading
 from stages.models.encoders import locate
-from stages.ports.protocols import Progress
 
 quiet_prefect()
 
@@ -70,27 +70,21 @@ def distill_flow(
 def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
     """Run a recipe inside a flow run; the report is also kept in the store, in MLflow and in Prefect.
 
-    Data that changes meanwhile stays for the run what it was when it was looked at.
+    Data that changes meanwhile stays for this run what it was at the preflight checks.
 
     Raises:
-        Interrupted: somebody asked to stop.
+        Interrupted: the user asked to stop.
     """
     progress = make_progress(Console(stderr=True))
     try:
         with interrupted(f"recipe {recipe.name}"), stop_signals() as stop:
             stop.tell = progress.note
-            return _registered(recipe, options, progress, stop)
+            settings = read_settings(options.store)
+            store = open_store(settings.store)
+            with disk_errors(store.root), open_run(store.root, recipe.name) as record:
+                return _execute(recipe, options, settings, store, record, progress, stop)
     finally:
         progress.close()
-
-
-def _registered(
-    recipe: Recipe, options: RunOptions, progress: TerminalProgress | LineProgress, stop: Stop
-) -> AnyReport:
-    settings = read_settings(options.store)
-    store = open_store(settings.store)
-    with disk_errors(store.root), open_run(store.root, recipe.name) as registered:
-        return _execute(recipe, options, settings, store, registered, progress, stop)
 
 
 def _execute(
@@ -98,7 +92,7 @@ def _execute(
     options: RunOptions,
     settings: Settings,
     store: CheckpointStore,
-    registered: OpenRun,
+    record: OpenRun,
     progress: TerminalProgress | LineProgress,
     stop: Stop,
 ) -> AnyReport:
@@ -106,55 +100,55 @@ def _execute(
     stages = chosen_stages(recipe, options.from_stage, options.until_stage)
     if options.from_stage is not None and options.resume_from is None:
         check_earlier_stages(recipe, stages, options.from_stage, store)
-    recipe = with_assistant(recipe, lambda other: finish(other, options))
-    stop.tell = progress.note  # the assistant's run is over
+    recipe = with_assistant(recipe, lambda other: _finished_student(other, options))
+    stop.tell = progress.note  # the assistant's run, which had set it, is over
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    progress.note(f"{recipe.name}: looking at models and data")
+    progress.note(f"{recipe.name}: checking models and data")
     with disk_errors(store.cache):
         facts = look_at(recipe, store.cache)
-    for line in data_lines({task: found.card for task, found in facts.items()}):
+    for line in data_lines({task: task_facts.card for task, task_facts in facts.items()}):
         progress.note(line)
-    parent = resumed(options, store, settings, registered)
+    parent = resumed_checkpoint(options.resume_from, store, settings, record)
     if parent is not None:
         stages = stages_after(parent, recipe, stages, options)
         check_parent(Path(parent.path) / "model", recipe.student, locate(recipe.pretrained))
-    _note_needs(recipe, stages, parent, store, registered, progress)
-    with tracked(settings, store, recipe, name) as (tracking, parent_run):
-        stop.when_asked.append(tracking.hurry)
-        common = stages, parent, not options.until_stage
-        hands = Hands(tracking, progress, stop, registered)
+    _record_needs(recipe, stages, parent, store, record, progress)
+    with tracked_run(settings, store, progress, stop, record, recipe, name) as (context, run):
+        has_baselines = not options.until_stage
         if recipe.tasks is None:
-            work = Work(recipe, name, facts[None], *common)
-            return distil(work, hands.runner(recipe, store, parent_run), settings, began)
-        works = {task: Work(recipe.for_task(task), f"{name}-{task}", facts[task], *common) for task in recipe.tasks}
-        shared = hands.runner(recipe.without_tasks(), store, parent_run)
-        return distil_tasks(recipe, name, works, shared, hands, began)
+            return run_plan(
+                RunPlan(recipe, name, facts[None], stages, parent, has_baselines), context, run, began=began
+            )
+        plans = {
+            task: RunPlan(recipe.for_task(task), f"{name}-{task}", facts[task], stages, parent, has_baselines)
+            for task in recipe.tasks
+        }
+        return run_tasks(recipe, name, plans, context, run, began=began)
 
 
-def _note_needs(
+def _record_needs(
     recipe: Recipe,
     stages: list[Stage],
     parent: CheckpointRef | None,
     store: CheckpointStore,
-    registered: OpenRun,
-    progress: Progress,
+    record: OpenRun,
+    progress: TerminalProgress | LineProgress,
 ) -> None:
-    """Keep every stage that the run will look for from `distill gc`, and say why some have to be made."""
+    """Protect every stage that the run will look for from `distill gc`, and say why some have to be run."""
     outlined = outline_tasks(recipe, stages, store, parent.digest if parent else None)
     needs = {parent.digest} if parent else set()
     for _, stage in outlined:
         needs |= {stage.digest, *needs_of(stage.config, stage.parent)}
-    registered.needs(needs)
+    record.needs(needs)
     for task, stage in outlined:
         if (reason := what_is_different(stage, store)) is not None:
-            named = f"{task}/{stage.title}" if task else stage.title
-            progress.note(f"{named}: to run, {reason}")
+            progress.note(f"{f'{task}/' if task else ''}{stage.title}: to run, {reason}")
 
 
-def finish(other: StudentOf, options: RunOptions) -> CheckpointRef:
+def _finished_student(other: StudentOf, options: RunOptions) -> CheckpointRef:
     """The student of another recipe, whose flow runs inside this one."""
     report = distill_flow(recipe=other.recipe, overrides=list(other.overrides), options=RunOptions(store=options.store))
-    assert isinstance(report, RunReport), "a recipe with several tasks has no one student"
+    assert isinstance(report, RunReport), "a recipe with several tasks has no single student"
     checkpoint = [row.checkpoint for row in report.rows if row.kind == "stage"][-1]
     assert checkpoint is not None
     return checkpoint

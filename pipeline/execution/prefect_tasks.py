@@ -1,6 +1,6 @@
-"""The stages as Prefect tasks: names, retries and tags; what they do is `run_stage`, the same for all.
+"""Stages as Prefect tasks: their names, retries and tags.
 
-Prefect's result cache is off: a stage is done when its checkpoint exists, whatever Prefect remembers.
+Prefect's result cache is off: a stage is finished when its checkpoint exists, whatever Prefect remembers.
 """
 
 from __future__ import annotations
@@ -12,18 +12,27 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.states import Cancelled
 
 from schemas.core.errors import DistillError, Interrupted
-from schemas.recipe.stage import StageConfig, StageName
-from schemas.results.manifest import CheckpointRef, StageResult
-from stages.ports.protocols import StageRunner
+from schemas.recipe.stage import STAGE_TYPES, StageName
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_DESCRIPTIONS: dict[StageName, str] = {
+    "teacher": "Fine-tune the teacher on the task.",
+    "other_teacher": "Fine-tune one more teacher on the task.",
+    "multi_task_teacher": "Fine-tune a teacher on several tasks at once.",
+    "hard_label_baseline": "The same student on hard labels alone, for as many tokens.",
+    **{name: str(stage.__doc__) for name, stage in STAGE_TYPES.items()},
+}
 
 
 async def _worth_retrying(_task: Task[Any, Any], run: Any, state: Any) -> bool:
-    """Retry, saying so, what may pass (a file system that hiccups), not what a person has to mend."""
+    """Whether an error may be gone at the next try, as of a file system, and needs no person; logged if so."""
     error = await state.aresult(raise_on_failure=False)
     # An assertion that failed fails again, after the same hours.
     if isinstance(error, DistillError | KeyboardInterrupt | AssertionError):
@@ -33,12 +42,8 @@ async def _worth_retrying(_task: Task[Any, Any], run: Any, state: Any) -> bool:
     return True
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
 def cancelled_when_interrupted(call: Callable[P, R]) -> Callable[P, R]:
-    """Let Prefect take a run that somebody stopped for cancelled, not failed; whoever called it gets `Interrupted`."""
+    """Have Prefect show a run that the user stopped as cancelled, not failed; its caller gets `Interrupted`."""
 
     @wraps(call)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -50,44 +55,28 @@ def cancelled_when_interrupted(call: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-StageTask = Task[[StageConfig, CheckpointRef | None, StageRunner], StageResult]
-_options: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-    "retries": 2,
-    "retry_delay_seconds": 5,
-    "retry_condition_fn": _worth_retrying,
-}
+def prefect_task(call: Callable[[], R], name: str, run_name: str, *, tag: str, **options: Any) -> Task[[], R]:
+    """`call` as a Prefect task whose runs are named `run_name`."""
+    decorated = task(name=name, task_run_name=run_name, cache_policy=NO_CACHE, tags=[tag], **options)
+    return cast("Task[[], R]", decorated(cancelled_when_interrupted(call)))
 
 
-def _stage(name: StageName, description: str) -> StageTask:
-    """The Prefect task of one stage; behind each stands the same call, because only their configs differ."""
-
-    @task(name=name, task_run_name=name, description=description, tags=["stage"], **_options)
-    @cancelled_when_interrupted
-    def stage(config: StageConfig, parent: CheckpointRef | None, run: StageRunner) -> StageResult:
-        return run(config, parent)
-
-    return stage
+def run_task(prefect: Task[[], R]) -> R:
+    """Run a Prefect task and return its answer; raises `Interrupted` if it was cancelled."""
+    answer: object = prefect()
+    return cast(R, answer.result() if isinstance(answer, State) else answer)
 
 
-def _stages(described: dict[StageName, str]) -> dict[str, StageTask]:
-    return {name: _stage(name, description) for name, description in described.items()}
-
-
-TEACHER_TASKS = _stages(
-    {
-        "teacher": "Fine-tune the teacher on the task.",
-        "other_teacher": "Fine-tune one more teacher on the task.",
-        "multi_task_teacher": "Fine-tune a teacher on several tasks at once.",
-    }
-)
-STAGE_TASKS = _stages(
-    {
-        "general": "Pretrained teacher, general corpus, latent objective.",
-        "general_enhanced": "Fine-tuned teacher, general corpus, latent objective.",
-        "task_adaptive": "Fine-tuned teacher, task data, latent objective.",
-        "task_specific": "Fine-tuned teacher, task data, latent, soft-label and hard-label objective.",
-    }
-)
-hard_label_baseline = _stage("hard_label_baseline", "The same student on hard labels alone, for as many tokens.")
+def stage_task(call: Callable[[], R], stage: StageName, run_name: str) -> Task[[], R]:
+    """The Prefect task of a stage; `call` runs it."""
+    return prefect_task(
+        call,
+        stage,
+        run_name,
+        tag="stage",
+        description=_DESCRIPTIONS[stage],
+        persist_result=False,
+        retries=2,
+        retry_delay_seconds=5,
+        retry_condition_fn=_worth_retrying,
+    )

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from schemas.core.base import Frozen
 from schemas.core.errors import ConfigError
 from schemas.core.wording import printable, suggestion
 from schemas.recipe.recipe import Recipe
-from schemas.recipe.stage import Stage
-
-StageChoice = Literal["general", "general_enhanced", "task_adaptive", "task_specific"]
+from schemas.recipe.stage import Stage, StudentStageName
 
 
 class RunOptions(Frozen):
     """What of a recipe to run, and where to keep it."""
 
-    from_stage: StageChoice | None = Field(default=None, title="From stage")
+    from_stage: StudentStageName | None = Field(default=None, title="From stage")
     """Begin with this stage; the ones before it must be in the store (or give a checkpoint to resume from)."""
-    until_stage: StageChoice | None = Field(default=None, title="Until stage")
+    until_stage: StudentStageName | None = Field(default=None, title="Until stage")
     """End after this stage."""
     resume_from: str | None = Field(default=None, title="Resume from")
     """A checkpoint folder, or mlflow:RUN_ID, that the student goes on from."""

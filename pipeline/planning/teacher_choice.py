@@ -10,7 +10,6 @@ it, which no checkpoint has.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.base import digest_of
@@ -18,27 +17,7 @@ from schemas.data.stage_data import TaskDataset
 from schemas.recipe.expand import finished_teacher
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.teacher import FinetunedTeacher, settings_of
-from schemas.results.manifest import Judgement, Row, StageResult
 from stages.evaluation.stage_scores import MEAN_SCORE
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A candidate that is there."""
-
-    config: StageConfig
-    result: StageResult
-    labels: tuple[str, ...]
-    """Outputs of its head."""
-    run: str
-    """Key of its MLflow run."""
-    candidate: str
-    """What tells it from the others."""
-
-    @property
-    def score(self) -> float:
-        """What it is chosen by."""
-        return score_of(self.config, self.result.metrics)
 
 
 def score_of(config: StageConfig, metrics: Mapping[str, float]) -> float:
@@ -82,28 +61,3 @@ def foreseen(group: Sequence[tuple[StageConfig, str]], store: CheckpointStore) -
     config, digest = group[best]
     folder = str(store.folder(config.name, digest) / "model")
     return finished_teacher(folder, stand_in or digest), stand_in is None
-
-
-def row_of_tried(tried: Tried, metric: str) -> Row:
-    """The line of a candidate that was not chosen: its own scores; the yardstick is for the one that is.
-
-    Args:
-        tried: the candidate.
-        metric: which score it was chosen by, in words.
-    """
-    metrics, data = tried.result.metrics, tried.config.data
-    main = data.task.main_metric if isinstance(data, TaskDataset) else MEAN_SCORE
-    return Row(
-        name=tried.config.name,
-        kind="teacher",
-        status="reused" if tried.result.reused else "ran",
-        judgement=Judgement(task_metric=metrics.get(f"eval/{main}"), accuracy=metrics.get("eval/accuracy")),
-        tokens=tried.result.tokens,
-        seconds=tried.result.seconds,
-        checkpoint=tried.result.checkpoint,
-        mlflow_run_id=tried.result.mlflow_run_id,
-        candidate=tried.candidate,
-        candidate_score=tried.score,
-        candidate_metric=metric,
-        chosen=False,
-    )

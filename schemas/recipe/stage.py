@@ -14,7 +14,7 @@ The literal types below are that table: a task-specific stage on a general corpu
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -85,20 +85,16 @@ class TaskSpecificStage(_Stage):
 Stage = Annotated[
     GeneralStage | GeneralEnhancedStage | TaskAdaptiveStage | TaskSpecificStage, Field(discriminator="name")
 ]
-STAGE_ORDER = ("general", "general_enhanced", "task_adaptive", "task_specific")
+StudentStageName = Literal["general", "general_enhanced", "task_adaptive", "task_specific"]
+TeacherStageName = Literal["teacher", "other_teacher", "multi_task_teacher"]
+StageName = Literal[TeacherStageName, StudentStageName, "hard_label_baseline"]
 
-TEACHER_NAMES = ("teacher", "other_teacher", "multi_task_teacher")
-
-StageName = Literal[
-    "teacher",
-    "other_teacher",
-    "multi_task_teacher",
-    "general",
-    "general_enhanced",
-    "task_adaptive",
-    "task_specific",
-    "hard_label_baseline",
-]
+STAGE_TYPES: dict[StudentStageName, type[Stage]] = {
+    stage.model_fields["name"].default: stage for stage in get_args(get_args(Stage)[0])
+}
+"""The stages that a recipe may have, in order."""
+STAGE_ORDER: tuple[StudentStageName, ...] = tuple(STAGE_TYPES)
+TEACHER_NAMES: tuple[TeacherStageName, ...] = get_args(TeacherStageName)
 
 
 class StageConfig(Frozen):

@@ -148,12 +148,15 @@ class Judgement(Frozen):
         return self.probe_score if self.probe_accuracy is None else self.probe_accuracy
 
 
+RowKind = Literal["teacher", "stage", "baseline"]
+
+
 class Row(Frozen):
     """One line of a run's table."""
 
     name: str
     """Stage, teacher or baseline."""
-    kind: Literal["teacher", "stage", "baseline"]
+    kind: RowKind
     """What the line is about."""
     status: Literal["ran", "reused", "given"]
     """Whether it was made in this run."""

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from schemas.recipe.stage import StageConfig
-from schemas.results.manifest import CheckpointRef, Manifest, StageResult
+from schemas.results.manifest import CheckpointRef, Manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,10 +89,3 @@ class Ports:
     shielded: Callable[[float], AbstractContextManager[object]] = field(default=lambda _seconds: nullcontext())
     """A context within which a wish to stop interrupts nothing for so many seconds: there `stop_requested` is asked, or
     what is nearly done is finished."""
-
-
-class StageRunner(Protocol):
-    """Runs a stage, or finds it done: what the Prefect tasks are handed."""
-
-    def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
-        """The finished stage, reused where the same stage was finished before."""

@@ -72,7 +72,7 @@ def artifacts(store: CheckpointStore, run_id: str) -> set[str]:
 
 
 def rows(done: Done) -> list[str]:
-    return [row.name for row in done.runner.rows]
+    return [row.name for row in done.runner.judge.rows]
 
 
 def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reused(first: Path) -> None:
@@ -81,29 +81,29 @@ def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reuse
     assert "model" not in artifacts(store, killed.info.run_id)
     done = run(recipe_of(first), store)
     assert rows(done) == ["teacher", "task_specific"]
-    assert [row.status for row in done.runner.rows] == ["reused", "reused"]
-    assert done.runner.rows[-1].mlflow_run_id == killed.info.run_id
+    assert [row.status for row in done.runner.judge.rows] == ["reused", "reused"]
+    assert done.runner.judge.rows[-1].mlflow_run_id == killed.info.run_id
     assert "model" in artifacts(store, killed.info.run_id)
     sync(read_settings(store.root, {}), store.points)
     by_id = {each.info.run_id: each for each in runs_of(store)}
     completed = by_id[killed.info.run_id]
     assert completed.info.status == "FINISHED"
     assert completed.data.tags[f"{STORED_TAG}model"] == "true"
-    assert completed.data.tags["mlflow.parentRunId"] == done.runner.parent_run.run_id
+    assert completed.data.tags["mlflow.parentRunId"] == done.runner.run.run_id
     assert by_id[killed.data.tags["mlflow.parentRunId"]].info.status == "KILLED"
     assert "RUNNING" not in {each.info.status for each in by_id.values()}
     again = run(recipe_of(first), store)
-    assert again.runner.rows[-1].mlflow_run_id != killed.info.run_id
-    assert "model" not in artifacts(store, str(again.runner.rows[-1].mlflow_run_id))
+    assert again.runner.judge.rows[-1].mlflow_run_id != killed.info.run_id
+    assert "model" not in artifacts(store, str(again.runner.judge.rows[-1].mlflow_run_id))
 
 
 def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_needed(
     first: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from pipeline.tracking import stored_artifacts as tracking_stored
+    from pipeline.tracking import artifacts as tracked_artifacts
 
     store = open_store(tmp_path / "store")
-    recipe, whole = recipe_of(first), tracking_stored.save_mlflow_model
+    recipe, whole = recipe_of(first), tracked_artifacts.save_mlflow_model
     refused = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(store.points / "x"))]
 
     def save(*arguments: Any) -> None:
@@ -114,7 +114,7 @@ def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_ne
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
 
-    monkeypatch.setattr(tracking_stored, "save_mlflow_model", save)
+    monkeypatch.setattr(tracked_artifacts, "save_mlflow_model", save)
     with pytest.raises(StoreError, match="the disk is full"):
         run(recipe, store)
     for name in ("mkdtemp", "mkstemp"):
@@ -155,7 +155,7 @@ def test_gc_beside_a_run_takes_nothing_that_the_run_needs(first: Path, tmp_path:
     watched = Collecting(store=store)
     done = run(recipe_of(first), store, watched)
     assert watched.gone == [f"checkpoints/{Path(left.path).name}"]
-    for row in done.runner.rows:
+    for row in done.runner.judge.rows:
         assert row.checkpoint is not None
         assert row.status == "ran"
         verify(Path(row.checkpoint.path))
@@ -169,8 +169,8 @@ def test_a_store_that_was_moved_is_gone_on_with_evaluated_and_found_by_run_id(fi
     (first / "store").rename(away)
     try:
         done = run(recipe_of(first), open_store(moved.root))
-        assert [row.status for row in done.runner.rows] == ["reused", "reused"]
-        checkpoint = done.runner.rows[-1].checkpoint
+        assert [row.status for row in done.runner.judge.rows] == ["reused", "reused"]
+        checkpoint = done.runner.judge.rows[-1].checkpoint
         assert checkpoint is not None
         scores = evaluate_checkpoint(Path(checkpoint.path), str(first / "task"), moved.root)
         assert [model.name for model in scores.models] == ["task_specific", "teacher"]

@@ -18,7 +18,7 @@ import torch
 from mlflow import MlflowClient
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, BertForMaskedLM
 
-from pipeline.execution.stage_runner import scores_of
+from pipeline.execution.judge import scores_of
 from pipeline.flow import distill_flow
 from pipeline.planning.options import RunOptions
 from pipeline.recipes.shipped import read_recipe, shipped_names

@@ -168,7 +168,7 @@ def test_a_changed_last_stage_reuses_all_before_it(toy_run: ToyRun, capfd: pytes
     )
     assert [row.status for row in changed.rows] == ["reused"] * 4 + ["ran"]
     said = capfd.readouterr().err
-    assert said.index("training.duration") < said.index("there already, reused")
+    assert said.index("training.duration") < said.index("found in the store, reused")
     assert said.count(": to run, unlike ") == 1
 
 

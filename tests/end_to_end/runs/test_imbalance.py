@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -12,13 +13,14 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from pipeline.evaluate import evaluate_checkpoint, print_scores
-from pipeline.execution.one_task import make_report
-from pipeline.execution.stage_runner import Runner
-from pipeline.process.settings import read_settings
+from pipeline.execution.run_context import RunContext
+from pipeline.execution.run_report import make_report
+from pipeline.execution.stage_runner import StageRunner
 from pipeline.process.stopping import Stop
 from pipeline.reporting.result_table import as_markdown
 from pipeline.reporting.run_table import run_table, summary
 from pipeline.store.checkpoints import open_store
+from pipeline.store.open_runs import open_run
 from pipeline.tracking.session import Tracking
 from schemas.recipe.expand import stage_config, teacher_configs
 from schemas.recipe.recipe import Recipe
@@ -49,7 +51,7 @@ def one_in_thirty(number: int, seed: int) -> list[dict[str, str]]:
 class Done:
     """A run by hand: what the flow does, without Prefect."""
 
-    runner: Runner
+    runner: StageRunner
     report: RunReport
     task: Path
     store: Path
@@ -76,17 +78,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     facts = preflight(recipe, store.cache)
     tracking = Tracking(f"sqlite:///{store.root}/mlflow.db", "toys", store.points)
     parent = tracking.start_run("toy", {}, {})
-    runner = Runner(recipe, store, tracking, parent, SilentProgress(), Stop())
-    try:
+    with open_run(store.root, recipe.name) as record, closing(tracking), parent:
+        runner = StageRunner(recipe, RunContext(store, tracking, SilentProgress(), Stop(), record), parent)
         for config in teacher_configs(recipe):
             runner(config, None)
-        runner.check_teacher()
-        runner(stage_config(recipe, recipe.stages[0], runner.teachers), None)
-        runner.add_bag_of_words()
-        report = make_report(recipe, "toy-1", runner, facts, read_settings(store.root), 1.0)
-        parent.finish()
-    finally:
-        tracking.close()
+        runner.judge.check_teachers()
+        runner(stage_config(recipe, recipe.stages[0], runner.teachers.available), None)
+        runner.judge.add_bag_of_words()
+        report = make_report(runner, "toy-1", facts, seconds=1.0)
     return Done(runner, report, task, store.root)
 
 
@@ -101,8 +100,8 @@ def test_the_teacher_is_compared_with_guessing_by_the_score_of_the_task(done: Do
 
 
 def test_weights_are_chosen_by_the_class_that_is_named(done: Done) -> None:
-    assert isinstance(done.runner.progress, SilentProgress)
-    notes = "\n".join(done.runner.progress.notes)
+    assert isinstance(done.runner.context.progress, SilentProgress)
+    notes = "\n".join(done.runner.context.progress.notes)
     assert "with the best f1 of fraud of 1.0000" in notes
     assert "teacher: good: f1 of fraud" in notes or "teacher: weak: f1 of fraud" in notes
 
@@ -131,12 +130,12 @@ def test_mlflow_says_whose_f1_it_is(done: Done) -> None:
 def test_a_bag_of_words_is_scored_on_the_same_class(done: Done) -> None:
     from stages.evaluation.baselines import bag_of_words
 
-    scorer = done.runner.yardstick.scorer
+    scorer = done.runner.judge.yardstick.scorer
     assert scorer is not None
     names = [scorer.rows.task.labels[each] for each in scorer.kind.labels(scorer.rows)]
     said = [scorer.rows.task.labels[each] for each in bag_of_words(scorer)]
     expected = f1_score(names, said, pos_label="fraud", zero_division=0.0)
-    assert judge_bag_of_words(done.runner.yardstick).task_metric == pytest.approx(expected)
+    assert judge_bag_of_words(done.runner.judge.yardstick).task_metric == pytest.approx(expected)
 
 
 def test_other_rows_are_scored_by_the_class_that_was_trained_with(done: Done, tmp_path: Path) -> None:

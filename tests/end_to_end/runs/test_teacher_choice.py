@@ -11,7 +11,8 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.execution.stage_runner import CANDIDATE_TAG, CHOSEN_TAG, Runner
+from pipeline.execution.run_context import RunContext
+from pipeline.execution.stage_runner import CANDIDATE_TAG, CHOSEN_TAG, StageRunner
 from pipeline.planning.differences import what_is_different
 from pipeline.planning.outline import OutlinedStage, outline
 from pipeline.planning.teacher_choice import best_of, score_of
@@ -58,13 +59,13 @@ def recipe_of(folder: Path, *rates: float, **task_model: Any) -> Recipe:
 class Done:
     """A run by hand: what the flow does, without Prefect."""
 
-    runner: Runner
+    runner: StageRunner
     results: list[StageResult]
     notes: list[str]
 
     @property
     def teachers(self) -> list[Row]:
-        return [row for row in self.runner.rows if row.kind == "teacher"]
+        return [row for row in self.runner.judge.rows if row.kind == "teacher"]
 
 
 def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None = None) -> Done:
@@ -75,14 +76,14 @@ def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None 
 def _run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun) -> Done:
     tracking = Tracking(f"sqlite:///{store.root}/mlflow.db", "toys", store.points, artifacts=store.root / "mlartifacts")
     parent = tracking.start_run("toy", {}, {})
-    runner = Runner(recipe, store, tracking, parent, progress, Stop(), open_run=registered)
+    runner = StageRunner(recipe, RunContext(store, tracking, progress, Stop(), registered), parent)
     try:
         for config in teacher_configs(recipe):
             runner(config, None)
-        runner.check_teacher()
+        runner.judge.check_teachers()
         results, checkpoint = [], None
         for stage in recipe.stages:
-            results.append(runner(stage_config(recipe, stage, runner.teachers), checkpoint))
+            results.append(runner(stage_config(recipe, stage, runner.teachers.available), checkpoint))
             checkpoint = results[-1].checkpoint
         parent.finish()
     finally:
@@ -120,7 +121,7 @@ def test_the_best_candidate_is_the_teacher(done: Done) -> None:
     assert other.candidate_score == other.judgement.accuracy == 0.5
     assert chosen.judgement.probe_accuracy is not None
     assert chosen.checkpoint is not None
-    (teacher,) = done.runner.teachers.fine_tuned
+    (teacher,) = done.runner.teachers.available.fine_tuned
     assert teacher.stage_digest == chosen.checkpoint.digest
     assert "teacher: the best of 2 is learning_rate 0.005 (accuracy 1.0000)" in done.notes
 
@@ -128,7 +129,7 @@ def test_the_best_candidate_is_the_teacher(done: Done) -> None:
 def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: Done) -> None:
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=f"sqlite:///{done.runner.store.root}/mlflow.db")
+    client = MlflowClient(tracking_uri=f"sqlite:///{done.runner.context.store.root}/mlflow.db")
     runs = [client.get_run(row.mlflow_run_id) for row in done.teachers]
     assert [each.info.run_name for each in runs] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
     assert [each.data.tags[CANDIDATE_TAG] for each in runs] == [row.candidate for row in done.teachers]
@@ -172,7 +173,7 @@ def test_what_was_learnt_does_not_depend_on_who_lost(done: Done, folder: Path, s
 
 def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
     report = RunReport(
-        run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s", rows=tuple(done.runner.rows)
+        run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s", rows=tuple(done.runner.judge.rows)
     )
     names = [record["stage"] for record in as_records(run_table(report))]
     assert names[:2] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
@@ -237,7 +238,7 @@ def test_a_grid_that_cannot_be_tried_is_refused(given: dict[str, Any], message: 
 
 @pytest.fixture(scope="module")
 def trained(done: Done) -> Path:
-    (teacher,) = done.runner.teachers.fine_tuned
+    (teacher,) = done.runner.teachers.available.fine_tuned
     assert isinstance(teacher.model, FolderModel)
     return Path(teacher.model.path)
 
@@ -322,7 +323,7 @@ def test_a_teacher_that_always_says_the_same_is_told_so(trained: Path, folder: P
 
 
 def test_the_run_says_it_before_the_student_starts(done: Done) -> None:
-    (report,) = done.runner.teacher_reports
+    (report,) = done.runner.judge.teacher_reports
     assert (report.name, report.metric, report.verdict) == ("teacher", "accuracy", "weak")
     assert report.bag_of_words == 1.0, "the toy's label is one word"
     assert teacher_line(report) in done.notes

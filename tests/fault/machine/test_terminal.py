@@ -38,7 +38,7 @@ def recipe(tmp_path: Path) -> Path:
     ("key", "words", "seconds"),
     [
         ("Ctrl-C", "", 1.0),
-        ("SIGTERM to all", "looking at models", 0.2),
+        ("SIGTERM to all", "checking models", 0.2),
         ("hangup", "general  ", 1.0),
         ("Ctrl-C twice", "general  ", 1.0),
         ("SIGKILL", "general  ", 0.0),

@@ -84,7 +84,7 @@ def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(tmp_
     manifest = verify(general)
     code, _, said = distill("run", recipe, "--store", store)
     assert code == 0, said
-    assert "general: there already, reused" in said
+    assert "general: found in the store, reused" in said
     assert verify(general) == manifest
 
 
@@ -104,7 +104,7 @@ def test_of_two_runs_at_once_one_makes_each_stage_and_the_other_waits_and_reuses
     said = f"\n{capfd.readouterr().err}"
     for stage in ("teacher", "general", "task_adaptive"):
         assert said.count(f"\n{stage}: step 0 of") == 1, said
-        assert said.count(f"\n{stage}: there already, reused") == 1, said
+        assert said.count(f"\n{stage}: found in the store, reused") == 1, said
     assert "another process is making" in caplog.text
     assert len({report.run for report in reports}) == 2
     assert {verify(folder).stage for folder in visible(store)} == {"teacher", "general", "task_adaptive"}
@@ -192,7 +192,7 @@ def test_neither_a_jumping_clock_nor_an_odd_path_nor_a_link_changes_a_weight(
     assert weights(real / "Speicher") == weights(tmp_path / "plain")
     code, _, err = distill("run", recipe, "--store", real / "Speicher")
     assert code == 0, err
-    assert err.count("there already, reused") == 3
+    assert err.count("found in the store, reused") == 3
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from pipeline.execution.one_task import retained_of
+from pipeline.execution.run_report import retained_shares
 from pipeline.reporting import score_figures as stage_picture
 from pipeline.reporting.result_table import as_markdown, as_records, as_terminal
 from pipeline.reporting.run_table import (
@@ -247,13 +247,13 @@ def test_a_teacher_that_is_not_above_guessing_has_nothing_to_retain(report: RunR
 
 
 def test_the_share_above_guessing_is_worked_out_for_every_score(report: RunReport) -> None:
-    shares = retained_of(imbalanced(report))
+    shares = retained_shares(imbalanced(report))
     assert shares["retained"] == pytest.approx(0.5 / 0.6)
     assert shares["gains_retained"] == {"f1": pytest.approx(0.8), "accuracy": pytest.approx(1.0)}
     assert shares["retained_above_chance"] == shares["gains_retained"]["f1"]
     lucky = imbalanced(report).model_copy(update={"guessed": {"f1": 0.6, "accuracy": 0.93}})
-    assert retained_of(lucky)["retained_above_chance"] is None
-    assert set(retained_of(lucky)["gains_retained"]) == {"accuracy"}
+    assert retained_shares(lucky)["retained_above_chance"] is None
+    assert set(retained_shares(lucky)["gains_retained"]) == {"accuracy"}
 
 
 def test_a_score_that_means_nothing_is_told_with_the_reason(report: RunReport) -> None:

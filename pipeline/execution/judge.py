@@ -1,0 +1,138 @@
+"""The rows of a run's closing table: every checkpoint measured with the run's yardstick, and the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from pipeline.execution.teacher_choice import FinishedStage, TeacherChoice
+from pipeline.reporting.run_table import rows_of, score_tags, teacher_line
+from pipeline.reporting.teacher_verdict import check_first, teacher_reports
+from pipeline.store.checkpoints import CheckpointStore
+from pipeline.tracking.session import TrackedRun
+from schemas.core.metrics import titled
+from schemas.data.stage_data import TaskDataset
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import StageConfig
+from schemas.results.manifest import Judgement, Row, RowKind, TeacherReport
+from stages.judge import Yardstick, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
+from stages.ports.protocols import Progress
+
+
+def kind_of(config: StageConfig) -> RowKind:
+    """Kind of a stage's row: a fine-tuned model is a teacher, a student without a teacher a baseline."""
+    if config.student is None:
+        return "teacher"
+    return "baseline" if config.teacher is None else "stage"
+
+
+class Judge:
+    """Measures the models of one recipe's run; judgements are kept in the store, so that none is made twice."""
+
+    def __init__(self, recipe: Recipe, store: CheckpointStore, progress: Progress, teachers: TeacherChoice) -> None:
+        self.recipe, self.store, self.progress, self.teachers = recipe, store, progress, teachers
+        self.rows: list[Row] = []
+        self.teacher_reports: tuple[TeacherReport, ...] = ()
+        """Verdict on each fine-tuned teacher, once `check_teachers` has been called."""
+
+    @cached_property
+    def yardstick(self) -> Yardstick:
+        """What every checkpoint of this run is measured with; made when first used, once the first teacher exists."""
+        teachers = self.teachers.available.fine_tuned
+        return make_yardstick(self.recipe, teachers[0] if teachers else None, self.store.cache)
+
+    def _judgement(self, digest: str, measure: Callable[[], Judgement]) -> Judgement:
+        digest = self.yardstick.digest(digest)
+        judgement = self.store.read_judgement(digest)
+        if judgement is None:
+            judgement = measure()
+            self.store.write_judgement(digest, judgement)
+        return judgement
+
+    def add_stage(self, stage: FinishedStage, run: TrackedRun, **candidate: Any) -> None:
+        """Measure a finished stage, log its scores into its MLflow run, and add its row.
+
+        Args:
+            stage: the stage.
+            run: its MLflow run.
+            candidate: fields of the row that say how a teacher was chosen.
+        """
+        config, checkpoint = stage.config, stage.result.checkpoint
+        # A head for several tasks does not answer for this one; its features are judged.
+        labels = stage.labels if isinstance(config.data, TaskDataset) else ()
+        judgement = self._judgement(checkpoint.digest, lambda: judge_checkpoint(checkpoint, labels, self.yardstick))
+        run.log(stage.result.steps, scores_of(judgement))
+        if (scorer := self.yardstick.scorer) is not None:
+            run.set_tags(score_tags(scorer.rows.task.positive_label, rows_of(*scorer.counted)))
+        self.add_row(stage.row(kind_of(config), judgement, run_id=run.run_id, **candidate))
+
+    def add_candidates(self, group: list[FinishedStage], best: FinishedStage, run: TrackedRun) -> None:
+        """Add the rows of a teacher's candidates, the best first; only the best is measured with the yardstick."""
+        scorer = self.yardstick.scorer
+        title = titled(best.metric, scorer.about(best.metric) if scorer else None)
+        self.add_stage(best, run, **best.choice(title))
+        for stage in group:
+            if stage is not best:
+                run_id = stage.result.mlflow_run_id
+                self.add_row(stage.row("teacher", stage.judgement, run_id=run_id, chosen=False, **stage.choice(title)))
+        self.progress.note(
+            f"{best.config.name}: the best of {len(group)} is {best.candidate} ({title} {best.score:.4f})"
+        )
+
+    def add_row(self, row: Row) -> None:
+        """Add a row in place of one that a failed attempt left for the same checkpoint."""
+        same = (row.name, row.checkpoint)
+        self.rows = [other for other in self.rows if row.checkpoint is None or (other.name, other.checkpoint) != same]
+        self.rows.append(row)
+
+    def add_published_teacher(self) -> None:
+        """Measure a teacher that this run did not fine-tune, and add its row."""
+        yardstick, has_head = self.yardstick, bool(self.teachers.available.fine_tuned)
+        judgement = self._judgement(
+            yardstick.teacher_digest, lambda: judge_model(yardstick.teacher, yardstick, has_head=has_head)
+        )
+        self.add_row(Row(name="teacher", kind="teacher", status="given", judgement=judgement))
+
+    def add_bag_of_words(self) -> None:
+        """Fit and measure a bag-of-words model, and add its row."""
+        self.add_row(Row(name="bag_of_words", kind="baseline", status="ran", judgement=self._bag_of_words()))
+
+    def _bag_of_words(self) -> Judgement:
+        def measure() -> Judgement:
+            self.progress.note("bag_of_words: fitting")
+            return judge_bag_of_words(self.yardstick)
+
+        return self._judgement("bag_of_words", measure)
+
+    def check_teachers(self) -> None:
+        """Report on each fine-tuned teacher.
+
+        Raises:
+            TeacherError: the first has less than `teacher.minimum_gain` of what can be gained over guessing.
+        """
+        fine_tuned = self.teachers.available.fine_tuned
+        compares_words = "bag_of_words" in self.recipe.baselines and bool(fine_tuned)
+        self.teacher_reports = teacher_reports(
+            self.rows,
+            fine_tuned[0] if fine_tuned else None,
+            self.yardstick,
+            self._bag_of_words() if compares_words else None,
+            minimum_gain=self.recipe.teacher.minimum_gain,
+        )
+        check_first(self.teacher_reports)
+        for report in self.teacher_reports:
+            self.progress.note(teacher_line(report))
+
+
+def scores_of(judgement: Judgement) -> dict[str, float]:
+    """The judgement as metrics, the same names in every stage."""
+    values = {name: value for name, value in judgement if isinstance(value, float)}
+    parts = {"": judgement.scores, "unseen/": judgement.unseen_scores}
+    parts |= {f"{name}/": scores for name, scores in judgement.further.items()}
+    scores = {f"{prefix}{name}": score for prefix, part in parts.items() for name, score in part.items()}
+    if judgement.minus_teacher is not None:
+        scores["minus_teacher"] = judgement.minus_teacher
+    for name, score in scores.items():
+        values |= {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+    return {f"eval/{name}": value for name, value in values.items()}

@@ -1,0 +1,136 @@
+"""The report of a run with one task: what it says, and where it is shown."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from pipeline.execution.stage_runner import StageRunner
+from pipeline.reporting.result_table import as_markdown, as_records
+from pipeline.reporting.run_table import rows_of, run_table, score_tags, student_row, summary, teacher_row
+from pipeline.reporting.score_figures import stage_comparison
+from pipeline.tracking.session import TrackedRun
+from schemas.core.errors import DistillError
+from schemas.data.tasks import describe_task
+from schemas.recipe.recipe import Recipe
+from schemas.results.manifest import Row, RunReport, Size
+from stages.evaluation import latency
+from stages.judge import chance
+from stages.models.encoders import load_config, load_encoder, locate
+from stages.models.student import encoder_flops
+from stages.preflight.checks import Facts
+
+log = logging.getLogger(__name__)
+
+
+def make_report(runner: StageRunner, name: str, facts: Facts, *, seconds: float) -> RunReport:
+    """The report of the stages that `runner` has run.
+
+    Args:
+        runner: with the rows of the closing table.
+        name: name of the report.
+        facts: findings of the preflight checks.
+        seconds: wall time of the run.
+    """
+    recipe, judge, context = runner.recipe, runner.judge, runner.context
+    yardstick = judge.yardstick
+    scorer, guessed = yardstick.scorer, chance(yardstick)
+    counted = (None, None) if scorer is None else scorer.counted
+    metric = recipe.task.main_metric if recipe.task else None
+    report = RunReport(
+        run=name,
+        recipe=recipe.name,
+        task=describe_task(recipe.task) if recipe.task else None,
+        metric=metric,
+        positive_label=scorer.rows.task.positive_label if scorer else None,
+        data=facts.card,
+        rows=tuple(judge.rows),
+        teachers=judge.teacher_reports,
+        size=_size(recipe, judge.rows, facts),
+        validation_rows=counted[0],
+        validation_rows_of=counted[1],
+        further_rows={name: further.counted for name, further in yardstick.further.items()},
+        majority=guessed.get(metric or ""),
+        guessed=guessed,
+        seconds=seconds,
+        mlflow_run_id=runner.run.run_id,
+        mlflow_experiment_id=context.tracking.experiment_id,
+        store=str(context.store.root),
+        resolved=recipe.model_dump(mode="json"),
+    )
+    return report.model_copy(update=retained_shares(report))
+
+
+def retained_shares(report: RunReport) -> dict[str, Any]:
+    """Shares of the teacher's scores, and of what these have above guessing, that the student retained."""
+    student_line, teacher_line = student_row(report), teacher_row(report)
+    if not student_line or not teacher_line:
+        return {}
+    student, teacher = student_line.judgement, teacher_line.judgement
+    shares: dict[str, Any] = {}
+    if student.task_metric is not None and teacher.task_metric:
+        shares["retained"] = student.task_metric / teacher.task_metric
+    gains = {
+        metric: (student.scores[metric].value - guess) / (teacher.scores[metric].value - guess)
+        for metric, guess in report.guessed.items()
+        if metric in student.scores
+        and metric in teacher.scores
+        # A teacher accepted at chance level has nothing above it to retain.
+        and teacher.scores[metric].value > guess
+    }
+    return shares | {"gains_retained": gains, "retained_above_chance": gains.get(report.metric or "")}
+
+
+def _size(recipe: Recipe, rows: list[Row], facts: Facts) -> Size | None:
+    """Parameters, operations and measured speed of student and teacher; None where no stage was run."""
+    checkpoints = [row.checkpoint for row in rows if row.kind == "stage" and row.checkpoint]
+    if not checkpoints:
+        return None
+    folder = locate(recipe.pretrained)
+    student, teacher = load_encoder(Path(checkpoints[-1].path) / "model"), load_encoder(folder, load_config(folder))
+    speed = latency.speed_up(student, teacher)
+    return Size(
+        student_parameters=facts.student_parameters,
+        teacher_parameters=facts.teacher_parameters,
+        student_flops=encoder_flops(facts.student),
+        teacher_flops=encoder_flops(facts.teacher),
+        speed_up=speed.median,
+        speed_up_low=speed.low,
+        speed_up_high=speed.high,
+        speed_up_sequences=latency.SEQUENCES,
+        speed_up_length=latency.LENGTH,
+    )
+
+
+def publish(report: RunReport, run: TrackedRun, *, key: str) -> None:
+    """Show the report in its MLflow run and as artifacts in Prefect, whose names begin with `key`."""
+    run.log_file(as_markdown(run_table(report), summary(report)), "report.md")
+    run.log_file(report.model_dump_json(indent=2), "report.json")
+    run.log_file(stage_comparison(report), "stages.png")
+    scores = {
+        "retained": report.retained,
+        "retained_above_chance": report.retained_above_chance,
+        "guessed": report.majority,
+    }
+    if report.validation_rows is not None:
+        run.set_tags(score_tags(report.positive_label, rows_of(report.validation_rows, report.validation_rows_of)))
+    run.log(0, {f"result/{name}": value for name, value in scores.items() if value is not None})
+    show_in_prefect(key, "stages", as_records(run_table(report)), summary(report))
+
+
+def show_in_prefect(
+    key: str, content: Literal["stages", "tasks"], table: list[dict[str, str]], lines: list[str]
+) -> None:
+    """Store a table and the lines below it as artifacts of the flow run."""
+    key = re.sub(r"[^a-z0-9]+", "-", key.lower())
+    try:
+        create_table_artifact(key=f"{key}-{content}", table=table, description=f"The run's {content}")
+        create_markdown_artifact(key=f"{key}-result", markdown="\n".join(f"- {line}" for line in lines))
+    except DistillError:
+        raise
+    except Exception as error:  # the run itself is complete without them
+        log.warning("Prefect did not accept the results table (%s); it is in the store and in MLflow", error)
