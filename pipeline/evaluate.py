@@ -12,7 +12,7 @@ from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.run_table import notes_on, percent
-from pipeline.store.checkpoints import MANIFEST, open_checkpoint, store_for_look
+from pipeline.store.checkpoints import open_checkpoint, store_for_look
 from pipeline.task_argument import task_argument
 from schemas.core.base import Frozen
 from schemas.core.errors import CheckpointError, ConfigError, DataError
@@ -29,6 +29,7 @@ from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_config, load_tokenizer, locate
 from stages.models.sentence_encoder import Model
 from stages.storage.format_versions import NUMERICS_VERSION
+from stages.storage.sealed_folder import MANIFEST
 
 log = logging.getLogger(__name__)
 

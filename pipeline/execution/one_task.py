@@ -12,7 +12,7 @@ from pipeline.execution.stage_runner import StageRunner
 from pipeline.planning.options import RunOptions
 from pipeline.planning.outline import needs_made_teachers
 from pipeline.process.settings import Settings
-from pipeline.store.checkpoints import MANIFEST, CheckpointStore, open_checkpoint
+from pipeline.store.checkpoints import CheckpointStore, open_checkpoint
 from pipeline.store.open_runs import OpenRun
 from pipeline.tracking.artifacts import resolve_run
 from pipeline.tracking.session import TrackedRun
@@ -23,6 +23,7 @@ from schemas.recipe.stage import STAGE_ORDER, Stage
 from schemas.recipe.teacher import FineTune
 from schemas.results.manifest import CheckpointRef, RunReport
 from stages.preflight.checks import Facts
+from stages.storage.sealed_folder import MANIFEST
 
 
 @dataclass(frozen=True)

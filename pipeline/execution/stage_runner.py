@@ -12,7 +12,7 @@ from pipeline.execution.teacher_choice import FinishedStage, TeacherChoice
 from pipeline.process.stopping import interrupted
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.term_map import term_map
-from pipeline.store.checkpoints import MANIFEST, verify
+from pipeline.store.checkpoints import verify
 from pipeline.store.open_runs import needs_of
 from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_checkpoint, log_student
 from pipeline.tracking.client import CHECKPOINT_TAG
@@ -27,6 +27,7 @@ from schemas.results.manifest import CheckpointRef, Manifest, StageResult
 from stages.identity import changed_since, stage_identity
 from stages.ports.protocols import Ports
 from stages.run import run_stage
+from stages.storage.sealed_folder import MANIFEST
 
 CANDIDATE_TAG, CHOSEN_TAG = "distill.candidate", "distill.chosen"
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.planning.outline import OutlinedStage
-from pipeline.store.checkpoints import MANIFEST, CheckpointStore
+from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.regular_files import read_regular
 from stages.identity import stage_identity
+from stages.storage.sealed_folder import MANIFEST
 
 # The newest ones of a stage; a store may hold thousands.
 _LOOKED_AT = 50

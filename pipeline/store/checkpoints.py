@@ -1,14 +1,11 @@
-"""The checkpoint store: the only writer of run folders.
+"""The checkpoint store: the only writer of checkpoints, and the judge of whether a stage is finished.
 
-It is also the one answer to "is this stage done?". A checkpoint exists when its manifest does, in
-a folder that appeared by one rename. The manifest names size and SHA-256 of every file;
-`manifest.sha256` beside it (readable by `sha256sum -c`) covers the manifest itself, which holds
-the metrics. Moving checkpoints to an object store is left out.
+A checkpoint exists when its manifest does, in a folder that appeared by one rename. The manifest lists size and SHA-256
+of every file; `manifest.sha256` beside it (readable by `sha256sum -c`) covers the manifest, which holds the metrics.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
@@ -20,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from pipeline.store import files, open_runs, run_reports
-from pipeline.store import kept_evaluations as evaluations
-from pipeline.store.files import seal_of as seal_of
+from pipeline.store import kept_evaluations, open_runs, run_reports
+from pipeline.store.files import storage_errors
 from pipeline.store.states import FolderStates
 from schemas.core.errors import CheckpointError, ConfigError, StoreError
 from schemas.core.paths import local_path
@@ -32,14 +27,14 @@ from schemas.core.regular_files import read_regular, special_kind
 from schemas.recipe.stage import StageName
 from schemas.results.manifest import CheckpointRef, Judgement, Manifest
 from schemas.results.report import AnyReport
+from stages.storage import sealed_folder
+from stages.storage.sealed_folder import MANIFEST, MANIFEST_SEAL
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-SEAL = "manifest.sha256"
 _FREE_BYTES = 200_000_000
-_FOLDERS = ("checkpoints", "states", "evaluations", "runs", "cache", "points", "locks", open_runs.FOLDER)
 _SWEPT = ("checkpoints", "states", "evaluations", "runs", "points")
+_FOLDERS = (*_SWEPT, "cache", "locks", open_runs.FOLDER)
 
 
 class CheckpointStore:
@@ -50,21 +45,21 @@ class CheckpointStore:
         self.cache = root / "cache"
         """Tokenised data; may be emptied at any time."""
         self.points = root / "points"
-        """Metrics of every run, a JSONL file each."""
+        """Metrics of every run, one JSONL file each."""
 
     def folder(self, stage: StageName, digest: str) -> Path:
-        """Where the checkpoint of this stage is, or would be."""
+        """The folder of that stage's checkpoint, whether it exists or not."""
         return self.root / "checkpoints" / f"{stage}-{digest[:16]}"
 
     def is_there(self, name: str) -> bool:
-        """Whether the folder `STAGE-DIGEST16` is a finished stage's; content is not looked at."""
+        """Whether the checkpoint folder `STAGE-DIGEST16` has a manifest; its files are not read."""
         return (self.root / "checkpoints" / name / MANIFEST).is_file()
 
     def find(self, stage: StageName, digest: str) -> tuple[CheckpointRef, Manifest] | None:
-        """The finished stage of that digest, or None; looks at sizes, not at content.
+        """The finished stage of that digest, or None; compares sizes, not content.
 
         Raises:
-            CheckpointError: it is there but damaged; the message names the file and the remedy.
+            CheckpointError: it is damaged; the message names the file and the remedy.
         """
         folder = self.folder(stage, digest)
         if not (folder / MANIFEST).is_file():
@@ -75,7 +70,7 @@ class CheckpointStore:
         if (manifest.stage, manifest.digest) != (stage, digest):
             raise CheckpointError(
                 f"{folder} holds {manifest.stage} of digest {manifest.digest[:16]}, not {stage} of "
-                f"{digest[:16]}; somebody moved or renamed it: delete the folder to redo {stage}"
+                f"{digest[:16]}; it was moved or renamed: delete the folder to redo {stage}"
             )
         return _ref(folder, manifest), manifest
 
@@ -89,12 +84,12 @@ class CheckpointStore:
 
     @contextmanager
     def lock(self, stage: StageName, digest: str) -> Iterator[None]:
-        """Holds the stage for this process; waits, saying so, while another process makes it.
+        """Lock the stage for this process; waits, with a warning, while another process runs it.
 
-        The operating system frees the lock when its holder dies. After waiting, ask `find` again.
+        The operating system frees the lock when its holder dies. After waiting, call `find` again.
         """
         path = self.root / "locks" / f"{stage}-{digest[:16]}.lock"
-        with files.storage_errors(path.parent):
+        with storage_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
             try:
@@ -108,23 +103,23 @@ class CheckpointStore:
             lock.release()
 
     def read_judgement(self, digest: str) -> Judgement | None:
-        """The kept evaluation of that digest; None where there is none, or it is not as it was written."""
-        return evaluations.read_judgement(self._evaluation(digest), digest)
+        """The kept evaluation of that digest; None where there is none, or it has changed since it was written."""
+        return kept_evaluations.read_judgement(self._evaluation(digest), digest)
 
     def write_judgement(self, digest: str, judgement: Judgement) -> None:
-        """Keep an evaluation under its digest; raises StoreError when it cannot."""
-        evaluations.write_judgement(self._evaluation(digest), digest, judgement)
+        """Keep an evaluation under its digest; raises StoreError when the file system refuses."""
+        kept_evaluations.write_judgement(self._evaluation(digest), digest, judgement)
 
     def _evaluation(self, digest: str) -> Path:
         assert re.fullmatch(r"[0-9a-f]+", digest), digest
         return self.root / "evaluations" / f"{digest}.json"
 
     def write_report(self, report: run_reports.Report) -> run_reports.Report:
-        """Keep a run's report; as `run_reports.write_report`."""
+        """Keep a run's report; see `run_reports.write_report`."""
         return run_reports.write_report(self.root, report)
 
     def read_report(self, name: str | None = None) -> AnyReport:
-        """The report of that name, or the newest; as `run_reports.read_report`."""
+        """The report of that name, or the newest; see `run_reports.read_report`."""
         return run_reports.read_report(self.root, name)
 
     def list_reports(self) -> list[str]:
@@ -134,77 +129,54 @@ class CheckpointStore:
 
 @dataclass(frozen=True)
 class FolderWriter:
-    """Turns files into the checkpoint of one stage; a `stages.ports.protocols.CheckpointWriter`."""
+    """Writes the checkpoint of one stage; a `stages.ports.protocols.CheckpointWriter`."""
 
     store: CheckpointStore
     stage: StageName
     digest: str
 
     def commit(self, manifest: Manifest, write: Callable[[Path], None]) -> CheckpointRef:
-        """Let `write` fill a folder, then make it a checkpoint in one rename.
+        """Let `write` fill a folder, make it a checkpoint in one rename, and remove the stage's states.
 
-        The stage's states go. If another process has finished the same stage first, that checkpoint
-        stays and this one is dropped.
+        If another process has finished the same stage first, its checkpoint stays and this one is dropped.
 
         Raises:
             StoreError: the file system refused; nothing unfinished is left.
         """
         assert (manifest.stage, manifest.digest) == (self.stage, self.digest), "manifest of another stage"
         target = self.store.folder(self.stage, self.digest)
-        with files.storage_errors(target.parent), files.unfinished(target.parent) as folder:
+        with storage_errors(target.parent), sealed_folder.unfinished(target.parent) as folder:
             write(folder)
-            full = manifest.model_copy(update={"files": files.measure(folder)})
-            files.write_manifest(folder, full)
-            files.sync_tree(folder)
-            kept = self._publish(folder, target)
-            files.sync(target.parent)
+            complete = manifest.model_copy(update={"files": sealed_folder.measure(folder)})
+            sealed_folder.write_manifest(folder, complete)
+            self.adopt(folder)
         self.store.states(self.stage, self.digest).clear()
-        return _ref(target, kept or full)
+        return _ref(target, manifest)
 
     def adopt(self, folder: Path) -> Path:
-        """Make a whole checkpoint of the stage, on the same disk, one of this store's; where it is then.
+        """Move a whole checkpoint of the stage, on the same disk, into this store; returns its new folder.
 
         Raises:
             OSError: the file system refused.
         """
         target = self.store.folder(self.stage, self.digest)
-        files.sync_tree(folder)
-        self._publish(folder, target)
-        files.sync(target.parent)
+        sealed_folder.sync_tree(folder)
+        sealed_folder.publish(folder, target, self._make_way)
         return target
 
-    def _publish(self, folder: Path, target: Path) -> Manifest | None:
-        """Renames.
-
-        Returns the manifest of a checkpoint that was there first, None when ours took the place.
-        """
-        for _ in range(3):
-            if (there := self._make_way(target)) is not None:
-                return there
-            try:
-                os.replace(folder, target)
-                return None
-            except OSError as error:
-                # Another process has committed between the look and the rename: look again.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-        raise StoreError(f"{target} keeps being made by another process; stop it and run again")
-
-    def _make_way(self, target: Path) -> Manifest | None:
-        if not os.path.lexists(target):
-            return None
+    def _make_way(self, target: Path) -> bool:
         try:
             manifest = verify(target)
             if (manifest.stage, manifest.digest) == (self.stage, self.digest):
-                log.info("%s was finished by another process; that one is kept", target)
-                return manifest
+                log.info("%s was finished by another process and is kept", target)
+                return False
             reason = "it belongs to another stage"
         except CheckpointError as error:
             reason = str(error)
         aside = target.with_name(f".damaged-{target.name}-{os.urandom(4).hex()}")
         os.replace(target, aside)
         log.warning("moved %s aside to %s: %s", target.name, aside, reason)
-        return None
+        return True
 
 
 def _ref(folder: Path, manifest: Manifest) -> CheckpointRef:
@@ -212,50 +184,46 @@ def _ref(folder: Path, manifest: Manifest) -> CheckpointRef:
 
 
 def _checked(folder: Path, *, content: bool) -> Manifest:
-    """The manifest, once everything it says of the files is found true."""
+    """The manifest of a folder whose files are as it lists them; raises CheckpointError otherwise."""
+    stage = re.sub(r"-[0-9a-f]{16}$", "", folder.name)
+    remedy = f"delete the folder to redo {stage}"
     try:
         text = read_regular(folder / MANIFEST)
         manifest = Manifest.model_validate_json(text)
-        sealed = files.is_sealed(folder / SEAL, text)
-        problems = [] if sealed else [f"{MANIFEST} is not the one {SEAL} was written for"]
-        problems += files.differences(folder, manifest.files, content=content)
+        is_sealed = sealed_folder.is_sealed(folder / MANIFEST_SEAL, text)
+        problems = [] if is_sealed else [f"{MANIFEST} is not the one {MANIFEST_SEAL} was written for"]
+        problems += sealed_folder.differences(folder, manifest.files, content=content)
         if content:
-            extra = set(files.files_in(folder)) - set(manifest.files) - {MANIFEST, SEAL}
+            extra = set(sealed_folder.files_in(folder)) - set(manifest.files) - {MANIFEST, MANIFEST_SEAL}
             problems += [f"{name} is not in its manifest" for name in sorted(extra)]
-    except (OSError, ValidationError, ValueError) as error:
-        where = getattr(error, "filename", None) or MANIFEST
-        raise _damaged(folder, [f"{Path(str(where)).name} cannot be read"]) from error
+    except (OSError, ValueError) as error:
+        name = Path(str(getattr(error, "filename", None) or MANIFEST)).name
+        raise CheckpointError(f"{folder} is damaged: {name} cannot be read; {remedy}") from error
     if problems:
-        raise _damaged(folder, problems)
+        raise CheckpointError(f"{folder} is damaged: {'; '.join(problems)}; {remedy}")
     return manifest
 
 
-def _damaged(folder: Path, problems: list[str]) -> CheckpointError:
-    stage = re.sub(r"-[0-9a-f]{16}$", "", folder.name)
-    return CheckpointError(f"{folder} is damaged: {'; '.join(problems)}; delete the folder to redo {stage}")
-
-
 def verify(folder: Path) -> Manifest:
-    """The manifest of a checkpoint, after every file has been compared with it by size and SHA-256.
+    """The manifest of a checkpoint, after comparing every file with it by size and SHA-256.
 
     Raises:
-        CheckpointError: it is no checkpoint, or files are damaged, missing or not in the manifest;
-            all of them are named.
+        CheckpointError: it is no checkpoint, or files are damaged, missing or not in the manifest; all are named.
     """
     for path in (folder, folder / MANIFEST):
         if kind := special_kind(path):
             raise CheckpointError(f"{path} is {kind}, not a regular file; give the folder of a finished stage")
     if not (folder / MANIFEST).is_file():
-        what = f"has no {MANIFEST}" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
+        problem = f"has no {MANIFEST}" if folder.is_dir() else "is no folder" if folder.exists() else "does not exist"
         raise CheckpointError(
-            f"{folder} {what}; expected the folder of a finished stage, such as "
+            f"{folder} {problem}; expected the folder of a finished stage, such as "
             f"STORE/checkpoints/general-0123456789abcdef, with {MANIFEST} in it"
         )
     return _checked(folder, content=True)
 
 
 def open_checkpoint(folder: str | Path) -> tuple[CheckpointRef, Manifest]:
-    """A checkpoint somebody named, every file verified; its `model/` folder is accepted for it.
+    """A checkpoint that the user named, every file verified; its `model/` folder is accepted for it.
 
     Raises:
         CheckpointError: it is no checkpoint, or it is damaged.
@@ -268,56 +236,56 @@ def open_checkpoint(folder: str | Path) -> tuple[CheckpointRef, Manifest]:
 
 
 def open_store(path: str | Path) -> CheckpointStore:
-    """The store in that folder for a run: made if need be, leftovers of dead processes swept.
+    """The store in that folder for a run: created if need be, leftovers of dead processes removed.
 
     Raises:
-        ConfigError: something that is no folder is in the way.
+        ConfigError: the path leads through a file.
         StoreError: the folder cannot be written, or less than 200 MB are free there.
     """
-    root = look_into_store(path).root
-    with files.storage_errors(root):
+    store = look_into_store(path)
+    root = store.root
+    with storage_errors(root):
         for name in _FOLDERS:
-            files.make_folder(root / name)
+            sealed_folder.make_folder(root / name)
         with tempfile.TemporaryFile(dir=root / "checkpoints") as probe:
             probe.write(b"distill")
         free = shutil.disk_usage(root).free
     if free < _FREE_BYTES:
         raise StoreError(
-            f"{root} has {free / 1e6:.0f} MB free, and a run needs at least "
-            f"{_FREE_BYTES / 1e6:.0f} MB; "
-            "make room there (distill gc shows what nothing needs) or give another folder with --store"
+            f"{root} has {free / 1e6:.0f} MB free, and a run needs at least {_FREE_BYTES / 1e6:.0f} MB; make room "
+            "there (distill gc lists what can be removed) or give another folder with --store"
         )
     for name in _SWEPT:
-        files.sweep(root / name)
-    return CheckpointStore(root)
+        sealed_folder.sweep(root / name)
+    return store
 
 
 def look_into_store(path: str | Path) -> CheckpointStore:
-    """The store in that folder for a look: nothing is made, written or swept, and no room is asked for.
+    """The store in that folder for reading: nothing is created or removed, and it need not exist.
 
-    It need not be there. From then on this process writes nothing that everybody may write to.
+    From then on this process writes no file that everybody may write to.
 
     Raises:
-        ConfigError: something that is no folder is in the way.
+        ConfigError: the path leads through a file.
     """
     root = local_path(path, "--store").absolute()
     blocker = next((part for part in (root, *root.parents) if part.exists()), root)
     if blocker.exists() and not blocker.is_dir():
         raise ConfigError(f"--store {path}: {blocker} is a file, not a folder; give another folder or move it")
-    # Libraries write here too, each in its own way; nobody else may write to what any of them leaves.
+    # Libraries write here too, each in its way; nobody else may write to their files either.
     os.umask(os.umask(0o022) | 0o002)
     return CheckpointStore(root)
 
 
 @contextmanager
 def store_for_look(path: str | Path) -> Iterator[CheckpointStore]:
-    """As `look_into_store`, for a look at data: what is prepared goes to the cache, for the run that follows.
+    """As `look_into_store`, for a look at data, whose preparation is cached for the run that follows.
 
     Where the store cannot be written to, or has no room, the cache is a temporary folder.
     """
     store = look_into_store(path)
-    there = next(part for part in (store.cache, *store.cache.parents) if part.exists())
-    if os.access(there, os.W_OK | os.X_OK) and shutil.disk_usage(there).free >= _FREE_BYTES:
+    existing = next(part for part in (store.cache, *store.cache.parents) if part.exists())
+    if os.access(existing, os.W_OK | os.X_OK) and shutil.disk_usage(existing).free >= _FREE_BYTES:
         with open_runs.cache_in_use(store.root):
             yield store
         return

@@ -1,4 +1,4 @@
-"""Kept evaluations: a judgement a file, sealed and under its own digest, so that none is believed unread."""
+"""Kept evaluations: one sealed file per judgement, named by its digest."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import files
+from pipeline.store.files import write_file
 from schemas.core.base import Frozen, Sha256, digest_of
 from schemas.core.regular_files import read_regular
 from schemas.results.manifest import Judgement
@@ -16,20 +16,20 @@ log = logging.getLogger(__name__)
 
 
 class KeptJudgement(Frozen):
-    """What the file of an evaluation holds."""
+    """Content of an evaluation's file."""
 
     digest: Sha256
-    """Of what was judged, and with what."""
+    """Digest of the model that was judged and of the yardstick."""
     sha256: Sha256
-    """Of the digest and the judgement."""
+    """SHA-256 of digest and judgement."""
     judgement: Judgement
     """The scores."""
 
 
 def read_judgement(path: Path, digest: str) -> Judgement | None:
-    """The evaluation kept in `path`; None where there is none, or it is not the one that was written.
+    """The evaluation kept in `path`; None where there is none, or it has changed since it was written.
 
-    Files of versions that sealed none are evaluated again: nothing tells whether they are as they were.
+    Files of versions without a seal are evaluated again, since nothing tells whether they have changed.
     """
     try:
         content = json.loads(read_regular(path))
@@ -40,17 +40,18 @@ def read_judgement(path: Path, digest: str) -> Judgement | None:
         log.warning("%s cannot be read, or has no seal; evaluating again", path)
         return None
     if kept.sha256 != _sha256(digest, content["judgement"]):
-        log.warning("%s is not as it was written, or of another model; evaluating again", path)
+        log.warning("%s has changed since it was written, or is of another model; evaluating again", path)
         return None
     return kept.judgement
 
 
 def write_judgement(path: Path, digest: str, judgement: Judgement) -> None:
-    """Keep an evaluation under its digest; raises StoreError when it cannot."""
+    """Keep an evaluation under its digest; raises StoreError when the file system refuses."""
     sha256 = _sha256(digest, judgement.model_dump(mode="json"))
-    files.write_json(path, KeptJudgement(digest=digest, sha256=sha256, judgement=judgement))
+    kept = KeptJudgement(digest=digest, sha256=sha256, judgement=judgement)
+    write_file(path, (kept.model_dump_json(indent=1) + "\n").encode("utf-8"))
 
 
 def _sha256(digest: str, judgement: Any) -> str:
-    # Of the values as they stand in the file, so that a field that a later version adds changes nothing.
+    # Of the values in the file, so that a field added by a later version changes nothing.
     return digest_of({"digest": digest, "judgement": judgement})

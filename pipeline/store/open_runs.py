@@ -1,17 +1,16 @@
-"""Which runs are going on in a store, and what they need: the part of its roots that no report names yet.
+"""Records of the runs in a store: the stages they need and that no report names yet.
 
-A run registers at its start with a record `open/NAME.jsonl`, and notes there every stage it needs before it looks for
-it. The record is locked while its process lives; the operating system frees the lock when the process dies, however it
-dies. The record of a run that died stays, so that what it needs is kept until somebody goes on with it. Records are
-written under the store's gate, which `distill gc` holds while it decides and takes away. So a stage is either noted in
-time, or gone before the run looks for it.
+A run creates a record `open/NAME.jsonl` at its start, and adds every stage that it needs before it looks for it. The
+record is locked while its process lives; the operating system frees the lock when the process dies, however it dies.
+The record of a run that died stays, so that what it needs is kept until another run continues it. Records are written
+under the store's gate, which `distill gc` holds while it decides and removes. So a stage is either recorded in time,
+or gone before the run looks for it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import re
 import time
@@ -21,12 +20,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.store import files
+from pipeline.store.files import storage_errors
 from schemas.core.regular_files import read_regular
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef
-
-log = logging.getLogger(__name__)
+from stages.storage.sealed_folder import make_folder
 
 FOLDER = "open"
 _GATE, _CACHE = ".gate", ".cache"
@@ -43,15 +41,11 @@ class OpenRun:
         self._needs: set[str] = set()
 
     def needs(self, digests: Iterable[str]) -> None:
-        """Note stages, by digest, that must stay; returns when the note is on the disk.
-
-        Raises:
-            StoreError: the file system refused it.
-        """
+        """Record stages, by digest, that must stay, on the disk itself; raises StoreError when that is refused."""
         new = {digest[:16] for digest in digests} - self._needs
         if not new:
             return
-        with files.storage_errors(self.path.parent), gate(self.root):
+        with storage_errors(self.path.parent), gate(self.root):
             self._write({"needs": sorted(new)})
         self._needs |= new
 
@@ -61,11 +55,11 @@ class OpenRun:
         os.fsync(self._handle)
 
     def _close(self, *, finished: bool) -> None:
-        """Leave the record to whoever goes on, unless nothing is left to go on with."""
+        """Leave the record for a later run, unless nothing is left to continue."""
         if finished:
-            # What a run that died had needed is in this run's report by now.
+            # The needs of a run that died are in this run's report by now.
             for record in read_records(self.root):
-                if not record.held and record.digests <= self._needs:
+                if not record.is_held and record.digests <= self._needs:
                     record.path.unlink(missing_ok=True)
         if finished or not self._needs:
             self.path.unlink(missing_ok=True)
@@ -73,16 +67,12 @@ class OpenRun:
 
 @contextmanager
 def open_run(root: Path, name: str) -> Iterator[OpenRun]:
-    """A run in the store `root`, open while the block lasts; its cache is in use as long.
-
-    Raises:
-        StoreError: the file system refused the record.
-    """
+    """Record a run in the store `root` and keep its cache in use for the block; raises StoreError when refused."""
     name = re.sub(r"[^\w.-]", "_", name)[:100]
     path = root / FOLDER / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}.jsonl"
     with cache_in_use(root):
-        with files.storage_errors(path.parent):
-            files.make_folder(path.parent)
+        with storage_errors(path.parent):
+            make_folder(path.parent)
             with gate(root):
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
                 handle = os.open(path, flags, 0o644)
@@ -101,20 +91,20 @@ def open_run(root: Path, name: str) -> Iterator[OpenRun]:
 
 @dataclass(frozen=True)
 class Record:
-    """What a run that goes on, or has died, noted."""
+    """Content of the record of a run that is running or has died."""
 
     path: Path
-    held: bool
+    is_held: bool
     """Whether its process lives."""
     digests: frozenset[str]
-    """The first 16 digits of what it needs."""
+    """The first 16 digits of the digests of the stages that it needs."""
     written: float
-    """When it was last written, in seconds since 1970, by its own words or the file system's, whichever is later."""
+    """Time of the last write in seconds since 1970, from its content or the file system, whichever is later."""
 
 
 def read_records(root: Path) -> list[Record]:
-    """Every record of the store; one that has just been removed, or cannot be read, is left out."""
-    found = []
+    """Every readable record of the store."""
+    records = []
     for path in sorted((root / FOLDER).glob("*.jsonl")):
         try:
             held, text = is_held(path), read_regular(path).decode("utf-8", errors="replace")
@@ -122,15 +112,15 @@ def read_records(root: Path) -> list[Record]:
         except OSError:
             continue
         digests = (word[:16] for line in text.splitlines()[1:] for word in _DIGEST.findall(line))
-        found.append(Record(path, held, frozenset(digests), written))
-    return found
+        records.append(Record(path, held, frozenset(digests), written))
+    return records
 
 
 def last_time(text: str) -> float:
     """The latest `"time": SECONDS` in a text that is not in the future; 0 where there is none."""
     times = (float(number) for number in re.findall(r'"time": ?(\d+(?:\.\d+)?)', text))
     now = time.time()
-    return max((each for each in times if each <= now), default=0.0)
+    return max((seconds for seconds in times if seconds <= now), default=0.0)
 
 
 def needs_of(config: StageConfig, parent: CheckpointRef | str | None) -> set[str]:
@@ -146,11 +136,7 @@ def digests_in(text: str) -> set[str]:
 
 @contextmanager
 def gate(root: Path) -> Iterator[None]:
-    """Nobody else registers, notes a need or takes anything away while the block lasts.
-
-    Raises:
-        OSError: the lock's file cannot be made.
-    """
+    """Keep other processes from recording needs and removing garbage; raises OSError when it cannot be locked."""
     with _opened(_lock_file(root, _GATE)) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -158,7 +144,7 @@ def gate(root: Path) -> Iterator[None]:
 
 @contextmanager
 def cache_in_use(root: Path) -> Iterator[None]:
-    """Nothing is taken out of the cache while the block lasts. Several may use it at once."""
+    """Keep the cache from being emptied; several processes may use it at once."""
     try:
         handle = _lock_file(root, _CACHE)
     except OSError:  # a store that cannot be written to cannot be emptied either
@@ -171,24 +157,20 @@ def cache_in_use(root: Path) -> Iterator[None]:
 
 @contextmanager
 def cache_unused(root: Path) -> Iterator[bool]:
-    """Whether nobody uses the cache; nobody begins to while the block lasts."""
+    """Whether no process uses the cache; none begins to during the block."""
     with _opened(_lock_file(root, _CACHE)) as handle:
         yield _try_lock(handle)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock on a file.
-
-    Raises:
-        FileNotFoundError: it is gone.
-    """
+    """Whether a living process holds the lock on a file; raises FileNotFoundError when the file is gone."""
     with _opened(os.open(path, _READ_ONLY)) as handle:
         return not _try_lock(handle)
 
 
 @contextmanager
 def _opened(handle: int) -> Iterator[int]:
-    """The handle, closed when the block ends, which lets go of its lock."""
+    """Close the handle after the block, which releases its lock."""
     try:
         yield handle
     finally:
@@ -208,5 +190,5 @@ def _lock_file(root: Path, name: str) -> int:
     try:
         return os.open(path, _READ_ONLY)  # which a full disk does not refuse
     except FileNotFoundError:
-        files.make_folder(path.parent)
+        make_folder(path.parent)
         return os.open(path, _READ_ONLY | os.O_CREAT, 0o644)

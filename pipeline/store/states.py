@@ -1,29 +1,27 @@
-"""Mid-stage states: optimizer, schedule, RNG and data position.
+"""Training states: optimizer, schedule, random generators and data position, from which a killed stage continues.
 
-With them a killed stage goes on where it was. A state is kept like a checkpoint (written beside,
-synced, renamed, every file hashed, its stage named, its manifest sealed) but is never needed to use
-one: it lives under `states/` and goes when its stage is finished. Two are kept, so that a damaged
-newest one costs minutes and not the stage.
+A state is written like a checkpoint (renamed into place, every file hashed, its manifest sealed), but no checkpoint
+needs it: it lives under `states/` and is removed when its stage is finished. Two are kept, so that a damaged newest
+one costs minutes and not the stage.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ValidationError
-
-from pipeline.store import files
+from pipeline.store.files import storage_errors
 from schemas.core.base import Frozen
 from schemas.core.regular_files import read_regular
 from schemas.results.manifest import FileEntry
 from stages.ports.protocols import TrainingState
+from stages.storage import sealed_folder
+from stages.storage.sealed_folder import MANIFEST, MANIFEST_SEAL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,16 +30,16 @@ log = logging.getLogger(__name__)
 
 _KEPT = 2
 _STEP = re.compile(r"^step-(\d+)$")
-_TENSORS, _NUMBERS, _MANIFEST, _SEAL = ("state.safetensors", "state.json", "manifest.json", "manifest.sha256")
+_TENSORS, _NUMBERS = "state.safetensors", "state.json"
 
 
 class StateManifest(Frozen):
-    """Makes a folder a state; written last."""
+    """Manifest of a state's folder; written last."""
 
     format: Literal[1] = 1
     """Version of this layout."""
     stage: str | None = None
-    """Which stage it is of; null in states of versions that did not say."""
+    """Name of the stage; null in states of versions that did not record it."""
     digest: str | None = None
     """The stage's digest; null as above."""
     needs: tuple[str, ...] = ()
@@ -49,17 +47,17 @@ class StateManifest(Frozen):
     step: int
     """Optimizer steps taken."""
     files: dict[str, FileEntry]
-    """Every file of the state but this one and its seal."""
+    """Every file of the state except the manifest and its seal."""
     time: float = 0.0
-    """When it was written, in seconds since 1970."""
+    """Time of writing in seconds since 1970."""
 
 
 class FolderStates:
     """The states of one stage in one folder; a `stages.ports.protocols.StateStore`.
 
     Args:
-        folder: where they are.
-        stage: the stage's name; a state of another one is passed over.
+        folder: folder of the states.
+        stage: the stage's name; a state of another one is skipped.
         digest: the stage's digest, likewise.
         needs: digests of the stages that it reads.
     """
@@ -68,19 +66,17 @@ class FolderStates:
         self.folder = folder
         self.stage, self.digest, self.needs = stage, digest, tuple(sorted(needs))
         if folder.is_dir():
-            files.sweep(folder)
+            sealed_folder.sweep(folder)
 
     def save(self, state: TrainingState) -> None:
         """Keep `state` and the one before it.
 
         Raises:
-            StoreError: the file system refused; older states are as they were.
+            StoreError: the file system refused; older states are unchanged.
         """
-        from safetensors.torch import (
-            save_file,  # with torch, which a look at the store does not need
-        )
+        from safetensors.torch import save_file  # imports torch, which a look at the store does not need
 
-        with files.storage_errors(self.folder), files.unfinished(self.folder) as folder:
+        with storage_errors(self.folder), sealed_folder.unfinished(self.folder) as folder:
             save_file(_storable(state.tensors), folder / _TENSORS)
             numbers = json.dumps({"step": state.step, "numbers": dict(state.numbers)}, allow_nan=True)
             (folder / _NUMBERS).write_text(numbers + "\n", encoding="utf-8")
@@ -89,103 +85,82 @@ class FolderStates:
                 digest=self.digest,
                 needs=self.needs,
                 step=state.step,
-                files=files.measure(folder),
+                files=sealed_folder.measure(folder),
                 time=time.time(),
             )
-            files.write_manifest(folder, manifest)
-            files.sync_tree(folder)
-            self._publish(folder, self.folder / f"step-{state.step:08d}")
-            files.sync(self.folder)
-        self._retire(state.step)
-
-    def _publish(self, folder: Path, target: Path) -> None:
-        # The same step is saved again after a fall-back to an older state; the name is
-        # free for a moment, but the
-        # older state is still there should the process die in it.
-        if target.exists():
-            aside = self.folder / files.temporary_name()
-            os.replace(target, aside)
-            os.replace(folder, target)
-            files.remove(aside)
-        else:
-            os.replace(folder, target)
-
-    def _retire(self, step: int) -> None:
-        # A later step than the one just saved was passed over as damaged, or it would
-        # have been gone on from.
-        older = [name for name in self._steps() if name <= step]
+            sealed_folder.write_manifest(folder, manifest)
+            sealed_folder.sync_tree(folder)
+            # The same step is saved again after falling back to an older state, which exists should the process die
+            # while the name is free.
+            sealed_folder.publish(folder, self._path(state.step), sealed_folder.move_away)
+        # A later step than this one was skipped as damaged, or training would have continued from it.
+        older = [step for step in self._steps() if step <= state.step]
         for stale in set(self._steps()) - set(older[-_KEPT:]):
-            files.remove(self.folder / f"step-{stale:08d}")
+            sealed_folder.remove(self._path(stale))
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
 
     def _steps(self) -> list[int]:
         if not self.folder.is_dir():
             return []
-        found = (_STEP.match(path.name) for path in self.folder.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        matches = (_STEP.match(path.name) for path in self.folder.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
 
     def latest(self) -> TrainingState | None:
-        """The newest state whose every byte is as it was written; None when there is none.
-
-        A damaged one is passed over with a warning that names the file.
-        """
+        """The newest undamaged state, or None; a damaged one is skipped with a warning that names the file."""
         for step in reversed(self._steps()):
-            folder = self.folder / f"step-{step:08d}"
-            problem = self._problem(folder, step)
-            if problem is None:
-                return _read(folder)
-            log.warning("%s is not used: %s; going on from the state before it, if there is one", folder, problem)
+            folder = self._path(step)
+            if (problem := self._problem(folder, step)) is None:
+                from stages.models.tensors import read_tensors  # imports torch, as above
+
+                numbers = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
+                tensors = read_tensors(folder / _TENSORS)
+                return TrainingState(step=int(numbers["step"]), tensors=tensors, numbers=dict(numbers["numbers"]))
+            log.warning("%s is not used: %s; continuing from the state before it, if there is one", folder, problem)
         return None
 
     def _problem(self, folder: Path, step: int) -> str | None:
+        """The reason why a state cannot be used; None if it can."""
         try:
-            text = read_regular(folder / _MANIFEST)
+            text = read_regular(folder / MANIFEST)
             manifest = StateManifest.model_validate_json(text)
             if manifest.digest is None:
                 return "an earlier version wrote it, without the name of its stage"
-            if not files.is_sealed(folder / _SEAL, text):
-                return f"{_MANIFEST} is not the one {_SEAL} was written for"
-            wrong = self._of_another(manifest, step)
-            return wrong or "; ".join(files.differences(folder, manifest.files, content=True)) or None
+            if not sealed_folder.is_sealed(folder / MANIFEST_SEAL, text):
+                return f"{MANIFEST} is not the one {MANIFEST_SEAL} was written for"
+            if missing := {_TENSORS, _NUMBERS} - set(manifest.files):
+                return f"{MANIFEST} does not list {', '.join(sorted(missing))}"
+            if (manifest.stage, manifest.digest) != (self.stage, self.digest):
+                return (
+                    f"it is of {manifest.stage} of digest {manifest.digest[:16]}, not of {self.stage} of "
+                    f"{self.digest[:16]}"
+                )
+            if manifest.step != step:
+                return f"{MANIFEST} is of step {manifest.step}"
+            return "; ".join(sealed_folder.differences(folder, manifest.files, content=True)) or None
         except FileNotFoundError:
-            return f"{_MANIFEST} is missing"
+            return f"{MANIFEST} is missing"
         except OSError as error:
-            return f"{Path(error.filename or _MANIFEST).name} cannot be read ({error.strerror})"
-        except (ValidationError, ValueError):
-            return f"{_MANIFEST} cannot be read"
-
-    def _of_another(self, manifest: StateManifest, step: int) -> str | None:
-        """Whether it is of another stage or step, or no state of any."""
-        if missing := {_TENSORS, _NUMBERS} - set(manifest.files):
-            return f"{_MANIFEST} does not list {', '.join(sorted(missing))}"
-        if (manifest.stage, manifest.digest) != (self.stage, self.digest):
-            return (
-                f"it is of {manifest.stage} of digest {str(manifest.digest)[:16]}, not of {self.stage} of "
-                f"{self.digest[:16]}"
-            )
-        return None if manifest.step == step else f"{_MANIFEST} is of step {manifest.step}"
+            return f"{Path(error.filename or MANIFEST).name} cannot be read ({error.strerror})"
+        except ValueError:
+            return f"{MANIFEST} cannot be read"
 
     def clear(self) -> None:
         """Remove all states; their stage is finished."""
         if self.folder.exists():
-            files.remove(self.folder)
+            sealed_folder.remove(self.folder)
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous and in memory of their own, as safetensors wants."""
+    """The tensors on the CPU, contiguous and without shared memory, as safetensors requires."""
     seen: set[int] = set()
     result = {}
     for name, tensor in tensors.items():
-        own = tensor.detach().to("cpu").contiguous()
-        storage = own.untyped_storage()
-        if storage.data_ptr() in seen or storage.nbytes() != own.nbytes:
-            own = own.clone()
+        storable = tensor.detach().to("cpu").contiguous()
+        storage = storable.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != storable.nbytes:
+            storable = storable.clone()
         seen.add(storage.data_ptr())
-        result[name] = own
+        result[name] = storable
     return result
-
-
-def _read(folder: Path) -> TrainingState:
-    kept = json.loads((folder / _NUMBERS).read_text(encoding="utf-8"))
-    from stages.models.tensors import read_tensors  # as above
-
-    return TrainingState(step=int(kept["step"]), tensors=read_tensors(folder / _TENSORS), numbers=dict(kept["numbers"]))

@@ -278,18 +278,38 @@ def make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
         seal = Seal(files=measure(beside))
         (beside / SEAL).write_text(seal.model_dump_json() + "\n", encoding="utf-8")
         sync_tree(beside)
-        for _ in range(3):
-            if is_whole(folder):
-                return
-            if os.path.lexists(folder):
-                aside = folder.with_name(temporary_name())
-                os.replace(folder, aside)
-                remove(aside)
-            try:
-                os.replace(beside, folder)
-                break
-            except OSError as error:
-                # Another process renamed its folder after the check above: check again.
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-        sync(folder.parent)
+        publish(beside, folder, lambda existing: not is_whole(existing) and move_away(existing))
+
+
+def move_away(folder: Path) -> bool:
+    """Rename a folder, so that its name is free at once, and remove it; return True."""
+    aside = folder.with_name(temporary_name())
+    os.replace(folder, aside)
+    remove(aside)
+    return True
+
+
+def publish(folder: Path, target: Path, make_way: Callable[[Path], bool]) -> bool:
+    """Rename a finished folder to `target` and flush that to disk; return whether it is there now.
+
+    Args:
+        folder: a folder on the same disk.
+        target: its new path.
+        make_way: moves away what is at `target`; returns False to keep it instead of `folder`.
+
+    Raises:
+        OSError: the file system refused, or another process (EBUSY) kept renaming its folders to `target`.
+    """
+    for _ in range(3):
+        if os.path.lexists(target) and not make_way(target):
+            return False
+        try:
+            os.replace(folder, target)
+        except OSError as error:
+            # Another process renamed its folder after the check above: check again.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        else:
+            sync(target.parent)
+            return True
+    raise OSError(errno.EBUSY, "another process keeps writing it", str(target))

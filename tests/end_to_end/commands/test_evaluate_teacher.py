@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store.checkpoints import MANIFEST
+from stages.storage.sealed_folder import MANIFEST
 from tests.support.command_line import Distill, ToyRun
 
 

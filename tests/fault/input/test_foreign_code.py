@@ -19,8 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, BertGenerationConfig
 
-from pipeline.store.checkpoints import SEAL, open_store, seal_of, verify
-from pipeline.store.files import measure
+from pipeline.store.checkpoints import open_store, verify
 from schemas.core.errors import CheckpointError, ConfigError, DataError
 from schemas.core.kinds import Classification
 from schemas.core.refs import FolderModel
@@ -33,6 +32,7 @@ from stages.models.encoders import load_config, load_encoder, load_tokenizer, lo
 from stages.models.masked_lm import has_word_head
 from stages.models.tensors import read_tensors
 from stages.ports.protocols import TrainingState
+from stages.storage.sealed_folder import MANIFEST_SEAL, measure, seal_of
 from tests.support.builders import tiny_tokenizer
 from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.toys import random_model, toy_recipe_dict, toy_teacher
@@ -212,10 +212,10 @@ def test_pickles_in_the_store_are_found_or_refused(tmp_path: Path, payload: byte
     # Somebody who may write there can make the manifest fit; what is read still has to be safetensors.
     (folder / "projections.safetensors").write_bytes(payload)
     (folder / "manifest.json").unlink()
-    (folder / SEAL).unlink()
+    (folder / MANIFEST_SEAL).unlink()
     text = manifest_of(files=measure(folder)).model_dump_json().encode()
     (folder / "manifest.json").write_bytes(text)
-    (folder / SEAL).write_text(seal_of(text))
+    (folder / MANIFEST_SEAL).write_text(seal_of(text))
     verify(folder)
     with pytest.raises(Exception, match=r"[Hh]eader|safetensors"):
         read_tensors(folder / "projections.safetensors")

@@ -18,7 +18,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.flow import distill_flow
 from pipeline.planning.options import RunOptions
-from pipeline.store import files
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.garbage import find_garbage, remove_garbage
 from pipeline.store.run_reports import report_path
@@ -29,6 +28,7 @@ from schemas.core.refs import HubId, Revision
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import FileEntry
 from stages.ports.protocols import TrainingState
+from stages.storage.sealed_folder import differences
 from tests.support.command_line import Distill, ToyRun
 from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.paths import ROOT
@@ -287,7 +287,7 @@ def test_no_file_that_a_manifest_lists_is_looked_for_outside(store: CheckpointSt
     folder.mkdir(exist_ok=True)
     empty = FileEntry(size=0, sha256="e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
     try:
-        assert files.differences(folder, {name: empty}, content=True)
+        assert differences(folder, {name: empty}, content=True)
     except (OSError, ValueError):  # a name that no file can have
         assert not stays(name)
 

@@ -17,9 +17,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from pipeline.planning.plan import make_plan
-from pipeline.store.checkpoints import CheckpointStore, open_store, seal_of
+from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.garbage import find_garbage
 from schemas.results.manifest import Judgement, Row, RunReport
+from stages.storage.sealed_folder import seal_of
 from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.support.toys import toy_recipe
 from tests.torture.soak import Soak, growth_of, judge_growth, look_at_mlflow, look_at_store, soak_campaign

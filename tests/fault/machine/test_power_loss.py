@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.store import files
 from pipeline.store.checkpoints import open_store, verify
 from schemas.core.errors import CheckpointError
 from stages.storage import sealed_folder as whole
@@ -27,7 +26,7 @@ def test_a_checkpoint_that_was_committed_outlasts_a_cut_because_it_is_synced(
     is_synced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_synced:
-        monkeypatch.setattr(files, "sync_tree", lambda _: None)
+        monkeypatch.setattr(whole, "sync_tree", lambda _: None)
     (tmp_path / "disk").mkdir()
     lefts = [tmp_path / f"left {number}" for number in range(20)]
     with Disk(tmp_path / "disk").watched() as disk:

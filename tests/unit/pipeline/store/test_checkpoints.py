@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from pipeline.command_line import app
 from pipeline.process.settings import read_settings
-from pipeline.store import files
 from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, open_store, store_for_look, verify
 from schemas.core.credentials import without_credentials
 from schemas.core.errors import CheckpointError, ConfigError, StoreError
 from schemas.results.manifest import Judgement, RunReport
+from stages.storage.sealed_folder import seal_of, sha256_of, temporary_name
 from tests.support.manifests import DIGEST, manifest_of, write_model
 
 
@@ -45,7 +45,7 @@ def test_a_committed_checkpoint_is_found_with_every_file_measured(store: Checkpo
 def test_the_seal_can_be_checked_by_sha256sum(store: CheckpointStore) -> None:
     ref = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
     said = (Path(ref.path) / "manifest.sha256").read_text()
-    assert said == f"{files.sha256_of(Path(ref.path) / 'manifest.json')}  manifest.json\n"
+    assert said == f"{sha256_of(Path(ref.path) / 'manifest.json')}  manifest.json\n"
 
 
 def test_a_folder_without_manifest_is_ignored_and_made_way_for(store: CheckpointStore) -> None:
@@ -129,7 +129,6 @@ def test_a_manifest_that_points_outside_its_folder_is_refused(store: CheckpointS
     content["files"]["../../secret"] = content["files"]["model/config.json"]
     text = json.dumps(content).encode()
     (folder / "manifest.json").write_bytes(text)
-    from pipeline.store.checkpoints import seal_of
 
     (folder / "manifest.sha256").write_text(seal_of(text))
     with pytest.raises(CheckpointError, match="points outside the folder"):
@@ -230,7 +229,7 @@ def test_a_changed_or_copied_judgement_is_not_believed(
     text = (place / f"{DIGEST}.json").read_text()
     (place / f"{DIGEST}.json").write_text(text.replace("0.75", "0.95"))
     assert store.read_judgement(DIGEST) is None
-    assert "is not as it was written" in caplog.text
+    assert "has changed since it was written" in caplog.text
     other = "cd" * 32
     (place / f"{other}.json").write_text(text)
     assert store.read_judgement(other) is None
@@ -312,7 +311,7 @@ def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path
     place = store.root / "checkpoints"
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    here = files.temporary_name().split("-", 3)[3]
+    here = temporary_name().split("-", 3)[3]
     names = {
         "dead_old": f".tmp-{dead.pid}-00000000-{here}",
         "dead_young": f".tmp-{dead.pid}-00000001-{here}",

@@ -75,7 +75,7 @@ def test_the_record_of_a_run_that_died_keeps_its_stages_until_it_is_older_than_a
     commit(store, GENERAL)
     die(store, {GENERAL})
     (record,) = read_records(store.root)
-    assert not record.held
+    assert not record.is_held
     made_old(store)
     assert collect(store).pieces == ()  # the record says when it was written, whatever its file's time is
     gone = {piece.path for piece in collect(store, NOW).pieces}
@@ -156,10 +156,10 @@ def test_the_record_of_a_killed_process_is_free_and_half_a_line_is_passed_over(s
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
-        assert [record.held for record in read_records(store.root)] == [True]
+        assert [record.is_held for record in read_records(store.root)] == [True]
         other.send_signal(signal.SIGKILL)
     (record,) = read_records(store.root)
-    assert not record.held
+    assert not record.is_held
     with record.path.open("ab") as file:
         file.write(b'{"needs": ["cccccc')
     assert read_records(store.root)[0].digests == {GENERAL[:16]}

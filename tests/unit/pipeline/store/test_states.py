@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.store import files
 from pipeline.store.states import FolderStates, StateManifest
 from schemas.core.errors import StoreError
 from stages.ports.protocols import TrainingState
+from stages.storage.sealed_folder import measure
 from tests.support.manifests import DIGEST
 
 
@@ -164,7 +164,7 @@ def test_a_state_whose_manifest_was_changed_along_with_its_files_is_not_used(
     text = (folder / "manifest.json").read_text()
     (folder / "state.json").write_text('{"step": 100, "numbers": {}}\n')
     manifest = StateManifest.model_validate_json(text)
-    changed = {"state.json": files.measure(folder)["state.json"]}
+    changed = {"state.json": measure(folder)["state.json"]}
     manifest = manifest.model_copy(update={"files": manifest.files | changed})
     (folder / "manifest.json").write_text(manifest.model_dump_json())
     assert states.latest() is None
