@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: install quickstart test bench torture lint format audit clean
+.PHONY: install quickstart test test-slow test-all bench torture lint format audit clean
 
 install: $(INSTALLED)
 
@@ -26,10 +26,19 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: $(INSTALLED)
 	$(VENV)/bin/distill run quickstart
 
-# Three workers on two cores, because the long tests wait for servers; a file's tests together, the long ones first.
-# One thread each, or torch's own threads fight over the cores.
+# Three workers on two cores, because some tests wait for servers; each file's tests on one worker, in the order of
+# testpaths, which has the long files first. One thread each, or torch's own threads fight over the cores.
+PYTEST = $(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# The default tier, for every change: all that is not marked slow.
 test: $(INSTALLED)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow"
+
+# Whole runs that are killed, refused, crowded or served by real servers, and every shipped recipe.
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 # Alone on the machine, or the figures mean nothing.
 bench: $(INSTALLED)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # Before any import of Prefect, MLflow or a Hugging Face library, which read these when imported.
 _SCRATCH = Path(tempfile.mkdtemp(prefix="distill-tests-"))
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
+# What all workers of pytest-xdist share: the folder of the process that starts them, handed down by the environment.
+_SESSION = Path(os.environ.setdefault("DISTILL_TESTS_SESSION", str(_SCRATCH)))
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -68,12 +70,23 @@ def _same_numbers_each_time() -> None:
 
 
 @pytest.fixture(scope="session")
-def prefect() -> Iterator[None]:
-    """A real, temporary Prefect server with a database of its own."""
-    from prefect.testing.utilities import prefect_test_harness
+def prefect() -> Iterator[str]:
+    """The API's address of a real Prefect server with an empty database, shared by all workers of the session.
 
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+    Flows of this process use it by themselves. A program that a test starts has a server of its own, as a user's has,
+    unless the test hands it this address as PREFECT_API_URL.
+    """
+    from prefect.context import refresh_global_settings_context
+
+    from tests.support.prefect_server import shared_server
+
+    with shared_server(_SESSION / "prefect server") as address, pytest.MonkeyPatch.context() as patch:
+        # Through Prefect's settings, not through the environment, which the programs that tests start inherit.
+        patch.setenv("PREFECT_API_URL", address)
+        refresh_global_settings_context()
+        patch.undo()
+        yield address
+        refresh_global_settings_context()
 
 
 @pytest.fixture
@@ -85,7 +98,7 @@ def distill(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.fixture(scope="session")
-def toy_run(tmp_path_factory: pytest.TempPathFactory, prefect: None) -> ToyRun:
+def toy_run(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> ToyRun:
     """The toy recipe, run once from its YAML file for all tests that only read the store."""
     import yaml
 

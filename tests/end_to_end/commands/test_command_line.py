@@ -123,7 +123,7 @@ class TestWithARun:
 
 
 @pytest.fixture
-def broken(tmp_path: Path, distill: Distill, prefect: None):  # type: ignore[no-untyped-def]
+def broken(tmp_path: Path, distill: Distill, prefect: str):  # type: ignore[no-untyped-def]
     """Runs the toy recipe after a change to its mapping, and returns the refusal."""
 
     def run(change, *arguments: str, code: int = 2) -> str:  # type: ignore[no-untyped-def]
@@ -350,7 +350,9 @@ def test_a_refused_run_says_one_line_and_nothing_else(tmp_path: Path) -> None:
 
 def test_a_prefect_server_that_does_not_start_is_said_so(tmp_path: Path) -> None:
     env = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0", "PREFECT_HOME": str(tmp_path / "prefect")}
-    command = ("run", "quickstart", "--store", tmp_path / "store")
+    recipe = tmp_path / "toy.yaml"
+    recipe.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")
+    command = ("run", recipe, "--store", tmp_path / "store")
     with running(*processes.distill(*command), env=env) as run:
         assert run.wait(280) == 1, run.output
     assert run.output.count("error:") == 1

@@ -45,6 +45,13 @@ FINE_TUNING = {
 }
 # Not run: their path through the code is that of another recipe here; only shapes, shares or draws differ.
 VARIANTS = ("etd-rand", "tinybert-6", "tinybert-v1")
+# Run by `make test` as well: the first recipe that a user runs.
+QUICK = ("quickstart",)
+RECIPES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in shipped_names()
+    if name not in VARIANTS
+]
 EVERYWHERE = (
     "baselines=[]",
     "evaluation={probe_train_rows: 40, max_rows: 60, latent_rows: 16}",
@@ -201,7 +208,7 @@ def numbers_of(report: RunReport) -> list[float]:
     return [value for row in report.rows for value in scores_of(row.judgement).values()]
 
 
-@pytest.mark.parametrize("name", [name for name in shipped_names() if name not in VARIANTS])
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_shipped_recipe_runs_to_its_end(name: str, world: World) -> None:
     recipe = read_recipe(name)
     report = distill_flow(recipe=name, overrides=small(recipe, world), options=RunOptions(store=str(world.store)))

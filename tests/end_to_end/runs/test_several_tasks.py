@@ -15,6 +15,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, TaskRunFilter, TaskRunFilterName
 
 from pipeline.execution import stage_runner as runner
 from pipeline.execution.several_tasks import TasksFailed
@@ -131,13 +132,18 @@ def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(world: 
 
 
 def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(first: FirstRun) -> None:
-    async def found() -> tuple[set[str], list[str]]:
-        async with get_client() as client:
-            tables = [str(a.data) for a in await client.read_artifacts() if a.key == "toy-tasks"]
-            return {run.name for run in await client.read_task_runs()}, tables
+    names = {"plays", "noise", "noise/teacher", "plays/task_specific"}
 
-    names, tables = asyncio.run(found())
-    assert {"plays", "noise", "noise/teacher", "plays/task_specific"} <= names
+    async def names_and_tables() -> tuple[set[str], list[str]]:
+        of_tasks = TaskRunFilter(name=TaskRunFilterName(any_=list(names)))
+        of_tables = ArtifactFilter(key=ArtifactFilterKey(any_=["toy-tasks"]))
+        async with get_client() as client:
+            runs = await client.read_task_runs(task_run_filter=of_tasks)
+            tables = await client.read_artifacts(artifact_filter=of_tables)
+        return {run.name for run in runs}, [str(table.data) for table in tables]
+
+    stored, tables = asyncio.run(names_and_tables())
+    assert stored == names
     assert any("plays" in table and "failed" in table for table in tables)
 
 

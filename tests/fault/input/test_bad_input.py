@@ -78,6 +78,7 @@ def measured(folder: Path, names: list[str]) -> dict[str, tuple[int, int, float,
     return {name: (status, peak, taken, said) for name, status, peak, taken, said in lines}
 
 
+@pytest.mark.slow
 def test_no_file_takes_a_gigabyte_or_ten_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.jsonl").write_bytes(written(ROWS, ".jsonl"))
     contents: dict[str, Any] = {f"line{suffix}": lambda s=suffix: long_lines(s) for suffix in SUFFIXES}

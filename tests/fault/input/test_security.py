@@ -237,7 +237,7 @@ def test_usual_revisions_are_accepted(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def toy_run(tmp_path_factory: pytest.TempPathFactory, prefect: None) -> ToyRun:
+def toy_run(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> ToyRun:
     """The toy recipe, run once in a process that would let everybody write; with a state beside it."""
     folder = tmp_path_factory.mktemp("toy")
     recipe, store = folder / "toy.yaml", folder / "store"

@@ -98,7 +98,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(recipe: Path, prefect: None) -> dict[str, str]:
+def expected(recipe: Path, prefect: str) -> dict[str, str]:
     from pipeline.flow import RunOptions, distill_flow
 
     store = recipe.parent / "whole"

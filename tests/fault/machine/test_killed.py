@@ -29,9 +29,10 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.usefixtures("prefect")
-def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(recipe: Path, tmp_path: Path) -> None:
-    env = {"PREFECT_HOME": str(tmp_path / "prefect")}
+def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
+    recipe: Path, tmp_path: Path, prefect: str
+) -> None:
+    env = {"PREFECT_API_URL": prefect}
     store, whole = tmp_path / "store", tmp_path / "whole"
     command = distill("run", recipe, "--until", "task_adaptive")
     with running(*command, "--store", str(store), env=env) as first:

@@ -84,6 +84,7 @@ def test_two_thousand_checkpoints_slow_nothing_down_by_a_second(
         assert full - empty < SECONDS, name
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
 def test_runs_at_once_in_one_store_lose_nothing_and_hold_on_to_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
