@@ -22,7 +22,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import STAGE_ORDER, Stage
 from schemas.recipe.teacher import FineTune
 from schemas.results.manifest import CheckpointRef, RunReport
-from stages.preflight.checks import Facts
+from stages.preflight.checks import PreflightResult
 from stages.storage.sealed_folder import MANIFEST
 
 
@@ -33,7 +33,7 @@ class RunPlan:
     recipe: Recipe
     name: str
     """Name of its report."""
-    facts: Facts
+    facts: PreflightResult
     """Findings of the preflight checks about models and data."""
     stages: list[Stage]
     """In order."""

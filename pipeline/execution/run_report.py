@@ -22,12 +22,12 @@ from stages.evaluation import latency
 from stages.judge import chance
 from stages.models.encoders import load_config, load_encoder, locate
 from stages.models.student import encoder_flops
-from stages.preflight.checks import Facts
+from stages.preflight.checks import PreflightResult
 
 log = logging.getLogger(__name__)
 
 
-def make_report(runner: StageRunner, name: str, facts: Facts, *, seconds: float) -> RunReport:
+def make_report(runner: StageRunner, name: str, facts: PreflightResult, *, seconds: float) -> RunReport:
     """The report of the stages that `runner` has run.
 
     Args:
@@ -85,7 +85,7 @@ def retained_shares(report: RunReport) -> dict[str, Any]:
     return shares | {"gains_retained": gains, "retained_above_chance": gains.get(report.metric or "")}
 
 
-def _size(recipe: Recipe, rows: list[Row], facts: Facts) -> Size | None:
+def _size(recipe: Recipe, rows: list[Row], facts: PreflightResult) -> Size | None:
     """Parameters, operations and measured speed of student and teacher; None where no stage was run."""
     checkpoints = [row.checkpoint for row in rows if row.kind == "stage" and row.checkpoint]
     if not checkpoints:

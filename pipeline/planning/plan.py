@@ -25,7 +25,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig, StageName
 from schemas.results.manifest import Size
 from stages.models.student import encoder_flops
-from stages.preflight.checks import Facts
+from stages.preflight.checks import PreflightResult
 from stages.preflight.cost import cost_of, matrix_rate
 
 
@@ -119,7 +119,12 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
 
 
 def _planned(
-    task: str | None, stage: OutlinedStage, facts: Facts, store: CheckpointStore, rate: float, execution: Execution
+    task: str | None,
+    stage: OutlinedStage,
+    facts: PreflightResult,
+    store: CheckpointStore,
+    rate: float,
+    execution: Execution,
 ) -> PlannedStage:
     config = stage.config
     cost = cost_of(

@@ -1,4 +1,4 @@
-"""The look at models and data before anything is trained, for every task of a recipe."""
+"""Preflight of every task of a recipe."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pipeline.planning.each_task import of_each_task
 from schemas.recipe.recipe import Recipe
-from stages.preflight.checks import Facts, preflight
+from stages.preflight.checks import PreflightResult, preflight
 
 
-def look_at(recipe: Recipe, cache: Path) -> dict[str | None, Facts]:
+def look_at(recipe: Recipe, cache: Path) -> dict[str | None, PreflightResult]:
     """What the look finds, by task; under None where the recipe has one task, or none.
 
     Raises:

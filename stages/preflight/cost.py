@@ -1,4 +1,4 @@
-"""What a stage will take: steps, tokens, operations, time, and room for the teacher's answers."""
+"""Cost of a stage: steps, tokens, operations, time, and disk space for the teacher's answers."""
 
 from __future__ import annotations
 
@@ -21,44 +21,50 @@ from stages.device.runtime import Runtime
 from stages.models.encoders import load_config, load_tokenizer, locate
 from stages.models.student import encoder_flops, student_config
 from stages.objective.objective import ObjectiveTerms
-from stages.preflight.checks import Facts
+from stages.preflight.checks import PreflightResult
 from stages.stage_data import StageData, load_data
 from stages.training.teacher_cache import pays, room_for
 
-_STEPS_LOOKED_AT = 1000
+_CHECKED_STEPS = 1000
 _EFFICIENCY = 0.35
-"""Share of the matrix rate that a training step reached in trials; only used to estimate times."""
+"""Share of the matrix rate that a training step reached in trials; used only for estimates of time."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage will take."""
+    """Cost of a stage."""
 
     steps: int
     tokens: int
     flops: float
-    """Of the encoders: teacher forward, student forward and backward."""
+    """Operations of the encoders: teacher forward, student forward and backward."""
     seconds: float
-    """Estimated; a first guess from this machine's matrix rate."""
+    """Rough estimate from this machine's matrix rate."""
     kept_bytes: int = 0
-    """Room for what the teacher says about every row; 0 where it is asked in every epoch."""
+    """Size of the cache of the teacher's answers; 0 if the teacher runs in every epoch."""
 
 
 def cost_of(
-    config: StageConfig, facts: Facts, cache: Path, rate: float, *, room: float = 0.0, microbatch_tokens: int = 8192
+    config: StageConfig,
+    facts: PreflightResult,
+    cache: Path,
+    rate: float,
+    *,
+    room: float = 0.0,
+    microbatch_tokens: int = 8192,
 ) -> Cost:
-    """Steps, tokens, operations and a first guess of the time of a stage.
+    """Return steps, tokens, operations and a rough estimate of the time of a stage.
 
     Args:
         config: the stage.
-        facts: what `preflight` found.
+        facts: result of `preflight`.
         cache: folder of tokenised data.
         rate: floating-point operations per second of this machine, from `matrix_rate`.
-        room: bytes that the teacher's answers may take.
+        room: bytes available for the teacher's answers.
         microbatch_tokens: padded tokens that one forward pass may hold.
 
     Raises:
-        ConfigError: the objective compares rows that are not in one forward pass.
+        ConfigError: the objective compares rows of different forward passes.
     """
     folder = locate(config.pretrained)
     training = config.training
@@ -66,7 +72,7 @@ def cost_of(
     data = load_data(config.data, tokenizer, cache, training.selection)
     copies = 1
     if isinstance(config.data, TaskDataset) and config.data.augmentation is not None:
-        # They are made when the stage runs: at most so many, about as long as the rows.
+        # An upper bound: copies are made when the stage runs, and are about as long as the rows.
         copies += config.data.augmentation.copies
     lengths = np.tile(data.train.lengths, copies)
     batches = Batches(
@@ -93,20 +99,20 @@ def cost_of(
 
 
 def _check_steps(config: StageConfig, batches: Batches, steps: int) -> None:
-    """Refuse a stage one of whose first steps is more than a forward pass holds."""
-    for step in range(min(steps, _STEPS_LOOKED_AT)):
+    """Refuse a stage if one of its first steps does not fit into one forward pass."""
+    for step in range(min(steps, _CHECKED_STEPS)):
         if (passes := len(batches.step(step))) > 1:
             raise torn_step(config.training.batch, passes, batches.microbatch_tokens)
 
 
 def _objective(config: StageConfig) -> ObjectiveTerms | None:
-    """The stage's objective, on shapes alone; None without a teacher, and for masked words."""
+    """Return the stage's objective on the meta device; None without a teacher, and for masked words."""
     teachers = members_of(config.teacher)
     if not teachers or isinstance(config.objective, MaskedLanguageObjective):
         return None
     read = load_config(locate(config.pretrained))
     own = student_config(read, config.student.shape, config.student.model_type) if config.student else read
-    with torch.device("meta"):  # the objective asks for nothing else
+    with torch.device("meta"):  # shapes are all that the objective needs
         student, teacher = AutoModel.from_config(own), AutoModel.from_config(read)
     return ObjectiveTerms(
         config.objective, student=student, teachers=[teacher] * len(teachers), seed=0, shares=shares_of(config)
@@ -114,7 +120,7 @@ def _objective(config: StageConfig) -> ObjectiveTerms | None:
 
 
 def _room_for_answers(config: StageConfig, data: StageData, objective: ObjectiveTerms | None) -> int:
-    """Bytes of what all teachers say about every row; 0 where it changes from step to step, or there is no teacher."""
+    """Return the bytes of all teachers' answers for every row; 0 if they change between steps, or without a teacher."""
     if objective is None or objective.changes_rows:
         return 0
     read = load_config(locate(config.pretrained))
@@ -133,7 +139,7 @@ def _flops_per_token(shape: StudentShape, length: float) -> float:
 
 
 def matrix_rate(precision: str = "auto", *, size: int = 1024, seconds: float = 0.3) -> float:
-    """Floating-point operations per second of a square matrix product here, in the number format of a run."""
+    """Return the floating-point operations per second of a square matrix product, in the number format of a run."""
     runtime = Runtime("fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "auto")
     number = torch.bfloat16 if runtime.bf16 else torch.float32
     matrix = torch.randn(size, size, device=runtime.device).to(number)

@@ -1,4 +1,4 @@
-"""Whether the models that a recipe names can do what it asks of them: what a run would refuse, before it trains."""
+"""Check that the models of a recipe fit together and support its objectives, before anything is trained."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ _STAGE = re.compile(r"stages\[\d+\]")
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a recipe, looked at."""
+    """Configs of the models of a recipe."""
 
     folder: Path
-    """Of the pretrained teacher."""
+    """Folder of the pretrained teacher."""
     teacher: PretrainedConfig
     tokenizer: PreTrainedTokenizerFast
-    """The teacher's, which all models share."""
+    """Tokenizer of the teacher, which all models share."""
     student: PretrainedConfig
 
 
 def check_models(recipe: Recipe) -> Models:
-    """Look at the models that a recipe names, but for those that somebody has fine-tuned.
+    """Check the models that a recipe names, except for given fine-tuned teachers.
 
     Raises:
-        ConfigError: the recipe does not fit them; every problem at once.
+        ConfigError: the recipe does not fit the models; all mistakes at once.
         DataError: a model is missing or damaged, or cannot be used together with the others.
         ServiceError: a model hub is needed and cannot be reached.
     """
@@ -63,9 +63,9 @@ def check_models(recipe: Recipe) -> Models:
     check_weights(AutoModel, folder, teacher)
     tokenizer = load_tokenizer(folder, teacher)
     student = _student_config(recipe, teacher, folder)
-    whose = {describe_model(recipe.pretrained): teacher, "student": student}
+    configs = {describe_model(recipe.pretrained): teacher, "student": student}
     problems = teacher_problems(recipe, shape_of(teacher))
-    problems = problems or list(_reading_problems(recipe, recipe.stages, whose))
+    problems = problems or list(_reading_problems(recipe, recipe.stages, configs))
     for index, other in enumerate(recipe.teacher.others):
         problems += _other_problems(recipe, locate(other.model), folder, f"teacher.others[{index}]")
     problems += _head_problems(recipe, teacher, student)
@@ -81,7 +81,7 @@ def _refused(recipe: Recipe, problems: list[str]) -> ConfigError:
 
 
 def once_each(problems: list[str]) -> list[str]:
-    """Each problem once; one that several stages have with all of them in front."""
+    """Return distinct problems; one that several stages share is prefixed with all of them."""
     stages: dict[str, dict[str, None]] = {}
     for problem in problems:
         stage = _STAGE.match(problem)
@@ -91,66 +91,66 @@ def once_each(problems: list[str]) -> list[str]:
 
 
 def _student_config(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> PretrainedConfig:
-    """The config of the student; of the model that it starts from, where that is there already."""
+    """Return the config of the student, or of the model that it starts from."""
     start = recipe.student.start
     if not isinstance(start, ModelStart):
         return student_config(teacher, recipe.student.shape, recipe.student.model_type)
-    given = locate(start.model)
-    config = load_config(given)
-    check_weights(AutoModel, given, config)
-    check_same_vocabulary(given, folder, place="student.start.model")
-    check_shape(shape_of(config), recipe.student.shape, given)
-    _check_positions(recipe, config, given, "student.start.model")
+    model = locate(start.model)
+    config = load_config(model)
+    check_weights(AutoModel, model, config)
+    check_same_vocabulary(model, folder, place="student.start.model")
+    check_shape(shape_of(config), recipe.student.shape, model)
+    _check_positions(recipe, config, model, "student.start.model")
     return config
 
 
-def _check_positions(recipe: Recipe, config: PretrainedConfig, folder: Path, place: str) -> None:
-    """Refuse a model that reads fewer tokens than the recipe's data may have."""
+def _check_positions(recipe: Recipe, config: PretrainedConfig, folder: Path, path: str) -> None:
+    """Refuse a model with fewer positions than `max_length` of the data."""
     most = shape_of(config).max_positions
     for name in ("task", "general_corpus"):
         data = getattr(recipe, name)
         if data is not None and data.max_length > most:
             raise DataError(
-                f"{place}: {folder} reads at most {most} tokens, but {name}.max_length is {data.max_length}; lower it, "
+                f"{path}: {folder} reads at most {most} tokens, but {name}.max_length is {data.max_length}; lower it, "
                 "or give another model"
             )
 
 
 def _reading_problems(recipe: Recipe, stages: tuple[Stage, ...], models: dict[str, PretrainedConfig]) -> Iterator[str]:
-    """Objectives that ask for what a model of these families does not show."""
+    """Yield terms that cannot be read from a model of these families."""
     for stage in stages:
         latent = stage.objective.latent
         if latent is None:
             continue
-        place = f"stages[{recipe.stages.index(stage)}].objective.terms"
-        for whose, config in models.items():
+        path = f"stages[{recipe.stages.index(stage)}].objective.terms"
+        for name, config in models.items():
             wanted = [term for term in latent.terms if isinstance(term, Attention | Relation)]
             if wanted and (reason := probed(config).attention) is not None:
                 yield (
-                    f"{place}: {wanted[0].kind} cannot be read from a {config.model_type} "
-                    f"model ({whose}): {reason}; leave the term out, or take another model"
+                    f"{path}: {wanted[0].kind} cannot be read from a {config.model_type} "
+                    f"model ({name}): {reason}; omit the term, or use another model"
                 )
             if len(wanted) < len(latent.terms) and (reason := probed(config).hidden_states):
                 yield (
-                    f"{place}: hidden states cannot be read from a {config.model_type} model "
-                    f"({whose}): {reason}; leave those terms out, or take another model"
+                    f"{path}: hidden states cannot be read from a {config.model_type} model "
+                    f"({name}): {reason}; omit those terms, or use another model"
                 )
 
 
-def _other_problems(recipe: Recipe, folder: Path, first: Path, place: str) -> list[str]:
-    """What does not fit one more teacher."""
+def _other_problems(recipe: Recipe, folder: Path, first: Path, path: str) -> list[str]:
+    """Return the problems of one further teacher."""
     config = load_config(folder)
     check_weights(AutoModel, folder, config)
-    check_same_vocabulary(folder, first, place=f"{place}.model")
-    found = teacher_problems(recipe, shape_of(config), is_first=False)
-    found = found or list(_reading_problems(recipe, recipe.stages, {str(folder): config}))
+    check_same_vocabulary(folder, first, place=f"{path}.model")
+    problems = teacher_problems(recipe, shape_of(config), is_first=False)
+    problems = problems or list(_reading_problems(recipe, recipe.stages, {str(folder): config}))
     if recipe.task is not None and not kind_of(recipe.task.problem).head.exists_for(config):
-        found.append(_no_head(config, recipe.task.problem))
-    return [f"{place}: {problem}" for problem in found]
+        problems.append(_no_head(config, recipe.task.problem))
+    return [f"{path}: {problem}" for problem in problems]
 
 
 def _head_problems(recipe: Recipe, teacher: PretrainedConfig, student: PretrainedConfig) -> list[str]:
-    """Kinds of tasks that a family has no head for."""
+    """Return the families that have no head for the kind of task."""
     if recipe.task is None:
         return []
     problem = recipe.task.problem
@@ -160,28 +160,28 @@ def _head_problems(recipe: Recipe, teacher: PretrainedConfig, student: Pretraine
 
 def _no_head(config: PretrainedConfig, problem: TaskKind) -> str:
     return (
-        f"task.problem: transformers has no {problem.kind} head for {config.model_type} models; take teacher and "
+        f"task.problem: transformers has no {problem.kind} head for {config.model_type} models; use a teacher and "
         "student of another family, such as bert, roberta or modernbert"
     )
 
 
 def _word_problems(recipe: Recipe, folder: Path, student: PretrainedConfig, *, has_mask: bool) -> list[str]:
-    """What asks for masked words, or for a head that predicts them, where there is none."""
+    """Return settings that need a mask token or a masked-language head that the models lack."""
     problems: list[str] = []
     for index, stage in enumerate(recipe.stages):
         if not isinstance(stage.objective, MaskedLanguageObjective):
             continue
-        place = f"stages[{index}].objective"
+        path = f"stages[{index}].objective"
         if not has_mask:
-            problems.append(f"{place}.kind: the teacher's tokenizer has no mask token; choose kind: latent")
+            problems.append(f"{path}.kind: the teacher's tokenizer has no mask token; choose kind: latent")
         if type(student) not in MODEL_FOR_MASKED_LM_MAPPING:
             problems.append(
-                f"{place}.kind: transformers has no masked-language head for {student.model_type} models; choose kind: "
+                f"{path}.kind: transformers has no masked-language head for {student.model_type} models; choose kind: "
                 "latent, or set student.model_type to another family, such as bert"
             )
         if stage.objective.soft_label is not None and not has_word_head(folder):
             problems.append(
-                f"{place}.soft_label: {describe_model(recipe.pretrained)} has no masked-language head, so it has no "
+                f"{path}.soft_label: {describe_model(recipe.pretrained)} has no masked-language head, so it has no "
                 "answers at masked words; give a teacher that was pretrained on masked words, or set soft_label to null"
             )
     start, copies = recipe.student.start, recipe.augmentation
@@ -203,7 +203,7 @@ def _word_problems(recipe: Recipe, folder: Path, student: PretrainedConfig, *, h
 
 
 def _uses_word_head(recipe: Recipe) -> bool:
-    """Whether the teacher's masked-language head is loaded, if it has one."""
+    """Return whether the recipe uses the teacher's masked-language head, if it has one."""
     start = recipe.student.start
     return (
         any(isinstance(stage.objective, MaskedLanguageObjective) for stage in recipe.stages)
@@ -213,7 +213,7 @@ def _uses_word_head(recipe: Recipe) -> bool:
 
 
 def _check_start(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> None:
-    """Refuse a start that the teacher cannot give, by making it of shapes alone."""
+    """Refuse a start that the teacher does not allow, by building it on the meta device."""
     student, start = recipe.student, recipe.student.start
     if isinstance(start, TeacherLayersStart):
         check_copied_layers(student, start, teacher)
@@ -228,40 +228,38 @@ def _check_start(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> Non
 
 
 def check_given_teachers(recipe: Recipe, models: Models, labels: tuple[str, ...]) -> None:
-    """Refuse a teacher that somebody has fine-tuned, if it does not answer what the task asks.
+    """Refuse given fine-tuned teachers that do not fit the task.
 
     Args:
-        recipe: names them.
-        models: the others.
+        recipe: names the teachers.
+        models: the other models.
         labels: of the task.
 
     Raises:
-        ConfigError: its shape does not fit the stages that learn from it.
-        DataError: it cannot be used.
+        ConfigError: the shape of a teacher does not fit its stages.
+        DataError: a teacher cannot be used.
     """
-    given = {"teacher.task_model.model": recipe.teacher.task_model}
+    task_models = {"teacher.task_model.model": recipe.teacher.task_model}
     for index, other in enumerate(recipe.teacher.others):
-        given[f"teacher.others[{index}].task_model.model"] = other.task_model
-    for place, task_model in given.items():
+        task_models[f"teacher.others[{index}].task_model.model"] = other.task_model
+    for path, task_model in task_models.items():
         if isinstance(task_model, AlreadyFineTuned):
-            _check_given(recipe, task_model, labels, models.folder, place)
+            _check_given(recipe, task_model, labels, models.folder, path)
 
 
-def _check_given(
-    recipe: Recipe, given: AlreadyFineTuned, labels: tuple[str, ...], pretrained: Path, place: str
-) -> None:
+def _check_given(recipe: Recipe, model: AlreadyFineTuned, labels: tuple[str, ...], pretrained: Path, path: str) -> None:
     assert recipe.task is not None
-    head, folder = kind_of(recipe.task.problem).head, locate(given.model)
+    head, folder = kind_of(recipe.task.problem).head, locate(model.model)
     config = load_config(folder)
-    head.check_trained(folder, describe_model(given.model))
+    head.check_trained(folder, describe_model(model.model))
     head.check_weights(folder, config)
-    check_same_vocabulary(folder, pretrained, place=place)
-    _check_positions(recipe.model_copy(update={"general_corpus": None}), config, folder, place)
+    check_same_vocabulary(folder, pretrained, place=path)
+    _check_positions(recipe.model_copy(update={"general_corpus": None}), config, folder, path)
     stages = tuple(stage for stage in recipe.stages if stage.teacher == "fine_tuned")
     places = tuple(f"stages[{recipe.stages.index(stage)}]." for stage in stages)
     problems = teacher_problems(recipe, shape_of(config), is_first=False)
     problems = [problem for problem in problems if problem.startswith(places)]
     problems = problems or list(_reading_problems(recipe, stages, {str(folder): config}))
     if problems:
-        raise _refused(recipe, [f"{place}: {problem}" for problem in problems])
+        raise _refused(recipe, [f"{path}: {problem}" for problem in problems])
     head.match_labels(head.load(folder), labels, folder)

@@ -1,4 +1,4 @@
-"""Scores that could not be told, or would tell nothing: found in a task's rows before anything is trained."""
+"""Check that the scores of a recipe are defined and meaningful for its task's rows, before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from stages.kinds.rows import TaskRows
 
 
 def check_scores(recipe: Recipe, rows: TaskRows) -> None:
-    """Refuse a recipe whose scores could not be told from its task's rows.
+    """Refuse scores that are undefined for the task's rows, or that a constant answer maximises.
 
     Args:
         recipe: with a task.
-        rows: the task's.
+        rows: of the task.
 
     Raises:
-        ConfigError: weights are chosen by a score about one class, and it is not clear about which; or by entities, of
-            which the task's tags are none.
-        DataError: one answer is right in every training row, or in every validation row where a teacher is to be
-            compared with guessing.
+        ConfigError: weights are selected by a score of one class that is not named, or by a score of entities that the
+            tags do not mark.
+        DataError: all training rows have the same answer, or all validation rows and the teacher has to beat guessing.
     """
     kind = kind_of(rows.problem)
     problems = [
-        f"recipe {recipe.name}: {'.'.join(str(part) for part in place)}.metric: {reason}"
-        for place, selection in selections(recipe)
+        f"recipe {recipe.name}: {'.'.join(str(part) for part in path)}.metric: {reason}"
+        for path, selection in selections(recipe)
         if selection.metric is not None and (reason := kind.why_no_score(selection.metric, rows))
     ]
     if problems:
@@ -40,6 +39,6 @@ def check_scores(recipe: Recipe, rows: TaskRows) -> None:
     same = kind.only_answer(rows.validation, rows.labels) if compares else None
     if same is not None:
         raise DataError(
-            f"task.validation: {same} in every row, so that no score could tell a model from one that always answers "
-            "this; give validation rows with other answers too, or set teacher.minimum_gain to 0"
+            f"task.validation: {same} in every row, so that no score can distinguish a model from a constant "
+            "answer; give validation rows with other answers too, or set teacher.minimum_gain to 0"
         )
