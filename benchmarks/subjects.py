@@ -56,16 +56,16 @@ class Ours:
 
     def step(self) -> int:
         """One optimizer step; the real tokens it saw."""
-        before = self.trainer.num_tokens
+        before = self.trainer.state.num_tokens
         self.trainer.train_step()
-        return self.trainer.num_tokens - before
+        return self.trainer.state.num_tokens - before
 
     def models_alone(self) -> int:
         """Both models' passes over the next step's rows, without losses, optimizer and bookkeeping."""
         trainer = self.trainer
         batches = [batch.to(trainer.runtime.device) for batch in trainer.microbatches()]
         for batch in batches:
-            trainer.target(batch)
+            trainer.teachers.target(batch)
             with trainer.runtime.autocast():
                 output = run_model(trainer.student, batch, trainer.objective.student_needs)
                 last = output.hidden[max(output.hidden)] if output.hidden else output.logits
@@ -75,7 +75,7 @@ class Ours:
             last.float().sum().backward()
         trainer.optimizer.zero_grad(set_to_none=True)
         # Never stepped, the trainer would be asked for the same rows each time, and their shapes be known already.
-        trainer.step += 1
+        trainer.state.step += 1
         return sum(batch.num_tokens for batch in batches)
 
 
@@ -99,8 +99,10 @@ class Subject:
         if self.kind == "models alone":
             return ours.models_alone
         if self.kind == "asked once":
-            ours.trainer.ask_teachers_once("benchmark")
-            assert ours.trainer.caches, "the teacher's answers were not kept"
+            ours.trainer.teachers.fill_caches(
+                ours.trainer.batches, ours.trainer.num_steps, ours.trainer.ports, "benchmark"
+            )
+            assert ours.trainer.teachers.caches, "the teacher's answers were not kept"
         return ours.step
 
 

@@ -1,1 +1,1 @@
-"""The objective: terms at layers and at the head, their weights and targets."""
+"""The objective: its terms at layers and at the head, their weights and targets."""

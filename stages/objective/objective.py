@@ -1,14 +1,16 @@
-"""An objective at work: named terms, their weights in this step, and the projections that they need.
+"""An objective at work: its terms, their weights in the current step, and the projections they need.
 
 A term is one loss at one place: `attention` at student block 2, `hidden` at block 0, `soft_label` at the head. Each is
-reported unweighted under its own name; their weighted sum is what the loop minimises.
+reported unweighted under its own name; the training loop minimises their weighted sum.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 import torch
 from torch import Tensor, nn
@@ -28,19 +30,19 @@ from stages.models.projections import Projections, drawn_projections
 from stages.models.sentence_encoder import Model
 from stages.objective.head_losses import head_losses
 from stages.objective.label_terms import hard_label_term, soft_label_terms
-from stages.objective.latent_terms import latent_terms, matched_states
+from stages.objective.latent_terms import latent_terms, projected_states
 from stages.objective.masking import Masking
-from stages.objective.terms import Needs, Outputs, Pair, Pool, Target, Term, run_model
+from stages.objective.terms import Needs, Outputs, Pair, Pool, Target, Term, run_model, with_whole_pools
 
 
 @dataclass(frozen=True)
 class Shares:
-    """How several teachers are weighed against each other."""
+    """Weights of several teachers."""
 
     fixed: tuple[float, ...] = (1.0,)
     """One per teacher; they sum to 1."""
     by_confidence: bool = False
-    """Whether each row weighs the teachers by how well they know its label (CA-MKD)."""
+    """Whether each row weights the teachers by how well they predict its label (CA-MKD)."""
 
 
 class ObjectiveTerms(nn.Module):
@@ -65,14 +67,14 @@ class ObjectiveTerms(nn.Module):
         Args:
             objective: the config.
             student: the model that is trained.
-            teachers: the models it learns from; none for hard labels alone.
-            seed: draws projections that are not carried over.
-            shares: of several teachers; equal by default.
-            projections: tensors of an earlier stage's projections; each that fits is gone on with, and those that this
-                objective has no use for are kept for later stages.
-            problem: the kind of answer that the task asks for.
-            class_groups: half-open ranges of outputs, one per task, where tasks share an output layer.
-            scales: the deviation of each output's values in the training rows; None where none is a value.
+            teachers: its teachers; none for hard labels alone.
+            seed: initialises projections that are not carried over.
+            shares: weights of several teachers; equal by default.
+            projections: tensors of an earlier stage's projections; training continues from those that fit, and those
+                that this objective does not use are kept for later stages.
+            problem: kind of the task.
+            class_groups: half-open ranges of outputs, one per task, for tasks that share an output layer.
+            scales: standard deviation of each output's values in the training rows; None if no output is a value.
             masking: masks words, for a masked-language objective.
         """
         super().__init__()
@@ -85,9 +87,9 @@ class ObjectiveTerms(nn.Module):
         self.teacher_configs = [teacher.config for teacher in teachers]
         self.carried = dict(projections or {})
         self.carried_over = False
-        """Whether every projection is an earlier stage's."""
+        """Whether all projections come from an earlier stage."""
         self.misfits: tuple[str, ...] = ()
-        """Projections that an earlier stage kept in another shape, so that they are drawn anew."""
+        """Projections that an earlier stage kept in another shape; they are initialised afresh."""
         self.projections = nn.ModuleList()
         latent = objective.latent
         if latent is not None:
@@ -107,38 +109,37 @@ class ObjectiveTerms(nn.Module):
             self.projections.append(
                 drawn_projections(
                     latent,
-                    matched_states(latent, self.student_config, teacher),
+                    projected_states(latent, self.student_config, teacher),
                     student_width=self.student_config.hidden_size,
                     teacher_width=teacher.hidden_size,
                     seed=seed + index,
                 )
             )
-        self._carry_on()
+        self._load_carried()
 
-    def _carry_on(self) -> None:
-        """Give each projection that an earlier stage kept in the same shape that stage's values."""
-        own = self._projection_state()
+    def _load_carried(self) -> None:
+        """Load the carried values into every projection of the same shape."""
         maps: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in own.items():
+        for name, tensor in self._projection_state().items():
             maps.setdefault(name.rpartition(".")[0], {})[name] = tensor
         fitting = {
-            place
-            for place, tensors in maps.items()
+            projection
+            for projection, tensors in maps.items()
             if all(_shape_of(self.carried.get(name)) == tensor.shape for name, tensor in tensors.items())
         }
         with torch.no_grad():
-            for place in fitting:
-                for name, tensor in maps[place].items():
+            for projection in fitting:
+                for name, tensor in maps[projection].items():
                     tensor.copy_(self.carried[name])
         self.carried_over = len(fitting) == len(maps)
         self.misfits = tuple(
-            place
-            for place, tensors in maps.items()
-            if place not in fitting and not tensors.keys().isdisjoint(self.carried)
+            projection
+            for projection, tensors in maps.items()
+            if projection not in fitting and not tensors.keys().isdisjoint(self.carried)
         )
 
     def _projection_state(self) -> dict[str, Tensor]:
-        """Projections by the names they have in a checkpoint; the first teacher's without a number."""
+        """Projections by their names in a checkpoint, which number every teacher but the first."""
         tensors: dict[str, Tensor] = {}
         for index, projections in enumerate(self.projections):
             prefix = f"teacher_{index}." if index else ""
@@ -164,7 +165,7 @@ class ObjectiveTerms(nn.Module):
         return [self._by_confidence(term) for term in terms]
 
     def _by_confidence(self, term: Term) -> Term:
-        """Rows decide the shares of hidden states and answers; the fixed share is then taken back."""
+        """Undo the fixed share of terms whose shares are decided row by row: hidden states and soft labels."""
         if not self.shares.by_confidence or term.teacher is None:
             return term
         if not term.name.startswith(("hidden", "embedding", "soft_label")):
@@ -172,7 +173,12 @@ class ObjectiveTerms(nn.Module):
         return replace(term, weight=term.weight / self.shares.fixed[term.teacher])
 
     def begin(self, *, epoch: int, progress: float) -> None:
-        """Say where in the stage the next step is: which epoch, and the share of all steps that is behind it."""
+        """Prepare for the next step.
+
+        Args:
+            epoch: its epoch, which decides randomly drawn layer maps.
+            progress: share of the stage's steps already taken, which decides the blocks that are unlocked.
+        """
         self.progress = progress
         if self.redrawn and epoch != self.epoch:
             self.epoch = epoch
@@ -180,48 +186,56 @@ class ObjectiveTerms(nn.Module):
 
     @property
     def student_needs(self) -> Needs:
-        """What is read of the student."""
-        return _together([term.of_student for term in self.terms])
+        """The parts of the student's forward pass that are read."""
+        return reduce(or_, (term.of_student for term in self.terms), Needs())
 
     def teacher_needs(self, index: int) -> Needs:
-        """What is read of one teacher."""
-        needs = _together([term.of_teacher for term in self.terms if term.teacher in (None, index)])
+        """Return the parts of one teacher's forward pass that are read."""
+        needs = reduce(or_, (term.of_teacher for term in self.terms if term.teacher in (None, index)), Needs())
         return needs | Needs(logits=True) if self.shares.by_confidence else needs
 
     @property
     def couples_rows(self) -> bool:
-        """Whether a step must be one forward pass, because rows are compared with each other."""
+        """Whether a step must be one forward pass, because a term compares rows with each other."""
         return any(term.couples_rows for term in self.terms)
 
     @property
     def changes_rows(self) -> bool:
-        """Whether what is read of a teacher about a row differs from epoch to epoch."""
+        """Whether a teacher's outputs for a row differ from epoch to epoch."""
         return self.masking is not None or self.redrawn
 
     @property
     def needs_pool(self) -> bool:
-        """Whether the teachers' states of the whole step must be known before any row is learnt."""
+        """Whether a term reads the teachers' states of the whole step."""
         return any(term.needs_pool for term in self.terms)
 
     def prepare(self, batch: Batch, rows: Rows, *, step: int) -> Batch:
-        """The batch as the models are to see it: with masked words, for a masked-language objective."""
+        """Return the models' input: the batch with masked words for a masked-language objective, else unchanged."""
         return batch if self.masking is None else self.masking.mask(batch, rows, step=step)
 
     def read_teachers(self, teachers: Sequence[nn.Module], batch: Batch) -> Target | None:
-        """What every teacher says about a batch, without gradient; None when nothing of them is read.
-
-        The batch itself is the pool.
-        """
+        """Run every teacher on a batch without gradient; None if no term reads them. The batch itself is the pool."""
         needs = [self.teacher_needs(index) for index in range(len(teachers))]
-        if all(each == Needs() for each in needs):
+        if not any(of_teacher != Needs() for of_teacher in needs):
             return None
         with torch.no_grad():
-            outputs = tuple(run_model(teacher, batch, each) for teacher, each in zip(teachers, needs, strict=True))
+            outputs = tuple(run_model(teacher, batch, read) for teacher, read in zip(teachers, needs, strict=True))
         return self.target_of(outputs, batch)
+
+    def targets(self, batches: Sequence[Batch], read: Callable[[Batch], Target | None]) -> Iterable[Target | None]:
+        """Read the targets of a step's microbatches: one at a time, or all first if a term needs the pool.
+
+        Args:
+            batches: microbatches of one step.
+            read: returns the target of a microbatch.
+        """
+        if not self.needs_pool:
+            return map(read, batches)
+        return with_whole_pools([target for batch in batches if (target := read(batch)) is not None])
 
     @torch.no_grad()
     def target_of(self, outputs: tuple[Outputs, ...], batch: Batch) -> Target:
-        """What the teachers' outputs for a batch mean: with each one's share, and what rows are told apart from."""
+        """Return the target of a batch: the teachers' outputs, their shares in each row, and the pool if needed."""
         weights = None
         if self.shares.by_confidence:
             assert batch.labels is not None
@@ -229,21 +243,21 @@ class ObjectiveTerms(nn.Module):
             weights = confidence_weights(torch.stack(logits), batch.labels)
         pools: tuple[Pool, ...] = ()
         if self.needs_pool:
-            own = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
+            rows = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
             mask = batch.attention_mask.bool()
-            pools = tuple(Pool(output.hidden, mask, own) for output in outputs)
+            pools = tuple(Pool(output.hidden, mask, rows) for output in outputs)
         return Target(outputs, weights, pools)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """What each term counts in `batch`, by the term's key."""
+        """Return each term's count in `batch`, by the term's key."""
         return {term.key: term.count(batch) for term in self.terms}
 
     def compute(self, student: Outputs, target: Target | None, batch: Batch) -> dict[str, Summed]:
-        """Each term's sum and count in `batch`, by the term's key."""
+        """Return each term's sum and count in `batch`, by the term's key."""
         return {term.key: term.compute(student, target, batch) for term in self.terms}
 
     def weights(self) -> dict[str, float]:
-        """What multiplies each term's mean in this step, by the term's key."""
+        """Return the weight of each term's mean in this step, by the term's key."""
         return {term.key: self._weight(term) for term in self.terms}
 
     def _weight(self, term: Term) -> float:
@@ -259,19 +273,38 @@ class ObjectiveTerms(nn.Module):
 
     @property
     def wants_initial(self) -> bool:
-        """Whether the terms' values at step 0 are still to be noted."""
+        """Whether terms are divided by their value at step 0 and that value is not known yet."""
         return bool(self.initial_names) and bool(self.get_buffer("initial").isnan().any())
 
-    def note_initial(self, means: Mapping[str, float]) -> None:
-        """Take the terms' means at step 0, by key; they are kept in the training state."""
-        for place, name in enumerate(self.initial_names):
-            total = sum(means[term.key] for term in self.terms if term.name == name)
-            self.get_buffer("initial")[place] = total
+    @torch.no_grad()
+    def note_initial(
+        self,
+        batches: Sequence[Batch],
+        whole: Mapping[str, int],
+        read: Callable[[Batch], Target | None],
+        losses: Callable[[Batch, Target | None], Mapping[str, Summed]],
+    ) -> None:
+        """In the first step, measure the terms that are divided by their first value; kept in the training state.
+
+        Args:
+            batches: microbatches of the step.
+            whole: each term's count over the step, by the term's key.
+            read: returns the target of a microbatch.
+            losses: returns each term's sum for a microbatch and its target, by the term's key.
+        """
+        if not self.wants_initial:
+            return
+        means = dict.fromkeys(whole, 0.0)
+        for batch, target in zip(batches, self.targets(batches, read), strict=True):
+            for key, loss in losses(batch, target).items():
+                means[key] += float(loss.total) / max(whole[key], 1)
+        for index, name in enumerate(self.initial_names):
+            self.get_buffer("initial")[index] = sum(means[term.key] for term in self.terms if term.name == name)
 
     def projection_tensors(self) -> dict[str, Tensor]:
-        """Projections to keep with the student: those trained here, and those of earlier stages that were of no use."""
-        own = self._projection_state()
-        return self.carried | {name: tensor.detach().cpu() for name, tensor in own.items()}
+        """Return the projections to save: those trained here, and unused ones of earlier stages."""
+        trained = self._projection_state()
+        return self.carried | {name: tensor.detach().cpu() for name, tensor in trained.items()}
 
 
 def _shape_of(tensor: Tensor | None) -> torch.Size | None:
@@ -279,12 +312,5 @@ def _shape_of(tensor: Tensor | None) -> torch.Size | None:
 
 
 def _is_redrawn(latent: LatentObjective) -> bool:
-    maps = [latent.map_of(term) for term in latent.terms]
-    return any(isinstance(each, RandomMap) and each.redraw == "epoch" for each in maps)
-
-
-def _together(needs: Sequence[Needs]) -> Needs:
-    together = Needs()
-    for each in needs:
-        together = together | each
-    return together
+    maps = (latent.map_of(term) for term in latent.terms)
+    return any(isinstance(layer_map, RandomMap) and layer_map.redraw == "epoch" for layer_map in maps)

@@ -1,14 +1,16 @@
-"""What one term of an objective is, what it reads of a model, and how a model is run for it."""
+"""A term of an objective, the parts of a model it reads, and the forward pass that keeps them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
+from schemas.core.terms import LatentTerm
 from stages.data.batching.tokens import Batch
 from stages.losses import Summed
 from stages.models.attention_capture import Recording, record_attention
@@ -18,19 +20,24 @@ from stages.models.read import head_answer
 
 @dataclass(frozen=True)
 class Needs:
-    """What of a model's inside is read."""
+    """The parts of a model's forward pass that are read."""
 
     attention: frozenset[int] = frozenset()
     """Blocks whose queries, keys or values are read."""
     states: frozenset[str] = frozenset()
-    """Which of `query`, `key` and `value` are read of them."""
+    """Which of `query`, `key` and `value` are read in those blocks."""
     hidden: frozenset[int] = frozenset()
-    """States that are kept: 0 for the embedding output, block i's output at i + 1."""
+    """Hidden states: 0 is the embedding output, i + 1 the output of block i."""
     logits: bool = False
-    """Whether the head's answer is read."""
+    """Whether the head's output is read."""
+
+    @classmethod
+    def after_blocks(cls, layers: Iterable[int]) -> Needs:
+        """Return the need for the outputs of blocks `layers`."""
+        return cls(hidden=frozenset(layer + 1 for layer in layers))
 
     def __or__(self, other: Needs) -> Needs:
-        """What either reads."""
+        """Return the union of both needs."""
         return Needs(
             self.attention | other.attention,
             self.states | other.states,
@@ -41,36 +48,36 @@ class Needs:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model computed for one batch."""
+    """The parts of a forward pass that were kept."""
 
     hidden: Mapping[int, Tensor]
-    """(batch, sequence, width) by place: 0 the embedding output, i + 1 block i's; only what is needed."""
+    """(batch, sequence, width) by number: 0 is the embedding output, i + 1 the output of block i."""
     recording: Recording
     logits: Tensor | None
 
 
 def run_model(model: nn.Module, batch: Batch, needs: Needs) -> Outputs:
-    """One forward pass, keeping what `needs` names and nothing else."""
+    """Run one forward pass and keep what `needs` names."""
     with record_attention(needs.attention) as recording:
         output = model(**batch.model_inputs(), output_hidden_states=bool(needs.hidden))
-    hidden = {place: output.hidden_states[place] for place in sorted(needs.hidden)}
+    hidden = {number: output.hidden_states[number] for number in sorted(needs.hidden)}
     return Outputs(hidden, recording, head_answer(output))
 
 
 @dataclass(frozen=True)
 class Pool:
-    """One teacher's states of every row of an optimizer step: what a contrastive term tells a row apart from."""
+    """One teacher's states of all rows of an optimizer step, for a contrastive term."""
 
     hidden: Mapping[int, Tensor]
-    """(rows, sequence, width) by place, as in `Outputs.hidden`."""
+    """(pool rows, sequence, width) by number, as in `Outputs.hidden`."""
     mask: Tensor
-    """(rows, sequence): True for real tokens."""
-    own: Tensor
-    """(batch,): which pool row each of the microbatch's rows is."""
+    """(pool rows, sequence): True for real tokens."""
+    rows: Tensor
+    """(batch,): the pool row of each row of the microbatch."""
 
     @classmethod
     def joined(cls, pools: Sequence[Pool]) -> Pool:
-        """The pools of several microbatches as one, padded to the longest; `own` stays the first one's."""
+        """Join the pools of several microbatches, padded to the longest; `rows` stay those of the first."""
         length = max(pool.mask.shape[1] for pool in pools)
 
         def padded(tensor: Tensor) -> Tensor:
@@ -78,26 +85,74 @@ class Pool:
             return nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 2) + (0, missing))
 
         return cls(
-            {place: torch.cat([padded(pool.hidden[place]) for pool in pools]) for place in pools[0].hidden},
+            {number: torch.cat([padded(pool.hidden[number]) for pool in pools]) for number in pools[0].hidden},
             torch.cat([padded(pool.mask) for pool in pools]),
-            pools[0].own,
+            pools[0].rows,
         )
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the teachers say about one microbatch."""
+    """Everything the teachers computed for one microbatch."""
 
     outputs: tuple[Outputs, ...]
     """One per teacher."""
     row_weights: Tensor | None = None
-    """(teachers, batch): each teacher's share in each row, where confidence decides; None for fixed shares."""
+    """(teachers, batch): each teacher's share in each row, weighted by confidence; None for fixed shares."""
     pools: tuple[Pool, ...] = ()
-    """One per teacher, where a term needs it."""
+    """One per teacher if a term needs it."""
 
     def shares_of(self, teacher: int) -> Tensor | None:
-        """(batch,) shares of one teacher; None for fixed shares."""
+        """Return the (batch,) shares of one teacher; None for fixed shares."""
         return None if self.row_weights is None else self.row_weights[teacher]
+
+
+def with_whole_pools(targets: Sequence[Target]) -> list[Target]:
+    """Replace the pools of a step's microbatches by those of the whole step."""
+    pools = [Pool.joined(of_teacher) for of_teacher in zip(*(target.pools for target in targets), strict=True)]
+    ends = accumulate((len(target.pools[0].rows) for target in targets), initial=0)
+    return [
+        replace(target, pools=tuple(replace(pool, rows=target.pools[0].rows + start) for pool in pools))
+        for target, start in zip(targets, ends, strict=False)
+    ]
+
+
+Compute = Callable[[Outputs, Target | None, Batch], Summed]
+
+
+@dataclass(frozen=True)
+class Term:
+    """One loss at one layer, or over the whole model."""
+
+    name: str
+    """The compared quantity: `attention`, `hidden`, `value_relation`, `soft_label`, …"""
+    layer: int | None
+    """Student block, 0 the first; None for terms over the whole model."""
+    weight: float
+    """Multiplies the mean."""
+    compute: Compute
+    count: Callable[[Batch], int]
+    """The count that `compute` will have, known before any forward pass."""
+    teacher: int | None = None
+    """The teacher's number if there are several."""
+    of_student: Needs = Needs()
+    of_teacher: Needs = Needs()
+    couples_rows: bool = False
+    """Whether a row's loss depends on the other rows of its forward pass."""
+    needs_pool: bool = False
+    """Whether the term reads the teacher's states of the whole step."""
+
+    @property
+    def key(self) -> str:
+        """Name of the term's own curve."""
+        teacher = "" if self.teacher is None else f"_teacher_{self.teacher}"
+        layer = "" if self.layer is None else f"_layer_{self.layer}"
+        return f"{self.name}_loss{teacher}{layer}"
+
+    @property
+    def curve(self) -> str:
+        """Name of the curve that sums the term over teachers and blocks."""
+        return f"{self.name}_loss"
 
 
 @dataclass(frozen=True)
@@ -107,52 +162,35 @@ class Pair:
     student: PretrainedConfig
     teacher: PretrainedConfig
     index: int
-    """Which teacher it is."""
+    """The teacher's number."""
     several: bool
-    """Whether there are others."""
+    """Whether there are several teachers."""
     share: float
     """The teacher's fixed share."""
     projections: Projections
 
-    @property
-    def label(self) -> int | None:
-        """The teacher's number in the names of curves."""
-        return self.index if self.several else None
-
-
-Compute = Callable[[Outputs, Target | None, Batch], Summed]
-
-
-@dataclass(frozen=True)
-class Term:
-    """One loss at one place."""
-
-    name: str
-    """What is compared: `attention`, `hidden`, `value_relation`, `soft_label`, …"""
-    layer: int | None
-    """Student block (0 the first), where there are several."""
-    weight: float
-    """Multiplies the mean."""
-    compute: Compute
-    count: Callable[[Batch], int]
-    """What `compute` will count, known before any forward pass."""
-    teacher: int | None = None
-    """Which teacher, where there are several."""
-    of_student: Needs = Needs()
-    of_teacher: Needs = Needs()
-    couples_rows: bool = False
-    """Whether a row's loss depends on the other rows of its forward pass."""
-    needs_pool: bool = False
-    """Whether it reads the teacher's states of the whole step."""
-
-    @property
-    def key(self) -> str:
-        """The name of its own curve."""
-        teacher = "" if self.teacher is None else f"_teacher_{self.teacher}"
-        layer = "" if self.layer is None else f"_layer_{self.layer}"
-        return f"{self.name}_loss{teacher}{layer}"
-
-    @property
-    def curve(self) -> str:
-        """The name of the curve that sums it over teachers and blocks."""
-        return f"{self.name}_loss"
+    def term(
+        self,
+        config: LatentTerm,
+        compute: Compute,
+        count: Callable[[Batch], int],
+        *,
+        of_student: Needs,
+        of_teacher: Needs,
+        layer: int | None = None,
+        couples_rows: bool = False,
+        needs_pool: bool = False,
+    ) -> Term:
+        """Return the term of `config` for this pair, weighted by the teacher's share."""
+        return Term(
+            config.name,
+            layer,
+            config.weight * self.share,
+            compute,
+            count,
+            teacher=self.index if self.several else None,
+            of_student=of_student,
+            of_teacher=of_teacher,
+            couples_rows=couples_rows,
+            needs_pool=needs_pool,
+        )

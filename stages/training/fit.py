@@ -1,4 +1,4 @@
-"""The only training loop. It does not know which stage it runs: student, teacher, data and objective are handed in."""
+"""The only training loop; independent of the stage: student, teachers, data and objective are parameters."""
 
 from __future__ import annotations
 
@@ -41,88 +41,87 @@ def fit(
     description: str,
     selector: Selector | None = None,
 ) -> TrainingResult:
-    """Train `student` (and the objective's projections) in place, going on from the newest kept state.
+    """Train `student` and the objective's projections in place, continuing from the newest saved state.
 
-    With a selector they end with their best weights, otherwise with the last.
+    They end with the best weights by `selector`, or with the last weights without one.
 
     Raises:
         NonFiniteLossError: a loss or gradient is NaN or infinite; the optimizer was not stepped.
-        Interrupted: somebody asked to stop; the state is kept.
+        Interrupted: a stop was requested; the state is kept.
     """
     trainer = Trainer(student, teachers, tokens, objective, training, ports, selector)
     if (state := ports.states.latest()) is not None:
-        trainer.restore(state)
-        ports.progress.note(f"{description}: going on from step {state.step} of {trainer.num_steps}")
+        trainer.state.restore(state)
+        ports.progress.note(f"{description}: continuing from step {state.step} of {trainer.num_steps}")
     with ports.shielded(math.inf):
-        trainer.ask_teachers_once(description)
+        trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, ports, description)
         if state is not None:
             _note_other_rounding(trainer, state, description)
-        ports.progress.start(description, trainer.num_steps, trainer.step)
+        ports.progress.start(description, trainer.num_steps, trainer.state.step)
         with StateWriter(ports.states) as writer:
-            _train_to_the_end(trainer, writer, description)
-    for cache in trainer.caches:
-        cache.remove()
+            _train_to_end(trainer, selector, writer, description)
+    trainer.teachers.remove_caches()
     return_freed_memory()
     metrics = dict(trainer.metrics)
     if selector is not None:
         selector.restore_best(trainer.student, objective)
         metrics |= selector.metrics()
         ports.progress.note(
-            f"{description}: the weights of step {selector.best_step} are kept, with the best {selector.title} of "
-            f"{selector.best_score:.4f}; training ended at step {trainer.step} of {trainer.num_steps}"
+            f"{description}: kept the weights of step {selector.best_step}, with the best {selector.title} of "
+            f"{selector.best_score:.4f}; training ended at step {trainer.state.step} of {trainer.num_steps}"
         )
-    return TrainingResult(trainer.step, trainer.num_tokens, trainer.seconds, metrics)
+    return TrainingResult(trainer.state.step, trainer.state.num_tokens, trainer.state.seconds, metrics)
 
 
 def _note_other_rounding(trainer: Trainer, state: TrainingState, description: str) -> None:
-    """Say that the rest of the stage reads its teachers in another way than its beginning did.
+    """Tell the user if the rest of the stage reads its teachers differently from its beginning.
 
-    A teacher whose answers are kept is asked in batches of its own, else in the passes of the student: the rows beside
-    a row, and its padding, decide how a sum is rounded.
+    A cached teacher runs on batches of its own, an uncached one on the student's microbatches: neighbouring rows and
+    padding decide how a sum is rounded.
     """
-    was_kept, is_kept = state.numbers.get("teacher_kept"), bool(trainer.caches)
-    if was_kept is None or bool(was_kept) == is_kept:
+    was_cached, is_cached = state.numbers.get("teacher_kept"), bool(trainer.teachers.caches)
+    if was_cached is None or bool(was_cached) == is_cached:
         return
-    now, before = "is asked in every step", "its answers were kept"
-    if is_kept:
-        now, before = "has its answers kept", "it was asked in every step"
+    now, before = "runs in every step", "its outputs were cached"
+    if is_cached:
+        now, before = "has its outputs cached", "it ran in every step"
     trainer.ports.progress.note(
         f"{description}: the teacher {now}; until step {state.step} {before}, so that the last bits of the weights may "
-        "differ from those of a stage that was not interrupted"
+        "differ from those of an uninterrupted stage"
     )
 
 
-def _train_to_the_end(trainer: Trainer, writer: StateWriter, description: str) -> None:
-    ports = trainer.ports
+def _train_to_end(trainer: Trainer, selector: Selector | None, writer: StateWriter, description: str) -> None:
+    ports, state = trainer.ports, trainer.state
     began = logged = saved = time.monotonic()
-    earlier = trainer.seconds
-    while trainer.step < trainer.num_steps:
+    earlier = state.seconds
+    while state.step < trainer.num_steps:
         trainer.train_step()
         trained = time.monotonic()
-        ended = _select(trainer) or trainer.step == trainer.num_steps
+        ended = _select(trainer, selector) or state.step == trainer.num_steps
         now = time.monotonic()
-        logged += now - trained  # what a measurement takes is no training
-        trainer.seconds = earlier + now - began
-        if trainer.step % ports.log_every == 0 or ended:
+        logged += now - trained  # scoring is not training
+        state.seconds = earlier + now - began
+        if state.step % ports.log_every == 0 or ended:
             trainer.log(now - logged)
             logged = now
-        ports.progress.advance(trainer.step, trainer.metrics)
+        ports.progress.advance(state.step, trainer.metrics)
         if ended:
             return
-        # Asked in every step, so that a disk that refused a state is told of at once.
+        # Checked in every step, so that a disk that refused a state is reported at once.
         is_writing = writer.busy
         stop = ports.stop_requested()
         if stop or (now - saved >= 60 * ports.state_minutes and not is_writing):
-            writer.save(trainer.state())
+            writer.save(state.saved(teachers_cached=bool(trainer.teachers.caches)))
             saved = now
         if stop:
             writer.wait()
-            raise Interrupted(f"stopped at step {trainer.step} of {trainer.num_steps} of {description}; state kept")
+            raise Interrupted(f"stopped at step {state.step} of {trainer.num_steps} of {description}; state kept")
 
 
-def _select(trainer: Trainer) -> bool:
-    """Score the student where that is due; whether nothing is gained any more, so that training ends."""
-    selector, step = trainer.selector, trainer.step
+def _select(trainer: Trainer, selector: Selector | None) -> bool:
+    """Score the student if due; True ends training, because its score no longer improves."""
+    step = trainer.state.step
     if selector is None or not selector.is_due(step, trainer.batches, trainer.num_steps):
         return False
     trainer.ports.sink.log(step, selector.measure(step, trainer.student, trainer.objective))

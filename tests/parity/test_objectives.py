@@ -47,9 +47,9 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 def shares_of(trainer: Trainer, batch: Batch) -> dict[str, float]:
     """Each term's share of the gradient in the trainer's step."""
-    with trainer.draws.of(trainer.step, batch):
+    with trainer.draws.of(trainer.state.step, batch):
         return gradient_shares(
-            trainer.student, trainer.teachers, trainer.objective, batch, trainer.runtime, trainer.parameters
+            trainer.student, trainer.teachers.models, trainer.objective, batch, trainer.runtime, trainer.parameters
         )
 
 
@@ -58,7 +58,7 @@ def test_counts_are_known_before_the_forward_pass(name: str, recipe: Recipe, tmp
     trainer = make_trainer(general(recipe, LATENTS[name]), plain_ports(tmp_path))
     batch = trainer.microbatches()[0]
     output = run_model(trainer.student, batch, trainer.objective.student_needs)
-    losses = trainer.objective.compute(output, trainer.target(batch), batch)
+    losses = trainer.objective.compute(output, trainer.teachers.target(batch), batch)
     counted = {key: int(loss.count) for key, loss in losses.items()}
     assert counted == trainer.objective.counts(batch)
     assert all(math.isfinite(float(loss.total.detach())) for loss in losses.values())
@@ -130,7 +130,7 @@ def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path:
         for parameter in trainer.parameters.values():
             parameter.grad = None
         alone = {other: float(other == key) * weight for other, weight in trainer.objective.weights().items()}
-        trainer.backward(batch, trainer.target(batch), counts, alone)
+        trainer.backward(batch, trainer.teachers.target(batch), counts, alone)
         norms[key] = sum(float(g.double().square().sum()) for g in gradients(trainer).values()) ** 0.5
     shares = shares_of(trainer, batch)
     total = sum(norms.values())
@@ -151,7 +151,7 @@ def test_first_values_are_kept_in_the_training_state(recipe: Recipe, tmp_path: P
     first = make_trainer(config, plain_ports(tmp_path))
     first.train_step()
     second = make_trainer(config, plain_ports(tmp_path))
-    second.restore(first.state())
+    second.state.restore(first.state.saved(teachers_cached=False))
     assert not second.objective.wants_initial
     assert second.objective.weights() == first.objective.weights()
 

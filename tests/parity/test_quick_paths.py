@@ -21,6 +21,7 @@ from stages.losses import Summed, attention_score_loss, attention_scores
 from stages.models.attention_capture import CAPTURE
 from stages.objective.terms import Needs, run_model
 from stages.ports.plain import plain_ports
+from stages.training import teachers
 from stages.training.trainer import Trainer
 from stages.training.truncate import shorten
 from tests.support.families import CAPTURED, FAMILIES, family_config
@@ -182,12 +183,12 @@ def test_a_stage_with_a_shortened_teacher_learns_the_same(tmp_path: Path, monkey
     found = []
     for shortened in (True, False):
         if not shortened:
-            monkeypatch.setattr(Trainer, "shorten_teachers", lambda self: None)
+            monkeypatch.setattr(teachers, "shorten", lambda *_: 0)
         trainer = a_trainer(tmp_path, latent)
         trainer.train_step()
         found.append(trainer)
     quick, plain = found
-    assert len(quick.teachers[0].encoder.layer) == 2
-    assert len(plain.teachers[0].encoder.layer) == 4
+    assert len(quick.teachers.models[0].encoder.layer) == 2
+    assert len(plain.teachers.models[0].encoder.layer) == 4
     for name, parameter in plain.parameters.items():
         assert torch.equal(parameter, quick.parameters[name]), name

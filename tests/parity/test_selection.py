@@ -105,7 +105,7 @@ def test_the_weights_kept_are_those_of_the_best_measured_step(
     assert metrics["select/best_pearson"] == pytest.approx(metrics["eval/pearson"], abs=1e-6)
     assert metrics["select/pearson"] == pytest.approx(scores[STEPS], abs=1e-5)
     assert whole.result.steps == STEPS, "what was spent"
-    assert f"the weights of step {BEST} are kept" in whole.progress.notes[-1]
+    assert f"kept the weights of step {BEST}" in whole.progress.notes[-1]
 
 
 @pytest.mark.parametrize("stop_at", [1, BEST, STEPS - 1])

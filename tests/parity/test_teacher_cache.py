@@ -51,7 +51,7 @@ def stage(recipe: Recipe, latent: dict[str, Any], **training: Any) -> StageConfi
 
 def asked_once(config: StageConfig, ports: Ports) -> Trainer:
     trainer = make_trainer(config, ports)
-    trainer.ask_teachers_once("general")
+    trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, trainer.ports, "general")
     return trainer
 
 
@@ -71,12 +71,12 @@ def values(outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("que
 @pytest.mark.parametrize("name", sorted(set(LATENTS) - {"rail", "random_map"}))
 def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_path: Path) -> None:
     trainer = asked_once(stage(recipe, LATENTS[name]), plain_ports(tmp_path, teacher_cache_bytes=ROOM))
-    assert len(trainer.caches) == 1
+    assert len(trainer.teachers.caches) == 1
     for step in range(trainer.batches.steps_in_epoch(0)):
         batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(step)))
         mask = batch.attention_mask.bool()
-        kept = trainer.target(batch)
-        live = trainer.objective.read_teachers(trainer.teachers, batch)
+        kept = trainer.teachers.target(batch)
+        live = trainer.objective.read_teachers(trainer.teachers.models, batch)
         assert kept is not None
         assert live is not None
         assert len(kept.pools) == len(live.pools)
@@ -92,11 +92,11 @@ def test_a_row_is_kept_bit_for_bit_in_the_format_it_was_computed_in(
 ) -> None:
     config = stage(recipe, {}, precision=precision)
     trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM))
-    (cache,) = trainer.caches
+    (cache,) = trainer.teachers.caches
     for rows in cache.batches:
         batch = trainer.tokens.batch(rows)
         with trainer.runtime.autocast():
-            live = trainer.objective.read_teachers(trainer.teachers, batch)
+            live = trainer.objective.read_teachers(trainer.teachers.models, batch)
         assert live is not None
         mask = batch.attention_mask.bool()
         kept = cache.read(batch)
@@ -110,7 +110,7 @@ def test_a_row_is_kept_bit_for_bit_in_the_format_it_was_computed_in(
 def trained(config: StageConfig, ports: Ports) -> Trainer:
     """A stage's loop run to its end."""
     trainer = make_trainer(config, ports)
-    arguments = (trainer.student, trainer.teachers, trainer.tokens, trainer.objective)
+    arguments = (trainer.student, trainer.teachers.models, trainer.tokens, trainer.objective)
     fit(*arguments, config.training, ports, description="general")
     return trainer
 
@@ -192,12 +192,12 @@ def test_a_stop_while_the_teacher_is_asked_keeps_its_answers(
 
     monkeypatch.setattr(teacher_cache.TeacherCache, "_compute", counted)
     trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM))
-    assert len(computed) == len(trainer.caches[0].batches) - 3
+    assert len(computed) == len(trainer.teachers.caches[0].batches) - 3
 
 
 def test_every_damage_is_seen_and_mended_before_it_is_used(recipe: Recipe, tmp_path: Path) -> None:
     trainer = asked_once(stage(recipe, {}), plain_ports(tmp_path, teacher_cache_bytes=ROOM))
-    (cache,) = trainer.caches
+    (cache,) = trainer.teachers.caches
     rows = np.arange(len(trainer.tokens))
     batch = trainer.tokens.batch(rows)
     mask = batch.attention_mask.bool()
@@ -242,7 +242,7 @@ def test_without_room_the_teacher_is_asked_in_every_epoch(
         monkeypatch.setattr(os, "posix_fallocate", no_room)
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM if full else 1000)
     trainer = trained(stage(recipe, {}), ports)
-    assert trainer.step == 0  # `fit` makes a loop of its own
+    assert trainer.state.step == 0  # `fit` makes a loop of its own
     assert isinstance(ports.progress, SilentProgress)
     (note,) = ports.progress.notes
     assert ("No space left" if full else "execution.teacher_cache_gigabytes") in note
@@ -263,8 +263,8 @@ def test_nothing_is_kept_where_it_would_not_pay_or_not_hold(
 ) -> None:
     config = stage(recipe, latent, **training)
     trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=room))
-    assert trainer.caches == []
-    assert isinstance(trainer.target(trainer.microbatches()[0]), Target)
+    assert trainer.teachers.caches == []
+    assert isinstance(trainer.teachers.target(trainer.microbatches()[0]), Target)
 
 
 def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(recipe: Recipe, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(recipe: Reci
     each, once, full = (cost_of(config, facts, tmp_path, 1e9, room=room) for room in (0, ROOM, 1e3))
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     trainer = asked_once(config, ports)
-    assert once.kept_bytes == trainer.caches[0].num_bytes
+    assert once.kept_bytes == trainer.teachers.caches[0].num_bytes
     assert each.kept_bytes == full.kept_bytes == 0
     length = int(trainer.tokens.num_tokens / len(trainer.tokens))
     per_token = encoder_flops(facts.teacher, sequence_length=length) / length
@@ -295,8 +295,8 @@ def test_another_teacher_or_other_rows_have_a_cache_of_their_own(recipe: Recipe,
     first = asked_once(stage(recipe, {}), ports).caches[0]
     trainer = make_trainer(stage(recipe, {}), ports)
     with torch.no_grad():
-        next(trainer.teachers[0].parameters()).add_(1e-3)
-    trainer.ask_teachers_once("general")
-    assert trainer.caches[0].digest != first.digest
+        next(trainer.teachers.models[0].parameters()).add_(1e-3)
+    trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, trainer.ports, "general")
+    assert trainer.teachers.caches[0].digest != first.digest
     relation = asked_once(stage(recipe, LATENTS["minilm_v2"]), ports).caches[0]
-    assert len({first.digest, trainer.caches[0].digest, relation.digest}) == 3
+    assert len({first.digest, trainer.teachers.caches[0].digest, relation.digest}) == 3

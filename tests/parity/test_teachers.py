@@ -93,7 +93,7 @@ def test_confidence_gives_each_row_the_shares_of_its_label(recipe: Recipe, tmp_p
     both = Committee(members=members, weights=(0.5, 0.5), weighting="confidence")
     trainer = make_trainer(specific(recipe, both, SOFT_AND_HIDDEN), plain_ports(tmp_path))
     batch = trainer.microbatches()[0]
-    target = trainer.target(batch)
+    target = trainer.teachers.target(batch)
     assert target is not None
     assert target.row_weights is not None
     assert batch.labels is not None

@@ -57,7 +57,7 @@ def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_p
         counts = [trainer.objective.counts(batch) for batch in batches]
         whole = {key: sum(count[key] for count in counts) for key in counts[0]}
         for batch, count in zip(batches, counts, strict=True):
-            target = trainer.target(batch)
+            target = trainer.teachers.target(batch)
             totals = trainer.backward(batch, target, whole, trainer.objective.weights())
             trainer.meter.add(totals, count)
         found.append(gradients(trainer))
@@ -94,7 +94,9 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tm
     found = []
     for batch in (short, long):
         trainer.optimizer.zero_grad()
-        trainer.backward(batch, trainer.target(batch), trainer.objective.counts(batch), trainer.objective.weights())
+        trainer.backward(
+            batch, trainer.teachers.target(batch), trainer.objective.counts(batch), trainer.objective.weights()
+        )
         found.append({name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None})
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
@@ -103,7 +105,7 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tm
 def test_counts_known_before_the_forward_pass_are_those_of_the_losses(recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, plain_ports(tmp_path))
     batch = trainer.tokens.batch(trainer.batches.step(0)[0])
-    target = trainer.target(batch)
+    target = trainer.teachers.target(batch)
     output = run_model(trainer.student, batch, trainer.objective.student_needs)
     losses = trainer.objective.compute(output, target, batch)
     assert {key: int(loss.count) for key, loss in losses.items()} == trainer.objective.counts(batch)
@@ -165,10 +167,10 @@ def test_half_the_steps_and_a_resume_end_where_all_steps_end(recipe: Recipe, tmp
 
 def test_a_state_of_another_model_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, plain_ports(tmp_path))
-    state = trainer.state()
+    state = trainer.state.saved(teachers_cached=False)
     wrong = replace(state, tensors={name: torch.zeros(3) for name in state.tensors})
     with pytest.raises(CheckpointError, match="does not fit this stage's model"):
-        trainer.restore(wrong)
+        trainer.state.restore(wrong)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Recipe, tmp_path: Path) -> None:
@@ -176,10 +178,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Reci
     trainer.train_step()
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     with torch.no_grad():
-        next(trainer.teachers[0].parameters()).fill_(float("nan"))
+        next(trainer.teachers.models[0].parameters()).fill_(float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"step 1: .*hidden_loss_layer_0 is nan.*not stepped"):
         trainer.train_step()
-    assert trainer.step == 1
+    assert trainer.state.step == 1
     assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items())
 
 
@@ -290,7 +292,7 @@ def test_dropout_does_not_depend_on_how_a_step_is_cut(kind: str, recipe: Recipe,
         with dropout(trainer.student, config.training.dropout):
             for batch in batches:
                 weights = trainer.objective.weights()
-                trainer.backward(batch, trainer.target(batch), sums, weights)
+                trainer.backward(batch, trainer.teachers.target(batch), sums, weights)
         for name, gradient in gradients(trainer).items():
             torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6, msg=name)
     plain = make_trainer(config, plain_ports(tmp_path))

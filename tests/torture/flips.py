@@ -150,8 +150,8 @@ class Answers:
         trainer = make_trainer(
             config.model_copy(update={"training": long}), plain_ports(folder, teacher_cache_bytes=10**9)
         )
-        trainer.ask_teachers_once("general")
-        (self.cache,) = trainer.caches
+        trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, trainer.ports, "general")
+        (self.cache,) = trainer.teachers.caches
         self.batch = trainer.tokens.batch(np.arange(len(trainer.tokens)))
         self.whole = self._read()
 

@@ -147,7 +147,7 @@ def kill_campaign(folder: Path, *, kills: int, seed: int = 0, note: Callable[[st
                 wrong = [name for name in expected if ended.get(name) != expected[name]]
                 found.losses.append(f"run {found.runs} ended in other weights: {wrong}")
             found.losses += [f"run {found.runs}: {problem}" for problem in _tracking(store)]
-            found.resumed += log.read_text(encoding="utf-8").count("going on from step")
+            found.resumed += log.read_text(encoding="utf-8").count("continuing from step")
             found.runs += 1
             note(f"{found.kills} kills, {found.runs} runs to their end, {len(found.losses)} losses")
             shutil.rmtree(store)

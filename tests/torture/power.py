@@ -197,7 +197,7 @@ def _continue(recipe: Recipe, store: Path, finished: set[str], expected: dict[st
     try:
         reused = _run(recipe, store, progress=progress)
         found.finished += len(reused)
-        found.resumed += sum("going on from step" in note for note in progress.notes)
+        found.resumed += sum("continuing from step" in note for note in progress.notes)
         if lost := finished - reused:
             found.losses.append(f"{where}: {sorted(lost)} was finished and had to be made again")
         if weights(store) != expected:

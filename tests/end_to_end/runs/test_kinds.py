@@ -125,10 +125,10 @@ def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) ->
     longer = config.training.model_copy(update={"duration": Duration(amount=2, unit="epochs")})
     ports = plain_ports(kind.folder / "asked once", teacher_cache_bytes=10**9)
     trainer = make_trainer(config.model_copy(update={"training": longer}), ports)
-    trainer.ask_teachers_once("task_specific")
-    assert len(trainer.caches) == 1
+    trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, trainer.ports, "task_specific")
+    assert len(trainer.teachers.caches) == 1
     batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(0)))
-    kept, live = trainer.target(batch), trainer.objective.read_teachers(trainer.teachers, batch)
+    kept, live = trainer.teachers.target(batch), trainer.objective.read_teachers(trainer.teachers.models, batch)
     assert kept is not None
     assert live is not None
     mask = batch.attention_mask.bool()

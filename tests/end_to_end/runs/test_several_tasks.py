@@ -228,7 +228,7 @@ def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
     assert any(line.startswith("noise: teacher") for line in lines)
     assert not any(line.startswith(("plays/", "plays: teacher", "plays: general")) for line in lines)
     report = world.run(mended, tasks=world.tasks[:1])
-    assert "noise: task_specific: going on from step 2 of 4" in capfd.readouterr().err
+    assert "noise: task_specific: continuing from step 2 of 4" in capfd.readouterr().err
     (noise,) = report.tasks.values()
     assert [row.status for row in noise.rows] == ["reused", "reused", "ran"]
 

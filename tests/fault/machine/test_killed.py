@@ -49,7 +49,7 @@ def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
         assert second.wait() == 0, second.output
     for stage in ("teacher", "general", "general_enhanced"):
         assert f"{stage}: found in the store, reused" in second.output
-    assert "task_adaptive: going on from step" in second.output
+    assert "task_adaptive: continuing from step" in second.output
     options = RunOptions(store=str(whole), until_stage="task_adaptive")
     distill_flow(recipe=str(recipe), options=options)
     digests = []

@@ -94,12 +94,12 @@ def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
 
 def test_passes_that_were_halved_stay_so_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, resumed = (a_trainer(tmp_path, MetricList()) for _ in range(2))
-    assert "microbatch_tokens" not in whole.state().numbers
+    assert "microbatch_tokens" not in whole.state.saved(teachers_cached=False).numbers
     size = sum(batch.input_ids.numel() for batch in whole.microbatches())
     with monkeypatch.context() as patch:
         Memory(patch, size // 2)
         whole.train_step()
-    resumed.restore(whole.state())
+    resumed.state.restore(whole.state.saved(teachers_cached=False))
     assert resumed.batches.microbatch_tokens == whole.batches.microbatch_tokens < size
     for trainer in (whole, resumed):
         trainer.train_step()
@@ -116,7 +116,7 @@ def test_a_pass_that_cannot_be_cut_is_refused_by_name(
     Memory(monkeypatch, 0)
     with pytest.raises(OutOfMemoryError, match=r"training\.batch.*max_length smaller"):
         trainer.train_step()
-    assert trainer.step == 0
+    assert trainer.state.step == 0
     assert all(torch.equal(before[name], each) for name, each in trainer.parameters.items())
 
 

@@ -215,5 +215,5 @@ def test_a_retry_of_prefect_goes_on_from_the_last_state_to_the_same_weights(
     code, _, err = distill("run", recipe, "--store", tmp_path / "again")
     assert code == 0, err
     assert hiccups == [40]
-    assert err.count("task_adaptive: going on from step") == 1
+    assert err.count("task_adaptive: continuing from step") == 1
     assert weights(tmp_path / "again") == weights(tmp_path / "plain")

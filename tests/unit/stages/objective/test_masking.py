@@ -14,7 +14,7 @@ from schemas.core.errors import ConfigError, DataError
 from stages.data.batching.tokens import Batch
 from stages.models.encoders import load_encoder
 from stages.models.masked_lm import has_word_head, load_word_model, with_word_head
-from stages.objective.masking import NOT_PREDICTED, Masking
+from stages.objective.masking import NO_WORD, Masking
 from tests.support.builders import tiny_tokenizer
 from tests.support.toys import toy_teacher
 
@@ -48,7 +48,7 @@ def test_about_the_asked_share_is_chosen_and_treated_as_berts_are() -> None:
     batch = batch_of([62] * 400)
     masked = masking().mask(batch, np.arange(400), step=0)
     assert masked.word_labels is not None
-    chosen = masked.word_labels != NOT_PREDICTED
+    chosen = masked.word_labels != NO_WORD
     words = 400 * 60
     assert int(chosen.sum()) / words == pytest.approx(0.15, abs=0.01)
     assert torch.equal(masked.word_labels[chosen], batch.input_ids[chosen])
@@ -64,7 +64,7 @@ def test_special_tokens_and_padding_are_never_chosen_and_every_row_has_a_word() 
     for step in range(40):
         masked = masking().mask(batch, np.arange(4), step=step)
         assert masked.word_labels is not None
-        chosen = masked.word_labels != NOT_PREDICTED
+        chosen = masked.word_labels != NO_WORD
         assert not bool((chosen & (batch.attention_mask == 0)).any())
         assert not bool((chosen & torch.isin(batch.input_ids, torch.tensor([FIRST, LAST]))).any())
         assert chosen.any(1).tolist() == [True, True, True, False]  # the last has no word at all

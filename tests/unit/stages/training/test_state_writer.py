@@ -89,7 +89,7 @@ def run(recipe: Recipe, ports: Ports) -> Trainer:
     trainer = make_trainer(config, ports)
     fit(
         trainer.student,
-        trainer.teachers,
+        trainer.teachers.models,
         trainer.tokens,
         trainer.objective,
         config.training,

@@ -1,0 +1,62 @@
+"""The teachers of a training run: run in every step, or once into a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from stages.data.batching.batches import Batches
+from stages.data.batching.tokens import Batch, Tokens
+from stages.device.runtime import Runtime
+from stages.objective.objective import ObjectiveTerms
+from stages.objective.terms import Needs, Outputs, Target, run_model
+from stages.ports.protocols import Ports
+from stages.training.teacher_cache import TeacherCache, filled_caches, pays
+from stages.training.truncate import shorten
+
+
+class Teachers:
+    """Frozen teachers, cut to the blocks that the objective reads."""
+
+    def __init__(
+        self, models: Sequence[nn.Module], objective: ObjectiveTerms, tokens: Tokens, runtime: Runtime
+    ) -> None:
+        self.models = [runtime.frozen(model) for model in models]
+        self.caches: list[TeacherCache] = []
+        """One per teacher once `fill_caches` has decided for it; empty while the models run in every step."""
+        self._objective, self._tokens, self._runtime = objective, tokens, runtime
+        if not objective.redrawn:  # another epoch's map may read any block
+            sample = tokens.batch(np.arange(min(2, len(tokens)))).to(runtime.device)
+            with runtime.autocast():
+                for index, model in enumerate(self.models):
+                    shorten(model, objective.teacher_needs(index), sample)
+
+    def fill_caches(self, batches: Batches, num_steps: int, ports: Ports, description: str) -> None:
+        """Cache what the teachers compute for every row if a stage of `num_steps` reads it more than once.
+
+        Raises:
+            Interrupted: a stop was requested; the rows computed so far stay on disk.
+        """
+        if pays(batches, num_steps):
+            self.caches = filled_caches(
+                self.models, self._tokens, self._objective, self._run, ports, description=description
+            )
+
+    def _run(self, model: nn.Module, batch: Batch, needs: Needs) -> Outputs:
+        with torch.no_grad(), self._runtime.autocast():
+            return run_model(model, batch, needs)
+
+    def target(self, batch: Batch) -> Target | None:
+        """Return the teachers' outputs for a microbatch; None if no term reads them."""
+        if self.caches:
+            return self._objective.target_of(tuple(cache.read(batch) for cache in self.caches), batch)
+        with self._runtime.autocast():
+            return self._objective.read_teachers(self.models, batch)
+
+    def remove_caches(self) -> None:
+        """Delete the caches from disk."""
+        for cache in self.caches:
+            cache.remove()
