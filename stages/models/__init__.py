@@ -1,1 +1,1 @@
-"""Teacher and student: encoders, heads, projections, and what is captured of their insides."""
+"""Teacher and student models: encoders, heads, projections, and the capture of their internal states."""

@@ -1,15 +1,15 @@
-"""Notes queries, keys and values of chosen layers while a model runs, without materialising an attention map.
+"""Capture of queries, keys and values in chosen layers of a running model, without materialising attention maps.
 
-transformers lets one register an attention function by name. Ours notes what it is handed and then calls the SDPA
-forward, so a model loaded with `attn_implementation=CAPTURE` computes exactly what it computes with `sdpa`. Asking for
-`output_attentions` instead would force eager attention and hold every map of every layer.
+transformers allows attention functions to be registered by name. The one here records its arguments and calls the SDPA
+forward, so that a model loaded with `attn_implementation=CAPTURE` computes exactly what it computes with `sdpa`.
+`output_attentions` would force eager attention instead and keep every map of every layer.
 
 Layers are numbered by the order of the calls within a forward pass: some families have no `layer_idx`, and ALBERT
 calls one module for every layer.
 
-With grouped queries (EuroBERT) several query heads share a head of keys and values. What is noted is repeated to one
-head of keys and values for each query head, as the attention itself reads them, so that queries, keys and values of a
-model always have equally many heads and scores and relations need no case of their own.
+With grouped queries (EuroBERT) several query heads share a head of keys and values. The recorded keys and values are
+repeated to one head per query head, as the attention itself reads them, so that scores and relations need no special
+case.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ CAPTURE = "distill_capture"
 
 
 class Attention(NamedTuple):
-    """What one layer's attention was handed."""
+    """Inputs of one layer's attention."""
 
     query: Tensor
     """(batch, heads, sequence, head width)."""
     key: Tensor
-    """(batch, heads, sequence, head width), one head for each of the query's."""
+    """(batch, heads, sequence, head width), one head per query head."""
     value: Tensor
-    """(batch, heads, sequence, head width), one head for each of the query's."""
+    """(batch, heads, sequence, head width), one head per query head."""
     scaling: float
-    """The factor on query · key."""
+    """Factor on query · key."""
 
 
 @dataclass
 class Recording:
-    """What a forward pass left behind."""
+    """Attention inputs recorded in a forward pass."""
 
     layers: Collection[int]
     attention: dict[int, Attention] = field(default_factory=dict)
@@ -60,7 +60,7 @@ _recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 @contextmanager
 def record_attention(layers: Collection[int]) -> Iterator[Recording]:
-    """Every forward pass of one model inside the block notes the attention of `layers` (0 the first block)."""
+    """Inside the block, a forward pass records the attention of `layers` (0 is the first block)."""
     recording = Recording(layers)
     token = _recording.set(recording)
     try:
@@ -100,7 +100,7 @@ def _one_per_query_head(states: Tensor, query: Tensor) -> Tensor:
 def _attention_in_float32(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """SDPA in float32: on a CPU its bf16 backward takes 2 to 7 times as long (torch 2.13), and is less exact."""
+    """SDPA in float32: on a CPU its bf16 backward takes 2 to 7 times as long (torch 2.13) and is less exact."""
     with torch.autocast("cpu", enabled=False):
         output, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **kwargs)
     return output.to(query.dtype), None
@@ -112,7 +112,7 @@ AttentionMaskInterface.register(CAPTURE, sdpa_mask)
 
 @dataclass(frozen=True)
 class Probe:
-    """What can be read out of a model: for each kind of thing None, or why it cannot be read."""
+    """Readable parts of a model: for each part None, or the reason why it cannot be read."""
 
     hidden_states: str | None
     """The embedding output and every block's output, from the tokens alone."""
@@ -121,17 +121,17 @@ class Probe:
 
 
 def probe(config: PretrainedConfig) -> Probe:
-    """Find out what can be read out of a model of this config, by running one with random weights on a few tokens.
+    """Find out which parts of a model of this config can be read, by running random weights on a few tokens.
 
-    It runs on shapes alone (the meta device), which costs milliseconds and no memory. Only a family whose own code
-    makes tensors as long as some number it computes (Longformer) is built and run for real.
+    Runs on the meta device, which takes milliseconds and no memory. Families whose code creates tensors of computed
+    lengths (Longformer) are built and run for real.
     """
     problem = ""
     for implementation in (CAPTURE, None):
         try:
             hidden, recording = _run_on_few_tokens(config, implementation)
             return Probe(_hidden_problem(config, hidden), _attention_problem(config, recording))
-        except Exception as error:  # a family's own code may raise anything
+        except Exception as error:  # a family's code may raise anything
             problem = problem or f"it does not run on tokens alone ({str(error).strip() or error!r})"
     return Probe(problem, problem)
 
@@ -150,15 +150,15 @@ def _run_on_few_tokens(config: PretrainedConfig, implementation: str | None) -> 
         return getattr(output, "hidden_states", None), recording
 
     try:
-        with torch.device("meta"), _EveryAnswerIsYes():
+        with torch.device("meta"), _MetaScalarsAreOne():
             return run()
     except (RuntimeError, NotImplementedError):
         with torch.random.fork_rng(devices=[]):
             return run()
 
 
-class _EveryAnswerIsYes(TorchDispatchMode):
-    """Reads 1 out of any tensor without values, so that "is nothing padded?" can be asked on the meta device."""
+class _MetaScalarsAreOne(TorchDispatchMode):
+    """Reads 1 from any meta tensor, so that code such as "is nothing padded?" runs on the meta device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -184,8 +184,8 @@ def _attention_problem(config: PretrainedConfig, recording: Recording) -> str | 
             f"{recording.calls} of its {config.num_hidden_layers} layers hand their queries, keys and values to "
             "transformers' attention interface"
         )
-    for layer, noted in recording.attention.items():
-        heads = {states.shape[1] for states in (noted.query, noted.key, noted.value)}
+    for layer, states in recording.attention.items():
+        heads = {part.shape[1] for part in (states.query, states.key, states.value)}
         if heads != {config.num_attention_heads}:
             return (
                 f"layer {layer} has {sorted(heads)} heads of queries, keys and values, its config says "

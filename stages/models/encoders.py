@@ -1,6 +1,6 @@
-"""Finds, checks and loads encoders and their tokenizers; nobody else touches model files.
+"""Locates, checks and loads encoders and their tokenizers; no other module reads model files.
 
-Only safetensors are read and no code from a model folder is ever run.
+Only safetensors are read, and code from a model folder is never run.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from stages.models.tokenizer_checks import check_vocabulary, highest_type, leave
 from stages.models.weights import LOADING, check_weights, conversion_command, unloadable, weight_files, without_warnings
 from stages.storage.sealed_folder import file_digest
 
-# The bars of loading and saving would run through ours.
+# transformers' progress bars for loading and saving would disturb the project's own.
 transformers_logging.disable_progress_bar()
 
 AnyModelRef = FolderModel | HubModel | PackageModel
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-# Families that number positions from the padding token's id on, so that the first rows of the table are never read.
+# Families whose positions start after the padding token's id, so that the first rows of the table are never read.
 _POSITIONS_AFTER_PADDING = {
     "camembert",
     "data2vec-text",
@@ -61,11 +61,10 @@ _POSITIONS_AFTER_PADDING = {
 }
 
 
-# Where a sentence encoder keeps its map to another width.
+# Folder of a sentence encoder's dense layer.
 _DENSE = "2_Dense"
-# Whatever of a model folder, beside its weights, transformers and this project read: the config, which file has which
-# weights, the tokenizer in the forms that the families keep it in, and a sentence encoder's map of its vectors to
-# another width, as sentence-transformers keeps it.
+# Files of a model folder, besides its weights, that are read: the config, the index of sharded weights, the tokenizer
+# in the formats of all families, and a sentence encoder's dense layer as sentence-transformers saves it.
 _READ_FILES = (
     "config.json",
     "model.safetensors.index.json",
@@ -87,11 +86,11 @@ _READ_FILES = (
 
 
 def locate(model: AnyModelRef) -> Path:
-    """The local folder of a model, fetched from the hub where needed, with its digest verified.
+    """Return the local folder of a model, downloaded from the hub if needed, with its digest verified.
 
     Raises:
-        DataError: no such folder, package or repository, no safetensors in it, or another digest than asked for.
-        ServiceError: the hub cannot be reached and its cache does not have the model.
+        DataError: the folder, package or repository does not exist, has no safetensors, or has an unexpected digest.
+        ServiceError: the hub cannot be reached and the model is not in its local cache.
     """
     match model:
         case FolderModel():
@@ -108,29 +107,29 @@ def locate(model: AnyModelRef) -> Path:
         what = "has no config.json" if folder.is_dir() else "is not a folder"
         raise DataError(f"teacher model {name}: {folder} {what}; give a hub id or a transformers folder")
     if not weight_files(folder):
-        found = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
+        pickles = sorted(file.name for file in folder.glob("pytorch_model*.bin"))
         hint = (
-            f" ({found[0]} is a pickle, which may run code when it is read; convert it once, running none: "
+            f" ({pickles[0]} is a pickle, which may run code when it is read; convert it once, running none: "
             f"{conversion_command(folder)})"
-            if found
+            if pickles
             else ""
         )
         raise DataError(f"teacher model {name}: {folder} has no .safetensors file, the only format read{hint}")
     if model.sha256 is not None and (actual := weights_digest(folder)) != model.sha256:
         raise DataError(
             f"teacher model {name}: its weights have SHA-256 {actual}, the recipe asks for {model.sha256}; "
-            "it is another model or a damaged copy: install it anew, or correct sha256 in the recipe"
+            "it is another model or a damaged copy: reinstall it, or correct sha256 in the recipe"
         )
     return folder
 
 
-def _check_files(folder: Path, place: str) -> None:
-    """Refuse a folder in which something that may be read as part of the model is not a regular file."""
-    check_regular(folder, place)
-    for inside in (folder, folder / "1_Pooling", folder / _DENSE):
-        if inside.is_dir():
-            for file in sorted(inside.iterdir()):
-                check_regular(file, place)
+def _check_files(folder: Path, name: str) -> None:
+    """Refuse a folder in which anything that may be read as part of the model is not a regular file."""
+    check_regular(folder, name)
+    for subfolder in (folder, folder / "1_Pooling", folder / _DENSE):
+        if subfolder.is_dir():
+            for file in sorted(subfolder.iterdir()):
+                check_regular(file, name)
 
 
 def _package_folder(model: PackageModel) -> Path:
@@ -164,7 +163,7 @@ def _hub_folder(model: HubModel) -> Path:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of `model.safetensors` (of all shards' digests, where there are several)."""
+    """Return the SHA-256 of `model.safetensors`, or of the digests of all its shards."""
     files = weight_files(folder)
     digests = [file_digest(file) for file in files]
     if len(digests) == 1:
@@ -173,7 +172,7 @@ def weights_digest(folder: Path) -> str:
 
 
 def folder_digest(folder: Path) -> str:
-    """SHA-256 over weights, config and tokenizer: everything of a model folder that computation depends on."""
+    """Return the SHA-256 of weights, config and tokenizer: all files of a model folder that affect computation."""
     files = {file for pattern in _READ_FILES for file in folder.glob(pattern) if file.is_file()}
     parts = [weights_digest(folder)]
     parts += [f"{file.relative_to(folder).as_posix()}:{file_digest(file)}" for file in sorted(files)]
@@ -181,14 +180,14 @@ def folder_digest(folder: Path) -> str:
 
 
 def load_config(folder: Path) -> PretrainedConfig:
-    """The model's config; code that a folder may carry is never run, and a model is never asked to bring any."""
+    """Return the model's config; code in the folder is never run, and later loading is kept from running any."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each family checks its own config
         raise DataError(f"{folder}/config.json cannot be read as a model's config: {_reason(error)}") from None
-    # For a class that a family lacks, transformers would ask at the terminal whether to run the code named here.
+    # For a class missing in a family, transformers would ask on the terminal whether to run the code named here.
     vars(config).pop("auto_map", None)
-    # A name such as org/kernel would be fetched and run.
+    # A name such as org/kernel would be downloaded and run.
     config._attn_implementation = None
     return config
 
@@ -196,8 +195,8 @@ def load_config(folder: Path) -> PretrainedConfig:
 def _reason(error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return (
-            "it needs code that comes with it, and code from a model folder is never run; give a model of a family "
-            "that transformers knows by itself"
+            "it needs code from its own folder, which is never run; give a model of a family that transformers "
+            "implements itself"
         )
     text = " ".join(str(error).split())[:300]
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
@@ -207,17 +206,17 @@ _LARGEST = {"num_hidden_layers": 200, "hidden_size": 65_536, "num_attention_head
 
 
 def shape_of(config: PretrainedConfig) -> TeacherShape:
-    """The sizes that a recipe is checked against.
+    """Return the sizes that a recipe is checked against.
 
     Raises:
-        DataError: the config lacks one of them, so the model is no transformer encoder, or no machine holds it.
+        DataError: a size is missing, so that the model is no transformer encoder, or is too large for any machine.
     """
     for name, most in _LARGEST.items():
         value = getattr(config, name, None)
         if isinstance(value, int) and not 0 < value <= most:
             raise DataError(
                 f"a {config.model_type} model's config has {name} {shown_value(value)}, where 1 to {most:,} are "
-                "possible; give another model, or mend its config.json"
+                "possible; give another model, or correct its config.json"
             )
         if not isinstance(value, int):
             raise DataError(
@@ -228,7 +227,9 @@ def shape_of(config: PretrainedConfig) -> TeacherShape:
     positions = getattr(config, "max_position_embeddings", 512)
     reason = too_large(config.num_hidden_layers, config.hidden_size, inner or 4 * config.hidden_size)
     if reason is not None:
-        raise DataError(f"a {config.model_type} model's config: {reason}; give another model, or mend its config.json")
+        raise DataError(
+            f"a {config.model_type} model's config: {reason}; give another model, or correct its config.json"
+        )
     return TeacherShape(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -240,19 +241,19 @@ def shape_of(config: PretrainedConfig) -> TeacherShape:
 
 
 def reserved_positions(config: PretrainedConfig) -> int:
-    """Rows at the start of the position table that no token can have (RoBERTa's two)."""
+    """Return the number of rows at the start of the position table that no token uses (2 in RoBERTa)."""
     if config.model_type == "mpnet":
-        return 2  # whatever its padding token
+        return 2  # for any padding token
     if config.model_type in _POSITIONS_AFTER_PADDING:
         return int(config.pad_token_id or 0) + 1
     return 0
 
 
 def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenizerFast:
-    """The model's tokenizer; without token types where the model has no embeddings for them.
+    """Return the model's tokenizer, without token types if the model has no embeddings for them.
 
     Raises:
-        DataError: there is none, it cannot pad, or it has an id that the model has no embedding for.
+        DataError: there is no tokenizer, it has no padding token, or an id has no embedding in the model.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -269,20 +270,20 @@ def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenize
 
 
 def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> None:
-    """Refuse a model whose tokens are not the teacher's: all models of a run read what one tokenizer made of the text.
+    """Refuse a model whose vocabulary is not the teacher's: all models of a run share one tokenizer.
 
     Args:
         folder: the model.
         teacher_folder: the pretrained teacher, whose tokenizer is used.
-        place: where the recipe names the model.
+        place: the recipe's key for the model, for the message.
 
     Raises:
-        DataError: the two vocabularies differ, one of them cannot be read, or the model has fewer token types.
+        DataError: the vocabularies differ, one of them cannot be read, or the model has fewer token types.
     """
     config = load_config(folder)
     tokenizer = load_tokenizer(teacher_folder, load_config(teacher_folder))
-    mine, theirs = load_tokenizer(folder, config).get_vocab(), tokenizer.get_vocab()
-    if mine == theirs:
+    vocabulary, of_teacher = load_tokenizer(folder, config).get_vocab(), tokenizer.get_vocab()
+    if vocabulary == of_teacher:
         if not reads_types(tokenizer, config):
             raise DataError(
                 f"{place}: {folder} has embeddings for {config.type_vocab_size} token types (type_vocab_size), but the "
@@ -290,27 +291,27 @@ def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> 
                 "teacher"
             )
         return
-    if len(mine) != len(theirs):
-        difference = f"it has {len(mine)} tokens, the teacher's has {len(theirs)}"
+    if len(vocabulary) != len(of_teacher):
+        difference = f"it has {len(vocabulary)} tokens, the teacher's has {len(of_teacher)}"
     else:
         token, index = next(
-            item for item in sorted(theirs.items(), key=lambda item: item[1]) if mine.get(item[0]) != item[1]
+            item for item in sorted(of_teacher.items(), key=lambda item: item[1]) if vocabulary.get(item[0]) != item[1]
         )
-        own = next((name for name, place in mine.items() if place == index), None)
-        difference = f"token {index} is {own!r}, the teacher's is {token!r}"
+        other = next((name for name, number in vocabulary.items() if number == index), None)
+        difference = f"token {index} is {other!r}, the teacher's is {token!r}"
     raise DataError(
         f"{place}: {folder} has another vocabulary than the teacher {teacher_folder}: {difference}; all models of a "
-        "run must share one tokenizer: give a model that was made with the teacher's"
+        "run must share one tokenizer: give a model trained with the teacher's tokenizer"
     )
 
 
 def load_encoder(folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
-    """The encoder without head, fp32, attention capturable where the family allows it."""
+    """Load the encoder without a head, fp32, with capturable attention if the family supports it."""
     return load_pretrained(AutoModel, folder, config)
 
 
 def load_pretrained(auto: Any, folder: Path, config: PretrainedConfig | None = None) -> PreTrainedModel:
-    """A model of a transformers folder by one of transformers' auto classes, fp32, in eval mode."""
+    """Load a model by one of transformers' auto classes, fp32, in eval mode."""
     config = config or load_config(folder)
     try:
         with LOADING, without_warnings():
@@ -325,24 +326,24 @@ def load_pretrained(auto: Any, folder: Path, config: PretrainedConfig | None = N
     except (OSError, ValueError, SafetensorError) as error:
         raise unloadable(folder, error) from None
     except (RuntimeError, AssertionError):
-        check_weights(auto, folder, config)  # transformers says that sizes differ, not which
+        check_weights(auto, folder, config)  # names the sizes that differ, as transformers does not
         raise
     copy_out(model)
     return model.eval()
 
 
 def attention_of(config: PretrainedConfig) -> dict[str, str]:
-    """The attention keyword for loading: ours where the family's attention can be captured, else its own default."""
+    """Return the attention keyword for loading: the capturing one if the family supports it, else none."""
     return {"attn_implementation": CAPTURE} if capturable(config) else {}
 
 
 def capturable(config: PretrainedConfig) -> bool:
-    """Whether queries, keys and values of every layer can be read."""
+    """Return whether queries, keys and values of every layer can be captured."""
     return probed(config).attention is None
 
 
 def probed(config: PretrainedConfig) -> Probe:
-    """Cached `probe`: what can be read out of a model of this config, and why not."""
+    """Return `probe` of a config from a cache."""
     return _probed(config.to_json_string())
 
 

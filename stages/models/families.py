@@ -1,9 +1,8 @@
-"""How a config of each encoder family takes a student's shape, and how one family takes over another's vocabulary.
+"""Configs of students: an encoder family in another shape, or with another family's vocabulary.
 
-transformers' configs agree on depth, width and heads (`attribute_map` maps DistilBERT's own names), not on what
-follows from them. Each rule here names what it is for; together they must be all of it, which `student_config` checks
-by running the model on shapes alone. Where a rule leaves a choice, a student of the teacher's own shape gets the
-teacher's config.
+transformers' configs agree on depth, width and heads (`attribute_map` maps DistilBERT's names), but not on the sizes
+derived from them. Every rule here names the family it is for; `student_config` checks that the rules suffice by running
+the model on shapes alone. Where a rule has a choice, a student of the teacher's shape gets the teacher's config.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from schemas.recipe.student import StudentShape
 from stages.models.encoders import reserved_positions, shape_of
 
 _SHARED_NAMES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
-_INNER_NAMES = ("intermediate_size", "hidden_dim")  # DistilBERT says hidden_dim
-_EMBEDDING_NAMES = ("embedding_size", "input_embedding_size")  # RemBERT says input_embedding_size
+_INNER_NAMES = ("intermediate_size", "hidden_dim")  # hidden_dim in DistilBERT
+_EMBEDDING_NAMES = ("embedding_size", "input_embedding_size")  # input_embedding_size in RemBERT
 _LISTS_PER_LAYER = ("layer_types", "attention_window")  # ModernBERT, Longformer
 
 
 def reshape(
     config: PretrainedConfig, shape: StudentShape, *, layers: tuple[int, ...] | None = None
 ) -> PretrainedConfig:
-    """A copy of `config` in another shape; what does not depend on the shape stays.
+    """Return a copy of `config` in another shape; settings that do not depend on the shape stay.
 
     Args:
-        config: of any encoder family.
+        config: a config of any encoder family.
         shape: depth, width, heads and inner size of the copy.
-        layers: the block of `config` that each block of the copy stands for, where the kind of attention differs from
-            block to block; None goes on with the pattern from the first block.
+        layers: the block of `config` that each block of the copy is made from, for families whose attention differs
+            between blocks; None repeats the pattern from the first block.
 
     Raises:
-        ConfigError: the family has no such size, or its config refuses it.
+        ConfigError: the family lacks one of the sizes, or its config refuses it.
     """
     family = config.model_type
     for name in _SHARED_NAMES:
@@ -74,10 +73,10 @@ def _width(config: PretrainedConfig, shape: StudentShape) -> dict[str, Any]:
             f"{config.model_type} model is always 4 x hidden_size; give {4 * width}"
         )
     for name in _EMBEDDING_NAMES:
-        # As wide as the model: it stays so. Narrower or wider: factorised, a size of the vocabulary and not of a layer.
+        # Embeddings as wide as the model follow its width; a factorised width belongs to the vocabulary and stays.
         if getattr(config, name, None) == config.hidden_size:
             changes[name] = width
-    if hasattr(config, "pooler_hidden_size"):  # DeBERTa: what the pooler reads
+    if hasattr(config, "pooler_hidden_size"):  # DeBERTa: the pooler's input
         changes["pooler_hidden_size"] = width
     if hasattr(config, "true_hidden_size"):
         changes |= _bottleneck(config, shape)
@@ -85,8 +84,8 @@ def _width(config: PretrainedConfig, shape: StudentShape) -> dict[str, Any]:
 
 
 def _bottleneck(config: PretrainedConfig, shape: StudentShape) -> dict[str, Any]:
-    """MobileBERT computes inside its blocks at a smaller width, in the teacher's proportion, whole for every head."""
-    # Its masked-language head cannot be narrower than its embeddings.
+    """MobileBERT's smaller width inside its blocks, in the teacher's proportion and divisible by the heads."""
+    # The masked-language head cannot be narrower than the embeddings.
     changes = {"embedding_size": min(config.embedding_size, shape.hidden_size)}
     if not config.use_bottleneck:
         return changes | {"true_hidden_size": shape.hidden_size}
@@ -102,7 +101,7 @@ def _heads(config: PretrainedConfig, shape: StudentShape) -> dict[str, Any]:
     if getattr(config, "head_dim", None) is not None:  # NomicBERT, EuroBERT
         changes["head_dim"] = shape.hidden_size // heads
     if (num_key_value_heads := getattr(config, "num_key_value_heads", None)) is not None:
-        # EuroBERT: as many query heads share a key head as in the teacher, or the most below that which divide.
+        # EuroBERT: as many query heads share a key head as in the teacher, or the largest smaller divisor.
         shared_by = config.num_attention_heads // num_key_value_heads
         divisor = next(number for number in range(shared_by, 0, -1) if heads % number == 0)
         changes["num_key_value_heads"] = heads // divisor
@@ -124,7 +123,7 @@ def _depth(config: PretrainedConfig, shape: StudentShape, layers: tuple[int, ...
 
 
 def _period(kinds: list[Any]) -> int:
-    """Length of the shortest beginning that the whole list repeats (ModernBERT: one global layer, two local)."""
+    """Length of the shortest prefix that the list repeats (ModernBERT: one global layer, two local ones)."""
     return next(
         period
         for period in range(1, len(kinds) + 1)
@@ -133,38 +132,38 @@ def _period(kinds: list[Any]) -> int:
 
 
 def adopt_vocabulary(model_type: str, teacher: PretrainedConfig) -> PretrainedConfig:
-    """A fresh config of the family `model_type` for the teacher's tokenizer.
+    """Return the default config of the family `model_type` for the teacher's tokenizer.
 
-    Vocabulary, positions, token types and special tokens are the teacher's, everything else is the family's default.
+    Vocabulary, positions, token types and special tokens are the teacher's; all else is the family's default.
 
     Raises:
         ConfigError: transformers has no such encoder, or the family cannot read this vocabulary.
     """
     config = _encoder_config(model_type)
-    given = shape_of(teacher)
-    changes: dict[str, Any] = {"vocab_size": given.vocab_size}
+    shape = shape_of(teacher)
+    changes: dict[str, Any] = {"vocab_size": shape.vocab_size}
     for name in config.to_dict():
         if name.endswith("_token_id"):
             changes[name] = getattr(teacher, name, None)
     if changes.get("pad_token_id") is None:
         changes["pad_token_id"] = 0
     if hasattr(config, "type_vocab_size"):
-        # A teacher without a table of types leaves them unread; its tokenizer may still tell two texts of a pair apart.
+        # The tokenizer of a teacher without type embeddings may still mark the two texts of a pair.
         changes["type_vocab_size"] = getattr(teacher, "type_vocab_size", 0) or 2
     for name, value in changes.items():
         try:
             setattr(config, name, value)
-        except StrictDataclassError:  # an id that the family must have and the teacher does not name
+        except StrictDataclassError:  # an id required by the family and missing in the teacher
             setattr(config, name, changes["pad_token_id"])
     if hasattr(config, "max_position_embeddings"):
-        config.max_position_embeddings = given.max_positions + reserved_positions(config)
+        config.max_position_embeddings = shape.max_positions + reserved_positions(config)
     return config
 
 
 def check_padding(config: PretrainedConfig) -> None:
-    """Refuse a family that treats another token as padding than the tokenizer does (MPNet: always token 1).
+    """Refuse a family whose padding token is not the tokenizer's (MPNet: always token 1).
 
-    Such a token would get neither a position of its own nor a trained embedding.
+    That token would get neither a position nor a trained embedding.
     """
     with torch.device("meta"):
         embedding = AutoModel.from_config(copy.deepcopy(config)).get_input_embeddings()
@@ -180,13 +179,12 @@ def _encoder_config(model_type: str) -> PretrainedConfig:
     if model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         near = difflib.get_close_matches(model_type, MODEL_FOR_MASKED_LM_MAPPING_NAMES, n=3)
         raise ConfigError(
-            f"student.model_type: {model_type} is no encoder that transformers has; "
+            f"student.model_type: transformers has no encoder named {model_type}; "
             + (f"did you mean {' or '.join(near)}?" if near else "give one, such as bert or roberta")
         )
     config = AutoConfig.for_model(model_type)
     if config.is_encoder_decoder or not hasattr(config, "vocab_size"):
         raise ConfigError(
-            f"student.model_type: {model_type} is more than an encoder of text; give one that is not, such as bert or "
-            "roberta"
+            f"student.model_type: {model_type} is not a pure text encoder; give one, such as bert or roberta"
         )
     return config

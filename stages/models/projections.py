@@ -11,22 +11,22 @@ from schemas.recipe.objective import LatentObjective
 
 
 class Projections(nn.Module):
-    """Maps from the student's states to one teacher's width, or from both sides to a common width.
+    """Linear maps from the student's states to one teacher's width, or from both sides to a common width.
 
-    One per matched state or one for all. Where the widths agree they start as the identity, so that a student copied
-    from its teacher starts matched; otherwise as torch draws a linear layer. TinyBERT's code has a bias, so have these.
+    One per matched state, or one shared by all. With equal widths they start as the identity, so that a student copied
+    from its teacher starts matched, otherwise with torch's initialisation. They have a bias, as in TinyBERT's code.
     """
 
     def __init__(
         self, objective: LatentObjective, states: Collection[str], *, student_width: int, teacher_width: int
     ) -> None:
-        """Make the maps.
+        """Create the maps.
 
         Args:
-            objective: says whether they are shared, and to which width they lead.
+            objective: decides whether maps are shared, and their output width.
             states: names of the matched states, such as `embedding` and `hidden_2`.
-            student_width: of the student's hidden states.
-            teacher_width: of the teacher's.
+            student_width: width of the student's hidden states.
+            teacher_width: width of the teacher's hidden states.
         """
         super().__init__()
         self.objective = objective
@@ -43,11 +43,11 @@ class Projections(nn.Module):
                 self.target_maps[name] = _linear(teacher_width, width)
 
     def student(self, name: str, states_BSH: Tensor) -> Tensor:
-        """(batch, sequence, student width) to (batch, sequence, compared width)."""
+        """Map (batch, sequence, student width) to (batch, sequence, compared width)."""
         return self._mapped(self.maps, name, states_BSH)
 
     def teacher(self, name: str, states_BSH: Tensor) -> Tensor:
-        """(batch, sequence, teacher width) to (batch, sequence, compared width)."""
+        """Map (batch, sequence, teacher width) to (batch, sequence, compared width)."""
         return self._mapped(self.target_maps, name, states_BSH)
 
     def _mapped(self, maps: nn.ModuleDict, name: str, states_BSH: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 def drawn_projections(
     objective: LatentObjective, states: Collection[str], *, student_width: int, teacher_width: int, seed: int
 ) -> Projections:
-    """Projections whose draw depends on `seed` alone."""
+    """Return projections whose initialisation depends on `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Projections(objective, states, student_width=student_width, teacher_width=teacher_width)

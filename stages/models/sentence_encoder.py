@@ -1,4 +1,4 @@
-"""An encoder whose answer is one vector for a text, kept the way sentence-transformers keeps its models."""
+"""Sentence encoder: one vector per text, saved in the format of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TYPES = {
 
 
 class SentenceEncoder(nn.Module):
-    """An encoder, the pooling of its last states, and a map to another width where one is needed."""
+    """An encoder, the pooling of its last states, and optionally a linear map to another width."""
 
     def __init__(self, encoder: PreTrainedModel, problem: Embedding, dense: nn.Linear | None) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class SentenceEncoder(nn.Module):
 
     @property
     def config(self) -> PretrainedConfig:
-        """The encoder's."""
+        """The encoder's config."""
         return self.encoder.config
 
     @property
@@ -45,21 +45,21 @@ class SentenceEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """The encoder's device."""
         return self.encoder.device
 
     @property
     def width(self) -> int:
-        """Of the vectors."""
+        """Width of the vectors."""
         return self.dense.out_features if self.dense else int(self.config.hidden_size)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The encoder's."""
+        """Return the encoder's input embeddings."""
         embeddings: nn.Module = self.encoder.get_input_embeddings()
         return embeddings
 
     def forward(self, attention_mask: Tensor, **inputs: Any) -> SequenceClassifierOutput:
-        """What a model with a head answers; `logits` (batch, width) are the vectors."""
+        """Return the output of a model with a head; `logits`, (batch, width), are the vectors."""
         output = self.encoder(attention_mask=attention_mask, **inputs)
         vectors = pooled(output.last_hidden_state, attention_mask, self.problem)
         return SequenceClassifierOutput(
@@ -67,7 +67,7 @@ class SentenceEncoder(nn.Module):
         )
 
     def save_pretrained(self, folder: Path, **options: Any) -> None:
-        """Leave a folder that transformers' AutoModel and sentence-transformers open."""
+        """Save to a folder that transformers' AutoModel and sentence-transformers can load."""
         self.encoder.save_pretrained(folder, **options)
         parts = ["", "1_Pooling", *([DENSE] if self.dense else [])]
         modules = [
@@ -95,7 +95,7 @@ class SentenceEncoder(nn.Module):
 
 
 Model = PreTrainedModel | SentenceEncoder
-"""What a stage trains, and what it learns from."""
+"""Type of students and teachers."""
 
 
 def _write(file: Path, content: Any) -> None:
@@ -104,7 +104,7 @@ def _write(file: Path, content: Any) -> None:
 
 
 def pooled(states: Tensor, attention_mask: Tensor, problem: Embedding) -> Tensor:
-    """(batch, width): the first token's state, or the mean over real tokens, in float32."""
+    """Return the first token's state, or the mean over real tokens in float32, (batch, width)."""
     if problem.pooling == "first":
         return states[:, 0]
     mask = attention_mask.unsqueeze(-1).to(torch.float32)
@@ -113,17 +113,17 @@ def pooled(states: Tensor, attention_mask: Tensor, problem: Embedding) -> Tensor
 
 
 def sentence_encoder(encoder: PreTrainedModel, problem: Embedding, *, width: int | None, seed: int) -> SentenceEncoder:
-    """An encoder with vectors `width` wide, mapped there by a fresh layer where it has another width itself."""
-    own = int(encoder.config.hidden_size)
-    if width is None or width == own:
+    """Return a sentence encoder with vectors of `width`, through a new linear layer if the encoder's width differs."""
+    hidden_size = int(encoder.config.hidden_size)
+    if width is None or width == hidden_size:
         return SentenceEncoder(encoder, problem, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SentenceEncoder(encoder, problem, nn.Linear(own, width))
+        return SentenceEncoder(encoder, problem, nn.Linear(hidden_size, width))
 
 
 def load_sentence_encoder(folder: Path, problem: Embedding) -> SentenceEncoder:
-    """What `save_pretrained` left, or any encoder; a map to another width is taken where there is one."""
+    """Load a saved sentence encoder, or any encoder, with its linear map to another width if it has one."""
     encoder = load_encoder(folder)
     check_dense(folder, encoder.config)
     file = folder / DENSE / "model.safetensors"
@@ -138,10 +138,10 @@ def load_sentence_encoder(folder: Path, problem: Embedding) -> SentenceEncoder:
 
 
 def check_dense(folder: Path, config: PretrainedConfig) -> None:
-    """Refuse a map to another width that does not fit the encoder, or is more than a linear layer.
+    """Refuse a dense layer that does not fit the encoder, or is more than a linear map.
 
     Raises:
-        DataError: what does not fit, in which files.
+        DataError: names the mismatch and the files.
     """
     file, described = folder / DENSE / "model.safetensors", folder / DENSE / "config.json"
     if not file.is_file() and not described.is_file():
@@ -159,20 +159,20 @@ def check_dense(folder: Path, config: PretrainedConfig) -> None:
         ) from None
     wanted = (outputs, int(config.hidden_size))
     if shapes.get("weight") != wanted or shapes.get("bias", wanted[:1]) != wanted[:1]:
-        given = " x ".join(map(str, shapes.get("weight", ()))) or "missing"
+        shape = " x ".join(map(str, shapes.get("weight", ()))) or "missing"
         raise DataError(
-            f"{file}: linear.weight is {given}, but {outputs} x {config.hidden_size} by {described} (out_features) and "
+            f"{file}: linear.weight is {shape}, but {outputs} x {config.hidden_size} by {described} (out_features) and "
             f"the encoder (hidden_size); fetch all files of the same model"
         )
     if not str(activation).endswith(".Identity"):
         raise DataError(
-            f"{described}: activation_function is {activation}, but only a linear map is read; give a model without "
-            "2_Dense, or with Identity"
+            f"{described}: activation_function is {activation}, but only a linear map is supported; give a model "
+            "without 2_Dense, or with Identity"
         )
 
 
 def vector_width(folder: Path, config: PretrainedConfig) -> int:
-    """Width of the vectors of the model in a folder."""
+    """Return the width of the vectors of a saved model."""
     file = folder / DENSE / "config.json"
     if file.is_file():
         return int(json.loads(file.read_text(encoding="utf-8"))["out_features"])

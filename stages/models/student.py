@@ -1,4 +1,4 @@
-"""Builds the model that is trained: a fresh student, one that goes on from a checkpoint, or the teacher itself."""
+"""Builds fresh students: random weights or layers copied from the teacher; and counts parameters and operations."""
 
 from __future__ import annotations
 
@@ -33,26 +33,25 @@ def student_config(
     *,
     layers: tuple[int, ...] | None = None,
 ) -> PretrainedConfig:
-    """The config of a student that reads the teacher's tokens.
+    """Return the config of a student that reads the teacher's tokens.
 
     Args:
-        teacher: gives vocabulary and positions, and everything that the shape does not say where the student is of the
-            teacher's family.
+        teacher: provides vocabulary and positions and, to a student of its family, all settings besides the shape.
         shape: the student's depth, width, heads and inner size.
-        model_type: the student's family as transformers names it; None for the teacher's.
-        layers: the teacher block that each student block is copied from; None where none is.
+        model_type: the student's family as named in transformers; None for the teacher's.
+        layers: the teacher block that each student block is copied from; None if no blocks are copied.
 
     Raises:
-        ConfigError: there is no such encoder family, or its models cannot be built in this shape.
+        ConfigError: the encoder family does not exist, or its models cannot be built in this shape.
     """
     if model_type is None or model_type == teacher.model_type:
-        place, source = "student.shape", teacher
+        key, source = "student.shape", teacher
     else:
-        place, source = "student.model_type", adopt_vocabulary(model_type, teacher)
+        key, source = "student.model_type", adopt_vocabulary(model_type, teacher)
     config = reshape(source, shape, layers=layers)
     if (problem := probed(config).hidden_states) is not None:
         raise ConfigError(
-            f"{place}: a {config.model_type} model of {shape.num_layers} layers, {shape.hidden_size} wide, with "
+            f"{key}: a {config.model_type} model of {shape.num_layers} layers, {shape.hidden_size} wide, with "
             f"{shape.num_attention_heads} heads and an inner size of {shape.intermediate_size} cannot be the student: "
             f"{problem}; change student.shape, or set student.model_type to another family, such as bert"
         )
@@ -62,14 +61,14 @@ def student_config(
 
 
 def fresh_student(student: StudentConfig, teacher_folder: Path) -> PreTrainedModel:
-    """A student encoder at its start, fp32, in eval mode.
+    """Return a student encoder before training, fp32, in eval mode.
 
     Args:
-        student: shape, family and a start of its own or from copied layers.
+        student: shape, family and start, either random or from copied layers.
         teacher_folder: the pretrained teacher, for vocabulary and architecture, and for copied layers.
 
     Raises:
-        ConfigError: the family cannot take the shape, or layers cannot be copied into it.
+        ConfigError: the family does not support the shape, or layers cannot be copied into it.
     """
     teacher_config = load_config(teacher_folder)
     match student.start:
@@ -82,11 +81,11 @@ def fresh_student(student: StudentConfig, teacher_folder: Path) -> PreTrainedMod
             copy_layers(load_encoder(teacher_folder), model, layers)
             return model.eval()
         case ExtractStart() | ModelStart():
-            raise AssertionError("these starts need more than a config: stages.build makes them")
+            raise AssertionError("these starts need more than a config: stages.build builds them")
 
 
 def check_copied_layers(student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig) -> None:
-    """Refuse a start from copied layers that `fresh_student` would refuse, by names and shapes alone.
+    """Refuse a start from copied layers that `fresh_student` would refuse, without loading weights.
 
     Raises:
         ConfigError: layers of the teacher cannot be copied into the student.
@@ -95,9 +94,9 @@ def check_copied_layers(student: StudentConfig, start: TeacherLayersStart, teach
     config = student_config(teacher, student.shape, layers=layers)
     with torch.device("meta"):
         source, target = (
-            AutoModel.from_config(copy.deepcopy(each), **attention_of(each)) for each in (teacher, config)
+            AutoModel.from_config(copy.deepcopy(side), **attention_of(side)) for side in (teacher, config)
         )
-    _tensors_taken(source, target, layers)
+    _copied_tensors(source, target, layers)
 
 
 def _copied_layers(student: StudentConfig, start: TeacherLayersStart, teacher: PretrainedConfig) -> tuple[int, ...]:
@@ -112,7 +111,7 @@ def _copied_layers(student: StudentConfig, start: TeacherLayersStart, teacher: P
 
 
 def _drawn(config: PretrainedConfig, seed: int) -> PreTrainedModel:
-    """An encoder with weights drawn from `seed`, fp32 whatever precision the teacher was saved in."""
+    """Return an encoder with random weights from `seed`, fp32 even if the teacher was saved in another precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32, **attention_of(config))
@@ -120,48 +119,48 @@ def _drawn(config: PretrainedConfig, seed: int) -> PreTrainedModel:
 
 
 def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> None:
-    """Make student block i a copy of teacher block `layers[i]`, and everything outside the blocks the teacher's.
+    """Copy teacher block `layers[i]` into student block i, and everything outside the blocks.
 
     Raises:
-        ConfigError: a tensor of the student has no counterpart of its shape in the teacher, or one of a copied block
-            has none in the student.
+        ConfigError: a tensor of the student has no counterpart of its shape in the teacher, or a copied block has a
+            tensor without counterpart in the student.
     """
-    student.load_state_dict(_tensors_taken(teacher, student, layers))
+    student.load_state_dict(_copied_tensors(teacher, student, layers))
 
 
-def _tensors_taken(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> dict[str, Tensor]:
-    """The teacher's tensor for each of the student's names."""
+def _copied_tensors(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> dict[str, Tensor]:
+    """The teacher's tensor for each name in the student."""
     source = teacher.state_dict()
-    taken = _origins(teacher, student, layers)
+    origins = _origins(teacher, student, layers)
     for name, tensor in student.state_dict().items():
-        if taken[name] not in source or source[taken[name]].shape != tensor.shape:
+        if origins[name] not in source or source[origins[name]].shape != tensor.shape:
             raise ConfigError(
                 f"student.start: {name} has no counterpart of its shape in the teacher; copying layers needs the "
                 "teacher's width, heads and inner size: change student.shape, or set student.start.kind to random"
             )
-    return {name: source[origin] for name, origin in taken.items()}
+    return {name: source[origin] for name, origin in origins.items()}
 
 
 def _origins(teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]) -> dict[str, str]:
     """The teacher's name for each tensor of the student."""
-    own = list(student.state_dict())
+    names = list(student.state_dict())
+    origins = {name: name for name in names}
     if getattr(teacher.config, "num_hidden_groups", None) == 1:
-        return {name: name for name in own}  # ALBERT: every layer has the same weights
+        return origins  # ALBERT: every layer has the same weights
     prefix = block_prefix(teacher)
-    taken = {name: name for name in own}
     for block, layer in enumerate(layers):
-        parts = _parts_of_block(own, f"{prefix}.{block}.")
-        theirs = _parts_of_block(teacher.state_dict(), f"{prefix}.{layer}.")
-        if parts != theirs:
-            lost = theirs - parts
-            which = f"but has no {min(lost)}" if lost else f"which has no {min(parts - theirs)}"
+        parts = _parts_of_block(names, f"{prefix}.{block}.")
+        of_teacher = _parts_of_block(teacher.state_dict(), f"{prefix}.{layer}.")
+        if parts != of_teacher:
+            missing = of_teacher - parts
+            which = f"but has no {min(missing)}" if missing else f"which has no {min(parts - of_teacher)}"
             raise ConfigError(
                 f"student.start.layer_map: student block {block} is to be a copy of teacher block {layer}, {which}: "
                 f"in {teacher.config.model_type} models the first block is built differently; list the layers with "
                 "kind: explicit, beginning with 0 and with 0 nowhere else, or set student.start.kind to random"
             )
-        taken |= {f"{prefix}.{block}.{part}": f"{prefix}.{layer}.{part}" for part in parts}
-    return taken
+        origins |= {f"{prefix}.{block}.{part}": f"{prefix}.{layer}.{part}" for part in parts}
+    return origins
 
 
 def _parts_of_block(names: Iterable[str], prefix: str) -> set[str]:
@@ -169,7 +168,7 @@ def _parts_of_block(names: Iterable[str], prefix: str) -> set[str]:
 
 
 def block_prefix(model: PreTrainedModel) -> str:
-    """Name of the module list that holds the transformer blocks, such as `encoder.layer`."""
+    """Return the name of the module list that holds the transformer blocks, such as `encoder.layer`."""
     depth = model.config.num_hidden_layers
     names = [
         name for name, module in model.named_modules() if isinstance(module, nn.ModuleList) and len(module) == depth
@@ -184,10 +183,10 @@ def block_prefix(model: PreTrainedModel) -> str:
 
 @contextmanager
 def dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
-    """Inside the block every dropout of the model has this probability; None leaves each as its config says."""
+    """Inside the block, all dropout of the model has this probability; None keeps the config's probabilities."""
     undo: list[Callable[[], None]] = []
     for module in model.modules() if probability is not None else ():
-        # Some families keep the attention's probability as a plain number beside the module.
+        # Some families keep the attention's probability as a plain number.
         names = ("p",) if isinstance(module, nn.Dropout) else ("attention_dropout", "dropout_prob")
         for name in names:
             if isinstance(before := getattr(module, name, None), int | float):
@@ -201,17 +200,17 @@ def dropout(model: nn.Module, probability: float | None) -> Iterator[None]:
 
 
 def count_parameters(config: PretrainedConfig) -> int:
-    """Parameters of the encoder with its pooler, without any head."""
+    """Return the number of parameters of the encoder with its pooler, without a head."""
     with torch.device("meta"):
         model = AutoModel.from_config(config)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def encoder_flops(shape: StudentShape, *, sequence_length: int = 128) -> int:
-    """Floating-point operations of the blocks for one sequence, two per multiply-add; norms and softmax left out.
+    """Return the floating-point operations of the blocks for one sequence, without norms and softmax.
 
-    Per token and block: 4·d² for query, key, value and output, 2·d·f for the feed-forward part, 2·S·d for the two
-    attention products. Gives TinyBERT's published 1.2 G and 22.5 G (table 1) at length 128.
+    Multiply-adds per token and block: 4·d² for query, key, value and output, 2·d·f for the feed-forward part, 2·S·d for
+    the two attention products; two operations each. Gives TinyBERT's 1.2 G and 22.5 G (table 1) at length 128.
     """
     width, inner = shape.hidden_size, shape.intermediate_size
     per_token = 4 * width**2 + 2 * width * inner + 2 * sequence_length * width

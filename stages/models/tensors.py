@@ -1,8 +1,8 @@
-"""Weights in memory of their own.
+"""Weights copied out of safetensors files.
 
-safetensors hands out views of the file it has mapped, each wherever it lies in that file. Matrix products take other
-paths, and round differently, when a row does not begin where the processor's vectors do, so a model that was read would
-answer otherwise than the one that was saved; and a file cut short under a running program would end it by a bus error.
+safetensors returns views of the mapped file at arbitrary offsets. For rows that are not aligned to the processor's
+vectors, matrix products take other code paths and round differently, so that a loaded model would compute other numbers
+than the saved one. Truncating the file would also crash a running program with a bus error.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from transformers import PreTrainedModel
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, each copied out of it.
+    """Return copies of the tensors of a safetensors file.
 
     Raises:
-        SafetensorError: the file is not one.
+        SafetensorError: the file is no safetensors file.
     """
     return {name: tensor.clone() for name, tensor in load_file(file).items()}
 
 
 def copy_out(model: PreTrainedModel) -> None:
-    """Move a model's parameters and buffers out of the file they were read from."""
+    """Copy a model's parameters and buffers out of the mapped file they were read from."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()

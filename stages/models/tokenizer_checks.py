@@ -1,4 +1,4 @@
-"""Whether what a tokenizer makes of text is something that its model can read."""
+"""Checks that a model has an embedding for every id and token type of its tokenizer."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _TYPES = "token_type_ids"
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig, folder: Path) -> None:
-    """Refuse a tokenizer with an id that the model has no embedding for.
+    """Refuse a tokenizer with an id that has no embedding in the model.
 
     Raises:
-        DataError: which token it is, and what to do.
+        DataError: names the token and the remedy.
     """
     size = config.vocab_size
     ids = dict(tokenizer.get_vocab())
-    # What a template puts around the text need not be in the vocabulary.
-    ids |= {token: number for number, token in _around(tokenizer).items() if number not in ids.values()}
+    # Special tokens of the template need not be in the vocabulary.
+    ids |= {token: number for number, token in _special_tokens(tokenizer).items() if number not in ids.values()}
     beyond = sorted((number, token) for token, number in ids.items() if number >= size)
     if not beyond:
         return
@@ -29,7 +29,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfi
     more = f" and {len(beyond) - 1} more" if len(beyond) > 1 else ""
     named = f"{printable(token, 40)!r} (id {number}){more}"
     added = set(tokenizer.get_added_vocab())
-    if all(each in added for _, each in beyond):
+    if all(name in added for _, name in beyond):
         raise DataError(
             f"{folder}: {named} was added to the tokenizer, but the model has only {size} embeddings; enlarge them "
             f"with model.resize_token_embeddings({beyond[-1][0] + 1}) and save the model, or take the token out of the "
@@ -37,7 +37,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfi
         )
     if len(ids) <= size:
         raise DataError(
-            f"{folder}: the vocabulary has {len(ids)} tokens, but its ids have holes: {named} lies beyond the model's "
+            f"{folder}: the vocabulary has {len(ids)} tokens, but its ids have gaps: {named} lies beyond the model's "
             f"{size} embeddings; number the tokens from 0 to {len(ids) - 1}, or enlarge the embeddings with "
             f"model.resize_token_embeddings({beyond[-1][0] + 1})"
         )
@@ -47,11 +47,11 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfi
     )
 
 
-def _around(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
-    """The ids of special tokens in a pair of texts, with their names."""
+def _special_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
+    """Ids and names of the special tokens around a pair of texts."""
     try:
         pair = tokenizer("a", "a").encodings[0]
-    except Exception:  # a damaged template; said where text is tokenised
+    except Exception:  # a damaged template; reported when text is tokenised
         return {}
     return {
         number: token
@@ -61,7 +61,7 @@ def _around(tokenizer: PreTrainedTokenizerFast) -> dict[int, str]:
 
 
 def highest_type(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The highest token type that a pair of texts gets; 0 where types are not given to the model."""
+    """Return the highest token type of a pair of texts; 0 if the model gets no token types."""
     if _TYPES not in tokenizer.model_input_names:
         return 0
     try:
@@ -71,12 +71,12 @@ def highest_type(tokenizer: PreTrainedTokenizerFast) -> int:
 
 
 def reads_types(tokenizer: PreTrainedTokenizerFast, config: PretrainedConfig) -> bool:
-    """Whether a model has an embedding for every token type; also where it has none at all and leaves types unread."""
+    """Return whether a model has an embedding for every token type; True if it has none and ignores types."""
     number: int = getattr(config, "type_vocab_size", None) or 0
     return not number or highest_type(tokenizer) < number
 
 
 def leave_types_out(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Have the tokenizer give no token types, as RoBERTa's, whose pairs are told apart by their separators alone."""
+    """Make the tokenizer return no token types, like RoBERTa's, which marks pairs by separators alone."""
     names = [name for name in tokenizer.model_input_names if name != _TYPES]
     tokenizer.model_input_names = names

@@ -59,7 +59,7 @@ class Trainer:
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
         self.draws = Draws(self.student, training.seed)
-        self.draws.look_at(self.answers, tokens, self.runtime.device)
+        self.draws.inspect(self.answers, tokens, self.runtime.device)
         self.meter = Meter((term.key for term in objective.terms), self.runtime.device)
         self.metrics: dict[str, float] = {}
         """Last value of every training metric."""

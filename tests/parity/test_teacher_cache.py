@@ -145,7 +145,7 @@ def test_a_resumed_stage_ends_in_the_same_weights(lost: bool, recipe: Recipe, tm
     states = MemoryStates()
     room = {"teacher_cache_bytes": ROOM, "states": states}
     place = tmp_path / "cut"
-    num_batches = len(asked_once(config, plain_ports(place, **room)).caches[0].batches)
+    num_batches = len(asked_once(config, plain_ports(place, **room)).teachers.caches[0].batches)
     with pytest.raises(Interrupted):
         trained(config, plain_ports(place, **room, stop_requested=StopsAfter(num_batches + 30)))
     assert isinstance(states.saved[-1], TrainingState)
@@ -164,7 +164,7 @@ def test_another_way_of_asking_the_teacher_after_a_resume_is_said(
 ) -> None:
     config, states = stage(recipe, {}), MemoryStates()
     place, before = {"states": states}, rooms[0]
-    batches = len(asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM)).caches[0].batches)
+    batches = len(asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM)).teachers.caches[0].batches)
     stop = StopsAfter((batches if before else 0) + 30)
     with pytest.raises(Interrupted):
         trained(config, plain_ports(tmp_path, **place, teacher_cache_bytes=before, stop_requested=stop))
@@ -222,12 +222,12 @@ def test_every_damage_is_seen_and_mended_before_it_is_used(recipe: Recipe, tmp_p
 def test_a_cut_file_is_filled_again(recipe: Recipe, tmp_path: Path) -> None:
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     config = stage(recipe, {})
-    first = asked_once(config, ports).caches[0]
+    first = asked_once(config, ports).teachers.caches[0]
     batch = first.tokens.batch(np.arange(len(first.tokens)))
     mask = batch.attention_mask.bool()
     whole = [value.clone() for value in values(first.read(batch), mask)]
     os.truncate(first.folder / f"{first.parts[0].name}.bin", 100)
-    again = asked_once(config, ports).caches[0]
+    again = asked_once(config, ports).teachers.caches[0]
     assert all(torch.equal(a, b) for a, b in zip(values(again.read(batch), mask), whole, strict=True))
 
 
@@ -292,11 +292,11 @@ def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(r
 
 def test_another_teacher_or_other_rows_have_a_cache_of_their_own(recipe: Recipe, tmp_path: Path) -> None:
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
-    first = asked_once(stage(recipe, {}), ports).caches[0]
+    first = asked_once(stage(recipe, {}), ports).teachers.caches[0]
     trainer = make_trainer(stage(recipe, {}), ports)
     with torch.no_grad():
         next(trainer.teachers.models[0].parameters()).add_(1e-3)
     trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, trainer.ports, "general")
     assert trainer.teachers.caches[0].digest != first.digest
-    relation = asked_once(stage(recipe, LATENTS["minilm_v2"]), ports).caches[0]
+    relation = asked_once(stage(recipe, LATENTS["minilm_v2"]), ports).teachers.caches[0]
     assert len({first.digest, trainer.teachers.caches[0].digest, relation.digest}) == 3

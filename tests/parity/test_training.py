@@ -129,19 +129,17 @@ def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) 
         assert not any(parameter.grad is not None for parameter in teacher.parameters())
 
 
+def fit_again(trainer: Trainer, ports: Ports) -> None:
+    """Run the loop with the parts of a trainer."""
+    models = trainer.teachers.models
+    fit(trainer.student, models, trainer.tokens, trainer.objective, trainer.training, ports, description="general")
+
+
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
 def test_half_the_steps_and_a_resume_end_where_all_steps_end(recipe: Recipe, tmp_path: Path, stop_at: int) -> None:
     whole = trainer_of(recipe, plain_ports(tmp_path / "a"))
     sink = MetricList()
-    fit(
-        whole.student,
-        whole.teachers,
-        whole.tokens,
-        whole.objective,
-        whole.training,
-        plain_ports(tmp_path / "a", sink=sink, log_every=2),
-        description="general",
-    )
+    fit_again(whole, plain_ports(tmp_path / "a", sink=sink, log_every=2))
     states, resumed_sink = MemoryStates(), MetricList()
     asked: list[bool] = []
 
@@ -152,9 +150,9 @@ def test_half_the_steps_and_a_resume_end_where_all_steps_end(recipe: Recipe, tmp
     ports = plain_ports(tmp_path / "a", states=states, sink=resumed_sink, log_every=2, stop_requested=stop)
     first = trainer_of(recipe, ports)
     with pytest.raises(Interrupted, match=f"step {stop_at} of 6"):
-        fit(first.student, first.teachers, first.tokens, first.objective, first.training, ports, description="general")
+        fit_again(first, ports)
     second = trainer_of(recipe, ports)
-    fit(second.student, second.teachers, second.tokens, second.objective, second.training, ports, description="general")
+    fit_again(second, ports)
     for name, parameter in whole.parameters.items():
         assert torch.equal(parameter, second.parameters[name]), name
     timed = {"train/tokens_per_second"}

@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"stages.data.files", "stages.models"},
     "stages.evaluation": _TASKS | {"stages.device", "stages.models", "stages.objective", "stages.scores"},
     "stages.training": _TASKS
-    | {"stages.storage", "stages.device", "stages.ports", "stages.models", "stages.objective"}
+    | {"stages.storage", "stages.device", "stages.ports", "stages.losses", "stages.models", "stages.objective"}
     | {"stages.evaluation"},
     "stages": _TASKS
     | {"stages.storage", "stages.ports", "stages.data.readers", "stages.data.corpus"}

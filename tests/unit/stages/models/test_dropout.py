@@ -47,7 +47,7 @@ class Student:
         self.probability = probability
         self.draws = Draws(model, seed=3)
         with dropout(model, probability):
-            self.draws.look_at(self.run, self.tokens, torch.device("cpu"))
+            self.draws.inspect(self.run, self.tokens, torch.device("cpu"))
 
     def run(self, batch: Batch) -> Tensor:
         """(batch, sequence, width)."""
