@@ -47,7 +47,7 @@ def test_a_student_that_no_machine_holds_is_refused(changes: dict[str, int]) -> 
     ],
 )
 def test_a_model_that_no_machine_holds_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match=r"mend its config\.json"):
+    with pytest.raises(DataError, match=r"correct its config\.json"):
         shape_of(BertConfig(**changes))
     assert shape_of(BertConfig()).hidden_size == 768
 

@@ -108,7 +108,7 @@ def test_an_id_beyond_the_embeddings_is_found_though_the_tokens_are_few(tmp_path
     content["model"]["vocab"]["good"] = size + 7
     file.write_text(json.dumps(content), encoding="utf-8")
     said = refusal(load_tokenizer, folder, load_config(folder))
-    assert f"the vocabulary has {size} tokens, but its ids have holes: 'good' (id {size + 7})" in said
+    assert f"the vocabulary has {size} tokens, but its ids have gaps: 'good' (id {size + 7})" in said
     assert f"the model's {size} embeddings" in said
 
 
