@@ -1,8 +1,13 @@
-"""Every shipped recipe as a Prefect deployment: `prefect deployment run distill-flow/quickstart`."""
+"""Shipped recipes as Prefect deployments: `prefect deployment run distill-flow/quickstart`.
+
+`python -m pipeline.deployment > prefect.yaml` renews the file with which `prefect deploy --all` registers them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +17,40 @@ from pipeline.process.terminal import say
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.core.errors import ServiceError
 
+_HEAD = """\
+# Written by `python -m pipeline.deployment > prefect.yaml`. Deployments for a work pool:
+# prefect work-pool create distill --type process; prefect deploy --all; prefect worker start --pool distill.
+# On one machine `distill serve` needs none of that.
+name: distill-flow
+
+pull:
+  - prefect.deployments.steps.set_working_directory:
+      directory: "{{ $DISTILL_HOME }}"
+
+definitions:
+  recipe: &recipe
+    entrypoint: pipeline/flow.py:distill_flow
+    tags: [distill]
+    work_pool: {name: distill}
+
+deployments:
+"""
+
+
+def deployments_yaml() -> str:
+    """The text of prefect.yaml: one deployment per shipped recipe."""
+    return _HEAD + "".join(
+        f"  - <<: *recipe\n    name: {name}\n    parameters: {{recipe: {name}}}\n"
+        f"    description: {json.dumps(read_recipe(name).description, ensure_ascii=False)}\n"
+        for name in shipped_names()
+    )
+
 
 def serve_recipes(console: Console) -> None:
-    """Serve a deployment per recipe from this process until it is stopped; one run at a time.
+    """Serve one deployment per recipe from this process until it is stopped, one run at a time.
 
     Raises:
-        ServiceError: no Prefect server is named, it does not answer, or it wants other credentials.
+        ServiceError: no Prefect server is named, it does not answer, or it requires other credentials.
     """
     prepare_environment()
     if not os.environ.get("PREFECT_API_URL"):
@@ -30,7 +63,7 @@ def serve_recipes(console: Console) -> None:
 
     from pipeline.flow import distill_flow
 
-    deployments: list[Any] = [  # typed by Prefect as if it could be a coroutine here
+    deployments: list[Any] = [  # Prefect's type allows for a coroutine
         distill_flow.to_deployment(
             name=name, description=read_recipe(name).description, parameters={"recipe": name}, tags=["distill"]
         )
@@ -40,3 +73,7 @@ def serve_recipes(console: Console) -> None:
         say(console, f"prefect deployment run distill-flow/{name}")
     with prefect_errors("distill serve"):
         serve(*deployments, limit=1, print_starting_message=False)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(deployments_yaml())

@@ -1,4 +1,4 @@
-"""Starts the flow from the command line: Prefect's environment first, then the flow, then its errors in our words."""
+"""Start of the flow from the command line: Prefect's environment, the flow, and its errors in plain words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pipeline.planning.first_look import look_first
@@ -33,36 +33,33 @@ _DEFAULTS = {
     # oneDNN keeps up to 1024 compiled matrix products, one per shape; with batches of every length that is gigabytes.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
 }
-_ONE_ANSWER = 10.0
+_ANSWER_SECONDS = 10.0
 log = logging.getLogger(__name__)
-# Prefect's senders of events and logs; at the end of a short run they say that something is still to be sent.
+# Prefect's senders of events and logs; at the end of a short run they complain about what is still unsent.
 _CHATTY = ("EventsWorker", "APILogWorker")
 
 
 def prepare_environment() -> None:
-    """Set what Prefect and torch should find where the user has set nothing; comes before either is imported."""
+    """Set defaults for Prefect and torch that the user has not set; call it before either is imported."""
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 
 def check_server(*, patience: float = 3.0) -> None:
-    """Make sure that the Prefect server answers, where the user named one.
-
-    Args:
-        patience: seconds to go on asking; a server that was just started takes some to answer.
+    """Check that the Prefect server in PREFECT_API_URL answers within `patience` seconds, if the user named one.
 
     Raises:
-        ServiceError: it does not.
+        ServiceError: it does not answer.
     """
     address = os.environ.get("PREFECT_API_URL")
     if not address:
-        return  # the run gets one of its own
+        return  # the run starts a temporary server
     import httpx
 
     end = time.monotonic() + patience
     while True:
         try:
-            httpx.get(f"{address.rstrip('/')}/health", timeout=_ONE_ANSWER).raise_for_status()
+            httpx.get(f"{address.rstrip('/')}/health", timeout=_ANSWER_SECONDS).raise_for_status()
             return
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             if time.monotonic() < end:
@@ -77,25 +74,25 @@ def check_server(*, patience: float = 3.0) -> None:
 
 @contextmanager
 def prefect_errors(again: str) -> Iterator[None]:
-    """Turns what Prefect raises over its server into a ServiceError; `again` is the command that goes on."""
+    """Turn Prefect's errors about its server into ServiceErrors; `again` is the command that continues the run."""
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 
     address = without_credentials(os.environ.get("PREFECT_API_URL", ""))
-    given = f"PREFECT_API_URL={address}" if address else "the run's own server"
+    server = f"PREFECT_API_URL={address}" if address else "the run's own server"
     try:
         yield
     except PrefectHTTPStatusError as error:
         if error.response.status_code not in (401, 403):
             raise
         raise ServiceError(
-            f"{given}: the server there wants other credentials ({error.response.status_code}); set "
+            f"{server}: the server there wants other credentials ({error.response.status_code}); set "
             "PREFECT_API_AUTH_STRING to its user:password (for Prefect Cloud PREFECT_API_KEY)"
         ) from None
     except httpx.TransportError as error:
         raise ServiceError(
-            f"{given}: Prefect's server went away ({type(error).__name__}); finished stages are kept, an unfinished "
-            f"one has its last state: start the server again, or unset PREFECT_API_URL, and go on with: {again}"
+            f"{server}: Prefect's server went away ({type(error).__name__}); finished stages are kept, an unfinished "
+            f"one has its last state: start the server again, or unset PREFECT_API_URL, and continue with: {again}"
         ) from None
 
 
@@ -108,14 +105,14 @@ def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str 
         options: fields of `RunOptions`.
 
     Raises:
-        ConfigError: the recipe or an option is wrong.
-        DataError: its data cannot be used. Both are said before anything heavy is imported and a server started.
-        ServiceError: Prefect's server does not start, or does not answer, be it in the middle of the run.
+        ConfigError: the recipe or an option is wrong; raised, like DataError, before a server is started.
+        DataError: its data cannot be used.
+        ServiceError: Prefect's server does not start, or stops answering.
     """
-    _check_given(recipe, overrides, options)
+    _check_arguments(recipe, overrides, options)
     resolved = read_recipe(recipe, overrides)
     chosen_stages(resolved, options["from_stage"], options["until_stage"])
-    # The terminal shows our bars, our table and our one message on failure; Prefect's own lines are in its UI.
+    # The terminal shows our bars, table and message on failure; Prefect's own lines are in its UI.
     for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
         os.environ.setdefault(name, "CRITICAL")
     for name in _CHATTY:
@@ -128,9 +125,9 @@ def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str 
             check_server()
             return _run_flow(recipe, overrides, options, again)
         except Interrupted as error:
-            raise Interrupted(f"{error}; go on with: {again}") from None
+            raise Interrupted(f"{error}; continue with: {again}") from None
         except BaseException as error:
-            # An error of ours says what it is, stopped or not; what else comes then is what the stop has torn.
+            # Our own errors are reported even after a stop; any other error then is a consequence of it.
             if not stop() or isinstance(error, DistillError):
                 raise
             log.debug("after a stop", exc_info=error)
@@ -142,37 +139,24 @@ def _tell(line: str) -> None:
 
 
 def _run_flow(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None], again: str) -> AnyReport:
-    """The flow, on the server that is named or on one of its own, which starts while all that is needed is imported."""
-    server = None if _names_server() else TemporaryServer()
+    """Run the flow on the named server, or on a temporary one that starts while the libraries are imported."""
+    address, server = os.environ.get("PREFECT_API_URL"), None
+    if not address:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        server = None if PREFECT_API_URL.value() else TemporaryServer()  # a profile of Prefect's may name one
     from pipeline.flow import distill_flow
 
-    with _served_by(server), prefect_errors(again):
+    with ExitStack() as stack:
+        if server is not None:
+            server.wait()
+            stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
+        stack.enter_context(prefect_errors(again))
         return distill_flow(recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options))
 
 
-@contextmanager
-def _served_by(server: TemporaryServer | None) -> Iterator[None]:
-    if server is None:
-        yield
-        return
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    server.wait()
-    with temporary_settings({PREFECT_API_URL: server.api_url}):
-        yield
-
-
-def _names_server() -> bool:
-    """Whether the environment or a profile of Prefect's names a server."""
-    if os.environ.get("PREFECT_API_URL"):
-        return True
-    from prefect.settings import PREFECT_API_URL
-
-    return bool(PREFECT_API_URL.value())
-
-
-def _check_given(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> None:
-    """Refuse what must not, or cannot, become a flow run's parameters: Prefect keeps them in its database."""
+def _check_arguments(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> None:
+    """Refuse credentials and text that is not UTF-8: Prefect keeps a flow run's parameters in its database."""
     refuse_credentials({f"--{name.replace('_', '-')}": value for name, value in options.items()})
     for value in (recipe, *overrides, *options.values()):
         try:
@@ -182,14 +166,14 @@ def _check_given(recipe: str, overrides: Sequence[str], options: Mapping[str, st
 
 
 def program(name: str) -> str:
-    """How a person starts one of this environment's programs: its name, or its path where it is not on PATH."""
+    """The command that starts a program of this environment: its name, or its path where it is not on PATH."""
     if shutil.which(name):
         return name
     return os.path.relpath(Path(sys.executable).parent / name)
 
 
 def _command(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> str:
-    """The command line that goes on with this run."""
+    """The command line that continues this run."""
     flags = {"from_stage": "--from", "until_stage": "--until", "resume_from": "--resume-from", "store": "--store"}
     words = [program("distill"), "run", recipe]
     words += [word for change in overrides for word in ("--set", change)]

@@ -1,6 +1,6 @@
-"""The `distill` program: the command line in a process of its own, which a key press ends without a traceback.
+"""The `distill` program: the command line in a process that a key press ends without a traceback.
 
-What is imported here is Python's own, so that a key press finds somebody to answer it while all else is imported.
+Only the standard library is imported here, so that a key press is handled while everything else is imported.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _TOO_EARLY = "stopped before anything was begun"
 
 
 def program() -> None:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and exit with its code."""
     code = [1]
-    # Registered before all else, so that it is called when all else is done.
+    # Registered first, so called last.
     atexit.register(_leave, code)
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     _end_at_a_signal(1, f"error: {_TOO_EARLY}\n")
@@ -38,7 +38,7 @@ def program() -> None:
 
 
 def _leave(code: list[int]) -> None:
-    """End before the interpreter takes itself apart, its handlers first: a signal would then be the exit code."""
+    """Exit before the interpreter removes its signal handlers; a later signal would become the exit code."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -46,10 +46,7 @@ def _leave(code: list[int]) -> None:
 
 
 def _end_at_a_signal(code: int, words: str = "") -> None:
-    """End at once, for there is nothing to save.
-
-    When the interpreter ends, libraries have threads to join and news to send, which somebody may not wait for.
-    """
+    """Have a signal end the process at once: nothing needs saving, and libraries may take long to end their threads."""
 
     def end(_number: int, _frame: Any) -> None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a process logs: no credentials, no commands to a terminal, no traceback behind an error that says enough."""
+"""Logging without credentials, without commands to a terminal, and without tracebacks of our own errors."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from schemas.core.errors import ConfigError, DistillError
 
 
 class _WithoutSecrets(logging.Formatter):
-    """Libraries log the addresses and the headers that they send, as they are."""
+    """Removes credentials: libraries log addresses and headers as they send them."""
 
     def __init__(self, secrets: Sequence[str]) -> None:
         super().__init__("%(levelname)s: %(message)s")
         self.secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, with any traceback behind it."""
+        """Return the line with its traceback, if there is one."""
         return safe(without_secrets(super().format(record), self.secrets))
 
 
 class _WithoutTraceback(logging.Filter):
-    """Our own errors say what is wrong; a traceback behind them in Prefect's log would only hide it."""
+    """Drops tracebacks of our own errors, whose messages they would hide in Prefect's log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], DistillError):
@@ -33,13 +33,13 @@ class _WithoutTraceback(logging.Filter):
 
 
 def log_to_stderr(*, instead: bool = False) -> None:
-    """Warnings, or what DISTILL_LOG_LEVEL asks for, on stderr.
+    """Log warnings, or the level in DISTILL_LOG_LEVEL, to stderr.
 
     Args:
-        instead: in the place of whatever was there before.
+        instead: whether to replace the handlers that are set.
 
     Raises:
-        ConfigError: it asks for no level; warnings are logged all the same.
+        ConfigError: DISTILL_LOG_LEVEL is not a level; warnings are logged all the same.
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_WithoutSecrets(secrets_of(os.environ)))

@@ -1,7 +1,7 @@
-"""The program that is Prefect's temporary server (see `prefect_server`): it needs nothing else of this project.
+"""Program of Prefect's temporary server (see `prefect_server`); it imports nothing else of this project.
 
-Its argument is the number of an open socket. It ends when its standard input does, be it closed by the process that
-started it or by the system after that process.
+Its argument is the number of an open socket. It ends when its standard input is closed, by the process that started it
+or, after that process, by the system.
 """
 
 from __future__ import annotations

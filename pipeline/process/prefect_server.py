@@ -1,7 +1,7 @@
-"""Prefect's temporary server, in a session of its own: no key press in the terminal reaches it, and it ends with us.
+"""Prefect's temporary server in a session of its own, which no key press in the terminal reaches.
 
-Prefect starts one by itself where no server is named, in the terminal's process group. Ctrl-C then ends the server
-together with the run, which cannot say any more that it was stopped.
+Without a named server Prefect starts one in the terminal's process group. Ctrl-C then ends the server together with the
+run, which can no longer report that it was stopped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PR
 
 
 class TemporaryServer:
-    """A Prefect server on a port of the loopback interface that the system chose; it ends with this process."""
+    """A Prefect server on a free port of the loopback interface; it ends with this process."""
 
     def __init__(self) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
@@ -43,23 +43,18 @@ class TemporaryServer:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
-        # What is registered first is called last: Prefect has news to send when the interpreter ends.
+        # Registered first, so called last: Prefect sends events when the interpreter ends.
         atexit.register(self.stop)
 
     def wait(self) -> None:
-        """Return when it answers.
-
-        Raises:
-            ServiceError: it ended, or does not answer in time.
-        """
+        """Wait until it answers; raises ServiceError if it ends, or does not answer in time."""
         import httpx
 
-        given = os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "")
-        end = time.monotonic() + (float(given) if given.isdecimal() else _DEFAULT_SECONDS)
+        timeout = os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "")
+        end = time.monotonic() + (float(timeout) if timeout.isdecimal() else _DEFAULT_SECONDS)
         while self._process.poll() is None and time.monotonic() < end:
             try:
-                answer = httpx.get(f"{self.api_url}/health", timeout=2.0, trust_env=False)
-                if answer.is_success:
+                if httpx.get(f"{self.api_url}/health", timeout=2.0, trust_env=False).is_success:
                     return
             except httpx.TransportError:
                 pass
@@ -68,21 +63,21 @@ class TemporaryServer:
 
     def _failure(self) -> str:
         if self._process.poll() is None:
-            said = "did not start in time; run again when the machine is less busy, raise "
             return (
-                f"Prefect's server for this run {said}PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a "
-                "server with: prefect server start, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
+                "Prefect's server for this run did not start in time; run again when the machine is less busy, raise "
+                "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS, or start a server with: prefect server start, then: "
+                "export PREFECT_API_URL=http://127.0.0.1:4200/api"
             )
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
         return (
             f"Prefect's server for this run ended with exit code {self._process.returncode} ({last[:300]}); see what "
             "`prefect server start` says, and check PREFECT_HOME"
         )
 
     def stop(self) -> None:
-        """End it, and wait until it has."""
+        """End it and wait until it has ended."""
         atexit.unregister(self.stop)
         if self._process.stdin is not None:
             self._process.stdin.close()

@@ -1,11 +1,11 @@
-"""Ctrl-C, SIGTERM and a closed terminal: the run ends within seconds, and what it has done is kept.
+"""Ctrl-C, SIGTERM and a closed terminal: the run ends within seconds, and its results so far are kept.
 
-What is being made and has a state (a stage that trains) is shielded: it is asked to stop, saves its state and leaves.
-Anything else is interrupted where it stands, for everything in the store is written so that a killed process harms
-nothing. A second signal ends the process at once.
+A stage that trains has a state, so it is shielded: it is asked to stop, saves its state and returns. Anything else is
+interrupted at once, since the store is written so that a killed process does no harm. A second signal ends the process
+immediately.
 
-The operating system writes each signal's number into a socket, and a thread reads it there. So the answer to the key
-press does not wait until the main thread, deep in a matrix product, comes back to Python.
+The operating system writes each signal's number into a socket, from which a thread reads it. So the user is answered
+before the main thread, deep in a matrix product, returns to Python.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ from typing import Any, NoReturn
 from schemas.core.errors import Interrupted
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Ignored unless somebody handles it, so that one that comes late does no harm.
+# Ignored by default, so that a late one does no harm.
 _NUDGE = signal.SIGURG
 _LOOK_SECONDS = 0.2
 _NUDGE_SECONDS = 2.0
-"""Between two interruptions, the later of which ends what still holds up the first."""
+"""Time between two interruptions; the second ends code that swallowed the first."""
 _UNWIND_SECONDS = 3.0
-"""To close what is open, once a state is saved."""
+"""Time to close files and connections once a state is saved."""
 _GIVE_UP_SECONDS = 5.0
-"""After which a process ends that cannot be interrupted, such as one within a long call of a library."""
+"""Time after which a process ends that cannot be interrupted, as within a long call of a library."""
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody asked to stop, and nothing was being made that has a state to save."""
+    """Raised in the main thread when the user asks to stop outside a shielded block."""
 
 
 class Stop:
-    """Whether somebody asked to stop; made by `stop_signals`.
+    """The user's request to stop; made by `stop_signals`.
 
     Args:
-        again: the command that goes on, for the last words of a process that cannot be interrupted.
-        tell: says one line to a person; None says nothing.
+        again: the command that continues the run, for the last message of a process that cannot be interrupted.
+        tell: shows one line to the user; None shows nothing.
     """
 
     def __init__(self, again: str | None = None, tell: Callable[[str], None] | None = None) -> None:
         self.again, self.tell = again, tell
         self.when_asked: list[Callable[[], None]] = []
-        """Called once in another thread, when somebody asks."""
+        """Called once in another thread when the user asks."""
         self._asked = threading.Event()
         self._shields: list[float] = []
         self._since = -math.inf
@@ -59,15 +59,15 @@ class Stop:
         self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def __call__(self) -> bool:
-        """Whether somebody asked; what is shielded asks this, saves its state and leaves."""
+        """Whether the user asked; shielded code checks this, saves its state and returns."""
         return self._asked.is_set()
 
     @contextmanager
     def shielded(self, seconds: float = math.inf) -> Iterator[None]:
-        """Within, whoever asks to stop waits until the block ends or leaves by itself, for so many seconds."""
+        """Let the block end by itself within that time before a request to stop interrupts it."""
         self._shields.append(seconds)
         self._since = time.monotonic()
-        left = _UNWIND_SECONDS  # what an error on its way out of the block gets
+        left = _UNWIND_SECONDS  # for an error on its way out of the block
         try:
             yield
             left = 0.0
@@ -79,13 +79,13 @@ class Stop:
             self._since = time.monotonic() + left
 
     def overdue(self) -> float:
-        """For how many seconds the main thread should have been on its way out; negative while it need not be."""
+        """Seconds since the main thread should have begun to unwind; negative before that."""
         if not self():
             return -math.inf
         return time.monotonic() - self._since - (self._shields[-1] if self._shields else 0.0)
 
     def ask(self, number: signal.Signals) -> None:
-        """Note that somebody asked, and say so."""
+        """Record the request and answer the user."""
         saves = bool(self._shields)
         self._since = time.monotonic()
         self._asked.set()
@@ -94,21 +94,21 @@ class Stop:
         kept = "the state is being saved" if saves else "finished stages and saved states are kept"
         key = "Ctrl-C" if number == signal.SIGINT else number.name
         if self.tell is not None:
-            with suppress(Exception):  # a pipe that nobody reads any more must not keep the state from being saved
+            with suppress(Exception):  # a closed pipe must not keep the state from being saved
                 self.tell(f"stopping: {kept}; {key} once more ends it at once")
         for call in self.when_asked:
             with suppress(Exception):
                 call()
 
     def _leave_terminal(self) -> None:
-        """A closed terminal refuses whatever is written to it."""
-        nothing = os.open(os.devnull, os.O_WRONLY)
+        """Write to /dev/null from now on, since a closed terminal refuses all output."""
+        null = os.open(os.devnull, os.O_WRONLY)
         for number in self._terminals:
-            os.dup2(nothing, number)
-        os.close(nothing)
+            os.dup2(null, number)
+        os.close(null)
 
     def end_at_once(self, code: int, words: str | None = None) -> NoReturn:
-        """End this process without further ado; what it started notices and ends too."""
+        """End this process at once; the processes that it started notice and end too."""
         with suppress(Exception):
             if 2 in self._terminals and os.isatty(2):
                 os.write(2, b"\x1b[?25h")  # the bars have hidden the cursor
@@ -117,20 +117,13 @@ class Stop:
         os._exit(code)
 
     def last_words(self) -> str:
-        """What was stopped where, and the command that goes on."""
-        return f"{self._words}; go on with: {self.again}" if self.again else self._words
+        """What was stopped, and the command that continues it."""
+        return f"{self._words}; continue with: {self.again}" if self.again else self._words
 
 
 @contextmanager
 def interrupted(what: str) -> Iterator[None]:
-    """Turns `Stopped` into an error like others, which Prefect's tasks and flows take for the end of the run.
-
-    Args:
-        what: what was stopped.
-
-    Raises:
-        Interrupted: somebody asked to stop.
-    """
+    """Turn `Stopped` into `Interrupted`, an error that ends Prefect's tasks and flows; `what` was stopped."""
     try:
         yield
     except Stopped:
@@ -142,15 +135,14 @@ _active: list[Stop] = []
 
 @contextmanager
 def stop_signals(again: str | None = None, tell: Callable[[str], None] | None = None) -> Iterator[Stop]:
-    """Turns the signals that ask a process to end into a wish (see the module), until the block ends.
+    """Handle the signals that ask a process to end (see the module) during the block.
 
-    Within another such block it is that one's `Stop`, whose handlers are put back in their place. Where a signal is
-    ignored, as in a process that goes on when its terminal is closed, it stays so. Outside the main thread nothing
-    can be asked.
+    A nested block yields the `Stop` of the outer one and installs its handlers again. A signal that is ignored, as in a
+    process that outlives its terminal, stays ignored. Outside the main thread no signal is handled.
 
     Args:
-        again: the command that goes on.
-        tell: says one line to a person.
+        again: the command that continues the run.
+        tell: shows one line to the user.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Stop()
@@ -164,14 +156,14 @@ def stop_signals(again: str | None = None, tell: Callable[[str], None] | None = 
             raise Stopped
 
     def unraisable(what: Any) -> None:
-        """Where Python lets no error out, as while it frees an object, the next interruption finds another place."""
+        """Drop a `Stopped` that Python cannot raise, as while it frees an object; the next one is raised elsewhere."""
         if not isinstance(what.exc_value, Stopped):
             before_hook(what)
 
     before_hook = sys.unraisablehook
 
     def noted(_number: int, _frame: Any) -> None:
-        """The thread has its number already."""
+        """Do nothing: the thread reads the signal's number from the socket."""
 
     before = {number: signal.signal(number, noted) for number in handled}
     try:
@@ -188,51 +180,47 @@ def stop_signals(again: str | None = None, tell: Callable[[str], None] | None = 
             _active.remove(stop)
             sys.unraisablehook = before_hook
         for number, handler in before.items():
-            # On the command line nothing is left to be done but to end: a second signal does that at once.
+            # The command line only has to exit now, so a second signal ends it at once.
             ends = stop() and again is not None and number in handled
             signal.signal(number, signal.SIG_DFL if ends else handler)
 
 
 @contextmanager
 def _listener(stop: Stop, handled: list[signal.Signals]) -> Iterator[None]:
-    """The thread that reads the signals' numbers, for the length of the block."""
-    ours, theirs = socket.socketpair()
-    theirs.setblocking(False)
-    before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    thread = threading.Thread(target=_listen, args=(stop, ours, frozenset(handled)), name="stop-signals", daemon=True)
+    """Run the thread that reads the signals' numbers during the block."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=_listen, args=(stop, reader, frozenset(handled)), name="stop-signals", daemon=True)
     thread.start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        theirs.close()  # which ends the thread
+        writer.close()  # which ends the thread
         thread.join(_LOOK_SECONDS)
         if not thread.is_alive():
-            ours.close()
+            reader.close()
 
 
-def _listen(stop: Stop, ours: socket.socket, handled: frozenset[signal.Signals]) -> None:
+def _listen(stop: Stop, reader: socket.socket, handled: frozenset[signal.Signals]) -> None:
     main = threading.main_thread().ident
     assert main is not None
     nudged = -math.inf
     while True:
-        if select.select([ours], [], [], _LOOK_SECONDS if stop() else None)[0]:
-            numbers = ours.recv(64)
+        if select.select([reader], [], [], _LOOK_SECONDS if stop() else None)[0]:
+            numbers = reader.recv(64)
             if not numbers:
                 return
             for number in numbers:
-                if number in handled:
-                    _take(stop, signal.Signals(number))
+                if number in handled and stop():
+                    stop.end_at_once(128 + number)
+                elif number in handled:
+                    stop.ask(signal.Signals(number))
+                    sys.stderr.flush()
         late = stop.overdue()
         if late >= _GIVE_UP_SECONDS:
             stop.end_at_once(1, f"error: {stop.last_words()}")
         if late >= 0 and time.monotonic() - nudged >= _NUDGE_SECONDS:
             nudged = time.monotonic()
             signal.pthread_kill(main, _NUDGE)
-
-
-def _take(stop: Stop, number: signal.Signals) -> None:
-    if stop():
-        stop.end_at_once(128 + number)
-    stop.ask(number)
-    sys.stderr.flush()

@@ -1,8 +1,8 @@
-"""What reaches a terminal: every print of this project goes through here.
+"""Output to a terminal; every print of this project goes through this module.
 
-Paths, labels, names and messages of others stand in what is printed. None of it is markup: rich would take brackets for
-styles. None of it is a command to the terminal either: control characters, and those that turn the direction of
-writing, are shown as escapes. What the terminal's encoding lacks is replaced instead of ending the program.
+The output contains paths, labels, names and messages from outside. None of it may act as markup of rich or as a command
+to the terminal: control characters, and those that turn the direction of writing, are shown as escapes. Characters that
+the terminal's encoding lacks are replaced.
 """
 
 from __future__ import annotations
@@ -36,36 +36,36 @@ _ERRORS = "distill-likeness"
 
 
 def safe(text: str) -> str:
-    """The text without anything that a terminal would take for a command; line breaks and tabs stay."""
+    """The text with control characters escaped, except line breaks and tabs."""
     return _COMMANDS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def shown(text: str, style: str = "") -> Text:
-    """The text as it is, for a line or a cell of a table."""
+    """The text for a line or a cell of a table, not interpreted as markup."""
     return Text(safe(text), style)
 
 
 def say(console: Console, text: str = "", style: str = "") -> None:
-    """Print a line, however long it is."""
+    """Print a line without wrapping it."""
     console.print(shown(text, style), soft_wrap=True, highlight=False)
 
 
 def make_streams_lenient() -> None:
-    """Let standard output and error replace what their encoding lacks, rather than fail in the middle of a table."""
+    """Have standard output and error replace characters that their encoding lacks, rather than fail."""
     codecs.register_error(_ERRORS, _replaced)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            with suppress(OSError):  # of a stream whose file was put in the place of another
+            with suppress(OSError):  # from a stream whose file was replaced
                 stream.reconfigure(errors=_ERRORS)
 
 
 def is_unicode(encoding: str | None) -> bool:
-    """Whether an encoding has every character."""
+    """Whether an encoding has every character of Unicode."""
     return (encoding or "").lower().replace("_", "-").startswith("utf")
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that an encoding lacks: the like in ASCII, or an escape."""
+    """Similar ASCII characters, or escapes, for characters that an encoding lacks."""
     assert isinstance(error, UnicodeEncodeError)
     lacking = error.object[error.start : error.end].translate(_LIKENESS)
     return lacking.encode("ascii", "backslashreplace").decode("ascii"), error.end

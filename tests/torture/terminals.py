@@ -142,7 +142,7 @@ def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
     if asked and ended.code == 1 and "stopped before anything was begun" not in said:
         words = said.rpartition("stopping: ")[2]
         found.saved += "state kept" in words
-        if "stopping: " not in said or said.count("error: ") != 1 or "go on with: " not in words:
+        if "stopping: " not in said or said.count("error: ") != 1 or "continue with: " not in words:
             problems.append(f"it did not say how to go on: {said[-500:]!r}")
     elif asked and ended.code not in (0, 1):
         problems.append(f"exit code {ended.code}: {said[-500:]!r}")

@@ -10,8 +10,9 @@ import httpx
 import pytest
 import yaml
 
-from pipeline.recipes.shipped import shipped_names
-from tests.support.processes import distill, free_port, running
+from pipeline.deployment import deployments_yaml
+from pipeline.recipes.shipped import read_recipe, shipped_names
+from tests.support.processes import ROOT, distill, free_port, running
 from tests.support.toys import toy_recipe_dict
 
 
@@ -52,12 +53,17 @@ def _wait_for_deployments(api: str, number: int) -> None:
         time.sleep(0.5)
 
 
-def test_every_recipe_is_a_deployment_in_prefect_yaml() -> None:
-    from tests.support.paths import ROOT
-
-    content = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
-    deployments = content["deployments"]
-    assert sorted(deployment["name"] for deployment in deployments) == shipped_names()
+def test_prefect_yaml_is_what_its_command_writes_and_has_a_deployment_per_recipe() -> None:
+    text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
+    assert text == deployments_yaml(), "run: python -m pipeline.deployment > prefect.yaml"
+    deployments = yaml.safe_load(text)["deployments"]
+    assert [deployment["name"] for deployment in deployments] == shipped_names()
     for deployment in deployments:
-        assert deployment["entrypoint"] == "pipeline/flow.py:distill_flow"
-        assert deployment["parameters"]["recipe"] == deployment["name"]
+        assert deployment == {
+            "name": deployment["name"],
+            "description": read_recipe(deployment["name"]).description,
+            "entrypoint": "pipeline/flow.py:distill_flow",
+            "parameters": {"recipe": deployment["name"]},
+            "tags": ["distill"],
+            "work_pool": {"name": "distill"},
+        }

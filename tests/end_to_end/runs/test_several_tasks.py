@@ -262,7 +262,7 @@ def test_a_later_stage_is_refused_with_the_task_whose_earlier_ones_are_not_there
     assert student is not None
     arguments = ("--store", tmp_path / "store", "--resume-from", student.path)
     message = distill.refused("run", world.recipe, *several[:2], *arguments)
-    assert "a task_specific checkpoint knows one task already, so 2 cannot go on from it" in message
+    assert "a task_specific checkpoint knows one task already, so 2 tasks cannot continue from it" in message
 
 
 def test_one_task_and_several_at_a_time_are_refused_by_the_flow(world: World) -> None:

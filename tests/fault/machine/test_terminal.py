@@ -66,5 +66,5 @@ def test_ctrl_c_while_a_stage_trains_saves_its_state_and_says_so_at_once(
     assert found.losses == []
     assert ended.code == 1
     assert "stopping: the state is being saved; Ctrl-C once more ends it at once" in ended.said
-    assert "of 100000 of general; state kept; go on with: " in ended.said
+    assert "of 100000 of general; state kept; continue with: " in ended.said
     assert list(tmp_path.glob("store/states/general-*/step-*/manifest.json"))
