@@ -1,1 +1,1 @@
-"""What a run is: frozen pydantic models. Imports in milliseconds; never imports torch, stages or pipeline."""
+"""Values that describe a run, as frozen pydantic models. Imports in milliseconds, and never torch or another layer."""

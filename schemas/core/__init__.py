@@ -1,1 +1,1 @@
-"""What every schema builds on: the frozen base, errors and their wording, references, layer maps, terms, units."""
+"""Foundations of all schemas: the frozen base, errors and their wording, references, layer maps, terms, units."""

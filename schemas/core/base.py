@@ -1,4 +1,4 @@
-"""The one base of every model here: frozen, strict about unknown keys; and the digest of a value."""
+"""The base class of every schema, and the digest of a value."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256, 6
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 of a JSON-able value written canonically (sorted keys, no spaces, UTF-8)."""
+    """Return the SHA-256 of a value as canonical JSON (sorted keys, no spaces, UTF-8)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 class Frozen(BaseModel):
-    """A value: cannot be changed, refuses keys it does not know, documents each field by the line below it."""
+    """An immutable value that refuses unknown keys; the docstring below a field is its description."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -26,5 +26,5 @@ class Frozen(BaseModel):
 
 
 def parse_kind(value: Any) -> Any:
-    """The short form of a model without other keys: `pairs` for `{kind: pairs}`."""
+    """Expand the short form of a mapping with nothing but its kind: `pairs` for `{kind: pairs}`."""
     return {"kind": value} if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The exceptions a person can meet. Each message says what was given, where, what would be right and what to do."""
+"""Exceptions that users see. Each message names the value, its location, what would be right and what to do."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 class DistillError(Exception):
-    """Anything this project refuses or cannot go on with; the command line prints it without a traceback."""
+    """Base of all expected errors; the command line prints them without a traceback."""
 
     exit_code = 1
 
 
 class ConfigError(DistillError):
-    """A recipe, an override or an argument is wrong; nothing has run yet.
+    """Raised when a recipe, an override or an argument is wrong; nothing has run yet.
 
     Args:
-        problems: one line each, every problem found, already naming its place.
+        problems: every problem in one line, which names its location.
     """
 
     exit_code = 2
@@ -26,36 +26,36 @@ class ConfigError(DistillError):
 
 
 class DataError(DistillError):
-    """A file, a data set or a model that the user named cannot be used as it is."""
+    """Raised when a file, a data set or a model cannot be used as it is."""
 
     exit_code = 2
 
 
 class CheckpointError(DistillError):
-    """A checkpoint is missing, damaged or belongs to something else."""
+    """Raised when a checkpoint is missing, damaged or belongs to something else."""
 
     exit_code = 2
 
 
 class StoreError(DistillError):
-    """The store cannot be written to (full, read-only, not a folder); earlier stages stay usable."""
+    """Raised when the store cannot be written to (full, read-only, not a folder); earlier stages stay usable."""
 
 
 class ServiceError(DistillError):
-    """A service that the run needs (Prefect's server, a model hub) cannot be reached."""
+    """Raised when a service that the run needs (Prefect's server, a model hub) cannot be reached."""
 
 
 class TeacherError(DistillError):
-    """The fine-tuned teacher is not good enough to learn from."""
+    """Raised when the fine-tuned teacher is not good enough to learn from."""
 
 
 class NonFiniteLossError(DistillError):
-    """A loss or a gradient became NaN or infinite; the optimizer was not stepped."""
+    """Raised when a loss or a gradient is NaN or infinite; the optimizer was not stepped."""
 
 
 class OutOfMemoryError(DistillError):
-    """The smallest forward pass that the objective allows does not fit into memory."""
+    """Raised when the smallest forward pass that the objective allows does not fit into memory."""
 
 
 class Interrupted(DistillError):
-    """Somebody asked the run to stop; its state is kept and the same command goes on from it."""
+    """Raised when the user stops the run; its state is kept, and the same command resumes from it."""

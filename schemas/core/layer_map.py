@@ -1,4 +1,4 @@
-"""Which teacher blocks each student block learns from. Blocks are counted from 0 on both sides."""
+"""Layer maps: the teacher blocks that each student block learns from. Blocks are counted from 0 on both sides."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ class BottomMap(Frozen):
 
 
 class ExplicitMap(Frozen):
-    """One teacher block for each student block, or null for a student block that learns from none."""
+    """One teacher block for each student block; null for student blocks that learn from none."""
 
     kind: Literal["explicit"] = "explicit"
     layers: tuple[Layer | None, ...] = Field(min_length=1)
-    """Teacher blocks (0 the first), in the order of the student's blocks."""
+    """Teacher blocks, counted from 0, in the order of the student's blocks."""
 
 
 class LastMap(Frozen):
-    """The student's last block alone learns, from one teacher block (MiniLM; Wang et al. 2020, section 3.1)."""
+    """Only the student's last block learns, from one teacher block (MiniLM; Wang et al. 2020, section 3.1)."""
 
     kind: Literal["last"] = "last"
     teacher_layer: Layer | None = None
-    """Teacher block (0 the first); null for the teacher's last."""
+    """Teacher block, counted from 0; null for the last."""
 
 
 class MeanMap(Frozen):
-    """Each student block learns from the mean of the teacher blocks of its share: g(m-1) < n ≤ g(m), g uniform."""
+    """Student block m learns from the mean of teacher blocks n with g(m-1) < n ≤ g(m), g as in the uniform map."""
 
     kind: Literal["mean"] = "mean"
 
 
 class RandomMap(Frozen):
-    """Teacher blocks drawn without replacement and put in order (RAIL-KD draws them anew in every epoch)."""
+    """Teacher blocks drawn without replacement and sorted (RAIL-KD redraws them in every epoch)."""
 
     kind: Literal["random"] = "random"
     redraw: Literal["epoch", "never"] = "epoch"
-    """Whether every epoch has a draw of its own."""
+    """Whether blocks are redrawn in every epoch."""
     include_last: bool = True
-    """False leaves both sides' last block out, so that only intermediate blocks are matched (RAIL-KD)."""
+    """False excludes the last block of both sides, so that only intermediate blocks are matched (RAIL-KD)."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds the draws."""
 
 
 class TransportMap(Frozen):
-    """Every student block learns from every teacher block, by the cheapest transport between them (BERT-EMD)."""
+    """Every student block learns from every teacher block, weighted by optimal transport (BERT-EMD)."""
 
     kind: Literal["optimal_transport"] = "optimal_transport"
 
@@ -76,17 +76,17 @@ LayerMap = Annotated[
     Field(discriminator="kind"),
 ]
 Targets = tuple[tuple[int, ...], ...]
-"""For each student block the teacher blocks it learns from: none, one, or several whose mean it learns."""
+"""Teacher blocks of each student block: none, one, or several whose mean it learns."""
 
 
 def layer_targets(layer_map: LayerMap, *, num_student_layers: int, num_teacher_layers: int, epoch: int = 0) -> Targets:
-    """The teacher blocks of each student block.
+    """Return the teacher blocks of each student block.
 
     Args:
         layer_map: the map.
         num_student_layers: M.
         num_teacher_layers: N.
-        epoch: which pass over the data, for maps that are drawn anew.
+        epoch: number of the pass over the data, for maps that are redrawn.
 
     Raises:
         ValueError: the map does not fit both depths; the message says which number is wrong.
@@ -142,15 +142,14 @@ def _no_such_layer(layer: int, teacher: int) -> str:
 
 
 def _random(layer_map: RandomMap, student: int, teacher: int, epoch: int) -> Targets:
-    drawn_in = epoch if layer_map.redraw == "epoch" else 0
-    draw = random.Random(f"{layer_map.seed}:{drawn_in}")
-    left_out = 0 if layer_map.include_last else 1
-    layers = sorted(draw.sample(range(teacher - left_out), student - left_out))
-    return (*((layer,) for layer in layers), *((),) * left_out)
+    draw = random.Random(f"{layer_map.seed}:{epoch if layer_map.redraw == 'epoch' else 0}")
+    excluded = 0 if layer_map.include_last else 1
+    layers = sorted(draw.sample(range(teacher - excluded), student - excluded))
+    return (*((layer,) for layer in layers), *((),) * excluded)
 
 
 def teacher_layers(layer_map: OneToOneMap, *, num_student_layers: int, num_teacher_layers: int) -> tuple[int, ...]:
-    """The teacher block that each student block is copied from.
+    """Return the teacher block that each student block is copied from.
 
     Raises:
         ValueError: the map does not fit both depths, or leaves a student block without a teacher block.

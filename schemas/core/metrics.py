@@ -1,7 +1,7 @@
-"""Which scores there are, what each is for, and which one a task has unless it names its own.
+"""Names of all scores, the kinds of tasks that each suits, and the default score of each kind.
 
-Only names: `stages.scores.metrics` computes them. Of every score more is better, so that the best checkpoint is always
-the one with the highest. Correlations (those whose `lowest` is -1) lie from -1 to 1, all others from 0 to 1.
+`stages.scores.metrics` computes them. A higher score is always better, so that the best checkpoint is the one with the
+highest. Correlations (`lowest` is -1) range from -1 to 1, all other scores from 0 to 1.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ MetricName = Literal[
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What a score is."""
+    """Description of a score."""
 
     title: str
-    """In words, for tables and messages."""
+    """Title in words, for tables and messages."""
     problems: tuple[KindName, ...]
-    """What it can score."""
+    """Kinds of tasks that it can score."""
     lowest: float = 0.0
-    """The worst value; the best is 1 for all."""
+    """The worst value; the best is always 1."""
 
 
 KNOWN_METRICS: dict[MetricName, MetricFacts] = {
@@ -69,7 +69,7 @@ KNOWN_METRICS: dict[MetricName, MetricFacts] = {
 }
 
 ABOUT_ONE_CLASS: frozenset[str] = frozenset({"f1", "accuracy_f1"})
-"""Scores that say nothing until it is said which class they are about."""
+"""Scores of one class, meaningless unless that class is named."""
 
 DEFAULT_METRIC: dict[KindName, MetricName] = {
     "classification": "accuracy",
@@ -78,32 +78,32 @@ DEFAULT_METRIC: dict[KindName, MetricName] = {
     "token_classification": "entity_f1",
     "question_answering": "squad_f1",
     "multiple_choice": "accuracy",
-    # Vectors of a student are often of another width than the teacher's, and then have no cosine with them.
+    # Vectors of student and teacher often differ in width, and then have no cosine.
     "embedding": "similarity_spearman",
 }
 
 
 def titled(metric: str, of: str | None) -> str:
-    """A score's name for people: `accuracy`, or `f1 of fraud` where it is about one class.
+    """Return a score's title: `accuracy`, or `f1 of fraud` for a score of one class.
 
     Args:
         metric: the score.
-        of: the class that it is about; None where it is about all.
+        of: the class that it is about; None for scores of all classes.
     """
     return metric if of is None else f"{metric} of {printable(of, 40)}"
 
 
 def metrics_of(problem: KindName) -> tuple[MetricName, ...]:
-    """The scores that suit a kind of task, the one it has by default first."""
+    """Return the scores that suit a kind of task, its default score first."""
     suited = [name for name, facts in KNOWN_METRICS.items() if problem in facts.problems]
     return tuple(sorted(suited, key=lambda name: name != DEFAULT_METRIC[problem]))
 
 
 def check_metrics(metrics: Sequence[str], problem: KindName) -> None:
-    """Refuse scores that do not suit the kind of task, or that are named twice.
+    """Refuse scores that do not suit the kind of task, or that are listed twice.
 
     Raises:
-        ValueError: with the scores that do.
+        ValueError: the message lists the scores that suit it.
     """
     for metric in metrics:
         if metric not in get_args(MetricName):

@@ -1,4 +1,4 @@
-"""Paths that somebody has given, before anything is done with them."""
+"""Checks of paths from the user, before they are used."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from schemas.core.errors import ConfigError
 from schemas.core.wording import shown_value
 
 
-def local_path(given: str | Path, place: str) -> Path:
-    """The path with `~` filled in; whether anything is there is another question.
+def local_path(text: str | Path, field: str) -> Path:
+    """Return the path with `~` expanded, whether or not it exists.
 
     Args:
-        given: as somebody wrote it.
-        place: the field, the option or the argument.
+        text: the path as the user wrote it.
+        field: the field, option or argument that holds it, for messages.
 
     Raises:
-        ConfigError: no file of this system can have that name, or we may not look there.
+        ConfigError: the path is not valid on this system, or may not be accessed.
     """
     try:
-        path = Path(given).expanduser()
+        path = Path(text).expanduser()
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return path
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, nobody's home, closed to us
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL byte, an unknown user, no permission
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(
-            f"{place}: {shown_value(str(given))} cannot be opened ({reason}); give the path of a file or folder"
+            f"{field}: {shown_value(str(text))} cannot be opened ({reason}); give the path of a file or folder"
         ) from None
     return path

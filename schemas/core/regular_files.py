@@ -1,4 +1,4 @@
-"""Files that are opened only if they are files: a FIFO waits for ever, and a device may never end."""
+"""Regular files only: opening a FIFO may block forever, and reading a device may never end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ _SPECIAL = (
 
 
 def special_kind(path: Path) -> str | None:
-    """What a path leads to that is neither a file nor a folder, such as `a FIFO`; None for all else, and for nothing.
-
-    Opening such a thing may wait for ever, and reading it may never end.
-    """
+    """Return the kind of a special file, such as `a FIFO`; None for files, folders and missing paths."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -30,27 +27,27 @@ def special_kind(path: Path) -> str | None:
     return next((name for is_kind, name in _SPECIAL if is_kind(mode)), None)
 
 
-def check_regular(path: Path, place: str) -> None:
-    """Refuse a FIFO, a socket or a device, before it is opened.
+def check_regular(path: Path, field: str) -> None:
+    """Refuse a FIFO, a socket or a device before it is opened.
 
     Args:
-        path: what is to be read; a folder, or nothing there, is another question.
-        place: what messages begin with: the field that names it.
+        path: the path to read; folders and missing paths pass.
+        field: the field that holds the path, for messages.
 
     Raises:
-        DataError: it is not a regular file.
+        DataError: the path leads to a special file.
     """
     if kind := special_kind(path):
-        raise DataError(f"{place}: {path} is {kind}, not a regular file; give a regular file")
+        raise DataError(f"{field}: {path} is {kind}, not a regular file; give a regular file")
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """The file, opened to be read; never waits for a writer.
+    """Open a file for reading, without waiting for a writer.
 
     Raises:
-        OSError: it cannot be opened, or is not a regular file.
+        OSError: the path cannot be opened, or is not a regular file.
     """
-    # Without waiting, since what the path leads to may have been changed since it was looked at.
+    # Non-blocking, since the path may have been replaced since it was checked.
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -59,10 +56,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_regular(path: Path) -> bytes:
-    """The bytes of a regular file.
+    """Return the bytes of a regular file.
 
     Raises:
-        OSError: it cannot be read, or is not a regular file.
+        OSError: the path cannot be read, or is not a regular file.
     """
     with open_regular(path) as file:
         return file.read()

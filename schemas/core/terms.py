@@ -1,7 +1,7 @@
-"""The terms of a latent objective: what of the teacher's inside is matched, and by which distance.
+"""Terms of a latent objective: internal states of the teacher that are matched, and the distance.
 
-Every term has a weight that multiplies its mean, summed over the blocks it is computed at; `layer_map` gives a term a
-map of its own. The formulas stand in `stages/losses`, function by function.
+A term's weight multiplies its mean, summed over the blocks at which it is computed; its `layer_map` replaces the map of
+the objective. The formulas are in `stages/losses`, function by function.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ Weight = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class _Term(Frozen):
+    kind: str
     weight: Weight = 1.0
     """Multiplies the term, summed over the mapped layers."""
+
+    @property
+    def name(self) -> str:
+        """Name of the term's curve."""
+        # Relations of pairs and of triplets have curves of their own: `word_pair_relation`.
+        of: str = getattr(self, "of", "")
+        return self.kind.replace("relation", f"{of.removesuffix('s')}_relation") if of else self.kind
 
 
 class _Layered(_Term):
     layer_map: LayerMap | None = None
-    """Which teacher blocks each student block learns from in this term; null for the objective's map."""
+    """Teacher blocks that each student block learns from in this term; null for the objective's map."""
 
 
 class Attention(_Layered):
@@ -31,12 +39,7 @@ class Attention(_Layered):
 
     kind: Literal["attention"] = "attention"
     loss: Literal["mse_scores", "mse_probabilities", "kl_probabilities", "cosine_probabilities"] = "mse_scores"
-    """Squared error of the dot products before the softmax, or a distance of the probabilities after it."""
-
-    @property
-    def name(self) -> str:
-        """Its curve."""
-        return "attention"
+    """Squared error of the scores before the softmax, or a distance of the probabilities after it."""
 
 
 class HiddenStates(_Layered):
@@ -50,7 +53,7 @@ class HiddenStates(_Layered):
 
     @property
     def name(self) -> str:
-        """Its curve."""
+        """Name of the term's curve."""
         return "hidden" if self.tokens == "all" else f"hidden_{self.tokens}"
 
 
@@ -61,54 +64,39 @@ class EmbeddingStates(_Term):
     loss: Literal["mse", "cosine", "smooth_l1", "normalized_mse"] = "mse"
     """Distance of two states."""
 
-    @property
-    def name(self) -> str:
-        """Its curve."""
-        return "embedding"
-
 
 class Relation(_Layered):
     """Scaled dot products among a block's queries, keys or values (MiniLM's value relation; MiniLMv2, eq. 3 to 5)."""
 
     kind: Literal["relation"] = "relation"
     between: Literal["query", "key", "value"] = "value"
-    """Which of a block's three projections is compared with itself."""
+    """Projection of a block whose vectors are compared with one another."""
     num_heads: int | None = Field(default=None, ge=1, le=4096)
-    """Relation heads, the same on both sides whatever the models' own; null keeps the models' (then equal) heads."""
+    """Relation heads, the same on both sides; null for the attention heads, whose number must then be equal."""
     across: Literal["tokens", "heads", "samples"] = "tokens"
     """Relations of a token to tokens, of a head to heads, or of a row to the step's rows (PP-MiniLM)."""
 
     @property
     def name(self) -> str:
-        """Its curve."""
+        """Name of the term's curve."""
         infix = "" if self.across == "tokens" else f"_{self.across}"
         return f"{self.between}{infix}_relation"
 
 
 class Contrastive(_Layered):
-    """Own teacher states close, those of the step's other rows far, by angle (LRC-BERT's COS-NCE)."""
+    """States close to the teacher's of the same row and far from those of other rows, by angle (LRC-BERT's COS-NCE)."""
 
     kind: Literal["contrastive"] = "contrastive"
 
-    @property
-    def name(self) -> str:
-        """Its curve."""
-        return "contrastive"
-
 
 class WordRelation(_Layered):
-    """How the tokens of a row stand to each other, by cosine and without a projection (CKD's word relation)."""
+    """Relations among the tokens of a row by cosine, without a projection (CKD's word relation)."""
 
     kind: Literal["word_relation"] = "word_relation"
     of: Literal["pairs", "triplets"] = "pairs"
     """Pairs of tokens, or angles among three."""
     window: int = Field(default=21, ge=3, le=1025)
-    """Tokens around the middle one of a triplet, itself included; odd."""
-
-    @property
-    def name(self) -> str:
-        """Its curve."""
-        return f"word_{self.of.removesuffix('s')}_relation"
+    """Width in tokens of the window around the middle token of a triplet; odd."""
 
     @model_validator(mode="after")
     def _odd_window(self) -> WordRelation:
@@ -118,35 +106,25 @@ class WordRelation(_Layered):
 
 
 class LayerRelation(_Layered):
-    """How a token's states in the mapped blocks stand to each other (CKD's layer-transforming relation)."""
+    """Relations among the states of a token in the mapped blocks (CKD's layer-transforming relation)."""
 
     kind: Literal["layer_relation"] = "layer_relation"
     of: Literal["pairs", "triplets"] = "pairs"
     """Pairs of blocks, or angles among three."""
 
-    @property
-    def name(self) -> str:
-        """Its curve."""
-        return f"layer_{self.of.removesuffix('s')}_relation"
-
 
 class TokenRelation(_Layered):
-    """How the tokens of a row stand to each other, by scaled dot products (MGSKD's token level)."""
+    """Relations among the tokens of a row by scaled dot products (MGSKD's token level)."""
 
     kind: Literal["token_relation"] = "token_relation"
     of: Literal["pairs", "triplets"] = "pairs"
-    """Pairs of tokens, or angles at the tokens that the teacher finds salient."""
+    """Pairs of tokens, or angles at tokens that are salient to the teacher."""
     num_heads: int = Field(default=64, ge=1, le=4096)
-    """Parts that a state is split into, the same on both sides; triplets split only the teacher's."""
+    """Heads that a state is split into, the same on both sides; triplets split only the teacher's."""
     num_anchors: int = Field(default=20, ge=1, le=1024)
-    """Salient tokens of a row at most (triplets)."""
+    """Most salient tokens of a row (triplets)."""
     num_neighbours: int = Field(default=20, ge=2, le=1024)
-    """Tokens that an anchor's angles are between, at most (triplets)."""
-
-    @property
-    def name(self) -> str:
-        """Its curve."""
-        return f"token_{self.of.removesuffix('s')}_relation"
+    """Most tokens between which the angles at an anchor are measured (triplets)."""
 
 
 class SampleRelation(_Layered):
@@ -154,12 +132,7 @@ class SampleRelation(_Layered):
 
     kind: Literal["sample_relation"] = "sample_relation"
     num_heads: int = Field(default=64, ge=1, le=4096)
-    """Parts that a state is split into, the same on both sides."""
-
-    @property
-    def name(self) -> str:
-        """Its curve."""
-        return "sample_relation"
+    """Heads that a state is split into, the same on both sides."""
 
 
 LatentTerm = Annotated[

@@ -1,4 +1,4 @@
-"""How long, in what batches and with which optimizer a stage trains. Every quantity carries its unit."""
+"""Settings of a stage's training: duration, batches, optimizer, selection. Every quantity has its unit."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Amount(Frozen):
 
 
 class Duration(Amount):
-    """How long a stage trains."""
+    """Length of a stage's training."""
 
     amount: float = Field(gt=0)
     """How many of the unit."""
@@ -88,54 +88,54 @@ class Schedule(Frozen):
     """Learning rate over the stage: linear warm-up, then constant or linear decay to zero."""
 
     kind: Literal["linear", "constant"] = "linear"
-    """What follows the warm-up."""
+    """Course after the warm-up."""
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps that the learning rate takes to rise from zero."""
+    """Share of the steps in which the learning rate rises from zero."""
 
 
 class Selection(Frozen):
-    """Keep the weights with the best score on rows that are not learnt from, and stop when nothing is gained any more.
+    """Keep the weights with the best score on rows outside training, and stop once the score no longer improves.
 
-    Scores are measured in fp32, whatever number format a stage trains in, because the score that a stage ends with is:
-    the weights are chosen by the very number that is reported of them.
+    Scores are measured in fp32 even if a stage trains in bf16, as are the scores of a report: weights are chosen by the
+    same number that is reported.
     """
 
     every: Duration = Duration(amount=0.5, unit="epochs")
-    """How much is learnt between two measurements: `0.5 epochs`, `100 steps`; the stage's end is always measured."""
+    """Interval between two measurements: `0.5 epochs`, `100 steps`; the end of the stage is always measured."""
     patience: int | None = Field(default=3, ge=1)
-    """Measurements in a row without gain that end the stage; null trains to the end and keeps the best weights."""
+    """Consecutive measurements without gain that end the stage; null trains to the end and keeps the best weights."""
     metric: MetricName | None = None
-    """The score; null for the task's main one, of several tasks the mean of each one's main score."""
+    """The score; null for the main score of the task, or for the mean over several tasks."""
     rows: Literal["validation", "held_out"] = "validation"
-    """Rows that are scored. Those of validation were then chosen by, so that their score in the report is the best of
-    several, a little too good; `held_out` takes rows away from training instead, and leaves that score honest."""
+    """Rows that are scored. On `validation` the reported score is the best of several and so slightly too good;
+    `held_out` takes rows out of training instead and leaves it unbiased."""
     held_out_share: float = Field(default=0.1, gt=0, lt=0.5)
-    """Share of the training rows that `held_out` takes, but at least 50 and at most max_rows."""
+    """Share of the training rows that `held_out` takes, at least 50 rows and at most max_rows."""
     max_rows: int = Field(default=1000, ge=50)
-    """Rows that are scored at most, drawn by class, the same ones every time."""
+    """Most rows that are scored, drawn by class once."""
 
 
 class Training(Frozen):
-    """One stage's training run."""
+    """Training of one stage."""
 
     duration: Duration
-    """How long: `3 epochs`, `500 steps` or `2.5M tokens`."""
+    """Length of the training: `3 epochs`, `500 steps` or `2.5M tokens`."""
     batch: BatchSize = BatchSize(amount=32, unit="sequences")
-    """One optimizer step: `32 sequences` or `4096 tokens`."""
+    """Size of an optimizer step: `32 sequences` or `4096 tokens`."""
     optimizer: AdamW = AdamW()
     """AdamW's settings."""
     schedule: Schedule = Schedule()
     """Learning-rate schedule."""
     gradient_clip_norm: float | None = Field(default=1.0, gt=0)
-    """Largest global gradient norm (student and projections together); null switches clipping off."""
+    """Largest global gradient norm (student and projections together); null disables clipping."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
-    """The student's dropout in this stage; null keeps what its model config says."""
+    """The student's dropout in this stage; null for the dropout of its model config."""
     gradient_perturbation: float | None = Field(default=None, gt=0, le=100)
-    """Length of a step along the gradient at each row's word embeddings, taken before a second forward pass whose loss
-    is the one that counts (LRC-BERT); doubles the cost. Null for none."""
+    """Length of a step along the gradient at each row's word embeddings, before a second forward pass whose loss is
+    trained on (LRC-BERT); doubles the cost. Null for none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """bf16 autocast, full fp32, or bf16 where the hardware has instructions for it."""
+    """bf16 autocast, full fp32, or bf16 if the hardware has instructions for it."""
     selection: Selection | None = None
-    """Which weights are kept of a stage whose answers can be scored; null keeps the last."""
+    """Selection of the best weights, for stages whose answers can be scored; null keeps the last weights."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds data order, dropout and whatever is started at random."""
+    """Seeds data order, dropout and random initialisation."""

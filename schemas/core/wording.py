@@ -1,4 +1,4 @@
-"""Values, places and names as messages show them: on one line, escaped and shortened."""
+"""Values, paths and names as messages show them: on one line, escaped and shortened."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ KeyPath = tuple[str | int, ...]
 
 
 def printable(text: str, limit: int = 200) -> str:
-    """The text without line breaks and control characters, shortened in the middle."""
+    """Return the text without line breaks and control characters, shortened in the middle."""
     text = text if text.isprintable() else repr(text)[1:-1]
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 + 1 :]}"
 
 
 def shown_value(value: Any, limit: int = 80) -> str:
-    """The value on one line, escaped and shortened; lists and mappings in YAML's flow style."""
+    """Return the value on one line, escaped and shortened; lists and mappings in YAML's flow style."""
     if isinstance(value, str):  # repr escapes control characters and lone surrogates
         text = repr(value[: limit + 1])
     elif isinstance(value, dict):
@@ -36,22 +36,22 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and value.bit_length() > 1000:
-        # Python refuses to print whole numbers of more than some thousand digits.
+        # Python refuses to print integers of more than a few thousand digits.
         return f"a number of {value.bit_length()} bits"
     return str(value)
 
 
-def shown_path(place: KeyPath) -> str:
-    """The place as a person writes it: `stages[2].objective.layer_map`."""
+def shown_path(path: KeyPath) -> str:
+    """Return the path as it is written in messages: `stages[2].objective.layer_map`."""
     text = ""
-    for part in place:
+    for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return printable(text)
 
 
-def suggestion(given: Any, allowed: Iterable[str]) -> str:
-    """` (did you mean X?)` when one of the allowed names is close, otherwise nothing."""
-    if not isinstance(given, str):
+def suggestion(name: Any, allowed: Iterable[str]) -> str:
+    """Return ` (did you mean X?)` if one of the allowed names is close, otherwise nothing."""
+    if not isinstance(name, str):
         return ""
-    close = difflib.get_close_matches(given[:80], list(allowed), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(name[:80], list(allowed), n=1, cutoff=0.7)
     return f" (did you mean {printable(close[0], 80)}?)" if close else ""

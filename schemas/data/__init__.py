@@ -1,1 +1,1 @@
-"""What a stage reads: tasks, corpora, augmentation, data cards. Nothing is opened here."""
+"""Data of a stage: tasks, corpora, augmentation, data cards. Nothing is opened here."""

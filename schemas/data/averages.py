@@ -1,7 +1,7 @@
-"""The averages that papers of this family quote. No two are alike: compare numbers of one name only.
+"""Averages over tasks that papers on distillation report. All differ: compare numbers of the same name only.
 
-Which columns each takes is as its source's published rows add up (see the tests). Where a source does not say which
-score of a task it means, it is the one that its other numbers show; of STS-B's two it is the rank correlation, as with
+The columns of each average are those that reproduce its source's published rows (see the tests). If a source does not
+name the score of a task, it is the score that its other numbers match; for STS-B, it is the rank correlation, as in
 BERT (Devlin et al. 2019).
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from schemas.core.metrics import MetricName
 
 Column = tuple[str, MetricName]
-"""A task of the catalogue, or a further validation split of one, and a score of it."""
+"""A task of the catalogue, or a further validation split of a task, and one of its scores."""
 
 _MNLI: Column = ("mnli", "accuracy")
 _MISMATCHED: Column = ("mnli_mismatched", "accuracy")
@@ -36,8 +36,8 @@ AVERAGES: dict[str, tuple[Column, ...]] = {
     "autodistil_seven": (_MNLI, _QNLI, _QQP, _SST2, _COLA, _MRPC, _RTE),
     # DistilBERT (Sanh et al. 2019), development sets, with WNLI.
     "distilbert_nine": (_COLA, _MNLI, _MRPC_F1, _QNLI, _QQP, _RTE, _SST2, _STSB, ("wnli", "accuracy")),
-    # KroneckerBERT (Tahaei et al. 2022) and DynaBERT (Hou et al. 2020), development sets: TinyBERT's nine, but QQP's
-    # accuracy.
+    # KroneckerBERT (Tahaei et al. 2022) and DynaBERT (Hou et al. 2020), development sets: TinyBERT's nine columns with
+    # QQP's accuracy in place of its F1.
     "kronecker_nine": (_MNLI, _MISMATCHED, _SST2, _MRPC_F1, _COLA, _QQP, _QNLI, _RTE, _STSB),
 }
 
@@ -51,23 +51,23 @@ POSITIVE_LABELS: dict[str, frozenset[str]] = {
 
 @dataclass(frozen=True)
 class Average:
-    """One average, or what it lacks."""
+    """An average, or the columns that it lacks."""
 
     value: float | None
-    """In the unit of the scores; None while a column is missing."""
+    """In the unit of the scores; None if a column is missing."""
     missing: tuple[Column, ...]
-    """The columns that were not given."""
+    """Columns without a score."""
 
 
 def averages(scores: Mapping[tuple[str, str], float]) -> dict[str, Average]:
-    """Every average, by name.
+    """Return every average, by name.
 
     Args:
-        scores: by task and metric, all in one unit.
+        scores: scores by task and metric, all in the same unit.
     """
-    found = {}
+    by_name = {}
     for name, columns in AVERAGES.items():
         missing = tuple(column for column in columns if column not in scores)
         total = None if missing else sum(scores[column] for column in columns)
-        found[name] = Average(None if total is None else total / len(columns), missing)
-    return found
+        by_name[name] = Average(None if total is None else total / len(columns), missing)
+    return by_name

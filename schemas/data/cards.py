@@ -1,4 +1,4 @@
-"""The data card of a run: what its texts are, and what is odd about them, with limits above which it is refused."""
+"""The data card of a run: counts and oddities of its texts, and limits above which the data is refused."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from schemas.data.corpus import CorpusSummary, LeakCount
 
 
 class DataLimits(Frozen):
-    """Largest shares of odd rows that a run accepts; above one it is refused before anything is trained."""
+    """Largest shares of odd rows that a run accepts; data above a limit is refused before anything is trained."""
 
     duplicates: float = Field(default=0.6, ge=0, le=1)
-    """Training rows whose text was there before."""
+    """Training rows that repeat an earlier text."""
     contradictions: float = Field(default=0.2, ge=0, le=1)
-    """Training rows whose text also stands there with another label."""
+    """Training rows whose text also occurs with another label."""
     in_train: float = Field(default=0.5, ge=0, le=1)
     """Validation rows whose text is also in train."""
     cut: float = Field(default=1, ge=0, le=1)
-    """Rows that `max_length` cuts; long documents are commonly cut, so that all may be unless this is set."""
+    """Rows truncated to `max_length`; all may be by default, since long documents commonly are."""
     corpus_leaks: float = Field(default=0.02, ge=0, le=1)
-    """Rows of the general corpus that hold a validation text of the task."""
+    """Rows of the general corpus that contain a validation text of the task."""
     dropped: float = Field(default=0.02, ge=0, le=1)
-    """Rows of a split without a text or a label, which are left out; public sets have up to 1.8 % of them (SNLI)."""
+    """Rows of a split left out because they have no text or no label; public data sets have up to 1.8 % (SNLI)."""
 
 
 class LengthCard(Frozen):
-    """Tokens of sequences."""
+    """Lengths of sequences, in tokens."""
 
     mean: float
     median: int
     most_of: int
-    """Ninety-five of a hundred are no longer."""
+    """95th percentile."""
     longest: int
 
 
@@ -40,38 +40,38 @@ class SplitCard(Frozen):
 
     rows: int
     sequences: int
-    """Windows of a context are sequences of their own."""
+    """Each window of a context counts as a sequence."""
     tokens: int
     lengths: LengthCard
     cut: int
-    """Rows that `max_length` cut."""
+    """Rows truncated to `max_length`."""
     duplicates: int
-    """Rows whose text was there before, case, spaces and punctuation aside."""
+    """Rows that repeat an earlier text but for case, spaces and punctuation."""
     contradictions: int
-    """Rows whose text also stands there with another label."""
+    """Rows whose text also occurs with another label."""
     in_train: int = 0
     """Rows whose text is also in train."""
     dropped: int = 0
-    """Rows that were left out because they had no text or no label; they are not among `rows`."""
+    """Rows left out because they have no text or no label; not counted in `rows`."""
     labels: dict[str, float]
     """Rows of each class, words of each tag, or mean and range of values."""
 
 
 class TaskCard(Frozen):
-    """A task's rows."""
+    """Data of a task."""
 
     task: str
     kind: str
-    """What kind of answer is asked for."""
+    """Kind of the task."""
     splits: dict[str, SplitCard]
     remarks: tuple[str, ...] = ()
-    """A sentence for each thing that could have been read in another way."""
+    """Sentences on whatever could have been read differently."""
 
 
 class DataCard(Frozen):
-    """Everything that a run reads."""
+    """All data of a run."""
 
     task: TaskCard | None = None
     corpus: CorpusSummary | None = None
     leaks: LeakCount | None = None
-    """Validation texts of the task in the corpus."""
+    """Validation texts of the task that the corpus contains."""

@@ -1,4 +1,4 @@
-"""A general corpus: running text without labels. Paths and ids only; nothing is opened here."""
+"""A general corpus: running text without labels."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from schemas.data.tasks import MaxLength, TaskData
 
 class _Source(Frozen):
     weight: float | None = Field(default=None, gt=0, le=1e6)
-    """Share of the training tokens, relative to the other sources' weights; null for all: each text once an epoch."""
+    """Share of the training tokens relative to the other sources; null for all: every text once per epoch."""
 
 
 class DocstringText(_Source):
-    """English paragraphs of the docstrings of everything installed in this Python environment."""
+    """English paragraphs from the docstrings of all packages in this Python environment."""
 
     kind: Literal["docstrings"] = "docstrings"
     validation_ratio: float = Field(default=0.15, ge=0, lt=0.9)
-    """Leave out the modules that a docstring task with this ratio validates on; 0 keeps all."""
+    """Excludes the modules that a docstring task with this ratio validates on; 0 keeps all."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """The docstring task's seed, which chooses those modules."""
+    """Seed of that docstring task, which draws the modules."""
 
 
 class FileText(_Source):
-    """Local text: files (plain, .gz, .bz2, .xz or .zst), folders of files, data sets that `datasets` has saved."""
+    """Local text: files (plain, .gz, .bz2, .xz or .zst), folders of files, data sets saved by `datasets`."""
 
     kind: Literal["files"] = "files"
     paths: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
-    """Each a .jsonl, .json, .csv, .tsv, .parquet or .txt file (a row a line), a folder or a pattern of such files, or a
-    folder that `save_to_disk` has made; a relative path starts at the working directory."""
+    """.jsonl, .json, .csv, .tsv, .parquet and .txt files (one row per line), folders and patterns of such files, and
+    folders written by `save_to_disk`; relative paths start at the working directory."""
     column: str = "text"
-    """Column that holds the text (a .txt file has none)."""
+    """Column of the text (.txt files have no columns)."""
     document: str | None = None
-    """Column whose value stays the same within a document; null: each row is one, in .txt files what stands between
-    blank lines. Only the cuts `sequences` and `pairs` ask for documents."""
+    """Column whose value identifies the document; null: each row is a document, and in .txt files the text between
+    blank lines. Only the cuts `sequences` and `pairs` use documents."""
     format: FileFormat = FileFormat()
-    """How the files are written, where that is not told from them."""
+    """Format of the files, if they do not show it."""
 
 
 class HubText(_Source):
@@ -54,17 +54,17 @@ class HubText(_Source):
     revision: Revision = "main"
     """Branch, tag or commit."""
     split: str = "train"
-    """Which split."""
+    """Split."""
     column: str = "text"
-    """Column that holds the text."""
+    """Column of the text."""
     document: str | None = None
-    """Column whose value stays the same within a document; null: each row is one."""
+    """Column whose value identifies the document; null: each row is a document."""
     streaming: bool = False
-    """Fetch a sample instead of the whole data set: rows of up to 64 of its files, drawn with the corpus's seed."""
+    """Whether to fetch a sample instead of the whole data set: rows of up to 64 files, drawn with the corpus's seed."""
     max_rows: int | None = Field(default=None, ge=1)
-    """With `streaming`: rows of the sample."""
+    """Rows of the sample, with `streaming`."""
     max_megabytes: float | None = Field(default=None, gt=0)
-    """With `streaming`: megabytes of text of the sample."""
+    """Megabytes of text of the sample, with `streaming`."""
 
     @model_validator(mode="after")
     def _limited(self) -> HubText:
@@ -73,8 +73,8 @@ class HubText(_Source):
             raise ValueError("streaming: a sample needs its size; give max_rows or max_megabytes")
         if is_limited and not self.streaming:
             raise ValueError(
-                "max_rows and max_megabytes are the size of a sample; set streaming to true, or for a limit on the "
-                "whole corpus give general_corpus.max_rows"
+                "max_rows and max_megabytes are the size of a sample; set streaming to true, or to limit the whole "
+                "corpus, set general_corpus.max_rows"
             )
         return self
 
@@ -83,7 +83,7 @@ AnySource = DocstringText | FileText | HubText
 
 
 def _parse_source(value: Any) -> Any:
-    """`docstrings`, a path (starts with `/`, `./`, `../` or `~`), or a hub id `owner/name`."""
+    """Expand `docstrings`, a path (starts with `/`, `./`, `../` or `~`), or a hub id `owner/name`."""
     if not isinstance(value, str):
         return value
     if value == "docstrings":
@@ -93,8 +93,8 @@ def _parse_source(value: Any) -> Any:
     if "/" in value:
         return {"kind": "hub", "id": value}
     raise ValueError(
-        f"{value!r} is no text; give docstrings, the path of a file or a folder (starting with / ./ ../ or ~), a hub "
-        "id such as wikimedia/wikipedia, or a mapping with kind: files or kind: hub"
+        f"{value!r} is no source of text; give docstrings, the path of a file or a folder (starting with / ./ ../ or "
+        "~), a hub id such as wikimedia/wikipedia, or a mapping with kind: files or kind: hub"
     )
 
 
@@ -108,33 +108,33 @@ TextSource = Annotated[
 
 
 class RowCut(Frozen):
-    """Each row a sequence; a longer one becomes several."""
+    """One sequence per row; longer rows become several."""
 
     kind: Literal["rows"] = "rows"
 
 
 class SentenceCut(Frozen):
-    """Each sentence a sequence; a longer one becomes several."""
+    """One sequence per sentence; longer sentences become several."""
 
     kind: Literal["sentences"] = "sentences"
 
 
 class SequenceCut(Frozen):
-    """As many whole sentences of a document as fit, one after the other; a longer sentence is cut."""
+    """As many consecutive sentences of a document as fit; longer sentences are split."""
 
     kind: Literal["sequences"] = "sequences"
     across_documents: bool = False
-    """Go on with the next document where one ends, so that all sequences are full."""
+    """Whether sequences continue with the next document, so that all are full."""
 
 
 class PairCut(Frozen):
-    """Two segments of a document, or of two documents, as BERT was pretrained on (Devlin et al. 2019)."""
+    """Two segments of one or two documents, as in BERT's pretraining (Devlin et al. 2019)."""
 
     kind: Literal["pairs"] = "pairs"
     random_probability: float = Field(default=0.5, ge=0, le=1)
-    """How often the second segment comes from another document."""
+    """Probability that the second segment comes from another document."""
     short_probability: float = Field(default=0.1, ge=0, le=1)
-    """How often a document's pairs are made for a shorter length, drawn evenly."""
+    """Probability that the pairs of a document have a shorter length, drawn uniformly."""
 
 
 AnyCut = RowCut | SentenceCut | SequenceCut | PairCut
@@ -146,32 +146,32 @@ class GeneralCorpus(Frozen):
 
     kind: Literal["general_corpus"] = "general_corpus"
     sources: Annotated[tuple[TextSource, ...], BeforeValidator(_parse_sources)] = Field(min_length=1)
-    """Where the text comes from; all sources together are shuffled, or mixed by their weights."""
+    """Sources of the text, shuffled together or mixed by their weights."""
     cut: Cut = RowCut()
-    """How text becomes sequences: `rows`, `sentences`, `sequences` (full-length) or `pairs`."""
+    """Units that text is cut into: `rows`, `sentences`, `sequences` (full-length) or `pairs`."""
     max_length: MaxLength = 128
-    """Longest sequence in tokens; longer text is cut into several."""
+    """Longest sequence in tokens; longer text becomes several sequences."""
     duplicates: Literal["keep", "exact", "near"] = "exact"
-    """What happens to rows that were there before: kept, or left out where they are the same but for case, spaces and
-    punctuation (`exact`), or also where four fifths of their five-letter pieces are the same (`near`)."""
+    """Treatment of repeated rows: kept, left out if equal but for case, spaces and punctuation (`exact`), or also if
+    four fifths of their five-letter pieces are equal (`near`)."""
     decontaminate: tuple[TaskData, ...] = ()
-    """Tasks whose validation texts no row of the corpus may hold; name every task that the corpus will ever serve,
-    since another list is another corpus."""
+    """Tasks whose validation texts no row of the corpus may contain; list every task that the corpus will ever serve,
+    since another list makes another corpus."""
     max_rows: int | None = Field(default=None, ge=1)
-    """Use at most so many rows, drawn with the seed; null for all."""
+    """Most rows, drawn with the seed; null for all."""
     held_out_rows: int = Field(default=512, ge=1, le=100_000)
-    """Rows kept out of training, to measure the latent loss on."""
+    """Rows held out from training, on which the latent loss is measured."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds the draw of rows and the split."""
+    """Seeds the draw and the split of rows."""
 
     @property
     def needs_documents(self) -> bool:
-        """Whether text is cut along its documents."""
+        """Whether the cut depends on documents."""
         return isinstance(self.cut, SequenceCut | PairCut)
 
     @model_validator(mode="after")
     def _all_weighted_or_none(self) -> GeneralCorpus:
-        missing = [place for place, source in enumerate(self.sources) if source.weight is None]
+        missing = [index for index, source in enumerate(self.sources) if source.weight is None]
         if missing and len(missing) < len(self.sources):
             raise ValueError(
                 f"sources[{missing[0]}].weight: is missing, but other sources have one; give every source a weight, or "
@@ -181,78 +181,78 @@ class GeneralCorpus(Frozen):
 
 
 class SourceSummary(Frozen):
-    """What became of one source's rows."""
+    """Counts of a source's rows."""
 
     name: str
-    """The source in short."""
+    """Short name of the source."""
     rows: int
     blank: int
     duplicates: int
-    """The same as an earlier row but for case, spaces and punctuation; signs such as emoji and operators count."""
+    """Rows equal to an earlier row but for case, spaces and punctuation; emoji and operators make a difference."""
     near_duplicates: int
-    """Almost the same as an earlier row."""
+    """Rows almost equal to an earlier row."""
     leaks: int
-    """Rows that held a validation text of `decontaminate`."""
+    """Rows that contained a validation text of `decontaminate`."""
     train: int
-    """Rows that are trained on."""
+    """Training rows."""
     held_out: int
-    """Rows kept out of training."""
+    """Rows held out from training."""
     characters: int
-    """Of the rows that are trained on."""
+    """Characters of the training rows."""
 
 
 class Leak(Frozen):
-    """A row of the corpus that holds a task's validation text."""
+    """A row of the corpus that contains a task's validation text."""
 
     task: str
     row: int
-    """Counted from 1 in its file."""
+    """Number of the row in its file, from 1."""
     source: str
-    """Its file, or another name of where it is."""
+    """File or data set of the row."""
     text: str
-    """Its beginning."""
+    """Beginning of the row."""
 
 
 class LeakCount(Frozen):
-    """Rows of a corpus that hold validation texts of a task."""
+    """Count of a corpus's rows that contain validation texts of a task."""
 
     task: str
     texts: int
-    """Validation texts that were looked for."""
+    """Validation texts that were searched for."""
     too_short: int
-    """Validation texts of so few words that they were not."""
+    """Validation texts with too few words to be searched for."""
     rows: int
-    """Rows of the corpus that hold one."""
+    """Rows of the corpus that contain one."""
     share: float
-    """Of all rows of the corpus."""
+    """Share of all rows of the corpus."""
     examples: tuple[str, ...]
-    """Beginnings of the first few."""
+    """Beginnings of the first few rows."""
 
 
 class SequenceSummary(Frozen):
-    """What became of the text that is trained on, as tokens."""
+    """Counts of the training text's sequences."""
 
     sequences: int
     tokens: int
-    """Special tokens included."""
+    """Tokens, special tokens included."""
     per_source: tuple[int, ...]
     """Sequences of each source, in order."""
     length_percentiles: dict[str, int]
-    """Tokens of a sequence: the shortest, the longest, and the percentiles between."""
+    """Lengths in tokens: the shortest, the longest, and percentiles between them."""
     full: float
-    """Share of the sequences that have the full length."""
+    """Share of sequences with the full length."""
 
 
 class CorpusSummary(Frozen):
-    """What became of a corpus, for a data card."""
+    """Counts of a corpus, for a data card."""
 
     digest: str
     cut: str
     duplicates: str
     sources: tuple[SourceSummary, ...]
     leaks: tuple[Leak, ...]
-    """The first few."""
+    """The first few leaks."""
     remarks: tuple[str, ...] = ()
-    """A sentence for each thing in a file that could have been read in another way."""
+    """Sentences on whatever in the files could have been read differently."""
     sequences: SequenceSummary | None = None
-    """None until a tokenizer is named."""
+    """None without a tokenizer."""

@@ -1,4 +1,4 @@
-"""How a file of rows is written, where its name and its content leave a choice."""
+"""Format of a file of rows, as far as its name and its content leave a choice."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ Encoding = Literal[
 
 
 class FileFormat(Frozen):
-    """How a file of rows is written; what is null is told from the file."""
+    """Format of a file of rows; fields that are null are inferred from the file."""
 
     encoding: Encoding | None = None
-    """Encoding of a text file; null for UTF-8, or the encoding that the file's byte order mark names."""
+    """Encoding of a text file; null for UTF-8, or the encoding of the file's byte order mark."""
     separator: str | None = Field(default=None, min_length=1, max_length=1)
-    """Character between the fields of a .csv or .tsv file; null for the comma, tab, semicolon or bar that fits."""
+    """Character between the fields of a .csv or .tsv file; null for comma, tab, semicolon or bar, whichever fits."""
     quotes: bool | None = None
-    """Whether double quotes enclose fields of a .csv or .tsv file; null for yes, or where tabs separate the fields for
-    what the whole file fits."""
+    """Whether double quotes enclose fields of a .csv or .tsv file; null for yes, or with tabs for what fits the whole
+    file."""
     escapes: bool | None = None
-    """Whether a quote with a backslash before it is part of a field in quotes; null for what the whole file fits."""
+    """Whether a backslash escapes a quote inside a quoted field; null for what fits the whole file."""
     columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(default=None, min_length=1, max_length=1000)
-    """Names of all columns of a file without a header, in order, of words and tags too."""
+    """Names of all columns, in order, of a file without a header."""
     layout: Literal["table", "conll"] | None = None
-    """Whether a row is a line (table), or a word is a line and a blank line ends a sentence (conll); null for what the
-    file's name and its first line say."""
+    """One row per line (table), or one word per line with a blank line after each sentence (conll); null to infer it
+    from the file's name and first line."""
 
     @field_validator("separator")
     @classmethod
     def _can_separate(cls, value: str | None) -> str | None:
         if value is not None and value in '"\r\n':
-            raise ValueError("a quote or a line's end cannot separate fields; give one such as ;")
+            raise ValueError("a quote or a line break cannot separate fields; give another character, such as ;")
         return value
 
     @model_validator(mode="after")
     def _columns_differ(self) -> FileFormat:
         if self.columns and len(set(self.columns)) != len(self.columns):
-            raise ValueError("columns: a name is listed twice; give each column one of its own")
+            raise ValueError("columns: a name is listed twice; give every column a different name")
         return self

@@ -1,4 +1,4 @@
-"""The text of a stage: a general corpus, a task, or several. Paths and ids only; nothing is opened here."""
+"""Data of a stage: a general corpus, a task, or several tasks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ class TaskDataset(Frozen):
     task: TaskData
     """The task."""
     augmentation: Augmentation | None = None
-    """Copies of its training rows that are read too; null for none."""
+    """Augmented copies of its training rows; null for none."""
 
 
 class TaskMixture(Frozen):
-    """Several labelled tasks as one stage's data: their rows together, their classes side by side."""
+    """Several labelled tasks as a stage's data, with their rows and classes combined."""
 
     kind: Literal["task_mixture"] = "task_mixture"
     tasks: dict[str, TaskData] = Field(min_length=2)
-    """The tasks under the names that prefix their classes."""
+    """The tasks by the names that prefix their classes."""
 
 
 Data = Annotated[GeneralCorpus | TaskDataset | TaskMixture, Field(discriminator="kind")]
 
 
 def describe_data(data: GeneralCorpus | TaskDataset | TaskMixture) -> str:
-    """A short name for tables: `general corpus`, a task's name, or the names of several."""
+    """Return a short name for tables: `general corpus`, or the names of the tasks."""
     match data:
         case GeneralCorpus():
             return "general corpus"

@@ -14,10 +14,10 @@ _WANTED = "give a list, such as [sst2, mrpc, ./my-folder], or a mapping of names
 
 
 def named_tasks(value: Any) -> Any:
-    """Tasks by name, as they are given: a mapping, or a list of short forms that are called by their last part.
+    """Return tasks by name, from a mapping or from a list of short forms, which are named after their last part.
 
     Raises:
-        ValueError: there is none, one is named twice, or a name is not one.
+        ValueError: there is no task, a name occurs twice, or a name is not allowed.
     """
     if value is None:
         return None
@@ -32,7 +32,7 @@ def named_tasks(value: Any) -> Any:
     for name in named:
         if not isinstance(name, str) or not _NAME.match(name):
             raise ValueError(
-                f"{shown_value(name)} is no name for a task; names are at most 64 English letters, digits, - and _, "
+                f"{shown_value(name)} is no name for a task; names have at most 64 English letters, digits, - and _, "
                 "and begin with a letter or a digit: give a mapping, such as {my-task: ./folder}"
             )
     return named
@@ -54,7 +54,7 @@ def _by_last_part(short_forms: list[Any] | tuple[Any, ...]) -> dict[str, Any]:
 
 
 def short_name(short: str) -> str:
-    """What a task named in short is called: `sst2` for `glue/sst2`, `my-folder` for `./my-folder`."""
+    """Return the name of a short form: `sst2` for `glue/sst2`, `my-folder` for `./my-folder`."""
     last = short.strip().rstrip("/").rsplit("/", 1)[-1]
     if last in (".", ".."):
         last = os.path.basename(os.path.abspath(short.strip()))

@@ -1,4 +1,4 @@
-"""Labelled data: where it is, which columns it has, what it asks for, and how answers are scored."""
+"""Labelled data: its location, its columns, the kind of task, and the scores of answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from schemas.data.file_format import FileFormat
 
 
 def _as_label(value: Any) -> Any:
-    """YAML reads `1` as a number and `true` as a truth value; labels are texts, read from rows in the same way."""
+    """Turn `1` and `true`, which YAML does not read as text, into labels as they are read from rows."""
     return str(value).lower() if isinstance(value, int) else value
 
 
@@ -37,31 +37,31 @@ _WITHOUT_LABELS = ("regression", "question_answering", "multiple_choice", "embed
 
 class _Task(Frozen):
     problem: ParsedKind = Classification()
-    """What kind of answer is asked for."""
+    """Kind of the task."""
     max_length: MaxLength = 128
-    """Longest sequence in tokens; longer text is cut off, and a longer context read in several windows."""
+    """Longest sequence in tokens; longer text is truncated, and a longer context is read in several windows."""
     metric: MetricName | None = None
-    """The main score; null for the kind's own, such as accuracy, entity_f1 or squad_f1."""
+    """Main score; null for the default of the kind, such as accuracy, entity_f1 or squad_f1."""
     positive_label: PositiveLabel | None = None
-    """The class that `f1` and `accuracy_f1` are about; null for the rarer of two classes, if it has at most 40 % of the
-    training rows. Where neither is that rare, or there are more than two, these scores need it."""
+    """Class of `f1` and `accuracy_f1`; null for the rarer of two classes, if it has at most 40 % of the training rows.
+    These scores require it if neither class is that rare, or there are more than two."""
     labels: tuple[str, ...] | None = Field(default=None, min_length=2)
-    """Label names in the order of the classes, which rows may also give by number from 0; null takes the names from the
+    """Label names in the order of the classes; rows hold the names, or their numbers from 0. Null for the names in the
     training rows, sorted."""
     max_train_rows: int | None = Field(default=None, ge=2)
-    """Use at most so many training rows, drawn by class with the seed; null for all."""
+    """Most training rows, drawn by class with the seed; null for all."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds the draw of rows."""
 
     @property
     def main_metric(self) -> MetricName:
-        """The score that a table shows and that the best model is chosen by."""
+        """The score that tables show and that selects the best model."""
         return self.metric or metrics_of(self.problem.kind)[0]
 
     @model_validator(mode="after")
     def _labels_differ(self) -> _Task:
         if self.labels and len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: a name is listed twice; give each class one name of its own")
+            raise ValueError("labels: a name is listed twice; give every class a different name")
         if self.labels and self.problem.kind in _WITHOUT_LABELS:
             raise ValueError(f"labels: a {self.problem.kind} task has none; leave them out")
         return self
@@ -96,7 +96,7 @@ class _Task(Frozen):
 
 
 class DocstringTask(_Task):
-    """Tell which library a docstring paragraph documents; libraries' names are masked, modules are split."""
+    """Classify docstring paragraphs by library; names of libraries are masked, and the split is by modules."""
 
     kind: Literal["docstrings"] = "docstrings"
     problem: Annotated[Classification, BeforeValidator(parse_kind)] = Classification()
@@ -118,36 +118,36 @@ class DocstringTask(_Task):
         ),
         min_length=2,
     )
-    """Import names of the libraries to tell apart; `stdlib` is Python's own library."""
+    """Import names of the libraries; `stdlib` is Python's standard library."""
     validation_ratio: float = Field(default=0.15, gt=0, lt=0.9)
-    """Share of each library's modules whose paragraphs are for validation only."""
+    """Share of each library's modules whose paragraphs are validation rows."""
     max_validation_rows: int = Field(default=1500, ge=2)
-    """Validate on at most so many rows, drawn with the seed."""
+    """Most validation rows, drawn with the seed."""
 
 
 class Mark(Frozen):
-    """A span of a text that is put between two signs, such as those that a coreference task asks about."""
+    """A span of a text that is enclosed in two signs, such as the mentions of a coreference task."""
 
     text: str = Field(min_length=1)
-    """Column of the span's own text; a dot leads into an object, such as target.span1_text."""
+    """Column of the span's text; a dot leads into an object, such as target.span1_text."""
     start: str = Field(min_length=1)
-    """Column of the place of its first character in the text, counted from 0."""
+    """Column of the index of its first character in the text, from 0."""
     signs: tuple[Sign, Sign] = ("_", "_")
-    """What stands before it and after it."""
+    """Signs before and after the span."""
 
 
 class _ColumnTask(_Task):
     """A task whose rows have named columns."""
 
     label: Column | Annotated[tuple[Column, ...], Field(min_length=2, max_length=4096)] = "label"
-    """Column of the label, of the tags, of the answers, of the right choice, or of the pairs' likeness; of a
-    multi_label task also the columns of its labels, each with a 0 or 1 in every row."""
+    """Column of the label, the tags, the answers, the right choice, or the similarity of pairs; for a multi_label task
+    also the columns of its labels, which hold 0 or 1."""
     marks: tuple[Mark, ...] = Field(default=(), max_length=8)
-    """Spans of the text that are put between signs."""
+    """Spans of the text that are enclosed in signs."""
 
     @property
     def label_column(self) -> str:
-        """The only column of labels; for every kind but multi_label there is one."""
+        """The column of labels, for all kinds but multi_label."""
         assert isinstance(self.label, str)
         return self.label
 
@@ -173,13 +173,13 @@ class _ColumnTask(_Task):
     def _marks_stand_in_a_text(self) -> _ColumnTask:
         if self.marks and isinstance(self.problem, TokenClassification):
             raise ValueError(
-                "marks: the text of a token_classification task is a list of words, whose places would be others; "
+                "marks: the text of a token_classification task is a list of words, which has no character positions; "
                 "leave them out"
             )
         if self.marks and isinstance(self.problem, MultipleChoice) and self.problem.blank:
             raise ValueError(
-                "marks: problem.blank makes a row of every blank, in which the places would be others; leave one of "
-                "the two out"
+                "marks: problem.blank makes a row of every blank, with other character positions; leave one of the two "
+                "out"
             )
         return self
 
@@ -193,19 +193,19 @@ class FileTask(_ColumnTask):
     validation: str = Field(min_length=1)
     """File of validation rows."""
     more_validation: FurtherRows = Field(default_factory=dict, max_length=8)
-    """Files of further validation rows, scored by themselves under the name given here."""
+    """Files of further validation rows by name, each scored separately."""
     text: str = "text_a"
-    """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list
-    are joined by spaces, and a dot leads into an object."""
+    """Column of the text, a pair's first text, the question, or the list of words; lists of texts are joined by spaces,
+    and a dot leads into an object."""
     text_pair: str | None = None
-    """Column of a pair's second text, or of the context; null for single texts; auto for text_b where the training file
-    has it, and for the text of a column called text where it has no text_a."""
+    """Column of a pair's second text, or of the context; null for single texts. auto: text_b if the training file has
+    it; the text is then the column text if there is no text_a."""
     format: FileFormat = FileFormat()
-    """How the files are written, where that is not told from them."""
+    """Format of the files, if they do not show it."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are named, the text's first and the labels' after it."""
+        """The named columns: text, labels, and all others."""
         named = [self.text, *self.label_columns]
         if self.text_pair is not None and self.text_pair != "auto":
             named.append(self.text_pair)
@@ -231,16 +231,16 @@ class HubTask(_ColumnTask):
     validation_split: str = "validation"
     """Split of the validation rows."""
     more_validation: FurtherRows = Field(default_factory=dict, max_length=8)
-    """Splits of further validation rows, scored by themselves under the name given here."""
+    """Splits of further validation rows by name, each scored separately."""
     text: str = "sentence"
-    """Column of the text, of a pair's first text, of a question, or of the list of words; several texts in a row's list
-    are joined by spaces, and a dot leads into an object."""
+    """Column of the text, a pair's first text, the question, or the list of words; lists of texts are joined by spaces,
+    and a dot leads into an object."""
     text_pair: str | None = None
     """Column of a pair's second text, or of the context; null for single texts."""
 
 
 def parse_task(value: Any) -> Any:
-    """`docstrings`, a task of the catalogue (`sst2`, `clue/tnews`), or a folder with train and validation files."""
+    """Expand `docstrings`, a name of the catalogue (`sst2`, `clue/tnews`), or a folder of train and validation."""
     if not isinstance(value, str):
         return value
     if value == "docstrings":
@@ -262,19 +262,18 @@ def parse_task(value: Any) -> Any:
     )
 
 
-# Which data a task is: while these stay the same, all that a recipe says of the task still holds.
+# Fields that identify the data of a task: while they stay the same, all other fields still apply.
 _SOURCE = {"docstrings": (), "files": ("train", "validation"), "hub": ("id", "config")}
 
 
 def task_named(before: Any, short: str) -> dict[str, Any]:
-    """The mapping of a task's short form, put in the place of a recipe's task.
+    """Return the mapping of a short form that replaces a recipe's task and inherits what still applies.
 
-    What a recipe has settled about its task is kept as far as it can hold for the one named: all of it for the same
-    data; for other data of the same kind the length, the row limit and their seed; for another kind the length alone,
-    which is the models' as much as the data's.
+    The new task inherits everything if it is the same data; length, row limit and seed if it is other data of the same
+    kind; otherwise only the length, which depends on the models as much as on the data.
 
     Args:
-        before: the recipe's task: a mapping, or a short form itself.
+        before: the recipe's task: a mapping, or a short form.
         short: such as `docstrings`, `sst2` or `./folder`.
 
     Raises:
@@ -294,7 +293,7 @@ def task_named(before: Any, short: str) -> dict[str, Any]:
         return {**named, **before}
     else:
         kept = ["max_length", "max_train_rows", "seed"]
-    # A context of several hundred tokens is not read in sentences of a few dozen.
+    # The new task's fields win: contexts of several hundred tokens need more than the length of sentences.
     return {**{key: before[key] for key in kept if key in before}, **named}
 
 
@@ -303,7 +302,7 @@ TaskData = Annotated[AnyTask, Field(discriminator="kind"), BeforeValidator(parse
 
 
 def describe_task(task: AnyTask) -> str:
-    """A short name for tables: `docstrings`, `glue/sst2`, or the training file's folder."""
+    """Return a short name for tables: `docstrings`, `glue/sst2`, or the training file's folder."""
     match task:
         case DocstringTask():
             return "docstrings"

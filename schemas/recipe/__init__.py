@@ -1,1 +1,1 @@
-"""A recipe and its parts: teacher, student, objective, stages, and what must agree between them."""
+"""A recipe and its parts: teacher, student, objective, stages, and the checks across them."""

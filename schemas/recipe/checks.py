@@ -1,4 +1,4 @@
-"""What must agree across the parts of a recipe, and with the teacher's real shape."""
+"""Checks across the parts of a recipe, and against the teacher's actual shape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenSt
 from schemas.core.wording import KeyPath, shown_path
 from schemas.data.corpus import DocstringText
 from schemas.data.tasks import DocstringTask, TaskData
-from schemas.recipe.kind_checks import Mistake, augmentation_checks, mixture_checks, problem_checks, selection_checks
+from schemas.recipe.kind_checks import Mistake, augmentation_checks, mixture_checks, selection_checks, task_checks
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import RecipeParts, TeacherShape
 from schemas.recipe.stage import STAGE_ORDER
@@ -19,7 +19,7 @@ from schemas.recipe.teacher import FineTune
 
 
 def recipe_problems(recipe: RecipeParts) -> Iterator[Mistake]:
-    """What does not fit inside the recipe itself."""
+    """Yield the mistakes that can be seen in the recipe alone."""
     yield from _order(recipe)
     yield from _several_tasks(recipe)
     yield from _missing_parts(recipe)
@@ -27,8 +27,8 @@ def recipe_problems(recipe: RecipeParts) -> Iterator[Mistake]:
     yield from _terms(recipe)
     yield from _starts(recipe)
     yield from _leaks(recipe)
-    for place, task in _tasks(recipe).items():
-        yield from problem_checks(recipe, tuple(place.split(".")), task)
+    for path, task in _tasks(recipe).items():
+        yield from task_checks(recipe, tuple(path.split(".")), task)
     yield from mixture_checks(recipe)
     yield from selection_checks(recipe)
     yield from augmentation_checks(recipe)
@@ -48,19 +48,19 @@ def _order(recipe: RecipeParts) -> Iterator[Mistake]:
 def _several_tasks(recipe: RecipeParts) -> Iterator[Mistake]:
     if recipe.tasks is None:
         return
-    given = list(recipe.tasks)
+    names = list(recipe.tasks)
     if recipe.task is not None:
-        yield ("tasks",), given, "a recipe has one task or several; leave out task or tasks"
+        yield ("tasks",), names, "a recipe has one task or several; leave out task or tasks"
     if recipe.shared_stages() == recipe.stages:
         reason = (
-            "no stage of this recipe depends on a task, so several would have nothing to do; leave tasks out, or name "
+            "no stage of this recipe depends on a task, so several tasks make no difference; leave tasks out, or name "
             "one task for the common yardstick"
         )
-        yield ("tasks",), given, reason
+        yield ("tasks",), names, reason
 
 
 def _tasks(recipe: RecipeParts) -> dict[str, TaskData]:
-    """Every task of the recipe by its place."""
+    """Every task of the recipe, by its path."""
     several = {f"tasks.{name}": task for name, task in (recipe.tasks or {}).items()}
     return several if recipe.task is None else {"task": recipe.task, **several}
 
@@ -82,25 +82,25 @@ def _missing_parts(recipe: RecipeParts) -> Iterator[Mistake]:
 
 def _missing_teachers(recipe: RecipeParts) -> Iterator[Mistake]:
     teacher = recipe.teacher
-    wanting = "needs a fine-tuned teacher; give kind: fine_tune or kind: given"
+    needed = "needs a fine-tuned teacher; give kind: fine_tune or kind: given"
     for index, stage in enumerate(recipe.stages):
         if stage.teacher == "fine_tuned":
             if teacher.task_model is None:
-                yield ("teacher", "task_model"), None, f"stage {stage.name} {wanting}"
+                yield ("teacher", "task_model"), None, f"stage {stage.name} {needed}"
             for number, other in enumerate(teacher.others):
                 if other.task_model is None:
-                    where: KeyPath = ("teacher", "others", number, "task_model")
-                    yield where, None, f"stage {stage.name} {wanting}"
+                    missing: KeyPath = ("teacher", "others", number, "task_model")
+                    yield missing, None, f"stage {stage.name} {needed}"
         if stage.teacher == "multi_task" and teacher.multi_task is None:
             reason = f"stage {stage.name} learns from a multi-task teacher; name its tasks"
             yield ("teacher", "multi_task"), None, reason
         if teacher.weighting == "confidence" and stage.data == "general_corpus":
-            place = ("stages", index, "name")
+            path = ("stages", index, "name")
             reason = (
                 "a general corpus has no labels, so no teacher's confidence in them is known; set "
                 "teacher.weighting to fixed, or leave the stage out"
             )
-            yield place, stage.name, reason
+            yield path, stage.name, reason
 
 
 def _latents(recipe: RecipeParts) -> Iterator[tuple[KeyPath, LatentObjective]]:
@@ -114,17 +114,17 @@ def _latents(recipe: RecipeParts) -> Iterator[tuple[KeyPath, LatentObjective]]:
 def _maps(latent: LatentObjective) -> Iterator[tuple[KeyPath, LayerMap]]:
     yield ("layer_map",), latent.layer_map
     for number, term in enumerate(latent.terms):
-        if (own := getattr(term, "layer_map", None)) is not None:
-            yield ("terms", number, "layer_map"), own
+        if (layer_map := getattr(term, "layer_map", None)) is not None:
+            yield ("terms", number, "layer_map"), layer_map
 
 
 def _terms(recipe: RecipeParts) -> Iterator[Mistake]:
     depth = recipe.student.shape.num_layers
-    for place, latent in _latents(recipe):
+    for path, latent in _latents(recipe):
         for inside, layer_map in _maps(latent):
             if isinstance(layer_map, ExplicitMap) and len(layer_map.layers) != depth:
                 yield (
-                    (*place, *inside, "layers"),
+                    (*path, *inside, "layers"),
                     list(layer_map.layers),
                     f"{depth} student layers but {len(layer_map.layers)} teacher layers listed; "
                     "list one per student layer",
@@ -132,34 +132,32 @@ def _terms(recipe: RecipeParts) -> Iterator[Mistake]:
         for number, term in enumerate(latent.terms):
             if isinstance(term, Relation) and isinstance(latent.map_of(term), MeanMap):
                 reason = "a relation cannot learn from the mean of several blocks; choose another layer_map"
-                yield (*place, "terms", number, "kind"), term.kind, reason
-        yield from _width_problems(place, latent)
+                yield (*path, "terms", number, "kind"), term.kind, reason
+        yield from _width_problems(path, latent)
 
 
-def _width_problems(place: KeyPath, latent: LatentObjective) -> Iterator[Mistake]:
+def _width_problems(path: KeyPath, latent: LatentObjective) -> Iterator[Mistake]:
     if latent.common_width is not None and latent.projection == "none":
         reason = "a common_width needs projections; set projection to per_layer or shared"
-        yield (*place, "projection"), latent.projection, reason
+        yield (*path, "projection"), latent.projection, reason
 
 
 def _starts(recipe: RecipeParts) -> Iterator[Mistake]:
     start = recipe.student.start
     if recipe.student.model_type is not None and not isinstance(start, RandomStart):
-        reason = (
-            "a student of a family of its own cannot take over the teacher's parts; set student.start.kind to random"
-        )
+        reason = "a student of another model family cannot copy parts of the teacher; set student.start.kind to random"
         yield ("student", "start", "kind"), start.kind, reason
     if not isinstance(start, TeacherLayersStart | ExtractStart):
         return
     layer_map, depth = start.layer_map, recipe.student.shape.num_layers
     if isinstance(layer_map, ExplicitMap) and (len(layer_map.layers) != depth or None in layer_map.layers):
-        place = ("student", "start", "layer_map", "layers")
+        path = ("student", "start", "layer_map", "layers")
         reason = f"list one teacher layer for each of the {depth} student layers"
-        yield place, list(layer_map.layers), reason
+        yield path, list(layer_map.layers), reason
 
 
 def _leaks(recipe: RecipeParts) -> Iterator[Mistake]:
-    """Docstring corpus and docstring task must leave out the same modules."""
+    """Docstring corpus and docstring task must exclude the same modules."""
     tasks = [task for task in _tasks(recipe).values() if isinstance(task, DocstringTask)]
     sources = recipe.general_corpus.sources if recipe.general_corpus is not None else ()
     for index, source in enumerate(sources):
@@ -176,10 +174,16 @@ def _leaks(recipe: RecipeParts) -> Iterator[Mistake]:
 
 
 def teacher_problems(recipe: RecipeParts, teacher: TeacherShape, *, is_first: bool = True) -> list[str]:
-    """What does not fit the teacher's real shape, one line each naming the recipe's place."""
+    """List the mistakes that the teacher's actual shape shows, one line each with its path in the recipe.
+
+    Args:
+        recipe: the recipe.
+        teacher: the shape.
+        is_first: whether it is the first teacher, from which the student may start, and not one of the others.
+    """
     problems: list[str] = []
-    for place, latent in _latents(recipe):
-        prefix = shown_path(place)
+    for path, latent in _latents(recipe):
+        prefix = shown_path(path)
         for inside, layer_map in _maps(latent):
             try:
                 layer_targets(
@@ -206,13 +210,13 @@ def _term_problems(
     term: LatentTerm, latent: LatentObjective, recipe: RecipeParts, teacher: TeacherShape
 ) -> Iterator[str]:
     shape = recipe.student.shape
-    own_heads = shape.num_attention_heads, teacher.num_attention_heads
+    heads = shape.num_attention_heads, teacher.num_attention_heads
     headwise = isinstance(term, Attention) or (isinstance(term, Relation) and not term.num_heads)
-    if headwise and own_heads[0] != own_heads[1]:
+    if headwise and heads[0] != heads[1]:
         remedy = "give num_heads" if isinstance(term, Relation) else "match relations, which have num_heads"
         yield (
-            f": {term.kind} is matched head by head, but the student has {own_heads[0]} heads and the teacher "
-            f"{own_heads[1]}; set student.shape.num_attention_heads to {own_heads[1]}, or {remedy}"
+            f": {term.kind} is matched head by head, but the student has {heads[0]} heads and the teacher "
+            f"{heads[1]}; set student.shape.num_attention_heads to {heads[1]}, or {remedy}"
         )
     num_heads = getattr(term, "num_heads", None)
     if num_heads:
@@ -238,15 +242,15 @@ def _start_problems(recipe: RecipeParts, teacher: TeacherShape) -> list[str]:
         return []
     problems = []
     for name in ("hidden_size", "num_attention_heads", "intermediate_size"):
-        given, theirs = getattr(shape, name), getattr(teacher, name)
-        if isinstance(start, TeacherLayersStart) and given != theirs:
+        size, largest = getattr(shape, name), getattr(teacher, name)
+        if isinstance(start, TeacherLayersStart) and size != largest:
             problems.append(
-                f"student.shape.{name}: {given}, but layers copied from the teacher need its {theirs}; change the "
+                f"student.shape.{name}: {size}, but layers copied from the teacher need its {largest}; change the "
                 "shape, or set student.start.kind to extract or random"
             )
-        if isinstance(start, ExtractStart) and given > theirs:
+        if isinstance(start, ExtractStart) and size > largest:
             problems.append(
-                f"student.shape.{name}: {given}, but only {theirs} can be extracted from the teacher; lower it, or "
+                f"student.shape.{name}: {size}, but only {largest} can be extracted from the teacher; lower it, or "
                 "set student.start.kind to random"
             )
     try:

@@ -23,7 +23,7 @@ class SoftLabels(Frozen):
     loss: Literal["kl", "mse"] = "kl"
     """The divergence, or the squared error of the logits (Ba & Caruana 2014, eq. 1)."""
     temperature: float = Field(default=1.0, gt=0, le=100)
-    """T; the factor T² keeps the gradient's size. Not used by `mse`."""
+    """T; the factor T² keeps the scale of the gradient. Not used by `mse`."""
 
 
 class HardLabels(Frozen):
@@ -43,23 +43,21 @@ class LatentObjective(Frozen):
     terms: tuple[LatentTerm, ...] = Field(default=(Attention(), HiddenStates(), EmbeddingStates()), min_length=1)
     """The terms, each at most once."""
     layer_map: LayerMap = UniformMap()
-    """Which teacher blocks each student block learns from."""
+    """Teacher blocks that each student block learns from."""
     projection: Literal["per_layer", "shared", "none"] = "per_layer"
-    """Learned maps to the teacher's width: one for each state (TinyBERT v2), one for all (v1), none (equal widths)."""
+    """Learned projections to the teacher's width: per state (TinyBERT v2), one for all (v1), none (equal widths)."""
     common_width: int | None = Field(default=None, ge=1, le=65536)
-    """Project both sides to this width instead (RAIL-KD); null projects the student's states to the teacher's width."""
+    """Width to which both sides are projected (RAIL-KD); null projects the student's states to the teacher's width."""
     normalize: Literal["none", "first_step"] = "none"
-    """`first_step` divides every term by its value at step 0, so that weights compare terms of unlike size."""
+    """`first_step` divides every term by its value at step 0, so that weights compare terms of different scale."""
     unlock: Literal["all", "bottom_up"] = "all"
-    """`bottom_up` lets one more block learn after each equal share of the steps (internal-representation KD)."""
+    """`bottom_up` adds a block after each equal share of the steps (internal-representation KD)."""
 
     @model_validator(mode="after")
     def _each_term_once(self) -> LatentObjective:
         names = [term.name for term in self.terms]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(
-                f"terms: {', '.join(repeated)} is listed twice; give it once with the weight it should have"
-            )
+            raise ValueError(f"terms: {', '.join(repeated)} is listed twice; list it once, with its total weight")
         return self
 
     @property
@@ -88,7 +86,7 @@ class TaskObjective(Frozen):
     trains_task_head: ClassVar[bool] = True
     kind: Literal["task"] = "task"
     latent: LatentObjective | None = LatentObjective()
-    """Latent terms that go on beside the labels (ERNIE-Tiny); null for none (TinyBERT)."""
+    """Latent terms besides the labels (ERNIE-Tiny); null for none (TinyBERT)."""
     soft_label: SoftLabels | None = SoftLabels()
     """The teacher's answer; null for none."""
     hard_label: HardLabels | None = HardLabels()
@@ -98,18 +96,18 @@ class TaskObjective(Frozen):
 
 
 class MaskedLanguageObjective(Frozen):
-    """Predict masked words as the teacher does and as the text has them (DistilBERT); needs its masked-word head."""
+    """Predict masked words like teacher and text (DistilBERT); needs the teacher's masked-language head."""
 
     trains_task_head: ClassVar[bool] = False
     kind: Literal["masked_language"] = "masked_language"
     latent: LatentObjective | None = None
-    """Latent terms beside the words; null for none."""
+    """Latent terms besides the masked words; null for none."""
     soft_label: SoftLabels | None = SoftLabels()
     """The teacher's answer at masked words; null for none."""
     hard_label: HardLabels | None = HardLabels()
-    """The words that were masked; null for none."""
+    """The masked words themselves; null for none."""
     mask_ratio: float = Field(default=0.15, gt=0, lt=1)
-    """Share of the words that are to be predicted: 8 of 10 become [MASK], 1 any other word, 1 stays (BERT)."""
+    """Share of words to predict: 8 of 10 become [MASK], 1 a random word, 1 stays (BERT)."""
 
     _some_label = model_validator(mode="after")(_check_some_label)
 

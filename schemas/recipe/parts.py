@@ -1,4 +1,4 @@
-"""The parts of a recipe, before it is known whether they fit together."""
+"""The fields of a recipe, before the checks across them."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ Tasks = Annotated[
 
 
 class Evaluation(Frozen):
-    """The common yardstick put to every checkpoint of a run."""
+    """The common yardstick that measures every checkpoint of a run."""
 
     probe_train_rows: int = Field(default=2000, ge=10)
-    """Training rows whose frozen features the linear probe is fitted on, drawn by class."""
+    """Training rows on whose frozen features the linear probe is fitted, drawn by class."""
     max_rows: int = Field(default=2000, ge=10)
-    """Validation rows used at most, drawn by class; the report says how many of how many."""
+    """Most validation rows that are scored, drawn by class."""
     latent_rows: int = Field(default=256, ge=1)
-    """Held-out rows the latent loss is measured on."""
+    """Held-out rows on which the latent loss is measured."""
 
 
 class Execution(Frozen):
-    """How it is run here. Nothing in this part changes what is learned, so it is left out of every digest."""
+    """Settings of this machine. They do not change what is learned, so no digest covers them."""
 
     microbatch_tokens: int = Field(default=8192, ge=16)
-    """Largest forward pass, in padded tokens; lower it when memory runs out."""
+    """Largest forward pass in padded tokens; lower it if memory runs out."""
     log_every: int = Field(default=10, ge=1)
     """Optimizer steps between two logged points."""
     state_minutes: float = Field(default=2.0, gt=0)
-    """At most so many minutes of work are lost when the process dies."""
+    """Most minutes of work that are lost if the process dies."""
     gradient_share_every: int | None = Field(default=200, ge=1)
-    """Steps between two measurements of each term's share of the gradient; null for none."""
+    """Optimizer steps between two measurements of each term's share of the gradient; null for none."""
     teacher_cache_gigabytes: float = Field(default=4.0, ge=0, le=1e6)
-    """Most room on disk, while a stage trains, for what the teacher says about every row; used by stages of more than
-    one epoch, whose teacher is then asked once. 0 for none."""
+    """Most disk space for the teacher's answers to every row while a stage trains; used by stages of several epochs,
+    whose teacher then reads each row once. 0 disables the cache."""
 
 
 class TeacherShape(Frozen):
-    """What must be known of a teacher to check a recipe against it."""
+    """Sizes of a teacher, against which a recipe is checked."""
 
     num_layers: int
     """Transformer blocks."""
@@ -59,11 +59,11 @@ class TeacherShape(Frozen):
     num_attention_heads: int
     """Attention heads per block."""
     intermediate_size: int
-    """Neurons of the feed-forward part."""
+    """Neurons of a block's feed-forward part."""
     vocab_size: int
     """Rows of the token embedding."""
     max_positions: int
-    """Longest sequence it can read."""
+    """Longest sequence in tokens."""
 
 
 class RecipeParts(Frozen):
@@ -72,32 +72,32 @@ class RecipeParts(Frozen):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]{0,63}$")
     """Short name: lower-case letters, digits, - and _."""
     description: str = Field(min_length=1, max_length=500)
-    """One line for `distill recipes`."""
+    """Description in one line, for `distill recipes`."""
     teacher: TeacherConfig
-    """Whom the student learns from."""
+    """Teachers that the student learns from."""
     student: StudentConfig
-    """What is trained."""
+    """The model that is trained."""
     task: TaskData | None = None
-    """Labelled data; null for recipes that stay general, or have several tasks."""
+    """Labelled data; null for general recipes, and for recipes with several tasks."""
     tasks: Tasks | None = None
-    """Several tasks by name in the place of one: what does not depend on the task is done once, the rest for each."""
+    """Several tasks by name, instead of one: stages that do not depend on the task run once, all others per task."""
     augmentation: Augmentation | None = None
     """Copies of the task's training rows for stages whose data is `augmented_task_data`; null for none."""
     general_corpus: GeneralCorpus | None = None
     """Running text; null for recipes without a general stage."""
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=4)
-    """What is done, in order; each stage at most once."""
+    """Stages in order, each at most once."""
     baselines: tuple[Literal["hard_labels", "bag_of_words"], ...] = ()
-    """What the result is compared with: the same student on hard labels alone, a bag-of-words classifier."""
+    """Baselines for comparison: the same student on hard labels alone, and a bag-of-words classifier."""
     evaluation: Evaluation = Evaluation()
     """The common yardstick."""
     limits: DataLimits = DataLimits()
-    """How much of the data may be odd; a run on more of it is refused before anything is trained."""
+    """Limits on odd rows of the data; a run on more of them is refused before anything is trained."""
     execution: Execution = Execution()
-    """How it is run here."""
+    """Settings of this machine."""
 
     def shared_stages(self) -> tuple[Stage, ...]:
-        """The stages, from the first on, that are the same whatever the task."""
+        """Return the first stages, up to the first that depends on the task."""
         return tuple(
             takewhile(lambda stage: stage.data == "general_corpus" and stage.teacher != "fine_tuned", self.stages)
         )

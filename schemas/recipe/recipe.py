@@ -12,7 +12,7 @@ from schemas.recipe.parts import RecipeParts
 
 
 class Recipe(RecipeParts):
-    """One progressive distillation, start to end."""
+    """A progressive distillation from start to end."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Recipe:
@@ -22,37 +22,37 @@ class Recipe(RecipeParts):
                 "Recipe",
                 [
                     InitErrorDetails(
-                        type=PydanticCustomError("recipe", "{reason}", {"reason": reason}), loc=loc, input=given
+                        type=PydanticCustomError("recipe", "{reason}", {"reason": reason}), loc=loc, input=value
                     )
-                    for loc, given, reason in problems
+                    for loc, value, reason in problems
                 ],
             )
         return self
 
     def latent_objective(self) -> LatentObjective | None:
-        """The objective that the common latent loss is measured with: that of the first stage that has one."""
+        """Return the objective of the common latent loss: that of the first stage that has one."""
         return next((latent for stage in self.stages if (latent := stage.objective.latent)), None)
 
     @property
     def pretrained(self) -> AnyModel:
-        """The pretrained teacher, once the recipe it may be the student of has been run."""
+        """The pretrained teacher; another recipe's student must have been resolved before."""
         model = self.teacher.model
         assert not isinstance(model, StudentOf), "resolve the assistant's recipe first"
         return model
 
     def with_pretrained(self, model: AnyModel) -> Recipe:
-        """The same recipe with another pretrained teacher."""
+        """Return the recipe with another pretrained teacher."""
         teacher = self.teacher.model_copy(update={"model": model})
         return self.model_copy(update={"teacher": teacher})
 
     def for_task(self, name: str) -> Recipe:
-        """The ordinary recipe of one of several tasks, whose stages are those of a run with that task alone."""
+        """Return the recipe of one of several tasks, with the stages of a run on that task alone."""
         assert self.tasks is not None
         return self.model_copy(update={"task": self.tasks[name], "tasks": None})
 
     def without_tasks(self) -> Recipe:
-        """The ordinary recipe of what several tasks share: its general stages, and no teacher that knows one task."""
-        others = tuple(o.model_copy(update={"task_model": None}) for o in self.teacher.others)
+        """Return the recipe of what several tasks share: general stages, and no teacher fine-tuned on one task."""
+        others = tuple(other.model_copy(update={"task_model": None}) for other in self.teacher.others)
         teacher = self.teacher.model_copy(update={"task_model": None, "others": others})
         general = {"teacher": teacher, "task": None, "tasks": None, "baselines": ()}
         return self.model_copy(update={**general, "stages": self.shared_stages()})

@@ -1,4 +1,4 @@
-"""The four stages as a recipe writes them, and a stage as it is run.
+"""The four stages as a recipe lists them, and a stage in full, as it is run.
 
 Distillation has three parts, and each stage changes one of them:
 
@@ -9,7 +9,7 @@ Distillation has three parts, and each stage changes one of them:
 | `task_adaptive`    | fine-tuned     | **task data**    | latent        |
 | `task_specific`    | fine-tuned     | task data        | **task**      |
 
-The literal types below are that table: a task-specific stage on a general corpus cannot be written down.
+The literal types below enforce this table: a task-specific stage on a general corpus cannot be expressed.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ TaskRead = Literal["task_data", "augmented_task_data"]
 
 class _Stage(Frozen):
     training: Training
-    """How long and how it trains."""
+    """Settings of the training."""
 
 
 class GeneralStage(_Stage):
-    """General distillation: the pretrained teacher's inner states on general text."""
+    """General distillation: internal states of the pretrained teacher on general text."""
 
     name: Literal["general"] = "general"
     teacher: Literal["pretrained"] = "pretrained"
@@ -43,43 +43,43 @@ class GeneralStage(_Stage):
     data: Literal["general_corpus"] = "general_corpus"
     """Fixed by the stage."""
     objective: GeneralObjective = LatentObjective()
-    """What is matched: inner states, or masked words too (DistilBERT)."""
+    """Internal states, or masked words as well (DistilBERT)."""
 
 
 class GeneralEnhancedStage(_Stage):
-    """General-enhanced distillation: the same text and objective, now with the fine-tuned teacher."""
+    """General-enhanced distillation: the same text and objective with the fine-tuned teacher."""
 
     name: Literal["general_enhanced"] = "general_enhanced"
     teacher: Literal["fine_tuned", "multi_task"] = "fine_tuned"
-    """Fine-tuned on the task, or once on many tasks at a time, which serves them all (ERNIE 3.0 Tiny)."""
+    """Fine-tuned on the task, or once on many tasks together (ERNIE 3.0 Tiny)."""
     data: Literal["general_corpus"] = "general_corpus"
     """Fixed by the stage."""
     objective: LatentObjective = LatentObjective()
-    """What is matched."""
+    """Objective of the training."""
 
 
 class TaskAdaptiveStage(_Stage):
-    """Task-adaptive distillation: the same teacher and objective, now on the task's text."""
+    """Task-adaptive distillation: the same teacher and objective on the task's text."""
 
     name: Literal["task_adaptive"] = "task_adaptive"
     teacher: Literal["fine_tuned"] = "fine_tuned"
     """Fixed by the stage."""
     data: TaskRead = "task_data"
-    """The task's rows, or those with the copies that `augmentation` makes of them."""
+    """The task's rows, or those and their augmented copies."""
     objective: LatentObjective = LatentObjective()
-    """What is matched."""
+    """Objective of the training."""
 
 
 class TaskSpecificStage(_Stage):
-    """Task-specific distillation: the same teacher and text, now with soft and hard labels."""
+    """Task-specific distillation: the same teacher and text with soft and hard labels."""
 
     name: Literal["task_specific"] = "task_specific"
     teacher: Literal["fine_tuned"] = "fine_tuned"
     """Fixed by the stage."""
     data: TaskRead = "task_data"
-    """The task's rows, or those with the copies that `augmentation` makes of them."""
+    """The task's rows, or those and their augmented copies."""
     objective: TaskObjective = TaskObjective()
-    """What is matched."""
+    """Objective of the training."""
 
 
 Stage = Annotated[
@@ -98,23 +98,23 @@ TEACHER_NAMES: tuple[TeacherStageName, ...] = get_args(TeacherStageName)
 
 
 class StageConfig(Frozen):
-    """A stage as it is run: every part in full, nothing left to look up in the recipe.
+    """A stage as it is run, with every part in full.
 
-    The fine-tuning of a teacher and the hard-label baseline are written the same way, because they run through the
-    same loop: only their three parts differ.
+    Fine-tunings of teachers and the hard-label baseline are stages too: they run through the same loop, and only their
+    three parts differ.
     """
 
     name: StageName
-    """What the stage is called in folders, metrics and tables."""
+    """Name in folders, metrics and tables."""
     teacher: StageTeacher | None
-    """Whom the student learns from; null when there are only hard labels."""
+    """Teacher that the student learns from; null for hard labels alone."""
     student: StudentConfig | None
-    """Shape and start; null when the model that is trained is the pretrained teacher itself."""
+    """Shape and start of the student; null to train the pretrained teacher itself."""
     pretrained: ModelRef
-    """The pretrained model: gives the tokenizer, the architecture, and copied weights."""
+    """The pretrained model: source of the tokenizer, the architecture, and copied weights."""
     data: Data
-    """What it reads."""
+    """Data that the stage reads."""
     objective: Objective
-    """What is matched."""
+    """Objective of the training."""
     training: Training
-    """How long and how it trains."""
+    """Settings of the training."""

@@ -1,4 +1,4 @@
-"""The student: its shape, and what it starts from."""
+"""The student: its shape, and its initial weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_WEIGHTS = 2 * 10**10
 
 
 def too_large(layers: int, width: int, inner: int) -> str | None:
-    """Why an encoder of these sizes is none that a machine could hold; None where one could."""
+    """Return the reason why no machine could hold an encoder of these sizes; None if one could."""
     weights = layers * width * (4 * width + 2 * inner)
     if weights <= _MOST_WEIGHTS:
         return None
@@ -25,7 +25,7 @@ def too_large(layers: int, width: int, inner: int) -> str | None:
 
 
 class StudentShape(Frozen):
-    """Size of the student's encoder; vocabulary, positions and everything else come from the teacher's config."""
+    """Size of the student's encoder; all else, such as vocabulary and positions, comes from the teacher's config."""
 
     num_layers: int = Field(ge=1, le=200)
     """Transformer blocks."""
@@ -53,52 +53,52 @@ class StudentShape(Frozen):
 
 
 class RandomStart(Frozen):
-    """Fresh weights, drawn as the teacher's architecture draws them."""
+    """Random weights, initialised as in the teacher's architecture."""
 
     kind: Literal["random"] = "random"
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds the draw."""
+    """Seeds the initialisation."""
 
 
 class TeacherLayersStart(Frozen):
-    """Copies of chosen teacher blocks and of the embeddings; needs the teacher's width, heads and inner size."""
+    """Copies of teacher blocks and of the embeddings; needs the teacher's width, heads and inner size."""
 
     kind: Literal["teacher_layers"] = "teacher_layers"
     layer_map: OneToOneMap = UniformMap()
-    """Which teacher block each student block is copied from."""
+    """Teacher block that each student block is copied from."""
 
 
 class ExtractStart(Frozen):
-    """Parts of the teacher, for any smaller depth, width, head count and inner size (Extract Then Distill)."""
+    """Units of the teacher, for any smaller depth, width, head count and inner size (Extract Then Distill)."""
 
     kind: Literal["extract"] = "extract"
     units: Literal["random", "importance"] = "importance"
-    """Heads, channels and neurons drawn at random (ETD-Rand) or ranked by a calibrated pass (ETD-Impt)."""
+    """Heads, channels and neurons drawn at random (ETD-Rand), or ranked by importance in a calibration (ETD-Impt)."""
     layer_map: OneToOneMap = UniformMap()
-    """Which teacher block each student block is taken from."""
+    """Teacher block that each student block is extracted from."""
     calibration_rows: int = Field(default=512, ge=1, le=1_000_000)
-    """Rows of the first stage's training text that importance is measured on."""
+    """Rows of the first stage's training text on which importance is measured."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds the draw, and the choice of calibration rows."""
+    """Seeds the draws of units and of calibration rows."""
 
 
 class ModelStart(Frozen):
-    """A student that exists already, such as a published general checkpoint; needs the teacher's vocabulary."""
+    """An existing student, such as a published general checkpoint; needs the teacher's vocabulary."""
 
     kind: Literal["model"] = "model"
     model: ModelRef
-    """Where it is: a hub id, a folder, a checkpoint of this project, or `package:NAME`."""
+    """A hub id, a folder, a checkpoint of this project, or `package:NAME`."""
 
 
 StudentStart = Annotated[RandomStart | TeacherLayersStart | ExtractStart | ModelStart, Field(discriminator="kind")]
 
 
 class StudentConfig(Frozen):
-    """What is trained."""
+    """The model that is trained."""
 
     shape: StudentShape
     """Size of the encoder."""
     model_type: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_\-]*$")
-    """Architecture, as transformers names it (`bert`, `distilbert`); null for the teacher's. The tokenizer stays."""
+    """Architecture by its name in transformers (`bert`, `distilbert`); null for the teacher's. The tokenizer stays."""
     start: StudentStart = RandomStart()
-    """Where its first weights come from."""
+    """Source of its initial weights."""

@@ -1,4 +1,4 @@
-"""The teachers: the pretrained model, how one becomes expert in the task, and several at once."""
+"""Teachers: the pretrained model, its fine-tuning on the task, and several teachers together."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from itertools import product
 from math import prod
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from schemas.core.base import Frozen, Sha256
-from schemas.core.part_names import TaskNames
+from schemas.core.part_names import check_names
 from schemas.core.refs import ModelRef, TeacherRef
 from schemas.core.training import BatchSize, Duration, Training
 from schemas.data.tasks import TaskData
@@ -20,16 +20,16 @@ _MAX_SEED = 2**31
 
 
 class Grid(Frozen):
-    """Settings of a training run that are tried, every value with every value of the others."""
+    """Settings of a fine-tuning to try, in all combinations."""
 
     learning_rate: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
-    """Peak learning rates; empty keeps that of `training`, as with every setting here."""
+    """Peak learning rates; here as in every field, empty keeps the value of `training`."""
     batch: tuple[BatchSize, ...] = ()
     """Sizes of an optimizer step."""
     duration: tuple[Duration, ...] = ()
-    """Lengths."""
+    """Lengths of the training."""
     dropout: tuple[Annotated[float, Field(ge=0, lt=1)] | None, ...] = ()
-    """Dropout probabilities; null for the model's own."""
+    """Dropout probabilities; null for the dropout of the model config."""
     seed: tuple[Annotated[int, Field(ge=0, lt=_MAX_SEED)], ...] = ()
     """Seeds."""
 
@@ -37,110 +37,110 @@ class Grid(Frozen):
     def _values_differ(self) -> Grid:
         for name in type(self).model_fields:
             values = getattr(self, name)
-            if any(value in values[:place] for place, value in enumerate(values)):
+            if any(value in values[:index] for index, value in enumerate(values)):
                 raise ValueError(f"{name}: a value is listed twice; list each once")
         return self
 
 
 class FineTune(Frozen):
-    """Fine-tune the pretrained teacher on the task first; the result is kept and reused like a stage."""
+    """Fine-tune the pretrained teacher on the task first; the result is stored and reused like a stage."""
 
     kind: Literal["fine_tune"] = "fine_tune"
     training: Training
-    """How it is fine-tuned (hard labels)."""
+    """Settings of the fine-tuning on hard labels."""
     seeds: int = Field(default=1, ge=1, le=MAX_CANDIDATES)
-    """How many seeds are tried, from that of `training` on; the teacher with the best score is taken."""
+    """Number of seeds to try, from the seed of `training`; the best candidate becomes the teacher."""
     grid: Grid = Grid()
-    """Settings that are tried with every seed. Each candidate is a fine-tuning of its own, and the best is the teacher:
-    by the score of `training.selection`, or without one by the task's main score on all validation rows."""
+    """Settings to try with every seed. The best candidate becomes the teacher: by the score of `training.selection`, or
+    without one by the task's main score on all validation rows."""
 
     @model_validator(mode="after")
     def _not_too_many(self) -> FineTune:
         if self.grid.seed and self.seeds > 1:
-            raise ValueError("seeds and grid.seed both say which seeds are tried; leave one out")
+            raise ValueError("seeds and grid.seed both list seeds to try; leave one out")
         if self.training.seed + self.seeds > _MAX_SEED:
             raise ValueError(f"seeds: {self.seeds} from training.seed on pass {_MAX_SEED - 1}")
-        given = [getattr(self.grid, name) for name in Grid.model_fields]
-        number = self.seeds * prod(max(1, len(values)) for values in given)
-        if number > MAX_CANDIDATES:
+        settings = [getattr(self.grid, name) for name in Grid.model_fields]
+        count = self.seeds * prod(max(1, len(values)) for values in settings)
+        if count > MAX_CANDIDATES:
             raise ValueError(
-                f"grid: it makes {number} fine-tunings, and at most {MAX_CANDIDATES} are tried; name fewer values or "
+                f"grid: it makes {count} fine-tunings, and at most {MAX_CANDIDATES} are allowed; list fewer values or "
                 "fewer seeds"
             )
         return self
 
     def candidates(self) -> tuple[Training, ...]:
-        """Every fine-tuning that is tried, seed after seed of one setting of the grid after the other."""
-        grid, own = self.grid, self.training
-        seeds = grid.seed or tuple(range(own.seed, own.seed + self.seeds))
-        found = product(
-            grid.learning_rate or (own.optimizer.learning_rate,),
-            grid.batch or (own.batch,),
-            grid.duration or (own.duration,),
-            grid.dropout or (own.dropout,),
+        """Return the settings of all candidates; the seed varies fastest."""
+        grid, training = self.grid, self.training
+        seeds = grid.seed or tuple(range(training.seed, training.seed + self.seeds))
+        combinations = product(
+            grid.learning_rate or (training.optimizer.learning_rate,),
+            grid.batch or (training.batch,),
+            grid.duration or (training.duration,),
+            grid.dropout or (training.dropout,),
             seeds,
         )
         return tuple(
-            own.model_copy(
+            training.model_copy(
                 update={
-                    "optimizer": own.optimizer.model_copy(update={"learning_rate": learning_rate}),
+                    "optimizer": training.optimizer.model_copy(update={"learning_rate": learning_rate}),
                     "batch": batch,
                     "duration": duration,
                     "dropout": dropout,
                     "seed": seed,
                 }
             )
-            for learning_rate, batch, duration, dropout, seed in found
+            for learning_rate, batch, duration, dropout, seed in combinations
         )
 
 
 class AlreadyFineTuned(Frozen):
-    """A model somebody has fine-tuned on the task, with its classification head."""
+    """A model that is already fine-tuned on the task, with its head."""
 
     kind: Literal["given"] = "given"
     model: ModelRef
-    """Where it is."""
+    """The model."""
 
 
 TaskTeacher = Annotated[FineTune | AlreadyFineTuned, Field(discriminator="kind")]
 
 
 class MultiTask(Frozen):
-    """One teacher fine-tuned on several tasks at once, each with a head of its own (ERNIE 3.0 Tiny)."""
+    """A teacher fine-tuned on several tasks together, with a head for each (ERNIE 3.0 Tiny)."""
 
-    tasks: Annotated[dict[str, TaskData], TaskNames] = Field(min_length=2)
-    """The tasks under the names that their classes get as a prefix, such as `sst2/positive`."""
+    tasks: Annotated[dict[str, TaskData], AfterValidator(check_names)] = Field(min_length=2)
+    """The tasks by the names that prefix their classes, such as `sst2/positive`."""
     training: Training
-    """How it is fine-tuned (hard labels); every batch mixes the tasks in proportion to their rows."""
+    """Settings of the fine-tuning on hard labels; every batch mixes the tasks in proportion to their rows."""
 
 
 class OtherTeacher(Frozen):
-    """One more teacher with the same vocabulary."""
+    """Another teacher with the same vocabulary."""
 
     model: ModelRef
     """The pretrained encoder."""
     task_model: TaskTeacher | None = None
-    """Where its fine-tuned form comes from; null for recipes that never need one."""
+    """Its fine-tuned version; null for recipes that do not need one."""
     weight: float = Field(default=1.0, gt=0, le=1e6)
-    """Its share beside the first teacher's 1; all shares are scaled to sum to 1."""
+    """Weight relative to the first teacher's 1; weights are scaled to sum to 1."""
 
 
 class TeacherConfig(Frozen):
-    """Whom the student learns from."""
+    """The teachers that the student learns from."""
 
     model: TeacherRef
     """The pretrained encoder: a hub id, a folder, `package:NAME`, or the student of another recipe."""
     task_model: TaskTeacher | None = None
-    """Where the fine-tuned teacher comes from; null for recipes that never need one."""
+    """The fine-tuned teacher; null for recipes that do not need one."""
     multi_task: MultiTask | None = None
-    """Makes the teacher of stages that name a `multi_task` one; null for none."""
+    """The teacher of stages with `teacher: multi_task`; null for none."""
     others: tuple[OtherTeacher, ...] = Field(default=(), max_length=7)
-    """More teachers, learnt from together with the first."""
+    """Further teachers, used together with the first."""
     weighting: Literal["fixed", "confidence"] = "fixed"
-    """Shares of several teachers: as given, or row by row by how well each knows the label (CA-MKD)."""
+    """Weights of several teachers: fixed, or per row by their confidence in the label (CA-MKD)."""
     minimum_gain: float = Field(default=0.05, ge=0, lt=1)
-    """Share (0 to 1) of what is left to gain over always giving the best constant answer that a fine-tuned teacher must
-    have gained, by the task's metric: where that answer gets 0.97, 0.05 asks for 0.9715."""
+    """Least share (0 to 1) of the possible gain over the best constant prediction that a fine-tuned teacher must reach,
+    by the task's metric: if that prediction scores 0.97, 0.05 requires 0.9715."""
 
 
 class PretrainedTeacher(Frozen):
@@ -148,7 +148,7 @@ class PretrainedTeacher(Frozen):
 
     kind: Literal["pretrained"] = "pretrained"
     model: ModelRef
-    """Where it is."""
+    """The model."""
 
 
 class FinetunedTeacher(Frozen):
@@ -156,9 +156,9 @@ class FinetunedTeacher(Frozen):
 
     kind: Literal["fine_tuned"] = "fine_tuned"
     model: ModelRef
-    """Where it is: a given model, or the folder of the checkpoint that fine-tuning left."""
+    """A published model, or the folder of the checkpoint that fine-tuning made."""
     stage_digest: Sha256 | None = None
-    """Digest of the fine-tuning that made it, when this project made it; identifies it before it exists."""
+    """Digest of the fine-tuning in this project that makes it, which identifies it before it exists; null otherwise."""
 
 
 SingleTeacher = Annotated[PretrainedTeacher | FinetunedTeacher, Field(discriminator="kind")]
@@ -169,11 +169,11 @@ class Committee(Frozen):
 
     kind: Literal["committee"] = "committee"
     members: tuple[SingleTeacher, ...] = Field(min_length=2)
-    """The teachers; the common yardstick measures against the first."""
+    """The teachers; the common yardstick compares with the first."""
     weights: tuple[float, ...]
-    """Share of each; they sum to 1."""
+    """Weights, which sum to 1."""
     weighting: Literal["fixed", "confidence"] = "fixed"
-    """Shares as given, or row by row by how well each teacher knows the label."""
+    """Fixed weights, or weights per row by each teacher's confidence in the label."""
 
     @model_validator(mode="after")
     def _one_weight_each(self) -> Committee:
@@ -188,17 +188,19 @@ StageTeacher = Annotated[PretrainedTeacher | FinetunedTeacher | Committee, Field
 def members_of(
     teacher: PretrainedTeacher | FinetunedTeacher | Committee | None,
 ) -> tuple[PretrainedTeacher | FinetunedTeacher, ...]:
-    """The models that a stage learns from: none, one or several."""
+    """Return the models that a stage learns from."""
     if teacher is None:
         return ()
     return teacher.members if isinstance(teacher, Committee) else (teacher,)
 
 
 def settings_of(training: Training, among: Sequence[Training]) -> str:
-    """What tells one candidate from the others, in words: `learning_rate 2e-05, seed 1`; empty where it is alone."""
-    named = [_settings(each) for each in among]
+    """Return the settings that tell a candidate from others, such as `learning_rate 2e-05, seed 1`; empty if alone."""
+    candidates = [_settings(candidate) for candidate in among]
     return ", ".join(
-        f"{name} {value}" for name, value in _settings(training).items() if len({other[name] for other in named}) > 1
+        f"{name} {value}"
+        for name, value in _settings(training).items()
+        if len({candidate[name] for candidate in candidates}) > 1
     )
 
 

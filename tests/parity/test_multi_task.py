@@ -163,5 +163,5 @@ def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_pat
 @pytest.mark.parametrize("kind", ["multi_label", "token_classification", "question_answering", "multiple_choice"])
 def test_tasks_that_ask_for_more_are_refused(kind: str, tmp_path: Path) -> None:
     tasks = {"one": kind_task(tmp_path, "pair"), "more": kind_task(tmp_path, kind)}
-    with pytest.raises(ValidationError, match=f"a {kind} task asks for more; leave it out"):
+    with pytest.raises(ValidationError, match=f"a {kind} task needs more; leave it out"):
         recipe_of(tmp_path / "in", tasks)

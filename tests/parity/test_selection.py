@@ -287,11 +287,11 @@ def test_a_stage_without_selection_is_the_stage_it_was(config: StageConfig) -> N
 @pytest.mark.parametrize(
     ("place", "selection", "message"),
     [
-        (("stages", 0), {}, "stage general gives no answers to a task that could be scored"),
-        (("stages", 2), {}, "stage task_adaptive gives no answers"),
+        (("stages", 0), {}, "stage general predicts no answers that could be scored"),
+        (("stages", 2), {}, "stage task_adaptive predicts no answers"),
         (("stages", 3), {"metric": "pearson"}, "pearson does not score classification tasks"),
         (("teacher", "task_model"), {"metric": "squad_f1"}, "for classification tasks there are"),
-        (("teacher", "multi_task"), {"metric": "accuracy"}, "mean of each one's main score"),
+        (("teacher", "multi_task"), {"metric": "accuracy"}, "mean of their main scores"),
         (("stages", 3), {"every": "often"}, "expected an amount and a unit"),
         (("stages", 3), {"patience": 0}, "greater than or equal to 1"),
     ],

@@ -105,9 +105,9 @@ def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("token_classification", "copies have other words there"),
-        ("question_answering", "copies have other words there"),
-        ("multiple_choice", "copies are made of the passage and the question alone"),
+        ("token_classification", "positions in the text, which shift in copies"),
+        ("question_answering", "positions in the text, which shift in copies"),
+        ("multiple_choice", "only passage and question are copied"),
     ],
 )
 def test_kinds_whose_answers_are_part_of_the_text_have_no_copies(kind: str, why: str, tmp_path: Path) -> None:

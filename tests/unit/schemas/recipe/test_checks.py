@@ -66,7 +66,7 @@ def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
         (
             [("student.model_type", "distilbert"), ("student.start", {"kind": "extract"})],
             "student.start.kind",
-            "cannot take over the teacher's parts",
+            "cannot copy parts of the teacher",
         ),
         (
             [("student.start", {"kind": "extract", "layer_map": {"kind": "explicit", "layers": [0, None]}})],

@@ -132,7 +132,7 @@ def test_short_forms_of_sources_and_cuts() -> None:
     assert corpus.cut.kind == "pairs"
     assert made("./text") == made(files(Path("./text")) | {"paths": ["./text"]})
     for wrong, words in [
-        ("text", "is no text; give docstrings"),
+        ("text", "is no source of text; give docstrings"),
         ({"kind": "hub", "id": "a/b", "streaming": True}, "a sample needs its size"),
         ({"kind": "hub", "id": "a/b", "max_rows": 5}, "set streaming to true"),
         (["docstrings", {**files(Path("a")), "weight": 2}], r"sources\[0\].weight: is missing"),
