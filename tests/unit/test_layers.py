@@ -160,6 +160,16 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
+def test_no_test_imports_from_a_module_that_pytest_collects() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: imports {target}; what several tests use is in a module of its own"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line, target in imported(path, {})
+        if target.startswith("tests.") and target.rpartition(".")[2].startswith(("test_", "conftest"))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 @pytest.mark.parametrize("top", [*LAYERS, "tests", "benchmarks"])
 def test_no_folder_holds_more_files_than_fit_on_a_screen(top: str) -> None:
     folders = {path.parent for path in (ROOT / top).rglob("*.py")}

@@ -25,7 +25,7 @@ from pipeline.tracking.server import sync
 from schemas.core.errors import StoreError
 from schemas.recipe.recipe import Recipe
 from stages.ports.plain import SilentProgress
-from tests.end_to_end.runs.test_teacher_choice import Done, run
+from tests.end_to_end.runs.by_hand import RunByHand, run
 from tests.support.manifests import manifest_of, write_model
 from tests.support.toys import toy_recipe_dict
 
@@ -71,7 +71,7 @@ def artifacts(store: CheckpointStore, run_id: str) -> set[str]:
     return {item.path for item in client.list_artifacts(run_id)}
 
 
-def rows(done: Done) -> list[str]:
+def rows(done: RunByHand) -> list[str]:
     return [row.name for row in done.runner.judge.rows]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,84 +11,22 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from pipeline.execution.run_context import RunContext
-from pipeline.execution.stage_runner import CANDIDATE_TAG, CHOSEN_TAG, StageRunner
+from pipeline.execution.stage_runner import CANDIDATE_TAG, CHOSEN_TAG
 from pipeline.planning.differences import what_is_different
 from pipeline.planning.outline import OutlinedStage, outline
 from pipeline.planning.teacher_choice import best_of, score_of
-from pipeline.process.stopping import Stop
 from pipeline.reporting.result_table import as_records
 from pipeline.reporting.run_table import candidates_table, run_table, teacher_line
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports
 from pipeline.store.checkpoints import CheckpointStore, open_store
-from pipeline.store.open_runs import OpenRun, open_run
-from pipeline.tracking.session import Tracking
 from schemas.core.errors import TeacherError
 from schemas.core.refs import FolderModel
 from schemas.core.training import Selection
-from schemas.recipe.expand import stage_config, teacher_configs
-from schemas.recipe.recipe import Recipe
+from schemas.recipe.expand import teacher_configs
 from schemas.recipe.teacher import FineTune, FinetunedTeacher
-from schemas.results.manifest import Judgement, Row, RunReport, Score, StageResult, TeacherReport
+from schemas.results.manifest import Judgement, Row, RunReport, Score, TeacherReport
 from stages.judge import judge_model, make_yardstick
-from stages.ports.plain import SilentProgress
-from tests.support.toys import toy_recipe_dict
-
-BAD, GOOD = 1e-30, 5e-3
-"""Learning rates with which the toy learns nothing, and all."""
-
-
-def recipe_of(folder: Path, *rates: float, **task_model: Any) -> Recipe:
-    """One stage, whose teacher is fine-tuned with each of the learning rates."""
-    content = toy_recipe_dict(folder, steps=2)
-    content["stages"] = content["stages"][2:3]
-    content["baselines"] = ["bag_of_words"]
-    del content["general_corpus"]
-    content["execution"] = {"log_every": 50}
-    training = content["teacher"]["task_model"]["training"]
-    training["duration"] = "100 steps"
-    if len(rates) == 1:
-        training["optimizer"] = {"learning_rate": rates[0]}
-    else:
-        content["teacher"]["task_model"]["grid"] = {"learning_rate": list(rates)}
-    content["teacher"]["task_model"] |= task_model
-    return Recipe.model_validate(content)
-
-
-@dataclass
-class Done:
-    """A run by hand: what the flow does, without Prefect."""
-
-    runner: StageRunner
-    results: list[StageResult]
-    notes: list[str]
-
-    @property
-    def teachers(self) -> list[Row]:
-        return [row for row in self.runner.judge.rows if row.kind == "teacher"]
-
-
-def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None = None) -> Done:
-    with open_run(store.root, recipe.name) as registered:
-        return _run(recipe, store, progress or SilentProgress(), registered)
-
-
-def _run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun) -> Done:
-    tracking = Tracking(f"sqlite:///{store.root}/mlflow.db", "toys", store.points, artifacts=store.root / "mlartifacts")
-    parent = tracking.start_run("toy", {}, {})
-    runner = StageRunner(recipe, RunContext(store, tracking, progress, Stop(), registered), parent)
-    try:
-        for config in teacher_configs(recipe):
-            runner(config, None)
-        runner.judge.check_teachers()
-        results, checkpoint = [], None
-        for stage in recipe.stages:
-            results.append(runner(stage_config(recipe, stage, runner.teachers.available), checkpoint))
-            checkpoint = results[-1].checkpoint
-        parent.finish()
-    finally:
-        tracking.close()
-    return Done(runner, results, progress.notes)
+from tests.end_to_end.runs.by_hand import BAD, GOOD, RunByHand, recipe_of, run
 
 
 @pytest.fixture(scope="module")
@@ -109,11 +47,11 @@ def foreseen(folder: Path, store: CheckpointStore) -> tuple[OutlinedStage, ...]:
 
 
 @pytest.fixture(scope="module")
-def done(folder: Path, store: CheckpointStore, foreseen: object) -> Done:
+def done(folder: Path, store: CheckpointStore, foreseen: object) -> RunByHand:
     return run(recipe_of(folder, BAD, GOOD), store)
 
 
-def test_the_best_candidate_is_the_teacher(done: Done) -> None:
+def test_the_best_candidate_is_the_teacher(done: RunByHand) -> None:
     chosen, other = done.teachers
     assert (chosen.candidate, other.candidate) == ("learning_rate 0.005", "learning_rate 1e-30")
     assert (chosen.chosen, other.chosen) == (True, False)
@@ -126,7 +64,7 @@ def test_the_best_candidate_is_the_teacher(done: Done) -> None:
     assert "teacher: the best of 2 is learning_rate 0.005 (accuracy 1.0000)" in done.notes
 
 
-def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: Done) -> None:
+def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: RunByHand) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{done.runner.context.store.root}/mlflow.db")
@@ -140,7 +78,7 @@ def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: Done) 
 
 
 def test_nobody_knows_the_student_before_its_teacher(
-    foreseen: tuple[OutlinedStage, ...], done: Done, folder: Path, store: CheckpointStore
+    foreseen: tuple[OutlinedStage, ...], done: RunByHand, folder: Path, store: CheckpointStore
 ) -> None:
     titles = [stage.title for stage in foreseen]
     assert titles == ["teacher (learning_rate 1e-30)", "teacher (learning_rate 0.005)", "task_adaptive"]
@@ -156,7 +94,7 @@ def test_nobody_knows_the_student_before_its_teacher(
     assert not outline(one_more, one_more.stages, store)[-1].is_known
 
 
-def test_what_was_learnt_does_not_depend_on_who_lost(done: Done, folder: Path, store: CheckpointStore) -> None:
+def test_what_was_learnt_does_not_depend_on_who_lost(done: RunByHand, folder: Path, store: CheckpointStore) -> None:
     alone = recipe_of(folder, GOOD)
     single = outline(alone, alone.stages, store)
     assert [stage.title for stage in single] == ["teacher", "task_adaptive"]
@@ -171,7 +109,7 @@ def test_what_was_learnt_does_not_depend_on_who_lost(done: Done, folder: Path, s
     assert again.results[-1].checkpoint == done.results[-1].checkpoint
 
 
-def test_the_candidates_are_laid_side_by_side(done: Done) -> None:
+def test_the_candidates_are_laid_side_by_side(done: RunByHand) -> None:
     report = RunReport(
         run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s", rows=tuple(done.runner.judge.rows)
     )
@@ -237,7 +175,7 @@ def test_a_grid_that_cannot_be_tried_is_refused(given: dict[str, Any], message: 
 
 
 @pytest.fixture(scope="module")
-def trained(done: Done) -> Path:
+def trained(done: RunByHand) -> Path:
     (teacher,) = done.runner.teachers.available.fine_tuned
     assert isinstance(teacher.model, FolderModel)
     return Path(teacher.model.path)
@@ -322,7 +260,7 @@ def test_a_teacher_that_always_says_the_same_is_told_so(trained: Path, folder: P
     check_first([report])
 
 
-def test_the_run_says_it_before_the_student_starts(done: Done) -> None:
+def test_the_run_says_it_before_the_student_starts(done: RunByHand) -> None:
     (report,) = done.runner.judge.teacher_reports
     assert (report.name, report.metric, report.verdict) == ("teacher", "accuracy", "weak")
     assert report.bag_of_words == 1.0, "the toy's label is one word"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -14,10 +13,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_store, verify
 from pipeline.store.garbage import find_garbage, remove_garbage, seconds_of
 from schemas.core.errors import ConfigError
 from schemas.results.manifest import CheckpointRef, Judgement, Row, RunReport
-from tests.support.manifests import manifest_of, write_model
-
-DAY = 86400.0
-TEACHER, GENERAL, TASK, LEFT = (letter * 64 for letter in "abcd")
+from tests.unit.pipeline.store.contents import DAY, GENERAL, LEFT, TASK, TEACHER, commit, make_old
 
 
 @pytest.fixture
@@ -25,21 +21,9 @@ def store(tmp_path: Path) -> CheckpointStore:
     return open_store(tmp_path / "a store")
 
 
-def commit(store: CheckpointStore, digest: str, *, parent: str | None = None) -> CheckpointRef:
-    manifest = manifest_of(digest, parent_digest=parent)
-    return store.writer("teacher", digest).commit(manifest, write_model)
-
-
 def report(store: CheckpointStore, checkpoint: CheckpointRef, name: str = "one") -> None:
     row = Row(name="task_specific", kind="stage", status="ran", judgement=Judgement(), checkpoint=checkpoint)
     store.write_report(RunReport(run=name, recipe="toy", task=None, store=str(store.root), rows=(row,), seconds=1.0))
-
-
-def made_old(store: CheckpointStore, days: float = 30.0) -> None:
-    """Everything in the store was last written long ago."""
-    then = time.time() - days * DAY
-    for path in store.root.rglob("*"):
-        os.utime(path, (then, then), follow_symlinks=False)
 
 
 def names(store: CheckpointStore, older_than: float = 7 * DAY) -> set[str]:
@@ -51,7 +35,7 @@ def test_what_a_report_leads_to_over_its_parents_stays(store: CheckpointStore) -
     commit(store, GENERAL, parent=TEACHER)
     report(store, commit(store, TASK, parent=GENERAL))
     left = Path(commit(store, LEFT).path)
-    made_old(store)
+    make_old(store)
     assert names(store) == {f"checkpoints/{left.name}"}
     gone = remove_garbage(store, find_garbage(store, older_than=7 * DAY))
     assert [piece.path for piece in gone.pieces] == [f"checkpoints/{left.name}"]
@@ -66,7 +50,7 @@ def test_what_a_report_leads_to_over_its_parents_stays(store: CheckpointStore) -
 def test_what_is_young_stays(store: CheckpointStore) -> None:
     left = Path(commit(store, LEFT).path)
     assert names(store) == set()
-    made_old(store)
+    make_old(store)
     (left / "model" / "config.json").touch()
     assert names(store) == set()
     assert names(store, older_than=0.0) == {f"checkpoints/{left.name}"}
@@ -82,7 +66,7 @@ def test_unfinished_stages_damaged_ones_and_the_cache_go_by_age(store: Checkpoin
     for name in pieces:
         (store.root / name).mkdir(parents=True)
         (store.root / name / "data.bin").write_bytes(bytes(100))
-    made_old(store)
+    make_old(store)
     assert names(store) == pieces
     gone = remove_garbage(store, find_garbage(store, older_than=DAY))
     assert {piece.path for piece in gone.pieces} == pieces
@@ -97,7 +81,7 @@ def test_what_somebody_works_on_stays(store: CheckpointStore) -> None:
     tokens = store.cache / "tokens" / "0123456789abcdef"
     for folder in (states, tokens):
         folder.mkdir(parents=True)
-    made_old(store)
+    make_old(store)
     with store.lock("teacher", LEFT), store.lock("general", GENERAL):
         found = remove_garbage(store, find_garbage(store, older_than=DAY))
     assert set(found.in_use) == {path.relative_to(store.root).as_posix() for path in (left, states, tokens)}
@@ -112,7 +96,7 @@ def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(store: Checkpoi
     (outside / "kept.txt").write_text("kept")
     link = store.root / "states" / f"general-{GENERAL[:16]}"
     link.symlink_to(outside)
-    made_old(store)
+    make_old(store)
     remove_garbage(store, find_garbage(store, older_than=DAY))
     assert not link.is_symlink()
     assert (outside / "kept.txt").read_text() == "kept"
@@ -131,7 +115,7 @@ def test_what_is_no_age_is_refused(given: str) -> None:
 
 def test_the_command_shows_first_and_removes_when_told(store: CheckpointStore) -> None:
     left = Path(commit(store, LEFT).path)
-    made_old(store)
+    make_old(store)
     words = ["gc", "--store", str(store.root)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0
@@ -155,7 +139,7 @@ def test_two_thousand_checkpoints_are_looked_through_in_seconds(store: Checkpoin
         folder = store.folder("teacher", digest)
         folder.mkdir()
         (folder / "manifest.json").write_text(text.replace(TASK, digest), encoding="utf-8")
-    made_old(store)
+    make_old(store)
     began = time.perf_counter()
     found = find_garbage(store, older_than=DAY)
     elapsed = time.perf_counter() - began

@@ -22,7 +22,7 @@ from schemas.core.refs import FolderModel
 from schemas.recipe.teacher import FinetunedTeacher
 from stages.ports.protocols import TrainingState
 from tests.support.manifests import manifest_of
-from tests.unit.pipeline.store.test_garbage import DAY, GENERAL, LEFT, TASK, TEACHER, commit, made_old
+from tests.unit.pipeline.store.contents import DAY, GENERAL, LEFT, TASK, TEACHER, commit, make_old
 
 NOW = 0.0
 
@@ -63,7 +63,7 @@ def test_old_stages_of_a_run_that_goes_on_stay_with_what_they_come_from(
     states = save_state(store, TASK, GENERAL)
     with open_run(store.root, "toy") as run:
         run.needs({GENERAL, TASK})
-        made_old(store)
+        make_old(store)
         gone = collect(store, older_than)
         assert there(store) == {TEACHER[:16], GENERAL[:16]}
         assert states.is_dir()
@@ -76,7 +76,7 @@ def test_the_record_of_a_run_that_died_keeps_its_stages_until_it_is_older_than_a
     die(store, {GENERAL})
     (record,) = read_records(store.root)
     assert not record.is_held
-    made_old(store)
+    make_old(store)
     assert collect(store).pieces == ()  # the record says when it was written, whatever its file's time is
     gone = {piece.path for piece in collect(store, NOW).pieces}
     assert gone == {f"checkpoints/teacher-{GENERAL[:16]}", f"open/{record.path.name}"}

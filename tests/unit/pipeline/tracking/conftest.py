@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,15 +48,3 @@ def client(database: str) -> Any:
         # MLflow and SQLAlchemy disagree about deprecations on first use.
         warnings.simplefilter("ignore")
         return load_mlflow().MlflowClient(tracking_uri=database)
-
-
-def history(client: Any, run_id: str | None, name: str) -> list[tuple[int, float]]:
-    """All values of a metric by step."""
-    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
-
-
-def closed_port() -> int:
-    """A port on 127.0.0.1 that nobody listens on."""
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])

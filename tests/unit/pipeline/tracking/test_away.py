@@ -16,7 +16,8 @@ from mlflow.exceptions import MlflowException
 from pipeline.tracking import client as tracking_client
 from pipeline.tracking import run_files
 from pipeline.tracking.session import TrackedRun, Tracking
-from tests.unit.pipeline.tracking.conftest import closed_port, history
+from tests.support.processes import free_port
+from tests.unit.pipeline.tracking.values import history
 
 
 def flush(tracking: Tracking) -> None:
@@ -37,7 +38,7 @@ def test_a_dead_server_costs_one_warning_and_no_time_and_the_points_are_kept(
 ) -> None:
     caplog.set_level(logging.WARNING)
     started = time.monotonic()
-    address = f"http://me:s3cret@127.0.0.1:{closed_port()}"
+    address = f"http://me:s3cret@127.0.0.1:{free_port()}"
     tracking = Tracking(address, "e", tmp_path / "points", patience=20)
     parent = tracking.start_run("r", {}, {})
     child = tracking.start_run("general", {}, {}, parent=parent)

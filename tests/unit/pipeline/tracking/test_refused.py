@@ -15,7 +15,7 @@ from pipeline.tracking import run_files
 from pipeline.tracking.client import safe_name
 from pipeline.tracking.server import sync
 from pipeline.tracking.session import Tracking
-from tests.unit.pipeline.tracking.conftest import history
+from tests.unit.pipeline.tracking.values import history
 
 
 def write_run(points: Path, key: str, *lines: bytes | dict[str, Any], **header: Any) -> Path:

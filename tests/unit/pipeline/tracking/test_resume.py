@@ -17,7 +17,7 @@ from pipeline.tracking.session import Tracking
 from schemas.core.errors import CheckpointError
 from schemas.results.manifest import CheckpointRef
 from tests.support.manifests import DIGEST, manifest_of, write_model
-from tests.unit.pipeline.tracking.conftest import closed_port
+from tests.support.processes import free_port
 
 TAGS = {"distill.stage": "teacher", "distill.digest": DIGEST}
 
@@ -118,7 +118,7 @@ def test_what_leads_nowhere_is_refused_with_the_reason(
         resolve_run(run_id, uri=database, store=store)
     with pytest.raises(CheckpointError, match="knows no such run"):
         resolve_run("f" * 32, uri=database, store=store)
-    away = f"http://me:s3cret@127.0.0.1:{closed_port()}"
+    away = f"http://me:s3cret@127.0.0.1:{free_port()}"
     with pytest.raises(CheckpointError, match="cannot be asked") as caught:
         resolve_run("f" * 32, uri=away, store=store)
     assert "s3cret" not in str(caught.value)

@@ -15,7 +15,7 @@ from pipeline.tracking import run_files
 from pipeline.tracking.run_files import PointFile
 from pipeline.tracking.session import Tracking
 from tests.support.manifests import manifest_of
-from tests.unit.pipeline.tracking.conftest import history
+from tests.unit.pipeline.tracking.values import history
 
 
 def test_parent_and_children_are_right_though_the_environment_names_a_run(

@@ -18,7 +18,8 @@ from pipeline.tracking.run_files import Outbox, PointFile, Request, read_points
 from pipeline.tracking.server import Amount, Server, SyncReport, sync, unsent
 from pipeline.tracking.session import TrackedRun, Tracking
 from schemas.core.errors import StoreError
-from tests.unit.pipeline.tracking.conftest import closed_port, history
+from tests.support.processes import free_port
+from tests.unit.pipeline.tracking.values import history
 
 
 class Place:
@@ -26,7 +27,7 @@ class Place:
 
     def __init__(self, folder: Path, database: str) -> None:
         self.folder, self.points, self.experiment = folder, folder / "points", folder.name
-        self.there, self.away = database, f"http://me:s3cret@127.0.0.1:{closed_port()}"
+        self.there, self.away = database, f"http://me:s3cret@127.0.0.1:{free_port()}"
 
     def tracking(self, uri: str) -> Tracking:
         return Tracking(uri, self.experiment, self.points, artifacts=self.folder / "artifacts", patience=60)

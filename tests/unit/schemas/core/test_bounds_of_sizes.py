@@ -16,7 +16,7 @@ from schemas.core.training import Training
 from schemas.loading.load import load_recipe
 from schemas.recipe.student import StudentShape
 from stages.models.encoders import shape_of
-from tests.unit.schemas.loading.test_loading import RECIPES
+from tests.support.paths import RECIPES
 
 SHAPE = {"num_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
 

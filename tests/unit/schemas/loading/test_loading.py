@@ -9,25 +9,8 @@ import pytest
 
 from schemas.core.errors import ConfigError
 from schemas.loading.load import load_recipe, recipe_names
-from schemas.recipe.recipe import Recipe
-
-RECIPES = Path(__file__).resolve().parents[4] / "pipeline" / "recipes"
-
-SMALL = """\
-name: small
-description: One stage.
-teacher:
-  model: example/teacher
-student:
-  shape: {num_layers: 2, hidden_size: 8, num_attention_heads: 2, intermediate_size: 16}
-general_corpus:
-  sources:
-    - kind: docstrings
-stages:
-  - name: general
-    training:
-      duration: 10 steps
-"""
+from tests.support.paths import RECIPES
+from tests.support.recipes import SMALL, problems, quickstart
 
 Write = Callable[[str | bytes], Path]
 
@@ -40,20 +23,6 @@ def write(tmp_path: Path) -> Write:
         return path
 
     return write_file
-
-
-def quickstart(*overrides: str) -> Recipe:
-    return load_recipe("quickstart", overrides, recipes_folder=RECIPES)
-
-
-def problems(source: str | Path, *overrides: str) -> tuple[str, ...]:
-    with pytest.raises(ConfigError) as refused:
-        load_recipe(source, overrides, recipes_folder=RECIPES)
-    for line in refused.value.problems:
-        assert "pydantic" not in line
-        assert "\n" not in line
-        assert len(line) < 700
-    return refused.value.problems
 
 
 # --- finding the file

@@ -17,7 +17,8 @@ from schemas.core.training import BatchSize, Duration
 from schemas.loading.dump import dump_recipe, recipe_schema
 from schemas.loading.load import load_recipe, recipe_names
 from schemas.recipe.recipe import Recipe
-from tests.unit.schemas.loading.test_loading import RECIPES, SMALL, quickstart
+from tests.support.paths import RECIPES
+from tests.support.recipes import SMALL, quickstart
 
 
 @pytest.mark.parametrize(

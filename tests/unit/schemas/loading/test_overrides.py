@@ -15,7 +15,8 @@ from schemas.loading.load import load_recipe
 from schemas.loading.overrides import parse_overrides
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
-from tests.unit.schemas.loading.test_loading import RECIPES, problems, quickstart
+from tests.support.paths import RECIPES
+from tests.support.recipes import problems, quickstart
 
 
 def test_an_override_reaches_list_items_by_number_name_and_kind() -> None:

@@ -19,11 +19,8 @@ from schemas.recipe.expand import TaskTeachers, task_teachers, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.teacher import FinetunedTeacher
 from schemas.results.manifest import CheckpointRef
-from tests.unit.schemas.loading.test_loading import RECIPES, problems
-
-
-def recipe(*overrides: str, name: str = "ernie-tiny") -> Recipe:
-    return load_recipe(name, overrides, recipes_folder=RECIPES)
+from tests.support.paths import RECIPES
+from tests.support.recipes import problems, recipe
 
 
 def test_a_list_names_each_task_by_its_last_part_and_takes_the_place_of_the_one() -> None:

@@ -8,23 +8,12 @@ import torch
 from torch import Tensor
 
 from stages.losses import attention_score_loss, attention_scores, hard_label_loss, hidden_state_loss, soft_label_loss
-
-B, A, S, D, H, C = 3, 2, 5, 4, 6, 3
-LENGTHS = (5, 3, 1)
+from tests.unit.stages.losses.arrays import LENGTHS, A, B, C, D, H, S, drawn, softmax
 
 
 @pytest.fixture
 def mask() -> Tensor:
     return torch.arange(S)[None, :] < torch.tensor(LENGTHS)[:, None]
-
-
-def drawn(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    shifted = np.exp(x - x.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
 
 
 def test_attention_loss_is_the_mean_squared_difference_of_real_scores(mask: Tensor) -> None:

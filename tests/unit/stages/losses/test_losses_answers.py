@@ -19,7 +19,7 @@ from stages.losses import (
     value_loss,
     vector_loss,
 )
-from tests.unit.stages.losses.test_losses import drawn, softmax
+from tests.unit.stages.losses.arrays import drawn, softmax
 
 B, C, S, H = 3, 4, 6, 5
 LENGTHS = (6, 4, 2)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stages.losses import attention_probability_loss, attention_scores
-from tests.unit.stages.losses.test_losses import LENGTHS, A, B, D, S, drawn, softmax
+from tests.unit.stages.losses.arrays import LENGTHS, A, B, D, S, drawn, softmax
 
 MASK = torch.arange(S)[None, :] < torch.tensor(LENGTHS)[:, None]
 

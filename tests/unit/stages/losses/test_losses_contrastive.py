@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stages.losses import angular_contrastive_loss
-from tests.unit.stages.losses.test_losses import drawn
+from tests.unit.stages.losses.arrays import drawn
 
 L, N, H = 2, 4, 6
 STUDENT_LENGTHS, TEACHER_LENGTHS = (5, 2, 1, 3), (4, 2, 1, 3)

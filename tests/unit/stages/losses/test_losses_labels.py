@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.losses import confidence_weights, hard_label_loss, soft_label_loss
-from tests.unit.stages.losses.test_losses import drawn, softmax
+from tests.unit.stages.losses.arrays import drawn, softmax
 
 B, C, K = 4, 6, 3
 WEIGHTS = (0.5, 0.0, 2.0, 1.0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stages.losses import relation_loss
-from tests.unit.stages.losses.test_losses import LENGTHS, B, S, drawn, softmax
+from tests.unit.stages.losses.arrays import LENGTHS, B, S, drawn, softmax
 
 MASK = torch.arange(S)[None, :] < torch.tensor(LENGTHS)[:, None]
 

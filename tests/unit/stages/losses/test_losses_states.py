@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.losses import hidden_state_loss, pool_states
-from tests.unit.stages.losses.test_losses import LENGTHS, B, H, S, drawn
+from tests.unit.stages.losses.arrays import LENGTHS, B, H, S, drawn
 
 MASK = torch.arange(S)[None, :] < torch.tensor(LENGTHS)[:, None]
 

@@ -20,7 +20,7 @@ from stages.losses import (
     word_angle_loss,
     word_pair_loss,
 )
-from tests.unit.stages.losses.test_losses import drawn, softmax
+from tests.unit.stages.losses.arrays import drawn, softmax
 
 B, S, H, T, L = 4, 7, 8, 12, 4
 LENGTHS = (7, 5, 2, 1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.losses import transport_plan
-from tests.unit.stages.losses.test_losses import drawn, softmax
+from tests.unit.stages.losses.arrays import drawn, softmax
 
 
 def uniform(num_layers: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from schemas.core.errors import DataError
 from schemas.data.tasks import FileTask
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task
-from tests.unit.stages.data.tasks.test_load import corpus, file_task, refused
+from tests.support.tasks import corpus, file_task, refused
 
 GOOD = {"text_a": "a good film", "label": "yes"}
 LINE = json.dumps(GOOD) + "\n"

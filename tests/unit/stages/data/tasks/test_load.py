@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,43 +16,19 @@ import pytest
 from pydantic import TypeAdapter
 
 from schemas.core.errors import DataError
-from schemas.data.corpus import GeneralCorpus
 from schemas.data.tasks import FileTask, TaskData
 from stages.data.corpus.digests import corpus_digest
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task, task_digest
+from tests.support.tasks import ROWS, corpus, file_task, refused, write
 
 SHARED = Path(os.environ.get("DISTILL_SHARED", Path(__file__).parents[5].parent / "shared"))
 needs_shared = pytest.mark.skipif(not (SHARED / "data/sst2").is_dir(), reason="the shared data is not on this machine")
-ROWS = [{"text_a": "a good film", "label": "yes"}, {"text_a": "a dull plot", "label": "no"}] * 3
-
-
-def write(path: Path, rows: Sequence[dict[str, Any]] = ROWS) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    opened = gzip.open(path, "wt", encoding="utf-8") if path.suffix == ".gz" else path.open("w", encoding="utf-8")
-    with opened as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return path
 
 
 def write_text(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def file_task(train: Path, validation: Path | None = None, **fields: Any) -> FileTask:
-    return FileTask(train=str(train), validation=str(validation or train), **fields)
-
-
-def corpus(*paths: Path, **fields: Any) -> GeneralCorpus:
-    source = {"kind": "files", "paths": [str(path) for path in paths]}
-    return GeneralCorpus.model_validate({"sources": [source], "held_out_rows": 2, **fields})
-
-
-def refused(task: FileTask, folder: Path) -> str:
-    with pytest.raises(DataError) as caught:
-        load_task(task, folder / "cache")
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.tsv", "a.csv.gz", "a.parquet"])

@@ -11,7 +11,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from schemas.data.tasks import FileTask, TaskData
-from tests.unit.stages.data.tasks.test_load import ROWS, file_task, refused, write
+from tests.support.tasks import ROWS, file_task, refused, write
 
 
 @pytest.mark.parametrize(

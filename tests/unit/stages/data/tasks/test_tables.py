@@ -17,7 +17,7 @@ from stages.data.corpus.prepare import load_corpus, read_summary
 from stages.data.files.read_request import Reading
 from stages.data.readers.files import FileRows, read_file
 from stages.data.tasks.load import load_task
-from tests.unit.stages.data.tasks.test_load import corpus
+from tests.support.tasks import corpus
 
 Rows = list[tuple[str, ...]]
 TEXTS = ['He said "it is great" twice', "plain", "a\tb", "two\nlines", '"whole"', "a, b"]

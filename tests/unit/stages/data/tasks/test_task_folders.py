@@ -19,8 +19,8 @@ from schemas.data.task_names import short_name
 from schemas.data.tasks import AnyTask, DocstringTask, FileTask, HubTask, TaskData, describe_task
 from schemas.results.manifest import Manifest
 from stages.data.tasks.load import load_task, task_digest
-from tests.unit.schemas.loading.test_task_overrides import recipe
-from tests.unit.stages.data.tasks.test_load import ROWS, refused, write
+from tests.support.recipes import recipe
+from tests.support.tasks import ROWS, refused, write
 
 CSV = "text_a,label\na good film,yes\na dull plot,no\n"
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from stages.models.extraction.extract import Extraction, extract_student
 from stages.models.student import student_config
-from tests.unit.stages.models.extraction.test_extract import (
+from tests.unit.stages.models.extraction.teachers import (
     FAMILIES,
     HIDDEN,
     LAYERS,

@@ -18,7 +18,7 @@ from transformers import AlbertConfig, AutoModel, AutoModelForMaskedLM, BertConf
 from schemas.core.errors import ConfigError, DataError, NonFiniteLossError
 from stages.data.batching.tokens import Batch
 from stages.models.extraction.importance import Importance, mask_tokens, measure_importance
-from tests.unit.stages.models.extraction.test_extract import FAMILIES, some_text, teacher_of
+from tests.unit.stages.models.extraction.teachers import FAMILIES, some_text, teacher_of
 
 MASK = 4
 LAYERS, HEADS, WIDTH, NEURONS = 2, 8, 3, 32
