@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from rich.console import Console
 from typer.testing import CliRunner
 
-from benchmarks.quality import FOUR, HARD, METHODS, STARTS, main, needed, plan_of, variant
+from benchmarks.quality import FOUR, HARD, METHODS, STARTS, compare_starts, main, plan_of, variant
 from schemas.recipe.recipe import Recipe
 from tests.support.toys import toy_recipe_dict
 
@@ -85,7 +84,9 @@ def test_starts_are_compared_at_shares_of_the_tokens() -> None:
     assert {method.start["kind"] for _, method, _ in planned} == {"random", "extract"}
 
 
-def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_end() -> None:
+def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_end(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def result(method: str, budget: float, *accuracies: float) -> list[dict[str, object]]:
         return [{"method": method, "budget": budget, "accuracy": value} for value in accuracies]
 
@@ -98,10 +99,9 @@ def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_en
         *result("X, ETD-Impt", 2e6, 0.85, 0.85),
         *result("X, ETD-Rand", 2e6, 0.79, 0.80),
     ]
-    console = Console(width=120, record=True)
-    needed(results[:6], console)
-    needed(results, console)
-    lines = console.export_text().splitlines()
+    compare_starts(results[:6])
+    compare_starts(results)
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("the random start's final 80.0 % with 2.00 M tokens, 0 % fewer")
     assert lines[2] == "X, ETD-Impt: the random start's final 80.0 % with 1.00 M tokens, 50 % fewer"
     assert not any(line.startswith("hard labels") for line in lines)
