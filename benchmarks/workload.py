@@ -14,6 +14,7 @@ from transformers import BertConfig
 
 from schemas.core.training import BatchSize
 from schemas.recipe.objective import LatentObjective, TaskObjective
+from stages.data.batching.payloads import RowLabels
 from stages.data.batching.tokens import Tokens
 
 Objective = Literal["latent", "labels", "relations"]
@@ -102,7 +103,7 @@ def make_tokens(seed: int = 0) -> Tokens:
         ids=ids,
         lengths=lengths,
         types=None,
-        labels=random.integers(0, 2, NUM_ROWS),
+        payload=RowLabels(random.integers(0, 2, NUM_ROWS)),
         pad_token_id=0,
         digest=f"lognormal-{seed}",
         starts=np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]).astype(np.int64),

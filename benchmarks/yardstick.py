@@ -18,6 +18,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from benchmarks.workload import BATCH_ROWS, Objective, Workload
 from stages.data.batching.batches import Batches
+from stages.data.batching.payloads import Labels
 from stages.data.batching.tokens import Batch
 from stages.models.attention_capture import CAPTURE, record_attention
 
@@ -127,8 +128,7 @@ class Yardstick:
             wanted = self.teacher(**batch.model_inputs()).logits.float()
         given = self.student(**batch.model_inputs()).logits.float()
         soft = functional.kl_div(given.log_softmax(-1), wanted.log_softmax(-1), log_target=True, reduction="batchmean")
-        assert batch.labels is not None
-        return soft + functional.cross_entropy(given, batch.labels)
+        return soft + functional.cross_entropy(given, batch.targets_as(Labels).values)
 
     def _relations(self, batch: Batch) -> Tensor:
         """Query, key and value relations of the last blocks, read by hooks on their linear layers."""

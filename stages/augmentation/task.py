@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from schemas.core.base import digest_of
 from schemas.data.augmentation import Augmentation
 from stages.augmentation.rows import augmentation_digest, augmented_rows
-from stages.data.batching.tokens import NOT_LABELLED
+from stages.data.batching.payloads import NOT_LABELLED
 from stages.device.runtime import Precision
 from stages.kinds.rows import TaskRows
 from stages.ports.protocols import Progress

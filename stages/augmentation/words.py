@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
+from stages.data.batching.payloads import Payload
 from stages.data.batching.tokens import Tokens
 from stages.text.scripts import UNSPACED_LETTERS, is_letters, is_mark
 
@@ -85,7 +86,7 @@ def find_words(
         ids=ids,
         lengths=lengths,
         types=np.zeros(len(ids), np.uint8) if with_types else None,
-        labels=None,
+        payload=Payload(),
         pad_token_id=int(tokenizer.pad_token_id),
         digest="",
         starts=np.cumsum(lengths, dtype=np.int64) - lengths,

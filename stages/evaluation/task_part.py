@@ -51,8 +51,7 @@ class TaskPart:
         """
         if self.held_out is None:
             return self.train
-        row_of = np.arange(len(self.train)) if self.train.examples is None else self.train.examples
-        return self.train.selected(np.flatnonzero(np.isin(row_of, self.rows_learnt())))
+        return self.train.selected(np.flatnonzero(np.isin(self.train.row_of, self.rows_learnt())))
 
     def rows_learnt(self) -> NDArray[np.int64]:
         """Return the numbers of the training rows that `learnt` covers.

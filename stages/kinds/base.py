@@ -21,6 +21,7 @@ from schemas.core.metrics import MetricName
 from schemas.data.tasks import AnyTask, FileTask
 from schemas.recipe.objective import SoftLabels
 from schemas.results.manifest import LabelOrder
+from stages.data.batching.payloads import Labels
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.text_columns import Task
 from stages.kinds.encode import Encode, text_encoder
@@ -30,7 +31,7 @@ from stages.models.heads import Head, label_order
 from stages.models.read import Read
 
 Config = TypeVar("Config", bound=TaskKind)
-Labels = TypeVar("Labels", bound=NDArray[Any] | list[Any])
+Right = TypeVar("Right", bound=NDArray[Any] | list[Any])
 """Labels of some rows, in the form that the kind's metrics compare answers with."""
 Logits = Sequence[NDArray[np.float32]]
 """The answer to each sequence: (outputs,), or (tokens, outputs)."""
@@ -65,8 +66,7 @@ class HeadLosses(ABC):
 
 def labels_of(batch: Batch) -> Tensor:
     """Return the labels of a batch of labelled rows."""
-    assert batch.labels is not None
-    return batch.labels
+    return batch.targets_as(Labels).values
 
 
 def is_labelled(batch: Batch) -> Tensor:
@@ -77,7 +77,7 @@ def is_labelled(batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Kind(HeadLosses, Generic[Config, Answers, Labels]):
+class Kind(HeadLosses, Generic[Config, Answers, Right]):
     """A kind of task.
 
     Answers and labels are arrays or lists with an entry per row; each kind states their form. To add a kind, write a
@@ -203,7 +203,7 @@ class Kind(HeadLosses, Generic[Config, Answers, Labels]):
     """Score of the linear probe whatever the task's metric; None for the task's."""
 
     @abstractmethod
-    def labels(self, rows: ScoredRows[Answers]) -> Labels:
+    def labels(self, rows: ScoredRows[Answers]) -> Right:
         """Return the labels of some rows."""
 
     @abstractmethod
@@ -237,7 +237,7 @@ class Kind(HeadLosses, Generic[Config, Answers, Labels]):
 
     def compared(
         self, rows: ScoredRows[Answers], metric: MetricName, answers: Answers
-    ) -> tuple[Labels | NDArray[np.float64], Answers | NDArray[np.float64]]:
+    ) -> tuple[Right | NDArray[np.float64], Answers | NDArray[np.float64]]:
         """Return labels and answers in the form that a metric compares."""
         return self.labels(rows), answers
 

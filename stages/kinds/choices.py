@@ -16,7 +16,8 @@ from typing_extensions import override
 from schemas.core.kinds import MultipleChoice
 from schemas.core.metrics import MetricName
 from schemas.recipe.objective import SoftLabels
-from stages.data.batching.tokens import NOT_LABELLED, Batch, Tokens
+from stages.data.batching.payloads import NOT_LABELLED, ChoiceLabels, RowLabels
+from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.choice_rows import read_choices
 from stages.data.columns.text_columns import Task
 from stages.kinds.base import Kind, Logits, labels_of, pair_texts
@@ -48,8 +49,8 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
         return np.asarray(rows["label"][:], dtype=np.int64)
 
     @override
-    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64] | None:
-        return tokens.labels
+    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        return tokens.payload_as(RowLabels).labels
 
     @override
     def only_answer(self, rows: Dataset, labels: tuple[str, ...]) -> str | None:
@@ -129,11 +130,11 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
 
     @override
     def sequences(self, rows: ScoredRows[Numbers]) -> NDArray[np.int64]:
-        return np.flatnonzero(np.isin(_row_of(rows.tokens), rows.chosen))
+        return np.flatnonzero(np.isin(rows.tokens.row_of, rows.chosen))
 
     @override
     def answers(self, rows: ScoredRows[Numbers], logits: Logits) -> Numbers:
-        row_of = _row_of(rows.tokens)[self.sequences(rows)]
+        row_of = rows.tokens.row_of[self.sequences(rows)]
         scores = np.split(np.stack(logits)[:, 0], np.flatnonzero(np.diff(row_of)) + 1)
         return np.array([row.argmax() for row in scores])
 
@@ -157,8 +158,7 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
     ) -> Numbers:
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
-        assert train.labels is not None
-        is_right = fitted(logistic(), learnt, train.labels[chosen])
+        is_right = fitted(logistic(), learnt, train.payload_as(RowLabels).labels[chosen])
         return self.answers(rows, list(is_right.decision_function(np.stack(read.features)).reshape(-1, 1)))
 
     @override
@@ -168,16 +168,9 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
         return np.array([nearest(text, choices) for text, choices in texts])
 
 
-def _row_of(tokens: Tokens) -> NDArray[np.int64]:
-    """Return (sequences,) the row that each sequence is a choice of."""
-    assert tokens.examples is not None
-    return tokens.examples
-
-
 def _sizes(batch: Batch) -> Tensor:
     """Return (rows,) the number of choices of each row."""
-    assert batch.choice_of is not None
-    return torch.unique_consecutive(batch.choice_of, return_counts=True)[1]
+    return torch.unique_consecutive(batch.targets_as(ChoiceLabels).row_of, return_counts=True)[1]
 
 
 def _by_row(scores: Tensor, batch: Batch) -> Tensor:

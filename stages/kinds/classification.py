@@ -20,6 +20,7 @@ from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName
 from schemas.core.wording import printable
 from schemas.data.tasks import AnyTask
 from schemas.recipe.objective import SoftLabels
+from stages.data.batching.payloads import RowLabels
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.class_names import read_class_names
 from stages.data.columns.text_columns import Task, task_texts
@@ -73,8 +74,8 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
         return np.asarray(rows["label"][:], dtype=np.int64)
 
     @override
-    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64] | None:
-        return tokens.labels
+    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        return tokens.payload_as(RowLabels).labels
 
     @override
     def only_answer(self, rows: Dataset, labels: tuple[str, ...]) -> str | None:
@@ -151,8 +152,8 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
     ) -> Classes:
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
-        assert train.labels is not None
-        return np.asarray(fitted(logistic(), learnt, train.labels[chosen]).predict(np.stack(read.features)))
+        probe = fitted(logistic(), learnt, train.payload_as(RowLabels).labels[chosen])
+        return np.asarray(probe.predict(np.stack(read.features)))
 
     @override
     def bag_of_words(self, rows: ScoredRows[Classes]) -> Classes:

@@ -20,6 +20,7 @@ from schemas.core.kinds import MultiLabel
 from schemas.core.metrics import MetricName
 from schemas.core.wording import printable
 from schemas.recipe.objective import SoftLabels
+from stages.data.batching.payloads import RowLabels
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.label_sets import read_label_sets
 from stages.data.columns.text_columns import Task, task_texts
@@ -69,8 +70,8 @@ class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
         return rarest(*np.nonzero(has), number=len(has))
 
     @override
-    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64] | None:
-        return None if tokens.labels is None else rarest(*np.nonzero(tokens.labels), number=len(tokens))
+    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        return rarest(*np.nonzero(tokens.payload_as(RowLabels).labels), number=len(tokens))
 
     @override
     def only_answer(self, rows: Dataset, labels: tuple[str, ...]) -> str | None:
@@ -147,8 +148,7 @@ class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
     ) -> LabelSets:
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
-        assert train.labels is not None
-        labels = train.labels[chosen].astype(np.int64)
+        labels = train.payload_as(RowLabels).labels[chosen].astype(np.int64)
         probe = fitted(OneVsRestClassifier(logistic()), learnt, labels)
         return np.asarray(probe.predict(np.stack(read.features)))
 

@@ -20,6 +20,7 @@ from schemas.core.kinds import Regression
 from schemas.core.metrics import MetricName
 from schemas.recipe.objective import SoftLabels
 from schemas.results.manifest import LabelOrder
+from stages.data.batching.payloads import RowLabels
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.label_names import MAYBE_MISSING, MISSING_LABELS
 from stages.data.columns.text_columns import Task, task_texts
@@ -125,8 +126,8 @@ class RegressionKind(Kind[Regression, Values, Values]):
     ) -> Values:
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
-        assert train.labels is not None
-        return np.asarray(fitted(Ridge(alpha=10.0), learnt, train.labels[chosen]).predict(np.stack(read.features)))
+        probe = fitted(Ridge(alpha=10.0), learnt, train.payload_as(RowLabels).labels[chosen])
+        return np.asarray(probe.predict(np.stack(read.features)))
 
     @override
     def bag_of_words(self, rows: ScoredRows[Values]) -> Values:

@@ -22,6 +22,7 @@ from schemas.core.metrics import MetricName
 from schemas.data.tasks import FileTask
 from schemas.recipe.objective import SoftLabels
 from schemas.results.manifest import LabelOrder
+from stages.data.batching.payloads import Windows
 from stages.data.batching.spans import covered_part, decode_answers
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.text_columns import Task, read_answers
@@ -129,15 +130,16 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
 
     @override
     def sequences(self, rows: ScoredRows[Texts]) -> NDArray[np.int64]:
-        return np.flatnonzero(np.isin(_row_of(rows.tokens), rows.chosen))
+        return np.flatnonzero(np.isin(rows.tokens.row_of, rows.chosen))
 
     @override
     def answers(self, rows: ScoredRows[Texts], logits: Logits) -> Texts:
         windows, tokens = self.sequences(rows), rows.tokens
+        spans = tokens.payload_as(Windows).spans
         return decode_answers(
             logits,
-            [np.asarray(_spans(tokens)[tokens.places(windows[[position]])]) for position in range(len(logits))],
-            np.searchsorted(rows.chosen, _row_of(tokens)[windows]),
+            [np.asarray(spans[tokens.positions(windows[[position]])]) for position in range(len(logits))],
+            np.searchsorted(rows.chosen, tokens.row_of[windows]),
             rows.data["text_pair"],
             max_tokens=self.config.max_answer_tokens,
             no_answer=self._may_be_silent(rows),
@@ -184,18 +186,6 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
     @override
     def output_order(self, names: Sequence[str], labels: Sequence[str]) -> LabelOrder | None:
         return None
-
-
-def _row_of(tokens: Tokens) -> NDArray[np.int64]:
-    """Return (sequences,) the question that each window belongs to."""
-    assert tokens.examples is not None
-    return tokens.examples
-
-
-def _spans(tokens: Tokens) -> NDArray[np.int32]:
-    """Return (tokens, 2) the characters of the context that each token covers, -1 outside it."""
-    assert tokens.spans is not None
-    return tokens.spans
 
 
 def _cut_questions(questions: list[str], tokenizer: PreTrainedTokenizerFast, most: int) -> list[str]:
@@ -257,12 +247,12 @@ class _SpanHead(nn.Module):
 
 
 def _fitted_head(model: nn.Module, train: Tokens, chosen: NDArray[np.int64]) -> _SpanHead:
-    assert train.labels is not None
-    labels, spans = train.labels, _spans(train)
+    payload = train.payload_as(Windows)
+    labels, spans = payload.labels, payload.spans
     is_end: dict[int, NDArray[np.bool_]] = {}
 
     def picked(row: NDArray[np.int64]) -> NDArray[np.bool_]:
-        context = np.flatnonzero(spans[train.places(row), 1] > 0)
+        context = np.flatnonzero(spans[train.positions(row), 1] > 0)
         number = int(row[0])
         others = np.random.default_rng(number).permutation(context)[:_OTHER_TOKENS]
         tokens = np.unique([*others, *labels[number]]).astype(np.int64)

@@ -27,7 +27,8 @@ from schemas.core.kinds import TokenClassification
 from schemas.core.metrics import MetricName
 from schemas.core.wording import printable
 from schemas.recipe.objective import SoftLabels
-from stages.data.batching.tokens import NO_WORD, Batch, Tokens
+from stages.data.batching.payloads import NO_WORD, WordTags
+from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.tag_rows import read_tagged_words
 from stages.data.columns.tag_schemes import OUTSIDE, are_bio
 from stages.data.columns.text_columns import Task
@@ -76,11 +77,9 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
         return rarest(numbers, flat, number=len(tags))
 
     @override
-    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64] | None:
-        if tokens.tags is None:
-            return None
+    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
         sequences = np.arange(len(tokens))
-        tags = tokens.tags[tokens.places(sequences)]
+        tags = tokens.payload_as(WordTags).tags[tokens.positions(sequences)]
         of_words = np.flatnonzero(tags != NO_WORD)
         sequence_of = np.repeat(sequences, tokens.lengths)[of_words]
         return rarest(sequence_of, tags[of_words].astype(np.int64), number=len(tokens))
@@ -159,11 +158,11 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
 
     @override
     def answers(self, rows: ScoredRows[Tags], logits: Logits) -> Tags:
-        names = rows.task.labels
+        names, words_of = rows.task.labels, rows.tokens.payload_as(WordTags).word_of
         answers = []
         for row, (words, answer) in enumerate(zip(rows.data["words"][:], logits, strict=True)):
             tags = [OUTSIDE] * len(words)
-            word_of = _word_of(rows.tokens, rows.chosen[[row]])
+            word_of = np.asarray(words_of[rows.tokens.positions(rows.chosen[[row]])])
             first = np.flatnonzero(first_pieces(word_of))
             for token, best in zip(first.tolist(), answer[first].argmax(-1).tolist(), strict=True):
                 tags[word_of[token]] = names[best]
@@ -216,17 +215,16 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
         rows: ScoredRows[Tags],
         read: Read | None = None,
     ) -> Tags:
-        assert train.tags is not None
-        tags = train.tags
+        tags = train.payload_as(WordTags).tags
 
         def is_tagged(row: NDArray[np.int64]) -> NDArray[np.bool_]:
-            return np.asarray(tags[train.places(row)]) != NO_WORD
+            return np.asarray(tags[train.positions(row)]) != NO_WORD
 
         def is_any(row: NDArray[np.int64]) -> NDArray[np.bool_]:
             return np.ones(int(rows.tokens.lengths[row].sum()), bool)
 
         learnt = np.concatenate(read_rows(model, train, chosen, is_tagged).features)
-        classes = np.asarray(tags[train.places(chosen)])
+        classes = np.asarray(tags[train.positions(chosen)])
         probe = fitted(logistic(max_iter=300), learnt, classes[classes != NO_WORD])
         known = probe[-1].classes_
         answers = []
@@ -277,12 +275,6 @@ def first_pieces(word_of: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
     """
     before = np.maximum.accumulate(np.concatenate([[-1], word_of[:-1]]))
     return np.asarray(word_of > before)
-
-
-def _word_of(tokens: Tokens, sequence: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return (tokens,) the word of its row that each token is a piece of, -1 for none."""
-    assert tokens.spans is not None
-    return np.asarray(tokens.spans[tokens.places(sequence), 0])
 
 
 def _word_features(words: Sequence[str]) -> list[dict[str, str | bool]]:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from schemas.core.kinds import TaskKind
 from schemas.recipe.objective import SoftLabels
+from stages.data.batching.payloads import MaskedWords
 from stages.data.batching.tokens import Batch
 from stages.kinds.base import HeadLosses, labels_of
 from stages.kinds.registry import kind_of
@@ -98,5 +99,4 @@ def head_losses(
 
 
 def _words(batch: Batch) -> Tensor:
-    assert batch.word_labels is not None
-    return batch.word_labels
+    return batch.targets_as(MaskedWords).words

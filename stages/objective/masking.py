@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from schemas.core.errors import ConfigError
 from stages.data.batching.choice_groups import Rows
-from stages.data.batching.tokens import NO_WORD, Batch
+from stages.data.batching.payloads import NO_WORD, MaskedWords
+from stages.data.batching.tokens import Batch
 
 
 @dataclass(frozen=True)
@@ -66,4 +67,4 @@ class Masking:
             ids[index, chosen] = np.where(
                 kind < 0.8, self.mask_token_id, np.where(kind < 0.9, others, ids[index, chosen])
             )
-        return replace(batch, input_ids=torch.from_numpy(ids), word_labels=torch.from_numpy(labels))
+        return replace(batch, input_ids=torch.from_numpy(ids), targets=MaskedWords(torch.from_numpy(labels)))

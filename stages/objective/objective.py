@@ -25,6 +25,7 @@ from schemas.recipe.objective import (
 )
 from stages.data.batching.choice_groups import Rows
 from stages.data.batching.tokens import Batch
+from stages.kinds.base import labels_of
 from stages.losses import Summed, confidence_weights
 from stages.models.projections import Projections, drawn_projections
 from stages.models.sentence_encoder import Model
@@ -238,9 +239,8 @@ class ObjectiveTerms(nn.Module):
         """Return the target of a batch: the teachers' outputs, their shares in each row, and the pool if needed."""
         weights = None
         if self.shares.by_confidence:
-            assert batch.labels is not None
             logits = [output.logits for output in outputs if output.logits is not None]
-            weights = confidence_weights(torch.stack(logits), batch.labels)
+            weights = confidence_weights(torch.stack(logits), labels_of(batch))
         pools: tuple[Pool, ...] = ()
         if self.needs_pool:
             rows = torch.arange(len(batch.input_ids), device=batch.input_ids.device)

@@ -102,8 +102,7 @@ def _rows_cut(tokens: Tokens) -> int:
     """Rows of which something was left out, in one of their sequences at least."""
     if tokens.cut is None:
         return 0
-    cut = np.flatnonzero(tokens.cut)
-    return len(cut if tokens.examples is None else np.unique(tokens.examples[cut]))
+    return len(np.unique(tokens.row_of[tokens.cut]))
 
 
 def _lengths(lengths: np.ndarray) -> LengthCard:

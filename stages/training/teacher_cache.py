@@ -187,7 +187,7 @@ class TeacherCache:
     def _lines(self, rows: Rows) -> dict[bool, tuple[Rows, Rows]]:
         """Which lines of an array are those of `rows`, and where each row of them ends; by whether it has one a row."""
         ends = np.cumsum(self.tokens.lengths[rows].astype(np.int64))
-        return {True: (rows, np.arange(1, len(rows) + 1)), False: (self.tokens.places(rows), ends)}
+        return {True: (rows, np.arange(1, len(rows) + 1)), False: (self.tokens.positions(rows), ends)}
 
     def _outputs(self, flat: dict[str, Tensor], batch: Batch) -> Outputs:
         mask = batch.attention_mask.bool()
@@ -227,8 +227,7 @@ def room_for(needs: Needs, config: PretrainedConfig, tokens: Tokens, *, num_outp
     """Bytes that one teacher's answers will take, told from its config alone."""
     states = len(needs.hidden) + len(needs.states) * len(needs.attention)
     numbers = states * config.hidden_size * tokens.num_tokens
-    # A head that answers about tokens is one of spans or tags.
-    answers = len(tokens) if tokens.spans is None else tokens.num_tokens
+    answers = tokens.num_tokens if tokens.payload.answers_tokens else len(tokens)
     return number_bytes * (numbers + needs.logits * num_outputs * answers)
 
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from schemas.recipe.expand import teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
+from stages.data.batching.payloads import Labels, RowLabels
 from stages.data.batching.tokens import Batch, Tokens
 from stages.models.attention_capture import Recording
 from stages.objective.terms import Outputs
@@ -64,8 +65,7 @@ def test_rows_of_the_tasks_stand_side_by_side(config: StageConfig, tmp_path: Pat
     data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache")
     assert len(data.train) == 160 + 50 + 70
     assert data.labels == tuple(NAMES)
-    labels = data.train.labels
-    assert labels is not None
+    labels = data.train.payload_as(RowLabels).labels
     assert set(labels[:160, 0].tolist()) == {0, 1}
     assert set(labels[160:210, 0].tolist()) == {2}
     assert set(labels[210:, 0].tolist()) == {3, 4}
@@ -92,11 +92,10 @@ def expected_loss(logits: np.ndarray, labels: list[list[float]]) -> float:
 
 def test_each_row_is_compared_with_its_own_tasks_outputs(trainer: Trainer) -> None:
     batch = rows_of_all(trainer)
-    assert batch.labels is not None
     logits = torch.randn(12, 5, dtype=torch.float64, requires_grad=True)
     (term,) = trainer.objective.terms
     loss = term.compute(Outputs({}, Recording(()), logits), None, batch)
-    expected = expected_loss(logits.detach().numpy(), batch.labels.tolist())
+    expected = expected_loss(logits.detach().numpy(), batch.targets_as(Labels).values.tolist())
     assert float(loss.total.detach()) == pytest.approx(expected, rel=1e-7)
     assert int(loss.count) == term.count(batch) == 12
     (gradient,) = torch.autograd.grad(loss.total, logits)
@@ -108,27 +107,33 @@ def test_each_row_is_compared_with_its_own_tasks_outputs(trainer: Trainer) -> No
 
 def test_a_row_without_a_label_takes_no_part(trainer: Trainer) -> None:
     batch = rows_of_all(trainer)
-    assert batch.labels is not None
-    labels = batch.labels.clone()
+    labels = batch.targets_as(Labels).values.clone()
     labels[[1, 5]] = torch.nan
     logits = torch.randn(12, 5, dtype=torch.float64)
     known = [place for place in range(12) if place not in (1, 5)]
-    loss = trainer.objective.terms[0].compute(Outputs({}, Recording(()), logits), None, replace(batch, labels=labels))
+    loss = trainer.objective.terms[0].compute(
+        Outputs({}, Recording(()), logits), None, replace(batch, targets=Labels(labels))
+    )
     expected = expected_loss(logits.numpy()[known], labels[known].tolist())
     assert float(loss.total) == pytest.approx(expected, rel=1e-7)
-    assert int(loss.count) == trainer.objective.terms[0].count(replace(batch, labels=labels)) == 10
+    assert int(loss.count) == trainer.objective.terms[0].count(batch) == 10
 
 
 def test_joined_labels_keep_what_is_unknown_unknown() -> None:
     def tokens(labels: np.ndarray) -> Tokens:
         number = len(labels)
         return Tokens(
-            np.arange(number, dtype=np.int32), np.ones(number, np.int32), None, labels, 0, "d", starts=np.arange(number)
+            np.arange(number, dtype=np.int32),
+            np.ones(number, np.int32),
+            None,
+            RowLabels(labels),
+            0,
+            "d",
+            starts=np.arange(number),
         )
 
     classes, values = tokens(np.array([1, -1])), tokens(np.array([2.5, np.nan], np.float32))
-    joined = Tokens.joined([classes, values, classes], [2, 1, 2]).labels
-    assert joined is not None
+    joined = Tokens.joined([classes, values, classes], [2, 1, 2]).payload_as(RowLabels).labels
     unknown = [np.nan, np.nan]
     np.testing.assert_array_equal(joined, [[1, 0], unknown, [2, 2.5], unknown, [4, 0], unknown])
 
@@ -144,8 +149,7 @@ def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_pat
         batch = part.validation.batch(np.arange(60))
         with torch.no_grad():
             logits = model(**batch.model_inputs()).logits.numpy()[:, part.outputs]
-        assert part.validation.labels is not None
-        given = part.validation.labels
+        given = part.validation.payload_as(RowLabels).labels
         if name == "likeness":
             own = logits[:, 0]
             found = (pearsonr(given, own).statistic + spearmanr(given, own).statistic) / 2

@@ -14,6 +14,7 @@ from transformers import AutoModel
 
 from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective
+from stages.data.batching.payloads import Targets
 from stages.data.batching.tokens import Batch
 from stages.device.even_linear import HEIGHT, EvenLinear, even_linears
 from stages.device.runtime import Runtime, keep_freed_memory, return_freed_memory
@@ -145,7 +146,7 @@ def encoder(family: str) -> nn.Module:
 
 def a_batch() -> Batch:
     mask = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
-    return Batch(torch.randint(5, 20, (2, 9)) * mask, mask, None, None, 15)
+    return Batch(torch.randint(5, 20, (2, 9)) * mask, mask, None, Targets(), 15)
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

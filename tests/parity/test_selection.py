@@ -21,6 +21,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import StageResult
 from stages.data.batching.batches import Batches
+from stages.data.batching.payloads import Labels
 from stages.identity import stage_digest, stage_identity
 from stages.ports.plain import MetricList, SilentProgress, plain_ports
 from stages.ports.protocols import Ports
@@ -89,7 +90,7 @@ def test_the_weights_kept_are_those_of_the_best_measured_step(
             with torch.no_grad():
                 logits = trainer.student.eval()(**batch.model_inputs()).logits
             trainer.student.train()
-            scores[step] = float(pearsonr(batch.labels, logits[:, 0]).statistic)
+            scores[step] = float(pearsonr(batch.targets_as(Labels).values, logits[:, 0]).statistic)
             kept[step] = {k: v.clone() for k, v in trainer.student.state_dict().items()}
     assert max(scores, key=lambda step: scores[step]) == BEST, scores
     assert scores[BEST] > scores[STEPS] + 0.05, "the toy should end worse than it was"
@@ -192,7 +193,7 @@ def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> N
     (part,) = data.parts.values()
     assert part.held_out is not None
     assert len(part.held_out) == 64  # 0.4 of 160
-    row_of = np.arange(len(whole.train)) if whole.train.examples is None else whole.train.examples
+    row_of = whole.train.row_of
     sequences = [tuple(whole.train.batch(np.array([at])).input_ids[0].tolist()) for at in range(len(whole.train))]
     held = {sequences[at] for at in np.flatnonzero(np.isin(row_of, part.held_out))}
     learnt = [tuple(data.train.batch(np.array([at])).input_ids[0].tolist()) for at in range(len(data.train))]

@@ -19,6 +19,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape
 from schemas.recipe.teacher import Committee, FinetunedTeacher
+from stages.data.batching.payloads import Labels
 from stages.identity import stage_digest
 from stages.models.encoders import load_encoder
 from stages.ports.plain import MetricList, plain_ports
@@ -96,7 +97,7 @@ def test_confidence_gives_each_row_the_shares_of_its_label(recipe: Recipe, tmp_p
     target = trainer.teachers.target(batch)
     assert target is not None
     assert target.row_weights is not None
-    assert batch.labels is not None
+    labels = batch.targets_as(Labels).values
     surprise = []
     for folder in folders:
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
@@ -104,7 +105,7 @@ def test_confidence_gives_each_row_the_shares_of_its_label(recipe: Recipe, tmp_p
             logits = model(**batch.model_inputs()).logits.double().numpy()
         odds = np.exp(logits - logits.max(-1, keepdims=True))
         chances = odds / odds.sum(-1, keepdims=True)
-        surprise.append(1 / chances[np.arange(len(batch.labels)), batch.labels.numpy()])
+        surprise.append(1 / chances[np.arange(len(labels)), labels.numpy()])
     # exp(cross entropy) is one over the chance of the right class; CA-MKD, two teachers.
     expected = 1 - np.array(surprise) / np.sum(surprise, axis=0)
     np.testing.assert_allclose(target.row_weights.numpy(), expected, rtol=1e-4)

@@ -18,6 +18,7 @@ from schemas.recipe.expand import teacher_configs
 from schemas.recipe.objective import SoftLabels
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
+from stages.data.batching.payloads import Labels
 from stages.data.batching.tokens import Batch
 from stages.device.runtime import Runtime
 from stages.kinds.registry import kind_of
@@ -115,13 +116,13 @@ def test_units_are_those_of_the_training_rows() -> None:
 
 def test_both_losses_count_errors_in_deviations() -> None:
     student, teacher = torch.tensor([[3.0], [8.0]]), torch.tensor([[1.0], [4.0]])
-    batch = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([1.0, 4.0]), 18)
+    batch = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, Labels(torch.tensor([1.0, 4.0])), 18)
     for found in (
         RegressionKind(Regression(), 4.0).soft(SoftLabels(), student, teacher, batch, None),
         RegressionKind(Regression(), 4.0).hard(student, batch),
     ):
         assert float(found.total) == (2**2 + 4**2) / 4**2
-    mixed = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, torch.tensor([[0.0, 1.0], [1.0, 4.0]]), 18)
+    mixed = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, Labels(torch.tensor([[0.0, 1.0], [1.0, 4.0]])), 18)
     both = torch.cat([student, student], dim=1)
     found = MixedLosses(((0, 1), (1, 2)), (1.0, 4.0)).hard(both, mixed)
     assert float(found.total) == 2**2 / 1**2 + 4**2 / 4**2

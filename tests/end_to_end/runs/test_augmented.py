@@ -16,6 +16,7 @@ from schemas.data.stage_data import TaskDataset
 from schemas.recipe.expand import stage_config, task_teachers
 from schemas.recipe.recipe import Recipe
 from stages.augmentation.task import Copyist
+from stages.data.batching.payloads import RowLabels
 from stages.data.tasks.load import load_task
 from stages.identity import data_digest, stage_digest
 from stages.models.encoders import load_config, load_tokenizer, locate
@@ -56,7 +57,7 @@ def test_rows_keep_their_labels_and_copies_have_none(kind: str | None, tmp_path:
     number = len(rows.train)
     assert number < len(data.train) <= (1 + COPIES) * number
     assert len(data.held_out) == len(rows.validation)
-    labels = np.asarray(data.train.labels)
+    labels = np.asarray(data.train.payload_as(RowLabels).labels)
     known = ~np.isnan(labels) if labels.dtype.kind == "f" else labels >= 0
     known = known if known.ndim == 1 else known.all(-1)
     assert known.sum() == number
@@ -69,7 +70,11 @@ def test_copies_of_held_out_rows_are_held_out_too(tmp_path: Path) -> None:
     data = data_of(recipe, tmp_path / "cache", selection)
     part = data.parts[""]
     assert part.held_out is not None
-    assert (np.asarray(data.train.labels) >= 0).sum() == len(part.rows_learnt()) < len(part.rows.train)
+    assert (
+        (np.asarray(data.train.payload_as(RowLabels).labels) >= 0).sum()
+        == len(part.rows_learnt())
+        < len(part.rows.train)
+    )
 
 
 def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None
     batch = data.held_out.batch(np.arange(4))
     inputs = batch.model_inputs()
     if kind.name == "multiple_choice":
-        batch = data.held_out.batch(np.flatnonzero(data.held_out.examples == 0))
+        batch = data.held_out.batch(np.flatnonzero(data.held_out.row_of == 0))
         inputs = {name: value[None] for name, value in batch.model_inputs().items()}
     with torch.no_grad():
         output = model(**inputs)

@@ -15,6 +15,7 @@ from stages.augmentation import nearest_words as neighbours
 from stages.augmentation.candidates import CandidateFinder
 from stages.augmentation.nearest_words import GloveNeighbours, read_glove
 from stages.augmentation.words import Word
+from stages.data.batching.payloads import Payload
 from stages.data.batching.tokens import Tokens
 from tests.support.augmenting import word_teacher
 
@@ -40,7 +41,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def near(table: GloveNeighbours, *words: str, number: int = 3) -> list[list[str]]:
-    tokens = Tokens(*(np.empty(0, np.int32),) * 2, None, None, 0, "", np.empty(0, np.int64))
+    tokens = Tokens(*(np.empty(0, np.int32),) * 2, None, Payload(), 0, "", np.empty(0, np.int64))
     asked = [Word(0, 0, len(word), 0, 2, word) for word in words]
     return table.of(asked, tokens, number)
 

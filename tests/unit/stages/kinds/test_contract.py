@@ -18,6 +18,7 @@ from schemas.core.metrics import KNOWN_METRICS, metrics_of
 from schemas.data.tasks import TaskData
 from schemas.recipe.objective import SoftLabels
 from stages.data.batching.batches import evaluation_batches
+from stages.data.batching.payloads import RowLabels
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.tasks.load import load_task
 from stages.data.tasks.tokenize import tokenize_task
@@ -89,8 +90,9 @@ def test_every_kind_of_a_recipe_has_a_class_metrics_and_a_toy_task() -> None:
 def test_rows_keep_the_form_of_the_kind(toy: Toy) -> None:
     assert len(toy.rows.train) == 60
     assert len(toy.rows.labels) >= 1
-    assert toy.train.labels is None or toy.train.labels.dtype == toy.kind.label_type
-    assert len(np.unique(toy.train.examples)) == 60 if toy.train.examples is not None else len(toy.train) == 60
+    payload = toy.train.payload
+    assert not isinstance(payload, RowLabels) or payload.labels.dtype == toy.kind.label_type
+    assert set(toy.train.row_of) == set(range(60))
     for number, classes in (
         (60, toy.kind.classes(toy.rows.train)),
         (len(toy.train), toy.kind.sequence_classes(toy.train)),

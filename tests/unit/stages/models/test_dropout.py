@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
+from stages.data.batching.payloads import Payload, Targets
 from stages.data.batching.tokens import Batch, Tokens
 from stages.models.attention_capture import CAPTURE
 from stages.models.dropout import Draws
@@ -26,7 +27,7 @@ def some_tokens() -> Tokens:
     lengths = np.array(LENGTHS, np.int32)
     starts = np.concatenate([[0], np.cumsum(lengths[:-1])]).astype(np.int64)
     ids = np.random.default_rng(0).integers(5, 60, lengths.sum()).astype(np.int32)
-    return Tokens(ids, lengths, None, None, 0, "digest", starts)
+    return Tokens(ids, lengths, None, Payload(), 0, "digest", starts)
 
 
 def padded(batch: Batch, width: int) -> Batch:
@@ -124,7 +125,7 @@ def test_attention_without_dropout_is_torchs_and_the_mean_over_many_draws_is_too
     model = AutoModel.from_config(config, attn_implementation=CAPTURE).train()
     attention = model.encoder.layer[0].attention.self
     states = torch.randn(1, 4, 16).expand(2000, -1, -1)
-    batch = Batch(torch.zeros(2000, 4, dtype=torch.long), torch.ones(2000, 4), None, None, 8000)
+    batch = Batch(torch.zeros(2000, 4, dtype=torch.long), torch.ones(2000, 4), None, Targets(), 8000)
     with torch.no_grad(), dropout(model, 0.0):
         exact = attention(states[:1])[0]
     with torch.no_grad(), dropout(model, 0.4), Draws(model, seed=1).of(0, batch):
@@ -138,7 +139,7 @@ def test_attention_without_dropout_is_torchs_and_the_mean_over_many_draws_is_too
 def test_draws_are_as_frequent_as_asked_and_independent(shape: tuple[int, ...], probability: float) -> None:
     module = nn.Dropout(probability)
     draws = Draws(module, seed=0)
-    batch = Batch(torch.zeros(shape[0], 3, dtype=torch.long), torch.ones(shape[0], 3), None, None, 0)
+    batch = Batch(torch.zeros(shape[0], 3, dtype=torch.long), torch.ones(shape[0], 3), None, Targets(), 0)
 
     def drawn(step: int) -> tuple[Tensor, Tensor]:
         with draws.of(step, batch):
@@ -163,7 +164,7 @@ def test_draws_are_as_frequent_as_asked_and_independent(shape: tuple[int, ...], 
 
 def test_the_same_pass_again_draws_the_same_and_another_seed_does_not() -> None:
     module = nn.Dropout(0.5)
-    batch = Batch(torch.zeros(3, 3, dtype=torch.long), torch.ones(3, 3), None, None, 9)
+    batch = Batch(torch.zeros(3, 3, dtype=torch.long), torch.ones(3, 3), None, Targets(), 9)
 
     def drawn(seed: int) -> Tensor:
         with Draws(module, seed).of(7, batch):

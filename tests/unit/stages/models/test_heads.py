@@ -13,6 +13,7 @@ from transformers import AutoModelForTokenClassification, BertConfig
 
 from schemas.core.errors import DataError
 from schemas.core.kinds import Classification, Embedding, Regression, TokenClassification
+from stages.data.batching.payloads import Payload
 from stages.data.batching.tokens import Tokens
 from stages.kinds.registry import kind_of
 from stages.models.encoders import folder_digest, load_config, load_encoder
@@ -28,7 +29,7 @@ LABELS = ("contradiction", "entailment", "neutral")
 def some_rows() -> Tokens:
     lengths = np.array([4, 6, 3], np.int32)
     ids = np.random.default_rng(0).integers(5, 60, int(lengths.sum())).astype(np.int32)
-    return Tokens(ids, lengths, None, None, 0, "rows", np.cumsum(lengths) - lengths)
+    return Tokens(ids, lengths, None, Payload(), 0, "rows", np.cumsum(lengths) - lengths)
 
 
 def answers(model: Any) -> np.ndarray:

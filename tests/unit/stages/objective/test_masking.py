@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModel, AutoModelForMaskedLM, BertConfig
 
 from schemas.core.errors import ConfigError, DataError
+from stages.data.batching.payloads import MaskedWords, Targets
 from stages.data.batching.tokens import Batch
 from stages.models.encoders import load_encoder
 from stages.models.masked_lm import has_word_head, load_word_model, with_word_head
@@ -30,7 +31,7 @@ def batch_of(lengths: list[int], seed: int = 0) -> Batch:
     ids = ids * mask
     for row, length in enumerate(lengths):
         ids[row, 0], ids[row, length - 1] = FIRST, LAST
-    return Batch(ids, mask, None, None, int(mask.sum()))
+    return Batch(ids, mask, None, Targets(), int(mask.sum()))
 
 
 def masking(**changes: object) -> Masking:
@@ -47,11 +48,11 @@ def masking(**changes: object) -> Masking:
 def test_about_the_asked_share_is_chosen_and_treated_as_berts_are() -> None:
     batch = batch_of([62] * 400)
     masked = masking().mask(batch, np.arange(400), step=0)
-    assert masked.word_labels is not None
-    chosen = masked.word_labels != NO_WORD
+    targets = masked.targets_as(MaskedWords).words
+    chosen = targets != NO_WORD
     words = 400 * 60
     assert int(chosen.sum()) / words == pytest.approx(0.15, abs=0.01)
-    assert torch.equal(masked.word_labels[chosen], batch.input_ids[chosen])
+    assert torch.equal(targets[chosen], batch.input_ids[chosen])
     assert torch.equal(masked.input_ids[~chosen], batch.input_ids[~chosen])
     now = masked.input_ids[chosen]
     assert float((now == MASK).double().mean()) == pytest.approx(0.8, abs=0.03)
@@ -63,8 +64,7 @@ def test_special_tokens_and_padding_are_never_chosen_and_every_row_has_a_word() 
     batch = batch_of([3, 9, 4, 2])
     for step in range(40):
         masked = masking().mask(batch, np.arange(4), step=step)
-        assert masked.word_labels is not None
-        chosen = masked.word_labels != NO_WORD
+        chosen = masked.targets_as(MaskedWords).words != NO_WORD
         assert not bool((chosen & (batch.attention_mask == 0)).any())
         assert not bool((chosen & torch.isin(batch.input_ids, torch.tensor([FIRST, LAST]))).any())
         assert chosen.any(1).tolist() == [True, True, True, False]  # the last has no word at all

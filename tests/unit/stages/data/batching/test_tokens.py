@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from schemas.core.errors import DataError
+from stages.data.batching.payloads import Labels, Payload, RowLabels
 from stages.data.corpus.prepare import CorpusRows
 from stages.data.corpus.tokenize import tokenize_corpus
 from stages.data.tasks.tokenize import tokenize_task, tokenizer_digest
@@ -51,8 +52,7 @@ def test_sequences_are_what_the_tokenizer_makes_of_each_row(tmp_path: Path, pair
     for name, tensor in inputs.items():
         assert torch.equal(tensor, expected[name])
         assert tensor.dtype == torch.int64
-    assert batch.labels is not None
-    assert batch.labels.tolist() == [1, 1, 0]
+    assert batch.targets_as(Labels).values.tolist() == [1, 1, 0]
     assert batch.num_tokens == int(expected["attention_mask"].sum())
     assert train.num_tokens == train.lengths.sum() == batch.num_tokens
 
@@ -60,8 +60,7 @@ def test_sequences_are_what_the_tokenizer_makes_of_each_row(tmp_path: Path, pair
 def test_validation_rows_keep_their_order_and_labels(tmp_path: Path) -> None:
     _, validation = tokenize_task(task_rows(), tiny_tokenizer(), max_length=32, cache=tmp_path)
     assert len(validation) == 2
-    assert validation.labels is not None
-    assert validation.labels.tolist() == [1, 1]
+    assert validation.payload_as(RowLabels).labels.tolist() == [1, 1]
 
 
 def test_long_text_of_a_corpus_becomes_several_whole_sequences(tmp_path: Path) -> None:
@@ -75,7 +74,7 @@ def test_long_text_of_a_corpus_becomes_several_whole_sequences(tmp_path: Path) -
     assert [len(row) for row in ids] == [12, 12, 12, 4]
     joined = [token for row in ids[:3] for token in row[1:-1]]
     assert joined == tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
-    assert train.labels is None
+    assert type(train.payload) is Payload
     assert len(held_out) > 0
 
 
@@ -143,6 +142,5 @@ def test_a_batch_can_be_moved_and_keeps_its_numbers(tmp_path: Path) -> None:
     batch = train.batch(np.array([0]))
     moved = batch.to("meta")
     assert moved.input_ids.device.type == "meta"
-    assert moved.labels is not None
-    assert moved.labels.device.type == "meta"
+    assert moved.targets_as(Labels).values.device.type == "meta"
     assert moved.num_tokens == batch.num_tokens

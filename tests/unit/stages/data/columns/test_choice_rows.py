@@ -20,6 +20,7 @@ from schemas.data.tasks import TaskData
 from schemas.recipe.objective import SoftLabels
 from stages.data.batching.batches import Batches, evaluation_batches, padded_tokens
 from stages.data.batching.choice_groups import Groups
+from stages.data.batching.payloads import ChoiceLabels
 from stages.data.batching.tokens import Tokens
 from stages.data.tasks.load import load_task
 from stages.data.tasks.tokenize import tokenize_task
@@ -187,8 +188,7 @@ def answered(folder: Path) -> Tokens:
 
 def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path: Path) -> None:
     batch = answered(tmp_path).batch(np.arange(5))
-    assert batch.choice_of is not None
-    assert batch.choice_of.tolist() == [0, 0, 0, 1, 1]
+    assert batch.targets_as(ChoiceLabels).row_of.tolist() == [0, 0, 0, 1, 1]
     student = torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0], dtype=torch.float64)[:, None]
     teacher = torch.tensor([0.0, 4.0, 1.0, 2.0, 2.5], dtype=torch.float64)[:, None]
     answers = kind_of(MultipleChoice())
@@ -211,8 +211,7 @@ def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path:
 def test_the_first_sequences_of_a_batch_are_whole_rows(asked: int, kept: int, tmp_path: Path) -> None:
     part = answered(tmp_path).batch(np.arange(5)).first(asked)
     assert len(part.input_ids) == kept
-    assert part.choice_of is not None
-    assert len(part.choice_of) == kept
+    assert len(part.targets_as(ChoiceLabels).row_of) == kept
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.core.kinds import QuestionAnswering, TokenClassification
+from stages.data.batching.payloads import NO_WORD
 from stages.data.batching.spans import best_span, decode_answers
-from stages.data.batching.tokens import NO_WORD
 from stages.kinds.registry import kind_of
 from stages.kinds.spans import answer_tokens
 from stages.kinds.tags import words_of_tokens

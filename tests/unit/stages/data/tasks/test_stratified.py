@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +22,8 @@ from schemas.core.kinds import (
 )
 from schemas.core.training import Selection
 from schemas.data.tasks import FileTask
-from stages.data.batching.tokens import NO_WORD, Tokens
+from stages.data.batching.payloads import NO_WORD, Choices, Payload, RowLabels, WordTags
+from stages.data.batching.tokens import Tokens
 from stages.data.tasks.load import load_task
 from stages.data.tasks.stratified import drawn_from, drawn_rows
 from stages.evaluation.baselines import probe_rows
@@ -88,7 +89,7 @@ def test_a_label_that_one_row_has_is_in_the_rows_a_probe_learns_from() -> None:
     labels = np.zeros((500, 3), np.int64)
     labels[:, 0] = np.arange(500) % 2
     labels[417, 2] = 1
-    tokens = cast(Tokens, _Sequences(500, labels))
+    tokens = _sequences(500, RowLabels(labels))
     assert 417 in probe_rows(tokens, MultiLabel(), 20)
     assert len(probe_rows(tokens, MultiLabel(), 20)) == 20
 
@@ -97,7 +98,7 @@ def test_a_tag_of_one_sentence_is_in_what_a_probe_learns_from() -> None:
     tags = np.full(900, 0, np.int16)  # three tokens a sentence, whose first is no word
     tags[::3] = NO_WORD
     tags[3 * 217 + 2] = 1
-    tokens = cast(Tokens, _Sequences(300, tags=tags))
+    tokens = _sequences(300, WordTags(tags, np.zeros(900, np.int32)))
     drawn = probe_rows(tokens, TokenClassification(), 10)
     assert 217 in drawn
     assert len(drawn) == 10
@@ -105,7 +106,7 @@ def test_a_tag_of_one_sentence_is_in_what_a_probe_learns_from() -> None:
 
 def test_choices_are_drawn_right_and_wrong() -> None:
     right = (np.arange(400) % 40 == 0).astype(np.int64)
-    tokens = cast(Tokens, _Sequences(400, right))
+    tokens = _sequences(400, Choices(right, np.arange(400) // 4))
     assert right[probe_rows(tokens, MultipleChoice(), 20)].sum() == 1
 
 
@@ -117,18 +118,10 @@ def test_a_probe_of_rows_that_all_have_one_class_answers_it() -> None:
     assert fitted[-1].classes_.tolist() == [4]
 
 
-class _Sequences:
-    """As much of tokens as a draw looks at."""
-
-    def __init__(self, number: int, labels: Any = None, tags: Any = None) -> None:
-        self.number, self.labels, self.tags = number, labels, tags
-        self.lengths = np.full(number, 3)
-
-    def places(self, rows: np.ndarray) -> np.ndarray:
-        return (3 * rows[:, None] + np.arange(3)).ravel()
-
-    def __len__(self) -> int:
-        return self.number
+def _sequences(number: int, payload: Payload) -> Tokens:
+    """Sequences of three tokens each."""
+    starts = 3 * np.arange(number)
+    return Tokens(np.zeros(3 * number, np.int32), np.full(number, 3, np.int32), None, payload, 0, "", starts)
 
 
 def _rows(train: Dataset, problem: Any, labels: str) -> TaskRows:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from schemas.recipe.student import StudentShape
+from stages.data.batching.payloads import Targets
 from stages.data.batching.tokens import Batch
 from stages.models.encoders import attention_of
 from stages.models.extraction.extract import Extraction, choose_parts, extract_student
@@ -63,7 +64,7 @@ def some_text() -> Batch:
     mask = torch.ones_like(ids)
     mask[1, 6:] = 0
     ids[1, 6:] = 1
-    return Batch(ids, mask, None, None, int(mask.sum()))
+    return Batch(ids, mask, None, Targets(), int(mask.sum()))
 
 
 def states(model: PreTrainedModel) -> Tensor:

@@ -20,6 +20,7 @@ from schemas.core.errors import ConfigError, DataError
 from schemas.core.layer_map import UniformMap, teacher_layers
 from schemas.core.refs import PackageModel
 from schemas.recipe.student import StudentShape
+from stages.data.batching.payloads import Targets
 from stages.data.batching.tokens import Batch
 from stages.models.attention_capture import record_attention
 from stages.models.encoders import attention_of, load_encoder, load_tokenizer, locate
@@ -247,7 +248,7 @@ def test_an_extracted_student_begins_nearer_to_the_teachers_attention_than_a_ran
     def read(*texts: str) -> Batch:
         encoded = tokenizer(list(texts), padding=True, return_tensors="pt")
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
-        return Batch(ids, mask, None, None, int(mask.sum()))
+        return Batch(ids, mask, None, Targets(), int(mask.sum()))
 
     calibration, text = [read(*texts) for texts in CALIBRATION], read(*TEXT)
     shape = shape_of(layers=4, hidden=312, heads=12, neurons=1200)

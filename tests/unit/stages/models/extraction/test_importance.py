@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import AlbertConfig, AutoModel, AutoModelForMaskedLM, BertConfig, PreTrainedModel
 
 from schemas.core.errors import ConfigError, DataError, NonFiniteLossError
+from stages.data.batching.payloads import Targets
 from stages.data.batching.tokens import Batch
 from stages.models.extraction.importance import Importance, mask_tokens, measure_importance
 from tests.unit.stages.models.extraction.teachers import FAMILIES, some_text, teacher_of
@@ -48,7 +49,7 @@ def sentences(number: int, seed: int, *, longest: int = 10) -> Batch:
     ids[places == lengths - 1] = 3
     ids[places >= lengths] = 0
     mask = (places < lengths).long()
-    return Batch(ids, mask, None, None, int(mask.sum()))
+    return Batch(ids, mask, None, Targets(), int(mask.sum()))
 
 
 @cache
@@ -354,7 +355,7 @@ def test_one_in_seven_words_is_masked_and_never_padding_or_the_first_or_last_tok
 def test_text_without_words_is_left_out_and_text_of_nothing_else_refused() -> None:
     model = AutoModelForMaskedLM.from_config(small_bert()).eval()
     ids = torch.tensor([[2, 3]])
-    empty = Batch(ids, torch.ones_like(ids), None, None, 2)
+    empty = Batch(ids, torch.ones_like(ids), None, Targets(), 2)
     full = sentences(4, seed=0)
     both = measure_importance(model, [full, empty], mask_token_id=MASK, seed=0)
     alone = measure_importance(model, [full], mask_token_id=MASK, seed=0)
