@@ -32,7 +32,6 @@ def _as_label(value: Any) -> Any:
 MaxLength = Annotated[int, Field(ge=4, le=8192)]
 Sign = Annotated[str, Field(min_length=1, max_length=16)]
 PositiveLabel = Annotated[str, BeforeValidator(_as_label), Field(min_length=1)]
-_WITHOUT_LABELS = ("regression", "question_answering", "multiple_choice", "embedding")
 
 
 class _Task(Frozen):
@@ -62,7 +61,7 @@ class _Task(Frozen):
     def _labels_differ(self) -> _Task:
         if self.labels and len(set(self.labels)) != len(self.labels):
             raise ValueError("labels: a name is listed twice; give every class a different name")
-        if self.labels and self.problem.kind in _WITHOUT_LABELS:
+        if self.labels and not self.problem.has_label_names:
             raise ValueError(f"labels: a {self.problem.kind} task has none; leave them out")
         return self
 
@@ -209,9 +208,7 @@ class FileTask(_ColumnTask):
         named = [self.text, *self.label_columns]
         if self.text_pair is not None and self.text_pair != "auto":
             named.append(self.text_pair)
-        if isinstance(self.problem, MultipleChoice):
-            choices = self.problem.choices
-            named += [choices] if isinstance(choices, str) else choices
+        named += self.problem.columns
         named += [column for mark in self.marks for column in (mark.text, mark.start)]
         return tuple(dict.fromkeys(named))
 

@@ -7,10 +7,7 @@ from collections.abc import Iterator
 from schemas.core.kinds import (
     Classification,
     Embedding,
-    MultipleChoice,
-    QuestionAnswering,
     Regression,
-    TokenClassification,
 )
 from schemas.core.metrics import check_metrics
 from schemas.core.training import Selection
@@ -21,14 +18,6 @@ from schemas.recipe.parts import RecipeParts
 from schemas.recipe.teacher import FineTune
 
 _BY_SIMILARITY = ("pearson", "spearman", "pearson_spearman")
-
-_POSITIONS = "positions in the text, which shift in copies"
-_NOT_COPIED: dict[type, str] = {
-    TokenClassification: _POSITIONS,
-    QuestionAnswering: _POSITIONS,
-    MultipleChoice: "texts themselves, and only passage and question are copied",
-}
-"""Kinds of tasks that cannot be augmented, and the reason."""
 
 Mistake = tuple[KeyPath, object, str]
 """Path in the recipe, the value there, and what is wrong with it."""
@@ -86,7 +75,7 @@ def augmentation_checks(recipe: RecipeParts) -> Iterator[Mistake]:
             )
             yield ("stages", index, "data"), "augmented_task_data", reason
         for task in (recipe.task, *(recipe.tasks or {}).values()):
-            why = None if task is None else _NOT_COPIED.get(type(task.problem))
+            why = None if task is None else task.problem.why_not_copied
             if task is not None and why is not None:
                 reason = f"the answers of a {task.problem.kind} task are {why}; set data to task_data"
                 yield ("stages", index, "data"), "augmented_task_data", reason

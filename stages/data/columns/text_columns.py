@@ -10,7 +10,6 @@ import pyarrow as pa
 from datasets import Dataset, Value
 
 from schemas.core.errors import DataError
-from schemas.core.kinds import MultipleChoice
 from schemas.core.wording import printable
 from schemas.data.tasks import FileTask, HubTask, Mark
 from stages.data.columns.columns import Column, Parsed
@@ -25,9 +24,7 @@ Span = tuple[int, int, tuple[str, str]]
 def flatten_objects(task: Task, rows: Dataset) -> Dataset:
     """Return the rows with fields of objects as columns, `OBJECT.FIELD`, if the task names such a field."""
     names = [task.text, task.text_pair or "", *task.label_columns]
-    if isinstance(task.problem, MultipleChoice):
-        choices = task.problem.choices
-        names += [choices] if isinstance(choices, str) else choices
+    names += task.problem.columns
     names += [name for mark in task.marks for name in (mark.text, mark.start)]
     if not any("." in name and name not in rows.column_names for name in names):
         return rows
