@@ -1,4 +1,4 @@
-"""Small Parquet files and saved data sets that mean gigabytes, one for each way in which a few bytes can."""
+"""Small Parquet files and saved data sets that decompress to gigabytes, one for each mechanism."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 TEXTS = 500
-"""Equal texts of a megabyte each; a small file may unpack to 64 MB."""
+"""Number of equal texts of a megabyte each; a small file may decompress to 64 MB."""
 
 
 def _texts() -> pa.DictionaryArray:
@@ -57,7 +57,7 @@ COLUMNS: dict[str, Callable[[], pa.Array]] = {
     "many groups": _texts,
     "prefixes": lambda: pa.array(["x" * 1_000_000] * 100),
 }
-"""The column `text_a` of each bomb."""
+"""Column `text_a` of each bomb."""
 _OPTIONS: dict[str, dict[str, Any]] = {
     "page": {"use_dictionary": False},
     "many groups": {"row_group_size": 1},
@@ -67,11 +67,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def parquet_bomb(kind: str, *, beside: bool = False) -> bytes:
-    """A small file that means far more than memory should be filled with.
+    """Return a small file that decompresses to far more than memory should hold.
 
     Args:
         kind: one of `COLUMNS`.
-        beside: whether the bomb is a column that no task names, beside two good ones.
+        beside: the bomb is a column that no task names, beside two normal ones.
     """
     column = COLUMNS[kind]()
     labels = pa.array(["no", "yes"] * (len(column) // 2) + ["no"] * (len(column) % 2))
@@ -88,14 +88,14 @@ def parquet_bomb(kind: str, *, beside: bool = False) -> bytes:
 
 
 def views_of_one_text(rows: int, text: bytes) -> pa.Array:
-    """A column of views that all mean the same bytes."""
+    """Return a column of views of the same bytes."""
     view = len(text).to_bytes(4, "little") + text[:4] + bytes(8)
     buffers = [None, pa.py_buffer(view * rows), pa.py_buffer(text)]
     return pa.Array.from_buffers(pa.string_view(), rows, buffers)
 
 
 def save_columns(folder: Path, columns: dict[str, pa.Array]) -> None:
-    """A folder as `datasets.save_to_disk` makes them, of columns that it never writes."""
+    """Save columns in the layout of `datasets.save_to_disk`, including types that it never writes."""
     folder.mkdir()
     table = pa.table(columns)
     with pa.OSFile(str(folder / "data.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:

@@ -1,6 +1,6 @@
-"""Data and models that change at random moments of a stage: it is that of its start, or refused before it trains.
+"""Data and models that change at random moments of a stage: the stage uses their first state, or is refused.
 
-A stage that comes to its end must have the digest that it began with, and the weights of a stage that nobody disturbed.
+A completed stage must have the digest that it began with, and the weights of an undisturbed stage.
 """
 
 from __future__ import annotations
@@ -43,11 +43,15 @@ _FILES = (
 
 @dataclass
 class Changes:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     cases: Counter[str] = field(default_factory=Counter)
-    """How a stage ended, by what was done."""
+    """Number of stages by change and outcome."""
     losses: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        kinds = "".join(f"\n  {number:5d}  {kind}" for kind, number in sorted(self.cases.items()))
+        return f"{self.cases.total()} stages disturbed by a changed file{kinds}\n"
 
 
 def _append(file: Path) -> None:
@@ -77,7 +81,7 @@ def _half(file: Path) -> None:
     os.replace(other, file)
 
 
-DEEDS: dict[str, Callable[[Path], None]] = {
+CHANGES: dict[str, Callable[[Path], None]] = {
     "grown": _append,
     "one bit": _flip,
     "replaced": _replace,
@@ -88,11 +92,11 @@ DEEDS: dict[str, Callable[[Path], None]] = {
 
 
 def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
-    """So many stages, each disturbed once.
+    """Run stages, each disturbed once.
 
     Args:
         folder: an empty folder.
-        cases: how many.
+        cases: number of stages.
         seed: of every draw.
     """
     draw, found = random.Random(seed), Changes()
@@ -109,17 +113,17 @@ def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
         stage.run(recipe)
     for case in range(cases):
         config = draw.choice(configs)
-        file, deed = draw.choice(_FILES), draw.choice(sorted(DEEDS))
+        file, change = draw.choice(_FILES), draw.choice(sorted(CHANGES))
         wanted = undisturbed[config.name]
         stage = _Stage(config, folder / "case")
         delay = draw.uniform(0, 1.1 * wanted.seconds)
-        timer = threading.Timer(delay, DEEDS[deed], (folder / "in" / file,))
+        timer = threading.Timer(delay, CHANGES[change], (folder / "in" / file,))
         timer.start()
         stage.run(recipe)
         timer.join()
-        found.cases[f"{deed}: {stage.end(wanted)}"] += 1
+        found.cases[f"{change}: {stage.end(wanted)}"] += 1
         if (loss := stage.loss(wanted)) is not None:
-            found.losses.append(f"case {case}: {config.name}, {file} {deed} after {delay:.2f} s: {loss}")
+            found.losses.append(f"case {case}: {config.name}, {file} {change} after {delay:.2f} s: {loss}")
         for place in ("in", "case"):
             shutil.rmtree(folder / place, ignore_errors=True)
         shutil.copytree(folder / "kept", folder / "in")
@@ -127,7 +131,7 @@ def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
 
 
 class _Stage:
-    """One stage as a run makes it: the data is looked at first."""
+    """One stage as in a run: the data is read first."""
 
     def __init__(self, config: StageConfig, folder: Path) -> None:
         self.config, self.folder = config, folder / config.name
@@ -137,7 +141,7 @@ class _Stage:
         self.error: BaseException | None = None
 
     def run(self, recipe: Recipe) -> None:
-        """To its end, or to its first error."""
+        """Run the stage to its end, or to its first error."""
         began = time.monotonic()
         ports = plain_ports(self.folder, sink=self.sink)
         try:
@@ -157,19 +161,19 @@ class _Stage:
         self.seconds = time.monotonic() - began
 
     def end(self, wanted: _Stage) -> str:
-        """How it ended, in words."""
+        """Describe the outcome."""
         if self.error is not None:
             return "refused"
         return "as undisturbed" if self.digest == wanted.digest else "another stage"
 
     def loss(self, wanted: _Stage) -> str | None:
-        """What went wrong; None where nothing did."""
+        """Return the reason of a loss, or None."""
         if self.error is not None:
             if self.sink.points:
-                return f"it ended after it had trained: {self.error!r}"
+                return f"it failed after training began: {self.error!r}"
             return None if isinstance(self.error, DistillError) else repr(self.error)
         if self.made != self.digest:
-            return f"it was kept under another digest ({self.made[:8]})"
+            return f"it was stored under another digest ({self.made[:8]})"
         if self.digest == wanted.digest and self.weights != wanted.weights:
             return "it has other weights than the digest says"
         return None

@@ -1,8 +1,8 @@
-"""`distill gc` beside runs that begin, reuse each other's stages, finish and are killed: nothing goes that one needs.
+"""`distill gc` during runs that begin, reuse stages, finish and are killed: nothing that a run needs is removed.
 
-Everything in the store looks eight days old as soon as it is written, so that age protects nothing. What trains is left
-out: a run here is what the store sees of it. Half of the cases have a collector that takes whatever is not needed now;
-in the others, which ask for seven days, what a killed run had finished must be there for the run that goes on.
+Files in the store are dated back eight days as soon as they are written, so that age protects nothing. Runs do not
+train here; they only use the store. In half of the cases the collector removes everything that is not needed now. In
+the other half, with seven days, finished stages of a killed run must be available to the run that resumes it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _PAUSE = 0.004
 
 @dataclass
 class Collected:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     runs: int = 0
     killed: int = 0
@@ -42,16 +42,22 @@ class Collected:
     """Stages."""
     reused: int = 0
     removed: int = 0
-    """Things that the collectors took away."""
+    """Items that the collectors removed."""
     losses: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.runs} runs completed and {self.killed} killed during gc: {self.made} stages made, "
+            f"{self.reused} reused, {self.removed} items removed"
+        )
 
 
 def collect_campaign(folder: Path, *, cases: int, seed: int = 0) -> Collected:
-    """So many runs, some at once, with collectors beside them.
+    """Run the store's side of runs, some at once, while collectors are active.
 
     Args:
         folder: an empty folder.
-        cases: runs, each of which is killed, or comes to its end.
+        cases: number of runs, killed ones included.
         seed: of every draw.
     """
     found = Collected()
@@ -151,7 +157,7 @@ def _stage(
 
 
 def _collect(store: CheckpointStore, older_than: float, log: Path) -> None:
-    """Take away what is not needed, over and over, until told to end."""
+    """Remove garbage repeatedly, until SIGTERM."""
     told = []
     signal.signal(signal.SIGTERM, lambda *_: told.append(True))
     while not told:
@@ -171,7 +177,7 @@ def _add_up(log: Path, found: Collected) -> None:
             else:
                 setattr(found, name, getattr(found, name) + value)
     found.made += len(made)
-    # With seven days asked for, nobody's stage may have been taken away, and so none made twice.
+    # With seven days no stage may be removed, and so none made twice.
     if "log 1" in log.name:
         found.losses += [
             f"{digest[:8]} was made {made.count(digest)} times" for digest in set(made) if made.count(digest) > 1
@@ -179,7 +185,7 @@ def _add_up(log: Path, found: Collected) -> None:
 
 
 def _look_at(store: CheckpointStore, found: Collected) -> None:
-    """What the reports lead to is whole."""
+    """Verify the checkpoints of all reports."""
     for name in store.list_reports():
         for row in store.read_report(name).rows if name else ():
             try:
@@ -202,7 +208,7 @@ def _say(log: Path, **said: object) -> None:
 
 
 def _forked(work: Callable[[], None]) -> int:
-    """A child process that does the work, with nothing of ours run at its end."""
+    """Do the work in a child process, without exit handlers."""
     if (child := os.fork()) == 0:
         code = 1
         try:

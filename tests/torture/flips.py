@@ -1,4 +1,4 @@
-"""A file harmed in checkpoints, states and caches, in each way there is: found before it is used."""
+"""Damaged files in checkpoints, states and caches, in every way: detected before they are used."""
 
 from __future__ import annotations
 
@@ -29,12 +29,16 @@ Harm = Callable[[Path, random.Random], None]
 
 @dataclass
 class Flips:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     cases: Counter[str] = field(default_factory=Counter)
     """By what was done to what."""
     losses: list[str] = field(default_factory=list)
-    """Damage that was not found, or not named, or that took something else along."""
+    """Damage that was not detected, not named, or that destroyed something else."""
+
+    def __str__(self) -> str:
+        kinds = "".join(f"\n  {number:5d}  {kind}" for kind, number in sorted(self.cases.items()))
+        return f"{self.cases.total()} damaged files{kinds}\n"
 
 
 def _turn(path: Path, draw: random.Random) -> None:
@@ -70,7 +74,7 @@ HARMS: dict[str, Harm] = {
 
 
 def flip_campaign(folder: Path, *, cases: int, seed: int = 0) -> Flips:
-    """Harm so many files, one at a time, in checkpoints, states, cached data and a teacher's answers by turns."""
+    """Damage files, one at a time, in checkpoints, states, cached data and a teacher's answers in turn."""
     draw, found = random.Random(seed), Flips()
     store = open_store(folder / "store")
     answers = Answers(folder / "answers")
@@ -128,7 +132,7 @@ def _states(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
 
 
 def _cached(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
-    """Rows of a file: read again after the harm, they are those of the file."""
+    """Rows of a file that are read again after the damage are those of the file."""
     source = folder / "rows.jsonl"
     texts = [f"row {number}" for number in range(40)]
     write_rows(source, [{"text_a": text} for text in texts])
@@ -162,7 +166,7 @@ class Answers:
         return [tensor.clone() for tensor in kept]
 
     def try_one(self, harm: Harm, draw: random.Random) -> tuple[str, str]:
-        """Harm a file of the closed cache; read after it is opened again, the answers are the same."""
+        """Damage a file of the closed cache; the answers are the same once it is reopened."""
         file = _some_file(self.cache.folder, draw)
         self.cache.arrays.clear()
         harm(file, draw)

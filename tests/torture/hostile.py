@@ -1,7 +1,7 @@
-"""Parquet files that mean gigabytes, of every shape that a few bytes can have, and special files in every place.
+"""Parquet files that decompress to gigabytes, in every shape, and special files wherever a file is expected.
 
-A bomb that a recipe names is refused in tens of megabytes, and one beside what it names is not read. A FIFO, a socket
-or a device is refused before it is opened.
+A column that a recipe names is refused in tens of megabytes, and an unnamed one is not read. A FIFO, a socket or a
+device is refused before it is opened.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.torture.inputs import LONGEST_SECONDS, Inputs, drive
 
 MOST_BOMB_BYTES = 96 << 20
 _MEANT_BYTES = 120_000_000
-"""What a bomb unpacks to at least; a small file may unpack to 64 MB."""
+"""Smallest decompressed size of a bomb; a small file may decompress to 64 MB."""
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -48,22 +48,22 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 @dataclass(frozen=True)
 class Bomb:
-    """How a Parquet file is made that is small and means much."""
+    """Recipe of a small Parquet file that decompresses to much."""
 
     leaf: str
-    """What its values are."""
+    """Kind of the values."""
     wrapping: tuple[str, ...]
-    """What they lie in, from the inside out."""
+    """Nesting of the values, from the inside out."""
     size: int
-    """Bytes of each value, where that may be chosen."""
+    """Bytes of each value, if the kind allows a choice."""
     compression: str
     row_group_size: int
     beside: bool
-    """Whether no recipe names the column."""
+    """The column is not named by the recipe."""
     as_corpus: bool
 
     def write(self, file: Path) -> None:
-        """Write it, in a child whose memory is then gone."""
+        """Write the file in a child process, so that its memory is freed."""
         if (child := os.fork()) == 0:
             code = 1
             try:
@@ -86,7 +86,7 @@ class Bomb:
         encoded: dict[str, Any] = {}
         if self.leaf == "prefixes" and not self.beside and not self.wrapping:
             encoded = {"use_dictionary": False, "column_encoding": {"text_a": "DELTA_BYTE_ARRAY"}}
-        # Groups take room in the footer, so that a file of very many is no bomb.
+        # Row groups enlarge the footer, so a file with very many is not small.
         group = max(self.row_group_size, rows // 100)
         pq.write_table(table, file, compression=self.compression, row_group_size=group, **encoded)
 
@@ -122,7 +122,7 @@ _WRAPPINGS: dict[str, Callable[[pa.Array], pa.Array]] = {
 
 @st.composite
 def bombs(draw: Draw) -> Bomb:
-    """A bomb of any shape."""
+    """Strategy for bombs of any shape."""
     leaf = draw(st.sampled_from(("text", "large text", "prefixes", "fixed size", "zeros", "decimals")))
     return Bomb(
         leaf=leaf,
@@ -136,7 +136,7 @@ def bombs(draw: Draw) -> Bomb:
 
 
 def bomb_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
-    """Load so many bombs, as a task's rows or as a corpus."""
+    """Load bombs as rows of a task or as a corpus."""
     file = folder / "bomb.parquet"
 
     def check(found: Inputs, case: Bomb, _: bool) -> list[str]:
@@ -147,8 +147,8 @@ def bomb_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
         refused, problems = found.try_one(repr(case), lambda: load(file, cache), MOST_BOMB_BYTES)
         shutil.rmtree(cache, ignore_errors=True)
         if not refused and not case.beside:
-            problems.append("it was taken")
-            found.losses.append(f"{case}: it was taken")
+            problems.append("it was accepted")
+            found.losses.append(f"{case}: it was accepted")
         return problems
 
     return drive(bombs(), check, cases, seed, 0)
@@ -167,21 +167,21 @@ def _as_corpus(file: Path, cache: Path) -> None:
 
 
 def fifo(path: Path) -> str:
-    """A FIFO without a writer; what messages call it."""
+    """Make a FIFO without a writer; return its name in messages."""
     os.mkfifo(path)
     return "a FIFO"
 
 
 def endless(path: Path) -> str:
-    """A link to a device that never ends; what messages call it."""
+    """Make a link to an endless device; return its name in messages."""
     path.symlink_to("/dev/zero")
     return "a device"
 
 
 def bound_socket(path: Path) -> str:
-    """A socket; what messages call it."""
+    """Make a socket; return its name in messages."""
     here = Path.cwd()
-    os.chdir(path.parent)  # the name of a socket is short, whatever the folder's
+    os.chdir(path.parent)  # the path of a socket is limited to about a hundred bytes
     try:
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
@@ -207,10 +207,10 @@ _CHECKPOINT_FILES = ("manifest.json", "model/model.safetensors", "projections.sa
 
 @contextmanager
 def ended_after(seconds: float) -> Iterator[None]:
-    """Ends what waits for ever."""
+    """Raise TimeoutError in code that blocks."""
 
     def late(*_: object) -> None:
-        raise TimeoutError("it waits for ever")
+        raise TimeoutError("it blocks")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -281,7 +281,7 @@ _PLACES: dict[str, Callable[[Path, Callable[[Path], str], int], Callable[[], Any
 
 
 def special_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
-    """Put so many special files into the places where a recipe or a command names files."""
+    """Load special files in place of data, models, recipes and checkpoints."""
 
     def check(found: Inputs, case: tuple[str, str, int], _: bool) -> list[str]:
         where, kind, number = case
@@ -293,8 +293,8 @@ def special_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
             refused, problems = found.try_one(repr(case), load)
         shutil.rmtree(place)
         if not refused:
-            problems.append("it was taken")
-            found.losses.append(f"{case}: it was taken")
+            problems.append("it was accepted")
+            found.losses.append(f"{case}: it was accepted")
         return problems
 
     strategy = st.tuples(st.sampled_from(tuple(_PLACES)), st.sampled_from(tuple(SPECIAL)), st.integers(0, 100))

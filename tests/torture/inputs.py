@@ -1,4 +1,4 @@
-"""Recipes, overrides and data files, damaged by the thousand: loaded, or refused with one message in bounded time."""
+"""Thousands of damaged recipes, overrides and data files: loaded, or refused with one message in bounded time."""
 
 from __future__ import annotations
 
@@ -36,28 +36,34 @@ from tests.torture.damage import ROWS, Damaged, changes, damaged_files, damaged_
 LONGEST_SECONDS = 10.0
 MOST_BYTES = 1 << 30
 MOST_CHARACTERS = 4000
-"""Of a message: longer ones quote what was given in full."""
+"""Length of the longest message; longer ones quote whole inputs."""
 
 
 @dataclass
 class Inputs:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     loaded: int = 0
     refused: int = 0
     slowest: float = 0.0
     """Seconds."""
     grown: int = 0
-    """Bytes that the process grew by at most."""
+    """Largest growth of the process in bytes."""
     commands: int = 0
-    """Cases that went through the command line as well."""
+    """Cases that also went through the command line."""
     kinds: Counter[str] = field(default_factory=Counter)
-    """Cases by what was done."""
+    """Number of cases by kind."""
     losses: list[str] = field(default_factory=list)
-    """Anything but a value or a refusal in one message, or too slow, or too large."""
+    """Anything but a value or a refusal in one message, and anything slow or large."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.loaded + self.refused} inputs: {self.loaded} loaded, {self.refused} refused, slowest "
+            f"{self.slowest:.1f} s, at most {self.grown / 2**20:.0f} MiB more"
+        )
 
     def try_one(self, name: str, load: Callable[[], Any], most_bytes: int | None = None) -> tuple[bool, list[str]]:
-        """Load one: whether it was refused, and whatever is not as it should be."""
+        """Load an input; return whether it was refused, and all problems."""
         problems, refused = [], False
         with self._measured(problems, most_bytes):
             try:
@@ -73,7 +79,7 @@ class Inputs:
         return refused, problems
 
     def command(self, name: str, *arguments: str, codes: tuple[int, ...]) -> list[str]:
-        """Give it to the command line, in this process, and see that it ends with one of the exit codes."""
+        """Run the command line in this process; return problems, such as an exit code not in `codes`."""
         problems: list[str] = []
         self.commands += 1
         with self._measured(problems):
@@ -88,7 +94,7 @@ class Inputs:
     @contextlib.contextmanager
     def _measured(self, problems: list[str], most_bytes: int | None = None) -> Iterator[None]:
         before, began = _memory("VmRSS"), time.perf_counter()
-        # The kernel forgets the highest mark, so that each case has one of its own.
+        # Reset the kernel's peak, so that it is that of this case.
         Path("/proc/self/clear_refs").write_text("5")
         yield
         elapsed, grown = time.perf_counter() - began, _memory("VmHWM") - before
@@ -191,7 +197,7 @@ def _checked(
 
 
 def recipe_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
-    """Load so many damaged copies of the shipped recipes; so many of them through the command line too."""
+    """Load damaged copies of the shipped recipes, some of them through the command line too."""
     file = folder / "recipe.yaml"
     texts = [dump_recipe(read_recipe(name)) for name in shipped_names()]
 
@@ -211,7 +217,7 @@ def recipe_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 
 
 
 def override_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
-    """Load a recipe with so many sets of changes, wrong and right."""
+    """Load a recipe with valid and invalid overrides."""
     file = folder / "recipe.yaml"
     text = dump_recipe(read_recipe("tinybert"))
     file.write_text(text, encoding="utf-8")
@@ -233,7 +239,7 @@ def override_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int 
 
 
 def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
-    """Load so many damaged data files: as a task's rows, as a task's folder, and as a general corpus."""
+    """Load damaged data files as rows of a task, as a task folder, and as a general corpus."""
     canary, toy = folder / "canary", folder / "toy.yaml"
     toy.write_text(yaml.safe_dump(toy_recipe_dict(folder / "toy")), encoding="utf-8")
 

@@ -1,7 +1,7 @@
-"""SIGKILL at random moments over runs of all stages; every run has to end in the weights of one that nobody touched.
+"""SIGKILL at random moments of runs of all stages; every run has to end with the weights of an undisturbed run.
 
-What is killed is the command line itself, forked from a process that has imported everything: the
-moments fall into the run then, not into Python's start, and a kill costs seconds.
+The killed process is the command line itself, forked from a process that has imported everything. The moments therefore
+fall into the run and not into the start of Python, and a kill costs seconds.
 """
 
 from __future__ import annotations
@@ -53,17 +53,24 @@ for line in sys.stdin:
 
 @dataclass
 class Kills:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     kills: int = 0
     runs: int = 0
-    """That went to their end."""
+    """Runs that completed."""
     inside: Counter[str] = field(default_factory=Counter)
     """Kills that left a state of an unfinished stage behind, by stage."""
     resumed: int = 0
-    """Continuations that went on inside a stage."""
+    """Runs that resumed inside a stage."""
     losses: list[str] = field(default_factory=list)
-    """Whatever was lost, paid twice, or ended otherwise; empty if all is well."""
+    """Anything that was lost, repeated, or ended with other weights."""
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{stage} {number}" for stage, number in sorted(self.inside.items()))
+        return (
+            f"{self.kills} kills in {self.runs} runs: {self.inside.total()} inside a stage ({inside}), {self.resumed} "
+            "runs resumed inside a stage"
+        )
 
 
 class Starter:
@@ -118,28 +125,28 @@ class Starter:
         return time.monotonic() - began
 
 
-def kill_campaign(folder: Path, *, kills: int, seed: int = 0, note: Callable[[str], None] = lambda _: None) -> Kills:
-    """Kill so many times; the store begins anew whenever a run came to its end.
+def kill_campaign(folder: Path, *, cases: int, seed: int = 0, note: Callable[[str], None] = lambda _: None) -> Kills:
+    """Kill runs at random moments; a completed run is followed by a new store.
 
     Args:
         folder: an empty folder.
-        kills: how many.
+        cases: number of kills.
         seed: of the moments.
-        note: told of each run's end.
+        note: called with the end of each run.
     """
     recipe = _recipe(folder)
     found, moments = Kills(), random.Random(seed)
     with Starter() as starter:
         length = _until_the_end(starter, recipe, folder / "whole", folder / "whole.log")
         expected = weights(folder / "whole")
-        while found.kills < kills:
+        while found.kills < cases:
             store, log = folder / f"store {found.runs}", folder / f"log-{found.runs}.txt"
             seen: dict[str, tuple[int, int]] = {}
             while starter.ended(recipe, store, log, moments.uniform(0, 0.4) * length) is None:
                 found.kills += 1
                 found.inside.update(_unfinished(store))
                 seen = _compared(store, seen, found)
-                if found.kills >= kills:
+                if found.kills >= cases:
                     _until_the_end(starter, recipe, store, log)
                     break
             seen = _compared(store, seen, found)

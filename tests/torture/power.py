@@ -1,9 +1,8 @@
-"""Power cuts: what was not synced may be gone, half gone or there; every continuation ends in the same weights.
+"""Power cuts: unsynced data may be lost, partly lost or kept; every resumed run ends with the same weights.
 
-What POSIX promises of a disk is little: the content of a file is that of its last sync, the names
-in a folder are those of the folder's last sync, and of what came later anything may have arrived.
-`Disk` notes each sync of a running process and lays out, at random moments, folders as such a disk
-might show them after a cut at that moment.
+POSIX promises little: the content of a file is that of its last sync, the names in a folder are those of the folder's
+last sync, and any later write may or may not have arrived. `Disk` records the syncs of a running process and, at random
+moments, builds folders as such a disk might show them after a cut.
 """
 
 from __future__ import annotations
@@ -134,26 +133,32 @@ def _names(folder: Path) -> Names:
 
 @dataclass
 class Cuts:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     cuts: int = 0
     events: int = 0
-    """Syncs and renames of one run: the moments there are."""
+    """Syncs and renames of one run, which are the possible moments."""
     finished: int = 0
-    """Stages that the cuts left finished."""
+    """Finished stages that the cuts left."""
     resumed: int = 0
-    """Stages that went on from a state."""
+    """Stages that resumed from a state."""
     losses: list[str] = field(default_factory=list)
-    """Continuations that failed or ended otherwise, and stages that were there and were lost."""
+    """Runs that failed to resume or ended with other weights, and finished stages that were lost."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.cuts} power cuts among {self.events} syncs and renames of a run: {self.finished} finished "
+            f"stages left, {self.resumed} resumed from a state"
+        )
 
 
-def power_campaign(folder: Path, *, cuts: int, seed: int = 0) -> Cuts:
-    """Cut the power so many times in runs of the teacher and two stages, and go on from what is left."""
+def power_campaign(folder: Path, *, cases: int, seed: int = 0) -> Cuts:
+    """Cut the power in runs of the teacher and two stages, and resume from what is left."""
     recipe = _recipe(folder)
     draw, found = random.Random(seed), Cuts()
     expected, found.events = _whole(recipe, folder)
-    while found.cuts < cuts:
-        moments = draw.sample(range(found.events), min(_CUTS_IN_A_RUN, cuts - found.cuts))
+    while found.cuts < cases:
+        moments = draw.sample(range(found.events), min(_CUTS_IN_A_RUN, cases - found.cuts))
         for moment, finished in _lefts(recipe, folder, moments, draw):
             left = folder / "left" / str(moment)
             if left.is_dir():  # this run may have had an event less

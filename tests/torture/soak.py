@@ -1,4 +1,4 @@
-"""Hundreds of tiny flow runs in one store, several at a time: none fails, nothing is lost, no process grows."""
+"""Hundreds of small flow runs in one store, several at a time: none fails, nothing is lost, no process grows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BAD = re.compile(r"locked|cannot be reached|refused|Traceback|ResourceWarning")
 
 @dataclass
 class Soak:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     runs: int = 0
     """That went to their end."""
@@ -67,14 +67,14 @@ class Soak:
 
 
 def soak_campaign(
-    folder: Path, *, runs: int, at_once: int = 4, seed: int = 0, note: Callable[[str], None] = lambda _: None
+    folder: Path, *, cases: int, at_once: int = 4, seed: int = 0, note: Callable[[str], None] = lambda _: None
 ) -> Soak:
-    """Do so many runs of the toy recipe in one store, in so many processes that each do one after the other.
+    """Run the toy recipe in one store, from several processes at a time.
 
     Args:
         folder: an empty folder.
-        runs: how many in all.
-        at_once: processes.
+        cases: number of runs.
+        at_once: number of processes.
         seed: of what the runs change, and so of which stages they share.
         note: told now and then how far it is.
     """
@@ -85,11 +85,11 @@ def soak_campaign(
     with ExitStack() as stack:
         workers = []
         for number, log in enumerate(logs):
-            share = runs // at_once + (number < runs % at_once)
-            words = (str(recipe), str(store), str(log), str(share), str(runs), f"{seed * 1000 + number}")
+            share = cases // at_once + (number < cases % at_once)
+            words = (str(recipe), str(store), str(log), str(share), str(cases), f"{seed * 1000 + number}")
             command = (sys.executable, "-W", "default::ResourceWarning", "-m", "tests.torture.soak")
             workers.append(stack.enter_context(running(*command, *words)))
-        _wait(workers, logs, runs, found, note)
+        _wait(workers, logs, cases, found, note)
     found.seconds = time.monotonic() - began
     lines = [[json.loads(line) for line in log.read_text("utf-8").splitlines()] for log in logs]
     growth_of(lines, found)

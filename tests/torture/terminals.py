@@ -61,34 +61,41 @@ class Ended:
 
 @dataclass
 class Presses:
-    """What a campaign found."""
+    """Result of a campaign."""
 
     keys: Counter[str] = field(default_factory=Counter)
     """Key presses that reached a run, by kind."""
     saved: int = 0
     """Runs that saved a state then."""
     runs: int = 0
-    """That went to their end."""
+    """Runs that completed."""
     slowest: float = 0.0
     """Longest time from a key press to the end, in seconds."""
     losses: list[str] = field(default_factory=list)
-    """Whatever was slow, unsaid, left behind or lost."""
+    """Anything that was slow, unreported, left behind or lost."""
+
+    def __str__(self) -> str:
+        keys = ", ".join(f"{key} {number}" for key, number in sorted(self.keys.items()))
+        return (
+            f"{self.keys.total()} key presses and signals ({keys}) in {self.runs} runs: {self.saved} saved a state and "
+            f"said so, the slowest ended after {self.slowest:.1f} s"
+        )
 
 
 def press_campaign(
     folder: Path,
     *,
-    presses: int,
+    cases: int,
     seed: int = 0,
     note: Callable[[str], None] = lambda _: None,
     keys: tuple[str, ...] = KEYS,
     patience: float = 1.0,
 ) -> Presses:
-    """Press so many keys; the store begins anew whenever a run came to its end.
+    """Press keys at random moments; a completed run is followed by a new store.
 
     Args:
         folder: an empty folder.
-        presses: how many.
+        cases: number of key presses.
         seed: of the moments.
         note: told of each run's end.
         keys: taken in turn.
@@ -103,11 +110,11 @@ def press_campaign(
         if whole.code:
             raise RuntimeError(f"a run that nobody touched failed:\n{whole.said[-3000:]}")
         expected, pressed = weights(folder / "whole"), 0
-        while pressed < presses:
+        while pressed < cases:
             store = folder / f"store {found.runs}"
             ended = None
             while ended is None or ended.code:
-                last = pressed >= presses
+                last = pressed >= cases
                 key = "" if last else keys[pressed % len(keys)]
                 ended = forker.run(recipe, store, key, moments.uniform(0, 0.9) * whole.began)
                 if ended.seconds is not None:

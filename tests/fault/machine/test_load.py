@@ -90,7 +90,7 @@ def test_runs_at_once_in_one_store_lose_nothing_and_hold_on_to_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-    found = soak_campaign(tmp_path, runs=4, at_once=2)
+    found = soak_campaign(tmp_path, cases=4, at_once=2)
     # Memory of so few runs is still that of the first ones.
     assert [loss for loss in found.losses if "kB more" not in loss] == []
     assert found.runs == 4

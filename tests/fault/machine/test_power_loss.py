@@ -15,7 +15,7 @@ from tests.torture.power import Disk, power_campaign
 
 
 def test_a_run_goes_on_to_the_same_weights_from_whatever_a_cut_left(tmp_path: Path) -> None:
-    found = power_campaign(tmp_path, cuts=4)
+    found = power_campaign(tmp_path, cases=4)
     assert found.losses == []
     assert found.cuts == 4
     assert found.events > 100
