@@ -1,6 +1,6 @@
-"""What a stage needs from outside, as protocols: where points, states and the finished checkpoint go.
+"""Protocols of a stage's outside: the destinations of metrics, training states and the finished checkpoint.
 
-`run_stage` with plain implementations of them is a complete training run without Prefect and MLflow.
+stages/ports/plain.py implements them without Prefect and MLflow.
 """
 
 from __future__ import annotations
@@ -18,74 +18,74 @@ if TYPE_CHECKING:
 
 
 class MetricSink(Protocol):
-    """Takes numbers; never decides anything."""
+    """Receives metrics; has no influence on training."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Note `metrics` at optimizer step `step`; raises StoreError when the store's disk refuses."""
+        """Record `metrics` at optimizer step `step`; raises StoreError if the disk refuses."""
 
 
 class Progress(Protocol):
-    """Shows a person how far a stage is."""
+    """Shows the user the progress of a stage."""
 
     def start(self, description: str, total: int, done: int = 0) -> None:
-        """A stage of `total` optimizer steps begins, `done` of them in an earlier process."""
+        """Begin a stage of `total` optimizer steps, `done` of them by an earlier process."""
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        """`done` steps are behind us."""
+        """Report that `done` steps are finished."""
 
     def note(self, message: str) -> None:
-        """One line for the person watching."""
+        """Show a line to the user."""
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything the loop needs to go on as if it had never stopped."""
+    """Everything the loop needs to continue as if it had never stopped."""
 
     step: int
     tensors: Mapping[str, Tensor]
     numbers: Mapping[str, float]
-    """Plain numbers: tokens and seconds so far, sums of the metrics not yet logged."""
+    """Numbers: tokens and seconds so far, sums of metrics not logged yet."""
 
 
 class StateStore(Protocol):
-    """Keeps the newest states of one stage, whole or not at all."""
+    """Keeps the newest states of one stage, each complete or absent."""
 
     def save(self, state: TrainingState) -> None:
-        """Keep `state`; raises StoreError when it cannot."""
+        """Keep `state`; raises StoreError if the disk refuses."""
 
     def latest(self) -> TrainingState | None:
-        """The newest whole state; None when there is none."""
+        """Return the newest complete state; None if there is none."""
 
 
 class CheckpointWriter(Protocol):
-    """Turns files into a checkpoint."""
+    """Writes the checkpoint of a stage."""
 
     def commit(self, manifest: Manifest, write: Callable[[Path], None]) -> CheckpointRef:
         """Let `write` fill a folder, then make it a checkpoint in one rename.
 
-        `manifest` comes with empty `files`; the writer measures what `write` left and fills them in.
+        `manifest` has empty `files`; the writer adds size and SHA-256 of every file that `write` wrote.
         """
 
 
 @dataclass(frozen=True)
 class Ports:
-    """The outside of one stage."""
+    """Outside of one stage."""
 
     sink: MetricSink
     progress: Progress
     states: StateStore
     checkpoints: CheckpointWriter
     cache: Path
-    """Folder for tokenised data; may be emptied at any time."""
+    """Folder of tokenised data; may be emptied at any time."""
     mlflow_run_id: str | None = None
     log_every: int = 10
     microbatch_tokens: int = 8192
     state_minutes: float = 2.0
     gradient_share_every: int | None = None
     teacher_cache_bytes: int = 0
-    """Most room for what the teachers say about every row; 0 asks them anew in every epoch."""
+    """Largest size of the teachers' cached outputs; 0 runs the teachers in every epoch."""
     stop_requested: Callable[[], bool] = field(default=lambda: False)
-    """Asked after every step; True saves the state and leaves."""
+    """Called after every step; True saves the state and ends the stage."""
     shielded: Callable[[float], AbstractContextManager[object]] = field(default=lambda _seconds: nullcontext())
-    """A context within which a wish to stop interrupts nothing for so many seconds: there `stop_requested` is asked, or
-    what is nearly done is finished."""
+    """Context in which a request to stop interrupts nothing for a number of seconds, because the code inside checks
+    `stop_requested` itself or is nearly done."""

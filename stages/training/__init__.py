@@ -1,1 +1,1 @@
-"""The one training loop, its optimizer, its state and its selection of weights."""
+"""The training loop, its optimizer, its state, its teachers, and the selection of weights."""

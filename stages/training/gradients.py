@@ -1,4 +1,4 @@
-"""What can be read off, and done with, a gradient beside the step itself."""
+"""Gradient shares of terms, and perturbed embeddings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import run_model
 
 _SHARE_TOKENS = 512
-"""Padded tokens that shares are measured on at most: a backward pass per term is what it costs."""
+"""Most padded tokens to measure shares on; each term costs a backward pass."""
 
 
 def first_rows(batch: Batch) -> Batch:
-    """The rows of a microbatch that shares are measured on."""
+    """Return the rows of a microbatch that shares are measured on."""
     return batch.first(max(1, _SHARE_TOKENS // batch.input_ids.shape[1]))
 
 
@@ -31,19 +31,19 @@ def gradient_shares(
     runtime: Runtime,
     parameters: Mapping[str, nn.Parameter],
 ) -> dict[str, float]:
-    """Norm of each weighted term's own gradient over the sum of all terms' norms, by the term's key; they sum to 1.
+    """Return each weighted term's gradient norm as a share of the sum of all norms, by the term's key.
 
-    Leaves no gradient behind.
+    Leaves no gradient in the parameters.
     """
     with runtime.autocast():
         target = objective.read_teachers(teachers, batch)
         output = run_model(student, batch, objective.student_needs)
         losses = objective.compute(output, target, batch)
-    trained = list(parameters.values())
+    tensors = list(parameters.values())
     weights = objective.weights()
     norms: dict[str, float] = {}
     for key, loss in losses.items():
-        gradients = torch.autograd.grad(weights[key] * loss.mean(), trained, retain_graph=True, allow_unused=True)
+        gradients = torch.autograd.grad(weights[key] * loss.mean(), tensors, retain_graph=True, allow_unused=True)
         squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
         norms[key] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
     total = sum(norms.values())
@@ -54,21 +54,21 @@ def gradient_shares(
 def perturbed_embeddings(
     student: nn.Module, forward: Callable[[], tuple[Tensor, Any]], batch: Batch, *, length: float
 ) -> Iterator[None]:
-    """Inside the block the word embeddings stand a step along the loss's gradient away (LRC-BERT's perturbation).
+    """Inside the block, word embeddings are moved along the loss's gradient (LRC-BERT's perturbation).
 
     Args:
         student: the model that is trained.
-        forward: gives the loss of the microbatch, first of what it returns.
+        forward: returns the loss of the microbatch as its first result.
         batch: the microbatch.
-        length: of the step, per row: a norm over all rows would let them, and their padding, move each other.
+        length: norm of the step in each row; a norm over all rows would make rows and padding affect each other.
     """
     embeddings = student.get_input_embeddings()  # type: ignore[operator]
-    noted: list[Tensor] = []
-    hook = embeddings.register_forward_hook(lambda _m, _i, output: noted.append(output))
+    outputs: list[Tensor] = []
+    hook = embeddings.register_forward_hook(lambda _m, _i, output: outputs.append(output))
     try:
-        # Both passes draw the same dropout (stages/models/dropout.py), or the step would lead away from another loss.
+        # Both passes draw the same dropout (stages/models/dropout.py), so that the step follows the same loss.
         loss, _ = forward()
-        (gradient,) = torch.autograd.grad(loss, noted)
+        (gradient,) = torch.autograd.grad(loss, outputs)
     finally:
         hook.remove()
     gradient = gradient * batch.attention_mask.unsqueeze(-1)

@@ -1,4 +1,4 @@
-"""What the loop measures between two logged points."""
+"""Sums of the terms between two logged points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Meter:
-    """Sums of every term since the last logged point, kept on the device until they are read."""
+    """Sum and count of every term since the last logged point; kept on the device until read."""
 
     def __init__(self, keys: Iterable[str], device: torch.device) -> None:
         self.keys = tuple(keys)
@@ -24,7 +24,7 @@ class Meter:
         self.counts += torch.tensor([counts[key] for key in self.keys], dtype=torch.float64)
 
     def means(self) -> dict[str, float]:
-        """Each term's mean so far."""
+        """Return each term's mean over the interval."""
         means = self.sums.cpu() / self.counts.clamp(min=1)
         return dict(zip(self.keys, means.tolist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""What is trained, with which decay, and how fast at each step."""
+"""Trained parameters, AdamW, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from schemas.core.training import AdamW, Schedule
 
 
 def named_parameters(student: nn.Module, objective: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    """Everything that is trained, under names that stay the same from run to run."""
+    """Yield all trained parameters with names that are stable between runs."""
     for prefix, module in (("student", student), ("objective", objective)):
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
@@ -20,7 +20,7 @@ def named_parameters(student: nn.Module, objective: nn.Module) -> Iterable[tuple
 
 
 def make_optimizer(parameters: Mapping[str, nn.Parameter], config: AdamW, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only: biases and normalisation weights (one dimension) are left alone."""
+    """Return AdamW with weight decay on matrices only, not on biases and normalisation weights."""
     matrices = [parameter for parameter in parameters.values() if parameter.ndim >= 2]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -34,10 +34,10 @@ def make_optimizer(parameters: Mapping[str, nn.Parameter], config: AdamW, device
 
 
 def learning_rate_factor(schedule: Schedule, step: int, num_steps: int) -> float:
-    """Share of the peak learning rate that optimizer step `step` (0 the first) is taken with.
+    """Return the factor on the peak learning rate in optimizer step `step` (0 is the first).
 
-    Rises linearly to 1 over the warm-up, whose first step already moves; then stays, or falls linearly so that the
-    step after the last would have 0.
+    Rises linearly to 1 over the warm-up, starting above 0, then stays constant or falls linearly to 0 at the step after
+    the last.
     """
     warmup = math.ceil(schedule.warmup_ratio * num_steps)
     if step < warmup:

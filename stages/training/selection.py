@@ -1,7 +1,7 @@
-"""Which of a stage's weights are kept: its head's answers are scored while it trains, on rows it does not learn from.
+"""Selection of a stage's best weights by scores of its head, measured during training on rows it is not trained on.
 
-Everything that decides (best weights so far, their score, how long nothing was gained) is part of the training state,
-so that a stage that was interrupted keeps the very weights it would have kept.
+Best weights, their score and the number of measurements without gain are part of the training state, so that an
+interrupted stage selects the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from stages.evaluation.task_part import TaskPart
 
 
 class Selector:
-    """Scores a student now and then, keeps its best weights, and says when nothing is gained any more."""
+    """Scores a student at intervals, keeps its best weights, and ends training when scores stop improving."""
 
     def __init__(self, selection: Selection, parts: Sequence[TaskPart], teachers: Sequence[nn.Module]) -> None:
-        """Look at nothing yet.
+        """Create a selector; nothing is scored yet.
 
         Args:
-            selection: when and by what.
-            parts: the tasks that the student answers.
-            teachers: of the stage; vectors are compared with those of the first.
+            selection: interval, metric and patience.
+            parts: tasks of the student's head.
+            teachers: teachers of the stage; vectors are compared with the first teacher's.
         """
         self.selection = selection
         self.parts = tuple(parts)
@@ -48,22 +48,22 @@ class Selector:
         self._round = self._due = 0
 
     def is_due(self, step: int, batches: Batches, num_steps: int) -> bool:
-        """Whether the student is scored after `step` of `num_steps` steps."""
+        """Return whether the student is scored after `step` of `num_steps` steps."""
         every = self.selection.every
         while self._due < step:
             self._round += 1
-            so_long = every.model_copy(update={"amount": every.amount * self._round})
-            self._due = batches.num_steps(so_long)
+            duration = every.model_copy(update={"amount": every.amount * self._round})
+            self._due = batches.num_steps(duration)
         return step in (self._due, num_steps)
 
     @property
     def is_over(self) -> bool:
-        """Whether so many measurements brought no gain that training ends."""
+        """Whether training ends, because `patience` measurements brought no gain."""
         patience = self.selection.patience
         return patience is not None and self.without_gain >= patience
 
     def measure(self, step: int, student: nn.Module, objective: nn.Module) -> dict[str, float]:
-        """Score the student, keep its weights if they are the best so far, and say what came of it."""
+        """Score the student, keep its weights if they are the best so far, and return the metrics."""
         self.score = self._score_of(student)
         student.train()
         if not self.best or self.score > self.best_score:
@@ -90,7 +90,7 @@ class Selector:
         return float(np.mean(scores))
 
     def metrics(self) -> dict[str, float]:
-        """The last score, the best one, and the step that it was reached at."""
+        """Return the last score, the best score, and the step of the best."""
         return {
             f"select/{self.metric}": self.score,
             f"select/best_{self.metric}": self.best_score,
@@ -98,12 +98,12 @@ class Selector:
         }
 
     def restore_best(self, student: nn.Module, objective: nn.Module) -> None:
-        """Give student and projections the best weights."""
+        """Load the best weights into student and projections."""
         for name, module in (("student", student), ("objective", objective)):
             module.load_state_dict(_part(self.best, f"{name}."))
 
     def numbers(self) -> dict[str, float]:
-        """What, beside the best weights, a training state keeps."""
+        """Return the numbers of a training state, besides the best weights."""
         return {
             "select_best_step": self.best_step,
             "select_best_score": self.best_score,
@@ -112,15 +112,14 @@ class Selector:
         }
 
     def restore(self, best: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
-        """Go back to a training state.
+        """Continue from a training state.
 
         Raises:
-            CheckpointError: it is of a stage that kept no weights.
+            CheckpointError: the state belongs to a stage without selection.
         """
         if "select_best_step" not in numbers:
             raise CheckpointError(
-                "the state kept says nothing of the best weights so far; delete the stage's folder under states/ to "
-                "begin the stage anew"
+                "the kept state has no best weights; delete the stage's folder under states/ to restart the stage"
             )
         self.best = dict(best)
         self.best_step = int(numbers["select_best_step"])

@@ -1,4 +1,4 @@
-"""States are written beside training: the loop waits while its numbers are copied, not while they reach the disk."""
+"""Writes states in a thread: the loop waits while tensors are copied, not while they reach the disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stages.ports.protocols import StateStore, TrainingState
 
 
 class StateWriter:
-    """Hands states to a store, one at a time, in a thread of its own."""
+    """Passes states to a store, one at a time, in a thread."""
 
     def __init__(self, states: StateStore) -> None:
         self.states = states
@@ -19,10 +19,10 @@ class StateWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether the last state is still being written; raises what stopped it if it could not be.
+        """Whether the last state is still being written.
 
         Raises:
-            StoreError: the file system refused it; older states are as they were.
+            StoreError: the file system refused the last state; older states are unchanged.
         """
         if self._pending is None:
             return False
@@ -32,10 +32,10 @@ class StateWriter:
         return False
 
     def save(self, state: TrainingState) -> None:
-        """Begin to write `state`, whose tensors nobody else changes, when the one before is written.
+        """Start writing `state`, whose tensors must not change, once the previous state is written.
 
         Raises:
-            StoreError: the one before could not be.
+            StoreError: the previous state could not be written.
         """
         self.wait()
         self._pending = self._thread.submit(self.states.save, state)
@@ -44,18 +44,18 @@ class StateWriter:
         """Return when the last state is on disk.
 
         Raises:
-            StoreError: the file system refused it.
+            StoreError: the file system refused the state.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def __enter__(self) -> Self:
-        """Ready to write."""
+        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait for the last write. A refused one is of no use to a stage that ended, or failed for another reason."""
+        """Wait for the last write; its failure no longer matters to a stage that ended or failed."""
         self._thread.shutdown(wait=True)

@@ -1,4 +1,4 @@
-"""A teacher runs no further than the last block that a term reads."""
+"""Removal of a teacher's blocks beyond the last one that a term reads."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from stages.objective.terms import Needs, run_model
 
 
 def needed_depth(needs: Needs) -> int:
-    """How many blocks have to be run for everything that is read, the head's answers apart."""
+    """Return the number of blocks that must run for all needed states, ignoring the head."""
     return max([0, *needs.hidden, *(layer + 1 for layer in needs.attention)])
 
 
 @torch.no_grad()
 def shorten(model: nn.Module, needs: Needs, sample: Batch) -> int:
-    """Take away the blocks that nobody reads, in place, where that changes no bit of what is read.
+    """Remove the blocks that are not read, in place, if that changes no bit of the states that are.
 
-    A family that does something after its last block (ModernBERT's final norm) or shares blocks (ALBERT) would answer
-    otherwise; it stays whole, as does a model whose blocks are not one list.
+    Families with a step after the last block (ModernBERT's final norm) or shared blocks (ALBERT) would compute other
+    states and stay whole, as does a model whose blocks are not in one list.
 
     Args:
-        model: of which nothing but `needs` will be read from now on.
-        needs: what is read.
-        sample: rows on which both are compared.
+        model: a model of which only `needs` will be read.
+        needs: the parts that are read.
+        sample: rows on which the states are compared.
 
     Returns:
-        How many blocks were taken away.
+        The number of blocks removed.
     """
     config: Any = model.config
     depth = needed_depth(needs)
@@ -39,19 +39,19 @@ def shorten(model: nn.Module, needs: Needs, sample: Batch) -> int:
         return 0
     (blocks,) = lists
     expected = run_model(model, sample, needs)
-    taken = list(blocks[depth:])
+    removed = list(blocks[depth:])
     del blocks[depth:]
     config.num_hidden_layers = depth
     try:
-        found = run_model(model, sample, needs)
-        if all(torch.equal(found.hidden[place], states) for place, states in expected.hidden.items()) and all(
-            torch.equal(getattr(found.recording.attention[layer], name), getattr(noted, name))
-            for layer, noted in expected.recording.attention.items()
+        actual = run_model(model, sample, needs)
+        if all(torch.equal(actual.hidden[number], states) for number, states in expected.hidden.items()) and all(
+            torch.equal(getattr(actual.recording.attention[layer], name), getattr(states, name))
+            for layer, states in expected.recording.attention.items()
             for name in needs.states
         ):
-            return len(taken)
+            return len(removed)
     except (IndexError, KeyError, RuntimeError, ValueError):
-        pass  # its code counts on the blocks that it was made with
-    blocks.extend(taken)
+        pass  # the family's code relies on its original number of blocks
+    blocks.extend(removed)
     config.num_hidden_layers = whole
     return 0

@@ -1,10 +1,10 @@
-"""Values in the task's own units, learnt as if they had mean 0 and deviation 1.
+"""Standardised training of values: a head learns mean 0 and deviation 1 but predicts in the task's units.
 
-A head that is drawn anew answers about 0 with a spread well below 1, and learning rates and losses are chosen for
-targets of that size: values from -3 to 120 are learnt slowly, and their squared errors outweigh every other term. So
-the last layer of a head that is trained computes z, and a hook makes scale · z + mean of it, in float32 whatever the
-number format. The model answers in the task's units all the while, and a loss divides its errors by the scale. What is
-kept has scale and mean in the layer's own weight and bias, so that transformers alone gives the same answers.
+A new head predicts values near 0 with a spread well below 1, and learning rates and losses are chosen for targets of
+that size: values from -3 to 120 are learnt slowly, and their squared errors outweigh all other terms. So the last layer
+of a head in training computes z, and a hook returns scale · z + mean, in float32 for any number format. The model
+predicts in the task's units throughout, and losses divide errors by the scale. Saved models have scale and mean folded
+into the layer's weight and bias, so that transformers alone predicts the same values.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _SCALE, _MEAN, _HOOK = "unit_scale", "unit_mean", "_unit_hook"
 
 @dataclass(frozen=True)
 class Units:
-    """Mean and deviation of the training rows' values for each output of a head; 0 and 1 for classes."""
+    """Mean and standard deviation of the training rows' values for each output of a head; 0 and 1 for classes."""
 
     means: tuple[float, ...]
     scales: tuple[float, ...]
 
     @classmethod
     def of(cls, tasks: Iterable[TaskRows]) -> Units | None:
-        """Those of the tasks' outputs side by side; None where none of them is a value."""
+        """Return the units of the tasks' concatenated outputs; None if no output is a value."""
         means: list[float] = []
         scales: list[float] = []
         has_values = False
@@ -47,7 +47,7 @@ class Units:
 
 
 def fresh_in_units(model: nn.Module, units: Units) -> None:
-    """Let a head that was just drawn answer in the task's units, about their mean at first."""
+    """Make a new head predict in the task's units, near their mean at first."""
     layer = output_layer(model, len(units.means))
     if layer is not None:
         _attach(layer, *_of_layer(layer, units))
@@ -55,9 +55,9 @@ def fresh_in_units(model: nn.Module, units: Units) -> None:
 
 @torch.no_grad()
 def trained_in_units(model: nn.Module, units: Units) -> None:
-    """Let a trained head compute z and then its values, which stay what they are but for rounding.
+    """Make a trained head compute z first; its predictions stay the same up to rounding.
 
-    In bf16 a bias of 60 would leave steps of a quarter between neighbouring answers.
+    In bf16 a bias of 60 would leave steps of 0.25 between neighbouring predictions.
     """
     layer = output_layer(model, len(units.means))
     if layer is None:
@@ -71,7 +71,7 @@ def trained_in_units(model: nn.Module, units: Units) -> None:
 
 @torch.no_grad()
 def fold_units(model: nn.Module) -> None:
-    """Put scale and mean into the last layer's own weight and bias; nothing where it has none."""
+    """Fold scale and mean into the last layer's weight and bias; does nothing without a scale."""
     for layer in model.modules():
         if hasattr(layer, _HOOK):
             scale, mean = layer.get_buffer(_SCALE), layer.get_buffer(_MEAN)
@@ -85,22 +85,22 @@ def fold_units(model: nn.Module) -> None:
 
 
 def _of_layer(layer: nn.Linear, units: Units) -> tuple[Tensor, Tensor]:
-    """(outputs,) scale and mean; without a bias to put the mean in, the scale alone, which is then the values' size."""
+    """(outputs,) scale and mean; a layer without bias gets mean 0 and the values' root mean square as scale."""
     scale, mean = np.array(units.scales), np.array(units.means)
     if layer.bias is None:
         scale, mean = np.hypot(scale, mean), np.zeros_like(mean)
     device = layer.weight.device
-    return tuple(torch.tensor(each, dtype=torch.float32, device=device) for each in (scale, mean))  # type: ignore[return-value]
+    return tuple(torch.tensor(values, dtype=torch.float32, device=device) for values in (scale, mean))  # type: ignore[return-value]
 
 
 def _attach(layer: nn.Linear, scale: Tensor, mean: Tensor) -> None:
-    # Buffers go to the layer's device with it; they are no part of what is kept.
+    # Buffers move to the layer's device with it; they are not saved.
     layer.register_buffer(_SCALE, scale, persistent=False)
     layer.register_buffer(_MEAN, mean, persistent=False)
     setattr(layer, _HOOK, layer.register_forward_hook(_in_units))
 
 
-def _in_units(layer: nn.Module, _inputs: Any, answer: Tensor) -> Tensor:
-    """Values of (..., outputs) z, in float32 at least."""
-    wide = answer if answer.dtype == torch.float64 else answer.float()
+def _in_units(layer: nn.Module, _inputs: Any, z: Tensor) -> Tensor:
+    """(..., outputs): predictions in the task's units, in float32 or float64."""
+    wide = z if z.dtype == torch.float64 else z.float()
     return wide * layer.get_buffer(_SCALE) + layer.get_buffer(_MEAN)

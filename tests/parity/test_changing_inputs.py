@@ -1,4 +1,4 @@
-"""What a stage is made of may change at any moment: the stage is that of its start, or is refused before it trains."""
+"""A stage whose inputs change is the stage of its start, or is refused before it trains."""
 
 from __future__ import annotations
 

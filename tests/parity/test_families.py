@@ -1,4 +1,4 @@
-"""Every family goes through whole stages as teacher and student: on inner states, on labels, and across families."""
+"""Every family runs whole stages as teacher and student: on hidden states, on labels, and across families."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def check_checkpoint(checkpoint: CheckpointRef, auto: Any, model_type: str, conf
         assert all("pool" in name or "embed_positions" in name for name in still), still
 
 
-def test_a_general_stage_trains_a_student_that_opens(
+def test_a_general_stage_trains_a_loadable_student(
     family: str, general: tuple[StageConfig, StageResult, MetricList]
 ) -> None:
     config, result, sink = general
@@ -132,7 +132,7 @@ def test_a_general_stage_trains_a_student_that_opens(
     check_checkpoint(result.checkpoint, AutoModel, family, config)
 
 
-def test_a_stage_with_labels_goes_on_from_it(
+def test_a_stage_with_labels_continues_from_it(
     here: Path, toys: dict[str, Any], family: str, general: tuple[StageConfig, StageResult, MetricList]
 ) -> None:
     if type(family_config(family)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
@@ -187,9 +187,7 @@ def recipe_on(toys: dict[str, Any], folder: Path, kinds: list[dict[str, Any]], *
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name not in CAPTURED])
-def test_attention_of_a_family_that_does_not_show_it_is_refused_by_name(
-    here: Path, toys: dict[str, Any], name: str
-) -> None:
+def test_attention_of_an_uncapturable_teacher_is_refused_by_name(here: Path, toys: dict[str, Any], name: str) -> None:
     folder = folder_of(here, name)
     for term in ON_ATTENTION:
         with pytest.raises(ConfigError, match=rf"stages\[0\].*cannot be read from a {name} model"):
@@ -199,7 +197,7 @@ def test_attention_of_a_family_that_does_not_show_it_is_refused_by_name(
 
 @pytest.mark.parametrize("name", [name for name in ("gte", "nomic_bert") if name in FAMILIES])
 @pytest.mark.parametrize("kind", ["question_answering", "multiple_choice"])
-def test_a_kind_that_a_family_has_no_head_for_is_refused_by_name(
+def test_a_kind_without_a_head_in_the_family_is_refused_by_name(
     here: Path, toys: dict[str, Any], name: str, kind: str
 ) -> None:
     recipe = toys | {"student": toys["student"] | {"model_type": name}, "task": kind_task(here, kind)}
@@ -207,7 +205,7 @@ def test_a_kind_that_a_family_has_no_head_for_is_refused_by_name(
         preflight(Recipe.model_validate(recipe), cache_of(here))
 
 
-def test_attention_of_a_student_that_does_not_show_it_is_refused_by_name(here: Path, toys: dict[str, Any]) -> None:
+def test_attention_of_an_uncapturable_student_is_refused_by_name(here: Path, toys: dict[str, Any]) -> None:
     recipe = recipe_on(toys, folder_of(here, "bert"), [{"kind": "attention"}], model_type="rembert")
     with pytest.raises(ConfigError, match=r"cannot be read from a rembert model \(student\)"):
         preflight(recipe, cache_of(here))

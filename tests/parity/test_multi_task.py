@@ -1,4 +1,4 @@
-"""A teacher of several tasks, of classes and of values: each row is compared with its own task's outputs alone."""
+"""A teacher of several tasks, of classes and of values: each row is compared with its task's outputs alone."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def rows_of_all(trainer: Trainer, number: int = 12) -> Batch:
     return trainer.tokens.batch(rows)
 
 
-def test_rows_of_the_tasks_stand_side_by_side(config: StageConfig, tmp_path: Path) -> None:
+def test_rows_of_all_tasks_are_concatenated(config: StageConfig, tmp_path: Path) -> None:
     data = load_data(config.data, tiny_tokenizer(), tmp_path / "cache")
     assert len(data.train) == 160 + 50 + 70
     assert data.labels == tuple(NAMES)
@@ -105,7 +105,7 @@ def test_each_row_is_compared_with_its_own_tasks_outputs(trainer: Trainer) -> No
     assert touched[8:].tolist() == [[False, False, False, True, True]] * 4
 
 
-def test_a_row_without_a_label_takes_no_part(trainer: Trainer) -> None:
+def test_a_row_without_a_label_does_not_count(trainer: Trainer) -> None:
     batch = rows_of_all(trainer)
     labels = batch.targets_as(Labels).values.clone()
     labels[[1, 5]] = torch.nan
@@ -119,7 +119,7 @@ def test_a_row_without_a_label_takes_no_part(trainer: Trainer) -> None:
     assert int(loss.count) == trainer.objective.terms[0].count(batch) == 10
 
 
-def test_joined_labels_keep_what_is_unknown_unknown() -> None:
+def test_joined_labels_keep_missing_labels_missing() -> None:
     def tokens(labels: np.ndarray) -> Tokens:
         number = len(labels)
         return Tokens(
@@ -165,7 +165,7 @@ def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["multi_label", "token_classification", "question_answering", "multiple_choice"])
-def test_tasks_that_ask_for_more_are_refused(kind: str, tmp_path: Path) -> None:
+def test_tasks_with_unsupported_kinds_are_refused(kind: str, tmp_path: Path) -> None:
     tasks = {"one": kind_task(tmp_path, "pair"), "more": kind_task(tmp_path, kind)}
     with pytest.raises(ValidationError, match=f"a {kind} task needs more; leave it out"):
         recipe_of(tmp_path / "in", tasks)

@@ -1,4 +1,4 @@
-"""Every kind of objective through the real loop: counts, accumulation, padding, gradients that are finite."""
+"""Every kind of objective in the real loop: counts, accumulation, padding, finite gradients."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _longer(batch: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", ["tinybert", "minilm_v2", "lrc", "emd"])
-def test_shares_of_the_gradient_sum_to_one_and_leave_no_trace(name: str, recipe: Recipe, tmp_path: Path) -> None:
+def test_gradient_shares_sum_to_one_and_leave_no_gradient(name: str, recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, LATENTS[name])
     trainer = make_trainer(config, plain_ports(tmp_path))
     trainer.accumulate()
@@ -165,7 +165,7 @@ def test_blocks_are_unlocked_from_the_bottom(recipe: Recipe, tmp_path: Path) -> 
         assert on - {None} == unlocked
 
 
-def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_random_map_is_redrawn_each_epoch_and_restored_on_resume(recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, {"layer_map": {"kind": "random", "seed": 3}})
     objective = make_trainer(config, plain_ports(tmp_path)).objective
     drawn = []
@@ -176,7 +176,7 @@ def test_a_random_map_is_drawn_anew_in_each_epoch_and_the_same_when_resumed(reci
     assert len(set(drawn)) > 1
 
 
-def test_a_perturbed_step_differs_and_is_as_long_as_asked_for(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_perturbed_step_differs_and_has_the_configured_length(recipe: Recipe, tmp_path: Path) -> None:
     plain = make_trainer(general(recipe, {}), plain_ports(tmp_path))
     perturbed = make_trainer(general(recipe, {}, gradient_perturbation=1.0), plain_ports(tmp_path))
     seen: list[Tensor] = []

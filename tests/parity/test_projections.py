@@ -1,4 +1,4 @@
-"""Projections from stage to stage: each that fits is kept, unused ones are carried, the rest is initialised afresh."""
+"""Projections between stages: those that fit continue, unused ones are carried, the rest is initialised afresh."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_a_stage_has_no_use_for_waits_for_a_later_one(recipe: Recipe, tmp_p
         assert_same(kept(third), kept(first), EMBEDDING_MAP)
 
 
-def test_a_projection_of_another_shape_is_drawn_anew_and_said(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_projection_of_another_shape_is_initialised_afresh_and_reported(recipe: Recipe, tmp_path: Path) -> None:
     stages = Stages(recipe, tmp_path)
     first = stages.run([HIDDEN])
     second = stages.run([HIDDEN], first, common_width=12)

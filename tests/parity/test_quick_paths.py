@@ -1,4 +1,4 @@
-"""What is quicker computes the same: even matrix products, kept memory, clipping, scores that are zero already."""
+"""Faster code paths compute the same: even matrix products, kept memory, clipping, unmasked scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @pytest.mark.parametrize("shape", [(3, 7), (1, HEIGHT), (5, 13), (2, 2, 9), (HEIGHT + 1,), (1,)])
 @pytest.mark.parametrize("number", [torch.float32, torch.bfloat16])
-def test_an_even_product_answers_what_a_plain_one_answers(shape: tuple[int, ...], number: torch.dtype) -> None:
+def test_an_even_product_equals_a_plain_one(shape: tuple[int, ...], number: torch.dtype) -> None:
     plain = nn.Linear(24, 40).to(number)
     even = copy.deepcopy(plain)
     even_linears(nn.ModuleList([even]))
@@ -49,7 +49,7 @@ def test_an_even_product_answers_what_a_plain_one_answers(shape: tuple[int, ...]
     torch.testing.assert_close(answers[1], answers[0], rtol=allowed, atol=allowed)
 
 
-def test_even_products_keep_names_and_weights_and_leave_other_layers_alone() -> None:
+def test_even_products_change_linear_layers_only() -> None:
     class Own(nn.Linear):
         pass
 
@@ -62,7 +62,7 @@ def test_even_products_keep_names_and_weights_and_leave_other_layers_alone() -> 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_products_are_made_even_where_they_are_compiled(precision: str) -> None:
+def test_products_are_even_only_where_kernels_are_compiled(precision: str) -> None:
     runtime = Runtime(precision)  # type: ignore[arg-type]
     expected = precision == "bf16" and runtime.device.type == "cpu"
     for model in (nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))):
@@ -115,7 +115,7 @@ def test_scores_that_are_zero_at_padding_need_no_mask() -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e6])
-def test_clipping_is_that_of_torch(limit: float | None, tmp_path: Path) -> None:
+def test_clipping_equals_torchs(limit: float | None, tmp_path: Path) -> None:
     trainer = a_trainer(tmp_path, gradient_clip_norm=limit)
     trainer.accumulate()
     expected = [nn.Parameter(parameter.detach()) for parameter in trainer.parameters.values()]
@@ -150,7 +150,7 @@ def a_batch() -> Batch:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_a_shortened_teacher_says_what_the_whole_one_says(family: str) -> None:
+def test_a_shortened_teacher_computes_the_same_states(family: str) -> None:
     for needs in (Needs(hidden=frozenset({0, 1})), Needs(frozenset({0}), frozenset({"query", "value"}))):
         if needs.attention and family not in CAPTURED:
             continue
@@ -173,7 +173,7 @@ def test_a_shortened_teacher_says_what_the_whole_one_says(family: str) -> None:
 
 
 @pytest.mark.parametrize("needs", [Needs(), Needs(logits=True, hidden=frozenset({1})), Needs(hidden=frozenset({3}))])
-def test_a_teacher_that_is_read_to_its_end_stays_whole(needs: Needs) -> None:
+def test_a_teacher_whose_last_block_is_read_stays_whole(needs: Needs) -> None:
     model = encoder("bert")
     assert shorten(model, needs, a_batch()) == 0
     assert len(model.encoder.layer) == model.config.num_hidden_layers == 3

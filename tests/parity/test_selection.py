@@ -1,4 +1,4 @@
-"""The best weights of a stage: which are kept, when training ends, what an interruption changes (nothing)."""
+"""Selection of a stage's best weights: which are kept, when training ends, and no effect of an interruption."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_an_interruption_does_not_lengthen_patience(config: StageConfig, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_every_kind_ends_with_the_score_it_was_chosen_by(kind: str, tmp_path: Path) -> None:
+def test_every_kind_ends_with_its_best_score(kind: str, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", kind))
     stage = "teacher"
     (wanted, *_) = teacher_configs(recipe) or (None,)
@@ -183,7 +183,7 @@ def test_every_kind_ends_with_the_score_it_was_chosen_by(kind: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["pair", "question_answering"])
-def test_rows_held_out_are_scored_and_not_learnt(kind: str, tmp_path: Path) -> None:
+def test_held_out_rows_are_scored_and_not_trained_on(kind: str, tmp_path: Path) -> None:
     recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", kind))
     config = with_selection(teacher_configs(recipe)[0], {"duration": "2 steps"}, rows="held_out", held_out_share=0.4)
     selection = config.training.selection
@@ -215,7 +215,7 @@ def make_trainer_rows(config: StageConfig, ports: Ports) -> int:
     return len(load_data(config.data, tiny_tokenizer(), ports.cache, config.training.selection).train)
 
 
-def test_a_copy_of_a_held_out_text_is_not_learnt_either(tmp_path: Path) -> None:
+def test_copies_of_a_held_out_text_are_held_out_too(tmp_path: Path) -> None:
     rows = toy_rows(100, seed=1)
     content = toy_recipe_dict(tmp_path / "in")
     write_rows(tmp_path / "in" / "task" / "train.jsonl", rows + rows)
@@ -277,7 +277,7 @@ def test_when_it_is_measured(every: str, expected: list[int]) -> None:
     assert late == [step for step in expected if step >= 14]
 
 
-def test_a_stage_without_selection_is_the_stage_it_was(config: StageConfig) -> None:
+def test_a_stage_without_selection_keeps_its_digest(config: StageConfig) -> None:
     plain = config.training.model_copy(update={"selection": None})
     stage = config.model_copy(update={"training": plain})
     assert "selection" not in stage_identity(stage, None)["training"]
@@ -316,7 +316,7 @@ def test_what_cannot_be_chosen_by_is_refused(
     assert refused.value.errors()[0]["loc"][: len(place)] == place
 
 
-def test_a_student_is_chosen_too(tmp_path: Path) -> None:
+def test_a_students_weights_are_selected_too(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in", steps=4)
     content["teacher"]["task_model"]["training"]["duration"] = "4 steps"
     recipe = Recipe.model_validate(content)

@@ -1,4 +1,4 @@
-"""A teacher that is asked once teaches what one that is asked in every epoch does, whatever happens to its answers."""
+"""A cached teacher teaches the same as one that runs in every epoch, whatever happens to the cache."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def trained(config: StageConfig, ports: Ports) -> Trainer:
     return trainer
 
 
-def test_a_stage_learns_the_same_and_gives_the_room_back(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_cached_stage_trains_the_same_and_deletes_its_cache(recipe: Recipe, tmp_path: Path) -> None:
     config = stage(recipe, {})
     plain = trained(config, plain_ports(tmp_path / "plain"))
     ports = plain_ports(tmp_path / "kept", teacher_cache_bytes=ROOM)
@@ -159,9 +159,7 @@ def test_a_resumed_stage_ends_in_the_same_weights(lost: bool, recipe: Recipe, tm
 
 
 @pytest.mark.parametrize("rooms", [(ROOM, 0), (0, ROOM), (ROOM, ROOM), (0, 0)])
-def test_another_way_of_asking_the_teacher_after_a_resume_is_said(
-    rooms: tuple[int, int], recipe: Recipe, tmp_path: Path
-) -> None:
+def test_a_change_of_caching_after_a_resume_is_reported(rooms: tuple[int, int], recipe: Recipe, tmp_path: Path) -> None:
     config, states = stage(recipe, {}), MemoryStates()
     place, before = {"states": states}, rooms[0]
     batches = len(asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM)).teachers.caches[0].batches)
@@ -175,13 +173,13 @@ def test_another_way_of_asking_the_teacher_after_a_resume_is_said(
     assert len(said) == (before != rooms[1])
 
 
-def test_a_stop_while_the_teacher_is_asked_keeps_its_answers(
+def test_a_stop_while_the_cache_is_filled_keeps_its_rows(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(teacher_cache, "BATCH_TOKENS", 64)
     config = stage(recipe, {})
     stop = StopsAfter(2)
-    with pytest.raises(Interrupted, match="teacher was asked"):
+    with pytest.raises(Interrupted, match="teacher ran"):
         asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM, stop_requested=stop))
     computed: list[int] = []
     compute = teacher_cache.TeacherCache._compute
@@ -195,7 +193,7 @@ def test_a_stop_while_the_teacher_is_asked_keeps_its_answers(
     assert len(computed) == len(trainer.teachers.caches[0].batches) - 3
 
 
-def test_every_damage_is_seen_and_mended_before_it_is_used(recipe: Recipe, tmp_path: Path) -> None:
+def test_every_damage_is_detected_and_repaired_before_use(recipe: Recipe, tmp_path: Path) -> None:
     trainer = asked_once(stage(recipe, {}), plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     (cache,) = trainer.teachers.caches
     rows = np.arange(len(trainer.tokens))
@@ -219,7 +217,7 @@ def test_every_damage_is_seen_and_mended_before_it_is_used(recipe: Recipe, tmp_p
         assert cache._taken(rows) is not None
 
 
-def test_a_cut_file_is_filled_again(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_truncated_cache_file_is_filled_again(recipe: Recipe, tmp_path: Path) -> None:
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     config = stage(recipe, {})
     first = asked_once(config, ports).teachers.caches[0]
@@ -258,7 +256,7 @@ def test_without_room_the_teacher_is_asked_in_every_epoch(
     ],
     ids=["one epoch", "switched off", "map drawn in each epoch"],
 )
-def test_nothing_is_kept_where_it_would_not_pay_or_not_hold(
+def test_no_cache_is_made_that_would_not_pay_or_not_be_valid(
     latent: dict[str, Any], training: dict[str, Any], room: int, recipe: Recipe, tmp_path: Path
 ) -> None:
     config = stage(recipe, latent, **training)
@@ -290,7 +288,7 @@ def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(r
     cost_of(stage(recipe, {}), facts, tmp_path, 1e9, microbatch_tokens=16)
 
 
-def test_another_teacher_or_other_rows_have_a_cache_of_their_own(recipe: Recipe, tmp_path: Path) -> None:
+def test_different_teachers_or_rows_have_different_caches(recipe: Recipe, tmp_path: Path) -> None:
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     first = asked_once(stage(recipe, {}), ports).teachers.caches[0]
     trainer = make_trainer(stage(recipe, {}), ports)

@@ -1,4 +1,4 @@
-"""Several teachers, and students that start from one that is there."""
+"""Several teachers, and students that start from an existing model."""
 
 from __future__ import annotations
 
@@ -178,16 +178,14 @@ def general(recipe: Recipe, start: object, **shape: int) -> StageConfig:
 
 
 @pytest.mark.parametrize("units", ["random", "importance"])
-def test_an_extracted_student_is_trained_and_says_what_it_was_made_of(
-    recipe: Recipe, tmp_path: Path, units: str
-) -> None:
+def test_an_extracted_student_is_trained_and_its_parts_are_recorded(recipe: Recipe, tmp_path: Path, units: str) -> None:
     start = ExtractStart.model_validate({"units": units, "calibration_rows": 16})
     result = run_stage(general(recipe, start), None, plain_ports(tmp_path))
     text = (Path(result.checkpoint.path) / "extraction.json").read_text(encoding="utf-8")
     assert '"layers"' in text
 
 
-def test_a_student_can_start_from_a_model_that_is_there(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_student_can_start_from_an_existing_model(recipe: Recipe, tmp_path: Path) -> None:
     first = run_stage(general(recipe, recipe.student.start), None, plain_ports(tmp_path / "one"))
     there = Path(first.checkpoint.path) / "model"
     start = ModelStart(model=FolderModel(path=str(there)))

@@ -1,4 +1,4 @@
-"""The loop against itself: accumulation, interruption, the teacher, and the start of a student."""
+"""The loop against itself: accumulation, interruption, a frozen teacher, and the start of a student."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
     assert not torch.equal(first(3), first(4))
 
 
-def test_projections_are_handed_to_the_next_stage(recipe: Recipe, tmp_path: Path) -> None:
+def test_projections_are_passed_to_the_next_stage(recipe: Recipe, tmp_path: Path) -> None:
     general = stage_config(recipe, recipe.stages[0], TaskTeachers())
     first = run_stage(general, None, plain_ports(tmp_path / "one"))
     tokenizer = load_tokenizer(folder := locate(recipe.pretrained), load_config(folder))

@@ -1,4 +1,4 @@
-"""Values learnt as if they had mean 0 and deviation 1, and answered in the task's own units."""
+"""Values trained with mean 0 and deviation 1 and predicted in the task's units."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def answers(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_answers_in_units_and_keeps_them_in_its_last_layer(family: str, tmp_path: Path) -> None:
+def test_every_family_predicts_in_units_and_folds_them_into_its_last_layer(family: str, tmp_path: Path) -> None:
     if not kind_of(Regression()).head.exists_for(family_config(family)):
         return
     model = headed(family)

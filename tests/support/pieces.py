@@ -1,4 +1,4 @@
-"""One small tokenizer of each kind of pieces, over several scripts."""
+"""Small tokenizers of every kind of subword, over several scripts."""
 
 from __future__ import annotations
 

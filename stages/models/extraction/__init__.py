@@ -1,1 +1,1 @@
-"""Students cut out of their teacher by importance (Extract-Then-Distill)."""
+"""Students extracted from their teacher by importance (Extract-Then-Distill)."""

@@ -1,7 +1,7 @@
-"""Where each family of encoders keeps its parts: what every dimension of every weight counts.
+"""Meaning of every dimension of every weight in each encoder family.
 
-One table per family serves both users of it: `importance` sums scores over the weights of a part, and `extract` cuts
-the same weights out. A family is listed only where its tensors were checked one by one.
+The table of a family has two users: `importance` sums scores over the weights of a part, and `extract` cuts out the
+same weights. Only families whose tensors were checked one by one are listed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from schemas.core.errors import ConfigError
 
 
 class Role(Enum):
-    """What the places along one dimension of a weight stand for."""
+    """Meaning of the entries along one dimension of a weight."""
 
     WHOLE = auto()
     """Vocabulary, positions, token types: never cut."""
     EMBEDDING = auto()
-    """Channels of the embeddings; `anatomy_of` makes them HIDDEN, or WHOLE where they are projected to that width."""
+    """Channels of the embeddings; `anatomy_of` turns them into HIDDEN, or WHOLE if they are projected."""
     HIDDEN = auto()
     """Channels of the hidden states, shared by all blocks."""
     QUERY = auto()
@@ -30,13 +30,13 @@ class Role(Enum):
     VALUE = auto()
     """Head x channel of values."""
     CONTEXT = auto()
-    """Head x channel of what the output projection reads; cut as the values are."""
+    """Head x channel of the output projection's input; cut like the values."""
     NEURON = auto()
     """Neurons of the feed-forward part."""
 
 
 Dimension = tuple[Role, ...]
-"""Several roles where a family lays several parts of one size one after the other along a dimension."""
+"""Several roles if a family concatenates parts of equal size along a dimension."""
 Dimensions = tuple[Dimension, ...]
 
 _WHOLE: Dimension = (Role.WHOLE,)
@@ -49,40 +49,40 @@ _NEURON: Dimension = (Role.NEURON,)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a weight belongs."""
+class Location:
+    """Block and dimensions of a weight."""
 
     layer: int | None
-    """Its block, 0 the first; None outside the blocks."""
+    """Block number, 0 is the first; None outside the blocks."""
     dimensions: Dimensions
-    """One entry per dimension of the weight."""
+    """Roles of each dimension of the weight."""
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The parts of one family."""
+    """Weights of one family."""
 
     blocks: str
     """Name of the list of blocks."""
     outside: Mapping[str, Dimensions]
-    """Patterns of module names outside the blocks -> dimensions of the weight; a bias has the first of them."""
+    """Patterns of module names outside the blocks -> dimensions of the weight; a bias has the first one."""
     inside: Mapping[str, Dimensions]
-    """The same inside a block, without the block's own name."""
+    """The same for modules inside a block, without the block's name."""
     is_rotary: bool = False
-    """Whether channels of queries and keys are turned at frequencies that the head's width decides."""
+    """Whether queries and keys are rotated at frequencies that depend on the head's width."""
 
-    def place(self, name: str, num_dimensions: int) -> Place:
-        """What the parameter `name` of `num_dimensions` dimensions holds.
+    def locate(self, name: str, num_dimensions: int) -> Location:
+        """Return the location of parameter `name`, which has `num_dimensions` dimensions.
 
         Raises:
-            ConfigError: the table has no such parameter (cross attention, adapters, another release).
+            ConfigError: the parameter is not in the table (cross attention, adapters, another release).
         """
         module, _, _ = name.rpartition(".")
         block = re.fullmatch(rf"{re.escape(self.blocks)}\.(\d+)\.(.+)", module)
         table, wanted = (self.inside, block[2]) if block else (self.outside, module)
         for pattern, dimensions in table.items():
             if re.fullmatch(pattern, wanted):
-                return Place(int(block[1]) if block else None, dimensions[:num_dimensions])
+                return Location(int(block[1]) if block else None, dimensions[:num_dimensions])
         raise ConfigError(
             f"student.start.kind: the teacher has the weight {name}, which extraction does not know how to cut; "
             "set student.start.kind to random or teacher_layers"
@@ -150,10 +150,10 @@ _FAMILIES: Mapping[str, Anatomy] = {
 
 
 def anatomy_of(config: PretrainedConfig) -> Anatomy:
-    """The parts of the config's family.
+    """Return the weights of the config's family.
 
     Raises:
-        ConfigError: the family is not among those whose weights are known here.
+        ConfigError: the family is not listed.
     """
     if config.model_type not in _FAMILIES:
         raise ConfigError(
@@ -163,22 +163,22 @@ def anatomy_of(config: PretrainedConfig) -> Anatomy:
     anatomy = _FAMILIES[config.model_type]
     embedding = _HIDDEN if embedding_width(config) == config.hidden_size else _WHOLE
     outside = {
-        pattern: tuple(embedding if each == _EMBEDDING else each for each in dimensions)
+        pattern: tuple(embedding if dimension == _EMBEDDING else dimension for dimension in dimensions)
         for pattern, dimensions in anatomy.outside.items()
     }
     return replace(anatomy, outside=outside)
 
 
 def head_width(config: PretrainedConfig) -> int:
-    """Channels of one attention head."""
+    """Return the channels of one attention head."""
     return int(config.hidden_size) // int(config.num_attention_heads)
 
 
 def inner_size(config: PretrainedConfig) -> int:
-    """Neurons of one block's feed-forward part; DistilBERT calls the number hidden_dim."""
+    """Return the neurons of one block's feed-forward part (hidden_dim in DistilBERT)."""
     return int(getattr(config, "intermediate_size", None) or config.hidden_dim)
 
 
 def embedding_width(config: PretrainedConfig) -> int:
-    """Channels of the embeddings; only ELECTRA, of the families here, can have another width than the hidden one."""
+    """Return the channels of the embeddings; of the listed families, only ELECTRA's can differ from hidden_size."""
     return int(getattr(config, "embedding_size", config.hidden_size))

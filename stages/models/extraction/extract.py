@@ -1,10 +1,10 @@
-"""Starts a student of any smaller depth, width, head count and inner size from parts of the teacher.
+"""Extraction of a student with smaller depth, width, head count and inner size from the teacher's weights.
 
-Extract-Then-Distill (arXiv 2104.11928): cut the teacher in width, pick layers, then distil. ETD-Rand draws the parts at
-random, ETD-Impt takes those with the highest importance. The paper's full text was not readable; what its abstract
-leaves open is this project's reading: hidden channels are chosen once for the whole model, because the residual
-connections share them; heads and neurons are chosen in each block; a head of fewer channels than the teacher's keeps
-the same channels in queries as in keys, and the same in values as in the output projection. Nothing is rescaled.
+Extract-Then-Distill (arXiv 2104.11928): cut the teacher in width, select layers, then distil. ETD-Rand draws the parts
+at random, ETD-Impt takes those with the highest importance. Only the abstract was available; the rest is this project's
+reading: hidden channels are chosen once for the whole model, because the residual connections share them; heads and
+neurons are chosen per block; a head with fewer channels than the teacher's keeps the same channels in queries and keys,
+and the same in values and output projection. Nothing is rescaled.
 """
 
 from __future__ import annotations
@@ -21,33 +21,41 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 from schemas.core.base import digest_of
 from schemas.core.errors import ConfigError
 from stages.models.encoders import attention_of
-from stages.models.extraction.anatomy import Anatomy, Place, Role, anatomy_of, embedding_width, head_width, inner_size
+from stages.models.extraction.anatomy import (
+    Anatomy,
+    Location,
+    Role,
+    anatomy_of,
+    embedding_width,
+    head_width,
+    inner_size,
+)
 from stages.models.extraction.importance import Importance
 
 Parts = tuple[int, ...]
 Choose = Callable[..., Parts]
-"""(num_taken, number, field of Importance, *place in that field) -> the parts taken."""
+"""(number to keep, number available, field of Importance, *index into that field) -> numbers of the kept parts."""
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """Which parts of the teacher the student is made of; but for `layers` all numbers ascend."""
+    """Parts of the teacher that make up the student; all but `layers` are ascending."""
 
     layers: Parts
-    """[student block] the teacher block."""
+    """[student block]: teacher block."""
     heads: tuple[Parts, ...]
-    """[student block] heads of that teacher block."""
+    """[student block]: heads of that teacher block."""
     query_channels: tuple[tuple[Parts, ...], ...]
-    """[student block][student head] channels of the teacher head's queries and keys."""
+    """[student block][student head]: channels of the teacher head's queries and keys."""
     value_channels: tuple[tuple[Parts, ...], ...]
-    """[student block][student head] channels of the teacher head's values and context."""
+    """[student block][student head]: channels of the teacher head's values and context."""
     neurons: tuple[Parts, ...]
-    """[student block] neurons of the feed-forward part."""
+    """[student block]: neurons of the feed-forward part."""
     hidden_channels: Parts
     """Channels of the hidden states, the same in all blocks."""
 
     def summary(self) -> dict[str, Any]:
-        """What was taken, short enough for a log: layers, heads, counts, and a digest of every number."""
+        """Return a short summary: layers, heads, counts, and a digest of all numbers."""
         return {
             "layers": list(self.layers),
             "heads": [list(heads) for heads in self.heads],
@@ -66,14 +74,14 @@ def choose_parts(
     importance: Importance | None,
     seed: int,
 ) -> Extraction:
-    """The teacher's parts that a student of `student_config`'s shape takes.
+    """Choose the teacher's parts for a student of `student_config`'s shape.
 
     Args:
-        teacher_config: where parts are taken from.
-        student_config: how many are taken.
+        teacher_config: the teacher's config.
+        student_config: decides how many parts are kept.
         layers: the teacher block of each student block.
-        importance: the highest scores are taken, the first of equal ones; None draws parts uniformly with `seed`.
-        seed: of the draw; no matter where `importance` is given.
+        importance: parts with the highest scores are kept, ties go to the first; None draws parts uniformly.
+        seed: seed of the draw; not used with `importance`.
 
     Raises:
         ConfigError: the family is not supported, or the student's shape does not fit into the teacher's.
@@ -105,29 +113,28 @@ def choose_parts(
 
 
 def extract_student(teacher: PreTrainedModel, config: PretrainedConfig, extraction: Extraction) -> PreTrainedModel:
-    """A student made of the teacher's parts, in the teacher's precision, in eval mode.
+    """Return a student made of the teacher's parts, in the teacher's precision, in eval mode.
 
     Args:
-        teacher: the encoder as AutoModel builds it.
-        config: the student's, of `student_config` with the same `layers`.
-        extraction: of `choose_parts` for this teacher and this config.
+        teacher: the encoder as built by AutoModel.
+        config: the student's config, from `student_config` with the same `layers`.
+        extraction: from `choose_parts` for this teacher and this config.
 
     Raises:
-        ConfigError: the family is not supported, or a block has weights that the block it is taken from has not, or
-            the other way round.
+        ConfigError: the family is not supported, or a block's weights differ in name from those of its teacher block.
     """
     anatomy = anatomy_of(teacher.config)
     if kinds := getattr(config, "layer_types", None):
-        theirs = [teacher.config.layer_types[layer] for layer in extraction.layers]
-        assert kinds == theirs, "a config made for other layers"
-    with torch.random.fork_rng(devices=[]):  # the weights drawn here are all replaced
+        of_teacher = [teacher.config.layer_types[layer] for layer in extraction.layers]
+        assert kinds == of_teacher, "a config made for other layers"
+    with torch.random.fork_rng(devices=[]):  # all weights are replaced below
         student: PreTrainedModel = AutoModel.from_config(config, dtype=teacher.dtype, **attention_of(config))
     source = teacher.state_dict()
-    taken = {}
+    tensors = {}
     for name, origin in _origins(anatomy, teacher, student, extraction.layers).items():
-        place = anatomy.place(name, source[origin].ndim)
-        taken[name] = _cut(source[origin], place, extraction, head_width(teacher.config))
-    student.load_state_dict(taken)
+        location = anatomy.locate(name, source[origin].ndim)
+        tensors[name] = _cut(source[origin], location, extraction, head_width(teacher.config))
+    student.load_state_dict(tensors)
     return student.eval()
 
 
@@ -135,32 +142,32 @@ def _origins(
     anatomy: Anatomy, teacher: PreTrainedModel, student: PreTrainedModel, layers: tuple[int, ...]
 ) -> dict[str, str]:
     """The teacher's name for each weight of the student."""
-    own, theirs = student.state_dict().keys(), teacher.state_dict().keys()
-    origins = {name: name for name in own if not name.startswith(f"{anatomy.blocks}.")}
+    names, of_teacher = student.state_dict().keys(), teacher.state_dict().keys()
+    origins = {name: name for name in names if not name.startswith(f"{anatomy.blocks}.")}
     for block, layer in enumerate(layers):
         into, out_of = f"{anatomy.blocks}.{block}.", f"{anatomy.blocks}.{layer}."
-        mine = {name.removeprefix(into) for name in own if name.startswith(into)}
-        wanted = {name.removeprefix(out_of) for name in theirs if name.startswith(out_of)}
-        if unmatched := sorted(mine ^ wanted):
+        parts = {name.removeprefix(into) for name in names if name.startswith(into)}
+        wanted = {name.removeprefix(out_of) for name in of_teacher if name.startswith(out_of)}
+        if unmatched := sorted(parts ^ wanted):
             raise ConfigError(
                 f"student.start.layer_map: student block {block} is to be made of teacher block {layer}, but only one "
                 f"of them has a {unmatched[0]}: in {teacher.config.model_type} models the first block is built "
                 "differently; list the layers with kind: explicit, 0 first and nowhere else, or set "
                 "student.start.kind to random"
             )
-        origins |= {into + part: out_of + part for part in mine}
-    assert set(origins.values()) <= theirs, "a teacher that AutoModel did not build"
+        origins |= {into + part: out_of + part for part in parts}
+    assert set(origins.values()) <= of_teacher, "a teacher that AutoModel did not build"
     return origins
 
 
-def _cut(tensor: Tensor, place: Place, extraction: Extraction, teacher_width: int) -> Tensor:
-    """The taken places along every dimension of one weight of the teacher."""
-    for axis, roles in enumerate(place.dimensions):
+def _cut(tensor: Tensor, location: Location, extraction: Extraction, teacher_width: int) -> Tensor:
+    """Keep the chosen parts along every dimension of a teacher's weight."""
+    for axis, roles in enumerate(location.dimensions):
         parts = tensor.chunk(len(roles), dim=axis)
         kept = [
             part
             if role is Role.WHOLE
-            else part.index_select(axis, _indices(role, place.layer, extraction, teacher_width).to(part.device))
+            else part.index_select(axis, _indices(role, location.layer, extraction, teacher_width).to(part.device))
             for role, part in zip(roles, parts, strict=True)
         ]
         tensor = torch.cat(kept, dim=axis)
@@ -168,7 +175,7 @@ def _cut(tensor: Tensor, place: Place, extraction: Extraction, teacher_width: in
 
 
 def _indices(role: Role, block: int | None, extraction: Extraction, teacher_width: int) -> Tensor:
-    """Places along a dimension of `role` in the teacher; `block` counts the student's blocks."""
+    """Indices along a dimension of `role` in the teacher; `block` counts the student's blocks."""
     if role is Role.HIDDEN:
         return torch.tensor(extraction.hidden_channels)
     assert block is not None, f"{role} outside the blocks"
@@ -194,9 +201,9 @@ def _draw_with(seed: int) -> Choose:
 
 
 def _highest(importance: Importance) -> Choose:
-    def choose(num_taken: int, number: int, field: str, *place: int) -> Parts:
-        scores = getattr(importance, field)[place]
-        assert scores.shape == (number,), "the importance of another teacher"
+    def choose(num_taken: int, number: int, field: str, *index: int) -> Parts:
+        scores = getattr(importance, field)[index]
+        assert scores.shape == (number,), "importance of another teacher"
         by_score = torch.sort(scores, descending=True, stable=True).indices
         return tuple(sorted(by_score[:num_taken].tolist()))
 
@@ -204,7 +211,7 @@ def _highest(importance: Importance) -> Choose:
 
 
 def _check_fit(teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> None:
-    """Refuse a student whose shape does not fit into the teacher's, naming every size that does not."""
+    """Refuse a student whose shape does not fit into the teacher's; names every size."""
     anatomy = anatomy_of(teacher_config)
     sizes = (
         ("num_layers", student_config.num_hidden_layers, teacher_config.num_hidden_layers),
@@ -213,10 +220,10 @@ def _check_fit(teacher_config: PretrainedConfig, student_config: PretrainedConfi
         ("intermediate_size", inner_size(student_config), inner_size(teacher_config)),
     )
     problems = [
-        f"student.shape.{name}: {given}, but the teacher has {limit} and extraction can only leave parts out; "
+        f"student.shape.{name}: {size}, but the teacher has {limit} and extraction can only leave parts out; "
         f"give at most {limit}, or set student.start.kind to random"
-        for name, given, limit in sizes
-        if given > limit
+        for name, size, limit in sizes
+        if size > limit
     ]
     if problems := problems or _width_misfits(anatomy, teacher_config, student_config):
         raise ConfigError(problems)
@@ -224,19 +231,19 @@ def _check_fit(teacher_config: PretrainedConfig, student_config: PretrainedConfi
 
 def _width_misfits(anatomy: Anatomy, teacher_config: PretrainedConfig, student_config: PretrainedConfig) -> list[str]:
     width, heads = student_config.hidden_size, student_config.num_attention_heads
-    given, limit = head_width(student_config), head_width(teacher_config)
+    per_head, limit = head_width(student_config), head_width(teacher_config)
     family = teacher_config.model_type
     problems = []
-    if given > limit:
+    if per_head > limit:
         problems.append(
-            f"student.shape.num_attention_heads: {heads} heads of a hidden_size of {width} are {given} channels wide, "
-            f"but the teacher's heads {limit}; raise num_attention_heads or lower hidden_size until hidden_size / "
-            f"num_attention_heads is at most {limit}, or set student.start.kind to random"
+            f"student.shape.num_attention_heads: {heads} heads of a hidden_size of {width} are {per_head} channels "
+            f"wide, but the teacher's heads {limit}; raise num_attention_heads or lower hidden_size until "
+            f"hidden_size / num_attention_heads is at most {limit}, or set student.start.kind to random"
         )
-    if given < limit and anatomy.is_rotary:
+    if per_head < limit and anatomy.is_rotary:
         problems.append(
-            f"student.shape.hidden_size: {heads} heads of a hidden_size of {width} are {given} channels wide, but "
-            f"{family} turns queries and keys at frequencies that belong to heads of {limit}; give "
+            f"student.shape.hidden_size: {heads} heads of a hidden_size of {width} are {per_head} channels wide, but "
+            f"{family} rotates queries and keys at frequencies for heads of {limit} channels; give "
             f"{heads * limit}, which is {heads} x {limit}, or set student.start.kind to random"
         )
     embedding = embedding_width(teacher_config)

@@ -1,16 +1,16 @@
-"""How much each part of a teacher matters: first-order Taylor scores over some text.
+"""Importance of each part of a teacher: first-order Taylor scores on calibration text.
 
 A part's score is the absolute value of the sum of weight x gradient over the part's weights, per batch, summed over
 batches: the first-order change of the loss when the part is removed (Molchanov et al. 2017). By part:
 
 - neuron j: |w1_j . dL/dw1_j + w2_j . dL/dw2_j|, its bias with w1_j (MoEBERT, Zuo et al. 2022);
-- head a: |<O_a, dL/dO_a>| with O_a the head's context (Michel et al. 2019). The context is read by one linear map, so
-  that this is the sum of w . dL/dw over the output projection's columns of the head, and no activation need be kept;
+- head a: |<O_a, dL/dO_a>| with O_a the head's context (Michel et al. 2019). One linear map reads the context, so that
+  this is the sum of w . dL/dw over the head's columns of the output projection, and no activations are kept;
 - channel of queries and keys, of values and context: over the weights that write and read it;
-- hidden channel: over each tensor that touches it, embeddings included, absolute values summed over the tensors.
+- hidden channel: over each tensor that contains it, including embeddings; absolute values summed over the tensors.
 
-The published method (Extract-Then-Distill, arXiv 2104.11928) was not readable in full: its abstract says that an
-importance metric chooses the parts, the metric here is what this family of papers uses.
+Only the abstract of the published method (Extract-Then-Distill, arXiv 2104.11928) was available: it says that an
+importance metric chooses the parts. The metric here is the usual one of that literature.
 
 Shapes: B batch, S sequence, H hidden, L layers, A heads, D head channels, F neurons, V vocabulary.
 """
@@ -36,13 +36,13 @@ MASKED_FRACTION = 0.15
 
 @dataclass(frozen=True)
 class Importance:
-    """Scores, float64, not negative, comparable within a field and a layer only.
+    """Non-negative float64 scores, comparable only within a field and a layer.
 
     heads           (L, A)
     query_channels  (L, A, D)  channels of queries and keys
     value_channels  (L, A, D)  channels of values and of the output projection's input
     neurons         (L, F)
-    hidden          (H,)       one for the whole model
+    hidden          (H,)       shared by all layers
     """
 
     heads: Tensor
@@ -55,21 +55,21 @@ class Importance:
 def measure_importance(
     model: PreTrainedModel, batches: Iterable[Batch], *, mask_token_id: int, seed: int
 ) -> Importance:
-    """One pass over `batches`; the model comes out as it went in.
+    """Score the teacher's parts in one pass over `batches`; the model is left unchanged.
 
-    The loss is the masked-language-model cross entropy where the model has that head. Sentence encoders have none, and
-    for them there is a proxy of this project's own: the mean squared distance between the final hidden states of the
-    masked and of the whole input, the latter without gradient, over real tokens. A hidden-state distillation loss
-    against another teacher must not take their place: its gradients rank parts worse (GRAIN's "gradient separation").
+    The loss is the masked-language-model cross entropy if the model has that head. Sentence encoders have none; their
+    loss is a proxy of this project: the mean squared distance between the final hidden states of the masked and the
+    original input, the latter without gradient, over real tokens. A hidden-state distillation loss against another
+    teacher is no substitute: its gradients rank parts worse (GRAIN's "gradient separation").
 
     Args:
         model: the teacher, with or without a masked-language-model head; only the encoder's parts are scored.
         batches: calibration text on any device, a few hundred batches or fewer.
-        mask_token_id: what a masked token is replaced with.
-        seed: draws the masked tokens; the same seed and batches give the same scores.
+        mask_token_id: replaces masked tokens.
+        seed: seed of the masked tokens.
 
     Raises:
-        ConfigError: the model's family is not supported, or the encoder has a weight that is not known.
+        ConfigError: the model's family is not supported, or the encoder has an unknown weight.
         DataError: no batch has a token that can be masked.
         NonFiniteLossError: the loss of a batch is NaN or infinite.
     """
@@ -86,23 +86,23 @@ def measure_importance(
                 total = scores if total is None else _sum(total, scores)
     if total is None:
         raise DataError(
-            "student.start.calibration_rows: every row that importance was to be measured on is without words; raise "
-            "it, give the first stage text, or set student.start.units to random"
+            "student.start.calibration_rows: none of the rows for measuring importance has words; raise it, give the "
+            "first stage text, or set student.start.units to random"
         )
     return total
 
 
 def mask_tokens(batch: Batch, *, mask_token_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """15 % of each sequence's tokens, at least one, replaced with the mask token.
+    """Replace 15 % of each sequence's tokens, at least one, with the mask token.
 
-    The first and the last real token, which tokenizers of these families add, are left alone.
+    The first and last real tokens, added by the tokenizers of these families, stay.
 
     Returns:
-        input_ids_BS, and chosen_BS: bool, which tokens were replaced.
+        input_ids_BS, and chosen_BS: True for replaced tokens.
     """
     lengths_B1 = batch.attention_mask.sum(1, keepdim=True)
-    places_S = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-    can_be_masked_BS = (places_S > 0) & (places_S < lengths_B1 - 1)
+    position_S = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+    can_be_masked_BS = (position_S > 0) & (position_S < lengths_B1 - 1)
     # Drawn on the CPU, so that every device masks the same tokens.
     draws_BS = torch.rand(batch.input_ids.shape, generator=generator).to(batch.input_ids.device)
     ranks_BS = draws_BS.masked_fill(~can_be_masked_BS, 2.0).argsort(dim=1).argsort(dim=1)
@@ -115,7 +115,7 @@ def mask_tokens(batch: Batch, *, mask_token_id: int, generator: torch.Generator)
 def _calibration_loss(
     model: PreTrainedModel, batch: Batch, mask_token_id: int, generator: torch.Generator
 ) -> Tensor | None:
-    """The loss whose gradients score the parts; None when nothing of the batch can be masked."""
+    """Loss whose gradients score the parts; None if no token of the batch can be masked."""
     masked_BS, chosen_BS = mask_tokens(batch, mask_token_id=mask_token_id, generator=generator)
     if not bool(chosen_BS.any()):
         return None
@@ -133,8 +133,8 @@ def _calibration_loss(
         loss = functional.mse_loss(states_BSH[is_real_BS], target_BSH[is_real_BS])
     if not bool(torch.isfinite(loss)):
         raise NonFiniteLossError(
-            f"the teacher's loss on calibration text is {loss.item()}; its weights or its precision are at fault: "
-            "check that teacher.model computes finite hidden states in float32"
+            f"the teacher's loss on calibration text is {loss.item()}; check that teacher.model computes finite hidden "
+            "states in float32"
         )
     return loss
 
@@ -145,7 +145,7 @@ def _predicts_tokens(model: PreTrainedModel) -> bool:
 
 
 def _scores(anatomy: Anatomy, model: PreTrainedModel, gradients: Mapping[str, Tensor | None]) -> Importance:
-    """The scores of one batch."""
+    """Scores of one batch."""
     signed, hidden_H = _sums(anatomy, model, gradients)
     config = model.config
     num_layers, num_heads = config.num_hidden_layers, config.num_attention_heads
@@ -167,39 +167,39 @@ def _scores(anatomy: Anatomy, model: PreTrainedModel, gradients: Mapping[str, Te
 def _sums(
     anatomy: Anatomy, model: PreTrainedModel, gradients: Mapping[str, Tensor | None]
 ) -> tuple[dict[tuple[int, Role], Tensor], Tensor]:
-    """Sums of weight x gradient: signed ones by block and role, and absolute ones of the hidden channels.
+    """Sums of weight x gradient: signed by block and role, absolute for hidden channels.
 
-    Within a block the sums keep their signs until all weights of a part are in, as the formulas ask. A hidden channel
-    has weights in every block, whose effects would cancel by chance, so that there each tensor counts by itself.
+    Within a block, sums keep their sign until all weights of a part are added, as in the formulas. A hidden channel has
+    weights in every block, whose effects could cancel by chance; so absolute values are taken per tensor.
     """
     signed: dict[tuple[int, Role], Tensor] = {}
     hidden_H = torch.zeros(model.config.hidden_size, dtype=torch.float64)
     for name, parameter in model.base_model.named_parameters():
-        if (gradient := gradients[name]) is None:  # not on the way to the loss, as the pooler
+        if (gradient := gradients[name]) is None:  # not part of the loss, such as the pooler
             continue
         product = parameter.detach() * gradient
-        place = anatomy.place(name, product.ndim)
-        for axis, roles in enumerate(place.dimensions):
+        location = anatomy.locate(name, product.ndim)
+        for axis, roles in enumerate(location.dimensions):
             rows = product.movedim(axis, 0).reshape(product.shape[axis], -1)
             sums = rows.sum(1, dtype=torch.float64).cpu()
             for role, part in zip(roles, sums.chunk(len(roles)), strict=True):
                 if role is Role.HIDDEN:
                     hidden_H += part.abs()
-                elif place.layer is not None and role is not Role.WHOLE:
-                    key = (place.layer, role)
+                elif location.layer is not None and role is not Role.WHOLE:
+                    key = (location.layer, role)
                     signed[key] = signed[key] + part if key in signed else part
     return signed, hidden_H
 
 
 def _sum(first: Importance, second: Importance) -> Importance:
     return Importance(
-        **{each.name: getattr(first, each.name) + getattr(second, each.name) for each in fields(Importance)}
+        **{field.name: getattr(first, field.name) + getattr(second, field.name) for field in fields(Importance)}
     )
 
 
 @contextmanager
 def _differentiable(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block every weight has gradients and nothing is dropped out; after it all is as it was."""
+    """Inside the block, all weights require gradients and dropout is off; restored afterwards."""
     was_training = {module: module.training for module in model.modules()}
     needed_gradient = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval()

@@ -37,7 +37,7 @@ def test_the_time_is_utc_by_iso_8601() -> None:
     assert abs(datetime.now(UTC) - now) < timedelta(seconds=5)
 
 
-def test_the_commit_of_a_checkout_is_found_however_git_keeps_it(tmp_path: Path) -> None:
+def test_the_commit_is_read_from_every_layout_of_a_git_folder(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     assert commit_of(root) is None

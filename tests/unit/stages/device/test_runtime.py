@@ -1,4 +1,4 @@
-"""What a frozen copy of a model keeps of it."""
+"""A frozen copy of a model keeps its buffers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of values, sets of labels, spans, choices and vectors against float64 loops over rows."""
+"""Losses of values, label sets, spans, choices and vectors against float64 loops over rows."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_values_are_compared_by_their_squared_error() -> None:
     assert int(loss.count) == B
 
 
-def test_every_label_of_a_set_is_a_question_of_its_own() -> None:
+def test_labels_of_a_set_are_independent() -> None:
     student = drawn(B, C, seed=1)
     expected = 0.0
     for b in range(B):
@@ -53,7 +53,7 @@ def test_every_label_of_a_set_is_a_question_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_soft_sets_of_labels_are_divergences_of_coins(temperature: float) -> None:
+def test_soft_label_sets_are_divergences_of_bernoulli_distributions(temperature: float) -> None:
     student, teacher = drawn(B, C, seed=1), drawn(B, C, seed=2)
     expected = 0.0
     for b in range(B):
@@ -104,7 +104,7 @@ def test_soft_spans_are_divergences_over_real_tokens(temperature: float) -> None
     assert error == pytest.approx(sum(rows), rel=1e-12)
 
 
-def test_a_choice_is_right_among_its_row_s_own() -> None:
+def test_a_choice_is_compared_with_its_rows_choices_alone() -> None:
     student = drawn(B, S, seed=1)
     student[~MASK] = float("nan")  # where a row has fewer choices than another
     labels = torch.tensor([5, -1, 1])
@@ -120,7 +120,7 @@ def test_a_choice_is_right_among_its_row_s_own() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_soft_choices_are_divergences_among_a_row_s_own(temperature: float) -> None:
+def test_soft_choices_are_divergences_within_a_row(temperature: float) -> None:
     student, teacher = drawn(B, S, seed=1), drawn(B, S, seed=2)
     for answers in (student, teacher):
         answers[~MASK] = float("nan")

@@ -42,7 +42,7 @@ def test_a_constant_added_to_a_query_s_scores_changes_nothing(kind: str) -> None
     assert moved.total.item() == pytest.approx(plain, rel=1e-12)
 
 
-def test_scores_of_the_capture_are_taken_as_they_come() -> None:
+def test_captured_scores_need_no_masking() -> None:
     queries, keys = drawn(B, A, S, D, seed=1), drawn(B, A, S, D, seed=2)
     student = attention_scores(queries, keys, MASK, scaling=0.5)
     teacher = drawn(B, A, S, S, seed=3)

@@ -61,7 +61,7 @@ def test_without_padding_it_is_the_published_port_s_over_the_number_of_layers() 
     assert L * loss.mean().item() == pytest.approx(port, rel=1e-12)
 
 
-def test_a_row_alone_in_its_step_is_drawn_to_its_own_and_pushed_from_nothing() -> None:
+def test_a_single_row_has_no_contrast() -> None:
     student, teacher = all_rows()
     loss = angular_contrastive_loss(
         student[:, :1], teacher[:, :1], STUDENT_MASK[:1], TEACHER_MASK[:1], torch.tensor([0])
@@ -69,7 +69,7 @@ def test_a_row_alone_in_its_step_is_drawn_to_its_own_and_pushed_from_nothing() -
     assert loss.total.item() == pytest.approx(1 + distance(student, teacher, 0, 0), rel=1e-12)
 
 
-def test_a_row_of_padding_is_neither_near_nor_far_and_moves_nothing() -> None:
+def test_a_row_of_padding_has_distance_one_and_no_gradient() -> None:
     student, teacher = all_rows()
     student = student[:, :1].fill_(float("nan")).requires_grad_()
     nothing = torch.zeros(1, 5)

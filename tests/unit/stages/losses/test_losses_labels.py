@@ -38,7 +38,7 @@ def test_row_weights_multiply_the_sum_and_leave_the_count(kind: str) -> None:
     assert int(loss.count) == B
 
 
-def test_a_row_is_judged_among_the_classes_of_its_label_s_group() -> None:
+def test_a_row_is_compared_within_its_labels_group() -> None:
     student = drawn(B, C, seed=1).requires_grad_()
     loss = hard_label_loss(student, LABELS, groups=GROUPS)
     expected = 0.0
@@ -54,7 +54,7 @@ def test_a_row_is_judged_among_the_classes_of_its_label_s_group() -> None:
     assert not student.grad[2:, [0, 1, 5]].any()
 
 
-def test_a_single_group_is_no_groups() -> None:
+def test_a_single_group_equals_no_groups() -> None:
     student = drawn(B, C, seed=1)
     grouped = hard_label_loss(student, LABELS, groups=((0, C),)).total.item()
     assert grouped == pytest.approx(hard_label_loss(student, LABELS).total.item(), rel=1e-12)
@@ -78,7 +78,7 @@ def test_groups_must_partition_the_classes(groups: tuple[tuple[int, int], ...]) 
         hard_label_loss(drawn(B, C), LABELS, groups=groups)
 
 
-def test_a_teacher_weighs_more_the_better_it_knows_the_label() -> None:
+def test_a_teacher_with_a_better_prediction_weighs_more() -> None:
     teachers = drawn(K, B, C, seed=1)
     weights = confidence_weights(teachers, LABELS)
     for b, label in enumerate(LABELS.tolist()):
@@ -99,5 +99,5 @@ def test_the_weights_of_a_row_sum_to_one(num_teachers: int, scale: float, seed: 
     assert bool((weights >= 0).all())
 
 
-def test_a_single_teacher_is_trusted_alone() -> None:
+def test_a_single_teacher_has_weight_one() -> None:
     assert confidence_weights(drawn(1, B, C), LABELS).tolist() == [[1.0] * B]

@@ -1,4 +1,4 @@
-"""What every loss promises, for every loss: padding, splits, precision, extremes, gradients."""
+"""Properties of every loss: padding, splits, precision, extreme inputs, gradients."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_any_split_of_the_rows_adds_up(name: str, lengths: list[int], parts: lis
 
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.relates_rows])
-def test_a_loss_that_relates_rows_depends_on_the_rows_beside(name: str) -> None:
+def test_a_loss_that_relates_rows_depends_on_the_other_rows(name: str) -> None:
     loss, mask = LOSSES[name], mask_of((5, 4, 5, 3), 5)
     student, teacher = drawn(loss.student, 1), drawn(loss.teacher, 2)
     total = loss.compute(whole(loss, student, teacher, mask)).total
@@ -330,7 +330,7 @@ def test_extreme_inputs_give_finite_gradients(name: str, extreme: str, dtype: to
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_PADDING if name != "contrastive"])
-def test_a_batch_of_nothing_but_padding_costs_and_counts_nothing(name: str) -> None:
+def test_a_batch_of_padding_alone_has_zero_loss_and_count(name: str) -> None:
     summed, gradient = value_and_gradient(name, (0, 0, 0, 0))
     assert (summed.total.item(), int(summed.count), summed.mean().item()) == (0.0, 0, 0.0)
     assert not gradient.any()

@@ -70,7 +70,7 @@ def test_the_loss_is_the_sum_of_divergences_over_heads_and_real_tokens(
     assert int(loss.count) == num_heads * sum(LENGTHS)
 
 
-def test_own_heads_are_the_models_heads_as_they_are(teacher: Tensor) -> None:
+def test_without_relation_heads_the_models_heads_are_used(teacher: Tensor) -> None:
     student = drawn(B, TEACHER_HEADS, S, STUDENT_WIDTH, seed=3)
     own = relation_loss(student, teacher, MASK, num_heads=None)
     split = relation_loss(student, teacher, MASK, num_heads=TEACHER_HEADS)
@@ -78,7 +78,7 @@ def test_own_heads_are_the_models_heads_as_they_are(teacher: Tensor) -> None:
     assert torch.equal(own.count, split.count)
 
 
-def test_relations_do_not_change_when_a_head_s_space_is_turned() -> None:
+def test_relations_are_invariant_to_rotation_of_a_head() -> None:
     student, teacher = drawn(B, 2, S, 6, seed=1), drawn(B, 2, S, 6, seed=2)
     turn = torch.linalg.qr(drawn(6, 6, seed=3))[0]
     plain = relation_loss(student, teacher, MASK, num_heads=None).total.item()
@@ -97,11 +97,11 @@ def test_heads_that_do_not_split_both_widths_are_refused_with_those_that_do() ->
 
 
 @pytest.mark.parametrize("num_heads", [0, -2])
-def test_less_than_one_head_is_refused(student: Tensor, teacher: Tensor, num_heads: int) -> None:
+def test_fewer_than_one_head_is_refused(student: Tensor, teacher: Tensor, num_heads: int) -> None:
     with pytest.raises(ValueError, match=r"1, 2, 3, 4, 6, 12$"):
         relation_loss(student, teacher, MASK, num_heads=num_heads)
 
 
-def test_own_heads_have_to_be_as_many_on_both_sides(student: Tensor, teacher: Tensor) -> None:
+def test_without_relation_heads_both_models_need_equal_head_counts(student: Tensor, teacher: Tensor) -> None:
     with pytest.raises(ValueError, match="3 heads of the student and 2 of the teacher"):
         relation_loss(student, teacher, MASK, num_heads=None)

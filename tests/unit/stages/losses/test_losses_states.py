@@ -69,7 +69,7 @@ def test_normalized_mse_is_twice_the_cosine_distance() -> None:
     assert normalized == pytest.approx(2 * cosine, rel=1e-12)
 
 
-def test_a_vector_of_zeros_is_at_right_angles_to_all_others() -> None:
+def test_a_zero_vector_has_cosine_zero_to_all_others() -> None:
     student, one_token = torch.zeros(1, 1, H, requires_grad=True), torch.ones(1, 1)
     for kind in ("cosine", "normalized_mse"):
         loss = hidden_state_loss(student, drawn(1, 1, H).float(), one_token, kind=kind)
@@ -97,7 +97,7 @@ def test_a_row_is_pooled_from_its_real_tokens(pooling: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_padding_on_the_left_is_passed_over(pooling: str) -> None:
+def test_padding_on_the_left_is_ignored(pooling: str) -> None:
     states, real = drawn(1, 3, H), torch.tensor([[0, 1, 1]])
     pooled, _ = pool_states(states, real, pooling=pooling)
     alone, _ = pool_states(states[:, 1:], real[:, 1:], pooling=pooling)

@@ -98,7 +98,7 @@ def test_word_angles_are_compared_within_a_window(window: int) -> None:
     assert int(loss.count) == count
 
 
-def test_a_window_has_a_centre() -> None:
+def test_an_even_window_is_refused() -> None:
     with pytest.raises(AssertionError):
         word_angle_loss(*states(), MASK, window=4)
 
@@ -172,7 +172,7 @@ def test_token_angles_are_compared_where_the_teacher_attends(num_anchors: int, n
     assert int(loss.count) == count
 
 
-def test_a_token_that_nothing_attends_to_comes_before_padding() -> None:
+def test_an_unattended_token_ranks_above_padding() -> None:
     student, teacher = drawn(1, 3, H, seed=1), drawn(1, 3, T, seed=2).sign() * 1e4
     teacher[0, 1] = teacher[0, 0] / 2  # less like itself than like its neighbour
     on_the_left = [torch.cat([torch.zeros_like(side), side], 1) for side in (student, teacher)]
@@ -197,7 +197,7 @@ def test_sample_angles_are_compared_between_the_means_of_sequences(num_heads: in
     assert int(loss.count) == num_heads * len(triplets)
 
 
-def test_rows_without_real_tokens_take_no_part_in_sample_angles() -> None:
+def test_rows_without_real_tokens_are_left_out_of_sample_angles() -> None:
     student, teacher = states()
     without = torch.cat([MASK, torch.zeros(1, S, dtype=torch.bool)])
     more = [torch.cat([side, torch.full_like(side[:1], math.nan)]) for side in (student, teacher)]
@@ -217,7 +217,7 @@ def test_fewer_than_three_rows_have_no_angles(num_rows: int) -> None:
     assert not student.grad.any()
 
 
-def test_no_relation_changes_when_a_model_s_space_is_turned() -> None:
+def test_relations_are_invariant_to_rotation_of_the_states() -> None:
     student, teacher = states()
     turned = student @ torch.linalg.qr(drawn(H, H, seed=3))[0]
     angles = {"num_heads": 1, "num_anchors": 3, "num_neighbours": 3}

@@ -1,4 +1,4 @@
-"""The transport between layers against assignments found by trying them all."""
+"""The transport between layers against the best assignment by brute force."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_plan_is_at_least_in_float32(dtype: torch.dtype) -> None:
     assert plan.sum().item() == pytest.approx(1.0, rel=1e-2 if dtype == torch.bfloat16 else 1e-6)
 
 
-def test_costs_of_nothing_can_be_transported() -> None:
+def test_zero_costs_can_be_transported() -> None:
     plan = transport_plan(torch.zeros(2, 3), uniform(2), uniform(3))
     assert plan.sum(1).tolist() == pytest.approx([0.5, 0.5])
 

@@ -1,4 +1,4 @@
-"""Capturing attention changes nothing, numbers layers by call, and says which families allow it."""
+"""Attention capture changes no output, numbers layers by call, and reports the families it supports."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_captured_scores_are_those_behind_the_attention_map() -> None:
     torch.testing.assert_close(scores.softmax(-1), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_is_noted_outside_a_recording() -> None:
+def test_nothing_is_recorded_outside_the_block() -> None:
     ours, _ = both(BertConfig(**SMALL))
     with record_attention({0}) as recording:
         pass
@@ -128,7 +128,7 @@ def test_values_shared_by_query_heads_are_noted_once_for_each() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_families_that_can_be_read_are_told_apart(family: str) -> None:
+def test_readable_families_are_recognised(family: str) -> None:
     found = probe(family_config(family))
     assert (found.attention is None) is (family in CAPTURED)
     assert found.hidden_states is None
@@ -186,7 +186,7 @@ class OneHeadModel(BertModel):
             layer.attention.self.attention_head_size = config.hidden_size
 
 
-def test_a_model_with_other_heads_than_its_config_says_is_not_captured() -> None:
+def test_a_model_whose_heads_differ_from_its_config_is_not_captured() -> None:
     AutoConfig.register("one_head", OneHeadConfig, exist_ok=True)
     AutoModel.register(OneHeadConfig, OneHeadModel, exist_ok=True)
     found = probe(OneHeadConfig(**SMALL))

@@ -1,4 +1,4 @@
-"""Dropout draws the same for a row in every cut of a step, at every padding, on any architecture."""
+"""Dropout draws the same mask for a row in every cut of a step, with any padding, in any architecture."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_attention_without_dropout_is_torchs_and_the_mean_over_many_draws_is_too
 
 @pytest.mark.parametrize("shape", [(400, 50), (20, 40, 50), (10, 4, 20, 50)])
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_draws_are_as_frequent_as_asked_and_independent(shape: tuple[int, ...], probability: float) -> None:
+def test_dropout_has_the_configured_rate_and_is_independent(shape: tuple[int, ...], probability: float) -> None:
     module = nn.Dropout(probability)
     draws = Draws(module, seed=0)
     batch = Batch(torch.zeros(shape[0], 3, dtype=torch.long), torch.ones(shape[0], 3), None, Targets(), 0)
@@ -175,7 +175,7 @@ def test_the_same_pass_again_draws_the_same_and_another_seed_does_not() -> None:
     assert not torch.equal(drawn(1), drawn(2))
 
 
-def test_outside_a_stage_dropout_is_torchs() -> None:
+def test_dropout_outside_a_stage_is_torchs() -> None:
     module = nn.Dropout(0.5)
     Draws(module, seed=0)
     torch.manual_seed(5)

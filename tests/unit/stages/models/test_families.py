@@ -43,7 +43,7 @@ def last_states(model: PreTrainedModel) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_is_what_its_family_builds_in_that_shape(family: str) -> None:
+def test_a_reshaped_student_equals_the_familys_own_model(family: str) -> None:
     config = student_config(family_config(family), SHAPE)
     expected = family_config(family, layers=2, width=8, heads=2, inner=16)
     assert told(config) == told(expected)
@@ -82,7 +82,7 @@ def test_the_bottleneck_of_mobilebert_shrinks_in_proportion_and_whole_for_every_
 @pytest.mark.parametrize(
     ("heads", "key_heads", "student_heads", "expected"), [(18, 6, 12, 4), (12, 12, 6, 6), (18, 6, 4, 2), (18, 6, 5, 5)]
 )
-def test_query_heads_share_key_heads_as_in_the_teacher_as_far_as_they_divide(
+def test_query_heads_share_key_heads_as_in_the_teacher_or_by_the_next_divisor(
     heads: int, key_heads: int, student_heads: int, expected: int
 ) -> None:
     teacher = family_config("eurobert", width=heads * 4, heads=heads, num_key_value_heads=key_heads, head_dim=4)
@@ -95,7 +95,7 @@ def test_query_heads_share_key_heads_as_in_the_teacher_as_far_as_they_divide(
 
 
 @pytest.mark.parametrize("depth", [1, 4, 9])
-def test_kinds_of_attention_go_on_with_the_teachers_pattern(depth: int) -> None:
+def test_kinds_of_attention_continue_the_teachers_pattern(depth: int) -> None:
     teacher = family_config("modernbert", layers=7)
     assert teacher.layer_types[:4] == ["full_attention", *["sliding_attention"] * 2, "full_attention"]
     config = student_config(teacher, SHAPE.model_copy(update={"num_layers": depth}))
@@ -108,7 +108,7 @@ def test_copied_blocks_keep_their_kind_of_attention() -> None:
     assert config.layer_types == ["full_attention", "full_attention"]
 
 
-def test_embeddings_as_wide_as_the_model_stay_so_and_others_keep_their_width() -> None:
+def test_embeddings_follow_the_width_unless_factorised() -> None:
     for given, expected in ((16, 8), (12, 12)):
         teacher = family_config("electra", embedding_size=given)
         assert student_config(teacher, SHAPE).embedding_size == expected
@@ -219,7 +219,7 @@ def test_rows_of_the_position_table_before_the_first_token_are_added() -> None:
     assert student_config(padded_by_0, SHAPE, "roberta").max_position_embeddings == 41
 
 
-def test_special_tokens_that_the_teacher_does_not_name_are_not_the_familys_own() -> None:
+def test_missing_special_tokens_are_not_the_familys_defaults() -> None:
     teacher = AutoConfig.for_model("bert", vocab_size=300)
     modern = student_config(teacher, SHAPE, "modernbert")
     assert (modern.cls_token_id, modern.sep_token_id, modern.bos_token_id) == (None, None, None)
@@ -245,7 +245,7 @@ def test_a_family_that_cannot_be_the_student_is_refused_by_name(model_type: str,
         student_config(family_config("bert"), SHAPE, model_type)
 
 
-def test_a_shape_that_a_family_cannot_take_is_refused_with_the_reason() -> None:
+def test_a_shape_unsupported_by_a_family_is_refused_with_the_reason() -> None:
     odd = StudentShape(num_layers=2, hidden_size=6, num_attention_heads=2, intermediate_size=16)
     with pytest.raises(ConfigError, match=r"^student\.shape: a modernbert model .* 6 wide"):
         student_config(family_config("modernbert"), odd)
@@ -266,7 +266,7 @@ def test_a_model_that_is_no_transformer_encoder_has_no_shape() -> None:
         shape_of(AutoConfig.for_model("fnet"))
 
 
-def test_a_given_student_must_share_the_teachers_vocabulary(tmp_path: Path) -> None:
+def test_an_existing_student_must_share_the_teachers_vocabulary(tmp_path: Path) -> None:
     teacher = family_folder(tmp_path / "teacher", "bert")
     same = family_folder(tmp_path / "same", "electra")
     check_same_vocabulary(same, teacher, place="student.start.model")

@@ -1,4 +1,4 @@
-"""Heads of given teachers: their order by name, and what is said of those that do not fit."""
+"""Heads of existing teachers: order of their outputs by name, and refusal of heads that do not fit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answers(model: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("upper", [False, True])
-def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(upper: bool, tmp_path: Path) -> None:
+def test_a_teachers_classes_are_reordered_by_name(upper: bool, tmp_path: Path) -> None:
     theirs = ("entailment", "neutral", "contradiction")
     given = tuple(name.upper() for name in theirs) if upper else theirs
     folder = toy_teacher(tmp_path, labels=given)
@@ -52,7 +52,7 @@ def test_a_teacher_s_classes_are_put_into_the_task_s_order_by_name(upper: bool, 
     assert output_names(model.config) == LABELS
 
 
-def test_classes_that_differ_by_case_alone_are_told_apart(tmp_path: Path) -> None:
+def test_classes_that_differ_only_in_case_stay_distinct(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path, labels=("pos", "Pos"))
     model = kind_of(Classification()).head.load(folder)
     before = answers(model)
@@ -60,7 +60,7 @@ def test_classes_that_differ_by_case_alone_are_told_apart(tmp_path: Path) -> Non
     np.testing.assert_array_equal(answers(model), before[:, ::-1])
 
 
-def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
+def test_unnamed_classes_keep_their_order(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path, labels=("LABEL_0", "LABEL_1", "LABEL_2"))
     model = kind_of(Classification()).head.load(folder)
     before = answers(model)
@@ -76,7 +76,7 @@ def test_classes_without_names_are_taken_in_their_order(tmp_path: Path) -> None:
         (("yes", "no"), Regression(), ("value",)),
     ],
 )
-def test_other_outputs_than_the_task_s_are_refused(
+def test_outputs_that_differ_from_the_tasks_are_refused(
     theirs: tuple[str, ...], problem: Any, mine: tuple[str, ...], tmp_path: Path
 ) -> None:
     folder = toy_teacher(tmp_path, labels=theirs)
@@ -86,7 +86,7 @@ def test_other_outputs_than_the_task_s_are_refused(
     assert "fine-tune another" in str(caught.value)
 
 
-def test_a_head_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_head_of_another_kind_is_refused_by_name(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "classes", labels=LABELS)
     with pytest.raises(DataError, match="BertForSequenceClassification, but a token_class"):
         kind_of(TokenClassification()).head.check_trained(folder, "./teacher")
@@ -103,7 +103,7 @@ def test_a_head_of_another_kind_is_refused_by_its_name(tmp_path: Path) -> None:
     kind_of(TokenClassification()).head.check_trained(tmp_path / "tags", "./teacher")
 
 
-def test_an_encoder_alone_is_no_fine_tuned_teacher_but_a_sentence_encoder(tmp_path: Path) -> None:
+def test_an_encoder_without_head_is_refused_unless_the_task_is_embedding(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path)
     with pytest.raises(DataError, match="has no trained classification head"):
         kind_of(Classification()).head.check_trained(folder, "./teacher")
@@ -111,7 +111,7 @@ def test_an_encoder_alone_is_no_fine_tuned_teacher_but_a_sentence_encoder(tmp_pa
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first"])
-def test_a_sentence_encoder_pools_maps_and_comes_back_from_its_folder(pooling: Any, tmp_path: Path) -> None:
+def test_a_sentence_encoder_pools_projects_and_reloads(pooling: Any, tmp_path: Path) -> None:
     problem = Embedding(pooling=pooling)
     encoder = load_encoder(toy_teacher(tmp_path / "encoder"))
     model = sentence_encoder(encoder, problem, width=12, seed=3).eval()

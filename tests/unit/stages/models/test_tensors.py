@@ -1,4 +1,4 @@
-"""What is read from a safetensors file lies in memory of its own."""
+"""Tensors read from a safetensors file are copies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def saved(tmp_path: Path) -> BertModel:
     return model
 
 
-def test_a_model_that_was_read_answers_as_the_one_that_was_saved(saved: BertModel, tmp_path: Path) -> None:
+def test_a_loaded_model_computes_what_the_saved_one_computes(saved: BertModel, tmp_path: Path) -> None:
     again = load_encoder(tmp_path)
     plain = BertModel._from_config(ODD, attn_implementation=CAPTURE).eval()
     plain.load_state_dict(saved.state_dict())
@@ -46,14 +46,14 @@ def test_a_model_that_was_read_answers_as_the_one_that_was_saved(saved: BertMode
         assert torch.equal(again.get_parameter(name), parameter)
 
 
-def test_a_file_that_is_emptied_later_takes_no_weight_along(saved: BertModel, tmp_path: Path) -> None:
+def test_emptying_the_file_later_does_not_change_the_weights(saved: BertModel, tmp_path: Path) -> None:
     model = load_encoder(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"")
     for name, parameter in saved.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter)
 
 
-def test_tensors_that_were_read_do_not_follow_the_file(tmp_path: Path) -> None:
+def test_loaded_tensors_do_not_change_with_the_file(tmp_path: Path) -> None:
     file = tmp_path / "some.safetensors"
     tensors = {"a": torch.randn(3), "b": torch.randn(5, 7), "c": torch.tensor(4)}
     save_file(tensors, file)

@@ -1,4 +1,4 @@
-"""Masked words: which are chosen, that they do not depend on how a step is cut, and models that predict them."""
+"""Word masking: proportions, independence of how a step is cut, and masked-language models."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def masking(**changes: object) -> Masking:
     )
 
 
-def test_about_the_asked_share_is_chosen_and_treated_as_berts_are() -> None:
+def test_masking_follows_berts_proportions() -> None:
     batch = batch_of([62] * 400)
     masked = masking().mask(batch, np.arange(400), step=0)
     targets = masked.targets_as(MaskedWords).words
@@ -70,7 +70,7 @@ def test_special_tokens_and_padding_are_never_chosen_and_every_row_has_a_word() 
         assert chosen.any(1).tolist() == [True, True, True, False]  # the last has no word at all
 
 
-def test_a_row_is_masked_alike_in_whatever_company_and_anew_in_another_step() -> None:
+def test_masking_depends_on_row_and_step_alone() -> None:
     batch = batch_of([12, 12, 12])
     together = masking().mask(batch, np.array([7, 8, 9]), step=5)
     alone = masking().mask(batch.rows(slice(1, 2)), np.array([8]), step=5)
@@ -102,7 +102,7 @@ def word_teacher(tmp_path: Path) -> Path:
     return tmp_path / "words"
 
 
-def test_a_word_head_is_found_or_missed(word_teacher: Path, tmp_path: Path) -> None:
+def test_a_word_head_is_detected(word_teacher: Path, tmp_path: Path) -> None:
     assert has_word_head(word_teacher)
     bare = toy_teacher(tmp_path / "bare")
     assert not has_word_head(bare)
@@ -124,7 +124,7 @@ def test_a_student_takes_the_teachers_head_and_keeps_its_own_embeddings(word_tea
     assert torch.equal(taken["cls.predictions.decoder.weight"], own["embeddings.word_embeddings.weight"])
 
 
-def test_the_encoder_of_a_word_model_opens_with_its_pooler(word_teacher: Path, tmp_path: Path) -> None:
+def test_the_encoder_of_a_word_model_loads_with_its_pooler(word_teacher: Path, tmp_path: Path) -> None:
     encoder = load_encoder(word_teacher)
     pooler = encoder.state_dict()["pooler.dense.weight"].clone()
     with_word_head(encoder, word_teacher, seed=1).save_pretrained(tmp_path / "student")
@@ -132,7 +132,7 @@ def test_the_encoder_of_a_word_model_opens_with_its_pooler(word_teacher: Path, t
     assert torch.equal(again["pooler.dense.weight"], pooler)
 
 
-def test_models_that_are_loaded_at_once_leave_weights_to_be_tied(word_teacher: Path) -> None:
+def test_loading_two_models_at_once_keeps_weight_tying(word_teacher: Path) -> None:
     def load() -> None:
         for _ in range(3):
             load_encoder(word_teacher)

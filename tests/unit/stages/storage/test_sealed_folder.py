@@ -1,4 +1,4 @@
-"""Folders of a cache are there as they were made, or made anew."""
+"""Cache folders are complete and undamaged, or written again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fill(beside: Path) -> None:
 
 @pytest.mark.parametrize("harm", sorted(HARMS))
 @pytest.mark.parametrize("name", ["numbers.bin", "inner/names.txt", "sealed.json"])
-def test_harm_to_any_file_is_found_and_mended(harm: str, name: str, tmp_path: Path) -> None:
+def test_damage_to_any_file_is_detected_and_repaired(harm: str, name: str, tmp_path: Path) -> None:
 
     folder = tmp_path / "cache" / "folder"
     assert not is_whole(folder)
@@ -71,7 +71,7 @@ def test_a_file_that_is_replaced_under_the_same_name_and_time_has_other_rows(tmp
     assert found == ["one", "two"]
 
 
-def test_rows_are_made_anew_where_a_disk_has_changed_them(tmp_path: Path) -> None:
+def test_rows_damaged_on_disk_are_written_again(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text_a": "one"}\n' * 50, encoding="utf-8")
     rows = read_file(file, tmp_path / "cache", "task.train").rows
@@ -84,7 +84,9 @@ def test_rows_are_made_anew_where_a_disk_has_changed_them(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EROFS, "read-only")])
-def test_a_full_disk_is_no_mistake_in_the_data(error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_reported_as_a_data_error(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise datasets.exceptions.DatasetGenerationError("An error occurred") from error
 

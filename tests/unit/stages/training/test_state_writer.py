@@ -1,4 +1,4 @@
-"""States are written beside training, whole, and one that could not be written is told of."""
+"""States are written during training, complete, and a failed write is reported."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_writing_does_not_hold_up_and_states_stay_in_order() -> None:
     assert [each.step for each in states.saved] == [1, 2]
 
 
-def test_a_state_that_could_not_be_written_is_told_of_once() -> None:
+def test_a_failed_state_write_is_reported_once() -> None:
     with StateWriter(FullStates()) as writer:
         writer.save(state(1))
         with pytest.raises(StoreError, match="full at step 1"):
@@ -68,7 +68,7 @@ def test_a_state_that_could_not_be_written_is_told_of_once() -> None:
         assert not writer.busy
 
 
-def test_a_refused_state_does_not_hide_what_else_went_wrong() -> None:
+def test_a_refused_state_does_not_hide_another_error() -> None:
     def fails() -> None:
         with StateWriter(FullStates()) as writer:
             writer.save(state(1))
@@ -99,7 +99,7 @@ def run(recipe: Recipe, ports: Ports) -> Trainer:
     return trainer
 
 
-def test_a_state_that_is_written_while_training_goes_on_is_of_its_own_step(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_state_written_during_training_belongs_to_its_step(recipe: Recipe, tmp_path: Path) -> None:
     states, progress = HeldStates(), SilentProgress()
 
     def stop() -> bool:

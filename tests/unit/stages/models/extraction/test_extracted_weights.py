@@ -137,7 +137,7 @@ def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tupl
     ],
 )
 @pytest.mark.parametrize("units", ["random", "importance"])
-def test_every_weight_is_cut_out_of_the_teachers_where_announced(
+def test_every_weight_is_cut_out_as_the_extraction_lists(
     family: str, hidden: int, heads: int, layers: tuple[int, ...], units: str
 ) -> None:
     teacher = teacher_of(family)

@@ -1,4 +1,4 @@
-"""Scores are the formulas' values, rank parts as removing them does, and leave the model alone."""
+"""Importance scores equal their formulas, rank parts as removal does, and leave the model unchanged."""
 
 from __future__ import annotations
 
