@@ -178,7 +178,9 @@ def test_every_kind_ends_with_its_best_score(kind: str, tmp_path: Path) -> None:
     result = run_stage(chosen, None, plain_ports(tmp_path / "run"))
     assert recipe.task is not None
     main = recipe.task.main_metric
-    assert result.metrics[f"select/best_{main}"] == pytest.approx(result.metrics[f"eval/{main}"], abs=1e-6)
+    # Rounding may swap the ranks of two nearly equal answers (it does with AVX2), which moves the mean of Pearson's and
+    # Spearman's correlation of 60 rows by 3e-5. From one step to the next the score moves by 8e-3.
+    assert result.metrics[f"select/best_{main}"] == pytest.approx(result.metrics[f"eval/{main}"], abs=1e-4)
     assert result.metrics["select/best_step"] in (2, 4, 6)
 
 
