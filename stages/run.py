@@ -20,7 +20,7 @@ from schemas.data.stage_data import TaskMixture
 from schemas.recipe.objective import MaskedLanguageObjective
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, StageResult
-from stages.augmentation.task import Copyist
+from stages.augmentation.task import Augmenter
 from stages.build import PROJECTIONS, InitialStudent, initial_student, load_teachers, shares_of
 from stages.evaluation.stage_scores import stage_scores
 from stages.identity import differences, stage_identity
@@ -62,8 +62,8 @@ def run_stage(
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     selection = config.training.selection
-    copyist = Copyist(folder, ports.progress, ports.stop_requested, config.training.precision)
-    data = load_data(config.data, tokenizer, ports.cache, selection, copyist)
+    augmenter = Augmenter(folder, ports.progress, ports.stop_requested, config.training.precision)
+    data = load_data(config.data, tokenizer, ports.cache, selection, augmenter)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
     initial = initial_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units)
     student = initial.model

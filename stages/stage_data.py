@@ -14,7 +14,7 @@ from schemas.core.training import Selection
 from schemas.data.corpus import GeneralCorpus
 from schemas.data.stage_data import Data, TaskDataset, TaskMixture
 from schemas.data.tasks import AnyTask
-from stages.augmentation.task import Copyist, augmented_task
+from stages.augmentation.task import Augmenter, augmented_task
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.prepare import load_corpus
 from stages.data.corpus.tokenize import tokenize_corpus
@@ -54,7 +54,7 @@ def load_data(
     tokenizer: PreTrainedTokenizerFast,
     cache: Path,
     selection: Selection | None = None,
-    copyist: Copyist | None = None,
+    augmenter: Augmenter | None = None,
 ) -> StageData:
     """Read and tokenise the data of a stage.
 
@@ -63,7 +63,7 @@ def load_data(
         tokenizer: the teacher's.
         cache: folder of tokenised data.
         selection: decides which training rows are held out; None holds out none.
-        copyist: writes the copies of augmented rows; None leaves them out.
+        augmenter: writes the copies of augmented rows; None leaves them out.
     """
     match data:
         case GeneralCorpus():
@@ -74,8 +74,8 @@ def load_data(
         case TaskDataset():
             part = _task_part(data.task, tokenizer, cache, selection)
             rows, learnt = part.rows, part.learnt()
-            if data.augmentation is not None and copyist is not None:
-                copied = augmented_task(rows, part.rows_learnt(), data.augmentation, copyist, cache)
+            if data.augmentation is not None and augmenter is not None:
+                copied = augmented_task(rows, part.rows_learnt(), data.augmentation, augmenter, cache)
                 max_length = data.task.max_length
                 learnt = tokenize_split(copied, "train", tokenizer, max_length=max_length, cache=cache)
             return StageData(learnt, part.validation, rows.labels, rows.problem, parts={"": part})

@@ -1,23 +1,22 @@
-"""A task's training rows with copies in which words are replaced by likely others, as TinyBERT makes them.
+"""Data augmentation of TinyBERT: copies of a task's training rows with words replaced by likely others.
 
-Jiao et al. 2020, section 3.3 and algorithm 1: a word that is one token is masked and the masked-language model's K
-likeliest words are its candidates; for any other word they are the K words with the nearest embeddings. A copy replaces
-each word with probability p_t by a candidate drawn evenly. Candidates come from the text as it is, once for each place.
+Jiao et al. 2020, section 3.3 and algorithm 1: a word that is one token is masked, and its candidates are the K
+likeliest words of the masked-language model; candidates of other words are the K words with the nearest embeddings. A
+copy replaces each word with probability p_t by a candidate drawn uniformly. All candidates come from the original text.
 
-What the authors' script does otherwise, and we do not:
-- it gives the model the masked text and, as second segment, the text itself; the paper speaks of the masked text alone,
-  and so do we, at half the tokens;
-- it masks one word at a time; so do we with `passes: null`, and by default every other word (`benchmarks.augmentation`
-  says what that saves, and how many candidates it leaves the same);
-- of the K likeliest entries it drops continuation pieces, but keeps the word itself and signs; here the K likeliest
-  whole words other than the word itself are taken, so that a replaced word is another word;
-- a copy of its is made of tokens joined by spaces; here everything around a replaced word stays as it was written;
-- of a pair it varies one text at a time, the second beside whatever became of the first; here both texts of a copy are
-  varied, each from its own original.
+Differences from the authors' script:
+- It gives the model the masked text and, as second segment, the text itself. The paper mentions the masked text alone,
+  which is what the model gets here, at half the tokens.
+- It masks one word at a time. So does `passes: null`; by default every other word is masked (`benchmarks.augmentation`
+  measures the time saved and the share of equal candidates).
+- Of the K likeliest entries it drops continuation pieces, but keeps the word itself and signs. Here they are the K
+  likeliest whole words other than the word itself, so that a replaced word is a different word.
+- Its copies are tokens joined by spaces. Here everything around a replaced word stays as it was written.
+- It augments one text of a pair at a time, the second next to the augmented first. Here both texts of a copy are
+  augmented independently.
 
-Rows are worked on in parts that are sealed one by one, so that a run that was stopped goes on at the first that is
-missing. Which words of a copy are replaced depends on the seed, the row's number, the copy's number and, of a pair, the
-text's place alone.
+Rows are augmented in parts that are sealed one by one, so an interrupted run continues at the first missing part. The
+words that a copy replaces depend only on the seed, the numbers of row and copy and, for a pair, the text's column.
 """
 
 from __future__ import annotations
@@ -43,21 +42,23 @@ from stages.models.encoders import folder_digest
 from stages.ports.protocols import Progress
 from stages.storage.format_versions import AUGMENTATION_VERSION
 from stages.storage.sealed_folder import file_digest, is_whole, make_whole
+from stages.text.pieces import pieces_of
 
-# A part is what may be lost when a run is stopped, and what is in memory at a time.
+# One part is in memory at a time, and lost when a run is stopped.
 PART_ROWS, PART_BYTES = 4096, 1 << 20
 _WRITTEN_CHARACTERS = 4 << 20
+_ROWS_AT_ONCE = 10_000
 _DESCRIPTION = "augmentation"
 _NOTHING_REPLACED = (
-    f"{_DESCRIPTION}: no copy differs from its row: the {{:,}} rows have no word of letters that is no stop-word and "
-    "has candidates; give stop_words of the texts' language, or another teacher"
+    f"{_DESCRIPTION}: no copy differs from its row: no word of the {{:,}} rows consists of letters, is no stop-word "
+    "and has candidates; give stop_words of the texts' language, or another teacher"
 )
 _TEXTS = ("text", "text_pair")
 _KEPT = -1
 
 
 def augmentation_digest(config: Augmentation, teacher_folder: Path, rows_digest: str) -> str:
-    """SHA-256 of what decides the augmented rows; nothing is computed for it but the digests of files.
+    """Return the SHA-256 of all that decides the augmented rows, from digests of files alone.
 
     Args:
         config: the settings.
@@ -65,8 +66,8 @@ def augmentation_digest(config: Augmentation, teacher_folder: Path, rows_digest:
         rows_digest: of the rows.
 
     Raises:
-        ConfigError: the teacher has no masked-language head, but one is required.
-        DataError: a file that the settings name is not there.
+        ConfigError: a masked-language head is required, but the teacher has none.
+        DataError: a file of the settings does not exist.
     """
     settings = config.model_dump(mode="json", exclude={"embeddings", "stop_words", "masked_language", "passes"})
     has_head = uses_head(config, teacher_folder)
@@ -95,25 +96,25 @@ def augmented_rows(
     stop_requested: Callable[[], bool] = lambda: False,
     precision: Precision = "auto",
 ) -> Dataset:
-    """Every row and its copies, memory-mapped: `text`, `text_pair` for pairs, `row` and `variant`.
+    """Return every row and its copies, memory-mapped: `text`, `text_pair` for pairs, `row` and `variant`.
 
-    `row` is the number of the row that a copy was made of, from 0; `variant` the number of the copy, 0 for the row
-    itself. A copy that came out like the row or an earlier copy is left out.
+    `row` is the number of the original row, from 0; `variant` is the number of the copy, 0 for the row itself. A copy
+    equal to the row or to an earlier copy is left out.
 
     Args:
-        rows: `text`, `text_pair` for pairs; other columns are not looked at.
+        rows: `text`, and `text_pair` for pairs; other columns are ignored.
         config: the settings.
         teacher_folder: a transformers folder.
-        digest: what `augmentation_digest` gives for all three.
-        cache: folder that the copies are kept in, under their digest.
-        progress: is told of every part, and what else a person should know.
-        stop_requested: asked before every forward pass.
+        digest: result of `augmentation_digest` for all three.
+        cache: folder that keeps the copies under their digest.
+        progress: receives every finished part, and messages for the user.
+        stop_requested: called before every forward pass.
         precision: number format of the model's passes.
 
     Raises:
-        ConfigError: the teacher lacks the head that is required, or a mask token.
-        DataError: a file that the settings name cannot be used, with the line; or the teacher cannot.
-        Interrupted: somebody asked to stop; finished parts are kept.
+        ConfigError: the teacher lacks the required head, or a mask token.
+        DataError: a file of the settings, or the teacher, cannot be used.
+        Interrupted: a stop was requested; finished parts are kept.
         OSError: the cache cannot be written.
     """
     folder = cache / "augmented" / digest[:32]
@@ -129,43 +130,37 @@ def augmented_rows(
         for number, (bounds, part) in enumerate(missing, start=done + 1):
             make_part(rows, bounds, config, finder, part)
             progress.advance(number, {})
-    found = datasets.concatenate_datasets([Dataset.from_file(str(part / "rows.arrow")) for _, part in parts])
-    if len(found) == len(rows):
+    augmented = datasets.concatenate_datasets([Dataset.from_file(str(part / "rows.arrow")) for _, part in parts])
+    if len(augmented) == len(rows):
         progress.note(_NOTHING_REPLACED.format(len(rows)))
-    return found
+    return augmented
 
 
 def part_bounds(rows: Dataset) -> list[tuple[int, int]]:
-    """First row and the row after the last of each part: as many as there may be, fewer where they are long."""
-    bounds, start, size, place = [], 0, 0, 0
-    for table in rows.with_format("arrow").iter(batch_size=10_000):
-        sizes = sum(
-            pc.binary_length(table[name]).to_numpy().astype(np.int64) for name in _TEXTS if name in table.column_names
-        )
-        for length in np.asarray(sizes).tolist():
-            if place > start and (place - start == PART_ROWS or size + length > PART_BYTES):
-                bounds.append((start, place))
-                start, size = place, 0
-            size += length
-            place += 1
-    return [*bounds, (start, place)] if place else []
+    """Return the first row and the row after the last of each part, which holds fewer rows if they are long."""
+    sizes = np.zeros(len(rows), np.int64)
+    for number, table in enumerate(rows.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)):
+        for name in set(_TEXTS) & set(table.column_names):
+            start = number * _ROWS_AT_ONCE
+            sizes[start : start + len(table)] += pc.binary_length(table[name]).to_numpy()
+    return [(piece.start, piece.stop) for piece in pieces_of(sizes, PART_BYTES, PART_ROWS)]
 
 
 def make_part(
     rows: Dataset, bounds: tuple[int, int], config: Augmentation, finder: CandidateFinder, folder: Path
 ) -> None:
-    """Augment some of the rows into a sealed folder."""
+    """Write some of the rows and their copies to a sealed folder."""
     start, end = bounds
     columns = rows[start:end]
     names = [name for name in _TEXTS if name in columns]
-    # A text that stands in several rows has the same candidates in each.
+    # A text that several rows share has the same candidates in each.
     texts = list(dict.fromkeys(text for name in names for text in columns[name]))
-    places = dict(zip(texts, finder.find(texts), strict=True))
+    words = dict(zip(texts, finder.find(texts), strict=True))
 
     def copies() -> Iterator[_Row]:
         for row in range(start, end):
-            own = tuple(columns[name][row - start] for name in names)
-            yield from _copies(row, own, [places[text] for text in own], config)
+            of_row = tuple(columns[name][row - start] for name in names)
+            yield from _copies(row, of_row, [words[text] for text in of_row], config)
 
     def fill(beside: Path) -> None:
         _write(beside / "rows.arrow", names, copies())
@@ -180,20 +175,20 @@ class _Row(NamedTuple):
 
 
 def _between(stop_requested: Callable[[], bool]) -> Callable[[], None]:
-    def look() -> None:
+    def check() -> None:
         if stop_requested():
             raise Interrupted("stopped while the training rows were augmented; finished parts kept")
 
-    return look
+    return check
 
 
 def _copies(
-    row: int, texts: tuple[str, ...], places: Sequence[Sequence[Replaceable]], config: Augmentation
+    row: int, texts: tuple[str, ...], words: Sequence[Sequence[Replaceable]], config: Augmentation
 ) -> Iterator[_Row]:
-    """The row itself and its copies, each once."""
+    """Yield the row itself and its copies, without repetitions."""
     varied = [
-        variants(text, each, config, np.random.Generator(np.random.PCG64([config.seed, row, field])))
-        for field, (text, each) in enumerate(zip(texts, places, strict=True))
+        variants(text, of_text, config, np.random.Generator(np.random.PCG64([config.seed, row, field])))
+        for field, (text, of_text) in enumerate(zip(texts, words, strict=True))
     ]
     seen = {texts}
     yield _Row(texts, row, 0)
@@ -203,24 +198,24 @@ def _copies(
             yield _Row(copy, row, variant)
 
 
-def variants(text: str, places: Sequence[Replaceable], config: Augmentation, random: np.random.Generator) -> list[str]:
-    """Copies of one text; what is drawn for a copy does not depend on how many there are."""
-    if not places:
+def variants(text: str, words: Sequence[Replaceable], config: Augmentation, random: np.random.Generator) -> list[str]:
+    """Return copies of one text; the draws for a copy do not depend on the number of copies."""
+    if not words:
         return [text] * config.copies
-    draws = random.random((config.copies, 2, len(places)))
+    draws = random.random((config.copies, 2, len(words)))
     replaced = draws[:, 0] < config.replace_probability
-    numbers = np.array([len(place.candidates) for place in places])
+    numbers = np.array([len(word.candidates) for word in words])
     chosen = np.where(replaced, draws[:, 1] * numbers, _KEPT).astype(np.int64)
-    ends = [0, *(place.end for place in places)]
-    between = [text[end : place.start] for end, place in zip(ends, places, strict=False)]
-    # The word itself stands last, so that it is what _KEPT takes.
-    words = [[*place.candidates, text[place.start : place.end]] for place in places]
-    answers = []
+    ends = [0, *(word.end for word in words)]
+    between = [text[end : word.start] for end, word in zip(ends, words, strict=False)]
+    # The word itself comes last, where _KEPT finds it.
+    choices = [[*word.candidates, text[word.start : word.end]] for word in words]
+    copies = []
     for copy in chosen.tolist():
-        pairs = zip(between, words, copy, strict=True)
-        parts = [part for before, among, one in pairs for part in (before, among[one])]
-        answers.append("".join(parts) + text[ends[-1] :])
-    return answers
+        pairs = zip(between, choices, copy, strict=True)
+        parts = [part for before, among, number in pairs for part in (before, among[number])]
+        copies.append("".join(parts) + text[ends[-1] :])
+    return copies
 
 
 def _write(file: Path, names: Sequence[str], rows: Iterator[_Row]) -> None:

@@ -1,4 +1,4 @@
-"""A task whose training rows have copies with other words: the teacher alone labels a copy, the rows stay labelled."""
+"""A task with augmented training rows: the rows keep their labels, and the teacher alone labels the copies."""
 
 from __future__ import annotations
 
@@ -22,65 +22,64 @@ from stages.ports.protocols import Progress
 
 
 @dataclass(frozen=True)
-class Copyist:
-    """Makes copies of training rows, for one stage."""
+class Augmenter:
+    """Resources of one stage for augmenting training rows."""
 
     teacher_folder: Path
-    """The pretrained teacher, whose predictions or embeddings say what may replace a word."""
+    """The pretrained teacher, whose predictions or embeddings are the candidates."""
     progress: Progress
-    """Is told how far it is."""
+    """Receives the progress."""
     stop_requested: Callable[[], bool] = lambda: False
-    """Asked now and then; True leaves, with what was finished kept."""
+    """Called now and then; True stops, and finished parts are kept."""
     precision: Precision = "auto"
     """Number format of the teacher's passes."""
 
 
 def augmented_task(
-    rows: TaskRows, learnt: NDArray[np.int64], config: Augmentation, copyist: Copyist, cache: Path
+    rows: TaskRows, learnt: NDArray[np.int64], config: Augmentation, augmenter: Augmenter, cache: Path
 ) -> TaskRows:
-    """The task with its training rows and their copies; what is validated on stays as it is.
+    """Return the task with its training rows and their copies; its validation rows stay the same.
 
     Args:
         rows: the task.
-        learnt: the training rows that copies are made of; the others are left out, so that no copy gives away what
-            a held-out row says.
-        config: how copies are made.
-        copyist: makes them.
-        cache: where they are kept.
+        learnt: the training rows to copy; the others are left out, so that no copy reveals a held-out row.
+        config: the settings.
+        augmenter: makes the copies.
+        cache: folder that keeps the copies.
 
     Raises:
-        ConfigError: the teacher cannot say what is asked of it.
-        DataError: a file that the config names cannot be read.
-        Interrupted: somebody asked to stop.
+        ConfigError: the teacher lacks the required head, or a mask token.
+        DataError: a file of the config cannot be read.
+        Interrupted: a stop was requested.
     """
-    own = rows.train if len(learnt) == len(rows.train) else rows.train.select(learnt)
-    of = digest_of({"rows": rows.digest, "learnt": None if own is rows.train else learnt.tolist()})
-    digest = augmentation_digest(config, copyist.teacher_folder, of)
-    made = augmented_rows(
-        own,
+    originals = rows.train if len(learnt) == len(rows.train) else rows.train.select(learnt)
+    of = digest_of({"rows": rows.digest, "learnt": None if originals is rows.train else learnt.tolist()})
+    digest = augmentation_digest(config, augmenter.teacher_folder, of)
+    augmented = augmented_rows(
+        originals,
         config,
-        copyist.teacher_folder,
+        augmenter.teacher_folder,
         digest=digest,
         cache=cache,
-        progress=copyist.progress,
-        stop_requested=copyist.stop_requested,
-        precision=copyist.precision,
+        progress=augmenter.progress,
+        stop_requested=augmenter.stop_requested,
+        precision=augmenter.precision,
     )
-    train = made.select_columns([name for name in made.column_names if name in ("text", "text_pair")])
-    if "label" in own.column_names:
-        labels = _labels(own, np.asarray(made["row"]), np.asarray(made["variant"]))
+    train = augmented.select_columns([name for name in augmented.column_names if name in ("text", "text_pair")])
+    if "label" in originals.column_names:
+        labels = _labels(originals, np.asarray(augmented["row"]), np.asarray(augmented["variant"]))
         train = _with_labels(train, labels)
     return replace(rows, train=train, digest=digest)
 
 
 def _labels(train: Dataset, row: np.ndarray, variant: np.ndarray) -> np.ndarray:
-    """The label of each row itself; of its copies, what stands for none."""
-    own = np.asarray(train["label"])
-    if own.dtype.kind == "f" or own.ndim > 1:
-        labels = own.astype(np.float32)[row]
+    """Return the label of each row; for its copies, the value that means no label."""
+    originals = np.asarray(train["label"])
+    if originals.dtype.kind == "f" or originals.ndim > 1:
+        labels = originals.astype(np.float32)[row]
         labels[variant > 0] = np.nan
     else:
-        labels = own[row]
+        labels = originals[row]
         labels[variant > 0] = NOT_LABELLED
     return labels
 

@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.text.pieces import pieces_of
 from stages.text.scripts import CHARACTER_WORDS
 
 Hashes = NDArray[np.uint64]
@@ -163,14 +164,8 @@ def _count_emoticons(kinds: NDArray[np.uint8], roles: NDArray[np.uint8], rows: N
 
 def in_batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield the texts in order, about `MOST_CHARACTERS` at a time."""
-    start = size = 0
-    for end, text in enumerate(texts):
-        size += len(text)
-        if end > start and size > MOST_CHARACTERS:
-            yield texts[start:end]
-            start, size = end, len(text)
-    if start < len(texts):
-        yield texts[start:]
+    for piece in pieces_of(np.fromiter(map(len, texts), np.int64, len(texts)), MOST_CHARACTERS):
+        yield texts[piece]
 
 
 def text_hashes(texts: Sequence[str], letters: Letters) -> Hashes:

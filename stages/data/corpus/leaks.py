@@ -1,9 +1,9 @@
-"""Rows of a corpus that hold a task's validation text: found by runs of words, whatever case and punctuation.
+"""Decontamination: rows of a corpus that contain a task's validation text, whatever the case and punctuation.
 
-The rule is GPT-3's (Brown et al. 2020, arXiv:2005.14165, appendix C): a validation text of 13 words or more is held
-where any 13 of its words stand together, one of 8 to 12 where all of them do. Shorter texts are not looked for: they
-are phrases, and stand everywhere. A character of Chinese or Japanese counts as a word; in scripts that have no spaces
-and no such characters (Thai, Lao) a stretch between two spaces does.
+The rule is GPT-3's (Brown et al. 2020, arXiv:2005.14165, appendix C): a row contains a validation text of 13 words or
+more if it has any 13 consecutive words of it, and one of 8 to 12 words if it has them all. Shorter texts are ignored:
+they are phrases that occur everywhere. A character of Chinese or Japanese counts as a word; in other scripts without
+spaces (Thai, Lao) a stretch between two spaces does.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ MIN_WORDS, MOST_WORDS = 8, 13
 
 @dataclass(frozen=True)
 class _Runs:
-    """Hashes of runs of one length, sorted, and the task of each."""
+    """Sorted hashes of runs of one length, and the task of each."""
 
     hashes: Hashes
     tasks: NDArray[np.int64]
     seen: NDArray[np.bool_]
-    """By the lowest bits of a hash: whether any of the hashes has them."""
+    """Bloom filter: True at the lowest bits of every hash."""
 
 
 class HeldOut:
-    """The validation texts of some tasks, as hashes of runs of words.
+    """Validation texts of some tasks, as hashes of runs of words.
 
     Args:
         texts: each task's name and texts.
@@ -49,18 +49,18 @@ class HeldOut:
     def __init__(self, texts: Sequence[tuple[str, Sequence[str]]]) -> None:
         self.tasks = tuple(name for name, _ in texts)
         self.texts, self.too_short = 0, 0
-        """Texts in all, and those of them that are not looked for."""
-        found: dict[int, list[tuple[Hashes, int]]] = {}
-        for task, (_, given) in enumerate(texts):
-            self.texts += len(given)
-            for batch in in_batches(given):
+        """Number of texts, and of those too short to look for."""
+        by_length: dict[int, list[tuple[Hashes, int]]] = {}
+        for task, (_, task_texts) in enumerate(texts):
+            self.texts += len(task_texts)
+            for batch in in_batches(task_texts):
                 for length, hashes in self._runs_of(letters_of(batch)):
-                    found.setdefault(length, []).append((hashes, task))
-        self.runs = {length: _sorted(parts) for length, parts in found.items()}
+                    by_length.setdefault(length, []).append((hashes, task))
+        self.runs = {length: _sorted(parts) for length, parts in by_length.items()}
 
     @classmethod
     def of(cls, tasks: Sequence[TaskData], cache: Path) -> HeldOut:
-        """The validation texts of tasks, and of their further validation rows.
+        """Return the validation texts of some tasks, including their further validation rows.
 
         Raises:
             DataError: a task's data cannot be used.
@@ -71,15 +71,15 @@ class HeldOut:
         words, rows = word_hashes(letters)
         counts = np.bincount(rows, minlength=len(letters))
         self.too_short += int((counts < MIN_WORDS).sum())
-        found = []
+        by_length = []
         for length, hashes, texts in runs(words, rows, MOST_WORDS):
             if length >= MIN_WORDS:
                 wanted = counts[texts] == length if length < MOST_WORDS else slice(None)
-                found.append((length, hashes[wanted]))
-        return found
+                by_length.append((length, hashes[wanted]))
+        return by_length
 
-    def found_in(self, letters: Letters) -> NDArray[np.int64]:
-        """(texts,) the number of a task of which a text holds a validation text, or -1."""
+    def tasks_of(self, letters: Letters) -> NDArray[np.int64]:
+        """Return the index of a task whose validation text each text contains, or -1; (texts,)."""
         tasks = np.full(len(letters), -1)
         if not self.runs:
             return tasks
@@ -87,11 +87,11 @@ class HeldOut:
         for length, hashes, texts in runs(words, rows, MOST_WORDS):
             if (known := self.runs.get(length)) is None:
                 continue
-            perhaps = np.flatnonzero(known.seen[(hashes & _mask(known.seen)).astype(np.int64)])
-            places = np.searchsorted(known.hashes, hashes[perhaps])
-            places = np.minimum(places, len(known.hashes) - 1)
-            held = known.hashes[places] == hashes[perhaps]
-            tasks[texts[perhaps[held]]] = known.tasks[places[held]]
+            candidates = np.flatnonzero(known.seen[(hashes & _mask(known.seen)).astype(np.int64)])
+            nearest = np.searchsorted(known.hashes, hashes[candidates])
+            nearest = np.minimum(nearest, len(known.hashes) - 1)
+            equal = known.hashes[nearest] == hashes[candidates]
+            tasks[texts[candidates[equal]]] = known.tasks[nearest[equal]]
         return tasks
 
 
@@ -99,7 +99,7 @@ def _sorted(parts: Sequence[tuple[Hashes, int]]) -> _Runs:
     hashes = np.concatenate([hashes for hashes, _ in parts])
     tasks = np.concatenate([np.full(len(hashes), task) for hashes, task in parts])
     hashes, first = np.unique(hashes, return_index=True)
-    # Sixteen places for each hash, so that few texts need a closer look.
+    # Sixteen entries per hash, so that few runs need a binary search.
     seen = np.zeros(1 << min(28, max(10, int(len(hashes) * 16).bit_length())), bool)
     seen[(hashes & _mask(seen)).astype(np.int64)] = True
     return _Runs(hashes, tasks[first], seen)
@@ -110,14 +110,14 @@ def _mask(seen: NDArray[np.bool_]) -> np.uint64:
 
 
 def held_out_digest(task: TaskData) -> str:
-    """SHA-256 that changes with a task's validation texts, whatever is done with them."""
+    """Return the SHA-256 of a task's validation texts, without the settings that do not change them."""
     beside: dict[str, Any] = {"max_length": 0, "max_train_rows": None, "metric": None}
     beside["positive_label"] = None
     return task_digest(task.model_copy(update=beside))
 
 
 def validation_texts(rows: TaskRows) -> list[str]:
-    """Every text that a task is validated on; both texts of a pair, words put together."""
+    """Return every text that a task is validated on: both texts of a pair, words joined by blanks."""
     texts: list[str] = []
     for split in (rows.validation, *rows.more.values()):
         for column in ("text", "text_pair"):
@@ -129,21 +129,21 @@ def validation_texts(rows: TaskRows) -> list[str]:
 
 
 def leaks_of(task: TaskData, rows: Dataset, cache: Path) -> LeakCount:
-    """How many rows of a corpus hold a validation text of a task; nothing is left out for it.
+    """Count the rows of a corpus that contain a validation text of a task.
 
     Args:
-        task: whose validation texts are looked for.
+        task: the task.
         rows: the corpus's rows, such as `CorpusRows.train`.
-        cache: folder for what is read once.
+        cache: folder that keeps what was read.
     """
     held_out = HeldOut.of([task], cache)
     number = 0
     examples: list[str] = []
     for batch in batches_of(rows, ["text"]):
         for texts in in_batches(batch.column(0).to_pylist()):
-            found = np.flatnonzero(held_out.found_in(letters_of(texts)) >= 0).tolist()
-            number += len(found)
-            examples += [printable(texts[row], 160) for row in found[: EXAMPLES - len(examples)]]
+            leaks = np.flatnonzero(held_out.tasks_of(letters_of(texts)) >= 0).tolist()
+            number += len(leaks)
+            examples += [printable(texts[row], 160) for row in leaks[: EXAMPLES - len(examples)]]
     return LeakCount(
         task=describe_task(task),
         texts=held_out.texts - held_out.too_short,

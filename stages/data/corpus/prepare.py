@@ -1,9 +1,9 @@
-"""From a general corpus in the config to rows of text: checked, cleaned, drawn and split by the seed.
+"""Preparation of a general corpus: its rows of text are checked, cleaned, drawn and split by the seed.
 
-The sources are read twice from start to end, a megabyte at a time: once to decide what becomes of each row, by hashes,
-and once to write the rows that stay into the cache. Nothing of a row stays in memory. Files beside
-(`stages.storage.mapped_columns`) hold 27 bytes of each until it is written, up to 43 where passages are drawn, and 267
-more where almost equal rows are looked for (`stages.data.corpus.duplicates`).
+The sources are read twice from start to end, a megabyte at a time: once to decide the fate of each row by its hashes,
+and once to write the remaining rows to the cache. No row stays in memory. Temporary files
+(`stages.storage.mapped_columns`) hold 27 bytes per row, up to 43 if passages are drawn, and 267 more to find near
+duplicates (`stages.data.corpus.duplicates`).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from stages.storage.mapped_columns import Column, counted, slices
 from stages.storage.sealed_folder import is_whole, make_whole
 from stages.text.fingerprints import Hashes, in_batches, letters_of, text_hashes
 
-# Where text is cut along its documents, so many rows of one are drawn together.
+# Rows of a document that are drawn together if text is cut along its documents.
 PASSAGE_ROWS = 32
 _SUMMARY = "summary.json"
-# What becomes of a row.
+# Fates of a row.
 _TRAIN, _HELD_OUT, _UNUSED, _BLANK, _DUPLICATE, _NEAR, _LEAK = range(7)
 
 
@@ -42,26 +42,26 @@ _TRAIN, _HELD_OUT, _UNUSED, _BLANK, _DUPLICATE, _NEAR, _LEAK = range(7)
 class CorpusRows:
     """Running text in the column `text`; no text of `held_out` is in `train`.
 
-    Where text is cut along its documents, the column `begins` says which rows follow none of the row before.
+    If text is cut along its documents, the column `begins` marks the rows that do not continue the row before.
     """
 
     train: Dataset
     held_out: Dataset
     digest: str
-    """Of what decides the sequences: the rows and their cut, not how they are mixed."""
+    """Of the rows and their cut, which decide the sequences; not of their mixture."""
     cut: AnyCut = field(default_factory=RowCut)
     seed: int = 0
     source_rows: tuple[int, ...] = ()
-    """Rows of `train` from each source, in their order; empty for one source."""
+    """Rows of `train` from each source, in order."""
     weights: tuple[float, ...] | None = None
-    """Shares of the training tokens from each source; None where each row is learned once an epoch."""
+    """Share of the training tokens from each source; None to train on each row once per epoch."""
 
 
 def load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
-    """The text of all sources: `held_out_rows` drawn first, then up to `max_rows` of the rest.
+    """Return the text of all sources: `held_out_rows` drawn first, then up to `max_rows` of the rest.
 
-    The held-out rows are thus the same whatever `max_rows` is. Blank rows are skipped, and rows that were there before
-    or hold a validation text left out. The first call writes what is left into the cache, later calls open it.
+    The held-out rows therefore do not depend on `max_rows`. Blank rows, duplicates and rows that contain a validation
+    text are left out. The first call writes the rows to the cache, later calls open them.
 
     Raises:
         DataError: a source is not usable, or there are too few rows.
@@ -76,9 +76,10 @@ def _load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
     for source in summary.sources:
         if weights and not source.train:
             raise DataError(
-                f"general_corpus.sources: no row of {source.name} is left to be trained on (of {source.rows}: "
-                f"{source.blank} blank, {source.duplicates + source.near_duplicates} there before, {source.leaks} "
-                "leaks), so it can have no weight; take it off the list, or put it before the sources that repeat it"
+                f"general_corpus.sources: no row of {source.name} is left to train on (of {source.rows}: "
+                f"{source.blank} blank, {source.duplicates + source.near_duplicates} duplicates, {source.leaks} "
+                "leaks), so it cannot have a weight; remove it from the list, or put it before the sources that "
+                "repeat it"
             )
     return CorpusRows(
         train=Dataset.from_file(str(folder / "train.arrow")),
@@ -92,7 +93,7 @@ def _load_corpus(corpus: GeneralCorpus, cache: Path) -> CorpusRows:
 
 
 def read_summary(corpus: GeneralCorpus, cache: Path) -> CorpusSummary:
-    """What became of the sources' rows, which are read for it if they were not before.
+    """Return what became of the sources' rows; prepares the corpus unless it is in the cache.
 
     Raises:
         DataError: as `load_corpus`.
@@ -116,10 +117,10 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
     held_out = HeldOut.of(corpus.decontaminate, cache)
     with TemporaryDirectory(dir=into) as folder:
         scratch = Path(folder)
-        looked = _look(parts, corpus, held_out, scratch)
-        _decide(looked, corpus, scratch)
-        characters = _write(parts, looked, corpus.needs_documents, into)
-        counts = _counts(looked)
+        scan = _scan(parts, corpus, held_out, scratch)
+        _decide(scan, corpus, scratch)
+        characters = _write(parts, scan, corpus.needs_documents, into)
+        counts = _counts(scan)
     summary = CorpusSummary(
         digest=rows_digest(corpus),
         cut=corpus.cut.kind,
@@ -128,7 +129,7 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
             _source_summary(source_name(source), counts[number], characters.get(number, 0))
             for number, source in enumerate(corpus.sources)
         ),
-        leaks=tuple(looked.leaks),
+        leaks=tuple(scan.leaks),
         remarks=tuple(remark for part in parts for remark in part.remarks),
     )
     with as_it_is_now():
@@ -141,20 +142,20 @@ def _prepare(corpus: GeneralCorpus, cache: Path, into: Path) -> None:
 
 
 @dataclass
-class _Looked:
-    """What the first reading found of every row, in files."""
+class _Scan:
+    """Results of the first reading for every row, in files."""
 
     hashes: Hashes
     fates: NDArray[np.uint8]
     begins: NDArray[np.bool_]
-    """Whether a document begins there; once all is decided, of a row that stays: whether it follows none before."""
+    """Rows at which a document begins; in the end, rows that do not continue the remaining row before."""
     numbers: list[int]
-    """Rows of each source; they come one source after the other."""
+    """Rows of each source, one source after the other."""
     leaks: list[Leak]
 
 
-def _look(parts: Sequence[Part], corpus: GeneralCorpus, held_out: HeldOut, scratch: Path) -> _Looked:
-    """Read every row once; then say which are blank, leaks, or there before."""
+def _scan(parts: Sequence[Part], corpus: GeneralCorpus, held_out: HeldOut, scratch: Path) -> _Scan:
+    """Read every row once, and find the blank rows, leaks and duplicates."""
     hashes, fates = Column(scratch / "hashes", np.uint64), Column(scratch / "fates", np.uint8)
     begins = Column(scratch / "begins", np.bool_)
     numbers = [0] * len(corpus.sources)
@@ -165,38 +166,38 @@ def _look(parts: Sequence[Part], corpus: GeneralCorpus, held_out: HeldOut, scrat
         first = total
         has_text = False
         for rows in part.read():
-            found = _Chunk(rows, held_out, sketches, total)
-            leaks += found.leaks(part, total - first)[: EXAMPLES - len(leaks)]
-            hashes.add(found.hashes)
-            fates.add(found.fates)
+            chunk = _Chunk(rows, held_out, sketches, total)
+            leaks += chunk.leaks(part, total - first)[: EXAMPLES - len(leaks)]
+            hashes.add(chunk.hashes)
+            fates.add(chunk.fates)
             begins.add(rows.begins)
             has_text = has_text or not rows.blank.all()
             total += len(rows.text)
         if not has_text:
             raise DataError(f"{part.where}: column {part.column!r} is empty in every row; give a source with text")
         numbers[part.source] += total - first
-    looked = _Looked(hashes.mapped(), fates.mapped(), begins.mapped(), numbers, leaks)
+    scan = _Scan(hashes.mapped(), fates.mapped(), begins.mapped(), numbers, leaks)
     if corpus.duplicates != "keep":
-        _leave_out(looked, _DUPLICATE, lambda rows: repeated(looked.hashes, rows, scratch), scratch)
+        _leave_out(scan, _DUPLICATE, lambda rows: repeated(scan.hashes, rows, scratch), scratch)
     if sketches is not None:
-        _leave_out(looked, _NEAR, sketches.almost_repeated, scratch)
-    return looked
+        _leave_out(scan, _NEAR, sketches.almost_repeated, scratch)
+    return scan
 
 
 def _leave_out(
-    looked: _Looked, fate: int, found_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]], scratch: Path
+    scan: _Scan, fate: int, duplicates_of: Callable[[NDArray[np.bool_]], NDArray[np.bool_]], scratch: Path
 ) -> None:
-    """Give those of the usable rows a fate that are found to have been there before."""
+    """Set the fate of duplicates among the usable rows."""
     usable = Column(scratch / f"usable-{fate}", np.bool_)
-    for some in slices(len(looked.fates)):
-        usable.add(looked.fates[some] == _TRAIN)
-    found = found_of(usable.mapped())
-    for some in slices(len(looked.fates)):
-        looked.fates[some][found[some]] = fate
+    for some in slices(len(scan.fates)):
+        usable.add(scan.fates[some] == _TRAIN)
+    duplicates = duplicates_of(usable.mapped())
+    for some in slices(len(scan.fates)):
+        scan.fates[some][duplicates[some]] = fate
 
 
 class _Chunk:
-    """What a megabyte of rows is found to be."""
+    """Hashes and fates of a megabyte of rows."""
 
     def __init__(self, rows: TextRows, held_out: HeldOut, sketches: Sketches | None, first: int) -> None:
         self.held_out, self.texts = held_out, rows.text.to_pylist()
@@ -206,7 +207,7 @@ class _Chunk:
             letters = letters_of(batch)
             usable = ~rows.blank[before : before + len(batch)]
             hashes.append(text_hashes(batch, letters))
-            tasks.append(held_out.found_in(letters))
+            tasks.append(held_out.tasks_of(letters))
             if sketches is not None:
                 sketches.add(letters, first + before, usable)
             before += len(batch)
@@ -217,7 +218,7 @@ class _Chunk:
         self.fates[rows.blank] = _BLANK
 
     def leaks(self, part: Part, before: int) -> list[Leak]:
-        """The rows that hold a validation text."""
+        """Return the rows that contain a validation text."""
         return [
             Leak(
                 task=self.held_out.tasks[self.tasks[row]],
@@ -229,9 +230,9 @@ class _Chunk:
         ]
 
 
-def _decide(looked: _Looked, corpus: GeneralCorpus, scratch: Path) -> None:
-    """Say what becomes of every row, and which of those that stay follow none."""
-    rows, passages = _usable(looked, scratch)
+def _decide(scan: _Scan, corpus: GeneralCorpus, scratch: Path) -> None:
+    """Decide the fate of every row, and which remaining rows do not continue the one before."""
+    rows, passages = _usable(scan, scratch)
     if len(rows) <= corpus.held_out_rows:
         raise DataError(
             f"general_corpus.sources: {len(rows)} rows of text in all, but general_corpus.held_out_rows keeps "
@@ -240,50 +241,50 @@ def _decide(looked: _Looked, corpus: GeneralCorpus, scratch: Path) -> None:
     drawn, held = _drawn(rows, passages if corpus.needs_documents else None, corpus, scratch)
     left = len(rows) if corpus.max_rows is None else corpus.max_rows
     trained = 0
-    for some in slices(len(looked.fates)):
-        looked.fates[some][looked.fates[some] == _TRAIN] = _UNUSED
-    looked.fates[drawn[:held]] = _HELD_OUT
-    known = np.sort(looked.hashes[drawn[:held]])
+    for some in slices(len(scan.fates)):
+        scan.fates[some][scan.fates[some] == _TRAIN] = _UNUSED
+    scan.fates[drawn[:held]] = _HELD_OUT
+    known = np.sort(scan.hashes[drawn[:held]])
     for some in slices(len(drawn) - held):
         chosen = drawn[held:][some]
-        hashes = looked.hashes[chosen]
-        places = np.minimum(np.searchsorted(known, hashes), held - 1)
-        fresh = chosen[known[places] != hashes][: left - trained]
-        looked.fates[fresh] = _TRAIN
+        hashes = scan.hashes[chosen]
+        nearest = np.minimum(np.searchsorted(known, hashes), held - 1)
+        fresh = chosen[known[nearest] != hashes][: left - trained]
+        scan.fates[fresh] = _TRAIN
         trained += len(fresh)
     if not trained:
         raise DataError(
-            "general_corpus.sources: every row's text is among the held-out rows; give text that differs, or lower "
+            "general_corpus.sources: every row's text is among the held-out rows; give more text, or lower "
             "general_corpus.held_out_rows"
         )
     last = _BLANK
-    for some in slices(len(looked.fates)):
-        stays = np.flatnonzero(looked.fates[some] <= _UNUSED)
-        fates = looked.fates[some][stays]
-        looked.begins[some][stays] |= fates != np.concatenate([[last], fates[:-1]])
+    for some in slices(len(scan.fates)):
+        stays = np.flatnonzero(scan.fates[some] <= _UNUSED)
+        fates = scan.fates[some][stays]
+        scan.begins[some][stays] |= fates != np.concatenate([[last], fates[:-1]])
         last = int(fates[-1]) if len(fates) else last
 
 
-def _usable(looked: _Looked, scratch: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows that can be drawn, and where among them each passage of a document begins, with their end.
+def _usable(scan: _Scan, scratch: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows that can be drawn, and the first of them in each passage of a document, followed by their end.
 
-    Of these rows `begins` then says which is the first of its document.
+    Among these rows, `begins` then marks the first of each document.
     """
     rows, passages = Column(scratch / "rows", np.int64), Column(scratch / "passages", np.int64)
     number = document = first = 0
     last = -1
-    for some in slices(len(looked.fates)):
-        own = np.flatnonzero(looked.fates[some] == _TRAIN)
-        documents = document + np.cumsum(looked.begins[some])
-        begins = np.diff(documents[own], prepend=last) != 0
-        looked.begins[some][own] = begins
-        places = number + np.arange(len(own))
-        firsts = np.maximum.accumulate(np.where(begins, places, first))
-        rows.add(some.start + own)
-        passages.add(places[(places - firsts) % PASSAGE_ROWS == 0])
+    for some in slices(len(scan.fates)):
+        usable = np.flatnonzero(scan.fates[some] == _TRAIN)
+        documents = document + np.cumsum(scan.begins[some])
+        begins = np.diff(documents[usable], prepend=last) != 0
+        scan.begins[some][usable] = begins
+        numbers = number + np.arange(len(usable))
+        firsts = np.maximum.accumulate(np.where(begins, numbers, first))
+        rows.add(some.start + usable)
+        passages.add(numbers[(numbers - firsts) % PASSAGE_ROWS == 0])
         document = int(documents[-1])
-        if len(own):
-            number, first, last = number + len(own), int(firsts[-1]), int(documents[own[-1]])
+        if len(usable):
+            number, first, last = number + len(usable), int(firsts[-1]), int(documents[usable[-1]])
     passages.add(np.array([number]))
     return rows.mapped(), passages.mapped()
 
@@ -291,10 +292,10 @@ def _usable(looked: _Looked, scratch: Path) -> tuple[NDArray[np.int64], NDArray[
 def _drawn(
     rows: NDArray[np.int64], passages: NDArray[np.int64] | None, corpus: GeneralCorpus, scratch: Path
 ) -> tuple[NDArray[np.int64], int]:
-    """The rows in the order of the draw, and how many of them are held out; passages stay together."""
+    """Return the rows in the order of the draw, and how many of them are held out; passages stay together."""
     random = np.random.Generator(np.random.PCG64(corpus.seed))
     if passages is None:
-        # What `permutation` does to the numbers from 0 on, here to a file.
+        # The same draw as `permutation`, in a file.
         random.shuffle(rows)
         return rows, corpus.held_out_rows
     order = counted(scratch / "order", len(passages) - 1)
@@ -310,8 +311,8 @@ def _drawn(
     return drawn.mapped(), int(ends[np.searchsorted(ends, corpus.held_out_rows)])
 
 
-def _write(parts: Sequence[Part], looked: _Looked, documents: bool, into: Path) -> dict[int, int]:
-    """Write the rows that stay; characters of each source's training rows."""
+def _write(parts: Sequence[Part], scan: _Scan, documents: bool, into: Path) -> dict[int, int]:
+    """Write the remaining rows; return the characters of each source's training rows."""
     fields = [pa.field("text", pa.string())]
     fields += [pa.field("begins", pa.bool_())] if documents else []
     schema = pa.schema(fields)
@@ -324,20 +325,20 @@ def _write(parts: Sequence[Part], looked: _Looked, documents: bool, into: Path) 
     ):
         for part, first, text in _numbered(parts):
             rows = slice(first, first + len(text))
-            columns = [text, pa.array(looked.begins[rows])] if documents else [text]
+            columns = [text, pa.array(scan.begins[rows])] if documents else [text]
             batch = pa.record_batch(columns, schema)
             for fate, writer in ((_TRAIN, train_writer), (_HELD_OUT, held_out_writer)):
-                if (chosen := looked.fates[rows] == fate).any():
-                    taken = batch.filter(pa.array(chosen))
-                    writer.write_batch(taken)
+                if (chosen := scan.fates[rows] == fate).any():
+                    kept = batch.filter(pa.array(chosen))
+                    writer.write_batch(kept)
                     if fate == _TRAIN:
-                        size = pc.sum(pc.utf8_length(taken.column(0))).as_py()
+                        size = pc.sum(pc.utf8_length(kept.column(0))).as_py()
                         characters[part.source] = characters.get(part.source, 0) + size
     return characters
 
 
 def _numbered(parts: Sequence[Part]) -> Iterator[tuple[Part, int, pa.StringArray]]:
-    """The text again, with the number of its first row."""
+    """Yield the text again, with the number of its first row."""
     first = 0
     for part in parts:
         for rows in part.read():
@@ -345,18 +346,18 @@ def _numbered(parts: Sequence[Part]) -> Iterator[tuple[Part, int, pa.StringArray
             first += len(rows.text)
 
 
-def _counts(looked: _Looked) -> list[list[int]]:
-    """Rows of each fate, source by source."""
-    found = []
+def _counts(scan: _Scan) -> list[list[int]]:
+    """Count the rows of each fate, source by source."""
+    all_counts = []
     first = 0
-    for number in looked.numbers:
+    for number in scan.numbers:
         counts = np.zeros(7, np.int64)
-        fates = looked.fates[first : first + number]
+        fates = scan.fates[first : first + number]
         for some in slices(number):
             counts += np.bincount(fates[some], minlength=7)
-        found.append(counts.tolist())
+        all_counts.append(counts.tolist())
         first += number
-    return found
+    return all_counts
 
 
 def _source_summary(name: str, counts: list[int], characters: int) -> SourceSummary:

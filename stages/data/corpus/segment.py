@@ -1,4 +1,4 @@
-"""How the tokens of a corpus's rows or sentences become sequences."""
+"""Cuts: the ways in which tokens of a corpus's rows or sentences become sequences."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from stages.data.corpus.special_tokens import Ids
 from stages.storage.mapped_columns import Column
 
 Lengths = NDArray[np.int64]
-Made = tuple[Ids, list[Lengths]]
-"""Tokens of some sequences' texts, and how many are each text's."""
+Segments = tuple[Ids, list[Lengths]]
+"""Tokens of some sequences, and (sequences,) how many belong to each one's first text, and to its second."""
 _PAIRS_AT_ONCE = 2048
 
 
 class Cut(Protocol):
-    """Makes sequences of pieces: rows, or sentences."""
+    """Maker of sequences from pieces, which are rows or sentences."""
 
-    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Made]:
-        """Take pieces, none of them empty; give sequences that are done."""
+    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Segments]:
+        """Add pieces, none of them empty, and yield the sequences that are complete."""
         ...
 
-    def finish(self) -> Iterator[Made]:
-        """Give what is left; what comes then is another source's."""
+    def finish(self) -> Iterator[Segments]:
+        """Yield what is left of a source; the next pieces belong to another source."""
         ...
 
 
 def parts_of_pieces(lengths: Lengths, room: int) -> tuple[Lengths, Lengths]:
-    """Lengths of the parts that pieces make when none may be longer than `room`, and the piece of each."""
+    """Split pieces into parts of at most `room` tokens; return the lengths of the parts, and the piece of each."""
     numbers = -(-lengths // room)
     pieces = np.repeat(np.arange(len(lengths)), numbers)
     parts = np.full(len(pieces), room)
@@ -46,30 +46,30 @@ def parts_of_pieces(lengths: Lengths, room: int) -> tuple[Lengths, Lengths]:
 
 
 class EachPiece:
-    """Each piece is a sequence, or several where it is long."""
+    """Cut that makes each piece a sequence, or several if it is long."""
 
     def __init__(self, room: int) -> None:
         self.room = room
 
-    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Made]:
-        """Give them at once."""
+    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Segments]:
+        """Yield the pieces at once."""
         yield flat, [parts_of_pieces(lengths, self.room)[0]]
 
-    def finish(self) -> Iterator[Made]:
-        """Nothing is ever left."""
+    def finish(self) -> Iterator[Segments]:
+        """Yield nothing: nothing is ever left."""
         return iter(())
 
 
 class Packed:
-    """As many pieces as fit, one after the other, of one document or across documents."""
+    """Cut that fills sequences with as many pieces as fit, of one document or across documents."""
 
     def __init__(self, room: int, *, across_documents: bool) -> None:
         self.room, self.across_documents = room, across_documents
         self.left = np.empty(0, np.int32)
         self.document = -1
 
-    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Made]:
-        """Give all sequences but the last, which may go on."""
+    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Segments]:
+        """Yield all sequences except the last, which may grow."""
         parts, pieces = parts_of_pieces(lengths, self.room)
         done = []
         current = len(self.left)
@@ -86,30 +86,30 @@ class Packed:
         if done:
             yield flat[:end], [np.array(done, np.int64)]
 
-    def finish(self) -> Iterator[Made]:
-        """Give the last sequence."""
+    def finish(self) -> Iterator[Segments]:
+        """Yield the last sequence."""
         if len(self.left):
             yield self.left, [np.array([len(self.left)])]
         self.left, self.document = np.empty(0, np.int32), -1
 
 
 class SegmentPairs:
-    """Pairs of segments. Those of other documents may come from anywhere, so all of a source is kept in files.
+    """Cut that makes pairs of segments; second ones may come from any document, so a source is kept in files.
 
     Args:
-        room: most tokens of both segments.
+        room: most tokens of both segments together.
         cut: the probabilities.
-        seed: decides every draw.
-        scratch: folder of the files, which is there while there is something in them.
+        seed: of all draws.
+        scratch: folder of the files, which exists while there are any.
     """
 
     def __init__(self, room: int, cut: PairCut, seed: int, scratch: Path) -> None:
         self.room, self.cut, self.seed, self.scratch = room, cut, seed, scratch
         self.kept: list[Column] = []
-        """Tokens; the length and the document of each piece. Nothing where there are none."""
+        """Tokens, and the length and the document of each piece; empty if there are none."""
 
-    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Made]:
-        """Keep them; nothing is done before the source's end."""
+    def add(self, flat: Ids, lengths: Lengths, documents: Lengths) -> Iterator[Segments]:
+        """Store the pieces; no pair is complete before the end of the source."""
         if not self.kept:
             self.scratch.mkdir()
             names = ("tokens", "lengths", "documents")
@@ -121,8 +121,8 @@ class SegmentPairs:
         all_documents.add(documents[pieces])
         return iter(())
 
-    def finish(self) -> Iterator[Made]:
-        """Give all pairs of the source."""
+    def finish(self) -> Iterator[Segments]:
+        """Yield all pairs of the source."""
         if not self.kept:
             return
         tokens, lengths, documents = self.kept
@@ -134,13 +134,13 @@ class SegmentPairs:
         self.kept = []
 
 
-def _read(pairs: list[Pair], file: int) -> Made:
-    # Read rather than mapped, so that what was read does not stay in memory.
+def _read(pairs: list[Pair], file: int) -> Segments:
+    # Read rather than mapped, so that the pages do not stay in memory.
     segments = [
         os.pread(file, 4 * (end - start), 4 * start)
         for a, a_end, b, b_end in pairs
         for start, end in ((a, a_end), (b, b_end))
     ]
-    places = np.array(pairs)
+    ends = np.array(pairs)
     flat = np.frombuffer(b"".join(segments), np.int32)
-    return flat, [places[:, 1] - places[:, 0], places[:, 3] - places[:, 2]]
+    return flat, [ends[:, 1] - ends[:, 0], ends[:, 3] - ends[:, 2]]

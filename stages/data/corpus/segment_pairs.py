@@ -1,10 +1,10 @@
-"""Pairs of segments as BERT was pretrained on (Devlin et al. 2019, create_pretraining_data.py), as places of tokens.
+"""Pairs of segments as in BERT's pretraining (Devlin et al. 2019, create_pretraining_data.py), as token positions.
 
-A document's sentences are gathered until they reach the length that is aimed at; the first segment is some of them, and
-the second is the rest, or as often as `random_probability` says a stretch of another document, whereupon the rest is
-gathered anew. What is too long is cut at the front or the back, at random, of the longer segment.
+A document's sentences are collected until they reach the target length. The first segment is a random number of them.
+The second is the rest or, with `random_probability`, a stretch of another document; the rest is then collected again.
+A pair that is too long loses tokens of its longer segment, at the front or the back at random.
 
-The one difference: a sentence that is longer than a sequence comes here in several parts instead of being cut off.
+One difference: a sentence longer than a sequence comes in several parts here instead of being truncated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from schemas.data.corpus import PairCut
 _TRIES = 10
 
 Pair = tuple[int, int, int, int]
-"""Where the first segment begins and ends, and the second."""
+"""First token and end of the first segment, and of the second."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Pairs:
     Args:
         lengths: (sentences,) tokens of each.
         documents: (sentences,) a number that changes with the document.
-        room: most tokens of both segments.
+        room: most tokens of both segments together.
         cut: the probabilities.
-        seed: decides every draw.
+        seed: of all draws.
     """
 
     lengths: NDArray[np.integer]
@@ -49,37 +49,37 @@ class Pairs:
         self.random = random.Random(self.seed)
 
     def __iter__(self) -> Iterator[Pair]:
-        """Every pair, document after document."""
+        """Yield every pair, document after document."""
         for document in range(len(self.bounds) - 1):
             yield from self._of_document(document)
 
     def _of_document(self, document: int) -> Iterator[Pair]:
         draw = self.random
         short = draw.random() < self.cut.short_probability
-        aim = draw.randint(2, self.room) if short else self.room
+        target = draw.randint(2, self.room) if short else self.room
         start, end = self.bounds[document], self.bounds[document + 1]
         lengths = self.lengths[start:end].tolist()
-        first = sentence = gathered = 0
+        first = sentence = collected = 0
         while sentence < len(lengths):
-            gathered += lengths[sentence]
-            if sentence == len(lengths) - 1 or gathered >= aim:
+            collected += lengths[sentence]
+            if sentence == len(lengths) - 1 or collected >= target:
                 number = sentence - first + 1
-                own = 1 if number == 1 else draw.randint(1, number - 1)
-                a = self._place(start + first, start + first + own)
+                of_first = 1 if number == 1 else draw.randint(1, number - 1)
+                a = self._span(start + first, start + first + of_first)
                 if number == 1 or draw.random() < self.cut.random_probability:
-                    b = self._elsewhere(document, aim - (a[1] - a[0]))
-                    sentence = first + own - 1
+                    b = self._elsewhere(document, target - (a[1] - a[0]))
+                    sentence = first + of_first - 1
                 else:
-                    b = self._place(start + first + own, start + sentence + 1)
+                    b = self._span(start + first + of_first, start + sentence + 1)
                 yield self._shortened(*a, *b)
-                first, gathered = sentence + 1, 0
+                first, collected = sentence + 1, 0
             sentence += 1
 
-    def _place(self, first: int, end: int) -> tuple[int, int]:
+    def _span(self, first: int, end: int) -> tuple[int, int]:
         return int(self.starts[first]), int(self.starts[end])
 
     def _elsewhere(self, document: int, wanted: int) -> tuple[int, int]:
-        """Sentences of another document, as many as reach the wanted tokens or its end."""
+        """Return sentences of another document up to the wanted number of tokens or its end."""
         for _ in range(_TRIES):
             other = self.random.randrange(len(self.bounds) - 1)
             if other != document:
@@ -88,7 +88,7 @@ class Pairs:
         first = self.random.randrange(self.bounds[other], end)
         goal = self.starts[first] + max(wanted, 1)
         reached = int(np.searchsorted(self.starts[first : end + 1], goal))
-        return self._place(first, min(first + reached, end))
+        return self._span(first, min(first + reached, end))
 
     def _shortened(self, a: int, a_end: int, b: int, b_end: int) -> Pair:
         while a_end - a + b_end - b > self.room:

@@ -1,4 +1,4 @@
-"""What a tokenizer puts around a text or a pair of texts, and sequences made with it in arrays."""
+"""Special tokens of a tokenizer around a text or a pair of texts, and sequences assembled with them in arrays."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from transformers import PreTrainedTokenizerFast
 from stages.data.tasks.tokenize import no_token_left
 
 Ids = NDArray[np.int32]
-# Texts that each tokenizer makes something of, if only its unknown token.
+# Every tokenizer makes at least its unknown token of one of these.
 _PROBES = ("a", "1", "\u4e00")
 
 
 class Encoder:
-    """Token ids of texts, without what the tokenizer puts around them.
+    """Encoder of texts without special tokens.
 
-    A copy, because the tokenizer's own backend keeps the truncation and the padding of the last call.
+    It works on a copy of the tokenizer's backend, which keeps the truncation and the padding of the last call.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        own = tokenizer.backend_tokenizer
-        self.backend = Tokenizer.from_str(own.to_str())
-        self.backend.encode_special_tokens = own.encode_special_tokens
+        original = tokenizer.backend_tokenizer
+        self.backend = Tokenizer.from_str(original.to_str())
+        self.backend.encode_special_tokens = original.encode_special_tokens
         self.backend.no_truncation()
         self.backend.no_padding()
 
     def encode(self, texts: Sequence[str]) -> tuple[Ids, NDArray[np.int64]]:
-        """The ids of all texts, one text after the other, and how many each has."""
-        encoded = [made.ids for made in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        """Return the ids of all texts, one text after the other, and the number of each text's ids."""
+        encoded = [text.ids for text in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         flat = np.fromiter(chain.from_iterable(encoded), np.int32, int(lengths.sum()))
         return flat, lengths
@@ -41,7 +41,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Template:
-    """Special tokens before, between and after the texts, and the token types of all."""
+    """Special tokens before, between and after the texts, and all token types."""
 
     before: Ids
     between: Ids
@@ -54,12 +54,12 @@ class Template:
 
     @property
     def num_special(self) -> int:
-        """Tokens that are no text."""
+        """Number of special tokens."""
         return len(self.special_types)
 
 
 def template_of(encoder: Encoder, *, is_pair: bool) -> Template:
-    """What stands around a text, or around two.
+    """Return the special tokens around a text, or around a pair.
 
     Raises:
         DataError: the tokenizer makes nothing of any text.
@@ -87,24 +87,22 @@ def template_of(encoder: Encoder, *, is_pair: bool) -> Template:
 def assembled(
     flat: Ids, lengths: Sequence[NDArray[np.int64]], template: Template
 ) -> tuple[Ids, NDArray[np.uint8], NDArray[np.int64]]:
-    """Whole sequences, one after the other.
+    """Put the special tokens around texts.
 
     Args:
         flat: the tokens of every sequence's text or texts.
-        lengths: (sequences,) how many of them are the first text's; for pairs the second's too.
-        template: what stands around them.
+        lengths: (sequences,) tokens of each first text, and for pairs of each second text.
+        template: the special tokens.
 
     Returns:
-        Ids, token types, and the length of each sequence.
+        Ids and token types of all sequences, one after the other, and the length of each.
     """
     whole: NDArray[np.int64] = np.stack(lengths).sum(axis=0) + template.num_special
     starts = np.cumsum(whole) - whole
-    places = [starts[:, None] + np.arange(len(template.before))]
     middle = starts + len(template.before) + lengths[0]
-    places.append(middle[:, None] + np.arange(len(template.between)))
     last = starts + whole - len(template.after)
-    places.append(last[:, None] + np.arange(len(template.after)))
-    special = np.concatenate(places, axis=1)
+    groups = ((starts, template.before), (middle, template.between), (last, template.after))
+    special = np.concatenate([first[:, None] + np.arange(len(tokens)) for first, tokens in groups], axis=1)
     ids = np.empty(int(whole.sum()), np.int32)
     types = np.empty(len(ids), np.uint8)
     is_text = np.ones(len(ids), bool)

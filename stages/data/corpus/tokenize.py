@@ -1,7 +1,7 @@
-"""From a general corpus to the flat arrays of `Tokens`: cut as the corpus says, tokenised once, then read from disk.
+"""Tokenisation of a general corpus into the flat arrays of `Tokens`: cut as configured, done once, read from disk.
 
-A quarter of a megabyte of text is in memory at a time, with its tokens. The tokenizer's own threads do the work, and
-nothing is done for each token by Python. Tokens and lengths are written to their files as they come.
+A quarter of a megabyte of text is in memory at a time, with its tokens. The tokenizer's threads do the work, without
+any loop over tokens in Python. Tokens and lengths are written to files as they come.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from stages.data.batching.mixture import Mixture
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.digests import splitting
 from stages.data.corpus.prepare import CorpusRows, load_corpus, read_summary
-from stages.data.corpus.segment import Cut, EachPiece, Made, Packed, SegmentPairs
+from stages.data.corpus.segment import Cut, EachPiece, Packed, SegmentPairs, Segments
 from stages.data.corpus.sources import batches_of
 from stages.data.corpus.special_tokens import Encoder, Template, assembled, template_of
 from stages.data.tasks.tokenize import check_tokenizer, kept_tokens, tokenizer_digest
@@ -48,7 +48,7 @@ _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 def tokenize_corpus(
     rows: CorpusRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
 ) -> tuple[Tokens, Tokens]:
-    """Training and held-out sequences, cut as the corpus says; each with special tokens.
+    """Return training and held-out sequences with special tokens, cut as the corpus is configured.
 
     Raises:
         DataError: the tokenizer has no padding token or no fast version, `max_length` leaves no room for text, or the
@@ -63,7 +63,7 @@ def tokenize_corpus(
 def corpus_summary(
     corpus: GeneralCorpus, cache: Path, tokenizer: PreTrainedTokenizerFast | None = None
 ) -> CorpusSummary:
-    """What became of a corpus: rows, duplicates and leaks of each source; with a tokenizer, its sequences too.
+    """Return the rows, duplicates and leaks of each source of a corpus; with a tokenizer, its sequences too.
 
     Raises:
         DataError: as `load_corpus` and `tokenize_corpus`.
@@ -73,8 +73,7 @@ def corpus_summary(
         return summary
     rows = load_corpus(corpus, cache)
     _, folder = _tokens(rows, "train", tokenizer, corpus.max_length, cache)
-    found = _read_summary(folder)
-    return summary.model_copy(update={"sequences": found, "cut": corpus.cut.kind})
+    return summary.model_copy(update={"sequences": _read_summary(folder), "cut": corpus.cut.kind})
 
 
 def _read_summary(folder: Path) -> SequenceSummary:
@@ -100,22 +99,22 @@ def _tokens(
     def fill(beside: Path) -> None:
         text = rows.train if split == "train" else rows.held_out
         sources = rows.source_rows if split == "train" else ()
-        making = _Making(rows.cut, rows.seed, tokenizer, max_length)
-        making.fill(text, sources or (len(text),), beside)
+        tokenizing = _Tokenizing(rows.cut, rows.seed, tokenizer, max_length)
+        tokenizing.fill(text, sources or (len(text),), beside)
 
-    found, folder = kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)
+    tokens, folder = kept_tokens(cache, digest, int(tokenizer.pad_token_id), fill)
     weighted = split == "train" and rows.weights is not None
     per_source = _read_summary(folder).per_source if weighted else ()
     if 0 in per_source:
         raise DataError(
-            f"general_corpus.sources[{per_source.index(0)}]: no token is left of its text with this tokenizer, so it "
-            "can have no weight; take it off the list"
+            f"general_corpus.sources[{per_source.index(0)}]: this tokenizer leaves no token of its text, so it cannot "
+            "have a weight; remove it from the list"
         )
-    return found, folder
+    return tokens, folder
 
 
-class _Making:
-    """Makes the files of a folder of tokens."""
+class _Tokenizing:
+    """Writer of the files of a folder of tokens."""
 
     def __init__(self, cut: AnyCut, seed: int, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
         self.cut, self.seed, self.max_length = cut, seed, max_length
@@ -137,10 +136,10 @@ class _Making:
         with _Writer(into, self.template, self.max_length, has_types=self.has_types) as writer:
             for texts, begins in _chunks(rows):
                 while len(texts):
-                    taken = min(len(texts), left[0])
-                    writer.write(self._made(cut, texts[:taken], begins[:taken]))
-                    texts, begins = texts[taken:], begins[taken:]
-                    left[0] -= taken
+                    number = min(len(texts), left[0])
+                    writer.write(self._sequences(cut, texts[:number], begins[:number]))
+                    texts, begins = texts[number:], begins[number:]
+                    left[0] -= number
                     while left and not left[0]:
                         writer.write(cut.finish())
                         writer.end_source()
@@ -158,23 +157,23 @@ class _Making:
             case PairCut():
                 return SegmentPairs(room, self.cut, self.seed, scratch)
 
-    def _made(self, cut: Cut, texts: Sequence[str], begins: NDArray[np.bool_]) -> Iterator[Made]:
+    def _sequences(self, cut: Cut, texts: Sequence[str], begins: NDArray[np.bool_]) -> Iterator[Segments]:
         documents = self.document + np.cumsum(begins)
         self.document = int(documents[-1]) if len(documents) else self.document
         if not isinstance(self.cut, RowCut):
             sentences = [split_sentences(text) for text in texts]
-            documents = np.repeat(documents, [len(some) for some in sentences])
-            texts = [sentence for some in sentences for sentence in some]
+            documents = np.repeat(documents, [len(of_text) for of_text in sentences])
+            texts = [sentence for of_text in sentences for sentence in of_text]
         if texts:
             flat, lengths = self.encoder.encode(texts)
-            # Characters that the tokenizer drops leave nothing of a piece.
+            # A piece may consist of characters that the tokenizer drops.
             kept = lengths > 0
             if kept.any():
                 yield from cut.add(flat, lengths[kept], documents[kept])
 
 
 def _chunks(rows: Dataset) -> Iterator[tuple[Sequence[str], NDArray[np.bool_]]]:
-    """Some text at a time, and which rows follow none of the row before."""
+    """Yield some texts at a time, and which of them do not continue the row before."""
     columns = ["text", "begins"] if "begins" in rows.column_names else ["text"]
     for batch in batches_of(rows, columns):
         begins = np.ones(batch.num_rows, bool)
@@ -187,7 +186,7 @@ def _chunks(rows: Dataset) -> Iterator[tuple[Sequence[str], NDArray[np.bool_]]]:
 
 
 class _Writer:
-    """Writes sequences to the files that `load_tokens` reads."""
+    """Writer of sequences to the files that `load_tokens` reads."""
 
     def __init__(self, folder: Path, template: Template, max_length: int, *, has_types: bool) -> None:
         self.template = template
@@ -196,7 +195,7 @@ class _Writer:
         self.lengths = (folder / "lengths.npy").open("wb")
         write_header(self.lengths, np.int32, 0)
         self.counts = np.zeros(max_length + 1, np.int64)
-        """Sequences of each length."""
+        """Number of sequences of each length."""
         self.ends: list[int] = []
 
     def __enter__(self) -> _Writer:
@@ -207,9 +206,9 @@ class _Writer:
             if file is not None:
                 file.close()
 
-    def write(self, made: Iterator[Made]) -> None:
-        """Put what stands around the texts around them, and write them."""
-        for flat, lengths in made:
+    def write(self, sequences: Iterator[Segments]) -> None:
+        """Write sequences with their special tokens."""
+        for flat, lengths in sequences:
             ids, types, whole = assembled(flat, lengths, self.template)
             self.ids.write(ids.astype("<i4", copy=False).tobytes())
             if self.types is not None:
@@ -218,11 +217,11 @@ class _Writer:
             self.counts += np.bincount(whole, minlength=len(self.counts))
 
     def end_source(self) -> None:
-        """What comes now is of another source."""
+        """Mark the end of a source's sequences."""
         self.ends.append(int(self.counts.sum()))
 
     def summary(self) -> SequenceSummary:
-        """Say in the file of the lengths how many they are, and sum up what was written."""
+        """Complete the file of lengths, and return a summary of all sequences."""
         number = int(self.counts.sum())
         self.lengths.seek(0)
         write_header(self.lengths, np.int32, number)
@@ -236,8 +235,8 @@ class _Writer:
 
 
 def _percentiles(counts: NDArray[np.int64]) -> dict[str, int]:
-    """What `np.percentile` says by the method `inverted_cdf` of lengths of which only their numbers are known."""
+    """Return percentiles of lengths given by their counts, as `np.percentile` with the method `inverted_cdf`."""
     upto = np.cumsum(counts)
     number = int(upto[-1])
-    places = {at: max(0, math.ceil(number * (at / 100) - 1)) for at in _PERCENTILES if number}
-    return {str(at): int(np.searchsorted(upto, place, side="right")) for at, place in places.items()}
+    ranks = {at: max(0, math.ceil(number * (at / 100) - 1)) for at in _PERCENTILES if number}
+    return {str(at): int(np.searchsorted(upto, rank, side="right")) for at, rank in ranks.items()}

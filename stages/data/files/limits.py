@@ -9,9 +9,8 @@ from __future__ import annotations
 import codecs
 import functools
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pyarrow.parquet as pq
 from datasets import Dataset
@@ -216,16 +215,3 @@ def rows_at_once(rows: Dataset, most: int) -> int:
     """Return how many rows to tokenise at once: `most`, or fewer if they are long."""
     mean = max(1, rows.data.nbytes // max(1, rows.data.num_rows))
     return max(1, min(most, _TOKENISED_BYTES // mean))
-
-
-def in_parts(batch: dict[str, list[Any]]) -> Iterator[dict[str, list[Any]]]:
-    """Yield the rows of a batch in order, about a megabyte of text at a time."""
-    start, size = 0, 0
-    texts = [batch[name] for name in ("text", "text_pair", "words") if name in batch]
-    for end, parts in enumerate(zip(*texts, strict=True)):
-        row = sum(len(part) if isinstance(part, str) else sum(map(len, part)) for part in parts)
-        size += row
-        if end > start and size > CHUNK_BYTES:
-            yield {name: values[start:end] for name, values in batch.items()}
-            start, size = end, row
-    yield {name: values[start:] for name, values in batch.items()}

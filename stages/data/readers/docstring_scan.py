@@ -1,6 +1,6 @@
 """English paragraphs of the docstrings under some folders; files are parsed, never imported or run.
 
-Standard library only: the processes that share the work start with nothing but this module.
+Only the standard library is imported, so that worker processes start quickly.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from typing import NamedTuple
 MAX_FILE_BYTES = 1_000_000
 MIN_WORDS, MIN_CHARACTERS, MAX_CHARACTERS = 8, 40, 2000
 MIN_LETTER_RATIO = 0.82
-# Two of these make a sentence of English likely; lists of names and shapes have none.
+# Two of these make English prose likely; lists of names and shapes have none.
 MIN_FUNCTION_WORDS = 2
 FUNCTION_WORDS = frozenset(
-    "a an and are as at be been but by can do does each for from has have if in into is it its "
-    "may more must no not "
-    "of on one only or other same should so such than that the their then there these they this "
-    "to use used using "
-    "was we when where which will with without you your".split()
+    "a an and are as at be been but by can do does each for from has have if in into is it its may more must no not of "
+    "on one only or other same should so such than that the their then there these they this to use used using was we "
+    "when where which will with without you your".split()
 )
 SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests", "idle_test", "_vendor", "_vendored", "node_modules"})
-# Fewer files than this are read sooner than a process starts.
+# Fewer files are read in less time than a process takes to start.
 FILES_PER_PROCESS = 400
 CHUNK_FILES = 100
 
@@ -57,7 +55,7 @@ class Source(NamedTuple):
 
 
 class Paragraph(NamedTuple):
-    """One paragraph of prose and where it stands."""
+    """One paragraph of prose, with its library and module."""
 
     text: str
     library: str
@@ -71,13 +69,12 @@ class Root:
     folder: Path
     is_stdlib: bool = False
     excluded: frozenset[str] = frozenset()
-    """Top-level names that are not read."""
+    """Top-level names to skip."""
 
 
 def find_sources(roots: Iterable[Root]) -> list[Source]:
-    """Every Python file under `roots` worth reading, sorted by library and module."""
-    found = (source for root in roots for source in _sources_of(root))
-    return sorted(set(found))
+    """Return the Python files to read under `roots`, sorted by library and module."""
+    return sorted({source for root in roots for source in _sources_of(root)})
 
 
 def _sources_of(root: Root) -> Iterator[Source]:
@@ -93,17 +90,14 @@ def _sources_of(root: Root) -> Iterator[Source]:
 
 
 def read_paragraphs(sources: list[Source], processes: int | None = None) -> list[Paragraph]:
-    """Paragraphs of `sources` in their order, each text once, however many processes read."""
+    """Return the paragraphs of `sources` in order, each text once, for any number of processes."""
     if processes is None:
         processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
     processes = min(processes, max(1, len(sources) // FILES_PER_PROCESS))
-    seen: set[str] = set()
-    kept: list[Paragraph] = []
+    first_of_text: dict[str, Paragraph] = {}
     for paragraph in _read_all(sources, processes):
-        if paragraph.text not in seen:
-            seen.add(paragraph.text)
-            kept.append(paragraph)
-    return kept
+        first_of_text.setdefault(paragraph.text, paragraph)
+    return list(first_of_text.values())
 
 
 def _read_all(sources: list[Source], processes: int) -> list[Paragraph]:
@@ -113,8 +107,7 @@ def _read_all(sources: list[Source], processes: int) -> list[Paragraph]:
             with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
                 return [paragraph for part in pool.map(_read_chunk, chunks) for paragraph in part]
         except (BrokenProcessPool, OSError, AssertionError):
-            # A daemonic process may not start others, and a script read from standard input cannot
-            # be started again.
+            # A daemonic process may not start others, and a script from standard input cannot be run again.
             pass
     return [paragraph for chunk in chunks for paragraph in _read_chunk(chunk)]
 
@@ -139,8 +132,7 @@ def _docstrings(path: str) -> list[str]:
             warnings.simplefilter("ignore")
             tree = ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-        # Templates, other Pythons' files and encodings that are not what they say: no text, no
-        # failure.
+        # Templates, files of other Python versions and wrong encodings have no text, but are no failure.
         return []
     return list(_docstrings_of(tree))
 
@@ -158,8 +150,8 @@ def _docstrings_of(tree: ast.Module) -> Iterator[str]:
 
 
 def prose(docstring: str) -> list[str]:
-    """The paragraphs of `docstring` that are English prose, each on one line."""
-    found = []
+    """Return the paragraphs of a docstring that are English prose, each on one line."""
+    paragraphs = []
     for block in re.split(r"\n\s*\n", docstring):
         lines = block.splitlines()
         if len(lines) > 1 and _UNDERLINE.match(lines[1]):
@@ -167,8 +159,8 @@ def prose(docstring: str) -> list[str]:
         if lines and not _looks_like_code(lines):
             text = " ".join(_ROLE.sub(r"\1", " ".join(lines)).replace("``", "").split())
             if _reads_as_english(text):
-                found.append(text)
-    return found
+                paragraphs.append(text)
+    return paragraphs
 
 
 def _looks_like_code(lines: list[str]) -> bool:

@@ -1,8 +1,8 @@
-"""Text that is on every machine with this project: the docstrings of what is installed.
+"""Docstrings of the installed packages: text that every machine with this project has.
 
-The paragraphs are read once per set of installed packages and kept as an Arrow file. The task asks
-which library a paragraph documents; libraries' names are masked and modules split, so that it has
-to be told from what is said.
+The paragraphs are read once per set of installed packages and kept as an Arrow file. The task is to name the library
+that a paragraph documents. Names of libraries are masked, and training and validation rows come from different modules,
+so that only the content can tell.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from stages.storage.sealed_folder import is_whole, make_whole
 
 _PARAGRAPHS = "paragraphs.arrow"
 
-# This project's own text would change with every commit, and every stage's digest with it.
+# This project's docstrings would change every stage's digest with every commit.
 OWN_DISTRIBUTION = "distill-flow"
 OWN_PACKAGES = frozenset({"schemas", "stages", "pipeline"})
 
-# Of twelve libraries torch alone would be a sixth of the rows; capped, no class is more than a
-# tenth.
+# Without a cap, torch alone would have a sixth of the rows of twelve libraries; with it no class has more than a tenth.
 MAX_TRAIN_ROWS_PER_LIBRARY = 4000
 MAX_VALIDATION_ROWS_PER_LIBRARY = 700
 MIN_TRAIN_ROWS, MIN_VALIDATION_ROWS = 50, 10
@@ -54,15 +53,14 @@ ALIASES = {
     "torch": ("pytorch",),
     "transformers": ("hugging face", "huggingface"),
 }
-# Longer names are masked inside words as well (MlflowClient, PyTorchModel); short ones only where
-# they stand alone.
+# Longer names are also masked inside words (MlflowClient, PyTorchModel), shorter ones only as words.
 MIN_LETTERS_INSIDE_WORDS = 5
 
 
 def docstring_digest() -> str:
-    """SHA-256 that changes when `load_paragraphs` would return something else; cheap."""
+    """Return a SHA-256, cheap to compute, that changes with the result of `load_paragraphs`."""
     folders = sorted({_purelib(), _platlib()})
-    # Whatever is installed or taken away changes its folder's time, so a run need not list the packages a dozen times.
+    # Installing or removing a package changes the time of its folder, so a run lists the packages once.
     return _digest_of_packages(tuple((folder, os.stat(folder).st_mtime_ns) for folder in folders))
 
 
@@ -87,7 +85,7 @@ def _platlib() -> str:
 
 
 def installed_roots() -> list[Root]:
-    """The folders that hold Python's own library and what is installed beside it."""
+    """Return the folders of the standard library and of the installed packages."""
     folders = sorted({_purelib(), _platlib()})
     return [
         Root(Path(sysconfig.get_path("stdlib")), is_stdlib=True),
@@ -96,27 +94,27 @@ def installed_roots() -> list[Root]:
 
 
 def load_paragraphs(cache: Path) -> Dataset:
-    """Paragraphs of everything installed: columns `text`, `library`, `module`, memory-mapped.
+    """Return the paragraphs of all installed packages: columns `text`, `library`, `module`, memory-mapped.
 
-    The first call for a set of installed packages reads their source (tens of seconds) and leaves a
-    file in `cache`, which later calls open.
+    The first call for a set of installed packages reads their source (tens of seconds) and writes a file to `cache`,
+    which later calls open.
 
     Raises:
-        DataError: nothing is installed that has docstrings.
+        DataError: no installed package has docstrings.
     """
     return paragraphs_of(installed_roots(), cache, digest=docstring_digest())
 
 
 def paragraphs_of(roots: Sequence[Root], cache: Path, *, digest: str) -> Dataset:
-    """Paragraphs of the Python files under `roots`, kept in `cache` under `digest`."""
+    """Return the paragraphs of the Python files under `roots`, kept in `cache` under `digest`."""
     folder = cache / f"docstrings-{digest[:16]}"
     if not is_whole(folder):
         paragraphs = read_paragraphs(find_sources(roots))
         if not paragraphs:
             folders = ", ".join(str(root.folder) for root in roots)
             raise DataError(
-                f"no English docstrings under {folders} (packages may be installed without source); "
-                "give text files instead, such as sources: [{kind: files, paths: [./text.jsonl]}]"
+                f"no English docstrings under {folders} (packages may be installed without source); give text files "
+                "instead, such as sources: [{kind: files, paths: [./text.jsonl]}]"
             )
         make_whole(folder, lambda beside: _write(paragraphs, beside / _PARAGRAPHS))
     return Dataset.from_file(str(folder / _PARAGRAPHS))
@@ -129,17 +127,17 @@ def _write(paragraphs: Sequence[Paragraph], path: Path) -> None:
 
 
 def docstring_task_digest(task: DocstringTask) -> str:
-    """SHA-256 of what decides the rows of `task`; nothing is read for it."""
+    """Return the SHA-256 of all that decides the rows of a task, without reading them."""
     return digest_of({"paragraphs": docstring_digest(), "task": task.model_dump(mode="json"), "version": TASK_VERSION})
 
 
 def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Dataset, Dataset]:
-    """Training and validation rows: masked `text`, and `label`, an index into `task.libraries`.
+    """Return training and validation rows: masked `text`, and `label`, an index into `task.libraries`.
 
-    No module has rows in both, and no text is in both or twice in one.
+    No module has rows in both, and no text occurs twice.
 
     Raises:
-        DataError: a library is not installed, or its docstrings are too few.
+        DataError: a library is not installed, or has too few docstrings.
     """
     table = paragraphs.data.table
     table = table.filter(pc.is_in(table["library"], pa.array(task.libraries)))
@@ -161,15 +159,14 @@ def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Datas
 
 
 def mask_names(texts: pa.ChunkedArray, libraries: Sequence[str]) -> list[str]:
-    """`texts` with the names of `libraries`, and what else they are called, replaced by `library`.
+    """Return texts with the names and aliases of `libraries`, in any case, replaced by `library`.
 
-    Names of five letters and more are replaced inside words as well, in any case.
+    Names of five letters and more are also replaced inside words.
     """
     names = {name for library in libraries for name in (library, *ALIASES.get(library, ()))}
-    # Longest first, so that scikit-learn is not masked as scikit with the rest left over.
+    # Longest first, so that scikit-learn is not masked as scikit followed by -learn.
     ordered = sorted(names, key=lambda name: (-len(name), name))
-    # RE2 finds the rows in question at once; only Python's own engine can look at a neighbour
-    # without taking it.
+    # RE2 finds the affected rows quickly, but only Python's engine has lookarounds.
     anywhere = "|".join(_pattern_of(name, "(?:^|[^A-Za-z0-9])", "(?:[^A-Za-z0-9]|$)") for name in ordered)
     exact = re.compile("|".join(_pattern_of(name, "(?<![A-Za-z0-9])", "(?![A-Za-z0-9])") for name in ordered), re.I)
     named = pc.match_substring_regex(texts, anywhere, ignore_case=True)
@@ -187,17 +184,17 @@ def _pattern_of(name: str, before: str, after: str) -> str:
 
 
 def validation_modules(modules: Sequence[str], ratio: float, seed: int) -> set[str]:
-    """About a share `ratio` of the distinct `modules`; a module's lot depends on its name and the seed alone."""
-    return {module for module in set(modules) if _lot(module, seed) < ratio}
+    """Draw about a share `ratio` of the distinct modules; each draw depends only on the module's name and the seed."""
+    return {module for module in set(modules) if _draw(module, seed) < ratio}
 
 
-def _lot(module: str, seed: int) -> float:
-    """A number from 0 to 1, drawn by the module's name."""
+def _draw(module: str, seed: int) -> float:
+    """Return a number from 0 to 1 that depends on a module's name."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{module}".encode()).digest()[:8], "big") / 2**64
 
 
 def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
-    """The paragraphs for a general corpus: none of a module that the docstring task validates on."""
+    """Return the paragraphs for a general corpus: all except those of the docstring task's validation modules."""
     table = paragraphs.data.table
     held_out = validation_modules(table["module"].unique().to_pylist(), source.validation_ratio, source.seed)
     outside = pc.invert(pc.is_in(table["module"], pa.array(sorted(held_out), pa.string())))
@@ -209,9 +206,8 @@ def _check_installed(task: DocstringTask, installed: set[str]) -> None:
     present = [library for library in task.libraries if library in installed]
     if missing:
         raise DataError(
-            f"task.libraries: no docstrings of {', '.join(missing)} in this Python environment; "
-            "install the package "
-            "(names are import names, such as sklearn) or take it off the list, for example "
+            f"task.libraries: no docstrings of {', '.join(missing)} in this Python environment; install the package "
+            "(names are import names, such as sklearn) or remove it from the list, for example "
             f"task.libraries=[{', '.join(present)}]"
         )
 
@@ -219,9 +215,8 @@ def _check_installed(task: DocstringTask, installed: set[str]) -> None:
 def _check_enough(library: str, train: int, validation: int) -> None:
     if train < MIN_TRAIN_ROWS or validation < MIN_VALIDATION_ROWS:
         raise DataError(
-            f"task.libraries: {library} has {train} paragraphs to train on and {validation} to "
-            "validate on, and needs "
-            f"at least {MIN_TRAIN_ROWS} and {MIN_VALIDATION_ROWS}; take it off the list or change "
+            f"task.libraries: {library} has {train} paragraphs to train on and {validation} to validate on, and needs "
+            f"at least {MIN_TRAIN_ROWS} and {MIN_VALIDATION_ROWS}; remove it from the list or change "
             "task.validation_ratio"
         )
 

@@ -19,8 +19,7 @@ from stages.data.files.file_names import CONLL_FORMATS, FORMATS, file_format
 from stages.data.files.limits import MAX_ROW_BYTES, check_bounds, row_too_long
 from stages.data.files.read_request import Reading, rename_columns, renamed, renaming_remark
 from stages.data.files.transcoding import encoding_of
-from stages.data.formats.conll import write_conll_rows
-from stages.data.formats.conll_lines import has_sentences
+from stages.data.formats.conll import has_sentences, write_conll_rows
 from stages.data.formats.csv_rows import SEPARATORS, csv_header, write_csv_rows
 from stages.data.formats.parquet import columns_among, write_parquet_rows
 from stages.data.readers.dataset_files import write_loaded_rows

@@ -14,13 +14,14 @@ from transformers import PreTrainedTokenizerFast
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from stages.data.batching.tokens import Tokens, load_tokens, write_starts
-from stages.data.files.limits import in_parts, rows_at_once
+from stages.data.files.limits import CHUNK_BYTES, rows_at_once
 from stages.data.readers.dataset_files import quiet
 from stages.kinds.encode import Encode
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
 from stages.storage.format_versions import TOKENS_VERSION
 from stages.storage.sealed_folder import make_whole
+from stages.text.pieces import pieces_of
 
 ROWS_PER_BATCH = 1000
 
@@ -131,13 +132,21 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair
         )
 
 
+def _text_sizes(batch: dict[str, list[Any]]) -> np.ndarray:
+    """Return the characters of each row, (rows,)."""
+    columns = [batch[name] for name in ("text", "text_pair", "words") if name in batch]
+    sizes = np.zeros(len(columns[0]), np.int64)
+    for texts in columns:
+        sizes += [len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts]
+    return sizes
+
+
 def _fill(rows: Dataset, encode: Encode, folder: Path, digest: str, label_type: type) -> None:
     def encode_parts(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
-        parts, start = [], 0
-        for part in in_parts(batch):
-            size = len(next(iter(part.values())))
-            parts.append(encode(part, indices[start : start + size]))
-            start += size
+        parts = [
+            encode({name: values[piece] for name, values in batch.items()}, indices[piece])
+            for piece in pieces_of(_text_sizes(batch), CHUNK_BYTES)
+        ]
         return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
     with quiet():

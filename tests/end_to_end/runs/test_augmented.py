@@ -15,7 +15,7 @@ from schemas.data.augmentation import Augmentation
 from schemas.data.stage_data import TaskDataset
 from schemas.recipe.expand import stage_config, task_teachers
 from schemas.recipe.recipe import Recipe
-from stages.augmentation.task import Copyist
+from stages.augmentation.task import Augmenter
 from stages.data.batching.payloads import RowLabels
 from stages.data.tasks.load import load_task
 from stages.identity import data_digest, stage_digest
@@ -43,9 +43,9 @@ def data_of(recipe: Recipe, cache: Path, selection: Selection | None = None) -> 
     assert recipe.task is not None
     data = TaskDataset(task=recipe.task, augmentation=recipe.augmentation)
     folder = locate(recipe.pretrained)
-    copyist = Copyist(folder, SilentProgress())
+    augmenter = Augmenter(folder, SilentProgress())
     tokenizer = load_tokenizer(folder, load_config(folder))
-    return load_data(data, tokenizer, cache, selection, copyist)
+    return load_data(data, tokenizer, cache, selection, augmenter)
 
 
 @pytest.mark.parametrize("kind", [None, "pair", "regression", "multi_label"])

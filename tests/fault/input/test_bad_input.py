@@ -79,7 +79,9 @@ def measured(folder: Path, names: list[str]) -> dict[str, tuple[int, int, float,
 
 
 @pytest.mark.slow
-def test_no_file_takes_a_gigabyte_or_ten_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files_cost_less_than_a_gigabyte_and_ten_seconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "good.jsonl").write_bytes(written(ROWS, ".jsonl"))
     contents: dict[str, Any] = {f"line{suffix}": lambda s=suffix: long_lines(s) for suffix in SUFFIXES}
     contents |= {f"rows{suffix}.gz": lambda: gzip_bomb(b"a,b\n") for suffix in (".csv", ".txt")}
@@ -132,9 +134,7 @@ def refused(path: Path, tmp_path: Path, **changes: Any) -> str:
         ),
     ],
 )
-def test_what_is_out_of_bounds_is_refused_by_place_and_remedy(
-    tmp_path: Path, name: str, content: bytes, words: str
-) -> None:
+def test_error_names_location_and_remedy(tmp_path: Path, name: str, content: bytes, words: str) -> None:
     (tmp_path / name).write_bytes(content)
     for pair in (None, "auto"):
         message = refused(tmp_path / name, tmp_path, text_pair=pair)
@@ -151,12 +151,12 @@ def test_what_is_out_of_bounds_is_refused_by_place_and_remedy(
         ({f"c{n}": [1] for n in range(1500)}, "has 1,500 columns"),
     ],
 )
-def test_a_parquet_file_out_of_bounds_is_refused(tmp_path: Path, table: dict[str, list[Any]], words: str) -> None:
+def test_parquet_file_out_of_bounds_is_refused(tmp_path: Path, table: dict[str, list[Any]], words: str) -> None:
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     assert words in refused(tmp_path / "a.parquet", tmp_path)
 
 
-def test_a_message_quotes_no_more_than_a_part_of_what_was_given(tmp_path: Path) -> None:
+def test_message_shortens_long_values(tmp_path: Path) -> None:
     rows = [{"text_a": "x", "label": f"{n % 100} {'y' * 900}"} for n in range(500)]
     (tmp_path / "a.jsonl").write_bytes(written(rows, ".jsonl"))
     (tmp_path / "b.jsonl").write_bytes(written([{"text_a": "x", "label": "z" * 900}], ".jsonl"))
@@ -166,7 +166,7 @@ def test_a_message_quotes_no_more_than_a_part_of_what_was_given(tmp_path: Path) 
     assert len(str(caught.value)) < 1500
 
 
-def test_words_are_the_same_whichever_way_lines_end(tmp_path: Path) -> None:
+def test_line_ends_do_not_change_the_words(tmp_path: Path) -> None:
     # Only line feeds and carriage returns end a line of CSV; other separators are part of a text.
     (tmp_path / "a.csv").write_bytes("text_a,label\r\none\u2028two,no\r\nthree\x0cfour,yes\r\n".encode())
     rows = load_task(FileTask(train=str(tmp_path / "a.csv"), validation=str(tmp_path / "a.csv")), tmp_path / "c")
@@ -174,7 +174,7 @@ def test_words_are_the_same_whichever_way_lines_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_reading_a_pickle_under_any_name_runs_nothing(tmp_path: Path, suffix: str) -> None:
+def test_pickle_with_any_ending_runs_nothing(tmp_path: Path, suffix: str) -> None:
     canary = tmp_path / "canary"
     content = pickle.dumps(Touch(str(canary)))
     file = tmp_path / f"train{suffix}"
@@ -196,7 +196,7 @@ def test_reading_a_recipe_runs_nothing(tmp_path: Path, number: int) -> None:
     assert os.listdir(tmp_path) == ["recipe.yaml"]
 
 
-def test_a_recipe_of_100_megabytes_is_not_read(tmp_path: Path) -> None:
+def test_recipe_of_100_megabytes_is_refused_unread(tmp_path: Path) -> None:
     with (tmp_path / "recipe.yaml").open("wb") as file:
         file.truncate(100_000_000)
     with pytest.raises(ConfigError, match="larger than 1,000,000 bytes"):

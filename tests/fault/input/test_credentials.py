@@ -65,7 +65,7 @@ def leaks(*places: Path | str) -> list[str]:
     return [f"{form.decode()} in {name}" for name, content in contents for form in wanted if form in content]
 
 
-def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
+def test_search_finds_credentials(tmp_path: Path) -> None:
     header = base64.b64encode(b"distill:prefect-canary-22")
     (tmp_path / "a").write_bytes(b"\0\0Basic " + header)
     assert len(leaks(tmp_path, "x mlflow-canary-333")) == 2
@@ -87,7 +87,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     "place",
     ["task.train", "teacher.model", "description", "general_corpus.sources.0.paths", "name", "task", "nonsense"],
 )
-def test_an_address_with_credentials_is_refused_without_showing_them(tmp_path: Path, place: str, address: str) -> None:
+def test_address_with_credentials_is_refused_without_showing_them(tmp_path: Path, place: str, address: str) -> None:
     recipe = toy_recipe_dict(tmp_path / "in")
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
@@ -124,13 +124,13 @@ def test_an_address_with_credentials_is_refused_without_showing_them(tmp_path: P
         "http://127.0.0.1:4200/api",
     ],
 )
-def test_what_has_no_credentials_is_let_through(text: str) -> None:
+def test_text_without_credentials_passes(text: str) -> None:
     refuse_credentials({"place": [text, {"key": text}]})
     assert without_credentials(text) == text
 
 
 @pytest.mark.parametrize("option", ["resume_from", "store"])
-def test_an_option_with_credentials_never_becomes_a_parameter_of_prefect(option: str) -> None:
+def test_option_with_credentials_never_becomes_a_prefect_parameter(option: str) -> None:
     options = dict.fromkeys(("from_stage", "until_stage", "resume_from", "store"))
     with pytest.raises(ConfigError, match="they belong in") as refused:
         run_recipe("quickstart", [], options | {option: "https://me:canary@example.com/x"})
@@ -138,7 +138,7 @@ def test_an_option_with_credentials_never_becomes_a_parameter_of_prefect(option:
 
 
 @pytest.mark.parametrize("address", ["https://me:canary@example.com/x", "https://example.com/x?token=canary"])
-def test_no_command_repeats_the_credentials_of_an_address(
+def test_no_command_prints_credentials_of_an_address(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -170,7 +170,7 @@ def test_no_password_in_an_address_is_shown(user: str, password: str, rest: str)
     assert "example.com" in text
 
 
-def test_a_text_of_very_many_addresses_is_searched_in_bounded_time() -> None:
+def test_text_of_many_addresses_is_searched_in_bounded_time() -> None:
     import time
 
     began = time.process_time()
@@ -178,7 +178,7 @@ def test_a_text_of_very_many_addresses_is_searched_in_bounded_time() -> None:
     assert time.process_time() - began < 10
 
 
-def test_secrets_of_an_environment_are_taken_out_of_a_log_line_in_every_form() -> None:
+def test_environment_secrets_are_removed_from_log_lines_in_every_form() -> None:
     environ = {
         "PREFECT_API_AUTH_STRING": "me:prefect-canary-22",
         "MLFLOW_TRACKING_URI": "http://me:mlflow-canary-333@127.0.0.1",
@@ -241,7 +241,7 @@ def status(address: str, login: str | None = None) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_behind_passwords_leaves_no_secret_anywhere(
+def test_run_with_passwords_leaves_no_secret_anywhere(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, store = write_recipe(tmp_path), tmp_path / "store"

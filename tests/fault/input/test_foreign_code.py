@@ -83,7 +83,7 @@ def _load(folder: Path) -> None:
     load_encoder(folder)
 
 
-def test_the_payload_is_one(tmp_path: Path) -> None:
+def test_payload_executes_when_unpickled(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Payload(tmp_path / "raw")))
     torch.save(Payload(tmp_path / "zipped"), tmp_path / "pytorch_model.bin")
     torch.load(tmp_path / "pytorch_model.bin", weights_only=False)
@@ -117,7 +117,7 @@ def test_pickles_beside_a_model_are_not_read(tmp_path: Path, canary: Path, paylo
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_pickle_under_the_name_of_a_file_that_is_read_is_refused(tmp_path: Path, payload: bytes, file: str) -> None:
+def test_pickle_named_like_a_file_that_is_read_is_refused(tmp_path: Path, payload: bytes, file: str) -> None:
     folder = toy_teacher(tmp_path / "model")
     (folder / file).write_bytes(payload)
     with pytest.raises(DataError) as refused:
@@ -125,7 +125,7 @@ def test_a_pickle_under_the_name_of_a_file_that_is_read_is_refused(tmp_path: Pat
     assert str(folder) in str(refused.value)
 
 
-def test_a_folder_with_a_pickle_alone_is_refused_with_a_command_that_converts_it(tmp_path: Path, canary: Path) -> None:
+def test_folder_with_only_a_pickle_is_refused_with_a_conversion_command(tmp_path: Path, canary: Path) -> None:
     folder = toy_teacher(tmp_path / "a [model]'s folder")
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -248,7 +248,7 @@ def test_code_in_a_model_folder_is_not_run_where_the_family_is_known(tmp_path: P
     assert "auto_map" not in config.to_dict()  # nor does a student inherit it
 
 
-def test_nobody_is_asked_about_code_for_a_class_that_the_family_lacks(tmp_path: Path, canary: Path) -> None:
+def test_missing_class_of_a_family_does_not_prompt_for_foreign_code(tmp_path: Path, canary: Path) -> None:
     config = BertGenerationConfig(
         vocab_size=len(tiny_tokenizer()), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
     )
@@ -258,7 +258,7 @@ def test_nobody_is_asked_about_code_for_a_class_that_the_family_lacks(tmp_path: 
 
 
 @pytest.mark.parametrize("variable", ["TRUST_REMOTE_CODE", "HF_DATASETS_TRUST_REMOTE_CODE"])
-def test_a_family_that_only_its_own_code_knows_is_refused(
+def test_family_that_needs_foreign_code_is_refused(
     tmp_path: Path, canary: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "1")

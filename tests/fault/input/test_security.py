@@ -115,13 +115,13 @@ def _wrong_call(call: ast.Call) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_source_calls_what_could_execute_data_or_build_a_shell(path: Path) -> None:
+def test_source_never_executes_data_or_builds_a_shell_command(path: Path) -> None:
     known = STARTS_A_PROCESS.get(str(path.relative_to(ROOT)))
     found = [each.partition(": ")[2] for each in dangers(path.read_text(encoding="utf-8"))]
     assert found == ([known] if known else [])
 
 
-def test_the_one_process_that_is_started_is_this_python_with_a_file_of_this_package() -> None:
+def test_only_this_python_is_started_with_a_file_of_this_package() -> None:
     (path,) = STARTS_A_PROCESS
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -152,7 +152,7 @@ def test_the_one_process_that_is_started_is_this_python_with_a_file_of_this_pack
         "f(weights_only=0)",
     ],
 )
-def test_the_search_finds_each_of_them(text: str) -> None:
+def test_search_finds_each_forbidden_call(text: str) -> None:
     assert list(dangers(text))
 
 
@@ -213,7 +213,7 @@ def accepted(annotation: Any, name: str) -> bool:
 @example("a/..")
 @example("/etc")
 @example("x\n")
-def test_no_name_that_is_accepted_leaves_its_folder(name: str) -> None:
+def test_accepted_names_stay_in_their_folder(name: str) -> None:
     single = stays(name) and "/" not in name
     assert stays(name) or not accepted(HubId, name)
     assert stays(name) or not accepted(Revision, name)
@@ -264,7 +264,7 @@ def store(tmp_path: Path) -> CheckpointStore:
 @given(NASTY)
 @example("../../secret")
 @example("../secret")
-def test_no_name_of_a_run_reads_or_writes_outside(store: CheckpointStore, name: str) -> None:
+def test_run_names_never_lead_outside_the_store(store: CheckpointStore, name: str) -> None:
     (store.root.parent / "secret.json").write_text("{}")
     (store.root / "runs" / "a.json").write_text("{}")
     with pytest.raises((ConfigError, CheckpointError)) as refused:
@@ -281,7 +281,7 @@ def test_no_name_of_a_run_reads_or_writes_outside(store: CheckpointStore, name: 
 @given(NASTY)
 @example("../outside")
 @example("model/../../../outside")
-def test_no_file_that_a_manifest_lists_is_looked_for_outside(store: CheckpointStore, name: str) -> None:
+def test_manifest_never_leads_outside_its_folder(store: CheckpointStore, name: str) -> None:
     (store.root / "outside").write_bytes(b"")
     folder = store.root / "checkpoints" / "x"
     folder.mkdir(exist_ok=True)
@@ -349,7 +349,7 @@ def distill(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
         "; touch x",
     ],
 )
-def test_odd_names_are_refused_in_a_line_and_leave_nothing(
+def test_odd_names_are_refused_on_one_line_and_leave_nothing(
     distill: Distill, toy_run: ToyRun, tmp_path: Path, name: str
 ) -> None:
     student = toy_run.report.rows[-1].checkpoint
@@ -382,7 +382,7 @@ def open_to_all(folder: Path) -> list[str]:
     ]
 
 
-def test_nothing_of_a_run_may_be_written_by_everybody_whatever_the_umask(toy_run: ToyRun) -> None:
+def test_files_of_a_run_are_never_world_writable(toy_run: ToyRun) -> None:
     root = toy_run.store
     kinds = {path.relative_to(root).parts[0] for path in root.rglob("*") if path.is_file()}
     parts = ("checkpoints", "states", "evaluations", "runs", "cache", "points", "locks")

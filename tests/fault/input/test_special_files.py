@@ -84,7 +84,7 @@ def test_in_a_saved_data_set(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_as_a_recipe_a_table_of_vectors_and_a_list_of_words(tmp_path: Path, make: Make) -> None:
+def test_as_a_recipe_a_glove_file_and_a_list_of_words(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "given.yaml"
     said = f"{make(path)}, not a regular file"
     with pytest.raises(ConfigError, match=said):
@@ -160,7 +160,7 @@ def test_as_a_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])
-def test_in_a_state_that_is_passed_over(tmp_path: Path, name: str) -> None:
+def test_in_a_state_which_is_skipped(tmp_path: Path, name: str) -> None:
     states = FolderStates(tmp_path / "s", "general", DIGEST)
     for step in (1, 2):
         states.save(TrainingState(step=step, tensors={}, numbers={}))
@@ -172,7 +172,7 @@ def test_in_a_state_that_is_passed_over(tmp_path: Path, name: str) -> None:
     assert found.step == 1
 
 
-def test_in_a_cache_that_is_then_made_anew(tmp_path: Path) -> None:
+def test_in_a_cache_which_is_then_replaced(tmp_path: Path) -> None:
     make_whole(tmp_path / "rows", lambda into: write_rows(into / "a.jsonl", toy_rows(2, 0)) and None)
     assert is_whole(tmp_path / "rows")
     for name in ("a.jsonl", "sealed.json"):
@@ -181,7 +181,7 @@ def test_in_a_cache_that_is_then_made_anew(tmp_path: Path) -> None:
         assert not is_whole(tmp_path / "rows")
 
 
-def test_what_becomes_special_after_it_was_looked_at_is_not_read(tmp_path: Path) -> None:
+def test_file_that_becomes_special_after_its_check_is_not_read(tmp_path: Path) -> None:
     for make in KINDS:
         path = tmp_path / make.__name__
         make(path)
@@ -190,7 +190,7 @@ def test_what_becomes_special_after_it_was_looked_at_is_not_read(tmp_path: Path)
                 read(path)
 
 
-def test_links_to_files_and_names_of_nothing_are_no_special_files(tmp_path: Path) -> None:
+def test_links_to_files_and_missing_paths_are_not_special(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "broken").symlink_to("nothing")

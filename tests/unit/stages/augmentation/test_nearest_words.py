@@ -47,7 +47,7 @@ def near(table: GloveNeighbours, *words: str, number: int = 3) -> list[list[str]
 
 
 @pytest.mark.parametrize("name", ["glove.txt", "glove.txt.gz", "vectors.vec"])
-def test_neighbours_are_the_nearest_words_of_letters_by_cosine(tmp_path: Path, name: str) -> None:
+def test_neighbours_are_nearest_by_cosine_among_words_of_letters(tmp_path: Path, name: str) -> None:
     heading = "11 3\n" if name.endswith(".vec") else ""
     table = GloveNeighbours(str(write(tmp_path / name, heading + GLOVE)))
     film, capital, unknown, chinese = near(table, "film", "SKY", "unheard", "电影")
@@ -58,7 +58,7 @@ def test_neighbours_are_the_nearest_words_of_letters_by_cosine(tmp_path: Path, n
     assert chinese == ["戏"]
 
 
-def test_only_the_first_hundred_thousand_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_first_words_of_a_glove_file_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "MOST_WORDS", 4)
     words, vectors = read_glove(write(tmp_path / "glove.txt", GLOVE + "broken line\n"))
     assert words == ["the", "film", "movie"]
@@ -81,7 +81,7 @@ def test_only_the_first_hundred_thousand_are_read(tmp_path: Path, monkeypatch: p
         ("", "holds 0 words of letters"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, text: str, message: str) -> None:
+def test_error_names_the_line_of_a_glove_file(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError) as caught:
         read_glove(write(tmp_path / "glove.txt", text))
     shown = str(caught.value)
@@ -90,7 +90,7 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, message: str) -> None:
     assert "; " in shown
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def test_damaged_glove_file_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "glove.txt.gz", GLOVE * 100)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"glove.txt.gz is cut short .*; fetch it again"):
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         GloveNeighbours(str(tmp_path))
 
 
-def test_a_glove_file_serves_words_of_several_pieces_and_the_model_the_others(tmp_path: Path) -> None:
+def test_glove_serves_words_of_several_pieces_and_the_model_all_others(tmp_path: Path) -> None:
     teacher = word_teacher(tmp_path / "words")
     glove = write(tmp_path / "glove.txt", GLOVE)
     text = "sky film unheard"  # film is one token, the others are several
@@ -119,14 +119,16 @@ def test_a_glove_file_serves_words_of_several_pieces_and_the_model_the_others(tm
     assert [list(place.candidates) for place in places] == [["the", "scene"], ["movie", "scene"]]
 
 
-def test_a_word_with_an_unknown_piece_has_no_neighbours_of_the_models(tmp_path: Path) -> None:
+def test_word_with_an_unknown_piece_has_no_neighbours_in_the_model(tmp_path: Path) -> None:
     teacher = word_teacher(tmp_path / "words")
     never = Augmentation(masked_language="never", candidates=2)
     (places,) = CandidateFinder(never, teacher).find(["film 猫 слово filmz"])
     assert [(place.start, place.end) for place in places] == [(0, 4), (13, 18)]
 
 
-def test_scores_are_made_some_words_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neighbours_do_not_depend_on_the_number_of_words_per_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = GloveNeighbours(str(write(tmp_path / "glove.txt", GLOVE)))
     words = ["film", "sky", "戏", "scene", "the", "电影"]
     whole = near(table, *words)

@@ -27,7 +27,7 @@ def finder(folder: Path, **changes: object) -> CandidateFinder:
     return CandidateFinder(config, folder, precision="fp32")
 
 
-def test_no_two_neighbours_are_masked_at_once() -> None:
+def test_neighbouring_words_are_masked_in_different_passes() -> None:
     texts = np.array([0] * 5 + [2] + [3] * 2)
     for most, turns in ((2, 2), (3, 3), (9, 5), (None, 5)):
         passes = _passes(texts, most)
@@ -38,7 +38,7 @@ def test_no_two_neighbours_are_masked_at_once() -> None:
             assert (np.diff(words) == turns).all()
 
 
-def test_a_batch_predicts_what_its_sequences_do_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_do_not_depend_on_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = word_teacher(tmp_path)
     whole = finder(folder).find(TEXTS)
     assert whole == [finder(folder).find([text])[0] for text in TEXTS[:3]] + whole[3:]
@@ -48,7 +48,7 @@ def test_a_batch_predicts_what_its_sequences_do_alone(tmp_path: Path, monkeypatc
 
 
 @torch.no_grad()
-def test_words_masked_together_are_those_of_one_turn(tmp_path: Path) -> None:
+def test_each_pass_masks_every_nth_word(tmp_path: Path) -> None:
     folder, text = word_teacher(tmp_path), "plot film actor green music"
     plain = PlainAugmentor(folder, ENGLISH, 5)
     ids = plain.tokenizer(text)["input_ids"]
@@ -74,7 +74,7 @@ def test_words_masked_together_are_those_of_one_turn(tmp_path: Path) -> None:
     "family", "roberta electra distilbert albert modernbert mobilebert mpnet deberta-v2 rembert".split()
 )
 @torch.no_grad()
-def test_the_head_of_any_family_runs_on_the_masked_places_alone(family: str, tmp_path: Path) -> None:
+def test_head_of_every_family_runs_on_masked_positions_only(family: str, tmp_path: Path) -> None:
     model = AutoModelForMaskedLM.from_config(family_config(family)).eval()
     model.save_pretrained(tmp_path)
     tokenizer = tiny_tokenizer()

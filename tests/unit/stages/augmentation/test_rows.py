@@ -71,7 +71,7 @@ def bytes_below(folder: Path) -> dict[str, str]:
     }
 
 
-def test_candidates_are_those_of_one_word_and_one_pass_at_a_time(teacher: Path) -> None:
+def test_candidates_equal_those_of_a_plain_implementation(teacher: Path) -> None:
     texts = [*TEXTS, *ODD]
     found = CandidateFinder(SETTINGS, teacher, precision="fp32").find(texts)
     plain = PlainAugmentor(teacher, ENGLISH, SETTINGS.candidates)
@@ -81,7 +81,7 @@ def test_candidates_are_those_of_one_word_and_one_pass_at_a_time(teacher: Path) 
     assert sum(map(len, found)) > 150
 
 
-def test_every_row_stands_first_and_its_copies_differ_from_it_and_each_other(teacher: Path, tmp_path: Path) -> None:
+def test_row_precedes_its_copies_which_all_differ(teacher: Path, tmp_path: Path) -> None:
     texts = [*TEXTS, *ODD, TEXTS[0]]
     found = augment(rows_of(texts), teacher, tmp_path)
     assert found.column_names == ["text", "row", "variant"]
@@ -97,7 +97,7 @@ def test_every_row_stands_first_and_its_copies_differ_from_it_and_each_other(tea
     assert first != again  # the same text in another row is drawn for anew
 
 
-def test_what_stands_around_a_word_and_its_case_stay(teacher: Path, tmp_path: Path) -> None:
+def test_replacement_keeps_context_and_case(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"replace_probability": 1.0, "copies": 50})
     found = augment(rows_of(ODD[:4]), teacher, tmp_path, config)
     copies = {row: found.filter(lambda each, row=row: each["row"] == row) for row in range(4)}
@@ -115,7 +115,7 @@ def test_what_stands_around_a_word_and_its_case_stay(teacher: Path, tmp_path: Pa
     assert all("(" in copy and ")" in copy for copy in copies[3]["text"])
 
 
-def test_of_a_pair_each_text_is_varied_from_its_own_original(teacher: Path, tmp_path: Path) -> None:
+def test_each_text_of_a_pair_is_augmented_independently(teacher: Path, tmp_path: Path) -> None:
     rows = rows_of(TEXTS[:20], TEXTS[20:])
     config = SETTINGS.model_copy(update={"copies": 40, "replace_probability": 0.3})
     pairs = augment(rows, teacher, tmp_path, config)
@@ -145,7 +145,7 @@ def is_copy_of(text: str, copy: str, places: dict[str, list[Replaceable]]) -> bo
     )
 
 
-def test_words_are_replaced_as_often_as_asked_and_candidates_drawn_evenly() -> None:
+def test_replacement_probability_and_uniform_draw_of_candidates() -> None:
     places = [Replaceable(0, 1, list("abcde")), Replaceable(2, 3, list("xyz"))]
     config = Augmentation(copies=1000, replace_probability=0.4)
     copies = [
@@ -164,7 +164,7 @@ def test_words_are_replaced_as_often_as_asked_and_candidates_drawn_evenly() -> N
     assert abs(both - 0.16 * total) < 4 * (total * 0.16 * 0.84) ** 0.5
 
 
-def test_a_copy_depends_on_seed_row_number_and_copy_alone(
+def test_copy_depends_only_on_seed_row_and_copy_number(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = augment(rows_of(TEXTS), teacher, tmp_path / "whole")
@@ -178,7 +178,7 @@ def test_a_copy_depends_on_seed_row_number_and_copy_alone(
     assert augment(rows_of(TEXTS), teacher, tmp_path / "seed", other).to_dict() != whole.to_dict()
 
 
-def test_parts_are_small_in_rows_and_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_bounded_in_rows_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(augmentation, "PART_ROWS", 4)
     monkeypatch.setattr(augmentation, "PART_BYTES", 10)
     rows = rows_of(["aa"] * 6 + ["a" * 30, "ééé", "bb"], ["b"] * 9)
@@ -220,7 +220,7 @@ augmentation.augmented_rows(
 """
 
 
-def test_a_killed_run_goes_on_at_the_first_missing_part_and_ends_in_the_same_bytes(
+def test_killed_run_continues_at_the_first_missing_part_and_ends_in_the_same_bytes(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = augmentation_digest(SETTINGS, teacher, "rows")
@@ -241,7 +241,7 @@ def test_a_killed_run_goes_on_at_the_first_missing_part_and_ends_in_the_same_byt
     assert kept.items() < ended.items()
 
 
-def test_a_stopped_run_keeps_its_parts_and_a_damaged_part_is_made_anew(
+def test_stopped_run_keeps_its_parts_and_replaces_a_damaged_one(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(augmentation, "PART_ROWS", 10)
@@ -260,7 +260,7 @@ def test_a_stopped_run_keeps_its_parts_and_a_damaged_part_is_made_anew(
     assert progress.started[2:] == [("augmentation", 4, 3)]
 
 
-def test_without_the_head_neighbours_serve_and_it_is_said(tmp_path: Path) -> None:
+def test_without_a_head_nearest_embeddings_are_used_with_a_note(tmp_path: Path) -> None:
     bare = toy_teacher(tmp_path / "bare")
     progress = SilentProgress()
     found = augment(rows_of(TEXTS), bare, tmp_path, progress=progress)
@@ -277,15 +277,15 @@ def test_without_the_head_neighbours_serve_and_it_is_said(tmp_path: Path) -> Non
         augmentation_digest(required, bare, "rows")
 
 
-def test_texts_without_a_word_to_replace_are_kept_and_it_is_said(teacher: Path, tmp_path: Path) -> None:
+def test_texts_without_replaceable_words_are_kept_with_a_note(teacher: Path, tmp_path: Path) -> None:
     progress = SilentProgress()
     found = augment(rows_of(["the 3", "it is 2,000 …", "", "🙂"]), teacher, tmp_path, progress=progress)
     assert found["text"][:] == ["the 3", "it is 2,000 …", "", "🙂"]
     (note,) = progress.notes
-    assert "no copy differs from its row: the 4 rows" in note
+    assert "no copy differs from its row: no word of the 4 rows" in note
 
 
-def test_words_behind_the_models_positions_stay(teacher: Path, tmp_path: Path) -> None:
+def test_words_beyond_the_models_positions_stay(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"replace_probability": 1.0})
     found = augment(rows_of([ODD[4]]), teacher, tmp_path, config)
     for copy in found["text"][1:]:
@@ -294,7 +294,7 @@ def test_words_behind_the_models_positions_stay(teacher: Path, tmp_path: Path) -
         assert words[22:] == ["film", "blue"] * 9
 
 
-def test_the_digest_covers_what_decides_the_rows_and_nothing_else(teacher: Path, tmp_path: Path) -> None:
+def test_digest_covers_all_that_decides_the_rows_and_nothing_else(teacher: Path, tmp_path: Path) -> None:
     def digest(folder: Path = teacher, rows: str = "rows", **changes: Any) -> str:
         return augmentation_digest(SETTINGS.model_copy(update=changes), folder, rows)
 
@@ -353,17 +353,17 @@ def test_settings_out_of_bounds_are_refused() -> None:
     }
 
 
-def test_a_tokenizer_without_mask_token_can_predict_nothing(tmp_path: Path) -> None:
+def test_tokenizer_without_mask_token_is_refused_for_prediction(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     tokenizer.mask_token = None
     folder = word_teacher(tmp_path / "words", tokenizer)
-    with pytest.raises(ConfigError, match="has no mask token, so no word can be predicted; give never"):
+    with pytest.raises(ConfigError, match="has no mask token, so no word can be predicted; set never"):
         augment(rows_of(TEXTS), folder, tmp_path)
     never = SETTINGS.model_copy(update={"masked_language": "never"})
     assert len(augment(rows_of(TEXTS), folder, tmp_path, never)) > 100
 
 
-def test_a_missing_glove_file_is_refused_before_anything_is_made(teacher: Path, tmp_path: Path) -> None:
+def test_missing_glove_file_is_refused_by_the_digest(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"embeddings": str(tmp_path / "glove.txt")})
     with pytest.raises(DataError, match=r"augmentation.embeddings: .*glove.txt does not exist; give"):
         augmentation_digest(config, teacher, "rows")

@@ -34,7 +34,7 @@ def words_of(
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_words_are_runs_of_letters_whoever_tokenizes(name: str) -> None:
+def test_words_are_runs_of_letters_for_every_tokenizer(name: str) -> None:
     tokenizer = TOKENIZERS[name]()
     text = "The good film (a Film), isn't 3D or x_y\tnaïve café cafe\u0301!"
     words = words_of(text, tokenizer, kept=("the", "or"))
@@ -46,7 +46,7 @@ def test_words_are_runs_of_letters_whoever_tokenizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["▁", "##"])
-def test_scripts_without_spaces_are_cut_as_the_tokenizer_cuts_them(name: str) -> None:
+def test_scripts_without_spaces_are_split_as_the_tokenizer_splits_them(name: str) -> None:
     tokenizer = TOKENIZERS[name]()
     words = words_of("我很喜欢这部电影，真好看。film电影3", tokenizer)
     if name == "##":
@@ -57,7 +57,7 @@ def test_scripts_without_spaces_are_cut_as_the_tokenizer_cuts_them(name: str) ->
     assert words_of("电影", tokenizer, kept=("电", "影", "电影")) == []
 
 
-def test_what_lies_behind_the_cut_or_reaches_it_is_no_word() -> None:
+def test_words_beyond_or_at_the_truncation_are_left_out() -> None:
     tokenizer = tiny_tokenizer()
     assert words_of("good film plot", tokenizer, max_length=5) == ["good", "film", "plot"]
     assert words_of("good film plot red", tokenizer, max_length=5) == ["good", "film"]
@@ -95,7 +95,7 @@ def test_whole_words_of_a_vocabulary(name: str) -> None:
         assert "##影" in tokenizer.get_vocab()
 
 
-def test_the_best_are_whole_words_each_once_in_any_case_and_never_the_word_itself() -> None:
+def test_best_entries_are_distinct_whole_words_other_than_the_word_itself() -> None:
     words = ["film", "Film", "good", "GOOD", "", "red", "电"]
     spaced = np.array([True, True, True, True, False, True, False])
     lexicon = Lexicon(words, np.stack([spaced, spaced, ~spaced & (np.array(words) != "")]))
@@ -112,7 +112,7 @@ def test_the_best_are_whole_words_each_once_in_any_case_and_never_the_word_itsel
 
 
 @pytest.mark.parametrize(("width", "number"), [(1, 1), (50, 3), (640, 9), (641, 10), (2000, 15)])
-def test_the_highest_are_those_of_topk(width: int, number: int) -> None:
+def test_highest_equals_topk(width: int, number: int) -> None:
     scores = torch.randn(20, width)
     scores[3] = -torch.inf
     scores[4, 1:] = -torch.inf
@@ -136,7 +136,7 @@ def test_chinese_is_augmented_character_by_character(tmp_path: Path) -> None:
     assert all(word.isascii() for word in places[4].candidates)
 
 
-def test_a_word_without_a_space_before_it_gets_entries_without_one(tmp_path: Path) -> None:
+def test_word_without_a_space_before_it_gets_entries_without_one(tmp_path: Path) -> None:
     folder = word_teacher(tmp_path / "words", byte_pairs())
     finder = CandidateFinder(Augmentation(candidates=4), folder, precision="fp32")
     sequences = find_words(["film film (film"], finder.tokenizer, max_length=20, kept=())
@@ -149,7 +149,7 @@ def test_a_word_without_a_space_before_it_gets_entries_without_one(tmp_path: Pat
     assert not kinds[SPACED][found[0]].all()
 
 
-def test_stop_words_are_english_or_given_or_in_a_file(tmp_path: Path) -> None:
+def test_stop_words_are_english_or_a_list_or_a_file(tmp_path: Path) -> None:
     def given(value: object) -> frozenset[str]:
         return stop_words(Augmentation.model_validate({"stop_words": value}))
 

@@ -43,7 +43,7 @@ def hashes_of(texts: list[str]) -> list[int]:
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text("aAbB 12.,-+%:()ßé\u4f60\u597d", max_size=6), min_size=1, max_size=20))
-def test_two_texts_have_one_hash_where_their_letters_and_signs_are_the_same(texts: list[str]) -> None:
+def test_texts_with_equal_letters_and_signs_have_equal_hashes(texts: list[str]) -> None:
     found = hashes_of(texts)
     for one, first in zip(texts, found, strict=True):
         for other, second in zip(texts, found, strict=True):
@@ -105,7 +105,7 @@ def test_texts_that_differ_by_a_sign_are_different(one: str, other: str) -> None
     assert len(set(hashes_of([one, other]))) == 2
 
 
-def test_signs_that_stand_together_are_a_word_and_numbers_stay_whole() -> None:
+def test_adjacent_signs_are_one_word_and_numbers_stay_whole() -> None:
     letters = letters_of(["C++ is -1.5 or 2-2 😀😀!"])
     words = "".join(map(chr, letters.codes.tolist()))
     firsts = np.flatnonzero(letters.begins_word).tolist()
@@ -113,19 +113,19 @@ def test_signs_that_stand_together_are_a_word_and_numbers_stay_whole() -> None:
     assert found == ["c", "++", "is", "-1.5", "or", "2-2", "😀😀"]
 
 
-def test_a_hash_does_not_depend_on_the_texts_beside_it() -> None:
+def test_hash_does_not_depend_on_other_texts_of_the_batch() -> None:
     texts = ["one", "", "two words", "…", "one two"]
     assert hashes_of(texts) == [hashes_of([text])[0] for text in texts]
 
 
-def test_the_first_of_equal_rows_stays() -> None:
+def test_first_of_equal_rows_stays() -> None:
     hashes = np.array([5, 7, 5, 5, 7, 9], np.uint64)
     usable = np.array([False, True, True, True, True, True])
     assert repeated(hashes, usable).tolist() == [False, False, False, True, True, False]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 50, 10_000])
-def test_repeats_are_found_however_few_rows_are_sorted_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_duplicates_do_not_depend_on_the_rows_sorted_at_once(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = np.random.default_rng(0)
     hashes = draw.integers(0, 2**64, 60, np.uint64)[draw.integers(0, 60, 200)]
     usable = draw.random(200) < 0.8
@@ -158,7 +158,7 @@ def almost(texts: list[str], folder: Path) -> list[bool]:
     return sketches.almost_repeated(np.ones(len(texts), bool)).tolist()
 
 
-def test_almost_equal_texts_are_found_and_others_are_not(tmp_path: Path) -> None:
+def test_near_duplicates_are_found_and_different_texts_are_not(tmp_path: Path) -> None:
     draw = random.Random(5)
     # Each of 300 texts of their own with one that has some words replaced.
     texts = ["".join(draw.choices("abcdefghijklmnop ", k=400)) for _ in range(300)]
@@ -172,7 +172,7 @@ def test_almost_equal_texts_are_found_and_others_are_not(tmp_path: Path) -> None
     assert not near[likeness < NEAR - 0.1].any()
 
 
-def test_short_texts_are_never_almost_equal(tmp_path: Path) -> None:
+def test_short_texts_are_no_near_duplicates(tmp_path: Path) -> None:
     texts = ["a short text of forty letters or less"] * 9
     assert not any(almost(texts, tmp_path / "sketches"))
 
@@ -207,21 +207,19 @@ def holds(text: str, held: str) -> bool:
     held=st.lists(st.lists(st.sampled_from(WORDS[:3]), max_size=16), max_size=4),
     texts=st.lists(st.lists(st.sampled_from([*WORDS[:3], "你好"]), max_size=30), min_size=1, max_size=6),
 )
-def test_a_row_leaks_where_it_holds_thirteen_words_or_all_of_eight(
-    held: list[list[str]], texts: list[list[str]]
-) -> None:
+def test_row_with_thirteen_words_or_all_of_eight_is_a_leak(held: list[list[str]], texts: list[list[str]]) -> None:
     validation = [" ".join(words) for words in held]
     rows = [", ".join(words).upper() for words in texts]
     found = HeldOut([("task", validation)])
     assert found.too_short == sum(len(words) < 8 for words in held)
     expected = [0 if any(holds(row, text) for text in validation) else -1 for row in rows]
-    assert found.found_in(letters_of(rows)).tolist() == expected
+    assert found.tasks_of(letters_of(rows)).tolist() == expected
 
 
 def test_leaks_are_found_in_chinese_and_named_by_task() -> None:
     held = HeldOut([("a", ["这家酒店的房间很大"]), ("b", [" ".join(WORDS)])])
     rows = ["我觉得，这家酒店的房间很大！", "这家酒店的房间很小", "X " + " ".join(WORDS[2:]).upper(), ""]
-    assert [held.tasks[task] if task >= 0 else None for task in held.found_in(letters_of(rows))] == [
+    assert [held.tasks[task] if task >= 0 else None for task in held.tasks_of(letters_of(rows))] == [
         "a",
         None,
         "b",
@@ -229,7 +227,7 @@ def test_leaks_are_found_in_chinese_and_named_by_task() -> None:
     ]
 
 
-def test_words_are_told_apart_by_their_letters_in_order() -> None:
+def test_word_hash_depends_on_the_order_of_letters() -> None:
     letters = letters_of(["no on, No", "ON"])
     hashes, rows = word_hashes(letters)
     assert rows.tolist() == [0, 0, 0, 1]

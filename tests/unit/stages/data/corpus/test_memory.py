@@ -130,7 +130,7 @@ class Expected:
 @pytest.mark.parametrize("max_rows", [None, 40])
 @pytest.mark.parametrize("cut", ["rows", "sequences"])
 @pytest.mark.parametrize("repeats", ["keep", "exact", "near"])
-def test_rows_are_drawn_as_lists_would_draw_them(
+def test_draw_equals_that_of_plain_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeats: str, cut: str, max_rows: int | None, at_once: int
 ) -> None:
     monkeypatch.setattr(scratch, "AT_ONCE", at_once)
@@ -164,7 +164,7 @@ def test_rows_are_drawn_as_lists_would_draw_them(
 
 
 @pytest.mark.parametrize("at_once", [100_000, 11])
-def test_a_row_that_is_almost_there_a_hundred_times_is_found_in_pieces_of_any_size(
+def test_near_duplicates_of_many_rows_do_not_depend_on_the_piece_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(scratch, "AT_ONCE", at_once)
@@ -179,7 +179,7 @@ def test_a_row_that_is_almost_there_a_hundred_times_is_found_in_pieces_of_any_si
 
 
 @pytest.mark.parametrize("at_once", [1000, 40, 3, 1])
-def test_a_row_is_compared_with_the_one_before_it_and_the_first_in_pieces_of_any_size(
+def test_row_is_compared_with_the_previous_and_the_first_for_any_piece_size(
     monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(scratch, "AT_ONCE", at_once)
@@ -203,7 +203,7 @@ def test_a_row_is_compared_with_the_one_before_it_and_the_first_in_pieces_of_any
 # Numbers in files
 
 
-def test_a_file_of_numbers_is_shuffled_as_a_permutation_in_memory_is_drawn(tmp_path: Path) -> None:
+def test_shuffle_of_a_file_equals_a_permutation_in_memory(tmp_path: Path) -> None:
     for number in (0, 1, 2, 1000):
         numbers = counted(tmp_path / f"{number}", number)
         assert type(numbers) is np.ndarray  # of another class each would be shuffled by Python
@@ -214,7 +214,7 @@ def test_a_file_of_numbers_is_shuffled_as_a_permutation_in_memory_is_drawn(tmp_p
             assert np.fromfile(tmp_path / f"{number}", np.int64).tolist() == expected.tolist()
 
 
-def test_what_is_added_to_a_file_of_numbers_is_there_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_column_keeps_the_order_of_added_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scratch, "AT_ONCE", 4)
     column = Column(tmp_path / "a", np.int16)
     for some in slices(11):
@@ -228,7 +228,7 @@ def test_what_is_added_to_a_file_of_numbers_is_there_in_order(tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("number", [0, 1, 60, 140, 2017])
-def test_lengths_are_kept_and_summed_up_as_if_all_were_in_memory(tmp_path: Path, number: int) -> None:
+def test_lengths_and_their_summary_equal_those_in_memory(tmp_path: Path, number: int) -> None:
     lengths = np.random.default_rng(number).integers(3, 41, number)
     template = template_of(Encoder(tiny_tokenizer()), is_pair=False)
     with _Writer(tmp_path, template, 40, has_types=True) as writer:
@@ -244,7 +244,7 @@ def test_lengths_are_kept_and_summed_up_as_if_all_were_in_memory(tmp_path: Path,
     assert summary.length_percentiles == {str(at): value for at, value in zip(points, expected, strict=False)}
 
 
-def test_percentiles_are_those_of_numpy_wherever_a_product_is_rounded() -> None:
+def test_percentiles_equal_those_of_numpy_despite_rounding() -> None:
     # 0.05 times 140 is 7.000000000000001, so that the eighth of 140 is taken and not the seventh.
     for number in range(1, 400):
         expected = np.percentile(np.arange(number), [5, 95], method="inverted_cdf").tolist()
@@ -316,7 +316,7 @@ def ten_words(path: Path, number: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc tells the memory")
-def test_seven_hundred_thousand_rows_more_are_prepared_in_the_same_memory(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_seven_hundred_thousand_more_rows(tmp_path: Path) -> None:
     sizes = (100_000, 800_000)
     paths = [ten_words(tmp_path / f"{number}.jsonl", number) for number in sizes]
     reading = Reading(("text", "doc"), named=frozenset(("text", "doc")))
@@ -327,7 +327,7 @@ def test_seven_hundred_thousand_rows_more_are_prepared_in_the_same_memory(tmp_pa
     assert (many - few) / (sizes[1] - sizes[0]) < 4
 
 
-def test_a_million_sequences_are_written_without_their_lengths_being_held(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_a_million_more_sequences(tmp_path: Path) -> None:
     template = template_of(Encoder(tiny_tokenizer()), is_pair=False)
     lengths = np.ones(10_000, np.int64)
     flat = np.ones(10_000, np.int32)

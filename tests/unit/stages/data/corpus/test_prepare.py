@@ -50,7 +50,7 @@ def refused(source: Any, folder: Path, **fields: Any) -> str:
 # Where text may be
 
 
-def test_a_folder_is_its_files_of_one_format_in_the_order_of_names(tmp_path: Path) -> None:
+def test_folder_stands_for_its_files_of_one_format_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     numbered(folder / "b" / "two.jsonl", 3)
     numbered(folder / "a.jsonl", 1, 2)
@@ -73,7 +73,7 @@ def test_a_folder_is_its_files_of_one_format_in_the_order_of_names(tmp_path: Pat
     assert texts(made(str(moved)), tmp_path) == expected
 
 
-def test_a_folder_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> None:
+def test_ambiguous_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     numbered(folder / "a.jsonl", 1, 2)
     pq.write_table(pa.table({"text": ["x"]}), folder / "b.parquet")
@@ -87,7 +87,7 @@ def test_a_folder_that_can_be_read_in_two_ways_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # datasets leaves its files to the collector
-def test_a_saved_data_set_is_read_as_it_was_saved(tmp_path: Path) -> None:
+def test_saved_data_set_is_read_as_it_was_saved(tmp_path: Path) -> None:
     rows = Dataset.from_dict({"text": ["one", "two", " ", "three"], "label": [0, 1, 0, 1]})
     rows.select([3, 1, 0, 2]).save_to_disk(tmp_path / "saved", num_shards=2)
     DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "splits")
@@ -102,7 +102,7 @@ def test_a_saved_data_set_is_read_as_it_was_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_damaged_saved_data_set_is_refused_and_nothing_in_it_is_run(tmp_path: Path) -> None:
+def test_damaged_saved_data_set_is_refused_and_runs_nothing(tmp_path: Path) -> None:
     saved = tmp_path / "saved"
     Dataset.from_dict({"text": ["one", "two", "three"] * 50}).save_to_disk(saved)
     canary = tmp_path / "canary"
@@ -158,9 +158,7 @@ ROWS = [
 @pytest.mark.parametrize(
     ("duplicates", "left", "exact", "near"), [("keep", 6, 0, 0), ("exact", 4, 2, 0), ("near", 3, 2, 1)]
 )
-def test_what_was_there_before_is_left_out_and_counted(
-    tmp_path: Path, duplicates: str, left: int, exact: int, near: int
-) -> None:
+def test_duplicates_are_left_out_and_counted(tmp_path: Path, duplicates: str, left: int, exact: int, near: int) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in ROWS])
     corpus = made(files(path), duplicates=duplicates, seed=2)
     found = texts(corpus, tmp_path)
@@ -173,7 +171,7 @@ def test_what_was_there_before_is_left_out_and_counted(
     assert source.characters == sum(map(len, train))
 
 
-def test_a_row_that_is_kept_twice_is_not_both_held_out_and_trained_on(tmp_path: Path) -> None:
+def test_repeated_row_is_not_both_held_out_and_trained_on(tmp_path: Path) -> None:
     texts = [f"{word} {number % 3}." for number in range(12) for word in ("Row", "row", "ROW")]
     path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
     for seed in range(4):
@@ -184,7 +182,7 @@ def test_a_row_that_is_kept_twice_is_not_both_held_out_and_trained_on(tmp_path: 
         assert len(rows.train) == 24
 
 
-def test_an_earlier_source_keeps_what_a_later_one_repeats(tmp_path: Path) -> None:
+def test_earlier_source_keeps_rows_that_a_later_one_repeats(tmp_path: Path) -> None:
     first, second = numbered(tmp_path / "a.jsonl", 1, 2, 3), numbered(tmp_path / "b.jsonl", 3, 4, 5)
     corpus = made([files(first), files(second)])
     assert texts(corpus, tmp_path) == [f"row {number}" for number in range(1, 6)]
@@ -194,13 +192,13 @@ def test_an_earlier_source_keeps_what_a_later_one_repeats(tmp_path: Path) -> Non
     weighted = made([files(first, weight=1), files(first, weight=2)])
     message = refused(weighted.model_dump()["sources"], tmp_path)
     assert "no row of" in message
-    assert "3 there before" in message
+    assert "3 duplicates" in message
 
 
 VALIDATION = "the film was a great success with the old men of this town and with nobody else"
 
 
-def test_rows_that_hold_a_validation_text_are_left_out_and_shown(tmp_path: Path) -> None:
+def test_rows_with_a_validation_text_are_left_out_and_shown(tmp_path: Path) -> None:
     task = tmp_path / "task"
     write_rows(task / "train.jsonl", [{"text_a": f"t{n}", "label": n % 2} for n in range(4)])
     validation = [{"text_a": VALIDATION, "label": 0}, {"text_a": "row 2", "label": 1}]
@@ -277,7 +275,7 @@ def test_blank_lines_end_the_documents_of_a_text_file(tmp_path: Path) -> None:
     assert all(starts == (text in begins) for text, starts in train.items())
 
 
-def test_a_document_goes_on_however_the_file_is_read(tmp_path: Path) -> None:
+def test_document_continues_across_batches(tmp_path: Path) -> None:
     # Read a thousand rows at a time; only the passage that is held out interrupts the one document.
     (tmp_path / "a.txt").write_text("".join(f"line {number}\n" for number in range(2500)))
     rows = [{"text": f"row {number}", "doc": 7} for number in range(2500)]
@@ -288,7 +286,7 @@ def test_a_document_goes_on_however_the_file_is_read(tmp_path: Path) -> None:
         assert sum(train["begins"]) == 2
 
 
-def test_the_rows_are_read_and_written_once(tmp_path: Path) -> None:
+def test_rows_are_read_and_written_once(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.jsonl", *range(20))
     corpus = made(files(path))
     before = load_corpus(corpus, tmp_path / "cache")
@@ -305,7 +303,7 @@ def test_the_rows_are_read_and_written_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("most", [None, 5])
-def test_the_rows_do_not_depend_on_how_many_are_looked_at_together(
+def test_rows_do_not_depend_on_the_batch_size(
     most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": f"row {number % 30}"} for number in range(40)])
@@ -321,7 +319,7 @@ def test_the_rows_do_not_depend_on_how_many_are_looked_at_together(
     assert len(train) == 5 if most else len(train) > 30
 
 
-def test_a_digest_changes_with_whatever_changes_the_sequences(tmp_path: Path) -> None:
+def test_digest_changes_with_everything_that_changes_the_sequences(tmp_path: Path) -> None:
     path = documents(tmp_path / "a.jsonl", [2, 2])
     corpora = [
         made(files(path)),
@@ -342,6 +340,17 @@ def test_a_digest_changes_with_whatever_changes_the_sequences(tmp_path: Path) ->
     assert len({corpus_digest(corpus) for corpus in corpora}) == len(corpora)
 
 
+def test_version_of_sentence_splitting_is_part_of_the_digest_only_where_sentences_are_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = documents(tmp_path / "a.jsonl", [2, 2])
+    corpora = {cut: made(files(path), cut=cut) for cut in ("rows", "sentences", "sequences", "pairs")}
+    before = {cut: corpus_digest(corpus) for cut, corpus in corpora.items()}
+    monkeypatch.setattr("stages.data.corpus.digests.SENTENCES_VERSION", 1000)
+    changed = {cut for cut, corpus in corpora.items() if corpus_digest(corpus) != before[cut]}
+    assert changed == {"sentences", "sequences", "pairs"}
+
+
 # Bad rows
 
 
@@ -356,14 +365,14 @@ def test_a_digest_changes_with_whatever_changes_the_sequences(tmp_path: Path) ->
         ([{"text": ""}, {"text": " \t"}], "column 'text' is empty in every row"),
     ],
 )
-def test_a_bad_row_is_named_by_file_and_row(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
+def test_error_names_file_and_row(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
     path = write_rows(tmp_path / "bad.jsonl", rows)
     message = refused([files(numbered(tmp_path / "a.jsonl", 1, 2)), files(path)], tmp_path)
     assert words in message
     assert message.startswith(f"general_corpus.sources: {path}")
 
 
-def test_a_missing_document_column_is_named(tmp_path: Path) -> None:
+def test_error_names_a_missing_document_column(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.jsonl", 1, 2)
     message = refused(files(path, document="doc"), tmp_path, cut="pairs")
     assert message == f"general_corpus.sources: {path}: there is no column 'doc'; the columns are text"

@@ -68,7 +68,7 @@ def truncate(a: list[Token], b: list[Token], room: int, rng: random.Random) -> N
     short=st.sampled_from([0.0, 0.1, 1.0]),
     seed=st.integers(0, 1000),
 )
-def test_every_pair_is_that_of_the_published_procedure(
+def test_pairs_equal_those_of_the_published_procedure(
     documents: list[list[int]], room: int, short: float, seed: int
 ) -> None:
     tokens = [
@@ -88,7 +88,7 @@ def test_every_pair_is_that_of_the_published_procedure(
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_the_second_segment_comes_from_elsewhere_as_often_as_asked(probability: float) -> None:
+def test_share_of_second_segments_from_other_documents(probability: float) -> None:
     cut = PairCut(random_probability=probability, short_probability=0)
     # Five sentences fill a pair, and each document has four times five.
     pairs = list(Pairs(np.full(600, 5), np.repeat(np.arange(30), 20), 25, cut, seed=0))

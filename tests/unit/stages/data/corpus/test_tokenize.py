@@ -75,7 +75,7 @@ TEXTS = [story(number, 1 + number % 4) for number in range(30)] + ["\u200b", "a 
 
 @pytest.mark.parametrize("make", [tiny_tokenizer, roberta_like, bare])
 @pytest.mark.parametrize("max_length", [9, 64])
-def test_rows_are_cut_as_the_tokenizer_cuts_what_is_too_long(tmp_path: Path, make: Any, max_length: int) -> None:
+def test_long_rows_are_split_as_the_tokenizer_splits_them(tmp_path: Path, make: Any, max_length: int) -> None:
     tokenizer = make()
     # What another call has left in the tokenizer makes no difference.
     tokenizer(TEXTS[:3], truncation=True, max_length=4, padding=True)
@@ -91,7 +91,7 @@ def test_rows_are_cut_as_the_tokenizer_cuts_what_is_too_long(tmp_path: Path, mak
     assert isinstance(train.ids, np.memmap)
 
 
-def test_sentences_are_sequences_of_their_own(tmp_path: Path) -> None:
+def test_each_sentence_is_a_sequence(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     train, _ = tokenize_corpus(corpus_rows(TEXTS[:30], "sentences"), tokenizer, max_length=64, cache=tmp_path)
     sentences = [sentence for text in TEXTS[:30] for sentence in split_sentences(text)]
@@ -117,7 +117,7 @@ def packed(texts: list[str], begins: list[bool], room: int, across: bool) -> lis
 
 
 @pytest.mark.parametrize("across", [False, True])
-def test_sequences_hold_as_many_sentences_as_fit_and_keep_to_documents(tmp_path: Path, across: bool) -> None:
+def test_sequences_are_filled_with_sentences_within_documents(tmp_path: Path, across: bool) -> None:
     texts = [story(number, number % 5) or "." for number in range(60)]
     begins = [number % 7 == 0 for number in range(60)]
     rows = corpus_rows(texts, {"kind": "sequences", "across_documents": across}, begins=begins)
@@ -128,9 +128,7 @@ def test_sequences_hold_as_many_sentences_as_fit_and_keep_to_documents(tmp_path:
     assert max(train.lengths) <= 40
 
 
-def test_packing_is_the_same_however_much_text_is_read_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packing_does_not_depend_on_the_batch_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [story(number, 6) for number in range(40)]
     begins = [number % 9 == 0 for number in range(40)]
     for cut in ("sequences", "pairs", "rows"):
@@ -145,7 +143,7 @@ def test_packing_is_the_same_however_much_text_is_read_at_a_time(
 
 
 @pytest.mark.parametrize("make", [tiny_tokenizer, roberta_like])
-def test_pairs_have_the_form_that_the_tokenizer_gives_them(tmp_path: Path, make: Any) -> None:
+def test_pairs_have_the_tokenizers_form(tmp_path: Path, make: Any) -> None:
     tokenizer = make()
     texts = [story(number, 9) for number in range(20)]
     train, _ = tokenize_corpus(corpus_rows(texts, "pairs"), tokenizer, max_length=48, cache=tmp_path)
@@ -169,7 +167,7 @@ def test_pairs_have_the_form_that_the_tokenizer_gives_them(tmp_path: Path, make:
     assert np.mean(np.array(lengths) > 40) > 0.5
 
 
-def test_sources_keep_to_themselves_and_are_counted(tmp_path: Path) -> None:
+def test_sequences_do_not_mix_sources_which_are_counted(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [{"text": story(number, 3)} for number in range(9)])
     write_rows(tmp_path / "b.jsonl", [{"text": story(number, 1)} for number in range(9, 40)])
     corpus = GeneralCorpus.model_validate(
@@ -198,7 +196,7 @@ def test_sources_keep_to_themselves_and_are_counted(tmp_path: Path) -> None:
     assert corpus_summary(corpus, tmp_path / "cache").sequences is None
 
 
-def test_the_second_run_does_not_tokenise_again_and_another_cut_does(tmp_path: Path) -> None:
+def test_only_another_cut_tokenises_again(tmp_path: Path) -> None:
     def made(cut: str) -> list[list[int]]:
         rows = corpus_rows(TEXTS[:9], cut)
         return ids_of(tokenize_corpus(rows, tiny_tokenizer(), max_length=32, cache=tmp_path)[0])
@@ -211,14 +209,14 @@ def test_the_second_run_does_not_tokenise_again_and_another_cut_does(tmp_path: P
     assert not list(tmp_path.rglob("scratch*"))
 
 
-def test_text_of_which_nothing_is_left_and_lengths_without_room_are_refused(tmp_path: Path) -> None:
+def test_text_without_tokens_and_lengths_without_room_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no token is left"):
         tokenize_corpus(corpus_rows(["\u200b"], "sequences"), tiny_tokenizer(), max_length=9, cache=tmp_path)
     with pytest.raises(DataError, match="adds 3 special tokens"):
         tokenize_corpus(corpus_rows(["a"], "pairs"), tiny_tokenizer(), max_length=4, cache=tmp_path)
 
 
-def test_weights_travel_with_the_tokens_and_decide_what_is_trained_on(tmp_path: Path) -> None:
+def test_weights_decide_the_mixture_of_training_tokens(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [{"text": story(number, 3)} for number in range(60)])
     write_rows(tmp_path / "b.jsonl", [{"text": story(number, 1)} for number in range(60, 80)])
     sources = [
@@ -241,7 +239,7 @@ def test_weights_travel_with_the_tokens_and_decide_what_is_trained_on(tmp_path: 
     assert len(set(seen[~small].tolist())) == rows.source_rows[0] == (~small).sum()
 
 
-def test_a_weighted_source_of_which_no_token_is_left_is_named(tmp_path: Path) -> None:
+def test_error_names_a_weighted_source_without_tokens(tmp_path: Path) -> None:
     rows = corpus_rows(["a plot", "\u200b"], source_rows=(1, 1), weights=(1.0, 1.0))
-    with pytest.raises(DataError, match=r"general_corpus.sources\[1\]: no token is left of its text"):
+    with pytest.raises(DataError, match=r"general_corpus.sources\[1\]: this tokenizer leaves no token of its text"):
         tokenize_corpus(rows, tiny_tokenizer(), max_length=9, cache=tmp_path)

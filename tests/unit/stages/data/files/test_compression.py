@@ -38,7 +38,7 @@ every_packing = pytest.mark.parametrize("ending", sorted(PACK))
 
 
 @every_packing
-def test_one_stream_several_and_none_are_unpacked(tmp_path: Path, ending: str) -> None:
+def test_no_stream_one_and_several_are_decompressed(tmp_path: Path, ending: str) -> None:
     pack, file = PACK[ending], tmp_path / f"a.txt{ending}"
     for packed, plain in [
         (pack(PLAIN), PLAIN),
@@ -54,7 +54,7 @@ def test_one_stream_several_and_none_are_unpacked(tmp_path: Path, ending: str) -
 
 
 @every_packing
-def test_what_is_cut_short_or_something_else_is_refused(tmp_path: Path, ending: str) -> None:
+def test_truncated_or_other_content_is_refused(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"a.txt{ending}"
     for content in (PACK[ending](PLAIN)[:-100], b"not packed at all " * 9):
         file.write_bytes(content)
@@ -64,14 +64,14 @@ def test_what_is_cut_short_or_something_else_is_refused(tmp_path: Path, ending: 
 
 
 @pytest.mark.parametrize("ending", [".xz", ".zst"])  # .bz2 is read by the code of .xz
-def test_a_bomb_is_refused(tmp_path: Path, ending: str) -> None:
+def test_bomb_is_refused(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"a.txt{ending}"
     file.write_bytes(PACK[ending](b"a\n" * 1_000_000) * 40)
     with pytest.raises(DataError, match="unpacks to more than 67 MB"):
         check_bounds(file, ".txt", "data")
 
 
-def test_a_window_of_gigabytes_is_refused(tmp_path: Path) -> None:
+def test_window_of_gigabytes_is_refused(tmp_path: Path) -> None:
     packed = bytearray(lzma.compress(b"x\n"))
     # The first block's header, behind the stream's: its size, flags, the filter, and the window as 2 << 30.
     end = 12 + 4 * (packed[12] + 1)
@@ -83,6 +83,6 @@ def test_a_window_of_gigabytes_is_refused(tmp_path: Path) -> None:
         check_bounds(tmp_path / "a.txt.xz", ".txt", "data")
 
 
-def test_names_say_how_a_file_is_packed() -> None:
+def test_compression_is_derived_from_the_name() -> None:
     assert [packing_of(name) for name in ("a.jsonl", "a.b.xz", "a.gz")] == ["", ".xz", ".gz"]
     assert without_packing("a.jsonl.zst") == "a.jsonl"

@@ -40,7 +40,7 @@ def tags(rows: TaskRows) -> list[list[str]]:
         "# sent_id = 1\n1-2\tEUx\t_\t_\n1\tEU\t_\tB-ORG\n2\trejects\t_\tO\n\n1\tx\t_\tO\n",
     ],
 )
-def test_every_form_of_the_format_gives_the_same_sentences(tmp_path: Path, name: str, content: str) -> None:
+def test_all_variants_of_the_format_give_the_same_sentences(tmp_path: Path, name: str, content: str) -> None:
     rows = load(tmp_path / name, content)
     assert rows.train["words"][:] == TWO
     assert tags(rows) == [["B-ORG", "O"], ["O"]]
@@ -54,7 +54,7 @@ def test_a_number_sign_may_be_a_word(tmp_path: Path) -> None:
     assert rows.train["words"][:] == [["EU", "#ok", "x"], ["#"]]
 
 
-def test_white_space_that_is_no_blank_is_part_of_a_word(tmp_path: Path) -> None:
+def test_unusual_white_space_is_part_of_a_word(tmp_path: Path) -> None:
     rows = load(tmp_path / "a.conll", "10\u00a0000 B-X\nNew York\tO\n".replace(" York", "\u3000York"))
     assert rows.train["words"][:] == [["10\u00a0000", "New\u3000York"]]
     assert load(tmp_path / "b.conll", "New York\tB-X\nx\tO\n").train["words"][:] == [["New York", "x"]]
@@ -70,30 +70,30 @@ def test_white_space_that_is_no_blank_is_part_of_a_word(tmp_path: Path) -> None:
         ("a.csv", "EU,B-ORG\nrejects,O\n\nx,O\n"),
     ],
 )
-def test_a_header_is_no_word_and_names_the_fields(tmp_path: Path, name: str, content: str) -> None:
+def test_header_names_the_fields_and_is_no_word(tmp_path: Path, name: str, content: str) -> None:
     rows = load(tmp_path / name, content)
     assert rows.train["words"][:] == TWO
     assert tags(rows) == [["B-ORG", "O"], ["O"]]
 
 
-def test_a_comma_may_be_a_word_between_commas(tmp_path: Path) -> None:
+def test_quoted_comma_is_a_word(tmp_path: Path) -> None:
     rows = load(tmp_path / "a.csv", 'EU,B-ORG\n",",O\n\nx,O\n')
     assert rows.train["words"][:] == [["EU", ","], ["x"]]
 
 
-def test_a_table_of_sentences_stays_one_whatever_its_blank_lines(tmp_path: Path) -> None:
+def test_table_of_sentences_may_have_blank_lines(tmp_path: Path) -> None:
     content = "tokens,label\n\nEU rejects,B-ORG O\n\nx,O\n\n"
     rows = load(tmp_path / "a.csv", content)
     assert rows.train["words"][:] == TWO
 
 
-def test_a_table_of_a_word_a_row_is_refused(tmp_path: Path) -> None:
+def test_table_with_one_word_per_row_is_refused(tmp_path: Path) -> None:
     content = "Sentence,tokens,label\n" + "1,word,O\n" * 30
     with pytest.raises(DataError, match="column 'tokens' holds one word in every row"):
         load(tmp_path / "a.csv", content)
 
 
-def test_named_columns_say_where_words_and_tags_are(tmp_path: Path) -> None:
+def test_named_columns_locate_words_and_tags(tmp_path: Path) -> None:
     content = "# source\n1\tEU\tB-ORG\tO\n2\trejects\tO\tO\n\n1\tx\tO\tO\n"
     columns = FileFormat(columns=("number", "tokens", "label", "inner"))
     rows = load(tmp_path / "a.tsv", content, format=columns.model_dump())
@@ -111,13 +111,13 @@ def test_named_columns_say_where_words_and_tags_are(tmp_path: Path) -> None:
         ("-DOCSTART- O\n\n", "has no words"),
     ],
 )
-def test_a_line_that_is_wrong_is_refused_by_number(tmp_path: Path, content: str, said: str) -> None:
+def test_error_names_the_line(tmp_path: Path, content: str, said: str) -> None:
     with pytest.raises(DataError, match=said) as caught:
         load(tmp_path / "a.conll", content)
     assert "task.train: " in str(caught.value)
 
 
-def test_words_with_tags_are_for_a_task_of_tags(tmp_path: Path) -> None:
+def test_tagged_words_are_refused_for_other_tasks(tmp_path: Path) -> None:
     path = tmp_path / "a.conll"
     path.write_text("EU B-ORG\n")
     with pytest.raises(DataError, match="with problem: token_classification; set it"):

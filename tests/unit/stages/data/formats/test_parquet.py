@@ -49,7 +49,7 @@ def named(*columns: str) -> Reading:
 
 @pytest.mark.parametrize("row_group_size", [2, 100])
 @pytest.mark.parametrize("batch_bytes", [1, 8 << 20])
-def test_every_kind_of_column_comes_out_as_it_went_in(
+def test_every_column_type_is_read_unchanged(
     tmp_path: Path, row_group_size: int, batch_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stages.data.formats.parquet._BATCH_BYTES", batch_bytes)
@@ -72,7 +72,7 @@ def test_names_of_classes_and_categories_are_kept(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "b.parquet", tmp_path)["label"][:] == ["yes", "no", None]
 
 
-def test_texts_in_terms_of_the_ones_before_are_read(tmp_path: Path) -> None:
+def test_delta_encoded_texts_are_read(tmp_path: Path) -> None:
     texts = [f"the same beginning, {number}" for number in range(1000)]
     encoding = {"text": "DELTA_BYTE_ARRAY"}
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", use_dictionary=False, column_encoding=encoding)
@@ -92,7 +92,7 @@ def test_only_named_columns_are_read(tmp_path: Path) -> None:
     assert rows_of(tmp_path / "a.parquet", tmp_path, reading=named()).num_rows == 2
 
 
-def test_a_missing_column_is_told_with_all_that_there_are(tmp_path: Path) -> None:
+def test_error_about_a_missing_column_lists_all_columns(tmp_path: Path) -> None:
     file = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text_a": ["x", "y"], "z": [1, 2], "label": [0, 1]}), file)
     task = FileTask(train=str(file), validation=str(file), text="sentence")
@@ -100,20 +100,20 @@ def test_a_missing_column_is_told_with_all_that_there_are(tmp_path: Path) -> Non
         load_task(task, tmp_path / "cache")
 
 
-def test_a_long_row_is_named_wherever_it_lies(tmp_path: Path) -> None:
+def test_error_names_a_long_row_in_any_row_group(tmp_path: Path) -> None:
     rows = [["x"]] * 50 + [["x" * 1_500_000, "y" * 1_500_000]] + [["z"]] * 20
     pq.write_table(pa.table({"words": rows}), tmp_path / "a.parquet", row_group_size=40)
     with pytest.raises(DataError, match="row 51: column 'words' holds more than 2 MB"):
         rows_of(tmp_path / "a.parquet", tmp_path)
 
 
-def test_a_short_text_of_a_long_dictionary_counts_as_what_it_is(tmp_path: Path) -> None:
+def test_short_text_of_a_long_dictionary_counts_by_its_length(tmp_path: Path) -> None:
     texts = ["x" * 1_900_000, *["short"] * 5000, "y" * 1_900_000]
     pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet", compression="zstd")
     assert rows_of(tmp_path / "a.parquet", tmp_path)["text"][:] == texts
 
 
-def test_a_bomb_is_refused_in_any_place_and_left_where_nobody_asks_for_it(tmp_path: Path) -> None:
+def test_bombs_are_refused_in_read_columns_and_ignored_in_others(tmp_path: Path) -> None:
     for kind in ("large string", "maps", "a list of zeros", "many groups"):
         (tmp_path / f"{kind}.parquet").write_bytes(parquet_bomb(kind))
     for kind in ("large string", "lists of objects", "fixed size"):

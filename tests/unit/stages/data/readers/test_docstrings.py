@@ -48,7 +48,7 @@ def packages(folder: Path) -> Root:
     return Root(folder, excluded=frozenset({"stages"}))
 
 
-def test_the_scan_reads_modules_classes_and_functions_and_runs_none(tmp_path: Path) -> None:
+def test_scan_reads_modules_classes_and_functions_without_running_them(tmp_path: Path) -> None:
     found = read_paragraphs(find_sources([packages(tmp_path)]))
     assert [(row.library, row.module) for row in found] == [
         ("alpha", "alpha"),
@@ -59,7 +59,7 @@ def test_the_scan_reads_modules_classes_and_functions_and_runs_none(tmp_path: Pa
     assert not {"alpha", "beta"} & set(sys.modules)
 
 
-def test_several_processes_find_the_same_in_the_same_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_does_not_depend_on_the_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(250):
         write_module(tmp_path, f"pack/m{number}", PROSE.format(f"box of {number} apples"))
     sources = find_sources([Root(tmp_path)])
@@ -99,7 +99,7 @@ def test_prose_leaves_out_code_tables_and_parameter_lists() -> None:
     ]
 
 
-def test_the_second_call_opens_what_the_first_one_wrote(tmp_path: Path) -> None:
+def test_second_call_opens_the_cached_paragraphs(tmp_path: Path) -> None:
     root = packages(tmp_path / "site")
     first = paragraphs_of([root], tmp_path / "cache", digest="a" * 64)
     write_module(tmp_path / "site", "gamma", PROSE.format("later"))
@@ -110,24 +110,24 @@ def test_the_second_call_opens_what_the_first_one_wrote(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_a_damaged_cache_file_is_made_again(tmp_path: Path) -> None:
+def test_damaged_cache_file_is_replaced(tmp_path: Path) -> None:
     root = packages(tmp_path / "site")
     first = paragraphs_of([root], tmp_path / "cache", digest="a" * 64).to_list()
     next((tmp_path / "cache").rglob("*.arrow")).write_bytes(b"no arrow file")
     assert paragraphs_of([root], tmp_path / "cache", digest="a" * 64).to_list() == first
 
 
-def test_a_place_without_docstrings_says_what_to_give_instead(tmp_path: Path) -> None:
+def test_folder_without_docstrings_is_refused_with_an_alternative(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="give text files instead"):
         paragraphs_of([Root(tmp_path)], tmp_path / "cache", digest="a" * 64)
 
 
-def test_the_digest_is_the_same_every_time() -> None:
+def test_digest_is_reproducible() -> None:
     assert docstring_digest() == docstring_digest()
     assert len(docstring_digest()) == 64
 
 
-def test_the_digest_follows_what_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_digest_changes_with_the_installed_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(docstrings, "_purelib", lambda: str(tmp_path))
     monkeypatch.setattr(docstrings, "_platlib", lambda: str(tmp_path))
 
@@ -153,7 +153,7 @@ def test_the_digest_follows_what_is_installed(tmp_path: Path, monkeypatch: pytes
     assert install("distill_flow", "0.1") == seen[1]
 
 
-def test_names_and_what_they_are_also_called_are_masked() -> None:
+def test_names_and_aliases_are_masked() -> None:
     texts = [
         "NumPy's np.array is input to scikit-learn and sklearn.",
         "A PyTorchModel of __torch_function__, by Hugging Face.",
@@ -182,7 +182,7 @@ def task_paragraphs(modules: int = 30, rows: int = 4) -> Dataset:
     )
 
 
-def test_no_text_of_a_validation_module_is_trained_on() -> None:
+def test_training_has_no_text_of_a_validation_module() -> None:
     task = DocstringTask(libraries=("torch", "numpy"))
     train, validation = docstring_task_rows(task, task_paragraphs(rows=9))
     assert not set(train["text"]) & set(validation["text"])
@@ -192,7 +192,7 @@ def test_no_text_of_a_validation_module_is_trained_on() -> None:
     assert again.to_list() == train.to_list()
 
 
-def test_validation_modules_are_drawn_by_seed_and_are_a_share() -> None:
+def test_validation_modules_are_a_share_drawn_by_the_seed() -> None:
     modules = [f"m{number}" for number in range(1000)]
     drawn = validation_modules(modules, 0.15, seed=0)
     assert 115 < len(drawn) < 185
@@ -202,7 +202,7 @@ def test_validation_modules_are_drawn_by_seed_and_are_a_share() -> None:
     assert validation_modules(modules, 0.0, seed=0) == set()
 
 
-def test_a_general_corpus_has_no_text_of_the_tasks_validation_modules() -> None:
+def test_general_corpus_has_no_text_of_validation_modules() -> None:
     rows = [
         {"text": f"text {index} of {module}", "library": "torch", "module": module}
         for module in (f"torch.part{number}" for number in range(60))
@@ -215,17 +215,17 @@ def test_a_general_corpus_has_no_text_of_the_tasks_validation_modules() -> None:
     assert len(corpus_paragraphs(DocstringText(validation_ratio=0), Dataset.from_list(rows))) == 180
 
 
-def test_no_class_outgrows_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.data.readers.docstrings.MAX_TRAIN_ROWS_PER_LIBRARY", 60)
     train, _ = docstring_task_rows(DocstringTask(libraries=("numpy", "torch")), task_paragraphs(rows=9))
     assert [list(train["label"]).count(label) for label in (0, 1)] == [60, 60]
 
 
-def test_a_library_that_is_not_installed_is_named() -> None:
+def test_error_names_a_library_that_is_not_installed() -> None:
     with pytest.raises(DataError, match=r"no docstrings of missing_one in .* task.libraries=\[numpy, torch\]"):
         docstring_task_rows(DocstringTask(libraries=("numpy", "torch", "missing_one")), task_paragraphs())
 
 
-def test_a_library_with_too_little_text_is_named() -> None:
+def test_error_names_a_library_with_too_little_text() -> None:
     with pytest.raises(DataError, match=r"torch has .* paragraphs to train on"):
         docstring_task_rows(DocstringTask(libraries=("torch", "numpy")), task_paragraphs(modules=3, rows=5))

@@ -8,7 +8,7 @@ from schemas.data.tasks import DocstringTask
 from stages.data.readers.first_reading import as_it_is_now, first_reading, read_once
 
 
-def test_nothing_is_kept_once_the_last_of_overlapping_runs_has_ended() -> None:
+def test_answers_are_forgotten_once_the_last_overlapping_run_ends() -> None:
     answers = iter(range(9))
 
     def read() -> int:

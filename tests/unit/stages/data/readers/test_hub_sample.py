@@ -52,7 +52,7 @@ def counts(corpus: GeneralCorpus, cache: Path) -> list[int]:
     return [sum(text.startswith(f"file {file} ") for text in texts) for file in range(4)]
 
 
-def test_every_file_gives_the_same_and_later_ones_more_for_a_short_one(repository: Path, tmp_path: Path) -> None:
+def test_files_contribute_evenly_and_later_ones_make_up_for_a_short_one(repository: Path, tmp_path: Path) -> None:
     found = counts(sampled(max_rows=40), tmp_path / "cache")
     assert sum(found) == 40
     assert found[1] == 4
@@ -61,18 +61,18 @@ def test_every_file_gives_the_same_and_later_ones_more_for_a_short_one(repositor
     assert counts(sampled(max_rows=3), tmp_path / "cache").count(1) == 3
 
 
-def test_a_limit_in_megabytes_is_one_of_text(repository: Path, tmp_path: Path) -> None:
+def test_limit_in_megabytes_counts_text(repository: Path, tmp_path: Path) -> None:
     corpus = sampled(max_megabytes=0.001)
     assert sum(counts(corpus, tmp_path / "cache")) in range(1000 // 16, 1000 // 15 + 5)
 
 
-def test_the_sample_depends_on_its_size_and_the_seed(repository: Path, tmp_path: Path) -> None:
+def test_sample_depends_on_its_size_and_the_seed(repository: Path, tmp_path: Path) -> None:
     corpora = [sampled(max_rows=3), sampled(max_rows=4), sampled(max_megabytes=1)]
     corpora.append(corpora[0].model_copy(update={"seed": 1}))
     assert len({corpus_digest(corpus) for corpus in corpora}) == 4
 
 
-def test_an_interrupted_sample_goes_on_with_the_next_file_and_ends_the_same(
+def test_interrupted_sample_continues_and_ends_the_same(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = sampled(max_rows=40)
@@ -100,9 +100,7 @@ def test_an_interrupted_sample_goes_on_with_the_next_file_and_ends_the_same(
     assert len(written) == len(ROWS) - 2, "two files were there"
 
 
-def test_a_finished_sample_is_found_without_the_hub(
-    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_sample_needs_no_hub(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = sampled(max_rows=9, revision="c" * 40)
     first = load_corpus(corpus, tmp_path / "cache").train["text"][:]
 
@@ -115,14 +113,14 @@ def test_a_finished_sample_is_found_without_the_hub(
         load_corpus(sampled(max_rows=8), tmp_path / "cache")
 
 
-def test_a_column_that_is_not_there_or_no_text_is_named(repository: Path, tmp_path: Path) -> None:
+def test_error_names_a_missing_column_or_one_without_text(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there is no column 'text'; the columns are body, n"):
         load_corpus(sampled(max_rows=9, column="text"), tmp_path / "cache")
     with pytest.raises(DataError, match="columns n hold something other than text"):
         load_corpus(sampled(max_rows=9, column="n"), tmp_path / "cache")
 
 
-def test_a_lost_connection_says_that_the_command_can_be_run_again(repository: Path, tmp_path: Path) -> None:
+def test_lost_connection_suggests_running_the_command_again(repository: Path, tmp_path: Path) -> None:
     for file in repository.iterdir():
         whole = file.read_bytes()
         file.write_bytes(whole[:200] + b"x" * 100 + whole[300:])

@@ -32,14 +32,14 @@ LINE = json.dumps(GOOD) + "\n"
         ("t.tsv.gz", "label\ttext_a\nyes\tfine\nno\t\n", "row 2 (line 3): "),
     ],
 )
-def test_a_row_that_is_wrong_is_named_with_its_line(name: str, content: str, place: str, tmp_path: Path) -> None:
+def test_error_names_row_and_line(name: str, content: str, place: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     message = refused(file_task(path), tmp_path)
     assert message.startswith(f"task.train: {path}: {place}column 'text_a' is empty"), message
 
 
-def test_the_line_is_that_of_the_row_in_the_file_although_a_row_before_was_left_out(tmp_path: Path) -> None:
+def test_line_counts_rows_that_were_left_out(tmp_path: Path) -> None:
     lines = ["text_a,label", *(f"text {n},{'yes' if n % 2 else 'no'}" for n in range(99))]
     train, validation = tmp_path / "t.csv", tmp_path / "v.csv"
     train.write_text("\n".join(lines))
@@ -50,7 +50,7 @@ def test_the_line_is_that_of_the_row_in_the_file_although_a_row_before_was_left_
     assert "(did you mean yes?)" in message
 
 
-def test_a_sentence_is_named_with_the_line_of_its_first_word(tmp_path: Path) -> None:
+def test_error_names_the_line_of_a_sentences_first_word(tmp_path: Path) -> None:
     path = tmp_path / "t.conll"
     path.write_text("-DOCSTART- -X- O\n\nEU NNP B-ORG\nrejects VBZ O\n\ncalls NNS O\n\nBonn NNP B-LOC\n")
     task = FileTask.model_validate(
@@ -66,7 +66,7 @@ def test_a_sentence_is_named_with_the_line_of_its_first_word(tmp_path: Path) -> 
     assert f"{path}: row 3 (line 8): label 'B-LOC' is not one of" in refused(task, tmp_path)
 
 
-def test_a_column_a_few_letters_away_is_named(tmp_path: Path) -> None:
+def test_error_suggests_a_similar_column(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"txt_a": "fine", "lable": "yes"}) + "\n")
     said = "there is no column 'label' (did you mean lable?); the columns are txt_a, lable"
@@ -80,7 +80,7 @@ def test_a_column_a_few_letters_away_is_named(tmp_path: Path) -> None:
     ("given", "meant"),
     [("data/trian.jsonl", "train.jsonl"), ("daat/train.jsonl", "data"), ("data/train.json", "train.jsonl")],
 )
-def test_a_file_or_folder_a_few_letters_away_is_named(given: str, meant: str, tmp_path: Path) -> None:
+def test_error_suggests_a_similar_file_or_folder(given: str, meant: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train.jsonl").write_text(LINE * 2)
     assert f"(did you mean {meant}?)" in refused(file_task(tmp_path / given), tmp_path)
@@ -94,7 +94,7 @@ def test_a_file_or_folder_a_few_letters_away_is_named(given: str, meant: str, tm
         ('{"text": "x"}\n', {}, "lower general_corpus.held_out_rows"),
     ],
 )
-def test_messages_about_a_corpus_name_keys_of_a_recipe(
+def test_errors_about_a_corpus_name_the_recipes_key(
     text: str, fields: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     (tmp_path / "c.jsonl").write_text(text)
@@ -104,7 +104,7 @@ def test_messages_about_a_corpus_name_keys_of_a_recipe(
     assert said in str(caught.value)
 
 
-def test_no_line_is_looked_for_where_nothing_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_are_not_looked_up_for_valid_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stages.data.readers.row_lines._line_of", pytest.fail)
     path = tmp_path / "t.jsonl"
     path.write_text(LINE + '{"text_a": "dull", "label": "no"}\n')

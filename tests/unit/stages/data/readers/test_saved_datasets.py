@@ -43,7 +43,7 @@ def test_views_of_one_long_text_are_refused_before_they_are_decoded(tmp_path: Pa
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 80 << 10
 
 
-def test_a_document_by_runs_or_dictionary_is_refused(tmp_path: Path) -> None:
+def test_run_end_and_dictionary_encoded_documents_are_refused(tmp_path: Path) -> None:
     text = pa.array(["a", "b"])
     documents = {
         "runs": pa.RunEndEncodedArray.from_arrays(pa.array([2], pa.int32()), pa.array(["x"])),
@@ -58,7 +58,7 @@ def test_a_document_by_runs_or_dictionary_is_refused(tmp_path: Path) -> None:
         loaded(tmp_path / "text")
 
 
-def test_a_long_view_is_refused_by_its_row(tmp_path: Path) -> None:
+def test_error_names_the_row_of_a_long_view(tmp_path: Path) -> None:
     views = pa.array(["short", "x" * 3_000_000, *np.repeat("y", 5)], pa.string_view())
     save_columns(tmp_path / "saved", {"text": views})
     with pytest.raises(DataError, match="row 2: column 'text' holds more than 2 MB"):
