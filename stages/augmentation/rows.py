@@ -22,6 +22,7 @@ words that a copy replaces depend only on the seed, the numbers of row and copy 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ from stages.text.pieces import pieces_of
 
 # One part is in memory at a time, and lost when a run is stopped.
 PART_ROWS, PART_BYTES = 4096, 1 << 20
-_WRITTEN_CHARACTERS = 4 << 20
+_COPIES_AT_ONCE = 4096
 _ROWS_AT_ONCE = 10_000
 _DESCRIPTION = "augmentation"
 _NOTHING_REPLACED = (
@@ -222,20 +223,7 @@ def _write(file: Path, names: Sequence[str], rows: Iterator[_Row]) -> None:
     """Write rows as an Arrow stream, some at a time."""
     schema = pa.schema([(name, pa.string()) for name in names] + [("row", pa.int64()), ("variant", pa.int64())])
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        some: list[_Row] = []
-        characters = 0
-
-        def flush() -> None:
-            columns = list(zip(*(row.texts for row in some), strict=True))
-            numbers = [[row.row for row in some], [row.variant for row in some]]
-            arrays = [*columns, *numbers]
-            writer.write_table(pa.table(dict(zip(schema.names, arrays, strict=True)), schema))
-
-        for row in rows:
-            some.append(row)
-            characters += sum(map(len, row.texts))
-            if characters > _WRITTEN_CHARACTERS:
-                flush()
-                some, characters = [], 0
-        if some:
-            flush()
+        while some := list(islice(rows, _COPIES_AT_ONCE)):
+            texts = map(list, zip(*(row.texts for row in some), strict=True))
+            columns = [*texts, [row.row for row in some], [row.variant for row in some]]
+            writer.write_table(pa.table(dict(zip(schema.names, columns, strict=True)), schema))

@@ -40,7 +40,7 @@ class Word(NamedTuple):
 
     @property
     def is_one_token(self) -> bool:
-        """Whether the word is a single token."""
+        """True if the word is a single token."""
         return self.last - self.first == 1
 
 

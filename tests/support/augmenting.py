@@ -63,11 +63,11 @@ class PlainAugmentor:
         return answers
 
     @torch.no_grad()
-    def predicted(self, ids: list[int], place: int, word: str) -> list[str]:
+    def predicted(self, ids: list[int], position: int, word: str) -> list[str]:
         """The likeliest words where one is masked."""
         ids = list(ids)
-        ids[place] = self.tokenizer.mask_token_id
-        return self._best(self.model(torch.tensor([ids])).logits[0, place], word)
+        ids[position] = self.tokenizer.mask_token_id
+        return self._best(self.model(torch.tensor([ids])).logits[0, position], word)
 
     @torch.no_grad()
     def nearest(self, ids: list[int], word: str) -> list[str]:
@@ -78,5 +78,5 @@ class PlainAugmentor:
 
     def _best(self, scores: torch.Tensor, word: str) -> list[str]:
         ranked = [self.vocabulary[id_] for id_ in scores.argsort(descending=True).tolist()]
-        whole = [each for each in ranked if re.fullmatch("[a-z]+", each) and each != word]
+        whole = [candidate for candidate in ranked if re.fullmatch("[a-z]+", candidate) and candidate != word]
         return whole[: self.number]

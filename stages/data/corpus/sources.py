@@ -64,7 +64,7 @@ class Part:
     batches: Callable[[], Iterator[pa.RecordBatch]]
     """Reads the text, and the document as a second column if there is one."""
     blank_line_ends: bool = False
-    """Whether a document ends at a blank row."""
+    """True if a document ends at a blank row."""
     remarks: tuple[str, ...] = ()
     """Choices made in reading its file."""
 

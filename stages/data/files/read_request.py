@@ -19,12 +19,12 @@ _IGNORED = " \t\u00a0\u200b\ufeff\"'"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a task or a corpus asks of a file."""
+    """Request of a task or a corpus to read a file."""
 
     columns: tuple[str, ...] = ()
     """Columns that the config names; for words and tags these two come first."""
     words: bool = False
-    """Whether a row is a sentence of words with one tag each."""
+    """True if a row is a sentence of words with one tag each."""
     named: frozenset[str] | None = None
     """Names that include every column to read of a Parquet file; None for all columns."""
     format: FileFormat = field(default_factory=FileFormat)

@@ -47,13 +47,13 @@ class _Form:
     words: int = 0
     """Lines that are words."""
     numbered: bool = True
-    """Whether the first field counts the words of each sentence."""
+    """True if the first field counts the words of each sentence."""
     last: set[str] = field(default_factory=set)
     """Values of the last field, in lines that do not begin with a number sign."""
 
     @property
     def skips_ranges(self) -> bool:
-        """Whether lines numbered `1-2` or `1.1` are skipped: CoNLL-U's contractions and empty words."""
+        """True to skip lines numbered `1-2` or `1.1`: CoNLL-U's contractions and empty words."""
         return self.numbered and self.width > 2
 
 

@@ -58,15 +58,15 @@ class Dialect:
 
     separator: str
     quotes: bool
-    """Whether quotes enclose fields."""
+    """True if quotes enclose fields."""
     skip: int = 0
     """Lines before the header."""
     blanks: bool = False
-    """Whether blanks after a separator are dropped."""
+    """True to drop blanks after a separator."""
     escapes: bool = False
-    """Whether a quote inside a field is escaped by a backslash, as Spark and MySQL write it, instead of doubled."""
+    """True if a backslash escapes quotes inside a field, as Spark and MySQL write them, instead of doubling."""
     trusted: bool = False
-    """Whether the recipe says that quotes enclose fields, so that long fields and fields that look like rows pass."""
+    """True if the recipe sets `quotes: true`, so that long fields and fields that look like rows pass."""
 
     def reader(self, lines: Iterator[str]) -> Reader:
         """Return a reader of a file's records, which skips the lines before the header."""
@@ -205,7 +205,7 @@ class _QuoteCounts:
     width: int
     """Fields of the header."""
     uneven: bool = False
-    """Whether a line has another number of fields."""
+    """True once a line has another number of fields."""
     lines: int = 0
     begin: int = 0
     """Fields that begin with a quote."""
@@ -246,7 +246,7 @@ class _QuoteCounts:
 
     @property
     def enclose(self) -> bool:
-        """Whether quotes enclose fields, by the rules at the top of this module."""
+        """True if quotes enclose fields, by the rules at the top of this module."""
         if not self.begin or self.enclosed < self.begin:
             return False
         # The header may be without quotes.

@@ -32,7 +32,7 @@ class _Column:
     values: set[str] | None = field(default_factory=set)
     """None once they are many, as texts are."""
     words: bool = True
-    """Whether no value holds a blank."""
+    """True if no value holds a blank."""
     numbers: bool = True
     longest: int = 0
 

@@ -46,22 +46,22 @@ WRONG = "wrong-canary-9999"
 
 
 def forms(secret: str) -> set[bytes]:
-    """How a secret may stand in a file: as it is, and in a request's header."""
+    """Return the forms of a secret in a file: plain, and in a request's header."""
     texts = (secret, f"distill:{secret}")
     return {secret.encode()} | {base64.b64encode(text.encode()) for text in texts}
 
 
-def leaks(*places: Path | str) -> list[str]:
-    """Which secrets are found in which files below, or in which text."""
+def leaks(*sources: Path | str) -> list[str]:
+    """Return the secrets found in files below a folder, or in texts."""
     wanted = [form for secret in (*SECRETS.values(), *OTHERS.values(), WRONG) if secret for form in forms(secret)]
     contents: list[tuple[str, bytes]] = []
-    for place in places:
-        if isinstance(place, str):
-            contents.append((place[:40], place.encode()))
+    for field in sources:
+        if isinstance(field, str):
+            contents.append((field[:40], field.encode()))
         else:
-            found = [path for path in place.rglob("*") if path.is_file()]
-            assert found, place
-            contents += [(str(path), path.read_bytes()) for path in found]
+            result = [path for path in field.rglob("*") if path.is_file()]
+            assert result, field
+            contents += [(str(path), path.read_bytes()) for path in result]
     return [f"{form.decode()} in {name}" for name, content in contents for form in wanted if form in content]
 
 
@@ -84,21 +84,21 @@ def test_search_finds_credentials(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "place",
+    "field",
     ["task.train", "teacher.model", "description", "general_corpus.sources.0.paths", "name", "task", "nonsense"],
 )
-def test_address_with_credentials_is_refused_without_showing_them(tmp_path: Path, place: str, address: str) -> None:
+def test_address_with_credentials_is_refused_without_showing_them(tmp_path: Path, field: str, address: str) -> None:
     recipe = toy_recipe_dict(tmp_path / "in")
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    value = f"[{address!r}]" if place.endswith("paths") else f"{address!r}"
+    value = f"[{address!r}]" if field.endswith("paths") else f"{address!r}"
     refusals = []
-    for source, changes in ((path, [f"{place}={value}"]), (path, [f"{address}=1"]), (address, [])):
+    for source, changes in ((path, [f"{field}={value}"]), (path, [f"{address}=1"]), (address, [])):
         with pytest.raises(ConfigError) as refused:
             load_recipe(source, changes, recipes_folder=None)
         refusals.append(str(refused.value))
     # The same in the file, as a value and as a key.
-    for changed in (recipe | {place: [address]}, recipe | {"task": {"train": {address: 1}}}):
+    for changed in (recipe | {field: [address]}, recipe | {"task": {"train": {address: 1}}}):
         path.write_text(yaml.safe_dump(changed), encoding="utf-8")
         with pytest.raises(ConfigError) as refused:
             load_recipe(path, recipes_folder=None)
@@ -125,7 +125,7 @@ def test_address_with_credentials_is_refused_without_showing_them(tmp_path: Path
     ],
 )
 def test_text_without_credentials_passes(text: str) -> None:
-    refuse_credentials({"place": [text, {"key": text}]})
+    refuse_credentials({"field": [text, {"key": text}]})
     assert without_credentials(text) == text
 
 
@@ -228,7 +228,7 @@ def servers(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def status(address: str, login: str | None = None) -> int:
-    """What a server answers."""
+    """Return the HTTP status of a server's answer."""
     request = urllib.request.Request(address)
     if login is not None:
         request.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
@@ -279,16 +279,16 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
         kept.start_run("kept", {"uri": inside["MLFLOW_TRACKING_URI"]}, {}).finish()
         kept.close()
         terminal = Distill(capfd, monkeypatch)
-        code, said, complaint = terminal("sync", "--store", store)
+        code, message, complaint = terminal("sync", "--store", store)
         assert (code, complaint.count("error:")) == (1, 1)
         assert "wants other credentials" in complaint
-        assert leaks(said + complaint) == []
+        assert leaks(message + complaint) == []
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRETS["MLFLOW_PASSWORD"])
         assert terminal("sync", "--store", store)[0] == 0
         for arguments in (("compare",), ("compare", "--json"), ("plan", recipe)):
-            code, said, complaint = terminal(*arguments, "--store", store)
+            code, message, complaint = terminal(*arguments, "--store", store)
             assert code == 0, complaint
-            assert leaks(said + complaint) == []
+            assert leaks(message + complaint) == []
 
         client = MlflowClient(tracking_uri=mlflow)
         experiment = client.get_experiment_by_name("distill-flow")

@@ -1,4 +1,4 @@
-"""Whatever lies where a reader looks, nothing in it is executed: no pickle, no module of a model folder, no script."""
+"""Nothing in a folder that is read is executed: no pickle, no module of a model, no script."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Payload:
 
 @pytest.fixture
 def canary(tmp_path: Path) -> Iterator[Path]:
-    """What must not be there at the end of a test."""
+    """Path that must not exist at the end of a test."""
     path = tmp_path / "canary"
     yield path
     assert not path.exists(), "it was executed"
@@ -65,7 +65,7 @@ def payload(canary: Path) -> bytes:
 
 @pytest.fixture(autouse=True)
 def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What was asked at the terminal: nothing, at the end of a test."""
+    """Prompts at the terminal, of which there must be none at the end of a test."""
     asked: list[str] = []
 
     def note(prompt: str = "") -> str:
@@ -228,13 +228,13 @@ def test_pickles_in_the_store_are_found_or_refused(tmp_path: Path, payload: byte
 def _with_code(folder: Path, canary: Path, **changes: Any) -> Path:
     """A model folder that wants its own module to be run."""
     (folder / "evil.py").write_text(EVIL.format(canary=str(canary)), encoding="utf-8")
-    for name, own in (("config.json", changes), ("tokenizer_config.json", {})):
+    for name, additions in (("config.json", changes), ("tokenizer_config.json", {})):
         config = json.loads((folder / name).read_text(encoding="utf-8"))
         classes = {
             f"Auto{kind}": "evil.M"
             for kind in ("Config", "Model", "ModelForMaskedLM", "ModelForSequenceClassification")
         } | {"AutoTokenizer": ["evil.T", "evil.T"]}
-        changed = config | {"auto_map": classes} | own
+        changed = config | {"auto_map": classes} | additions
         (folder / name).write_text(json.dumps(changed), encoding="utf-8")
     return folder
 
@@ -270,7 +270,7 @@ def test_family_that_needs_foreign_code_is_refused(
 
 
 @pytest.mark.parametrize(
-    "place",
+    "prefix",
     [
         "",
         "teacher.",
@@ -285,11 +285,11 @@ def test_family_that_needs_foreign_code_is_refused(
         "evaluation.",
     ],
 )
-def test_no_key_of_a_recipe_switches_foreign_code_on(tmp_path: Path, place: str) -> None:
+def test_no_key_of_a_recipe_switches_foreign_code_on(tmp_path: Path, prefix: str) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"trust_remote_code: unknown key"):
-        load_recipe(path, [f"{place}trust_remote_code=true"], recipes_folder=None)
+        load_recipe(path, [f"{prefix}trust_remote_code=true"], recipes_folder=None)
 
 
 def test_no_field_of_any_schema_is_about_trust() -> None:

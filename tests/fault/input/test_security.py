@@ -1,4 +1,4 @@
-"""No dangerous call in the source, no name that leaves the store, nothing that everybody may write to."""
+"""No dangerous call in the source, no name that leads outside the store, no world-writable file."""
 
 from __future__ import annotations
 
@@ -85,20 +85,20 @@ ONLY = {
 
 
 def dangers(text: str) -> Iterator[str]:
-    """What a source text does that it must not."""
+    """Return the forbidden calls of a source text."""
     for node in ast.walk(ast.parse(text)):
-        found = []
+        result = []
         if isinstance(node, ast.Import):
-            found = [name.name for name in node.names if name.name.partition(".")[0] in MODULES]
+            result = [name.name for name in node.names if name.name.partition(".")[0] in MODULES]
         elif isinstance(node, ast.ImportFrom):
-            found = [f"from {node.module}" for _ in "x" if (node.module or "").partition(".")[0] in MODULES]
+            result = [f"from {node.module}" for _ in "x" if (node.module or "").partition(".")[0] in MODULES]
         elif isinstance(node, ast.Call):
-            found = list(_wrong_call(node))
+            result = list(_wrong_call(node))
         elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith(
             ("os.exec", "os.spawn", "os.posix_spawn")
         ):
-            found = [ast.unparse(node)]
-        yield from (f"line {node.lineno}: {what}" for what in found)
+            result = [ast.unparse(node)]
+        yield from (f"line {node.lineno}: {what}" for what in result)
 
 
 def _wrong_call(call: ast.Call) -> Iterator[str]:
@@ -117,8 +117,8 @@ def _wrong_call(call: ast.Call) -> Iterator[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_source_never_executes_data_or_builds_a_shell_command(path: Path) -> None:
     known = STARTS_A_PROCESS.get(str(path.relative_to(ROOT)))
-    found = [each.partition(": ")[2] for each in dangers(path.read_text(encoding="utf-8"))]
-    assert found == ([known] if known else [])
+    result = [finding.partition(": ")[2] for finding in dangers(path.read_text(encoding="utf-8"))]
+    assert result == ([known] if known else [])
 
 
 def test_only_this_python_is_started_with_a_file_of_this_package() -> None:
@@ -191,7 +191,7 @@ FOLDER = Path("/a/store/part")
 
 
 def stays(name: str) -> bool:
-    """Whether a file of that name is below the folder it is looked for in."""
+    """Return whether a file of that name is inside its folder."""
     path = os.path.normpath(FOLDER / name)
     return "\0" not in name and path.startswith(f"{FOLDER}/") and all(len(p) < 256 for p in path.split("/"))
 
@@ -374,7 +374,7 @@ def test_odd_names_are_refused_on_one_line_and_leave_nothing(
 
 
 def open_to_all(folder: Path) -> list[str]:
-    """What everybody on this machine may write to."""
+    """Return the world-writable paths below a folder."""
     return [
         f"{stat.filemode(path.lstat().st_mode)} {path.relative_to(folder)}"
         for path in (folder, *folder.rglob("*"))

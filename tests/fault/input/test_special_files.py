@@ -54,8 +54,8 @@ def test_as_the_rows_of_a_task(tmp_path: Path, make: Make, suffix: str) -> None:
         for read in (task_digest, lambda task: load_task(task, tmp_path / "cache")):
             with pytest.raises(DataError) as caught:
                 read(task)
-            said = f"task.train: {path} is {kind}, not a regular file; give a regular file"
-            assert str(caught.value) == said
+            message = f"task.train: {path} is {kind}, not a regular file; give a regular file"
+            assert str(caught.value) == message
 
 
 def corpus(*paths: Path, **fields: Any) -> GeneralCorpus:
@@ -86,12 +86,12 @@ def test_in_a_saved_data_set(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("make", KINDS)
 def test_as_a_recipe_a_glove_file_and_a_list_of_words(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "given.yaml"
-    said = f"{make(path)}, not a regular file"
-    with pytest.raises(ConfigError, match=said):
+    message = f"{make(path)}, not a regular file"
+    with pytest.raises(ConfigError, match=message):
         read_recipe(str(path))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         glove_file(str(path))
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_words(str(path))
 
 
@@ -167,9 +167,9 @@ def test_in_a_state_which_is_skipped(tmp_path: Path, name: str) -> None:
     (newest,) = (tmp_path / "s").glob("*2")
     (newest / name).unlink()
     fifo(newest / name)
-    found = FolderStates(tmp_path / "s", "general", DIGEST).latest()
-    assert found is not None
-    assert found.step == 1
+    result = FolderStates(tmp_path / "s", "general", DIGEST).latest()
+    assert result is not None
+    assert result.step == 1
 
 
 def test_in_a_cache_which_is_then_replaced(tmp_path: Path) -> None:

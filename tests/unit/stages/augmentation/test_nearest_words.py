@@ -1,4 +1,4 @@
-"""Words with the nearest embeddings, from a GloVe file or a model's own table, and what is wrong with a file."""
+"""Words with the nearest embeddings, from a GloVe file or a model's table, and errors in a file."""
 
 from __future__ import annotations
 
@@ -108,22 +108,22 @@ def test_glove_serves_words_of_several_pieces_and_the_model_all_others(tmp_path:
     glove = write(tmp_path / "glove.txt", GLOVE)
     text = "sky film unheard"  # film is one token, the others are several
     config = Augmentation(embeddings=str(glove), candidates=2, passes=None)
-    (places,) = CandidateFinder(config, teacher, precision="fp32").find([text])
+    (targets,) = CandidateFinder(config, teacher, precision="fp32").find([text])
     settings = Augmentation(candidates=2, passes=None)
-    own = CandidateFinder(settings, teacher, precision="fp32").find([text])[0]
-    assert [text[place.start : place.end] for place in places] == ["sky", "film"]
-    assert places[0].candidates == ["the", "scene"]
-    assert places[1] == own[1]
+    expected = CandidateFinder(settings, teacher, precision="fp32").find([text])[0]
+    assert [text[target.start : target.end] for target in targets] == ["sky", "film"]
+    assert targets[0].candidates == ["the", "scene"]
+    assert targets[1] == expected[1]
     never = config.model_copy(update={"masked_language": "never"})
-    (places,) = CandidateFinder(never, teacher).find([text])
-    assert [list(place.candidates) for place in places] == [["the", "scene"], ["movie", "scene"]]
+    (targets,) = CandidateFinder(never, teacher).find([text])
+    assert [list(target.candidates) for target in targets] == [["the", "scene"], ["movie", "scene"]]
 
 
 def test_word_with_an_unknown_piece_has_no_neighbours_in_the_model(tmp_path: Path) -> None:
     teacher = word_teacher(tmp_path / "words")
     never = Augmentation(masked_language="never", candidates=2)
-    (places,) = CandidateFinder(never, teacher).find(["film 猫 слово filmz"])
-    assert [(place.start, place.end) for place in places] == [(0, 4), (13, 18)]
+    (targets,) = CandidateFinder(never, teacher).find(["film 猫 слово filmz"])
+    assert [(target.start, target.end) for target in targets] == [(0, 4), (13, 18)]
 
 
 def test_neighbours_do_not_depend_on_the_number_of_words_per_product(

@@ -1,4 +1,4 @@
-"""Words that a model predicts in batches: the same as one by one, for any family, however many are masked at once."""
+"""Words predicted in batches equal those predicted one by one, for every family and number of passes."""
 
 from __future__ import annotations
 
@@ -58,16 +58,16 @@ def test_each_pass_masks_every_nth_word(tmp_path: Path) -> None:
         changed[0, list(masked)] = plain.tokenizer.mask_token_id
         logits = plain.model(changed).logits[0]
         words = text.split()
-        return {place: plain._best(logits[place], words[place - 1]) for place in masked}
+        return {target: plain._best(logits[target], words[target - 1]) for target in masked}
 
-    def found(passes: int | None) -> dict[int, list[str]]:
-        (places,) = finder(folder, passes=passes).find([text])
-        return {number: list(place.candidates) for number, place in enumerate(places, start=1)}
+    def predictions(passes: int | None) -> dict[int, list[str]]:
+        (targets,) = finder(folder, passes=passes).find([text])
+        return {number: list(target.candidates) for number, target in enumerate(targets, start=1)}
 
-    assert found(None) == found(5) == {place: predicted(place)[place] for place in range(1, 6)}
-    assert found(2) == predicted(1, 3, 5) | predicted(2, 4)
-    assert found(3) == predicted(1, 4) | predicted(2, 5) | predicted(3)
-    assert found(None) != found(2)
+    assert predictions(None) == predictions(5) == {target: predicted(target)[target] for target in range(1, 6)}
+    assert predictions(2) == predicted(1, 3, 5) | predicted(2, 4)
+    assert predictions(3) == predicted(1, 4) | predicted(2, 5) | predicted(3)
+    assert predictions(None) != predictions(2)
 
 
 @pytest.mark.parametrize(
@@ -80,15 +80,17 @@ def test_head_of_every_family_runs_on_masked_positions_only(family: str, tmp_pat
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     texts = ["plot film", "a green film and blue plot"]
-    found = finder(tmp_path, stop_words=[]).find(texts)
-    for text, places in zip(texts, found, strict=True):
-        for number, place in enumerate(places, start=1):
+    result = finder(tmp_path, stop_words=[]).find(texts)
+    for text, targets in zip(texts, result, strict=True):
+        for number, target in enumerate(targets, start=1):
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             ids[0, number] = tokenizer.mask_token_id
             ranked = model(ids, attention_mask=torch.ones_like(ids)).logits[0, number].argsort(descending=True)
             words = tokenizer.convert_ids_to_tokens(ranked[ranked < len(tokenizer)].tolist())
-            own = text.split()[number - 1]
+            original = text.split()[number - 1]
             assert (
-                place.candidates
-                == [word for word in words if word.isalpha() and word not in (own, *tokenizer.all_special_tokens)][:5]
+                target.candidates
+                == [word for word in words if word.isalpha() and word not in (original, *tokenizer.all_special_tokens)][
+                    :5
+                ]
             )

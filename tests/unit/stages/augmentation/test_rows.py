@@ -1,4 +1,4 @@
-"""Augmented rows: what is drawn, for whom, how it is kept, and that a run that was killed ends in the same bytes."""
+"""Augmented rows: the draw of copies, their storage, and a killed run that ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -73,34 +73,34 @@ def bytes_below(folder: Path) -> dict[str, str]:
 
 def test_candidates_equal_those_of_a_plain_implementation(teacher: Path) -> None:
     texts = [*TEXTS, *ODD]
-    found = CandidateFinder(SETTINGS, teacher, precision="fp32").find(texts)
+    result = CandidateFinder(SETTINGS, teacher, precision="fp32").find(texts)
     plain = PlainAugmentor(teacher, ENGLISH, SETTINGS.candidates)
-    for text, places in zip(texts, found, strict=True):
-        got = {(place.start, place.end): [word.lower() for word in place.candidates] for place in places}
+    for text, targets in zip(texts, result, strict=True):
+        got = {(target.start, target.end): [word.lower() for word in target.candidates] for target in targets}
         assert got == plain.candidates(text.lower())
-    assert sum(map(len, found)) > 150
+    assert sum(map(len, result)) > 150
 
 
 def test_row_precedes_its_copies_which_all_differ(teacher: Path, tmp_path: Path) -> None:
     texts = [*TEXTS, *ODD, TEXTS[0]]
-    found = augment(rows_of(texts), teacher, tmp_path)
-    assert found.column_names == ["text", "row", "variant"]
+    result = augment(rows_of(texts), teacher, tmp_path)
+    assert result.column_names == ["text", "row", "variant"]
     for row, text in enumerate(texts):
-        own = found.filter(lambda each, row=row: each["row"] == row)
-        assert own[0]["text"] == text
-        assert own[0]["variant"] == 0
-        assert len(set(own["text"])) == len(own) <= SETTINGS.copies + 1
-        numbers = list(own["variant"])
+        of_row = result.filter(lambda entry, row=row: entry["row"] == row)
+        assert of_row[0]["text"] == text
+        assert of_row[0]["variant"] == 0
+        assert len(set(of_row["text"])) == len(of_row) <= SETTINGS.copies + 1
+        numbers = list(of_row["variant"])
         assert numbers == sorted(set(numbers))
         assert numbers[-1] <= SETTINGS.copies
-    first, again = (found.filter(lambda each, row=row: each["row"] == row)["text"][:] for row in (0, len(texts) - 1))
+    first, again = (result.filter(lambda entry, row=row: entry["row"] == row)["text"][:] for row in (0, len(texts) - 1))
     assert first != again  # the same text in another row is drawn for anew
 
 
 def test_replacement_keeps_context_and_case(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"replace_probability": 1.0, "copies": 50})
-    found = augment(rows_of(ODD[:4]), teacher, tmp_path, config)
-    copies = {row: found.filter(lambda each, row=row: each["row"] == row) for row in range(4)}
+    result = augment(rows_of(ODD[:4]), teacher, tmp_path, config)
+    copies = {row: result.filter(lambda entry, row=row: entry["row"] == row) for row in range(4)}
     for copy in copies[0]["text"][1:]:
         first, were, great, red = copy.replace("\t", " ").split()
         assert copy == f"{first}  were {great}\t{red}"
@@ -119,26 +119,26 @@ def test_each_text_of_a_pair_is_augmented_independently(teacher: Path, tmp_path:
     rows = rows_of(TEXTS[:20], TEXTS[20:])
     config = SETTINGS.model_copy(update={"copies": 40, "replace_probability": 0.3})
     pairs = augment(rows, teacher, tmp_path, config)
-    places = dict(zip(TEXTS, CandidateFinder(config, teacher, precision="fp32").find(TEXTS), strict=True))
+    targets = dict(zip(TEXTS, CandidateFinder(config, teacher, precision="fp32").find(TEXTS), strict=True))
     seen = Counter[str]()
-    for each in pairs:
+    for entry in pairs:
         for name in ("text", "text_pair"):
-            assert is_copy_of(rows[each["row"]][name], each[name], places)
-            seen[name] += each[name] != rows[each["row"]][name]
+            assert is_copy_of(rows[entry["row"]][name], entry[name], targets)
+            seen[name] += entry[name] != rows[entry["row"]][name]
     assert seen["text"] > 300
     assert seen["text_pair"] > 300
     # Of one pair, each text often stays while the other changes: they are drawn independently.
-    alone = [each["text"] != rows[each["row"]]["text"] for each in pairs]
-    other = [each["text_pair"] != rows[each["row"]]["text_pair"] for each in pairs]
+    alone = [entry["text"] != rows[entry["row"]]["text"] for entry in pairs]
+    other = [entry["text_pair"] != rows[entry["row"]]["text_pair"] for entry in pairs]
     assert {(True, False), (False, True), (True, True)} <= set(zip(alone, other, strict=True))
     twice = augment(rows_of(TEXTS[:3], TEXTS[:3]), teacher, tmp_path / "twice", config)
-    assert sum(each["text"] != each["text_pair"] for each in twice) > 30
+    assert sum(entry["text"] != entry["text_pair"] for entry in twice) > 30
 
 
-def is_copy_of(text: str, copy: str, places: dict[str, list[Replaceable]]) -> bool:
-    """Whether words of `text` were replaced by candidates of their own, and nothing else."""
+def is_copy_of(text: str, copy: str, targets: dict[str, list[Replaceable]]) -> bool:
+    """Return whether the copy differs from the text only by candidates of each word."""
     words, changed = text.split(" "), copy.split(" ")
-    allowed = {place.start: place.candidates for place in places[text]}
+    allowed = {target.start: target.candidates for target in targets[text]}
     starts = [len(" ".join(words[:number])) + (number > 0) for number in range(len(words))]
     return len(words) == len(changed) and all(
         new == old or new in allowed[start] for old, new, start in zip(words, changed, starts, strict=True)
@@ -146,19 +146,19 @@ def is_copy_of(text: str, copy: str, places: dict[str, list[Replaceable]]) -> bo
 
 
 def test_replacement_probability_and_uniform_draw_of_candidates() -> None:
-    places = [Replaceable(0, 1, list("abcde")), Replaceable(2, 3, list("xyz"))]
+    targets = [Replaceable(0, 1, list("abcde")), Replaceable(2, 3, list("xyz"))]
     config = Augmentation(copies=1000, replace_probability=0.4)
     copies = [
         copy.split()
         for seed in range(20)
-        for copy in variants("1 2", places, config, np.random.Generator(np.random.PCG64(seed)))
+        for copy in variants("1 2", targets, config, np.random.Generator(np.random.PCG64(seed)))
     ]
     total = len(copies)
-    for place, each in enumerate(places):
-        drawn = Counter(copy[place] for copy in copies)
+    for target, entry in enumerate(targets):
+        drawn = Counter(copy[target] for copy in copies)
         # Four standard deviations of a binomial count.
-        for word in each.candidates:
-            share = 0.4 / len(each.candidates)
+        for word in entry.candidates:
+            share = 0.4 / len(entry.candidates)
             assert abs(drawn[word] - share * total) < 4 * (total * share * (1 - share)) ** 0.5
     both = sum(copy[0] != "1" and copy[1] != "2" for copy in copies)
     assert abs(both - 0.16 * total) < 4 * (total * 0.16 * 0.84) ** 0.5
@@ -172,8 +172,8 @@ def test_copy_depends_only_on_seed_row_and_copy_number(
     parts = augment(rows_of(TEXTS), teacher, tmp_path / "parts")
     assert parts.to_dict() == whole.to_dict()
     more = augment(rows_of(TEXTS[:11]), teacher, tmp_path / "more", SETTINGS.model_copy(update={"copies": 9}))
-    few = [each for each in more if each["variant"] <= SETTINGS.copies]
-    assert few == [each for each in whole if each["row"] < 11]
+    few = [entry for entry in more if entry["variant"] <= SETTINGS.copies]
+    assert few == [entry for entry in whole if entry["row"] < 11]
     other = SETTINGS.model_copy(update={"seed": 1})
     assert augment(rows_of(TEXTS), teacher, tmp_path / "seed", other).to_dict() != whole.to_dict()
 
@@ -263,14 +263,14 @@ def test_stopped_run_keeps_its_parts_and_replaces_a_damaged_one(
 def test_without_a_head_nearest_embeddings_are_used_with_a_note(tmp_path: Path) -> None:
     bare = toy_teacher(tmp_path / "bare")
     progress = SilentProgress()
-    found = augment(rows_of(TEXTS), bare, tmp_path, progress=progress)
-    assert len(found) > 4 * len(TEXTS)
+    result = augment(rows_of(TEXTS), bare, tmp_path, progress=progress)
+    assert len(result) > 4 * len(TEXTS)
     (note,) = progress.notes
     assert "has no masked-language head" in note
     assert "nearest embeddings" in note
     silent = SilentProgress()
     never = SETTINGS.model_copy(update={"masked_language": "never"})
-    assert augment(rows_of(TEXTS), bare, tmp_path, never, silent).to_dict() == found.to_dict()
+    assert augment(rows_of(TEXTS), bare, tmp_path, never, silent).to_dict() == result.to_dict()
     assert silent.notes == []
     required = SETTINGS.model_copy(update={"masked_language": "required"})
     with pytest.raises(ConfigError, match=r"augmentation.masked_language: required, but .*bare"):
@@ -279,16 +279,16 @@ def test_without_a_head_nearest_embeddings_are_used_with_a_note(tmp_path: Path) 
 
 def test_texts_without_replaceable_words_are_kept_with_a_note(teacher: Path, tmp_path: Path) -> None:
     progress = SilentProgress()
-    found = augment(rows_of(["the 3", "it is 2,000 …", "", "🙂"]), teacher, tmp_path, progress=progress)
-    assert found["text"][:] == ["the 3", "it is 2,000 …", "", "🙂"]
+    result = augment(rows_of(["the 3", "it is 2,000 …", "", "🙂"]), teacher, tmp_path, progress=progress)
+    assert result["text"][:] == ["the 3", "it is 2,000 …", "", "🙂"]
     (note,) = progress.notes
     assert "no copy differs from its row: no word of the 4 rows" in note
 
 
 def test_words_beyond_the_models_positions_stay(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"replace_probability": 1.0})
-    found = augment(rows_of([ODD[4]]), teacher, tmp_path, config)
-    for copy in found["text"][1:]:
+    result = augment(rows_of([ODD[4]]), teacher, tmp_path, config)
+    for copy in result["text"][1:]:
         words = copy.split()
         assert "film" not in words[:22:2]
         assert words[22:] == ["film", "blue"] * 9

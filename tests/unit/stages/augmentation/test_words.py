@@ -1,4 +1,4 @@
-"""Which words may be replaced, whatever the script and the tokenizer, and which entries of a vocabulary are words."""
+"""Replaceable words of a text for every script and tokenizer, and whole words of a vocabulary."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.support.pieces import SPECIAL, TOKENIZERS, byte_pairs, word_pieces
 def words_of(
     text: str, tokenizer: PreTrainedTokenizerFast, max_length: int = 200, kept: tuple[str, ...] = ()
 ) -> list[str]:
-    found = find_words([text], tokenizer, max_length=max_length, kept=kept)
-    for word in found.words:
+    result = find_words([text], tokenizer, max_length=max_length, kept=kept)
+    for word in result.words:
         assert text[word.start : word.end] == word.written
-        ids = found.tokens.ids[word.first : word.last].tolist()
+        ids = result.tokens.ids[word.first : word.last].tolist()
         if tokenizer.unk_token_id not in ids and text.isascii():
             assert tokenizer.decode(ids).replace(" ", "") in (word.written, word.written.lower())
-    return [word.written for word in found.words]
+    return [word.written for word in result.words]
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -116,24 +116,24 @@ def test_highest_equals_topk(width: int, number: int) -> None:
     scores = torch.randn(20, width)
     scores[3] = -torch.inf
     scores[4, 1:] = -torch.inf
-    values, places = highest(scores, number)
+    values, targets = highest(scores, number)
     wanted = scores.topk(number)
     assert torch.equal(values, wanted.values)
-    assert torch.equal(scores.gather(1, places), values)
+    assert torch.equal(scores.gather(1, targets), values)
     full = torch.isfinite(values).all(1)
-    assert torch.equal(places[full], wanted.indices[full])
+    assert torch.equal(targets[full], wanted.indices[full])
 
 
 def test_chinese_is_augmented_character_by_character(tmp_path: Path) -> None:
     folder = word_teacher(tmp_path / "words", word_pieces())
     config = Augmentation(candidates=4)
-    (places,) = CandidateFinder(config, folder, precision="fp32").find(["我很喜欢film 3D。"])
-    assert [(place.start, place.end) for place in places] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 8)]
-    for place in places[:4]:
-        assert len(place.candidates) == 4
-        assert set(place.candidates) < set("我很喜欢这部电影真好看")
-        assert "我很喜欢film"[place.start] not in place.candidates
-    assert all(word.isascii() for word in places[4].candidates)
+    (targets,) = CandidateFinder(config, folder, precision="fp32").find(["我很喜欢film 3D。"])
+    assert [(target.start, target.end) for target in targets] == [(0, 1), (1, 2), (2, 3), (3, 4), (4, 8)]
+    for target in targets[:4]:
+        assert len(target.candidates) == 4
+        assert set(target.candidates) < set("我很喜欢这部电影真好看")
+        assert "我很喜欢film"[target.start] not in target.candidates
+    assert all(word.isascii() for word in targets[4].candidates)
 
 
 def test_word_without_a_space_before_it_gets_entries_without_one(tmp_path: Path) -> None:
@@ -141,12 +141,12 @@ def test_word_without_a_space_before_it_gets_entries_without_one(tmp_path: Path)
     finder = CandidateFinder(Augmentation(candidates=4), folder, precision="fp32")
     sequences = find_words(["film film (film"], finder.tokenizer, max_length=20, kept=())
     assert finder.predictor is not None
-    found = finder.predictor.likeliest(sequences, sequences.words, 4)
+    result = finder.predictor.likeliest(sequences, sequences.words, 4)
     kinds = finder.lexicon.kinds
-    assert [len(ids) for ids in found] == [4, 4, 4]
-    for ids, kind in zip(found, (GLUED, SPACED, GLUED), strict=True):
+    assert [len(ids) for ids in result] == [4, 4, 4]
+    for ids, kind in zip(result, (GLUED, SPACED, GLUED), strict=True):
         assert kinds[kind][ids].all()
-    assert not kinds[SPACED][found[0]].all()
+    assert not kinds[SPACED][result[0]].all()
 
 
 def test_stop_words_are_english_or_a_list_or_a_file(tmp_path: Path) -> None:

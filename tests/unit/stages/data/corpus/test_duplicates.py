@@ -1,4 +1,4 @@
-"""Rows that were there before, exactly or almost, and rows that hold a validation text: against sets of Python."""
+"""Exact and near duplicates, and leaks of validation texts, compared with plain Python sets."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def hashes_of(texts: list[str]) -> list[int]:
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.text("aAbB 12.,-+%:()ßé\u4f60\u597d", max_size=6), min_size=1, max_size=20))
 def test_texts_with_equal_letters_and_signs_have_equal_hashes(texts: list[str]) -> None:
-    found = hashes_of(texts)
-    for one, first in zip(texts, found, strict=True):
-        for other, second in zip(texts, found, strict=True):
+    result = hashes_of(texts)
+    for one, first in zip(texts, result, strict=True):
+        for other, second in zip(texts, result, strict=True):
             same = plain(one) == plain(other) if plain(one) or plain(other) else one.strip() == other.strip()
             assert (first == second) == same
 
@@ -109,8 +109,8 @@ def test_adjacent_signs_are_one_word_and_numbers_stay_whole() -> None:
     letters = letters_of(["C++ is -1.5 or 2-2 😀😀!"])
     words = "".join(map(chr, letters.codes.tolist()))
     firsts = np.flatnonzero(letters.begins_word).tolist()
-    found = [words[a:b] for a, b in zip(firsts, [*firsts[1:], len(words)], strict=True)]
-    assert found == ["c", "++", "is", "-1.5", "or", "2-2", "😀😀"]
+    result = [words[a:b] for a, b in zip(firsts, [*firsts[1:], len(words)], strict=True)]
+    assert result == ["c", "++", "is", "-1.5", "or", "2-2", "😀😀"]
 
 
 def test_hash_does_not_depend_on_other_texts_of_the_batch() -> None:
@@ -163,10 +163,10 @@ def test_near_duplicates_are_found_and_different_texts_are_not(tmp_path: Path) -
     # Each of 300 texts of their own with one that has some words replaced.
     texts = ["".join(draw.choices("abcdefghijklmnop ", k=400)) for _ in range(300)]
     copies = [changed(text, draw.randint(0, 8), draw) for text in texts]
-    found = almost([*texts, *copies], tmp_path / "sketches")
-    assert not any(found[:300])
+    result = almost([*texts, *copies], tmp_path / "sketches")
+    assert not any(result[:300])
     likeness = np.array([similarity(*pair) for pair in zip(texts, copies, strict=True)])
-    near = np.array(found[300:])
+    near = np.array(result[300:])
     assert ((likeness > NEAR + 0.1).sum(), (likeness < NEAR - 0.1).sum()) > (50, 20)
     assert near[likeness > NEAR + 0.1].all()
     assert not near[likeness < NEAR - 0.1].any()
@@ -210,10 +210,10 @@ def holds(text: str, held: str) -> bool:
 def test_row_with_thirteen_words_or_all_of_eight_is_a_leak(held: list[list[str]], texts: list[list[str]]) -> None:
     validation = [" ".join(words) for words in held]
     rows = [", ".join(words).upper() for words in texts]
-    found = HeldOut([("task", validation)])
-    assert found.too_short == sum(len(words) < 8 for words in held)
+    result = HeldOut([("task", validation)])
+    assert result.too_short == sum(len(words) < 8 for words in held)
     expected = [0 if any(holds(row, text) for text in validation) else -1 for row in rows]
-    assert found.tasks_of(letters_of(rows)).tolist() == expected
+    assert result.tasks_of(letters_of(rows)).tolist() == expected
 
 
 def test_leaks_are_found_in_chinese_and_named_by_task() -> None:

@@ -1,4 +1,4 @@
-"""However many rows a corpus has, the same memory prepares it; and pieces of any size draw the same rows."""
+"""Preparation of a corpus: bounded memory for any number of rows, and the same draw for any piece size."""
 
 from __future__ import annotations
 
@@ -62,22 +62,22 @@ def almost(texts: list[str], counts: list[bool]) -> list[bool]:
     """Each row against the first and the last that has one of its bands' hashes."""
     chosen, bins = sketches(letters_of(texts), np.array([bool(text.strip()) for text in texts]))
     kept = (bins & np.uint64(0xFF)).astype(np.uint8)
-    found = [False] * len(texts)
+    result = [False] * len(texts)
     for hashes in duplicates._bands(bins).T.tolist():
         groups: dict[int, list[int]] = {}
-        for place, (row, value) in enumerate(zip(chosen.tolist(), hashes, strict=True)):
+        for index, (row, value) in enumerate(zip(chosen.tolist(), hashes, strict=True)):
             if counts[row]:
                 before = groups.setdefault(value, [])
                 for other in before[:1] + before[-1:]:
-                    equal = float((kept[other] == kept[place]).mean())
-                    found[row] |= (equal - 1 / 256) / (1 - 1 / 256) >= NEAR
-                before.append(place)
-    return found
+                    equal = float((kept[other] == kept[index]).mean())
+                    result[row] |= (equal - 1 / 256) / (1 - 1 / 256) >= NEAR
+                before.append(index)
+    return result
 
 
 @dataclass
 class Expected:
-    """What becomes of rows, said with lists alone."""
+    """Fate of rows by a plain implementation with lists."""
 
     rows: list[dict[str, Any]]
     corpus: GeneralCorpus
@@ -89,8 +89,8 @@ class Expected:
         random = np.random.Generator(np.random.PCG64(self.corpus.seed))
         held: list[int] = []
         rest: list[int] = []
-        for place in random.permutation(len(passages)).tolist():
-            (rest if len(held) >= self.corpus.held_out_rows else held).extend(passages[place])
+        for index in random.permutation(len(passages)).tolist():
+            (rest if len(held) >= self.corpus.held_out_rows else held).extend(passages[index])
         known = {key(self.rows[row]["text"]) for row in held}
         train = [row for row in rest if key(self.rows[row]["text"]) not in known]
         fates = dict.fromkeys(train[: self.corpus.max_rows], "train") | dict.fromkeys(held, "held")
@@ -117,13 +117,13 @@ class Expected:
         return self.corpus.duplicates != "keep"
 
     def passages(self, usable: list[int]) -> list[list[int]]:
-        found: list[list[int]] = []
+        result: list[list[int]] = []
         for row in usable:
-            begins = not found or self.rows[found[-1][-1]]["doc"] != self.rows[row]["doc"]
-            if begins or not self.corpus.needs_documents or len(found[-1]) == 32:
-                found.append([])
-            found[-1].append(row)
-        return found
+            begins = not result or self.rows[result[-1][-1]]["doc"] != self.rows[row]["doc"]
+            if begins or not self.corpus.needs_documents or len(result[-1]) == 32:
+                result.append([])
+            result[-1].append(row)
+        return result
 
 
 @pytest.mark.parametrize("at_once", [1 << 18, 50, 7])
@@ -148,8 +148,8 @@ def test_draw_equals_that_of_plain_lists(
         }
     )
     expected = Expected(rows, corpus)
-    found = load_corpus(corpus, tmp_path / "cache")
-    for data, wanted in ((found.train, expected.train), (found.held_out, expected.held_out)):
+    result = load_corpus(corpus, tmp_path / "cache")
+    for data, wanted in ((result.train, expected.train), (result.held_out, expected.held_out)):
         begins = data["begins"][:] if cut == "sequences" else [True] * len(data)
         assert list(zip(data["text"][:], begins, strict=True)) == wanted
     (source_rows,) = read_summary(corpus, tmp_path / "cache").sources
@@ -189,15 +189,15 @@ def test_row_is_compared_with_the_previous_and_the_first_for_any_piece_size(
     hashes, usable = 600 * draw.integers(0, 7, 300, np.uint64), draw.random(300) < 0.8
     expected = set()
     seen: dict[int, list[int]] = {}
-    for place in np.flatnonzero(usable).tolist():
-        before = seen.setdefault(int(hashes[place]), [])
-        expected |= {(other, place) for other in before[:1] + before[-1:]}
-        before.append(place)
-    found: set[tuple[int, int]] = set()
-    for places, same in duplicates._by_hash(hashes, usable, None):
-        for earlier, later in duplicates._pairs(places, same):
-            found |= set(zip(earlier.tolist(), later.tolist(), strict=True))
-    assert found == expected
+    for index in np.flatnonzero(usable).tolist():
+        before = seen.setdefault(int(hashes[index]), [])
+        expected |= {(other, index) for other in before[:1] + before[-1:]}
+        before.append(index)
+    result: set[tuple[int, int]] = set()
+    for indices, same in duplicates._by_hash(hashes, usable, None):
+        for earlier, later in duplicates._pairs(indices, same):
+            result |= set(zip(earlier.tolist(), later.tolist(), strict=True))
+    assert result == expected
 
 
 # Numbers in files
@@ -248,8 +248,8 @@ def test_percentiles_equal_those_of_numpy_despite_rounding() -> None:
     # 0.05 times 140 is 7.000000000000001, so that the eighth of 140 is taken and not the seventh.
     for number in range(1, 400):
         expected = np.percentile(np.arange(number), [5, 95], method="inverted_cdf").tolist()
-        found = _percentiles(np.ones(number, np.int64))
-        assert [found["5"], found["95"]] == expected
+        result = _percentiles(np.ones(number, np.int64))
+        assert [result["5"], result["95"]] == expected
 
 
 # Memory
@@ -277,39 +277,39 @@ def anonymous(process: int) -> int:
         status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     except OSError:
         return 0
-    found = re.search(r"RssAnon:\s+(\d+) kB", status)
-    return 1024 * int(found[1]) if found else 0
+    result = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return 1024 * int(result[1]) if result else 0
 
 
 def peaks(*arguments: str) -> list[int]:
     """The most that a process had before each line it printed."""
-    found = [0]
+    result = [0]
     with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as child:
 
         def watch() -> None:
             while child.returncode is None:
-                found[-1] = max(found[-1], anonymous(child.pid))
+                result[-1] = max(result[-1], anonymous(child.pid))
                 time.sleep(0.002)
 
         watching = threading.Thread(target=watch)
         watching.start()
         assert child.stdout is not None
         for _ in child.stdout:
-            found.append(0)
+            result.append(0)
         child.wait()
         watching.join()
     assert child.returncode == 0
-    return found[:-1]
+    return result[:-1]
 
 
 def ten_words(path: Path, number: int) -> str:
-    words = np.array([f"{word}{place}" for word in WORDS for place in range(50)])
+    words = np.array([f"{word}{index}" for word in WORDS for index in range(50)])
     with path.open("w", encoding="utf-8") as file:
         for start in range(0, number, 50_000):
             draw = np.random.default_rng(start)
             rows = words[draw.integers(0, len(words), (50_000, 10))].tolist()
             file.writelines(
-                f'{{"text": "{" ".join(row)}", "doc": {(start + place) // 40}}}\n' for place, row in enumerate(rows)
+                f'{{"text": "{" ".join(row)}", "doc": {(start + index) // 40}}}\n' for index, row in enumerate(rows)
             )
     return str(path)
 
@@ -331,7 +331,7 @@ def test_memory_does_not_grow_with_a_million_more_sequences(tmp_path: Path) -> N
     template = template_of(Encoder(tiny_tokenizer()), is_pair=False)
     lengths = np.ones(10_000, np.int64)
     flat = np.ones(10_000, np.int32)
-    found = []
+    result = []
     for number in (10, 110):
         folder = tmp_path / f"{number}"
         folder.mkdir()
@@ -340,6 +340,6 @@ def test_memory_does_not_grow_with_a_million_more_sequences(tmp_path: Path) -> N
             for _ in range(number):
                 writer.write(iter([(flat, [lengths])]))
             assert writer.summary().sequences == 10_000 * number
-        found.append(tracemalloc.get_traced_memory()[1])
+        result.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert found[1] - found[0] < 100_000
+    assert result[1] - result[0] < 100_000

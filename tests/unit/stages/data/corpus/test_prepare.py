@@ -1,4 +1,4 @@
-"""A general corpus: where its text may be, which rows stay, how they are drawn, and what is said of bad ones."""
+"""A general corpus: its sources, the rows that stay, their draw, and errors about bad rows."""
 
 from __future__ import annotations
 
@@ -161,12 +161,12 @@ ROWS = [
 def test_duplicates_are_left_out_and_counted(tmp_path: Path, duplicates: str, left: int, exact: int, near: int) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in ROWS])
     corpus = made(files(path), duplicates=duplicates, seed=2)
-    found = texts(corpus, tmp_path)
+    result = texts(corpus, tmp_path)
     (source,) = read_summary(corpus, tmp_path / "cache").sources
     assert (source.rows, source.blank, source.duplicates, source.near_duplicates) == (7, 1, exact, near)
-    assert source.train + source.held_out == len(found) == left
-    assert {ROWS[0], ROWS[3], ROWS[5]} <= set(found)
-    assert (ROWS[2] in found) == (duplicates != "near")
+    assert source.train + source.held_out == len(result) == left
+    assert {ROWS[0], ROWS[3], ROWS[5]} <= set(result)
+    assert (ROWS[2] in result) == (duplicates != "near")
     train = load_corpus(corpus, tmp_path / "cache").train["text"][:]
     assert source.characters == sum(map(len, train))
 
@@ -216,9 +216,9 @@ def test_rows_with_a_validation_text_are_left_out_and_shown(tmp_path: Path) -> N
     # The other way: nothing is left out, but what a task would lose is counted.
     corpus = load_corpus(plain.model_copy(update={"seed": 3}), tmp_path / "cache")
     (wanted,) = without.decontaminate
-    found = leaks_of(wanted, corpus.train, tmp_path / "cache")
-    assert (found.rows, found.texts, found.too_short) == (1, 1, 1)
-    assert found.share == pytest.approx(1 / 3)
+    result = leaks_of(wanted, corpus.train, tmp_path / "cache")
+    assert (result.rows, result.texts, result.too_short) == (1, 1, 1)
+    assert result.share == pytest.approx(1 / 3)
     assert corpus_digest(without) != corpus_digest(plain)
     longer = wanted.model_copy(update={"max_length": 9})
     assert corpus_digest(without.model_copy(update={"decontaminate": (longer,)})) == corpus_digest(without)
@@ -308,13 +308,13 @@ def test_rows_do_not_depend_on_the_batch_size(
 ) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": f"row {number % 30}"} for number in range(40)])
     corpus = made(files(path), held_out_rows=4, duplicates="keep", max_rows=most)
-    found = []
+    result = []
     for at_once in (1 << 22, 3):
         monkeypatch.setattr("stages.storage.mapped_columns.AT_ONCE", at_once)
         rows = load_corpus(corpus, tmp_path / f"cache {at_once}")
-        found.append((rows.train["text"][:], rows.held_out["text"][:]))
-    assert found[0] == found[1]
-    train, held_out = found[0]
+        result.append((rows.train["text"][:], rows.held_out["text"][:]))
+    assert result[0] == result[1]
+    train, held_out = result[0]
     assert not set(train) & set(held_out)
     assert len(train) == 5 if most else len(train) > 30
 

@@ -1,4 +1,4 @@
-"""Pairs of segments: draw for draw those of BERT's own procedure, which is written out here a second time."""
+"""Pairs of segments equal those of BERT's procedure, draw for draw; the procedure is reimplemented here."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_pairs_equal_those_of_the_published_procedure(
         PairCut(short_probability=short),
         seed,
     )
-    found = [(flat[a:a_end], flat[b:b_end]) for a, a_end, b, b_end in made]
-    assert found == published(tokens, room, short, seed)
+    result = [(flat[a:a_end], flat[b:b_end]) for a, a_end, b, b_end in made]
+    assert result == published(tokens, room, short, seed)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

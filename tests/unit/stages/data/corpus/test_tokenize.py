@@ -1,4 +1,4 @@
-"""A corpus as sequences, however it is cut: token for token what the tokenizer itself makes of the text."""
+"""Sequences of a corpus for every cut, compared token for token with the tokenizer's output."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def test_long_rows_are_split_as_the_tokenizer_splits_them(tmp_path: Path, make: 
     train, _ = tokenize_corpus(corpus_rows(TEXTS), tokenizer, max_length=max_length, cache=tmp_path)
     expected = make()(TEXTS, truncation=True, max_length=max_length, return_overflowing_tokens=True)
     special = tokenizer.num_special_tokens_to_add()
-    kept = [place for place, ids in enumerate(expected["input_ids"]) if len(ids) > special]
-    assert ids_of(train) == [expected["input_ids"][place] for place in kept]
+    kept = [index for index, ids in enumerate(expected["input_ids"]) if len(ids) > special]
+    assert ids_of(train) == [expected["input_ids"][index] for index in kept]
     if "token_type_ids" in tokenizer.model_input_names:
-        assert types_of(train) == [expected["token_type_ids"][place] for place in kept]
+        assert types_of(train) == [expected["token_type_ids"][index] for index in kept]
     else:
         assert train.types is None
     assert isinstance(train.ids, np.memmap)
@@ -132,14 +132,14 @@ def test_packing_does_not_depend_on_the_batch_size(tmp_path: Path, monkeypatch: 
     texts = [story(number, 6) for number in range(40)]
     begins = [number % 9 == 0 for number in range(40)]
     for cut in ("sequences", "pairs", "rows"):
-        found = []
+        result = []
         for size in (1 << 18, 300, 1):
             monkeypatch.setattr("stages.text.fingerprints.MOST_CHARACTERS", size)
             train, _ = tokenize_corpus(
                 corpus_rows(texts, cut, begins=begins), tiny_tokenizer(), max_length=30, cache=tmp_path / str(size)
             )
-            found.append(ids_of(train))
-        assert found[0] == found[1] == found[2]
+            result.append(ids_of(train))
+        assert result[0] == result[1] == result[2]
 
 
 @pytest.mark.parametrize("make", [tiny_tokenizer, roberta_like])
@@ -182,17 +182,17 @@ def test_sequences_do_not_mix_sources_which_are_counted(tmp_path: Path) -> None:
     summary = corpus_summary(corpus, tmp_path / "cache", tokenizer)
     rows = load_corpus(corpus, tmp_path / "cache")
     train, _ = tokenize_corpus(rows, tokenizer, max_length=32, cache=tmp_path / "cache")
-    found = summary.sequences
-    assert found is not None
-    assert (found.sequences, found.tokens) == (len(train), train.num_tokens)
+    result = summary.sequences
+    assert result is not None
+    assert (result.sequences, result.tokens) == (len(train), train.num_tokens)
     first = rows.source_rows[0]
     text = rows.train["text"][:]
-    own = [packed(part, [False] * len(part), 30, across=True) for part in (text[:first], text[first:])]
-    assert [ids[1:-1] for ids in ids_of(train)] == own[0] + own[1]
-    assert found.per_source == (len(own[0]), len(own[1]))
-    assert found.full == np.mean(train.lengths == 32)
-    assert found.length_percentiles["0"] == train.lengths.min()
-    assert found.length_percentiles["50"] == np.sort(train.lengths)[(len(train) - 1) // 2]
+    of_source = [packed(part, [False] * len(part), 30, across=True) for part in (text[:first], text[first:])]
+    assert [ids[1:-1] for ids in ids_of(train)] == of_source[0] + of_source[1]
+    assert result.per_source == (len(of_source[0]), len(of_source[1]))
+    assert result.full == np.mean(train.lengths == 32)
+    assert result.length_percentiles["0"] == train.lengths.min()
+    assert result.length_percentiles["50"] == np.sort(train.lengths)[(len(train) - 1) // 2]
     assert corpus_summary(corpus, tmp_path / "cache").sequences is None
 
 

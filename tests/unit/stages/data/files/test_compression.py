@@ -1,4 +1,4 @@
-"""Packed files: the same bytes however they are packed, and for what is damaged a message that says so."""
+"""Compressed files: the same bytes for every compression, and an error for damaged ones."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_named_columns_locate_words_and_tags(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("EU B-ORG\nrejects\n", "line 2 has 1 field, 'rejects', but the first has 2"),
         ("EU\nrejects\n", "a line has one field; give each word a line with the word and its tag"),
@@ -111,8 +111,8 @@ def test_named_columns_locate_words_and_tags(tmp_path: Path) -> None:
         ("-DOCSTART- O\n\n", "has no words"),
     ],
 )
-def test_error_names_the_line(tmp_path: Path, content: str, said: str) -> None:
-    with pytest.raises(DataError, match=said) as caught:
+def test_error_names_the_line(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
         load(tmp_path / "a.conll", content)
     assert "task.train: " in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Parquet files: only the named columns are read, every text counts as often as it is meant, and nothing is changed."""
+"""Parquet files: named columns are read unchanged, and each text counts as often as it occurs."""
 
 from __future__ import annotations
 
@@ -118,11 +118,11 @@ def test_bombs_are_refused_in_read_columns_and_ignored_in_others(tmp_path: Path)
         (tmp_path / f"{kind}.parquet").write_bytes(parquet_bomb(kind))
     for kind in ("large string", "lists of objects", "fixed size"):
         (tmp_path / f"{kind} beside.parquet").write_bytes(parquet_bomb(kind, beside=True))
-    for kind, (grown, said) in _measured(tmp_path).items():
+    for kind, (grown, message) in _measured(tmp_path).items():
         if "beside" in kind:
-            assert said.startswith("read"), (kind, said)
+            assert message.startswith("read"), (kind, message)
         else:
-            assert "unpacks to more than" in said or "more than 2 MB" in said or "map<" in said, said
+            assert "unpacks to more than" in message or "more than 2 MB" in message or "map<" in message, message
         assert grown < 80 << 20, f"{kind}: {grown >> 20} MiB"
 
 
@@ -159,7 +159,7 @@ def _measured(folder: Path) -> dict[str, tuple[int, str]]:
     ran = subprocess.run(
         [sys.executable, "-c", _MEASURE, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=250
     )
-    return {name: (grown, said) for name, grown, said in map(json.loads, ran.stdout.splitlines())}
+    return {name: (grown, message) for name, grown, message in map(json.loads, ran.stdout.splitlines())}
 
 
 def test_equal_texts_within_the_bounds_are_read(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The built-in text: prose, the same every time, and a task that does not give itself away."""
+"""The built-in docstrings: reproducible prose, and a task without leaks of its labels."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def packages(folder: Path) -> Root:
 
 
 def test_scan_reads_modules_classes_and_functions_without_running_them(tmp_path: Path) -> None:
-    found = read_paragraphs(find_sources([packages(tmp_path)]))
-    assert [(row.library, row.module) for row in found] == [
+    result = read_paragraphs(find_sources([packages(tmp_path)]))
+    assert [(row.library, row.module) for row in result] == [
         ("alpha", "alpha"),
         ("beta", "beta.code"),
         ("beta", "beta.escape"),

@@ -1,4 +1,4 @@
-"""What a run reads once is its own: nothing of it is left when all runs of a process have ended."""
+"""Answers remembered during a run are forgotten when all runs of a process have ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sample of a data set of the hub: the same however often it was interrupted, evenly from its files."""
+"""A sample of a hub data set: even over its files, and the same after any interruption."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def counts(corpus: GeneralCorpus, cache: Path) -> list[int]:
     texts = [*rows.train["text"][:], *rows.held_out["text"][:]]
     assert len(set(texts)) == len(texts)
     for file in range(4):
-        own = sorted(int(text.split()[3]) for text in texts if text.startswith(f"file {file} "))
-        assert own == list(range(len(own))), "the beginning of a file"
+        numbers = sorted(int(text.split()[3]) for text in texts if text.startswith(f"file {file} "))
+        assert numbers == list(range(len(numbers))), "the beginning of a file"
     return [sum(text.startswith(f"file {file} ") for text in texts) for file in range(4)]
 
 
 def test_files_contribute_evenly_and_later_ones_make_up_for_a_short_one(repository: Path, tmp_path: Path) -> None:
-    found = counts(sampled(max_rows=40), tmp_path / "cache")
-    assert sum(found) == 40
-    assert found[1] == 4
-    assert all(number in range(10, 19) for number in (found[0], found[2], found[3]))
+    result = counts(sampled(max_rows=40), tmp_path / "cache")
+    assert sum(result) == 40
+    assert result[1] == 4
+    assert all(number in range(10, 19) for number in (result[0], result[2], result[3]))
     assert counts(sampled(max_rows=4000), tmp_path / "cache") == ROWS
     assert counts(sampled(max_rows=3), tmp_path / "cache").count(1) == 3
 

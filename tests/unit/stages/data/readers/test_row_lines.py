@@ -1,4 +1,4 @@
-"""Messages about a row name the line that it begins in, and what lies a few letters away."""
+"""Errors about a row name its line, and suggest similar names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE = json.dumps(GOOD) + "\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "place"),
+    ("name", "content", "location"),
     [
         ("t.jsonl", LINE * 4 + '{"text_a": "", "label": "no"}\n', "row 5: "),
         ("t.jsonl", LINE + "\n \n" + '{"text_a": "", "label": "no"}\n', "row 2 (line 4): "),
@@ -32,11 +32,11 @@ LINE = json.dumps(GOOD) + "\n"
         ("t.tsv.gz", "label\ttext_a\nyes\tfine\nno\t\n", "row 2 (line 3): "),
     ],
 )
-def test_error_names_row_and_line(name: str, content: str, place: str, tmp_path: Path) -> None:
+def test_error_names_row_and_line(name: str, content: str, location: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     message = refused(file_task(path), tmp_path)
-    assert message.startswith(f"task.train: {path}: {place}column 'text_a' is empty"), message
+    assert message.startswith(f"task.train: {path}: {location}column 'text_a' is empty"), message
 
 
 def test_line_counts_rows_that_were_left_out(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_error_names_the_line_of_a_sentences_first_word(tmp_path: Path) -> None:
 def test_error_suggests_a_similar_column(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(json.dumps({"txt_a": "fine", "lable": "yes"}) + "\n")
-    said = "there is no column 'label' (did you mean lable?); the columns are txt_a, lable"
-    assert said in refused(file_task(path, text="txt_a"), tmp_path)
+    expected_message = "there is no column 'label' (did you mean lable?); the columns are txt_a, lable"
+    assert expected_message in refused(file_task(path, text="txt_a"), tmp_path)
     assert "'text_a' (did you mean txt_a?)" in refused(file_task(path, label="lable"), tmp_path)
     pair = {"text": "txt_a", "text_pair": "txt_b", "label": "lable"}
     assert "'txt_b'; the columns" in refused(file_task(path, **pair), tmp_path)
@@ -87,7 +87,7 @@ def test_error_suggests_a_similar_file_or_folder(given: str, meant: str, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("text", "fields", "said"),
+    ("text", "fields", "expected_message"),
     [
         ('{"body": "x"}\n' * 9, {}, "there is no column 'text'"),
         ("", {}, "is empty"),
@@ -95,13 +95,13 @@ def test_error_suggests_a_similar_file_or_folder(given: str, meant: str, tmp_pat
     ],
 )
 def test_errors_about_a_corpus_name_the_recipes_key(
-    text: str, fields: dict[str, Any], said: str, tmp_path: Path
+    text: str, fields: dict[str, Any], expected_message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "c.jsonl").write_text(text)
     with pytest.raises(DataError) as caught:
         load_corpus(corpus(tmp_path / "c.jsonl", **fields), tmp_path / "cache")
     assert str(caught.value).startswith("general_corpus.sources: ")
-    assert said in str(caught.value)
+    assert expected_message in str(caught.value)
 
 
 def test_lines_are_not_looked_up_for_valid_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

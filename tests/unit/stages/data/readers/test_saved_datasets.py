@@ -27,8 +27,8 @@ def loaded(folder: Path, **fields: str) -> list[str]:
 def test_views_are_read_as_texts(tmp_path: Path) -> None:
     views = pa.array(["one", "", "a text of more than twelve bytes", "two"], pa.string_view())
     save_columns(tmp_path / "saved", {"text": views, "document": views})
-    found = loaded(tmp_path / "saved", document="document")
-    assert found == ["a text of more than twelve bytes", "one", "two"]
+    result = loaded(tmp_path / "saved", document="document")
+    assert result == ["a text of more than twelve bytes", "one", "two"]
 
 
 def test_views_of_one_long_text_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
