@@ -55,7 +55,7 @@ def distill_flow(
     Args:
         recipe: a shipped recipe's name, or the path of a YAML file.
         task: shorthand for a first override `task=...`, such as sst2 or docstrings.
-        tasks: shorthand for a first override `tasks=[...]`: several tasks in the place of the recipe's.
+        tasks: shorthand for a first override `tasks=[...]`: several tasks instead of the recipe's.
         overrides: changes to the recipe, such as `student.shape.num_layers=3`.
         options: which stages, from where, kept where.
     """

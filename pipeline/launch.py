@@ -86,7 +86,7 @@ def prefect_errors(again: str) -> Iterator[None]:
         if error.response.status_code not in (401, 403):
             raise
         raise ServiceError(
-            f"{server}: the server there wants other credentials ({error.response.status_code}); set "
+            f"{server}: the server there requires other credentials ({error.response.status_code}); set "
             "PREFECT_API_AUTH_STRING to its user:password (for Prefect Cloud PREFECT_API_KEY)"
         ) from None
     except httpx.TransportError as error:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_TOO_EARLY = "stopped before anything was begun"
+_TOO_EARLY = "stopped before anything had begun"
 
 
 def program() -> None:

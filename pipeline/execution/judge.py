@@ -38,7 +38,7 @@ class Judge:
 
     @cached_property
     def yardstick(self) -> Yardstick:
-        """What every checkpoint of this run is measured with; made when first used, once the first teacher exists."""
+        """The measure of every checkpoint of this run; made when first used, once the first teacher exists."""
         teachers = self.teachers.available.fine_tuned
         return make_yardstick(self.recipe, teachers[0] if teachers else None, self.store.cache)
 

@@ -28,7 +28,7 @@ from stages.storage.sealed_folder import MANIFEST
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is run of a recipe with one task, or with none."""
+    """Stages and baselines to run of a recipe with one task, or with none."""
 
     recipe: Recipe
     name: str
@@ -40,7 +40,7 @@ class RunPlan:
     parent: CheckpointRef | None
     """Checkpoint that the first of them continues from; None for a fresh start."""
     has_baselines: bool
-    """Whether the student is compared with the recipe's baselines."""
+    """True if the student is compared with the recipe's baselines."""
 
 
 def run_plan(

@@ -32,7 +32,7 @@ _DESCRIPTIONS: dict[StageName, str] = {
 
 
 async def _worth_retrying(_task: Task[Any, Any], run: Any, state: Any) -> bool:
-    """Whether an error may be gone at the next try, as of a file system, and needs no person; logged if so."""
+    """Return whether a second attempt may succeed, as after an error of the file system; logged if so."""
     error = await state.aresult(raise_on_failure=False)
     # An assertion that failed fails again, after the same hours.
     if isinstance(error, DistillError | KeyboardInterrupt | AssertionError):

@@ -52,11 +52,11 @@ class StageRunner:
         return f"{self.task}/{stage}" if self.task else stage
 
     def run_in_prefect(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
-        """As `__call__`, as a Prefect task of its own."""
+        """Run a stage, or find it in the store, as a Prefect task."""
         return run_task(stage_task(lambda: self(config, parent), config.name, self.run_name(config.name)))
 
     def bag_of_words_in_prefect(self) -> None:
-        """Measure the bag-of-words baseline as a Prefect task of its own."""
+        """Measure the bag-of-words baseline as a Prefect task."""
 
         def fit() -> None:
             with interrupted("bag_of_words"):

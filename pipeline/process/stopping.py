@@ -59,7 +59,7 @@ class Stop:
         self._terminals = [number for number in (1, 2) if os.isatty(number)]
 
     def __call__(self) -> bool:
-        """Whether the user asked; shielded code checks this, saves its state and returns."""
+        """Return whether the user asked; shielded code checks this, saves its state and returns."""
         return self._asked.is_set()
 
     @contextmanager
@@ -117,7 +117,7 @@ class Stop:
         os._exit(code)
 
     def last_words(self) -> str:
-        """What was stopped, and the command that continues it."""
+        """Description of the stopped work, and the command that continues it."""
         return f"{self._words}; continue with: {self.again}" if self.again else self._words
 
 

@@ -60,7 +60,7 @@ def make_streams_lenient() -> None:
 
 
 def is_unicode(encoding: str | None) -> bool:
-    """Whether an encoding has every character of Unicode."""
+    """Return whether an encoding has every character of Unicode."""
     return (encoding or "").lower().replace("_", "-").startswith("utf")
 
 

@@ -52,7 +52,7 @@ class CheckpointStore:
         return self.root / "checkpoints" / f"{stage}-{digest[:16]}"
 
     def is_there(self, name: str) -> bool:
-        """Whether the checkpoint folder `STAGE-DIGEST16` has a manifest; its files are not read."""
+        """Return whether the checkpoint folder `STAGE-DIGEST16` has a manifest; its files are not read."""
         return (self.root / "checkpoints" / name / MANIFEST).is_file()
 
     def find(self, stage: StageName, digest: str) -> tuple[CheckpointRef, Manifest] | None:
@@ -279,7 +279,7 @@ def look_into_store(path: str | Path) -> CheckpointStore:
 
 @contextmanager
 def store_for_look(path: str | Path) -> Iterator[CheckpointStore]:
-    """As `look_into_store`, for a look at data, whose preparation is cached for the run that follows.
+    """Open a store for a look at data, whose preparation is cached for the run that follows.
 
     Where the store cannot be written to, or has no room, the cache is a temporary folder.
     """

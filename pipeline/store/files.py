@@ -49,7 +49,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """As `storage_errors`, for a block that does more than write: only errors of a full or failing disk are turned."""
+    """Turn only errors of a full or failing disk into StoreErrors, for a block that does more than write."""
     try:
         yield
     except DistillError:

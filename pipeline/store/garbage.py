@@ -49,7 +49,7 @@ class Garbage(Frozen):
     store: str
     pieces: tuple[Piece, ...]
     removed: bool
-    """Whether it was removed, or is only listed."""
+    """True once it was removed; False while it is only listed."""
     older_than: float = 0.0
     """Seconds since the last write to each piece, at least."""
     in_use: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ def remove_garbage(store: CheckpointStore, garbage: Garbage) -> Garbage:
 
 @dataclass(frozen=True)
 class _Needed:
-    """What must stay, by the first 16 digits of digests."""
+    """Stages and records that must stay or may go, by the first 16 digits of digests."""
 
     stages: set[str]
     """Stages whose checkpoints must stay."""
@@ -137,7 +137,7 @@ class _Needed:
 
 
 def _needed(store: CheckpointStore, since: float) -> _Needed:
-    """What must stay; leftovers of dead processes count if they were written after `since` (seconds since 1970)."""
+    """Collect what must stay; leftovers of dead processes count if written after `since` (seconds since 1970)."""
     records = open_runs.read_records(store.root)
     living = [record for record in records if record.is_held or record.written > since]
     locked = _locked_stages(store)

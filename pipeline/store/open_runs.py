@@ -95,7 +95,7 @@ class Record:
 
     path: Path
     is_held: bool
-    """Whether its process lives."""
+    """True while its process lives."""
     digests: frozenset[str]
     """The first 16 digits of the digests of the stages that it needs."""
     written: float
@@ -157,13 +157,13 @@ def cache_in_use(root: Path) -> Iterator[None]:
 
 @contextmanager
 def cache_unused(root: Path) -> Iterator[bool]:
-    """Whether no process uses the cache; none begins to during the block."""
+    """Yield whether no process uses the cache; none begins to during the block."""
     with _opened(_lock_file(root, _CACHE)) as handle:
         yield _try_lock(handle)
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock on a file; raises FileNotFoundError when the file is gone."""
+    """Return whether a living process holds the lock on a file; raises FileNotFoundError when the file is gone."""
     with _opened(os.open(path, _READ_ONLY)) as handle:
         return not _try_lock(handle)
 

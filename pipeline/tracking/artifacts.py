@@ -138,7 +138,7 @@ def _store(run: TrackedRun, folder: Path, artifact: str) -> None:
 
 
 def is_stored(tracking: Tracking, stage: Manifest, artifact: str) -> bool:
-    """Whether MLflow has the artifact `model` or `checkpoint` of a stage, or it is kept for MLflow.
+    """Return whether MLflow has the artifact `model` or `checkpoint` of a stage, or it is kept for MLflow.
 
     While the server cannot be asked, the run files in the store decide.
     """

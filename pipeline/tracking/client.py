@@ -202,7 +202,7 @@ def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, objec
 
 
 def is_run_id(text: str) -> bool:
-    """Whether the text has the form of MLflow's run ids."""
+    """Return whether the text has the form of MLflow's run ids."""
     return re.fullmatch(r"[A-Za-z0-9][\w\-]{0,255}", text, re.ASCII) is not None
 
 
@@ -296,7 +296,7 @@ def make_database(uri: str) -> None:
 
 
 def was_moved(uri: str, artifacts: Path | None) -> bool:
-    """Whether a store's own database leads to a folder where the store was before; reads only."""
+    """Return whether a store's own database leads to a folder where the store was before; reads only."""
     database = _store_database(uri, artifacts)
     if database is None or artifacts is None:
         return False

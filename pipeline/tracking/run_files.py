@@ -169,7 +169,7 @@ class PointFile:
 
     @property
     def is_sent(self) -> bool:
-        """Whether a server has every point."""
+        """True once a server has every point."""
         return self._sent >= self._size
 
 
@@ -216,12 +216,12 @@ def read_end(path: Path) -> tuple[str, int] | None:
 
 
 def has_finished(path: Path) -> bool:
-    """Whether the run ended as FINISHED."""
+    """Return whether the run ended as FINISHED."""
     return (read_end(path) or ("",))[0] == "FINISHED"
 
 
 def read_sent(path: Path) -> dict[str, Any]:
-    """What a server has of a file: `offset`, and once known `run_id` and `ended` (the recorded time of the end)."""
+    """Return the note of what a server has: `offset`, and once known `run_id` and `ended` (time of the end)."""
     try:
         value = json.loads(path.with_suffix(".sent").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -378,7 +378,7 @@ class Outbox:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no request is kept."""
+        """True while no request is kept."""
         return not self._folders()
 
     def requests(self) -> list[KeptRequest]:

@@ -44,7 +44,7 @@ KEPT_AS_TAG = "distill.kept_as"
 
 
 class Amount(Frozen):
-    """How much of a run was sent, or is left to send."""
+    """Numbers of a run's points, artifacts and notes that were sent, or are left to send."""
 
     points: int = 0
     """Log calls, each with the metrics of one step."""
@@ -69,7 +69,7 @@ class Amount(Frozen):
 
 
 def unsent(path: Path) -> Amount:
-    """What no server has of the run in `path`."""
+    """Count what no server has of the run in `path`."""
     sent = run_files.read_sent(path)
     requests = Outbox(path).requests()
     artifacts = sum(kept.request.kind == "artifacts" for kept in requests)
@@ -266,7 +266,7 @@ def _failure(address: str, points: Path, error: Exception) -> str:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException) and http_status(error) in (401, 403):
-        reason = "wants other credentials"
+        reason = "requires other credentials"
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     else:
         reason = f"cannot be reached ({brief(error)})"

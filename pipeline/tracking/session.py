@@ -69,7 +69,7 @@ class Worker:
 
     @property
     def is_down(self) -> bool:
-        """Whether the server failed so recently that asking it again is not worth the wait."""
+        """True while the server failed so recently that asking it again is not worth the wait."""
         return self._failed_at is not None and time.monotonic() - self._failed_at < _RETRY_SECONDS
 
     def ask(self, what: str, job: Callable[[Server], T]) -> T | None:
@@ -97,7 +97,7 @@ class Worker:
             return None
 
     def _try(self, what: str, job: Callable[[Server], T]) -> tuple[bool, T | None]:
-        """Whether the server reacted to the job, be it with a refusal, and its answer."""
+        """Return whether the server reacted to the job, be it with a refusal, and its answer."""
         failed_before = self._failed_at
         try:
             self._server = self._server or self._connect(self._complain)
@@ -186,7 +186,7 @@ class TrackedRun:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a request is kept until MLflow takes it."""
+        """True while a request is kept until MLflow takes it."""
         return not self._outbox.is_empty
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -275,7 +275,7 @@ class Tracking:
 
     @property
     def is_of_store(self) -> bool:
-        """Whether MLflow is the store's own database, which moves with the store."""
+        """True if MLflow is the store's own database, which moves with the store."""
         database = sqlite_file(self._uri)
         return database is not None and database.parent == self.points.parent
 

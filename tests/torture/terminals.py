@@ -146,7 +146,7 @@ def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
     if "Traceback" in said:
         problems.append(f"a traceback: {said[said.index('Traceback') :][:2000]!r}")
     asked = key in ("Ctrl-C", "SIGTERM", "SIGTERM to all")
-    if asked and ended.code == 1 and "stopped before anything was begun" not in said:
+    if asked and ended.code == 1 and "stopped before anything had begun" not in said:
         words = said.rpartition("stopping: ")[2]
         found.saved += "state kept" in words
         if "stopping: " not in said or said.count("error: ") != 1 or "continue with: " not in words:

@@ -99,10 +99,10 @@ def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
     other = recipe.model_copy(update={"augmentation": Augmentation(copies=COPIES, seed=1)})
     digests = set()
-    for each in (recipe, other):
-        teachers = task_teachers(each, {})
-        adaptive, general = (stage_config(each, each.stages[place], teachers) for place in (2, 0))
-        digests.add((stage_digest(adaptive, None), data_digest(adaptive.data, each.pretrained)))
+    for variant in (recipe, other):
+        teachers = task_teachers(variant, {})
+        adaptive, general = (stage_config(variant, variant.stages[index], teachers) for index in (2, 0))
+        digests.add((stage_digest(adaptive, None), data_digest(adaptive.data, variant.pretrained)))
         digests.add(stage_digest(general, None))
     assert len(digests) == 3, "both task stages differ, the general one is shared"
 

@@ -53,8 +53,8 @@ def test_a_file_that_grows_is_what_it_was_when_the_run_began(tmp_path: Path, cap
     with growing(train, row, once_there=points) as written:
         report = distill_flow(recipe=str(recipe), options=options)
     assert written[0] > 0
-    said = " ".join(capfd.readouterr().err.split())
-    assert said.count("since it began, its data changed") == 2
+    output = " ".join(capfd.readouterr().err.split())
+    assert output.count("since it began, its data changed") == 2
     assert isinstance(report, RunReport)
     assert report.data is not None
     assert report.data.task is not None

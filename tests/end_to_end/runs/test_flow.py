@@ -122,10 +122,10 @@ def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(
     client = client_of(toy_run)
     folder = client.download_artifacts(row.mlflow_run_id, "model")
     pipe = mlflow.transformers.load_model(folder)
-    own = AutoModelForSequenceClassification.from_pretrained(checkpoint(toy_run.report, "task_specific") / "model")
+    student = AutoModelForSequenceClassification.from_pretrained(checkpoint(toy_run.report, "task_specific") / "model")
     inputs = pipe.tokenizer(["good film", "a dull plot"], return_tensors="pt", padding=True)
     with torch.no_grad():
-        torch.testing.assert_close(pipe.model(**inputs).logits, own(**inputs).logits)
+        torch.testing.assert_close(pipe.model(**inputs).logits, student(**inputs).logits)
 
 
 async def _artifacts(key: str) -> list[object]:
@@ -170,9 +170,9 @@ def test_a_changed_last_stage_reuses_all_before_it(toy_run: ToyRun, capfd: pytes
         options=RunOptions(store=str(toy_run.store)),
     )
     assert [row.status for row in changed.rows] == ["reused"] * 4 + ["ran"]
-    said = capfd.readouterr().err
-    assert said.index("training.duration") < said.index("found in the store, reused")
-    assert said.count(": to run, unlike ") == 1
+    output = capfd.readouterr().err
+    assert output.index("training.duration") < output.index("found in the store, reused")
+    assert output.count(": to run, unlike ") == 1
 
 
 def test_from_and_until_choose_stages(toy_run: ToyRun, tmp_path: Path) -> None:

@@ -69,9 +69,9 @@ def test_a_method_is_run_with_every_seed(tmp_path: Path) -> None:
     )
     results = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["results"]
     assert [(result["method"], result["seed"]) for result in results] == [("hard labels", 0), ("hard labels", 1)]
-    own = [100 * result["accuracy"] for result in results]
+    measured = [100 * result["accuracy"] for result in results]
     line = next(line for line in printed.splitlines() if line.lstrip().startswith("hard labels  "))
-    cells = f"{statistics.mean(own):.1f}", f"{min(own):.1f} to {max(own):.1f}"
+    cells = f"{statistics.mean(measured):.1f}", f"{min(measured):.1f} to {max(measured):.1f}"
     assert all(cell in line for cell in cells)
     assert "±" not in printed, "a standard deviation of two seeds says nothing"
 

@@ -268,7 +268,7 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
             assert good.wait(280) == 0, good.output
             assert bad.wait(280) == 1, bad.output
         assert "HTTP Request" in good.output  # the log was as loud as it can be
-        assert "wants other credentials" in bad.output
+        assert "requires other credentials" in bad.output
         assert leaks(good.output, bad.output) == []
 
         # What a server refuses is kept, and sent once the login is right.
@@ -281,7 +281,7 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
         terminal = Distill(capfd, monkeypatch)
         code, message, complaint = terminal("sync", "--store", store)
         assert (code, complaint.count("error:")) == (1, 1)
-        assert "wants other credentials" in complaint
+        assert "requires other credentials" in complaint
         assert leaks(message + complaint) == []
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRETS["MLFLOW_PASSWORD"])
         assert terminal("sync", "--store", store)[0] == 0

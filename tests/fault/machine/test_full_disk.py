@@ -116,7 +116,7 @@ def harm_every_write(
 ) -> None:
     """One run after the other, each harmed before another write, each going on where the one before was stopped."""
     for write in writes:
-        there = {path: path.stat().st_mtime_ns for path in visible(store)}
+        times = {path: path.stat().st_mtime_ns for path in visible(store)}
         with before(write, harm) as happened:
             code, _, err = run()
         mend()
@@ -127,7 +127,7 @@ def harm_every_write(
         assert said in " ".join(err.split()), f"{write}: {err}"
         assert "--store" in err
         left = {path: path.stat().st_mtime_ns for path in visible(store)}
-        assert left.items() >= there.items(), write
+        assert left.items() >= times.items(), write
     code, _, err = run()
     assert code == 0, err
 

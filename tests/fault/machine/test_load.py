@@ -43,22 +43,22 @@ def fill(store: CheckpointStore, number: int) -> None:
         text = manifest.replace(DIGEST, digest)
         (folder / "manifest.json").write_text(text, encoding="utf-8")
         (folder / "manifest.sha256").write_text(seal_of(text.encode()), encoding="utf-8")
-        there = row.model_copy(
+        moved_row = row.model_copy(
             update={"checkpoint": reference.model_copy(update={"path": str(folder), "digest": digest})}
         )
-        report = RunReport(run=f"run-{count}", recipe="toy", task=None, store="s", rows=(there,), seconds=1.0)
+        report = RunReport(run=f"run-{count}", recipe="toy", task=None, store="s", rows=(moved_row,), seconds=1.0)
         text = report.model_dump_json(indent=1)
         (store.root / "runs" / f"run-{count}.json").write_text(text, encoding="utf-8")
 
 
 def seconds(job: Callable[[], Any]) -> float:
     """Of the quicker of two, so that another process's work does not count."""
-    taken = []
+    durations = []
     for _ in range(2):
         began = time.perf_counter()
         job()
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+        durations.append(time.perf_counter() - began)
+    return min(durations)
 
 
 def test_two_thousand_checkpoints_slow_nothing_down_by_a_second(
@@ -90,12 +90,12 @@ def test_runs_at_once_in_one_store_lose_nothing_and_hold_on_to_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-    found = soak_campaign(tmp_path, cases=4, at_once=2)
+    campaign = soak_campaign(tmp_path, cases=4, at_once=2)
     # Memory of so few runs is still that of the first ones.
-    assert [loss for loss in found.losses if "kB more" not in loss] == []
-    assert found.runs == 4
-    assert min(found.made, found.reused) > 4
-    _notices_what_is_missing(tmp_path, found)
+    assert [loss for loss in campaign.losses if "kB more" not in loss] == []
+    assert campaign.runs == 4
+    assert min(campaign.made, campaign.reused) > 4
+    _notices_what_is_missing(tmp_path, campaign)
 
 
 def _notices_what_is_missing(folder: Path, whole: Soak) -> None:
@@ -105,19 +105,19 @@ def _notices_what_is_missing(folder: Path, whole: Soak) -> None:
     lines = [json.loads(line) for log in logs for line in log.read_text("utf-8").splitlines()]
     (store.root / "states" / "general-0123456789abcdef").mkdir()
     next((store.root / "checkpoints").glob("general-*/manifest.sha256")).unlink()
-    found = Soak()
-    look_at_store(store, [*lines, lines[0]], found)
+    campaign = Soak()
+    look_at_store(store, [*lines, lines[0]], campaign)
     for words in ("5 runs ended, but there are 4 reports", "is damaged", "left over: states/general-"):
-        assert any(words in loss for loss in found.losses), words
+        assert any(words in loss for loss in campaign.losses), words
     with closing(sqlite3.connect(store.root / "mlflow.db")) as database:
         run = database.execute("SELECT run_uuid FROM metrics LIMIT 1").fetchone()[0]
         database.execute("DELETE FROM metrics WHERE rowid = (SELECT min(rowid) FROM metrics)")
         database.execute("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = ?", (run,))
         database.commit()
-    found = Soak(runs=whole.runs, made=whole.made, reused=whole.reused)
-    look_at_mlflow(store.root, found)
-    assert any("'RUNNING': 1" in loss for loss in found.losses)
-    assert sum("MLflow has" in loss and "values" in loss for loss in found.losses) == 1
+    campaign = Soak(runs=whole.runs, made=whole.made, reused=whole.reused)
+    look_at_mlflow(store.root, campaign)
+    assert any("'RUNNING': 1" in loss for loss in campaign.losses)
+    assert sum("MLflow has" in loss and "values" in loss for loss in campaign.losses) == 1
 
 
 def test_growth_is_noticed() -> None:
@@ -126,11 +126,11 @@ def test_growth_is_noticed() -> None:
     ]
     growing = [{**line, "handles": 25 + n // 10, "bytes": 8e8 + 4e5 * n} for n, line in enumerate(steady)]
     for lines, losses in (([steady, steady], 0), ([steady, growing], 2)):
-        found = Soak()
-        growth_of(lines, found)
-        judge_growth(found)
-        assert len(found.losses) == losses
-        assert found.runs == 100
+        campaign = Soak()
+        growth_of(lines, campaign)
+        judge_growth(campaign)
+        assert len(campaign.losses) == losses
+        assert campaign.runs == 100
 
 
 def test_two_runs_of_one_second_keep_both_reports(tmp_path: Path) -> None:

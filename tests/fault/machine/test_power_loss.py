@@ -15,10 +15,10 @@ from tests.torture.power import Disk, power_campaign
 
 
 def test_a_run_goes_on_to_the_same_weights_from_whatever_a_cut_left(tmp_path: Path) -> None:
-    found = power_campaign(tmp_path, cases=4)
-    assert found.losses == []
-    assert found.cuts == 4
-    assert found.events > 100
+    campaign_result = power_campaign(tmp_path, cases=4)
+    assert campaign_result.losses == []
+    assert campaign_result.cuts == 4
+    assert campaign_result.events > 100
 
 
 @pytest.mark.parametrize("is_synced", [True, False])
@@ -43,10 +43,10 @@ def test_a_checkpoint_that_was_committed_outlasts_a_cut_because_it_is_synced(
 def state_after(store: Path) -> str:
     """What a run finds of the checkpoint."""
     try:
-        found = open_store(store).find("teacher", DIGEST)
-        if found is None:
+        cuts_of_power = open_store(store).find("teacher", DIGEST)
+        if cuts_of_power is None:
             return "gone"
-        verify(Path(found[0].path))
+        verify(Path(cuts_of_power[0].path))
     except CheckpointError:
         return "damaged"
     return "whole"
@@ -70,5 +70,5 @@ def test_the_simulated_disk_keeps_what_was_synced_and_may_lose_the_rest(tmp_path
     contents = {(path / "kept").read_bytes() for path in left}
     assert {b"old", b"new and longer"} < contents
     beginnings = (content.rstrip(bytes(1)) for content in contents)
-    assert all(b"old" == each or b"new and longer".startswith(each) for each in beginnings)
+    assert all(b"old" == beginning or b"new and longer".startswith(beginning) for beginning in beginnings)
     assert {(path / "late").exists() for path in left} == {True, False}

@@ -106,8 +106,8 @@ store.writer("teacher", DIGEST).commit(manifest_of(), write)
 """
 
 
-@pytest.mark.parametrize(("moment", "said"), [("before", "writing"), ("rename", "renaming")])
-def test_kill_9_during_a_commit_leaves_no_half_checkpoint(tmp_path: Path, moment: str, said: str) -> None:
+@pytest.mark.parametrize(("moment", "output"), [("before", "writing"), ("rename", "renaming")])
+def test_kill_9_during_a_commit_leaves_no_half_checkpoint(tmp_path: Path, moment: str, output: str) -> None:
     store = open_store(tmp_path / "store")
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(store.root), moment],
@@ -117,7 +117,7 @@ def test_kill_9_during_a_commit_leaves_no_half_checkpoint(tmp_path: Path, moment
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     ) as child:
         assert child.stdout is not None
-        while said not in child.stdout.readline():
+        while output not in child.stdout.readline():
             assert child.poll() is None
         time.sleep(0.05)
         child.send_signal(signal.SIGKILL)
@@ -133,17 +133,17 @@ def test_kill_9_during_a_commit_leaves_no_half_checkpoint(tmp_path: Path, moment
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "output"),
     [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "it is read-only"), (errno.EACCES, "not yours to write")],
 )
 def test_a_disk_that_refuses_is_a_store_error_naming_place_and_remedy(
-    store: CheckpointStore, code: int, said: str
+    store: CheckpointStore, code: int, output: str
 ) -> None:
     def write(folder: Path) -> None:
         write_model(folder)
         raise OSError(code, os.strerror(code), str(folder / "model"))
 
-    with pytest.raises(StoreError, match=said) as caught:
+    with pytest.raises(StoreError, match=output) as caught:
         store.writer("teacher", DIGEST).commit(manifest_of(), write)
     assert str(store.root / "checkpoints") in str(caught.value)
     assert "--store" in str(caught.value)

@@ -48,9 +48,9 @@ def test_a_run_in_a_terminal_ends_soon_and_leaves_nothing_behind(
     key: str, words: str, seconds: float, forker: Forker, recipe: Path, tmp_path: Path
 ) -> None:
     ended = forker.run(recipe, tmp_path / "store", key, seconds, words)
-    found = Presses()
-    judge(found, key, ended, PATIENCE)
-    assert found.losses == []
+    presses = Presses()
+    judge(presses, key, ended, PATIENCE)
+    assert presses.losses == []
     assert ended.code != 0
     if key == "hangup":  # nobody reads what it says, and yet it saves its state
         assert list(tmp_path.glob("store/states/general-*/step-*/manifest.json"))
@@ -61,9 +61,9 @@ def test_ctrl_c_while_a_stage_trains_saves_its_state_and_says_so_at_once(
     forker: Forker, recipe: Path, tmp_path: Path
 ) -> None:
     ended = forker.run(recipe, tmp_path / "store", "Ctrl-C", 1.0, "general  ")
-    found = Presses()
-    judge(found, "Ctrl-C", ended, PATIENCE)
-    assert found.losses == []
+    presses = Presses()
+    judge(presses, "Ctrl-C", ended, PATIENCE)
+    assert presses.losses == []
     assert ended.code == 1
     assert "stopping: the state is being saved; Ctrl-C once more ends it at once" in ended.said
     assert "of 100000 of general; state kept; continue with: " in ended.said

@@ -21,59 +21,59 @@ from tests.torture.inputs import Inputs, file_campaign, override_campaign, recip
 
 
 def test_harm_to_any_file_is_found(tmp_path: Path) -> None:
-    found = flip_campaign(tmp_path, cases=60)
-    assert found.losses == []
-    assert sum(found.cases.values()) == 60
-    assert {name.split(", ")[1] for name in found.cases} == set(HARMS)
+    result = flip_campaign(tmp_path, cases=60)
+    assert result.losses == []
+    assert sum(result.cases.values()) == 60
+    assert {name.split(", ")[1] for name in result.cases} == set(HARMS)
 
 
 def test_nothing_is_collected_that_a_run_needs(tmp_path: Path) -> None:
-    found = collect_campaign(tmp_path, cases=24)
-    assert found.losses == []
-    assert found.runs + found.killed >= 24
-    assert min(found.runs, found.killed, found.made, found.reused, found.removed) > 0
+    result = collect_campaign(tmp_path, cases=24)
+    assert result.losses == []
+    assert result.runs + result.killed >= 24
+    assert min(result.runs, result.killed, result.made, result.reused, result.removed) > 0
 
 
 def test_a_stage_is_that_of_its_start_or_refused(tmp_path: Path) -> None:
-    found = change_campaign(tmp_path, cases=6)
-    assert not found.losses
-    assert found.cases.total() == 6
+    result = change_campaign(tmp_path, cases=6)
+    assert not result.losses
+    assert result.cases.total() == 6
 
 
 def test_damaged_recipes_are_loaded_or_refused(tmp_path: Path) -> None:
-    found = recipe_campaign(tmp_path, cases=60)
-    assert found.losses == []
-    assert found.refused > 40
-    assert found.commands == 10
-    assert len(found.kinds) > 6
+    result = recipe_campaign(tmp_path, cases=60)
+    assert result.losses == []
+    assert result.refused > 40
+    assert result.commands == 10
+    assert len(result.kinds) > 6
 
 
 def test_changes_of_all_sorts_are_taken_or_refused(tmp_path: Path) -> None:
-    found = override_campaign(tmp_path, cases=60)
-    assert found.losses == []
-    assert found.refused > 40
-    assert found.commands == 10
+    result = override_campaign(tmp_path, cases=60)
+    assert result.losses == []
+    assert result.refused > 40
+    assert result.commands == 10
 
 
 def test_damaged_data_files_are_loaded_or_refused(tmp_path: Path) -> None:
-    found = file_campaign(tmp_path, cases=100)
-    assert found.losses == []
-    assert found.refused > 40
-    assert found.loaded > 2
-    assert found.commands == 10
-    assert len(found.kinds) > 10
+    result = file_campaign(tmp_path, cases=100)
+    assert result.losses == []
+    assert result.refused > 40
+    assert result.loaded > 2
+    assert result.commands == 10
+    assert len(result.kinds) > 10
 
 
 def test_parquet_bombs_are_refused_in_tens_of_megabytes(tmp_path: Path) -> None:
-    found = bomb_campaign(tmp_path, cases=6)
-    assert found.losses == []
-    assert found.refused > 3
+    result = bomb_campaign(tmp_path, cases=6)
+    assert result.losses == []
+    assert result.refused > 3
 
 
 def test_special_files_are_refused_wherever_they_lie(tmp_path: Path) -> None:
-    found = special_campaign(tmp_path, cases=30)
-    assert found.losses == []
-    assert found.refused == 30
+    result = special_campaign(tmp_path, cases=30)
+    assert result.losses == []
+    assert result.refused == 30
 
 
 def test_a_campaign_notices_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def _refuse(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    ("load", "said"),
+    ("load", "output"),
     [
         (lambda: 1 / 0, "ZeroDivisionError"),
         (lambda: _refuse(DataError("")), "no clean message"),
@@ -104,14 +104,14 @@ def _refuse(error: Exception) -> None:
     ],
 )
 def test_a_campaign_notices_every_kind_of_loss(
-    load: Callable[[], Any], said: str, monkeypatch: pytest.MonkeyPatch
+    load: Callable[[], Any], output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.torture.inputs.LONGEST_SECONDS", 0.2)
     monkeypatch.setattr("tests.torture.inputs.MOST_BYTES", 100 << 20)
-    found = Inputs()
-    found.try_one("a case", load)
-    (loss,) = found.losses
-    assert said in loss
+    result = Inputs()
+    result.try_one("a case", load)
+    (loss,) = result.losses
+    assert output in loss
 
 
 def test_a_campaign_names_the_smallest_case_and_what_was_executed(
@@ -132,13 +132,13 @@ def test_a_campaign_names_the_smallest_case_and_what_was_executed(
 
 
 def test_a_command_that_ends_otherwise_is_noticed(tmp_path: Path) -> None:
-    found = Inputs()
-    found.command("a case", "plan", str(tmp_path / "none.yaml"), codes=(0,))
-    assert "exit code 2" in found.losses[0]
+    result = Inputs()
+    result.command("a case", "plan", str(tmp_path / "none.yaml"), codes=(0,))
+    assert "exit code 2" in result.losses[0]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "output"),
     [
         ("deep.jsonl", b'{"text_a": ' + b"[" * 50_000, "line 1 is nested too deeply"),
         (
@@ -150,8 +150,8 @@ def test_a_command_that_ends_otherwise_is_noticed(tmp_path: Path) -> None:
         ("open.csv", b'text_a,label\n"' + b"x\n" * 100_000, r"lines 2 to 100001 \(row 1\): .* never closed"),
     ],
 )
-def test_what_a_campaign_found_is_refused_by_line(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_what_a_campaign_found_is_refused_by_line(name: str, content: bytes, output: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=output):
         load_task(FileTask(train=str(file), validation=str(file)), tmp_path / "cache")

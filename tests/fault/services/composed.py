@@ -28,11 +28,11 @@ def service(name: str, secrets: Mapping[str, str], moved: Mapping[str, str]) -> 
     """
 
     def here(text: str) -> str:
-        text = re.sub(r"\$\{(\w+):[?-][^}]*\}", lambda found: secrets.get(found[1], ""), text)
+        text = re.sub(r"\$\{(\w+):[?-][^}]*\}", lambda match: secrets.get(match[1], ""), text)
         for old, new in moved.items():
             text = text.replace(old, new)
         return text
 
-    own = read_compose()["services"][name]
-    command = tuple(here(word) for word in own.get("command", ()))
-    return (sys.executable, "-m", *command), {key: here(value) for key, value in own["environment"].items()}
+    settings = read_compose()["services"][name]
+    command = tuple(here(word) for word in settings.get("command", ()))
+    return (sys.executable, "-m", *command), {key: here(value) for key, value in settings["environment"].items()}

@@ -48,18 +48,18 @@ def test_every_service_asks_for_a_password_or_shows_one(name: str, variables: se
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_every_service_is_confined(name: str) -> None:
-    own = SERVICES[name]
-    assert own["read_only"] is True
-    assert own["cap_drop"] == ["ALL"]
-    assert "no-new-privileges:true" in own["security_opt"]
-    assert not {"privileged", "pid", "ipc", "network_mode", "devices", "cap_add"} & set(own)
-    assert "docker.sock" not in yaml.safe_dump(own)
-    assert re.fullmatch(r"[\w\-/]+:[\w.\-]*\d[\w.\-]*", own["image"]), "a version"
-    assert name == "worker" or "healthcheck" in own  # the worker's is its image's
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in service["security_opt"]
+    assert not {"privileged", "pid", "ipc", "network_mode", "devices", "cap_add"} & set(service)
+    assert "docker.sock" not in yaml.safe_dump(service)
+    assert re.fullmatch(r"[\w\-/]+:[\w.\-]*\d[\w.\-]*", service["image"]), "a version"
+    assert name == "worker" or "healthcheck" in service  # the worker's is its image's
 
 
 def test_ports_are_published_on_the_loopback_interface_and_the_database_not_at_all() -> None:
-    ports = {name: own["ports"] for name, own in SERVICES.items() if "ports" in own}
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert ports == {"prefect": ["127.0.0.1:4200:4200"], "mlflow": ["127.0.0.1:5000:5000"]}
     assert SERVICES["postgres"]["networks"] == ["database"]
     assert read_compose()["networks"]["database"] == {"internal": True}
@@ -68,14 +68,14 @@ def test_ports_are_published_on_the_loopback_interface_and_the_database_not_at_a
 def test_what_has_to_be_set_is_listed_and_empty() -> None:
     text = (ROOT / "docker" / "compose.yaml").read_text("utf-8")
     example = (ROOT / "docker" / ".env.example").read_text("utf-8")
-    given = dict(line.split("=") for line in example.splitlines() if "=" in line and line[0] != "#")
-    assert set(given) == set(re.findall(r"\$\{(\w+):\?", text))
-    assert set(given.values()) == {""}
+    example_values = dict(line.split("=") for line in example.splitlines() if "=" in line and line[0] != "#")
+    assert set(example_values) == set(re.findall(r"\$\{(\w+):\?", text))
+    assert set(example_values.values()) == {""}
     assert "docker/.env" in (ROOT / ".gitignore").read_text("utf-8").split()
 
 
 def test_files_that_compose_mounts_are_there_and_hold_no_secret() -> None:
-    mounted = [volume for own in SERVICES.values() for volume in own.get("volumes", ()) if volume[0] == "."]
+    mounted = [volume for service in SERVICES.values() for volume in service.get("volumes", ()) if volume[0] == "."]
     assert len(mounted) == 2
     for volume in mounted:
         source, _, mode = volume.split(":")
@@ -95,9 +95,9 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 def test_no_command_that_is_printed_or_written_opens_a_server_to_others() -> None:
-    found = list(commands())
-    assert {"README.md", "pipeline/launch.py"} <= {file for file, _ in found}
-    for file, line in found:
+    shown = list(commands())
+    assert {"README.md", "pipeline/launch.py"} <= {file for file, _ in shown}
+    for file, line in shown:
         assert "0.0.0.0" not in line, (file, line)
         if "mlflow ui" in line or "mlflow server" in line:
             assert "127.0.0.1" in line or "--host" not in line, (file, line)

@@ -74,17 +74,17 @@ def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(tmp_
             run.wait_for("general: step")
             server.send(signal.SIGKILL)
             code = run.wait(280)
-            said = run.output
+            printed = run.output
     assert code == 1
-    assert "Traceback" not in said
-    assert said.count("error:") == 1
-    assert "Prefect's server went away" in said
-    assert "distill run" in said.split("error:")[1]
+    assert "Traceback" not in printed
+    assert printed.count("error:") == 1
+    assert "Prefect's server went away" in printed
+    assert "distill run" in printed.split("error:")[1]
     (general,) = (store / "checkpoints").glob("general-*")
     manifest = verify(general)
-    code, _, said = distill("run", recipe, "--store", store)
-    assert code == 0, said
-    assert "general: found in the store, reused" in said
+    code, _, printed = distill("run", recipe, "--store", store)
+    assert code == 0, printed
+    assert "general: found in the store, reused" in printed
     assert verify(general) == manifest
 
 
@@ -101,10 +101,10 @@ def test_of_two_runs_at_once_one_makes_each_stage_and_the_other_waits_and_reuses
 
     with ThreadPoolExecutor(2) as threads:
         reports = [future.result() for future in [threads.submit(run) for _ in range(2)]]
-    said = f"\n{capfd.readouterr().err}"
+    printed = f"\n{capfd.readouterr().err}"
     for stage in ("teacher", "general", "task_adaptive"):
-        assert said.count(f"\n{stage}: step 0 of") == 1, said
-        assert said.count(f"\n{stage}: found in the store, reused") == 1, said
+        assert printed.count(f"\n{stage}: step 0 of") == 1, printed
+        assert printed.count(f"\n{stage}: found in the store, reused") == 1, printed
     assert "another process is making" in caplog.text
     assert len({report.run for report in reports}) == 2
     assert {verify(folder).stage for folder in visible(store)} == {"teacher", "general", "task_adaptive"}

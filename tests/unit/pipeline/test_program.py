@@ -39,7 +39,7 @@ def run(number: int, *arguments: str, early: bool) -> subprocess.CompletedProces
 def test_a_signal_while_libraries_are_imported_ends_it_in_one_line(number: int) -> None:
     ended = run(number, "recipes", early=True)
     assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr == "error: stopped before anything was begun\n"
+    assert ended.stderr == "error: stopped before anything had begun\n"
 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["show", "quickstart"], 0), (["show", "quikstart"], 2)])

@@ -95,10 +95,10 @@ def test_a_terminal_that_lacks_characters_ends_nothing(encoding: str, tmp_path: 
         capture_output=True,
         check=True,
     )
-    said = done.stdout.decode(encoding)
+    output = done.stdout.decode(encoding)
     if encoding == "ascii":
-        assert said.startswith(r"a - b x c +- 1 ... \u96e3 \udcff")
-    assert said.endswith("\\udcff\n")
+        assert output.startswith(r"a - b x c +- 1 ... \u96e3 \udcff")
+    assert output.endswith("\\udcff\n")
 
 
 def test_a_store_whose_database_would_stand_elsewhere_is_refused(tmp_path: Path) -> None:

@@ -33,19 +33,19 @@ def store(tmp_path: Path) -> CheckpointStore:
 def test_a_committed_checkpoint_is_found_with_every_file_measured(store: CheckpointStore) -> None:
     assert store.find("teacher", DIGEST) is None
     ref = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
-    found = store.find("teacher", DIGEST)
-    assert found is not None
-    assert found[0] == ref
+    stored = store.find("teacher", DIGEST)
+    assert stored is not None
+    assert stored[0] == ref
     assert Path(ref.path) == store.root / "checkpoints" / f"teacher-{DIGEST[:16]}"
-    assert sorted(found[1].files) == ["model/config.json", "model/model.safetensors", "projections.safetensors"]
-    assert found[1].files["projections.safetensors"].size == 1000
-    assert verify(Path(ref.path)) == found[1]
+    assert sorted(stored[1].files) == ["model/config.json", "model/model.safetensors", "projections.safetensors"]
+    assert stored[1].files["projections.safetensors"].size == 1000
+    assert verify(Path(ref.path)) == stored[1]
 
 
 def test_the_seal_can_be_checked_by_sha256sum(store: CheckpointStore) -> None:
     ref = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
-    said = (Path(ref.path) / "manifest.sha256").read_text()
-    assert said == f"{sha256_of(Path(ref.path) / 'manifest.json')}  manifest.json\n"
+    seal_text = (Path(ref.path) / "manifest.sha256").read_text()
+    assert seal_text == f"{sha256_of(Path(ref.path) / 'manifest.json')}  manifest.json\n"
 
 
 def test_a_folder_without_manifest_is_ignored_and_made_way_for(store: CheckpointStore) -> None:
@@ -78,10 +78,10 @@ def test_a_checkpoint_under_another_stages_name_is_refused(store: CheckpointStor
 def test_the_first_of_two_writers_of_one_stage_wins(store: CheckpointStore) -> None:
     first = store.writer("teacher", DIGEST).commit(manifest_of(steps=10), write_model)
     second = store.writer("teacher", DIGEST).commit(manifest_of(steps=99), write_model)
-    found = store.find("teacher", DIGEST)
-    assert found is not None
+    stored = store.find("teacher", DIGEST)
+    assert stored is not None
     assert first == second
-    assert found[1].steps == 10
+    assert stored[1].steps == 10
     assert [path.name for path in (store.root / "checkpoints").iterdir()] == [Path(first.path).name]
 
 
@@ -139,26 +139,26 @@ def test_a_checkpoint_opens_by_its_folder_or_its_model_folder(store: CheckpointS
     ref = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
     moved = tmp_path / "elsewhere"
     shutil.copytree(ref.path, moved)
-    for given in (moved, moved / "model", str(moved)):
-        assert open_checkpoint(given)[0].path == str(moved)
+    for argument in (moved, moved / "model", str(moved)):
+        assert open_checkpoint(argument)[0].path == str(moved)
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])
 def test_what_is_no_checkpoint_is_refused_with_what_was_expected(tmp_path: Path, kind: str) -> None:
-    place = tmp_path / "place"
+    location = tmp_path / "place"
     if kind == "file":
-        place.write_text("x")
+        location.write_text("x")
     if kind == "empty":
-        place.mkdir()
+        location.mkdir()
     with pytest.raises(CheckpointError, match=r"expected the folder of a finished stage"):
-        open_checkpoint(place)
+        open_checkpoint(location)
 
 
 def test_a_file_in_the_way_of_the_store_is_a_mistake_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    for given in (tmp_path / "file", tmp_path / "file" / "below"):
+    for argument in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match="is a file, not a folder"):
-            open_store(given)
+            open_store(argument)
 
 
 def test_a_store_without_room_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,10 +204,10 @@ def test_a_look_at_data_uses_the_cache_or_a_temporary_folder_where_it_cannot(
                 usage = shutil.disk_usage(tmp_path)
                 patch.setattr(shutil, name, lambda _, usage=usage: usage._replace(free=0))
             with store_for_look(tmp_path / "store") as store:
-                place = store.cache
-                assert place.is_dir()
-                assert not place.is_relative_to(tmp_path / "store")
-            assert not place.exists()
+                location = store.cache
+                assert location.is_dir()
+                assert not location.is_relative_to(tmp_path / "store")
+            assert not location.exists()
 
 
 def test_judgements_come_back_and_a_damaged_one_is_made_anew(
@@ -224,16 +224,16 @@ def test_judgements_come_back_and_a_damaged_one_is_made_anew(
 def test_a_changed_or_copied_judgement_is_not_believed(
     store: CheckpointStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    place = store.root / "evaluations"
+    location = store.root / "evaluations"
     store.write_judgement(DIGEST, Judgement(accuracy=0.75))
-    text = (place / f"{DIGEST}.json").read_text()
-    (place / f"{DIGEST}.json").write_text(text.replace("0.75", "0.95"))
+    text = (location / f"{DIGEST}.json").read_text()
+    (location / f"{DIGEST}.json").write_text(text.replace("0.75", "0.95"))
     assert store.read_judgement(DIGEST) is None
     assert "has changed since it was written" in caplog.text
     other = "cd" * 32
-    (place / f"{other}.json").write_text(text)
+    (location / f"{other}.json").write_text(text)
     assert store.read_judgement(other) is None
-    (place / f"{other}.json").write_text(text.replace(DIGEST, other))
+    (location / f"{other}.json").write_text(text.replace(DIGEST, other))
     assert store.read_judgement(other) is None
 
 
@@ -308,7 +308,7 @@ def test_a_second_process_waits_for_the_one_that_makes_the_stage_until_it(
 
 def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    place = store.root / "checkpoints"
+    location = store.root / "checkpoints"
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = temporary_name().split("-", 3)[3]
@@ -319,15 +319,15 @@ def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path
         "elsewhere": f".tmp-{dead.pid}-00000003-other-host.1",
     }
     for kind, name in names.items():
-        (place / name).mkdir()
+        (location / name).mkdir()
         if kind != "dead_young":
-            os.utime(place / name, (time.time() - 3600,) * 2)
+            os.utime(location / name, (time.time() - 3600,) * 2)
     open_store(tmp_path)
-    assert {path.name for path in place.iterdir()} == set(names.values()) - {names["dead_old"]}
+    assert {path.name for path in location.iterdir()} == set(names.values()) - {names["dead_old"]}
 
 
 @pytest.mark.parametrize(
-    ("given", "right"),
+    ("argument", "right"),
     [
         ("http://user:pw@example.com:5000/x", "http://example.com:5000/x"),
         ("http://user:p/w@example.com/x", "http://example.com/x"),
@@ -339,17 +339,17 @@ def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path
         ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
     ],
 )
-def test_credentials_are_taken_out_of_addresses(given: str, right: str) -> None:
-    assert without_credentials(given) == right
+def test_credentials_are_taken_out_of_addresses(argument: str, right: str) -> None:
+    assert without_credentials(argument) == right
 
 
 def test_settings_have_defaults_below_the_store_and_follow_the_environment(tmp_path: Path) -> None:
     plain = read_settings(tmp_path, {})
     assert plain.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert (plain.artifacts, plain.experiment) == (tmp_path / "mlartifacts", "distill-flow")
-    given = read_settings(
+    argument = read_settings(
         None,
         {"DISTILL_STORE": str(tmp_path / "s"), "MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "DISTILL_EXPERIMENT": " "},
     )
-    assert (given.store, given.artifacts) == (tmp_path / "s", None)
-    assert given.experiment == "distill-flow"
+    assert (argument.store, argument.artifacts) == (tmp_path / "s", None)
+    assert argument.experiment == "distill-flow"

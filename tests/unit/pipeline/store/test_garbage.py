@@ -83,9 +83,9 @@ def test_what_somebody_works_on_stays(store: CheckpointStore) -> None:
         folder.mkdir(parents=True)
     make_old(store)
     with store.lock("teacher", LEFT), store.lock("general", GENERAL):
-        found = remove_garbage(store, find_garbage(store, older_than=DAY))
-    assert set(found.in_use) == {path.relative_to(store.root).as_posix() for path in (left, states, tokens)}
-    assert [piece.path for piece in found.pieces] == [f"checkpoints/{other.name}"]
+        collected = remove_garbage(store, find_garbage(store, older_than=DAY))
+    assert set(collected.in_use) == {path.relative_to(store.root).as_posix() for path in (left, states, tokens)}
+    assert [piece.path for piece in collected.pieces] == [f"checkpoints/{other.name}"]
     assert all(path.exists() for path in (left, states, tokens))
     assert not other.exists()
 
@@ -102,15 +102,15 @@ def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(store: Checkpoi
     assert (outside / "kept.txt").read_text() == "kept"
 
 
-@pytest.mark.parametrize(("given", "seconds"), [("7 days", 7 * DAY), ("1.5 hours", 5400.0), ("0 minutes", 0.0)])
-def test_an_age_is_read(given: str, seconds: float) -> None:
-    assert seconds_of(given) == seconds
+@pytest.mark.parametrize(("age", "seconds"), [("7 days", 7 * DAY), ("1.5 hours", 5400.0), ("0 minutes", 0.0)])
+def test_an_age_is_read(age: str, seconds: float) -> None:
+    assert seconds_of(age) == seconds
 
 
-@pytest.mark.parametrize("given", ["", "7", "days", "-1 days", "7 fortnights"])
-def test_what_is_no_age_is_refused(given: str) -> None:
+@pytest.mark.parametrize("age", ["", "7", "days", "-1 days", "7 fortnights"])
+def test_what_is_no_age_is_refused(age: str) -> None:
     with pytest.raises(ConfigError, match="such as '7 days'"):
-        seconds_of(given)
+        seconds_of(age)
 
 
 def test_the_command_shows_first_and_removes_when_told(store: CheckpointStore) -> None:
@@ -141,7 +141,7 @@ def test_two_thousand_checkpoints_are_looked_through_in_seconds(store: Checkpoin
         (folder / "manifest.json").write_text(text.replace(TASK, digest), encoding="utf-8")
     make_old(store)
     began = time.perf_counter()
-    found = find_garbage(store, older_than=DAY)
+    collected = find_garbage(store, older_than=DAY)
     elapsed = time.perf_counter() - began
     assert elapsed < 5.0, "a second when nothing else runs"
-    assert len(found.pieces) == 2000
+    assert len(collected.pieces) == 2000

@@ -36,7 +36,7 @@ def collect(store: CheckpointStore, older_than: float = 7 * DAY) -> Garbage:
     return remove_garbage(store, find_garbage(store, older_than=older_than))
 
 
-def there(store: CheckpointStore) -> set[str]:
+def existing(store: CheckpointStore) -> set[str]:
     return {path.name[-16:] for path in (store.root / "checkpoints").iterdir()}
 
 
@@ -65,7 +65,7 @@ def test_old_stages_of_a_run_that_goes_on_stay_with_what_they_come_from(
         run.needs({GENERAL, TASK})
         make_old(store)
         gone = collect(store, older_than)
-        assert there(store) == {TEACHER[:16], GENERAL[:16]}
+        assert existing(store) == {TEACHER[:16], GENERAL[:16]}
         assert states.is_dir()
         assert [piece.path for piece in gone.pieces] == [f"checkpoints/teacher-{LEFT[:16]}"]
     assert read_records(store.root) == []
@@ -89,7 +89,7 @@ def test_the_state_of_an_interrupted_stage_stays_with_its_parent_and_its_teacher
     for path in (store.root / "checkpoints").rglob("*"):
         os.utime(path, (time.time() - 8 * DAY,) * 2)
     collect(store)
-    assert there(store) == {TEACHER[:16], GENERAL[:16]}
+    assert existing(store) == {TEACHER[:16], GENERAL[:16]}
     assert states.is_dir()
     assert len(collect(store, NOW).pieces) == 3
 
@@ -111,8 +111,8 @@ def test_the_cache_of_a_run_that_starts_stays(store: CheckpointStore) -> None:
     rows = store.cache / "files" / "0123"
     rows.mkdir(parents=True)
     with open_run(store.root, "toy"):
-        found = collect(store, NOW)
-        assert found.in_use == ("cache/files/0123",)
+        collected = collect(store, NOW)
+        assert collected.in_use == ("cache/files/0123",)
         assert rows.is_dir()
     with cache_in_use(store.root):  # a plan, or an evaluation
         collect(store, NOW)
@@ -124,12 +124,12 @@ def test_the_cache_of_a_run_that_starts_stays(store: CheckpointStore) -> None:
 def test_what_a_run_begins_to_need_between_search_and_removal_stays(store: CheckpointStore) -> None:
     commit(store, GENERAL)
     commit(store, LEFT)
-    found = find_garbage(store, older_than=NOW)
-    assert len(found.pieces) == 2
+    collected = find_garbage(store, older_than=NOW)
+    assert len(collected.pieces) == 2
     with open_run(store.root, "toy") as run:
         run.needs({GENERAL})
-        removed = remove_garbage(store, found)
-    assert there(store) == {GENERAL[:16]}
+        removed = remove_garbage(store, collected)
+    assert existing(store) == {GENERAL[:16]}
     assert removed.in_use == (f"checkpoints/teacher-{GENERAL[:16]}",)
 
 
@@ -191,6 +191,6 @@ def test_a_stage_that_is_held_keeps_what_its_state_reads(store: CheckpointStore)
     commit(store, GENERAL)
     save_state(store, TASK, GENERAL)
     with store.lock("general", TASK):
-        found = collect(store, NOW)
-    assert found.in_use == (f"states/general-{TASK[:16]}",)
+        collected = collect(store, NOW)
+    assert collected.in_use == (f"states/general-{TASK[:16]}",)
     assert verify(store.folder("teacher", GENERAL)).digest == GENERAL

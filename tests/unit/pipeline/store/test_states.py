@@ -146,10 +146,10 @@ def test_clear_removes_all_and_may_be_called_twice(tmp_path: Path) -> None:
 
 def test_a_state_copied_from_another_stage_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     states_in(tmp_path / "other", "cd" * 32).save(state(200))
-    own = states_in(tmp_path / "own")
-    own.save(state(100))
+    first_states = states_in(tmp_path / "own")
+    first_states.save(state(100))
     shutil.copytree(tmp_path / "other" / "step-00000200", tmp_path / "own" / "step-00000200")
-    back = own.latest()
+    back = first_states.latest()
     assert back is not None
     assert back.step == 100
     assert "it is of general of digest cdcdcdcdcdcdcdcd, not of general of abababab" in caplog.text

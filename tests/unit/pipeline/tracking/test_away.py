@@ -142,28 +142,28 @@ def test_what_the_server_refuses_is_said_once_and_does_not_count_as_down(
 def test_an_answer_that_comes_too_late_leaves_no_second_run(
     database: str, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = threading.Event()
+    created = threading.Event()
     create = tracking_client.create_run
 
     def slow(*arguments: Any, **more: Any) -> str:
         run_id = create(*arguments, **more)
         time.sleep(1.5)
-        made.set()
+        created.set()
         return run_id
 
     monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.5)
-    places = {"experiment": tmp_path.name, "points": tmp_path / "points", "artifacts": tmp_path / "a"}
-    tracking = Tracking(database, patience=20, **places)
+    locations = {"experiment": tmp_path.name, "points": tmp_path / "points", "artifacts": tmp_path / "a"}
+    tracking = Tracking(database, patience=20, **locations)
     tracking.worker.patience = 0.5
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.tracking.server.create_run", slow)
         child = tracking.start_run("general", {"seed": 1}, {})
         assert child.run_id is None
         child.log(1, {"train/loss": 1.0})
-        assert made.wait(10)
+        assert created.wait(10)
     child.finish()
     tracking.close()
-    again = Tracking(database, patience=20, **places)
+    again = Tracking(database, patience=20, **locations)
     again.send_kept()
     again.close()
     assert again.experiment_id is not None

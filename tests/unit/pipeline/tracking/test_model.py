@@ -83,25 +83,25 @@ def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None
         intermediate_size=16,
         id2label={0: "O", 1: "B-PER"},
     )
-    made: Any = {
+    saved: Any = {
         "TokenClassification": BertForTokenClassification,
         "QuestionAnswering": BertForQuestionAnswering,
         "MultipleChoice": BertForMultipleChoice,
         "": BertModel,
     }[kind](config)
-    made.save_pretrained(tmp_path / "model")
+    saved.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     save_mlflow_model(tmp_path / "model", tmp_path / "flavor")
     if kind in ("QuestionAnswering", "MultipleChoice"):
         assert not (tmp_path / "flavor" / "MLmodel").exists(), "transformers has no pipeline of it"
-        loaded = type(made).from_pretrained(tmp_path / "flavor")
+        loaded = type(saved).from_pretrained(tmp_path / "flavor")
     else:
         pipeline = load_mlflow().transformers.load_model(str(tmp_path / "flavor"))
         loaded = pipeline.model
         words = pipeline("the film is not bad")
         assert {word["entity"] for word in words} <= {"O", "B-PER"} if kind else len(words[0][0]) == 16
-    assert type(loaded) is type(made)
-    for name, weight in made.state_dict().items():
+    assert type(loaded) is type(saved)
+    for name, weight in saved.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight), name
 
 

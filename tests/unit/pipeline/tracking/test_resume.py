@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> CheckpointStore:
     return open_store(tmp_path / "made here")
 
 
-def made(store: CheckpointStore) -> CheckpointRef:
+def committed(store: CheckpointStore) -> CheckpointRef:
     return store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
 
 
@@ -42,40 +42,40 @@ def run_with(tracking: Tracking, checkpoint: CheckpointRef, *, stored: bool = Fa
 def test_a_run_leads_to_its_checkpoint_in_the_store_at_hand_or_where_it_was_made(
     opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
 ) -> None:
-    checkpoint = made(store)
+    checkpoint = committed(store)
     run_id = run_with(opened, checkpoint)
     assert resolve_run(run_id, uri=database, store=store) == Path(checkpoint.path)
     other = CheckpointStore(tmp_path / "another")
     assert resolve_run(run_id, uri=database, store=other) == Path(checkpoint.path)
     moved = tmp_path / "moved"
     store.root.rename(moved)
-    found = resolve_run(run_id, uri=database, store=CheckpointStore(moved))
-    assert found == moved / "checkpoints" / Path(checkpoint.path).name
+    resolved = resolve_run(run_id, uri=database, store=CheckpointStore(moved))
+    assert resolved == moved / "checkpoints" / Path(checkpoint.path).name
     assert not other.root.exists()
 
 
 def test_a_run_leads_to_its_checkpoint_beside_the_database_of_another_store(
     store: CheckpointStore, tmp_path: Path, database: str
 ) -> None:
-    own = f"sqlite:///{store.root}/mlflow.db"
+    address = f"sqlite:///{store.root}/mlflow.db"
     _copy_of(database, store.root / "mlflow.db")
-    tracking = Tracking(own, tmp_path.name, store.points, artifacts=store.root / "mlartifacts")
+    tracking = Tracking(address, tmp_path.name, store.points, artifacts=store.root / "mlartifacts")
     assert tracking.is_of_store
-    checkpoint = made(store)
+    checkpoint = committed(store)
     run_id = run_with(tracking, checkpoint)
     tracking.close()
     moved = tmp_path / "moved"
     store.root.rename(moved)
     other = open_store(tmp_path / "other")
-    found = resolve_run(run_id, uri=f"sqlite:///{moved}/mlflow.db", store=other)
-    assert found == moved / "checkpoints" / Path(checkpoint.path).name
+    resolved = resolve_run(run_id, uri=f"sqlite:///{moved}/mlflow.db", store=other)
+    assert resolved == moved / "checkpoints" / Path(checkpoint.path).name
 
 
 def test_another_machine_gets_the_checkpoint_from_mlflow_into_its_own_store(
     opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
 ) -> None:
     assert not opened.is_of_store
-    checkpoint = made(store)
+    checkpoint = committed(store)
     run_id = run_with(opened, checkpoint, stored=True)
     manifest = manifest_of(mlflow_run_id=run_id)
     assert is_stored(opened, manifest, "checkpoint")
@@ -84,22 +84,22 @@ def test_another_machine_gets_the_checkpoint_from_mlflow_into_its_own_store(
     shutil.rmtree(store.root)
     for run in (run_id, reused):
         other = open_store(tmp_path / f"other {run}")
-        found = resolve_run(run, uri=database, store=other)
-        assert found == other.folder("teacher", DIGEST)
-        assert verify(found).digest == DIGEST
+        resolved = resolve_run(run, uri=database, store=other)
+        assert resolved == other.folder("teacher", DIGEST)
+        assert verify(resolved).digest == DIGEST
         assert other.find("teacher", DIGEST) is not None
-        assert [path.name for path in found.parent.iterdir()] == [found.name]
+        assert [path.name for path in resolved.parent.iterdir()] == [resolved.name]
 
 
 def test_a_damaged_checkpoint_here_is_replaced_by_the_one_that_mlflow_has(
     opened: Tracking, database: str, store: CheckpointStore
 ) -> None:
-    checkpoint = made(store)
+    checkpoint = committed(store)
     run_id = run_with(opened, checkpoint, stored=True)
     (Path(checkpoint.path) / "model" / "config.json").write_text('{"changed": 1}')
-    found = resolve_run(run_id, uri=database, store=store)
-    assert found == Path(checkpoint.path)
-    assert verify(found).digest == DIGEST
+    resolved = resolve_run(run_id, uri=database, store=store)
+    assert resolved == Path(checkpoint.path)
+    assert verify(resolved).digest == DIGEST
 
 
 def test_what_leads_nowhere_is_refused_with_the_reason(
@@ -108,7 +108,7 @@ def test_what_leads_nowhere_is_refused_with_the_reason(
     parent = opened.start_run("r", {}, {})
     with pytest.raises(CheckpointError, match="has no checkpoint; give the id of a stage's"):
         resolve_run(str(parent.run_id), uri=database, store=store)
-    checkpoint = made(store)
+    checkpoint = committed(store)
     run_id = run_with(opened, checkpoint)
     (Path(checkpoint.path) / "model" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"model/config.json is missing.*name the store"):
@@ -148,21 +148,21 @@ def test_a_store_that_was_moved_or_copied_takes_mlflows_artifacts_along(
     settings = read_settings(store.root, {"DISTILL_EXPERIMENT": tmp_path.name})
     run_id = _run(settings, store, "before.txt")
     assert not was_moved(settings.tracking_uri, settings.artifacts)
-    place = tmp_path / "it's here now, é"
-    (store.root.rename if how == "moved" else _copied(store.root))(place)
-    settings = read_settings(place, {"DISTILL_EXPERIMENT": tmp_path.name})
+    new_root = tmp_path / "it's here now, é"
+    (store.root.rename if how == "moved" else _copied(store.root))(new_root)
+    settings = read_settings(new_root, {"DISTILL_EXPERIMENT": tmp_path.name})
     assert was_moved(settings.tracking_uri, settings.artifacts)
-    report = sync(settings, place / "points")
+    report = sync(settings, new_root / "points")
     assert report.failure is None
     assert not was_moved(settings.tracking_uri, settings.artifacts)
     client = load_mlflow().MlflowClient(tracking_uri=settings.tracking_uri)
     assert artifacts(client, run_id) == {"before.txt"}
     run = client.get_run(run_id)
-    assert run.info.artifact_uri.startswith((place / "mlartifacts").as_uri())
-    assert run.data.tags["distill.checkpoint"] == f"{place}/checkpoints/x"
-    later = _run(settings, CheckpointStore(place), "after.txt")
+    assert run.info.artifact_uri.startswith((new_root / "mlartifacts").as_uri())
+    assert run.data.tags["distill.checkpoint"] == f"{new_root}/checkpoints/x"
+    later = _run(settings, CheckpointStore(new_root), "after.txt")
     assert artifacts(client, later) == {"after.txt"}
-    assert len(list((place / "mlartifacts").rglob("*.txt"))) == 2
+    assert len(list((new_root / "mlartifacts").rglob("*.txt"))) == 2
     assert store.root.exists() == (how == "copied")
 
 
@@ -182,7 +182,7 @@ def test_a_store_reached_by_a_link_and_a_database_elsewhere_are_left_alone(
 
 
 def _copied(root: Path) -> Any:
-    return lambda place: shutil.copytree(root, place)
+    return lambda new_root: shutil.copytree(root, new_root)
 
 
 def _run(settings: Settings, store: CheckpointStore, file: str) -> str:
@@ -197,7 +197,7 @@ def _run(settings: Settings, store: CheckpointStore, file: str) -> str:
 def test_what_mlflow_refused_is_not_said_to_be_stored(
     opened: Tracking, store: CheckpointStore, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint = made(store)
+    checkpoint = committed(store)
     run = opened.start_run("teacher", {}, TAGS)
     with monkeypatch.context() as patch:
         patch.setattr(run, "log_artifacts", lambda *_: False)

@@ -35,12 +35,12 @@ def test_parent_and_children_are_right_though_the_environment_names_a_run(
     assert "mlflow.parentRunId" not in data.tags
     experiment = client.get_experiment(client.get_run(parent.run_id).info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    found = client.search_runs(
+    runs = client.search_runs(
         [experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.run_id}'", ViewType.ALL
     )
-    assert {run.info.run_id for run in found} == {child.run_id for child in children}
-    assert {run.info.run_name for run in found} == {"general", "task_adaptive"}
-    assert {run.info.status for run in found} == {"FINISHED"}
+    assert {run.info.run_id for run in runs} == {child.run_id for child in children}
+    assert {run.info.run_name for run in runs} == {"general", "task_adaptive"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
     assert len({child.run_id for child in children} | {parent.run_id}) == 3
 
 
@@ -99,13 +99,13 @@ def test_a_run_that_is_gone_is_replaced_by_a_new_one(opened: Tracking) -> None:
 
 
 def test_a_reused_stage_is_a_child_run_with_its_numbers_and_curves(opened: Tracking, client: Any) -> None:
-    made = opened.start_run("general", {}, {})
-    made.log(1, {"train/loss": 2.0})
-    made.log(2, {"train/loss": 1.0})
-    made.finish()
+    original = opened.start_run("general", {}, {})
+    original.log(1, {"train/loss": 2.0})
+    original.log(2, {"train/loss": 1.0})
+    original.finish()
     parent = opened.start_run("second", {}, {})
     metrics = {"train/loss": 1.0, "eval/accuracy": 0.5}
-    manifest = manifest_of(steps=2, metrics=metrics, mlflow_run_id=made.run_id)
+    manifest = manifest_of(steps=2, metrics=metrics, mlflow_run_id=original.run_id)
     reused = opened.reused_run("general", {}, {}, parent=parent, manifest=manifest)
     reused.finish()
     run = client.get_run(reused.run_id)
@@ -135,9 +135,9 @@ def test_artifacts_tags_and_data_sets_arrive_without_credentials(opened: Trackin
     assert stored.is_relative_to(tmp_path / "artifacts")
     names = {path.relative_to(stored).as_posix() for path in stored.rglob("*") if path.is_file()}
     assert names == {"checkpoint/manifest.json", "notes/report.md", "pictures/loss.png"}
-    said = str(run.to_dictionary()) + "".join(p.read_text(errors="replace") for p in stored.rglob("*") if p.is_file())
-    said += str(data.dataset.source) + child.points.read_text()
-    assert ":pw@" not in said
+    sent = str(run.to_dictionary()) + "".join(p.read_text(errors="replace") for p in stored.rglob("*") if p.is_file())
+    sent += str(data.dataset.source) + child.points.read_text()
+    assert ":pw@" not in sent
 
 
 def test_a_later_value_at_the_newest_step_wins(opened: Tracking, client: Any) -> None:
@@ -194,7 +194,7 @@ def test_a_process_that_ends_while_mlflows_tables_are_made_leaves_no_broken_data
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mlflow.db.lock"]
     tracking_client.make_database(address)
     client = tracking_client.load_mlflow().MlflowClient(tracking_uri=address)
-    assert [each.name for each in client.search_experiments()] == ["Default"]
+    assert [experiment_of_database.name for experiment_of_database in client.search_experiments()] == ["Default"]
     before = (tmp_path / "new" / "mlflow.db").stat().st_ino
     tracking_client.make_database(address)
     assert (tmp_path / "new" / "mlflow.db").stat().st_ino == before

@@ -22,7 +22,7 @@ from tests.support.processes import free_port
 from tests.unit.pipeline.tracking.values import history
 
 
-class Place:
+class World:
     """A store's points, the experiment of one test, and the two addresses of MLflow: away and there."""
 
     def __init__(self, folder: Path, database: str) -> None:
@@ -33,8 +33,8 @@ class Place:
         return Tracking(uri, self.experiment, self.points, artifacts=self.folder / "artifacts", patience=60)
 
     def settings(self, uri: str) -> Settings:
-        given = read_settings(self.folder, {"MLFLOW_TRACKING_URI": uri})
-        return given.model_copy(update={"artifacts": self.folder / "artifacts"})
+        from_environment = read_settings(self.folder, {"MLFLOW_TRACKING_URI": uri})
+        return from_environment.model_copy(update={"artifacts": self.folder / "artifacts"})
 
     def sync(self, uri: str | None = None) -> SyncReport:
         return sync(self.settings(uri or self.there), self.points)
@@ -42,15 +42,15 @@ class Place:
     def runs(self, client: Any) -> dict[str, Any]:
         """The experiment's runs by name; two of one name are a failure."""
         experiment = client.get_experiment_by_name(self.experiment)
-        found = client.search_runs([experiment.experiment_id])
-        by_name = {run.info.run_name: run for run in found}
-        assert len(by_name) == len(found)
+        all_runs = client.search_runs([experiment.experiment_id])
+        by_name = {run.info.run_name: run for run in all_runs}
+        assert len(by_name) == len(all_runs)
         return by_name
 
 
 @pytest.fixture
-def place(tmp_path: Path, database: str) -> Place:
-    return Place(tmp_path, database)
+def world(tmp_path: Path, database: str) -> World:
+    return World(tmp_path, database)
 
 
 def tell_all(run: TrackedRun, folder: Path) -> None:
@@ -67,12 +67,12 @@ def tell_all(run: TrackedRun, folder: Path) -> None:
     assert not run.log_dataset("sst2", "d" * 64, "https://example.com/sst2")
 
 
-def run_while_away(place: Place) -> None:
+def run_while_away(world: World) -> None:
     """A parent with one stage, finished without a server."""
-    tracking = place.tracking(place.away)
+    tracking = world.tracking(world.away)
     parent = tracking.start_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
     child = tracking.start_run("general", {"seed": 3}, {"distill.stage": "general"}, parent=parent)
-    tell_all(child, place.folder)
+    tell_all(child, world.folder)
     child.finish()
     assert not parent.log_file("table", "report.md")
     parent.finish()
@@ -83,9 +83,9 @@ def content(client: Any, run: Any, path: str, folder: Path) -> bytes:
     return Path(client.download_artifacts(run.info.run_id, path, str(folder))).read_bytes()
 
 
-def check_whole(place: Place, client: Any) -> None:
+def check_whole(world: World, client: Any) -> None:
     """Everything of `run_while_away` is there, and once."""
-    runs = place.runs(client)
+    runs = world.runs(client)
     assert set(runs) == {"flow", "general"}
     flow, general = runs["flow"], runs["general"]
     assert flow.data.params == {"recipe.name": "r"}
@@ -98,7 +98,7 @@ def check_whole(place: Place, client: Any) -> None:
     assert history(client, general.info.run_id, "eval/accuracy") == [(2, 0.5)]
     (data,) = general.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("sst2", "d" * 36)
-    scratch = place.folder / "read back"
+    scratch = world.folder / "read back"
     scratch.mkdir(exist_ok=True)
     assert content(client, general, "notes/report.md", scratch) == b"see http://example.com"
     assert content(client, general, "curves.png", scratch) == b"\x89PNG"
@@ -107,10 +107,10 @@ def check_whole(place: Place, client: Any) -> None:
     assert content(client, flow, "report.md", scratch) == b"table"
 
 
-def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(place: Place, client: Any) -> None:
-    run_while_away(place)
-    before = {path: unsent(path) for path in place.points.glob("*.jsonl")}
-    report = place.sync()
+def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(world: World, client: Any) -> None:
+    run_while_away(world)
+    before = {path: unsent(path) for path in world.points.glob("*.jsonl")}
+    report = world.sync()
     assert report.failure is None
     assert report.refused == ()
     assert {run.name: (run.sent, run.left) for run in report.runs} == {
@@ -119,55 +119,55 @@ def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(place
         "general": (Amount(points=2, artifacts=4, notes=3), Amount()),
     }
     assert sorted(map(str, before.values())) == sorted(str(run.sent) for run in report.runs)
-    check_whole(place, client)
-    assert place.sync().runs == ()
-    check_whole(place, client)
-    assert not list(place.points.glob("*.unsent"))
+    check_whole(world, client)
+    assert world.sync().runs == ()
+    check_whole(world, client)
+    assert not list(world.points.glob("*.unsent"))
 
 
-def test_a_run_sent_later_keeps_its_own_times(place: Place, client: Any) -> None:
-    run_while_away(place)
-    (path,) = [path for path in place.points.glob("*.jsonl") if run_files.read_header(path)["name"] == "general"]
-    place.sync()
-    info = place.runs(client)["general"].info
+def test_a_run_sent_later_keeps_its_own_times(world: World, client: Any) -> None:
+    run_while_away(world)
+    (path,) = [path for path in world.points.glob("*.jsonl") if run_files.read_header(path)["name"] == "general"]
+    world.sync()
+    info = world.runs(client)["general"].info
     first, *_, last = [json.loads(line)["time"] for line in path.read_text().splitlines()]
     assert (info.start_time, info.end_time) == (first, last)
 
 
-def test_the_next_run_sends_what_an_earlier_one_kept(place: Place, client: Any) -> None:
-    run_while_away(place)
-    tracking = place.tracking(place.there)
+def test_the_next_run_sends_what_an_earlier_one_kept(world: World, client: Any) -> None:
+    run_while_away(world)
+    tracking = world.tracking(world.there)
     tracking.send_kept()
     tracking.close()
-    check_whole(place, client)
-    assert place.sync().runs == ()
+    check_whole(world, client)
+    assert world.sync().runs == ()
 
 
 def test_a_server_that_comes_back_during_a_run_has_all_of_it_in_the_end(
-    place: Place, client: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.0)
-    tracking = place.tracking(place.away)
+    tracking = world.tracking(world.away)
     parent = tracking.start_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
     child = tracking.start_run("general", {"seed": 3}, {"distill.stage": "general"}, parent=parent)
     assert (parent.run_id, child.run_id) == (None, None)
-    tell_all(child, place.folder)
+    tell_all(child, world.folder)
     tracking.worker._server = None  # the same name now leads to a server
-    there = place.there, place.experiment, place.points, place.folder / "artifacts"
-    tracking.worker._connect = lambda complain: Server(*there, complain)
+    arguments = world.there, world.experiment, world.points, world.folder / "artifacts"
+    tracking.worker._connect = lambda complain: Server(*arguments, complain)
     child.finish()
-    runs = place.runs(client)
+    runs = world.runs(client)
     assert (child.run_id, parent.run_id) == (runs["general"].info.run_id, runs["flow"].info.run_id)
     assert parent.log_file("table", "report.md")
     parent.finish()
     tracking.close()
-    check_whole(place, client)
+    check_whole(world, client)
 
 
 def test_a_sync_that_breaks_off_says_what_is_left_and_the_next_one_ends_it(
-    place: Place, client: Any, monkeypatch: pytest.MonkeyPatch
+    world: World, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_while_away(place)
+    run_while_away(world)
     broken = threading.Event()
     send = tracking_server.send_request
 
@@ -180,55 +180,55 @@ def test_a_sync_that_breaks_off_says_what_is_left_and_the_next_one_ends_it(
 
     with monkeypatch.context() as patch:
         patch.setattr(tracking_server, "send_request", flaky)
-        report = place.sync()
+        report = world.sync()
     assert report.failure is not None
     assert "distill sync again" in report.failure
     assert "s3cret" not in report.model_dump_json()
     (general,) = [run for run in report.runs if run.name == "general"]
     assert general.sent == Amount(points=2, artifacts=3)
     assert general.left == Amount(artifacts=1, notes=3)
-    again = place.sync()
+    again = world.sync()
     assert again.failure is None
     assert [run.left for run in again.runs if run.name == "general"] == [Amount()]
-    check_whole(place, client)
+    check_whole(world, client)
 
 
-def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(place: Place, client: Any) -> None:
-    run_while_away(place)
-    copy = {path: path.read_bytes() for path in place.points.rglob("*") if path.is_file()}
-    place.sync()
+def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(world: World, client: Any) -> None:
+    run_while_away(world)
+    copy = {path: path.read_bytes() for path in world.points.rglob("*") if path.is_file()}
+    world.sync()
     # As if the process had been killed before it could note anything: all is kept once more.
-    for path in place.points.glob("*.sent"):
+    for path in world.points.glob("*.sent"):
         path.unlink()
     for path, data in copy.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    assert place.sync().failure is None
-    check_whole(place, client)
+    assert world.sync().failure is None
+    check_whole(world, client)
 
 
-def test_a_run_that_goes_on_is_left_to_its_process(place: Place, client: Any) -> None:
-    tracking = place.tracking(place.away)
+def test_a_run_that_goes_on_is_left_to_its_process(world: World, client: Any) -> None:
+    tracking = world.tracking(world.away)
     child = tracking.start_run("general", {}, {})
     child.log(1, {"train/loss": 1.0})
-    (run,) = place.sync().runs
+    (run,) = world.sync().runs
     assert (run.sent, run.left) == (Amount(), Amount(points=1))
     assert run.reason == "it is still running"
     child.finish()
     tracking.close()
-    (run,) = place.sync().runs
+    (run,) = world.sync().runs
     assert (run.sent, run.left) == (Amount(points=1, notes=1), Amount())
-    assert place.runs(client)["general"].data.metrics == {"train/loss": 1.0}
+    assert world.runs(client)["general"].data.metrics == {"train/loss": 1.0}
 
 
-def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(place: Place, client: Any) -> None:
-    tracking = place.tracking(place.there)
+def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(world: World, client: Any) -> None:
+    tracking = world.tracking(world.there)
     deleted = tracking.start_run("deleted", {}, {})
     tracking.close()
     client.delete_run(deleted.run_id)
     for key in (str(deleted.run_id), "f" * 32):
-        run_files.PointFile(place.points / f"{key}.jsonl", {"name": key}).append(1, {"x": 1.0})
-    report = place.sync()
+        run_files.PointFile(world.points / f"{key}.jsonl", {"name": key}).append(1, {"x": 1.0})
+    report = world.sync()
     assert report.failure is None
     reasons = {run.key: run.reason or "" for run in report.runs}
     assert "is deleted there" in reasons[str(deleted.run_id)]
@@ -237,37 +237,37 @@ def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(place:
     assert all(run.left == Amount(points=1, notes=1) for run in report.runs)
 
 
-def test_an_unreachable_server_leaves_everything_and_its_credentials_unsaid(place: Place) -> None:
-    run_while_away(place)
-    report = place.sync(place.away)
+def test_an_unreachable_server_leaves_everything_and_its_credentials_unsaid(world: World) -> None:
+    run_while_away(world)
+    report = world.sync(world.away)
     assert report.failure is not None
     assert "cannot be reached" in report.failure
-    assert str(place.points) in report.failure
+    assert str(world.points) in report.failure
     assert {run.name: run.left for run in report.runs} == {
         "flow": Amount(artifacts=1, notes=1),
         "general": Amount(points=2, artifacts=4, notes=3),
     }
     assert "s3cret" not in report.model_dump_json()
-    assert place.sync(place.away).failure is not None
+    assert world.sync(world.away).failure is not None
 
 
 def test_half_a_request_and_a_damaged_one_do_not_stop_the_others(
-    place: Place, client: Any, caplog: pytest.LogCaptureFixture
+    world: World, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run_while_away(place)
-    (folder,) = [path for path in place.points.glob("*.unsent") if (path / "000004").is_dir()]
+    run_while_away(world)
+    (folder,) = [path for path in world.points.glob("*.unsent") if (path / "000004").is_dir()]
     (folder / ".tmp-1-0123abcd-elsewhere").mkdir()
     (folder / "000001" / "request.json").write_text('{"kind": "arti')
-    report = place.sync()
+    report = world.sync()
     assert report.failure is None
-    check_whole(place, client)
+    check_whole(world, client)
     assert (folder / "000001").is_dir()
     assert "cannot be read and is not sent" in caplog.text
 
 
-def test_only_plain_data_is_kept(place: Place) -> None:
-    run_while_away(place)
-    names = {path.name for path in place.points.rglob("*") if path.is_file()}
+def test_only_plain_data_is_kept(world: World) -> None:
+    run_while_away(world)
+    names = {path.name for path in world.points.rglob("*") if path.is_file()}
     suffixes = {Path(name).suffix for name in names if not name.startswith(".")}
     assert suffixes == {".jsonl", ".json", ".md", ".png", ".safetensors"}
 
