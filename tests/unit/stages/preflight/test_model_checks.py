@@ -1,4 +1,4 @@
-"""What a run would refuse of its models, `plan` refuses: vocabularies, sizes of weights, starts, given teachers."""
+"""`plan` refuses models that a run would refuse: vocabularies, sizes of weights, starts, given teachers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def roberta(folder: Path, **changes: Any) -> Path:
     return random_model(folder, config, None)
 
 
-def test_token_types_that_the_model_does_not_have_are_left_out_of_pairs(tmp_path: Path) -> None:
+def test_missing_token_types_are_omitted_from_pairs(tmp_path: Path) -> None:
     folder = roberta(tmp_path / "model")
     tokenizer = load_tokenizer(folder, load_config(folder))
     assert "token_type_ids" not in tokenizer.model_input_names
@@ -71,7 +71,7 @@ def test_token_types_that_the_model_does_not_have_are_left_out_of_pairs(tmp_path
     assert "token_type_ids" not in again("a", "the")
 
 
-def test_token_types_that_the_model_has_or_does_not_read_stay(tmp_path: Path) -> None:
+def test_supported_token_types_are_kept(tmp_path: Path) -> None:
     for name, number in (("two", 2), ("none", 0)):
         folder = toy_teacher(tmp_path / name)
         edit(folder / "config.json", type_vocab_size=number)
@@ -79,7 +79,7 @@ def test_token_types_that_the_model_has_or_does_not_read_stay(tmp_path: Path) ->
         assert "token_type_ids" in tokenizer.model_input_names
 
 
-def test_a_model_with_fewer_token_types_than_the_teachers_tokenizer_gives_is_refused(tmp_path: Path) -> None:
+def test_models_with_too_few_token_types_are_refused(tmp_path: Path) -> None:
     teacher, other = toy_teacher(tmp_path / "teacher"), roberta(tmp_path / "other")
     said = refusal(check_same_vocabulary, other, teacher, place="student.start.model")
     assert "student.start.model: " in said
@@ -87,7 +87,7 @@ def test_a_model_with_fewer_token_types_than_the_teachers_tokenizer_gives_is_ref
     check_same_vocabulary(teacher, other, place="x")
 
 
-def test_an_added_token_without_an_embedding_is_named_with_its_remedy(tmp_path: Path) -> None:
+def test_added_tokens_without_embeddings_are_named(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "model")
     size = len(tiny_tokenizer())
     for added, words in ((["<user>"], ""), (["<user>", "<url>"], " and 1 more")):
@@ -100,7 +100,7 @@ def test_an_added_token_without_an_embedding_is_named_with_its_remedy(tmp_path: 
         assert "another model" not in said
 
 
-def test_an_id_beyond_the_embeddings_is_found_though_the_tokens_are_few(tmp_path: Path) -> None:
+def test_ids_beyond_the_embeddings_are_detected(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "model")
     file = folder / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ def test_an_id_beyond_the_embeddings_is_found_though_the_tokens_are_few(tmp_path
     assert f"the model's {size} embeddings" in said
 
 
-def test_an_id_of_a_template_beyond_the_embeddings_is_found(tmp_path: Path) -> None:
+def test_template_ids_beyond_the_embeddings_are_detected(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "model")
     inner = Tokenizer.from_file(str(folder / "tokenizer.json"))
     inner.post_processor = processors.TemplateProcessing(
@@ -122,7 +122,7 @@ def test_an_id_of_a_template_beyond_the_embeddings_is_found(tmp_path: Path) -> N
     assert "(id 500)" in refusal(load_tokenizer, folder, load_config(folder))
 
 
-def test_a_vocabulary_of_another_model_is_told_as_such(tmp_path: Path) -> None:
+def test_vocabularies_of_other_models_are_recognised(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "model")
     tiny_tokenizer([*WORDS, "more", "words"]).save_pretrained(folder)
     said = refusal(load_tokenizer, folder, load_config(folder))
@@ -133,7 +133,7 @@ def test_a_vocabulary_of_another_model_is_told_as_such(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_whole_model_of_any_family_fits_its_config(tmp_path: Path, family: str) -> None:
+def test_models_of_all_families_match_their_configs(tmp_path: Path, family: str) -> None:
     config = family_config(family)
     for auto in (AutoModel, AutoModelForMaskedLM):
         folder = tmp_path / auto.__name__
@@ -158,7 +158,7 @@ def test_a_whole_model_of_any_family_fits_its_config(tmp_path: Path, family: str
         ({"pad_token_id": 1000}, "cannot be loaded as a model: "),
     ],
 )
-def test_weights_of_other_sizes_than_the_configs_are_named(tmp_path: Path, changes: dict[str, int], words: str) -> None:
+def test_weights_of_wrong_sizes_are_named(tmp_path: Path, changes: dict[str, int], words: str) -> None:
     recipe = toy_recipe(tmp_path)
     edit(tmp_path / "teacher" / "config.json", **changes)
     said = refusal(preflight, recipe, tmp_path / "cache")
@@ -167,13 +167,13 @@ def test_weights_of_other_sizes_than_the_configs_are_named(tmp_path: Path, chang
     assert said.count("\n") == 0
 
 
-def test_loading_itself_says_which_sizes_differ(tmp_path: Path) -> None:
+def test_loading_names_wrong_sizes(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "model")
     edit(folder / "config.json", vocab_size=500)
     assert "weight is 92 x 16 in model.safetensors" in refusal(load_encoder, folder)
 
 
-def test_the_shard_that_holds_a_weight_is_named(tmp_path: Path) -> None:
+def test_the_shard_of_a_weight_is_named(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "model")
     model = AutoModel.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
@@ -182,7 +182,7 @@ def test_the_shard_that_holds_a_weight_is_named(tmp_path: Path) -> None:
     assert "in model-00001-of-000" in refusal(check_weights, AutoModel, folder, load_config(folder))
 
 
-def test_a_word_head_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_masked_language_heads_of_other_vocabularies_are_refused(tmp_path: Path) -> None:
     config = BertConfig(vocab_size=92, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -201,7 +201,7 @@ def given(tmp_path: Path, labels: tuple[str, ...] = ("bad", "good")) -> dict[str
     return {"task_model": {"kind": "given", "model": str(folder)}, "model": str(tmp_path / "teacher")}
 
 
-def test_a_head_of_other_outputs_than_its_config_names_is_one_message(tmp_path: Path) -> None:
+def test_heads_with_wrong_outputs_are_reported_once(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, teacher=given(tmp_path, ("a", "b", "c")))
     edit(tmp_path / "given" / "config.json", id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
     said = refusal(preflight, recipe, tmp_path / "cache")
@@ -209,7 +209,7 @@ def test_a_head_of_other_outputs_than_its_config_names_is_one_message(tmp_path: 
     assert said.count("\n") == 0
 
 
-def test_a_given_teacher_that_reads_fewer_tokens_is_refused(tmp_path: Path) -> None:
+def test_given_teachers_with_too_few_positions_are_refused(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, teacher=given(tmp_path))
     preflight(recipe, tmp_path / "cache")
     config = load_config(tmp_path / "given")
@@ -220,7 +220,7 @@ def test_a_given_teacher_that_reads_fewer_tokens_is_refused(tmp_path: Path) -> N
     assert "reads at most 16 tokens, but task.max_length is 24" in said
 
 
-def test_a_given_teacher_whose_blocks_cannot_be_matched_is_refused(tmp_path: Path) -> None:
+def test_given_teachers_with_unmatched_blocks_are_refused(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path, teacher=given(tmp_path))
     toy_teacher(tmp_path / "given", labels=("bad", "good"), layers=4, heads=4)
     said = refusal(preflight, recipe, tmp_path / "cache")
@@ -231,7 +231,7 @@ def test_a_given_teacher_whose_blocks_cannot_be_matched_is_refused(tmp_path: Pat
 # Starts
 
 
-def test_a_student_that_is_there_already_is_asked_itself(tmp_path: Path) -> None:
+def test_existing_students_are_checked_directly(tmp_path: Path) -> None:
     shape = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     folder = tmp_path / "start"
     start = {"kind": "model", "model": str(folder)}
@@ -267,9 +267,7 @@ def test_a_student_that_is_there_already_is_asked_itself(tmp_path: Path) -> None
         ),
     ],
 )
-def test_blocks_that_cannot_be_copied_are_refused_before_anything_is_trained(
-    tmp_path: Path, start: dict[str, Any], words: str
-) -> None:
+def test_blocks_that_cannot_be_copied_are_refused(tmp_path: Path, start: dict[str, Any], words: str) -> None:
     shape = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     recipe = toy_recipe(tmp_path, student={"shape": shape, "start": start})
     config = family_config("modernbert", layers=3)
@@ -281,7 +279,7 @@ def test_blocks_that_cannot_be_copied_are_refused_before_anything_is_trained(
         preflight(recipe, tmp_path / "cache")
 
 
-def test_what_asks_for_a_mask_token_is_refused_where_there_is_none(tmp_path: Path) -> None:
+def test_settings_that_need_a_missing_mask_token_are_refused(tmp_path: Path) -> None:
     shape = {"num_layers": 2, "hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
     recipe = toy_recipe(tmp_path, student={"shape": shape, "start": {"kind": "extract"}})
     preflight(recipe, tmp_path / "cache")
@@ -294,7 +292,7 @@ def test_what_asks_for_a_mask_token_is_refused_where_there_is_none(tmp_path: Pat
     assert "student.start.units: importance is measured on masked words" in said
 
 
-def test_a_checkpoint_of_another_student_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_checkpoints_of_other_students_are_refused(tmp_path: Path) -> None:
     shape = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
     recipe = toy_recipe(tmp_path, student={"shape": shape})
     teacher, folder = tmp_path / "teacher", toy_teacher(tmp_path / "parent", layers=2)
@@ -332,7 +330,7 @@ def sentence_model(folder: Path, width: int = 12) -> Path:
         ({"activation_function": "torch.nn.modules.activation.Tanh"}, "only a linear map is read"),
     ],
 )
-def test_a_map_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_layer_maps_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     folder = sentence_model(tmp_path / "model")
     config = load_config(folder)
     check_dense(folder, config)
@@ -341,7 +339,7 @@ def test_a_map_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, A
     assert words in refusal(load_sentence_encoder, folder, Embedding())
 
 
-def test_a_cause_that_several_stages_share_is_said_once_with_all_of_them() -> None:
+def test_shared_problems_are_reported_once_with_all_stages() -> None:
     reason = ".objective.terms: attention cannot be read from a funnel model"
     problems = [f"stages[{place}]{reason}" for place in (0, 2, 2)]
     found = once_each([*problems, "task.problem: no head", "task.problem: no head"])

@@ -1,4 +1,4 @@
-"""Choosing among written answers: rows, sequences, batches that keep a row's choices together, and answers."""
+"""Multiple choice: rows, sequences, batches that keep the choices of a row together, and losses."""
 
 from __future__ import annotations
 
@@ -35,51 +35,51 @@ TOKENIZER = tiny_tokenizer()
 
 
 def load(folder: Path, rows: list[dict[str, Any]], problem: Any, **changes: Any) -> TaskRows:
-    """A task with the same rows to learn from and to be validated on."""
+    """Load a task with the same rows for training and validation."""
     task: dict[str, Any] = {"kind": "files", "problem": problem} | changes
     for split in ("train", "validation"):
         task[split] = str(write_rows(folder / f"{split}.jsonl", rows))
     return load_task(TypeAdapter(TaskData).validate_python(task), folder / "cache")
 
 
-def test_the_right_choice_may_be_its_text_its_number_or_its_letter(tmp_path: Path) -> None:
+def test_answers_may_be_texts_numbers_or_letters(tmp_path: Path) -> None:
     choices = ["film", "1", "plot"]
     for answers in (("plot", "1", " film "), ("2", "1", "0"), ("C", "b", "A")):
         rows = [{"text_a": "a", "choices": choices, "label": answer} for answer in answers]
-        found = load(tmp_path, rows, "multiple_choice")
-        assert found.train["label"] == [2, 1, 0]
-        assert found.train["choices"] == [choices] * 3
-        assert found.labels == ("choice",)
+        result = load(tmp_path, rows, "multiple_choice")
+        assert result.train["label"] == [2, 1, 0]
+        assert result.train["choices"] == [choices] * 3
+        assert result.labels == ("choice",)
 
 
-def test_choices_may_stand_in_columns_of_their_own(tmp_path: Path) -> None:
+def test_choices_may_have_one_column_each(tmp_path: Path) -> None:
     row = {"sent1": "a man", "sent2": "he", "ending0": "sings", "ending1": "runs", "label": 1}
     problem = {"kind": "multiple_choice", "choices": ["ending0", "ending1"], "first": 0}
-    found = load(tmp_path, [row], problem, text="sent1", text_pair="sent2").train
-    assert found.to_list() == [{"text": "a man", "text_pair": "he", "choices": ["sings", "runs"], "label": 1}]
+    result = load(tmp_path, [row], problem, text="sent1", text_pair="sent2").train
+    assert result.to_list() == [{"text": "a man", "text_pair": "he", "choices": ["sings", "runs"], "label": 1}]
 
 
-def test_every_blank_is_a_row_with_its_own_blank_alone(tmp_path: Path) -> None:
+def test_every_blank_becomes_a_row(tmp_path: Path) -> None:
     row = {
         "content": ["a #idiom1# b #idiom22# c", "no blank", "#idiom3#"],
         "candidates": ["x", "y", "z"],
         "answers": {"text": ["y", "x", "z"], "candidate_id": [1, 0, 2]},
     }
     problem = {"kind": "multiple_choice", "choices": "candidates", "blank": "#idiom{number}#"}
-    found = load(tmp_path, [row, row], problem, text="content", label="answers.text").train
-    assert found["text"] == ["a ____ b … c", "a … b ____ c", "____"] * 2
-    assert found["label"] == [1, 0, 2] * 2
-    assert found["choices"] == [["x", "y", "z"]] * 6
+    result = load(tmp_path, [row, row], problem, text="content", label="answers.text").train
+    assert result["text"] == ["a ____ b … c", "a … b ____ c", "____"] * 2
+    assert result["label"] == [1, 0, 2] * 2
+    assert result["choices"] == [["x", "y", "z"]] * 6
 
 
-def test_blanks_and_answers_that_differ_in_number_are_refused(tmp_path: Path) -> None:
+def test_unequal_numbers_of_blanks_and_answers_are_refused(tmp_path: Path) -> None:
     row = {"text_a": "a #b# and #b#", "choices": ["x", "y"], "label": ["x"]}
     with pytest.raises(DataError, match=r"row 1: column 'text_a' has 2 blanks #b# but 'label' has 1 answers"):
         load(tmp_path, [row], {"kind": "multiple_choice", "blank": "#b#"})
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"labels": ["a", "b"]}, "a multiple_choice task has none"),
         ({"metric": "f1"}, "f1 does not score multiple_choice tasks"),
@@ -90,13 +90,13 @@ def test_blanks_and_answers_that_differ_in_number_are_refused(tmp_path: Path) ->
         ),
     ],
 )
-def test_what_no_choice_has_is_refused(changes: dict[str, Any], said: str) -> None:
+def test_settings_that_do_not_apply_to_choices_are_refused(changes: dict[str, Any], reason: str) -> None:
     task = {"kind": "files", "train": "a", "validation": "b", "problem": "multiple_choice"}
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=reason):
         TypeAdapter(TaskData).validate_python(task | changes)
 
 
-def test_each_choice_is_a_sequence_behind_passage_and_question() -> None:
+def test_each_choice_is_encoded_after_passage_and_question() -> None:
     encode = kind_of(MultipleChoice()).encoder(TOKENIZER, 64, is_pair=True)
     columns = encode(
         {
@@ -107,8 +107,8 @@ def test_each_choice_is_a_sequence_behind_passage_and_question() -> None:
         },
         [7, 9],
     )
-    said = [" ".join(TOKENIZER.convert_ids_to_tokens(row)) for row in columns["input_ids"]]
-    assert said == [
+    reason = [" ".join(TOKENIZER.convert_ids_to_tokens(row)) for row in columns["input_ids"]]
+    assert reason == [
         "[CLS] film plot [SEP] one blue [SEP]",
         "[CLS] film plot [SEP] one green [SEP]",
         "[CLS] film plot [SEP] one red [SEP]",
@@ -120,7 +120,7 @@ def test_each_choice_is_a_sequence_behind_passage_and_question() -> None:
     assert columns["token_type_ids"][0] == [0, 0, 0, 0, 1, 1, 1]
 
 
-def test_a_passage_is_cut_before_the_choice_is(tmp_path: Path) -> None:
+def test_passages_are_truncated_before_choices(tmp_path: Path) -> None:
     row = {"text_a": "film " * 40, "choices": ["red", "blue"], "label": "red"}
     rows = load(tmp_path, [row], "multiple_choice")
     tokens, _ = tokenize_task(rows, TOKENIZER, max_length=12, cache=tmp_path / "tokens")
@@ -140,7 +140,7 @@ def drawn_tokens(sizes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarra
 
 @settings(max_examples=60, deadline=None)
 @given(SIZES, st.sampled_from(["3 sequences", "90 tokens"]))
-def test_no_step_tears_a_row_apart_and_every_sequence_comes_once(sizes: list[int], size: str) -> None:
+def test_steps_never_split_rows_and_cover_every_sequence_once(sizes: list[int], size: str) -> None:
     lengths, choice_of = drawn_tokens(sizes)
     batches = Batches(lengths, TypeAdapter(BatchSize).validate_python(size), 64, 0, choice_of=choice_of)
     assert batches.rows_in_epoch == len(sizes)
@@ -159,7 +159,7 @@ def test_no_step_tears_a_row_apart_and_every_sequence_comes_once(sizes: list[int
     assert sorted(seen) == list(range(len(lengths)))
 
 
-def test_sequences_that_are_rows_are_grouped_by_themselves() -> None:
+def test_rows_of_one_sequence_are_groups_of_one() -> None:
     lengths, _ = drawn_tokens([1] * 9)
     alone, none = Groups(lengths, np.arange(9)), Groups(lengths, None)
     for cut, other in zip(alone.cut(np.argsort(lengths), 60), none.cut(np.argsort(lengths), 60), strict=True):
@@ -168,7 +168,7 @@ def test_sequences_that_are_rows_are_grouped_by_themselves() -> None:
     assert all(padded_tokens(lengths, [cut]) <= 60 for cut in apart)
 
 
-def test_a_step_of_one_row_cannot_be_cut() -> None:
+def test_a_step_of_one_row_cannot_be_split() -> None:
     lengths, choice_of = drawn_tokens([5, 5])
     one, two = (
         Batches(lengths, TypeAdapter(BatchSize).validate_python(size), budget, 0, choice_of=choice_of)
@@ -186,7 +186,7 @@ def answered(folder: Path) -> Tokens:
     return tokenize_task(load(folder, rows, "multiple_choice"), TOKENIZER, max_length=24, cache=folder / "tokens")[0]
 
 
-def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path: Path) -> None:
+def test_losses_compare_the_choices_of_each_row(tmp_path: Path) -> None:
     batch = answered(tmp_path).batch(np.arange(5))
     assert batch.targets_as(ChoiceLabels).row_of.tolist() == [0, 0, 0, 1, 1]
     student = torch.tensor([1.0, 2.0, 0.5, -1.0, 3.0], dtype=torch.float64)[:, None]
@@ -208,14 +208,14 @@ def test_answers_are_compared_row_by_row_however_many_choices_each_has(tmp_path:
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(1, 3), (3, 3), (4, 3), (5, 5), (9, 5)])
-def test_the_first_sequences_of_a_batch_are_whole_rows(asked: int, kept: int, tmp_path: Path) -> None:
+def test_first_sequences_of_a_batch_are_whole_rows(asked: int, kept: int, tmp_path: Path) -> None:
     part = answered(tmp_path).batch(np.arange(5)).first(asked)
     assert len(part.input_ids) == kept
     assert len(part.targets_as(ChoiceLabels).row_of) == kept
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_choices_are_scored_alone_as_transformers_scores_them_side_by_side(family: str, tmp_path: Path) -> None:
+def test_scores_equal_those_of_transformers_multiple_choice_heads(family: str, tmp_path: Path) -> None:
     folder = family_folder(tmp_path / "encoder", family)
     if not kind_of(MultipleChoice()).head.exists_for(load_config(folder)):
         assert family in ("nomic_bert", "gte", "eurobert", "layoutlm")

@@ -1,4 +1,4 @@
-"""Labels that mean none, several spellings of one, values, ids and numbers: read with a remark, or refused."""
+"""Marks of missing labels, several spellings of a label, values, ids and numbers: reported or refused."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def refusal(given: Sequence[Any], validation: Sequence[Any] | None = None, **fie
     return str(caught.value)
 
 
-def names(found: CheckedRows, split: str = "train") -> list[str]:
-    return [found.labels[label] for label in found.splits[split]["label"]]
+def names(result: CheckedRows, split: str = "train") -> list[str]:
+    return [result.labels[label] for label in result.splits[split]["label"]]
 
 
 @pytest.mark.parametrize("none", ["-", "nan", "NaN", "?", "<NA>", "#N/A", "null", "–", " - ", "-1"])
-def test_a_label_that_means_none_is_no_class(none: str) -> None:
-    found = read([*NLI * 33, none])
-    assert found.labels == tuple(sorted(NLI))
-    assert found.dropped == {"train": 1, "validation": 1}
-    assert len(found.splits["train"]) == 99
-    assert f"1 of 100 rows have no text or no label ({none!r} means none" in found.remarks[0]
+def test_marks_of_missing_labels_are_not_classes(none: str) -> None:
+    result = read([*NLI * 33, none])
+    assert result.labels == tuple(sorted(NLI))
+    assert result.dropped == {"train": 1, "validation": 1}
+    assert len(result.splits["train"]) == 99
+    assert f"1 of 100 rows have no text or no label ({none!r} means none" in result.remarks[0]
     message = refusal([*NLI, none])
     assert "task.train: t.csv: row 4: label 'label' is" in message
     assert "1 of 4 rows have no text or no label, 25 %" in message
@@ -57,7 +57,7 @@ def test_a_label_that_means_none_is_no_class(none: str) -> None:
     assert names(kept) == [*NLI, none]
 
 
-def test_minus_one_is_none_beside_counted_classes_and_a_class_of_sentiment() -> None:
+def test_minus_one_is_missing_beside_numbered_classes_and_a_class_of_sentiment() -> None:
     assert read([*[0, 1, 2] * 40, -1]).labels == ("0", "1", "2")
     assert read([-1, 0, 1]).labels == ("-1", "0", "1")
     assert read([-1, 1]).labels == ("-1", "1")
@@ -67,18 +67,18 @@ def test_minus_one_is_none_beside_counted_classes_and_a_class_of_sentiment() -> 
     assert "label '-1' in 1 of 201 rows is read as a class of its own" in rare.remarks[0]
 
 
-def test_signs_alone_are_classes() -> None:
+def test_signs_can_be_classes() -> None:
     assert read(["+", "-"]).labels == ("+", "-")
     assert read([".", "?", "-"]).labels == ("-", ".", "?")
     assert not read(["+", "-"]).remarks
 
 
 @pytest.mark.parametrize("name", ["None", "none", "N/A", "NA", "unlabeled"])
-def test_a_label_that_may_mean_none_is_a_class_with_a_remark(name: str) -> None:
-    found = read(["pos", "neg", name])
-    assert name in found.labels
-    assert f"label '{name}' in 1 of 3 rows is read as a class of its own" in found.remarks[0]
-    assert "task.labels" in found.remarks[0]
+def test_possibly_missing_labels_are_classes_with_a_remark(name: str) -> None:
+    result = read(["pos", "neg", name])
+    assert name in result.labels
+    assert f"label '{name}' in 1 of 3 rows is read as a class of its own" in result.remarks[0]
+    assert "task.labels" in result.remarks[0]
     # A list of the classes without it says that it is none.
     assert read([*["pos", "neg"] * 50, name], labels=("neg", "pos")).dropped["train"] == 1
     assert not read(["pos", "neg", name], labels=("neg", "pos", name)).remarks
@@ -97,7 +97,7 @@ def test_a_label_that_may_mean_none_is_a_class_with_a_remark(name: str) -> None:
         (("1", "01"), "'1' (4), '01' (2)"),
     ],
 )
-def test_labels_that_look_alike_are_one_unless_listed(twins: tuple[str, str], shown: str) -> None:
+def test_spellings_of_one_label_are_refused_unless_listed(twins: tuple[str, str], shown: str) -> None:
     labels = [twins[0], twins[1], twins[0], "x"]
     message = refusal(labels)
     assert f"task.train: t.csv: row 2: column 'label': the labels {shown} differ only by case, blanks" in message
@@ -105,7 +105,7 @@ def test_labels_that_look_alike_are_one_unless_listed(twins: tuple[str, str], sh
     assert names(read(labels, labels=(*twins, "x"))) == labels
 
 
-def test_a_validation_label_that_is_spelled_otherwise_is_named_with_the_one_meant() -> None:
+def test_misspelled_validation_labels_get_a_suggestion() -> None:
     assert "task.validation: v.csv: row 2: column 'label'" in refusal(["pos", "neg"], ["neg", "Pos"])
     message = refusal(["pos", "neg"], ["neg", "Pos "], labels=("neg", "pos"))
     assert "row 2: label 'Pos ' is not one of neg, pos" in message
@@ -114,7 +114,7 @@ def test_a_validation_label_that_is_spelled_otherwise_is_named_with_the_one_mean
 
 
 @pytest.mark.parametrize("values", [["1.0", "2.5", "3"], ["1,5", "2,5"], ["-0.5", ".5"], ["1e-3", "2"]])
-def test_values_as_text_are_no_classes(values: list[str]) -> None:
+def test_values_as_text_are_not_classes(values: list[str]) -> None:
     message = refusal(values)
     assert "task.train: t.csv: column 'label' holds values such as" in message
     assert "set task.problem to regression" in message
@@ -122,13 +122,13 @@ def test_values_as_text_are_no_classes(values: list[str]) -> None:
 
 
 @pytest.mark.parametrize("labels", [["1.0", "0.0", "1"], [1.0, 0.0, 1.0]])
-def test_whole_numbers_that_pandas_made_floats_are_whole(labels: list[Any]) -> None:
-    found = read(labels, [0, 1])
-    assert found.labels == ("0", "1")
-    assert names(found) == ["1", "0", "1"]
-    assert names(found, "validation") == ["0", "1"]
-    assert "are read as whole numbers" in found.remarks[0]
-    assert "regression" in found.remarks[0]
+def test_whole_numbers_as_floats_are_read_as_whole_numbers(labels: list[Any]) -> None:
+    result = read(labels, [0, 1])
+    assert result.labels == ("0", "1")
+    assert names(result) == ["1", "0", "1"]
+    assert names(result, "validation") == ["0", "1"]
+    assert "are read as whole numbers" in result.remarks[0]
+    assert "regression" in result.remarks[0]
 
 
 def test_a_gap_in_a_column_of_floats_is_a_missing_label() -> None:
@@ -137,7 +137,7 @@ def test_a_gap_in_a_column_of_floats_is_a_missing_label() -> None:
     assert names(read(labels, [0, 1], dropped=0.5)) == ["1", "0"]
 
 
-def test_ids_are_no_classes() -> None:
+def test_ids_are_not_classes() -> None:
     ids = [f"id{number}" for number in range(300)]
     message = refusal(ids)
     assert "column 'label' has 300 different labels in 300 rows, such as id0, id1, id10" in message
@@ -149,10 +149,10 @@ def test_ids_are_no_classes() -> None:
     assert not read([f"intent {number}" for number in range(77)] * 10).remarks
 
 
-def test_numbers_stand_for_the_names_that_a_task_lists() -> None:
-    found = read([2, 0, 1], labels=("neg", "neutral", "pos"))
-    assert names(found) == ["pos", "neg", "neutral"]
-    assert "0 is read as neg and 2 as pos, by their position in task.labels" in found.remarks[0]
+def test_numbers_index_the_listed_names() -> None:
+    result = read([2, 0, 1], labels=("neg", "neutral", "pos"))
+    assert names(result) == ["pos", "neg", "neutral"]
+    assert "0 is read as neg and 2 as pos, by their position in task.labels" in result.remarks[0]
     assert names(read(["1.0", "0.0"], labels=("no", "yes"))) == ["yes", "no"]
     assert names(read([True, False], labels=("no", "yes"))) == ["yes", "no"]
     assert names(read(["True", "False"], labels=("no", "yes"))) == ["yes", "no"]
@@ -169,7 +169,7 @@ def test_numbers_beyond_the_list_are_refused() -> None:
     assert "row 1: label '0' is not one of 1, 2" in refusal([0, 3], labels=("1", "2"))
 
 
-def test_declared_classes_are_taken_at_their_word() -> None:
+def test_declared_classes_are_accepted_unchecked() -> None:
     features = datasets.Features(
         {"text_a": datasets.Value("string"), "label": datasets.ClassLabel(names=["Pos", "pos"])}
     )
@@ -181,40 +181,40 @@ def test_declared_classes_are_taken_at_their_word() -> None:
         checked_rows(task, raw, WHERE)
 
 
-def test_names_in_sets_of_labels_are_looked_at_too() -> None:
+def test_names_in_label_sets_are_checked_too() -> None:
     multi = {"problem": "multi_label"}
     assert "row 3: column 'label': the labels 'joy' (4), 'Joy' (2)" in refusal(
         [["joy"], ["joy", "love"], ["Joy"]], **multi
     )
-    found = read([["joy"], ["love", "none"]], **multi)
-    assert "label 'none' is read as a label of its own (1 rows)" in found.remarks[0]
+    result = read([["joy"], ["love", "none"]], **multi)
+    assert "label 'none' is read as a label of its own (1 rows)" in result.remarks[0]
     assert not read([["joy"], ["love", "none"]], labels=("joy", "love", "none"), **multi).remarks
 
 
-def test_truth_values_are_the_same_however_they_are_written() -> None:
-    found = read(["True", "False", "True"], [True, False])
-    assert found.labels == ("false", "true")
-    assert names(found) == ["true", "false", "true"]
-    assert "False, True, false, true are read as false and true" in found.remarks[0]
+def test_spellings_of_truth_values_are_equal() -> None:
+    result = read(["True", "False", "True"], [True, False])
+    assert result.labels == ("false", "true")
+    assert names(result) == ["true", "false", "true"]
+    assert "False, True, false, true are read as false and true" in result.remarks[0]
     assert names(read(["True", "False"])) == ["True", "False"]
 
 
-def test_minus_one_among_floats_and_shares_as_text_are_no_classes() -> None:
-    found = read([*[0.0, 1.0, 2.0] * 40, -1.0])
-    assert found.labels == ("0", "1", "2")
-    assert found.dropped["train"] == 1
+def test_minus_one_among_floats_and_percentages_are_not_classes() -> None:
+    result = read([*[0.0, 1.0, 2.0] * 40, -1.0])
+    assert result.labels == ("0", "1", "2")
+    assert result.dropped["train"] == 1
     assert "column 'label' holds values such as 45 %, 7.5 %" in refusal(["7.5 %", "45 %"])
 
 
-def test_names_of_a_thousand_digits_and_of_unseen_signs_are_shown_short() -> None:
+def test_long_and_unprintable_names_are_shortened_in_messages() -> None:
     for given in (["9" * 900, "-1", "0"], ["a\x00b", "ab"], ["y" * 900, "Y" * 900]):
         message = refusal(given)
         assert len(message) < 500
         assert message.isprintable()
 
 
-def test_several_labels_in_one_name_are_said() -> None:
-    found = read(["good", "bad", "good;bad"] * 5)
-    assert found.labels == ("bad", "good", "good;bad")
-    assert "'good;bad' in 5 rows is read as a class of its own; set task.problem to multi_label" in found.remarks[0]
+def test_joined_labels_are_reported() -> None:
+    result = read(["good", "bad", "good;bad"] * 5)
+    assert result.labels == ("bad", "good", "good;bad")
+    assert "'good;bad' in 5 rows is read as a class of its own; set task.problem to multi_label" in result.remarks[0]
     assert not read(["good, cheap", "bad"] * 5).remarks

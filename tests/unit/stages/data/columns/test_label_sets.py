@@ -1,4 +1,4 @@
-"""Sets of labels in every form that they are published in, and what is said of those with two meanings."""
+"""Sets of labels in every published form, and refusals of ambiguous ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from stages.kinds.rows import CheckedRows
 
 
 def load(train: list[Any], validation: list[Any] | None = None, *, text: str = "text_a", **changes: Any) -> CheckedRows:
-    """Rows with these labels in a column, or whole rows, as files would give them."""
+    """Check rows with these labels in a column, or whole rows, as read from files."""
     task = {"kind": "files", "problem": "multi_label", "train": "a", "validation": "b", "text": text}
     parsed = TypeAdapter(TaskData).validate_python(task | changes)
     assert isinstance(parsed, FileTask)
@@ -38,22 +38,22 @@ def _keys(row: Any) -> set[str]:
 
 
 def texts(header: str, *rows: list[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file, in which every value is text."""
+    """Return rows of a CSV file, in which every value is text."""
     return [dict(zip(header.split(","), row, strict=True)) for row in rows]
 
 
 def named(rows: CheckedRows) -> list[set[str]]:
-    """The names of each training row's labels."""
+    """Return the names of each training row's labels."""
     return [{name for name, has in zip(rows.labels, row, strict=True) if has} for row in rows.splits["train"]["label"]]
 
 
-def test_a_list_of_zeros_and_ones_has_one_for_each_label() -> None:
+def test_lists_of_zeros_and_ones_are_flags() -> None:
     rows = [[0, 0, 0, 1, 0]] * 10 + [[1, 0, 0, 0, 0]] * 10
-    found = load(rows)
-    assert found.labels == ("0", "1", "2", "3", "4")
-    assert list(found.splits["train"]["label"]) == rows
-    assert "a 0 or 1 for each of 5 labels" in found.remarks[0]
-    assert "task.labels" in found.remarks[0]
+    result = load(rows)
+    assert result.labels == ("0", "1", "2", "3", "4")
+    assert list(result.splits["train"]["label"]) == rows
+    assert "a 0 or 1 for each of 5 labels" in result.remarks[0]
+    assert "task.labels" in result.remarks[0]
     again = load(rows, labels=["joy", "love", "fear", "anger", "awe"])
     assert named(again)[0] == {"anger"}
 
@@ -76,13 +76,13 @@ def test_a_list_of_zeros_and_ones_has_one_for_each_label() -> None:
     ],
     ids=str,
 )
-def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
-    found = load(rows, labels=["joy", "love", "fear"])
-    assert named(found) == [{"love"}, {"joy", "love"}]
+def test_flags_may_be_written_in_many_ways(rows: list[Any]) -> None:
+    result = load(rows, labels=["joy", "love", "fear"])
+    assert named(result) == [{"love"}, {"joy", "love"}]
 
 
 @pytest.mark.parametrize(
-    ("train", "validation", "changes", "said"),
+    ("train", "validation", "changes", "reason"),
     [
         ([[0, 0, 1], [0, 1]], None, {}, "row 2: column 'label' holds 2 values of 0 and 1 but row 1 of train 3"),
         ([[0, 0, 1]], [[0, 1, 0], [0, 0, 1, 0]], {}, "task.validation"),
@@ -109,10 +109,10 @@ def test_zeros_and_ones_may_be_written_in_many_ways(rows: list[Any]) -> None:
         (['{"choices": ["joy"], "others": ["love"]}'], None, {}, "holds lists in lists"),
     ],
 )
-def test_what_has_two_meanings_is_refused(
-    train: list[Any], validation: list[Any] | None, changes: dict[str, Any], said: str, tmp_path: Path
+def test_ambiguous_or_broken_sets_are_refused(
+    train: list[Any], validation: list[Any] | None, changes: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=re.escape(said)) as caught:
+    with pytest.raises(DataError, match=re.escape(reason)) as caught:
         load(train, validation, **changes)
     assert re.search(r"; \w+", str(caught.value)), "and what to do"
 
@@ -140,34 +140,34 @@ def test_what_has_two_meanings_is_refused(
     ],
     ids=str,
 )
-def test_lists_that_a_csv_holds_as_text_are_lists(written: list[str]) -> None:
-    found = load(written)
-    assert named(found) == [{"joy"}, {"love", "fear"}, set()]
-    assert set(found.labels) == {"fear", "joy", "love"}
+def test_lists_as_text_are_parsed(written: list[str]) -> None:
+    result = load(written)
+    assert named(result) == [{"joy"}, {"love", "fear"}, set()]
+    assert set(result.labels) == {"fear", "joy", "love"}
     if written[1] != "love,fear":
-        assert any("task.label: the texts of column 'label'" in said for said in found.remarks)
+        assert any("task.label: the texts of column 'label'" in reason for reason in result.remarks)
 
 
-def test_numbers_are_names_or_count_those_of_the_task() -> None:
-    found = load(["[18, 14]", "[0]"])
-    assert (found.labels, named(found)) == (("0", "14", "18"), [{"18", "14"}, {"0"}])
-    found = load([[2, 1], [0]], labels=["joy", "love", "fear"])
-    assert named(found) == [{"fear", "love"}, {"joy"}]
-    assert "0 is read as joy and 2 as fear, by their position in task.labels" in found.remarks[0]
-    found = load([["2", "1"], ["0"]], labels=["2", "1", "0"])
-    assert named(found) == [{"2", "1"}, {"0"}], "names before numbers"
-    found = load([[0, 1], [0], [1], []], labels=["joy", "love"])
-    assert named(found) == [{"joy", "love"}, {"joy"}, {"love"}, set()], "never twice in a row"
+def test_numbers_are_names_or_index_the_listed_names() -> None:
+    result = load(["[18, 14]", "[0]"])
+    assert (result.labels, named(result)) == (("0", "14", "18"), [{"18", "14"}, {"0"}])
+    result = load([[2, 1], [0]], labels=["joy", "love", "fear"])
+    assert named(result) == [{"fear", "love"}, {"joy"}]
+    assert "0 is read as joy and 2 as fear, by their position in task.labels" in result.remarks[0]
+    result = load([["2", "1"], ["0"]], labels=["2", "1", "0"])
+    assert named(result) == [{"2", "1"}, {"0"}], "names before numbers"
+    result = load([[0, 1], [0], [1], []], labels=["joy", "love"])
+    assert named(result) == [{"joy", "love"}, {"joy"}, {"love"}, set()], "never twice in a row"
 
 
 @pytest.mark.parametrize(("zero", "one"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("no", "yes")])
-def test_every_label_may_have_its_own_column(zero: str, one: str) -> None:
+def test_labels_may_have_one_column_each(zero: str, one: str) -> None:
     header = "comment,toxic,obscene,insult"
     rows = texts(header, ["you are, well", one, zero, one], ["thank you", zero, zero, zero])
     columns: dict[str, Any] = {"label": ["toxic", "obscene", "insult"], "text": "comment"}
-    found = load(rows, **columns)
-    assert found.labels == ("toxic", "obscene", "insult")
-    assert list(found.splits["train"]["label"]) == [[1, 0, 1], [0, 0, 0]]
+    result = load(rows, **columns)
+    assert result.labels == ("toxic", "obscene", "insult")
+    assert list(result.splits["train"]["label"]) == [[1, 0, 1], [0, 0, 0]]
     order = {"labels": ["insult", "toxic", "obscene"]}
     again = load(rows, **columns, **order)
     assert list(again.splits["train"]["label"]) == [[1, 1, 0], [0, 0, 0]]
@@ -176,25 +176,25 @@ def test_every_label_may_have_its_own_column(zero: str, one: str) -> None:
     assert named(again)[0] == {"giftig", "beleidigend"}
 
 
-def test_columns_of_labels_may_be_of_any_type() -> None:
+def test_flag_columns_may_have_any_type() -> None:
     rows = [{"text_a": "a", "x": True, "y": 1.0, "z": 0}, {"text_a": "b", "x": False, "y": 0.0, "z": 1}]
-    found = load(rows, label=["x", "y", "z"])
-    assert list(found.splits["train"]["label"]) == [[1, 1, 0], [0, 0, 1]]
+    result = load(rows, label=["x", "y", "z"])
+    assert list(result.splits["train"]["label"]) == [[1, 1, 0], [0, 0, 1]]
 
 
-def test_a_file_of_pandas_with_lists_is_read_whole(tmp_path: Path) -> None:
+def test_lists_in_a_csv_of_pandas_are_read(tmp_path: Path) -> None:
     table = pd.DataFrame({"text_a": ["a", "b", "c"], "label": [["joy"], ["love", "fear"], []]})
     table.to_csv(tmp_path / "train.csv", index=False)
     task = {"kind": "files", "problem": "multi_label"}
     task |= dict.fromkeys(("train", "validation"), str(tmp_path / "train.csv"))
-    found = load_task(TypeAdapter(TaskData).validate_python(task), tmp_path / "cache")
-    assert found.labels == ("fear", "joy", "love")
-    assert list(found.train["label"]) == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
-    assert "['joy'], are read as lists" in found.remarks[0]
+    result = load_task(TypeAdapter(TaskData).validate_python(task), tmp_path / "cache")
+    assert result.labels == ("fear", "joy", "love")
+    assert list(result.train["label"]) == [[0, 1, 0], [1, 0, 1], [0, 0, 0]]
+    assert "['joy'], are read as lists" in result.remarks[0]
 
 
 @pytest.mark.parametrize(
-    ("cell", "said"),
+    ("cell", "reason"),
     [
         ("-1", "row 2: label 'toxic' is -1, not 0 or 1 (test splits hide their labels"),
         ("", "row 2: label 'toxic' is empty, not 0 or 1"),
@@ -202,13 +202,13 @@ def test_a_file_of_pandas_with_lists_is_read_whole(tmp_path: Path) -> None:
         ("nan", "row 2: label 'toxic' is nan, not 0 or 1"),
     ],
 )
-def test_a_column_of_a_label_holds_nothing_but_0_and_1(cell: str, said: str) -> None:
+def test_flag_columns_hold_only_0_and_1(cell: str, reason: str) -> None:
     rows = texts("text_a,toxic,insult", ["a", "1", "0"], ["b", cell, "1"])
-    with pytest.raises(DataError, match=re.escape(said)):
+    with pytest.raises(DataError, match=re.escape(reason)):
         load(rows, label=["toxic", "insult"])
 
 
-def test_columns_of_labels_are_offered_where_the_label_s_is_missing() -> None:
+def test_flag_columns_are_offered_if_the_label_column_is_missing() -> None:
     rows = texts("id,comment,toxic,insult", ["1", "you", "1", "0"], ["2", "me", "0", "1"])
     with pytest.raises(DataError, match=re.escape("task.label: [toxic, insult]")):
         load(rows, text="comment")
@@ -217,44 +217,44 @@ def test_columns_of_labels_are_offered_where_the_label_s_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"problem": "classification"}, "a classification task has one column of labels; name one, or set problem"),
         ({"label": ["toxic", "toxic"]}, "a column is named twice"),
         ({"label": ["toxic"]}, "at least 2 items"),
     ],
 )
-def test_several_columns_are_for_several_labels(changes: dict[str, Any], said: str) -> None:
+def test_several_columns_require_a_multi_label_task(changes: dict[str, Any], reason: str) -> None:
     task = {"kind": "files", "train": "a", "validation": "b", "problem": "multi_label"}
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=reason):
         TypeAdapter(TaskData).validate_python({**task, "label": ["toxic", "insult"], **changes})
 
 
-def test_a_separator_that_the_recipe_names_is_obeyed() -> None:
+def test_separators_from_the_recipe_are_used() -> None:
     problem = {"kind": "multi_label", "separator": ","}
-    found = load(["R&B; soul", "rock"], problem=problem)
-    assert named(found) == [{"R&B; soul"}, {"rock"}]
-    assert "no row of column 'label' holds ','" in found.remarks[0]
-    assert len(found.remarks) == 2, "and none has several"
-    assert "some hold ';'" in found.remarks[0]
-    found = load(["R,B / soul", "rock"], problem={"kind": "multi_label", "separator": "/"})
-    assert named(found) == [{"R,B", "soul"}, {"rock"}]
+    result = load(["R&B; soul", "rock"], problem=problem)
+    assert named(result) == [{"R&B; soul"}, {"rock"}]
+    assert "no row of column 'label' holds ','" in result.remarks[0]
+    assert len(result.remarks) == 2, "and none has several"
+    assert "some hold ';'" in result.remarks[0]
+    result = load(["R,B / soul", "rock"], problem={"kind": "multi_label", "separator": "/"})
+    assert named(result) == [{"R,B", "soul"}, {"rock"}]
 
 
-def test_labels_that_are_never_several_are_spoken_of() -> None:
-    (said,) = load(["joy/love", "fear", "joy"]).remarks
-    assert "no row of column 'label' has more than one label (if 'joy/love' means several, set" in said
-    (said,) = load([["joy"], ["fear"]]).remarks
-    assert "has more than one label; task.problem: classification is for one" in said
+def test_rows_without_several_labels_are_reported() -> None:
+    (reason,) = load(["joy/love", "fear", "joy"]).remarks
+    assert "no row of column 'label' has more than one label (if 'joy/love' means several, set" in reason
+    (reason,) = load([["joy"], ["fear"]]).remarks
+    assert "has more than one label; task.problem: classification is for one" in reason
     assert load([["joy", "fear"], ["fear"]]).remarks == ()
 
 
-def test_names_that_the_task_lists_are_never_cut() -> None:
-    found = load(["[sarcasm]", "nan"], labels=["[sarcasm]", "nan"])
-    assert named(found) == [{"[sarcasm]"}, {"nan"}]
+def test_listed_names_are_never_split() -> None:
+    result = load(["[sarcasm]", "nan"], labels=["[sarcasm]", "nan"])
+    assert named(result) == [{"[sarcasm]"}, {"nan"}]
 
 
-def test_nothing_that_is_printed_is_run() -> None:
+def test_printed_lists_are_never_executed() -> None:
     assert written_list("[__import__('os').getcwd()]") == ["__import__('os').getcwd()"]
     with pytest.raises(NotAList, match="unbalanced quotes"):
         written_list("['" + "a'" * 10_000 + "]")
@@ -263,7 +263,7 @@ def test_nothing_that_is_printed_is_run() -> None:
 @pytest.mark.parametrize(
     "items", [["it's", 'a "b"', "c,d"], ["", "x"], ["\\", "\n"], ["😀", "é"], ["[a]", "{b: 1}"]], ids=str
 )
-def test_what_python_and_json_print_is_read_back(items: list[str]) -> None:
+def test_lists_printed_by_python_and_json_are_parsed(items: list[str]) -> None:
     assert written_list(repr(items)) == items
     assert written_list(json.dumps(items)) == items
     assert written_list(repr(tuple(items))) == items

@@ -1,4 +1,4 @@
-"""Which choice an answer means: one reading for the whole column, and what is said where there could be two."""
+"""Interpretation of answers: one reading for the whole column, and reports of other readings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(
     problem: Any = None,
     **columns: Any,
 ) -> CheckedRows:
-    """Rows as files would give them."""
+    """Check rows as read from files."""
     task = {"kind": "files", "train": "a", "validation": "b", "text": "question", "label": "answer"}
     task["problem"] = {"kind": "multiple_choice"} | (problem or {})
     parsed = TypeAdapter(TaskData).validate_python(task | columns)
@@ -34,14 +34,14 @@ def load(
     return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
 
 
-def chosen(found: CheckedRows, split: str = "train") -> list[str]:
-    """The right choices' texts."""
-    rows = found.splits[split]
+def chosen(result: CheckedRows, split: str = "train") -> list[str]:
+    """Return the texts of the right choices."""
+    rows = result.splits[split]
     return [row["choices"][row["label"]] for row in rows.to_list()]
 
 
 def lettered(question: str, choices: str, answer: Any) -> dict[str, Any]:
-    """A row with a column for each choice."""
+    """Return a row with one column per choice."""
     return {"question": question, "answer": answer} | dict(zip("ABCD", choices.split(","), strict=True))
 
 
@@ -49,15 +49,15 @@ def listed(answer: Any, *choices: Any) -> dict[str, Any]:
     return {"question": "which", "choices": [*choices], "answer": answer}
 
 
-def test_a_number_that_is_also_a_choice_is_read_as_all_others_are() -> None:
+def test_numbers_that_are_also_choices_are_read_like_the_rest() -> None:
     rows = [
         lettered("order of 3 in Z_6?", "8,2,24,120", "2"),
         lettered("capital?", "Rome,Oslo,Bern,Paris", "0"),
         lettered("colour?", "red,blue,green,grey", "3"),
     ]
-    found = load(rows, problem=LETTERED)
-    assert chosen(found) == ["24", "Rome", "grey"]
-    assert found.remarks == (
+    result = load(rows, problem=LETTERED)
+    assert chosen(result) == ["24", "Rome", "grey"]
+    assert result.remarks == (
         "task.label: answers are read by their numbers from 0; 2 of 6 mean other choices by their texts; set "
         "answers: text in task.problem to read them so",
     )
@@ -68,8 +68,8 @@ def test_a_number_that_is_also_a_choice_is_read_as_all_others_are() -> None:
 def test_two_readings_that_fit_every_row_and_differ_are_refused() -> None:
     rows = [lettered("order of 3 in Z_6?", "8,2,24,120", "2"), lettered("1 + 0?", "3,0,1,2", "2")]
     rows.append(lettered("0 + 0?", "0,1,2,3", "0"))
-    said = "row 1: label 'answer' is 2, which means '2' and '24': answers can be read by their texts and"
-    with pytest.raises(DataError, match=re.escape(said)) as caught:
+    reason = "row 1: label 'answer' is 2, which means '2' and '24': answers can be read by their texts and"
+    with pytest.raises(DataError, match=re.escape(reason)) as caught:
         load(rows, problem=LETTERED)
     assert "set answers: text or answers: number, first: 0 in task.problem" in str(caught.value)
     assert chosen(load(rows, problem=LETTERED | {"answers": "text"})) == ["2", "2", "0"]
@@ -86,21 +86,21 @@ def test_choices_that_are_numbers_may_be_answered_by_numbers() -> None:
     assert chosen(load([listed(24, 8, 2, 24, 120)])) == ["24"]
 
 
-def test_one_reading_is_chosen_for_the_rows_of_all_splits() -> None:
+def test_one_reading_is_chosen_for_all_splits() -> None:
     train = [listed("2", "8", "2", "24", "120"), listed("0", "1", "0", "3", "4")]
-    found = load(train, [listed("3", "red", "blue", "green", "grey")])
-    assert chosen(found) == ["24", "1"]
-    assert chosen(found, "validation") == ["grey"]
+    result = load(train, [listed("3", "red", "blue", "green", "grey")])
+    assert chosen(result) == ["24", "1"]
+    assert chosen(result, "validation") == ["grey"]
 
 
 @pytest.mark.parametrize("answers", [["1", "4", "2"], [1, 4, 2], [1.0, 4.0, 2.0], ["1.0", "4.0", "2.0"]], ids=str)
-def test_answers_from_1_are_told_by_the_last(answers: list[Any]) -> None:
-    found = load([listed(answer, "a", "b", "c", "d") for answer in answers])
-    assert chosen(found) == ["a", "d", "b"]
-    assert "by their numbers from 1: none is 0, and one is the number of choices" in found.remarks[0]
+def test_the_highest_number_identifies_counting_from_1(answers: list[Any]) -> None:
+    result = load([listed(answer, "a", "b", "c", "d") for answer in answers])
+    assert chosen(result) == ["a", "d", "b"]
+    assert "by their numbers from 1: none is 0, and one is the number of choices" in result.remarks[0]
 
 
-def test_answers_that_could_be_counted_from_0_or_from_1_are_refused() -> None:
+def test_ambiguous_counting_is_refused() -> None:
     rows = [listed(answer, "a", "b", "c", "d") for answer in (1, 3, 2)]
     with pytest.raises(DataError, match="may be counted from 0 or from 1; set first: 0 or first: 1"):
         load(rows)
@@ -108,14 +108,14 @@ def test_answers_that_could_be_counted_from_0_or_from_1_are_refused() -> None:
         load(rows, problem={"answers": "number"})
     assert chosen(load(rows, problem={"first": 0})) == ["b", "d", "c"]
     assert chosen(load(rows, problem={"first": 1})) == ["a", "c", "b"]
-    found = load([*rows, listed(0, "a", "b", "c", "d")])
-    assert (chosen(found)[:3], found.remarks) == (["b", "d", "c"], ())
+    result = load([*rows, listed(0, "a", "b", "c", "d")])
+    assert (chosen(result)[:3], result.remarks) == (["b", "d", "c"], ())
     numbers = [row | {"answer": int(row["answer"])} for row in rows]
     declared = Dataset.from_list(numbers).cast_column("answer", ClassLabel(names=["A", "B", "C", "D"]))
     assert chosen(load(declared)) == ["b", "d", "c"]
 
 
-def test_texts_and_numbers_from_1_are_told_apart_too() -> None:
+def test_texts_and_numbers_from_1_are_distinguished() -> None:
     rows = [listed("4", "3", "1", "4", "2"), listed("1", "2", "4", "1", "3")]
     with pytest.raises(DataError, match="by their texts and by their numbers from 1"):
         load(rows)
@@ -125,11 +125,11 @@ def test_texts_and_numbers_from_1_are_told_apart_too() -> None:
     "answer",
     ["B", "b", "(B)", "B.", "B)", "[B]", "option B", "Option (B)", "Answer: B", "B. film", "（B）", "选项B", "Ｂ"],
 )
-def test_a_letter_may_be_dressed(answer: str) -> None:
+def test_letters_may_have_decorations(answer: str) -> None:
     assert chosen(load([listed(answer, "plot", "film", "song")])) == ["film"]
 
 
-def test_a_letter_with_another_choice_s_text_is_no_answer() -> None:
+def test_a_letter_with_the_text_of_another_choice_is_refused() -> None:
     with pytest.raises(DataError, match=r"is B\. plot, none of the row's 3 choices"):
         load([listed("B. plot", "plot", "film", "song")])
 
@@ -138,7 +138,7 @@ ARC = [("film", ["A", "B", "C"], "B"), ("song", ["1", "2", "3"], "3"), ("plot", 
 
 
 @pytest.mark.parametrize("form", ["object of lists", "list of objects", "columns", "deep"])
-def test_the_choices_own_labels_decide(form: str) -> None:
+def test_labels_of_choices_take_precedence(form: str) -> None:
     texts = ["plot", "film", "song"]
     columns: dict[str, Any] = {}
     rows = []
@@ -154,13 +154,13 @@ def test_the_choices_own_labels_decide(form: str) -> None:
         columns["problem"] = {"choices": "choices.text"}
     if form == "deep":
         columns = {"text": "question.stem", "problem": {"choices": "question.choices"}}
-    found = load(rows, **columns)
-    assert chosen(found) == [right for right, *_ in ARC], "1 of 1, 2, 3 is the first"
-    assert found.remarks == ()
+    result = load(rows, **columns)
+    assert chosen(result) == [right for right, *_ in ARC], "1 of 1, 2, 3 is the first"
+    assert result.remarks == ()
 
 
 @pytest.mark.parametrize("array", ["{}", "array({}, dtype=object)"])
-def test_objects_of_choices_that_a_csv_holds_as_text_are_read(array: str) -> None:
+def test_objects_of_choices_as_text_are_parsed(array: str) -> None:
     texts = array.format("['plot', \"the film, it's {seen}\", 'song']")
     rows = []
     for _, labels, answer in ARC:
@@ -169,13 +169,13 @@ def test_objects_of_choices_that_a_csv_holds_as_text_are_read(array: str) -> Non
     assert chosen(load(rows)) == ["the film, it's {seen}", "song", "plot"]
 
 
-def test_labels_of_choices_are_one_for_each() -> None:
+def test_labels_of_choices_are_distinct() -> None:
     row = {"question": "which", "choices": {"text": ["a", "b"], "label": ["A", "A"]}, "answer": "A"}
     with pytest.raises(DataError, match="has 2 choices with the labels A, A; give each choice a different label"):
         load([row])
 
 
-def test_a_choice_may_be_called_by_its_column() -> None:
+def test_choices_may_be_named_by_their_columns() -> None:
     rows = [
         {"question": "why", "choice1": "rain", "choice2": "sun", "answer": "choice2"},
         {"question": "why", "choice1": "snow", "choice2": "hail", "answer": "choice1"},
@@ -186,23 +186,23 @@ def test_a_choice_may_be_called_by_its_column() -> None:
 @pytest.mark.parametrize(
     "written", ["['plot', 'the film, seen']", '["plot", "the film, seen"]', "['plot' 'the film, seen']"]
 )
-def test_choices_that_a_csv_holds_as_text_are_lists(written: str) -> None:
-    found = load([{"question": "which", "choices": written, "answer": "B"}])
-    assert chosen(found) == ["the film, seen"]
-    assert "column 'choices' are read as lists" in found.remarks[0]
+def test_choices_as_text_are_parsed(written: str) -> None:
+    result = load([{"question": "which", "choices": written, "answer": "B"}])
+    assert chosen(result) == ["the film, seen"]
+    assert "column 'choices' are read as lists" in result.remarks[0]
 
 
 @pytest.mark.parametrize(
     "written",
     ["[plot, the film]", "plot, film", "{'text': ['a', 'b'], 'label': ['A', nan]}", "{'txt': ['a']}", "['a', nan]"],
 )
-def test_choices_whose_ends_are_not_told_are_refused(written: str) -> None:
+def test_choices_without_clear_bounds_are_refused(written: str) -> None:
     with pytest.raises(DataError, match=r"row 1: column 'choices'.*; write"):
         load([{"question": "which", "choices": written, "answer": "1"}])
 
 
 @pytest.mark.parametrize(
-    ("answers", "said"),
+    ("answers", "reason"),
     [
         (["plot", "1", "film"], "row 2: label 'answer' is 1, which can only be read by their numbers from 0"),
         (["0", "4", "3"], "row 2: label 'answer' is 4, none of the row's 4 choices"),
@@ -212,11 +212,11 @@ def test_choices_whose_ends_are_not_told_are_refused(written: str) -> None:
         ([True, False], "row 1: label 'answer' is True, none of the row's 4 choices"),
     ],
 )
-def test_answers_that_are_not_all_of_one_kind_are_refused(answers: list[Any], said: str) -> None:
-    with pytest.raises(DataError, match=re.escape(said)):
+def test_mixed_answers_are_refused(answers: list[Any], reason: str) -> None:
+    with pytest.raises(DataError, match=re.escape(reason)):
         load([listed(answer, "plot", "film", "song", "cast") for answer in answers])
 
 
-def test_a_setting_that_does_not_fit_is_named() -> None:
+def test_settings_that_do_not_fit_are_named() -> None:
     with pytest.raises(DataError, match=re.escape("(a, b) with answers: text in task.problem; give")):
         load([listed("1", "a", "b")], problem={"answers": "text"})

@@ -1,4 +1,4 @@
-"""Tags of every scheme have the entities that conlleval reads in them, and BIO is what is learnt."""
+"""Tags of every scheme have the entities that conlleval reads, and are converted to BIO."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Entity = tuple[str, int, int]
 def read(
     sentences: Sequence[str | Sequence[int]], validation: Sequence[str] | None = None, **fields: Any
 ) -> CheckedRows:
-    """The rows of these sentences of tags."""
+    """Check rows of these tag sequences."""
 
     def rows(given: Sequence[str | Sequence[int]]) -> Dataset:
         tags = [each.split() if isinstance(each, str) else list(each) for each in given]
@@ -48,8 +48,8 @@ def read(
     return checked_rows(task, raw, WHERE)
 
 
-def tags(found: CheckedRows, split: str = "train") -> list[str]:
-    return [" ".join(found.labels[tag] for tag in row) for row in found.splits[split]["label"]]
+def tags(result: CheckedRows, split: str = "train") -> list[str]:
+    return [" ".join(result.labels[tag] for tag in row) for row in result.splits[split]["label"]]
 
 
 def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
@@ -59,7 +59,7 @@ def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("given", "bio", "said"),
+    ("given", "bio", "reason"),
     [
         ("B-PER L-PER U-LOC O", "B-PER I-PER B-LOC O", "tags such as L-PER (BILOU) are read as I-PER"),
         ("B-PER I-PER E-PER S-LOC O", "B-PER I-PER I-PER B-LOC O", "tags such as E-PER (BIOES)"),
@@ -82,43 +82,43 @@ def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
         ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", ""),
     ],
 )
-def test_every_scheme_is_read_as_bio_and_said(given: str, bio: str, said: str) -> None:
-    found = read([given])
-    assert tags(found) == [bio]
-    assert set(found.labels) >= set(bio.split())
-    assert len(found.remarks) == bool(said)
-    assert said in "".join(found.remarks)
-    assert ("task.metric to token_accuracy" in "".join(found.remarks)) == bool(said)
+def test_every_scheme_is_converted_to_bio_and_reported(given: str, bio: str, reason: str) -> None:
+    result = read([given])
+    assert tags(result) == [bio]
+    assert set(result.labels) >= set(bio.split())
+    assert len(result.remarks) == bool(reason)
+    assert reason in "".join(result.remarks)
+    assert ("task.metric to token_accuracy" in "".join(result.remarks)) == bool(reason)
 
 
-def test_a_type_has_both_of_its_tags_wherever_it_was_trained_on() -> None:
-    found = read(["S-LOC O", "B-PER E-PER"], ["B-LOC I-LOC E-LOC"])
-    assert found.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
-    assert tags(found, "validation") == ["B-LOC I-LOC I-LOC"]
+def test_every_type_has_both_tags() -> None:
+    result = read(["S-LOC O", "B-PER E-PER"], ["B-LOC I-LOC E-LOC"])
+    assert result.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    assert tags(result, "validation") == ["B-LOC I-LOC I-LOC"]
 
 
-def test_the_scheme_is_told_from_all_splits() -> None:
-    found = read(["B-PER I-PER O", "B-PER O"], ["B-PER E-PER", "S-PER O"])
-    assert tags(found) == ["B-PER I-PER O", "B-PER O"]
-    assert tags(found, "validation") == ["B-PER I-PER", "B-PER O"]
-    assert len(found.remarks) == 1, "a split of BIO is right as it is"
+def test_the_scheme_is_determined_from_all_splits() -> None:
+    result = read(["B-PER I-PER O", "B-PER O"], ["B-PER E-PER", "S-PER O"])
+    assert tags(result) == ["B-PER I-PER O", "B-PER O"]
+    assert tags(result, "validation") == ["B-PER I-PER", "B-PER O"]
+    assert len(result.remarks) == 1, "a split of BIO is right as it is"
     # Neighbours in one split alone: without them the tags would be those of IO.
-    found = read(["I-PER I-PER O"], ["I-PER B-PER O"])
-    assert tags(found, "validation") == ["B-PER B-PER O"]
+    result = read(["I-PER I-PER O"], ["I-PER B-PER O"])
+    assert tags(result, "validation") == ["B-PER B-PER O"]
 
 
-def test_sequences_that_break_their_scheme_are_counted_and_read_as_conlleval_reads_them() -> None:
-    found = read(["B-PER O", "O I-PER I-PER", "B-LOC I-PER"])
-    assert tags(found) == ["B-PER O", "O B-PER I-PER", "B-LOC B-PER"]
-    said = "2 of 4 entities do not begin or end as BIO requires, the first in row 2; they are read as conlleval"
-    assert found.remarks[0] == f"task.train: t.jsonl: column 'tags': {said} reads them"
-    found = read(["B-PER E-PER S-LOC", "B-PER O E-PER", "E-PER I-PER S-PER E-PER"])
-    assert tags(found)[1:] == ["B-PER O B-PER", "B-PER B-PER B-PER B-PER"]
-    assert "5 of 8 entities do not begin or end as BIOES requires, the first in row 2" in found.remarks[1]
+def test_broken_sequences_are_counted_and_read_like_conlleval() -> None:
+    result = read(["B-PER O", "O I-PER I-PER", "B-LOC I-PER"])
+    assert tags(result) == ["B-PER O", "O B-PER I-PER", "B-LOC B-PER"]
+    reason = "2 of 4 entities do not begin or end as BIO requires, the first in row 2; they are read as conlleval"
+    assert result.remarks[0] == f"task.train: t.jsonl: column 'tags': {reason} reads them"
+    result = read(["B-PER E-PER S-LOC", "B-PER O E-PER", "E-PER I-PER S-PER E-PER"])
+    assert tags(result)[1:] == ["B-PER O B-PER", "B-PER B-PER B-PER B-PER"]
+    assert "5 of 8 entities do not begin or end as BIOES requires, the first in row 2" in result.remarks[1]
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "reason"),
     [
         ("NOUN VERB DET", "mark no entities: there is no O"),
         ("B-PER PER O", "B-PER mark where an entity begins or continues, PER do not"),
@@ -128,52 +128,52 @@ def test_sequences_that_break_their_scheme_are_counted_and_read_as_conlleval_rea
         ("0 3 7", "are numbers; list their names in task.labels"),
     ],
 )
-def test_what_is_of_no_scheme_or_of_several_is_refused_before_anything_is_trained(given: str, said: str) -> None:
+def test_tags_of_no_scheme_or_of_several_are_refused(given: str, reason: str) -> None:
     message = refusal([given])
-    assert said in message
+    assert reason in message
     assert "write the tags as B-TYPE, I-TYPE and O, or set task.metric to token_accuracy" in message
     as_they_are = read([given], metric="token_accuracy")
     assert tags(as_they_are) == [given]
     assert not as_they_are.remarks
 
 
-def test_a_list_of_tags_says_what_the_rows_leave_open() -> None:
+def test_listed_tags_resolve_an_open_scheme() -> None:
     assert tags(read(["S-LOC O"], labels=["O", "S-LOC", "B-LOC", "E-LOC"])) == ["B-LOC O"]
 
 
-def test_listed_tags_become_bio_in_their_order() -> None:
+def test_listed_tags_are_converted_in_order() -> None:
     listed = ["O", "B-PER", "I-PER", "E-PER", "S-PER", "B-LOC", "I-LOC", "E-LOC", "S-LOC"]
-    found = read(["B-PER E-PER S-LOC O"], labels=listed)
-    assert found.labels == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-    assert tags(found) == ["B-PER I-PER B-LOC O"]
+    result = read(["B-PER E-PER S-LOC O"], labels=listed)
+    assert result.labels == ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+    assert tags(result) == ["B-PER I-PER B-LOC O"]
     bio = ("I-PER", "B-PER", "O")
     assert read(["B-PER E-PER O"], labels=list(bio)).labels == bio
 
 
-def test_tags_by_number_have_the_names_that_the_task_lists() -> None:
+def test_tags_by_number_index_the_listed_names() -> None:
     listed = ["O", "B-PER", "I-PER", "B-ORG"]
-    found = read([[3, 0], [1, 2]], labels=listed)
-    assert tags(found) == ["B-ORG O", "B-PER I-PER"]
-    assert found.labels == tuple(listed)
-    assert "0 is read as O and 3 as B-ORG, by their position in task.labels" in found.remarks[0]
+    result = read([[3, 0], [1, 2]], labels=listed)
+    assert tags(result) == ["B-ORG O", "B-PER I-PER"]
+    assert result.labels == tuple(listed)
+    assert "0 is read as O and 3 as B-ORG, by their position in task.labels" in result.remarks[0]
     assert "counted from 0" in refusal([[1, 4], [2, 3]], labels=listed)
     assert "its numbers go up to 4" in refusal([[0, 4]], labels=listed)
     bilou = ["O", "B-PER", "L-PER", "U-LOC"]
     assert tags(read([[1, 2, 3, 0]], labels=bilou)) == ["B-PER I-PER B-LOC O"]
 
 
-def test_tags_that_a_data_set_declares_are_turned_too() -> None:
+def test_declared_tags_are_converted_too() -> None:
     names = datasets.Sequence(datasets.ClassLabel(names=["O", "B-PER", "E-PER", "S-PER"]))
     features = datasets.Features({"tokens": datasets.Sequence(datasets.Value("string")), "tags": names})
     rows = Dataset.from_dict({"tokens": [["a", "b", "c"]], "tags": [[1, 2, 3]]}, features=features)
     task = FileTask.model_validate(
         {"train": "t", "validation": "v", "problem": "token_classification", "text": "tokens", "label": "tags"}
     )
-    found = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
-    assert (found.labels, tags(found)) == (("O", "B-PER", "I-PER"), ["B-PER I-PER B-PER"])
+    result = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
+    assert (result.labels, tags(result)) == (("O", "B-PER", "I-PER"), ["B-PER I-PER B-PER"])
 
 
-def test_types_that_differ_by_case_alone_are_refused() -> None:
+def test_types_that_differ_only_by_case_are_refused() -> None:
     assert "row 2: column 'tags': the labels 'B-PER' (2), 'B-per' (2)" in refusal(["B-PER O", "B-per O"])
 
 
@@ -184,21 +184,21 @@ LETTERS = {"IOB2": "BIIB", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES"}
 
 
 def written(entities: Sequence[Entity], words: int, letters: str) -> list[str]:
-    found = ["O"] * words
+    result = ["O"] * words
     for kind, start, end in entities:
         inside = [letters[1]] * (end - start)
         inside[0], inside[-1] = (letters[0], letters[2]) if end - start > 1 else (letters[3],) * 2
-        found[start:end] = [f"{letter}-{kind}" for letter in inside]
-    return found
+        result[start:end] = [f"{letter}-{kind}" for letter in inside]
+    return result
 
 
 def iob1(entities: Sequence[Entity], words: int) -> list[str]:
-    found = ["O"] * words
+    result = ["O"] * words
     for kind, start, end in entities:
-        found[start:end] = [f"I-{kind}"] * (end - start)
+        result[start:end] = [f"I-{kind}"] * (end - start)
         if (kind, start) in {(other, stop) for other, _, stop in entities}:
-            found[start] = f"B-{kind}"
-    return found
+            result[start] = f"B-{kind}"
+    return result
 
 
 @st.composite
@@ -225,7 +225,7 @@ FULL = [("PER", 0, 3), ("PER", 3, 4), ("LOC", 4, 7), ("LOC", 8, 9)]
 
 @settings(max_examples=60)
 @given(st.lists(sentence(), max_size=4), st.sampled_from([*LETTERS, "IOB1"]))
-def test_entities_written_in_any_scheme_are_those_of_bio(sentences: list[tuple[list[Entity], int]], name: str) -> None:
+def test_entities_are_equal_in_every_scheme(sentences: list[tuple[list[Entity], int]], name: str) -> None:
     sentences = [(FULL, 10), *sentences]
     bio = [written(*each, LETTERS["IOB2"]) for each in sentences]
     given = [iob1(*each) if name == "IOB1" else written(*each, LETTERS[name]) for each in sentences]
@@ -249,14 +249,14 @@ def conlleval_starts(given: Sequence[str]) -> list[bool]:
 
 
 @given(st.lists(st.sampled_from([f"{a}-{b}" for a in "BIES" for b in "XY"] + ["O"]), max_size=9))
-def test_any_sequence_has_the_entities_that_conlleval_begins(given: list[str]) -> None:
+def test_entities_begin_where_conlleval_begins_them(given: list[str]) -> None:
     everything = [f"{a}-{b}" for a in "BIES" for b in "XY"]
-    _, found = in_bio({0: everything, 1: given})
-    assert [tag[0] == "B" for tag in found] == conlleval_starts(given)
-    assert [tag[2:] for tag in found] == [tag[2:] for tag in given]
+    _, result = in_bio({0: everything, 1: given})
+    assert [tag[0] == "B" for tag in result] == conlleval_starts(given)
+    assert [tag[2:] for tag in result] == [tag[2:] for tag in given]
 
 
-def test_no_tags_at_all_are_outside() -> None:
+def test_outside_tags_alone_are_bio() -> None:
     assert scheme_of(["O"]).is_bio
     with pytest.raises(NoScheme):
         scheme_of(["NOUN"])
@@ -272,7 +272,7 @@ def test_no_tags_at_all_are_outside() -> None:
         ("['EU', 'a', 'b', 'Bonn']", "[1, 0, 0, 2]", "as printed lists"),
     ],
 )
-def test_lists_that_a_csv_holds_as_text_are_read_and_said(tokens: str, given: str, how: str) -> None:
+def test_tag_lists_as_text_are_parsed_and_reported(tokens: str, given: str, how: str) -> None:
     task = FileTask.model_validate(
         {
             "train": "t",
@@ -284,15 +284,15 @@ def test_lists_that_a_csv_holds_as_text_are_read_and_said(tokens: str, given: st
         }
     )
     rows = Dataset.from_dict({"tokens": [tokens], "tags": [given]})
-    found = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
-    assert tags(found) == ["B-ORG O O B-LOC"]
-    assert f"the text of columns 'tokens' and 'tags' is read {how}" in found.remarks[0]
+    result = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
+    assert tags(result) == ["B-ORG O O B-LOC"]
+    assert f"the text of columns 'tokens' and 'tags' is read {how}" in result.remarks[0]
     torn = Dataset.from_dict({"tokens": [tokens, "[a b"], "tags": [given, given]})
     with pytest.raises(DataError, match="row 2: "):
         checked_rows(task, {"train": torn, "validation": rows}, WHERE)
 
 
-def test_odd_and_long_tags_are_shown_short_and_on_one_line() -> None:
+def test_long_and_unprintable_tags_are_shortened_in_messages() -> None:
     tags = [f"B-{'x' * 5000}", "a\x1b[31mb", "9" * 5000]
     task = FileTask.model_validate(
         {"train": "t", "validation": "v", "problem": "token_classification", "text": "tokens", "label": "tags"}

@@ -1,4 +1,4 @@
-"""Texts of rows as published sets have them: lists, objects, spans in columns of their own."""
+"""Texts of published data sets: lists, objects, and spans in other columns."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ FORMS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", FEATURES)
 @pytest.mark.parametrize("files", [1, 2])
-def test_clue_s_tasks_are_read_by_name_from_files_laid_out_as_the_hub_s(
-    name: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_clue_tasks_are_read_by_name(name: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = {**ROWS[name]}
     if "label" in other:
         other["label"] = 1 - other["label"]
@@ -98,10 +96,10 @@ def test_clue_s_tasks_are_read_by_name_from_files_laid_out_as_the_hub_s(
     task = TypeAdapter(TaskData).validate_python(f"clue/{name}")
     assert isinstance(task, HubTask)
     assert task.id == "clue/clue"
-    found = load_task(task, tmp_path / "cache").train.to_list()
+    result = load_task(task, tmp_path / "cache").train.to_list()
     form = FORMS[name]
-    assert found[: len(form)] == form
-    assert len(found) == 2 * files * len(form)
+    assert result[: len(form)] == form
+    assert len(result) == 2 * files * len(form)
 
 
 def load(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> TaskRows:
@@ -119,7 +117,7 @@ def coreference(**it: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "reason"),
     [
         (coreference(at=4), "column 'it.is': 'it' is not at character 4 of the text, which reads 'ca' at that offset"),
         (coreference(at=-2), "is not at character -2"),
@@ -127,15 +125,13 @@ def coreference(**it: Any) -> dict[str, Any]:
         (coreference(**{"is": ""}), "column 'it.is' is empty"),
     ],
 )
-def test_a_span_that_does_not_stand_where_it_is_said_to_is_refused(
-    row: dict[str, Any], said: str, tmp_path: Path
-) -> None:
+def test_spans_at_wrong_offsets_are_refused(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
     rows = [coreference(), {**coreference(), "label": "no"}, row]
-    with pytest.raises(DataError, match=rf"task\.train: .*train\.jsonl: row 3: .*{said}"):
+    with pytest.raises(DataError, match=rf"task\.train: .*train\.jsonl: row 3: .*{reason}"):
         load(tmp_path, rows, marks=MARKS)
 
 
-def test_spans_that_overlap_are_refused_and_those_that_touch_are_not(tmp_path: Path) -> None:
+def test_overlapping_spans_are_refused_and_adjacent_ones_are_not(tmp_path: Path) -> None:
     def row(second: str, place: int, label: str) -> dict[str, Any]:
         return {"text_a": "abcd", "one": "ab", "a": 0, "two": second, "b": place, "label": label}
 
@@ -146,7 +142,7 @@ def test_spans_that_overlap_are_refused_and_those_that_touch_are_not(tmp_path: P
         load(tmp_path, [row("cd", 2, "x"), row("bc", 1, "y")], marks=marks)
 
 
-def test_places_in_a_table_of_text_are_numbers_too(tmp_path: Path) -> None:
+def test_offsets_in_a_csv_are_numbers(tmp_path: Path) -> None:
     files = {}
     for split in ("train", "validation"):
         path = tmp_path / f"{split}.csv"
@@ -163,7 +159,7 @@ def test_words_are_not_marked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "said"),
+    ("first", "second", "reason"),
     [
         (["a", "b"], [], "row 2: column 'text_a' is empty; drop the row"),
         (["a", "b"], ["c", ""], "row 2: column 'text_a' holds '', not a text"),
@@ -171,7 +167,7 @@ def test_words_are_not_marked(tmp_path: Path) -> None:
         ([1.5], [2.5], "row 1: column 'text_a' holds a list, not text"),
     ],
 )
-def test_a_list_of_texts_needs_texts(first: Any, second: Any, said: str, tmp_path: Path) -> None:
+def test_lists_of_texts_hold_only_texts(first: Any, second: Any, reason: str, tmp_path: Path) -> None:
     rows = [{"text_a": first, "label": "x"}, {"text_a": second, "label": "y"}]
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=reason):
         load(tmp_path, rows)

@@ -1,4 +1,4 @@
-"""Columns of numbers: how they may be written, and what no correlation could be taken of."""
+"""Columns of numbers: spellings, and columns without a defined correlation."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def load(train: list[Any], validation: list[Any] | None = None, **changes: Any) 
     return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
 
 
-def values(found: CheckedRows, split: str = "train") -> list[float]:
-    return list(found.splits[split]["label"])
+def values(result: CheckedRows, split: str = "train") -> list[float]:
+    return list(result.splits[split]["label"])
 
 
 def test_numbers_may_be_written_as_text() -> None:
-    found = load(["-3", " 120 ", "2.5e1", "−0.5", ".5"])
-    assert values(found) == [-3, 120, 25, -0.5, 0.5]
-    assert found.remarks == ()
+    result = load(["-3", " 120 ", "2.5e1", "−0.5", ".5"])
+    assert values(result) == [-3, 120, 25, -0.5, 0.5]
+    assert result.remarks == ()
 
 
 def test_numbers_may_be_of_any_type() -> None:
@@ -43,18 +43,18 @@ def test_numbers_may_be_of_any_type() -> None:
     assert values(load([Decimal("-0.25"), Decimal("1.5")])) == [-0.25, 1.5]
 
 
-def test_commas_are_decimal_points_where_all_of_a_column_can_be() -> None:
-    found = load(["3,8", "-0,25", "4", "1.234,5"], ["2,125", "0"])
-    assert values(found) == [3.8, -0.25, 4, 1234.5]
-    assert values(found, "validation") == [2.125, 0]
-    assert found.remarks == (
+def test_commas_are_decimal_points_if_the_whole_column_allows_it() -> None:
+    result = load(["3,8", "-0,25", "4", "1.234,5"], ["2,125", "0"])
+    assert values(result) == [3.8, -0.25, 4, 1234.5]
+    assert values(result, "validation") == [2.125, 0]
+    assert result.remarks == (
         "task.label: the commas of column 'label' are read as decimal points (3,8 is 3.8); write points for the other "
         "reading",
     )
 
 
 @pytest.mark.parametrize(
-    ("train", "validation", "said"),
+    ("train", "validation", "reason"),
     [
         (["3,8", "2.5"], None, "task.train: row 2: label 'label' is 2.5, with a decimal point, but other rows have a"),
         (["1,234", "2,500", "7"], None, "commas followed by three digits each"),
@@ -65,18 +65,18 @@ def test_commas_are_decimal_points_where_all_of_a_column_can_be() -> None:
         ([7, 7, 7], [1, 2], "task.train: label 'label' is 7 in every row"),
     ],
 )
-def test_what_is_no_number_and_what_is_always_the_same_is_refused(
-    train: list[Any], validation: list[Any] | None, said: str
+def test_non_numbers_and_constant_columns_are_refused(
+    train: list[Any], validation: list[Any] | None, reason: str
 ) -> None:
-    with pytest.raises(DataError, match=re.escape(said)) as caught:
+    with pytest.raises(DataError, match=re.escape(reason)) as caught:
         load(train, validation)
     assert re.search(r"; (\w+)", str(caught.value)), "and what to do"
 
 
-def test_the_likeness_of_pairs_is_read_in_the_same_way() -> None:
+def test_similarities_of_pairs_are_read_like_values() -> None:
     given = {"problem": "embedding", "text_pair": "text_b"}
-    found = load(["x", "y"], ["0,5", "4,5"], **given)
-    assert values(found, "validation") == [0.5, 4.5]
-    assert found.splits["train"].column_names == ["text"], "training rows have no likeness"
+    result = load(["x", "y"], ["0,5", "4,5"], **given)
+    assert values(result, "validation") == [0.5, 4.5]
+    assert result.splits["train"].column_names == ["text"], "training rows have no likeness"
     with pytest.raises(DataError, match="is 2 in every row"):
         load([1, 2], [2, 2], **given)
