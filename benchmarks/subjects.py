@@ -1,7 +1,7 @@
-"""What is measured: the yardstick or our own loop, each in a process of its own, which runs so many steps when told.
+"""Subjects of the measurement: the yardstick and this project's loop, each in a separate process.
 
-A process of its own has its own memory, allocator and compiled kernels: none of what we set helps the yardstick, and
-nothing that it leaves behind slows us. They take turns, so one sleeps while another is measured.
+Separate processes have separate memory, allocators and compiled kernels, so that neither affects the other. They take
+turns: all others sleep while one is measured.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ROOM = 1 << 36
 
 
 class Ours:
-    """The project's own loop."""
+    """Training loop of this project."""
 
     def __init__(self, workload: Workload, objective: Objective, precision: Precision) -> None:
         auto = AutoModelForSequenceClassification if objective == "labels" else AutoModel
@@ -55,13 +55,13 @@ class Ours:
         self.trainer = Trainer(student, [teacher], workload.tokens, terms, training, ports)
 
     def step(self) -> int:
-        """One optimizer step; the real tokens it saw."""
+        """Take one optimizer step; return the number of real tokens."""
         before = self.trainer.state.num_tokens
         self.trainer.train_step()
         return self.trainer.state.num_tokens - before
 
     def models_alone(self) -> int:
-        """Both models' passes over the next step's rows, without losses, optimizer and bookkeeping."""
+        """Run both models on the next step's rows, without losses, optimizer and bookkeeping."""
         trainer = self.trainer
         batches = [batch.to(trainer.runtime.device) for batch in trainer.microbatches()]
         for batch in batches:
@@ -69,32 +69,32 @@ class Ours:
             with trainer.runtime.autocast():
                 output = run_model(trainer.student, batch, trainer.objective.student_needs)
                 last = output.hidden[max(output.hidden)] if output.hidden else output.logits
-                if last is None:  # relations read neither: their gradient begins at the last block
+                if last is None:  # relations read neither; their gradient starts at the last block
                     noted = next(iter(output.recording.attention.values()))
                     last = noted.query + noted.key + noted.value
             last.float().sum().backward()
         trainer.optimizer.zero_grad(set_to_none=True)
-        # Never stepped, the trainer would be asked for the same rows each time, and their shapes be known already.
+        # Without this, each call would use the same rows, whose shapes have compiled kernels.
         trainer.state.step += 1
         return sum(batch.num_tokens for batch in batches)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One line of a table."""
+    """A loop with its workload, objective and precision: one line of a table."""
 
     name: str
     workload: Workload
     objective: Objective
     kind: Kind
     precision: Precision
-    taken: Ingredients | None = None
-    """Of the yardstick."""
+    ingredients: Ingredients | None = None
+    """Techniques that the yardstick uses."""
 
     def stepper(self) -> Callable[[], int]:
-        """What runs a step and says how many real tokens it saw."""
+        """Return a function that runs a step and returns its number of real tokens."""
         if self.kind == "yardstick":
-            return Yardstick(self.workload, self.objective, self.taken).step
+            return Yardstick(self.workload, self.objective, self.ingredients).step
         ours = Ours(self.workload, self.objective, self.precision)
         if self.kind == "models alone":
             return ours.models_alone
@@ -102,25 +102,25 @@ class Subject:
             ours.trainer.teachers.fill_caches(
                 ours.trainer.batches, ours.trainer.num_steps, ours.trainer.ports, "benchmark"
             )
-            assert ours.trainer.teachers.caches, "the teacher's answers were not kept"
+            assert ours.trainer.teachers.caches, "the teacher's answers were not cached"
         return ours.step
 
 
 @dataclass
 class Running:
-    """A subject's process, seen from outside."""
+    """Handle of a subject's process."""
 
     subject: Subject
     connection: Connection
 
     def steps(self, number: int) -> tuple[int, float]:
-        """Run so many; their real tokens and seconds."""
+        """Run a number of steps; return their real tokens and seconds."""
         self.connection.send(number)
         answer: tuple[int, float] = self.connection.recv()
         return answer
 
     def peak_bytes(self) -> int:
-        """What it took at most so far: resident, or on the device where there is one."""
+        """Return the peak memory in bytes: on the device if there is one, otherwise resident."""
         self.connection.send("peak")
         answer: int = self.connection.recv()
         return answer
@@ -128,7 +128,7 @@ class Running:
 
 @contextmanager
 def started(subjects: Sequence[Subject]) -> Iterator[list[Running]]:
-    """The subjects, ready to be stepped; their processes end with the block."""
+    """Start the subjects' processes, which end with the block."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     running: list[Running] = []
@@ -141,7 +141,7 @@ def started(subjects: Sequence[Subject]) -> Iterator[list[Running]]:
             theirs.close()
             processes.append(process)
             running.append(Running(subject, ours))
-        for each in running:  # models are made side by side
+        for each in running:  # models are built in parallel
             each.connection.recv()
         yield running
     finally:
@@ -173,7 +173,7 @@ def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     status = Path("/proc/self/status")
-    if status.is_file():  # a process's own; `ru_maxrss` below is handed down from the process that started it
+    if status.is_file():  # `ru_maxrss` below is inherited from the parent
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -78,9 +78,9 @@ class Line:
 def subjects_of(workload: Workload, objective: Objective, precisions: list[Precision], *, alone: bool) -> list[Subject]:
     """Return the yardstick, then the yardstick with each ingredient if `alone`, then ours."""
 
-    def plain(name: str, taken: Ingredients | None = None) -> Subject:
-        number: Precision = "bf16" if taken and taken.bf16 else "fp32"
-        return Subject(name, workload, objective, "yardstick", number, taken)
+    def plain(name: str, ingredients: Ingredients | None = None) -> Subject:
+        number: Precision = "bf16" if ingredients and ingredients.bf16 else "fp32"
+        return Subject(name, workload, objective, "yardstick", number, ingredients)
 
     found = [plain("yardstick")]
     if alone:

@@ -1,4 +1,4 @@
-"""The two shapes, the three objectives and the stream of rows that speed is measured on."""
+"""Shapes, objectives and rows of the speed benchmark."""
 
 from __future__ import annotations
 
@@ -52,23 +52,23 @@ class Workload:
     student: BertConfig
     tokens: Tokens
     batch: BatchSize
-    """About as many real tokens as 32 rows have."""
+    """Number of real tokens of about 32 rows."""
     device: torch.device
 
     @property
     def mapped(self) -> tuple[int, ...]:
-        """Teacher blocks of the uniform map, 0 the first."""
+        """Teacher blocks of the uniform map, counted from 0."""
         ratio = self.teacher.num_hidden_layers // self.student.num_hidden_layers
         return tuple(ratio * (layer + 1) - 1 for layer in range(self.student.num_hidden_layers))
 
     @property
     def mean_length(self) -> float:
-        """Real tokens of a row."""
+        """Mean number of real tokens of a row."""
         return float(self.tokens.lengths.mean())
 
 
 def make_workload(shape: Shape, device: torch.device) -> Workload:
-    """The shape's configs and its seeded rows."""
+    """Return the configs of a shape and seeded rows."""
     teacher, student = (_config(*size) for size in SHAPES[shape])
     tokens = make_tokens()
     return Workload(
@@ -94,7 +94,7 @@ def _config(layers: int, width: int, heads: int, inner: int) -> BertConfig:
 
 
 def make_tokens(seed: int = 0) -> Tokens:
-    """Rows of log-normal length (median 25, sigma 0.7, cut at 128), words drawn evenly, two classes."""
+    """Return rows of log-normal length (median 25, sigma 0.7, cut at 128), uniform words, two classes."""
     random = np.random.default_rng(seed)
     drawn = np.exp(np.log(25) + 0.7 * random.standard_normal(NUM_ROWS))
     lengths = np.clip(np.round(drawn), 3, MAX_LENGTH).astype(np.int32)
@@ -111,31 +111,31 @@ def make_tokens(seed: int = 0) -> Tokens:
 
 
 def linear_shapes(config: BertConfig) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every matrix of one block."""
+    """Return (inputs, outputs) of every matrix of one block."""
     width, inner = config.hidden_size, config.intermediate_size
     return [(width, width)] * 4 + [(width, inner), (inner, width)]
 
 
 def linear_flops(config: BertConfig) -> int:
-    """Operations per token of all blocks' matrices, forward, two per multiply-add."""
+    """Return operations per token of all blocks' matrices, forward, two per multiply-add."""
     block = sum(2 * inputs * outputs for inputs, outputs in linear_shapes(config))
     return block * int(config.num_hidden_layers)
 
 
 def attention_flops(config: BertConfig, length: float) -> float:
-    """Operations per token of both attention products, forward, at a row's length."""
+    """Return operations per token of both attention products, forward, at a row's length."""
     return float(4 * length * config.hidden_size * config.num_hidden_layers)
 
 
 class MatrixRates:
-    """Operations per second of a config's matrices over so many tokens, measured when asked."""
+    """Measurement of the rate of a config's matrix products."""
 
     def __init__(self, device: torch.device, num_tokens: int) -> None:
         self.device, self.num_tokens = device, num_tokens
 
     @torch.no_grad()
     def measure(self, config: BertConfig, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
-        """Rate over one block's products, each as often as the block has it."""
+        """Return operations per second over the products of one block."""
         pairs = [
             (
                 torch.randn(self.num_tokens, inputs, device=self.device).to(dtype),
@@ -156,13 +156,13 @@ class MatrixRates:
 
 
 class Clock:
-    """Seconds, after everything that was asked of the device is done."""
+    """Clock that waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def now(self) -> float:
-        """Seconds since some moment."""
+        """Return seconds since an arbitrary moment, after all device work is done."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

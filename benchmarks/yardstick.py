@@ -1,7 +1,7 @@
-"""What a careful person writes without this project: transformers' models, eager attention, every map asked for.
+"""Careful distillation without this project: transformers' models, eager attention, all attention maps returned.
 
-fp32, batches of 32 rows padded to their longest, plain AdamW. Each ingredient of ours can be switched on alone, so that
-a table can say what it brings.
+It uses fp32, batches of 32 rows padded to their longest, and plain AdamW. Each ingredient of this project can be
+enabled on its own to measure its effect.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from stages.models.attention_capture import CAPTURE, record_attention
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What is taken over from this project."""
+    """Techniques of this project to enable."""
 
     grouped: bool = False
-    """Rows of like length stand together."""
+    """Batches group rows of similar length."""
     captured: bool = False
-    """Fused attention; queries and keys noted for mapped blocks only, instead of every map."""
+    """Fused attention; queries and keys are recorded for mapped blocks only, instead of all maps."""
     bf16: bool = False
     """bf16 autocast."""
     fused: bool = False
-    """One kernel for the optimizer."""
+    """Fused optimizer."""
 
 
 class Yardstick:
-    """The plain trainer, a step at a time."""
+    """The plain training step."""
 
-    def __init__(self, workload: Workload, objective: Objective, taken: Ingredients | None = None) -> None:
+    def __init__(self, workload: Workload, objective: Objective, ingredients: Ingredients | None = None) -> None:
         self.workload, self.objective = workload, objective
-        self.taken = taken or Ingredients()
-        attention = CAPTURE if self.taken.captured else "eager"
+        self.ingredients = ingredients or Ingredients()
+        attention = CAPTURE if self.ingredients.captured else "eager"
         torch.manual_seed(0)
         self.teacher = self._model(workload.teacher, attention).eval().requires_grad_(False)
         self.student = self._model(workload.student, attention).train()
@@ -52,7 +52,7 @@ class Yardstick:
             for _ in range(workload.student.num_hidden_layers + 1)
         ).to(workload.device)
         self.optimizer = torch.optim.AdamW(
-            [*self.student.parameters(), *self.projections.parameters()], lr=1e-4, fused=self.taken.fused or None
+            [*self.student.parameters(), *self.projections.parameters()], lr=1e-4, fused=self.ingredients.fused or None
         )
         self.rows = self._rows()
 
@@ -62,7 +62,7 @@ class Yardstick:
 
     def _rows(self) -> Iterator[np.ndarray]:
         tokens = self.workload.tokens
-        if self.taken.grouped:
+        if self.ingredients.grouped:
             batches = Batches(tokens.lengths, self.workload.batch, 1 << 30, seed=0)
             step = 0
             while True:
@@ -74,9 +74,9 @@ class Yardstick:
             yield from np.split(order, range(BATCH_ROWS, len(order), BATCH_ROWS))
 
     def step(self) -> int:
-        """One optimizer step; the real tokens it saw."""
+        """Take one optimizer step; return the number of real tokens."""
         batch = self.workload.tokens.batch(next(self.rows)).to(self.workload.device)
-        with torch.autocast(self.workload.device.type, dtype=torch.bfloat16, enabled=self.taken.bf16):
+        with torch.autocast(self.workload.device.type, dtype=torch.bfloat16, enabled=self.ingredients.bf16):
             loss = self._loss(batch)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -95,26 +95,28 @@ class Yardstick:
                 return self._relations(batch)
 
     def _latent(self, batch: Batch) -> Tensor:
-        """Attention, hidden states and embeddings by the uniform map."""
-        theirs, their_maps = self._run(self.teacher, batch, self.workload.mapped)
-        own, own_maps = self._run(self.student, batch, range(self.workload.student.num_hidden_layers))
+        """Loss of attention, hidden states and embeddings with the uniform map."""
+        teacher_states, teacher_maps = self._run(self.teacher, batch, self.workload.mapped)
+        student_states, student_maps = self._run(self.student, batch, range(self.workload.student.num_hidden_layers))
         mask = batch.attention_mask.bool()
-        pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(own_maps[0])
+        pairs = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(student_maps[0])
         loss = torch.zeros((), device=self.workload.device)
-        for given, wanted in zip(own_maps, their_maps, strict=True):
-            loss = loss + functional.mse_loss(given[pairs].float(), wanted[pairs].float())
-        places = [0, *(layer + 1 for layer in self.workload.mapped)]
-        for given, wanted, projection in zip(own, (theirs[place] for place in places), self.projections, strict=True):
-            projected = projection(given)
-            loss = loss + functional.mse_loss(projected[mask].float(), wanted[mask].float())
+        for attention, target in zip(student_maps, teacher_maps, strict=True):
+            loss = loss + functional.mse_loss(attention[pairs].float(), target[pairs].float())
+        layers = [0, *(layer + 1 for layer in self.workload.mapped)]
+        for state, target, projection in zip(
+            student_states, (teacher_states[layer] for layer in layers), self.projections, strict=True
+        ):
+            projected = projection(state)
+            loss = loss + functional.mse_loss(projected[mask].float(), target[mask].float())
         return loss
 
     def _run(
         self, model: nn.Module, batch: Batch, layers: range | tuple[int, ...]
     ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-        """Hidden states, and maps (or raw scores) of `layers`."""
+        """Return hidden states, and attention maps (or raw scores) of `layers`."""
         with torch.set_grad_enabled(model is self.student):
-            if not self.taken.captured:
+            if not self.ingredients.captured:
                 output = model(**batch.model_inputs(), output_attentions=True, output_hidden_states=True)
                 return output.hidden_states, [output.attentions[layer] for layer in layers]
             with record_attention(layers) as recording:
@@ -123,7 +125,7 @@ class Yardstick:
             return output.hidden_states, [each.query @ each.key.transpose(-1, -2) * each.scaling for each in noted]
 
     def _labels(self, batch: Batch) -> Tensor:
-        """Soft and hard labels."""
+        """Loss of soft and hard labels."""
         with torch.no_grad():
             wanted = self.teacher(**batch.model_inputs()).logits.float()
         given = self.student(**batch.model_inputs()).logits.float()
@@ -131,7 +133,7 @@ class Yardstick:
         return soft + functional.cross_entropy(given, batch.targets_as(Labels).values)
 
     def _relations(self, batch: Batch) -> Tensor:
-        """Query, key and value relations of the last blocks, read by hooks on their linear layers."""
+        """Loss of query, key and value relations of the last blocks, read by hooks on their linear layers."""
         wanted = self._last_states(self.teacher, batch)
         given = self._last_states(self.student, batch)
         keys = batch.attention_mask.bool()
@@ -159,7 +161,7 @@ class Yardstick:
         ]
         try:
             with torch.set_grad_enabled(model is self.student):
-                model(**batch.model_inputs(), output_attentions=not self.taken.captured)
+                model(**batch.model_inputs(), output_attentions=not self.ingredients.captured)
         finally:
             for handle in handles:
                 handle.remove()
