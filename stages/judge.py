@@ -44,25 +44,25 @@ from stages.storage.format_versions import EVALUATION_VERSION
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What every checkpoint of a run is measured with."""
+    """Models and data that every checkpoint of a run is measured with."""
 
     evaluation: Evaluation
     latent: LatentObjective | None
     teacher: Model
-    """The last teacher of the run: fine-tuned where there is one."""
+    """The last teacher of the run: the fine-tuned one, if any."""
     teacher_digest: str
     data_digest: str
     held_out: Tokens
-    """Validation sequences of the task, or held-out text of the corpus where there is no task."""
+    """Validation sequences of the task; without a task, held-out text of the corpus."""
     metric: MetricName
     has_head: bool
-    """Whether the teacher was fine-tuned and answers."""
+    """True where the teacher was fine-tuned and answers the task."""
     train: Tokens | None = None
     """Labelled sequences for the probe; None without a task."""
     scorer: AnyScorer | None = None
-    """Scores answers to the validation rows; None without a task."""
+    """Scorer of the validation rows; None without a task."""
     further: Mapping[str, AnyScorer] = field(default_factory=dict)
-    """Scores answers to further validation rows, by their name."""
+    """Scorers of further validation rows, by name."""
 
     @property
     def problem(self) -> TaskKind | None:
@@ -71,16 +71,16 @@ class Yardstick:
 
     @cached_property
     def teacher_answers(self) -> Any:
-        """What the fine-tuned teacher says about the validation rows; None without one.
+        """Answers of the fine-tuned teacher to the validation rows; None without one.
 
-        Asked when the first checkpoint is judged: where all are judged already, there is nothing to ask it for.
+        Computed when the first checkpoint is judged, and not at all where all judgements are kept already.
         """
         if not self.has_head or self.scorer is None:
             return None
         return self.scorer.answers_of(self.teacher)
 
     def digest(self, checkpoint_digest: str) -> str:
-        """Under which a judgement of the checkpoint is kept."""
+        """Return the digest under which a judgement of the checkpoint is kept."""
         return digest_of(
             {
                 "checkpoint": checkpoint_digest,
@@ -95,7 +95,7 @@ class Yardstick:
 
 
 def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: Path) -> Yardstick:
-    """The yardstick of a recipe's run."""
+    """Return the yardstick of a recipe's run."""
     folder = locate(recipe.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     teacher_folder = locate(fine_tuned.model) if fine_tuned else folder
@@ -163,12 +163,12 @@ def task_scorers(
 
 
 def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardstick: Yardstick) -> Judgement:
-    """Scores of a finished stage.
+    """Return the scores of a finished stage.
 
     Args:
-        checkpoint: the stage.
-        labels: outputs of its head; empty when it has none.
-        yardstick: the run's.
+        checkpoint: the stage's checkpoint.
+        labels: names of its head's outputs; empty without a head.
+        yardstick: the yardstick of the run.
     """
     folder = Path(checkpoint.path)
     model: Model
@@ -276,9 +276,9 @@ def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
 
 
 def chance(yardstick: Yardstick) -> dict[str, float]:
-    """What guessing gets by each score of the task, its own first: that of the best constant answer.
+    """Return the scores of the best constant prediction (majority baseline), the task's main score first.
 
-    Empty without a task, and for vectors, which nobody can guess.
+    Empty without a task, and for vectors, for which guessing is impossible.
     """
     scorer = yardstick.scorer
     return {} if scorer is None else scorer.all_guessed(yardstick.metric)

@@ -1,4 +1,4 @@
-"""Is a fine-tuned teacher good enough to distil from? Said before a student spends time on it, with the reason."""
+"""Verdicts on fine-tuned teachers before a student is trained: good enough to distil from or not, and why."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def teacher_reports(
 
 
 def _label_order(given: FinetunedTeacher | None, yardstick: Yardstick) -> LabelOrder | None:
-    """How a given teacher's outputs stand to the task's labels; one that was made here has them in their order."""
+    """Return how a given teacher's outputs relate to the task's labels; a teacher fine-tuned here has them in order."""
     assert yardstick.scorer is not None
     labels = yardstick.scorer.rows.task.labels
     names = labels if given is None else output_names(load_config(locate(given.model)))
@@ -71,29 +71,29 @@ def _label_order(given: FinetunedTeacher | None, yardstick: Yardstick) -> LabelO
 
 @dataclass(frozen=True)
 class _Measured:
-    """What is known of a teacher, and what it means."""
+    """Measurements of a teacher, and the verdict that follows."""
 
     score: Score
     guess: float
     minimum_gain: float
-    """Share of what is left to gain over guessing that it must have."""
+    """Share of the possible gain over guessing that a teacher must reach."""
     words: float | None
     order: LabelOrder | None
     yardstick: Yardstick | None
-    """Knows the teacher's answers; None for other teachers than the first."""
+    """Holds the teacher's answers; None for all teachers but the first."""
 
     @property
     def needed(self) -> float:
-        """Least score that a teacher must have."""
+        """Lowest acceptable score."""
         return self.guess + self.minimum_gain * (1 - self.guess)
 
     @property
     def gain(self) -> float | None:
-        """How much it has of what is left to gain over guessing; None where nothing is."""
+        """Share of the possible gain over guessing that the teacher reaches; None where guessing is always right."""
         return (self.score.value - self.guess) / (1 - self.guess) if self.guess < 1 else None
 
     def report(self, name: str, metric: MetricName) -> TeacherReport:
-        """All of it, with verdict and reason."""
+        """Return the report, with verdict and reason."""
         verdict = self.verdict
         return TeacherReport(
             name=name,
@@ -110,24 +110,24 @@ class _Measured:
 
     @property
     def verdict(self) -> Verdict:
-        """Is it good enough?"""
+        """The verdict: good enough to distil from, weak, or useless."""
         is_above = self.score.value > self.guess or self.minimum_gain == 0
         if self.score.value < self.needed or not is_above:
             return "useless"
         by_words = self.words is not None and self.score.value <= self.words
-        is_weak = by_words or self.score.low < self.needed or self.other_units
+        is_weak = by_words or self.score.low < self.needed or self.doubt
         return "weak" if is_weak else "good"
 
     @property
-    def other_units(self) -> str | None:
-        """What tells that a teacher's values are not in the units of the labels, which no correlation shows."""
+    def doubt(self) -> str | None:
+        """Reason to doubt the teacher's answers that no score shows; None without one."""
         scorer = None if self.yardstick is None else self.yardstick.scorer
         if self.yardstick is None or scorer is None or self.yardstick.teacher_answers is None:
             return None
         return scorer.kind.doubt(scorer.rows, self.yardstick.teacher_answers)
 
     def reason(self, verdict: Verdict) -> str:
-        """Why."""
+        """Return the reason for a verdict."""
         if verdict == "good":
             return (
                 f"it is {percent(self.score.value - self.guess)} points above always giving the best constant answer, "
@@ -135,8 +135,8 @@ class _Measured:
             )
         if verdict == "useless":
             return self._useless()
-        if units := self.other_units:
-            return units
+        if doubt := self.doubt:
+            return doubt
         if self.words is not None and self.score.value <= self.words:
             return (
                 f"a bag of words scores {percent(self.words)} %, no less, so that there is little to learn from it: "
@@ -153,24 +153,24 @@ class _Measured:
                 "always giving one and the same answer is right in every validation row, so that no score could tell "
                 "a teacher from that: give validation rows with other answers too"
             )
-        found = (
+        message = (
             f"the fine-tuned teacher scores {percent(self.score.value)} % where always giving the best constant answer "
             f"scores {percent(self.guess)} %"
         )
         if self.score.value > self.guess:
-            found += (
+            message += (
                 f", {percent(self.gain)} % of what can be gained over it, and teacher.minimum_gain asks for "
                 f"{percent(self.minimum_gain)} %"
             )
-        return f"{found}; a student can learn nothing of the task from it: {self._remedy()}"
+        return f"{message}; a student can learn nothing of the task from it: {self._remedy()}"
 
     def _remedy(self) -> str:
-        """What to do about a teacher that knows nothing, by what its answers look like."""
+        """Return advice about a useless teacher, depending on its answers."""
         general = "train it longer (teacher.task_model.training), check the labels, or lower teacher.minimum_gain"
         answers = None if self.yardstick is None else self.yardstick.teacher_answers
         if self.yardstick is None or answers is None:
             return general
-        # A note is made of values that are the same but for rounding.
+        # Values that are equal except for rounding have a note.
         if self.score.note or all(np.array_equal(each, answers[0]) for each in answers):
             return (
                 "it gives every row the same answer, as a fine-tuning does that has collapsed: lower its learning "

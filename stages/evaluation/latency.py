@@ -1,4 +1,4 @@
-"""How much faster the student is than its teacher: the same inputs, in turn, on this machine."""
+"""Speed of the student relative to its teacher, on the same inputs, in turn, on this machine."""
 
 from __future__ import annotations
 

@@ -94,7 +94,8 @@ class Scorer(Generic[Answers]):
 
     def score(self, metric: MetricName, answers: Answers) -> float:
         """Return one score."""
-        return score(metric, *self.kind.compared(self.rows, metric, answers), **self._positive(metric))
+        labels, compared = self.kind.compared(self.rows, metric, answers)
+        return score(metric, labels, compared, **self._positive(metric))
 
     def scores(self, main: MetricName, answers: Answers) -> dict[str, Score]:
         """Return the main score and those that are always reported, with bootstrap intervals.

@@ -32,7 +32,7 @@ _HEADS = {"classifier", "score", "sequence_summary", "qa_outputs"}
 
 
 class Head(ABC):
-    """What stands on an encoder and answers a kind of task."""
+    """A head: the layers on an encoder that answer a kind of task."""
 
     @abstractmethod
     def exists_for(self, config: PretrainedConfig) -> bool:

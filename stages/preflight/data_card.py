@@ -1,4 +1,4 @@
-"""What the texts of a run are, and what is odd about them; refused where more of them is odd than a recipe accepts."""
+"""Card of a run's texts: sizes, balance, and faults, which are refused above the limits of a recipe."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _CARD = "card.json"
 
 
 def make_data_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) -> DataCard:
-    """The card of everything that a recipe reads; what is read for it is kept, and need not be read again.
+    """Return the card of all data that a recipe reads, which is thereby prepared for the run.
 
     Raises:
-        DataError: more rows are odd than `recipe.limits` accepts.
+        DataError: more rows are faulty than `recipe.limits` accepts.
     """
     task, corpus = recipe.task, recipe.general_corpus
     identity = {
@@ -70,7 +70,7 @@ def _make_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) 
 
 
 def task_card(task: TaskData, rows: TaskRows, tokenizer: PreTrainedTokenizerFast, cache: Path) -> TaskCard:
-    """The card of a task."""
+    """Return the card of a task."""
     splits = {}
     train = row_hashes(rows.train)
     for name in ("train", "validation", *rows.more):
@@ -99,7 +99,7 @@ def _split_card(rows: TaskRows, name: str, tokens: Tokens, train: Hashes) -> Spl
 
 
 def _rows_cut(tokens: Tokens) -> int:
-    """Rows of which something was left out, in one of their sequences at least."""
+    """Return the number of rows with a truncated sequence."""
     if tokens.cut is None:
         return 0
     return len(np.unique(tokens.row_of[tokens.cut]))
@@ -115,7 +115,7 @@ def _lengths(lengths: np.ndarray) -> LengthCard:
 
 
 def _answer_numbers(data: Dataset) -> np.ndarray | None:
-    """A number for each row's label, equal where the labels are; None without labels."""
+    """Return (rows,) a number for each distinct label; None without labels."""
     column = next((name for name in ("label", "answers") if name in data.column_names), None)
     if column is None:
         return None
@@ -124,17 +124,17 @@ def _answer_numbers(data: Dataset) -> np.ndarray | None:
 
 
 def _contradictions(group: np.ndarray, answers: np.ndarray) -> int:
-    """Rows of texts that have more than one answer."""
+    """Return the number of rows whose text occurs with several labels."""
     pairs = np.unique(np.stack([group, answers], axis=1), axis=0)
     answers_of_text = np.bincount(pairs[:, 0], minlength=group.max() + 1)
     return int((answers_of_text[group] > 1).sum())
 
 
 def check_card(card: DataCard, limits: DataLimits) -> None:
-    """Refuse texts of which more is odd than accepted.
+    """Refuse texts with more faults than a recipe accepts.
 
     Raises:
-        DataError: every limit that is passed, with what was found and what to do.
+        DataError: every limit that is exceeded, with the figures and what to do.
     """
     problems: list[str] = []
 
@@ -154,15 +154,15 @@ def check_card(card: DataCard, limits: DataLimits) -> None:
                 "duplicates",
                 split.duplicates,
                 split.rows,
-                f"{where}: texts that were there before",
+                f"{where}: repeated texts",
                 "leave the repeated rows out",
             )
             check(
                 "contradictions",
                 split.contradictions,
                 split.rows,
-                f"{where}: texts that have several labels",
-                "mend the labels",
+                f"{where}: texts with several labels",
+                "fix the labels",
             )
         else:
             check(

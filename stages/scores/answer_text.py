@@ -1,4 +1,4 @@
-"""How near an answer in words is to the right ones, as the official scripts of SQuAD and of CMRC 2018 count it.
+"""Scores of an answer in words against the right answers, as the official scripts of SQuAD and CMRC 2018 compute them.
 
 SQuAD's scores are those of evaluate-v2.0.py (Rajpurkar et al. 2018, arXiv:1806.03822), which for questions that all
 have an answer are those of version 1.1 (Rajpurkar et al. 2016, arXiv:1606.05250): lower case, without ASCII
@@ -29,29 +29,29 @@ AnswerScore = Callable[[str, str], float]
 
 
 def normal_form(answer: str) -> str:
-    """Lower case, without ASCII punctuation, articles and superfluous white space."""
+    """Return an answer in lower case, without ASCII punctuation, articles and superfluous white space."""
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_ASCII_PUNCTUATION)).split())
 
 
 def exact_match(right: str, given: str) -> float:
-    """1 where both are the same in SQuAD's normal form."""
+    """Return 1 where both are equal in SQuAD's normal form."""
     return float(normal_form(right) == normal_form(given))
 
 
 def squad_f1(right: str, given: str) -> float:
-    """F1 of the words that both have in SQuAD's normal form."""
+    """Return the F1 of the words that both share in SQuAD's normal form."""
     right_words, given_words = normal_form(right).split(), normal_form(given).split()
     shared = (Counter(right_words) & Counter(given_words)).total()
     return _f1(shared, right_words, given_words)
 
 
 def cmrc_exact_match(right: str, given: str) -> float:
-    """1 where both are the same in lower case without punctuation, Chinese or not."""
+    """Return 1 where both are equal in lower case without punctuation, Chinese or not."""
     return float(_cmrc_form(right) == _cmrc_form(given))
 
 
 def cmrc_f1(right: str, given: str) -> float:
-    """F1 of the longest run of Chinese characters and other words that both share."""
+    """Return the F1 of the longest run of Chinese characters and other words that both share."""
     right_tokens = _CMRC_TOKEN.findall(_cmrc_form(right))
     given_tokens = _CMRC_TOKEN.findall(_cmrc_form(given))
     matcher = SequenceMatcher(a=right_tokens, b=given_tokens, autojunk=False)
@@ -63,28 +63,28 @@ def _cmrc_form(answer: str) -> str:
 
 
 def _f1(shared: int, right: list[str], given: list[str]) -> float:
-    """Of tokens; where a side has none, whether both have none ("no answer")."""
+    """Return the F1 of tokens; where a side has none, 1 if both have none ("no answer")."""
     if not right or not given:
         return float(right == given)
     return 2 * shared / (len(right) + len(given))
 
 
 def answer_scores(score: AnswerScore, right: Sequence[Sequence[str]], given: Sequence[str]) -> np.ndarray:
-    """(questions,): the score of each answer against the right one that is nearest to it.
+    """Return (questions,) the score of each answer against the nearest right one.
 
     Args:
-        score: of one right answer and the given one.
+        score: scores an answer against one right answer.
         right: the right answers to each question; none where the text holds no answer.
         given: the answer to each question; empty for "no answer".
     """
     return np.array(
         [
-            max(score(one, answer) for one in _that_say_something(score, answers))
+            max(score(one, answer) for one in _non_empty(score, answers))
             for answers, answer in zip(right, given, strict=True)
         ]
     )
 
 
-def _that_say_something(score: AnswerScore, answers: Sequence[str]) -> list[str]:
-    """The right answers but those as good as empty, which would reward silence; "no answer" where there is none."""
+def _non_empty(score: AnswerScore, answers: Sequence[str]) -> list[str]:
+    """Return the right answers without those equal to "no answer", which would reward silence; [""] if none is left."""
     return [answer for answer in answers if not score(answer, "")] or [""]

@@ -1,13 +1,13 @@
-"""What a score would have been on other rows like these: the bootstrap, for every metric in one way.
+"""The bootstrap: scores of resampled rows, for every metric.
 
-Rows are drawn with replacement, as many as there are, so a draw is how often each row came. Most scores come from sums
+As many rows as there are get drawn with replacement, so that a draw is a count per row. Most scores follow from sums
 over rows (right answers, confusion counts, products), and the sums of all draws are one matrix product; rank
-correlations take the counts as weights. So a thousand draws of 2,000 rows take a tenth of a second at most, where a
-library called on each would take seconds. `stages.scores.metrics` asks the library for the score itself; the tests
-hold the two together.
+correlations take the counts as weights. A thousand draws of 2,000 rows thus take at most a tenth of a second, where
+calls of a library would take seconds. `stages.scores.metrics` takes the score itself from a library; tests hold the two
+together.
 
-Intervals are percentiles of the draws. BCa, which corrects for skew, needs the score without each row in turn, to which
-rank correlations have no short way, and has no value where every draw is alike (all answers right).
+Intervals are percentiles of the draws. BCa, which corrects for skew, needs the score without each row in turn, for
+which rank correlations have no shortcut, and is undefined where all draws are equal (all answers right).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# So few that they stay in the processor's cache: four times as fast for rank correlations as millions at once.
+# Few enough for the processor's cache: rank correlations are four times as fast as with millions at once.
 _COUNTS_AT_ONCE = 65_536
 
 Finish = Callable[[np.ndarray], np.ndarray]
@@ -25,15 +25,15 @@ Finish = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Resampler:
-    """The score on any draw of the rows."""
+    """A score as a function of how often each row was drawn."""
 
     units: int
-    """What is drawn: rows, or pairs of them."""
+    """Number of rows, or of pairs of rows, that are drawn."""
     values: Callable[[np.ndarray], np.ndarray]
-    """From (draws, units), how often each was drawn, to (draws,) scores."""
+    """Maps (draws, units) counts to (draws,) scores."""
 
     def draws(self, resamples: int, seed: int) -> np.ndarray:
-        """(resamples,): the scores of so many draws; the same draws for as many units and the same seed."""
+        """Return (resamples,) the scores of random draws, which depend on the number of units and the seed alone."""
         return np.concatenate([self.values(drawn) for drawn in _drawn(self.units, resamples, seed)])
 
 
@@ -49,41 +49,41 @@ def _drawn(units: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def of_sums(per_row: np.ndarray, finish: Finish) -> Resampler:
-    """A score that follows from sums over rows.
+    """Return the resampler of a score that follows from sums over rows.
 
     Args:
-        per_row: (rows, sums) what each row adds to each sum.
-        finish: from (draws, sums) to (draws,) scores.
+        per_row: (rows, sums) summands of each row.
+        finish: maps (draws, sums) to (draws,) scores.
     """
     return Resampler(len(per_row), lambda drawn: finish(drawn @ per_row))
 
 
 def of_mean(per_row: np.ndarray) -> Resampler:
-    """The mean of (rows,) values."""
+    """Return the resampler of the mean of (rows,) values."""
     return Resampler(len(per_row), lambda drawn: drawn @ per_row / len(per_row))
 
 
 def of_both(one: Resampler, other: Resampler) -> Resampler:
-    """The mean of two scores of the same rows."""
+    """Return the resampler of the mean of two scores of the same rows."""
     return Resampler(one.units, lambda drawn: (one.values(drawn) + other.values(drawn)) / 2)
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """The quotient; 0 where there is nothing below."""
+    """Return the quotient; 0 where the denominator is 0."""
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
 
 
 def f1_of(sums: np.ndarray) -> np.ndarray:
-    """F1 from sums of (found and right, found + right)."""
+    """Return F1 from sums of (predicted and right, predicted + right)."""
     return ratio(2 * sums[..., 0], sums[..., 1])
 
 
 def of_f1_macro(right: np.ndarray, given: np.ndarray, *, present_only: bool) -> Resampler:
-    """Mean of the labels' F1.
+    """Return the resampler of the mean of the labels' F1.
 
     Args:
         right: (rows, labels) 1 where the row has the label.
-        given: the same of the answers.
+        given: (rows, labels) 1 where the answer has it.
         present_only: leave out labels that neither side has in a draw, as scikit-learn does for classes.
     """
     labels = right.shape[1]
@@ -97,7 +97,7 @@ def of_f1_macro(right: np.ndarray, given: np.ndarray, *, present_only: bool) -> 
 
 
 def of_matthews(right: np.ndarray, given: np.ndarray) -> Resampler:
-    """Matthews correlation of any number of classes (Gorodkin 2004), from (rows, classes) of zeros and ones."""
+    """Return the resampler of Matthews correlation (Gorodkin 2004), from (rows, classes) of zeros and ones."""
     rows, classes = right.shape
 
     def finish(sums: np.ndarray) -> np.ndarray:
@@ -110,8 +110,8 @@ def of_matthews(right: np.ndarray, given: np.ndarray) -> Resampler:
 
 
 def of_pearson(right: np.ndarray, given: np.ndarray) -> Resampler:
-    """Pearson correlation of (rows,) values; 0 where a side is constant in a draw."""
-    # Centred first, or the differences of large sums would lose the digits that matter.
+    """Return the resampler of Pearson correlation of (rows,) values; 0 where a side is constant in a draw."""
+    # Centred first: differences of large sums would lose significant digits.
     x, y = right - right.mean(), given - given.mean()
     rows = len(x)
 
@@ -123,7 +123,7 @@ def of_pearson(right: np.ndarray, given: np.ndarray) -> Resampler:
 
 
 def of_spearman(right: np.ndarray, given: np.ndarray) -> Resampler:
-    """Rank correlation of (rows,) values, ranks taken anew in each draw; 0 where a side is constant in it."""
+    """Return the resampler of rank correlation, ranked in each draw; 0 where a side is constant in a draw."""
     rank_right, rank_given = _ranker(right), _ranker(given)
     rows = len(right)
 
@@ -138,7 +138,7 @@ def of_spearman(right: np.ndarray, given: np.ndarray) -> Resampler:
 
 
 def _ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """From how often each value was drawn to the rank of each, ties at their mean rank."""
+    """Return the function from counts of (rows,) values to their ranks; ties have their mean rank."""
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(values[order]) != 0])
     group = np.empty(len(values), dtype=np.intp)
@@ -154,7 +154,7 @@ def _ranker(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 def _correlation(
     covariance: np.ndarray, x_variance: np.ndarray, y_variance: np.ndarray, x_scale: np.ndarray, y_scale: np.ndarray
 ) -> np.ndarray:
-    """The correlation; 0 where a variance is nothing but the rounding of its scale."""
+    """Return the correlation; 0 where a variance is only the rounding error of its scale."""
     varied = (x_variance > 1e-12 * x_scale) & (y_variance > 1e-12 * y_scale)
     spread = np.sqrt(np.where(varied, x_variance * y_variance, 0.0))
     return np.clip(ratio(covariance, spread), -1.0, 1.0)

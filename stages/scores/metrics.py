@@ -1,6 +1,6 @@
-"""Scores of answers against the data's labels, and how far they would move with other rows.
+"""Scores of answers against labels, and their bootstrap intervals.
 
-What labels and predictions are depends on the kind of task:
+The form of labels and predictions depends on the kind of task:
 
 | kind | labels | predictions |
 |---|---|---|
@@ -8,20 +8,19 @@ What labels and predictions are depends on the kind of task:
 | multi_label | (rows, labels) zeros and ones | the same |
 | regression | (rows,) values | (rows,) values |
 | token_classification | a list of tags for each sentence | the same |
-| question_answering | a list of right answers for each question, empty for none | one answer each, "" for none |
+| question_answering | a list of right answers per question, empty for none | one answer per question, "" for none |
 | embedding | (rows, width) the teacher's vectors | (rows, width) the student's, of any width |
 
-`pearson` and `spearman` also score an embedding task whose pairs carry a likeness: (rows,) the data's, and (rows,)
+`pearson` and `spearman` also score an embedding task whose pairs have a similarity: (rows,) the data's, and (rows,)
 cosines of the student's vectors.
 
-A score without a meaning (a constant has no correlation, F1 without a single positive) is 0, silently: a model that
-always answers the same is a bad model, not a failed run. Which scores exist and what they suit is in
-`schemas.core.metrics`.
+An undefined score (correlation with a constant, F1 without a single positive) is 0, silently: a model with constant
+answers is a bad model, not a failed run. `schemas.core.metrics` lists the scores and the kinds that they suit.
 
-scikit-learn and scipy compute what they have. Entities are read by nervaluate, whose rule is that of conlleval (Tjong
-Kim Sang and De Meulder 2003): an entity begins at B-, at an I- after O or at the start, and at a change of type. It has
-no dependencies and saw its last release in 2026; seqeval, the better known one with the same rule, saw its own in 2020,
-as source only. conlleval's F1 then follows from the entities in common and those of either side.
+scikit-learn and scipy compute the scores that they have. nervaluate reads entities by the rule of conlleval (Tjong Kim
+Sang and De Meulder 2003): an entity begins at B-, at an I- after O or at the start, and at a change of type. It has no
+dependencies and was last released in 2026; seqeval, better known and with the same rule, in 2020, as source only.
+conlleval's F1 then follows from the entities in common and those of either side.
 """
 
 from __future__ import annotations
@@ -30,10 +29,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from nervaluate import collect_named_entities
+from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
@@ -57,25 +57,34 @@ from stages.scores.vector_scores import of_cosines, of_similarities
 
 _ROUNDING = 1e-6
 _POSITIVE = 1
-"""The class that `f1` is about, as with scikit-learn; answers about another class are given its number first."""
+"""The class that `f1` is about, as in scikit-learn; another positive class is exchanged with it first."""
+
+
+Array = NDArray[Any]
+Tags = Sequence[Sequence[str]]
+Answers = Array | Sequence[Any]
+"""Labels or predictions of some rows, in one of the forms above."""
+
+Right = TypeVar("Right")
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True)
-class Metric:
-    """One score: its value, and its value on any draw of the rows."""
+class Metric(Generic[Right, Given]):
+    """A score: its value, and its resampler."""
 
-    value: Callable[[Any, Any], float]
-    resampler: Callable[[Any, Any], Resampler]
+    value: Callable[[Right, Given], float]
+    resampler: Callable[[Right, Given], Resampler]
 
 
-def score(metric: str, labels: Any, predictions: Any, *, positive: int = _POSITIVE) -> float:
-    """The score of the predictions.
+def score(metric: str, labels: Answers, predictions: Answers, *, positive: int = _POSITIVE) -> float:
+    """Return the score of some predictions.
 
     Args:
         metric: one of `schemas.core.metrics.KNOWN_METRICS`.
-        labels: what the data says, in the form of the kind of task (see the module).
-        predictions: what a model says, as many.
-        positive: the class that scores about one class (`f1`, `accuracy_f1`) are about.
+        labels: labels of the data, in the form of the kind of task (see the module).
+        predictions: a model's answers, as many.
+        positive: number of the class that `f1` and `accuracy_f1` are about.
 
     Raises:
         DataError: tags that the metric cannot read.
@@ -86,24 +95,24 @@ def score(metric: str, labels: Any, predictions: Any, *, positive: int = _POSITI
 
 def interval(
     metric: str,
-    labels: Any,
-    predictions: Any,
+    labels: Answers,
+    predictions: Answers,
     *,
     positive: int = _POSITIVE,
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Between which scores `level` of the draws of as many rows (sentences, questions) lie.
+    """Return the bootstrap interval of a score.
 
     Args:
         metric: as for `score`.
         labels: as for `score`.
         predictions: as for `score`.
         positive: as for `score`.
-        level: share of the draws inside.
-        resamples: how many draws.
-        seed: of the draws.
+        level: share of the draws inside the interval.
+        resamples: number of draws.
+        seed: seed of the draws.
     """
     draws = _draws(metric, labels, predictions, positive, resamples, seed)
     return _percentiles(draws, level)
@@ -111,34 +120,34 @@ def interval(
 
 def paired_difference_interval(
     metric: str,
-    labels: Any,
-    student: Any,
-    teacher: Any,
+    labels: Answers,
+    student: Answers,
+    teacher: Answers,
     *,
     positive: int = _POSITIVE,
     level: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Between which values `level` of the draws of student's score minus teacher's lie, both on the same rows.
+    """Return the bootstrap interval of the student's score minus the teacher's, on the same draws of rows.
 
-    Narrower than two intervals side by side: rows that are hard are hard for both.
+    Narrower than the difference of two intervals: hard rows are hard for both.
 
     Args:
         metric: as for `score`.
         labels: as for `score`.
-        student: predictions of the one.
-        teacher: predictions of the other for the same rows.
+        student: the student's predictions.
+        teacher: the teacher's predictions for the same rows.
         positive: as for `score`.
-        level: share of the draws inside.
-        resamples: how many draws.
-        seed: of the draws.
+        level: share of the draws inside the interval.
+        resamples: number of draws.
+        seed: seed of the draws.
     """
     draws = [_draws(metric, labels, given, positive, resamples, seed) for given in (student, teacher)]
     return _percentiles(draws[0] - draws[1], level)
 
 
-def _draws(metric: str, labels: Any, predictions: Any, positive: int, resamples: int, seed: int) -> np.ndarray:
+def _draws(metric: str, labels: Answers, predictions: Answers, positive: int, resamples: int, seed: int) -> np.ndarray:
     name, labels, predictions = _checked(metric, labels, predictions, positive)
     resampler = METRICS[name].resampler(labels, predictions)
     return resampler.draws(resamples, seed)
@@ -149,8 +158,8 @@ def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _checked(metric: str, labels: Any, predictions: Any, positive: int) -> tuple[MetricName, Any, Any]:
-    """The metric, and both sides as it takes them: of scores about one class, with that class as `_POSITIVE`."""
+def _checked(metric: str, labels: Answers, predictions: Answers, positive: int) -> tuple[MetricName, Answers, Answers]:
+    """Return the metric and both sides; for scores about one class, with that class as `_POSITIVE`."""
     if len(labels) != len(predictions) or len(labels) == 0:
         raise ValueError(
             f"{metric}: {len(labels)} labels and {len(predictions)} predictions; give as many of both, at least one"
@@ -164,54 +173,54 @@ def _checked(metric: str, labels: Any, predictions: Any, positive: int) -> tuple
     raise ValueError(f"there is no metric {metric!r}; there are {', '.join(KNOWN_METRICS)}")
 
 
-def _exchanged(answers: Any, positive: int) -> np.ndarray:
-    """(rows,) classes, the numbers of `positive` and `_POSITIVE` exchanged, so that right answers stay right."""
+def _exchanged(answers: Answers, positive: int) -> np.ndarray:
+    """Return (rows,) classes with `positive` and `_POSITIVE` exchanged, so that right answers stay right."""
     given = np.asarray(answers)
     return np.where(given == positive, _POSITIVE, np.where(given == _POSITIVE, positive, given))
 
 
-# Classes, one a row or several.
+# Classes, one or several per row.
 
 
-def _accuracy(labels: Any, predictions: Any) -> float:
+def _accuracy(labels: Array, predictions: Array) -> float:
     return float(accuracy_score(np.asarray(labels), np.asarray(predictions)))
 
 
-def _right(labels: Any, predictions: Any) -> Resampler:
+def _right(labels: Array, predictions: Array) -> Resampler:
     same = np.asarray(labels) == np.asarray(predictions)
     return of_mean((same if same.ndim == 1 else same.all(1)).astype(np.float64))
 
 
-def _positive(answers: Any) -> np.ndarray:
+def _positive(answers: Array) -> np.ndarray:
     return np.asarray(answers) == _POSITIVE
 
 
-def _f1(labels: Any, predictions: Any) -> float:
+def _f1(labels: Array, predictions: Array) -> float:
     return float(f1_score(_positive(labels), _positive(predictions), zero_division=0.0))
 
 
-def _f1_resampler(labels: Any, predictions: Any) -> Resampler:
+def _f1_resampler(labels: Array, predictions: Array) -> Resampler:
     right, given = (_positive(answers).astype(np.float64) for answers in (labels, predictions))
     return of_sums(np.stack([right * given, right + given], axis=1), f1_of)
 
 
-def _f1_average(labels: Any, predictions: Any, *, average: str) -> float:
+def _f1_average(labels: Array, predictions: Array, *, average: str) -> float:
     right, given = np.asarray(labels), np.asarray(predictions)
     return float(f1_score(right, given, average=average, zero_division=0.0))
 
 
-def _f1_macro_resampler(labels: Any, predictions: Any) -> Resampler:
+def _f1_macro_resampler(labels: Array, predictions: Array) -> Resampler:
     return of_f1_macro(*_one_hot(labels, predictions), present_only=np.ndim(labels) == 1)
 
 
-def _f1_micro_resampler(labels: Any, predictions: Any) -> Resampler:
+def _f1_micro_resampler(labels: Array, predictions: Array) -> Resampler:
     right, given = _one_hot(labels, predictions)
     sums = np.stack([(right * given).sum(1), (right + given).sum(1)], axis=1)
     return of_sums(sums, f1_of)
 
 
-def _one_hot(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (rows, labels) of zeros and ones."""
+def _one_hot(labels: Array, predictions: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as (rows, labels) of zeros and ones."""
     right, given = np.asarray(labels), np.asarray(predictions)
     if right.ndim == 1:
         classes = np.union1d(right, given)
@@ -219,21 +228,21 @@ def _one_hot(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
     return right.astype(np.float64), given.astype(np.float64)
 
 
-def _matthews(labels: Any, predictions: Any) -> float:
+def _matthews(labels: Array, predictions: Array) -> float:
     right, given = np.asarray(labels), np.asarray(predictions)
     if (right == right[0]).all() or (given == given[0]).all():
-        return 0.0  # as scikit-learn has it, but it warns of a single label
+        return 0.0  # scikit-learn's value, without its warning about a single label
     return float(matthews_corrcoef(right, given))
 
 
-def _matthews_resampler(labels: Any, predictions: Any) -> Resampler:
+def _matthews_resampler(labels: Array, predictions: Array) -> Resampler:
     return of_matthews(*_one_hot(labels, predictions))
 
 
 # Values.
 
 
-def _correlation(labels: Any, predictions: Any, *, of: Callable[..., Any]) -> float:
+def _correlation(labels: Array, predictions: Array, *, of: Callable[..., Any]) -> float:
     right, given = _values(labels, predictions)
     if np.ptp(right) == 0 or np.ptp(given) == 0:
         return 0.0
@@ -244,19 +253,19 @@ def _correlation(labels: Any, predictions: Any, *, of: Callable[..., Any]) -> fl
 
 
 def _correlation_resampler(
-    labels: Any, predictions: Any, *, of: Callable[[np.ndarray, np.ndarray], Resampler]
+    labels: Array, predictions: Array, *, of: Callable[[np.ndarray, np.ndarray], Resampler]
 ) -> Resampler:
     return of(*_values(labels, predictions))
 
 
-def _values(labels: Any, predictions: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as (rows,) values; answers that say nothing are all 0."""
+def _values(labels: Array, predictions: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as (rows,) values; constant or infinite answers become 0."""
     right, given = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
     return right, np.zeros_like(given) if say_nothing(right, given) else given
 
 
-def why_no_correlation(metric: str, labels: Any, predictions: Any) -> str | None:
-    """Why a correlation is 0 whatever the model is worth; None where it means something, and for other metrics."""
+def why_no_correlation(metric: str, labels: Answers, predictions: Answers) -> str | None:
+    """Explain why a correlation is 0 whatever the model is worth; None where it means something, or is none."""
     if metric not in ("pearson", "spearman", "pearson_spearman"):
         return None
     if np.ptp(np.asarray(labels, dtype=np.float64)) == 0:
@@ -269,11 +278,11 @@ def why_no_correlation(metric: str, labels: Any, predictions: Any) -> str | None
     return f"all answers are {given.mean():.4g} but for rounding, and no correlation with them means anything"
 
 
-def say_nothing(labels: Any, predictions: Any) -> bool:
-    """Whether (rows,) answers are all the same but for rounding, or not all numbers.
+def say_nothing(labels: Answers, predictions: Answers) -> bool:
+    """Return True if (rows,) answers are equal except for rounding, or not all finite.
 
-    What is left of a spread below a millionth of the labels' (or of the answers' own size, where that is more) is the
-    rounding of float32, and its correlation with anything says nothing of the model.
+    A spread below a millionth of the labels' spread (or of the answers' size, if larger) is the rounding error of
+    float32, whose correlation with anything says nothing about the model.
     """
     right, given = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
     if not np.isfinite(given).all():
@@ -284,8 +293,8 @@ def say_nothing(labels: Any, predictions: Any) -> bool:
 # Tags of words.
 
 
-def entity_counts(labels: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> np.ndarray:
-    """(sentences, 3): entities in common, entities of the labels, entities of the predictions."""
+def entity_counts(labels: Tags, predictions: Tags) -> np.ndarray:
+    """Return (sentences, 3): entities in common, entities of the labels, entities of the predictions."""
     for tag in {tag for tags in (*labels, *predictions) for tag in tags}:
         if tag != "O" and not tag.startswith(("B-", "I-")):
             raise DataError(
@@ -306,12 +315,12 @@ def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     return {(entity["label"], entity["start"], entity["end"]) for entity in found}
 
 
-def _entity_f1_resampler(labels: Any, predictions: Any) -> Resampler:
+def _entity_f1_resampler(labels: Tags, predictions: Tags) -> Resampler:
     common, right, given = entity_counts(labels, predictions).T
     return of_sums(np.stack([common, right + given], axis=1), f1_of)
 
 
-def _tokens_resampler(labels: Any, predictions: Any) -> Resampler:
+def _tokens_resampler(labels: Tags, predictions: Tags) -> Resampler:
     counts = np.array(
         [
             (sum(one == other for one, other in zip(right, given, strict=True)), len(right))
@@ -325,22 +334,22 @@ def _tokens_resampler(labels: Any, predictions: Any) -> Resampler:
 # Answers in words.
 
 
-def _answers_resampler(labels: Any, predictions: Any, *, by: AnswerScore) -> Resampler:
+def _answers_resampler(labels: Tags, predictions: Sequence[str], *, by: AnswerScore) -> Resampler:
     return of_mean(answer_scores(by, labels, predictions))
 
 
-def _from(resampler: Callable[[Any, Any], Resampler]) -> Metric:
-    """A metric that no library has, whose value is that of the draw in which every row comes once."""
+def _from(resampler: Callable[[Right, Given], Resampler]) -> Metric[Right, Given]:
+    """Return a metric that no library has: its value is that of the draw with every row once."""
 
-    def value(labels: Any, predictions: Any) -> float:
+    def value(labels: Right, predictions: Given) -> float:
         rows = resampler(labels, predictions)
         return float(rows.values(np.ones((1, rows.units)))[0])
 
     return Metric(value, resampler)
 
 
-def _both(one: Metric, other: Metric) -> Metric:
-    """The mean of two metrics."""
+def _both(one: Metric[Right, Given], other: Metric[Right, Given]) -> Metric[Right, Given]:
+    """Return the mean of two metrics."""
     return Metric(
         lambda labels, given: (one.value(labels, given) + other.value(labels, given)) / 2,
         lambda labels, given: of_both(one.resampler(labels, given), other.resampler(labels, given)),
@@ -352,7 +361,7 @@ _F1 = Metric(_f1, _f1_resampler)
 _PEARSON = Metric(partial(_correlation, of=pearsonr), partial(_correlation_resampler, of=of_pearson))
 _SPEARMAN = Metric(partial(_correlation, of=spearmanr), partial(_correlation_resampler, of=of_spearman))
 
-METRICS: dict[MetricName, Metric] = {
+METRICS: dict[MetricName, Metric[Any, Any]] = {
     "accuracy": _ACCURACY,
     "f1": _F1,
     "accuracy_f1": _both(_ACCURACY, _F1),

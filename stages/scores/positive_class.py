@@ -1,4 +1,4 @@
-"""Which class an F1 is about: the one that a task names, or the rarer of two.
+"""The class that an F1 is about: the one that a task names, or the rarer of two.
 
 F1 leaves right answers of the other class out, so it is made for what is rare: fraud, spam, a disease. Of two classes
 the rarer one is nearly always meant, and always answering it gets little. Where the classes are nearly as large, which

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.scores.bootstrap import Resampler, of_mean, of_spearman, ratio
 
 
-def of_cosines(labels: Any, predictions: Any) -> Resampler:
-    """Mean cosine of each row's two vectors.
+def of_cosines(labels: NDArray[Any], predictions: NDArray[Any]) -> Resampler:
+    """Return the resampler of the mean cosine of each row's two vectors.
 
     Args:
         labels: (rows, width) the teacher's vectors.
@@ -28,10 +29,10 @@ def of_cosines(labels: Any, predictions: Any) -> Resampler:
     return of_mean(_cosines(teacher, student))
 
 
-def of_similarities(labels: Any, predictions: Any) -> Resampler:
-    """Rank correlation of both models' similarities over pairs of rows.
+def of_similarities(labels: NDArray[Any], predictions: NDArray[Any]) -> Resampler:
+    """Return the resampler of the rank correlation of both models' similarities over pairs of rows.
 
-    A row is in one pair only, so that pairs can be drawn like rows; who is paired with whom is drawn once for all.
+    A row is in one pair only, so that pairs can be drawn like rows; the pairs are drawn once and for all.
 
     Args:
         labels: (rows, width) the teacher's vectors.
@@ -49,7 +50,7 @@ def of_similarities(labels: Any, predictions: Any) -> Resampler:
 
 
 def _cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(rows,); 0 for a vector of zeros or without finite numbers."""
+    """Return (rows,) cosines; 0 for a vector of zeros or with infinite numbers."""
     known = (np.isfinite(one).all(1) & np.isfinite(other).all(1))[:, None]
     one, other = (np.where(known, vectors, 0).astype(np.float64) for vectors in (one, other))
     lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)

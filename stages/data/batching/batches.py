@@ -1,4 +1,4 @@
-"""Which rows make up which optimizer step: a pure function of lengths, batch size and seed.
+"""Rows of every optimizer step: a pure function of lengths, batch size and seed.
 
 Any step can be asked for by its number, so a resumed stage needs no saved iterator, and the budget
 of a microbatch (what the hardware holds) never decides which rows a step has (what is learnt).
@@ -36,9 +36,9 @@ class _Epoch:
 
 
 class Batches:
-    """The optimizer steps of a stage, without end: epoch follows epoch, each in its own order.
+    """Endless optimizer steps of a stage: epoch after epoch, each in an order of its own.
 
-    A row is a sequence, or all choices of a question, which no step and no microbatch tears apart.
+    A row is a sequence, or all choices of a question, which are never divided between steps or microbatches.
 
     Args:
         lengths: (sequences,) tokens of each, padding excluded.
@@ -94,23 +94,23 @@ class Batches:
         return self._groups.cut(self._rows(*self._locate(index)), self.microbatch_tokens)
 
     def can_be_cut(self, index: int) -> bool:
-        """Whether a microbatch of step `index` has several rows, so that a smaller budget would make it smaller."""
+        """Return True if a microbatch of step `index` has several rows, so that a smaller budget would divide it."""
         plan, place = self._locate(index)
         return len(self.step(index)) < len(self._rows(plan, place))
 
     def tokens_in_step(self, index: int) -> int:
-        """Real tokens of optimizer step `index`."""
+        """Return the real tokens of optimizer step `index`."""
         plan, place = self._locate(index)
         return int(plan.tokens[place])
 
     def epoch_of(self, index: int) -> int:
-        """Which pass over the rows optimizer step `index` belongs to, counted from 0."""
+        """Return the epoch of optimizer step `index`, counted from 0."""
         while self._first_steps[-1] <= index:
             self._first_step(len(self._first_steps))
         return int(np.searchsorted(self._first_steps, index, side="right")) - 1
 
     def num_steps(self, duration: Duration) -> int:
-        """Steps of `duration`, at least 1; by tokens, the fewest that reach the amount."""
+        """Return the steps of `duration`, at least 1; for tokens, the fewest steps that reach the amount."""
         match duration.unit:
             case "steps":
                 return max(1, math.ceil(duration.amount))
@@ -208,7 +208,7 @@ def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:
 def evaluation_batches(
     lengths: NDArray[np.int32], microbatch_tokens: int, choice_of: NDArray[np.int64] | None = None
 ) -> list[Rows]:
-    """Every sequence once, rows sorted by length, in batches of at most `microbatch_tokens` padded.
+    """Return every sequence once, sorted by length, in batches of at most `microbatch_tokens` padded tokens.
 
     Args:
         lengths: (sequences,) tokens of each.
@@ -222,12 +222,12 @@ def evaluation_batches(
 
 
 def padded_tokens(lengths: NDArray[np.int32], batches: Sequence[Rows]) -> int:
-    """Tokens that `batches` take in memory: rows times longest, summed."""
+    """Return the padded tokens of all batches."""
     return sum(len(rows) * int(lengths[rows].max()) for rows in batches)
 
 
 def torn_step(batch: BatchSize, passes: int, microbatch_tokens: int) -> ConfigError:
-    """What to say of a step that is more than one forward pass although its rows are compared with each other."""
+    """Return the error for a step of several forward passes whose rows must be compared with each other."""
     return ConfigError(
         f"training.batch: {batch} are cut into {passes} forward passes by execution.microbatch_tokens "
         f"({microbatch_tokens}), but the objective compares the rows of a step with each other (optimal_transport, "

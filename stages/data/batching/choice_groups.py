@@ -1,4 +1,4 @@
-"""Sequences that are learned beside each other or not at all: the choices of a row; any other sequence is alone."""
+"""Groups of sequences that must be in one batch: the choices of a row. Any other sequence is a group of its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Rows = NDArray[np.int64]
 
 
 class Groups:
-    """The rows that sequences make up, one row's after the other's.
+    """Rows as groups of consecutive sequences.
 
     Args:
         lengths: (sequences,) tokens of each.
@@ -17,29 +17,29 @@ class Groups:
     """
 
     def __init__(self, lengths: NDArray[np.int32] | Rows, choice_of: NDArray[np.int64] | None) -> None:
-        own = np.asarray(lengths, dtype=np.int64)
-        self.tokens, self.longest = own, own
-        """(rows,) tokens of each row, and of its longest sequence."""
-        # Nothing is kept of sequences that are rows: there may be very many.
+        of_sequences = np.asarray(lengths, dtype=np.int64)
+        self.tokens, self.longest = of_sequences, of_sequences
+        """(rows,) tokens of each row, and tokens of its longest sequence."""
+        # Nothing is stored for sequences that are rows: there may be very many.
         self._starts = self._sizes = np.empty(0, np.int64)
         self._are_rows = choice_of is None
         if choice_of is not None:
             self._starts = np.flatnonzero(np.diff(choice_of, prepend=-1) != 0)
-            self._sizes = np.diff(self._starts, append=len(own))
-            if len(own):
-                self.tokens = np.add.reduceat(own, self._starts)
-                self.longest = np.maximum.reduceat(own, self._starts)
+            self._sizes = np.diff(self._starts, append=len(of_sequences))
+            if len(of_sequences):
+                self.tokens = np.add.reduceat(of_sequences, self._starts)
+                self.longest = np.maximum.reduceat(of_sequences, self._starts)
 
     def __len__(self) -> int:
-        """How many rows."""
+        """Return the number of rows."""
         return len(self.tokens)
 
     def sizes(self, rows: Rows) -> Rows:
-        """How many sequences some rows have."""
+        """Return the number of sequences of some rows."""
         return np.ones_like(rows) if self._are_rows else self._sizes[rows]
 
     def sequences(self, rows: Rows) -> Rows:
-        """The sequences of some rows, in their order."""
+        """Return the sequences of some rows, in the order of the rows."""
         if self._are_rows:
             return rows
         sizes = self.sizes(rows)
@@ -47,11 +47,11 @@ class Groups:
         return np.repeat(self._starts[rows] - before, sizes) + np.arange(int(sizes.sum()))
 
     def cut(self, rows: Rows, budget: int) -> list[Rows]:
-        """The sequences of some rows, cut between rows so that sequences times longest stays within a budget.
+        """Return the sequences of some rows in batches whose padded size stays within a budget.
 
         Args:
-            rows: sorted by length, so that little is padding.
-            budget: in padded tokens; a row that is larger is alone.
+            rows: sorted by length, so that there is little padding.
+            budget: padded tokens of a batch; a larger row is a batch of its own.
         """
         pieces: list[Rows] = []
         start = number = longest = 0

@@ -1,8 +1,8 @@
-"""Which rows of several sources make up an epoch when each source has a share of its tokens.
+"""Epochs over several sources, each with a share of the tokens.
 
-Each source is an endless row of whole permutations of its rows, and an epoch goes on in it where the one before
-stopped. So at the end of any epoch no row of a source has been seen more than once more than another, whatever the
-shares; and an epoch is as long as it takes to see the source that is learned slowest once, while the others repeat.
+Each source is an endless sequence of permutations of its rows, in which an epoch continues where the last one stopped.
+So at the end of any epoch the rows of a source differ by at most one in how often they were seen, whatever the shares.
+An epoch lasts until the source that is learnt slowest has been seen once, while the others repeat.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Mixture:
-    """Where each source's rows are, and its share."""
+    """Number of rows and share of each source."""
 
     rows: tuple[int, ...]
-    """Rows of each source, which come one source after the other."""
+    """Rows of each source; the sources come one after the other."""
     weights: tuple[float, ...]
-    """Of each source's tokens, relative to the others'."""
+    """Weight of each source's tokens."""
 
     def rows_in_epoch(self, lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows of each source in an epoch, the same in every epoch.
+        """Return the rows of each source in an epoch, the same number in every epoch.
 
         Args:
             lengths: tokens of each row.
@@ -37,11 +37,11 @@ class Mixture:
         return np.maximum(rows, np.rint(shares * total / (tokens / rows))).astype(np.int64)
 
     def epoch(self, epoch: int, numbers: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-        """The rows of an epoch, one source after the other.
+        """Return the rows of an epoch, one source after the other.
 
         Args:
-            epoch: which one, counted from 0.
-            numbers: what `rows_in_epoch` says.
+            epoch: number of the epoch, counted from 0.
+            numbers: the result of `rows_in_epoch`.
             seed: decides the permutations.
         """
         first = np.cumsum(self.rows) - self.rows

@@ -1,4 +1,4 @@
-"""What sequences carry beside their tokens, by the kind of task: `Payload` of all sequences, `Targets` of a batch."""
+"""Labels of sequences, by the kind of task: the `Payload` of all sequences, and the `Targets` of a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the logits of a context's windows to the answer of a question."""
+"""Answers to questions, decoded from the logits of their contexts' windows."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _DROPPED = ("Z", "C", "M")
 def best_span(
     logits: NDArray[np.float32], spans: NDArray[np.int32], *, max_tokens: int
 ) -> tuple[float, tuple[int, int]] | None:
-    """The span of the context with the highest sum of start and end logit, and its characters.
+    """Return the span of the context with the highest sum of start and end logit.
 
-    Every span of at most `max_tokens` tokens is looked at, where published code looks at the twenty best starts and
-    ends; of equal ones the first and shortest is taken.
+    All spans of at most `max_tokens` tokens are compared, where published code compares those of the twenty best starts
+    and ends. Ties go to the first and shortest span.
 
     Args:
         logits: (tokens, 2) start and end logits of one window.
@@ -28,7 +28,7 @@ def best_span(
         max_tokens: longest answer.
 
     Returns:
-        The sum, and the first character and the one past the last; None where the window holds no context.
+        The sum, the first character, and the character after the last; None where the window holds no context.
     """
     context = np.flatnonzero(spans[:, 1] > spans[:, 0])
     if not len(context):
@@ -44,7 +44,7 @@ def best_span(
 
 
 def covered_part(text: str, start: int, end: int) -> tuple[int, int]:
-    """The part of a stretch that every tokenizer covers: without blanks around it and marks at its end."""
+    """Return the part of a span that every tokenizer covers: without surrounding blanks and final marks."""
     while end > start and unicodedata.category(text[end - 1])[0] in _DROPPED:
         end -= 1
     while start < end and unicodedata.category(text[start])[0] in _DROPPED:
@@ -53,8 +53,8 @@ def covered_part(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def whole_characters(text: str, start: int, end: int) -> str:
-    """A stretch of a text, widened to what readers take for characters: a letter with its accents, an emoji."""
-    # A character never goes over a blank to its left.
+    """Return a span of a text, extended to whole grapheme clusters: a letter with its accents, an emoji."""
+    # No grapheme cluster extends over a blank to its left.
     first = text.rfind(" ", 0, start) + 1
     for each in _CHARACTER.finditer(text, first):
         if each.start() <= start:
@@ -73,18 +73,18 @@ def decode_answers(
     max_tokens: int,
     no_answer: bool,
 ) -> list[str]:
-    """One answer for each question: the best span of its windows, or "" where "no answer" is the better one.
+    """Return an answer per question: the best span of its windows, or "" where "no answer" scores higher.
 
-    "No answer" scores the least sum of the first token's start and end logit over the windows (Devlin et al. 2019,
-    section 4.3, with the threshold 0).
+    The score of "no answer" is the least sum of the first token's start and end logits over the windows (Devlin et al.
+    2019, section 4.3, with the threshold 0).
 
     Args:
         logits: (tokens, 2) of every window.
         spans: (tokens, 2) of every window.
-        examples: which question each window is of.
+        examples: (windows,) the question that each window belongs to.
         contexts: the context of each question.
-        max_tokens: longest answer.
-        no_answer: whether "no answer" may be given.
+        max_tokens: tokens of the longest answer.
+        no_answer: True where "no answer" is a possible answer.
     """
     best: list[tuple[float, tuple[int, int]] | None] = [None] * len(contexts)
     silent = np.full(len(contexts), np.inf)

@@ -1,6 +1,6 @@
-"""From a task in the config to labelled rows, checked and drawn by the seed.
+"""Labelled rows of a task: read, checked, and drawn by the seed.
 
-Everything that names a place (path, cache) stays out of the digests: a moved file is the same data.
+Paths and caches are not part of the digests: a moved file is the same data.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TEXT = FileTask.model_fields["text"].default
 
 
 def task_digest(task: TaskData) -> str:
-    """SHA-256 of what decides the rows: bytes of the files, or the hub's commit, and config."""
+    """Return the SHA-256 of everything that decides the rows: the files' bytes or the hub's commit, and the config."""
     return read_once("digest", task, lambda: _task_digest(task))
 
 
@@ -85,16 +85,16 @@ def _task_files(task: FileTask) -> dict[str, Path]:
 
 
 def load_task(task: TaskData, cache: Path, *, droppable: float = DataLimits().dropped) -> TaskRows:
-    """The rows of `task` in the form of its kind (see `stages.data.tasks.rows`), every one with text and a known label.
+    """Return the rows of `task` in the form of its kind, see `stages.kinds.rows`; all have text and a known label.
 
     Args:
-        task: says where they are and what they hold.
-        cache: folder for what is read once.
-        droppable: largest share of a split's rows that may be left out, because they have no text or no label; which
-            rows there are does not depend on it.
+        task: location and content of the rows.
+        cache: folder of prepared data.
+        droppable: largest share of a split's rows that may be left out because they have no text or no label; a limit
+            that is kept does not change the rows.
 
     Raises:
-        DataError: a file, a row or a data set is not usable, with its place and what to do.
+        DataError: a file, a row or a data set cannot be used; with location and what to do.
     """
     return read_once(
         "rows", task, lambda: (_load_task(task, cache, droppable), droppable), fits=lambda kept: kept[1] <= droppable

@@ -1,4 +1,4 @@
-"""Rows of a task whose text was there before: in the training rows, or earlier in the same ones."""
+"""Rows of a task whose text is also in the training rows, or earlier in the same split."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TEXTS = ("text", "text_pair", "choices", "words")
 
 
 def row_hashes(rows: Dataset) -> Hashes:
-    """(rows,): a hash of each row's texts, case, spaces and punctuation aside."""
+    """Return (rows,) a hash of each row's texts, ignoring case, spaces and punctuation."""
     combined = np.zeros(len(rows), np.uint64)
     for name in _TEXTS:
         if name not in rows.column_names:
@@ -24,5 +24,5 @@ def row_hashes(rows: Dataset) -> Hashes:
 
 
 def rows_in_train(train: Dataset, validation: Dataset) -> NDArray[np.bool_]:
-    """(validation rows,): True where a row's texts, case, spaces and punctuation aside, are those of a training row."""
+    """Return (validation rows,) True where a training row has the same texts, ignoring case, spaces and punctuation."""
     return np.isin(row_hashes(validation), row_hashes(train))

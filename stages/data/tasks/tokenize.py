@@ -1,4 +1,4 @@
-"""From the rows of a task to the flat arrays of `Tokens`: made once by the tokenizer, then read from disk."""
+"""Tokenised rows of a task as the flat arrays of `Tokens`: written once, then read from disk."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ ROWS_PER_BATCH = 1000
 def tokenize_task(
     rows: TaskRows, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
 ) -> tuple[Tokens, Tokens]:
-    """Training and validation sequences: one a row, one for each choice, or as many windows as a context needs.
+    """Return training and validation sequences: one per row, one per choice, or as many windows as a context needs.
 
-    Longer text is cut off, of a pair the longer one's.
+    Longer texts are cut; of a pair, the longer text is cut first.
 
     Raises:
         DataError: the tokenizer has no padding token or no fast version, or `max_length` leaves no
@@ -46,7 +46,7 @@ def tokenize_task(
 def tokenize_split(
     rows: TaskRows, split: str, tokenizer: PreTrainedTokenizerFast, *, max_length: int, cache: Path
 ) -> Tokens:
-    """The sequences of one split: `train`, `validation`, or one of the further validation rows' names.
+    """Return the sequences of a split: `train`, `validation`, or the name of further validation rows.
 
     The two texts of an embedding's validation pair are two sequences, one after the other.
 
@@ -74,48 +74,48 @@ def tokenize_split(
 
 
 def kept_tokens(cache: Path, digest: str, pad_token_id: int, fill: Callable[[Path], None]) -> tuple[Tokens, Path]:
-    """The sequences kept under a digest, made first where they are not there, and their folder.
+    """Return the sequences kept under a digest, after making them if they are missing, and their folder.
 
     Args:
         cache: folder of tokenised data.
-        digest: of rows, tokenizer and whatever else decides the sequences.
+        digest: digest of rows, tokenizer and everything else that decides the sequences.
         pad_token_id: fills up batches.
         fill: writes the files of the sequences into a folder.
 
     Raises:
-        DataError: the tokenizer makes nothing of the text.
+        DataError: the tokenizer leaves no token of the text.
     """
     folder = cache / "tokens" / digest[:32]
-    found = load_tokens(folder, pad_token_id, digest)
+    tokens = load_tokens(folder, pad_token_id, digest)
 
     def fill_all(beside: Path) -> None:
         fill(beside)
         write_starts(beside)
 
-    if found is None:
+    if tokens is None:
         make_whole(folder, fill_all)
-        found = load_tokens(folder, pad_token_id, digest)
-    if found is None or len(found) == 0:
+        tokens = load_tokens(folder, pad_token_id, digest)
+    if tokens is None or len(tokens) == 0:
         raise no_token_left()
-    return found, folder
+    return tokens, folder
 
 
 def no_token_left() -> DataError:
-    """What to say of text that a tokenizer makes nothing of."""
+    """Return the error for text of which a tokenizer leaves no token."""
     return DataError("no token is left of the text with this tokenizer; check that both are of one language")
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 of what decides which ids a text becomes, wherever the tokenizer came from."""
+    """Return the SHA-256 of everything that decides the ids of a text, wherever the tokenizer came from."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # The last call's truncation and padding stay in the backend; they are no part of the tokenizer.
+    # The backend keeps truncation and padding of the last call, which are not part of the tokenizer.
     state.pop("truncation", None)
     state.pop("padding", None)
     return digest_of({"state": state, "inputs": sorted(tokenizer.model_input_names), "pad": tokenizer.pad_token_id})
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerFast, max_length: int, is_pair: bool) -> None:
-    """Refuse a tokenizer that cannot pad, or a length that leaves no room for text."""
+    """Refuse a tokenizer that cannot pad, or a `max_length` that leaves no room for text."""
     name = tokenizer.name_or_path or type(tokenizer).__name__
     if not tokenizer.is_fast:
         raise DataError(f"tokenizer {name} has no fast version (tokenizer.json); convert it or take another teacher")
@@ -170,11 +170,11 @@ _PER_TOKEN = {
     "tags": ("tags", "<i2"),
     "spans": ("spans", "<i4"),
 }
-"""Columns with numbers for each token: the file they become, and its format."""
+"""Columns with numbers per token: name and format of their file."""
 
 
 def _write_arrays(encoded: Dataset, folder: Path, label_type: type) -> None:
-    (folder / "ids.bin").touch()  # there is one, even where nothing is left
+    (folder / "ids.bin").touch()  # exists even if no token is left
     lengths = [np.empty(0, np.int32)]
     per_row: dict[str, list[np.ndarray]] = {"label": [], "example": [], "cut": []}
     for table in _tables(encoded):

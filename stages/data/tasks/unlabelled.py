@@ -1,7 +1,7 @@
-"""Rows without a text or without a label, of which published sets have some: left out, and counted.
+"""Rows without a text or without a label, which published data sets have: left out and counted.
 
-PAWS-X has rows whose translation is missing, QQP questions that are empty, and SNLI rows on which its annotators did
-not agree: 1.6 % of its validation rows, the largest share known. How many may be left out is said by `limits.dropped`.
+PAWS-X has rows without a translation, QQP empty questions, and SNLI rows on which the annotators did not agree: 1.6 %
+of its validation rows, the largest share known. `limits.dropped` limits the share that may be left out.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Kept:
 
     rows: Dataset
     numbers: NDArray[np.int64]
-    """Their numbers in the file, counted from 1."""
+    """Numbers of the rows in the file, counted from 1."""
     dropped: int
     """Rows that were left out."""
     advice: tuple[int, str] | None = None
-    """Where too many rows are empty to be left out: the first one's number, and what is to be said of it."""
+    """Number of the first incomplete row and what to say about it; None unless there are too many to leave out."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class Complete:
 
 
 def complete_rows(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str], *, limit: float) -> Complete:
-    """Leave out rows without a text or a label, where no more of a split's rows are so than `limit`.
+    """Leave out rows without a text or a label, in splits where their share is at most `limit`.
 
     Args:
-        task: says the kind and the columns.
+        task: the kind and the columns.
         raw: the splits as they were read.
-        where: how messages name each split.
-        limit: largest share; of a split above it nothing is left out, and its reader refuses the first such row.
+        where: the name of each split in messages.
+        limit: largest share; nothing is left out of a split above it, so that its reader refuses the first such row.
 
     Raises:
-        DataError: labels such as `-` or `nan` say in more rows than that that there is none.
+        DataError: a larger share of rows has labels such as `-` or `nan`, which stand for no label.
     """
     empty = {split: _empty(task, rows, is_train=split == "train") for split, rows in raw.items()}
     nothing = _names_for_nothing(task, raw, empty)
@@ -87,33 +87,33 @@ def complete_rows(task: Task, raw: Mapping[str, Dataset], where: Mapping[str, st
 
 
 def in_file_numbers(message: str, complete: Complete, where: Mapping[str, str]) -> str:
-    """A reader's message about a row, with the row's number in its file and, where too many are empty, their share.
+    """Return a reader's message about a row with the row's number in its file and, if too many are empty, their share.
 
-    Readers count the rows that they are given. Each of their messages about a row begins with the split's name, as
-    `where` has it, and the row.
+    Readers count the rows that are left. Each of their messages about a row begins with the name of the split in
+    `where` and the row.
     """
     for split, kept in complete.kept.items():
-        found = re.match(rf"{re.escape(where[split])}: row (\d+)(?=:)", message)
-        if found is None or int(found[1]) > len(kept.numbers):
+        match = re.match(rf"{re.escape(where[split])}: row (\d+)(?=:)", message)
+        if match is None or int(match[1]) > len(kept.numbers):
             continue
-        row = int(kept.numbers[int(found[1]) - 1])
-        said = f"{where[split]}: row {row}{message[found.end() :]}"
-        return said + kept.advice[1] if kept.advice is not None and kept.advice[0] == row else said
+        row = int(kept.numbers[int(match[1]) - 1])
+        renumbered = f"{where[split]}: row {row}{message[match.end() :]}"
+        return renumbered + kept.advice[1] if kept.advice is not None and kept.advice[0] == row else renumbered
     return message
 
 
 def _empty(task: Task, rows: Dataset, *, is_train: bool) -> Mask:
-    """(rows,) whether a row lacks a text or a label."""
-    kind, found = kind_of(task.problem), np.zeros(len(rows), bool)
+    """Return (rows,) True where a row lacks a text or a label."""
+    kind, is_empty = kind_of(task.problem), np.zeros(len(rows), bool)
     for column in {task.text, task.text_pair}:
         if column is not None and column in rows.column_names:
-            found |= _without_text(rows, column, lists=not kind.holds_words)
+            is_empty |= _without_text(rows, column, lists=not kind.holds_words)
     if not kind.has_labels(task, is_train=is_train):
-        return found
+        return is_empty
     labels = [column for column in task.label_columns if column in rows.column_names]
-    if labels:  # of several columns one alone may say nothing
-        found |= np.logical_and.reduce([_without_label(rows, column, task) for column in labels])
-    return found
+    if labels:  # one of several columns may be empty
+        is_empty |= np.logical_and.reduce([_without_label(rows, column, task) for column in labels])
+    return is_empty
 
 
 def _without_text(rows: Dataset, column: str, *, lists: bool) -> Mask:
@@ -137,7 +137,7 @@ def _without_label(rows: Dataset, column: str, task: Task) -> Mask:
 
 
 def _names_for_nothing(task: Task, raw: Mapping[str, Dataset], empty: Mapping[str, Mask]) -> frozenset[str]:
-    """Labels of a classification that say that there is none."""
+    """Return the class names that stand for no label."""
     if not kind_of(task.problem).has_class_names:
         return frozenset()
     counts: Counter[str] = Counter()
@@ -148,7 +148,7 @@ def _names_for_nothing(task: Task, raw: Mapping[str, Dataset], empty: Mapping[st
 
 
 def _names(rows: Dataset, task: Task) -> pa.ChunkedArray | None:
-    """The labels as text; None where they are declared, or of another type."""
+    """Return the labels as text; None where they are declared, or neither text nor whole numbers."""
     column = task.label_column
     if column not in rows.column_names or isinstance(rows.features[column], datasets.ClassLabel):
         return None
@@ -175,9 +175,9 @@ def _such_as(rows: Dataset, task: Task, without: Mask) -> str:
         return ""
     names = _names(rows, task)
     assert names is not None
-    found = [printable(name, 20) for name in names.filter(pa.array(without)).unique().to_pylist()]
-    said = "s" if len(found) == 1 else ""
-    return f" ({' and '.join(map(repr, found[:3]))} mean{said} none unless task.labels lists it)"
+    shown = [printable(name, 20) for name in names.filter(pa.array(without)).unique().to_pylist()]
+    ending = "s" if len(shown) == 1 else ""
+    return f" ({' and '.join(map(repr, shown[:3]))} mean{ending} none unless task.labels lists it)"
 
 
 def _too_many(task: Task, rows: Dataset, row: int, number: int, total: int, limit: float, where: str) -> str:

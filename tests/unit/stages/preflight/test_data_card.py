@@ -57,8 +57,8 @@ def test_rows_lengths_labels_repeats_and_leaks_are_counted(tmp_path: Path) -> No
     ("limits", "said"),
     [
         ({"cut": 0.2}, "limits.cut: task, train: cut off by max_length: 1 of 4 rows, 25.0 %"),
-        ({"duplicates": 0.1}, "limits.duplicates: task, train: texts that were there before: 1 of"),
-        ({"contradictions": 0.4}, "limits.contradictions: task, train: texts that have several labels: 2"),
+        ({"duplicates": 0.1}, "limits.duplicates: task, train: repeated texts: 1 of"),
+        ({"contradictions": 0.4}, "limits.contradictions: task, train: texts with several labels: 2"),
         ({"in_train": 0.3}, "limits.in_train: task, validation: texts that are also in train: 1 of 3"),
     ],
 )
