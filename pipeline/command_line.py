@@ -1,4 +1,4 @@
-"""The command line. Every command exits 0 on success, 2 on a mistake in what was given, 1 on a failure of the run."""
+"""The command line. Every command exits with 0 on success, 2 on a mistake in its input, 1 on a failure of the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# A pipe has no width of its own; a table cut to 80 columns would lose its numbers.
+# A pipe has no width; a table cut to 80 columns would lose its numbers.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 _EXIT_SECONDS = 1.0
 err = Console(stderr=True, highlight=False)
@@ -38,9 +38,9 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="K=V",
-        help="Change the recipe, such as student.shape.num_layers=3. task=NAME names another task (docstrings, sst2, "
-        "./folder): of the recipe's own it keeps max_length, and for the same kind max_train_rows and seed; the task "
-        "that the recipe has already stays as it is. tasks=[NAME,NAME] names several, done in one run.",
+        help="Change the recipe, such as student.shape.num_layers=3. task=NAME selects another task (docstrings, sst2, "
+        "./folder), which inherits max_length, and from a task of the same kind max_train_rows and seed; naming the "
+        "recipe's own task changes nothing. tasks=[NAME,NAME] selects several for one run.",
     ),
 ]
 StoreOption = Annotated[
@@ -55,7 +55,7 @@ def _print_json(value: Any) -> None:
 
 @app.command()
 def recipes(as_json: JsonOption = False) -> None:
-    """The shipped recipes, a line each."""
+    """List the shipped recipes."""
     from pipeline.recipes.shipped import read_recipe, shipped_names
 
     loaded = [read_recipe(name) for name in shipped_names()]
@@ -70,7 +70,7 @@ def recipes(as_json: JsonOption = False) -> None:
 
 @app.command()
 def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption = False) -> None:
-    """The resolved recipe as YAML."""
+    """Print the resolved recipe as YAML."""
     from pipeline.recipes.shipped import read_recipe
     from schemas.loading.dump import dump_recipe
 
@@ -85,14 +85,14 @@ def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption 
 def plan(
     recipe: RecipeArgument, changes: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """What would run and what is there already; parameters, tokens, operations, estimated time."""
-    from pipeline.planning.first_look import look_first
+    """Print the stages to run and to reuse, with parameters, tokens, operations and estimated time."""
+    from pipeline.planning.per_task import check_data
     from pipeline.recipes.shipped import read_recipe
     from stages.data.readers.first_reading import first_reading
 
     resolved = read_recipe(recipe, changes or [])
     with first_reading():
-        look_first(resolved, store)
+        check_data(resolved, store)
         from pipeline.planning.plan import make_plan, print_plan
 
         planned = make_plan(resolved, store)
@@ -108,19 +108,17 @@ def run(
     changes: SetOption = None,
     from_stage: Annotated[
         str | None,
-        typer.Option("--from", metavar="STAGE", help="Begin with this stage; those before it must be there."),
+        typer.Option("--from", metavar="STAGE", help="Begin with this stage; the store must have those before it."),
     ] = None,
     until_stage: Annotated[str | None, typer.Option("--until", metavar="STAGE", help="End after this stage.")] = None,
     resume_from: Annotated[
         str | None,
-        typer.Option(
-            "--resume-from", metavar="CHECKPOINT", help="A checkpoint folder, or mlflow:RUN_ID, to go on from."
-        ),
+        typer.Option("--resume-from", metavar="CHECKPOINT", help="A checkpoint folder, or mlflow:RUN_ID, to continue."),
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run a recipe; what is there already is reused."""
+    """Run a recipe; stages that the store has are reused."""
     from pipeline.launch import run_recipe
     from pipeline.reporting.console_reports import print_report
 
@@ -141,7 +139,7 @@ def run(
 
 
 def _mlflow(store: str) -> tuple[str | None, str]:
-    """How to open MLflow's UI on this store: a command where none runs yet, and an address."""
+    """The command that opens MLflow's UI on this store (None if a server runs), and its address."""
     from pipeline.launch import program
     from pipeline.process.settings import read_settings
     from pipeline.tracking.client import was_moved
@@ -152,18 +150,18 @@ def _mlflow(store: str) -> tuple[str | None, str]:
         return None, without_credentials(uri)
     words = [program("mlflow"), "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", "5000"]
     command = shlex.join(words)
-    if was_moved(uri, settings.artifacts):  # its pictures are found once this was done
+    if was_moved(uri, settings.artifacts):  # MLflow finds the artifacts only afterwards
         command = f"{shlex.join([program('distill'), 'sync', '--store', store])} && {command}"
     return command, "http://127.0.0.1:5000"
 
 
 @app.command()
 def compare(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest when left out.")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest if left out.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The stages of a run side by side, or its tasks."""
+    """Print the results of a run: its stages side by side, or its tasks."""
     from pipeline.process.settings import read_settings
     from pipeline.reporting.console_reports import print_report
     from pipeline.store.checkpoints import look_into_store
@@ -178,7 +176,7 @@ def compare(
 
 @app.command()
 def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Send what was kept while MLflow was away: points, pictures, texts, models."""
+    """Send what could not be sent to MLflow during runs: points, pictures, texts, models."""
     from pipeline.process.settings import read_settings
     from pipeline.reporting.console_reports import print_sync
     from pipeline.store.checkpoints import look_into_store
@@ -201,15 +199,15 @@ def evaluate(
         str,
         typer.Option(
             "--task",
-            help="Such as docstrings, sst2, a folder of files, a recipe's file for its own task, or a mapping as in a "
-            "recipe: '{kind: files, train: a.csv, validation: b.csv}'. What a folder or a mapping leaves open is as "
-            "the checkpoint was trained.",
+            help="Such as docstrings, sst2, a folder of files, a recipe's file for its task, or a mapping as in a "
+            "recipe: '{kind: files, train: a.csv, validation: b.csv}'. Fields that a folder or a mapping leaves open "
+            "are those of the checkpoint's training.",
         ),
     ],
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Metric of a checkpoint and of the teacher it learned from."""
+    """Score a checkpoint and the teacher that it learned from."""
     from pipeline.evaluate import evaluate_checkpoint, print_scores
 
     scores = evaluate_checkpoint(checkpoint, task, store)
@@ -224,7 +222,7 @@ def verify(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Every file of a checkpoint against its manifest."""
+    """Check every file of a checkpoint against its manifest."""
     from pipeline.store.checkpoints import open_checkpoint
 
     reference, manifest = open_checkpoint(checkpoint)
@@ -232,19 +230,19 @@ def verify(
         _print_json(manifest.model_dump(mode="json"))
         return
     total = sum(entry.size for entry in manifest.files.values())
-    say(out, f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all as the manifest says")
+    say(out, f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all match the manifest")
 
 
 @app.command()
 def gc(
     older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Only what nobody has written to for so long.")
+        str, typer.Option(metavar="AGE", help="Only what has not been written to for this long.")
     ] = "7 days",
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise it is shown.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise only list it.")] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What no run and no checkpoint refers to any more: shown, and removed with --yes."""
+    """List what no run and no checkpoint needs any more, and remove it with --yes."""
     from pipeline.process.settings import read_settings
     from pipeline.reporting.console_reports import print_garbage
     from pipeline.store.checkpoints import look_into_store
@@ -252,18 +250,18 @@ def gc(
 
     age = seconds_of(older_than)
     opened = look_into_store(read_settings(store).store)
-    found = find_garbage(opened, older_than=age)
+    garbage = find_garbage(opened, older_than=age)
     if yes:
-        found = remove_garbage(opened, found)
+        garbage = remove_garbage(opened, garbage)
     if as_json:
-        _print_json(found.model_dump(mode="json"))
+        _print_json(garbage.model_dump(mode="json"))
     else:
-        print_garbage(found, out)
+        print_garbage(garbage, out)
 
 
 @app.command()
 def serve() -> None:
-    """Local deployments of every recipe, until stopped."""
+    """Serve local deployments of every recipe until stopped."""
     from pipeline.deployment import serve_recipes
 
     serve_recipes(err)
@@ -271,7 +269,7 @@ def serve() -> None:
 
 @app.command()
 def schema() -> None:
-    """JSON schema of a recipe, for editors."""
+    """Print the JSON schema of a recipe, for editors."""
     from schemas.loading.dump import recipe_schema
 
     _print_json(recipe_schema())

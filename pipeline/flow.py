@@ -18,10 +18,10 @@ from pipeline.execution.progress import LineProgress, TerminalProgress, make_pro
 from pipeline.execution.run_context import tracked_run
 from pipeline.execution.several_tasks import run_tasks
 from pipeline.planning.assistants import with_assistant
-from pipeline.planning.differences import what_is_different
+from pipeline.planning.differences import difference_from_store
 from pipeline.planning.options import RunOptions, chosen_stages
 from pipeline.planning.outline import check_earlier_stages, outline_tasks
-from pipeline.planning.preflight import look_at
+from pipeline.planning.per_task import per_task
 from pipeline.process.logs import quiet_prefect
 from pipeline.process.settings import Settings, read_settings
 from pipeline.process.stopping import Stop, interrupted, stop_signals
@@ -38,6 +38,7 @@ from schemas.results.report import AnyReport
 from stages.build import check_parent
 from stages.data.readers.first_reading import first_reading
 from stages.models.encoders import locate
+from stages.preflight.checks import preflight
 
 quiet_prefect()
 
@@ -105,7 +106,7 @@ def _execute(
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     progress.note(f"{recipe.name}: checking models and data")
     with disk_errors(store.cache):
-        facts = look_at(recipe, store.cache)
+        facts = per_task(recipe, lambda task_recipe: preflight(task_recipe, store.cache))
     for line in data_lines({task: task_facts.card for task, task_facts in facts.items()}):
         progress.note(line)
     parent = resumed_checkpoint(options.resume_from, store, settings, record)
@@ -141,7 +142,7 @@ def _record_needs(
         needs |= {stage.digest, *needs_of(stage.config, stage.parent)}
     record.needs(needs)
     for task, stage in outlined:
-        if (reason := what_is_different(stage, store)) is not None:
+        if (reason := difference_from_store(stage, store)) is not None:
             progress.note(f"{f'{task}/' if task else ''}{stage.title}: to run, {reason}")
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipeline.planning.first_look import look_first
 from pipeline.planning.options import RunOptions, chosen_stages
+from pipeline.planning.per_task import check_data
 from pipeline.process.prefect_server import TemporaryServer
 from pipeline.process.stopping import stop_signals
 from pipeline.recipes.shipped import read_recipe
@@ -121,7 +121,7 @@ def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str 
     again = _command(recipe, overrides, options)
     with stop_signals(again, _tell) as stop, first_reading():
         try:
-            look_first(resolved, options["store"])
+            check_data(resolved, options["store"])
             check_server()
             return _run_flow(recipe, overrides, options, again)
         except Interrupted as error:

@@ -1,1 +1,1 @@
-"""What a run would do, and what would stop it."""
+"""The plan of a run, and the checks before it."""

@@ -1,7 +1,7 @@
-"""Teacher assistants: a recipe whose teacher is the student of another recipe, which is run first.
+"""Teacher assistants: recipes whose teacher is the student of another recipe, which is run first.
 
-A large step from teacher to student is easier in two (Mirzadeh et al. 2020; MiniLM, section 3.4). The other recipe is
-an ordinary run in the same store, so it is paid for once, by whoever needs it first.
+A large gap between teacher and student is easier to bridge in two steps (Mirzadeh et al. 2020; MiniLM, section 3.4).
+The other recipe is an ordinary run in the same store, so its cost is paid once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from schemas.results.manifest import CheckpointRef
 
 
 def assistant_of(recipe: Recipe) -> Recipe | None:
-    """The recipe whose student is this one's teacher; None for a teacher that is there.
+    """Return the recipe whose student is this recipe's teacher; None if the teacher is a model.
 
     Raises:
-        ConfigError: it cannot be read, or a recipe is, through others, its own teacher's recipe.
+        ConfigError: it cannot be read, or it leads back to this recipe.
     """
     if not isinstance(recipe.teacher.model, StudentOf):
         return None
@@ -43,18 +43,18 @@ def _read(student: StudentOf) -> Recipe:
     recipe = read_recipe(student.recipe, student.overrides)
     if recipe.tasks is not None:
         raise ConfigError(
-            f"teacher.model: recipe {recipe.name} has several tasks ({', '.join(recipe.tasks)}) and so no one student; "
-            "name one of them: teacher.model.overrides=[task=NAME]"
+            f"teacher.model: recipe {recipe.name} has several tasks ({', '.join(recipe.tasks)}) and therefore several "
+            "students; name one task: teacher.model.overrides=[task=NAME]"
         )
     return recipe
 
 
 def with_assistant(recipe: Recipe, finish: Callable[[StudentOf], CheckpointRef]) -> Recipe:
-    """The recipe with a teacher that is there.
+    """Return the recipe with its assistant's finished student as the teacher.
 
     Args:
         recipe: the recipe.
-        finish: runs another recipe to its end and gives its student.
+        finish: runs another recipe to its end and returns its student.
     """
     if assistant_of(recipe) is None:
         return recipe

@@ -1,4 +1,4 @@
-"""Why a stage has to be made although one like it is there: what differs, in words."""
+"""Differences between a stage and the store's nearest checkpoint, which explain why the stage has to be run."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from schemas.core.regular_files import read_regular
 from stages.identity import stage_identity
 from stages.storage.sealed_folder import MANIFEST
 
-# The newest ones of a stage; a store may hold thousands.
-_LOOKED_AT = 50
-_NAMED = 4
+# A store may hold thousands of a stage's checkpoints.
+_NEWEST = 50
+_LISTED = 4
 _DIGESTS = {
-    "data": "the data is other",
-    "parent": "the stage before it is another",
-    "pretrained": "the pretrained model is another",
-    "teacher": "its teacher is another",
+    "data": "the data changed",
+    "parent": "the stage before it changed",
+    "pretrained": "the pretrained model changed",
+    "teacher": "its teacher changed",
 }
 
 
-def what_is_different(stage: OutlinedStage, store: CheckpointStore) -> str | None:
-    """How a stage differs from the checkpoint of that stage that is nearest to it.
+def difference_from_store(stage: OutlinedStage, store: CheckpointStore) -> str | None:
+    """Describe how a stage differs from the nearest checkpoint of that stage.
 
     Returns:
-        Words that go on after "to run, "; None where the stage itself is there, or none like it is.
+        A phrase that continues "to run, "; None if the store has the stage itself, or no checkpoint of that stage.
     """
     if store.folder(stage.config.name, stage.digest).exists():
         return None
     if not stage.is_known:
-        return "unless it is there for the teacher that is still to be chosen"
+        return "unless the store has it for the teacher that is still to be chosen"
     wanted = dict(_leaves(stage_identity(stage.config, stage.parent)))
-    found = [(_differences(wanted, kept), name) for name, kept in _kept(stage, store)]
-    if not found:
+    candidates = [(_differences(wanted, stored), name) for name, stored in _stored(stage, store)]
+    if not candidates:
         return None
-    differences, name = min(found, key=lambda each: len(each[0]))
-    named = "; ".join(differences[:_NAMED])
-    more = f"; and {len(differences) - _NAMED} more" if len(differences) > _NAMED else ""
-    return f"unlike {name}: {named}{more}"
+    differences, name = min(candidates, key=lambda candidate: len(candidate[0]))
+    listed = "; ".join(differences[:_LISTED])
+    more = f"; and {len(differences) - _LISTED} more" if len(differences) > _LISTED else ""
+    return f"unlike {name}: {listed}{more}"
 
 
-def _kept(stage: OutlinedStage, store: CheckpointStore) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the newest checkpoints of that stage cover, by folder; those that cannot be read say nothing here."""
-    found = []
+def _stored(stage: OutlinedStage, store: CheckpointStore) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the identities of the stage's newest checkpoints by folder; unreadable ones are skipped."""
+    folders = []
     for folder in (store.root / "checkpoints").glob(f"{stage.config.name}-*"):
         try:
-            found.append(((folder / MANIFEST).stat().st_mtime_ns, folder))
+            folders.append(((folder / MANIFEST).stat().st_mtime_ns, folder))
         except OSError:
             continue
-    for _, folder in sorted(found, reverse=True)[:_LOOKED_AT]:
+    for _, folder in sorted(folders, reverse=True)[:_NEWEST]:
         try:
             manifest = json.loads(read_regular(folder / MANIFEST))
         except (OSError, ValueError, RecursionError):
@@ -61,29 +61,26 @@ def _kept(stage: OutlinedStage, store: CheckpointStore) -> Iterator[tuple[str, d
             yield folder.name, dict(_leaves(identity))
 
 
-def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Every plain value by its dotted place; an empty list or mapping is one."""
-    inside: Mapping[Any, Any] = {}
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every plain value with its dotted path; an empty list or mapping is a plain value."""
+    items: Mapping[Any, Any] = {}
     if isinstance(value, dict):
-        inside = value
+        items = value
     elif isinstance(value, list | tuple):
-        inside = dict(enumerate(value))
-    if not inside:
-        yield place, value
-    for name, each in inside.items():
-        yield from _leaves(each, f"{place}.{name}" if place else str(name))
+        items = dict(enumerate(value))
+    if not items:
+        yield path, value
+    for name, item in items.items():
+        yield from _leaves(item, f"{path}.{name}" if path else str(name))
 
 
-def _differences(wanted: Mapping[str, Any], kept: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
-    for place in {**wanted, **kept}:
-        mine, theirs = wanted.get(place), kept.get(place)
-        if mine == theirs and (place in wanted) == (place in kept):
-            continue
-        words = _DIGESTS.get(place.split(".")[0]) or f"{place} is {_shown(mine)}, there {_shown(theirs)}"
-        if words not in found:
-            found.append(words)
-    return found
+def _differences(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    lines: dict[str, None] = {}
+    for path in {**wanted, **stored}:
+        if wanted.get(path) != stored.get(path) or (path in wanted) != (path in stored):
+            values = f"{path} is {_shown(wanted.get(path))} instead of {_shown(stored.get(path))}"
+            lines[_DIGESTS.get(path.split(".")[0], values)] = None
+    return [*lines]
 
 
 def _shown(value: Any) -> str:

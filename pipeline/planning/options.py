@@ -1,4 +1,4 @@
-"""Which part of a recipe to run: the options of the flow, checked in one place for the command line and deployments."""
+"""Options of the flow, for the command line and for deployments: the part of a recipe to run."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from schemas.recipe.stage import Stage, StudentStageName
 
 
 class RunOptions(Frozen):
-    """What of a recipe to run, and where to keep it."""
+    """The part of a recipe to run, and the store."""
 
     from_stage: StudentStageName | None = Field(default=None, title="From stage")
-    """Begin with this stage; the ones before it must be in the store (or give a checkpoint to resume from)."""
+    """First stage to run; the store must have those before it (or give a checkpoint to resume from)."""
     until_stage: StudentStageName | None = Field(default=None, title="Until stage")
-    """End after this stage."""
+    """Last stage to run."""
     resume_from: str | None = Field(default=None, title="Resume from")
-    """A checkpoint folder, or mlflow:RUN_ID, that the student goes on from."""
+    """A checkpoint folder, or mlflow:RUN_ID, that the student continues."""
     store: str | None = Field(default=None, title="Store")
     """Folder of checkpoints and reports; empty for DISTILL_STORE or ./distill-store."""
 
 
 def chosen_stages(recipe: Recipe, from_stage: str | None, until_stage: str | None) -> list[Stage]:
-    """The recipe's stages up to `until_stage`.
+    """Return the recipe's stages up to `until_stage`.
 
     Raises:
-        ConfigError: a stage is named that the recipe does not have, or the two are the wrong way round.
+        ConfigError: the recipe does not have a named stage, or the first comes after the last.
     """
     names: list[str] = [stage.name for stage in recipe.stages]
     wrong = [

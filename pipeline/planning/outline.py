@@ -1,4 +1,4 @@
-"""The stages of a run before any of them is run: what each is, what it goes on from, and whether it is there."""
+"""The outline of a run: its stages, their parents and their digests, before any of them is run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.planning.assistants import assistant_of
-from pipeline.planning.teacher_choice import candidate_of, foreseen
+from pipeline.planning.teacher_choice import candidate_of, expected_teacher
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel
@@ -20,40 +20,40 @@ from stages.identity import stage_digest
 
 @dataclass(frozen=True)
 class OutlinedStage:
-    """A stage, known by its digest before it is run."""
+    """A stage that is identified before it is run."""
 
     config: StageConfig
-    """What is run."""
+    """The stage in full."""
     parent: str | None
-    """Digest of the stage it goes on from; None for a fresh start."""
+    """Digest of the stage that it continues; None for a fresh start."""
     digest: str
-    """Its own."""
+    """The stage's digest."""
     candidate: str | None = None
-    """What tells a teacher from the others that are tried in its place; None where none are."""
+    """Settings that tell a teacher's candidate from the others; None without candidates."""
     is_known: bool = True
-    """False for what learns from a teacher that is still to be chosen: its digest is then another in the end."""
+    """False if its teacher is still to be chosen: its digest will then change."""
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """Name in messages."""
         return f"{self.config.name} ({self.candidate})" if self.candidate else self.config.name
 
 
 def needs_made_teachers(stages: Sequence[Stage]) -> bool:
-    """Whether any of the stages learns from a teacher that is fine-tuned first."""
+    """Whether any of the stages learns from a fine-tuned teacher."""
     return any(stage.teacher != "pretrained" for stage in stages)
 
 
 def outline(
     recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore, parent: str | None = None
 ) -> tuple[OutlinedStage, ...]:
-    """The fine-tunings of teachers that the stages need, then the stages, each on the one before.
+    """Outline the fine-tunings of teachers that the stages need, then the stages, each on the one before.
 
     Args:
         recipe: the recipe.
-        stages: its stages that are to run, from the first on.
-        store: where the teachers' checkpoints would be; looked into only for the best of a teacher's candidates.
-        parent: digest of the checkpoint that the first of them goes on from; None for a fresh start.
+        stages: the stages to run, in order.
+        store: the store, which is searched only for finished candidates of a teacher.
+        parent: digest of the checkpoint that the first stage continues; None for a fresh start.
     """
     outlined = []
     made: dict[str, FinetunedTeacher] = {}
@@ -62,13 +62,13 @@ def outline(
     for path, group in groups.items():
         candidates = [(config, stage_digest(config, None)) for config in group]
         outlined += [OutlinedStage(config, None, digest, candidate_of(config, group)) for config, digest in candidates]
-        made[path], is_known = foreseen(candidates, store)
+        made[path], is_known = expected_teacher(candidates, store)
         unknown |= set() if is_known else {made[path].stage_digest}
     teachers = task_teachers(recipe, made)
     for stage in stages:
         config = stage_config(recipe, stage, teachers)
         digest = stage_digest(config, parent)
-        learns_from = {getattr(each, "stage_digest", None) for each in members_of(config.teacher)}
+        learns_from = {getattr(member, "stage_digest", None) for member in members_of(config.teacher)}
         is_known = not unknown & {parent, *learns_from}
         outlined.append(OutlinedStage(config, parent, digest, is_known=is_known))
         unknown |= set() if is_known else {digest}
@@ -79,9 +79,9 @@ def outline(
 def outline_tasks(
     recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore, parent: str | None = None
 ) -> tuple[tuple[str | None, OutlinedStage], ...]:
-    """The outline of a recipe that may have several tasks, each stage with the task that it is for.
+    """Outline a recipe that may have several tasks, each stage with the name of its task.
 
-    What several tasks share stands first, once, under None; so does everything of a recipe with one task, or none.
+    Stages that several tasks share come first, under None, as do all stages of a recipe without several tasks.
     """
     if recipe.tasks is None:
         return tuple((None, stage) for stage in outline(recipe, stages, store, parent))
@@ -90,30 +90,30 @@ def outline_tasks(
     lines: list[tuple[str | None, OutlinedStage]] = [(None, stage) for stage in outline(general, shared, store, parent)]
     known = {stage.digest for _, stage in lines}
     for name in recipe.tasks:
-        own = outline(recipe.for_task(name), stages, store, parent)
-        lines += [(name, stage) for stage in own if stage.digest not in known]
+        task_stages = outline(recipe.for_task(name), stages, store, parent)
+        lines += [(name, stage) for stage in task_stages if stage.digest not in known]
     return tuple(lines)
 
 
-def with_student_there(recipe: Recipe, store: CheckpointStore) -> Recipe | None:
-    """The recipe with a teacher that is there; None where that is another recipe's student not yet in the store."""
+def with_finished_assistant(recipe: Recipe, store: CheckpointStore) -> Recipe | None:
+    """Return the recipe with an available teacher; None if that is a student that the store does not have."""
     if (other := assistant_of(recipe)) is None:
         return recipe
-    if (ready := with_student_there(other, store)) is None:
+    if (ready := with_finished_assistant(other, store)) is None:
         return None
     last = outline(ready, ready.stages, store)[-1]
-    found = store.find(last.config.name, last.digest)
-    if found is None:
+    checkpoint = store.find(last.config.name, last.digest)
+    if checkpoint is None:
         return None
-    return recipe.with_pretrained(FolderModel(path=str(Path(found[0].path) / "model")))
+    return recipe.with_pretrained(FolderModel(path=str(Path(checkpoint[0].path) / "model")))
 
 
 def check_earlier_stages(recipe: Recipe, stages: Sequence[Stage], from_stage: str, store: CheckpointStore) -> None:
-    """Make sure that everything before `from_stage` is in the store, before anything is trained for it.
+    """Check that the store has every stage before `from_stage`, before anything is trained.
 
     Raises:
         ConfigError: a stage is missing; the message names each, the store and what to do.
-        CheckpointError: one is there but damaged.
+        CheckpointError: a checkpoint is damaged.
     """
     names: list[str] = [stage.name for stage in stages]
     earlier = stages[: names.index(from_stage)]
@@ -124,12 +124,12 @@ def check_earlier_stages(recipe: Recipe, stages: Sequence[Stage], from_stage: st
             f"--from {from_stage}: {'stages' if several else 'stage'} {', '.join(missing)} of this recipe, which "
             f"{'come' if several else 'comes'} before it, {'are' if several else 'is'} not in the store {store.root}; "
             "run without --from to make what is missing, name the store that has it with --store, or give a "
-            "checkpoint to go on from with --resume-from"
+            "checkpoint to continue with --resume-from"
         )
 
 
 def _missing(recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore) -> list[str]:
-    ready = with_student_there(recipe, store) if stages else None
+    ready = with_finished_assistant(recipe, store) if stages else None
     if ready is None:
         return [stage.name for stage in stages]
     return [

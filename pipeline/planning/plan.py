@@ -1,4 +1,4 @@
-"""What a run would do: which stages are there already, what the others take."""
+"""The plan of a run: the stages that the store already has, and the cost of all others."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 from rich.console import Console
 
 from pipeline.planning.assistants import assistant_of
-from pipeline.planning.differences import what_is_different
-from pipeline.planning.outline import OutlinedStage, outline_tasks, with_student_there
-from pipeline.planning.preflight import look_at
+from pipeline.planning.differences import difference_from_store
+from pipeline.planning.outline import OutlinedStage, outline_tasks, with_finished_assistant
+from pipeline.planning.per_task import per_task
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.reporting.inputs import data_lines
@@ -25,88 +25,88 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig, StageName
 from schemas.results.manifest import Size
 from stages.models.student import encoder_flops
-from stages.preflight.checks import PreflightResult
+from stages.preflight.checks import PreflightResult, preflight
 from stages.preflight.cost import cost_of, matrix_rate
 
 
 class PlannedStage(Frozen):
-    """One line of a plan."""
+    """A stage of a plan."""
 
     name: StageName
     """Stage."""
     task: str | None = None
-    """Which of several tasks it is for; null for what they share, and where there is one."""
+    """Its task; null for stages that several tasks share, and for a run with one task."""
     candidate: str | None = None
-    """What tells a teacher from the others that are tried in its place; null where none are."""
+    """Settings that tell a teacher's candidate from the others; null without candidates."""
     status: Literal["run", "reuse"]
-    """Whether it is there already."""
+    """Whether the store has it."""
     reason: str | None = None
-    """How it differs from the nearest checkpoint of that stage; null where it is there, or none is."""
+    """Difference from the nearest checkpoint of that stage; null if it is reused, or there is no checkpoint."""
     digest: str
     """The stage's digest."""
     teacher: str
-    """Who teaches."""
+    """Kind of the teacher."""
     data: str
-    """What is read."""
+    """Data that it reads."""
     objective: str
-    """What is matched."""
+    """Parts of the objective."""
     steps: int
     """Optimizer steps."""
     tokens: int
-    """Real tokens."""
+    """Real (non-padding) tokens."""
     flops: float
-    """Operations of the encoders."""
+    """Floating-point operations of the encoders."""
     seconds: float
-    """Estimated time."""
+    """Estimated wall time."""
     kept_bytes: int = 0
-    """Room on disk, while the stage trains, for what the teacher says about every row; 0: asked in every epoch."""
+    """Disk space for the teacher's answers while the stage trains; 0 if the teacher reads the rows in every epoch."""
 
 
 class Plan(Frozen):
-    """What a run would do."""
+    """The plan of a run."""
 
     recipe: str
     """The recipe's name."""
     store: str
-    """Where it would be kept."""
+    """The store's folder."""
     data: dict[str, DataCard]
-    """What is read, by the names of several tasks; under the recipe's name where it has one task, or none."""
+    """Data cards by task, or by the recipe's name if it does not have several tasks."""
     stages: tuple[PlannedStage, ...]
     """In order."""
     size: Size
-    """Parameters and operations of both models."""
+    """Parameters and operations of student and teacher."""
     seconds: float
-    """Estimated time of what is left to run."""
+    """Estimated wall time of the stages to run."""
     then: str | None = None
-    """The recipe that was asked about, where this plan is of the one whose student has to be its teacher first."""
+    """The requested recipe, if this plan is of the recipe whose student must become its teacher first."""
 
 
 def make_plan(recipe: Recipe, store_path: Path | None) -> Plan:
-    """Look at everything and say what would run; trains nothing."""
+    """Check models and data, and plan the run; nothing is trained."""
     with store_for_look(read_settings(store_path).store) as store:
         return _plan(recipe, store)
 
 
 def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
-    ready = with_student_there(recipe, store)
+    ready = with_finished_assistant(recipe, store)
     if ready is None:
         other = assistant_of(recipe)
         assert other is not None
         first = _plan(other, store)
         return first.model_copy(update={"then": first.then or recipe.name})
     recipe = ready
-    looked = look_at(recipe, store.cache)
-    facts = next(iter(looked.values()))  # the models are the same whatever the task
+    checked = per_task(recipe, lambda task_recipe: preflight(task_recipe, store.cache))
+    facts = next(iter(checked.values()))  # the models are the same whatever the task
     rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
     planned: list[PlannedStage] = []
     for task, stage in outline_tasks(recipe, recipe.stages, store):
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
-        planned.append(_planned(task, stage, looked.get(task, facts), store, rate, recipe.execution))
+        planned.append(_planned(task, stage, checked.get(task, facts), store, rate, recipe.execution))
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
-        data={task or recipe.name: found.card for task, found in looked.items()},
+        data={task or recipe.name: found.card for task, found in checked.items()},
         stages=tuple(planned),
         size=Size(
             student_parameters=facts.student_parameters,
@@ -135,13 +135,13 @@ def _planned(
         room=execution.teacher_cache_gigabytes * 1e9,
         microbatch_tokens=execution.microbatch_tokens,
     )
-    is_there = store.find(config.name, stage.digest) is not None
+    is_reused = store.find(config.name, stage.digest) is not None
     return PlannedStage(
         name=config.name,
         task=task,
         candidate=stage.candidate,
-        status="reuse" if is_there else "run",
-        reason=None if is_there else what_is_different(stage, store),
+        status="reuse" if is_reused else "run",
+        reason=None if is_reused else difference_from_store(stage, store),
         digest=stage.digest,
         teacher=config.teacher.kind if config.teacher else "–",
         data=describe_data(config.data),

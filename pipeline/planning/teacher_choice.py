@@ -1,10 +1,9 @@
-"""Which of several fine-tunings becomes the teacher: the one with the best score; of equals the first.
+"""The choice of the teacher among several fine-tunings: the best score wins, and ties go to the first.
 
-Each candidate is an ordinary stage with a digest of its own. What a student learns is identified by the chosen one
-alone, exactly as if it had been the only one: another learning rate that was tried and lost makes no stage anew, and a
-later run that names the winner's settings reuses everything. Before all candidates are there nobody knows which it will
-be, so what learns from it cannot be found in the store either; until then the digest of all of them together stands for
-it, which no checkpoint has.
+Every candidate is an ordinary stage with its own digest. Students are identified by the chosen teacher alone, as if it
+had been the only candidate: a further candidate that loses does not change them, and a later run with the winner's
+settings reuses everything. Until all candidates are finished the choice is unknown, and so are the digests of its
+students; a joint digest of all candidates, which no checkpoint has, represents the teacher until then.
 """
 
 from __future__ import annotations
@@ -21,43 +20,43 @@ from stages.evaluation.stage_scores import MEAN_SCORE
 
 
 def score_of(config: StageConfig, metrics: Mapping[str, float]) -> float:
-    """The score that a fine-tuning is chosen by: that of its selection, or its main one on all validation rows."""
-    of_what = "eval/" if config.training.selection is None else "select/best_"
-    return metrics[f"{of_what}{metric_of(config)}"]
+    """Return the score that decides: that of the selection, or the main score on all validation rows."""
+    prefix = "eval/" if config.training.selection is None else "select/best_"
+    return metrics[f"{prefix}{metric_of(config)}"]
 
 
 def metric_of(config: StageConfig) -> str:
-    """Which score a fine-tuning is chosen by."""
+    """Return the name of the score that decides."""
     selection = config.training.selection
     main = config.data.task.main_metric if isinstance(config.data, TaskDataset) else MEAN_SCORE
     return main if selection is None or selection.metric is None else selection.metric
 
 
 def best_of(scores: Sequence[float]) -> int:
-    """Which of the scores is the best; of equals the first."""
-    return max(range(len(scores)), key=lambda place: (scores[place], -place))
+    """Return the index of the best score; ties go to the first."""
+    return scores.index(max(scores))
 
 
 def candidate_of(config: StageConfig, group: Sequence[StageConfig]) -> str | None:
-    """What tells a candidate from the others; None where it is alone."""
-    return settings_of(config.training, [each.training for each in group]) or None
+    """Return the settings that tell a candidate from the others; None if it is the only one."""
+    return settings_of(config.training, [candidate.training for candidate in group]) or None
 
 
-def foreseen(group: Sequence[tuple[StageConfig, str]], store: CheckpointStore) -> tuple[FinetunedTeacher, bool]:
-    """The teacher of a group of candidates, and whether it is known already.
+def expected_teacher(group: Sequence[tuple[StageConfig, str]], store: CheckpointStore) -> tuple[FinetunedTeacher, bool]:
+    """Return the teacher among a group of candidates, and whether the choice is final.
 
     Args:
         group: the candidates with their digests.
-        store: where they are, as far as they are there.
+        store: has the finished candidates.
     """
-    best, stand_in = 0, None
+    best, joint_digest = 0, None
     if len(group) > 1:
-        found = [store.find(config.name, digest) for config, digest in group]
-        there = [manifest for _, manifest in filter(None, found)]
-        if len(there) == len(group):
-            best = best_of([score_of(each.config, each.metrics) for each in there])
+        checkpoints = [store.find(config.name, digest) for config, digest in group]
+        manifests = [manifest for _, manifest in filter(None, checkpoints)]
+        if len(manifests) == len(group):
+            best = best_of([score_of(manifest.config, manifest.metrics) for manifest in manifests])
         else:
-            stand_in = digest_of({"best of": [digest for _, digest in group]})
+            joint_digest = digest_of({"best of": [digest for _, digest in group]})
     config, digest = group[best]
     folder = str(store.folder(config.name, digest) / "model")
-    return finished_teacher(folder, stand_in or digest), stand_in is None
+    return finished_teacher(folder, joint_digest or digest), joint_digest is None

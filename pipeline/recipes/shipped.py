@@ -1,4 +1,4 @@
-"""The shipped recipes, found beside this file so that they work from an installed wheel."""
+"""The shipped recipes, package data beside this file."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ RECIPES = Path(__file__).parent
 
 
 def shipped_names() -> list[str]:
-    """Names of the shipped recipes, sorted."""
+    """Return the names of the shipped recipes, sorted."""
     return sorted(recipe_names(RECIPES))
 
 
 def read_recipe(source: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe by name, or a YAML file by path, with overrides applied.
+    """Load a shipped recipe by name, or a YAML file by path, with overrides applied.
 
     Raises:
-        ConfigError: no such recipe, or problems in it, all at once.
+        ConfigError: no such recipe, or all of its problems.
     """
     return load_recipe(source, overrides, recipes_folder=RECIPES)

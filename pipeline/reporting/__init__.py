@@ -1,1 +1,1 @@
-"""Tables and figures for people."""
+"""Tables, lines and figures of results."""

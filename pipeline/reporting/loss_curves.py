@@ -1,6 +1,6 @@
-"""Pictures for people: the losses of a stage.
+"""Figure of a stage's training losses, and what all figures share.
 
-They come as PNG bytes; no display and no global state of matplotlib is touched.
+Figures are PNG bytes; they need no display and leave matplotlib's global state alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.process.terminal import safe
 from pipeline.tracking.run_files import Point, read_points
 
-# Okabe and Ito's colours, told apart by the colour-blind; the yellow is too pale on white.
+# Okabe and Ito's palette for colour-blind readers, without its yellow, which is too pale on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 BLACK = "#1a1a1a"
 GREY = "#5f5f5f"
@@ -25,21 +25,21 @@ _TOTAL = "train/loss"
 
 
 def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
-    """The training losses of one stage over tokens (or steps), with the learning rate below.
+    """Draw the training losses of a stage over tokens (or steps), with the learning rate below.
 
     Args:
-        points: a stage's local file of points, or its points.
-        title: above the picture.
+        points: the stage's points, or its local file of them.
+        title: title of the figure.
     """
-    given = list(read_points(points)) if isinstance(points, Path) else list(points)
+    points = list(read_points(points)) if isinstance(points, Path) else points
     figure = new_figure(8.0, 5.2)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    tokens = _tokens(given)
+    tokens = _tokens(points)
     ends: list[tuple[float, str, str]] = []
     colours = itertools.cycle(COLOURS)
-    for name in _loss_names(given):
+    for name in _loss_names(points):
         colour = BLACK if name == _TOTAL else next(colours)
-        line = [(step, value) for step, value in _values(given, name) if value > 0]
+        line = [(step, value) for step, value in _values(points, name) if value > 0]
         if line:
             xs = [tokens.get(step, step) if tokens else step for step, _ in line]
             ys = [value for _, value in line]
@@ -50,7 +50,7 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
     upper.set_title(title, loc="left", fontsize=12, fontweight="bold")
     _plain_log_ticks(upper)
     _label_ends(upper, ends)
-    rate = _values(given, _RATE)
+    rate = _values(points, _RATE)
     lower.plot([tokens.get(s, s) if tokens else s for s, _ in rate], [v for _, v in rate], color=GREY)
     lower.set_ylim(bottom=0)
     lower.set_ylabel("learning\nrate")
@@ -64,7 +64,7 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty picture of so many inches."""
+    """Return an empty figure, sized in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -74,20 +74,20 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def as_png(figure: Any) -> bytes:
-    """The picture as bytes of a PNG file."""
+    """Render a figure as PNG."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
-    _as_they_are(figure)
+    _without_formulas(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _as_they_are(figure: Any) -> None:
-    """Draw texts letter by letter: between two `$` of a folder, task or class matplotlib would read a formula.
+def _without_formulas(figure: Any) -> None:
+    """Switch formulas off: matplotlib would read one between two `$` of a folder, task or class.
 
-    Numbers at the axes are left out, whose powers of ten are formulas.
+    Numbers on the axes keep theirs, for powers of ten.
     """
     from matplotlib.ticker import FixedFormatter
 
@@ -109,12 +109,12 @@ def _loss_names(points: Sequence[Point]) -> list[str]:
 
 
 def _values(points: Sequence[Point], name: str) -> list[tuple[int, float]]:
-    found = [(point.step, point.metrics[name]) for point in points if name in point.metrics]
-    return [(step, value) for step, value in found if math.isfinite(value)]
+    values = [(point.step, point.metrics[name]) for point in points if name in point.metrics]
+    return [(step, value) for step, value in values if math.isfinite(value)]
 
 
 def _tokens(points: Sequence[Point]) -> dict[int, float]:
-    """Tokens seen by step; empty when nothing tells."""
+    """Tokens seen by step; empty if no metric counts them."""
     for name in _TOKENS:
         values = dict(_values(points, name))
         ordered = [values[step] for step in sorted(values)]
@@ -128,10 +128,7 @@ def _plain(name: str) -> str:
 
 
 def _draw(axes: Any, xs: list[float], ys: list[float], colour: str) -> None:
-    """The points pale, and a running mean over a fiftieth of them.
-
-    The trend is what is asked for.
-    """
+    """Draw the points in a pale line, and their running mean over a fiftieth of them, which shows the trend."""
     window = max(1, len(ys) // 50)
     if window == 1:
         axes.plot(xs, ys, color=colour, linewidth=1.6)
@@ -156,17 +153,14 @@ def _plain_log_ticks(axes: Any) -> None:
 
 
 def _label_ends(axes: Any, ends: list[tuple[float, str, str]]) -> None:
-    """Names at the ends of the lines, pushed apart where they would overlap."""
+    """Write names at the ends of the lines, shifted if they would overlap."""
     low, high = (math.log(limit) for limit in axes.get_ylim())
-    places: list[float] = []
+    position = -math.inf
     for y, name, colour in sorted(ends):
-        place = (math.log(y) - low) / (high - low)
-        if places:
-            place = max(place, places[-1] + 0.055)
-        places.append(place)
+        position = max((math.log(y) - low) / (high - low), position + 0.055)
         axes.annotate(
             name,
-            (1.0, place),
+            (1.0, position),
             xycoords="axes fraction",
             xytext=(6, 0),
             textcoords="offset points",

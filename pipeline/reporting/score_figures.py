@@ -1,4 +1,4 @@
-"""Pictures of a run: its stages against its teacher, and the scores of several tasks beside each other."""
+"""Figures of a run: its stages against its teacher, and the scores of several tasks side by side."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _STAGE, _BASELINE = COLOURS[0], COLOURS[4]
 
 
 def stage_comparison(report: RunReport) -> bytes:
-    """Up to three panels, each of the models that have its number, as a PNG.
+    """Draw up to three panels as a PNG, each of the models that have its value.
 
-    The first has the score of a linear probe and the second the latent loss of every stage; the third the score of
-    every trained head with its 95 % interval. The teacher is a line in the first and the first point of the third.
+    They show the linear probe of every stage, its latent loss, and the score of every trained head with its 95 %
+    interval. The teacher is a line in the first panel and the first point of the third.
     """
     others = [row for row in report.rows if row.kind != "teacher"]
     probed = [row for row in others if row.judgement.probed is not None]
@@ -45,16 +45,16 @@ def stage_comparison(report: RunReport) -> bytes:
 
 
 def task_comparison(report: TasksReport) -> bytes:
-    """A panel for each finished task: the score of every trained head with its 95 % interval, as a PNG."""
-    found = {task: scored for task, each in report.tasks.items() if (scored := _scored(each))}
-    columns = max(1, min(4, len(found)))
-    lines = max(1, -(-len(found) // columns))
+    """Draw a panel for each finished task as a PNG: the score of every trained head with its 95 % interval."""
+    by_task = {task: scored for task, task_report in report.tasks.items() if (scored := _scored(task_report))}
+    columns = max(1, min(4, len(by_task)))
+    lines = max(1, -(-len(by_task) // columns))
     figure = new_figure(3.6 * columns + 0.6, 3.2 * lines + 0.4)
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes, (task, scored) in zip(panels, found.items(), strict=False):
+    for axes, (task, scored) in zip(panels, by_task.items(), strict=False):
         _draw_scores(axes, scored)
         axes.set_title(f"{task}, {report.tasks[task].metric_title} %", loc="left", fontsize=10)
-    for axes in panels[len(found) :]:
+    for axes in panels[len(by_task) :]:
         axes.set_visible(False)
     title = f"{report.recipe}: own heads, 95 % intervals"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
@@ -62,12 +62,12 @@ def task_comparison(report: TasksReport) -> bytes:
 
 
 def _scored(report: RunReport) -> list[tuple[Row, Score]]:
-    """The models whose heads have the task's score, the teacher first."""
+    """Models whose heads have the task's score, the teacher first."""
     teacher = teacher_row(report)
     rows = [] if teacher is None else [teacher]
     rows += [row for row in report.rows if row.kind != "teacher"]
-    found = [(row, row.judgement.scores.get(report.metric or "")) for row in rows]
-    return [(row, score) for row, score in found if score is not None]
+    scores = [(row, row.judgement.scores.get(report.metric or "")) for row in rows]
+    return [(row, score) for row, score in scores if score is not None]
 
 
 def _draw_probe(axes: Any, report: RunReport, rows: Sequence[Row]) -> None:
@@ -79,7 +79,7 @@ def _draw_probe(axes: Any, report: RunReport, rows: Sequence[Row]) -> None:
     teacher = teacher_row(report)
     reference = teacher.judgement.probed if teacher else None
     highest = max([*values, reference or 0.0])
-    # From zero, so that bars compare honestly; correlations can be below.
+    # From zero, so that lengths of bars are proportional; correlations can be negative.
     axes.set_ylim(min(0.0, *values), min(1.08, highest * 1.15) if highest > 0 else None)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
     if reference is not None:
@@ -97,13 +97,13 @@ def _draw_probe(axes: Any, report: RunReport, rows: Sequence[Row]) -> None:
 
 def _bars(axes: Any, rows: Sequence[Row], values: Sequence[float], texts: Sequence[str]) -> None:
     highest = max(values)
-    for place, (row, value, text) in enumerate(zip(rows, values, texts, strict=True)):
-        axes.bar(place, value, width=0.62, color=_colour(row), zorder=2)
-        # Inside the bar, where the teacher's line cannot cross it, unless the bar is too short for that.
+    for x, (row, value, text) in enumerate(zip(rows, values, texts, strict=True)):
+        axes.bar(x, value, width=0.62, color=_colour(row), zorder=2)
+        # Inside the bar, where the teacher's line cannot cross it, unless the bar is too short.
         inside = value > 0.12 * highest
         axes.annotate(
             text,
-            (place, value),
+            (x, value),
             xytext=(0, -4 if inside else 3),
             textcoords="offset points",
             ha="center",
@@ -116,13 +116,13 @@ def _bars(axes: Any, rows: Sequence[Row], values: Sequence[float], texts: Sequen
 
 
 def _draw_scores(axes: Any, scored: Sequence[tuple[Row, Score]]) -> None:
-    for place, (row, score) in enumerate(scored):
+    for x, (row, score) in enumerate(scored):
         spread = [[score.value - score.low], [score.high - score.value]]
         colour = _colour(row)
-        axes.errorbar(place, score.value, yerr=spread, fmt="o", color=colour, capsize=4, linewidth=1.6)
+        axes.errorbar(x, score.value, yerr=spread, fmt="o", color=colour, capsize=4, linewidth=1.6)
         axes.annotate(
             percent(score.value),
-            (place, score.value),
+            (x, score.value),
             xytext=(7, 0),
             textcoords="offset points",
             va="center",

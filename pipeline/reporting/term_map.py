@@ -1,4 +1,4 @@
-"""A picture of what a stage learned and what it did not: every term at every block."""
+"""Figure of how well a stage learned each term at each block."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from pipeline.tracking.run_files import Point, read_points
 SHARE = "train/gradient_share/"
 _TERM = re.compile(r"^train/(?P<name>\w+?)_loss(?P<teacher>_teacher_\d+)?(?:_layer_(?P<layer>\d+))?$")
 _WHOLE = "–"
-"""The column of terms that have no block."""
+"""The column of terms without blocks."""
 
 Cells = dict[tuple[str, str], float]
 """A value for each term (row) and block (column)."""
 
 
 def term_map(points: Path | Sequence[Point], title: str) -> bytes:
-    """Which share of each term's first loss is left, and which share of the gradient it makes, block by block.
+    """Draw the remaining share of each term's first loss, and its share of the gradient, block by block.
 
     Args:
-        points: a stage's local file of points, or its points.
-        title: above the picture.
+        points: the stage's points, or its local file of them.
+        title: title of the figure.
     """
-    given = list(read_points(points)) if isinstance(points, Path) else list(points)
-    left = remaining(given)
-    shares = last_shares(given)
+    points = list(read_points(points)) if isinstance(points, Path) else points
+    left = remaining(points)
+    shares = last_shares(points)
     rows = list(dict.fromkeys(row for row, _ in left))
     columns = sorted({column for _, column in left}, key=lambda name: (name != _WHOLE, len(name), name))
     figure = new_figure(4.5 + 1.3 * len(columns), 1.9 + 0.45 * len(rows))
@@ -42,7 +42,7 @@ def term_map(points: Path | Sequence[Point], title: str) -> bytes:
 
 
 def remaining(points: Sequence[Point]) -> Cells:
-    """Each term's last logged mean over its first."""
+    """Return the ratio of each term's last logged mean to its first."""
     first: dict[str, float] = {}
     last: dict[str, float] = {}
     for point in points:
@@ -52,29 +52,29 @@ def remaining(points: Sequence[Point]) -> Cells:
     blocks = {match["name"] for name in first if (match := _TERM.match(name)) and match["layer"]}
     cells: Cells = {}
     for name in first:
-        place = _place(name)
-        summed = place is not None and place[1] == _WHOLE and place[0] in blocks
-        if place is None or summed or not first[name]:
+        cell = _cell(name)
+        summed = cell is not None and cell[1] == _WHOLE and cell[0] in blocks
+        if cell is None or summed or not first[name]:
             continue
-        cells[place] = last[name] / first[name]
+        cells[cell] = last[name] / first[name]
     return cells
 
 
 def last_shares(points: Sequence[Point]) -> Cells:
-    """Each term's share of the gradient where it was measured last."""
+    """Return each term's share of the gradient at the last measurement."""
     measured: Mapping[str, float] = {}
     for point in points:
         if any(name.startswith(SHARE) for name in point.metrics):
             measured = point.metrics
     cells: Cells = {}
     for name, value in measured.items():
-        place = _place("train/" + name.removeprefix(SHARE)) if name.startswith(SHARE) else None
-        if place is not None:
-            cells[place] = value
+        cell = _cell("train/" + name.removeprefix(SHARE)) if name.startswith(SHARE) else None
+        if cell is not None:
+            cells[cell] = value
     return cells
 
 
-def _place(metric: str) -> tuple[str, str] | None:
+def _cell(metric: str) -> tuple[str, str] | None:
     match = _TERM.match(metric)
     if match is None or metric == "train/loss":
         return None

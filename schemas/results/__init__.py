@@ -1,1 +1,1 @@
-"""What a run leaves behind: manifests of checkpoints, and reports."""
+"""Results of a run: manifests of checkpoints, and reports."""

@@ -1,4 +1,4 @@
-"""What a run with several tasks leaves behind: the report of each, what they share, and how they compare."""
+"""The report of a run with several tasks."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from schemas.results.manifest import Row, RunReport
 
 
 class TasksReport(Frozen):
-    """Everything the closing table of a run with several tasks says."""
+    """Everything that the closing table of a run with several tasks shows."""
 
     run: str
     """Name of the run in its store."""
     recipe: str
     """The recipe's name."""
     shared: tuple[Row, ...]
-    """What was done once for all tasks; judged without any."""
+    """Stages shared by all tasks, judged without a task."""
     tasks: dict[str, RunReport]
-    """The tasks that were finished, each with its own report, which the store has under its own name too."""
+    """Reports of the finished tasks; the store has each under its own name as well."""
     failed: dict[str, str] = Field(default_factory=dict)
-    """What each of the other tasks ended with."""
+    """Errors of the other tasks."""
     averages: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """Averages over the tasks by name, each for the teacher, the student and the baselines that have it."""
+    """Averages over the tasks by name, for every model that has all of their scores."""
     seconds: float
     """Wall time of the whole run."""
     mlflow_run_id: str | None = None
-    """The parent run of all."""
+    """The MLflow run that contains all others."""
     mlflow_experiment_id: str | None = None
-    """The experiment it stands in."""
+    """Its MLflow experiment."""
     store: str
     """The store's folder."""
     resolved: dict[str, Any] = Field(default_factory=dict)

@@ -63,7 +63,7 @@ class TestWithARun:
         left = stages["task_adaptive"]["seconds"] + stages["task_specific"]["seconds"]
         assert json.loads(out)["seconds"] == pytest.approx(left)
         assert stages["general"]["reason"] is None
-        assert "training.seed is 5, there 0" in stages["task_adaptive"]["reason"]
+        assert "training.seed is 5 instead of 0" in stages["task_adaptive"]["reason"]
         code, out, _ = distill(*arguments)
         assert "task_specific: to run, unlike task_specific-" in out
         lines = {line.split()[0]: line for line in out.splitlines() if line.strip()}

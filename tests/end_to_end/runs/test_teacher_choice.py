@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.execution.stage_runner import CANDIDATE_TAG, CHOSEN_TAG
-from pipeline.planning.differences import what_is_different
+from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline
 from pipeline.planning.teacher_choice import best_of, score_of
 from pipeline.reporting.result_table import as_records
@@ -84,8 +84,8 @@ def test_nobody_knows_the_student_before_its_teacher(
     assert titles == ["teacher (learning_rate 1e-30)", "teacher (learning_rate 0.005)", "task_adaptive"]
     assert [stage.is_known for stage in foreseen] == [True, True, False]
     assert foreseen[-1].digest != done.results[-1].checkpoint.digest
-    reason = what_is_different(foreseen[-1], store)
-    assert reason == "unless it is there for the teacher that is still to be chosen"
+    reason = difference_from_store(foreseen[-1], store)
+    assert reason == "unless the store has it for the teacher that is still to be chosen"
     recipe = recipe_of(folder, BAD, GOOD)
     known = outline(recipe, recipe.stages, store)[-1]
     assert known.is_known

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.planning.differences import what_is_different
+from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from schemas.recipe.recipe import Recipe
@@ -39,7 +39,7 @@ def store(content: dict, tmp_path: Path) -> CheckpointStore:  # type: ignore[typ
 
 
 def reasons(content: dict, store: CheckpointStore) -> dict[str, str | None]:  # type: ignore[type-arg]
-    return {name: what_is_different(stage, store) for name, stage in outlined(content, store).items()}
+    return {name: difference_from_store(stage, store) for name, stage in outlined(content, store).items()}
 
 
 def test_what_is_there_needs_no_reason(content, store: CheckpointStore) -> None:  # type: ignore[no-untyped-def]
@@ -60,23 +60,23 @@ def test_a_change_names_its_place_and_both_values_and_what_follows_from_it(
     assert {name for name, reason in said.items() if reason} == {"task_adaptive", "task_specific"}
     assert said["task_adaptive"] is not None
     assert said["task_adaptive"].startswith("unlike task_adaptive-")
-    assert said["task_adaptive"].endswith(": training.optimizer.learning_rate is 0.002, there 0.001")
-    assert str(said["task_specific"]).endswith(": the stage before it is another")
+    assert said["task_adaptive"].endswith(": training.optimizer.learning_rate is 0.002 instead of 0.001")
+    assert str(said["task_specific"]).endswith(": the stage before it changed")
 
 
 def test_other_rows_in_a_file_of_the_same_name_are_other_data(content, store, tmp_path) -> None:  # type: ignore[no-untyped-def]
     write_rows(Path(content["task"]["train"]), [{"text_a": "good", "label": "good"}, {"text_a": "bad", "label": "bad"}])
     said = reasons(content, store)
     assert said["general"] is None
-    assert "the data is other" in str(said["teacher"])
-    assert "its teacher is another; the stage before it" not in str(said["general_enhanced"])
-    assert "its teacher is another" in str(said["general_enhanced"])
+    assert "the data changed" in str(said["teacher"])
+    assert "its teacher changed; the stage before it" not in str(said["general_enhanced"])
+    assert "its teacher changed" in str(said["general_enhanced"])
 
 
 def test_changed_numerics_are_named(content, store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     was = identity.NUMERICS_VERSION
     monkeypatch.setattr(identity, "NUMERICS_VERSION", 7)
-    assert all(f"numerics is 7, there {was}" in str(reason) for reason in reasons(content, store).values())
+    assert all(f"numerics is 7 instead of {was}" in str(reason) for reason in reasons(content, store).values())
 
 
 @pytest.mark.parametrize("broken", ["", "[]", "{}", '{"identity": 3}', "[" * 100_000])
