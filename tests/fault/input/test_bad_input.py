@@ -122,7 +122,7 @@ def refused(path: Path, tmp_path: Path, **changes: Any) -> str:
     ("name", "content", "words"),
     [
         ("a.csv", b"text_a,label\n" + b"x" * 5_000_000 + b",no\n", "line 2 is longer than 2 MB"),
-        ("a.jsonl.gz", gzip.compress(b"\n" * 80_000_000), "unpacks to more than 67 MB"),
+        ("a.jsonl.gz", gzip.compress(b"\n" * 80_000_000, mtime=0), "unpacks to more than 67 MB"),
         ("a.json", b"[" + b"[]," * 2_100_000, "one JSON array of more than 32 MB or 1,000,000 values"),
         ("a.csv", ",".join(f"c{n}" for n in range(1500)).encode() + b"\n1\n", "names 1,500 columns"),
         ("a.jsonl", b"".join(b'{"id %d": 1}\n' % n for n in range(1500)), "up to line 1001 have more than"),

@@ -56,7 +56,7 @@ def test_folder_stands_for_its_files_of_one_format_by_name(tmp_path: Path) -> No
     numbered(folder / "a.jsonl", 1, 2)
     content = b'{"text": "row 4"}\n'
     for name, packed in [
-        ("c.jsonl.gz", gzip.compress(content)),
+        ("c.jsonl.gz", gzip.compress(content, mtime=0)),
         ("d.jsonl.bz2", bz2.compress(content.replace(b"4", b"5"))),
         ("e.jsonl.xz", lzma.compress(content.replace(b"4", b"6"))),
         (".hidden.jsonl", b"not JSON"),

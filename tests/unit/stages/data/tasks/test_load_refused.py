@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
         ("a.jsonl", '{"text_a": "café", "label": "a"}\n'.encode("latin-1"), ["line 1", "not UTF-8"]),
         ("a.jsonl", '{"text_a": "x"}\n'.encode("utf-16-le"), ["line 1", "format.encoding: utf-16-le"]),
         ("a.jsonl", b'{"text_a": "x", "label": "a"}\n{"text_a": "\x00"}\n', ["line 2", "NUL"]),
-        ("a.jsonl.gz", gzip.compress(os.urandom(5000).hex().encode())[:2000], ["cut short"]),
+        ("a.jsonl.gz", gzip.compress(random.Random(0).randbytes(5000).hex().encode(), mtime=0)[:2000], ["cut short"]),
         ("a.jsonl.gz", b'{"text_a": "x", "label": "a"}\n', ["no gzip file"]),
         ("a.parquet", b"PAR1 but not really", ["cannot be read as .parquet"]),
         ("a.xlsx", b"PK", ["is a spreadsheet", "save it as CSV (UTF-8)"]),
