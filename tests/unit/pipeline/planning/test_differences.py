@@ -42,15 +42,15 @@ def reasons(content: dict, store: CheckpointStore) -> dict[str, str | None]:  # 
     return {name: difference_from_store(stage, store) for name, stage in outlined(content, store).items()}
 
 
-def test_what_is_there_needs_no_reason(content, store: CheckpointStore) -> None:  # type: ignore[no-untyped-def]
+def test_a_stored_stage_has_no_difference(content, store: CheckpointStore) -> None:  # type: ignore[no-untyped-def]
     assert set(reasons(content, store).values()) == {None}
 
 
-def test_a_stage_that_nothing_is_like_needs_none_either(content, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_stage_without_any_checkpoint_has_no_difference(content, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert set(reasons(content, open_store(tmp_path / "empty")).values()) == {None}
 
 
-def test_a_change_names_its_place_and_both_values_and_what_follows_from_it(
+def test_a_change_is_reported_with_path_and_both_values_and_for_later_stages(
     content,  # type: ignore[no-untyped-def]
     store: CheckpointStore,
 ) -> None:
@@ -64,7 +64,7 @@ def test_a_change_names_its_place_and_both_values_and_what_follows_from_it(
     assert str(said["task_specific"]).endswith(": the stage before it changed")
 
 
-def test_other_rows_in_a_file_of_the_same_name_are_other_data(content, store, tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_changed_rows_in_the_same_file_are_changed_data(content, store, tmp_path) -> None:  # type: ignore[no-untyped-def]
     write_rows(Path(content["task"]["train"]), [{"text_a": "good", "label": "good"}, {"text_a": "bad", "label": "bad"}])
     said = reasons(content, store)
     assert said["general"] is None
@@ -80,7 +80,7 @@ def test_changed_numerics_are_named(content, store, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("broken", ["", "[]", "{}", '{"identity": 3}', "[" * 100_000])
-def test_manifests_that_say_nothing_are_passed_over(broken: str, content, store) -> None:  # type: ignore[no-untyped-def]
+def test_manifests_without_identity_are_skipped(broken: str, content, store) -> None:  # type: ignore[no-untyped-def]
     for path in store.root.glob("checkpoints/*/manifest.json"):
         path.write_text(broken, encoding="utf-8")
     content["stages"][0]["training"] = content["stages"][0]["training"] | {"seed": 5}

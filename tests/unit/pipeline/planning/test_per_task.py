@@ -51,7 +51,7 @@ def write(folder: Path, content: dict[str, Any]) -> str:
     return str(path)
 
 
-def test_wrong_data_is_told_before_anything_heavy_is_imported(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_wrong_data_is_reported_before_anything_heavy_is_imported(recipe: dict[str, Any], tmp_path: Path) -> None:
     task = recipe["task"]
     misspelt = write(tmp_path, recipe | {"task": task | {"text": "text_x"}})
     missing = write(tmp_path, recipe | {"task": task | {"train": str(tmp_path / "none.jsonl")}})

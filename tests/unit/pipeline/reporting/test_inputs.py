@@ -41,11 +41,11 @@ def card(labels: dict[str, float], kind: str = "classification", **changes: Any)
         ("regression", {"mean": 2.7001, "lowest": -1, "highest": 5}, "values: -1 to 5, mean 2.7"),
     ],
 )
-def test_every_kind_has_a_line_for_what_is_asked(kind: str, labels: dict[str, float], line: str) -> None:
+def test_every_kind_has_a_line_on_its_labels(kind: str, labels: dict[str, float], line: str) -> None:
     assert class_lines(card(labels, kind)) == [f"train, {line}"]
 
 
-def test_of_many_classes_the_largest_and_the_smallest_are_shown_and_long_names_cut() -> None:
+def test_many_classes_are_abbreviated_and_long_names_shortened() -> None:
     labels = {f"intent {number}": 100.0 - number for number in range(60)}
     (line,) = class_lines(card(labels | {"x" * 200: 500, "two\nlines": 200}))
     assert line == (
@@ -54,7 +54,7 @@ def test_of_many_classes_the_largest_and_the_smallest_are_shown_and_long_names_c
     )
 
 
-def test_several_tasks_are_named_and_what_they_share_is_said_of_each() -> None:
+def test_lines_of_several_tasks_begin_with_the_task() -> None:
     lines = data_lines({"a": card({"x": 1, "y": 2}), "b": card({"x": 1, "y": 2})})
     assert "a: task: said" in lines
     assert "b: train, 2 classes: y (2), x (1)" in lines
@@ -69,7 +69,7 @@ def printed(recipe: dict[str, Any], folder: Path) -> tuple[list[str], dict[str, 
     return console.file.getvalue().splitlines(), plan.model_dump(mode="json")
 
 
-def test_plan_prints_classes_and_what_was_left_out_before_its_table(tmp_path: Path) -> None:
+def test_plan_prints_classes_and_dropped_rows_above_its_table(tmp_path: Path) -> None:
     recipe = toy_recipe_dict(tmp_path)
     rows: list[dict[str, Any]] = [*toy_rows(160, seed=1)]
     rows[50:50] = [{"text_a": "", "label": "good"}, {"text_a": "the [b]film[/b]", "label": "-"}]

@@ -90,7 +90,7 @@ def test_the_table_fits_eighty_columns_and_keeps_every_number(report: RunReport)
         assert part in text
 
 
-def test_the_closing_lines_say_what_was_kept_and_at_what_size(report: RunReport) -> None:
+def test_the_closing_lines_report_retention_scores_and_size(report: RunReport) -> None:
     lines = "\n".join(summary(report))
     assert "student 88.2 %, teacher 90.0 %: 98.0 % retained; above chance (50.9 %): 95.4 %" in lines
     apart = "student minus teacher: -1.8 points (95 % interval -3.1 to +0.4, on the same rows)"
@@ -120,9 +120,7 @@ def test_the_link_into_mlflow_names_every_stage(report: RunReport) -> None:
     assert query["experiments"] == ['["1"]']
 
 
-def test_the_picture_has_a_panel_of_the_models_that_have_its_number(
-    report: RunReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_panel_shows_the_models_that_have_its_value(report: RunReport, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Any] = []
     monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
     values = {"probe_accuracy": None, "probe_score": 0.4, "latent_loss": 2.0}
@@ -145,7 +143,7 @@ def test_the_picture_has_a_panel_of_the_models_that_have_its_number(
     assert panels[3] == {}
 
 
-def test_of_teachers_that_were_tried_the_chosen_one_is_the_teacher(report: RunReport) -> None:
+def test_the_chosen_candidate_is_the_teacher(report: RunReport) -> None:
     lost = report.rows[0].model_copy(update={"chosen": False, "candidate": "seed 1"})
     both = report.model_copy(update={"rows": (lost, *report.rows)})
     assert teacher_row(both) == report.rows[0]
@@ -205,9 +203,7 @@ def imbalanced(report: RunReport) -> RunReport:
     )
 
 
-def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
-    report: RunReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_score_names_its_class_and_its_subset_of_rows(report: RunReport, monkeypatch: pytest.MonkeyPatch) -> None:
     found = imbalanced(report)
     console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))
     console.print(as_terminal(run_table(found, with_candidates=False)))
@@ -236,17 +232,17 @@ def test_the_class_and_the_part_of_the_rows_stand_beside_every_score(
     }
 
 
-def test_names_with_dollars_are_drawn_letter_by_letter(report: RunReport) -> None:
+def test_names_with_dollars_are_not_drawn_as_formulas(report: RunReport) -> None:
     found = imbalanced(report).model_copy(update={"task": "q$usd_$x", "positive_label": "$a_$"})
     assert stage_comparison(found).startswith(b"\x89PNG")
 
 
-def test_a_teacher_that_is_not_above_guessing_has_nothing_to_retain(report: RunReport) -> None:
+def test_nothing_is_retained_of_a_teacher_no_better_than_guessing(report: RunReport) -> None:
     found = imbalanced(report).model_copy(update={"retained_above_chance": None})
     assert any("above chance (10.0 %): the teacher is not above it" in line for line in summary(found))
 
 
-def test_the_share_above_guessing_is_worked_out_for_every_score(report: RunReport) -> None:
+def test_the_retained_gain_over_guessing_is_computed_for_every_score(report: RunReport) -> None:
     shares = retained_shares(imbalanced(report))
     assert shares["retained"] == pytest.approx(0.5 / 0.6)
     assert shares["gains_retained"] == {"f1": pytest.approx(0.8), "accuracy": pytest.approx(1.0)}
@@ -256,7 +252,7 @@ def test_the_share_above_guessing_is_worked_out_for_every_score(report: RunRepor
     assert set(retained_shares(lucky)["gains_retained"]) == {"accuracy"}
 
 
-def test_a_score_that_means_nothing_is_told_with_the_reason(report: RunReport) -> None:
+def test_a_meaningless_score_is_reported_with_the_reason(report: RunReport) -> None:
     labels = np.linspace(0, 5, 40)
     answers = np.float32(0.07275935) + np.float32(2e-7) * (labels > 3)
     note = why_no_correlation("pearson", labels, answers)

@@ -75,7 +75,7 @@ def compared(tasks: dict[str, RunReport], failed: dict[str, str] | None = None) 
 TASKS = {"sst2": report("sst2", "accuracy", 0.76), "cola": report("cola", "matthews", 0.4)}
 
 
-def test_a_line_for_each_task_and_the_mean_of_their_own_scores() -> None:
+def test_the_table_has_a_row_per_task_and_the_mean_of_their_main_scores() -> None:
     first, second, mean = as_records(tasks_table(compared(TASKS)))
     assert list(first) == [column.name for column in COLUMNS]
     assert list(first.values()) == [
@@ -96,7 +96,7 @@ def test_a_line_for_each_task_and_the_mean_of_their_own_scores() -> None:
     assert mean["bag of words %"] == "50.0"
 
 
-def test_a_failed_task_has_its_line_and_its_reason_and_there_is_no_average_over_fewer() -> None:
+def test_a_failed_task_has_a_row_and_a_reason_and_prevents_averages() -> None:
     with_failed = compared(TASKS, {"rte": "no file\nof rows"})
     assert [line["task"] for line in as_records(tasks_table(with_failed))] == ["sst2", "cola", "rte"]
     assert as_records(tasks_table(with_failed))[-1]["metric"] == "failed"
@@ -110,7 +110,7 @@ def test_before_a_head_is_trained_the_probe_is_compared() -> None:
     assert averages_of({**TASKS, "rte": report("rte", "accuracy", None)}) == {}
 
 
-def test_averages_that_papers_quote_come_with_their_columns() -> None:
+def test_published_averages_require_all_their_columns() -> None:
     scores = {
         "mnli": {"accuracy": 0.8},
         "qnli": {"accuracy": 0.9},
@@ -127,7 +127,7 @@ def test_averages_that_papers_quote_come_with_their_columns() -> None:
     assert averages(scores, {**main, "wnli": "accuracy"}) == {"autodistil_seven": pytest.approx(seven)}
 
 
-def test_further_validation_rows_count_as_a_column_of_their_own() -> None:
+def test_further_validation_rows_count_as_a_separate_column() -> None:
     mnli = report("mnli", "accuracy", 0.8)
     mismatched = {"mnli_mismatched": {"accuracy": Score(value=0.7, low=0.6, high=0.8)}}
     names = ("qqp", "qnli", "sst2", "stsb", "mrpc", "rte")
@@ -148,7 +148,7 @@ def test_further_validation_rows_count_as_a_column_of_their_own() -> None:
         assert set(averages_of({**tasks, task: other})) == {"mean"}
 
 
-def test_terminal_markdown_and_closing_lines_say_the_same() -> None:
+def test_terminal_and_markdown_show_the_same_values() -> None:
     one = compared(TASKS)
     console = Console(width=120, file=StringIO())
     console.print(as_terminal(tasks_table(one)))

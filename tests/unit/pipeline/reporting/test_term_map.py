@@ -36,7 +36,7 @@ POINTS = [
 ]
 
 
-def test_what_is_left_is_the_last_value_over_the_first_block_by_block() -> None:
+def test_remaining_loss_is_the_ratio_of_last_to_first_value_per_block() -> None:
     assert remaining(POINTS) == {
         ("hidden", "block 0"): 0.25,
         ("hidden", "block 1"): 0.5,
@@ -45,10 +45,10 @@ def test_what_is_left_is_the_last_value_over_the_first_block_by_block() -> None:
     }
 
 
-def test_shares_are_those_measured_last() -> None:
+def test_gradient_shares_are_those_of_the_last_measurement() -> None:
     assert last_shares(POINTS) == {("hidden", "block 0"): 0.25, ("embedding", "–"): 0.75}
 
 
-def test_the_picture_is_a_png_with_and_without_shares() -> None:
+def test_the_figure_is_a_png_with_and_without_shares() -> None:
     for points in (POINTS, POINTS[1:2]):
         assert term_map(points, "general").startswith(b"\x89PNG")

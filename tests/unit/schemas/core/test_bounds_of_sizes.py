@@ -30,7 +30,7 @@ SHAPE = {"num_layers": 4, "hidden_size": 256, "num_attention_heads": 4, "interme
         {"hidden_size": 32_768, "intermediate_size": 1_048_576},
     ],
 )
-def test_a_student_that_no_machine_holds_is_refused(changes: dict[str, int]) -> None:
+def test_a_student_too_large_for_any_machine_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ValidationError):
         StudentShape(**(SHAPE | changes))
     assert StudentShape(**SHAPE | {"num_layers": 200}).num_layers == 200
@@ -46,7 +46,7 @@ def test_a_student_that_no_machine_holds_is_refused(changes: dict[str, int]) -> 
         {"num_hidden_layers": 200, "hidden_size": 65_536, "num_attention_heads": 64},
     ],
 )
-def test_a_model_that_no_machine_holds_is_refused(changes: dict[str, Any]) -> None:
+def test_a_model_too_large_for_any_machine_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=r"correct its config\.json"):
         shape_of(BertConfig(**changes))
     assert shape_of(BertConfig()).hidden_size == 768
@@ -62,7 +62,7 @@ def test_a_model_that_no_machine_holds_is_refused(changes: dict[str, Any]) -> No
         ("batch", "10000M tokens"),
     ],
 )
-def test_an_amount_that_no_run_takes_is_refused(key: str, value: str) -> None:
+def test_an_infeasible_amount_is_refused(key: str, value: str) -> None:
     with pytest.raises(ValidationError, match="more than any run can take"):
         Training(**{"duration": "3 epochs", key: value})
     began = time.monotonic()

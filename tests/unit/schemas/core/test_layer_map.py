@@ -71,7 +71,7 @@ def test_a_fixed_draw_is_the_same_in_every_epoch() -> None:
     assert len({str(targets(RandomMap(seed=4), 3, 12, epoch)) for epoch in range(5)}) > 1
 
 
-def test_intermediate_blocks_alone_leave_out_the_last_of_both_sides() -> None:
+def test_excluding_the_last_block_excludes_it_on_both_sides() -> None:
     for epoch in range(50):
         drawn = targets(RandomMap(include_last=False), 4, 6, epoch)
         assert drawn[3] == []

@@ -92,18 +92,18 @@ def test_overrides_of_a_named_task_leave_the_catalogue_as_it_is() -> None:
         ("squad-v2", "squad_v2"),
     ],
 )
-def test_names_are_found_however_they_are_written(short: str, name: str) -> None:
+def test_names_are_recognised_in_any_spelling(short: str, name: str) -> None:
     assert named_task(short) == KNOWN.tasks[name].mapping
 
 
 @pytest.mark.parametrize(
     "short", ["sst3", "glue/tnews", "clue/sst2", "glue/squad", "./sst2", "/sst2", "a/glue/sst2", ""]
 )
-def test_other_names_are_none_of_the_catalogue_s(short: str) -> None:
+def test_other_names_are_not_in_the_catalogue(short: str) -> None:
     assert named_task(short) is None
 
 
-def test_a_name_with_a_slip_is_suggested_in_its_own_form() -> None:
+def test_a_misspelt_name_is_suggested_in_the_same_form() -> None:
     assert did_you_mean("sts2") in (" (did you mean sst2?)", " (did you mean stsb?)")
     assert did_you_mean("glue/sst3") == " (did you mean glue/sst2?)"
     assert did_you_mean("chnsenticrop") == " (did you mean chnsenticorp?)"
@@ -118,7 +118,7 @@ def test_a_name_with_a_slip_is_suggested_in_its_own_form() -> None:
         ("NLPCC-DBQA", "no public copy on the hub is known"),
     ],
 )
-def test_a_known_name_that_is_not_enough_says_why(short: str, why: str) -> None:
+def test_a_known_name_without_public_data_is_refused_with_the_reason(short: str, why: str) -> None:
     with pytest.raises(ValueError, match=rf"^'{short}' cannot be used by its name alone: .*{why}"):
         named_task(short)
 
@@ -142,13 +142,13 @@ def in_order(average: str, *values: float) -> dict[tuple[str, str], float]:
         ("kronecker_nine", 80.9, (82.8, 83.5, 91.1, 87.5, 43.6, 90.9, 90.7, 69.66, 88.0)),  # KB8
     ],
 )
-def test_averages_are_those_of_the_published_rows(average: str, published: float, row: tuple[float, ...]) -> None:
+def test_averages_reproduce_the_published_rows(average: str, published: float, row: tuple[float, ...]) -> None:
     found = averages(in_order(average, *row))[average]
     assert found.missing == ()
     assert found.value == pytest.approx(published, abs=0.05 if published * 10 % 1 < 0.01 else 0.005)
 
 
-def test_an_average_without_all_its_columns_names_those_it_lacks() -> None:
+def test_an_incomplete_average_lists_its_missing_columns() -> None:
     scores = {
         column: 0.9
         for column in AVERAGES["kronecker_nine"]
@@ -161,7 +161,7 @@ def test_an_average_without_all_its_columns_names_those_it_lacks() -> None:
     assert ("qqp", "f1") in found["glue_test_nine"].missing
 
 
-def test_the_five_averages_differ_in_what_they_count() -> None:
+def test_the_five_averages_have_different_columns() -> None:
     counted = [frozenset(columns) for columns in AVERAGES.values()]
     assert len(set(counted)) == len(counted) == 5
     for columns in AVERAGES.values():

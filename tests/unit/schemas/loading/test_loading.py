@@ -32,7 +32,7 @@ def test_a_shipped_name_and_its_path_load_the_same_recipe() -> None:
     assert quickstart() == load_recipe(RECIPES / "quickstart.yaml", recipes_folder=None)
 
 
-def test_a_misspelt_name_gets_the_close_one_and_the_list() -> None:
+def test_a_misspelt_name_gets_a_suggestion_and_the_list() -> None:
     (line,) = problems("quickstat")
     assert line == (
         "'quickstat': neither a file nor a shipped recipe (did you mean quickstart?); "
@@ -83,12 +83,12 @@ def test_only_yaml_files_are_recipes(tmp_path: Path) -> None:
         ("# " + "x" * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_refused_with_its_line(write: Write, content: str | bytes, expected: str) -> None:
+def test_a_malformed_file_is_refused_with_its_line(write: Write, content: str | bytes, expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         load_recipe(write(content), recipes_folder=None)
 
 
-def test_aliases_that_multiply_are_refused_before_they_fill_the_memory(write: Write) -> None:
+def test_an_alias_bomb_is_refused_before_it_fills_the_memory(write: Write) -> None:
     lines = ["a0: &a0 [" + "x, " * 100 + "]"]
     lines += [f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]" for n in range(1, 7)]
     with pytest.raises(ConfigError, match="aliases expand too far"):
@@ -109,7 +109,7 @@ def test_numbers_in_scientific_notation_without_a_dot_are_numbers(write: Write) 
 # --- messages
 
 
-def test_every_problem_of_file_and_overrides_comes_at_once_with_place_and_line(write: Write) -> None:
+def test_all_problems_of_file_and_overrides_are_reported_with_path_and_line(write: Write) -> None:
     text = SMALL.replace("num_layers: 2", "num_layers: 0").replace("training:", "trainig:")
     found = problems(write(text), "execution.log_every=2.5", "stages.genral.x=1", "nonsense")
     assert [line.split(": ", 2)[:2] for line in found] == [
@@ -178,13 +178,13 @@ def test_long_and_unprintable_values_are_shortened_and_escaped() -> None:
     assert "a number of 13288 bits is not allowed; it must be at most 8192" in line
 
 
-def test_a_thousand_problems_are_cut_to_what_a_person_reads(write: Write) -> None:
+def test_a_thousand_problems_are_capped(write: Write) -> None:
     found = problems(write(SMALL + "".join(f"key{n}: 1\n" for n in range(1000))))
     assert len(found) == 51
     assert found[-1].startswith("and more")
 
 
-def test_what_is_wrong_in_an_anchor_is_said_once_with_how_many_places_it_stands_in(write: Write) -> None:
+def test_a_mistake_in_an_anchor_is_reported_once_with_its_number_of_uses(write: Write) -> None:
     text = SMALL.replace("training:", "training: &training").replace("duration", "duratoin")
     names = ("general_enhanced", "task_adaptive", "task_specific")
     text += "".join(f"  - {{name: {name}, training: *training}}\n" for name in names)

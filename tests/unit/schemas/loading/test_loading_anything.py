@@ -119,7 +119,7 @@ def refused_or_loaded(path: Path, overrides: list[str]) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_mutated_recipe_is_loaded_or_refused_and_nothing_else(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_mutated_recipe_is_either_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     names = recipe_names(RECIPES)
     recipe = load_recipe(data.draw(st.sampled_from(names)), recipes_folder=RECIPES)
     content = yaml.safe_load(dump_recipe(recipe))
@@ -139,7 +139,7 @@ def test_a_mutated_recipe_is_loaded_or_refused_and_nothing_else(tmp_path: Path, 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raw=st.binary(max_size=60), where=st.integers(0, len(SMALL)))
-def test_a_damaged_file_is_loaded_or_refused_and_nothing_else(tmp_path: Path, raw: bytes, where: int) -> None:
+def test_a_damaged_file_is_either_loaded_or_refused(tmp_path: Path, raw: bytes, where: int) -> None:
     path = tmp_path / "damaged.yaml"
     path.write_bytes(SMALL[:where].encode() + raw + SMALL[where:].encode())
     refused_or_loaded(path, [])
@@ -153,7 +153,7 @@ def test_a_damaged_file_is_loaded_or_refused_and_nothing_else(tmp_path: Path, ra
         max_size=3,
     )
 )
-def test_any_override_is_applied_or_refused_and_nothing_else(overrides: list[str]) -> None:
+def test_any_override_is_either_applied_or_refused(overrides: list[str]) -> None:
     refused_or_loaded(RECIPES / "quickstart.yaml", overrides)
 
 

@@ -38,7 +38,7 @@ def test_an_override_reaches_list_items_by_number_name_and_kind() -> None:
     assert [term.weight for term in objective.latent.terms] == [2.0, *others]
 
 
-def test_setting_a_parent_replaces_all_of_it() -> None:
+def test_setting_a_parent_replaces_it_as_a_whole() -> None:
     recipe = quickstart("task={kind: docstrings}", "teacher.model=google-bert/bert-base-uncased")
     assert recipe.task == DocstringTask()
     assert recipe.teacher.model == HubModel(id="google-bert/bert-base-uncased")
@@ -57,7 +57,7 @@ def test_naming_the_task_that_a_recipe_has_changes_nothing() -> None:
     assert tinybert("task.metric=f1", "task.labels=[bad, good]", "task=sst2") == changed
 
 
-def test_another_data_set_of_the_same_kind_keeps_length_row_limit_and_seed() -> None:
+def test_another_data_set_of_the_same_kind_inherits_length_row_limit_and_seed() -> None:
     before = ("task.max_train_rows=500", "task.seed=7", "task.metric=f1", "task.label=gold")
     assert tinybert(*before, "task=rte") == HubTask(
         id="nyu-mll/glue",
@@ -75,12 +75,12 @@ def test_another_data_set_of_the_same_kind_keeps_length_row_limit_and_seed() -> 
     )
 
 
-def test_a_task_of_another_kind_keeps_the_length_alone() -> None:
+def test_a_task_of_another_kind_inherits_only_the_length() -> None:
     recipe = quickstart("task.seed=3", "task=glue/sst2")
     assert recipe.task == HubTask(id="nyu-mll/glue", config="sst2", labels=("negative", "positive"), max_length=64)
 
 
-def test_an_override_reaches_into_a_task_among_several_and_its_mistakes_are_placed_there() -> None:
+def test_an_override_of_one_of_several_tasks_is_applied_and_blamed_for_its_mistakes() -> None:
     def several(*overrides: str) -> Recipe:
         both = "teacher.multi_task={tasks: {a: glue/cola, b: sst2}, training: {duration: 1 epoch}}"
         return quickstart(both, *overrides)
@@ -99,13 +99,13 @@ def test_an_override_reaches_into_a_task_among_several_and_its_mistakes_are_plac
         assert line.startswith(f"--set teacher.multi_task.tasks.a.{change}: {place}")
 
 
-def test_a_kept_value_that_is_wrong_is_laid_to_who_wrote_it() -> None:
+def test_an_inherited_mistake_is_attributed_to_its_source() -> None:
     (line,) = problems("quickstart", "task.max_length=1", "task=sst2")
     assert line.startswith("--set task.max_length=1: task.max_length: 1 is not allowed")
     assert "nonsense" in problems("quickstart", "task=nonsense")[0]
 
 
-def test_a_short_form_is_opened_up_when_a_key_inside_it_is_set() -> None:
+def test_setting_a_key_below_a_short_form_expands_it() -> None:
     recipe = quickstart("task=sst2", "task.max_length=64", "stages.0.training.duration.amount=5")
     assert isinstance(recipe.task, HubTask)
     assert recipe.task.max_length == 64
@@ -117,7 +117,7 @@ def test_a_short_form_is_opened_up_when_a_key_inside_it_is_set() -> None:
     assert task.problem == MultiLabel(separator=";")
 
 
-def test_parts_left_to_their_defaults_can_be_set_and_nulls_filled() -> None:
+def test_defaults_and_nulls_can_be_overridden_below() -> None:
     recipe = quickstart(
         "evaluation.max_rows=50",
         "stages.0.objective.layer_map={kind: explicit, layers: [0, 2, 4]}",
@@ -134,7 +134,7 @@ def test_a_later_override_wins() -> None:
     assert quickstart("execution.log_every=3", "execution.log_every=4").execution.log_every == 4
 
 
-def test_null_takes_a_part_away() -> None:
+def test_null_removes_a_part() -> None:
     recipe = load_recipe(
         "tinybert",
         ["stages=[{name: task_specific, training: {duration: 1 epoch}}]", "general_corpus=null", "augmentation=null"],
@@ -162,14 +162,14 @@ def test_null_takes_a_part_away() -> None:
         ("stage.general.training.duration=1 step", "stage: unknown key (did you mean stages?)"),
     ],
 )
-def test_an_unusable_override_is_named_as_it_was_given(override: str, expected: str) -> None:
+def test_an_unusable_override_is_quoted(override: str, expected: str) -> None:
     found = problems("quickstart", override)
     assert len(found) == 1
     assert found[0].startswith(f"--set {override}: ")
     assert expected in found[0]
 
 
-def test_an_override_never_reaches_a_place_that_only_shares_an_alias() -> None:
+def test_an_override_does_not_change_other_uses_of_an_alias() -> None:
     recipe = load_recipe("tinybert", ["stages.general.objective.terms.attention.weight=5"], recipes_folder=RECIPES)
     first, second = (stage.objective for stage in recipe.stages[:2])
     assert isinstance(first, LatentObjective)
@@ -178,7 +178,7 @@ def test_an_override_never_reaches_a_place_that_only_shares_an_alias() -> None:
     assert second.terms[0].weight == 1
 
 
-def test_overrides_are_parsed_all_before_any_is_refused() -> None:
+def test_all_malformed_overrides_are_reported_together() -> None:
     with pytest.raises(ConfigError) as refused:
         parse_overrides(["a=1", "b", "c=[", "d=2"])
     assert len(refused.value.problems) == 2

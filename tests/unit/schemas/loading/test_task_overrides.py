@@ -23,7 +23,7 @@ from tests.support.paths import RECIPES
 from tests.support.recipes import problems, recipe
 
 
-def test_a_list_names_each_task_by_its_last_part_and_takes_the_place_of_the_one() -> None:
+def test_a_list_names_tasks_by_their_last_parts_and_replaces_the_only_task() -> None:
     several = recipe("task.max_length=64", "tasks=[sst2, glue/mrpc, ./my folder/]")
     assert several.task is None
     assert several.tasks is not None
@@ -34,14 +34,14 @@ def test_a_list_names_each_task_by_its_last_part_and_takes_the_place_of_the_one(
     assert folder.train == "./my folder/train.*"
 
 
-def test_each_task_alone_is_what_naming_it_alone_gives() -> None:
+def test_the_recipe_of_one_of_several_tasks_equals_that_of_the_task_alone() -> None:
     changes = ("task.max_length=64", "task.seed=3", "task.max_train_rows=500")
     several = recipe(*changes, "tasks=[sst2, mrpc, cola]")
     for name in ("sst2", "mrpc", "cola"):
         assert several.for_task(name) == recipe(*changes, f"task={name}")
 
 
-def test_what_is_shared_is_the_general_stages_unless_their_teacher_knows_the_task() -> None:
+def test_tasks_share_general_stages_whose_teacher_does_not_depend_on_the_task() -> None:
     several = recipe("tasks=[sst2, mrpc]")
     assert [stage.name for stage in several.shared_stages()] == ["general"]
     multi = recipe("tasks=[sst2, mrpc]", name="ernie-tiny-multi-task")
@@ -62,7 +62,7 @@ def test_an_override_reaches_one_of_several_tasks_and_adds_another() -> None:
     assert grammar.config == "cola"
 
 
-def test_one_task_can_take_the_place_of_several_again(tmp_path: Path) -> None:
+def test_one_task_can_replace_several(tmp_path: Path) -> None:
     path = tmp_path / "several.yaml"
     given = recipe("task.max_length=48", "tasks=[sst2, mrpc]", "tasks.mrpc.max_length=32")
     path.write_text(dump_recipe(given), encoding="utf-8")
@@ -103,13 +103,13 @@ def test_a_file_may_list_tasks_in_short_and_an_override_reaches_into_them(tmp_pa
         (["tasks=[mrpc]", "tasks.mrpc.max_length=1"], "tasks.mrpc.max_length: 1 is not allowed"),
     ],
 )
-def test_what_is_no_list_of_tasks_is_refused_in_one_line(overrides: list[str], expected: str) -> None:
+def test_an_invalid_list_of_tasks_is_refused_in_one_line(overrides: list[str], expected: str) -> None:
     (line,) = problems("ernie-tiny", *overrides)
     assert line.startswith("--set ta")
     assert expected in line
 
 
-def test_a_kept_value_that_is_wrong_is_laid_to_who_wrote_it(tmp_path: Path) -> None:
+def test_an_inherited_mistake_is_attributed_to_its_source(tmp_path: Path) -> None:
     (line,) = problems("ernie-tiny", "task.max_length=1", "tasks=[sst2, rte]")
     place = "tasks.sst2.max_length and 1 more place: "
     assert line.startswith(f"--set task.max_length=1: {place}1 is not allowed")
@@ -121,7 +121,7 @@ def test_a_kept_value_that_is_wrong_is_laid_to_who_wrote_it(tmp_path: Path) -> N
     assert first.startswith(f"{path}:{number}: tasks.rte.max_length and 1 more place: 1 is not")
 
 
-def test_both_forms_in_one_file_and_several_without_work_for_them_are_refused(tmp_path: Path) -> None:
+def test_task_beside_tasks_and_tasks_without_a_task_stage_are_refused(tmp_path: Path) -> None:
     content = yaml.safe_load((RECIPES / "ernie-tiny.yaml").read_text(encoding="utf-8"))
     path = tmp_path / "both.yaml"
     path.write_text(yaml.safe_dump(content | {"tasks": ["rte", "mrpc"]}), encoding="utf-8")
@@ -138,12 +138,12 @@ def test_both_forms_in_one_file_and_several_without_work_for_them_are_refused(tm
     assert line.startswith("--set tasks=[sst2]: tasks: no stage of this recipe depends on a task")
 
 
-def test_every_docstring_task_must_leave_out_what_the_corpus_does() -> None:
+def test_every_docstring_task_must_exclude_the_same_modules_as_the_corpus() -> None:
     lines = problems("quickstart", "tasks={a: docstrings, b: {kind: docstrings, seed: 5}}")
     assert [line.split(": ")[1] for line in lines] == ["general_corpus.sources[0].seed"]
 
 
-def test_several_tasks_go_on_from_a_checkpoint_that_they_share_alone() -> None:
+def test_several_tasks_resume_only_from_a_shared_checkpoint() -> None:
     several = recipe("tasks=[sst2, mrpc]")
 
     def left(stage: str, of: Recipe = several) -> list[str]:
@@ -176,7 +176,7 @@ def test_several_tasks_go_on_from_a_checkpoint_that_they_share_alone() -> None:
         ("ends in a blank ", "at most 64 letters"),
     ],
 )
-def test_further_rows_are_not_called_what_others_are_or_what_mlflow_refuses(name: str, said: str) -> None:
+def test_reserved_names_and_names_refused_by_mlflow_are_refused_for_further_rows(name: str, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         FileTask(train="a", validation="b", more_validation={name: "c"})
     with pytest.raises(ValidationError, match=said):
@@ -184,5 +184,5 @@ def test_further_rows_are_not_called_what_others_are_or_what_mlflow_refuses(name
 
 
 @pytest.mark.parametrize("name", ["hard", "mnli_mismatched", "трудные строки", "2024-01.v2", "難"])
-def test_further_rows_have_names_of_any_script(name: str) -> None:
+def test_names_of_further_rows_may_use_any_script(name: str) -> None:
     assert FileTask(train="a", validation="b", more_validation={name: "c"}).more_validation

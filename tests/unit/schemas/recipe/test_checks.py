@@ -115,7 +115,7 @@ def test_parts_that_do_not_fit_are_refused(
         ),
     ],
 )
-def test_what_does_not_fit_the_teachers_shape_is_named(
+def test_mismatches_with_the_teacher_s_shape_are_reported(
     content: dict[str, Any], changes: list[tuple[str, Any]], expected: str
 ) -> None:
     problems = teacher_problems(Recipe.model_validate(changed(content, *changes)), TEACHER)

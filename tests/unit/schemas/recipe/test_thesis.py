@@ -74,7 +74,7 @@ def test_a_map_that_fits_neither_depth_says_which_number_is_wrong() -> None:
         teacher_layers(UniformMap(), num_student_layers=5, num_teacher_layers=4)
 
 
-def test_a_stage_in_the_wrong_place_cannot_be_written_down() -> None:
+def test_a_stage_with_a_part_of_another_stage_is_refused() -> None:
     recipe = read_recipe("ernie-tiny").model_dump(mode="json")
     recipe["stages"] = [recipe["stages"][1], recipe["stages"][0]]
     with pytest.raises(ValueError, match="stages go from general to specific"):
