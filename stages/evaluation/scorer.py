@@ -116,11 +116,11 @@ class Scorer(Generic[Answers]):
 
     def difference(self, metric: MetricName, first: Answers, second: Answers) -> Score:
         """Return the first model's score minus the second's, with the interval of draws that take the same rows."""
-        labels, one = self.kind.compared(self.rows, metric, first)
-        _, other = self.kind.compared(self.rows, metric, second)
+        labels, minuend = self.kind.compared(self.rows, metric, first)
+        _, subtrahend = self.kind.compared(self.rows, metric, second)
         about = self._positive(metric)
-        low, high = paired_difference_interval(metric, labels, one, other, **about)
-        value = score(metric, labels, one, **about) - score(metric, labels, other, **about)
+        low, high = paired_difference_interval(metric, labels, minuend, subtrahend, **about)
+        value = score(metric, labels, minuend, **about) - score(metric, labels, subtrahend, **about)
         return Score(value=value, low=low, high=high, of=self.about(metric))
 
     @cached_property

@@ -43,7 +43,7 @@ class Batches:
     Args:
         lengths: (sequences,) tokens of each, padding excluded.
         batch: size of an optimizer step; its `sequences` are rows.
-        microbatch_tokens: most padded tokens in one forward pass; a longer row is alone.
+        microbatch_tokens: padded tokens of the largest forward pass; a longer row is a pass of its own.
         seed: decides the order.
         mixture: shares of several sources; None takes each row once in an epoch.
         choice_of: (sequences,) the row that each is a choice of; None where every sequence is a row.
@@ -66,25 +66,25 @@ class Batches:
         self._of_sources = mixture.rows_in_epoch(self._lengths) if mixture else None
         self._batch = batch
         self.microbatch_tokens = microbatch_tokens
-        """May be changed at any time: it never decides which rows a step has."""
+        """May be changed at any time: the rows of a step do not depend on it."""
         self._seed = seed
-        # First step of each epoch so far known; grows as later steps are asked for.
+        # First step of each known epoch; grows when later steps are requested.
         self._first_steps = [0]
         self._plan = lru_cache(maxsize=PLANS_KEPT)(self._make_plan)
 
     @property
     def rows_in_epoch(self) -> int:
-        """Rows of an epoch; those of a mixture come several times."""
+        """Rows of an epoch; rows of a mixture are counted as often as they occur."""
         return len(self._lengths) if self._of_sources is None else int(self._of_sources.sum())
 
     def tokens_in_epoch(self, epoch: int) -> int:
-        """Real tokens of `epoch`, counted from 0; those of a mixture can differ by a few rows."""
+        """Return the real tokens of `epoch`, counted from 0; epochs of a mixture can differ by a few rows."""
         if self._mixture is None:
             return int(self._lengths.sum())
         return int(self._plan(epoch).tokens.sum())
 
     def steps_in_epoch(self, epoch: int) -> int:
-        """Optimizer steps of `epoch`, counted from 0; by tokens, epochs can differ by a few."""
+        """Return the optimizer steps of `epoch`, counted from 0; with batches by tokens, epochs can differ by a few."""
         if self._batch.unit == "sequences":
             return math.ceil(self.rows_in_epoch / self._sequences)
         return len(self._plan(epoch).tokens)
@@ -95,13 +95,13 @@ class Batches:
 
     def can_be_cut(self, index: int) -> bool:
         """Return True if a microbatch of step `index` has several rows, so that a smaller budget would divide it."""
-        plan, place = self._locate(index)
-        return len(self.step(index)) < len(self._rows(plan, place))
+        plan, position = self._locate(index)
+        return len(self.step(index)) < len(self._rows(plan, position))
 
     def tokens_in_step(self, index: int) -> int:
         """Return the real tokens of optimizer step `index`."""
-        plan, place = self._locate(index)
-        return int(plan.tokens[place])
+        plan, position = self._locate(index)
+        return int(plan.tokens[position])
 
     def epoch_of(self, index: int) -> int:
         """Return the epoch of optimizer step `index`, counted from 0."""
@@ -155,8 +155,8 @@ class Batches:
         epoch = self.epoch_of(index)
         return self._plan(epoch), index - self._first_steps[epoch]
 
-    def _rows(self, plan: _Epoch, place: int) -> Rows:
-        return plan.order[plan.bounds[place] : plan.bounds[place + 1]]
+    def _rows(self, plan: _Epoch, position: int) -> Rows:
+        return plan.order[plan.bounds[position] : plan.bounds[position + 1]]
 
     def _make_plan(self, epoch: int) -> _Epoch:
         random = np.random.Generator(np.random.PCG64([self._seed, epoch]))
@@ -181,7 +181,7 @@ def _steps_of_sequences(permutation: Rows, lengths: Rows, sequences: int, random
     for start in range(0, whole, POOL_STEPS * sequences):
         pool = _sorted_by_length(permutation[start : min(start + POOL_STEPS * sequences, whole)], lengths)
         steps.extend(pool.reshape(-1, sequences))
-    steps = [steps[place] for place in random.permutation(len(steps))]
+    steps = [steps[index] for index in random.permutation(len(steps))]
     # The rows left over are the permutation's last, not the longest of a pool, and end the epoch.
     return [*steps, _sorted_by_length(permutation[whole:], lengths)] if whole < len(permutation) else steps
 
@@ -198,7 +198,7 @@ def _steps_of_about(permutation: Rows, lengths: Rows, tokens: float, random: np.
         # than a row.
         step_of = ((ends - lengths[pool] / 2) * parts / ends[-1]).astype(np.int64)
         steps.extend(np.split(pool, np.flatnonzero(np.diff(step_of)) + 1))
-    return [steps[place] for place in random.permutation(len(steps))]
+    return [steps[index] for index in random.permutation(len(steps))]
 
 
 def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:

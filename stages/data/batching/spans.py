@@ -38,9 +38,9 @@ def best_span(
     sums = np.full((len(context), most), -np.inf)
     for more in range(most):
         sums[: len(context) - more, more] = start[: len(context) - more] + end[more:]
-    place, length = np.unravel_index(int(sums.argmax()), sums.shape)
-    first, last = context[place], context[place + length]
-    return float(sums[place, length]), (int(spans[first, 0]), int(spans[last, 1]))
+    start_index, length = np.unravel_index(int(sums.argmax()), sums.shape)
+    first, last = context[start_index], context[start_index + length]
+    return float(sums[start_index, length]), (int(spans[first, 0]), int(spans[last, 1]))
 
 
 def covered_part(text: str, start: int, end: int) -> tuple[int, int]:
@@ -56,11 +56,11 @@ def whole_characters(text: str, start: int, end: int) -> str:
     """Return a span of a text, extended to whole grapheme clusters: a letter with its accents, an emoji."""
     # No grapheme cluster extends over a blank to its left.
     first = text.rfind(" ", 0, start) + 1
-    for each in _CHARACTER.finditer(text, first):
-        if each.start() <= start:
-            first = each.start()
-        if each.end() >= end:
-            return text[first : each.end()]
+    for cluster in _CHARACTER.finditer(text, first):
+        if cluster.start() <= start:
+            first = cluster.start()
+        if cluster.end() >= end:
+            return text[first : cluster.end()]
     return text[first:]
 
 
@@ -89,10 +89,10 @@ def decode_answers(
     best: list[tuple[float, tuple[int, int]] | None] = [None] * len(contexts)
     silent = np.full(len(contexts), np.inf)
     for window, example in enumerate(examples.tolist()):
-        found = best_span(logits[window], spans[window], max_tokens=max_tokens)
+        candidate = best_span(logits[window], spans[window], max_tokens=max_tokens)
         kept = best[example]
-        if found is not None and (kept is None or found[0] > kept[0]):
-            best[example] = found
+        if candidate is not None and (kept is None or candidate[0] > kept[0]):
+            best[example] = candidate
         silent[example] = min(silent[example], float(logits[window][0].sum(dtype=np.float64)))
     answers = []
     for context, span, silence in zip(contexts, best, silent, strict=True):

@@ -58,7 +58,7 @@ def _task_digest(task: TaskData) -> str:
 
 
 def _settled(task: FileTask) -> FileTask:
-    """The task with its columns named, so that it is the same task as one that names them itself."""
+    """Return the task with its columns named, so that it equals a task that names them itself."""
     if task.text_pair != "auto":
         return task
     train, reading = resolve_file(task.train, "task.train"), _reading(task)
@@ -141,7 +141,7 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
 
 
 def _with_line(message: str, task: FileTask | HubTask, where: Mapping[str, str]) -> str:
-    """A message about a row of a file, with the row's line."""
+    """Return a message about a row of a file with the row's line."""
     if isinstance(task, FileTask):
         for split, path in _task_files(task).items():
             message = with_line(message, where[split], path, _reading(task))
@@ -149,12 +149,12 @@ def _with_line(message: str, task: FileTask | HubTask, where: Mapping[str, str])
 
 
 def _bare(split: str) -> str:
-    """The name of a split without `more_validation/`."""
+    """Return the name of a split without `more_validation/`."""
     return split.rpartition("/")[2]
 
 
 def _read_splits(task: FileTask | HubTask, cache: Path) -> tuple[dict[str, FileRows], dict[str, str]]:
-    """Every split as it was read, and how messages name it."""
+    """Return every split as it was read, and the name of each split in messages."""
     raw: dict[str, FileRows] = {}
     where: dict[str, str] = {}
     if isinstance(task, FileTask):
@@ -163,8 +163,8 @@ def _read_splits(task: FileTask | HubTask, cache: Path) -> tuple[dict[str, FileR
             rows = kind_of(task.problem).read_file(path, task, where[split])
             raw[split] = read_file(path, cache, f"task.{split}", _reading(task)) if rows is None else FileRows(rows)
             if split == "validation" and is_test_split(task.validation, path):
-                said = f"task.validation: {path}: the folder has no other validation rows than its test rows"
-                raw[split] = replace(raw[split], remarks=(said, *raw[split].remarks))
+                remark = f"task.validation: {path}: the folder has no other validation rows than its test rows"
+                raw[split] = replace(raw[split], remarks=(remark, *raw[split].remarks))
         return raw, where
     splits = {"train": task.train_split, "validation": task.validation_split}
     splits |= {f"more_validation/{name}": split for name, split in task.more_validation.items()}
