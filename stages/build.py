@@ -187,8 +187,8 @@ def _extracted(
 
 def _calibration_batches(text: Tokens, start: ExtractStart) -> Iterator[Batch]:
     rows = drawn_rows(len(text), start.calibration_rows, seed=start.seed)
-    for places in evaluation_batches(text.lengths[rows], microbatch_tokens=_CALIBRATION_TOKENS):
-        yield text.batch(rows[places])
+    for indices in evaluation_batches(text.lengths[rows], microbatch_tokens=_CALIBRATION_TOKENS):
+        yield text.batch(rows[indices])
 
 
 def check_parent(folder: Path, student: StudentConfig, pretrained: Path) -> None:

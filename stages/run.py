@@ -61,9 +61,8 @@ def run_stage(
     identity = identity or stage_identity(config, parent_digest)
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
-    selection = config.training.selection
     augmenter = Augmenter(folder, ports.progress, ports.stop_requested, config.training.precision)
-    data = load_data(config.data, tokenizer, ports.cache, selection, augmenter)
+    data = load_data(config.data, tokenizer, ports.cache, config.training.selection, augmenter)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
     initial = initial_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units)
     student = initial.model
@@ -71,18 +70,7 @@ def run_stage(
     objective = make_objective(config, initial, teachers, data, tokenizer)
     _note_misfits(config, objective, ports)
     with ports.shielded(_FINISH_SECONDS):
-        with dropout(student, config.training.dropout):
-            result = fit(
-                student,
-                teachers,
-                data.train,
-                objective,
-                config.training,
-                ports,
-                description=config.name,
-                selector=Selector(selection, tuple(data.parts.values()), teachers) if selection is not None else None,
-            )
-        fold_units(student)
+        result = _train(config, student, teachers, objective, data, ports)
         metrics = result.metrics | stage_scores(config, student, teachers, objective, data.held_out, data.parts)
         ports.sink.log(result.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
         manifest = _manifest(config, parent, result, metrics, data, student, ports, identity)
@@ -95,6 +83,26 @@ def run_stage(
         seconds=result.seconds,
         mlflow_run_id=ports.mlflow_run_id,
     )
+
+
+def _train(
+    config: StageConfig,
+    student: Model,
+    teachers: list[Model],
+    objective: ObjectiveTerms,
+    data: StageData,
+    ports: Ports,
+) -> TrainingResult:
+    """Train the student in place, with the stage's dropout and its selection of weights."""
+    training, selector = config.training, None
+    if training.selection is not None:
+        selector = Selector(training.selection, tuple(data.parts.values()), teachers)
+    with dropout(student, training.dropout):
+        result = fit(
+            student, teachers, data.train, objective, training, ports, description=config.name, selector=selector
+        )
+    fold_units(student)
+    return result
 
 
 def _check_unchanged(config: StageConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -52,7 +52,7 @@ class Runtime:
     def frozen(self, model: torch.nn.Module) -> torch.nn.Module:
         """Return a copy for inference: on the device, in eval mode, without gradients, in the run's number format.
 
-        Buffers keep theirs: a rotary frequency in bf16 turns position 512 by up to 13 degrees too far or too little.
+        Buffers keep their format: rotary frequencies in bf16 would rotate position 512 by up to 13 degrees too far.
         """
         number = torch.bfloat16 if self.bf16 else torch.float32
         reader = copy.deepcopy(model).to(self.device)
@@ -70,7 +70,7 @@ class Runtime:
 
 @cache
 def keep_freed_memory() -> bool:
-    """Let the process keep freed memory for its next step; False without glibc, which cannot be told to.
+    """Let the process keep freed memory for its next step; False without glibc.
 
     By default glibc returns every large tensor to the system when it is freed and requests it again a moment later,
     with each page cleared on first touch: a fifth of a training step in a trial (docs/performance.md).

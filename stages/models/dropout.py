@@ -74,7 +74,7 @@ class Draws:
             shapes.append(this.shapes)
             with torch.no_grad(), _running(this), _Functions(this) as functions:
                 run(batch)
-            self.calls_functions |= functions.called
+            self.calls_functions |= functions.was_called
         for site, (two, three) in enumerate(zip(*shapes, strict=False)):
             differing = [axis for axis, sizes in enumerate(zip(two, three, strict=True)) if len(set(sizes)) > 1]
             self.row_axes[site] = differing[0] if differing else None
@@ -227,7 +227,7 @@ class _Functions(TorchFunctionMode):
 
     def __init__(self, this: _Pass) -> None:
         super().__init__()
-        self.this, self.called = this, False
+        self.this, self.was_called = this, False
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -237,10 +237,10 @@ class _Functions(TorchFunctionMode):
         if func in (F.dropout, torch.dropout):
             states, probability, training = _of_dropout(*args, **options)
             if training and probability:
-                self.called = True
+                self.was_called = True
                 return self.this.dropped(states, probability)
         elif func is F.scaled_dot_product_attention and _dropout_of_attention(args, options):
-            self.called = True
+            self.was_called = True
             return self.this.attention(*args, **options)
         return func(*args, **options)
 

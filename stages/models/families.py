@@ -44,7 +44,7 @@ def reshape(
     for name in _SHARED_NAMES:
         if not hasattr(config, name):
             raise ConfigError(
-                f"student.shape: a {family} config has no {name}, so this shape cannot be given to it; "
+                f"student.shape: a {family} config has no {name}, so it cannot take this shape; "
                 "set student.model_type to another family with the same tokenizer, such as bert"
             )
     changes = _width(config, shape) | _heads(config, shape) | _depth(config, shape, layers)
@@ -117,8 +117,8 @@ def _depth(config: PretrainedConfig, shape: StudentShape, layers: tuple[int, ...
         kinds = getattr(config, name, None)
         if isinstance(kinds, list):
             period = _period(kinds)
-            taken = layers or tuple(layer % period for layer in range(depth))
-            changes[name] = [kinds[layer] for layer in taken]
+            origins = layers or tuple(layer % period for layer in range(depth))
+            changes[name] = [kinds[layer] for layer in origins]
     return changes
 
 

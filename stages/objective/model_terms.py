@@ -108,7 +108,9 @@ def transport_term(config: LatentTerm, pair: Pair) -> Term:
         total_MN = torch.stack([torch.stack([loss.total for loss in row]) for row in losses])
         count = losses[0][0].count
         cost_MN = total_MN.detach() / count.clamp(min=1)
-        weights_M, weights_N = (torch.full((len(each),), 1 / len(each)) for each in (student_layers, teacher_layers))
+        weights_M, weights_N = (
+            torch.full((len(layers),), 1 / len(layers)) for layers in (student_layers, teacher_layers)
+        )
         plan_MN = transport_plan(cost_MN, weights_M, weights_N)
         return Summed((plan_MN.to(total_MN) * total_MN).sum(), count)
 

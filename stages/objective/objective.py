@@ -47,7 +47,16 @@ class Shares:
 
 
 class ObjectiveTerms(nn.Module):
-    """The terms of an objective for one student and its teachers."""
+    """The terms of an objective for one student and its teachers.
+
+    Projections of an earlier stage continue if they fit; those that this objective does not use are kept for later
+    stages.
+    """
+
+    carried_over: bool = False
+    """Whether all projections come from an earlier stage."""
+    misfits: tuple[str, ...] = ()
+    """Projections that an earlier stage kept in another shape; they are initialised afresh."""
 
     def __init__(
         self,
@@ -71,8 +80,7 @@ class ObjectiveTerms(nn.Module):
             teachers: its teachers; none for hard labels alone.
             seed: initialises projections that are not carried over.
             shares: weights of several teachers; equal by default.
-            projections: tensors of an earlier stage's projections; training continues from those that fit, and those
-                that this objective does not use are kept for later stages.
+            projections: tensors of an earlier stage's projections, by name.
             problem: kind of the task.
             class_groups: half-open ranges of outputs, one per task, for tasks that share an output layer.
             scales: standard deviation of each output's values in the training rows; None if no output is a value.
@@ -87,23 +95,20 @@ class ObjectiveTerms(nn.Module):
         self.student_config: PretrainedConfig = student.config
         self.teacher_configs = [teacher.config for teacher in teachers]
         self.carried = dict(projections or {})
-        self.carried_over = False
-        """Whether all projections come from an earlier stage."""
-        self.misfits: tuple[str, ...] = ()
-        """Projections that an earlier stage kept in another shape; they are initialised afresh."""
         self.projections = nn.ModuleList()
-        latent = objective.latent
-        if latent is not None:
+        if (latent := objective.latent) is not None:
             self._make_projections(latent, seed)
-        self.epoch = 0
-        self.progress = 0.0
+        self.epoch, self.progress = 0, 0.0
         self.terms = self._make_terms()
         self.redrawn = latent is not None and _is_redrawn(latent)
-        latent_names = [term.name for term in latent.terms] if latent is not None else []
-        self.initial_names = latent_names if latent is not None and latent.normalize == "first_step" else []
-        if self.initial_names:
-            unknown = torch.full((len(self.initial_names),), math.nan, dtype=torch.float64)
-            self.register_buffer("initial", unknown)
+        self._make_initial(latent)
+
+    def _make_initial(self, latent: LatentObjective | None) -> None:
+        """Register the values at step 0 of the terms that are divided by them; NaN until they are measured."""
+        self.initial_names: list[str] = []
+        if latent is not None and latent.normalize == "first_step":
+            self.initial_names = [term.name for term in latent.terms]
+            self.register_buffer("initial", torch.full((len(self.initial_names),), math.nan, dtype=torch.float64))
 
     def _make_projections(self, latent: LatentObjective, seed: int) -> None:
         for index, teacher in enumerate(self.teacher_configs):

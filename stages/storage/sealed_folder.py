@@ -120,7 +120,7 @@ def write_manifest(folder: Path, manifest: BaseModel) -> None:
 
 
 def _machine() -> str:
-    # Containers may share a host name but not a process table; the pid namespace tells them apart.
+    # Containers may share a host name but not a process table; the pid namespace identifies them.
     try:
         namespace = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
     except OSError:

@@ -327,7 +327,7 @@ def sentence_model(folder: Path, width: int = 12) -> Path:
     [
         ({"out_features": 7}, "linear.weight is 12 x 16, but 7 x 16 by"),
         ({"out_features": "many"}, "2_Dense cannot be read (ValueError"),
-        ({"activation_function": "torch.nn.modules.activation.Tanh"}, "only a linear map is read"),
+        ({"activation_function": "torch.nn.modules.activation.Tanh"}, "only a linear map is supported"),
     ],
 )
 def test_layer_maps_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
