@@ -55,11 +55,10 @@ def run_tasks(
         name: name of the report.
         plans: one per task.
         context: the parts that all stages of the flow run use.
-        run: the MLflow run that those of the tasks are shown under.
+        run: the MLflow run above those of the tasks.
         began: `time.monotonic()` when the run began.
 
     Raises:
-        Interrupted: the user asked to stop.
         TasksFailed: some of the tasks failed; the others are finished and reported.
     """
     shared = StageRunner(recipe.without_tasks(), context, run)

@@ -140,9 +140,7 @@ def stop_signals(again: str | None = None, tell: Callable[[str], None] | None = 
     A nested block yields the `Stop` of the outer one and installs its handlers again. A signal that is ignored, as in a
     process that outlives its terminal, stays ignored. Outside the main thread no signal is handled.
 
-    Args:
-        again: the command that continues the run.
-        tell: shows one line to the user.
+    `again` is the command that continues the run; `tell` shows one line to the user.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Stop()
@@ -162,10 +160,7 @@ def stop_signals(again: str | None = None, tell: Callable[[str], None] | None = 
 
     before_hook = sys.unraisablehook
 
-    def noted(_number: int, _frame: Any) -> None:
-        """Do nothing: the thread reads the signal's number from the socket."""
-
-    before = {number: signal.signal(number, noted) for number in handled}
+    before = {number: signal.signal(number, _leave_to_listener) for number in handled}
     try:
         if inner:
             yield stop
@@ -183,6 +178,10 @@ def stop_signals(again: str | None = None, tell: Callable[[str], None] | None = 
             # The command line only has to exit now, so a second signal ends it at once.
             ends = stop() and again is not None and number in handled
             signal.signal(number, signal.SIG_DFL if ends else handler)
+
+
+def _leave_to_listener(_number: int, _frame: Any) -> None:
+    """Do nothing: the thread reads the signal's number from the socket."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -72,33 +73,39 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
     from transformers import AutoTokenizer
 
     loader, task = form
+    local = {"local_files_only": True, "trust_remote_code": False}
     with LOADING:
-        model: Any = getattr(transformers, loader).from_pretrained(
-            model_folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
+        model: Any = getattr(transformers, loader).from_pretrained(model_folder, use_safetensors=True, **local)
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, **local)
     model.name_or_path = model.config._name_or_path = _NO_HUB_ID
-    logger = logging.getLogger("mlflow.transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it warns of a licence that it did not find
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of MLflow's own type hints
-            import mlflow.transformers as flavor
-            from huggingface_hub import ModelCard
+    with _quiet():
+        import mlflow.transformers as flavor
+        from huggingface_hub import ModelCard
 
-            flavor.save_model(
-                transformers_model={"model": model.eval(), "tokenizer": tokenizer},
-                path=str(to),
-                task=task,
-                model_card=ModelCard(_CARD),
-                pip_requirements=[
-                    f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "transformers")
-                ],
-            )
-    finally:
-        logger.setLevel(level)
+        flavor.save_model(
+            transformers_model={"model": model.eval(), "tokenizer": tokenizer},
+            path=str(to),
+            task=task,
+            model_card=ModelCard(_CARD),
+            pip_requirements=[
+                f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "transformers")
+            ],
+        )
     # It only says that no licence was found under a name that is no hub id.
     (to / "LICENSE.txt").unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide MLflow's warnings of its own type hints, and of a licence that it did not find."""
+    logger = logging.getLogger("mlflow.transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def log_student(model_folder: Path, run: TrackedRun) -> None:

@@ -15,10 +15,10 @@ from tests.torture.power import Disk, power_campaign
 
 
 def test_a_run_goes_on_to_the_same_weights_from_whatever_a_cut_left(tmp_path: Path) -> None:
-    campaign_result = power_campaign(tmp_path, cases=4)
-    assert campaign_result.losses == []
-    assert campaign_result.cuts == 4
-    assert campaign_result.events > 100
+    campaign = power_campaign(tmp_path, cases=4)
+    assert campaign.losses == []
+    assert campaign.cuts == 4
+    assert campaign.events > 100
 
 
 @pytest.mark.parametrize("is_synced", [True, False])
@@ -43,10 +43,10 @@ def test_a_checkpoint_that_was_committed_outlasts_a_cut_because_it_is_synced(
 def state_after(store: Path) -> str:
     """What a run finds of the checkpoint."""
     try:
-        cuts_of_power = open_store(store).find("teacher", DIGEST)
-        if cuts_of_power is None:
+        stored = open_store(store).find("teacher", DIGEST)
+        if stored is None:
             return "gone"
-        verify(Path(cuts_of_power[0].path))
+        verify(Path(stored[0].path))
     except CheckpointError:
         return "damaged"
     return "whole"
