@@ -111,9 +111,9 @@ def _objective(config: StageConfig) -> ObjectiveTerms | None:
     if not teachers or isinstance(config.objective, MaskedLanguageObjective):
         return None
     read = load_config(locate(config.pretrained))
-    own = student_config(read, config.student.shape, config.student.model_type) if config.student else read
+    trained = student_config(read, config.student.shape, config.student.model_type) if config.student else read
     with torch.device("meta"):  # shapes are all that the objective needs
-        student, teacher = AutoModel.from_config(own), AutoModel.from_config(read)
+        student, teacher = AutoModel.from_config(trained), AutoModel.from_config(read)
     return ObjectiveTerms(
         config.objective, student=student, teachers=[teacher] * len(teachers), seed=0, shares=shares_of(config)
     )

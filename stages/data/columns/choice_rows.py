@@ -75,7 +75,7 @@ def read_choices(
             texts[split], questions[split] = _blanks(task, problem.blank, column, choices[split])
     if all(isinstance(rows.features.get(task.label_column), ClassLabel) for rows in raw.values()):
         problem = problem.model_copy(update={"first": 0})  # a ClassLabel counts from 0
-    in_rows = any(each.in_rows for each in choices.values())
+    in_rows = any(column.in_rows for column in choices.values())
     every = [question for split in questions.values() for question in split]
     labels, remarks = right_choices(problem, every, are_keys=in_rows)
     right = iter(labels)
@@ -84,7 +84,7 @@ def read_choices(
         lists = pa.array([question.choices for question in asked], pa.list_(pa.string()))
         numbers = pa.array([next(right) for _ in asked], pa.int64())
         splits[split] = Dataset(pa.table({**texts[split], "choices": lists, "label": numbers}))
-    read = dict.fromkeys(remark for each in choices.values() for remark in each.remarks)
+    read = dict.fromkeys(remark for column in choices.values() for remark in column.remarks)
     return Parsed(splits, remarks=(*read, *remarks))
 
 

@@ -105,7 +105,7 @@ def check_class_names(names: Mapping[str, pa.ChunkedArray], where: Mapping[str, 
 def _class_remarks(counts: Counts, rows: int) -> list[str]:
     """Return remarks on names that may be no class, on numbers, on rare names and on joined names."""
     remarks = [
-        f"label {printable(name, 60)!r} in {number:,} of {rows:,} rows is read as a class of its own; drop its rows if "
+        f"label {printable(name, 60)!r} in {number:,} of {rows:,} rows is read as a class; drop its rows if "
         f"it marks a missing label, or {_KEEP}"
         for name, number in counts.items()
         if _folded(name) in MAYBE_MISSING or (name in ("-1", "-1.0") and number < 0.02 * rows and "0" in counts)
@@ -124,7 +124,7 @@ def _class_remarks(counts: Counts, rows: int) -> list[str]:
     joined = next((name for name, parts in parts_of.items() if len(parts) > 1 and set(parts) <= counts.keys()), None)
     if joined is not None:
         remarks.append(
-            f"label {printable(joined, 60)!r} in {counts[joined]:,} rows is read as a class of its own; set "
+            f"label {printable(joined, 60)!r} in {counts[joined]:,} rows is read as a class; set "
             "task.problem to multi_label if it means several"
         )
     return remarks
@@ -138,7 +138,7 @@ def check_set_names(lists: Mapping[str, Lists], where: Mapping[str, str], column
     """
     refuse_twins_in_lists(lists, where, column)
     return tuple(
-        f"{where['train']}: column {column!r}: label {printable(name, 60)!r} is read as a label of its own "
+        f"{where['train']}: column {column!r}: label {printable(name, 60)!r} is read as a label "
         f"({number:,} rows); leave it out if it marks a missing label, or {_KEEP}"
         for name, number in name_counts(lists["train"].flat).items()
         if _folded(name) in MISSING_LABELS | MAYBE_MISSING

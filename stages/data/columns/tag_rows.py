@@ -52,9 +52,9 @@ def read_tagged_words(task: Task, raw: Mapping[str, Dataset], where: Mapping[str
         _check_lengths(task, words[split], tags[split], where[split])
     declared = declared_names(raw["train"], column)
     if task.labels is not None and not declared:
-        flat = {split: own.flat for split, own in tags.items()}
+        flat = {split: lists.flat for split, lists in tags.items()}
         names, remark = names_by_number(flat, task.labels, f"task: column {column!r}")
-        tags = {split: Lists(names[split], own.lengths) for split, own in tags.items()}
+        tags = {split: Lists(names[split], lists.lengths) for split, lists in tags.items()}
         remarks += remark
     labels = task.labels or declared
     if not labels:
@@ -145,11 +145,11 @@ def _in_bio(
 ) -> tuple[dict[str, Lists], tuple[str, ...], tuple[str, ...]]:
     """Return the tags and their names in BIO, and remarks."""
     scheme = _scheme(distinct_items(tags.values()), labels, f"{where['train']}: {column}")
-    converted = {split: as_bio(scheme, own) for split, own in tags.items()}
+    converted = {split: as_bio(scheme, lists) for split, lists in tags.items()}
     remarks = _remarks(scheme, converted, where, column)
     if scheme.is_bio and not remarks:
         return tags, labels, ()
-    bio = {split: Lists(converted[split].tags, own.lengths) for split, own in tags.items()}
+    bio = {split: Lists(converted[split].tags, lists.lengths) for split, lists in tags.items()}
     if labels:
         return bio, _scheme(set(labels), (), "task.labels").bio_labels(labels), remarks
     names = scheme.bio_labels(sorted(distinct_items([tags["train"]])))

@@ -64,7 +64,7 @@ def test_minus_one_is_missing_beside_numbered_classes_and_a_class_of_sentiment()
     assert not read([-1, 0, 1]).remarks
     rare = read([*[0, 1] * 100, -1])
     assert rare.labels == ("-1", "0", "1")
-    assert "label '-1' in 1 of 201 rows is read as a class of its own" in rare.remarks[0]
+    assert "label '-1' in 1 of 201 rows is read as a class" in rare.remarks[0]
 
 
 def test_signs_can_be_classes() -> None:
@@ -77,7 +77,7 @@ def test_signs_can_be_classes() -> None:
 def test_possibly_missing_labels_are_classes_with_a_remark(name: str) -> None:
     result = read(["pos", "neg", name])
     assert name in result.labels
-    assert f"label '{name}' in 1 of 3 rows is read as a class of its own" in result.remarks[0]
+    assert f"label '{name}' in 1 of 3 rows is read as a class" in result.remarks[0]
     assert "task.labels" in result.remarks[0]
     # A list of the classes without it says that it is none.
     assert read([*["pos", "neg"] * 50, name], labels=("neg", "pos")).dropped["train"] == 1
@@ -187,7 +187,7 @@ def test_names_in_label_sets_are_checked_too() -> None:
         [["joy"], ["joy", "love"], ["Joy"]], **multi
     )
     result = read([["joy"], ["love", "none"]], **multi)
-    assert "label 'none' is read as a label of its own (1 rows)" in result.remarks[0]
+    assert "label 'none' is read as a label (1 rows)" in result.remarks[0]
     assert not read([["joy"], ["love", "none"]], labels=("joy", "love", "none"), **multi).remarks
 
 
@@ -216,5 +216,5 @@ def test_long_and_unprintable_names_are_shortened_in_messages() -> None:
 def test_joined_labels_are_reported() -> None:
     result = read(["good", "bad", "good;bad"] * 5)
     assert result.labels == ("bad", "good", "good;bad")
-    assert "'good;bad' in 5 rows is read as a class of its own; set task.problem to multi_label" in result.remarks[0]
+    assert "'good;bad' in 5 rows is read as a class; set task.problem to multi_label" in result.remarks[0]
     assert not read(["good, cheap", "bad"] * 5).remarks
