@@ -111,9 +111,8 @@ def test_a_row_without_a_label_does_not_count(trainer: Trainer) -> None:
     labels[[1, 5]] = torch.nan
     logits = torch.randn(12, 5, dtype=torch.float64)
     known = [place for place in range(12) if place not in (1, 5)]
-    loss = trainer.objective.terms[0].compute(
-        Outputs({}, Recording(()), logits), None, replace(batch, targets=Labels(labels))
-    )
+    batch = replace(batch, targets=Labels(labels))
+    loss = trainer.objective.terms[0].compute(Outputs({}, Recording(()), logits), None, batch)
     expected = expected_loss(logits.numpy()[known], labels[known].tolist())
     assert float(loss.total) == pytest.approx(expected, rel=1e-7)
     assert int(loss.count) == trainer.objective.terms[0].count(batch) == 10

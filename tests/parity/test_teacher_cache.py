@@ -211,10 +211,10 @@ def test_every_damage_is_detected_and_repaired_before_use(recipe: Recipe, tmp_pa
             byte = opened.read(1)[0]
             opened.seek(place)
             opened.write(bytes([byte ^ (1 << draw.randrange(8))]))
-        assert cache._taken(rows) is None, f"{file.name}, byte {place}"
+        assert cache._cached(rows) is None, f"{file.name}, byte {place}"
         mended = values(cache.read(batch), mask)
         assert all(torch.equal(a, b) for a, b in zip(mended, whole, strict=True))
-        assert cache._taken(rows) is not None
+        assert cache._cached(rows) is not None
 
 
 def test_a_truncated_cache_file_is_filled_again(recipe: Recipe, tmp_path: Path) -> None:
