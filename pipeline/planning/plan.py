@@ -106,7 +106,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
-        data={task or recipe.name: found.card for task, found in checked.items()},
+        data={task or recipe.name: result.card for task, result in checked.items()},
         stages=tuple(planned),
         size=Size(
             student_parameters=facts.student_parameters,
