@@ -229,10 +229,10 @@ def test_missing_special_tokens_are_not_the_familys_defaults() -> None:
 @pytest.mark.parametrize(
     ("model_type", "message"),
     [
-        ("brt", r"^student\.model_type: brt is no encoder .*did you mean .*bert"),
-        ("gpt2", r"^student\.model_type: gpt2 is no encoder"),
-        ("t5", r"^student\.model_type: t5 is no encoder"),
-        ("zzzz", r"^student\.model_type: zzzz is no encoder .*such as bert"),
+        ("brt", r"^student\.model_type: transformers has no encoder named brt; did you mean .*bert"),
+        ("gpt2", r"^student\.model_type: transformers has no encoder named gpt2"),
+        ("t5", r"^student\.model_type: transformers has no encoder named t5"),
+        ("zzzz", r"^student\.model_type: transformers has no encoder named zzzz; .*such as bert"),
         ("bart", r"^student\.model_type: bart is not a pure text encoder"),
         ("fnet", r"a fnet config has no num_attention_heads"),
         ("funnel", r"funnel"),
