@@ -6,29 +6,31 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerFast
 
 from schemas.core.kinds import TaskKind
-from schemas.core.metrics import MetricName
-from schemas.data.tasks import AnyTask, FileTask
-from schemas.recipe.objective import SoftLabels
-from schemas.results.manifest import LabelOrder
-from stages.data.batching.payloads import Labels
-from stages.data.batching.tokens import Batch, Tokens
-from stages.data.columns.text_columns import Task
 from stages.kinds.encode import Encode, text_encoder
 from stages.kinds.rows import Answers, CheckedRows, ScoredRows, TaskRows
-from stages.losses import Summed
-from stages.models.heads import Head, label_order
-from stages.models.read import Read
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerFast
+
+    from schemas.core.metrics import MetricName
+    from schemas.data.tasks import AnyTask, FileTask
+    from schemas.recipe.objective import SoftLabels
+    from schemas.results.manifest import LabelOrder
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.data.columns.text_columns import Task
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 Config = TypeVar("Config", bound=TaskKind)
 Right = TypeVar("Right", bound=NDArray[Any] | list[Any])
@@ -66,6 +68,8 @@ class HeadLosses(ABC):
 
 def labels_of(batch: Batch) -> Tensor:
     """Return the labels of a batch of labelled rows."""
+    from stages.data.batching.payloads import Labels
+
     return batch.targets_as(Labels).values
 
 
@@ -284,6 +288,8 @@ class Kind(HeadLosses, Generic[Config, Answers, Right]):
 
     def output_order(self, names: Sequence[str], labels: Sequence[str]) -> LabelOrder | None:
         """Return how a head's output names relate to the task's labels; None where they do not, or are not names."""
+        from stages.models.heads import label_order
+
         return label_order(names, labels)
 
     def doubt(self, rows: ScoredRows[Answers], answers: Answers) -> str | None:

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from datasets import Dataset
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from transformers import MODEL_FOR_MULTIPLE_CHOICE_MAPPING, AutoModelForMultipleChoice, PreTrainedTokenizerFast
 from typing_extensions import override
 
 from schemas.core.kinds import MultipleChoice
-from schemas.core.metrics import MetricName
-from schemas.recipe.objective import SoftLabels
-from stages.data.batching.payloads import NOT_LABELLED, ChoiceLabels, RowLabels
-from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.choice_rows import read_choices
-from stages.data.columns.text_columns import Task
 from stages.kinds.base import Kind, Logits, labels_of, pair_texts
 from stages.kinds.encode import Columns, Encode, encode_pairs
-from stages.kinds.linear_probe import fitted, logistic
 from stages.kinds.rows import CheckedRows, ScoredRows
-from stages.losses import Summed, choice_loss, soft_choice_loss
-from stages.models.heads import ChoiceHead, Head
-from stages.models.read import Read, read_rows
-from stages.text.bag_of_words import nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerFast
+
+    from schemas.core.metrics import MetricName
+    from schemas.recipe.objective import SoftLabels
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.data.columns.text_columns import Task
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 Numbers = NDArray[np.int64]
 """(rows,) numbers of choices, counted from 0 within each row."""
@@ -50,6 +49,8 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
 
     @override
     def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        from stages.data.batching.payloads import RowLabels
+
         return tokens.payload_as(RowLabels).labels
 
     @override
@@ -89,6 +90,10 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
     @property
     @override
     def head(self) -> Head:
+        from transformers import MODEL_FOR_MULTIPLE_CHOICE_MAPPING, AutoModelForMultipleChoice
+
+        from stages.models.heads import ChoiceHead
+
         return ChoiceHead(
             self.config.kind,
             AutoModelForMultipleChoice,
@@ -101,6 +106,10 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
+        import torch
+
+        from stages.losses import soft_choice_loss
+
         return soft_choice_loss(
             _by_row(student, batch),
             _by_row(teacher, batch),
@@ -115,6 +124,11 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
+        import torch
+
+        from stages.data.batching.payloads import NOT_LABELLED
+        from stages.losses import choice_loss
+
         right = _by_row(labels_of(batch)[:, None], batch)
         labels = torch.where(right.any(-1), right.argmax(-1), NOT_LABELLED)
         is_choice = _by_row(torch.ones_like(student), batch) > 0
@@ -156,6 +170,10 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
         rows: ScoredRows[Numbers],
         read: Read | None = None,
     ) -> Numbers:
+        from stages.data.batching.payloads import RowLabels
+        from stages.kinds.linear_probe import fitted, logistic
+        from stages.models.read import read_rows
+
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
         is_right = fitted(logistic(), learnt, train.payload_as(RowLabels).labels[chosen])
@@ -164,17 +182,25 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
     @override
     def bag_of_words(self, rows: ScoredRows[Numbers]) -> Numbers:
         """Return the choice that shares most with passage and question, rare words counting most."""
+        from stages.text.bag_of_words import nearest
+
         texts = zip(pair_texts(rows.data), rows.data["choices"], strict=True)
         return np.array([nearest(text, choices) for text, choices in texts])
 
 
 def _sizes(batch: Batch) -> Tensor:
     """Return (rows,) the number of choices of each row."""
+    import torch
+
+    from stages.data.batching.payloads import ChoiceLabels
+
     return torch.unique_consecutive(batch.targets_as(ChoiceLabels).row_of, return_counts=True)[1]
 
 
 def _by_row(scores: Tensor, batch: Batch) -> Tensor:
     """Return (rows, most choices) of (batch, 1) values, one per sequence; 0 where a row has fewer choices."""
+    import torch
+
     sizes = _sizes(batch)
     row = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
     number = torch.arange(len(row), device=sizes.device) - (sizes.cumsum(0) - sizes)[row]

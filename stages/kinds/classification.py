@@ -3,37 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
 from typing_extensions import override
 
 from schemas.core.errors import DataError
 from schemas.core.kinds import Classification
 from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName
 from schemas.core.wording import printable
-from schemas.data.tasks import AnyTask
-from schemas.recipe.objective import SoftLabels
-from stages.data.batching.payloads import RowLabels
-from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.class_names import read_class_names
 from stages.data.columns.text_columns import Task, task_texts
 from stages.data.readers.files import first_row
 from stages.kinds.base import Kind, Logits, labels_of, pair_texts
 from stages.kinds.label_codes import codes_of, unknown_label
-from stages.kinds.linear_probe import fitted, logistic
 from stages.kinds.rows import CheckedRows, ScoredRows, TaskRows, as_dataset
-from stages.losses import Summed, hard_label_loss, soft_label_loss
-from stages.models.heads import Head, TaskHead
-from stages.models.read import Read, read_rows
 from stages.scores.positive_class import positive_label, unclear
-from stages.text.bag_of_words import word_counts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+    from schemas.data.tasks import AnyTask
+    from schemas.recipe.objective import SoftLabels
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 Classes = NDArray[np.int64]
 """(rows,) class numbers."""
@@ -75,6 +73,8 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
 
     @override
     def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        from stages.data.batching.payloads import RowLabels
+
         return tokens.payload_as(RowLabels).labels
 
     @override
@@ -90,18 +90,24 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
     @property
     @override
     def head(self) -> Head:
+        from stages.models.heads import TaskHead
+
         return TaskHead(self.config.kind)
 
     @override
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
+        from stages.losses import soft_label_loss
+
         return soft_label_loss(
             student, teacher, temperature=config.temperature, kind=config.loss, row_weights_B=row_weights
         )
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
+        from stages.losses import hard_label_loss
+
         return hard_label_loss(student, labels_of(batch))
 
     @override
@@ -150,6 +156,10 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
         rows: ScoredRows[Classes],
         read: Read | None = None,
     ) -> Classes:
+        from stages.data.batching.payloads import RowLabels
+        from stages.kinds.linear_probe import fitted, logistic
+        from stages.models.read import read_rows
+
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
         probe = fitted(logistic(), learnt, train.payload_as(RowLabels).labels[chosen])
@@ -157,6 +167,10 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
 
     @override
     def bag_of_words(self, rows: ScoredRows[Classes]) -> Classes:
+        from sklearn.linear_model import LogisticRegression
+
+        from stages.text.bag_of_words import word_counts
+
         train = rows.task.train
         solver = "liblinear" if len(rows.task.labels) == 2 else "lbfgs"
         counter, learnt = word_counts(pair_texts(train))
@@ -165,6 +179,8 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
 
     @override
     def renamed(self, rows: ScoredRows[Classes], answers: Classes) -> tuple[Classes, list[str]]:
+        from scipy.optimize import linear_sum_assignment
+
         names = rows.task.labels
         counts = np.zeros((len(names), len(names)), np.int64)
         np.add.at(counts, (answers, self.labels(rows)), 1)

@@ -8,9 +8,10 @@ belongs to; `cut`, True where part of a text was left out.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import BatchEncoding, PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 Columns = dict[str, list[Any]]
 Encode = Callable[[Columns, list[int]], Columns]

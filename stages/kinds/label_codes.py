@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from schemas.core.errors import DataError
 from schemas.core.wording import printable
 from stages.data.columns.label_names import spelling_hint
-from stages.data.columns.text_columns import Task
 from stages.data.readers.files import listed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from stages.data.columns.text_columns import Task
 
 
 def codes_of(names: pa.ChunkedArray, labels: tuple[str, ...]) -> pa.ChunkedArray:

@@ -6,12 +6,14 @@ import warnings
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 
 def logistic(*, max_iter: int = 1000) -> LogisticRegression:
@@ -51,3 +53,22 @@ def fitted(learner: Any, features: NDArray[np.float32], labels: NDArray[Any]) ->
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)
         return make_pipeline(StandardScaler(), learner).fit(features, labels)
+
+
+class SpanHead(nn.Module):
+    """An encoder under two linear scores for each token."""
+
+    def __init__(self, encoder: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+        super().__init__()
+        self.base_model = encoder
+        self.linear = nn.Linear(weight.shape[1], 2)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.from_numpy(weight))
+            self.linear.bias.copy_(torch.from_numpy(bias))
+        self.linear.to(next(encoder.parameters()).device)
+
+    def forward(self, **inputs: Any) -> Any:
+        """Return the encoder's output with `logits`, (batch, tokens, 2)."""
+        output = self.base_model(**inputs)
+        output["logits"] = self.linear(output.last_hidden_state.float())
+        return output

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.multiclass import OneVsRestClassifier
-from torch import Tensor, nn
 from typing_extensions import override
 
 from schemas.core.kinds import MultiLabel
-from schemas.core.metrics import MetricName
 from schemas.core.wording import printable
-from schemas.recipe.objective import SoftLabels
-from stages.data.batching.payloads import RowLabels
-from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.label_sets import read_label_sets
 from stages.data.columns.text_columns import Task, task_texts
 from stages.data.readers.files import first_row
 from stages.kinds.base import Kind, Logits, is_labelled, labels_of, pair_texts
 from stages.kinds.label_codes import codes_of, rarest, unknown_label
-from stages.kinds.linear_probe import fitted, logistic
 from stages.kinds.rows import CheckedRows, ScoredRows, as_dataset
-from stages.losses import Summed, multi_label_loss, soft_multi_label_loss
-from stages.models.heads import Head, TaskHead
-from stages.models.read import Read, read_rows
-from stages.text.bag_of_words import word_counts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+    from schemas.core.metrics import MetricName
+    from schemas.recipe.objective import SoftLabels
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 LabelSets = NDArray[np.int64]
 """(rows, labels) 1 where a row has the label, else 0."""
@@ -71,6 +69,8 @@ class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
 
     @override
     def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        from stages.data.batching.payloads import RowLabels
+
         return rarest(*np.nonzero(tokens.payload_as(RowLabels).labels), number=len(tokens))
 
     @override
@@ -89,16 +89,22 @@ class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
     @property
     @override
     def head(self) -> Head:
+        from stages.models.heads import TaskHead
+
         return TaskHead(self.config.kind, problem_type="multi_label_classification")
 
     @override
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
+        from stages.losses import soft_multi_label_loss
+
         return soft_multi_label_loss(student, teacher, temperature=config.temperature, kind=config.loss)
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
+        from stages.losses import multi_label_loss
+
         known = is_labelled(batch)
         return multi_label_loss(student[known], labels_of(batch)[known])
 
@@ -146,6 +152,12 @@ class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
         rows: ScoredRows[LabelSets],
         read: Read | None = None,
     ) -> LabelSets:
+        from sklearn.multiclass import OneVsRestClassifier
+
+        from stages.data.batching.payloads import RowLabels
+        from stages.kinds.linear_probe import fitted, logistic
+        from stages.models.read import read_rows
+
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
         labels = train.payload_as(RowLabels).labels[chosen].astype(np.int64)
@@ -155,6 +167,11 @@ class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
     @override
     def bag_of_words(self, rows: ScoredRows[LabelSets]) -> LabelSets:
         """Return the answers of a logistic regression per label; a label that all or no rows have is a constant."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+
+        from stages.text.bag_of_words import word_counts
+
         train = rows.task.train
         counter, learnt = word_counts(pair_texts(train))
         model = OneVsRestClassifier(LogisticRegression(max_iter=200, solver="liblinear"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from schemas.core.kinds import (
     Classification,
     Embedding,
@@ -12,7 +14,6 @@ from schemas.core.kinds import (
     TaskKind,
     TokenClassification,
 )
-from stages.kinds.base import AnyKind
 from stages.kinds.choices import ChoiceKind
 from stages.kinds.classification import ClassificationKind
 from stages.kinds.multi_label import MultiLabelKind
@@ -20,6 +21,9 @@ from stages.kinds.regression import RegressionKind
 from stages.kinds.spans import SpanKind
 from stages.kinds.tags import TagKind
 from stages.kinds.vectors import VectorKind
+
+if TYPE_CHECKING:
+    from stages.kinds.base import AnyKind
 
 KINDS: dict[type[TaskKind], type[AnyKind]] = {
     Classification: ClassificationKind,

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
 from numpy.typing import NDArray
-from scipy.sparse import hstack
-from sklearn.linear_model import Ridge
-from torch import Tensor, nn
 from typing_extensions import override
 
 from schemas.core.kinds import Regression
-from schemas.core.metrics import MetricName
-from schemas.recipe.objective import SoftLabels
-from schemas.results.manifest import LabelOrder
-from stages.data.batching.payloads import RowLabels
-from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.label_names import MAYBE_MISSING, MISSING_LABELS
 from stages.data.columns.text_columns import Task, task_texts
 from stages.data.columns.values import read_values
 from stages.kinds.base import HeadLosses, Kind, Logits, is_labelled, labels_of, pair_texts, value_range
-from stages.kinds.linear_probe import fitted
 from stages.kinds.rows import CheckedRows, ScoredRows, as_dataset
-from stages.losses import Summed, value_loss
-from stages.models.heads import Head, TaskHead
-from stages.models.read import Read, read_rows
-from stages.scores.metrics import score
-from stages.text.bag_of_words import word_counts
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor, nn
+
+    from schemas.core.metrics import MetricName
+    from schemas.recipe.objective import SoftLabels
+    from schemas.results.manifest import LabelOrder
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 _SPREAD_RATIO = 3
 """Answers that spread this many times as much as the labels are not in the same units."""
@@ -70,6 +67,8 @@ class RegressionKind(Kind[Regression, Values, Values]):
     @property
     @override
     def head(self) -> Head:
+        from stages.models.heads import TaskHead
+
         return TaskHead(self.config.kind, problem_type="regression", names_matter=False)
 
     @override
@@ -86,10 +85,14 @@ class RegressionKind(Kind[Regression, Values, Values]):
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
+        from stages.losses import value_loss
+
         return value_loss(student.squeeze(-1), teacher.squeeze(-1), scale=self.scale)
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
+        from stages.losses import value_loss
+
         known = is_labelled(batch)
         return value_loss(student.squeeze(-1)[known], labels_of(batch)[known], scale=self.scale)
 
@@ -109,6 +112,8 @@ class RegressionKind(Kind[Regression, Values, Values]):
     @override
     def agreement(self, first: Values, second: Values) -> float:
         """Return the Pearson correlation."""
+        from stages.scores.metrics import score
+
         return score("pearson", first, second)
 
     @override
@@ -124,6 +129,12 @@ class RegressionKind(Kind[Regression, Values, Values]):
         rows: ScoredRows[Values],
         read: Read | None = None,
     ) -> Values:
+        from sklearn.linear_model import Ridge
+
+        from stages.data.batching.payloads import RowLabels
+        from stages.kinds.linear_probe import fitted
+        from stages.models.read import read_rows
+
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         learnt = np.stack(read_rows(model, train, chosen).features)
         probe = fitted(Ridge(alpha=10.0), learnt, train.payload_as(RowLabels).labels[chosen])
@@ -132,6 +143,11 @@ class RegressionKind(Kind[Regression, Values, Values]):
     @override
     def bag_of_words(self, rows: ScoredRows[Values]) -> Values:
         """Return the answers of a ridge regression; for pairs, on the words that the texts share and do not share."""
+        from scipy.sparse import hstack
+        from sklearn.linear_model import Ridge
+
+        from stages.text.bag_of_words import word_counts
+
         train = rows.task.train
         counter, _ = word_counts(pair_texts(train))
 

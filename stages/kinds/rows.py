@@ -17,15 +17,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from schemas.core.kinds import Classification, TaskKind
-from stages.data.batching.tokens import Tokens
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stages.data.batching.tokens import Tokens
 
 Answers = TypeVar("Answers", bound=NDArray[Any] | list[Any])
 """Answers to some rows, in the form of a kind: an array or a list with an entry per row."""

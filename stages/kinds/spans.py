@@ -4,36 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import regex
-import torch
-from datasets import Dataset
-from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from torch import Tensor, nn
-from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering, PreTrainedTokenizerFast
 from typing_extensions import override
 
 from schemas.core.kinds import QuestionAnswering
-from schemas.core.metrics import MetricName
-from schemas.data.tasks import FileTask
-from schemas.recipe.objective import SoftLabels
-from schemas.results.manifest import LabelOrder
-from stages.data.batching.payloads import Windows
-from stages.data.batching.spans import covered_part, decode_answers
-from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.text_columns import Task, read_answers
 from stages.data.readers.squad import is_squad, read_squad
 from stages.kinds.base import Kind, Logits, is_labelled, labels_of
 from stages.kinds.encode import Columns, Encode, ids_of
 from stages.kinds.rows import CheckedRows, ScoredRows, as_dataset
-from stages.losses import Summed, soft_span_loss, span_loss
-from stages.models.heads import Head, TaskHead
-from stages.models.read import Read, read_rows
-from stages.text.bag_of_words import nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+    from transformers import (
+        PreTrainedTokenizerFast,
+    )
+
+    from schemas.core.metrics import MetricName
+    from schemas.data.tasks import FileTask
+    from schemas.recipe.objective import SoftLabels
+    from schemas.results.manifest import LabelOrder
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.kinds.linear_probe import SpanHead
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 _OTHER_TOKENS = 8
 """Tokens of a window, neither start nor end of its answer, that the probe learns from."""
@@ -104,6 +104,10 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
     @property
     @override
     def head(self) -> Head:
+        from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering
+
+        from stages.models.heads import TaskHead
+
         return TaskHead(
             self.config.kind,
             AutoModelForQuestionAnswering,
@@ -117,10 +121,14 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
+        from stages.losses import soft_span_loss
+
         return soft_span_loss(student, teacher, batch.attention_mask, temperature=config.temperature, kind=config.loss)
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
+        from stages.losses import span_loss
+
         known = is_labelled(batch)
         return span_loss(student[known], labels_of(batch)[known], batch.attention_mask[known])
 
@@ -134,6 +142,9 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
 
     @override
     def answers(self, rows: ScoredRows[Texts], logits: Logits) -> Texts:
+        from stages.data.batching.payloads import Windows
+        from stages.data.batching.spans import decode_answers
+
         windows, tokens = self.sequences(rows), rows.tokens
         spans = tokens.payload_as(Windows).spans
         return decode_answers(
@@ -169,6 +180,8 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
         read: Read | None = None,
     ) -> Texts:
         """Return the answers of two logistic regressions on tokens: start of the answer, and end."""
+        from stages.models.read import read_rows
+
         head = _fitted_head(model, train, chosen)
         logits = read_rows(head, rows.tokens, self.sequences(rows)).logits
         assert logits is not None
@@ -177,6 +190,8 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
     @override
     def bag_of_words(self, rows: ScoredRows[Texts]) -> Texts:
         """Return the sentence of each context that shares most with the question, rare words counting most."""
+        from stages.text.bag_of_words import nearest
+
         answers = []
         for question, context in zip(rows.data["text"], rows.data["text_pair"], strict=True):
             sentences = [part.strip() for part in _SENTENCE.findall(context) if part.strip()] or [context]
@@ -216,6 +231,8 @@ def answer_tokens(span: NDArray[np.int64], answer: tuple[int, int] | None, conte
         context_text: the context. A tokenizer may cover neither blanks nor combining accents: a window that ends
             before those at an answer's end holds the answer all the same.
     """
+    from stages.data.batching.spans import covered_part
+
     context = np.flatnonzero(span[:, 1] > span[:, 0])
     if answer is None or not len(context):
         return [0, 0]
@@ -228,25 +245,14 @@ def answer_tokens(span: NDArray[np.int64], answer: tuple[int, int] | None, conte
     return [int(first), int(last)]
 
 
-class _SpanHead(nn.Module):
-    """An encoder under two linear scores for each token."""
+def _fitted_head(model: nn.Module, train: Tokens, chosen: NDArray[np.int64]) -> SpanHead:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
 
-    def __init__(self, encoder: nn.Module, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-        super().__init__()
-        self.base_model = encoder
-        self.linear = nn.Linear(weight.shape[1], 2)
-        with torch.no_grad():
-            self.linear.weight.copy_(torch.from_numpy(weight))
-            self.linear.bias.copy_(torch.from_numpy(bias))
-        self.linear.to(next(encoder.parameters()).device)
+    from stages.data.batching.payloads import Windows
+    from stages.kinds.linear_probe import SpanHead
+    from stages.models.read import read_rows
 
-    def forward(self, **inputs: Any) -> Any:
-        output = self.base_model(**inputs)
-        output["logits"] = self.linear(output.last_hidden_state.float())
-        return output
-
-
-def _fitted_head(model: nn.Module, train: Tokens, chosen: NDArray[np.int64]) -> _SpanHead:
     payload = train.payload_as(Windows)
     labels, spans = payload.labels, payload.spans
     is_end: dict[int, NDArray[np.bool_]] = {}
@@ -275,6 +281,6 @@ def _fitted_head(model: nn.Module, train: Tokens, chosen: NDArray[np.int64]) -> 
         weight = probe.coef_[0] / scaler.scale_
         weights.append(weight)
         biases.append(probe.intercept_[0] - weight @ scaler.mean_)
-    return _SpanHead(
+    return SpanHead(
         getattr(model, "base_model", model), np.stack(weights).astype(np.float32), np.array(biases, np.float32)
     )

@@ -5,42 +5,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset
-from numpy.typing import NDArray
-from sklearn.feature_extraction import DictVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from torch import Tensor, nn
-from transformers import (
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
-    AutoModelForTokenClassification,
-    PreTrainedTokenizerFast,
-)
 from typing_extensions import override
 
 from schemas.core.errors import DataError
 from schemas.core.kinds import TokenClassification
-from schemas.core.metrics import MetricName
 from schemas.core.wording import printable
-from schemas.recipe.objective import SoftLabels
-from stages.data.batching.payloads import NO_WORD, WordTags
-from stages.data.batching.tokens import Batch, Tokens
 from stages.data.columns.tag_rows import read_tagged_words
 from stages.data.columns.tag_schemes import OUTSIDE, are_bio
-from stages.data.columns.text_columns import Task
 from stages.data.readers.files import first_row
 from stages.kinds.base import Kind, Logits, labels_of
 from stages.kinds.encode import Columns, Encode, ids_of, is_cut
 from stages.kinds.label_codes import codes_of, rarest, unknown_label
-from stages.kinds.linear_probe import fitted, logistic
 from stages.kinds.rows import CheckedRows, ScoredRows, TaskRows, as_dataset
-from stages.losses import Summed, hard_label_loss, soft_label_loss
-from stages.models.heads import Head, TaskHead
-from stages.models.read import Read, read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+    from transformers import (
+        PreTrainedTokenizerFast,
+    )
+
+    from schemas.core.metrics import MetricName
+    from schemas.recipe.objective import SoftLabels
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.data.columns.text_columns import Task
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 Tags = list[list[str]]
 """The tags of each row's words."""
@@ -78,6 +74,8 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
 
     @override
     def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        from stages.data.batching.payloads import NO_WORD, WordTags
+
         sequences = np.arange(len(tokens))
         tags = tokens.payload_as(WordTags).tags[tokens.positions(sequences)]
         of_words = np.flatnonzero(tags != NO_WORD)
@@ -97,6 +95,7 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
     @override
     def encoder(self, tokenizer: PreTrainedTokenizerFast, max_length: int, *, is_pair: bool) -> Encode:
         """Return an encoder that joins words by spaces, as a text is tokenised when its words are not known."""
+        from stages.data.batching.payloads import NO_WORD
 
         def encode(batch: Columns, _rows: list[int]) -> Columns:
             encoded = tokenizer(
@@ -123,6 +122,10 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
     @property
     @override
     def head(self) -> Head:
+        from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification
+
+        from stages.models.heads import TaskHead
+
         return TaskHead(
             self.config.kind,
             AutoModelForTokenClassification,
@@ -135,15 +138,22 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
+        from stages.data.batching.payloads import NO_WORD
+        from stages.losses import soft_label_loss
+
         word = labels_of(batch) != NO_WORD
         return soft_label_loss(student[word], teacher[word], temperature=config.temperature, kind=config.loss)
 
     @override
     def soft_count(self, batch: Batch) -> int:
+        from stages.data.batching.payloads import NO_WORD
+
         return int((labels_of(batch) != NO_WORD).sum())
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:
+        from stages.losses import hard_label_loss
+
         known = labels_of(batch) >= 0
         return hard_label_loss(student[known], labels_of(batch)[known])
 
@@ -158,6 +168,8 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
 
     @override
     def answers(self, rows: ScoredRows[Tags], logits: Logits) -> Tags:
+        from stages.data.batching.payloads import WordTags
+
         names, words_of = rows.task.labels, rows.tokens.payload_as(WordTags).word_of
         answers = []
         for row, (words, answer) in enumerate(zip(rows.data["words"][:], logits, strict=True)):
@@ -215,6 +227,10 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
         rows: ScoredRows[Tags],
         read: Read | None = None,
     ) -> Tags:
+        from stages.data.batching.payloads import NO_WORD, WordTags
+        from stages.kinds.linear_probe import fitted, logistic
+        from stages.models.read import read_rows
+
         tags = train.payload_as(WordTags).tags
 
         def is_tagged(row: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -238,6 +254,10 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
     @override
     def bag_of_words(self, rows: ScoredRows[Tags]) -> Tags:
         """Return the answers of a logistic regression that sees a word, its ends and its neighbours."""
+        from sklearn.feature_extraction import DictVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
         train, data, names = rows.task.train, rows.data, rows.task.labels
         tags = [names[index] for row in train["label"] for index in row]
         if len(set(tags)) == 1:  # nothing to tell apart

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from torch import Tensor, nn
 from typing_extensions import override
 
 from schemas.core.kinds import Embedding
-from schemas.core.metrics import MetricName
-from schemas.recipe.objective import SoftLabels
-from stages.data.batching.tokens import Batch, Tokens
-from stages.data.columns.text_columns import Task
 from stages.data.columns.values import read_values
 from stages.data.readers.files import text_column
 from stages.kinds.base import Kind, Logits, value_range
 from stages.kinds.rows import CheckedRows, ScoredRows, as_dataset
-from stages.losses import Summed, vector_loss
-from stages.models.heads import Head, VectorHead
-from stages.models.read import Read, read_rows
-from stages.scores.metrics import score
-from stages.text.bag_of_words import WORDS, fitted_vectors
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from schemas.core.metrics import MetricName
+    from schemas.recipe.objective import SoftLabels
+    from stages.data.batching.tokens import Batch, Tokens
+    from stages.data.columns.text_columns import Task
+    from stages.losses import Summed
+    from stages.models.heads import Head
+    from stages.models.read import Read
 
 _BAG_WIDTH = 4096
 Vectors = NDArray[np.float32]
@@ -84,12 +84,16 @@ class VectorKind(Kind[Embedding, Vectors, Vectors]):
     @property
     @override
     def head(self) -> Head:
+        from stages.models.heads import VectorHead
+
         return VectorHead(self.config)
 
     @override
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
+        from stages.losses import vector_loss
+
         return vector_loss(student, teacher, kind=config.loss)
 
     @override
@@ -118,6 +122,8 @@ class VectorKind(Kind[Embedding, Vectors, Vectors]):
     @override
     def agreement(self, first: Vectors, second: Vectors) -> float:
         """Return the mean cosine, or the rank correlation of similarities where widths differ."""
+        from stages.scores.metrics import score
+
         return score("cosine" if first.shape == second.shape else "similarity_spearman", second, first)
 
     @override
@@ -145,11 +151,17 @@ class VectorKind(Kind[Embedding, Vectors, Vectors]):
         read: Read | None = None,
     ) -> Vectors:
         """Return the mean last state of each text: there is nothing to fit."""
+        from stages.models.read import read_rows
+
         read = read or read_rows(model, rows.tokens, self.sequences(rows))
         return np.stack(read.features)
 
     @override
     def bag_of_words(self, rows: ScoredRows[Vectors]) -> Vectors:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        from stages.text.bag_of_words import WORDS, fitted_vectors
+
         train = rows.task.train["text"][:]
         counter, _ = fitted_vectors(TfidfVectorizer, train, WORDS, max_features=_BAG_WIDTH, sublinear_tf=True)
         return np.asarray(counter.transform(_texts(rows.data)).toarray(), dtype=np.float32)
