@@ -73,10 +73,11 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
     from transformers import AutoTokenizer
 
     loader, task = form
-    local = {"local_files_only": True, "trust_remote_code": False}
     with LOADING:
-        model: Any = getattr(transformers, loader).from_pretrained(model_folder, use_safetensors=True, **local)
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, **local)
+        model: Any = getattr(transformers, loader).from_pretrained(
+            model_folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
     model.name_or_path = model.config._name_or_path = _NO_HUB_ID
     with _quiet():
         import mlflow.transformers as flavor

@@ -277,4 +277,4 @@ def test_a_recipe_with_several_tasks_is_nobodys_teacher(world: World, distill: D
     other.write_text(yaml.safe_dump(listed | {"name": "other", "tasks": world.tasks}), "utf-8")
     of = f"teacher.model={{kind: student_of, recipe: '{other}'}}"
     message = distill.refused("plan", world.recipe, "--set", of)
-    assert "recipe other has several tasks (noise, plays) and so no one student" in message
+    assert "recipe other has several tasks (noise, plays) and therefore several students" in message

@@ -54,12 +54,12 @@ def test_the_yardstick_computes_what_ours_computes(objective: Objective) -> None
     work = make_workload("small", CPU)
     ours = Ours(work, objective, "fp32").trainer
     plain = Yardstick(work, objective)
-    for theirs, own in ((plain.teacher, ours.teachers[0]), (plain.student, ours.student)):
+    for theirs, own in ((plain.teacher, ours.teachers.models[0]), (plain.student, ours.student)):
         theirs.load_state_dict(own.state_dict()) if objective == "labels" else (
             theirs.base_model.load_state_dict(own.state_dict())
         )
     batch = work.tokens.batch(next(plain.rows))
-    target = ours.target(batch)
+    target = ours.teachers.target(batch)
     output = run_model(ours.student, batch, ours.objective.student_needs)
     counts = ours.objective.counts(batch)
     expected = sum(loss.total / counts[key] for key, loss in ours.objective.compute(output, target, batch).items())

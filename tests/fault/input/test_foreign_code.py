@@ -263,7 +263,7 @@ def test_family_that_needs_foreign_code_is_refused(
 ) -> None:
     monkeypatch.setenv(variable, "1")
     folder = _with_code(toy_teacher(tmp_path / "model"), canary, model_type="evil")
-    with pytest.raises(DataError, match="code from a model folder is never run") as refused:
+    with pytest.raises(DataError, match="code from its own folder, which is never run") as refused:
         load_config(folder)
     assert "\n" not in str(refused.value)
     assert "trust_remote_code" not in str(refused.value)

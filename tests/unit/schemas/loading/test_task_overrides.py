@@ -165,8 +165,8 @@ def test_several_tasks_resume_only_from_a_shared_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("train", "what the training rows are called"),
-        ("Validation", "what the validation rows are called"),
+        ("train", "is reserved for the training rows"),
+        ("Validation", "is reserved for the validation rows"),
         ("unseen", "are not among the training rows"),
         ("hard (2024)", "at most 64 letters"),
         ("a/b", "at most 64 letters"),
