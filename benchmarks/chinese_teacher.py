@@ -33,6 +33,7 @@ from stages.ports.plain import plain_ports
 from stages.run import run_stage
 from tests.support.builders import SPECIAL_TOKENS, bert_tokenizer
 
+TRAINING = {"batch": "1024 tokens", "optimizer": {"learning_rate": 1e-3}, "dropout": 0}
 SOURCES = ("fewclue_zh", "cmrc_wiki_zh", "cn_wiki_zh")
 
 
@@ -87,15 +88,7 @@ def main(
             pretrained=model,
             data=GeneralCorpus(sources=(FileText(paths=tuple(map(str, files))),), max_length=64, seed=seed),
             objective=MaskedLanguageObjective(soft_label=None),
-            training=Training.model_validate(
-                {
-                    "duration": f"{tokens} tokens",
-                    "batch": "1024 tokens",
-                    "optimizer": {"learning_rate": 1e-3},
-                    "dropout": 0,
-                    "seed": seed,
-                }
-            ),
+            training=Training.model_validate({**TRAINING, "duration": f"{tokens} tokens", "seed": seed}),
         )
         result = run_stage(stage, None, plain_ports(Path(scratch) / "ports", log_every=50))
         shutil.copytree(Path(result.checkpoint.path) / "model", to)

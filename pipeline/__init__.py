@@ -1,1 +1,1 @@
-"""How stages become a run: Prefect flow, checkpoint store, MLflow, command line. Imports schemas and stages."""
+"""Runs made of stages: Prefect flow, checkpoint store, MLflow, command line. Imports schemas and stages."""

@@ -67,7 +67,7 @@ class Scores(Frozen):
     models: tuple[Scored, ...]
     """The checkpoint, then its teacher where it had one."""
     remarks: tuple[str, ...] = ()
-    """How the task's files were read, where they could have been read differently."""
+    """Readings of the task's files where several were possible."""
 
 
 def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:

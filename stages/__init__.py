@@ -1,1 +1,1 @@
-"""What a stage does: torch, transformers, datasets, accelerate. Imports schemas only."""
+"""The work of a stage, on torch, transformers, datasets and accelerate. Imports schemas only."""

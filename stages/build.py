@@ -150,7 +150,7 @@ def _fresh(
     start = student.start
     if isinstance(start, ModelStart):
         folder = locate(start.model)
-        check_same_vocabulary(folder, pretrained, place="student.start.model")
+        check_same_vocabulary(folder, pretrained, key="student.start.model")
         model = load_encoder(folder)
         check_shape(shape_of(model.config), student.shape, folder)
         return InitialStudent(model, {})
@@ -207,7 +207,7 @@ def check_parent(folder: Path, student: StudentConfig, pretrained: Path) -> None
     check_family(config, student, pretrained, folder)
     check_shape(shape_of(config), student.shape, folder)
     check_weights(AutoModel, folder, config)
-    check_same_vocabulary(folder, pretrained, place="--resume-from")
+    check_same_vocabulary(folder, pretrained, key="--resume-from")
 
 
 def check_family(config: PretrainedConfig, student: StudentConfig, pretrained: Path, folder: Path) -> None:

@@ -40,7 +40,7 @@ class OutlinedStage:
 
 
 def needs_made_teachers(stages: Sequence[Stage]) -> bool:
-    """Whether any of the stages learns from a fine-tuned teacher."""
+    """True if any of the stages learns from a fine-tuned teacher."""
     return any(stage.teacher != "pretrained" for stage in stages)
 
 

@@ -39,7 +39,7 @@ class PlannedStage(Frozen):
     candidate: str | None = None
     """Settings that tell a teacher's candidate from the others; null without candidates."""
     status: Literal["run", "reuse"]
-    """Whether the store has it."""
+    """True if the store has it."""
     reason: str | None = None
     """Difference from the nearest checkpoint of that stage; null if it is reused, or there is no checkpoint."""
     digest: str

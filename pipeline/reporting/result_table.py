@@ -25,7 +25,7 @@ class Column:
     is_text: bool = False
     """Text is aligned to the left, numbers to the right."""
     wraps: bool = False
-    """Whether a terminal may break cells that are too long for it."""
+    """True if a terminal may break cells that are too long for it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TableRow:
     emphasis: Emphasis = ""
     """Style of the row in a terminal."""
     ends_section: bool = False
-    """Whether a terminal draws a line below it."""
+    """True if a terminal draws a line below it."""
 
 
 @dataclass(frozen=True)

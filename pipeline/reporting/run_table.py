@@ -38,7 +38,7 @@ def duration(seconds: float | None) -> str:
 
 
 def is_subset(scored: int | None, of: int | None) -> bool:
-    """Whether fewer validation rows are scored than the data has."""
+    """True if fewer validation rows are scored than the data has."""
     return scored is not None and of is not None and scored < of
 
 

@@ -41,7 +41,7 @@ def teacher_reports(
     guess = chance(yardstick).get(metric)
     if guess is None or first is None:
         return ()
-    found = []
+    reports = []
     for row in rows:
         if row.kind != "teacher" or not row.chosen:
             continue
@@ -57,15 +57,15 @@ def teacher_reports(
             _label_order(first if row.status == "given" else None, yardstick),
             yardstick if row.name == "teacher" else None,
         )
-        found.append(measured.report(row.name, metric))
-    return tuple(found)
+        reports.append(measured.report(row.name, metric))
+    return tuple(reports)
 
 
-def _label_order(given: FinetunedTeacher | None, yardstick: Yardstick) -> LabelOrder | None:
+def _label_order(teacher: FinetunedTeacher | None, yardstick: Yardstick) -> LabelOrder | None:
     """Return how a given teacher's outputs relate to the task's labels; a teacher fine-tuned here has them in order."""
     assert yardstick.scorer is not None
     labels = yardstick.scorer.rows.task.labels
-    names = labels if given is None else output_names(load_config(locate(given.model)))
+    names = labels if teacher is None else output_names(load_config(locate(teacher.model)))
     return yardstick.scorer.kind.output_order(names, labels)
 
 
@@ -171,7 +171,7 @@ class _Measured:
         if self.yardstick is None or answers is None:
             return general
         # Values that are equal except for rounding have a note.
-        if self.score.note or all(np.array_equal(each, answers[0]) for each in answers):
+        if self.score.note or all(np.array_equal(answer, answers[0]) for answer in answers):
             return (
                 "it gives every row the same answer, as a fine-tuning does that has collapsed: lower its learning "
                 f"rate, try other seeds (teacher.task_model.seeds), or {general}"

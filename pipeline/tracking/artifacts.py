@@ -39,6 +39,7 @@ STORED_TAG = "distill.stored."
 """Followed by an artifact's name: set on a run once all of the artifact is there."""
 _MOST_RUNS = 100
 _NO_HUB_ID = "distill-flow student"  # the blank makes it no hub id, so that nothing is looked up
+_REQUIRED = ("mlflow", "torch", "transformers")
 _CARD = "---\nlicense: other\n---\nA student made by distill-flow. Its licence follows its teacher's.\n"
 # By the end of a model's architecture: the class that loads it, and the pipeline that MLflow builds from it.
 _FORMS = {
@@ -88,9 +89,7 @@ def save_mlflow_model(model_folder: Path, to: Path) -> None:
             path=str(to),
             task=task,
             model_card=ModelCard(_CARD),
-            pip_requirements=[
-                f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "transformers")
-            ],
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
         )
     # It only says that no licence was found under a name that is no hub id.
     (to / "LICENSE.txt").unlink(missing_ok=True)

@@ -73,7 +73,7 @@ class QuestionAnswering(_Kind):
     max_answer_tokens: int = Field(default=30, ge=1, le=8192)
     """Longest answer in tokens; longer spans are never predicted."""
     no_answer: Literal["auto", "allowed", "never"] = "auto"
-    """Whether "no answer" may be predicted; auto: if a training row has no answer."""
+    """True if "no answer" may be predicted; auto: if a training row has no answer."""
 
 
 Column = Annotated[str, Field(min_length=1)]

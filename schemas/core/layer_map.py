@@ -57,7 +57,7 @@ class RandomMap(Frozen):
 
     kind: Literal["random"] = "random"
     redraw: Literal["epoch", "never"] = "epoch"
-    """Whether blocks are redrawn in every epoch."""
+    """True if blocks are redrawn in every epoch."""
     include_last: bool = True
     """False excludes the last block of both sides, so that only intermediate blocks are matched (RAIL-KD)."""
     seed: int = Field(default=0, ge=0, lt=2**31)

@@ -55,7 +55,7 @@ class Duration(Amount):
     """Length of a stage's training."""
 
     amount: float = Field(gt=0)
-    """How many of the unit."""
+    """Number of units."""
     unit: Literal["steps", "epochs", "tokens"]
     """Optimizer steps, passes over the data, or real (non-padding) tokens."""
     largest: ClassVar[dict[str, float]] = {"steps": 1e9, "epochs": 1e6, "tokens": 1e14}
@@ -65,7 +65,7 @@ class BatchSize(Amount):
     """Size of an optimizer step."""
 
     amount: float = Field(ge=1)
-    """How many of the unit."""
+    """Number of units."""
     unit: Literal["sequences", "tokens"]
     """Sequences, or real (non-padding) tokens, per optimizer step."""
     largest: ClassVar[dict[str, float]] = {"sequences": 1e6, "tokens": 1e9}

@@ -25,7 +25,7 @@ class Augmentation(Frozen):
     candidates: int = Field(default=15, ge=1, le=1000)
     """Number of equally likely replacements for a word (the paper's K)."""
     masked_language: Literal["auto", "required", "never"] = "auto"
-    """Whether the teacher predicts the candidates for words of one token; auto: if it has a masked-language head.
+    """True if the teacher predicts the candidates for words of one token; auto: if it has a masked-language head.
 
     Candidates for all other words are those with the nearest embeddings."""
     passes: int | None = Field(default=2, ge=2, le=1000)

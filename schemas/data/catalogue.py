@@ -26,7 +26,7 @@ class CatalogueTask:
     metrics: tuple[MetricName, ...]
     """The scores that the benchmark goes by, the main one first."""
     confirmed: str
-    """How the entry was checked."""
+    """Method by which the entry was checked."""
 
 
 @dataclass(frozen=True)

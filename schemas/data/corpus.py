@@ -60,7 +60,7 @@ class HubText(_Source):
     document: str | None = None
     """Column whose value identifies the document; null: each row is a document."""
     streaming: bool = False
-    """Whether to fetch a sample instead of the whole data set: rows of up to 64 files, drawn with the corpus's seed."""
+    """True to fetch a sample instead of the whole data set: rows of up to 64 files, drawn with the corpus's seed."""
     max_rows: int | None = Field(default=None, ge=1)
     """Rows of the sample, with `streaming`."""
     max_megabytes: float | None = Field(default=None, gt=0)
@@ -124,7 +124,7 @@ class SequenceCut(Frozen):
 
     kind: Literal["sequences"] = "sequences"
     across_documents: bool = False
-    """Whether sequences continue with the next document, so that all are full."""
+    """True if sequences continue with the next document, so that all are full."""
 
 
 class PairCut(Frozen):
@@ -166,7 +166,7 @@ class GeneralCorpus(Frozen):
 
     @property
     def needs_documents(self) -> bool:
-        """Whether the cut depends on documents."""
+        """True if the cut depends on documents."""
         return isinstance(self.cut, SequenceCut | PairCut)
 
     @model_validator(mode="after")

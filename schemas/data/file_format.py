@@ -45,10 +45,10 @@ class FileFormat(Frozen):
     separator: str | None = Field(default=None, min_length=1, max_length=1)
     """Character between the fields of a .csv or .tsv file; null for comma, tab, semicolon or bar, whichever fits."""
     quotes: bool | None = None
-    """Whether double quotes enclose fields of a .csv or .tsv file; null for yes, or with tabs for what fits the whole
+    """True if double quotes enclose fields of a .csv or .tsv file; null for yes, or with tabs for what fits the whole
     file."""
     escapes: bool | None = None
-    """Whether a backslash escapes a quote inside a quoted field; null for what fits the whole file."""
+    """True if a backslash escapes a quote inside a quoted field; null for what fits the whole file."""
     columns: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(default=None, min_length=1, max_length=1000)
     """Names of all columns, in order, of a file without a header."""
     layout: Literal["table", "conll"] | None = None

@@ -21,7 +21,7 @@ class CheckpointRef(Frozen):
     path: str
     """Folder of manifest.json."""
     stage: StageName
-    """Which stage made it."""
+    """Stage that made it."""
     digest: Sha256
     """Digest of the stage: config, parent, teacher, data, numerics version."""
 
@@ -41,7 +41,7 @@ class Manifest(Frozen):
     format: Literal[1] = 1
     """Version of this layout."""
     stage: StageName
-    """Which stage made it."""
+    """Stage that made it."""
     digest: Sha256
     """The stage's digest."""
     parent_digest: Sha256 | None = None
@@ -157,7 +157,7 @@ class Row(Frozen):
     kind: RowKind
     """Kind of the row."""
     status: Literal["ran", "reused", "given"]
-    """Whether this run made it, reused it, or took a published model."""
+    """Origin in this run: made, reused, or a published model."""
     judgement: Judgement
     """Scores of the model."""
     tokens: int | None = None

@@ -99,8 +99,7 @@ def augmented_rows(
 ) -> Dataset:
     """Return every row and its copies, memory-mapped: `text`, `text_pair` for pairs, `row` and `variant`.
 
-    `row` is the number of the original row, from 0; `variant` is the number of the copy, 0 for the row itself. A copy
-    equal to the row or to an earlier copy is left out.
+    `row` is the number of the original, `variant` that of the copy, 0 for the row itself. Equal copies are left out.
 
     Args:
         rows: `text`, and `text_pair` for pairs; other columns are ignored.
@@ -118,23 +117,29 @@ def augmented_rows(
         Interrupted: a stop was requested; finished parts are kept.
         OSError: the cache cannot be written.
     """
-    folder = cache / "augmented" / digest[:32]
-    parts = [(bounds, folder / f"{number:06d}") for number, bounds in enumerate(part_bounds(rows))]
+    parts = _parts(rows, cache / "augmented" / digest[:32])
     missing = [(bounds, part) for bounds, part in parts if not is_whole(part)]
     if missing:
-        between = _between(stop_requested)
-        finder = CandidateFinder(config, teacher_folder, between, precision=precision)
+        finder = CandidateFinder(config, teacher_folder, _between(stop_requested), precision=precision)
         for note in finder.notes:
             progress.note(f"{_DESCRIPTION}: {note}")
-        done = len(parts) - len(missing)
-        progress.start(_DESCRIPTION, len(parts), done)
+        progress.start(_DESCRIPTION, len(parts), done := len(parts) - len(missing))
         for number, (bounds, part) in enumerate(missing, start=done + 1):
             make_part(rows, bounds, config, finder, part)
             progress.advance(number, {})
-    augmented = datasets.concatenate_datasets([Dataset.from_file(str(part / "rows.arrow")) for _, part in parts])
+    augmented = datasets.concatenate_datasets([_read_part(part) for _, part in parts])
     if len(augmented) == len(rows):
         progress.note(_NOTHING_REPLACED.format(len(rows)))
     return augmented
+
+
+def _parts(rows: Dataset, folder: Path) -> list[tuple[tuple[int, int], Path]]:
+    """Return bounds and folder of each part."""
+    return [(bounds, folder / f"{number:06d}") for number, bounds in enumerate(part_bounds(rows))]
+
+
+def _read_part(part: Path) -> Dataset:
+    return Dataset.from_file(str(part / "rows.arrow"))
 
 
 def part_bounds(rows: Dataset) -> list[tuple[int, int]]:

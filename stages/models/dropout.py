@@ -51,7 +51,7 @@ class Draws:
         self.unkeyed: set[int] = set()
         """Sites whose tensors have no single axis for the rows."""
         self.calls_functions = False
-        """Whether the model calls dropout as a function rather than through a module."""
+        """True if the model calls dropout as a function rather than through a module."""
         self._multipliers: dict[tuple[int, int], Tensor] = {}
         for module in model.modules():
             if type(module) is nn.Dropout:

@@ -269,13 +269,13 @@ def load_tokenizer(folder: Path, config: PretrainedConfig) -> PreTrainedTokenize
     return tokenizer
 
 
-def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> None:
+def check_same_vocabulary(folder: Path, teacher_folder: Path, *, key: str) -> None:
     """Refuse a model whose vocabulary is not the teacher's: all models of a run share one tokenizer.
 
     Args:
         folder: the model.
         teacher_folder: the pretrained teacher, whose tokenizer is used.
-        place: the recipe's key for the model, for the message.
+        key: the recipe's key for the model, for the message.
 
     Raises:
         DataError: the vocabularies differ, one of them cannot be read, or the model has fewer token types.
@@ -286,7 +286,7 @@ def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> 
     if vocabulary == of_teacher:
         if not reads_types(tokenizer, config):
             raise DataError(
-                f"{place}: {folder} has embeddings for {config.type_vocab_size} token types (type_vocab_size), but the "
+                f"{key}: {folder} has embeddings for {config.type_vocab_size} token types (type_vocab_size), but the "
                 f"teacher's tokenizer gives pairs {highest_type(tokenizer) + 1}; give a model with as many as the "
                 "teacher"
             )
@@ -300,7 +300,7 @@ def check_same_vocabulary(folder: Path, teacher_folder: Path, *, place: str) -> 
         other = next((name for name, number in vocabulary.items() if number == index), None)
         difference = f"token {index} is {other!r}, the teacher's is {token!r}"
     raise DataError(
-        f"{place}: {folder} has another vocabulary than the teacher {teacher_folder}: {difference}; all models of a "
+        f"{key}: {folder} has another vocabulary than the teacher {teacher_folder}: {difference}; all models of a "
         "run must share one tokenizer: give a model trained with the teacher's tokenizer"
     )
 

@@ -47,12 +47,12 @@ class BlockMatch(ABC, Generic[Config]):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Which of `query`, `key` and `value` are read; empty if hidden states are."""
+        """Those of `query`, `key` and `value` that are read; empty if hidden states are."""
         return frozenset()
 
     @property
     def couples_rows(self) -> bool:
-        """Whether a row's loss depends on the other rows of its forward pass."""
+        """True if a row's loss depends on the other rows of its forward pass."""
         return False
 
     def needs(self, layers: Iterable[int]) -> Needs:

@@ -43,7 +43,7 @@ class Shares:
     fixed: tuple[float, ...] = (1.0,)
     """One per teacher; they sum to 1."""
     by_confidence: bool = False
-    """Whether each row weights the teachers by how well they predict its label (CA-MKD)."""
+    """True if each row weights the teachers by how well they predict its label (CA-MKD)."""
 
 
 class ObjectiveTerms(nn.Module):
@@ -54,7 +54,7 @@ class ObjectiveTerms(nn.Module):
     """
 
     carried_over: bool = False
-    """Whether all projections come from an earlier stage."""
+    """True if all projections come from an earlier stage."""
     misfits: tuple[str, ...] = ()
     """Projections that an earlier stage kept in another shape; they are initialised afresh."""
 
@@ -202,17 +202,17 @@ class ObjectiveTerms(nn.Module):
 
     @property
     def couples_rows(self) -> bool:
-        """Whether a step must be one forward pass, because a term compares rows with each other."""
+        """True if a step must be one forward pass, because a term compares rows with each other."""
         return any(term.couples_rows for term in self.terms)
 
     @property
     def changes_rows(self) -> bool:
-        """Whether a teacher's outputs for a row differ from epoch to epoch."""
+        """True if a teacher's outputs for a row differ from epoch to epoch."""
         return self.masking is not None or self.redrawn
 
     @property
     def needs_pool(self) -> bool:
-        """Whether a term reads the teachers' states of the whole step."""
+        """True if a term reads the teachers' states of the whole step."""
         return any(term.needs_pool for term in self.terms)
 
     def prepare(self, batch: Batch, rows: Rows, *, step: int) -> Batch:
@@ -278,7 +278,7 @@ class ObjectiveTerms(nn.Module):
 
     @property
     def wants_initial(self) -> bool:
-        """Whether terms are divided by their value at step 0 and that value is not known yet."""
+        """True if terms are divided by their value at step 0 and that value is not known yet."""
         return bool(self.initial_names) and bool(self.get_buffer("initial").isnan().any())
 
     @torch.no_grad()

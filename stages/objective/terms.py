@@ -25,11 +25,11 @@ class Needs:
     attention: frozenset[int] = frozenset()
     """Blocks whose queries, keys or values are read."""
     states: frozenset[str] = frozenset()
-    """Which of `query`, `key` and `value` are read in those blocks."""
+    """Those of `query`, `key` and `value` that are read in those blocks."""
     hidden: frozenset[int] = frozenset()
     """Hidden states: 0 is the embedding output, i + 1 the output of block i."""
     logits: bool = False
-    """Whether the head's output is read."""
+    """True if the head's output is read."""
 
     @classmethod
     def after_blocks(cls, layers: Iterable[int]) -> Needs:
@@ -138,9 +138,9 @@ class Term:
     of_student: Needs = Needs()
     of_teacher: Needs = Needs()
     couples_rows: bool = False
-    """Whether a row's loss depends on the other rows of its forward pass."""
+    """True if a row's loss depends on the other rows of its forward pass."""
     needs_pool: bool = False
-    """Whether the term reads the teacher's states of the whole step."""
+    """True if the term reads the teacher's states of the whole step."""
 
     @property
     def key(self) -> str:
@@ -164,7 +164,7 @@ class Pair:
     index: int
     """The teacher's number."""
     several: bool
-    """Whether there are several teachers."""
+    """True if there are several teachers."""
     share: float
     """The teacher's fixed share."""
     projections: Projections

@@ -1,1 +1,1 @@
-"""What would go wrong or cost too much, found before anything is trained."""
+"""Checks and costs of a run, before anything is trained."""

@@ -66,17 +66,11 @@ def cost_of(
     Raises:
         ConfigError: the objective compares rows of different forward passes.
     """
-    folder = locate(config.pretrained)
-    training = config.training
-    tokenizer = load_tokenizer(folder, load_config(folder))
-    data = load_data(config.data, tokenizer, cache, training.selection)
-    copies = 1
-    if isinstance(config.data, TaskDataset) and config.data.augmentation is not None:
-        # An upper bound: copies are made when the stage runs, and are about as long as the rows.
-        copies += config.data.augmentation.copies
-    lengths = np.tile(data.train.lengths, copies)
+    folder, training = locate(config.pretrained), config.training
+    data = load_data(config.data, load_tokenizer(folder, load_config(folder)), cache, training.selection)
+    copies = _most_copies(config)
     batches = Batches(
-        lengths,
+        np.tile(data.train.lengths, copies),
         training.batch,
         microbatch_tokens=microbatch_tokens,
         seed=training.seed,
@@ -90,12 +84,17 @@ def cost_of(
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))
     length = data.train.num_tokens / max(len(data.train), 1)
     trained = config.student.shape if config.student else facts.teacher
-    kept = copies * _room_for_answers(config, data, objective) if pays(batches, steps) else 0
-    kept = kept if kept <= room else 0
-    asked = copies * data.train.num_tokens if kept else tokens
-    flops = 3 * _flops_per_token(trained, length) * tokens
-    flops += len(members_of(config.teacher)) * _flops_per_token(facts.teacher, length) * asked
+    answers = copies * _room_for_answers(config, data, objective) if pays(batches, steps) else 0
+    kept = answers if answers <= room else 0
+    asked = len(members_of(config.teacher)) * (copies * data.train.num_tokens if kept else tokens)
+    flops = 3 * _flops_per_token(trained, length) * tokens + _flops_per_token(facts.teacher, length) * asked
     return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY), kept)
+
+
+def _most_copies(config: StageConfig) -> int:
+    """Return how often a row is read in an epoch, at most: copies are made when the stage runs, as long as the rows."""
+    augmentation = config.data.augmentation if isinstance(config.data, TaskDataset) else None
+    return 1 if augmentation is None else 1 + augmentation.copies
 
 
 def _check_steps(config: StageConfig, batches: Batches, steps: int) -> None:

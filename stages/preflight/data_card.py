@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -58,15 +59,15 @@ def make_data_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Pa
 
 def _make_card(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, cache: Path) -> DataCard:
     task, corpus = recipe.task, recipe.general_corpus
-    found = summary = leaks = None
+    card = summary = leaks = None
     if task is not None:
         rows = load_task(task, cache, droppable=recipe.limits.dropped)
-        found = task_card(task, rows, tokenizer, cache)
+        card = task_card(task, rows, tokenizer, cache)
     if corpus is not None:
         summary = corpus_summary(corpus, cache, tokenizer)
         if task is not None:
             leaks = leaks_of(task, load_corpus(corpus, cache).train, cache)
-    return DataCard(task=found, corpus=summary, leaks=leaks)
+    return DataCard(task=card, corpus=summary, leaks=leaks)
 
 
 def task_card(task: TaskData, rows: TaskRows, tokenizer: PreTrainedTokenizerFast, cache: Path) -> TaskCard:
@@ -130,56 +131,36 @@ def _contradictions(group: np.ndarray, answers: np.ndarray) -> int:
     return int((answers_of_text[group] > 1).sum())
 
 
+def _faults(card: DataCard) -> Iterator[tuple[str, int, int, str, str]]:
+    """Yield the limit, the number of faulty rows, that of all rows, the fault, and the remedy."""
+    for name, split in card.task.splits.items() if card.task else ():
+        where, rows = f"task, {name}", split.rows
+        yield "cut", split.cut, rows, f"{where}: cut off by max_length", "raise task.max_length"
+        if name == "train":
+            yield "duplicates", split.duplicates, rows, f"{where}: repeated texts", "leave the repeated rows out"
+            yield "contradictions", split.contradictions, rows, f"{where}: texts with several labels", "fix the labels"
+        else:
+            texts = f"{where}: texts that are also in train"
+            yield "in_train", split.in_train, rows, texts, "give other validation rows"
+    if card.leaks is not None and card.corpus is not None:
+        rows = sum(source.train for source in card.corpus.sources)
+        texts = "general_corpus: rows that hold a validation text of the task"
+        yield "corpus_leaks", card.leaks.rows, rows, texts, "name the task in general_corpus.decontaminate"
+
+
 def check_card(card: DataCard, limits: DataLimits) -> None:
     """Refuse texts with more faults than a recipe accepts.
 
     Raises:
         DataError: every limit that is exceeded, with the figures and what to do.
     """
-    problems: list[str] = []
-
-    def check(name: str, odd: int, of: int, what: str, remedy: str) -> None:
+    problems = []
+    for name, odd, of, what, remedy in _faults(card):
         limit: float = getattr(limits, name)
         if of and odd / of > limit:
             problems.append(
                 f"limits.{name}: {what}: {odd:,} of {of:,} rows, {100 * odd / of:.1f} %, and {100 * limit:g} % are "
                 f"accepted; {remedy}, or raise limits.{name}"
             )
-
-    for name, split in card.task.splits.items() if card.task else ():
-        where = f"task, {name}"
-        check("cut", split.cut, split.rows, f"{where}: cut off by max_length", "raise task.max_length")
-        if name == "train":
-            check(
-                "duplicates",
-                split.duplicates,
-                split.rows,
-                f"{where}: repeated texts",
-                "leave the repeated rows out",
-            )
-            check(
-                "contradictions",
-                split.contradictions,
-                split.rows,
-                f"{where}: texts with several labels",
-                "fix the labels",
-            )
-        else:
-            check(
-                "in_train",
-                split.in_train,
-                split.rows,
-                f"{where}: texts that are also in train",
-                "give other validation rows",
-            )
-    if card.leaks is not None and card.corpus is not None:
-        rows = sum(source.train for source in card.corpus.sources)
-        check(
-            "corpus_leaks",
-            card.leaks.rows,
-            rows,
-            "general_corpus: rows that hold a validation text of the task",
-            "name the task in general_corpus.decontaminate",
-        )
     if problems:
         raise DataError(problems[0] if len(problems) == 1 else "; ".join(problems))

@@ -98,7 +98,7 @@ def _student_config(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> 
     model = locate(start.model)
     config = load_config(model)
     check_weights(AutoModel, model, config)
-    check_same_vocabulary(model, folder, place="student.start.model")
+    check_same_vocabulary(model, folder, key="student.start.model")
     check_shape(shape_of(config), recipe.student.shape, model)
     _check_positions(recipe, config, model, "student.start.model")
     return config
@@ -141,7 +141,7 @@ def _other_problems(recipe: Recipe, folder: Path, first: Path, path: str) -> lis
     """Return the problems of one further teacher."""
     config = load_config(folder)
     check_weights(AutoModel, folder, config)
-    check_same_vocabulary(folder, first, place=f"{path}.model")
+    check_same_vocabulary(folder, first, key=f"{path}.model")
     problems = teacher_problems(recipe, shape_of(config), is_first=False)
     problems = problems or list(_reading_problems(recipe, recipe.stages, {str(folder): config}))
     if recipe.task is not None and not kind_of(recipe.task.problem).head.exists_for(config):
@@ -253,7 +253,7 @@ def _check_given(recipe: Recipe, model: AlreadyFineTuned, labels: tuple[str, ...
     config = load_config(folder)
     head.check_trained(folder, describe_model(model.model))
     head.check_weights(folder, config)
-    check_same_vocabulary(folder, pretrained, place=path)
+    check_same_vocabulary(folder, pretrained, key=path)
     _check_positions(recipe.model_copy(update={"general_corpus": None}), config, folder, path)
     stages = tuple(stage for stage in recipe.stages if stage.teacher == "fine_tuned")
     places = tuple(f"stages[{recipe.stages.index(stage)}]." for stage in stages)

@@ -33,54 +33,54 @@ def normal_form(answer: str) -> str:
     return " ".join(_ARTICLES.sub(" ", answer.lower().translate(_ASCII_PUNCTUATION)).split())
 
 
-def exact_match(right: str, given: str) -> float:
+def exact_match(right: str, predicted: str) -> float:
     """Return 1 where both are equal in SQuAD's normal form."""
-    return float(normal_form(right) == normal_form(given))
+    return float(normal_form(right) == normal_form(predicted))
 
 
-def squad_f1(right: str, given: str) -> float:
+def squad_f1(right: str, predicted: str) -> float:
     """Return the F1 of the words that both share in SQuAD's normal form."""
-    right_words, given_words = normal_form(right).split(), normal_form(given).split()
-    shared = (Counter(right_words) & Counter(given_words)).total()
-    return _f1(shared, right_words, given_words)
+    right_words, predicted_words = normal_form(right).split(), normal_form(predicted).split()
+    shared = (Counter(right_words) & Counter(predicted_words)).total()
+    return _f1(shared, right_words, predicted_words)
 
 
-def cmrc_exact_match(right: str, given: str) -> float:
+def cmrc_exact_match(right: str, predicted: str) -> float:
     """Return 1 where both are equal in lower case without punctuation, Chinese or not."""
-    return float(_cmrc_form(right) == _cmrc_form(given))
+    return float(_cmrc_form(right) == _cmrc_form(predicted))
 
 
-def cmrc_f1(right: str, given: str) -> float:
+def cmrc_f1(right: str, predicted: str) -> float:
     """Return the F1 of the longest run of Chinese characters and other words that both share."""
     right_tokens = _CMRC_TOKEN.findall(_cmrc_form(right))
-    given_tokens = _CMRC_TOKEN.findall(_cmrc_form(given))
-    matcher = SequenceMatcher(a=right_tokens, b=given_tokens, autojunk=False)
-    return _f1(matcher.find_longest_match().size, right_tokens, given_tokens)
+    predicted_tokens = _CMRC_TOKEN.findall(_cmrc_form(predicted))
+    matcher = SequenceMatcher(a=right_tokens, b=predicted_tokens, autojunk=False)
+    return _f1(matcher.find_longest_match().size, right_tokens, predicted_tokens)
 
 
 def _cmrc_form(answer: str) -> str:
     return answer.lower().strip().translate(_CMRC_PUNCTUATION)
 
 
-def _f1(shared: int, right: list[str], given: list[str]) -> float:
+def _f1(shared: int, right: list[str], predicted: list[str]) -> float:
     """Return the F1 of tokens; where a side has none, 1 if both have none ("no answer")."""
-    if not right or not given:
-        return float(right == given)
-    return 2 * shared / (len(right) + len(given))
+    if not right or not predicted:
+        return float(right == predicted)
+    return 2 * shared / (len(right) + len(predicted))
 
 
-def answer_scores(score: AnswerScore, right: Sequence[Sequence[str]], given: Sequence[str]) -> np.ndarray:
+def answer_scores(score: AnswerScore, right: Sequence[Sequence[str]], predicted: Sequence[str]) -> np.ndarray:
     """Return (questions,) the score of each answer against the nearest right one.
 
     Args:
         score: scores an answer against one right answer.
         right: the right answers to each question; none where the text holds no answer.
-        given: the answer to each question; empty for "no answer".
+        predicted: the answer to each question; empty for "no answer".
     """
     return np.array(
         [
             max(score(one, answer) for one in _non_empty(score, answers))
-            for answers, answer in zip(right, given, strict=True)
+            for answers, answer in zip(right, predicted, strict=True)
         ]
     )
 

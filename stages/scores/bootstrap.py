@@ -78,12 +78,12 @@ def f1_of(sums: np.ndarray) -> np.ndarray:
     return ratio(2 * sums[..., 0], sums[..., 1])
 
 
-def of_f1_macro(right: np.ndarray, given: np.ndarray, *, present_only: bool) -> Resampler:
+def of_f1_macro(right: np.ndarray, predicted: np.ndarray, *, present_only: bool) -> Resampler:
     """Return the resampler of the mean of the labels' F1.
 
     Args:
         right: (rows, labels) 1 where the row has the label.
-        given: (rows, labels) 1 where the answer has it.
+        predicted: (rows, labels) 1 where the answer has it.
         present_only: leave out labels that neither side has in a draw, as scikit-learn does for classes.
     """
     labels = right.shape[1]
@@ -93,10 +93,10 @@ def of_f1_macro(right: np.ndarray, given: np.ndarray, *, present_only: bool) -> 
         counted = (either > 0).sum(1) if present_only else np.full(len(sums), labels)
         return ratio(ratio(2 * both, either).sum(1), counted.astype(np.float64))
 
-    return of_sums(np.hstack([right * given, right + given]), finish)
+    return of_sums(np.hstack([right * predicted, right + predicted]), finish)
 
 
-def of_matthews(right: np.ndarray, given: np.ndarray) -> Resampler:
+def of_matthews(right: np.ndarray, predicted: np.ndarray) -> Resampler:
     """Return the resampler of Matthews correlation (Gorodkin 2004), from (rows, classes) of zeros and ones."""
     rows, classes = right.shape
 
@@ -106,13 +106,13 @@ def of_matthews(right: np.ndarray, given: np.ndarray) -> Resampler:
         spread = (rows**2 - (rights**2).sum(1)) * (rows**2 - (givens**2).sum(1))
         return ratio(above, np.sqrt(spread))
 
-    return of_sums(np.hstack([(right * given).sum(1, keepdims=True), right, given]), finish)
+    return of_sums(np.hstack([(right * predicted).sum(1, keepdims=True), right, predicted]), finish)
 
 
-def of_pearson(right: np.ndarray, given: np.ndarray) -> Resampler:
+def of_pearson(right: np.ndarray, predicted: np.ndarray) -> Resampler:
     """Return the resampler of Pearson correlation of (rows,) values; 0 where a side is constant in a draw."""
     # Centred first: differences of large sums would lose significant digits.
-    x, y = right - right.mean(), given - given.mean()
+    x, y = right - right.mean(), predicted - predicted.mean()
     rows = len(x)
 
     def finish(sums: np.ndarray) -> np.ndarray:
@@ -122,14 +122,14 @@ def of_pearson(right: np.ndarray, given: np.ndarray) -> Resampler:
     return of_sums(np.stack([x, y, x * x, y * y, x * y], axis=1), finish)
 
 
-def of_spearman(right: np.ndarray, given: np.ndarray) -> Resampler:
+def of_spearman(right: np.ndarray, predicted: np.ndarray) -> Resampler:
     """Return the resampler of rank correlation, ranked in each draw; 0 where a side is constant in a draw."""
-    rank_right, rank_given = _ranker(right), _ranker(given)
+    rank_right, rank_predicted = _ranker(right), _ranker(predicted)
     rows = len(right)
 
     def values(drawn: np.ndarray) -> np.ndarray:
         # The mean rank is the same in every draw: each has as many rows.
-        x, y = (ranks(drawn) - (rows + 1) / 2 for ranks in (rank_right, rank_given))
+        x, y = (ranks(drawn) - (rows + 1) / 2 for ranks in (rank_right, rank_predicted))
         weighted = drawn * x
         xx, yy = (weighted * x).sum(1) / rows, (drawn * y * y).sum(1) / rows
         return _correlation((weighted * y).sum(1) / rows, xx, yy, xx, yy)

@@ -143,7 +143,7 @@ def paired_difference_interval(
         resamples: number of draws.
         seed: seed of the draws.
     """
-    draws = [_draws(metric, labels, given, positive, resamples, seed) for given in (student, teacher)]
+    draws = [_draws(metric, labels, answers, positive, resamples, seed) for answers in (student, teacher)]
     return _percentiles(draws[0] - draws[1], level)
 
 
@@ -175,8 +175,8 @@ def _checked(metric: str, labels: Answers, predictions: Answers, positive: int) 
 
 def _exchanged(answers: Answers, positive: int) -> np.ndarray:
     """Return (rows,) classes with `positive` and `_POSITIVE` exchanged, so that right answers stay right."""
-    given = np.asarray(answers)
-    return np.where(given == positive, _POSITIVE, np.where(given == _POSITIVE, positive, given))
+    predicted = np.asarray(answers)
+    return np.where(predicted == positive, _POSITIVE, np.where(predicted == _POSITIVE, positive, predicted))
 
 
 # Classes, one or several per row.
@@ -200,13 +200,13 @@ def _f1(labels: Array, predictions: Array) -> float:
 
 
 def _f1_resampler(labels: Array, predictions: Array) -> Resampler:
-    right, given = (_positive(answers).astype(np.float64) for answers in (labels, predictions))
-    return of_sums(np.stack([right * given, right + given], axis=1), f1_of)
+    right, predicted = (_positive(answers).astype(np.float64) for answers in (labels, predictions))
+    return of_sums(np.stack([right * predicted, right + predicted], axis=1), f1_of)
 
 
 def _f1_average(labels: Array, predictions: Array, *, average: str) -> float:
-    right, given = np.asarray(labels), np.asarray(predictions)
-    return float(f1_score(right, given, average=average, zero_division=0.0))
+    right, predicted = np.asarray(labels), np.asarray(predictions)
+    return float(f1_score(right, predicted, average=average, zero_division=0.0))
 
 
 def _f1_macro_resampler(labels: Array, predictions: Array) -> Resampler:
@@ -214,25 +214,25 @@ def _f1_macro_resampler(labels: Array, predictions: Array) -> Resampler:
 
 
 def _f1_micro_resampler(labels: Array, predictions: Array) -> Resampler:
-    right, given = _one_hot(labels, predictions)
-    sums = np.stack([(right * given).sum(1), (right + given).sum(1)], axis=1)
+    right, predicted = _one_hot(labels, predictions)
+    sums = np.stack([(right * predicted).sum(1), (right + predicted).sum(1)], axis=1)
     return of_sums(sums, f1_of)
 
 
 def _one_hot(labels: Array, predictions: Array) -> tuple[np.ndarray, np.ndarray]:
     """Return both as (rows, labels) of zeros and ones."""
-    right, given = np.asarray(labels), np.asarray(predictions)
+    right, predicted = np.asarray(labels), np.asarray(predictions)
     if right.ndim == 1:
-        classes = np.union1d(right, given)
-        right, given = right[:, None] == classes, given[:, None] == classes
-    return right.astype(np.float64), given.astype(np.float64)
+        classes = np.union1d(right, predicted)
+        right, predicted = right[:, None] == classes, predicted[:, None] == classes
+    return right.astype(np.float64), predicted.astype(np.float64)
 
 
 def _matthews(labels: Array, predictions: Array) -> float:
-    right, given = np.asarray(labels), np.asarray(predictions)
-    if (right == right[0]).all() or (given == given[0]).all():
+    right, predicted = np.asarray(labels), np.asarray(predictions)
+    if (right == right[0]).all() or (predicted == predicted[0]).all():
         return 0.0  # scikit-learn's value, without its warning about a single label
-    return float(matthews_corrcoef(right, given))
+    return float(matthews_corrcoef(right, predicted))
 
 
 def _matthews_resampler(labels: Array, predictions: Array) -> Resampler:
@@ -243,13 +243,13 @@ def _matthews_resampler(labels: Array, predictions: Array) -> Resampler:
 
 
 def _correlation(labels: Array, predictions: Array, *, of: Callable[..., Any]) -> float:
-    right, given = _values(labels, predictions)
-    if np.ptp(right) == 0 or np.ptp(given) == 0:
+    right, predicted = _values(labels, predictions)
+    if np.ptp(right) == 0 or np.ptp(predicted) == 0:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nearly constant values
-        found = float(of(right, given).statistic)
-    return found if np.isfinite(found) else 0.0
+        correlation = float(of(right, predicted).statistic)
+    return correlation if np.isfinite(correlation) else 0.0
 
 
 def _correlation_resampler(
@@ -260,8 +260,8 @@ def _correlation_resampler(
 
 def _values(labels: Array, predictions: Array) -> tuple[np.ndarray, np.ndarray]:
     """Return both as (rows,) values; constant or infinite answers become 0."""
-    right, given = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
-    return right, np.zeros_like(given) if say_nothing(right, given) else given
+    right, predicted = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
+    return right, np.zeros_like(predicted) if say_nothing(right, predicted) else predicted
 
 
 def why_no_correlation(metric: str, labels: Answers, predictions: Answers) -> str | None:
@@ -272,10 +272,10 @@ def why_no_correlation(metric: str, labels: Answers, predictions: Answers) -> st
         return "the labels are all the same, and no correlation with them means anything"
     if not say_nothing(labels, predictions):
         return None
-    given = np.asarray(predictions, dtype=np.float64)
-    if not np.isfinite(given).all():
+    predicted = np.asarray(predictions, dtype=np.float64)
+    if not np.isfinite(predicted).all():
         return "not all answers are finite numbers"
-    return f"all answers are {given.mean():.4g} but for rounding, and no correlation with them means anything"
+    return f"all answers are {predicted.mean():.4g} but for rounding, and no correlation with them means anything"
 
 
 def say_nothing(labels: Answers, predictions: Answers) -> bool:
@@ -284,10 +284,10 @@ def say_nothing(labels: Answers, predictions: Answers) -> bool:
     A spread below a millionth of the labels' spread (or of the answers' size, if larger) is the rounding error of
     float32, whose correlation with anything says nothing about the model.
     """
-    right, given = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
-    if not np.isfinite(given).all():
+    right, predicted = (np.asarray(values, dtype=np.float64) for values in (labels, predictions))
+    if not np.isfinite(predicted).all():
         return True
-    return bool(given.std() <= _ROUNDING * max(right.std(), np.abs(given).max()))
+    return bool(predicted.std() <= _ROUNDING * max(right.std(), np.abs(predicted).max()))
 
 
 # Tags of words.
@@ -302,29 +302,28 @@ def entity_counts(labels: Tags, predictions: Tags) -> np.ndarray:
                 "the tags, or score them by token_accuracy"
             )
     counts = np.zeros((len(labels), 3))
-    for row, (right, given) in enumerate(zip(labels, predictions, strict=True)):
-        if len(right) != len(given):
-            raise ValueError(f"entity_f1: sentence {row}: {len(right)} and {len(given)} tags")
-        entities, found = _entities(right), _entities(given)
-        counts[row] = len(entities & found), len(entities), len(found)
+    for row, (right, predicted) in enumerate(zip(labels, predictions, strict=True)):
+        if len(right) != len(predicted):
+            raise ValueError(f"entity_f1: sentence {row}: {len(right)} and {len(predicted)} tags")
+        entities, predicted_entities = _entities(right), _entities(predicted)
+        counts[row] = len(entities & predicted_entities), len(entities), len(predicted_entities)
     return counts
 
 
 def _entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
-    found = collect_named_entities(list(tags))
-    return {(entity["label"], entity["start"], entity["end"]) for entity in found}
+    return {(entity["label"], entity["start"], entity["end"]) for entity in collect_named_entities(list(tags))}
 
 
 def _entity_f1_resampler(labels: Tags, predictions: Tags) -> Resampler:
-    common, right, given = entity_counts(labels, predictions).T
-    return of_sums(np.stack([common, right + given], axis=1), f1_of)
+    common, right, predicted = entity_counts(labels, predictions).T
+    return of_sums(np.stack([common, right + predicted], axis=1), f1_of)
 
 
 def _tokens_resampler(labels: Tags, predictions: Tags) -> Resampler:
     counts = np.array(
         [
-            (sum(one == other for one, other in zip(right, given, strict=True)), len(right))
-            for right, given in zip(labels, predictions, strict=True)
+            (sum(one == other for one, other in zip(right, predicted, strict=True)), len(right))
+            for right, predicted in zip(labels, predictions, strict=True)
         ],
         dtype=np.float64,
     )
@@ -351,8 +350,8 @@ def _from(resampler: Callable[[Right, Given], Resampler]) -> Metric[Right, Given
 def _both(one: Metric[Right, Given], other: Metric[Right, Given]) -> Metric[Right, Given]:
     """Return the mean of two metrics."""
     return Metric(
-        lambda labels, given: (one.value(labels, given) + other.value(labels, given)) / 2,
-        lambda labels, given: of_both(one.resampler(labels, given), other.resampler(labels, given)),
+        lambda labels, predicted: (one.value(labels, predicted) + other.value(labels, predicted)) / 2,
+        lambda labels, predicted: of_both(one.resampler(labels, predicted), other.resampler(labels, predicted)),
     )
 
 

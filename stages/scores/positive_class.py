@@ -68,12 +68,12 @@ def unclear(metric: str, labels: tuple[str, ...], counts: list[int] | None = Non
         labels: the task's classes.
         counts: how many training rows each has; None where that is not known.
     """
-    found = listed(labels)
+    classes = listed(labels)
     if counts is not None and len(labels) == 2:
-        found = " and ".join(
+        classes = " and ".join(
             f"{printable(label, 60)!r} ({count:,} training rows)" for label, count in zip(labels, counts, strict=True)
         )
     return (
-        f"{metric} is about one class, and of {found} it is not clear which; name it with task.positive_label, or take "
-        "f1_macro"
+        f"{metric} is about one class, and of {classes} it is not clear which; name it with task.positive_label, or "
+        "take f1_macro"
     )

@@ -58,7 +58,7 @@ class Selector:
 
     @property
     def is_over(self) -> bool:
-        """Whether training ends, because `patience` measurements brought no gain."""
+        """True if training ends, because `patience` measurements brought no gain."""
         patience = self.selection.patience
         return patience is not None and self.without_gain >= patience
 

@@ -19,7 +19,7 @@ class StateWriter:
 
     @property
     def busy(self) -> bool:
-        """Whether the last state is still being written.
+        """True if the last state is still being written.
 
         Raises:
             StoreError: the file system refused the last state; older states are unchanged.

@@ -57,7 +57,7 @@ class Part:
 
     @property
     def per_row(self) -> bool:
-        """Whether the array has one line per row rather than per token."""
+        """True if the array has one line per row rather than per token."""
         return self.name == "logits"
 
     @property

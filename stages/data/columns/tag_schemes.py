@@ -62,7 +62,7 @@ class Scheme:
 
     @property
     def is_bio(self) -> bool:
-        """Whether every tag is spelled as in BIO."""
+        """True if every tag is spelled as in BIO."""
         return self.name == "BIO" and all(
             tag == OUTSIDE or (part in "BI" and tag == f"{part}-{kind}") for tag, (part, kind) in self.parts.items()
         )

@@ -69,7 +69,7 @@ class Anatomy:
     inside: Mapping[str, Dimensions]
     """The same for modules inside a block, without the block's name."""
     is_rotary: bool = False
-    """Whether queries and keys are rotated at frequencies that depend on the head's width."""
+    """True if queries and keys are rotated at frequencies that depend on the head's width."""
 
     def locate(self, name: str, num_dimensions: int) -> Location:
         """Return the location of parameter `name`, which has `num_dimensions` dimensions.

@@ -194,7 +194,7 @@ def _indices(role: Role, block: int | None, extraction: Extraction, teacher_widt
 def _draw_with(seed: int) -> Choose:
     draw = random.Random(seed)
 
-    def choose(num_taken: int, number: int, field: str, *place: int) -> Parts:
+    def choose(num_taken: int, number: int, field: str, *_index: int) -> Parts:
         return tuple(sorted(draw.sample(range(number), num_taken)))
 
     return choose

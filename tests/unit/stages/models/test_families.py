@@ -269,15 +269,15 @@ def test_a_model_that_is_no_transformer_encoder_has_no_shape() -> None:
 def test_an_existing_student_must_share_the_teachers_vocabulary(tmp_path: Path) -> None:
     teacher = family_folder(tmp_path / "teacher", "bert")
     same = family_folder(tmp_path / "same", "electra")
-    check_same_vocabulary(same, teacher, place="student.start.model")
+    check_same_vocabulary(same, teacher, key="student.start.model")
     longer = shutil.copytree(teacher, tmp_path / "longer")
     tiny_tokenizer([*WORDS, "extra"]).save_pretrained(longer)
     number = len(tiny_tokenizer())
     with pytest.raises(DataError, match=rf"it has {number + 1} tokens, the teacher's has {number}"):
-        check_same_vocabulary(longer, teacher, place="student.start.model")
+        check_same_vocabulary(longer, teacher, key="student.start.model")
     other = shutil.copytree(teacher, tmp_path / "other")
     tiny_tokenizer([WORDS[0], WORDS[2], WORDS[1], *WORDS[3:]]).save_pretrained(other)
     first = tiny_tokenizer().get_vocab()[WORDS[1]]
     expected = rf"token {first} is '{WORDS[2]}', the teacher's is '{WORDS[1]}'"
     with pytest.raises(DataError, match=expected):
-        check_same_vocabulary(other, teacher, place="student.start.model")
+        check_same_vocabulary(other, teacher, key="student.start.model")

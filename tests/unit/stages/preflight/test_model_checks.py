@@ -81,10 +81,10 @@ def test_supported_token_types_are_kept(tmp_path: Path) -> None:
 
 def test_models_with_too_few_token_types_are_refused(tmp_path: Path) -> None:
     teacher, other = toy_teacher(tmp_path / "teacher"), roberta(tmp_path / "other")
-    said = refusal(check_same_vocabulary, other, teacher, place="student.start.model")
+    said = refusal(check_same_vocabulary, other, teacher, key="student.start.model")
     assert "student.start.model: " in said
     assert "1 token types (type_vocab_size), but the teacher's tokenizer gives pairs 2" in said
-    check_same_vocabulary(teacher, other, place="x")
+    check_same_vocabulary(teacher, other, key="x")
 
 
 def test_added_tokens_without_embeddings_are_named(tmp_path: Path) -> None:
