@@ -12,7 +12,12 @@ import pytest
 from schemas.recipe.stage import StageName
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "docker" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "ARCHITECTURE.md",
+    ROOT / "docker" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 STAGE_NAMES = get_args(StageName)
 FOLDERS = ("schemas", "stages", "pipeline", "benchmarks", "tests", "docs", "docker")
 WRITTEN_BY_USERS = {"docker/.env"}
