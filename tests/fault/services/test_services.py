@@ -206,8 +206,8 @@ def test_a_retry_of_prefect_goes_on_from_the_last_state_to_the_same_weights(
     step = Trainer.train_step
 
     def once_interrupted(self: Trainer) -> None:
-        if self.num_steps == 60 and self.step == 40 and not hiccups:
-            hiccups.append(self.step)
+        if self.num_steps == 60 and self.state.step == 40 and not hiccups:
+            hiccups.append(self.state.step)
             raise RuntimeError("something that may pass")
         step(self)
 
