@@ -127,7 +127,7 @@ def augmented_rows(
         for number, (bounds, part) in enumerate(missing, start=done + 1):
             make_part(rows, bounds, config, finder, part)
             progress.advance(number, {})
-    augmented = datasets.concatenate_datasets([_read_part(part) for _, part in parts])
+    augmented = datasets.concatenate_datasets([Dataset.from_file(str(part / "rows.arrow")) for _, part in parts])
     if len(augmented) == len(rows):
         progress.note(_NOTHING_REPLACED.format(len(rows)))
     return augmented
@@ -136,10 +136,6 @@ def augmented_rows(
 def _parts(rows: Dataset, folder: Path) -> list[tuple[tuple[int, int], Path]]:
     """Return bounds and folder of each part."""
     return [(bounds, folder / f"{number:06d}") for number, bounds in enumerate(part_bounds(rows))]
-
-
-def _read_part(part: Path) -> Dataset:
-    return Dataset.from_file(str(part / "rows.arrow"))
 
 
 def part_bounds(rows: Dataset) -> list[tuple[int, int]]:

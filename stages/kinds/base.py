@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from schemas.core.kinds import TaskKind
 from stages.kinds.encode import Encode, text_encoder
@@ -19,6 +20,7 @@ from stages.kinds.rows import Answers, CheckedRows, ScoredRows, TaskRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from sklearn.pipeline import Pipeline
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerFast
 
@@ -305,6 +307,41 @@ class Kind(HeadLosses, Generic[Config, Answers, Right]):
 
 
 AnyKind = Kind[Any, Any, Any]
+
+
+class RowKind(Kind[Config, Answers, Right]):
+    """A kind whose sequences have a label each: its probe is one estimator on features averaged over tokens."""
+
+    @abstractmethod
+    def learner(self) -> Any:
+        """Return the scikit-learn estimator of the probe."""
+
+    def learner_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Return labels in the form that the estimator is fitted on."""
+        return labels
+
+    def predicted(self, rows: ScoredRows[Answers], probe: Pipeline, features: NDArray[np.float32]) -> Answers:
+        """Return a fitted probe's answers to some rows."""
+        answers: Any = np.asarray(probe.predict(features))
+        return answers
+
+    @override
+    def probe(
+        self,
+        model: nn.Module,
+        train: Tokens,
+        chosen: NDArray[np.int64],
+        rows: ScoredRows[Answers],
+        read: Read | None = None,
+    ) -> Answers:
+        from stages.data.batching.payloads import RowLabels
+        from stages.kinds.linear_probe import fitted
+        from stages.models.read import read_rows
+
+        read = read or read_rows(model, rows.tokens, self.sequences(rows))
+        learnt = np.stack(read_rows(model, train, chosen).features)
+        labels = self.learner_labels(train.payload_as(RowLabels).labels[chosen])
+        return self.predicted(rows, fitted(self.learner(), learnt, labels), np.stack(read.features))
 
 
 def value_range(values: NDArray[np.float64]) -> dict[str, float]:

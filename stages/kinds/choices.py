@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +11,14 @@ from typing_extensions import override
 
 from schemas.core.kinds import MultipleChoice
 from stages.data.columns.choice_rows import read_choices
-from stages.kinds.base import Kind, Logits, labels_of, pair_texts
+from stages.kinds.base import Logits, RowKind, labels_of, pair_texts
 from stages.kinds.encode import Columns, Encode, encode_pairs
 from stages.kinds.rows import CheckedRows, ScoredRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor, nn
+    from sklearn.pipeline import Pipeline
+    from torch import Tensor
     from transformers import PreTrainedTokenizerFast
 
     from schemas.core.metrics import MetricName
@@ -26,13 +27,12 @@ if TYPE_CHECKING:
     from stages.data.columns.text_columns import Task
     from stages.losses import Summed
     from stages.models.heads import Head
-    from stages.models.read import Read
 
 Numbers = NDArray[np.int64]
 """(rows,) numbers of choices, counted from 0 within each row."""
 
 
-class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
+class ChoiceKind(RowKind[MultipleChoice, Numbers, Numbers]):
     """The number of a choice a row: the choice with the highest score."""
 
     # A model cannot learn by heart at which position the right choice is.
@@ -162,22 +162,14 @@ class ChoiceKind(Kind[MultipleChoice, Numbers, Numbers]):
         return ("accuracy",)
 
     @override
-    def probe(
-        self,
-        model: nn.Module,
-        train: Tokens,
-        chosen: NDArray[np.int64],
-        rows: ScoredRows[Numbers],
-        read: Read | None = None,
-    ) -> Numbers:
-        from stages.data.batching.payloads import RowLabels
-        from stages.kinds.linear_probe import fitted, logistic
-        from stages.models.read import read_rows
+    def learner(self) -> Any:
+        from stages.kinds.linear_probe import logistic
 
-        read = read or read_rows(model, rows.tokens, self.sequences(rows))
-        learnt = np.stack(read_rows(model, train, chosen).features)
-        is_right = fitted(logistic(), learnt, train.payload_as(RowLabels).labels[chosen])
-        return self.answers(rows, list(is_right.decision_function(np.stack(read.features)).reshape(-1, 1)))
+        return logistic()
+
+    @override
+    def predicted(self, rows: ScoredRows[Numbers], probe: Pipeline, features: NDArray[np.float32]) -> Numbers:
+        return self.answers(rows, list(probe.decision_function(features).reshape(-1, 1)))
 
     @override
     def bag_of_words(self, rows: ScoredRows[Numbers]) -> Numbers:

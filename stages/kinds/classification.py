@@ -17,27 +17,26 @@ from schemas.core.wording import printable
 from stages.data.columns.class_names import read_class_names
 from stages.data.columns.text_columns import Task, task_texts
 from stages.data.readers.files import first_row
-from stages.kinds.base import Kind, Logits, labels_of, pair_texts
+from stages.kinds.base import Logits, RowKind, labels_of, pair_texts
 from stages.kinds.label_codes import codes_of, unknown_label
 from stages.kinds.rows import CheckedRows, ScoredRows, TaskRows, as_dataset
 from stages.scores.positive_class import positive_label, unclear
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from schemas.data.tasks import AnyTask
     from schemas.recipe.objective import SoftLabels
     from stages.data.batching.tokens import Batch, Tokens
     from stages.losses import Summed
     from stages.models.heads import Head
-    from stages.models.read import Read
 
 Classes = NDArray[np.int64]
 """(rows,) class numbers."""
 
 
-class ClassificationKind(Kind[Classification, Classes, Classes]):
+class ClassificationKind(RowKind[Classification, Classes, Classes]):
     """One class a row."""
 
     has_class_names: ClassVar[bool] = True
@@ -148,22 +147,10 @@ class ClassificationKind(Kind[Classification, Classes, Classes]):
         return f"no row is {printable(label, 40)}, and no F1 of it means anything"
 
     @override
-    def probe(
-        self,
-        model: nn.Module,
-        train: Tokens,
-        chosen: NDArray[np.int64],
-        rows: ScoredRows[Classes],
-        read: Read | None = None,
-    ) -> Classes:
-        from stages.data.batching.payloads import RowLabels
-        from stages.kinds.linear_probe import fitted, logistic
-        from stages.models.read import read_rows
+    def learner(self) -> Any:
+        from stages.kinds.linear_probe import logistic
 
-        read = read or read_rows(model, rows.tokens, self.sequences(rows))
-        learnt = np.stack(read_rows(model, train, chosen).features)
-        probe = fitted(logistic(), learnt, train.payload_as(RowLabels).labels[chosen])
-        return np.asarray(probe.predict(np.stack(read.features)))
+        return logistic()
 
     @override
     def bag_of_words(self, rows: ScoredRows[Classes]) -> Classes:

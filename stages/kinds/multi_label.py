@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,26 +17,25 @@ from schemas.core.wording import printable
 from stages.data.columns.label_sets import read_label_sets
 from stages.data.columns.text_columns import Task, task_texts
 from stages.data.readers.files import first_row
-from stages.kinds.base import Kind, Logits, is_labelled, labels_of, pair_texts
+from stages.kinds.base import Logits, RowKind, is_labelled, labels_of, pair_texts
 from stages.kinds.label_codes import codes_of, rarest, unknown_label
 from stages.kinds.rows import CheckedRows, ScoredRows, as_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from schemas.core.metrics import MetricName
     from schemas.recipe.objective import SoftLabels
     from stages.data.batching.tokens import Batch, Tokens
     from stages.losses import Summed
     from stages.models.heads import Head
-    from stages.models.read import Read
 
 LabelSets = NDArray[np.int64]
 """(rows, labels) 1 where a row has the label, else 0."""
 
 
-class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
+class MultiLabelKind(RowKind[MultiLabel, LabelSets, LabelSets]):
     """Any number of labels a row."""
 
     label_type: ClassVar[type] = np.float32
@@ -144,25 +143,16 @@ class MultiLabelKind(Kind[MultiLabel, LabelSets, LabelSets]):
         return ("f1_micro", "f1_macro", "subset_accuracy")
 
     @override
-    def probe(
-        self,
-        model: nn.Module,
-        train: Tokens,
-        chosen: NDArray[np.int64],
-        rows: ScoredRows[LabelSets],
-        read: Read | None = None,
-    ) -> LabelSets:
+    def learner(self) -> Any:
         from sklearn.multiclass import OneVsRestClassifier
 
-        from stages.data.batching.payloads import RowLabels
-        from stages.kinds.linear_probe import fitted, logistic
-        from stages.models.read import read_rows
+        from stages.kinds.linear_probe import logistic
 
-        read = read or read_rows(model, rows.tokens, self.sequences(rows))
-        learnt = np.stack(read_rows(model, train, chosen).features)
-        labels = train.payload_as(RowLabels).labels[chosen].astype(np.int64)
-        probe = fitted(OneVsRestClassifier(logistic()), learnt, labels)
-        return np.asarray(probe.predict(np.stack(read.features)))
+        return OneVsRestClassifier(logistic())
+
+    @override
+    def learner_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        return labels.astype(np.int64)
 
     @override
     def bag_of_words(self, rows: ScoredRows[LabelSets]) -> LabelSets:

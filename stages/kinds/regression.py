@@ -16,20 +16,19 @@ from schemas.core.kinds import Regression
 from stages.data.columns.label_names import MAYBE_MISSING, MISSING_LABELS
 from stages.data.columns.text_columns import Task, task_texts
 from stages.data.columns.values import read_values
-from stages.kinds.base import HeadLosses, Kind, Logits, is_labelled, labels_of, pair_texts, value_range
+from stages.kinds.base import HeadLosses, Logits, RowKind, is_labelled, labels_of, pair_texts, value_range
 from stages.kinds.rows import CheckedRows, ScoredRows, as_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from schemas.core.metrics import MetricName
     from schemas.recipe.objective import SoftLabels
     from schemas.results.manifest import LabelOrder
-    from stages.data.batching.tokens import Batch, Tokens
+    from stages.data.batching.tokens import Batch
     from stages.losses import Summed
     from stages.models.heads import Head
-    from stages.models.read import Read
 
 _SPREAD_RATIO = 3
 """Answers that spread this many times as much as the labels are not in the same units."""
@@ -38,7 +37,7 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class RegressionKind(Kind[Regression, Values, Values]):
+class RegressionKind(RowKind[Regression, Values, Values]):
     """One number a row."""
 
     scale: float = 1.0
@@ -121,24 +120,10 @@ class RegressionKind(Kind[Regression, Values, Values]):
         return ("pearson", "spearman")
 
     @override
-    def probe(
-        self,
-        model: nn.Module,
-        train: Tokens,
-        chosen: NDArray[np.int64],
-        rows: ScoredRows[Values],
-        read: Read | None = None,
-    ) -> Values:
+    def learner(self) -> Any:
         from sklearn.linear_model import Ridge
 
-        from stages.data.batching.payloads import RowLabels
-        from stages.kinds.linear_probe import fitted
-        from stages.models.read import read_rows
-
-        read = read or read_rows(model, rows.tokens, self.sequences(rows))
-        learnt = np.stack(read_rows(model, train, chosen).features)
-        probe = fitted(Ridge(alpha=10.0), learnt, train.payload_as(RowLabels).labels[chosen])
-        return np.asarray(probe.predict(np.stack(read.features)))
+        return Ridge(alpha=10.0)
 
     @override
     def bag_of_words(self, rows: ScoredRows[Values]) -> Values:
