@@ -33,7 +33,7 @@ def term_map(points: Path | Sequence[Point], title: str) -> bytes:
     columns = sorted({column for _, column in left}, key=lambda name: (name != _WHOLE, len(name), name))
     figure = new_figure(4.5 + 1.3 * len(columns), 1.9 + 0.45 * len(rows))
     axes = figure.subplots(1, 2 if shares else 1, squeeze=False)[0]
-    _heat(axes[0], left, rows, columns, "loss left, of its first value", above="#f6d5c3")
+    _heat(axes[0], left, rows, columns, "last loss as a share of the first", above="#f6d5c3")
     if shares:
         _heat(axes[1], shares, rows, columns, "share of the gradient", above="#c9dff0")
         axes[1].set_yticklabels([])
