@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "stages.data.corpus": _ROWS | _TASKS | {"stages.text"},
     "stages.models": {"stages.storage", "stages.device", "stages.data.batching"},
     "stages.models.extraction": {"stages.models", "stages.data.batching"},
+    "stages.models.starts": set(),
     "stages.scores": {"stages.data.readers"},
     "stages.kinds": {"stages.text", "stages.losses", "stages.models", "stages.scores"}
     | {"stages.data.readers", "stages.data.columns", "stages.data.batching"},
