@@ -38,8 +38,11 @@ class Attention(_Layered):
     """Attention, head by head (TinyBERT, eq. 7; MiniLM, eq. 4); needs equal head counts."""
 
     kind: Literal["attention"] = "attention"
-    loss: Literal["mse_scores", "mse_probabilities", "kl_probabilities", "cosine_probabilities"] = "mse_scores"
-    """Squared error of the scores before the softmax, or a distance of the probabilities after it."""
+    loss: Literal[
+        "mse_scores", "mse_centred_scores", "mse_probabilities", "kl_probabilities", "cosine_probabilities"
+    ] = "mse_scores"
+    """Squared error of the scores before the softmax, or a distance of the probabilities after it; centred scores have
+    each query's mean over its real keys subtracted, which the softmax does not see."""
 
 
 class HiddenStates(_Layered):

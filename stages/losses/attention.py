@@ -20,18 +20,28 @@ from stages.losses.base import (
 )
 
 
-def attention_scores(query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float) -> Tensor:
+def attention_scores(
+    query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float, centred: bool = False
+) -> Tensor:
     """Return scaled dot products before mask and softmax, (B, A, S, S); 0 where query or key is padding.
+
+    Centred scores have mean 0 over a query's real keys. Softmax does not change with the mean, since it is the same
+    for all keys: an error in it is no error of the attention.
 
     Args:
         query_BASD: queries, after any position encoding of the model.
         key_BASD: keys, one per query head.
         mask_BS: True for real tokens.
         scaling: the model's factor, usually 1/sqrt(D).
+        centred: subtract each query's mean over its real keys.
     """
     padding = ~mask_BS.bool()[:, None, :, None]
     query = at_least_float32(query_BASD).masked_fill(padding, 0.0)
     key = at_least_float32(key_BASD).masked_fill(padding, 0.0)
+    if centred:
+        # The mean of q · k over keys is q · (mean of k): centred keys give centred scores without another (S, S).
+        length_B111 = mask_BS.sum(-1)[:, None, None, None].clamp(min=1)
+        key = (key - key.sum(-2, keepdim=True) / length_B111).masked_fill(padding, 0.0)
     return product(query * scaling, key.transpose(-1, -2))
 
 
@@ -44,8 +54,8 @@ def attention_score_loss(
 ) -> Summed:
     """Return the squared error of attention scores over heads and pairs of real tokens (TinyBERT, eq. 7).
 
-    Compares raw scores rather than probabilities, which the paper found better. Unlike the published code, padded
-    queries and keys are left out of both sum and count.
+    Compares raw scores rather than probabilities, which the paper found better, or centred scores on both sides. Unlike
+    the published code, padded queries and keys are left out of both sum and count.
 
     Args:
         student_BASS: the student's scores.

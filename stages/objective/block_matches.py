@@ -81,22 +81,21 @@ class AttentionMatch(BlockMatch[Attention]):
     @override
     def read(self, outputs: Outputs, layer: int, batch: Batch) -> Tensor:
         states = outputs.recording.attention[layer]
-        return attention_scores(states.query, states.key, batch.attention_mask, scaling=states.scaling)
+        centred = self.config.loss == "mse_centred_scores"
+        return attention_scores(states.query, states.key, batch.attention_mask, scaling=states.scaling, centred=centred)
 
     @override
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, shares: Tensor | None) -> Summed:
-        if self.config.loss == "mse_scores":
-            return attention_score_loss(student, teacher, batch.attention_mask, zero_at_padding=True)
-        return attention_probability_loss(
-            student, teacher, batch.attention_mask, kind=_PROBABILITY_LOSSES[self.config.loss]
-        )
+        if (kind := _PROBABILITY_LOSSES.get(self.config.loss)) is not None:
+            return attention_probability_loss(student, teacher, batch.attention_mask, kind=kind)
+        return attention_score_loss(student, teacher, batch.attention_mask, zero_at_padding=True)
 
     @override
     def count(self, batch: Batch) -> int:
         num_heads = self.pair.student.num_attention_heads
-        if self.config.loss in ("mse_scores", "mse_probabilities"):
-            return int(batch.attention_mask.sum(-1).square().sum()) * num_heads
-        return batch.num_tokens * num_heads
+        if self.config.loss in ("kl_probabilities", "cosine_probabilities"):
+            return batch.num_tokens * num_heads
+        return int(batch.attention_mask.sum(-1).square().sum()) * num_heads
 
 
 _PROBABILITY_LOSSES: Mapping[str, Literal["mse", "kl", "cosine"]] = {

@@ -147,6 +147,7 @@ def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
 LATENTS: dict[str, dict[str, Any]] = {
     "tinybert": {},
     "tinybert_v1": {"projection": "shared"},
+    "scores_centred": {"terms": [{"kind": "attention", "loss": "mse_centred_scores"}]},
     "probabilities_mse": {"terms": [{"kind": "attention", "loss": "mse_probabilities"}]},
     "probabilities_kl": {"terms": [{"kind": "attention", "loss": "kl_probabilities"}]},
     "probabilities_cosine": {"terms": [{"kind": "attention", "loss": "cosine_probabilities"}]},

@@ -34,6 +34,41 @@ def test_attention_loss_is_the_mean_squared_difference_of_real_scores(mask: Tens
     assert int(loss.count) == count
 
 
+def test_centred_scores_are_those_without_each_querys_mean_over_real_keys(mask: Tensor) -> None:
+    q_s, k_s, q_t, k_t = (drawn(B, A, S, D, seed=seed) for seed in range(4))
+    student = attention_scores(q_s, k_s, mask, scaling=0.5, centred=True)
+    teacher = attention_scores(q_t, k_t, mask, scaling=0.5, centred=True)
+    total, count = 0.0, 0
+    for b, length in enumerate(LENGTHS):
+        for a in range(A):
+            for i in range(length):
+                rows = []
+                for queries, keys in ((q_s, k_s), (q_t, k_t)):
+                    scores = [0.5 * float(queries[b, a, i].numpy() @ keys[b, a, j].numpy()) for j in range(length)]
+                    rows.append([score - sum(scores) / length for score in scores])
+                assert student[b, a, i, :length].tolist() == pytest.approx(rows[0], rel=1e-11, abs=1e-12)
+                total += sum((one - other) ** 2 for one, other in zip(*rows, strict=True))
+                count += length
+    padding = ~(mask[:, None, :, None] & mask[:, None, None, :]).expand_as(student)
+    assert not student[padding].any()
+    for zero_at_padding in (False, True):
+        loss = attention_score_loss(student, teacher, mask, zero_at_padding=zero_at_padding)
+        assert loss.total.item() == pytest.approx(total, rel=1e-11)
+        assert int(loss.count) == count
+
+
+def test_a_constant_added_to_a_querys_scores_changes_no_centred_score(mask: Tensor) -> None:
+    query, key, moved_by = drawn(B, A, S, D, seed=1), drawn(B, A, S, D, seed=2), drawn(B, A, 1, D, seed=3)
+    plain = attention_scores(query, key, mask, scaling=0.5, centred=True)
+    torch.testing.assert_close(
+        attention_scores(query, key + moved_by, mask, scaling=0.5, centred=True), plain, rtol=1e-11, atol=1e-12
+    )
+    softmaxes = [
+        attention_scores(query, key, mask, scaling=0.5, centred=centred)[0].softmax(-1) for centred in (False, True)
+    ]
+    torch.testing.assert_close(*softmaxes, rtol=1e-11, atol=1e-12)  # the row without padding
+
+
 def test_hidden_loss_averages_over_width_and_sums_over_real_tokens(mask: Tensor) -> None:
     student, teacher = drawn(B, S, H, seed=1), drawn(B, S, H, seed=2)
     loss = hidden_state_loss(student, teacher, mask)
@@ -77,13 +112,14 @@ def test_hard_label_loss_is_the_negative_log_probability_of_the_label() -> None:
     assert float(hard_label_loss(student, labels).total) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
-def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(mask: Tensor, poison: float) -> None:
+def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(mask: Tensor, poison: float, centred: bool) -> None:
     def gradients(fill: float) -> tuple[list[float], list[Tensor]]:
         q = drawn(B, A, S, D, seed=1).masked_fill(~mask[:, None, :, None], fill).requires_grad_()
         k = drawn(B, A, S, D, seed=2).masked_fill(~mask[:, None, :, None], fill).requires_grad_()
         h = drawn(B, S, H, seed=3).masked_fill(~mask[:, :, None], fill).requires_grad_()
-        scores = attention_scores(q, k, mask, scaling=0.5)
+        scores = attention_scores(q, k, mask, scaling=0.5, centred=centred)
         attention = attention_score_loss(scores, scores.detach() * 0.5, mask)
         hidden = hidden_state_loss(h, drawn(B, S, H, seed=4), mask)
         (attention.total + hidden.total).backward()

@@ -97,6 +97,14 @@ def scores_from_queries(rows: Rows) -> Summed:
     return attention_score_loss(scores, rows.teacher, rows.mask)
 
 
+def centred_scores(rows: Rows) -> Summed:
+    student, teacher = (
+        attention_scores(states, states, rows.mask, scaling=0.5, centred=True)
+        for states in (rows.student, rows.teacher)
+    )
+    return attention_score_loss(student, teacher, rows.mask, zero_at_padding=True)
+
+
 def contrastive(rows: Rows) -> Summed:
     return angular_contrastive_loss(rows.student, rows.pool, rows.mask, rows.pool_mask, rows.index)
 
@@ -155,6 +163,7 @@ LOSSES = {
     "vectors_cosine": Loss(vector_loss, vectors("kl"), "BH", "BH"),
     "vectors_mse": Loss(vector_loss, vectors("mse"), "BH", "BH"),
     "attention_scores": Loss(attention_score_loss, scores_from_queries, "BASD", "BASS"),
+    "attention_centred_scores": Loss(attention_score_loss, centred_scores, "BASD", "BASD"),
     "attention_score_loss": plain(attention_score_loss, "BASS", "BASS"),
     "probability_kl": plain(attention_probability_loss, "BASS", "BASS", kind="kl"),
     "probability_mse": plain(attention_probability_loss, "BASS", "BASS", kind="mse"),
