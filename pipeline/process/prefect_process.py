@@ -17,7 +17,9 @@ _END_SECONDS = 1.5
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    # Not `sys.stdin.read`: it holds a lock, for which Python aborts if the server fails and exits in the meantime.
+    while os.read(sys.stdin.fileno(), 1 << 10):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(_END_SECONDS)
     os._exit(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,12 +17,17 @@ import time
 from pathlib import Path
 from typing import IO
 
+from schemas.core.credentials import secrets_of, without_secrets
 from schemas.core.errors import ServiceError
+from schemas.core.wording import printable
 
 _PROGRAM = Path(__file__).with_name("prefect_process.py")
 _DEFAULT_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
 _END_SECONDS = 3.0
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)\b")
+_TAIL_LINES = 4
+_UNKNOWN_REVISION = "Can't locate revision identified by"
 # What Prefect sets for its own: no pages, nothing that runs at intervals.
 _ENVIRONMENT = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
@@ -69,12 +75,10 @@ class TemporaryServer:
                 "export PREFECT_API_URL=http://127.0.0.1:4200/api"
             )
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(lines) if line.strip()), "no message")
-        return (
-            f"Prefect's server for this run ended with exit code {self._process.returncode} ({last[:300]}); see what "
-            "`prefect server start` says, and check PREFECT_HOME"
-        )
+        output = without_secrets(self._errors.read().decode(errors="replace"), secrets_of(os.environ))
+        lines = [f"Prefect's server for this run ended with exit code {self._process.returncode}; {_remedy(output)}"]
+        lines += [f"  {printable(line, 300)}" for line in telling_lines(output)]
+        return "\n".join([*lines, *(_kept(output) if output else [])])
 
     def stop(self) -> None:
         """End it and wait until it has ended."""
@@ -87,3 +91,35 @@ class TemporaryServer:
             self._process.kill()
             self._process.wait()
         self._errors.close()
+
+
+def telling_lines(output: str) -> list[str]:
+    """Return the line of the last exception, if any, and the last lines after it."""
+    lines = [line.rstrip() for line in output.split("\n") if line.strip()]
+    start = max((number for number, line in enumerate(lines) if _EXCEPTION.match(line)), default=0)
+    return lines[start : start + 1] + lines[start + 1 :][-_TAIL_LINES:]
+
+
+def _remedy(output: str) -> str:
+    import prefect
+    from prefect.settings import PREFECT_HOME
+
+    home = PREFECT_HOME.value()
+    if _UNKNOWN_REVISION in output:
+        return (
+            f"its database was migrated by a newer Prefect than this one ({prefect.__version__}): upgrade prefect, or "
+            f"set PREFECT_HOME (now {home}) to another folder"
+        )
+    return f"check that PREFECT_HOME (now {home}) is a writable folder with free space"
+
+
+def _kept(output: str) -> list[str]:
+    """Keep the server's output in a file and return the line that names it; none where no file can be written."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="prefect-server-", suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(output)
+    except OSError:
+        return []
+    return [f"its log: {file.name}"]

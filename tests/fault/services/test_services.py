@@ -64,6 +64,22 @@ def prefect_server(home: Path) -> Iterator[tuple[Process, dict[str, str]]]:
         yield server, env
 
 
+def refused_start(folder: Path, home: Path) -> str:
+    """Return the message of a run whose temporary Prefect server cannot start, and check its log's file."""
+    recipe, temporary = write_recipe(folder, steps=1), folder / "temporary"
+    temporary.mkdir()
+    env = {"PREFECT_HOME": str(home), "TMPDIR": str(temporary)}
+    with running(*command("run", recipe, "--store", folder / "store"), env=env) as run:
+        assert run.wait(280) == 1, run.output
+        message = run.output
+    assert message.count("error:") == 1
+    assert "Traceback" not in message
+    (log,) = temporary.glob("prefect-server-*.log")
+    assert f"its log: {log}" in message
+    assert "Traceback" in log.read_text(encoding="utf-8")
+    return message
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
 def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(tmp_path: Path, distill: Distill) -> None:
@@ -86,6 +102,28 @@ def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(tmp_
     assert code == 0, printed
     assert "general: found in the store, reused" in printed
     assert verify(general) == manifest
+
+
+@pytest.mark.slow
+def test_a_database_of_a_newer_prefect_is_named_with_its_remedy(tmp_path: Path) -> None:
+    home = tmp_path / "prefect"
+    with prefect_server(home):
+        pass
+    with closing(sqlite3.connect(home / "prefect.db")) as database, database:
+        assert database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'").rowcount == 1
+    message = refused_start(tmp_path, home)
+    assert "exit code 3; its database was migrated by a newer Prefect" in message
+    assert f"upgrade prefect, or set PREFECT_HOME (now {home}) to another folder" in message
+    assert "\n  alembic.util.exc.CommandError: Can't locate revision identified by 'ffffffffffff'\n" in message
+    assert "Application startup failed" in message
+
+
+def test_a_home_of_prefect_that_is_a_file_is_named_with_the_servers_exception(tmp_path: Path) -> None:
+    home = tmp_path / "file"
+    home.write_text("not a folder", encoding="utf-8")
+    message = refused_start(tmp_path, home)
+    assert f"check that PREFECT_HOME (now {home}) is a writable folder with free space" in message
+    assert "sqlite3.OperationalError) unable to open database file" in message
 
 
 @pytest.mark.slow
