@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-from pipeline.execution.teacher_choice import FinishedStage, TeacherChoice
+from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from pipeline.reporting.run_table import rows_of, score_tags, teacher_line
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports
 from pipeline.store.checkpoints import CheckpointStore

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from pipeline.execution.judge import Judge, kind_of
 from pipeline.execution.prefect_tasks import prefect_task, run_task, stage_task
 from pipeline.execution.run_context import RunContext
-from pipeline.execution.teacher_choice import FinishedStage, TeacherChoice
 from pipeline.process.stopping import interrupted
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.term_map import term_map

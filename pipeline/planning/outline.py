@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.planning.assistants import assistant_of
-from pipeline.planning.teacher_choice import candidate_of, expected_teacher
+from pipeline.planning.candidates import candidate_of, expected_teacher
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.execution.stage_runner import CANDIDATE_TAG, CHOSEN_TAG
+from pipeline.planning.candidates import best_of, score_of
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline
-from pipeline.planning.teacher_choice import best_of, score_of
 from pipeline.reporting.result_table import as_records
 from pipeline.reporting.run_table import candidates_table, run_table, teacher_line
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports

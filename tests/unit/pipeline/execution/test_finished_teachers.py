@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from pipeline.execution.teacher_choice import FinishedStage, TeacherChoice
+from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from schemas.loading.load import load_recipe
 from schemas.recipe.expand import teacher_candidates
 from schemas.recipe.recipe import Recipe

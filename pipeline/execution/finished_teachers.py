@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.planning.teacher_choice import best_of, candidate_of, metric_of, score_of
+from pipeline.planning.candidates import best_of, candidate_of, metric_of, score_of
 from schemas.data.stage_data import TaskDataset
 from schemas.recipe.expand import TaskTeachers, finished_teacher, task_teachers, teacher_candidates
 from schemas.recipe.recipe import Recipe

@@ -1,4 +1,4 @@
-"""The choice of the teacher among several fine-tunings: the best score wins, and ties go to the first.
+"""Candidates for a teacher: the fine-tuning with the best score wins, and ties go to the first.
 
 Every candidate is an ordinary stage with its own digest. Students are identified by the chosen teacher alone, as if it
 had been the only candidate: a further candidate that loses does not change them, and a later run with the winner's
