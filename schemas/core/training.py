@@ -127,12 +127,16 @@ class Training(Frozen):
     schedule: Schedule = Schedule()
     """Learning-rate schedule."""
     gradient_clip_norm: float | None = Field(default=1.0, gt=0)
-    """Largest global gradient norm (student and projections together); null disables clipping."""
+    """Largest global gradient norm (student and projections together, without frozen weights); null disables
+    clipping."""
     dropout: float | None = Field(default=None, ge=0, lt=1)
     """The student's dropout in this stage; null for the dropout of its model config."""
     gradient_perturbation: float | None = Field(default=None, gt=0, le=100)
     """Length of a step along the gradient at each row's word embeddings, before a second forward pass whose loss is
     trained on (LRC-BERT); doubles the cost. Null for none."""
+    frozen: Literal["none", "word_embeddings"] = "none"
+    """`word_embeddings` keeps the student's word table as the stage begins with it: it has no gradient, no moments and
+    no weight decay. A masked-language head whose decoder is the table keeps that too and learns its other weights."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast, full fp32, or bf16 if the hardware has instructions for it."""
     selection: Selection | None = None

@@ -143,7 +143,13 @@ def _width_problems(path: KeyPath, latent: LatentObjective) -> Iterator[Mistake]
 
 
 def _starts(recipe: RecipeParts) -> Iterator[Mistake]:
-    start = recipe.student.start
+    start, first = recipe.student.start, recipe.stages[0].training
+    if isinstance(start, RandomStart) and first.frozen != "none":
+        reason = (
+            "the first stage would keep random word embeddings as they are; set frozen to none, or student.start.kind "
+            "to extract, teacher_layers or model"
+        )
+        yield ("stages", 0, "training", "frozen"), first.frozen, reason
     if recipe.student.model_type is not None and not isinstance(start, RandomStart):
         reason = "a student of another model family cannot copy parts of the teacher; set student.start.kind to random"
         yield ("student", "start", "kind"), start.kind, reason

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
+from typing import Any
 
 from schemas.core.base import Frozen, Sha256
 from schemas.core.refs import AnyModel, FolderModel
@@ -18,6 +19,7 @@ from schemas.data.stage_data import TaskDataset, TaskMixture
 from schemas.recipe.objective import LabelObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage, StageConfig, StageName
+from schemas.recipe.student import RandomStart
 from schemas.recipe.teacher import (
     AlreadyFineTuned,
     Committee,
@@ -116,7 +118,9 @@ def stage_config(recipe: Recipe, stage: Stage, teachers: TaskTeachers) -> StageC
 def baseline_config(recipe: Recipe, *, tokens: int) -> StageConfig:
     """The same student from the same start, on hard labels alone, for as many tokens as all stages together."""
     assert recipe.task is not None
-    duration = Duration(amount=tokens, unit="tokens")
+    changes: dict[str, Any] = {"duration": Duration(amount=tokens, unit="tokens")}
+    if isinstance(recipe.student.start, RandomStart):
+        changes["frozen"] = "none"  # earlier stages have trained what the last one keeps
     return StageConfig(
         name="hard_label_baseline",
         teacher=None,
@@ -124,7 +128,7 @@ def baseline_config(recipe: Recipe, *, tokens: int) -> StageConfig:
         pretrained=recipe.pretrained,
         data=TaskDataset(task=recipe.task),
         objective=LabelObjective(),
-        training=recipe.stages[-1].training.model_copy(update={"duration": duration}),
+        training=recipe.stages[-1].training.model_copy(update=changes),
     )
 
 

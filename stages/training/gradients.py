@@ -64,7 +64,13 @@ def perturbed_embeddings(
     """
     embeddings = student.get_input_embeddings()  # type: ignore[operator]
     outputs: list[Tensor] = []
-    hook = embeddings.register_forward_hook(lambda _m, _i, output: outputs.append(output))
+
+    def note(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        # The output of a frozen table has no gradient by itself; some families add to the output in place.
+        outputs.append(output.requires_grad_())
+        return output.clone()
+
+    hook = embeddings.register_forward_hook(note)
     try:
         # Both passes draw the same dropout (stages/models/dropout.py), so that the step follows the same loss.
         loss, _ = forward()

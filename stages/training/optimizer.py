@@ -8,7 +8,13 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from schemas.core.training import AdamW, Schedule
+from schemas.core.training import AdamW, Schedule, Training
+
+
+def freeze(student: nn.Module, training: Training) -> None:
+    """Exclude from training what the stage keeps as it is: nothing, or the table of word embeddings."""
+    if training.frozen == "word_embeddings":
+        student.get_input_embeddings().requires_grad_(False)  # type: ignore[operator]
 
 
 def named_parameters(student: nn.Module, objective: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:

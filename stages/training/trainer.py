@@ -19,7 +19,7 @@ from stages.objective.terms import Outputs, Target, run_model
 from stages.ports.protocols import Ports
 from stages.training.gradients import first_rows, gradient_shares, perturbed_embeddings
 from stages.training.meter import Meter
-from stages.training.optimizer import learning_rate_factor, make_optimizer, named_parameters
+from stages.training.optimizer import freeze, learning_rate_factor, make_optimizer, named_parameters
 from stages.training.selection import Selector
 from stages.training.teachers import Teachers
 from stages.training.train_state import TrainState
@@ -56,6 +56,7 @@ class Trainer:
             choice_of=tokens.choice_of,
         )
         self.num_steps = self.batches.num_steps(training.duration)
+        freeze(self.student, training)
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
         self.draws = Draws(self.student, training.seed)
