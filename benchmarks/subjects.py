@@ -52,7 +52,7 @@ class Ours:
         scratch = Path(tempfile.mkdtemp())
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
         ports = plain_ports(scratch, teacher_cache_bytes=_ROOM)
-        self.trainer = Trainer(student, [teacher], workload.tokens, terms, training, ports)
+        self.trainer = Trainer(student, [teacher], workload.tokens, terms, training, ports, "general")
 
     def step(self) -> int:
         """Take one optimizer step; return the number of real tokens."""

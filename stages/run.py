@@ -22,6 +22,7 @@ from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, StageResult
 from stages.augmentation.task import Augmenter
 from stages.build import PROJECTIONS, InitialStudent, initial_student, load_teachers, shares_of
+from stages.data.batching.seeds import stage_seed
 from stages.evaluation.stage_scores import stage_scores
 from stages.identity import differences, stage_identity
 from stages.models.encoders import load_config, load_tokenizer, locate
@@ -98,9 +99,7 @@ def _train(
     if training.selection is not None:
         selector = Selector(training.selection, tuple(data.parts.values()), teachers)
     with dropout(student, training.dropout):
-        result = fit(
-            student, teachers, data.train, objective, training, ports, description=config.name, selector=selector
-        )
+        result = fit(student, teachers, data.train, objective, training, ports, stage=config.name, selector=selector)
     fold_units(student)
     return result
 
@@ -175,7 +174,9 @@ def make_objective(
     """Build the stage's objective for its student and teachers."""
     masking = None
     if isinstance(config.objective, MaskedLanguageObjective):
-        masking = Masking.of(tokenizer, ratio=config.objective.mask_ratio, seed=config.training.seed)
+        masking = Masking.of(
+            tokenizer, ratio=config.objective.mask_ratio, seed=stage_seed(config.training.seed, config.name)
+        )
     groups = None
     if isinstance(config.data, TaskMixture):
         groups = tuple((part.outputs.start, part.outputs.stop) for part in data.parts.values())

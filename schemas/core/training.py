@@ -142,4 +142,5 @@ class Training(Frozen):
     selection: Selection | None = None
     """Selection of the best weights, for stages whose answers can be scored; null keeps the last weights."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seeds data order, dropout and random initialisation."""
+    """Seeds data order, dropout and random initialisation. Stages with the same seed differ in the order of their rows
+    and in their dropout masks; their new heads and projections begin alike."""

@@ -109,4 +109,4 @@ def seed_step(seed: int, step: int) -> None:
     Random draws of a step then depend on the seed and the step alone, so that an interrupted run has no generator state
     to restore.
     """
-    torch.manual_seed(seed * 1_000_003 + step)
+    torch.manual_seed((seed * 1_000_003 + step) % 2**64)

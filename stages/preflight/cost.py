@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import AutoModel
 
@@ -69,14 +68,7 @@ def cost_of(
     folder, training = locate(config.pretrained), config.training
     data = load_data(config.data, load_tokenizer(folder, load_config(folder)), cache, training.selection)
     copies = _most_copies(config)
-    batches = Batches(
-        np.tile(data.train.lengths, copies),
-        training.batch,
-        microbatch_tokens=microbatch_tokens,
-        seed=training.seed,
-        mixture=data.train.mixture,
-        choice_of=data.train.choice_of,
-    )
+    batches = Batches.of_stage(data.train, training, config.name, microbatch_tokens=microbatch_tokens, copies=copies)
     steps = batches.num_steps(training.duration)
     objective = _objective(config)
     if objective is not None and objective.couples_rows:

@@ -4,7 +4,7 @@ Raising one makes the results of that part again; what was kept under the old ve
 `distill gc` removes it.
 """
 
-NUMERICS_VERSION = 2
+NUMERICS_VERSION = 3
 """Training: the same config, models and data give another loss curve. Every stage is trained again."""
 EVALUATION_VERSION = 5
 """Scores: the same checkpoint gets another score. Every checkpoint is judged again."""

@@ -38,28 +38,29 @@ def fit(
     training: Training,
     ports: Ports,
     *,
-    description: str,
+    stage: str,
     selector: Selector | None = None,
 ) -> TrainingResult:
     """Train `student` and the objective's projections in place, continuing from the newest saved state.
 
-    They end with the best weights by `selector`, or with the last weights without one.
+    They end with the best weights by `selector`, or with the last weights without one. The name of the stage seeds its
+    draws together with `training.seed`.
 
     Raises:
         NonFiniteLossError: a loss or gradient is NaN or infinite; the optimizer was not stepped.
         Interrupted: a stop was requested; the state is kept.
     """
-    trainer = Trainer(student, teachers, tokens, objective, training, ports, selector)
+    trainer = Trainer(student, teachers, tokens, objective, training, ports, stage, selector)
     if (state := ports.states.latest()) is not None:
         trainer.state.restore(state)
-        ports.progress.note(f"{description}: continuing from step {state.step} of {trainer.num_steps}")
+        ports.progress.note(f"{stage}: continuing from step {state.step} of {trainer.num_steps}")
     with ports.shielded(math.inf):
-        trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, ports, description)
+        trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, ports, stage)
         if state is not None:
-            _note_other_rounding(trainer, state, description)
-        ports.progress.start(description, trainer.num_steps, trainer.state.step)
+            _note_other_rounding(trainer, state, stage)
+        ports.progress.start(stage, trainer.num_steps, trainer.state.step)
         with StateWriter(ports.states) as writer:
-            _train_to_end(trainer, selector, writer, description)
+            _train_to_end(trainer, selector, writer, stage)
     trainer.teachers.remove_caches()
     return_freed_memory()
     metrics = dict(trainer.metrics)
@@ -67,7 +68,7 @@ def fit(
         selector.restore_best(trainer.student, objective)
         metrics |= selector.metrics()
         ports.progress.note(
-            f"{description}: kept the weights of step {selector.best_step}, with the best {selector.title} of "
+            f"{stage}: kept the weights of step {selector.best_step}, with the best {selector.title} of "
             f"{selector.best_score:.4f}; training ended at step {trainer.state.step} of {trainer.num_steps}"
         )
     return TrainingResult(trainer.state.step, trainer.state.num_tokens, trainer.state.seconds, metrics)

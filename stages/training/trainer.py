@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from schemas.core.errors import NonFiniteLossError, OutOfMemoryError
 from schemas.core.training import Training
 from stages.data.batching.batches import Batches, padded_tokens, torn_step
+from stages.data.batching.seeds import stage_seed
 from stages.data.batching.tokens import Batch, Tokens
 from stages.device.runtime import Runtime, is_out_of_memory
 from stages.losses import Summed
@@ -39,6 +40,7 @@ class Trainer:
         objective: ObjectiveTerms,
         training: Training,
         ports: Ports,
+        stage: str,
         selector: Selector | None = None,
     ) -> None:
         self.runtime = Runtime(training.precision)
@@ -47,19 +49,12 @@ class Trainer:
         self.tokens, self.training, self.ports = tokens, training, ports
         self.teachers = Teachers(teachers, objective, tokens, self.runtime)
         self.runtime.trained(objective)
-        self.batches = Batches(
-            tokens.lengths,
-            training.batch,
-            microbatch_tokens=ports.microbatch_tokens,
-            seed=training.seed,
-            mixture=tokens.mixture,
-            choice_of=tokens.choice_of,
-        )
+        self.batches = Batches.of_stage(tokens, training, stage, microbatch_tokens=ports.microbatch_tokens)
         self.num_steps = self.batches.num_steps(training.duration)
         freeze(self.student, training)
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
-        self.draws = Draws(self.student, training.seed)
+        self.draws = Draws(self.student, stage_seed(training.seed, stage))
         self.draws.inspect(self.answers, tokens, self.runtime.device)
         self.meter = Meter((term.key for term in objective.terms), self.runtime.device)
         self.metrics: dict[str, float] = {}

@@ -48,7 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
     recipe = kind_recipe_dict(tmp_path_factory.mktemp("in"), "regression")
     return with_selection(
         teacher_configs(Recipe.model_validate(recipe))[0],
-        {"duration": f"{STEPS} steps", "dropout": None, "optimizer": {"learning_rate": 0.01}},
+        {"duration": f"{STEPS} steps", "dropout": None, "optimizer": {"learning_rate": 0.01}, "seed": 7},
         every=f"{EVERY} steps",
         patience=None,
         metric="pearson",
@@ -151,7 +151,7 @@ def test_training_ends_after_so_many_measurements_without_gain(
     assert list(measured) == list(range(2, ends_at + 1, 2))
     assert ends_at in ports.sink.values("train/loss"), "the last interval is logged"
     train = load_data(config.data, tiny_tokenizer(), ports.cache).train
-    batches = Batches(train.lengths, config.training.batch, 8192, seed=config.training.seed)
+    batches = Batches.of_stage(train, config.training, config.name, microbatch_tokens=8192)
     assert result.tokens == sum(batches.tokens_in_step(step) for step in range(ends_at))
 
 

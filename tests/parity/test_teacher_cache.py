@@ -111,7 +111,7 @@ def trained(config: StageConfig, ports: Ports) -> Trainer:
     """A stage's loop run to its end."""
     trainer = make_trainer(config, ports)
     arguments = (trainer.student, trainer.teachers.models, trainer.tokens, trainer.objective)
-    fit(*arguments, config.training, ports, description="general")
+    fit(*arguments, config.training, ports, stage="general")
     return trainer
 
 

@@ -123,7 +123,7 @@ def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) 
             trainer.objective,
             trainer.training,
             plain_ports(tmp_path / f"{precision}-fit"),
-            description="general",
+            stage="general",
         )
         assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
         assert not any(parameter.grad is not None for parameter in teacher.parameters())
@@ -132,7 +132,7 @@ def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) 
 def fit_again(trainer: Trainer, ports: Ports) -> None:
     """Run the loop with the parts of a trainer."""
     models = trainer.teachers.models
-    fit(trainer.student, models, trainer.tokens, trainer.objective, trainer.training, ports, description="general")
+    fit(trainer.student, models, trainer.tokens, trainer.objective, trainer.training, ports, stage="general")
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])

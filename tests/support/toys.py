@@ -141,7 +141,7 @@ def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
     teachers = load_teachers(config, data.labels, data.problem, data.units)
     initial = initial_student(config, None, data.train, data.labels, data.problem, tokenizer, data.units)
     objective = make_objective(config, initial, teachers, data, tokenizer)
-    return Trainer(initial.model, teachers, data.train, objective, config.training, ports)
+    return Trainer(initial.model, teachers, data.train, objective, config.training, ports, config.name)
 
 
 LATENTS: dict[str, dict[str, Any]] = {

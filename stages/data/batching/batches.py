@@ -1,4 +1,4 @@
-"""Rows of every optimizer step: a pure function of lengths, batch size and seed.
+"""Rows of every optimizer step: a pure function of lengths, batch size, seed and stage.
 
 Any step can be asked for by its number, so a resumed stage needs no saved iterator, and the budget
 of a microbatch (what the hardware holds) never decides which rows a step has (what is learnt).
@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.core.errors import ConfigError
-from schemas.core.training import BatchSize, Duration
+from schemas.core.training import BatchSize, Duration, Training
 from stages.data.batching.choice_groups import Groups, Rows
 from stages.data.batching.mixture import Mixture
+from stages.data.batching.seeds import stage_seed
+from stages.data.batching.tokens import Tokens
 
 # Rows are sorted by length inside a pool of so many steps: little padding, and still a new mix in
 # every epoch.
@@ -44,7 +46,7 @@ class Batches:
         lengths: (sequences,) tokens of each, padding excluded.
         batch: size of an optimizer step; its `sequences` are rows.
         microbatch_tokens: padded tokens of the largest forward pass; a longer row is a pass of its own.
-        seed: decides the order.
+        seed: decides the order; of a stage, `stage_seed`.
         mixture: shares of several sources; None takes each row once in an epoch.
         choice_of: (sequences,) the row that each is a choice of; None where every sequence is a row.
     """
@@ -71,6 +73,28 @@ class Batches:
         # First step of each known epoch; grows when later steps are requested.
         self._first_steps = [0]
         self._plan = lru_cache(maxsize=PLANS_KEPT)(self._make_plan)
+
+    @classmethod
+    def of_stage(
+        cls, tokens: Tokens, training: Training, stage: str, *, microbatch_tokens: int, copies: int = 1
+    ) -> Batches:
+        """Return the steps of a stage.
+
+        Args:
+            tokens: its sequences.
+            training: its settings.
+            stage: its name; stages that differ in it alone read their rows in different orders.
+            microbatch_tokens: padded tokens of the largest forward pass.
+            copies: sequences that each one stands for, where augmented copies of the same length are yet to be made.
+        """
+        return cls(
+            np.tile(tokens.lengths, copies),
+            training.batch,
+            microbatch_tokens,
+            stage_seed(training.seed, stage),
+            tokens.mixture,
+            tokens.choice_of,
+        )
 
     @property
     def rows_in_epoch(self) -> int:

@@ -49,7 +49,8 @@ class Mixture:
         for source, (size, number) in enumerate(zip(self.rows, numbers.tolist(), strict=True)):
             start, end = epoch * number, (epoch + 1) * number
             for turn in range(start // size, -(-end // size)):
-                random = np.random.Generator(np.random.PCG64([seed, source, turn]))
+                # From 1: a seed sequence takes no notice of zeros at its end, and [seed, epoch] orders the steps.
+                random = np.random.Generator(np.random.PCG64([seed, source, turn + 1]))
                 order = random.permutation(size) + first[source]
                 parts.append(order[max(0, start - turn * size) : end - turn * size])
         return np.concatenate(parts)

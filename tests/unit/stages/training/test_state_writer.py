@@ -94,7 +94,7 @@ def run(recipe: Recipe, ports: Ports) -> Trainer:
         trainer.objective,
         config.training,
         ports,
-        description="general",
+        stage="general",
     )
     return trainer
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from typing import get_args
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from schemas.core.training import BatchSize, Duration
+from schemas.core.training import BatchSize, Duration, Training
+from schemas.recipe.stage import StageName
 from stages.data.batching.batches import Batches, evaluation_batches, padded_tokens
+from stages.data.batching.mixture import Mixture
+from stages.data.batching.payloads import Payload
+from stages.data.batching.seeds import stage_seed
+from stages.data.batching.tokens import Tokens
 
 LENGTHS = np.random.default_rng(7).integers(3, 60, size=1003).astype(np.int32)
 
@@ -83,6 +91,35 @@ def test_epochs_and_seeds_have_orders_of_their_own() -> None:
     epoch = range(plan.steps_in_epoch(0))
     assert not np.array_equal(rows_of(plan, epoch), rows_of(plan, range(101, 202)))
     assert not np.array_equal(rows_of(plan, epoch), rows_of(batches("10 sequences", seed=1), epoch))
+
+
+def text_of(lengths: NDArray[np.int32], mixture: Mixture | None = None) -> Tokens:
+    """Sequences of some lengths, without labels."""
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    ids = np.zeros(int(lengths.sum()), np.int32)
+    return Tokens(ids, lengths, None, Payload(), 0, "", starts=starts, mixture=mixture)
+
+
+@pytest.mark.parametrize("mixture", [None, Mixture((600, 403), (1.0, 2.0))], ids=["one source", "a mixture"])
+@pytest.mark.parametrize("size", ["10 sequences", "400 tokens"])
+def test_no_stage_reads_the_rows_of_another_in_its_order(size: str, mixture: Mixture | None) -> None:
+    training = Training.model_validate({"duration": "1 epoch", "batch": size, "seed": 0})
+    text = text_of(LENGTHS, mixture)
+    steps: dict[str, list[bytes]] = {}
+    for stage in get_args(StageName):
+        plan = Batches.of_stage(text, training, stage, microbatch_tokens=100_000)
+        same = Batches.of_stage(text, training, stage, microbatch_tokens=512)
+        steps[stage] = [np.sort(np.concatenate(plan.step(step))).tobytes() for step in range(60)]
+        assert steps[stage][59] == np.sort(np.concatenate(same.step(59))).tobytes()
+    assert len(steps) > 4
+    for one, other in combinations(steps.values(), 2):
+        assert not set(one) & set(other)
+
+
+@pytest.mark.parametrize("stage", ["general", "task_specific"])
+def test_every_seed_of_a_stage_is_another(stage: str) -> None:
+    assert len({stage_seed(seed, stage) for seed in (0, 1, 2, 2**31 - 1)}) == 4
+    assert 0 <= stage_seed(2**31 - 1, stage) < 2**64
 
 
 @pytest.mark.parametrize(
