@@ -77,14 +77,14 @@ def test_what_changes_while_a_stage_trains_changes_nothing_of_it(kind: str, reci
     ports = plain_ports(tmp_path, progress=Meanwhile(deed=change))
     result = run_stage(config, None, ports, identity)
     assert result.checkpoint.digest == digest
-    said = changed_since(identity, config, None)
+    changes = changed_since(identity, config, None)
     expected = {
         "grown": "its data changed",
         "gone": "can no longer be read",
         "other weights": "the pretrained model changed",
     }
-    assert said is not None
-    assert expected[kind] in said
+    assert changes is not None
+    assert expected[kind] in changes
 
 
 def test_a_stage_whose_data_changed_before_it_was_read_is_refused_before_it_trains(
@@ -105,8 +105,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert recipe.task is not None
     train, prepare = recipe.task.train, files._prepare  # type: ignore[union-attr]
 
-    def slowly(path: Path, *given: Any) -> None:
-        prepare(path, *given)
+    def slowly(path: Path, *arguments: Any) -> None:
+        prepare(path, *arguments)
         append(str(path))
 
     monkeypatch.setattr(files, "_prepare", slowly)
@@ -122,9 +122,9 @@ def test_a_file_that_is_removed_while_it_is_read_is_named(
     assert recipe.task is not None
     prepare = files._prepare
 
-    def too_late(path: Path, *given: Any) -> None:
+    def too_late(path: Path, *arguments: Any) -> None:
         path.unlink()
-        prepare(path, *given)
+        prepare(path, *arguments)
 
     monkeypatch.setattr(files, "_prepare", too_late)
     with pytest.raises(DataError, match=r"train\.jsonl"):

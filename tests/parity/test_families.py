@@ -105,8 +105,8 @@ def check_checkpoint(checkpoint: CheckpointRef, auto: Any, model_type: str, conf
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]
     assert model.config.model_type == model_type
-    found = shape_of(model.config)
-    assert {name: getattr(found, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
+    shape = shape_of(model.config)
+    assert {name: getattr(shape, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
     if auto is AutoModel:
         assert config.student is not None
         start = fresh_student(config.student, Path(config.pretrained.path)).state_dict()

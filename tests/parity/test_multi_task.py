@@ -35,12 +35,12 @@ def recipe_of(folder: Path, tasks: dict[str, Any] | None = None) -> Recipe:
     """Classes of texts, values, and classes of pairs, with one teacher for all."""
     content = toy_recipe_dict(folder, steps=3)
     training = content["stages"][0]["training"]
-    given = tasks or {
+    tasks_of_recipe = tasks or {
         "one": content["task"],
         "likeness": kind_task(folder, "regression", rows=50),
         "two": kind_task(folder, "pair", rows=70),
     }
-    content["teacher"]["multi_task"] = {"tasks": given, "training": training}
+    content["teacher"]["multi_task"] = {"tasks": tasks_of_recipe, "training": training}
     return Recipe.model_validate(content)
 
 
@@ -69,8 +69,8 @@ def test_rows_of_all_tasks_are_concatenated(config: StageConfig, tmp_path: Path)
     assert set(labels[:160, 0].tolist()) == {0, 1}
     assert set(labels[160:210, 0].tolist()) == {2}
     assert set(labels[210:, 0].tolist()) == {3, 4}
-    given = [row["label"] for row in kind_rows("regression", 50, 1)]
-    np.testing.assert_allclose(labels[160:210, 1], given)
+    values = [row["label"] for row in kind_rows("regression", 50, 1)]
+    np.testing.assert_allclose(labels[160:210, 1], values)
     assert not labels[:160, 1].any()
     part = data.parts["likeness"].train
     first, again = part.batch(np.array([3])), data.train.batch(np.array([163]))
@@ -85,8 +85,8 @@ def expected_loss(logits: np.ndarray, labels: list[list[float]]) -> float:
             total += float(((row[2] - value) / scale) ** 2)
         else:
             start = 0 if output < 2 else 3
-            own = row[start : start + 2]
-            total += float(np.log(np.exp(own).sum()) - own[int(output) - start])
+            task_logits = row[start : start + 2]
+            total += float(np.log(np.exp(task_logits).sum()) - task_logits[int(output) - start])
     return total
 
 
@@ -105,12 +105,12 @@ def test_each_row_is_compared_with_its_own_tasks_outputs(trainer: Trainer) -> No
     assert touched[8:].tolist() == [[False, False, False, True, True]] * 4
 
 
-def test_a_row_without_a_label_does_not_count(trainer: Trainer) -> None:
+def test_a_row_without_a_label_is_ignored(trainer: Trainer) -> None:
     batch = rows_of_all(trainer)
     labels = batch.targets_as(Labels).values.clone()
     labels[[1, 5]] = torch.nan
     logits = torch.randn(12, 5, dtype=torch.float64)
-    known = [place for place in range(12) if place not in (1, 5)]
+    known = [index for index in range(12) if index not in (1, 5)]
     batch = replace(batch, targets=Labels(labels))
     loss = trainer.objective.terms[0].compute(Outputs({}, Recording(()), logits), None, batch)
     expected = expected_loss(logits.numpy()[known], labels[known].tolist())
@@ -148,14 +148,14 @@ def test_a_stage_scores_each_task_by_its_own_metric(config: StageConfig, tmp_pat
         batch = part.validation.batch(np.arange(60))
         with torch.no_grad():
             logits = model(**batch.model_inputs()).logits.numpy()[:, part.outputs]
-        given = part.validation.payload_as(RowLabels).labels
+        labels = part.validation.payload_as(RowLabels).labels
         if name == "likeness":
-            own = logits[:, 0]
-            found = (pearsonr(given, own).statistic + spearmanr(given, own).statistic) / 2
-            scores[name] = float(found)
-            assert result.metrics["eval/pearson_spearman/likeness"] == pytest.approx(found, abs=1e-5)
+            predictions = logits[:, 0]
+            score = (pearsonr(labels, predictions).statistic + spearmanr(labels, predictions).statistic) / 2
+            scores[name] = float(score)
+            assert result.metrics["eval/pearson_spearman/likeness"] == pytest.approx(score, abs=1e-5)
         else:
-            scores[name] = float((logits.argmax(-1) == given).mean())
+            scores[name] = float((logits.argmax(-1) == labels).mean())
             assert result.metrics[f"eval/accuracy/{name}"] == pytest.approx(scores[name])
     mean = sum(scores.values()) / 3
     assert result.metrics["eval/mean_score"] == pytest.approx(mean, abs=1e-5)

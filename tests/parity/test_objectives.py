@@ -75,20 +75,20 @@ def test_neither_accumulation_nor_padding_changes_the_gradient(name: str, recipe
     assert expected
     assert all(bool(gradient.isfinite().all()) for gradient in expected.values())
     padded = make_trainer(config, plain_ports(tmp_path))
-    own = padded.tokens.batch
-    padded.microbatches = lambda: [_longer(own(rows)) for rows in padded.batches.step(0)]  # type: ignore[method-assign]
+    batches = padded.tokens.batch
+    padded.microbatches = lambda: [_longer(batches(rows)) for rows in padded.batches.step(0)]  # type: ignore[method-assign]
     padded.accumulate()
-    found = [gradients(padded)]
+    results = [gradients(padded)]
     if whole.objective.couples_rows:
         with pytest.raises(ConfigError, match=r"execution\.microbatch_tokens"):
             cut.accumulate()
     else:
         cut.accumulate()
-        found.append(gradients(cut))
-    for each in found:
-        assert each.keys() == expected.keys()
+        results.append(gradients(cut))
+    for result in results:
+        assert result.keys() == expected.keys()
         for key, gradient in expected.items():
-            torch.testing.assert_close(each[key], gradient, rtol=1e-3, atol=2e-6, msg=key)
+            torch.testing.assert_close(result[key], gradient, rtol=1e-3, atol=2e-6, msg=key)
 
 
 def _longer(batch: Any) -> Any:
@@ -129,7 +129,7 @@ def test_a_share_is_the_norm_of_the_terms_own_gradient(recipe: Recipe, tmp_path:
     for key in counts:
         for parameter in trainer.parameters.values():
             parameter.grad = None
-        alone = {other: float(other == key) * weight for other, weight in trainer.objective.weights().items()}
+        alone = {name: float(name == key) * weight for name, weight in trainer.objective.weights().items()}
         trainer.backward(batch, trainer.teachers.target(batch), counts, alone)
         norms[key] = sum(float(g.double().square().sum()) for g in gradients(trainer).values()) ** 0.5
     shares = shares_of(trainer, batch)
@@ -191,8 +191,8 @@ def test_a_perturbed_step_differs_and_has_the_configured_length(recipe: Recipe, 
     hook.remove()
     moved = (seen[1] - seen[0]).flatten(1).norm(dim=1)
     assert moved.tolist() == pytest.approx([1.0] * len(moved), rel=1e-4)
-    one, other = gradients(plain), gradients(perturbed)
-    assert any(not torch.allclose(one[key], other[key]) for key in one)
+    plain_gradients, perturbed_gradients = gradients(plain), gradients(perturbed)
+    assert any(not torch.allclose(plain_gradients[key], perturbed_gradients[key]) for key in plain_gradients)
 
 
 def test_every_kind_of_objective_runs_a_whole_stage(recipe: Recipe, tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ def kept(checkpoint: CheckpointRef) -> dict[str, Tensor]:
     return read_tensors(Path(checkpoint.path) / PROJECTIONS)
 
 
-def assert_same(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: set[str]) -> None:
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor], names: set[str]) -> None:
     for name in names:
-        torch.testing.assert_close(mine[name], theirs[name], rtol=0, atol=1e-6, msg=name)
+        torch.testing.assert_close(actual[name], expected[name], rtol=0, atol=1e-6, msg=name)
 
 
 def test_each_projection_that_fits_is_kept_when_a_term_is_added(recipe: Recipe, tmp_path: Path) -> None:

@@ -41,10 +41,10 @@ def test_an_even_product_equals_a_plain_one(shape: tuple[int, ...], number: torc
     inputs, weights = (torch.randn(*shape, width, dtype=number) for width in (24, 40))
     answers: list[list[Tensor | None]] = []
     for layer in (plain, even):
-        given = inputs.clone().requires_grad_()
-        answer = layer(given)
+        leaf = inputs.clone().requires_grad_()
+        answer = layer(leaf)
         (answer * weights).sum().backward()
-        answers.append([answer, given.grad, layer.weight.grad, layer.bias.grad])
+        answers.append([answer, leaf.grad, layer.weight.grad, layer.bias.grad])
     allowed = TOLERANCE[number]
     torch.testing.assert_close(answers[1], answers[0], rtol=allowed, atol=allowed)
 
@@ -100,13 +100,13 @@ def scores_of(mask: Tensor, *, width: int, seed: int) -> Tensor:
 def test_scores_that_are_zero_at_padding_need_no_mask() -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
     student, teacher = scores_of(mask, width=8, seed=1), scores_of(mask, width=4, seed=2)
-    found: list[tuple[Summed, Tensor | None]] = []
+    results: list[tuple[Summed, Tensor | None]] = []
     for known in (False, True):
-        given = student.clone().requires_grad_()
-        loss = attention_score_loss(given, teacher, mask, zero_at_padding=known)
+        leaf = student.clone().requires_grad_()
+        loss = attention_score_loss(leaf, teacher, mask, zero_at_padding=known)
         loss.total.backward()
-        found.append((loss, given.grad))
-    (plain, plain_gradient), (quick, quick_gradient) = found
+        results.append((loss, leaf.grad))
+    (plain, plain_gradient), (quick, quick_gradient) = results
     assert torch.equal(plain.total, quick.total)
     assert torch.equal(plain.count, quick.count)
     assert plain_gradient is not None
@@ -119,14 +119,14 @@ def test_clipping_equals_torchs(limit: float | None, tmp_path: Path) -> None:
     trainer = a_trainer(tmp_path, gradient_clip_norm=limit)
     trainer.accumulate()
     expected = [nn.Parameter(parameter.detach()) for parameter in trainer.parameters.values()]
-    for own, parameter in zip(expected, trainer.parameters.values(), strict=True):
-        own.grad = None if parameter.grad is None else parameter.grad.clone()
+    for cloned, parameter in zip(expected, trainer.parameters.values(), strict=True):
+        cloned.grad = None if parameter.grad is None else parameter.grad.clone()
     norm = nn.utils.clip_grad_norm_(expected, limit or float("inf"))
     assert trainer.clip() == float(norm)
-    for own, parameter in zip(expected, trainer.parameters.values(), strict=True):
-        assert (own.grad is None) == (parameter.grad is None)
-        if own.grad is not None and parameter.grad is not None:
-            assert torch.equal(own.grad, parameter.grad)
+    for cloned, parameter in zip(expected, trainer.parameters.values(), strict=True):
+        assert (cloned.grad is None) == (parameter.grad is None)
+        if cloned.grad is not None and parameter.grad is not None:
+            assert torch.equal(cloned.grad, parameter.grad)
 
 
 def a_trainer(folder: Path, latent: dict[str, Any] | None = None, **training: object) -> Trainer:
@@ -157,18 +157,18 @@ def test_a_shortened_teacher_computes_the_same_states(family: str) -> None:
         model, batch = encoder(family), a_batch()
         with torch.no_grad():
             expected = run_model(model, batch, needs)
-            taken = shorten(model, needs, a_batch())
-            found = run_model(model, batch, needs)
+            removed = shorten(model, needs, a_batch())
+            outputs = run_model(model, batch, needs)
         whole = family_config(family).num_hidden_layers
-        assert model.config.num_hidden_layers == whole - taken
-        assert found.hidden.keys() == expected.hidden.keys()
-        assert all(torch.equal(found.hidden[at], own) for at, own in expected.hidden.items())
+        assert model.config.num_hidden_layers == whole - removed
+        assert outputs.hidden.keys() == expected.hidden.keys()
+        assert all(torch.equal(outputs.hidden[at], states) for at, states in expected.hidden.items())
         for layer in needs.attention:
-            own, other = (each.recording.attention[layer] for each in (expected, found))
-            assert torch.equal(own.query, other.query)
-            assert torch.equal(own.value, other.value)
+            full_map, shortened_map = (result.recording.attention[layer] for result in (expected, outputs))
+            assert torch.equal(full_map.query, shortened_map.query)
+            assert torch.equal(full_map.value, shortened_map.value)
         if family == "bert":
-            assert taken == whole - 1
+            assert removed == whole - 1
             assert len(model.encoder.layer) == 1
 
 
@@ -181,14 +181,14 @@ def test_a_teacher_whose_last_block_is_read_stays_whole(needs: Needs) -> None:
 
 def test_a_stage_with_a_shortened_teacher_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     latent = {"layer_map": {"kind": "bottom"}}
-    found = []
+    trainers = []
     for shortened in (True, False):
         if not shortened:
             monkeypatch.setattr(teachers, "shorten", lambda *_: 0)
         trainer = a_trainer(tmp_path, latent)
         trainer.train_step()
-        found.append(trainer)
-    quick, plain = found
+        trainers.append(trainer)
+    quick, plain = trainers
     assert len(quick.teachers.models[0].encoder.layer) == 2
     assert len(plain.teachers.models[0].encoder.layer) == 4
     for name, parameter in plain.parameters.items():

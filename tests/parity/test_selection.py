@@ -199,7 +199,7 @@ def test_held_out_rows_are_scored_and_not_trained_on(kind: str, tmp_path: Path) 
     sequences = [tuple(whole.train.batch(np.array([at])).input_ids[0].tolist()) for at in range(len(whole.train))]
     held = {sequences[at] for at in np.flatnonzero(np.isin(row_of, part.held_out))}
     learnt = [tuple(data.train.batch(np.array([at])).input_ids[0].tolist()) for at in range(len(data.train))]
-    assert learnt == [each for at, each in enumerate(sequences) if row_of[at] not in part.held_out], (
+    assert learnt == [sequence for at, sequence in enumerate(sequences) if row_of[at] not in part.held_out], (
         "the others, in their order"
     )
     assert not held & set(learnt)
@@ -288,7 +288,7 @@ def test_a_stage_without_selection_keeps_its_digest(config: StageConfig) -> None
 
 
 @pytest.mark.parametrize(
-    ("place", "selection", "message"),
+    ("path", "selection", "message"),
     [
         (("stages", 0), {}, "stage general predicts no answers that could be scored"),
         (("stages", 2), {}, "stage task_adaptive predicts no answers"),
@@ -300,7 +300,7 @@ def test_a_stage_without_selection_keeps_its_digest(config: StageConfig) -> None
     ],
 )
 def test_what_cannot_be_chosen_by_is_refused(
-    tmp_path: Path, place: tuple[Any, ...], selection: dict[str, Any], message: str
+    tmp_path: Path, path: tuple[Any, ...], selection: dict[str, Any], message: str
 ) -> None:
     content = toy_recipe_dict(tmp_path)
     training = content["stages"][0]["training"]
@@ -310,21 +310,21 @@ def test_what_cannot_be_chosen_by_is_refused(
     }
     content["stages"] = [{**stage, "training": dict(training)} for stage in content["stages"]]
     at: Any = content
-    for part in place:
+    for part in path:
         at = at[part]
     at["training"]["selection"] = selection
     with pytest.raises(ValidationError, match=message) as refused:
         Recipe.model_validate(content)
-    assert refused.value.errors()[0]["loc"][: len(place)] == place
+    assert refused.value.errors()[0]["loc"][: len(path)] == path
 
 
 def test_a_students_weights_are_selected_too(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in", steps=4)
     content["teacher"]["task_model"]["training"]["duration"] = "4 steps"
     recipe = Recipe.model_validate(content)
-    made = run_stage(teacher_configs(recipe)[0], None, plain_ports(tmp_path / "teacher"))
+    teacher = run_stage(teacher_configs(recipe)[0], None, plain_ports(tmp_path / "teacher"))
     teachers = task_teachers(
-        recipe, {"teacher": finished_teacher(f"{made.checkpoint.path}/model", made.checkpoint.digest)}
+        recipe, {"teacher": finished_teacher(f"{teacher.checkpoint.path}/model", teacher.checkpoint.digest)}
     )
     assert isinstance(teachers, TaskTeachers)
     config = with_selection(stage_config(recipe, recipe.stages[3], teachers), {}, every="1 steps", patience=None)

@@ -57,8 +57,8 @@ def asked_once(config: StageConfig, ports: Ports) -> Trainer:
 
 def values(outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("query", "key")) -> Iterator[torch.Tensor]:
     """Everything kept of a forward pass, at real tokens."""
-    for place in sorted(outputs.hidden):
-        yield outputs.hidden[place][mask]
+    for depth in sorted(outputs.hidden):
+        yield outputs.hidden[depth][mask]
     for layer in sorted(outputs.recording.layers):
         noted = outputs.recording.attention[layer]
         for name in sorted(states):
@@ -82,8 +82,8 @@ def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_pa
         assert len(kept.pools) == len(live.pools)
         read = trainer.objective.teacher_needs(0).states
         pairs = zip(values(kept.outputs[0], mask, read), values(live.outputs[0], mask, read), strict=True)
-        for given, expected in pairs:
-            torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-5)
+        for actual, expected in pairs:
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -100,9 +100,9 @@ def test_a_row_is_kept_bit_for_bit_in_the_format_it_was_computed_in(
         assert live is not None
         mask = batch.attention_mask.bool()
         kept = cache.read(batch)
-        for given, expected in zip(values(kept, mask), values(live.outputs[0], mask), strict=True):
-            assert given.dtype == expected.dtype
-            assert torch.equal(given, expected)
+        for actual, expected in zip(values(kept, mask), values(live.outputs[0], mask), strict=True):
+            assert actual.dtype == expected.dtype
+            assert torch.equal(actual, expected)
     number = torch.bfloat16 if precision == "bf16" else torch.float32
     assert {part.dtype for part in cache.parts} == {number}
 
@@ -120,8 +120,8 @@ def test_a_cached_stage_trains_the_same_and_deletes_its_cache(recipe: Recipe, tm
     plain = trained(config, plain_ports(tmp_path / "plain"))
     ports = plain_ports(tmp_path / "kept", teacher_cache_bytes=ROOM)
     kept = trained(config, ports)
-    for (name, expected), given in zip(plain.student.named_parameters(), kept.student.parameters(), strict=True):
-        torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4, msg=name)
+    for (name, expected), actual in zip(plain.student.named_parameters(), kept.student.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-4, msg=name)
     assert isinstance(ports.progress, SilentProgress)
     assert ports.progress.started[0][0] == "general, teacher"
     assert not list(ports.cache.glob("teacher-*"))
@@ -144,16 +144,16 @@ def test_a_resumed_stage_ends_in_the_same_weights(lost: bool, recipe: Recipe, tm
     whole = trained(config, plain_ports(tmp_path / "whole", teacher_cache_bytes=ROOM))
     states = MemoryStates()
     room = {"teacher_cache_bytes": ROOM, "states": states}
-    place = tmp_path / "cut"
-    num_batches = len(asked_once(config, plain_ports(place, **room)).teachers.caches[0].batches)
+    cut = tmp_path / "cut"
+    num_batches = len(asked_once(config, plain_ports(cut, **room)).teachers.caches[0].batches)
     with pytest.raises(Interrupted):
-        trained(config, plain_ports(place, **room, stop_requested=StopsAfter(num_batches + 30)))
+        trained(config, plain_ports(cut, **room, stop_requested=StopsAfter(num_batches + 30)))
     assert isinstance(states.saved[-1], TrainingState)
-    folders = list((place / "cache").glob("teacher-*"))
+    folders = list((cut / "cache").glob("teacher-*"))
     assert folders
     for folder in folders if lost else ():
         shutil.rmtree(folder)
-    resumed = trained(config, plain_ports(place, **room))
+    resumed = trained(config, plain_ports(cut, **room))
     assert tensors_digest(resumed.student) == tensors_digest(whole.student)
     assert tensors_digest(resumed.objective) == tensors_digest(whole.objective)
 
@@ -161,16 +161,16 @@ def test_a_resumed_stage_ends_in_the_same_weights(lost: bool, recipe: Recipe, tm
 @pytest.mark.parametrize("rooms", [(ROOM, 0), (0, ROOM), (ROOM, ROOM), (0, 0)])
 def test_a_change_of_caching_after_a_resume_is_reported(rooms: tuple[int, int], recipe: Recipe, tmp_path: Path) -> None:
     config, states = stage(recipe, {}), MemoryStates()
-    place, before = {"states": states}, rooms[0]
+    folders, before = {"states": states}, rooms[0]
     batches = len(asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM)).teachers.caches[0].batches)
     stop = StopsAfter((batches if before else 0) + 30)
     with pytest.raises(Interrupted):
-        trained(config, plain_ports(tmp_path, **place, teacher_cache_bytes=before, stop_requested=stop))
-    ports = plain_ports(tmp_path, **place, teacher_cache_bytes=rooms[1])
+        trained(config, plain_ports(tmp_path, **folders, teacher_cache_bytes=before, stop_requested=stop))
+    ports = plain_ports(tmp_path, **folders, teacher_cache_bytes=rooms[1])
     trained(config, ports)
     assert isinstance(ports.progress, SilentProgress)
-    said = [note for note in ports.progress.notes if "the last bits" in note]
-    assert len(said) == (before != rooms[1])
+    notes = [note for note in ports.progress.notes if "the last bits" in note]
+    assert len(notes) == (before != rooms[1])
 
 
 def test_a_stop_while_the_cache_is_filled_keeps_its_rows(
@@ -205,13 +205,13 @@ def test_every_damage_is_detected_and_repaired_before_use(recipe: Recipe, tmp_pa
     assert len(files) == len(cache.parts) + 1
     for case in range(150):
         file = files[case % len(files)]
-        place = draw.randrange(file.stat().st_size)
+        offset = draw.randrange(file.stat().st_size)
         with file.open("r+b") as opened:
-            opened.seek(place)
+            opened.seek(offset)
             byte = opened.read(1)[0]
-            opened.seek(place)
+            opened.seek(offset)
             opened.write(bytes([byte ^ (1 << draw.randrange(8))]))
-        assert cache._cached(rows) is None, f"{file.name}, byte {place}"
+        assert cache._cached(rows) is None, f"{file.name}, byte {offset}"
         mended = values(cache.read(batch), mask)
         assert all(torch.equal(a, b) for a, b in zip(mended, whole, strict=True))
         assert cache._cached(rows) is not None
@@ -267,16 +267,16 @@ def test_no_cache_is_made_that_would_not_pay_or_not_be_valid(
 
 def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(recipe: Recipe, tmp_path: Path) -> None:
     config, facts = stage(recipe, {}), preflight(recipe, tmp_path)
-    each, once, full = (cost_of(config, facts, tmp_path, 1e9, room=room) for room in (0, ROOM, 1e3))
+    cost, once, full = (cost_of(config, facts, tmp_path, 1e9, room=room) for room in (0, ROOM, 1e3))
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)
     trainer = asked_once(config, ports)
     assert once.kept_bytes == trainer.teachers.caches[0].num_bytes
-    assert each.kept_bytes == full.kept_bytes == 0
+    assert cost.kept_bytes == full.kept_bytes == 0
     length = int(trainer.tokens.num_tokens / len(trainer.tokens))
     per_token = encoder_flops(facts.teacher, sequence_length=length) / length
-    spared = (each.tokens - trainer.tokens.num_tokens) * per_token
-    assert each.flops - once.flops == pytest.approx(spared)
-    assert full.flops == each.flops
+    spared = (cost.tokens - trainer.tokens.num_tokens) * per_token
+    assert cost.flops - once.flops == pytest.approx(spared)
+    assert full.flops == cost.flops
 
 
 def test_the_plan_refuses_a_step_whose_rows_are_compared_across_forward_passes(recipe: Recipe, tmp_path: Path) -> None:

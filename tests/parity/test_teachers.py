@@ -47,8 +47,8 @@ def classifier(folder: Path, seed: int) -> Path:
 
 
 def specific(recipe: Recipe, teacher: Any, objective: dict[str, Any]) -> StageConfig:
-    one = FinetunedTeacher(model=FolderModel(path="./nowhere"))
-    config = stage_config(recipe, recipe.stages[3], TaskTeachers(fine_tuned=(one,)))
+    first = FinetunedTeacher(model=FolderModel(path="./nowhere"))
+    config = stage_config(recipe, recipe.stages[3], TaskTeachers(fine_tuned=(first,)))
     return config.model_copy(update={"teacher": teacher, "objective": TaskObjective.model_validate(objective)})
 
 
@@ -63,11 +63,11 @@ SOFT_AND_HIDDEN = {"latent": {"terms": [{"kind": "hidden"}], "projection": "shar
 
 
 def test_two_teachers_that_are_the_same_teach_what_one_does(recipe: Recipe, tmp_path: Path) -> None:
-    one = FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / "t", seed=1))))
+    single = FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / "t", seed=1))))
     for weighting in ("fixed", "confidence"):
-        both = Committee(members=(one, one), weights=(0.25, 0.75), weighting=weighting)  # type: ignore[arg-type]
+        both = Committee(members=(single, single), weights=(0.25, 0.75), weighting=weighting)  # type: ignore[arg-type]
         config = {"latent": None, "hard_label": None}
-        alone = gradients(specific(recipe, one, config), tmp_path)
+        alone = gradients(specific(recipe, single, config), tmp_path)
         together = gradients(specific(recipe, both, config), tmp_path)
         assert alone.keys() == together.keys()
         for name, gradient in alone.items():
@@ -80,7 +80,7 @@ def test_fixed_shares_weigh_the_teachers_gradients(recipe: Recipe, tmp_path: Pat
     )
     both = Committee(members=members, weights=(0.25, 0.75))
     config = {"latent": None, "hard_label": None}
-    first, second = (gradients(specific(recipe, each, config), tmp_path) for each in members)
+    first, second = (gradients(specific(recipe, shares, config), tmp_path) for shares in members)
     together = gradients(specific(recipe, both, config), tmp_path)
     for name, gradient in together.items():
         expected = 0.25 * first[name] + 0.75 * second[name]
@@ -131,14 +131,14 @@ def test_a_committee_runs_a_stage_and_logs_each_teacher(recipe: Recipe, tmp_path
 
 
 def test_shares_and_weighting_are_part_of_a_stages_identity(recipe: Recipe, tmp_path: Path) -> None:
-    one = FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / "t", seed=1))))
+    single = FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / "t", seed=1))))
     digests = {
         stage_digest(specific(recipe, teacher, {}), None)
         for teacher in (
-            one,
-            Committee(members=(one, one), weights=(0.5, 0.5)),
-            Committee(members=(one, one), weights=(0.4, 0.6)),
-            Committee(members=(one, one), weights=(0.5, 0.5), weighting="confidence"),
+            single,
+            Committee(members=(single, single), weights=(0.5, 0.5)),
+            Committee(members=(single, single), weights=(0.4, 0.6)),
+            Committee(members=(single, single), weights=(0.5, 0.5), weighting="confidence"),
         )
     }
     assert len(digests) == 4
@@ -159,14 +159,14 @@ def test_a_student_predicts_masked_words_through_a_whole_stage(recipe: Recipe, t
     AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     objective = MaskedLanguageObjective.model_validate({"latent": {"terms": [{"kind": "hidden", "loss": "cosine"}]}})
-    other = recipe.with_pretrained(FolderModel(path=str(folder)))
-    stage = stage_config(other, other.stages[0], TaskTeachers()).model_copy(update={"objective": objective})
+    pretrained = recipe.with_pretrained(FolderModel(path=str(folder)))
+    stage = stage_config(pretrained, pretrained.stages[0], TaskTeachers()).model_copy(update={"objective": objective})
     ports = plain_ports(tmp_path)
     result = run_stage(stage, None, ports)
     assert isinstance(ports.sink, MetricList)
     assert {"train/soft_label_loss", "train/hard_label_loss", "train/hidden_loss"} <= (ports.sink.names())
     assert 0 < result.metrics["eval/hard_label_loss"] < 20
-    following = stage_config(other, other.stages[0], TaskTeachers())
+    following = stage_config(pretrained, pretrained.stages[0], TaskTeachers())
     assert run_stage(following, result.checkpoint, plain_ports(tmp_path / "next")).steps == 3
 
 

@@ -47,7 +47,7 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_path: Path) -> None:
-    found: list[dict[str, Tensor]] = []
+    results: list[dict[str, Tensor]] = []
     means: list[dict[str, float]] = []
     for size in (8, 2):
         trainer = trainer_of(recipe, plain_ports(tmp_path))
@@ -60,24 +60,24 @@ def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_p
             target = trainer.teachers.target(batch)
             totals = trainer.backward(batch, target, whole, trainer.objective.weights())
             trainer.meter.add(totals, count)
-        found.append(gradients(trainer))
+        results.append(gradients(trainer))
         means.append(trainer.meter.means())
-    assert len(found[0]) > 10
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+    assert len(results[0]) > 10
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(results[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
     assert means[1] == pytest.approx(means[0], rel=1e-5)
 
 
 def test_the_microbatch_budget_does_not_change_the_gradient(recipe: Recipe, tmp_path: Path) -> None:
-    found = []
+    results = []
     for budget in (8192, 40):
         trainer = trainer_of(recipe, plain_ports(tmp_path, microbatch_tokens=budget))
-        assert any(place.p for place in trainer.student.modules() if isinstance(place, nn.Dropout))
+        assert any(module.p for module in trainer.student.modules() if isinstance(module, nn.Dropout))
         assert (len(trainer.batches.step(0)) > 1) == (budget == 40)
         trainer.accumulate()
-        found.append(gradients(trainer))
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        results.append(gradients(trainer))
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(results[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tmp_path: Path) -> None:
@@ -91,15 +91,15 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tm
         attention_mask=torch.cat([short.attention_mask, extra], 1),
         token_type_ids=None if short.token_type_ids is None else torch.cat([short.token_type_ids, extra], 1),
     )
-    found = []
+    results = []
     for batch in (short, long):
         trainer.optimizer.zero_grad()
         trainer.backward(
             batch, trainer.teachers.target(batch), trainer.objective.counts(batch), trainer.objective.weights()
         )
-        found.append({name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None})
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        results.append({name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None})
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(results[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_counts_known_before_the_forward_pass_are_those_of_the_losses(recipe: Recipe, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Reci
 def test_a_gradient_that_is_not_finite_names_its_layer(limit: float | None, recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, plain_ports(tmp_path))
     trainer.training = trainer.training.model_copy(update={"gradient_clip_norm": limit})
-    (name,) = [each for each in trainer.parameters if each.endswith("layer.1.output.dense.weight")]
+    (name,) = [name for name in trainer.parameters if name.endswith("layer.1.output.dense.weight")]
     trainer.parameters[name].register_hook(lambda gradient: gradient * float("inf"))
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     with pytest.raises(NonFiniteLossError, match=rf"step 0: no loss but the gradient of {name};"):
@@ -210,9 +210,9 @@ def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
     shape = StudentShape(num_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     start = TeacherLayersStart.model_validate({"layer_map": {"kind": "explicit", "layers": [2, 0]}})
     student = fresh_student(StudentConfig(shape=shape, start=start), folder).state_dict()
-    for mine, theirs in ((0, 2), (1, 0)):
+    for student_layer, teacher_layer in ((0, 2), (1, 0)):
         key = "encoder.layer.{}.attention.self.query.weight"
-        assert torch.equal(student[key.format(mine)], teacher[key.format(theirs)])
+        assert torch.equal(student[key.format(student_layer)], teacher[key.format(teacher_layer)])
 
 
 def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
@@ -250,9 +250,9 @@ def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path
     general = stage_config(recipe, recipe.stages[0], TaskTeachers())
     parent: CheckpointRef = run_stage(general, None, plain_ports(tmp_path / "one")).checkpoint
     shape = StudentShape(num_layers=3, hidden_size=8, num_attention_heads=2, intermediate_size=16)
-    other = general.model_copy(update={"student": StudentConfig(shape=shape)})
+    reshaped = general.model_copy(update={"student": StudentConfig(shape=shape)})
     with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but .* has 2"):
-        run_stage(other, parent, plain_ports(tmp_path / "two"))
+        run_stage(reshaped, parent, plain_ports(tmp_path / "two"))
 
 
 def with_labels(recipe: Recipe, **training: object) -> StageConfig:

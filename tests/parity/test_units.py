@@ -44,8 +44,8 @@ def headed(family: str = "bert") -> Any:
 
 @torch.no_grad()
 def answers(model: Any) -> torch.Tensor:
-    found: torch.Tensor = model(input_ids=IDS).logits
-    return found
+    logits: torch.Tensor = model(input_ids=IDS).logits
+    return logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -57,15 +57,15 @@ def test_every_family_predicts_in_units_and_folds_them_into_its_last_layer(famil
     fresh_in_units(model, Units((60.0,), (35.0,)))
     torch.testing.assert_close(answers(model), 60 + 35 * before)
     assert list(model.state_dict()) == names, "the state that is kept has no more tensors"
-    said = answers(model)
+    predictions = answers(model)
     fold_units(model)
     assert not any(layer._forward_hooks for layer in model.modules() if isinstance(layer, nn.Linear))
-    torch.testing.assert_close(answers(model), said, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(answers(model), predictions, rtol=1e-5, atol=1e-4)
     model.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
-    torch.testing.assert_close(answers(again), said, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(answers(again), predictions, rtol=1e-5, atol=1e-4)
     trained_in_units(again, Units((10.0,), (3.0,)))
-    torch.testing.assert_close(answers(again), said, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(answers(again), predictions, rtol=1e-5, atol=1e-4)
 
 
 def test_a_layer_without_a_bias_takes_the_scale_alone() -> None:
@@ -106,10 +106,10 @@ def test_units_are_those_of_the_training_rows() -> None:
     classes = rows(Classification(), [0, 1, 1], ("bad", "good"))
     values = rows(Regression(), [-3.0, 120.0, 60.0], ("value",))
     assert Units.of([classes]) is None
-    found = Units.of([classes, values])
-    assert found is not None
-    assert found.means == (0, 0, 59)
-    assert found.scales == pytest.approx((1, 1, np.std([-3, 120, 60])))
+    units = Units.of([classes, values])
+    assert units is not None
+    assert units.means == (0, 0, 59)
+    assert units.scales == pytest.approx((1, 1, np.std([-3, 120, 60])))
     constant = Units.of([rows(Regression(), [7.0, 7.0], ("value",))])
     assert constant == Units((7.0,), (1.0,))
 
@@ -117,15 +117,15 @@ def test_units_are_those_of_the_training_rows() -> None:
 def test_both_losses_count_errors_in_deviations() -> None:
     student, teacher = torch.tensor([[3.0], [8.0]]), torch.tensor([[1.0], [4.0]])
     batch = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, Labels(torch.tensor([1.0, 4.0])), 18)
-    for found in (
+    for loss in (
         RegressionKind(Regression(), 4.0).soft(SoftLabels(), student, teacher, batch, None),
         RegressionKind(Regression(), 4.0).hard(student, batch),
     ):
-        assert float(found.total) == (2**2 + 4**2) / 4**2
+        assert float(loss.total) == (2**2 + 4**2) / 4**2
     mixed = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, Labels(torch.tensor([[0.0, 1.0], [1.0, 4.0]])), 18)
     both = torch.cat([student, student], dim=1)
-    found = MixedLosses(((0, 1), (1, 2)), (1.0, 4.0)).hard(both, mixed)
-    assert float(found.total) == 2**2 / 1**2 + 4**2 / 4**2
+    loss = MixedLosses(((0, 1), (1, 2)), (1.0, 4.0)).hard(both, mixed)
+    assert float(loss.total) == 2**2 / 1**2 + 4**2 / 4**2
 
 
 def config_of(folder: Path, *, factor: float, offset: float) -> StageConfig:
@@ -169,6 +169,6 @@ def test_values_go_on_bit_for_bit_after_an_interruption(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match="step 3 of 6"):
         run_stage(config, None, parts)
     again = run_stage(config, None, parts)
-    files = [Path(each.checkpoint.path) / "model" / "model.safetensors" for each in (whole, again)]
+    files = [Path(result.checkpoint.path) / "model" / "model.safetensors" for result in (whole, again)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert whole.metrics["eval/pearson"] == again.metrics["eval/pearson"]

@@ -73,7 +73,7 @@ class PlainAugmentor:
     def nearest(self, ids: list[int], word: str) -> list[str]:
         """The words whose embeddings are nearest to the mean of a word's pieces."""
         table = self.model.get_input_embeddings().weight
-        mean = torch.stack([table[one] for one in ids]).mean(0)
+        mean = torch.stack([table[token] for token in ids]).mean(0)
         return self._best(torch.cosine_similarity(table, mean[None], dim=-1), word)
 
     def _best(self, scores: torch.Tensor, word: str) -> list[str]:

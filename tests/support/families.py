@@ -33,7 +33,7 @@ def family_config(
     }
     if family == "distilbert":
         sizes = {"n_layers": layers, "dim": width, "n_heads": heads, "hidden_dim": inner}
-    own: dict[str, dict[str, Any]] = {
+    fields: dict[str, dict[str, Any]] = {
         "electra": {"embedding_size": 12},
         "albert": {"embedding_size": 12},
         "roformer": {"embedding_size": 12},
@@ -53,7 +53,7 @@ def family_config(
         tokens |= {"cls_token_id": 2, "sep_token_id": 3}
     # Drawn wider than usual: models this small would attend to everything alike.
     common = {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "initializer_range": 0.3}
-    return AutoConfig.for_model(family, **(common | sizes | own.get(family, {}) | tokens | more))
+    return AutoConfig.for_model(family, **(common | sizes | fields.get(family, {}) | tokens | more))
 
 
 def family_folder(folder: Path, family: str, *, labels: tuple[str, ...] | None = None) -> Path:

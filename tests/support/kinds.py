@@ -45,9 +45,9 @@ def _tags(draw: random.Random) -> dict[str, Any]:
         filler = draw.choices(_FILLER, k=draw.randint(0, 2))
         told = draw.choice((COLOURS, NUMBERS))
         name = "COLOUR" if told is COLOURS else "NUMBER"
-        found = draw.choices(told, k=draw.randint(1, 2))
-        words += [*filler, *found]
-        tags += ["O"] * len(filler) + [f"B-{name}", f"I-{name}"][: len(found)]
+        names = draw.choices(told, k=draw.randint(1, 2))
+        words += [*filler, *names]
+        tags += ["O"] * len(filler) + [f"B-{name}", f"I-{name}"][: len(names)]
     return {"tokens": words, "tags": tags}
 
 
@@ -60,8 +60,8 @@ def _question(draw: random.Random) -> dict[str, Any]:
     context = " ".join(words)
     # The vocabulary's words may hold one another: the answer is looked for as a word.
     start = f" {context} ".find(f" {answer} ")
-    found = {"text": [answer], "answer_start": [start]} if answered else {"text": [], "answer_start": []}
-    return {"question": "is it red blue green", "context": context, "answers": found}
+    answers = {"text": [answer], "answer_start": [start]} if answered else {"text": [], "answer_start": []}
+    return {"question": "is it red blue green", "context": context, "answers": answers}
 
 
 def _choice(draw: random.Random) -> dict[str, Any]:

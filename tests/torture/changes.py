@@ -68,17 +68,17 @@ def _flip(file: Path) -> None:
 
 
 def _replace(file: Path) -> None:
-    other = file.with_name(f"other-{file.name}")
-    shutil.copy(file, other)
-    _flip(other)
-    os.replace(other, file)
+    replacement = file.with_name(f"other-{file.name}")
+    shutil.copy(file, replacement)
+    _flip(replacement)
+    os.replace(replacement, file)
 
 
 def _half(file: Path) -> None:
     # In place, a file that is mapped while it is cut would end the process.
-    other = file.with_name(f"half-{file.name}")
-    other.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    os.replace(other, file)
+    replacement = file.with_name(f"half-{file.name}")
+    replacement.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    os.replace(replacement, file)
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
@@ -99,7 +99,7 @@ def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
         cases: number of stages.
         seed: of every draw.
     """
-    draw, found = random.Random(seed), Changes()
+    draw, tally = random.Random(seed), Changes()
     recipe = toy_recipe(folder / "in", steps=3)
     shutil.copytree(folder / "in", folder / "kept")
     stages = (teacher_configs(recipe)[0], stage_config(recipe, recipe.stages[0], TaskTeachers()))
@@ -121,13 +121,13 @@ def change_campaign(folder: Path, *, cases: int, seed: int = 0) -> Changes:
         timer.start()
         stage.run(recipe)
         timer.join()
-        found.cases[f"{change}: {stage.end(wanted)}"] += 1
+        tally.cases[f"{change}: {stage.end(wanted)}"] += 1
         if (loss := stage.loss(wanted)) is not None:
-            found.losses.append(f"case {case}: {config.name}, {file} {change} after {delay:.2f} s: {loss}")
-        for place in ("in", "case"):
-            shutil.rmtree(folder / place, ignore_errors=True)
+            tally.losses.append(f"case {case}: {config.name}, {file} {change} after {delay:.2f} s: {loss}")
+        for part in ("in", "case"):
+            shutil.rmtree(folder / part, ignore_errors=True)
         shutil.copytree(folder / "kept", folder / "in")
-    return found
+    return tally
 
 
 class _Stage:
@@ -135,7 +135,7 @@ class _Stage:
 
     def __init__(self, config: StageConfig, folder: Path) -> None:
         self.config, self.folder = config, folder / config.name
-        self.digest = self.made = self.weights = ""
+        self.digest = self.stored_digest = self.weights = ""
         self.seconds = 0.0
         self.sink = MetricList()
         self.error: BaseException | None = None
@@ -154,7 +154,7 @@ class _Stage:
                 identity = stage_identity(self.config, None)
                 self.digest = digest_of(identity)
                 result = run_stage(self.config, None, ports, identity)
-            self.made = result.checkpoint.digest
+            self.stored_digest = result.checkpoint.digest
             self.weights = sha256_of(Path(result.checkpoint.path) / "model" / "model.safetensors")
         except Exception as error:
             self.error = error
@@ -172,8 +172,8 @@ class _Stage:
             if self.sink.points:
                 return f"it failed after training began: {self.error!r}"
             return None if isinstance(self.error, DistillError) else repr(self.error)
-        if self.made != self.digest:
-            return f"it was stored under another digest ({self.made[:8]})"
+        if self.stored_digest != self.digest:
+            return f"it was stored under another digest ({self.stored_digest[:8]})"
         if self.digest == wanted.digest and self.weights != wanted.weights:
             return "it has other weights than the digest says"
         return None

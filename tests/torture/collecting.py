@@ -38,7 +38,7 @@ class Collected:
 
     runs: int = 0
     killed: int = 0
-    made: int = 0
+    trained: int = 0
     """Stages."""
     reused: int = 0
     removed: int = 0
@@ -47,7 +47,7 @@ class Collected:
 
     def __str__(self) -> str:
         return (
-            f"{self.runs} runs completed and {self.killed} killed during gc: {self.made} stages made, "
+            f"{self.runs} runs completed and {self.killed} killed during gc: {self.trained} stages made, "
             f"{self.reused} reused, {self.removed} items removed"
         )
 
@@ -60,7 +60,7 @@ def collect_campaign(folder: Path, *, cases: int, seed: int = 0) -> Collected:
         cases: number of runs, killed ones included.
         seed: of every draw.
     """
-    found = Collected()
+    tally = Collected()
     for part, older_than in enumerate((0.0, 7 * DAY)):
         store, log = open_store(folder / f"store {part}"), folder / f"log {part}.jsonl"
         log.touch()
@@ -71,10 +71,10 @@ def collect_campaign(folder: Path, *, cases: int, seed: int = 0) -> Collected:
         finally:
             os.kill(collector, signal.SIGTERM)
             if code := _ended(collector):
-                found.losses.append(f"the collector ended with {code}")
-        _add_up(log, found)
-        _look_at(store, found)
-    return found
+                tally.losses.append(f"the collector ended with {code}")
+        _add_up(log, tally)
+        _look_at(store, tally)
+    return tally
 
 
 def _runs(store: CheckpointStore, log: Path, cases: int, seed: int, *, goes_on: bool) -> None:
@@ -136,9 +136,9 @@ def _stage(
     run.needs([digest])
     pass_by()
     with store.lock("teacher", digest):
-        found = store.find("teacher", digest)
-        if found is not None:
-            checkpoint = found[0]
+        stored = store.find("teacher", digest)
+        if stored is not None:
+            checkpoint = stored[0]
             _say(log, reused=1)
         else:
             states = store.states("teacher", digest, [parent] if parent else [])
@@ -166,44 +166,46 @@ def _collect(store: CheckpointStore, older_than: float, log: Path) -> None:
         time.sleep(_PAUSE)
 
 
-def _add_up(log: Path, found: Collected) -> None:
-    made: list[str] = []
+def _add_up(log: Path, tally: Collected) -> None:
+    digests: list[str] = []
     for line in log.read_text(encoding="utf-8").splitlines():
         for name, value in json.loads(line).items():
             if name == "loss":
-                found.losses.append(value)
+                tally.losses.append(value)
             elif name == "made":
-                made.append(value)
+                digests.append(value)
             else:
-                setattr(found, name, getattr(found, name) + value)
-    found.made += len(made)
+                setattr(tally, name, getattr(tally, name) + value)
+    tally.trained += len(digests)
     # With seven days no stage may be removed, and so none made twice.
     if "log 1" in log.name:
-        found.losses += [
-            f"{digest[:8]} was made {made.count(digest)} times" for digest in set(made) if made.count(digest) > 1
+        tally.losses += [
+            f"{digest[:8]} was made {digests.count(digest)} times"
+            for digest in set(digests)
+            if digests.count(digest) > 1
         ]
 
 
-def _look_at(store: CheckpointStore, found: Collected) -> None:
+def _look_at(store: CheckpointStore, tally: Collected) -> None:
     """Verify the checkpoints of all reports."""
     for name in store.list_reports():
         for row in store.read_report(name).rows if name else ():
             try:
                 verify(Path(row.checkpoint.path)) if row.checkpoint else None
             except DistillError as error:
-                found.losses.append(f"{name}: {error}")
+                tally.losses.append(f"{name}: {error}")
 
 
 def _made_old(path: Path) -> None:
     then = time.time() - 8 * DAY
-    for each in (*path.rglob("*"), path):
+    for file in (*path.rglob("*"), path):
         with suppress(FileNotFoundError):
-            os.utime(each, (then, then), follow_symlinks=False)
+            os.utime(file, (then, then), follow_symlinks=False)
 
 
-def _say(log: Path, **said: object) -> None:
+def _say(log: Path, **fields: object) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_APPEND)
-    os.write(handle, (json.dumps(said) + "\n").encode())
+    os.write(handle, (json.dumps(fields) + "\n").encode())
     os.close(handle)
 
 

@@ -136,7 +136,7 @@ def _spoil(draw: Draw, content: Any) -> None:
 def places_of(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     """The path of everything inside a document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for key, inner in items for place in [(*path, key), *places_of(inner, (*path, key))]]
+    return [inner_path for key, inner in items for inner_path in [(*path, key), *places_of(inner, (*path, key))]]
 
 
 def _bomb(draw: Draw, _: bytes) -> bytes:
@@ -212,7 +212,7 @@ def changes(draw: Draw, document: Callable[[], dict[str, Any]], canary: str) -> 
 
 
 def _change(draw: Draw, document: dict[str, Any], canary: str) -> str:
-    real = st.sampled_from([".".join(map(str, place)) for place in places_of(document)])
+    real = st.sampled_from([".".join(map(str, inner_path)) for inner_path in places_of(document)])
     strange = st.sampled_from(
         (
             "stages[0].name",

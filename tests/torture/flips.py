@@ -75,7 +75,7 @@ HARMS: dict[str, Harm] = {
 
 def flip_campaign(folder: Path, *, cases: int, seed: int = 0) -> Flips:
     """Damage files, one at a time, in checkpoints, states, cached data and a teacher's answers in turn."""
-    draw, found = random.Random(seed), Flips()
+    draw, tally = random.Random(seed), Flips()
     store = open_store(folder / "store")
     answers = Answers(folder / "answers")
     subjects: dict[str, Callable[[Harm, random.Random], tuple[str, str]]] = {
@@ -88,10 +88,10 @@ def flip_campaign(folder: Path, *, cases: int, seed: int = 0) -> Flips:
         harm = draw.choice(sorted(HARMS))
         subject = list(subjects)[case % len(subjects)]
         name, problem = subjects[subject](HARMS[harm], draw)
-        found.cases[f"{subject}, {harm}"] += 1
+        tally.cases[f"{subject}, {harm}"] += 1
         if problem:
-            found.losses.append(f"case {case}, {subject}, {harm}, {name}: {problem}")
-    return found
+            tally.losses.append(f"case {case}, {subject}, {harm}, {name}: {problem}")
+    return tally
 
 
 def _some_file(folder: Path, draw: random.Random) -> Path:
@@ -162,7 +162,7 @@ class Answers:
     def _read(self) -> list[torch.Tensor]:
         outputs = self.cache.read(self.batch)
         noted = outputs.recording.attention.values()
-        kept = [*outputs.hidden.values(), *(each.query for each in noted)]
+        kept = [*outputs.hidden.values(), *(recorded.query for recorded in noted)]
         return [tensor.clone() for tensor in kept]
 
     def try_one(self, harm: Harm, draw: random.Random) -> tuple[str, str]:
@@ -173,5 +173,5 @@ class Answers:
         for _ in self.cache.fill():
             pass
         pairs = zip(self._read(), self.whole, strict=True)
-        same = all(torch.equal(mine, whole) for mine, whole in pairs)
+        same = all(torch.equal(actual, whole) for actual, whole in pairs)
         return file.name, "" if same else "other answers were read"

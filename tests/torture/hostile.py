@@ -139,16 +139,16 @@ def bomb_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
     """Load bombs as rows of a task or as a corpus."""
     file = folder / "bomb.parquet"
 
-    def check(found: Inputs, case: Bomb, _: bool) -> list[str]:
-        found.kinds[case.leaf] += 1
+    def check(tally: Inputs, case: Bomb, _: bool) -> list[str]:
+        tally.kinds[case.leaf] += 1
         case.write(file)
         load = _as_corpus if case.as_corpus else _as_task
-        cache = folder / f"cache {found.kinds.total()}"
-        refused, problems = found.try_one(repr(case), lambda: load(file, cache), MOST_BOMB_BYTES)
+        cache = folder / f"cache {tally.kinds.total()}"
+        refused, problems = tally.try_one(repr(case), lambda: load(file, cache), MOST_BOMB_BYTES)
         shutil.rmtree(cache, ignore_errors=True)
         if not refused and not case.beside:
             problems.append("it was accepted")
-            found.losses.append(f"{case}: it was accepted")
+            tally.losses.append(f"{case}: it was accepted")
         return problems
 
     return drive(bombs(), check, cases, seed, 0)
@@ -183,8 +183,8 @@ def bound_socket(path: Path) -> str:
     here = Path.cwd()
     os.chdir(path.parent)  # the path of a socket is limited to about a hundred bytes
     try:
-        with socket.socket(socket.AF_UNIX) as made:
-            made.bind(path.name)
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(path.name)
     finally:
         os.chdir(here)
     return "a socket"
@@ -221,41 +221,41 @@ def ended_after(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _data(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+def _data(folder: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
     suffix = (*SUFFIXES, ".csv.gz", ".txt.zst")[number % 8]
-    file = place / f"train{suffix}"
+    file = folder / f"train{suffix}"
     make(file)
-    given = (file, place / "train.*")[number % 2]
-    return lambda: _as_task(given, place / "cache")
+    pattern = (file, folder / "train.*")[number % 2]
+    return lambda: _as_task(pattern, folder / "cache")
 
 
-def _corpus(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
-    write_rows(place / "texts" / "a.jsonl", [{"text_a": "row"}, {"text_a": "other"}])
-    make(place / "texts" / "b.jsonl")
-    given = ("texts", "texts/*.jsonl", "texts/b.jsonl")[number % 3]
-    return lambda: _as_corpus(place / given, place / "cache")
+def _corpus(folder: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+    write_rows(folder / "texts" / "a.jsonl", [{"text_a": "row"}, {"text_a": "other"}])
+    make(folder / "texts" / "b.jsonl")
+    pattern = ("texts", "texts/*.jsonl", "texts/b.jsonl")[number % 3]
+    return lambda: _as_corpus(folder / pattern, folder / "cache")
 
 
-def _table(place: Path, make: Callable[[Path], str], _: int) -> Callable[[], Any]:
-    make(place / "data vectors.txt")
-    return lambda: glove_file(str(place / "data vectors.txt"))
+def _table(folder: Path, make: Callable[[Path], str], _: int) -> Callable[[], Any]:
+    make(folder / "data vectors.txt")
+    return lambda: glove_file(str(folder / "data vectors.txt"))
 
 
-def _recipe(place: Path, make: Callable[[Path], str], _: int) -> Callable[[], Any]:
-    make(place / "recipe.yaml")
-    return lambda: read_recipe(str(place / "recipe.yaml"))
+def _recipe(folder: Path, make: Callable[[Path], str], _: int) -> Callable[[], Any]:
+    make(folder / "recipe.yaml")
+    return lambda: read_recipe(str(folder / "recipe.yaml"))
 
 
-def _model(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
-    folder = toy_teacher(place / "data model")
+def _model(case_folder: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+    folder = toy_teacher(case_folder / "data model")
     file = folder / _MODEL_FILES[number % len(_MODEL_FILES)]
     file.unlink(missing_ok=True)
     make(file)
     return lambda: locate(FolderModel(path=str(folder)))
 
 
-def _checkpoint(place: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
-    store = open_store(place / "data store")
+def _checkpoint(case_folder: Path, make: Callable[[Path], str], number: int) -> Callable[[], Any]:
+    store = open_store(case_folder / "data store")
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
     file = folder / _CHECKPOINT_FILES[number % 3]
     file.unlink()
@@ -283,18 +283,18 @@ _PLACES: dict[str, Callable[[Path, Callable[[Path], str], int], Callable[[], Any
 def special_campaign(folder: Path, *, cases: int, seed: int = 0) -> Inputs:
     """Load special files in place of data, models, recipes and checkpoints."""
 
-    def check(found: Inputs, case: tuple[str, str, int], _: bool) -> list[str]:
+    def check(tally: Inputs, case: tuple[str, str, int], _: bool) -> list[str]:
         where, kind, number = case
-        found.kinds[f"{kind} as {where}"] += 1
-        place = folder / f"case {found.kinds.total()}"
-        place.mkdir()
-        load = _PLACES[where](place, SPECIAL[kind], number)
+        tally.kinds[f"{kind} as {where}"] += 1
+        case_folder = folder / f"case {tally.kinds.total()}"
+        case_folder.mkdir()
+        load = _PLACES[where](case_folder, SPECIAL[kind], number)
         with ended_after(LONGEST_SECONDS):
-            refused, problems = found.try_one(repr(case), load)
-        shutil.rmtree(place)
+            refused, problems = tally.try_one(repr(case), load)
+        shutil.rmtree(case_folder)
         if not refused:
             problems.append("it was accepted")
-            found.losses.append(f"{case}: it was accepted")
+            tally.losses.append(f"{case}: it was accepted")
         return problems
 
     strategy = st.tuples(st.sampled_from(tuple(_PLACES)), st.sampled_from(tuple(SPECIAL)), st.integers(0, 100))

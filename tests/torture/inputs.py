@@ -105,34 +105,34 @@ class Inputs:
 
 def _memory(which: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    found = re.search(rf"^{which}:\s+(\d+) kB", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(rf"^{which}:\s+(\d+) kB", status, re.MULTILINE)
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def _complaints(error: ConfigError | DataError) -> list[str]:
     """What is wrong with a refusal: it has one message a problem, each with its place, and a remedy."""
     lines = error.problems if isinstance(error, ConfigError) else (str(error),)
-    found = []
+    problems = []
     for line in lines:
         if not line.strip() or "Traceback" in line or not line.isprintable():
-            found.append(f"no clean message: {line[:300]!r}")
+            problems.append(f"no clean message: {line[:300]!r}")
         elif len(line) > MOST_CHARACTERS:
-            found.append(f"a message of {len(line):,} characters: {line[:100]}")
+            problems.append(f"a message of {len(line):,} characters: {line[:100]}")
         elif not re.match(r"--set |and more|.*?(task|data|general_corpus|recipe|RECIPE)", line):
-            found.append(f"no place in: {line[:300]}")
+            problems.append(f"no place in: {line[:300]}")
         elif isinstance(error, DataError) and not re.search(r"[;:(] ?|must", line.split(": ", 1)[-1]):
-            found.append(f"no remedy in: {line[:300]}")
-    return found or ([] if lines else ["refused without a message"])
+            problems.append(f"no remedy in: {line[:300]}")
+    return problems or ([] if lines else ["refused without a message"])
 
 
 def _distill(*arguments: str) -> tuple[int, str]:
     """Exit code and output of the command line."""
-    said = io.StringIO()
+    output = io.StringIO()
     with (
         patch.object(sys, "argv", ["distill", *arguments]),
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
     ):
         try:
             main()
@@ -141,8 +141,8 @@ def _distill(*arguments: str) -> tuple[int, str]:
             code = ended.code or 0
         except Exception as error:
             code = 1
-            said.write(f"Traceback: {type(error).__name__}: {error}")
-    return int(code), said.getvalue()
+            output.write(f"Traceback: {type(error).__name__}: {error}")
+    return int(code), output.getvalue()
 
 
 Check = Callable[[Inputs, Any, bool], list[str]]
@@ -154,13 +154,13 @@ class _Lost(Exception):
 
 def drive(strategy: st.SearchStrategy[Any], check: Check, cases: int, seed: int, commands: int) -> Inputs:
     """Check so many cases, some through the command line too; then shrink the first that fails, if one does."""
-    found = _checked(strategy, check, cases, seed, commands)
-    if found.losses:
+    tally = _checked(strategy, check, cases, seed, commands)
+    if tally.losses:
         smallest: list[Any] = []
         with contextlib.suppress(_Lost, hypothesis.errors.Flaky):
             _checked(strategy, check, cases, seed, commands, smallest)
-        found.losses.append(f"the smallest of them: {smallest[-1:]!r}")
-    return found
+        tally.losses.append(f"the smallest of them: {smallest[-1:]!r}")
+    return tally
 
 
 def _checked(
@@ -172,7 +172,7 @@ def _checked(
     failing: list[Any] | None = None,
 ) -> Inputs:
     """Check the cases of the seed; with a list, only up to the first that fails, left there ever smaller."""
-    found, count = Inputs(), 0
+    tally, count = Inputs(), 0
     every = max(1, cases // commands) if commands else cases + 1
 
     @hypothesis.seed(seed)
@@ -185,15 +185,15 @@ def _checked(
         report_multiple_bugs=False,
     )
     @hypothesis.given(strategy)
-    def each(case: Any) -> None:
+    def check_case(case: Any) -> None:
         nonlocal count
         count += 1
-        if check(found, case, count % every == 0) and failing is not None:
+        if check(tally, case, count % every == 0) and failing is not None:
             failing.append(case)
             raise _Lost
 
-    each()
-    return found
+    check_case()
+    return tally
 
 
 def recipe_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
@@ -201,19 +201,19 @@ def recipe_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 
     file = folder / "recipe.yaml"
     texts = [dump_recipe(read_recipe(name)) for name in shipped_names()]
 
-    def check(found: Inputs, case: Damaged, as_command: bool) -> list[str]:
-        found.kinds[case.kind] += 1
+    def check(tally: Inputs, case: Damaged, as_command: bool) -> list[str]:
+        tally.kinds[case.kind] += 1
         file.write_bytes(case.content)
-        refused, problems = found.try_one(repr(case), lambda: read_recipe(str(file)))
+        refused, problems = tally.try_one(repr(case), lambda: read_recipe(str(file)))
         if as_command:
             verb = ("plan", "--store", str(folder / "store")) if refused else ("show",)
             code = 2 if refused else 0
-            problems += found.command(repr(case), *verb[:1], str(file), *verb[1:], codes=(code,))
+            problems += tally.command(repr(case), *verb[:1], str(file), *verb[1:], codes=(code,))
         return problems
 
     canary = folder / "canary"
-    found = drive(damaged_recipes(lambda: texts, str(canary)), check, cases, seed, commands)
-    return _not_executed(found, canary)
+    result = drive(damaged_recipes(lambda: texts, str(canary)), check, cases, seed, commands)
+    return _not_executed(result, canary)
 
 
 def override_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
@@ -222,14 +222,14 @@ def override_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int 
     text = dump_recipe(read_recipe("tinybert"))
     file.write_text(text, encoding="utf-8")
 
-    def check(found: Inputs, case: list[str], as_command: bool) -> list[str]:
+    def check(tally: Inputs, case: list[str], as_command: bool) -> list[str]:
         name = f"--set {str(case)[:200]}"
-        found.kinds[f"{len(case)} at once"] += 1
-        refused, problems = found.try_one(name, lambda: read_recipe(str(file), case))
+        tally.kinds[f"{len(case)} at once"] += 1
+        refused, problems = tally.try_one(name, lambda: read_recipe(str(file), case))
         if as_command:
             verb = "plan" if refused else "show"
             words = [word for change in case for word in ("--set", change)]
-            problems += found.command(name, verb, str(file), *words, codes=(2 if refused else 0,))
+            problems += tally.command(name, verb, str(file), *words, codes=(2 if refused else 0,))
         return problems
 
     canary = folder / "canary"
@@ -243,50 +243,50 @@ def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10
     canary, toy = folder / "canary", folder / "toy.yaml"
     toy.write_text(yaml.safe_dump(toy_recipe_dict(folder / "toy")), encoding="utf-8")
 
-    def check(found: Inputs, case: Damaged, as_command: bool) -> list[str]:
-        found.kinds[case.kind] += 1
-        place = folder / f"case {found.kinds.total()}"
-        place.mkdir()
+    def check(tally: Inputs, case: Damaged, as_command: bool) -> list[str]:
+        tally.kinds[case.kind] += 1
+        case_folder = folder / f"case {tally.kinds.total()}"
+        case_folder.mkdir()
         # A script of the folder's name, as older ways of loading a folder would have run it.
-        (place / f"{place.name}.py").write_text(f"open({str(canary)!r}, 'w')\n", encoding="utf-8")
-        (place / case.name).write_bytes(case.content)
-        (place / "validation.jsonl").write_bytes(written(ROWS, ".jsonl"))
+        (case_folder / f"{case_folder.name}.py").write_text(f"open({str(canary)!r}, 'w')\n", encoding="utf-8")
+        (case_folder / case.name).write_bytes(case.content)
+        (case_folder / "validation.jsonl").write_bytes(written(ROWS, ".jsonl"))
         try:
-            return _each_way(found, case, place, folder / "cache", toy if as_command else None)
+            return _each_way(tally, case, case_folder, folder / "cache", toy if as_command else None)
         finally:
-            shutil.rmtree(place)
+            shutil.rmtree(case_folder)
 
-    found = drive(damaged_files(str(canary)), check, cases, seed, commands)
-    return _not_executed(found, canary)
+    result = drive(damaged_files(str(canary)), check, cases, seed, commands)
+    return _not_executed(result, canary)
 
 
-def _each_way(found: Inputs, case: Damaged, place: Path, cache: Path, toy: Path | None) -> list[str]:
+def _each_way(tally: Inputs, case: Damaged, folder: Path, cache: Path, toy: Path | None) -> list[str]:
     """The file as a folder's, a task's or a corpus's; with a recipe, through the command line as well."""
-    file, way = place / case.name, len(case.content) % 3
+    file, way = folder / case.name, len(case.content) % 3
     if ".txt" in case.name or way == 0:
         source = {"kind": "files", "paths": [str(file)], "column": "text_a"}
         corpus = GeneralCorpus(sources=(FileText.model_validate(source),), held_out_rows=5)
-        refused, problems = found.try_one(repr(case), lambda: load_corpus(corpus, cache))
+        refused, problems = tally.try_one(repr(case), lambda: load_corpus(corpus, cache))
         changed = f"general_corpus.sources={json.dumps([source])}"
     else:
-        given: Any = str(place)
+        content: Any = str(folder)
         if way == 1 or ".jsonl" not in case.name:
-            given = {"kind": "files", "train": str(file), "validation": f"{place}/validation.jsonl"}
+            content = {"kind": "files", "train": str(file), "validation": f"{folder}/validation.jsonl"}
         else:
-            file.rename(place / case.name.replace("case", "train"))
+            file.rename(folder / case.name.replace("case", "train"))
         if ".conll" in case.name:
-            given |= {"problem": "token_classification", "validation": str(file)}
-        task: TaskData = TypeAdapter(TaskData).validate_python(given)
-        refused, problems = found.try_one(repr(case), lambda: load_task(task, cache))
-        changed = f"task={json.dumps(given)}"
+            content |= {"problem": "token_classification", "validation": str(file)}
+        task: TaskData = TypeAdapter(TaskData).validate_python(content)
+        refused, problems = tally.try_one(repr(case), lambda: load_task(task, cache))
+        changed = f"task={json.dumps(content)}"
     if toy is not None:
-        words = ("plan", str(toy), "--set", changed, "--store", str(place / "store"))
-        problems += found.command(repr(case), *words, codes=(2,) if refused else (0, 2))
+        words = ("plan", str(toy), "--set", changed, "--store", str(folder / "store"))
+        problems += tally.command(repr(case), *words, codes=(2,) if refused else (0, 2))
     return problems
 
 
-def _not_executed(found: Inputs, canary: Path) -> Inputs:
+def _not_executed(tally: Inputs, canary: Path) -> Inputs:
     """The canary is there only if something was executed that was to be read."""
     if canary.exists():
-        found.losses.append("a file that was read was executed")
-    return found
+        tally.losses.append("a file that was read was executed")
+    return tally

@@ -80,7 +80,7 @@ class Starter:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _STARTER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        assert self._said() == "imported"
+        assert self._message() == "imported"
 
     def __enter__(self) -> Starter:
         return self
@@ -89,7 +89,7 @@ class Starter:
         self._process.kill()
         self._process.communicate()
 
-    def _said(self) -> str:
+    def _message(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
@@ -107,7 +107,7 @@ class Starter:
         assert self._process.stdin is not None
         self._process.stdin.write("\t".join(map(str, (log, "run", recipe, "--store", store))) + "\n")
         self._process.stdin.flush()
-        child = int(self._said())
+        child = int(self._message())
         limit = time.monotonic() + _LONGEST
         while log.stat().st_size == before and time.monotonic() < limit:
             time.sleep(0.005)
@@ -115,13 +115,13 @@ class Starter:
         # The whole group: what the run started must not go on beside the next one.
         killer = threading.Timer(seconds, os.killpg, (child, signal.SIGKILL))
         killer.start()
-        code = int(self._said())
+        code = int(self._message())
         killer.cancel()
         if code == -signal.SIGKILL:
             return None
         if code:
-            said = log.read_text(encoding="utf-8")[-3000:]
-            raise RuntimeError(f"a continuation failed with exit code {code}:\n{said}")
+            output = log.read_text(encoding="utf-8")[-3000:]
+            raise RuntimeError(f"a continuation failed with exit code {code}:\n{output}")
         return time.monotonic() - began
 
 
@@ -135,47 +135,47 @@ def kill_campaign(folder: Path, *, cases: int, seed: int = 0, note: Callable[[st
         note: called with the end of each run.
     """
     recipe = _recipe(folder)
-    found, moments = Kills(), random.Random(seed)
+    tally, moments = Kills(), random.Random(seed)
     with Starter() as starter:
         length = _until_the_end(starter, recipe, folder / "whole", folder / "whole.log")
         expected = weights(folder / "whole")
-        while found.kills < cases:
-            store, log = folder / f"store {found.runs}", folder / f"log-{found.runs}.txt"
+        while tally.kills < cases:
+            store, log = folder / f"store {tally.runs}", folder / f"log-{tally.runs}.txt"
             seen: dict[str, tuple[int, int]] = {}
             while starter.ended(recipe, store, log, moments.uniform(0, 0.4) * length) is None:
-                found.kills += 1
-                found.inside.update(_unfinished(store))
-                seen = _compared(store, seen, found)
-                if found.kills >= cases:
+                tally.kills += 1
+                tally.inside.update(_unfinished(store))
+                seen = _compared(store, seen, tally)
+                if tally.kills >= cases:
                     _until_the_end(starter, recipe, store, log)
                     break
-            seen = _compared(store, seen, found)
+            seen = _compared(store, seen, tally)
             if (ended := weights(store)) != expected:
                 wrong = [name for name in expected if ended.get(name) != expected[name]]
-                found.losses.append(f"run {found.runs} ended in other weights: {wrong}")
-            found.losses += [f"run {found.runs}: {problem}" for problem in _tracking(store)]
-            found.resumed += log.read_text(encoding="utf-8").count("continuing from step")
-            found.runs += 1
-            note(f"{found.kills} kills, {found.runs} runs to their end, {len(found.losses)} losses")
+                tally.losses.append(f"run {tally.runs} ended in other weights: {wrong}")
+            tally.losses += [f"run {tally.runs}: {problem}" for problem in _tracking(store)]
+            tally.resumed += log.read_text(encoding="utf-8").count("continuing from step")
+            tally.runs += 1
+            note(f"{tally.kills} kills, {tally.runs} runs to their end, {len(tally.losses)} losses")
             shutil.rmtree(store)
-    return found
+    return tally
 
 
 def visible(store: Path) -> list[Path]:
     """Checkpoints, without what a killed process left unfinished."""
-    place = store / "checkpoints"
-    folders = sorted(place.iterdir()) if place.is_dir() else []
+    checkpoints = store / "checkpoints"
+    folders = sorted(checkpoints.iterdir()) if checkpoints.is_dir() else []
     return [folder for folder in folders if not folder.name.startswith(".")]
 
 
 def weights(store: Path) -> dict[str, str]:
     """SHA-256 of every weight of every finished stage, each file verified."""
-    found = {}
+    weights_of = {}
     for folder in visible(store):
         for name, entry in verify(folder).files.items():
             if name.endswith(".safetensors"):
-                found[f"{folder.name}/{name}"] = entry.sha256
-    return found
+                weights_of[f"{folder.name}/{name}"] = entry.sha256
+    return weights_of
 
 
 def _unfinished(store: Path) -> set[str]:
@@ -184,20 +184,20 @@ def _unfinished(store: Path) -> set[str]:
     return {name.rsplit("-", 1)[0] for name in folders if not (store / "checkpoints" / name).exists()}
 
 
-def _compared(store: Path, seen: dict[str, tuple[int, int]], found: Kills) -> dict[str, tuple[int, int]]:
+def _compared(store: Path, seen: dict[str, tuple[int, int]], tally: Kills) -> dict[str, tuple[int, int]]:
     """What is visible is whole, and what was there before is still the very same file."""
     now = {}
     for folder in visible(store):
         try:
             verify(folder)
         except Exception as error:
-            found.losses.append(f"kill {found.kills}: {error}")
+            tally.losses.append(f"kill {tally.kills}: {error}")
             continue
         status = (folder / "manifest.json").stat()
         now[folder.name] = (status.st_ino, status.st_mtime_ns)
     for name, identity in seen.items():
         if now.get(name) != identity:
-            found.losses.append(f"kill {found.kills}: {name} was made twice, or lost")
+            tally.losses.append(f"kill {tally.kills}: {name} was made twice, or lost")
     return now
 
 
@@ -222,7 +222,7 @@ def _recipe(folder: Path) -> Path:
 
 def _until_the_end(starter: Starter, recipe: Path, store: Path, log: Path) -> float:
     """Seconds that it took from its first words on."""
-    taken = starter.ended(recipe, store, log, _LONGEST)
-    if taken is None:
+    seconds = starter.ended(recipe, store, log, _LONGEST)
+    if seconds is None:
         raise RuntimeError(f"a run took more than {_LONGEST:.0f} s; its output is in {log}")
-    return taken
+    return seconds

@@ -97,7 +97,7 @@ class Disk:
         synced = self.names.get(folder.stat().st_ino, {})
         places = {inode: name for name, inode in now.items()}
         for name in sorted({*now, *synced}):
-            inode = draw.choice([each for each in (now.get(name), synced.get(name)) if each])
+            inode = draw.choice([inode for inode in (now.get(name), synced.get(name)) if inode])
             if name not in synced and draw.random() < 0.5:
                 continue  # made or renamed since, and the name did not arrive
             if name not in now and draw.random() < 0.5:
@@ -124,11 +124,11 @@ class Disk:
 
 
 def _names(folder: Path) -> Names:
-    found = {}
+    names = {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            found[entry.name] = entry.inode()
-    return found
+            names[entry.name] = entry.inode()
+    return names
 
 
 @dataclass
@@ -155,17 +155,17 @@ class Cuts:
 def power_campaign(folder: Path, *, cases: int, seed: int = 0) -> Cuts:
     """Cut the power in runs of the teacher and two stages, and resume from what is left."""
     recipe = _recipe(folder)
-    draw, found = random.Random(seed), Cuts()
-    expected, found.events = _whole(recipe, folder)
-    while found.cuts < cases:
-        moments = draw.sample(range(found.events), min(_CUTS_IN_A_RUN, cases - found.cuts))
+    draw, tally = random.Random(seed), Cuts()
+    expected, tally.events = _whole(recipe, folder)
+    while tally.cuts < cases:
+        moments = draw.sample(range(tally.events), min(_CUTS_IN_A_RUN, cases - tally.cuts))
         for moment, finished in _lefts(recipe, folder, moments, draw):
             left = folder / "left" / str(moment)
             if left.is_dir():  # this run may have had an event less
-                _continue(recipe, left / "store", finished, expected, found)
-            found.cuts += 1
+                _continue(recipe, left / "store", finished, expected, tally)
+            tally.cuts += 1
         shutil.rmtree(folder / "left")
-    return found
+    return tally
 
 
 def _recipe(folder: Path) -> Recipe:
@@ -184,31 +184,31 @@ def _whole(recipe: Recipe, folder: Path) -> tuple[dict[str, str], int]:
 
 def _lefts(recipe: Recipe, folder: Path, moments: list[int], draw: random.Random) -> list[tuple[int, set[str]]]:
     """Run, leaving in `left/MOMENT` what a cut at each moment might leave; and the stages finished until then."""
-    place = folder / "running"
-    place.mkdir()
-    disk = Disk(place)
+    running = folder / "running"
+    running.mkdir()
+    disk = Disk(running)
     for moment in moments:
         disk.cut_at(moment, folder / "left" / str(moment), random.Random(draw.random()))
     ends: dict[str, int] = {}
     with disk.watched():
-        _run(recipe, place / "store", lambda name: ends.setdefault(name, disk.events))
-    shutil.rmtree(place)
+        _run(recipe, running / "store", lambda name: ends.setdefault(name, disk.events))
+    shutil.rmtree(running)
     return [(moment, {name for name in ends if ends[name] <= moment}) for moment in moments]
 
 
-def _continue(recipe: Recipe, store: Path, finished: set[str], expected: dict[str, str], found: Cuts) -> None:
-    where = f"cut {found.cuts}, event {store.parent.name}"
+def _continue(recipe: Recipe, store: Path, finished: set[str], expected: dict[str, str], tally: Cuts) -> None:
+    where = f"cut {tally.cuts}, event {store.parent.name}"
     progress = SilentProgress()
     try:
         reused = _run(recipe, store, progress=progress)
-        found.finished += len(reused)
-        found.resumed += sum("continuing from step" in note for note in progress.notes)
+        tally.finished += len(reused)
+        tally.resumed += sum("continuing from step" in note for note in progress.notes)
         if lost := finished - reused:
-            found.losses.append(f"{where}: {sorted(lost)} was finished and had to be made again")
+            tally.losses.append(f"{where}: {sorted(lost)} was finished and had to be made again")
         if weights(store) != expected:
-            found.losses.append(f"{where}: ended in other weights")
+            tally.losses.append(f"{where}: ended in other weights")
     except (DistillError, OSError, ValueError, KeyError) as error:
-        found.losses.append(f"{where}: {error}")
+        tally.losses.append(f"{where}: {error}")
 
 
 def _run(
@@ -240,8 +240,8 @@ def _run(
         return result.checkpoint
 
     (teacher,) = teacher_configs(recipe)
-    made = kept(teacher, None)
-    teachers = task_teachers(recipe, {"teacher": finished_teacher(f"{made.path}/model", made.digest)})
+    trained = kept(teacher, None)
+    teachers = task_teachers(recipe, {"teacher": finished_teacher(f"{trained.path}/model", trained.digest)})
     student = None
     for stage in recipe.stages[2:]:
         student = kept(stage_config(recipe, stage, teachers), student)

@@ -48,7 +48,7 @@ class Soak:
     """Median, as a worker sees it while the others run too."""
     slower_per_run: float = 0.0
     """Seconds by which a run is slower than the one before it in the same process; fitted."""
-    made: int = 0
+    trained: int = 0
     """Stages that were trained."""
     reused: int = 0
     """Stages that were there."""
@@ -78,7 +78,7 @@ def soak_campaign(
         seed: of what the runs change, and so of which stages they share.
         note: told now and then how far it is.
     """
-    found = Soak()
+    tally = Soak()
     recipe, store = _recipe(folder), folder / "store"
     logs = [folder / f"worker-{number}.jsonl" for number in range(at_once)]
     began = time.monotonic()
@@ -89,14 +89,14 @@ def soak_campaign(
             words = (str(recipe), str(store), str(log), str(share), str(cases), f"{seed * 1000 + number}")
             command = (sys.executable, "-W", "default::ResourceWarning", "-m", "tests.torture.soak")
             workers.append(stack.enter_context(running(*command, *words)))
-        _wait(workers, logs, cases, found, note)
-    found.seconds = time.monotonic() - began
+        _wait(workers, logs, cases, tally, note)
+    tally.seconds = time.monotonic() - began
     lines = [[json.loads(line) for line in log.read_text("utf-8").splitlines()] for log in logs]
-    growth_of(lines, found)
-    judge_growth(found)
-    look_at_store(open_store(store), [line for part in lines for line in part], found)
-    look_at_mlflow(store, found)
-    return found
+    growth_of(lines, tally)
+    judge_growth(tally)
+    look_at_store(open_store(store), [line for part in lines for line in part], tally)
+    look_at_mlflow(store, tally)
+    return tally
 
 
 def _recipe(folder: Path) -> Path:
@@ -105,7 +105,7 @@ def _recipe(folder: Path) -> Path:
     return path
 
 
-def _wait(workers: list[Process], logs: list[Path], runs: int, found: Soak, note: Callable[[str], None]) -> None:
+def _wait(workers: list[Process], logs: list[Path], runs: int, tally: Soak, note: Callable[[str], None]) -> None:
     """Until every worker has ended, or none has finished a run for long."""
     done, moved = 0, time.monotonic()
     while any(worker.process.poll() is None for worker in workers):
@@ -116,75 +116,75 @@ def _wait(workers: list[Process], logs: list[Path], runs: int, found: Soak, note
                 note(f"{now} of {runs} runs")
             done, moved = now, time.monotonic()
         if time.monotonic() - moved > _STALLED:
-            found.losses.append(f"no run ended for {_STALLED:.0f} s, {done} had: " + workers[0].output[-500:])
+            tally.losses.append(f"no run ended for {_STALLED:.0f} s, {done} had: " + workers[0].output[-500:])
             return
     for number, worker in enumerate(workers):
         if code := worker.wait():
-            found.losses.append(f"worker {number} ended with {code}: {worker.output[-1000:]}")
+            tally.losses.append(f"worker {number} ended with {code}: {worker.output[-1000:]}")
         bad = Counter(line.strip()[:300] for line in worker.lines if _BAD.search(line))
-        found.losses += [f"worker {number} said {times} times: {line}" for line, times in bad.items()]
+        tally.losses += [f"worker {number} said {times} times: {line}" for line, times in bad.items()]
 
 
-def growth_of(lines: list[list[dict[str, Any]]], found: Soak) -> None:
+def growth_of(lines: list[list[dict[str, Any]]], tally: Soak) -> None:
     for number, part in enumerate(lines):
         for line in part:
             if "error" in line:
-                found.losses.append(f"worker {number}, run {line['number']}: {line['error']}")
-        found.runs += sum("report" in line for line in part)
-        found.handles = max([found.handles, *(line["handles"] for line in part)])
+                tally.losses.append(f"worker {number}, run {line['number']}: {line['error']}")
+        tally.runs += sum("report" in line for line in part)
+        tally.handles = max([tally.handles, *(line["handles"] for line in part)])
         warm = part[round(_WARM_UP * len(part)) :]
         if len(warm) < 3:
             continue
         for name in ("handles", "bytes", "threads", "seconds"):
             slope = float(np.polyfit(range(len(warm)), [line[name] for line in warm], 1)[0])
             to = "slower_per_run" if name == "seconds" else f"{name}_per_run"
-            setattr(found, to, max(getattr(found, to), slope))
-    found.seconds_per_run = float(np.median([line["seconds"] for part in lines for line in part]))
+            setattr(tally, to, max(getattr(tally, to), slope))
+    tally.seconds_per_run = float(np.median([line["seconds"] for part in lines for line in part]))
 
 
-def judge_growth(found: Soak) -> None:
-    if found.handles_per_run > MOST_HANDLES:
-        found.losses.append(f"{found.handles_per_run:.2f} open files more with each run")
-    if found.bytes_per_run > MOST_BYTES:
-        found.losses.append(f"{found.bytes_per_run / 1024:.0f} kB more with each run")
+def judge_growth(tally: Soak) -> None:
+    if tally.handles_per_run > MOST_HANDLES:
+        tally.losses.append(f"{tally.handles_per_run:.2f} open files more with each run")
+    if tally.bytes_per_run > MOST_BYTES:
+        tally.losses.append(f"{tally.bytes_per_run / 1024:.0f} kB more with each run")
 
 
-def look_at_store(store: CheckpointStore, lines: list[dict[str, Any]], found: Soak) -> None:
+def look_at_store(store: CheckpointStore, lines: list[dict[str, Any]], tally: Soak) -> None:
     names = [line["report"] for line in lines if "report" in line]
     if sorted(store.list_reports()) != sorted(names) or len(set(names)) != len(names):
-        found.losses.append(f"{len(names)} runs ended, but there are {len(store.list_reports())} reports")
+        tally.losses.append(f"{len(names)} runs ended, but there are {len(store.list_reports())} reports")
     rows = [row for name in set(names) for row in store.read_report(name).rows if row.checkpoint]
-    found.made = sum(row.status == "ran" for row in rows)
-    found.reused = sum(row.status == "reused" for row in rows)
+    tally.trained = sum(row.status == "ran" for row in rows)
+    tally.reused = sum(row.status == "reused" for row in rows)
     folders = [path for path in (store.root / "checkpoints").iterdir() if path.name[0] != "."]
-    if len(folders) != found.made:
-        found.losses.append(f"{found.made} stages were trained, but there are {len(folders)} checkpoints")
+    if len(folders) != tally.trained:
+        tally.losses.append(f"{tally.trained} stages were trained, but there are {len(folders)} checkpoints")
     for path in folders:
         try:
             verify(path)
         except Exception as error:
-            found.losses.append(f"{path.name}: {error}")
+            tally.losses.append(f"{path.name}: {error}")
     left = [*store.root.rglob(".tmp-*"), *store.root.glob("states/*"), *store.root.rglob("*.unsent")]
-    found.losses += [f"left over: {path.relative_to(store.root)}" for path in left]
+    tally.losses += [f"left over: {path.relative_to(store.root)}" for path in left]
 
 
-def look_at_mlflow(store: Path, found: Soak) -> None:
+def look_at_mlflow(store: Path, tally: Soak) -> None:
     """Every run is there, has ended, and has as many values as its local file; asked in one go of its database."""
     with closing(sqlite3.connect(store / "mlflow.db")) as database:
         status = dict(database.execute("SELECT run_uuid, status FROM runs"))
         parents = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
         values = dict(database.execute("SELECT run_uuid, count(*) FROM metrics GROUP BY run_uuid"))
     ended = Counter(status.values())
-    expected = found.runs + found.made + found.reused
+    expected = tally.runs + tally.trained + tally.reused
     if ended != Counter(FINISHED=expected):
-        found.losses.append(f"MLflow has runs {dict(ended)}, not {expected} FINISHED ones")
-    if len(status) - len(parents) != found.runs or not set(parents.values()) <= set(status):
-        found.losses.append(f"MLflow has {len(status) - len(parents)} runs without a parent, not {found.runs}")
+        tally.losses.append(f"MLflow has runs {dict(ended)}, not {expected} FINISHED ones")
+    if len(status) - len(parents) != tally.runs or not set(parents.values()) <= set(status):
+        tally.losses.append(f"MLflow has {len(status) - len(parents)} runs without a parent, not {tally.runs}")
     for path in sorted((store / "points").glob("*.jsonl")):
         kept = sum(len(point.metrics) for point in read_points(path))
         if unsent(path) or values.get(path.stem, 0) != kept:
-            found.losses.append(f"{path.stem}: MLflow has {values.get(path.stem, 0)} of {kept} values")
-    found.points = sum(values.values())
+            tally.losses.append(f"{path.stem}: MLflow has {values.get(path.stem, 0)} of {kept} values")
+    tally.points = sum(values.values())
 
 
 def _work(recipe: str, store: str, log: str, share: int, runs: int, seed: int) -> None:

@@ -53,7 +53,7 @@ class Ended:
     """From the (last) key press to the end; None where it ended before."""
     began: float
     """Seconds from its first words to the key press, or to the end."""
-    said: str
+    output: str
     """What stood in the terminal, without colours."""
     left: tuple[int, ...]
     """Processes that were still there some seconds later."""
@@ -104,14 +104,14 @@ def press_campaign(
     from tests.torture.kills import weights
 
     recipe = _recipe(folder)
-    found, moments = Presses(), random.Random(seed)
+    tally, moments = Presses(), random.Random(seed)
     with Forker(folder / "prefect") as forker:
         whole = forker.run(recipe, folder / "whole", "", _RUN_SECONDS)
         if whole.code:
-            raise RuntimeError(f"a run that nobody touched failed:\n{whole.said[-3000:]}")
+            raise RuntimeError(f"a run that nobody touched failed:\n{whole.output[-3000:]}")
         expected, pressed = weights(folder / "whole"), 0
         while pressed < cases:
-            store = folder / f"store {found.runs}"
+            store = folder / f"store {tally.runs}"
             ended = None
             while ended is None or ended.code:
                 last = pressed >= cases
@@ -119,41 +119,41 @@ def press_campaign(
                 ended = forker.run(recipe, store, key, moments.uniform(0, 0.9) * whole.began)
                 if ended.seconds is not None:
                     pressed += 1
-                    judge(found, key, ended, patience)
+                    judge(tally, key, ended, patience)
                 elif ended.code:
-                    found.losses.append(f"a continuation failed: {ended.said[-1000:]}")
-                    return found
+                    tally.losses.append(f"a continuation failed: {ended.output[-1000:]}")
+                    return tally
             if (got := weights(store)) != expected:
                 wrong = [name for name in expected if got.get(name) != expected[name]]
-                found.losses.append(f"run {found.runs} ended in other weights: {wrong}")
-            found.runs += 1
-            note(f"{pressed} key presses, {found.runs} runs to their end, {len(found.losses)} losses")
+                tally.losses.append(f"run {tally.runs} ended in other weights: {wrong}")
+            tally.runs += 1
+            note(f"{pressed} key presses, {tally.runs} runs to their end, {len(tally.losses)} losses")
             shutil.rmtree(store)
-    return found
+    return tally
 
 
-def judge(found: Presses, key: str, ended: Ended, patience: float) -> None:
+def judge(tally: Presses, key: str, ended: Ended, patience: float) -> None:
     """What is wrong with the end of a run that a key was pressed in."""
     seconds = ended.seconds or 0.0
-    found.keys[key] += 1
-    found.slowest = max(found.slowest, seconds)
-    said, problems = ended.said, []
+    tally.keys[key] += 1
+    tally.slowest = max(tally.slowest, seconds)
+    output, problems = ended.output, []
     allowed = {"Ctrl-C twice": AT_ONCE_SECONDS, "SIGKILL": AT_ONCE_SECONDS}.get(key, LONGEST_SECONDS)
     if seconds > allowed * patience:
         problems.append(f"it took {seconds:.1f} s")
     if ended.left:
         problems.append(f"{len(ended.left)} processes were left")
-    if "Traceback" in said:
-        problems.append(f"a traceback: {said[said.index('Traceback') :][:2000]!r}")
+    if "Traceback" in output:
+        problems.append(f"a traceback: {output[output.index('Traceback') :][:2000]!r}")
     asked = key in ("Ctrl-C", "SIGTERM", "SIGTERM to all")
-    if asked and ended.code == 1 and "stopped before anything had begun" not in said:
-        words = said.rpartition("stopping: ")[2]
-        found.saved += "state kept" in words
-        if "stopping: " not in said or said.count("error: ") != 1 or "continue with: " not in words:
-            problems.append(f"it did not say how to go on: {said[-500:]!r}")
+    if asked and ended.code == 1 and "stopped before anything had begun" not in output:
+        words = output.rpartition("stopping: ")[2]
+        tally.saved += "state kept" in words
+        if "stopping: " not in output or output.count("error: ") != 1 or "continue with: " not in words:
+            problems.append(f"it did not say how to go on: {output[-500:]!r}")
     elif asked and ended.code not in (0, 1):
-        problems.append(f"exit code {ended.code}: {said[-500:]!r}")
-    found.losses += [f"{key} after {ended.began:.1f} s, press {found.keys.total()}: {problem}" for problem in problems]
+        problems.append(f"exit code {ended.code}: {output[-500:]!r}")
+    tally.losses += [f"{key} after {ended.began:.1f} s, press {tally.keys.total()}: {problem}" for problem in problems]
 
 
 class Forker:
@@ -170,7 +170,7 @@ class Forker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        assert self._said() == "imported"
+        assert self._message() == "imported"
 
     def __enter__(self) -> Forker:
         return self
@@ -179,7 +179,7 @@ class Forker:
         self._process.kill()
         self._process.communicate()
 
-    def _said(self) -> Any:
+    def _message(self) -> Any:
         assert self._process.stdout is not None
         return json.loads(self._process.stdout.readline())
 
@@ -198,8 +198,8 @@ class Forker:
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        code, pressed, began, said, left = self._said()
-        return Ended(code, pressed, began, said, tuple(left))
+        code, pressed, began, output, left = self._message()
+        return Ended(code, pressed, began, output, tuple(left))
 
 
 def _recipe(folder: Path) -> Path:
@@ -220,17 +220,17 @@ def _in_terminal(arguments: list[str], key: str, seconds: float, words: str) -> 
         sys.argv = ["distill", *arguments]
         program()
         sys.exit(0)
-    said, began, pressed, again = b"", None, None, False
+    output, began, pressed, again = b"", None, None, False
     if not words:
         began = time.monotonic()
     code = None
     while code is None:
         if terminal >= 0:
-            said += _read(terminal)
+            output += _read(terminal)
         else:
             time.sleep(0.02)
         now = time.monotonic()
-        if began is None and words.encode() in said:
+        if began is None and words.encode() in output:
             began = now
         if key and pressed is None and began is not None and now - began >= seconds:
             pressed = now
@@ -242,13 +242,13 @@ def _in_terminal(arguments: list[str], key: str, seconds: float, words: str) -> 
         code = os.waitstatus_to_exitcode(status) if ended else None
     end = time.monotonic()
     if terminal >= 0:
-        said += _read(terminal)
+        output += _read(terminal)
         os.close(terminal)
     return [
         code,
         None if pressed is None else end - pressed,
         (pressed or end) - (began or end),
-        _STYLES.sub(b"", said).decode(errors="replace"),
+        _STYLES.sub(b"", output).decode(errors="replace"),
         _left(),
     ]
 
@@ -293,7 +293,7 @@ def _left() -> list[int]:
 
 def _marked() -> list[int]:
     mark = f"{_MARK}={os.environ[_MARK]}".encode()
-    found = []
+    processes = []
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal() or int(process.name) == os.getpid():
             continue
@@ -302,8 +302,8 @@ def _marked() -> list[int]:
         except OSError:
             continue
         if marked:
-            found.append(int(process.name))
-    return found
+            processes.append(int(process.name))
+    return processes
 
 
 def _serve() -> None:

@@ -136,11 +136,11 @@ def test_rooms_import_what_their_table_allows_and_nothing_else() -> None:
         for line, target in imported(path, known):
             if target not in known or target.partition(".")[0] != room.partition(".")[0]:
                 continue
-            other = room_of(target, known)
-            if other != room and other not in ALLOWED.get(room, set()):
+            imported_room = room_of(target, known)
+            if imported_room != room and imported_room not in ALLOWED.get(room, set()):
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {room} may not import {target}")
-            elif other != room:
-                used[room].add(other)
+            elif imported_room != room:
+                used[room].add(imported_room)
     assert not wrong, "\n".join(wrong)
     unused = {room: ALLOWED[room] - used[room] for room in ALLOWED if ALLOWED[room] - used[room]}
     assert not unused, f"allowed, but no longer used: {unused}"

@@ -95,9 +95,9 @@ class TestWithARun:
             assert code == 0, err
             scores = json.loads(out)
             assert [model["name"] for model in scores["models"]] == ["task_specific", "teacher"]
-            found = scores["models"][0]["scores"]["accuracy"]
-            assert found["value"] == toy_run.report.rows[4].judgement.accuracy
-            assert found["low"] <= found["value"] <= found["high"]
+            accuracy = scores["models"][0]["scores"]["accuracy"]
+            assert accuracy["value"] == toy_run.report.rows[4].judgement.accuracy
+            assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
 
     def test_verify_accepts_a_good_checkpoint_and_names_a_damaged_file(
         self, distill: Distill, toy_run: ToyRun, tmp_path: Path
@@ -149,8 +149,8 @@ def test_every_mistake_is_reported_at_once(broken) -> None:  # type: ignore[no-u
         recipe["task"]["metric"] = "luck"
 
     message = broken(change)
-    for place in ("student.shape.hidden_size", "stages[0].training.duration", "task.metric"):
-        assert place in message
+    for key in ("student.shape.hidden_size", "stages[0].training.duration", "task.metric"):
+        assert key in message
 
 
 def test_odd_head_counts_are_refused(broken) -> None:  # type: ignore[no-untyped-def]
@@ -216,10 +216,10 @@ def test_a_given_teacher_no_better_than_guessing_is_refused(broken, tmp_path: Pa
 
 
 def test_a_given_teacher_with_other_classes_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    other = toy_teacher(tmp_path / "other", labels=("good", "old"))
+    folder = toy_teacher(tmp_path / "other", labels=("good", "old"))
 
     def change(recipe: dict) -> None:
-        recipe["teacher"]["task_model"] = {"kind": "given", "model": str(other)}
+        recipe["teacher"]["task_model"] = {"kind": "given", "model": str(folder)}
 
     assert "set task.labels to the teacher's names, or fine-tune another" in broken(change)
 
@@ -257,10 +257,10 @@ def test_an_unreachable_hub_is_said_so(broken) -> None:  # type: ignore[no-untyp
 
 
 def test_a_store_that_is_a_file_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    place = tmp_path / "file"
-    place.write_text("not a folder", encoding="utf-8")
+    file = tmp_path / "file"
+    file.write_text("not a folder", encoding="utf-8")
     recipe = lambda recipe: None  # noqa: E731
-    assert str(place) in broken(recipe, "--store", str(place))
+    assert str(file) in broken(recipe, "--store", str(file))
 
 
 def test_resuming_from_a_folder_that_is_no_checkpoint_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -288,9 +288,9 @@ def test_a_later_stage_without_the_ones_before_is_refused_before_anything_is_tra
 
 
 def test_a_later_stage_is_refused_before_an_assistant_is_trained_for_it(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    other = toy_recipe_dict(tmp_path / "other") | {"name": "assistant"}
+    assistant = toy_recipe_dict(tmp_path / "other") | {"name": "assistant"}
     path = tmp_path / "assistant.yaml"
-    path.write_text(yaml.safe_dump(other), encoding="utf-8")
+    path.write_text(yaml.safe_dump(assistant), encoding="utf-8")
 
     def change(recipe: dict) -> None:
         recipe["teacher"]["model"] = {"kind": "student_of", "recipe": str(path)}
@@ -338,14 +338,14 @@ def test_an_unreachable_mlflow_server_stops_nothing(
 
 
 def test_a_refused_run_says_one_line_and_nothing_else(tmp_path: Path) -> None:
-    place = tmp_path / "file"
-    place.write_text("not a folder", encoding="utf-8")
+    file = tmp_path / "file"
+    file.write_text("not a folder", encoding="utf-8")
     env = {"PREFECT_HOME": str(tmp_path / "prefect")}
-    command = ("run", "quickstart", "--store", place)
+    command = ("run", "quickstart", "--store", file)
     with running(*processes.distill(*command), env=env) as run:
         assert run.wait(280) == 2, run.output
     (line,) = run.lines
-    assert line.startswith(f"error: --store {place}: {place} is a file, not a folder")
+    assert line.startswith(f"error: --store {file}: {file} is a file, not a folder")
 
 
 def test_a_prefect_server_that_does_not_start_is_said_so(tmp_path: Path) -> None:

@@ -50,10 +50,10 @@ def test_a_teacher_that_is_not_what_it_was_is_left_out_and_said(
         (teacher / MANIFEST).unlink()
         named = "has no manifest.json"
     else:
-        other = toy_run.report.rows[1].checkpoint
-        assert other is not None
+        checkpoint = toy_run.report.rows[1].checkpoint
+        assert checkpoint is not None
         shutil.rmtree(teacher)
-        shutil.copytree(other.path, teacher)
+        shutil.copytree(checkpoint.path, teacher)
         named = "does not hold the model that the student learned from"
     assert evaluated(distill, toy_run) == ["task_specific"]
     assert "the teacher is left out: " in caplog.text

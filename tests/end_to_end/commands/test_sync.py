@@ -52,15 +52,15 @@ def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(
     port, store = free_port(), tmp_path / "store"
     address = f"http://127.0.0.1:{port}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:canary@127.0.0.1:{port}")
-    code, report, said = run("run", recipe)
-    assert code == 0, said
+    code, report, stderr = run("run", recipe)
+    assert code == 0, stderr
     assert report["mlflow_run_id"] is None
 
-    code, synced, said = run("sync")
+    code, synced, stderr = run("sync")
     assert code == 1
-    assert said.count("error:") == 1
-    assert f"MLflow at {address} cannot be reached" in said
-    assert "canary" not in said + json.dumps(synced)
+    assert stderr.count("error:") == 1
+    assert f"MLflow at {address} cannot be reached" in stderr
+    assert "canary" not in stderr + json.dumps(synced)
     left = {run["name"].split("-")[0]: run["left"] for run in synced["runs"]}
     assert set(left) == {"toy", "teacher", "task_specific"}
     assert left["task_specific"]["points"] >= 4
@@ -68,26 +68,26 @@ def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(
     assert left["task_specific"]["artifacts"] == 6
 
     with mlflow_server(port, tmp_path):
-        code, synced, said = run("sync")
-        assert code == 0, said
+        code, synced, stderr = run("sync")
+        assert code == 0, stderr
         assert {run["name"].split("-")[0]: run["sent"] for run in synced["runs"]} == left
         assert not any(amount for run in synced["runs"] for amount in run["left"].values())
         before = everything(address)
-        code, synced, said = run("sync")
+        code, synced, stderr = run("sync")
         assert (code, synced["runs"]) == (0, [])
         assert everything(address) == before
 
         # A run while the server is there prints its report and nothing else, MLflow's links included.
-        code, again, said = run("run", recipe)
-        assert code == 0, said
+        code, again, stderr = run("run", recipe)
+        assert code == 0, stderr
         assert again["rows"][-1]["status"] == "reused"
 
         # Another machine's store, which has nothing of it, goes on from it.
         store.rename(tmp_path / "elsewhere")
-        other = open_store(tmp_path / "other")
-        found = resolve_run(before["task_specific"]["id"], uri=address, store=other)
-        assert verify(found).digest == again["rows"][-1]["checkpoint"]["digest"]
-        assert found.is_relative_to(other.root)
+        other_store = open_store(tmp_path / "other")
+        checkpoint = resolve_run(before["task_specific"]["id"], uri=address, store=other_store)
+        assert verify(checkpoint).digest == again["rows"][-1]["checkpoint"]["digest"]
+        assert checkpoint.is_relative_to(other_store.root)
 
     stage = before["task_specific"]
     assert stage["parent"] == before[report["run"]]["id"]

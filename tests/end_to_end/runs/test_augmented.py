@@ -91,15 +91,17 @@ def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_pa
             again = run_stage(config, None, ports)
         except Interrupted:
             continue
-    one, other = (load_file(Path(result.checkpoint.path) / "model" / "model.safetensors") for result in (whole, again))
-    assert all(bool((one[name] == other[name]).all()) for name in one)
+    whole_weights, resumed_weights = (
+        load_file(Path(result.checkpoint.path) / "model" / "model.safetensors") for result in (whole, again)
+    )
+    assert all(bool((whole_weights[name] == resumed_weights[name]).all()) for name in whole_weights)
 
 
 def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
-    other = recipe.model_copy(update={"augmentation": Augmentation(copies=COPIES, seed=1)})
+    reseeded = recipe.model_copy(update={"augmentation": Augmentation(copies=COPIES, seed=1)})
     digests = set()
-    for variant in (recipe, other):
+    for variant in (recipe, reseeded):
         teachers = task_teachers(variant, {})
         adaptive, general = (stage_config(variant, variant.stages[index], teachers) for index in (2, 0))
         digests.add((stage_digest(adaptive, None), data_digest(adaptive.data, variant.pretrained)))

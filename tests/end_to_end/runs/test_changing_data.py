@@ -25,7 +25,7 @@ def growing(file: Path, row: dict[str, str], *, once_there: Path) -> Iterator[li
 
     def write() -> None:
         while not over.is_set():
-            if once_there.is_dir() and any(each.stat().st_size for each in once_there.iterdir()):
+            if once_there.is_dir() and any(file.stat().st_size for file in once_there.iterdir()):
                 with file.open("a", encoding="utf-8") as rows:
                     rows.write(json.dumps(row) + "\n")
                 written[0] += 1
@@ -59,13 +59,13 @@ def test_a_file_that_grows_is_what_it_was_when_the_run_began(tmp_path: Path, cap
     assert report.data is not None
     assert report.data.task is not None
     assert report.data.task.splits["train"].rows == 160
-    stages = [each for each in report.rows if each.checkpoint]
-    assert [(each.name, each.status) for each in stages] == [("teacher", "ran"), ("task_adaptive", "ran")]
+    stages = [row for row in report.rows if row.checkpoint]
+    assert [(row.name, row.status) for row in stages] == [("teacher", "ran"), ("task_adaptive", "ran")]
     assert len(list((store / "checkpoints").iterdir())) == 2
     identities = []
-    for each in stages:
-        assert each.checkpoint is not None
-        _, manifest = open_checkpoint(each.checkpoint.path)
-        assert manifest.digest == each.checkpoint.digest
+    for stage in stages:
+        assert stage.checkpoint is not None
+        _, manifest = open_checkpoint(stage.checkpoint.path)
+        assert manifest.digest == stage.checkpoint.digest
         identities.append(manifest.identity["data"])
     assert len(set(identities)) == 1, "both stages are of the same rows"

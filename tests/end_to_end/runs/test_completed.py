@@ -77,7 +77,7 @@ def rows(done: RunByHand) -> list[str]:
 
 def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reused(first: Path) -> None:
     store = open_store(first / "store")
-    (killed,) = [each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"]
+    (killed,) = [run for run in runs_of(store) if run.data.tags.get("distill.stage") == "task_specific"]
     assert "model" not in artifacts(store, killed.info.run_id)
     done = run(recipe_of(first), store)
     assert rows(done) == ["teacher", "task_specific"]
@@ -85,13 +85,13 @@ def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reuse
     assert done.runner.judge.rows[-1].mlflow_run_id == killed.info.run_id
     assert "model" in artifacts(store, killed.info.run_id)
     sync(read_settings(store.root, {}), store.points)
-    by_id = {each.info.run_id: each for each in runs_of(store)}
+    by_id = {run.info.run_id: run for run in runs_of(store)}
     completed = by_id[killed.info.run_id]
     assert completed.info.status == "FINISHED"
     assert completed.data.tags[f"{STORED_TAG}model"] == "true"
     assert completed.data.tags["mlflow.parentRunId"] == done.runner.run.run_id
     assert by_id[killed.data.tags["mlflow.parentRunId"]].info.status == "KILLED"
-    assert "RUNNING" not in {each.info.status for each in by_id.values()}
+    assert "RUNNING" not in {run.info.status for run in by_id.values()}
     again = run(recipe_of(first), store)
     assert again.runner.judge.rows[-1].mlflow_run_id != killed.info.run_id
     assert "model" not in artifacts(store, str(again.runner.judge.rows[-1].mlflow_run_id))
@@ -120,7 +120,7 @@ def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_ne
     for name in ("mkdtemp", "mkstemp"):
         monkeypatch.setattr(tempfile, name, full)
     done = run(recipe, store)
-    (child,) = [each for each in runs_of(store) if each.data.tags.get("distill.stage") == "task_specific"]
+    (child,) = [run for run in runs_of(store) if run.data.tags.get("distill.stage") == "task_specific"]
     assert child.info.status == "FINISHED"
     assert rows(done) == ["teacher", "task_specific"]
     names = artifacts(store, child.info.run_id)
@@ -174,11 +174,11 @@ def test_a_store_that_was_moved_is_gone_on_with_evaluated_and_found_by_run_id(fi
         assert checkpoint is not None
         scores = evaluate_checkpoint(Path(checkpoint.path), str(first / "task"), moved.root)
         assert [model.name for model in scores.models] == ["task_specific", "teacher"]
-        for each in runs_of(moved):
-            assert each.info.artifact_uri.startswith(moved.root.as_uri())
-            if each.data.tags.get("distill.stage") == "task_specific":
+        for tracked in runs_of(moved):
+            assert tracked.info.artifact_uri.startswith(moved.root.as_uri())
+            if tracked.data.tags.get("distill.stage") == "task_specific":
                 uri = f"sqlite:///{moved.root}/mlflow.db"
-                found = resolve_run(each.info.run_id, uri=uri, store=moved)
-                assert found == Path(checkpoint.path)
+                resolved = resolve_run(tracked.info.run_id, uri=uri, store=moved)
+                assert resolved == Path(checkpoint.path)
     finally:
         away.rename(first / "store")

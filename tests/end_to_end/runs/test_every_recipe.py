@@ -159,13 +159,13 @@ def small(recipe: Recipe, world: World) -> list[str]:
     return changes + small_teachers(recipe, world) + small_student(recipe)
 
 
-def set_in(place: str, values: dict[str, str]) -> list[str]:
-    return [f"{place}.{key}={value}" for key, value in values.items()]
+def set_in(path: str, values: dict[str, str]) -> list[str]:
+    return [f"{path}.{key}={value}" for key, value in values.items()]
 
 
-def fewer_heads(place: str, latent: LatentObjective) -> list[str]:
+def fewer_heads(path: str, latent: LatentObjective) -> list[str]:
     return [
-        f"{place}.terms.{number}.num_heads={HEADS}"
+        f"{path}.terms.{number}.num_heads={HEADS}"
         for number, term in enumerate(latent.terms)
         if getattr(term, "num_heads", None) is not None
     ]
@@ -187,9 +187,9 @@ def small_teachers(recipe: Recipe, world: World) -> list[str]:
     else:
         changes.append(f"teacher.model={world.teacher}")
     for number in range(len(recipe.teacher.others)):
-        place = f"teacher.others.{number}"
-        changes.append(f"{place}.model={world.other}")
-        changes += set_in(f"{place}.task_model.training", SHORT)
+        path = f"teacher.others.{number}"
+        changes.append(f"{path}.model={world.other}")
+        changes += set_in(f"{path}.task_model.training", SHORT)
     if recipe.teacher.multi_task is not None:
         tasks = {"forwards": world.task, "backwards": world.task | {"labels": list(LIBRARIES)[::-1]}}
         changes.append(f"teacher.multi_task.tasks={json.dumps(tasks)}")

@@ -218,12 +218,12 @@ def test_a_general_stage_is_shared_by_another_task(toy_run: ToyRun, tmp_path: Pa
     from tests.support.toys import toy_rows, write_rows
 
     rows = [row | {"label": {"bad": "1 star", "good": "5 stars"}[row["label"]]} for row in toy_rows(160, seed=5)]
-    other = write_rows(tmp_path / "train.jsonl", rows)
+    file = write_rows(tmp_path / "train.jsonl", rows)
     report = distill_flow(
         recipe=str(toy_run.recipe),
         overrides=[
-            f"task.train={other}",
-            f"task.validation={other}",
+            f"task.train={file}",
+            f"task.validation={file}",
             "baselines=[]",
             "limits.in_train=1",  # the very same rows
         ],

@@ -132,9 +132,9 @@ def test_a_bag_of_words_is_scored_on_the_same_class(done: Done) -> None:
 
     scorer = done.runner.judge.yardstick.scorer
     assert scorer is not None
-    names = [scorer.rows.task.labels[each] for each in scorer.kind.labels(scorer.rows)]
-    said = [scorer.rows.task.labels[each] for each in bag_of_words(scorer)]
-    expected = f1_score(names, said, pos_label="fraud", zero_division=0.0)
+    names = [scorer.rows.task.labels[index] for index in scorer.kind.labels(scorer.rows)]
+    predicted = [scorer.rows.task.labels[index] for index in bag_of_words(scorer)]
+    expected = f1_score(names, predicted, pos_label="fraud", zero_division=0.0)
     assert judge_bag_of_words(done.runner.judge.yardstick).task_metric == pytest.approx(expected)
 
 

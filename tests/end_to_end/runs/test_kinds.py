@@ -72,11 +72,11 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     recipe = Recipe.model_validate(kind_recipe_dict(folder, request.param, steps=6))
     cache = folder / "ports"
     results: dict[str, StageResult] = {}
-    made = {}
+    finished = {}
     for config in teacher_configs(recipe):
         result = results["teacher"] = run_stage(config, None, plain_ports(cache / "teacher"))
-        made["teacher"] = finished_teacher(f"{result.checkpoint.path}/model", result.checkpoint.digest)
-    teachers = task_teachers(recipe, made)
+        finished["teacher"] = finished_teacher(f"{result.checkpoint.path}/model", result.checkpoint.digest)
+    teachers = task_teachers(recipe, finished)
     parent = None
     for stage in recipe.stages:
         config = stage_config(recipe, stage, teachers)
@@ -106,17 +106,17 @@ def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> No
     with pytest.raises(Interrupted, match="step 3 of 6"):
         run_stage(config, parent, first)
     again = run_stage(config, parent, plain_ports(kind.folder / "again", states=states))
-    one, other = (
+    plain_weights, resumed_weights = (
         {
             str(file.relative_to(Path(result.checkpoint.path) / "model")): load_file(file)
             for file in sorted((Path(result.checkpoint.path) / "model").rglob("*.safetensors"))
         }
         for result in (kind.results["task_specific"], again)
     )
-    assert one.keys() == other.keys()
-    for name, tensors in one.items():
+    assert plain_weights.keys() == resumed_weights.keys()
+    for name, tensors in plain_weights.items():
         for key, tensor in tensors.items():
-            assert torch.equal(tensor, other[name][key]), f"{name}: {key}"
+            assert torch.equal(tensor, resumed_weights[name][key]), f"{name}: {key}"
 
 
 def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) -> None:
@@ -132,13 +132,13 @@ def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) ->
     assert kept is not None
     assert live is not None
     mask = batch.attention_mask.bool()
-    said, expected = kept.outputs[0].logits, live.outputs[0].logits
-    assert said is not None
+    logits, expected = kept.outputs[0].logits, live.outputs[0].logits
+    assert logits is not None
     assert expected is not None
-    assert said.shape == expected.shape
-    if said.ndim == 3:
-        said, expected = said[mask], expected[mask]
-    torch.testing.assert_close(said, expected, rtol=1e-4, atol=1e-5)
+    assert logits.shape == expected.shape
+    if logits.ndim == 3:
+        logits, expected = logits[mask], expected[mask]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_yardstick_scores_teacher_student_and_baseline(kind: Kind) -> None:
@@ -186,17 +186,17 @@ def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None
     with torch.no_grad():
         output = model(**inputs)
     if kind.name == "token_classification":
-        said = pipeline("token-classification", model=model, tokenizer=tokenizer)
+        tagger = pipeline("token-classification", model=model, tokenizer=tokenizer)
         (row,) = kind_rows(kind.name, 1, 9)
-        assert {found["entity"] for found in said(" ".join(row["tokens"]))} <= set(data.labels)
+        assert {entity["entity"] for entity in tagger(" ".join(row["tokens"]))} <= set(data.labels)
         assert model.config.id2label == dict(enumerate(data.labels))
     elif kind.name == "question_answering":
         assert output.start_logits.shape == batch.input_ids.shape
     elif kind.name == "multiple_choice":
         ours = kind_of(MultipleChoice()).head.load(kind.student)
         with torch.no_grad():
-            said = ours(**batch.model_inputs()).logits
-        assert torch.equal(output.logits, said.T)
+            scores = ours(**batch.model_inputs()).logits
+        assert torch.equal(output.logits, scores.T)
     elif kind.name == "embedding":
         assert output.last_hidden_state.shape[-1] == 8
         modules = json.loads((kind.student / "modules.json").read_text())

@@ -97,15 +97,15 @@ def test_a_task_that_fails_is_named_and_the_others_are_finished(world: World, fi
     report = first.report
     assert list(report.tasks) == ["plays"]
     assert first.error == f"task noise: {report.failed['noise']}"
-    for name, each in report.tasks.items():
-        assert each.run == f"{report.run}-{name}"
-        assert world.store.read_report(each.run) == each
-        assert [row.name for row in each.rows] == ["teacher", "general", "task_specific"]
-        assert [row.status for row in each.rows] == ["ran", "reused", "ran"]
-        assert each.retained is not None
+    for name, result in report.tasks.items():
+        assert result.run == f"{report.run}-{name}"
+        assert world.store.read_report(result.run) == result
+        assert [row.name for row in result.rows] == ["teacher", "general", "task_specific"]
+        assert [row.status for row in result.rows] == ["ran", "reused", "ran"]
+        assert result.retained is not None
     assert [(row.name, row.status) for row in report.shared] == [("general", "ran")]
     # The shared stage is judged for each task, so that the tasks' tables have no holes.
-    probes = [each.rows[1].judgement.probe_accuracy for each in report.tasks.values()]
+    probes = [task.rows[1].judgement.probe_accuracy for task in report.tasks.values()]
     assert None not in probes
     assert report.shared[0].judgement.probe_accuracy is None
 
@@ -153,8 +153,8 @@ def test_plan_shows_what_is_shared_once_and_what_is_left_of_each_task(
     several = ("--set", f"tasks={json.dumps(world.tasks)}", "--store", world.store.root)
     code, out, err = distill("plan", world.recipe, *several, "--json")
     assert code == 0, err
-    stages = {(each["task"], each["name"]): each for each in json.loads(out)["stages"]}
-    there = {place for place, each in stages.items() if each["status"] == "reuse"}
+    stages = {(stage["task"], stage["name"]): stage for stage in json.loads(out)["stages"]}
+    there = {key for key, stage in stages.items() if stage["status"] == "reuse"}
     assert set(stages) - there == {("noise", "task_specific")}
     assert [task for task, name in stages if name == "general"] == [None]
     for name, report in first.report.tasks.items():
@@ -178,8 +178,8 @@ def test_a_run_of_one_task_would_reuse_what_the_run_of_several_made(
     assert code == 0, err
     stages = json.loads(out)["stages"]
     assert [stage["status"] for stage in stages] == ["reuse"] * 3
-    made = [row.checkpoint for row in first.report.tasks["plays"].rows]
-    assert [stage["digest"] for stage in stages] == [each and each.digest for each in made]
+    checkpoints = [row.checkpoint for row in first.report.tasks["plays"].rows]
+    assert [stage["digest"] for stage in stages] == [checkpoint and checkpoint.digest for checkpoint in checkpoints]
 
 
 def test_compare_prints_the_tasks_and_each_of_them(world: World, first: FirstRun, distill: Distill) -> None:
@@ -273,8 +273,8 @@ def test_one_task_and_several_at_a_time_are_refused_by_the_flow(world: World) ->
 def test_a_recipe_with_several_tasks_is_nobodys_teacher(world: World, distill: Distill) -> None:
     listed = yaml.safe_load(world.recipe.read_text(encoding="utf-8"))
     del listed["task"]
-    other = world.recipe.with_name("other.yaml")
-    other.write_text(yaml.safe_dump(listed | {"name": "other", "tasks": world.tasks}), "utf-8")
-    of = f"teacher.model={{kind: student_of, recipe: '{other}'}}"
+    path = world.recipe.with_name("other.yaml")
+    path.write_text(yaml.safe_dump(listed | {"name": "other", "tasks": world.tasks}), "utf-8")
+    of = f"teacher.model={{kind: student_of, recipe: '{path}'}}"
     message = distill.refused("plan", world.recipe, "--set", of)
     assert "recipe other has several tasks (noise, plays) and therefore several students" in message

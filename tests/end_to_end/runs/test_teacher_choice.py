@@ -40,23 +40,23 @@ def store(folder: Path) -> CheckpointStore:
 
 
 @pytest.fixture(scope="module")
-def foreseen(folder: Path, store: CheckpointStore) -> tuple[OutlinedStage, ...]:
+def outlined(folder: Path, store: CheckpointStore) -> tuple[OutlinedStage, ...]:
     """The outline before anything is there."""
     recipe = recipe_of(folder, BAD, GOOD)
     return outline(recipe, recipe.stages, store)
 
 
 @pytest.fixture(scope="module")
-def done(folder: Path, store: CheckpointStore, foreseen: object) -> RunByHand:
+def done(folder: Path, store: CheckpointStore, outlined: object) -> RunByHand:
     return run(recipe_of(folder, BAD, GOOD), store)
 
 
 def test_the_best_candidate_is_the_teacher(done: RunByHand) -> None:
-    chosen, other = done.teachers
-    assert (chosen.candidate, other.candidate) == ("learning_rate 0.005", "learning_rate 1e-30")
-    assert (chosen.chosen, other.chosen) == (True, False)
+    chosen, loser = done.teachers
+    assert (chosen.candidate, loser.candidate) == ("learning_rate 0.005", "learning_rate 1e-30")
+    assert (chosen.chosen, loser.chosen) == (True, False)
     assert chosen.candidate_score == chosen.judgement.accuracy == 1.0
-    assert other.candidate_score == other.judgement.accuracy == 0.5
+    assert loser.candidate_score == loser.judgement.accuracy == 0.5
     assert chosen.judgement.probe_accuracy is not None
     assert chosen.checkpoint is not None
     (teacher,) = done.runner.teachers.available.fine_tuned
@@ -69,22 +69,22 @@ def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: RunByH
 
     client = MlflowClient(tracking_uri=f"sqlite:///{done.runner.context.store.root}/mlflow.db")
     runs = [client.get_run(row.mlflow_run_id) for row in done.teachers]
-    assert [each.info.run_name for each in runs] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
-    assert [each.data.tags[CANDIDATE_TAG] for each in runs] == [row.candidate for row in done.teachers]
-    assert [each.data.tags.get(CHOSEN_TAG) for each in runs] == ["true", None]
-    assert {each.info.status for each in runs} == {"FINISHED"}
+    assert [run.info.run_name for run in runs] == ["teacher (learning_rate 0.005)", "teacher (learning_rate 1e-30)"]
+    assert [run.data.tags[CANDIDATE_TAG] for run in runs] == [row.candidate for row in done.teachers]
+    assert [run.data.tags.get(CHOSEN_TAG) for run in runs] == ["true", None]
+    assert {run.info.status for run in runs} == {"FINISHED"}
     assert "eval/probe_accuracy" in runs[0].data.metrics
-    assert all("train/loss" in each.data.metrics for each in runs)
+    assert all("train/loss" in run.data.metrics for run in runs)
 
 
 def test_nobody_knows_the_student_before_its_teacher(
-    foreseen: tuple[OutlinedStage, ...], done: RunByHand, folder: Path, store: CheckpointStore
+    outlined: tuple[OutlinedStage, ...], done: RunByHand, folder: Path, store: CheckpointStore
 ) -> None:
-    titles = [stage.title for stage in foreseen]
+    titles = [stage.title for stage in outlined]
     assert titles == ["teacher (learning_rate 1e-30)", "teacher (learning_rate 0.005)", "task_adaptive"]
-    assert [stage.is_known for stage in foreseen] == [True, True, False]
-    assert foreseen[-1].digest != done.results[-1].checkpoint.digest
-    reason = difference_from_store(foreseen[-1], store)
+    assert [stage.is_known for stage in outlined] == [True, True, False]
+    assert outlined[-1].digest != done.results[-1].checkpoint.digest
+    reason = difference_from_store(outlined[-1], store)
     assert reason == "unless the store has it for the teacher that is still to be chosen"
     recipe = recipe_of(folder, BAD, GOOD)
     known = outline(recipe, recipe.stages, store)[-1]
@@ -148,18 +148,21 @@ def test_a_grid_is_every_value_with_every_other() -> None:
             "grid": {"learning_rate": [1e-5, 2e-5], "batch": ["16 sequences", "512 tokens"], "dropout": [None, 0.2]},
         }
     )
-    found = [(each.optimizer.learning_rate, str(each.batch), each.dropout, each.seed) for each in tuned.candidates()]
-    assert len(set(found)) == len(found) == 16
-    assert found[:3] == [
+    combinations = [
+        (config.optimizer.learning_rate, str(config.batch), config.dropout, config.seed)
+        for config in tuned.candidates()
+    ]
+    assert len(set(combinations)) == len(combinations) == 16
+    assert combinations[:3] == [
         (1e-5, "16 sequences", None, 5),
         (1e-5, "16 sequences", None, 6),
         (1e-5, "16 sequences", 0.2, 5),
     ]
-    assert {str(each.duration) for each in tuned.candidates()} == {"1 epochs"}
+    assert {str(config.duration) for config in tuned.candidates()} == {"1 epochs"}
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("grid", "message"),
     [
         ({"grid": {"learning_rate": [1e-5, 1e-5]}}, "learning_rate: a value is listed twice"),
         ({"grid": {"weight_decay": [0.1]}}, "grid.weight_decay"),
@@ -169,9 +172,9 @@ def test_a_grid_is_every_value_with_every_other() -> None:
         ({"seeds": 0}, "greater than or equal to 1"),
     ],
 )
-def test_a_grid_that_cannot_be_tried_is_refused(given: dict[str, Any], message: str) -> None:
+def test_a_grid_that_cannot_be_tried_is_refused(grid: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        FineTune.model_validate({"training": {"duration": "1 epoch"}, **given})
+        FineTune.model_validate({"training": {"duration": "1 epoch"}, **grid})
 
 
 @pytest.fixture(scope="module")

@@ -54,9 +54,9 @@ def test_the_yardstick_computes_what_ours_computes(objective: Objective) -> None
     work = make_workload("small", CPU)
     ours = Ours(work, objective, "fp32").trainer
     plain = Yardstick(work, objective)
-    for theirs, own in ((plain.teacher, ours.teachers.models[0]), (plain.student, ours.student)):
-        theirs.load_state_dict(own.state_dict()) if objective == "labels" else (
-            theirs.base_model.load_state_dict(own.state_dict())
+    for plain_model, our_model in ((plain.teacher, ours.teachers.models[0]), (plain.student, ours.student)):
+        plain_model.load_state_dict(our_model.state_dict()) if objective == "labels" else (
+            plain_model.base_model.load_state_dict(our_model.state_dict())
         )
     batch = work.tokens.batch(next(plain.rows))
     target = ours.teachers.target(batch)
@@ -70,12 +70,12 @@ def test_the_yardstick_computes_what_ours_computes(objective: Objective) -> None
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 @pytest.mark.parametrize(
-    "taken", [Ingredients(), Ingredients(grouped=True, captured=True, bf16=True, fused=True)], ids=["none", "all"]
+    "ingredients", [Ingredients(), Ingredients(grouped=True, captured=True, bf16=True, fused=True)], ids=["none", "all"]
 )
 def test_a_step_of_the_yardstick_moves_the_student_and_not_the_teacher(
-    objective: Objective, taken: Ingredients
+    objective: Objective, ingredients: Ingredients
 ) -> None:
-    plain = Yardstick(make_workload("small", CPU), objective, taken)
+    plain = Yardstick(make_workload("small", CPU), objective, ingredients)
     before = [
         [parameter.clone() for parameter in model.base_model.parameters()] for model in (plain.student, plain.teacher)
     ]
@@ -123,12 +123,12 @@ def test_the_table_is_printed_and_every_number_kept(tmp_path: Path) -> None:
     assert result.exit_code == 0
     rows = json.loads(file.read_text(encoding="utf-8"))["results"]
     for objective in OBJECTIVES:
-        own = [row for row in rows if row["table"] == f"small, {objective}"]
+        selected = [row for row in rows if row["table"] == f"small, {objective}"]
         assert f"small, {objective}" in result.output
-        assert [row["variant"] for row in own] == ["yardstick", "ours, fp32", "ours, fp32, models alone"]
-        for row in own:
+        assert [row["variant"] for row in selected] == ["yardstick", "ours, fp32", "ours, fp32, models alone"]
+        for row in selected:
             assert len(row["tokens_per_second"]) == 2
-            assert row["ratio"] == pytest.approx(row["rate"] / own[0]["rate"])
+            assert row["ratio"] == pytest.approx(row["rate"] / selected[0]["rate"])
             assert row["peak_bytes"] > 10**8
             assert row["share_of_floor"] > 0
     asked = [row["variant"] for row in rows if row["table"] == "small, latent, a later epoch"]

@@ -102,16 +102,16 @@ def dangers(text: str) -> Iterator[str]:
 
 
 def _wrong_call(call: ast.Call) -> Iterator[str]:
-    called = ast.unparse(call.func)
-    if called in NAMES | CALLS:
-        yield called
-    given = {word.arg: word.value for word in call.keywords}
+    function = ast.unparse(call.func)
+    if function in NAMES | CALLS:
+        yield function
+    keywords = {word.arg: word.value for word in call.keywords}
     for name, right in ONLY.items():
-        value = given.get(name)
+        value = keywords.get(name)
         if value is not None and not (isinstance(value, ast.Constant) and value.value is right):
-            yield f"{called}({name}={ast.unparse(value)})"
-    if called.endswith(".from_pretrained") and "trust_remote_code" not in given:
-        yield f"{called} without trust_remote_code=False"
+            yield f"{function}({name}={ast.unparse(value)})"
+    if function.endswith(".from_pretrained") and "trust_remote_code" not in keywords:
+        yield f"{function} without trust_remote_code=False"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

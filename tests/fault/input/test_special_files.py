@@ -49,8 +49,8 @@ def nothing_waits() -> Iterator[None]:
 def test_as_the_rows_of_a_task(tmp_path: Path, make: Make, suffix: str) -> None:
     path = tmp_path / f"train{suffix}"
     kind = make(path)
-    for given in (str(path), f"{tmp_path}/train.*"):
-        task = FileTask(train=given, validation=given, text_pair="auto")
+    for pattern in (str(path), f"{tmp_path}/train.*"):
+        task = FileTask(train=pattern, validation=pattern, text_pair="auto")
         for read in (task_digest, lambda task: load_task(task, tmp_path / "cache")):
             with pytest.raises(DataError) as caught:
                 read(task)
@@ -68,9 +68,9 @@ def test_as_a_corpus(tmp_path: Path, make: Make) -> None:
     folder = tmp_path / "texts"
     write_rows(folder / "a.jsonl", [{"text": "row"}, {"text": "other row"}])
     kind = make(folder / "b.jsonl")
-    for given in (folder, folder / "*.jsonl", folder / "b.jsonl"):
+    for pattern in (folder, folder / "*.jsonl", folder / "b.jsonl"):
         with pytest.raises(DataError, match=f"b.jsonl is {kind}, not a regular file"):
-            load_corpus(corpus(given), tmp_path / "cache")
+            load_corpus(corpus(pattern), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("name", ["state.json", "data.arrow", "dataset_info.json"])

@@ -40,22 +40,22 @@ WRITES: dict[str, tuple[Any, str]] = {
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ("mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(place))
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", f"size={MEGABYTES}m", "tmpfs", str(path))
     try:
         subprocess.run(mount, check=True, capture_output=True, timeout=20)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs the right to mount a disk in memory")
-    yield place
-    subprocess.run(("umount", "--lazy", str(place)), check=True, timeout=20)
+    yield path
+    subprocess.run(("umount", "--lazy", str(path)), check=True, timeout=20)
 
 
 @contextmanager
 def before(write: str, harm: Callable[[], object]) -> Iterator[list[str]]:
     """Do harm whenever `write` is about to happen; says so in the list."""
-    place, name = WRITES[write]
-    whole = getattr(place, name)
+    module, name = WRITES[write]
+    whole = getattr(module, name)
     happened: list[str] = []
 
     def harmed(*arguments: Any, **more: Any) -> Any:
@@ -64,14 +64,14 @@ def before(write: str, harm: Callable[[], object]) -> Iterator[list[str]]:
         return whole(*arguments, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, name, harmed)
+        patch.setattr(module, name, harmed)
         yield happened
 
 
-def fill(place: Path) -> None:
-    free = os.statvfs(place)
+def fill(folder: Path) -> None:
+    free = os.statvfs(folder)
     if free.f_bavail:
-        with (place / "filler").open("ab") as file:
+        with (folder / "filler").open("ab") as file:
             os.posix_fallocate(file.fileno(), file.tell(), free.f_bavail * free.f_frsize)
 
 
@@ -112,7 +112,7 @@ def harm_every_write(
     store: Path,
     harm: Callable[[], object],
     mend: Callable[[], object],
-    said: str,
+    message: str,
     writes: Collection[str] = WRITES.keys(),
 ) -> None:
     """One run after the other, each harmed before another write, each going on where the one before was stopped."""
@@ -125,7 +125,7 @@ def harm_every_write(
         assert code == 1, f"{write}: {err}"
         assert "Traceback" not in err
         assert err.count("error:") == 1, err
-        assert said in " ".join(err.split()), f"{write}: {err}"
+        assert message in " ".join(err.split()), f"{write}: {err}"
         assert "--store" in err
         left = {path: path.stat().st_mtime_ns for path in visible(store)}
         assert left.items() >= times.items(), write

@@ -53,8 +53,8 @@ def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
     options = RunOptions(store=str(whole), until_stage="task_adaptive")
     distill_flow(recipe=str(recipe), options=options)
     digests = []
-    for place in (store, whole):
-        (folder,) = (place / "checkpoints").glob("task_adaptive-*")
+    for finished_store in (store, whole):
+        (folder,) = (finished_store / "checkpoints").glob("task_adaptive-*")
         manifest = verify(folder)
         assert manifest.steps == STEPS
         digests.append({name: entry.sha256 for name, entry in manifest.files.items() if name.endswith(".safetensors")})

@@ -94,7 +94,7 @@ def test_runs_at_once_in_one_store_lose_nothing_and_hold_on_to_nothing(
     # Memory of so few runs is still that of the first ones.
     assert [loss for loss in campaign.losses if "kB more" not in loss] == []
     assert campaign.runs == 4
-    assert min(campaign.made, campaign.reused) > 4
+    assert min(campaign.trained, campaign.reused) > 4
     _notices_what_is_missing(tmp_path, campaign)
 
 
@@ -114,7 +114,7 @@ def _notices_what_is_missing(folder: Path, whole: Soak) -> None:
         database.execute("DELETE FROM metrics WHERE rowid = (SELECT min(rowid) FROM metrics)")
         database.execute("UPDATE runs SET status = 'RUNNING' WHERE run_uuid = ?", (run,))
         database.commit()
-    campaign = Soak(runs=whole.runs, made=whole.made, reused=whole.reused)
+    campaign = Soak(runs=whole.runs, trained=whole.trained, reused=whole.reused)
     look_at_mlflow(store.root, campaign)
     assert any("'RUNNING': 1" in loss for loss in campaign.losses)
     assert sum("MLflow has" in loss and "values" in loss for loss in campaign.losses) == 1
@@ -138,5 +138,5 @@ def test_two_runs_of_one_second_keep_both_reports(tmp_path: Path) -> None:
     report = RunReport(run="toy-1", recipe="toy", task=None, store="s", rows=(), seconds=1.0)
     with ThreadPoolExecutor(8) as pool:
         kept = list(pool.map(lambda n: store.write_report(report.model_copy(update={"seconds": n})), range(20)))
-    assert {one.run for one in kept} == {"toy-1", *(f"toy-1-{n}" for n in range(2, 21))}
-    assert [store.read_report(one.run).seconds for one in kept] == list(range(20))
+    assert {row.run for row in kept} == {"toy-1", *(f"toy-1-{n}" for n in range(2, 21))}
+    assert [store.read_report(row.run).seconds for row in kept] == list(range(20))

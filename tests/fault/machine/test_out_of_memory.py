@@ -34,7 +34,7 @@ def a_trainer(folder: Path, sink: MetricList, *, latent: dict[str, object] | Non
 
 
 def gradients(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: each.grad for name, each in trainer.parameters.items() if each.grad is not None}
+    return {name: parameter.grad for name, parameter in trainer.parameters.items() if parameter.grad is not None}
 
 
 class Memory:
@@ -112,12 +112,12 @@ def test_a_pass_that_cannot_be_cut_is_refused_by_name(
     latent: dict[str, object] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = a_trainer(tmp_path, MetricList(), latent=latent)
-    before = {name: each.detach().clone() for name, each in trainer.parameters.items()}
+    before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
     Memory(monkeypatch, 0)
     with pytest.raises(OutOfMemoryError, match=r"reduce training\.batch or the data.s max_length"):
         trainer.train_step()
     assert trainer.state.step == 0
-    assert all(torch.equal(before[name], each) for name, each in trainer.parameters.items())
+    assert all(torch.equal(before[name], parameter) for name, parameter in trainer.parameters.items())
 
 
 def test_other_errors_are_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

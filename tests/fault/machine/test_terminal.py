@@ -65,6 +65,6 @@ def test_ctrl_c_while_a_stage_trains_saves_its_state_and_says_so_at_once(
     judge(presses, "Ctrl-C", ended, PATIENCE)
     assert presses.losses == []
     assert ended.code == 1
-    assert "stopping: the state is being saved; Ctrl-C once more ends it at once" in ended.said
-    assert "of 100000 of general; state kept; continue with: " in ended.said
+    assert "stopping: the state is being saved; Ctrl-C once more ends it at once" in ended.output
+    assert "of 100000 of general; state kept; continue with: " in ended.output
     assert list(tmp_path.glob("store/states/general-*/step-*/manifest.json"))

@@ -31,7 +31,7 @@ def test_nothing_is_collected_that_a_run_needs(tmp_path: Path) -> None:
     result = collect_campaign(tmp_path, cases=24)
     assert result.losses == []
     assert result.runs + result.killed >= 24
-    assert min(result.runs, result.killed, result.made, result.reused, result.removed) > 0
+    assert min(result.runs, result.killed, result.trained, result.reused, result.removed) > 0
 
 
 def test_a_stage_is_that_of_its_start_or_refused(tmp_path: Path) -> None:

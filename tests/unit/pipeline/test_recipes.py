@@ -76,20 +76,20 @@ def shape_of(model: AnyModel | StudentOf) -> TeacherShape:
     """A named teacher's shape; of another recipe's student, what that recipe says."""
     if not isinstance(model, StudentOf):
         return SHAPES[describe_model(model)]
-    other = load_recipe(model.recipe, model.overrides, recipes_folder=FOLDER)
-    assert teacher_problems(other, shape_of(other.teacher.model)) == []
-    return shape_of(other.teacher.model).model_copy(update=other.student.shape.model_dump())
+    recipe_of_model = load_recipe(model.recipe, model.overrides, recipes_folder=FOLDER)
+    assert teacher_problems(recipe_of_model, shape_of(recipe_of_model.teacher.model)) == []
+    return shape_of(recipe_of_model.teacher.model).model_copy(update=recipe_of_model.student.shape.model_dump())
 
 
 def problems(recipe: Recipe) -> list[str]:
     """What does not fit the shapes of all teachers that the recipe names."""
-    models = (recipe.teacher.model, *(other.model for other in recipe.teacher.others))
+    models = (recipe.teacher.model, *(teacher.model for teacher in recipe.teacher.others))
     return [problem for model in models for problem in teacher_problems(recipe, shape_of(model))]
 
 
 def commented_overrides() -> list[tuple[str, tuple[str, ...]]]:
     """Recipe and overrides of every `--set` that a shipped recipe's comments offer; `\\` joins lines."""
-    found = []
+    overrides = []
     for path in FILES:
         comments = [
             line.removeprefix("#").strip()
@@ -100,8 +100,8 @@ def commented_overrides() -> list[tuple[str, tuple[str, ...]]]:
             words = shlex.split(line) if line.startswith("--set ") else []
             if words:
                 assert words[::2] == ["--set"] * (len(words) // 2), line
-                found.append((path.stem, tuple(words[1::2])))
-    return found
+                overrides.append((path.stem, tuple(words[1::2])))
+    return overrides
 
 
 def test_every_method_of_the_field_is_shipped_and_listed() -> None:
@@ -193,11 +193,11 @@ def test_the_forms_of_tinybert_differ_in_shape_and_projection_alone() -> None:
     assert six.augmentation == first.augmentation == base.augmentation
     assert first.student == base.student
     latents = [stage.objective.latent for stage in first.stages[:2]]
-    for latent, other in zip(latents, [s.objective.latent for s in base.stages], strict=False):
+    for latent, base_latent in zip(latents, [s.objective.latent for s in base.stages], strict=False):
         assert latent is not None
-        assert other is not None
-        assert (latent.projection, other.projection) == ("shared", "per_layer")
-        assert latent.model_copy(update={"projection": "per_layer"}) == other
+        assert base_latent is not None
+        assert (latent.projection, base_latent.projection) == ("shared", "per_layer")
+        assert latent.model_copy(update={"projection": "per_layer"}) == base_latent
 
 
 @pytest.mark.parametrize("name", ["bert-kd-losses", "bert-emd", "mgskd"])
@@ -246,10 +246,10 @@ def test_the_assistant_is_minilms_student_at_its_teachers_depth_and_knows_no_tas
     recipe = shipped("teacher-assistant")
     model = recipe.teacher.model
     assert isinstance(model, StudentOf)
-    other = load_recipe(model.recipe, model.overrides, recipes_folder=FOLDER)
-    assert [stage.name for stage in other.stages] == ["general"]
-    assert other.stages[0] == recipe.stages[0] == shipped("minilm").stages[0]
-    assert (other.student.shape.num_layers, recipe.student.shape.num_layers) == (12, 6)
+    assistant = load_recipe(model.recipe, model.overrides, recipes_folder=FOLDER)
+    assert [stage.name for stage in assistant.stages] == ["general"]
+    assert assistant.stages[0] == recipe.stages[0] == shipped("minilm").stages[0]
+    assert (assistant.student.shape.num_layers, recipe.student.shape.num_layers) == (12, 6)
 
 
 def test_distilberts_losses_are_weighted_as_published() -> None:

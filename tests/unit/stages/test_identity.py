@@ -35,22 +35,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", READ + UNREAD)
-def test_the_digest_covers_exactly_the_files_that_are_read(name: str, model: Path) -> None:
+def test_the_digest_covers_exactly_the_files_that_loading_reads(name: str, model: Path) -> None:
     file = model / name
     before = file.read_bytes() if file.exists() else None
     file.parent.mkdir(exist_ok=True)
-    found = {folder_digest(model)}
+    digests = {folder_digest(model)}
     for content in (b"one", b"two"):
         file.write_bytes(content)
-        found.add(folder_digest(model))
+        digests.add(folder_digest(model))
     if before is None:
         file.unlink()
     else:
         file.write_bytes(before)
-    assert len(found) == (3 if name in READ else 1)
+    assert len(digests) == (3 if name in READ else 1)
 
 
-def test_other_byte_pairs_change_the_digest(model: Path, tmp_path: Path) -> None:
+def test_different_byte_pairs_change_the_digest(model: Path, tmp_path: Path) -> None:
     digests = set()
     for number, merges in enumerate(([("a", "b")], [("b", "a")])):
         folder = tmp_path / str(number)

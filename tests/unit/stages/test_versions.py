@@ -17,19 +17,19 @@ from stages.versions import commit_of, installed_versions, utc_now
 
 def git(folder: Path, *words: str) -> str:
     who = ("-c", "user.name=a", "-c", "user.email=a@example.com")
-    made = subprocess.run(("git", *who, *words), cwd=folder, check=True, capture_output=True, text=True)
-    return made.stdout.strip()
+    completed = subprocess.run(("git", *who, *words), cwd=folder, check=True, capture_output=True, text=True)
+    return completed.stdout.strip()
 
 
-def test_every_library_that_decides_about_numbers_is_named() -> None:
-    found = installed_versions()
+def test_every_library_that_affects_numbers_is_listed() -> None:
+    versions = installed_versions()
     # Wheels built for CUDA say so in `__version__` ("2.15.0+cu132"), not in their metadata.
-    assert found["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert found["transformers"] == transformers.__version__
-    assert found["numpy"] == numpy.__version__
-    assert {"python", "tokenizers", "datasets", "safetensors"} <= set(found)
-    assert found["distill-flow"][0].isdecimal()
-    assert all(found.values())
+    assert versions["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert versions["transformers"] == transformers.__version__
+    assert versions["numpy"] == numpy.__version__
+    assert {"python", "tokenizers", "datasets", "safetensors"} <= set(versions)
+    assert versions["distill-flow"][0].isdecimal()
+    assert all(versions.values())
 
 
 def test_the_time_is_utc_by_iso_8601() -> None:
@@ -55,7 +55,7 @@ def test_the_commit_is_read_from_every_layout_of_a_git_folder(tmp_path: Path) ->
     assert commit_of(root) == commit
 
 
-def test_a_folder_that_is_no_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_outside_a_checkout_has_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".git").write_text("gitdir: /nowhere\n")
     assert commit_of(tmp_path) is None
     monkeypatch.setattr(versions, "_ROOT", tmp_path)

@@ -56,21 +56,21 @@ def test_a_change_is_reported_with_path_and_both_values_and_for_later_stages(
 ) -> None:
     training = content["stages"][2]["training"]
     content["stages"][2]["training"] = training | {"optimizer": {"learning_rate": 0.002}}
-    said = reasons(content, store)
-    assert {name for name, reason in said.items() if reason} == {"task_adaptive", "task_specific"}
-    assert said["task_adaptive"] is not None
-    assert said["task_adaptive"].startswith("unlike task_adaptive-")
-    assert said["task_adaptive"].endswith(": training.optimizer.learning_rate is 0.002 instead of 0.001")
-    assert str(said["task_specific"]).endswith(": the stage before it changed")
+    lines = reasons(content, store)
+    assert {name for name, reason in lines.items() if reason} == {"task_adaptive", "task_specific"}
+    assert lines["task_adaptive"] is not None
+    assert lines["task_adaptive"].startswith("unlike task_adaptive-")
+    assert lines["task_adaptive"].endswith(": training.optimizer.learning_rate is 0.002 instead of 0.001")
+    assert str(lines["task_specific"]).endswith(": the stage before it changed")
 
 
 def test_changed_rows_in_the_same_file_are_changed_data(content, store, tmp_path) -> None:  # type: ignore[no-untyped-def]
     write_rows(Path(content["task"]["train"]), [{"text_a": "good", "label": "good"}, {"text_a": "bad", "label": "bad"}])
-    said = reasons(content, store)
-    assert said["general"] is None
-    assert "the data changed" in str(said["teacher"])
-    assert "its teacher changed; the stage before it" not in str(said["general_enhanced"])
-    assert "its teacher changed" in str(said["general_enhanced"])
+    lines = reasons(content, store)
+    assert lines["general"] is None
+    assert "the data changed" in str(lines["teacher"])
+    assert "its teacher changed; the stage before it" not in str(lines["general_enhanced"])
+    assert "its teacher changed" in str(lines["general_enhanced"])
 
 
 def test_changed_numerics_are_named(content, store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]

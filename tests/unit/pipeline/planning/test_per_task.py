@@ -37,7 +37,7 @@ def answers(*commands: list[str]) -> list[tuple[int, str, list[str]]]:
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    return [(code, " ".join(said.split()), heavy) for code, said, heavy in json.loads(done.stdout)]
+    return [(code, " ".join(output.split()), heavy) for code, output, heavy in json.loads(done.stdout)]
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,10 @@ def test_wrong_data_is_reported_before_anything_heavy_is_imported(recipe: dict[s
     two = write(tmp_path, {k: v for k, v in recipe.items() if k != "task"} | {"tasks": several})
     store = ["--store", str(tmp_path / "store")]
     wrong = [misspelt, missing, no_corpus, two]
-    told = answers(*(["run", each, *store] for each in wrong), *(["plan", each, *store] for each in wrong))
-    for code, said, heavy in told:
-        assert code == 2, said
-        assert said.count("error:") == 1
+    told = answers(*(["run", path, *store] for path in wrong), *(["plan", path, *store] for path in wrong))
+    for code, output, heavy in told:
+        assert code == 2, output
+        assert output.count("error:") == 1
         assert heavy == []
     for number, expected in enumerate(("text_x", "none.jsonl", "none.txt", "task b: ")):
         assert expected in told[number][1]

@@ -30,22 +30,22 @@ def test_the_best_constant_set_of_labels_is_that_of_all_sets() -> None:
     draw = np.random.default_rng(0)
     right = (draw.random((60, 4)) < (0.5, 0.3, 0.12, 0.05)).astype(int)
     guesser = scorer(MultiLabel(), "a b c d", label=right.tolist())
-    constants = [np.tile(each, (60, 1)) for each in product((0, 1), repeat=4)]
+    constants = [np.tile(constant, (60, 1)) for constant in product((0, 1), repeat=4)]
     for metric, average in (("f1_micro", "micro"), ("f1_macro", "macro")):
-        best = max(f1_score(right, each, average=average, zero_division=0.0) for each in constants)
+        best = max(f1_score(right, constant, average=average, zero_division=0.0) for constant in constants)
         assert guesser.guessed(metric) == pytest.approx(best)
-    rows_right = max((right == each).all(1).mean() for each in constants)
+    rows_right = max((right == constant).all(1).mean() for constant in constants)
     assert guesser.guessed("subset_accuracy") == pytest.approx(rows_right)
 
 
 def test_agreement_of_labels_leaves_out_those_that_neither_gives() -> None:
     guesser = scorer(MultiLabel(), "a b", label=[[1, 0], [0, 1]])
-    one, other = np.zeros((50, 20), int), np.zeros((50, 20), int)
-    one[:, 0], other[:25, 0], other[25:, 1] = 1, 1, 1
-    assert guesser.agreement(one, other) == pytest.approx(25 / 75)
-    assert (one == other).mean() == 0.95, "what counting all of them would say"
-    assert guesser.agreement(one, one) == guesser.agreement(0 * one, 0 * one) == 1.0
-    assert guesser.agreement(one, 0 * one) == 0.0
+    student, teacher = np.zeros((50, 20), int), np.zeros((50, 20), int)
+    student[:, 0], teacher[:25, 0], teacher[25:, 1] = 1, 1, 1
+    assert guesser.agreement(student, teacher) == pytest.approx(25 / 75)
+    assert (student == teacher).mean() == 0.95, "what counting all of them would say"
+    assert guesser.agreement(student, student) == guesser.agreement(0 * student, 0 * student) == 1.0
+    assert guesser.agreement(student, 0 * student) == 0.0
 
 
 def test_agreement_of_tags_is_that_of_the_words_that_either_takes_for_more_than_o() -> None:
@@ -131,6 +131,6 @@ def test_a_teacher_whose_values_are_in_other_units_is_not_taken_without_a_word(
     vars(yardstick)["teacher_answers"] = factor * labels + offset  # what a model was asked for
     score = right.scores("pearson", yardstick.teacher_answers)["pearson"]
     assert score.value == pytest.approx(1), "no correlation shows it"
-    found = _Measured(score, 0.0, 0.05, None, None, yardstick).report("teacher", "pearson")
-    assert found.verdict == verdict
-    assert ("it seems to answer in other units" in found.reason) == (verdict == "weak")
+    report = _Measured(score, 0.0, 0.05, None, None, yardstick).report("teacher", "pearson")
+    assert report.verdict == verdict
+    assert ("it seems to answer in other units" in report.reason) == (verdict == "weak")

@@ -34,14 +34,14 @@ def report() -> RunReport:
     def row(name: str, kind: str, accuracy: float | None, probe: float) -> Row:
         scores = Judgement(probe_accuracy=probe, accuracy=accuracy, task_metric=accuracy)
         if accuracy is not None:
-            found = {"accuracy": Score(value=accuracy, low=accuracy - 0.02, high=accuracy + 0.02)}
+            judged_scores = {"accuracy": Score(value=accuracy, low=accuracy - 0.02, high=accuracy + 0.02)}
             scores = scores.model_copy(
                 update={
-                    "scores": found,
+                    "scores": judged_scores,
                     "minus_teacher": Score(value=accuracy - 0.9, low=-0.031, high=0.004),
-                    "unseen_scores": found,
+                    "unseen_scores": judged_scores,
                     "unseen_rows": 870,
-                    "further": {"forum": found},
+                    "further": {"forum": judged_scores},
                 }
             )
         return Row.model_validate(
@@ -177,12 +177,12 @@ def imbalanced(report: RunReport) -> RunReport:
     """The report as one of a task whose F1 is about a class, scored on a part of its rows."""
 
     def of_fraud(row: Row, value: float) -> Row:
-        found = {
+        scores = {
             "f1": Score(value=value, low=value - 0.1, high=value + 0.1, of="fraud"),
             "accuracy": Score(value=0.95, low=0.94, high=0.96),
         }
-        update = {"scores": found, "task_metric": value, "agreement": 0.99, "agreement_guessed": 0.97}
-        judgement = row.judgement.model_copy(update=update | {"further": {"forum": found}})
+        update = {"scores": scores, "task_metric": value, "agreement": 0.99, "agreement_guessed": 0.97}
+        judgement = row.judgement.model_copy(update=update | {"further": {"forum": scores}})
         return row.model_copy(update={"judgement": judgement})
 
     rows = [of_fraud(report.rows[0], 0.6), of_fraud(report.rows[2], 0.5)]
@@ -204,14 +204,14 @@ def imbalanced(report: RunReport) -> RunReport:
 
 
 def test_every_score_names_its_class_and_its_subset_of_rows(report: RunReport, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = imbalanced(report)
+    judged = imbalanced(report)
     console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))
-    console.print(as_terminal(run_table(found, with_candidates=False)))
+    console.print(as_terminal(run_table(judged, with_candidates=False)))
     shown = console.export_text()
     console.file.close()
     assert "toy on glue/sst2, 2,000 of 9,815 rows" in shown
     assert "f1 of fraud %" in shown
-    lines = summary(found)
+    lines = summary(judged)
     assert "f1 of fraud: student 50.0 %, teacher 60.0 %: 83.3 % retained; above chance (10.0 %): 80.0 %" in lines
     assert "guessing (best constant prediction): f1 of fraud 10.0 %, accuracy 93.0 %" in lines
     assert "retained above guessing by further scores: accuracy 100.0 %" in lines
@@ -219,11 +219,11 @@ def test_every_score_names_its_class_and_its_subset_of_rows(report: RunReport, m
     scored = "f1 of fraud 50.0 % (40.0 to 60.0), accuracy 95.0 % (94.0 to 96.0)"
     assert f"task_specific: {scored} (2,000 of 9,815 rows, 95 % intervals)" in lines
     assert f"task_specific, forum: {scored} (2,000 of 9,832 rows)" in lines
-    assert "| f1 of fraud |" in as_markdown(run_table(found))
-    assert as_records(run_table(found))[0]["f1 of fraud"] == "60.0"
+    assert "| f1 of fraud |" in as_markdown(run_table(judged))
+    assert as_records(run_table(judged))[0]["f1 of fraud"] == "60.0"
     drawn: list[Any] = []
     monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
-    stage_comparison(found)
+    stage_comparison(judged)
     titles = [axes.get_title(loc="left") for axes in drawn[0].axes]
     assert "own head, f1 of fraud %, 95 % interval" in titles
     assert score_tags("fraud", rows_of(2000, 9815)) == {
@@ -233,13 +233,13 @@ def test_every_score_names_its_class_and_its_subset_of_rows(report: RunReport, m
 
 
 def test_names_with_dollars_are_not_drawn_as_formulas(report: RunReport) -> None:
-    found = imbalanced(report).model_copy(update={"task": "q$usd_$x", "positive_label": "$a_$"})
-    assert stage_comparison(found).startswith(b"\x89PNG")
+    judged = imbalanced(report).model_copy(update={"task": "q$usd_$x", "positive_label": "$a_$"})
+    assert stage_comparison(judged).startswith(b"\x89PNG")
 
 
 def test_nothing_is_retained_of_a_teacher_no_better_than_guessing(report: RunReport) -> None:
-    found = imbalanced(report).model_copy(update={"retained_above_chance": None})
-    assert any("above chance (10.0 %): the teacher is not above it" in line for line in summary(found))
+    judged = imbalanced(report).model_copy(update={"retained_above_chance": None})
+    assert any("above chance (10.0 %): the teacher is not above it" in line for line in summary(judged))
 
 
 def test_the_retained_gain_over_guessing_is_computed_for_every_score(report: RunReport) -> None:

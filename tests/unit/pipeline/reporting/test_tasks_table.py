@@ -120,10 +120,10 @@ def test_published_averages_require_all_their_columns() -> None:
         "mrpc": {"accuracy": 0.85, "f1": 0.2},
         "rte": {"accuracy": 0.6},
     }
-    main = {task: next(iter(own)) for task, own in scores.items()}
-    found = averages(scores, main)
+    main = {task: next(iter(names)) for task, names in scores.items()}
+    published = averages(scores, main)
     seven = (0.8 + 0.9 + 0.7 + 0.95 + 0.5 + 0.85 + 0.6) / 7
-    assert found == {"mean": pytest.approx(seven), "autodistil_seven": pytest.approx(seven)}
+    assert published == {"mean": pytest.approx(seven), "autodistil_seven": pytest.approx(seven)}
     assert averages(scores, {**main, "wnli": "accuracy"}) == {"autodistil_seven": pytest.approx(seven)}
 
 
@@ -136,32 +136,32 @@ def test_further_validation_rows_count_as_a_separate_column() -> None:
     tasks |= {"cola": report("cola", "matthews", 0.8), "mnli": mnli}
     assert set(averages_of(tasks)) == {"mean"}
     rows = tuple(
-        each.model_copy(update={"judgement": each.judgement.model_copy(update={"further": mismatched})})
-        for each in mnli.rows
+        row.model_copy(update={"judgement": row.judgement.model_copy(update={"further": mismatched})})
+        for row in mnli.rows
     )
     tasks["mnli"] = mnli.model_copy(update={"rows": rows})
-    found = averages_of(tasks)["glue_test_nine"]
-    assert found["student"] == pytest.approx((8 * 0.8 + 0.7) / 9)
+    published = averages_of(tasks)["glue_test_nine"]
+    assert published["student"] == pytest.approx((8 * 0.8 + 0.7) / 9)
     # F1 of the other class is another number than the one that papers quote.
     for task, label in (("mrpc", "not_equivalent"), ("qqp", None)):
-        other = tasks[task].model_copy(update={"positive_label": label})
-        assert set(averages_of({**tasks, task: other})) == {"mean"}
+        relabelled = tasks[task].model_copy(update={"positive_label": label})
+        assert set(averages_of({**tasks, task: relabelled})) == {"mean"}
 
 
 def test_terminal_and_markdown_show_the_same_values() -> None:
-    one = compared(TASKS)
+    comparison = compared(TASKS)
     console = Console(width=120, file=StringIO())
-    console.print(as_terminal(tasks_table(one)))
-    shown, written = console.file.getvalue(), as_markdown(tasks_table(one))
+    console.print(as_terminal(tasks_table(comparison)))
+    shown, written = console.file.getvalue(), as_markdown(tasks_table(comparison))
     for text in ("sst2", "74.0 to 77.0", "58.0"):
         assert text in shown
         assert text in written
-    assert summary(one) == [
+    assert summary(comparison) == [
         "shared by all tasks: general 75 s",
         "sst2: distill compare toy-1-sst2; checkpoint /c/task_specific",
         "cola: distill compare toy-1-cola; checkpoint /c/task_specific",
         "time: 6.7 min",
     ]
-    link = overlay_link(one, "http://127.0.0.1:5000")
+    link = overlay_link(comparison, "http://127.0.0.1:5000")
     assert link is not None
     assert parse_qs(link.partition("?")[2])["runs"] == ['["task_specific-accuracy", "task_specific-matthews"]']

@@ -69,10 +69,10 @@ def test_a_truncated_file_is_named_with_both_sizes_and_the_remedy(store: Checkpo
 
 def test_a_checkpoint_under_another_stages_name_is_refused(store: CheckpointStore) -> None:
     ref = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
-    other = "cd" * 32
-    shutil.copytree(ref.path, store.folder("teacher", other))
+    digest = "cd" * 32
+    shutil.copytree(ref.path, store.folder("teacher", digest))
     with pytest.raises(CheckpointError, match="not teacher of cdcdcdcdcdcdcdcd"):
-        store.find("teacher", other)
+        store.find("teacher", digest)
 
 
 def test_the_first_of_two_writers_of_one_stage_wins(store: CheckpointStore) -> None:
@@ -230,11 +230,11 @@ def test_a_changed_or_copied_judgement_is_not_believed(
     (location / f"{DIGEST}.json").write_text(text.replace("0.75", "0.95"))
     assert store.read_judgement(DIGEST) is None
     assert "has changed since it was written" in caplog.text
-    other = "cd" * 32
-    (location / f"{other}.json").write_text(text)
-    assert store.read_judgement(other) is None
-    (location / f"{other}.json").write_text(text.replace(DIGEST, other))
-    assert store.read_judgement(other) is None
+    digest = "cd" * 32
+    (location / f"{digest}.json").write_text(text)
+    assert store.read_judgement(digest) is None
+    (location / f"{digest}.json").write_text(text.replace(DIGEST, digest))
+    assert store.read_judgement(digest) is None
 
 
 def test_a_judgement_of_a_version_that_sealed_none_is_made_anew(
@@ -294,12 +294,12 @@ def test_a_second_process_waits_for_the_one_that_makes_the_stage_until_it(
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdin is not None
-        assert other.stdout.readline() == "held\n"
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "held\n"
         started = time.monotonic()
-        leave = other.kill if how == "is killed" else other.stdin.close
+        leave = process.kill if how == "is killed" else process.stdin.close
         threading.Timer(0.5, leave).start()
         with store.lock("teacher", DIGEST):
             assert time.monotonic() - started > 0.3

@@ -76,7 +76,7 @@ def test_unfinished_stages_damaged_ones_and_the_cache_go_by_age(store: Checkpoin
 
 
 def test_what_somebody_works_on_stays(store: CheckpointStore) -> None:
-    left, other = (Path(commit(store, digest).path) for digest in (LEFT, TASK))
+    left, kept = (Path(commit(store, digest).path) for digest in (LEFT, TASK))
     states = store.root / "states" / f"general-{GENERAL[:16]}"
     tokens = store.cache / "tokens" / "0123456789abcdef"
     for folder in (states, tokens):
@@ -85,9 +85,9 @@ def test_what_somebody_works_on_stays(store: CheckpointStore) -> None:
     with store.lock("teacher", LEFT), store.lock("general", GENERAL):
         collected = remove_garbage(store, find_garbage(store, older_than=DAY))
     assert set(collected.in_use) == {path.relative_to(store.root).as_posix() for path in (left, states, tokens)}
-    assert [piece.path for piece in collected.pieces] == [f"checkpoints/{other.name}"]
+    assert [piece.path for piece in collected.pieces] == [f"checkpoints/{kept.name}"]
     assert all(path.exists() for path in (left, states, tokens))
-    assert not other.exists()
+    assert not kept.exists()
 
 
 def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(store: CheckpointStore, tmp_path: Path) -> None:

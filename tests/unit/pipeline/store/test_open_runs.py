@@ -153,11 +153,11 @@ def test_the_record_of_a_killed_process_is_free_and_half_a_line_is_passed_over(s
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "open\n"
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
         assert [record.is_held for record in read_records(store.root)] == [True]
-        other.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGKILL)
     (record,) = read_records(store.root)
     assert not record.is_held
     with record.path.open("ab") as file:

@@ -45,13 +45,13 @@ def test_a_run_leads_to_its_checkpoint_in_the_store_at_hand_or_where_it_was_made
     checkpoint = committed(store)
     run_id = run_with(opened, checkpoint)
     assert resolve_run(run_id, uri=database, store=store) == Path(checkpoint.path)
-    other = CheckpointStore(tmp_path / "another")
-    assert resolve_run(run_id, uri=database, store=other) == Path(checkpoint.path)
+    other_store = CheckpointStore(tmp_path / "another")
+    assert resolve_run(run_id, uri=database, store=other_store) == Path(checkpoint.path)
     moved = tmp_path / "moved"
     store.root.rename(moved)
     resolved = resolve_run(run_id, uri=database, store=CheckpointStore(moved))
     assert resolved == moved / "checkpoints" / Path(checkpoint.path).name
-    assert not other.root.exists()
+    assert not other_store.root.exists()
 
 
 def test_a_run_leads_to_its_checkpoint_beside_the_database_of_another_store(
@@ -66,8 +66,8 @@ def test_a_run_leads_to_its_checkpoint_beside_the_database_of_another_store(
     tracking.close()
     moved = tmp_path / "moved"
     store.root.rename(moved)
-    other = open_store(tmp_path / "other")
-    resolved = resolve_run(run_id, uri=f"sqlite:///{moved}/mlflow.db", store=other)
+    other_store = open_store(tmp_path / "other")
+    resolved = resolve_run(run_id, uri=f"sqlite:///{moved}/mlflow.db", store=other_store)
     assert resolved == moved / "checkpoints" / Path(checkpoint.path).name
 
 
@@ -83,11 +83,11 @@ def test_another_machine_gets_the_checkpoint_from_mlflow_into_its_own_store(
     reused = run_with(opened, checkpoint)  # by another run, which stored nothing
     shutil.rmtree(store.root)
     for run in (run_id, reused):
-        other = open_store(tmp_path / f"other {run}")
-        resolved = resolve_run(run, uri=database, store=other)
-        assert resolved == other.folder("teacher", DIGEST)
+        other_store = open_store(tmp_path / f"other {run}")
+        resolved = resolve_run(run, uri=database, store=other_store)
+        assert resolved == other_store.folder("teacher", DIGEST)
         assert verify(resolved).digest == DIGEST
-        assert other.find("teacher", DIGEST) is not None
+        assert other_store.find("teacher", DIGEST) is not None
         assert [path.name for path in resolved.parent.iterdir()] == [resolved.name]
 
 

@@ -24,8 +24,8 @@ from schemas.core.layer_map import (
 
 
 def targets(layer_map: LayerMap, student: int, teacher: int, epoch: int = 0) -> list[list[int]]:
-    found = layer_targets(layer_map, num_student_layers=student, num_teacher_layers=teacher, epoch=epoch)
-    return [list(each) for each in found]
+    mapped = layer_targets(layer_map, num_student_layers=student, num_teacher_layers=teacher, epoch=epoch)
+    return [list(blocks) for blocks in mapped]
 
 
 @pytest.mark.parametrize(
@@ -52,15 +52,15 @@ def test_a_map_names_the_blocks(layer_map: LayerMap, student: int, teacher: int,
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 def test_drawn_blocks_are_different_and_in_order(depth: tuple[int, int], seed: int) -> None:
     student, teacher = depth[0], depth[0] + depth[1]
-    drawn = [each for (each,) in targets(RandomMap(seed=seed), student, teacher)]
+    drawn = [block for (block,) in targets(RandomMap(seed=seed), student, teacher)]
     assert drawn == sorted(set(drawn))
     assert len(drawn) == student
     assert set(drawn) <= set(range(teacher))
-    assert targets(RandomMap(seed=seed), student, teacher) == [[each] for each in drawn]
+    assert targets(RandomMap(seed=seed), student, teacher) == [[block] for block in drawn]
 
 
 def test_every_block_is_drawn_about_as_often() -> None:
-    seen = Counter(each for epoch in range(600) for (each,) in targets(RandomMap(seed=1), 2, 6, epoch))
+    seen = Counter(block for epoch in range(600) for (block,) in targets(RandomMap(seed=1), 2, 6, epoch))
     assert sorted(seen) == list(range(6))
     assert min(seen.values()) > 150  # 200 each are expected, with a standard deviation of 11.5
 
@@ -75,7 +75,7 @@ def test_excluding_the_last_block_excludes_it_on_both_sides() -> None:
     for epoch in range(50):
         drawn = targets(RandomMap(include_last=False), 4, 6, epoch)
         assert drawn[3] == []
-        assert all(each != [5] for each in drawn)
+        assert all(blocks != [5] for blocks in drawn)
 
 
 @pytest.mark.parametrize(

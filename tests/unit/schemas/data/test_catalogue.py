@@ -143,9 +143,9 @@ def in_order(average: str, *values: float) -> dict[tuple[str, str], float]:
     ],
 )
 def test_averages_reproduce_the_published_rows(average: str, published: float, row: tuple[float, ...]) -> None:
-    found = averages(in_order(average, *row))[average]
-    assert found.missing == ()
-    assert found.value == pytest.approx(published, abs=0.05 if published * 10 % 1 < 0.01 else 0.005)
+    value = averages(in_order(average, *row))[average]
+    assert value.missing == ()
+    assert value.value == pytest.approx(published, abs=0.05 if published * 10 % 1 < 0.01 else 0.005)
 
 
 def test_an_incomplete_average_lists_its_missing_columns() -> None:
@@ -154,11 +154,11 @@ def test_an_incomplete_average_lists_its_missing_columns() -> None:
         for column in AVERAGES["kronecker_nine"]
         if column not in {("stsb", "spearman"), ("mnli_mismatched", "accuracy")}
     }
-    found = averages(scores)
-    assert found["kronecker_nine"].value is None
-    assert found["kronecker_nine"].missing == (("mnli_mismatched", "accuracy"), ("stsb", "spearman"))
+    published = averages(scores)
+    assert published["kronecker_nine"].value is None
+    assert published["kronecker_nine"].missing == (("mnli_mismatched", "accuracy"), ("stsb", "spearman"))
     # QQP was scored by accuracy alone.
-    assert ("qqp", "f1") in found["glue_test_nine"].missing
+    assert ("qqp", "f1") in published["glue_test_nine"].missing
 
 
 def test_the_five_averages_have_different_columns() -> None:

@@ -111,14 +111,16 @@ def test_numbers_in_scientific_notation_without_a_dot_are_numbers(write: Write) 
 
 def test_all_problems_of_file_and_overrides_are_reported_with_path_and_line(write: Write) -> None:
     text = SMALL.replace("num_layers: 2", "num_layers: 0").replace("training:", "trainig:")
-    found = problems(write(text), "execution.log_every=2.5", "stages.genral.x=1", "nonsense")
-    assert [line.split(": ", 2)[:2] for line in found] == [
+    reports = problems(write(text), "execution.log_every=2.5", "stages.genral.x=1", "nonsense")
+    assert [line.split(": ", 2)[:2] for line in reports] == [
         ["--set nonsense", "expected KEY=VALUE, such as stages.general.training.seed=1"],
         [f"{write(text)}:6", "student.shape.num_layers"],
         [f"{write(text)}:11", "stages[0].training"],
         [f"{write(text)}:12", "stages[0].trainig"],
     ]
-    assert found[3].endswith("unknown key (did you mean training?); allowed: training, name, teacher, data, objective")
+    assert reports[3].endswith(
+        "unknown key (did you mean training?); allowed: training, name, teacher, data, objective"
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,9 +166,9 @@ def test_all_problems_of_file_and_overrides_are_reported_with_path_and_line(writ
     ],
 )
 def test_a_wrong_value_is_named_by_its_yaml_path_in_plain_words(override: str, expected: str) -> None:
-    found = problems("quickstart", override)
-    assert any(expected in line for line in found), found
-    assert len(found) <= 2
+    reports = problems("quickstart", override)
+    assert any(expected in line for line in reports), reports
+    assert len(reports) <= 2
 
 
 def test_long_and_unprintable_values_are_shortened_and_escaped() -> None:
@@ -179,9 +181,9 @@ def test_long_and_unprintable_values_are_shortened_and_escaped() -> None:
 
 
 def test_a_thousand_problems_are_capped(write: Write) -> None:
-    found = problems(write(SMALL + "".join(f"key{n}: 1\n" for n in range(1000))))
-    assert len(found) == 51
-    assert found[-1].startswith("and more")
+    reports = problems(write(SMALL + "".join(f"key{n}: 1\n" for n in range(1000))))
+    assert len(reports) == 51
+    assert reports[-1].startswith("and more")
 
 
 def test_a_mistake_in_an_anchor_is_reported_once_with_its_number_of_uses(write: Write) -> None:
@@ -189,5 +191,5 @@ def test_a_mistake_in_an_anchor_is_reported_once_with_its_number_of_uses(write: 
     names = ("general_enhanced", "task_adaptive", "task_specific")
     text += "".join(f"  - {{name: {name}, training: *training}}\n" for name in names)
     (unknown,) = (line for line in problems(write(text)) if "unknown key" in line)
-    place = "stages[0].training.duratoin and 3 more places"
-    assert unknown.startswith(f"{write(text)}:13: {place}: unknown key (did you mean duration?)")
+    location = "stages[0].training.duratoin and 3 more places"
+    assert unknown.startswith(f"{write(text)}:13: {location}: unknown key (did you mean duration?)")

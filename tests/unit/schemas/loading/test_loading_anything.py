@@ -34,8 +34,8 @@ from tests.support.recipes import SMALL, quickstart
     ],
 )
 def test_a_dumped_amount_is_written_in_short(amount: float, unit: Any, text: str) -> None:
-    given = quickstart(f"stages.0.training.duration={{amount: {amount}, unit: {unit}}}")
-    assert yaml.safe_load(dump_recipe(given))["stages"][0]["training"]["duration"] == text
+    loaded = quickstart(f"stages.0.training.duration={{amount: {amount}, unit: {unit}}}")
+    assert yaml.safe_load(dump_recipe(loaded))["stages"][0]["training"]["duration"] == text
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -109,12 +109,12 @@ def flow_style(value: Any) -> str:
 def refused_or_loaded(path: Path, overrides: list[str]) -> None:
     try:
         recipe: Recipe | None = load_recipe(path, overrides, recipes_folder=RECIPES)
-        found: tuple[str, ...] = ()
+        listed: tuple[str, ...] = ()
     except ConfigError as error:
-        recipe, found = None, error.problems
-    assert isinstance(recipe, Recipe) != bool(found)
-    assert all(line.isprintable() for line in found)
-    assert not any("pydantic" in line for line in found)
+        recipe, listed = None, error.problems
+    assert isinstance(recipe, Recipe) != bool(listed)
+    assert all(line.isprintable() for line in listed)
+    assert not any("pydantic" in line for line in listed)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -89,14 +89,14 @@ def test_an_override_of_one_of_several_tasks_is_applied_and_blamed_for_its_mista
     assert recipe.teacher.multi_task is not None
     assert recipe.teacher.multi_task.tasks["a"].max_length == 32
     assert recipe.teacher.multi_task.tasks["b"].max_length == 128
-    for change, place in (
+    for change, location in (
         ("max_length=1", "teacher.multi_task.tasks.a.max_length: 1 is not allowed"),
         ("max_lengt=32", "teacher.multi_task.tasks.a.max_lengt: unknown key (did you mean max_length?)"),
     ):
         with pytest.raises(ConfigError) as refused:
             several(f"teacher.multi_task.tasks.a.{change}")
         (line,) = refused.value.problems
-        assert line.startswith(f"--set teacher.multi_task.tasks.a.{change}: {place}")
+        assert line.startswith(f"--set teacher.multi_task.tasks.a.{change}: {location}")
 
 
 def test_an_inherited_mistake_is_attributed_to_its_source() -> None:
@@ -163,10 +163,10 @@ def test_null_removes_a_part() -> None:
     ],
 )
 def test_an_unusable_override_is_quoted(override: str, expected: str) -> None:
-    found = problems("quickstart", override)
-    assert len(found) == 1
-    assert found[0].startswith(f"--set {override}: ")
-    assert expected in found[0]
+    reports = problems("quickstart", override)
+    assert len(reports) == 1
+    assert reports[0].startswith(f"--set {override}: ")
+    assert expected in reports[0]
 
 
 def test_an_override_does_not_change_other_uses_of_an_alias() -> None:

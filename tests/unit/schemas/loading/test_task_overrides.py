@@ -64,14 +64,14 @@ def test_an_override_reaches_one_of_several_tasks_and_adds_another() -> None:
 
 def test_one_task_can_replace_several(tmp_path: Path) -> None:
     path = tmp_path / "several.yaml"
-    given = recipe("task.max_length=48", "tasks=[sst2, mrpc]", "tasks.mrpc.max_length=32")
-    path.write_text(dump_recipe(given), encoding="utf-8")
-    assert load_recipe(path, recipes_folder=None) == given
+    loaded = recipe("task.max_length=48", "tasks=[sst2, mrpc]", "tasks.mrpc.max_length=32")
+    path.write_text(dump_recipe(loaded), encoding="utf-8")
+    assert load_recipe(path, recipes_folder=None) == loaded
     for name, length in (("mrpc", 32), ("rte", 48)):
-        one = load_recipe(path, [f"task={name}"], recipes_folder=None)
-        assert one.tasks is None
-        assert one.task is not None
-        assert one.task.max_length == length
+        single = load_recipe(path, [f"task={name}"], recipes_folder=None)
+        assert single.tasks is None
+        assert single.task is not None
+        assert single.task.max_length == length
 
 
 def test_a_file_may_list_tasks_in_short_and_an_override_reaches_into_them(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_an_invalid_list_of_tasks_is_refused_in_one_line(overrides: list[str], e
 
 def test_an_inherited_mistake_is_attributed_to_its_source(tmp_path: Path) -> None:
     (line,) = problems("ernie-tiny", "task.max_length=1", "tasks=[sst2, rte]")
-    place = "tasks.sst2.max_length and 1 more place: "
-    assert line.startswith(f"--set task.max_length=1: {place}1 is not allowed")
+    location = "tasks.sst2.max_length and 1 more place: "
+    assert line.startswith(f"--set task.max_length=1: {location}1 is not allowed")
     text = (RECIPES / "ernie-tiny.yaml").read_text(encoding="utf-8")
     path = tmp_path / "wrong.yaml"
     path.write_text(text.replace("max_length: 128", "max_length: 1", 1), encoding="utf-8")
@@ -148,8 +148,8 @@ def test_several_tasks_resume_only_from_a_shared_checkpoint() -> None:
 
     def left(stage: str, of: Recipe = several) -> list[str]:
         checkpoint = CheckpointRef(path="/c", stage=stage, digest="0" * 64)  # type: ignore[arg-type]
-        found = stages_after(checkpoint, of, list(of.stages), RunOptions())
-        return [stage.name for stage in found]
+        remaining = stages_after(checkpoint, of, list(of.stages), RunOptions())
+        return [stage.name for stage in remaining]
 
     assert left("general") == ["general_enhanced", "task_adaptive", "task_specific"]
     multi = recipe("tasks=[sst2, mrpc]", name="ernie-tiny-multi-task")
@@ -163,7 +163,7 @@ def test_several_tasks_resume_only_from_a_shared_checkpoint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("train", "is reserved for the training rows"),
         ("Validation", "is reserved for the validation rows"),
@@ -176,10 +176,10 @@ def test_several_tasks_resume_only_from_a_shared_checkpoint() -> None:
         ("ends in a blank ", "at most 64 letters"),
     ],
 )
-def test_reserved_names_and_names_refused_by_mlflow_are_refused_for_further_rows(name: str, said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_reserved_names_and_names_refused_by_mlflow_are_refused_for_further_rows(name: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         FileTask(train="a", validation="b", more_validation={name: "c"})
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=message):
         HubTask(id="a/b", more_validation={name: "c"})
 
 

@@ -27,10 +27,10 @@ def changed(content: dict[str, Any], *changes: tuple[str, Any]) -> dict[str, Any
     copy = deepcopy(content)
     for path, value in changes:
         *parents, last = path.split(".")
-        place: Any = copy
+        node: Any = copy
         for part in parents:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        place[int(last) if isinstance(place, list) else last] = value
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        node[int(last) if isinstance(node, list) else last] = value
     return copy
 
 
@@ -39,7 +39,7 @@ def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "place", "reason"),
+    ("changes", "location", "reason"),
     [
         (
             [("stages.1.teacher", "multi_task")],
@@ -76,13 +76,13 @@ def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
     ],
 )
 def test_parts_that_do_not_fit_are_refused(
-    content: dict[str, Any], changes: list[tuple[str, Any]], place: str, reason: str
+    content: dict[str, Any], changes: list[tuple[str, Any]], location: str, reason: str
 ) -> None:
     with pytest.raises(ValidationError) as refused:
         Recipe.model_validate(changed(content, *changes))
-    found = {".".join(map(str, error["loc"])): error["msg"] for error in refused.value.errors()}
-    assert place in found, found
-    assert reason in found[place]
+    messages = {".".join(map(str, error["loc"])): error["msg"] for error in refused.value.errors()}
+    assert location in messages, messages
+    assert reason in messages[location]
 
 
 @pytest.mark.parametrize(

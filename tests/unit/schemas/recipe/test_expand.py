@@ -28,8 +28,8 @@ GOLDEN = Path(__file__).parent / "ernie_tiny_stages.json"
 
 def test_the_stages_of_ernie_tiny_stay_what_stores_hold() -> None:
     recipe = read_recipe("ernie-tiny")
-    made = {path: finished_teacher("/store/teacher/model", "0" * 64) for path in teacher_candidates(recipe)}
-    teachers = task_teachers(recipe, made)
+    finished = {path: finished_teacher("/store/teacher/model", "0" * 64) for path in teacher_candidates(recipe)}
+    teachers = task_teachers(recipe, finished)
     stages = [stage_config(recipe, stage, teachers) for stage in recipe.stages]
     configs = [*teacher_configs(recipe), *stages, baseline_config(recipe, tokens=1000)]
     assert {config.name: config.model_dump(mode="json") for config in configs} == json.loads(GOLDEN.read_text())
@@ -64,18 +64,18 @@ def test_finished_teachers_are_matched_by_their_path_in_the_recipe(committee: Re
         "teacher.others[0]": ["other_teacher"],
         "teacher.multi_task": ["multi_task_teacher"],
     }
-    made = {path: finished_teacher(f"./{path}", f"{index:064x}") for index, path in enumerate(candidates)}
+    finished = {path: finished_teacher(f"./{path}", f"{index:064x}") for index, path in enumerate(candidates)}
     # In whatever order they were finished.
-    teachers = task_teachers(committee, dict(reversed(made.items())))
+    teachers = task_teachers(committee, dict(reversed(finished.items())))
     assert folders(teachers.fine_tuned) == ["./teacher", "./teacher.others[0]", "./given"]
-    assert teachers.multi_task == made["teacher.multi_task"]
+    assert teachers.multi_task == finished["teacher.multi_task"]
     stage = stage_config(committee, committee.stages[2], teachers)
     assert isinstance(stage.teacher, Committee)
     assert stage.teacher.weights == pytest.approx((0.2, 0.6, 0.2))
 
 
 def test_only_teachers_that_are_finished_or_published_are_available(committee: Recipe) -> None:
-    other = finished_teacher("./other", "0" * 64)
-    teachers = task_teachers(committee, {"teacher.others[0]": other})
+    unlisted = finished_teacher("./other", "0" * 64)
+    teachers = task_teachers(committee, {"teacher.others[0]": unlisted})
     assert folders(teachers.fine_tuned) == ["./other", "./given"]
     assert teachers.multi_task is None

@@ -24,7 +24,7 @@ def test_consecutive_stages_differ_in_exactly_one_part() -> None:
         ("fine_tuned", "task_data", "task"),
     ]
     for before, after in pairwise(parts):
-        assert sum(one != other for one, other in zip(before, after, strict=True)) == 1
+        assert sum(left != right for left, right in zip(before, after, strict=True)) == 1
 
 
 def test_the_latent_objective_is_the_same_in_every_stage_of_ernie_tiny() -> None:

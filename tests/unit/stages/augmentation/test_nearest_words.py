@@ -58,7 +58,7 @@ def test_neighbours_are_nearest_by_cosine_among_words_of_letters(tmp_path: Path,
     assert chinese == ["戏"]
 
 
-def test_only_the_first_words_of_a_glove_file_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_glove_file_is_read_up_to_the_word_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(neighbours, "MOST_WORDS", 4)
     words, vectors = read_glove(write(tmp_path / "glove.txt", GLOVE + "broken line\n"))
     assert words == ["the", "film", "movie"]

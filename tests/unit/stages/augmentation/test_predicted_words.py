@@ -74,7 +74,7 @@ def test_each_pass_masks_every_nth_word(tmp_path: Path) -> None:
     "family", "roberta electra distilbert albert modernbert mobilebert mpnet deberta-v2 rembert".split()
 )
 @torch.no_grad()
-def test_head_of_every_family_runs_on_masked_positions_only(family: str, tmp_path: Path) -> None:
+def test_prediction_head_runs_only_on_masked_positions_in_every_family(family: str, tmp_path: Path) -> None:
     model = AutoModelForMaskedLM.from_config(family_config(family)).eval()
     model.save_pretrained(tmp_path)
     tokenizer = tiny_tokenizer()

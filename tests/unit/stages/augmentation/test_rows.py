@@ -81,7 +81,7 @@ def test_candidates_equal_those_of_a_plain_implementation(teacher: Path) -> None
     assert sum(map(len, result)) > 150
 
 
-def test_row_precedes_its_copies_which_all_differ(teacher: Path, tmp_path: Path) -> None:
+def test_row_precedes_its_copies_and_all_copies_differ(teacher: Path, tmp_path: Path) -> None:
     texts = [*TEXTS, *ODD, TEXTS[0]]
     result = augment(rows_of(texts), teacher, tmp_path)
     assert result.column_names == ["text", "row", "variant"]
@@ -129,8 +129,8 @@ def test_each_text_of_a_pair_is_augmented_independently(teacher: Path, tmp_path:
     assert seen["text_pair"] > 300
     # Of one pair, each text often stays while the other changes: they are drawn independently.
     alone = [entry["text"] != rows[entry["row"]]["text"] for entry in pairs]
-    other = [entry["text_pair"] != rows[entry["row"]]["text_pair"] for entry in pairs]
-    assert {(True, False), (False, True), (True, True)} <= set(zip(alone, other, strict=True))
+    changed = [entry["text_pair"] != rows[entry["row"]]["text_pair"] for entry in pairs]
+    assert {(True, False), (False, True), (True, True)} <= set(zip(alone, changed, strict=True))
     twice = augment(rows_of(TEXTS[:3], TEXTS[:3]), teacher, tmp_path / "twice", config)
     assert sum(entry["text"] != entry["text_pair"] for entry in twice) > 30
 
@@ -174,8 +174,8 @@ def test_copy_depends_only_on_seed_row_and_copy_number(
     more = augment(rows_of(TEXTS[:11]), teacher, tmp_path / "more", SETTINGS.model_copy(update={"copies": 9}))
     few = [entry for entry in more if entry["variant"] <= SETTINGS.copies]
     assert few == [entry for entry in whole if entry["row"] < 11]
-    other = SETTINGS.model_copy(update={"seed": 1})
-    assert augment(rows_of(TEXTS), teacher, tmp_path / "seed", other).to_dict() != whole.to_dict()
+    reseeded = SETTINGS.model_copy(update={"seed": 1})
+    assert augment(rows_of(TEXTS), teacher, tmp_path / "seed", reseeded).to_dict() != whole.to_dict()
 
 
 def test_parts_are_bounded_in_rows_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,7 +285,7 @@ def test_texts_without_replaceable_words_are_kept_with_a_note(teacher: Path, tmp
     assert "no copy differs from its row: no word of the 4 rows" in note
 
 
-def test_words_beyond_the_models_positions_stay(teacher: Path, tmp_path: Path) -> None:
+def test_words_beyond_the_models_positions_are_not_replaced(teacher: Path, tmp_path: Path) -> None:
     config = SETTINGS.model_copy(update={"replace_probability": 1.0})
     result = augment(rows_of([ODD[4]]), teacher, tmp_path, config)
     for copy in result["text"][1:]:
@@ -294,7 +294,7 @@ def test_words_beyond_the_models_positions_stay(teacher: Path, tmp_path: Path) -
         assert words[22:] == ["film", "blue"] * 9
 
 
-def test_digest_covers_all_that_decides_the_rows_and_nothing_else(teacher: Path, tmp_path: Path) -> None:
+def test_digest_covers_exactly_the_settings_that_affect_the_rows(teacher: Path, tmp_path: Path) -> None:
     def digest(folder: Path = teacher, rows: str = "rows", **changes: Any) -> str:
         return augmentation_digest(SETTINGS.model_copy(update=changes), folder, rows)
 

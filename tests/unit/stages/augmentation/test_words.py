@@ -64,7 +64,7 @@ def test_words_beyond_or_at_the_truncation_are_left_out() -> None:
     assert words_of("good filmqq", tokenizer, max_length=5) == ["good"]
 
 
-def test_letters_and_scripts() -> None:
+def test_letters_and_scripts_are_recognised() -> None:
     for word in ("film", "Ärger", "हिन्दी", "cafe\u0301", "电影", "слово"):
         assert is_letters(word)
     for word in ("", "3D", "x_y", "isn't", "\u0301", "½", "Ⅷ", "a b"):
@@ -73,11 +73,12 @@ def test_letters_and_scripts() -> None:
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-def test_whole_words_of_a_vocabulary(name: str) -> None:
+def test_whole_words_of_a_vocabulary_are_recognised(name: str) -> None:
     tokenizer = TOKENIZERS[name]()
     lexicon = Lexicon.of(tokenizer)
     words = {
-        kind: {lexicon.words[one] for one in np.flatnonzero(lexicon.kinds[kind])} for kind in (SPACED, GLUED, UNSPACED)
+        kind: {lexicon.words[index] for index in np.flatnonzero(lexicon.kinds[kind])}
+        for kind in (SPACED, GLUED, UNSPACED)
     }
     assert {"good", "film"} <= words[SPACED]
     assert words[GLUED] <= words[SPACED]
@@ -85,9 +86,9 @@ def test_whole_words_of_a_vocabulary(name: str) -> None:
     assert all(map(is_unspaced, words[UNSPACED]))
     assert not any(map(is_unspaced, words[SPACED]))
     assert not words[SPACED] & set(SPECIAL) | {"PAD", "MASK"} & words[SPACED]
-    for one in np.flatnonzero(lexicon.kinds[SPACED]):
-        ids = tokenizer("film " + lexicon.words[one], add_special_tokens=False)["input_ids"]
-        assert ids[-1] == one
+    for number in np.flatnonzero(lexicon.kinds[SPACED]):
+        ids = tokenizer("film " + lexicon.words[number], add_special_tokens=False)["input_ids"]
+        assert ids[-1] == number
     if name == "##":
         letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
         assert words[SPACED] == {*letters, "film", "good", "naive", "cafe"}
@@ -150,24 +151,24 @@ def test_word_without_a_space_before_it_gets_entries_without_one(tmp_path: Path)
 
 
 def test_stop_words_are_english_or_a_list_or_a_file(tmp_path: Path) -> None:
-    def given(value: object) -> frozenset[str]:
+    def stop_words_of(value: object) -> frozenset[str]:
         return stop_words(Augmentation.model_validate({"stop_words": value}))
 
-    assert given("english") is ENGLISH
+    assert stop_words_of("english") is ENGLISH
     assert {"the", "not", "wasn", "t", "n", "herself"} <= ENGLISH
     assert not {"good", "film", "interest", "serious"} & ENGLISH
-    assert given(["Der", "die"]) == {"der", "die"}
-    assert given([]) == frozenset()
+    assert stop_words_of(["Der", "die"]) == {"der", "die"}
+    assert stop_words_of([]) == frozenset()
     file = tmp_path / "words.txt"
     file.write_text("\ufeffDer\r\n\r\n die \r\n", encoding="utf-8")
-    assert given(str(file)) == {"der", "die"}
+    assert stop_words_of(str(file)) == {"der", "die"}
     file.write_text("der\ndie das\n")
     with pytest.raises(DataError, match=r"stop_words: .*words.txt: line 2 holds 2 words; write"):
-        given(str(file))
+        stop_words_of(str(file))
     file.write_bytes(b"f\xfcr\n")
     with pytest.raises(DataError, match=r"words.txt is not UTF-8 \(byte 1\)"):
-        given(str(file))
+        stop_words_of(str(file))
     with pytest.raises(DataError, match=r"cannot be read .*; give english, a list of words, or a"):
-        given(str(tmp_path / "nowhere.txt"))
+        stop_words_of(str(tmp_path / "nowhere.txt"))
     with pytest.raises(ConfigError, match=r"augmentation.stop_words: "):
-        given("a\0b")
+        stop_words_of("a\0b")

@@ -28,12 +28,12 @@ def states(model: nn.Module, runtime: Runtime) -> Tensor:
     mask = torch.ones_like(ids)
     mask[0, 300:] = 0
     with torch.no_grad(), runtime.autocast():
-        found: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
-    return found.float()
+        states_of_tokens: Tensor = model(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()]
+    return states_of_tokens.float()
 
 
 @pytest.mark.parametrize("family", ROTARY)
-def test_long_rows_of_a_rotary_teacher_are_as_exact_as_its_weights_allow(family: str) -> None:
+def test_rotary_positions_of_a_frozen_teacher_keep_their_precision_in_long_rows(family: str) -> None:
     model, runtime = a_model(family), Runtime("bf16")
     exact = states(model, Runtime("fp32"))
     frozen = states(runtime.frozen(model), runtime)
@@ -42,7 +42,7 @@ def test_long_rows_of_a_rotary_teacher_are_as_exact_as_its_weights_allow(family:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_frozen_model_of_any_family_runs_with_its_buffers_as_they_were(family: str) -> None:
+def test_freezing_keeps_the_dtype_of_buffers_in_every_family(family: str) -> None:
     model, runtime = a_model(family), Runtime("bf16")
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     frozen = runtime.frozen(model)

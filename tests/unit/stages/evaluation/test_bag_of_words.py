@@ -33,14 +33,14 @@ def test_chinese_characters_are_words() -> None:
     """No two rows are the same text, so that whole rows as words would say nothing."""
     fill = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面"
     draw = np.random.default_rng(0)
-    labels = [place % 2 for place in range(80)]
+    labels = [index % 2 for index in range(80)]
     texts = ["".join(draw.choice(list(fill), 6)) + "差好"[label] for label in labels]
     train, data = rows(texts[:60], labels[:60]), rows(texts[60:], labels[60:])
     answers = bag_of_words(scorer(Classification(), train, data))
     assert answers.tolist() == labels[60:]
 
 
-def test_english_words_are_scikit_learn_s() -> None:
+def test_english_words_equal_those_of_scikit_learn() -> None:
     draw = np.random.default_rng(1)
     words = ["a", "film", "isn't", "x-ray", "3D", "naïve", "café_bar", "12", "dull", "great", "I"]
     texts = [" ".join(draw.choice(words, 8)) + "." for _ in range(120)]
@@ -52,7 +52,7 @@ def test_english_words_are_scikit_learn_s() -> None:
     assert bag_of_words(scorer(Classification(), train, data)).tolist() == expected.tolist()
 
 
-def test_a_chinese_question_finds_the_sentence_that_shares_most_with_it() -> None:
+def test_a_chinese_question_selects_the_sentence_with_the_largest_overlap() -> None:
     context = "长江是中国最长的河流。泰山位于山东省泰安市。黄河流经九个省区。"
     data = Dataset.from_dict({"text": ["泰山在哪个市？"], "text_pair": [context]})
     (answer,) = bag_of_words(scorer(QuestionAnswering(), data, data))
@@ -63,7 +63,7 @@ def test_vowel_signs_of_indian_scripts_are_parts_of_words() -> None:
     """The rows differ by कि and की alone; between blanks these are two words, by their letters one."""
     draw = np.random.default_rng(2)
     fill = "आधुनिक मानक हिन्दी फिल्म अच्छा यह वह देखा बहुत समय".split()
-    labels = [place % 2 for place in range(120)]
+    labels = [index % 2 for index in range(120)]
     texts = [" ".join([*draw.choice(fill, 4), ("कि", "की")[label], *draw.choice(fill, 2)]) for label in labels]
     train, data = rows(texts[:80], labels[:80]), rows(texts[80:], labels[80:])
     assert bag_of_words(scorer(Classification(), train, data)).tolist() == labels[80:]
@@ -82,26 +82,26 @@ def test_vowel_signs_of_indian_scripts_are_parts_of_words() -> None:
         ("cafe\u0301", ["cafe\u0301"]),
     ],
 )
-def test_words_of_many_scripts(text: str, words: list[str]) -> None:
+def test_words_are_split_in_many_scripts(text: str, words: list[str]) -> None:
     assert regex.findall(WORDS, text) == words
 
 
 @pytest.mark.parametrize("texts", [["2+2", "2-2"], ["!", "?"], ["a", "b"], ["no two", "are alike"]])
-def test_texts_that_hold_no_usual_word_are_told_apart_by_what_they_hold(texts: list[str]) -> None:
+def test_texts_without_letters_are_distinguished_by_their_signs(texts: list[str]) -> None:
     data = rows(texts * 20, [0, 1] * 20)
     assert bag_of_words(scorer(Classification(), data, data)).tolist() == [0, 1] * 20
 
 
-def test_a_question_without_words_gets_a_sentence() -> None:
+def test_a_question_without_words_gets_a_prediction() -> None:
     data = Dataset.from_dict({"text": ["?", "…"], "text_pair": ["One. Two.", "!!"]})
     assert bag_of_words(scorer(QuestionAnswering(), data, data)) == ["One.", "!!"]
 
 
-def test_choices_without_words_are_answered() -> None:
+def test_choices_without_words_get_a_prediction() -> None:
     data = Dataset.from_dict({"text": ["+ ="], "choices": [["-", "+", "="]], "label": [0]})
     assert bag_of_words(scorer(MultipleChoice(), data, data)).tolist() in ([1], [2])
 
 
-def test_tags_that_are_all_the_same_are_answered_so() -> None:
+def test_identical_tags_are_predicted_as_such() -> None:
     data = Dataset.from_dict({"words": [["a", "b"], ["c"]], "label": [[0, 0], [0]]})
     assert bag_of_words(scorer(TokenClassification(), data, data)) == [["bad", "bad"], ["bad"]]

@@ -18,7 +18,7 @@ from stages.stage_data import load_data
 from tests.support.toys import toy_recipe, toy_teacher
 
 
-def test_rows_are_drawn_from_everywhere_and_the_same_each_time() -> None:
+def test_rows_are_drawn_reproducibly_from_the_whole_set() -> None:
     assert drawn_rows(5).tolist() == [0, 1, 2, 3, 4]
     assert drawn_rows(5, 9).tolist() == [0, 1, 2, 3, 4]
     drawn = drawn_rows(1000, 100)
@@ -27,7 +27,7 @@ def test_rows_are_drawn_from_everywhere_and_the_same_each_time() -> None:
     assert np.array_equal(drawn, drawn_rows(1000, 100))
 
 
-def test_features_and_answers_come_back_in_the_order_of_the_rows(tmp_path: Path) -> None:
+def test_features_and_logits_are_in_row_order(tmp_path: Path) -> None:
     recipe = toy_recipe(tmp_path / "in")
     folder = toy_teacher(tmp_path / "classifier", labels=("bad", "good"))
     assert recipe.task is not None
@@ -37,16 +37,16 @@ def test_features_and_answers_come_back_in_the_order_of_the_rows(tmp_path: Path)
     rows = np.array([3, 11, 0, 40])
     read = read_rows(model, data.held_out, rows)
     assert read.logits is not None
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         batch = data.held_out.batch(np.array([row]))
         with torch.no_grad():
             states = model.base_model(**batch.model_inputs()).last_hidden_state[0]
             logits = model(**batch.model_inputs()).logits[0]
-        np.testing.assert_allclose(read.features[place], states.mean(0).numpy(), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(read.logits[place], logits.numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(read.features[index], states.mean(0).numpy(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(read.logits[index], logits.numpy(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_probe_finds_what_is_linearly_there_and_nothing_else() -> None:
+def test_a_probe_scores_high_only_on_linearly_separable_features() -> None:
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 2, 400)
     telling = draw.normal(size=(400, 5)) + 3 * labels[:, None]

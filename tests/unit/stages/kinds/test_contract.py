@@ -78,7 +78,7 @@ def toy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     return Toy(kind, rows, train, validation, model, encoder)
 
 
-def test_every_kind_of_a_recipe_has_a_class_metrics_and_a_toy_task() -> None:
+def test_every_kind_of_task_has_a_class_metrics_and_a_toy_task() -> None:
     configs = get_args(TaskKind)
     assert set(KINDS) == set(configs)
     names = [config().kind for config in configs]
@@ -87,7 +87,7 @@ def test_every_kind_of_a_recipe_has_a_class_metrics_and_a_toy_task() -> None:
     assert {"classification" if name == "pair" else name for name in ROWS} == set(names)
 
 
-def test_rows_keep_the_form_of_the_kind(toy: Toy) -> None:
+def test_checked_rows_have_the_form_of_the_kind(toy: Toy) -> None:
     assert len(toy.rows.train) == 60
     assert len(toy.rows.labels) >= 1
     payload = toy.train.payload
@@ -103,7 +103,7 @@ def test_rows_keep_the_form_of_the_kind(toy: Toy) -> None:
     assert toy.kind.only_answer(toy.rows.train, toy.rows.labels) is None
 
 
-def test_a_head_is_loaded_as_it_was_saved_and_answers_by_the_task_s_labels(toy: Toy, tmp_path: Path) -> None:
+def test_a_saved_head_is_loaded_unchanged_with_the_tasks_labels(toy: Toy, tmp_path: Path) -> None:
     head, labels = toy.kind.head, toy.rows.labels
     assert head.exists_for(load_config(toy.folder))
     toy.model.save_pretrained(tmp_path)
@@ -117,7 +117,7 @@ def test_a_head_is_loaded_as_it_was_saved_and_answers_by_the_task_s_labels(toy: 
         assert torch.equal(toy.logits(batch), answer)  # type: ignore[arg-type]
 
 
-def test_soft_losses_vanish_at_the_teacher_s_answer_and_pull_towards_it(toy: Toy) -> None:
+def test_soft_losses_are_zero_at_the_teachers_output_and_decrease_along_their_gradient(toy: Toy) -> None:
     batch, config = toy.batch(), SoftLabels()
     teacher = toy.logits(batch).detach()
     same = toy.kind.soft(config, teacher, teacher, batch, None)
@@ -131,7 +131,7 @@ def test_soft_losses_vanish_at_the_teacher_s_answer_and_pull_towards_it(toy: Toy
     assert 0 < float(closer.total) < float(apart.total.detach())
 
 
-def test_hard_losses_fall_along_their_gradient(toy: Toy) -> None:
+def test_hard_losses_decrease_along_their_gradient(toy: Toy) -> None:
     if toy.kind.needs_teacher:
         pytest.skip("nobody labels these rows")
     batch = toy.batch()
@@ -144,7 +144,7 @@ def test_hard_losses_fall_along_their_gradient(toy: Toy) -> None:
     assert float(closer.total) < float(loss.total.detach())
 
 
-def test_answers_have_the_form_that_every_metric_of_the_kind_scores(toy: Toy) -> None:
+def test_predictions_can_be_scored_by_every_metric_of_the_kind(toy: Toy) -> None:
     scorer = toy.scorer
     answers = scorer.answers_of(toy.model)
     assert len(answers) == len(toy.kind.labels(scorer.rows))
@@ -161,7 +161,7 @@ def test_answers_have_the_form_that_every_metric_of_the_kind_scores(toy: Toy) ->
     assert set(scorer.scores(metrics[0], answers)) == {metrics[0], *toy.kind.reported(scorer.rows)}
 
 
-def test_the_baselines_answer_in_the_same_form(toy: Toy) -> None:
+def test_baselines_predict_in_the_same_form(toy: Toy) -> None:
     scorer = toy.scorer
     chosen = probe_rows(toy.train, toy.kind.config, 48)
     probed = toy.kind.probe(toy.model, toy.train, chosen, scorer.rows)

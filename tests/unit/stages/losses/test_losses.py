@@ -16,7 +16,7 @@ def mask() -> Tensor:
     return torch.arange(S)[None, :] < torch.tensor(LENGTHS)[:, None]
 
 
-def test_attention_loss_is_the_mean_squared_difference_of_real_scores(mask: Tensor) -> None:
+def test_attention_loss_is_the_mean_squared_error_of_unpadded_scores(mask: Tensor) -> None:
     q_s, k_s, q_t, k_t = (drawn(B, A, S, D, seed=seed) for seed in range(4))
     loss = attention_score_loss(
         attention_scores(q_s, k_s, mask, scaling=0.5), attention_scores(q_t, k_t, mask, scaling=0.5), mask
@@ -34,7 +34,7 @@ def test_attention_loss_is_the_mean_squared_difference_of_real_scores(mask: Tens
     assert int(loss.count) == count
 
 
-def test_centred_scores_are_those_without_each_querys_mean_over_real_keys(mask: Tensor) -> None:
+def test_centred_scores_are_scores_minus_the_mean_over_real_keys(mask: Tensor) -> None:
     q_s, k_s, q_t, k_t = (drawn(B, A, S, D, seed=seed) for seed in range(4))
     student = attention_scores(q_s, k_s, mask, scaling=0.5, centred=True)
     teacher = attention_scores(q_t, k_t, mask, scaling=0.5, centred=True)
@@ -47,7 +47,7 @@ def test_centred_scores_are_those_without_each_querys_mean_over_real_keys(mask: 
                     scores = [0.5 * float(queries[b, a, i].numpy() @ keys[b, a, j].numpy()) for j in range(length)]
                     rows.append([score - sum(scores) / length for score in scores])
                 assert student[b, a, i, :length].tolist() == pytest.approx(rows[0], rel=1e-11, abs=1e-12)
-                total += sum((one - other) ** 2 for one, other in zip(*rows, strict=True))
+                total += sum((left - right) ** 2 for left, right in zip(*rows, strict=True))
                 count += length
     padding = ~(mask[:, None, :, None] & mask[:, None, None, :]).expand_as(student)
     assert not student[padding].any()
@@ -57,7 +57,7 @@ def test_centred_scores_are_those_without_each_querys_mean_over_real_keys(mask: 
         assert int(loss.count) == count
 
 
-def test_a_constant_added_to_a_querys_scores_changes_no_centred_score(mask: Tensor) -> None:
+def test_centred_scores_are_invariant_to_a_constant_added_to_a_querys_scores(mask: Tensor) -> None:
     query, key, moved_by = drawn(B, A, S, D, seed=1), drawn(B, A, S, D, seed=2), drawn(B, A, 1, D, seed=3)
     plain = attention_scores(query, key, mask, scaling=0.5, centred=True)
     torch.testing.assert_close(
@@ -69,7 +69,7 @@ def test_a_constant_added_to_a_querys_scores_changes_no_centred_score(mask: Tens
     torch.testing.assert_close(*softmaxes, rtol=1e-11, atol=1e-12)  # the row without padding
 
 
-def test_hidden_loss_averages_over_width_and_sums_over_real_tokens(mask: Tensor) -> None:
+def test_hidden_loss_is_the_mean_over_width_summed_over_tokens(mask: Tensor) -> None:
     student, teacher = drawn(B, S, H, seed=1), drawn(B, S, H, seed=2)
     loss = hidden_state_loss(student, teacher, mask)
     expected = sum(
@@ -82,7 +82,7 @@ def test_hidden_loss_averages_over_width_and_sums_over_real_tokens(mask: Tensor)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
-def test_soft_label_loss_is_the_divergence_times_temperature_squared(temperature: float) -> None:
+def test_soft_label_loss_is_the_kl_divergence_times_squared_temperature(temperature: float) -> None:
     student, teacher = drawn(B, C, seed=1), drawn(B, C, seed=2)
     loss = soft_label_loss(student, teacher, temperature=temperature)
     p = softmax(teacher.numpy() / temperature)
@@ -101,12 +101,12 @@ def test_soft_label_gradient_does_not_shrink_as_temperature_grows() -> None:
     assert norms[2] == pytest.approx(norms[0], rel=0.05)
 
 
-def test_soft_label_loss_is_zero_where_both_agree() -> None:
+def test_soft_label_loss_is_zero_for_equal_logits() -> None:
     logits = drawn(B, C)
     assert float(soft_label_loss(logits, logits + 3.0, temperature=2.0).total) == pytest.approx(0.0, abs=1e-12)
 
 
-def test_hard_label_loss_is_the_negative_log_probability_of_the_label() -> None:
+def test_hard_label_loss_is_the_negative_log_likelihood() -> None:
     student, labels = drawn(B, C), torch.tensor([0, 2, 1])
     expected = -np.log(softmax(student.numpy())[np.arange(B), labels.numpy()]).sum()
     assert float(hard_label_loss(student, labels).total) == pytest.approx(expected, rel=1e-12)
@@ -114,7 +114,7 @@ def test_hard_label_loss_is_the_negative_log_probability_of_the_label() -> None:
 
 @pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
-def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(mask: Tensor, poison: float, centred: bool) -> None:
+def test_values_at_padding_do_not_affect_loss_or_gradient(mask: Tensor, poison: float, centred: bool) -> None:
     def gradients(fill: float) -> tuple[list[float], list[Tensor]]:
         q = drawn(B, A, S, D, seed=1).masked_fill(~mask[:, None, :, None], fill).requires_grad_()
         k = drawn(B, A, S, D, seed=2).masked_fill(~mask[:, None, :, None], fill).requires_grad_()
@@ -128,11 +128,11 @@ def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(mask: Tensor, poiso
     clean_values, clean = gradients(0.0)
     values, poisoned = gradients(poison)
     assert values == clean_values
-    for one, other in zip(clean, poisoned, strict=True):
-        assert torch.equal(one, other)
+    for before, after in zip(clean, poisoned, strict=True):
+        assert torch.equal(before, after)
 
 
-def test_more_padding_changes_nothing() -> None:
+def test_more_padding_does_not_change_the_loss() -> None:
     lengths = torch.tensor(LENGTHS)
     results = []
     for width in (5, 9):
@@ -148,7 +148,7 @@ def test_more_padding_changes_nothing() -> None:
         assert int(short.count) == int(long.count)
 
 
-def test_gradients_are_those_of_the_formula(mask: Tensor) -> None:
+def test_gradients_equal_finite_differences(mask: Tensor) -> None:
     q = drawn(B, A, S, D, seed=1).requires_grad_()
     k = drawn(B, A, S, D, seed=2).requires_grad_()
     target = drawn(B, A, S, S, seed=3)
@@ -162,7 +162,7 @@ def test_gradients_are_those_of_the_formula(mask: Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_extreme_inputs_give_finite_gradients(dtype: torch.dtype) -> None:
+def test_gradients_are_finite_for_extreme_inputs(dtype: torch.dtype) -> None:
     mask = torch.tensor([[1, 0, 0], [0, 0, 0]]).bool()  # a one-token row and an all-padding row
     q = torch.full((2, A, 3, D), 70.0, dtype=dtype, requires_grad=True)
     loss = attention_score_loss(attention_scores(q, q, mask, scaling=0.5), torch.zeros(2, A, 3, 3), mask)
@@ -174,7 +174,7 @@ def test_extreme_inputs_give_finite_gradients(dtype: torch.dtype) -> None:
     assert loss.total.dtype == torch.float32
 
 
-def test_bf16_autocast_leaves_scores_in_full_precision(mask: Tensor) -> None:
+def test_attention_scores_are_in_full_precision_under_bf16_autocast(mask: Tensor) -> None:
     q = drawn(B, A, S, D).float()
     plain = attention_scores(q, q, mask, scaling=0.5)
     with torch.autocast("cpu", dtype=torch.bfloat16):

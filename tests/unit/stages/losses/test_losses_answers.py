@@ -31,7 +31,7 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def test_values_are_compared_by_their_squared_error() -> None:
+def test_regression_loss_is_the_squared_error() -> None:
     student, target = drawn(B, seed=1), drawn(B, seed=2)
     loss = value_loss(student, target)
     expected = sum((float(student[b]) - float(target[b])) ** 2 for b in range(B))
@@ -39,7 +39,7 @@ def test_values_are_compared_by_their_squared_error() -> None:
     assert int(loss.count) == B
 
 
-def test_labels_of_a_set_are_independent() -> None:
+def test_label_set_loss_is_the_mean_of_independent_binary_cross_entropies() -> None:
     student = drawn(B, C, seed=1)
     expected = 0.0
     for b in range(B):
@@ -53,15 +53,15 @@ def test_labels_of_a_set_are_independent() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
-def test_soft_label_sets_are_divergences_of_bernoulli_distributions(temperature: float) -> None:
+def test_soft_label_set_loss_is_the_divergence_of_bernoulli_distributions(temperature: float) -> None:
     student, teacher = drawn(B, C, seed=1), drawn(B, C, seed=2)
     expected = 0.0
     for b in range(B):
         for c in range(C):
-            given = sigmoid(float(teacher[b, c]) / temperature)
-            said = sigmoid(float(student[b, c]) / temperature)
-            expected += given * math.log(given / said) / C
-            expected += (1 - given) * math.log((1 - given) / (1 - said)) / C
+            target = sigmoid(float(teacher[b, c]) / temperature)
+            predicted = sigmoid(float(student[b, c]) / temperature)
+            expected += target * math.log(target / predicted) / C
+            expected += (1 - target) * math.log((1 - target) / (1 - predicted)) / C
     loss = soft_multi_label_loss(student, teacher, temperature=temperature)
     assert loss.total.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
     assert soft_multi_label_loss(teacher, teacher, temperature=temperature).total.item() == pytest.approx(0, abs=1e-12)
@@ -69,7 +69,7 @@ def test_soft_label_sets_are_divergences_of_bernoulli_distributions(temperature:
     assert error.item() == pytest.approx(float(((student - teacher) ** 2).mean(-1).sum()))
 
 
-def test_a_span_is_two_choices_among_real_tokens() -> None:
+def test_span_loss_is_the_cross_entropy_of_both_ends_over_tokens() -> None:
     student = drawn(B, S, 2, seed=1)
     student[~MASK] = float("nan")  # what stands in padded places
     positions = torch.tensor([[5, 5], [0, 0], [1, 1]])
@@ -87,16 +87,16 @@ def test_a_span_is_two_choices_among_real_tokens() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_soft_spans_are_divergences_over_real_tokens(temperature: float) -> None:
+def test_soft_span_loss_is_the_kl_divergence_over_tokens(temperature: float) -> None:
     student, teacher = drawn(B, S, 2, seed=1), drawn(B, S, 2, seed=2)
     for answers in (student, teacher):
         answers[~MASK] = float("nan")
     expected = 0.0
     for b, length in enumerate(LENGTHS):
         for end in range(2):
-            given = softmax(teacher[b, :length, end].numpy() / temperature)
-            said = softmax(student[b, :length, end].numpy() / temperature)
-            expected += float((given * np.log(given / said)).sum()) / 2
+            target = softmax(teacher[b, :length, end].numpy() / temperature)
+            predicted = softmax(student[b, :length, end].numpy() / temperature)
+            expected += float((target * np.log(target / predicted)).sum()) / 2
     loss = soft_span_loss(student, teacher, MASK, temperature=temperature)
     assert loss.total.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
     error = soft_span_loss(student, teacher, MASK, temperature=1.0, kind="mse").total.item()
@@ -104,7 +104,7 @@ def test_soft_spans_are_divergences_over_real_tokens(temperature: float) -> None
     assert error == pytest.approx(sum(rows), rel=1e-12)
 
 
-def test_a_choice_is_compared_with_its_rows_choices_alone() -> None:
+def test_choice_loss_is_the_cross_entropy_within_a_row() -> None:
     student = drawn(B, S, seed=1)
     student[~MASK] = float("nan")  # where a row has fewer choices than another
     labels = torch.tensor([5, -1, 1])
@@ -120,15 +120,15 @@ def test_a_choice_is_compared_with_its_rows_choices_alone() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_soft_choices_are_divergences_within_a_row(temperature: float) -> None:
+def test_soft_choice_loss_is_the_kl_divergence_within_a_row(temperature: float) -> None:
     student, teacher = drawn(B, S, seed=1), drawn(B, S, seed=2)
     for answers in (student, teacher):
         answers[~MASK] = float("nan")
     expected, errors = 0.0, 0.0
     for b, length in enumerate(LENGTHS):
-        given = softmax(teacher[b, :length].numpy() / temperature)
-        said = softmax(student[b, :length].numpy() / temperature)
-        expected += float((given * np.log(given / said)).sum())
+        target = softmax(teacher[b, :length].numpy() / temperature)
+        predicted = softmax(student[b, :length].numpy() / temperature)
+        expected += float((target * np.log(target / predicted)).sum())
         errors += float(((student[b, :length] - teacher[b, :length]) ** 2).mean())
     loss = soft_choice_loss(student, teacher, MASK, temperature=temperature)
     assert loss.total.item() == pytest.approx(temperature**2 * expected, rel=1e-9)
@@ -137,7 +137,7 @@ def test_soft_choices_are_divergences_within_a_row(temperature: float) -> None:
     assert error.total.item() == pytest.approx(errors, rel=1e-12)
 
 
-def test_vectors_are_compared_by_their_angle_or_their_numbers() -> None:
+def test_vector_loss_is_the_cosine_distance_or_the_squared_error() -> None:
     student, teacher = drawn(B, H, seed=1), drawn(B, H, seed=2)
     expected = sum(1 - float(a @ b) / float(a.norm() * b.norm()) for a, b in zip(student, teacher, strict=True))
     assert vector_loss(student, teacher).total.item() == pytest.approx(expected, rel=1e-12)
@@ -147,7 +147,7 @@ def test_vectors_are_compared_by_their_angle_or_their_numbers() -> None:
 
 
 @pytest.mark.parametrize("groups", [None, ((0, 2), (2, 4))])
-def test_a_row_without_a_label_does_not_count(groups: tuple[tuple[int, int], ...] | None) -> None:
+def test_a_row_without_a_label_is_ignored(groups: tuple[tuple[int, int], ...] | None) -> None:
     student = drawn(B, C, seed=1).requires_grad_()
     labelled = hard_label_loss(student[[0, 2]], torch.tensor([1, 3]), groups=groups)
     loss = hard_label_loss(student, torch.tensor([1, -1, 3]), groups=groups)

@@ -20,7 +20,7 @@ COUNTS = {"kl": A * sum(LENGTHS), "mse": A * sum(length**2 for length in LENGTHS
 
 
 @pytest.mark.parametrize("kind", sorted(ROWS))
-def test_the_loss_is_the_sum_over_the_rows_of_real_queries(kind: str) -> None:
+def test_the_loss_sums_over_unpadded_queries(kind: str) -> None:
     student, teacher = drawn(B, A, S, S, seed=1), drawn(B, A, S, S, seed=2)
     loss = attention_probability_loss(student, teacher, MASK, kind=kind)
     total = 0.0
@@ -35,14 +35,14 @@ def test_the_loss_is_the_sum_over_the_rows_of_real_queries(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(ROWS))
-def test_a_constant_added_to_a_query_s_scores_changes_nothing(kind: str) -> None:
+def test_the_loss_is_invariant_to_a_constant_added_to_a_querys_scores(kind: str) -> None:
     student, teacher = drawn(B, A, S, S, seed=1), drawn(B, A, S, S, seed=2)
     plain = attention_probability_loss(student, teacher, MASK, kind=kind).total.item()
     moved = attention_probability_loss(student + drawn(B, A, S, 1), teacher, MASK, kind=kind)
     assert moved.total.item() == pytest.approx(plain, rel=1e-12)
 
 
-def test_captured_scores_need_no_masking() -> None:
+def test_captured_scores_with_zeros_at_padding_need_no_masking() -> None:
     queries, keys = drawn(B, A, S, D, seed=1), drawn(B, A, S, D, seed=2)
     student = attention_scores(queries, keys, MASK, scaling=0.5)
     teacher = drawn(B, A, S, S, seed=3)
@@ -53,7 +53,7 @@ def test_captured_scores_need_no_masking() -> None:
     )
 
 
-def test_distributions_that_do_not_overlap_differ_by_the_gap_of_their_scores() -> None:
+def test_the_divergence_of_disjoint_distributions_is_the_difference_of_their_scores() -> None:
     student, teacher = torch.tensor([[[[1e4, -1e4]] * 2]]), torch.tensor([[[[-1e4, 1e4]] * 2]])
     both = torch.ones(1, 2, dtype=torch.bool)
     student.requires_grad_()

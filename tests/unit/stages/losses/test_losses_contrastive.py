@@ -23,8 +23,8 @@ def all_rows() -> tuple[Tensor, Tensor]:
 def distance(student: Tensor, teacher: Tensor, i: int, j: int) -> float:
     cosines = []
     for layer in range(L):
-        for place in range(min(STUDENT_LENGTHS[i], TEACHER_LENGTHS[j])):
-            a, b = student[layer, i, place].numpy(), teacher[layer, j, place].numpy()
+        for token in range(min(STUDENT_LENGTHS[i], TEACHER_LENGTHS[j])):
+            a, b = student[layer, i, token].numpy(), teacher[layer, j, token].numpy()
             cosines.append(a @ b / np.sqrt((a @ a) * (b @ b)))
     return 1 - float(np.mean(cosines))
 
@@ -45,23 +45,23 @@ def test_the_loss_contrasts_each_row_with_all_rows_of_the_step(rows: list[int]) 
     assert int(loss.count) == len(rows)
 
 
-def test_without_padding_it_is_the_published_port_s_over_the_number_of_layers() -> None:
+def test_without_padding_the_loss_is_the_published_ports_divided_by_the_number_of_layers() -> None:
     student, teacher = drawn(L, N, 3, H, seed=1), drawn(L, N, 3, H, seed=2)
     all_real, rows = torch.ones(N, 3), torch.arange(N)
     loss = angular_contrastive_loss(student, teacher, all_real, all_real, rows)
     cosine = np.zeros((N, N))
     for layer in range(L):
-        for place in range(3):
-            a, b = student[layer, :, place].numpy(), teacher[layer, :, place].numpy()
+        for token in range(3):
+            a, b = student[layer, :, token].numpy(), teacher[layer, :, token].numpy()
             lengths = np.sqrt(np.outer((a * a).sum(1), (b * b).sum(1)))
             cosine += a @ b.T / lengths / (L * 3)
     distances = 1 - cosine
-    own = np.diag(distances)
-    port = L * np.mean(1 - (distances.sum(1) - own) / (N - 1) / 2 + own)
+    matching = np.diag(distances)
+    port = L * np.mean(1 - (distances.sum(1) - matching) / (N - 1) / 2 + matching)
     assert L * loss.mean().item() == pytest.approx(port, rel=1e-12)
 
 
-def test_a_single_row_has_no_contrast() -> None:
+def test_the_loss_of_a_single_row_is_zero() -> None:
     student, teacher = all_rows()
     loss = angular_contrastive_loss(
         student[:, :1], teacher[:, :1], STUDENT_MASK[:1], TEACHER_MASK[:1], torch.tensor([0])
@@ -69,7 +69,7 @@ def test_a_single_row_has_no_contrast() -> None:
     assert loss.total.item() == pytest.approx(1 + distance(student, teacher, 0, 0), rel=1e-12)
 
 
-def test_a_row_of_padding_has_distance_one_and_no_gradient() -> None:
+def test_a_row_of_padding_has_distance_one_and_zero_gradient() -> None:
     student, teacher = all_rows()
     student = student[:, :1].fill_(float("nan")).requires_grad_()
     nothing = torch.zeros(1, 5)

@@ -18,7 +18,7 @@ GROUPS = ((0, 2), (2, 5), (5, 6))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 7.0])
-def test_logit_error_is_the_mean_over_classes_whatever_the_temperature(temperature: float) -> None:
+def test_logit_error_is_the_mean_over_classes_at_any_temperature(temperature: float) -> None:
     student, teacher = drawn(B, C, seed=1), drawn(B, C, seed=2)
     loss = soft_label_loss(student, teacher, temperature=temperature, kind="mse")
     expected = sum(np.square(student[b].numpy() - teacher[b].numpy()).mean() for b in range(B))
@@ -29,7 +29,7 @@ def test_logit_error_is_the_mean_over_classes_whatever_the_temperature(temperatu
 
 
 @pytest.mark.parametrize("kind", ["kl", "mse"])
-def test_row_weights_multiply_the_sum_and_leave_the_count(kind: str) -> None:
+def test_row_weights_scale_the_sum_and_not_the_count(kind: str) -> None:
     student, teacher = drawn(B, C, seed=1), drawn(B, C, seed=2)
     options = {"temperature": 2.0, "kind": kind}
     loss = soft_label_loss(student, teacher, row_weights_B=torch.tensor(WEIGHTS, dtype=torch.float64), **options)
@@ -38,7 +38,7 @@ def test_row_weights_multiply_the_sum_and_leave_the_count(kind: str) -> None:
     assert int(loss.count) == B
 
 
-def test_a_row_is_compared_within_its_labels_group() -> None:
+def test_soft_label_loss_is_restricted_to_the_group_of_the_label() -> None:
     student = drawn(B, C, seed=1).requires_grad_()
     loss = hard_label_loss(student, LABELS, groups=GROUPS)
     expected = 0.0
@@ -54,17 +54,17 @@ def test_a_row_is_compared_within_its_labels_group() -> None:
     assert not student.grad[2:, [0, 1, 5]].any()
 
 
-def test_a_single_group_equals_no_groups() -> None:
+def test_a_single_group_gives_the_ungrouped_loss() -> None:
     student = drawn(B, C, seed=1)
     grouped = hard_label_loss(student, LABELS, groups=((0, C),)).total.item()
     assert grouped == pytest.approx(hard_label_loss(student, LABELS).total.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("other", [float("nan"), float("inf"), 1e4])
-def test_nothing_in_another_group_reaches_a_row(other: float) -> None:
+@pytest.mark.parametrize("logit", [float("nan"), float("inf"), 1e4])
+def test_logits_outside_a_rows_group_do_not_affect_its_loss(logit: float) -> None:
     student, label = drawn(1, C, seed=1), torch.tensor([3])
     expected = hard_label_loss(student, label, groups=GROUPS).total.item()
-    student[0, [0, 1, 5]] = other
+    student[0, [0, 1, 5]] = logit
     student.requires_grad_()
     loss = hard_label_loss(student, label, groups=GROUPS)
     loss.total.backward()
@@ -78,7 +78,7 @@ def test_groups_must_partition_the_classes(groups: tuple[tuple[int, int], ...]) 
         hard_label_loss(drawn(B, C), LABELS, groups=groups)
 
 
-def test_a_teacher_with_a_better_prediction_weighs_more() -> None:
+def test_a_more_accurate_teacher_gets_a_larger_weight() -> None:
     teachers = drawn(K, B, C, seed=1)
     weights = confidence_weights(teachers, LABELS)
     for b, label in enumerate(LABELS.tolist()):

@@ -255,7 +255,7 @@ def value_and_gradient(
 
 @pytest.mark.parametrize("name", WITH_PADDING)
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 1e30])
-def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(name: str, poison: float) -> None:
+def test_values_at_padding_do_not_affect_loss_or_gradient(name: str, poison: float) -> None:
     clean, clean_gradient = value_and_gradient(name, LENGTHS)
     summed, gradient = value_and_gradient(name, LENGTHS, fill=poison)
     assert torch.equal(summed.total, clean.total)
@@ -266,7 +266,7 @@ def test_nothing_in_the_padding_reaches_a_loss_or_a_gradient(name: str, poison: 
 @pytest.mark.parametrize("name", WITH_PADDING)
 @given(lengths=lengths_of_rows, more=st.integers(1, 4))
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
-def test_more_padding_changes_neither_value_nor_gradient(name: str, lengths: list[int], more: int) -> None:
+def test_more_padding_does_not_change_value_or_gradient(name: str, lengths: list[int], more: int) -> None:
     letters = LOSSES[name].student
     short, short_gradient = value_and_gradient(name, lengths)
     long, long_gradient = value_and_gradient(name, lengths, width=5 + more)
@@ -281,7 +281,7 @@ def test_more_padding_changes_neither_value_nor_gradient(name: str, lengths: lis
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if not loss.relates_rows])
 @given(lengths=lengths_of_rows, parts=st.lists(st.integers(0, 2), min_size=4, max_size=4))
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
-def test_any_split_of_the_rows_adds_up(name: str, lengths: list[int], parts: list[int]) -> None:
+def test_the_loss_of_microbatches_sums_to_that_of_the_batch(name: str, lengths: list[int], parts: list[int]) -> None:
     loss, mask = LOSSES[name], mask_of(lengths, 5)
     student, teacher = drawn(loss.student, 1).requires_grad_(), drawn(loss.teacher, 2)
     all_at_once = loss.compute(whole(loss, student, teacher, mask))
@@ -299,7 +299,7 @@ def test_any_split_of_the_rows_adds_up(name: str, lengths: list[int], parts: lis
 
 
 @pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if loss.relates_rows])
-def test_a_loss_that_relates_rows_depends_on_the_other_rows(name: str) -> None:
+def test_losses_across_rows_depend_on_the_other_rows(name: str) -> None:
     loss, mask = LOSSES[name], mask_of((5, 4, 5, 3), 5)
     student, teacher = drawn(loss.student, 1), drawn(loss.teacher, 2)
     total = loss.compute(whole(loss, student, teacher, mask)).total
@@ -309,7 +309,7 @@ def test_a_loss_that_relates_rows_depends_on_the_other_rows(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_gradients_are_those_of_the_formula(name: str) -> None:
+def test_gradients_equal_finite_differences(name: str) -> None:
     loss, mask = LOSSES[name], mask_of(LENGTHS, 5)
     student, teacher = drawn(loss.student, 3).requires_grad_(), drawn(loss.teacher, 4)
     assert torch.autograd.gradcheck(lambda student: loss.compute(whole(loss, student, teacher, mask)).total, (student,))
@@ -327,7 +327,7 @@ EXTREMES: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("extreme", sorted(EXTREMES))
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_extreme_inputs_give_finite_gradients(name: str, extreme: str, dtype: torch.dtype) -> None:
+def test_gradients_are_finite_for_extreme_inputs(name: str, extreme: str, dtype: torch.dtype) -> None:
     loss, mask = LOSSES[name], mask_of(LENGTHS, 5)
     student = EXTREMES[extreme](drawn(loss.student, 1)).to(dtype).requires_grad_()
     for teacher in (drawn(loss.teacher, 2), EXTREMES[extreme](drawn(loss.teacher, 2))):
@@ -339,14 +339,14 @@ def test_extreme_inputs_give_finite_gradients(name: str, extreme: str, dtype: to
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_PADDING if name != "contrastive"])
-def test_a_batch_of_padding_alone_has_zero_loss_and_count(name: str) -> None:
+def test_a_batch_of_padding_has_zero_loss_and_zero_count(name: str) -> None:
     summed, gradient = value_and_gradient(name, (0, 0, 0, 0))
     assert (summed.total.item(), int(summed.count), summed.mean().item()) == (0.0, 0, 0.0)
     assert not gradient.any()
 
 
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - {"state_weighted", "soft_label_weighted"}))
-def test_half_precision_is_computed_in_float32_whatever_autocast_says(name: str) -> None:
+def test_half_precision_inputs_are_computed_in_float32_under_autocast(name: str) -> None:
     loss, mask = LOSSES[name], mask_of(LENGTHS, 5)
     student, teacher = drawn(loss.student, 1).bfloat16(), drawn(loss.teacher, 2).bfloat16()
     expected = loss.compute(whole(loss, student.float(), teacher.float(), mask)).total
@@ -357,7 +357,7 @@ def test_half_precision_is_computed_in_float32_whatever_autocast_says(name: str)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
-def test_float64_stays_float64(name: str) -> None:
+def test_float64_inputs_are_computed_in_float64(name: str) -> None:
     assert value_and_gradient(name, LENGTHS)[0].total.dtype == torch.float64
 
 
@@ -373,15 +373,15 @@ EQUAL_IS_ZERO = sorted(
 @pytest.mark.parametrize("name", EQUAL_IS_ZERO)
 @given(seed=st.integers(0, 2**31), lengths=lengths_of_rows)
 @settings(max_examples=10, deadline=None, derandomize=True, database=None)
-def test_a_loss_is_zero_where_both_agree_and_positive_elsewhere(name: str, seed: int, lengths: list[int]) -> None:
+def test_losses_are_zero_for_equal_inputs_and_not_negative_otherwise(name: str, seed: int, lengths: list[int]) -> None:
     loss, mask = LOSSES[name], mask_of(lengths, 5)
     student = drawn(loss.student, seed)
     agreed = loss.compute(whole(loss, student, student.clone(), mask)).total.item()
     assert agreed == pytest.approx(0.0, abs=1e-12)
-    other = loss.compute(whole(loss, student, drawn(loss.student, seed + 1), mask)).total.item()
-    assert other >= -1e-12
+    different = loss.compute(whole(loss, student, drawn(loss.student, seed + 1), mask)).total.item()
+    assert different >= -1e-12
 
 
-def test_every_loss_of_the_package_is_in_this_table() -> None:
+def test_every_loss_of_the_package_is_tested() -> None:
     named = {name for name in stages.losses.__all__ if name.endswith("_loss")}
     assert {loss.function.__name__ for loss in LOSSES.values()} == named

@@ -50,13 +50,13 @@ def related(across: str, b: int, i: int, head: int, num_heads: int) -> list[tupl
     if across == "tokens":
         return [(b, j, head) for j in range(LENGTHS[b])]
     if across == "heads":
-        return [(b, i, other) for other in range(num_heads)]
+        return [(b, i, head) for head in range(num_heads)]
     return [(row, i, head) for row in range(B) if i < LENGTHS[row]]
 
 
 @pytest.mark.parametrize("across", ["tokens", "heads", "samples"])
 @pytest.mark.parametrize("num_heads", [1, 2, 6])
-def test_the_loss_is_the_sum_of_divergences_over_heads_and_real_tokens(
+def test_relation_loss_is_the_kl_divergence_summed_over_heads_and_tokens(
     student: Tensor, teacher: Tensor, across: str, num_heads: int
 ) -> None:
     loss = relation_loss(student, teacher, MASK, num_heads=num_heads, across=across)
@@ -72,10 +72,10 @@ def test_the_loss_is_the_sum_of_divergences_over_heads_and_real_tokens(
 
 def test_without_relation_heads_the_models_heads_are_used(teacher: Tensor) -> None:
     student = drawn(B, TEACHER_HEADS, S, STUDENT_WIDTH, seed=3)
-    own = relation_loss(student, teacher, MASK, num_heads=None)
+    default = relation_loss(student, teacher, MASK, num_heads=None)
     split = relation_loss(student, teacher, MASK, num_heads=TEACHER_HEADS)
-    assert torch.equal(own.total, split.total)
-    assert torch.equal(own.count, split.count)
+    assert torch.equal(default.total, split.total)
+    assert torch.equal(default.count, split.count)
 
 
 def test_relations_are_invariant_to_rotation_of_a_head() -> None:
@@ -86,7 +86,7 @@ def test_relations_are_invariant_to_rotation_of_a_head() -> None:
     assert turned == pytest.approx(plain, rel=1e-10)
 
 
-def test_heads_that_do_not_split_both_widths_are_refused_with_those_that_do() -> None:
+def test_head_counts_that_do_not_divide_both_widths_are_refused_with_those_that_do() -> None:
     student, teacher = drawn(B, 12, S, 26), drawn(B, 12, S, 64)
     with pytest.raises(ValueError, match="48 relation heads do not split") as refusal:
         relation_loss(student, teacher, MASK, num_heads=48)

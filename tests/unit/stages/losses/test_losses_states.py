@@ -39,7 +39,7 @@ DISTANCES: dict[str, Callable[[Vector, Vector], float]] = {
 
 @pytest.mark.parametrize("kind", sorted(DISTANCES))
 @pytest.mark.parametrize("weights", [None, (0.5, 0.0, 3.0)])
-def test_the_loss_is_the_sum_of_the_distances_of_real_tokens(kind: str, weights: tuple[float, ...] | None) -> None:
+def test_state_losses_sum_the_distances_of_unpadded_tokens(kind: str, weights: tuple[float, ...] | None) -> None:
     student, teacher = drawn(B, S, H, seed=1), drawn(B, S, H, seed=2)
     row_weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     loss = hidden_state_loss(student, teacher, MASK, kind=kind, row_weights_B=row_weights)
@@ -55,7 +55,7 @@ def test_the_loss_is_the_sum_of_the_distances_of_real_tokens(kind: str, weights:
 @pytest.mark.parametrize("kind", ["cosine", "normalized_mse"])
 @given(exponent=st.integers(-9, 15))
 @settings(max_examples=25, deadline=None, derandomize=True, database=None)
-def test_the_size_of_a_vector_does_not_matter_to_its_direction(kind: str, exponent: int) -> None:
+def test_direction_losses_are_invariant_to_the_norm_of_a_vector(kind: str, exponent: int) -> None:
     student, teacher, all_real = drawn(B, S, H, seed=1), drawn(B, S, H, seed=2), torch.ones(B, S)
     plain = hidden_state_loss(student, teacher, all_real, kind=kind).total.item()
     scaled = hidden_state_loss(student * 10.0**exponent, teacher, all_real, kind=kind).total.item()
@@ -69,7 +69,7 @@ def test_normalized_mse_is_twice_the_cosine_distance() -> None:
     assert normalized == pytest.approx(2 * cosine, rel=1e-12)
 
 
-def test_a_zero_vector_has_cosine_zero_to_all_others() -> None:
+def test_the_cosine_of_a_zero_vector_is_zero() -> None:
     student, one_token = torch.zeros(1, 1, H, requires_grad=True), torch.ones(1, 1)
     for kind in ("cosine", "normalized_mse"):
         loss = hidden_state_loss(student, drawn(1, 1, H).float(), one_token, kind=kind)
@@ -77,7 +77,7 @@ def test_a_zero_vector_has_cosine_zero_to_all_others() -> None:
         assert not torch.autograd.grad(loss.total, student)[0].any()
 
 
-def test_tokens_are_handed_on_as_they_are() -> None:
+def test_pooling_by_tokens_returns_the_states_unchanged() -> None:
     states = drawn(B, S, H)
     pooled, pooled_mask = pool_states(states, MASK, pooling="tokens")
     assert pooled is states
@@ -85,7 +85,7 @@ def test_tokens_are_handed_on_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_a_row_is_pooled_from_its_real_tokens(pooling: str) -> None:
+def test_pooling_ignores_padding(pooling: str) -> None:
     states = drawn(B, S, H)
     poisoned = states.masked_fill(~MASK[:, :, None], float("nan"))
     pooled, pooled_mask = pool_states(poisoned, MASK, pooling=pooling)
@@ -97,7 +97,7 @@ def test_a_row_is_pooled_from_its_real_tokens(pooling: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_padding_on_the_left_is_ignored(pooling: str) -> None:
+def test_pooling_ignores_padding_on_the_left(pooling: str) -> None:
     states, real = drawn(1, 3, H), torch.tensor([[0, 1, 1]])
     pooled, _ = pool_states(states, real, pooling=pooling)
     alone, _ = pool_states(states[:, 1:], real[:, 1:], pooling=pooling)
@@ -105,7 +105,7 @@ def test_padding_on_the_left_is_ignored(pooling: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_a_row_without_real_tokens_is_masked_out(pooling: str) -> None:
+def test_a_pooled_row_without_tokens_is_masked(pooling: str) -> None:
     states, real = drawn(2, 3, H).fill_(float("nan")), torch.tensor([[1, 1, 0], [0, 0, 0]])
     states[0] = 1.0
     pooled, pooled_mask = pool_states(states, real, pooling=pooling)

@@ -20,7 +20,7 @@ def uniform(num_layers: int) -> torch.Tensor:
 
 @given(num_layers=st.integers(1, 5), seed=st.integers(0, 999), scale=st.sampled_from([1e-9, 1.0, 1e9]))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_between_equal_weights_the_plan_costs_what_the_best_assignment_costs(
+def test_with_equal_weights_the_plan_costs_as_much_as_the_optimal_assignment(
     num_layers: int, seed: int, scale: float
 ) -> None:
     # Birkhoff: the corners of the plans with uniform weights are the assignments.
@@ -34,9 +34,7 @@ def test_between_equal_weights_the_plan_costs_what_the_best_assignment_costs(
 
 @given(seed=st.integers(0, 999), num_students=st.integers(1, 6), num_teachers=st.integers(1, 12))
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-def test_a_plan_moves_all_weight_and_is_not_beaten_by_its_neighbours(
-    seed: int, num_students: int, num_teachers: int
-) -> None:
+def test_a_plan_moves_all_mass_and_is_locally_optimal(seed: int, num_students: int, num_teachers: int) -> None:
     cost = drawn(num_students, num_teachers, seed=seed).square()
     students = drawn(num_students, seed=seed + 1).square() + 0.1
     teachers = drawn(num_teachers, seed=seed + 2).square() + 0.1
@@ -51,7 +49,7 @@ def test_a_plan_moves_all_weight_and_is_not_beaten_by_its_neighbours(
                 assert cost[i, j] + cost[k, m] <= cost[i, m] + cost[k, j] + 1e-6
 
 
-def test_the_loss_is_differentiated_through_the_costs_alone() -> None:
+def test_the_loss_is_differentiated_only_through_the_costs() -> None:
     cost = drawn(2, 3).abs().requires_grad_()
     plan = transport_plan(cost, uniform(2), uniform(3))
     assert not plan.requires_grad
@@ -59,26 +57,26 @@ def test_the_loss_is_differentiated_through_the_costs_alone() -> None:
     assert torch.equal(cost.grad, plan)
 
 
-def test_a_layer_without_weight_is_left_out() -> None:
+def test_a_layer_with_zero_weight_is_ignored() -> None:
     plan = transport_plan(drawn(3, 2).abs(), torch.tensor([0.0, 1.0, 1.0]), uniform(2))
     assert plan[0].tolist() == [0.0, 0.0]
     assert plan[1:].sum().item() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_a_plan_is_at_least_in_float32(dtype: torch.dtype) -> None:
+def test_a_plan_is_computed_in_float32_or_wider(dtype: torch.dtype) -> None:
     plan = transport_plan(drawn(2, 3).abs().to(dtype), uniform(2).to(dtype), uniform(3).to(dtype))
     assert plan.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert plan.sum().item() == pytest.approx(1.0, rel=1e-2 if dtype == torch.bfloat16 else 1e-6)
 
 
-def test_zero_costs_can_be_transported() -> None:
+def test_a_plan_for_zero_costs_is_valid() -> None:
     plan = transport_plan(torch.zeros(2, 3), uniform(2), uniform(3))
     assert plan.sum(1).tolist() == pytest.approx([0.5, 0.5])
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
-def test_a_cost_that_is_not_finite_shows_in_the_loss(broken: float) -> None:
+def test_a_non_finite_cost_gives_a_non_finite_loss(broken: float) -> None:
     cost = torch.ones(2, 3)
     cost[1, 2] = broken
     plan = transport_plan(cost, uniform(2), uniform(3))

@@ -36,7 +36,7 @@ def both(config: PretrainedConfig) -> tuple[torch.nn.Module, torch.nn.Module]:
 @pytest.mark.parametrize(
     "config", [BertConfig(**SMALL), RobertaConfig(**SMALL), AlbertConfig(embedding_size=8, **SMALL)]
 )
-def test_a_capturing_model_computes_what_sdpa_computes_bit_for_bit(config: PretrainedConfig) -> None:
+def test_capturing_does_not_change_the_output_bit_for_bit(config: PretrainedConfig) -> None:
     ours, plain = both(config)
     ids = torch.randint(5, 50, (2, 7))
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -50,7 +50,7 @@ def test_a_capturing_model_computes_what_sdpa_computes_bit_for_bit(config: Pretr
     assert recording.attention[0].scaling == pytest.approx(8**-0.5)
 
 
-def test_captured_scores_are_those_behind_the_attention_map() -> None:
+def test_captured_scores_reproduce_the_attention_map() -> None:
     config = BertConfig(**SMALL)
     ours, _ = both(config)
     eager = AutoModel.from_config(deepcopy(config), attn_implementation="eager").eval()
@@ -65,7 +65,7 @@ def test_captured_scores_are_those_behind_the_attention_map() -> None:
     torch.testing.assert_close(scores.softmax(-1), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_nothing_is_recorded_outside_the_block() -> None:
+def test_nothing_is_recorded_outside_the_context_manager() -> None:
     ours, _ = both(BertConfig(**SMALL))
     with record_attention({0}) as recording:
         pass
@@ -88,7 +88,7 @@ def test_attention_in_float32_under_bf16_autocast_keeps_the_gradient() -> None:
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family in CAPTURED])
-def test_what_is_noted_is_what_each_layer_attends_by(family: str) -> None:
+def test_recorded_queries_keys_and_values_reproduce_each_layers_attention(family: str) -> None:
     config = family_config(family)
     ours, _ = both(config)
     eager = AutoModel.from_config(deepcopy(config), attn_implementation="eager").eval()
@@ -113,7 +113,7 @@ def test_what_is_noted_is_what_each_layer_attends_by(family: str) -> None:
     assert float((maps[1] - maps[2]).abs().max()) > 0.01
 
 
-def test_values_shared_by_query_heads_are_noted_once_for_each() -> None:
+def test_values_shared_by_query_heads_are_recorded_per_query_head() -> None:
     config = family_config("eurobert", width=24, heads=6, num_key_value_heads=2, head_dim=4)
     ours, _ = both(config)
     ids = torch.randint(5, 50, (2, 7))
@@ -129,18 +129,18 @@ def test_values_shared_by_query_heads_are_noted_once_for_each() -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_readable_families_are_recognised(family: str) -> None:
-    found = probe(family_config(family))
-    assert (found.attention is None) is (family in CAPTURED)
-    assert found.hidden_states is None
+    support = probe(family_config(family))
+    assert (support.attention is None) is (family in CAPTURED)
+    assert support.hidden_states is None
 
 
-def test_a_model_that_cannot_run_on_shapes_alone_is_run_for_real_and_draws_nothing() -> None:
+def test_a_model_without_meta_support_is_run_on_the_cpu_without_random_draws() -> None:
     config = AutoConfig.for_model("longformer", attention_window=8, pad_token_id=0, max_position_embeddings=64, **SMALL)
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    found = probe(config)
-    assert found.hidden_states is None
-    assert found.attention is not None
+    support = probe(config)
+    assert support.hidden_states is None
+    assert support.attention is not None
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -162,13 +162,13 @@ def test_a_model_that_cannot_run_on_shapes_alone_is_run_for_real_and_draws_nothi
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )
-def test_what_cannot_be_read_is_said_with_the_reason(
+def test_unsupported_outputs_are_reported_with_the_reason(
     config: PretrainedConfig, hidden_states: str | None, attention: str
 ) -> None:
-    found = probe(config)
-    assert (found.hidden_states is None) is (hidden_states is None)
-    assert hidden_states is None or hidden_states in str(found.hidden_states)
-    assert attention in str(found.attention)
+    support = probe(config)
+    assert (support.hidden_states is None) is (hidden_states is None)
+    assert hidden_states is None or hidden_states in str(support.hidden_states)
+    assert attention in str(support.attention)
 
 
 class OneHeadConfig(BertConfig):
@@ -189,6 +189,6 @@ class OneHeadModel(BertModel):
 def test_a_model_whose_heads_differ_from_its_config_is_not_captured() -> None:
     AutoConfig.register("one_head", OneHeadConfig, exist_ok=True)
     AutoModel.register(OneHeadConfig, OneHeadModel, exist_ok=True)
-    found = probe(OneHeadConfig(**SMALL))
-    assert found.hidden_states is None
-    assert found.attention == "layer 0 has [1] heads of queries, keys and values, its config says 2"
+    support = probe(OneHeadConfig(**SMALL))
+    assert support.hidden_states is None
+    assert support.attention == "layer 0 has [1] heads of queries, keys and values, its config says 2"

@@ -63,7 +63,7 @@ class Student:
             batch = padded(batch, width)
         with dropout(self.model, self.probability), self.draws.of(step, batch):
             states = self.run(batch)
-        return {row: own[: LENGTHS[row]] for row, own in zip(rows, states, strict=True)}
+        return {row: row_states[: LENGTHS[row]] for row, row_states in zip(rows, states, strict=True)}
 
 
 def of_family(family: str) -> Student:
@@ -73,7 +73,7 @@ def of_family(family: str) -> Student:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_rows_dropout_does_not_depend_on_the_rows_beside_it_or_on_the_padding(family: str) -> None:
+def test_a_rows_dropout_does_not_depend_on_other_rows_or_padding(family: str) -> None:
     student = of_family(family)
     assert not student.draws.unkeyed
     # A convolution reads the padding beside a row, whatever is drawn.
@@ -84,8 +84,8 @@ def test_a_rows_dropout_does_not_depend_on_the_rows_beside_it_or_on_the_padding(
         apart |= student.states(rows, width=width)
     for row, states in together.items():
         torch.testing.assert_close(apart[row], states, rtol=1e-4, atol=1e-5)
-    another = student.states(ALL, step=1, width=widths[0])
-    assert not torch.allclose(another[0], together[0], atol=1e-2)
+    other_zeros = student.states(ALL, step=1, width=widths[0])
+    assert not torch.allclose(other_zeros[0], together[0], atol=1e-2)
 
 
 class OwnCalls(nn.Module):
@@ -109,7 +109,7 @@ class OwnCalls(nn.Module):
         return layer
 
 
-def test_dropout_called_as_a_function_is_keyed_too() -> None:
+def test_functional_dropout_is_keyed() -> None:
     torch.manual_seed(0)
     student = Student(OwnCalls())
     assert student.draws.calls_functions
@@ -119,7 +119,7 @@ def test_dropout_called_as_a_function_is_keyed_too() -> None:
         torch.testing.assert_close(student.states([row])[row], together[row], rtol=1e-5, atol=1e-6)
 
 
-def test_attention_without_dropout_is_torchs_and_the_mean_over_many_draws_is_too() -> None:
+def test_attention_with_dropout_has_the_mean_of_attention_without() -> None:
     torch.manual_seed(0)
     config = family_config("bert", layers=1)
     model = AutoModel.from_config(config, attn_implementation=CAPTURE).train()
@@ -146,23 +146,23 @@ def test_dropout_has_the_configured_rate_and_is_independent(shape: tuple[int, ..
             return module(torch.ones(shape)), module(torch.ones(shape))
 
     first, second = drawn(0)
-    other, _ = drawn(1)
-    dropped = [each == 0 for each in (first, second, other)]
+    reseeded, _ = drawn(1)
+    dropped = [mask == 0 for mask in (first, second, reseeded)]
     expected = 1 / (1 - probability)
     torch.testing.assert_close(first[~dropped[0]], torch.full_like(first[~dropped[0]], expected))
     number = first.numel()
     spread = 5 * (probability * (1 - probability) / number) ** 0.5
-    for each in dropped:
-        assert abs(float(each.float().mean()) - probability) < spread
+    for zeros in dropped:
+        assert abs(float(zeros.float().mean()) - probability) < spread
     pairs = [(dropped[0], dropped[1]), (dropped[0], dropped[2])]
     pairs += [(dropped[0], dropped[0].roll(1, axis)) for axis in range(len(shape))]  # neighbours along every axis
     both = probability**2
-    for one, another in pairs:
-        found = float((one & another).float().mean())
-        assert abs(found - both) < 5 * (both * (1 - both) / number) ** 0.5
+    for left, right in pairs:
+        both_dropped = float((left & right).float().mean())
+        assert abs(both_dropped - both) < 5 * (both * (1 - both) / number) ** 0.5
 
 
-def test_the_same_pass_again_draws_the_same_and_another_seed_does_not() -> None:
+def test_dropout_repeats_for_the_same_pass_and_differs_between_seeds() -> None:
     module = nn.Dropout(0.5)
     batch = Batch(torch.zeros(3, 3, dtype=torch.long), torch.ones(3, 3), None, Targets(), 9)
 
@@ -175,10 +175,10 @@ def test_the_same_pass_again_draws_the_same_and_another_seed_does_not() -> None:
     assert not torch.equal(drawn(1), drawn(2))
 
 
-def test_dropout_outside_a_stage_is_torchs() -> None:
+def test_dropout_outside_a_stage_is_that_of_torch() -> None:
     module = nn.Dropout(0.5)
     Draws(module, seed=0)
     torch.manual_seed(5)
-    mine = module(torch.ones(8))
+    dropped = module(torch.ones(8))
     torch.manual_seed(5)
-    assert torch.equal(mine, F.dropout(torch.ones(8), 0.5))
+    assert torch.equal(dropped, F.dropout(torch.ones(8), 0.5))

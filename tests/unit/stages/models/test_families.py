@@ -49,8 +49,8 @@ def test_a_reshaped_student_equals_the_familys_own_model(family: str) -> None:
     assert told(config) == told(expected)
     assert sizes_of(config) == sizes_of(expected)
     assert sizes_of(config, AutoModelForMaskedLM) == sizes_of(expected, AutoModelForMaskedLM)
-    found = shape_of(config)
-    assert {name: getattr(found, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
+    shape = shape_of(config)
+    assert {name: getattr(shape, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
     assert capturable(config) is (family in CAPTURED)
 
 
@@ -70,7 +70,7 @@ def test_published_students_keep_their_published_sizes() -> None:
         assert count_parameters(student_config(teacher, shape)) == parameters
 
 
-def test_the_bottleneck_of_mobilebert_shrinks_in_proportion_and_whole_for_every_head() -> None:
+def test_the_bottleneck_of_mobilebert_shrinks_in_proportion_to_a_multiple_of_the_heads() -> None:
     teacher = AutoConfig.for_model("mobilebert")  # 512 wide, 128 inside, 4 heads
     for width, heads, inside in ((512, 4, 128), (256, 4, 64), (300, 12, 72), (32, 16, 16)):
         shape = StudentShape(num_layers=2, hidden_size=width, num_attention_heads=heads, intermediate_size=width)
@@ -109,8 +109,8 @@ def test_copied_blocks_keep_their_kind_of_attention() -> None:
 
 
 def test_embeddings_follow_the_width_unless_factorised() -> None:
-    for given, expected in ((16, 8), (12, 12)):
-        teacher = family_config("electra", embedding_size=given)
+    for width, expected in ((16, 8), (12, 12)):
+        teacher = family_config("electra", embedding_size=width)
         assert student_config(teacher, SHAPE).embedding_size == expected
 
 
@@ -125,14 +125,14 @@ def test_albert_never_has_more_groups_than_layers() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_copying_every_layer_gives_the_teacher(family: str, tmp_path: Path) -> None:
+def test_copying_every_layer_reproduces_the_teacher(family: str, tmp_path: Path) -> None:
     folder = family_folder(tmp_path, family)
     shape = StudentShape(num_layers=3, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     student = fresh_student(StudentConfig(shape=shape, start=TeacherLayersStart()), folder)
     assert torch.equal(last_states(student), last_states(load_encoder(folder)))
 
 
-def test_the_shared_layer_of_albert_is_copied_whatever_the_map(tmp_path: Path) -> None:
+def test_the_shared_layer_of_albert_is_copied_for_every_layer_map(tmp_path: Path) -> None:
     folder = family_folder(tmp_path, "albert")
     shape = StudentShape(num_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     student = fresh_student(StudentConfig(shape=shape, start=TeacherLayersStart()), folder)
@@ -162,7 +162,7 @@ def test_a_student_of_a_half_precision_teacher_is_in_full_precision(tmp_path: Pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_head_goes_on_the_encoder_as_it_is(family: str) -> None:
+def test_adding_a_head_does_not_change_the_encoder(family: str) -> None:
     torch.manual_seed(0)
     encoder = AutoModel.from_config(family_config(family)).eval()
     headed = kind_of(Classification()).head.on(encoder, ("bad", "neutral", "good"), seed=3).eval()
@@ -193,16 +193,16 @@ def test_a_student_of_any_family_reads_the_teachers_tokens(family: str) -> None:
     tokens = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]
     assert tokens == ([0, None, None] if family == "mobilebert" else [0, 2, 3])
     assert getattr(config, "type_vocab_size", 3) == 3
-    found = shape_of(config)
-    assert found.max_positions == 40
-    assert {name: getattr(found, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
+    shape = shape_of(config)
+    assert shape.max_positions == 40
+    assert {name: getattr(shape, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
     model = AutoModel.from_config(config).eval()
     ids = torch.arange(60, 100)[None]
     states = model(input_ids=ids, token_type_ids=torch.full_like(ids, 2)).last_hidden_state
     assert states.shape == (1, 40, 8)
 
 
-def test_token_types_that_the_teacher_does_not_read_are_kept_apart_all_the_same() -> None:
+def test_a_student_has_two_token_types_if_the_teacher_reads_none() -> None:
     for teacher in (family_config("deberta-v2", type_vocab_size=0), family_config("distilbert")):
         assert student_config(teacher, SHAPE, "bert").type_vocab_size == 2
         assert student_config(teacher, SHAPE, "gte").type_vocab_size == 2
@@ -219,7 +219,7 @@ def test_rows_of_the_position_table_before_the_first_token_are_added() -> None:
     assert student_config(padded_by_0, SHAPE, "roberta").max_position_embeddings == 41
 
 
-def test_missing_special_tokens_are_not_the_familys_defaults() -> None:
+def test_missing_special_tokens_do_not_get_the_familys_defaults() -> None:
     teacher = AutoConfig.for_model("bert", vocab_size=300)
     modern = student_config(teacher, SHAPE, "modernbert")
     assert (modern.cls_token_id, modern.sep_token_id, modern.bos_token_id) == (None, None, None)
@@ -261,7 +261,7 @@ def test_layers_of_one_family_are_not_copied_into_another(tmp_path: Path) -> Non
         fresh_student(student, folder)
 
 
-def test_a_model_that_is_no_transformer_encoder_has_no_shape() -> None:
+def test_the_shape_of_a_model_that_is_not_a_transformer_encoder_is_refused() -> None:
     with pytest.raises(DataError, match="a fnet model has no num_attention_heads in its config"):
         shape_of(AutoConfig.for_model("fnet"))
 
@@ -275,9 +275,9 @@ def test_an_existing_student_must_share_the_teachers_vocabulary(tmp_path: Path) 
     number = len(tiny_tokenizer())
     with pytest.raises(DataError, match=rf"it has {number + 1} tokens, the teacher's has {number}"):
         check_same_vocabulary(longer, teacher, key="student.start.model")
-    other = shutil.copytree(teacher, tmp_path / "other")
-    tiny_tokenizer([WORDS[0], WORDS[2], WORDS[1], *WORDS[3:]]).save_pretrained(other)
+    copy = shutil.copytree(teacher, tmp_path / "other")
+    tiny_tokenizer([WORDS[0], WORDS[2], WORDS[1], *WORDS[3:]]).save_pretrained(copy)
     first = tiny_tokenizer().get_vocab()[WORDS[1]]
     expected = rf"token {first} is '{WORDS[2]}', the teacher's is '{WORDS[1]}'"
     with pytest.raises(DataError, match=expected):
-        check_same_vocabulary(other, teacher, key="student.start.model")
+        check_same_vocabulary(copy, teacher, key="student.start.model")

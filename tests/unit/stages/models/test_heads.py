@@ -40,15 +40,15 @@ def answers(model: Any) -> np.ndarray:
 
 @pytest.mark.parametrize("upper", [False, True])
 def test_a_teachers_classes_are_reordered_by_name(upper: bool, tmp_path: Path) -> None:
-    theirs = ("entailment", "neutral", "contradiction")
-    given = tuple(name.upper() for name in theirs) if upper else theirs
-    folder = toy_teacher(tmp_path, labels=given)
+    teacher_labels = ("entailment", "neutral", "contradiction")
+    names = tuple(name.upper() for name in teacher_labels) if upper else teacher_labels
+    folder = toy_teacher(tmp_path, labels=names)
     before = answers(kind_of(Classification()).head.load(folder))
     model = kind_of(Classification()).head.load(folder)
     kind_of(Classification()).head.match_labels(model, LABELS, folder)
     after = answers(model)
-    for place, label in enumerate(LABELS):
-        np.testing.assert_array_equal(after[:, place], before[:, theirs.index(label)])
+    for index, label in enumerate(LABELS):
+        np.testing.assert_array_equal(after[:, index], before[:, teacher_labels.index(label)])
     assert output_names(model.config) == LABELS
 
 
@@ -69,7 +69,7 @@ def test_unnamed_classes_keep_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "problem", "mine"),
+    ("teacher_labels", "problem", "task_labels"),
     [
         (("yes", "no"), Classification(), LABELS),
         (("yes", "no", "perhaps"), Classification(), LABELS),
@@ -77,12 +77,12 @@ def test_unnamed_classes_keep_their_order(tmp_path: Path) -> None:
     ],
 )
 def test_outputs_that_differ_from_the_tasks_are_refused(
-    theirs: tuple[str, ...], problem: Any, mine: tuple[str, ...], tmp_path: Path
+    teacher_labels: tuple[str, ...], problem: Any, task_labels: tuple[str, ...], tmp_path: Path
 ) -> None:
-    folder = toy_teacher(tmp_path, labels=theirs)
+    folder = toy_teacher(tmp_path, labels=teacher_labels)
     model = kind_of(Classification()).head.load(folder)
     with pytest.raises(DataError, match="answers with yes, no") as caught:
-        kind_of(problem).head.match_labels(model, mine, folder)
+        kind_of(problem).head.match_labels(model, task_labels, folder)
     assert "fine-tune another" in str(caught.value)
 
 
@@ -116,7 +116,7 @@ def test_a_sentence_encoder_pools_projects_and_reloads(pooling: Any, tmp_path: P
     encoder = load_encoder(toy_teacher(tmp_path / "encoder"))
     model = sentence_encoder(encoder, problem, width=12, seed=3).eval()
     tokens = some_rows()
-    said = answers(model)
+    predictions = answers(model)
     assert model.dense is not None
     weight, bias = model.dense.weight.detach().double(), model.dense.bias.detach().double()
     for row in range(3):
@@ -124,15 +124,15 @@ def test_a_sentence_encoder_pools_projects_and_reloads(pooling: Any, tmp_path: P
         with torch.no_grad():
             states = encoder(**batch.model_inputs()).last_hidden_state[0].double()
         pooled = states[0] if pooling == "first" else states.mean(0)
-        np.testing.assert_allclose(said[row], weight @ pooled + bias, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(predictions[row], weight @ pooled + bias, rtol=1e-4, atol=1e-5)
     model.save_pretrained(tmp_path / "saved")
-    np.testing.assert_array_equal(answers(kind_of(problem).head.load(tmp_path / "saved")), said)
+    np.testing.assert_array_equal(answers(kind_of(problem).head.load(tmp_path / "saved")), predictions)
     assert vector_width(tmp_path / "saved", load_config(tmp_path / "saved")) == 12
     layout = json.loads((tmp_path / "saved" / "1_Pooling" / "config.json").read_text())
     assert layout["pooling_mode_mean_tokens"] == (pooling == "mean")
 
 
-def test_the_map_of_a_sentence_encoder_is_part_of_its_digest(tmp_path: Path) -> None:
+def test_the_projection_of_a_sentence_encoder_is_part_of_its_digest(tmp_path: Path) -> None:
     encoder = load_encoder(toy_teacher(tmp_path / "encoder"))
     digests = set()
     for seed in (0, 1):

@@ -32,7 +32,7 @@ def saved(tmp_path: Path) -> BertModel:
     return model
 
 
-def test_a_loaded_model_computes_what_the_saved_one_computes(saved: BertModel, tmp_path: Path) -> None:
+def test_a_loaded_model_has_the_outputs_of_the_saved_model(saved: BertModel, tmp_path: Path) -> None:
     again = load_encoder(tmp_path)
     plain = BertModel._from_config(ODD, attn_implementation=CAPTURE).eval()
     plain.load_state_dict(saved.state_dict())

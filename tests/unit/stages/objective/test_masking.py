@@ -60,7 +60,7 @@ def test_masking_follows_berts_proportions() -> None:
     assert kept == pytest.approx(0.1, abs=0.03)
 
 
-def test_special_tokens_and_padding_are_never_chosen_and_every_row_has_a_word() -> None:
+def test_special_tokens_and_padding_are_never_masked_and_every_row_has_a_masked_word() -> None:
     batch = batch_of([3, 9, 4, 2])
     for step in range(40):
         masked = masking().mask(batch, np.arange(4), step=step)
@@ -70,7 +70,7 @@ def test_special_tokens_and_padding_are_never_chosen_and_every_row_has_a_word() 
         assert chosen.any(1).tolist() == [True, True, True, False]  # the last has no word at all
 
 
-def test_masking_depends_on_row_and_step_alone() -> None:
+def test_masking_depends_only_on_row_and_step() -> None:
     batch = batch_of([12, 12, 12])
     together = masking().mask(batch, np.array([7, 8, 9]), step=5)
     alone = masking().mask(batch.rows(slice(1, 2)), np.array([8]), step=5)
@@ -102,7 +102,7 @@ def word_teacher(tmp_path: Path) -> Path:
     return tmp_path / "words"
 
 
-def test_a_word_head_is_detected(word_teacher: Path, tmp_path: Path) -> None:
+def test_a_masked_language_head_is_detected(word_teacher: Path, tmp_path: Path) -> None:
     assert has_word_head(word_teacher)
     bare = toy_teacher(tmp_path / "bare")
     assert not has_word_head(bare)
@@ -114,17 +114,19 @@ def test_a_student_takes_the_teachers_head_and_keeps_its_own_embeddings(word_tea
     encoder = load_encoder(word_teacher)
     with torch.no_grad():
         encoder.get_input_embeddings().weight.add_(1.0)  # type: ignore[operator,union-attr]
-    own = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    embeddings = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     model = with_word_head(encoder, word_teacher, seed=1)
-    theirs = load_word_model(word_teacher).state_dict()
-    taken = model.state_dict()
+    teacher_weights = load_word_model(word_teacher).state_dict()
+    student_weights = model.state_dict()
     transform = "cls.predictions.transform.dense.weight"
-    assert torch.equal(taken[transform], theirs[transform])
-    assert all(torch.equal(taken[f"bert.{name}"], tensor) for name, tensor in own.items())
-    assert torch.equal(taken["cls.predictions.decoder.weight"], own["embeddings.word_embeddings.weight"])
+    assert torch.equal(student_weights[transform], teacher_weights[transform])
+    assert all(torch.equal(student_weights[f"bert.{name}"], tensor) for name, tensor in embeddings.items())
+    assert torch.equal(
+        student_weights["cls.predictions.decoder.weight"], embeddings["embeddings.word_embeddings.weight"]
+    )
 
 
-def test_the_encoder_of_a_word_model_loads_with_its_pooler(word_teacher: Path, tmp_path: Path) -> None:
+def test_the_encoder_of_a_masked_language_model_loads_with_its_pooler(word_teacher: Path, tmp_path: Path) -> None:
     encoder = load_encoder(word_teacher)
     pooler = encoder.state_dict()["pooler.dense.weight"].clone()
     with_word_head(encoder, word_teacher, seed=1).save_pretrained(tmp_path / "student")

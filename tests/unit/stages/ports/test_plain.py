@@ -43,7 +43,7 @@ def test_the_documented_example_runs_without_prefect_and_mlflow(tmp_path: Path) 
     assert float(loss) == manifest.metrics["eval/loss"]
 
 
-def test_a_damaged_checkpoint_does_not_verify_and_a_second_run_replaces_it(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_fails_verification_and_is_replaced_by_a_second_run(tmp_path: Path) -> None:
     writer = FolderCheckpoints(tmp_path)
     folder = Path(writer.commit(manifest_of(), write_model).path)
     assert verify(folder).digest == DIGEST
@@ -59,7 +59,7 @@ def state(step: int) -> TrainingState:
     return TrainingState(step, {"weight": torch.full((3,), float(step))}, {"seconds": step / 2})
 
 
-def test_the_last_state_is_kept_and_a_damaged_one_is_not_used(tmp_path: Path) -> None:
+def test_only_the_last_state_is_kept_and_a_damaged_state_is_not_used(tmp_path: Path) -> None:
     states = SealedStates(tmp_path / "states")
     assert states.latest() is None
     for step in (5, 10):

@@ -54,7 +54,7 @@ def test_rows_lengths_labels_repeats_and_leaks_are_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("limits", "said"),
+    ("limits", "message"),
     [
         ({"cut": 0.2}, "limits.cut: task, train: cut off by max_length: 1 of 4 rows, 25.0 %"),
         ({"duplicates": 0.1}, "limits.duplicates: task, train: repeated texts: 1 of"),
@@ -62,12 +62,12 @@ def test_rows_lengths_labels_repeats_and_leaks_are_counted(tmp_path: Path) -> No
         ({"in_train": 0.3}, "limits.in_train: task, validation: texts that are also in train: 1 of 3"),
     ],
 )
-def test_more_than_a_limit_is_refused_with_the_figure(limits: dict[str, float], said: str, tmp_path: Path) -> None:
+def test_exceeding_a_limit_is_refused_with_the_figure(limits: dict[str, float], message: str, tmp_path: Path) -> None:
     accepted = dict.fromkeys(DataLimits.model_fields, 1.0)
     recipe = recipe_with(tmp_path, TRAIN, VALIDATION, limits=accepted | limits)
     with pytest.raises(DataError) as caught:
         make_data_card(recipe, tiny_tokenizer(), tmp_path / "cache")
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert f"or raise limits.{next(iter(limits))}" in str(caught.value)
 
 

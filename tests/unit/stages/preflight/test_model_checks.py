@@ -80,11 +80,11 @@ def test_supported_token_types_are_kept(tmp_path: Path) -> None:
 
 
 def test_models_with_too_few_token_types_are_refused(tmp_path: Path) -> None:
-    teacher, other = toy_teacher(tmp_path / "teacher"), roberta(tmp_path / "other")
-    said = refusal(check_same_vocabulary, other, teacher, key="student.start.model")
-    assert "student.start.model: " in said
-    assert "1 token types (type_vocab_size), but the teacher's tokenizer gives pairs 2" in said
-    check_same_vocabulary(teacher, other, key="x")
+    teacher, smaller_model = toy_teacher(tmp_path / "teacher"), roberta(tmp_path / "other")
+    message = refusal(check_same_vocabulary, smaller_model, teacher, key="student.start.model")
+    assert "student.start.model: " in message
+    assert "1 token types (type_vocab_size), but the teacher's tokenizer gives pairs 2" in message
+    check_same_vocabulary(teacher, smaller_model, key="x")
 
 
 def test_added_tokens_without_embeddings_are_named(tmp_path: Path) -> None:
@@ -94,10 +94,10 @@ def test_added_tokens_without_embeddings_are_named(tmp_path: Path) -> None:
         tokenizer = tiny_tokenizer()
         tokenizer.add_tokens(added)
         tokenizer.save_pretrained(folder)
-        said = refusal(load_tokenizer, folder, load_config(folder))
-        assert f"'<user>' (id {size}){words} was added to the tokenizer" in said
-        assert f"resize_token_embeddings({size + len(added)})" in said
-        assert "another model" not in said
+        message = refusal(load_tokenizer, folder, load_config(folder))
+        assert f"'<user>' (id {size}){words} was added to the tokenizer" in message
+        assert f"resize_token_embeddings({size + len(added)})" in message
+        assert "another model" not in message
 
 
 def test_ids_beyond_the_embeddings_are_detected(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_ids_beyond_the_embeddings_are_detected(tmp_path: Path) -> None:
     size = len(content["model"]["vocab"])
     content["model"]["vocab"]["good"] = size + 7
     file.write_text(json.dumps(content), encoding="utf-8")
-    said = refusal(load_tokenizer, folder, load_config(folder))
-    assert f"the vocabulary has {size} tokens, but its ids have gaps: 'good' (id {size + 7})" in said
-    assert f"the model's {size} embeddings" in said
+    message = refusal(load_tokenizer, folder, load_config(folder))
+    assert f"the vocabulary has {size} tokens, but its ids have gaps: 'good' (id {size + 7})" in message
+    assert f"the model's {size} embeddings" in message
 
 
 def test_template_ids_beyond_the_embeddings_are_detected(tmp_path: Path) -> None:
@@ -125,8 +125,8 @@ def test_template_ids_beyond_the_embeddings_are_detected(tmp_path: Path) -> None
 def test_vocabularies_of_other_models_are_recognised(tmp_path: Path) -> None:
     folder = toy_teacher(tmp_path / "model")
     tiny_tokenizer([*WORDS, "more", "words"]).save_pretrained(folder)
-    said = refusal(load_tokenizer, folder, load_config(folder))
-    assert "put both files of the same model into the folder" in said
+    message = refusal(load_tokenizer, folder, load_config(folder))
+    assert "put both files of the same model into the folder" in message
 
 
 # Sizes of weights
@@ -161,10 +161,10 @@ def test_models_of_all_families_match_their_configs(tmp_path: Path, family: str)
 def test_weights_of_wrong_sizes_are_named(tmp_path: Path, changes: dict[str, int], words: str) -> None:
     recipe = toy_recipe(tmp_path)
     edit(tmp_path / "teacher" / "config.json", **changes)
-    said = refusal(preflight, recipe, tmp_path / "cache")
-    assert words in said
-    assert str(tmp_path / "teacher") in said
-    assert said.count("\n") == 0
+    message = refusal(preflight, recipe, tmp_path / "cache")
+    assert words in message
+    assert str(tmp_path / "teacher") in message
+    assert message.count("\n") == 0
 
 
 def test_loading_names_wrong_sizes(tmp_path: Path) -> None:
@@ -188,44 +188,44 @@ def test_masked_language_heads_of_other_vocabularies_are_refused(tmp_path: Path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["cls.predictions.bias"] = torch.zeros(91)
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
-    said = refusal(load_word_model, tmp_path)
-    assert "cls.predictions.bias is 91 in model.safetensors, but 92 by config.json" in said
+    message = refusal(load_word_model, tmp_path)
+    assert "cls.predictions.bias is 91 in model.safetensors, but 92 by config.json" in message
 
 
 # Given teachers
 
 
-def given(tmp_path: Path, labels: tuple[str, ...] = ("bad", "good")) -> dict[str, Any]:
+def given_teacher(tmp_path: Path, labels: tuple[str, ...] = ("bad", "good")) -> dict[str, Any]:
     """What makes a recipe's teacher a given one."""
     folder = toy_teacher(tmp_path / "given", labels=labels)
     return {"task_model": {"kind": "given", "model": str(folder)}, "model": str(tmp_path / "teacher")}
 
 
 def test_heads_with_wrong_outputs_are_reported_once(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path, teacher=given(tmp_path, ("a", "b", "c")))
+    recipe = toy_recipe(tmp_path, teacher=given_teacher(tmp_path, ("a", "b", "c")))
     edit(tmp_path / "given" / "config.json", id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
-    said = refusal(preflight, recipe, tmp_path / "cache")
-    assert "classifier.bias is 3 in model.safetensors, but 2 by config.json (id2label names 2 outputs)" in said
-    assert said.count("\n") == 0
+    message = refusal(preflight, recipe, tmp_path / "cache")
+    assert "classifier.bias is 3 in model.safetensors, but 2 by config.json (id2label names 2 outputs)" in message
+    assert message.count("\n") == 0
 
 
 def test_given_teachers_with_too_few_positions_are_refused(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path, teacher=given(tmp_path))
+    recipe = toy_recipe(tmp_path, teacher=given_teacher(tmp_path))
     preflight(recipe, tmp_path / "cache")
     config = load_config(tmp_path / "given")
     config.max_position_embeddings = 16
     random_model(tmp_path / "given", config, ("bad", "good"))
-    said = refusal(preflight, recipe, tmp_path / "cache")
-    assert "teacher.task_model.model: " in said
-    assert "reads at most 16 tokens, but task.max_length is 24" in said
+    message = refusal(preflight, recipe, tmp_path / "cache")
+    assert "teacher.task_model.model: " in message
+    assert "reads at most 16 tokens, but task.max_length is 24" in message
 
 
 def test_given_teachers_with_unmatched_blocks_are_refused(tmp_path: Path) -> None:
-    recipe = toy_recipe(tmp_path, teacher=given(tmp_path))
+    recipe = toy_recipe(tmp_path, teacher=given_teacher(tmp_path))
     toy_teacher(tmp_path / "given", labels=("bad", "good"), layers=4, heads=4)
-    said = refusal(preflight, recipe, tmp_path / "cache")
-    assert "teacher.task_model.model: stages[2].objective.terms[" in said
-    assert "the student has 2 heads and the teacher 4" in said
+    message = refusal(preflight, recipe, tmp_path / "cache")
+    assert "teacher.task_model.model: stages[2].objective.terms[" in message
+    assert "the student has 2 heads and the teacher 4" in message
 
 
 # Starts
@@ -288,8 +288,8 @@ def test_settings_that_need_a_missing_mask_token_are_refused(tmp_path: Path) -> 
     del content["mask_token"]
     file.write_text(json.dumps(content), encoding="utf-8")
     (tmp_path / "teacher" / "special_tokens_map.json").unlink(missing_ok=True)
-    said = refusal(preflight, recipe, tmp_path / "cache")
-    assert "student.start.units: importance is measured on masked words" in said
+    message = refusal(preflight, recipe, tmp_path / "cache")
+    assert "student.start.units: importance is measured on masked words" in message
 
 
 def test_checkpoints_of_other_students_are_refused(tmp_path: Path) -> None:
@@ -304,13 +304,13 @@ def test_checkpoints_of_other_students_are_refused(tmp_path: Path) -> None:
     config = family_config("roberta", layers=2)
     config.vocab_size = len(tiny_tokenizer())
     random_model(folder, config, None)
-    said = refusal(check_parent, folder, recipe.student, teacher)
-    assert "holds a roberta model" in said
+    message = refusal(check_parent, folder, recipe.student, teacher)
+    assert "holds a roberta model" in message
     toy_teacher(folder, layers=2)
     tiny_tokenizer([*WORDS[:-1], "other"]).save_pretrained(folder)
-    said = refusal(check_parent, folder, recipe.student, teacher)
-    assert "--resume-from: " in said
-    assert "has another vocabulary than the teacher" in said
+    message = refusal(check_parent, folder, recipe.student, teacher)
+    assert "--resume-from: " in message
+    assert "has another vocabulary than the teacher" in message
 
 
 # Maps of sentence encoders
@@ -341,6 +341,6 @@ def test_layer_maps_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[st
 
 def test_shared_problems_are_reported_once_with_all_stages() -> None:
     reason = ".objective.terms: attention cannot be read from a funnel model"
-    problems = [f"stages[{place}]{reason}" for place in (0, 2, 2)]
-    found = once_each([*problems, "task.problem: no head", "task.problem: no head"])
-    assert found == [f"stages[0], stages[2]{reason}", "task.problem: no head"]
+    problems = [f"stages[{index}]{reason}" for index in (0, 2, 2)]
+    merged = once_each([*problems, "task.problem: no head", "task.problem: no head"])
+    assert merged == [f"stages[0], stages[2]{reason}", "task.problem: no head"]

@@ -63,7 +63,7 @@ def picked(rows: Any, drawn: np.ndarray) -> Any:
 
 
 @pytest.mark.parametrize(("metric", "problem"), CASES)
-def test_a_draw_scores_as_the_drawn_rows_do(metric: MetricName, problem: str) -> None:
+def test_a_resampled_score_equals_the_score_of_the_drawn_rows(metric: MetricName, problem: str) -> None:
     labels, answers = DATA[problem]
     draws = METRICS[metric].resampler(labels, answers).draws(30, seed=3)
     generator = np.random.default_rng(3)
@@ -76,7 +76,7 @@ def test_a_draw_scores_as_the_drawn_rows_do(metric: MetricName, problem: str) ->
 
 
 @pytest.mark.parametrize(("metric", "problem"), CASES)
-def test_the_draw_of_every_row_once_is_the_score_itself(metric: MetricName, problem: str) -> None:
+def test_drawing_every_row_once_gives_the_score_itself(metric: MetricName, problem: str) -> None:
     labels, answers = DATA[problem]
     rows = METRICS[metric].resampler(labels, answers)
     assert rows.values(np.ones((1, rows.units)))[0] == pytest.approx(score(metric, labels, answers))
@@ -84,24 +84,24 @@ def test_the_draw_of_every_row_once_is_the_score_itself(metric: MetricName, prob
 
 
 @pytest.mark.parametrize(("metric", "problem"), CASES)
-def test_answers_that_are_all_right_have_nothing_to_doubt(metric: MetricName, problem: str) -> None:
+def test_perfect_predictions_have_an_interval_of_zero_width(metric: MetricName, problem: str) -> None:
     labels, _ = DATA[problem]
     if problem == "question_answering":
-        given = [answers[0] if answers else "" for answers in labels]
+        predictions = [answers[0] if answers else "" for answers in labels]
     else:
-        given = labels
-    assert score(metric, labels, given) == pytest.approx(1)
-    assert interval(metric, labels, given, resamples=50) == pytest.approx((1, 1))
+        predictions = labels
+    assert score(metric, labels, predictions) == pytest.approx(1)
+    assert interval(metric, labels, predictions, resamples=50) == pytest.approx((1, 1))
 
 
-def test_similarities_are_drawn_by_pairs_of_rows() -> None:
+def test_similarities_are_resampled_by_pairs_of_rows() -> None:
     teacher, student = DATA["embedding"]
     order = np.random.default_rng(0).permutation(ROWS)
-    one, other = order[: ROWS // 2], order[ROWS // 2 :]
+    left, right = order[: ROWS // 2], order[ROWS // 2 :]
 
     def cosines(vectors: np.ndarray) -> np.ndarray:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return (unit[one] * unit[other]).sum(1)
+        return (unit[left] * unit[right]).sum(1)
 
     both = cosines(teacher), cosines(student)
     expected = spearmanr(*both).statistic
@@ -112,7 +112,7 @@ def test_similarities_are_drawn_by_pairs_of_rows() -> None:
     np.testing.assert_allclose(draws, slow, atol=1e-12)
 
 
-def test_how_many_draws_are_made_at_once_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     before = interval("spearman", *DATA["regression"], resamples=100)
     monkeypatch.setattr(resampling, "_COUNTS_AT_ONCE", 7 * ROWS)
     assert interval("spearman", *DATA["regression"], resamples=100) == before
@@ -129,14 +129,14 @@ def test_an_interval_is_repeatable_and_grows_with_its_level() -> None:
     assert interval("pearson", *DATA["regression"]) != interval("pearson", *DATA["regression"], seed=1)
 
 
-def test_values_far_from_zero_lose_no_digits() -> None:
+def test_correlations_of_values_far_from_zero_keep_their_precision() -> None:
     labels, answers = DATA["regression"]
     near = resampling.of_pearson(labels, answers).draws(1000, seed=0)
     far = resampling.of_pearson(labels + 1e8, answers + 1e8).draws(1000, seed=0)
     np.testing.assert_allclose(far, near, atol=1e-6)
 
 
-def test_a_draw_of_equal_values_scores_zero() -> None:
+def test_a_draw_of_equal_labels_scores_zero() -> None:
     one_differs = np.r_[np.ones(9), 2.0]
     for metric in ("pearson", "spearman"):
         draws = METRICS[metric].resampler(one_differs, one_differs).draws(200, seed=0)
@@ -145,7 +145,7 @@ def test_a_draw_of_equal_values_scores_zero() -> None:
         assert 0.2 < (draws == 0).mean() < 0.5
 
 
-def test_answers_of_one_value_in_a_draw_score_zero_too() -> None:
+def test_a_draw_of_equal_predictions_scores_zero() -> None:
     answers = np.r_[np.full(9, 0.1), 0.7]
     for metric in ("pearson", "spearman"):
         draws = METRICS[metric].resampler(np.arange(10.0), answers).draws(200, seed=0)
@@ -154,22 +154,22 @@ def test_answers_of_one_value_in_a_draw_score_zero_too() -> None:
 
 
 @pytest.mark.parametrize("metric", ["pearson", "spearman"])
-def test_a_model_that_answers_nothing_has_no_interval_of_luck(metric: str) -> None:
+def test_non_finite_predictions_have_an_interval_of_zero(metric: str) -> None:
     labels = np.arange(10.0)
     assert interval(metric, labels, np.r_[labels[:-1], np.nan]) == (0.0, 0.0)
 
 
-def test_a_label_that_a_draw_lacks_counts_as_in_scikit_learn() -> None:
+def test_a_label_missing_from_a_draw_is_scored_like_scikit_learn() -> None:
     classes = np.array([0, 1, 0, 1, 0, 2])
     answers = np.array([0, 1, 0, 1, 1, 2])
-    for labels, given in ((classes, answers), (np.eye(3)[classes], np.eye(3)[answers])):
-        draws = METRICS["f1_macro"].resampler(labels, given).draws(40, seed=0)
+    for labels, predictions in ((classes, answers), (np.eye(3)[classes], np.eye(3)[answers])):
+        draws = METRICS["f1_macro"].resampler(labels, predictions).draws(40, seed=0)
         drawn = np.random.default_rng(0).integers(6, size=(40, 6))
         assert any(5 not in rows for rows in drawn)
-        np.testing.assert_allclose(draws, [score("f1_macro", labels[rows], given[rows]) for rows in drawn])
+        np.testing.assert_allclose(draws, [score("f1_macro", labels[rows], predictions[rows]) for rows in drawn])
 
 
-def test_the_difference_on_the_same_rows_is_narrower_than_two_intervals() -> None:
+def test_a_paired_difference_has_a_narrower_interval_than_two_separate_scores() -> None:
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 2, 400)
     hard = draw.random(400) < 0.3
@@ -184,7 +184,7 @@ def test_the_difference_on_the_same_rows_is_narrower_than_two_intervals() -> Non
 
 
 @pytest.mark.parametrize("metric", ["accuracy", "matthews", "spearman"])
-def test_the_true_score_lies_in_about_as_many_intervals_as_their_level_says(metric: MetricName) -> None:
+def test_intervals_cover_the_true_score_at_about_their_level(metric: MetricName) -> None:
     draw = np.random.default_rng(1)
     covered = 0
     for _ in range(200):

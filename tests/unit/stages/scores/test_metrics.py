@@ -21,7 +21,7 @@ TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 sentences = st.lists(st.lists(st.sampled_from(TAGS), min_size=1, max_size=8), min_size=1, max_size=6)
 
 
-def test_every_name_has_a_score_and_every_kind_of_task_a_default() -> None:
+def test_every_metric_name_has_a_function_and_every_kind_a_default() -> None:
     assert set(KNOWN_METRICS) == set(METRICS) == set(get_args(MetricName))
     assert set(DEFAULT_METRIC) == set(get_args(KindName))
     for problem, metric in DEFAULT_METRIC.items():
@@ -37,7 +37,7 @@ def test_every_name_has_a_score_and_every_kind_of_task_a_default() -> None:
         (["accuracy", "accuracy"], "classification", "listed twice"),
     ],
 )
-def test_a_score_that_does_not_suit_is_refused_with_those_that_do(
+def test_an_unsuitable_metric_is_refused_with_the_suitable_ones(
     metrics: list[str], problem: KindName, message: str
 ) -> None:
     check_metrics(metrics_of(problem), problem)
@@ -48,7 +48,7 @@ def test_a_score_that_does_not_suit_is_refused_with_those_that_do(
 # Classes.
 
 
-def test_scores_of_two_classes_are_those_of_the_confusion_matrix() -> None:
+def test_scores_of_two_classes_follow_from_the_confusion_matrix() -> None:
     labels, answers = [1, 1, 1, 0, 0, 0, 0, 1, 0, 0], [1, 1, 0, 0, 0, 1, 0, 1, 0, 1]
     tp, fp, fn, tn = 3, 2, 1, 4
     accuracy, f1 = (tp + tn) / 10, 2 * tp / (2 * tp + fp + fn)
@@ -62,11 +62,11 @@ def test_scores_of_two_classes_are_those_of_the_confusion_matrix() -> None:
     assert score("matthews", labels, answers) == pytest.approx((tp * tn - fp * fn) / spread)
 
 
-def test_f1_of_many_classes_is_still_that_of_the_second() -> None:
+def test_f1_of_many_classes_is_that_of_the_second() -> None:
     assert score("f1", [0, 1, 2, 1], [2, 1, 2, 0]) == pytest.approx(2 * 1 / (2 * 1 + 0 + 1))
 
 
-def test_scores_of_label_sets() -> None:
+def test_scores_of_label_sets_equal_those_of_scikit_learn() -> None:
     labels = np.array([[1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 0]])
     answers = np.array([[1, 0, 1], [0, 1, 1], [0, 0, 0], [1, 0, 0]])
     # By label: 2 of 2 right and none too many; 1 of 2; 1 right, 1 too many.
@@ -77,7 +77,7 @@ def test_scores_of_label_sets() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
-def test_scores_of_classes_are_the_library_s(rows: list[tuple[int, int]]) -> None:
+def test_scores_of_classes_equal_those_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
     labels, answers = np.array(rows).T
     assert score("accuracy", labels, answers) == accuracy_score(labels, answers)
     expected = f1_score(labels, answers, average="macro", zero_division=0.0)
@@ -92,7 +92,7 @@ def test_scores_of_classes_are_the_library_s(rows: list[tuple[int, int]]) -> Non
 # Values.
 
 
-def test_correlations_are_scipy_s_and_their_mean_is_glue_s_of_sts_b() -> None:
+def test_correlations_equal_those_of_scipy_and_their_mean_is_the_sts_b_score_of_glue() -> None:
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 6, 50) * 1.0
     answers = labels + draw.normal(size=50)
@@ -103,12 +103,12 @@ def test_correlations_are_scipy_s_and_their_mean_is_glue_s_of_sts_b() -> None:
     assert score("spearman", labels, np.exp(-labels)) == pytest.approx(-1)
 
 
-def test_values_that_are_nearly_constant_raise_no_alarm() -> None:
+def test_nearly_constant_values_cause_no_warning() -> None:
     nearly = 1e9 + np.array([0.0, 1e-6, 2e-6, 4e-6])
     assert -1 <= score("pearson", [1.0, 2.0, 3.0, 4.0], nearly) <= 1
 
 
-def test_a_spread_that_is_rounding_has_no_correlation() -> None:
+def test_values_that_differ_only_by_rounding_have_no_correlation() -> None:
     labels = np.linspace(0, 5, 50)
     # What a student answered that had learnt nothing: a scipy correlation of 24 % or more.
     answers = np.float32(0.07275935) + np.float32(2e-7) * (labels > 3).astype(np.float32)
@@ -146,17 +146,17 @@ def test_a_spread_that_is_rounding_has_no_correlation() -> None:
         ("similarity_spearman", [[1.0, 0.0]] * 6, [[0.3, 1.0]] * 6),
     ],
 )
-def test_a_score_without_a_meaning_is_zero_and_silent(metric: str, labels: Any, answers: Any) -> None:
+def test_an_undefined_score_is_zero_without_a_warning(metric: str, labels: Any, answers: Any) -> None:
     assert score(metric, labels, answers) == 0.0
 
 
 @pytest.mark.parametrize(("labels", "answers"), [([], []), ([1, 0], [1])])
-def test_as_many_answers_as_labels_are_needed(labels: list[int], answers: list[int]) -> None:
+def test_numbers_of_predictions_and_labels_must_be_equal(labels: list[int], answers: list[int]) -> None:
     with pytest.raises(ValueError, match=r"^accuracy: . labels and . predictions"):
         score("accuracy", labels, answers)
 
 
-def test_an_unknown_score_is_refused() -> None:
+def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(ValueError, match="there is no metric 'bleu'; there are accuracy, "):
         score("bleu", [1], [1])
 
@@ -202,7 +202,7 @@ def conlleval_counts(right: list[str], guessed: list[str]) -> tuple[int, int, in
         ("B-creative-work I-creative-work", "B-creative-work I-creative-work", (1, 1, 1)),
     ],
 )
-def test_entities_count_as_conlleval_counts_them(right: str, guessed: str, counts: tuple[int, int, int]) -> None:
+def test_entities_are_counted_as_by_conlleval(right: str, guessed: str, counts: tuple[int, int, int]) -> None:
     labels, answers = [right.split()], [guessed.split()]
     assert tuple(entity_counts(labels, answers)[0]) == counts
     assert conlleval_counts(labels[0], answers[0]) == counts
@@ -211,7 +211,7 @@ def test_entities_count_as_conlleval_counts_them(right: str, guessed: str, count
 
 
 @given(sentences, st.randoms(use_true_random=False))
-def test_entity_f1_is_conlleval_s_and_nervaluate_s_own(right: list[list[str]], draw: Any) -> None:
+def test_entity_f1_equals_that_of_conlleval_and_nervaluate(right: list[list[str]], draw: Any) -> None:
     guessed = [[draw.choice((tag, draw.choice(TAGS))) for tag in tags] for tags in right]
     counts = entity_counts(right, guessed)
     expected = [conlleval_counts(*both) for both in zip(right, guessed, strict=True)]
@@ -251,7 +251,7 @@ def test_tags_of_another_scheme_are_refused_with_the_remedy(tag: str) -> None:
         (["北京大学"], "北京", 0, 0),  # and is one word
     ],
 )
-def test_answers_are_scored_as_squad_does(right: list[str], answer: str, exact: float, f1: float) -> None:
+def test_answers_are_scored_like_squad(right: list[str], answer: str, exact: float, f1: float) -> None:
     assert score("exact_match", [right], [answer]) == exact
     assert score("squad_f1", [right], [answer]) == pytest.approx(f1)
 
@@ -271,7 +271,7 @@ def test_answers_are_scored_as_squad_does(right: list[str], answer: str, exact: 
         (["一"], "二", 0, 0),
     ],
 )
-def test_answers_are_scored_as_cmrc_does(right: list[str], answer: str, exact: float, f1: float) -> None:
+def test_answers_are_scored_like_cmrc(right: list[str], answer: str, exact: float, f1: float) -> None:
     assert score("cmrc_exact_match", [right], [answer]) == exact
     assert score("cmrc_f1", [right], [answer]) == pytest.approx(f1)
 
@@ -287,7 +287,7 @@ def test_cosine_is_the_mean_over_rows() -> None:
         score("cosine", teacher, [[1.0, 2.0, 3.0]] * 3)
 
 
-def test_similarities_are_compared_whatever_the_width() -> None:
+def test_similarities_of_vectors_of_different_widths_are_compared() -> None:
     draw = np.random.default_rng(0)
     teacher = draw.normal(size=(200, 8))
     turned = teacher @ np.linalg.qr(draw.normal(size=(8, 8)))[0]

@@ -40,7 +40,7 @@ def test_damage_to_any_file_is_detected_and_repaired(harm: str, name: str, tmp_p
     assert [path.name for path in folder.parent.iterdir()] == ["folder"]
 
 
-def test_a_folder_is_not_made_twice_nor_read_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_built_once_and_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "folder"
     make_whole(folder, fill)
     identity = (folder / "numbers.bin").stat().st_ino
@@ -50,7 +50,7 @@ def test_a_folder_is_not_made_twice_nor_read_twice(tmp_path: Path, monkeypatch: 
     assert is_whole(folder)
 
 
-def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failure_leaves_no_folder(tmp_path: Path) -> None:
     def full(beside: Path) -> None:
         fill(beside)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -60,22 +60,22 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_replaced_under_the_same_name_and_time_has_other_rows(tmp_path: Path) -> None:
+def test_a_file_replaced_with_the_same_name_and_time_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
-    found = []
+    texts = []
     for text in ("one", "two"):
         file.write_text(json.dumps({"text_a": text}) + "\n", encoding="utf-8")
         # The size is the same as well; what the system says of it changes with every write all the same.
-        os.utime(file, ns=(10**18, 10**18 + len(found)))
-        found += read_file(file, tmp_path / "cache", "task.train").rows["text_a"]
-    assert found == ["one", "two"]
+        os.utime(file, ns=(10**18, 10**18 + len(texts)))
+        texts += read_file(file, tmp_path / "cache", "task.train").rows["text_a"]
+    assert texts == ["one", "two"]
 
 
 def test_rows_damaged_on_disk_are_written_again(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"text_a": "one"}\n' * 50, encoding="utf-8")
     rows = read_file(file, tmp_path / "cache", "task.train").rows
-    names = [Path(each["filename"]) for each in rows.cache_files]
+    names = [Path(file["filename"]) for file in rows.cache_files]
     assert {name.parents[2] for name in names} == {tmp_path / "cache"}
     kept = names[0].read_bytes()
     del rows

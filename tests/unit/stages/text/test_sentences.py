@@ -42,7 +42,7 @@ def test_text_is_split_after_its_full_stops(text: str, sentences: list[str]) -> 
 
 
 @given(st.text('aB1.!?。 \n")é', max_size=40))
-def test_splitting_loses_nothing_but_white_space(text: str) -> None:
+def test_splitting_loses_only_white_space(text: str) -> None:
     sentences = split_sentences(text)
     assert re.sub(r"\s", "", "".join(sentences)) == re.sub(r"\s", "", text)
     assert all(sentence.strip() == sentence != "" for sentence in sentences)

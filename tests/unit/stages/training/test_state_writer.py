@@ -47,7 +47,7 @@ def state(step: int) -> TrainingState:
     return TrainingState(step, {"a": torch.full((4,), float(step))}, {})
 
 
-def test_writing_does_not_hold_up_and_states_stay_in_order() -> None:
+def test_writing_does_not_block_and_states_stay_in_order() -> None:
     states = HeldStates()
     with StateWriter(states) as writer:
         writer.save(state(1))
@@ -56,7 +56,7 @@ def test_writing_does_not_hold_up_and_states_stay_in_order() -> None:
         assert states.saved == []
         states.released.set()
         writer.save(state(2))
-    assert [each.step for each in states.saved] == [1, 2]
+    assert [state.step for state in states.saved] == [1, 2]
 
 
 def test_a_failed_state_write_is_reported_once() -> None:
@@ -116,15 +116,15 @@ def test_a_state_written_during_training_belongs_to_its_step(recipe: Recipe, tmp
         assert torch.equal(parameter, resumed.parameters[name]), name
 
 
-def test_a_disk_that_refuses_a_state_ends_the_stage_with_its_message(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_failed_state_write_ends_the_stage_with_its_message(recipe: Recipe, tmp_path: Path) -> None:
     ports = plain_ports(tmp_path, states=FullStates(), state_minutes=1e-9)
     with pytest.raises(StoreError, match="the disk is full at step 1"):
         run(recipe, ports)
 
 
-def test_whoever_asks_to_stop_gets_the_step_that_is_done(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_requested_stop_saves_the_completed_step(recipe: Recipe, tmp_path: Path) -> None:
     states, progress = MemoryStates(), SilentProgress()
     ports = plain_ports(tmp_path, states=states, progress=progress, stop_requested=lambda: progress.done == 5)
     with pytest.raises(Interrupted, match="step 5 of 12"):
         run(recipe, ports)
-    assert [each.step for each in states.saved] == [5]
+    assert [state.step for state in states.saved] == [5]

@@ -46,26 +46,26 @@ def test_an_epoch_has_every_row_exactly_once(size: str) -> None:
     assert sorted(rows_of(plan, second)) == list(range(len(LENGTHS)))
 
 
-def test_a_step_has_exactly_the_sequences_asked_for_and_the_last_the_rest() -> None:
+def test_every_step_has_the_configured_number_of_sequences_except_the_last() -> None:
     plan = batches("10 sequences")
     sizes = [sum(map(len, plan.step(step))) for step in range(plan.steps_in_epoch(0))]
     assert sizes == [10] * 100 + [3]
 
 
-def test_a_step_has_about_the_tokens_asked_for() -> None:
+def test_a_step_has_about_the_configured_number_of_tokens() -> None:
     plan = batches("800 tokens")
     counted = np.array([plan.tokens_in_step(step) for step in range(plan.steps_in_epoch(0))])
     assert np.all(np.abs(counted - 800) <= 2 * LENGTHS.max())
     assert counted.sum() == LENGTHS.sum()
 
 
-def test_tokens_in_step_are_those_of_its_rows() -> None:
+def test_tokens_in_step_is_the_sum_over_its_rows() -> None:
     plan = batches("10 sequences")
     assert plan.tokens_in_step(150) == LENGTHS[np.concatenate(plan.step(150))].sum()
 
 
 @pytest.mark.parametrize("size", ["32 sequences", "900 tokens"])
-def test_the_microbatch_budget_does_not_change_which_rows_a_step_has(size: str) -> None:
+def test_the_microbatch_budget_does_not_change_the_rows_of_a_step(size: str) -> None:
     small, large = batches(size, budget=64), batches(size, budget=100_000)
     for step in range(0, 70, 7):
         assert np.array_equal(np.concatenate(small.step(step)), np.concatenate(large.step(step)))
@@ -79,14 +79,14 @@ def test_a_microbatch_stays_within_its_budget_unless_it_is_one_long_row() -> Non
     assert any(LENGTHS[piece].max() > 50 for piece in pieces)
 
 
-def test_any_step_can_be_asked_for_without_those_before_it() -> None:
+def test_any_step_can_be_computed_without_the_preceding_ones() -> None:
     in_order = batches("300 tokens")
     expected = [np.concatenate(in_order.step(step)) for step in range(300)]
     for step in (299, 0, 150, 298):
         assert np.array_equal(np.concatenate(batches("300 tokens").step(step)), expected[step])
 
 
-def test_epochs_and_seeds_have_orders_of_their_own() -> None:
+def test_row_order_differs_between_epochs_and_between_seeds() -> None:
     plan = batches("10 sequences")
     epoch = range(plan.steps_in_epoch(0))
     assert not np.array_equal(rows_of(plan, epoch), rows_of(plan, range(101, 202)))
@@ -123,21 +123,21 @@ def test_every_seed_of_a_stage_is_another(stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "steps"), [("7 steps", 7), ("1 epoch", 101), ("2.5 epochs", 253), ("0.001 epochs", 1), ("0.1 steps", 1)]
+    ("text", "steps"), [("7 steps", 7), ("1 epoch", 101), ("2.5 epochs", 253), ("0.001 epochs", 1), ("0.1 steps", 1)]
 )
-def test_a_duration_in_steps_or_epochs_is_that_many_steps(given: str, steps: int) -> None:
-    assert batches("10 sequences").num_steps(duration(given)) == steps
+def test_a_duration_in_steps_or_epochs_is_converted_to_steps(text: str, steps: int) -> None:
+    assert batches("10 sequences").num_steps(duration(text)) == steps
 
 
 @pytest.mark.parametrize("amount", [1, 5_000, 31_000, 31_553, 70_000])
-def test_a_duration_in_tokens_is_the_fewest_steps_that_reach_it(amount: int) -> None:
+def test_a_duration_in_tokens_is_the_smallest_number_of_steps_that_reaches_it(amount: int) -> None:
     plan = batches("10 sequences")
     steps = plan.num_steps(duration(f"{amount} tokens"))
     reached = [plan.tokens_in_step(step) for step in range(steps)]
     assert sum(reached) >= amount > sum(reached[:-1])
 
 
-def test_sorting_inside_pools_keeps_padding_small() -> None:
+def test_sorting_within_pools_keeps_padding_small() -> None:
     plan = batches("32 sequences", budget=100_000)
     padded = sum(padded_tokens(LENGTHS, plan.step(step)) for step in range(plan.steps_in_epoch(0)))
     unsorted = np.split(np.arange(992), 31)
@@ -145,14 +145,14 @@ def test_sorting_inside_pools_keeps_padding_small() -> None:
 
 
 def test_evaluation_visits_every_row_once_from_short_to_long() -> None:
-    found = evaluation_batches(LENGTHS, 256)
-    order = np.concatenate(found)
+    batches = evaluation_batches(LENGTHS, 256)
+    order = np.concatenate(batches)
     assert sorted(order) == list(range(len(LENGTHS)))
     assert np.all(np.diff(LENGTHS[order]) >= 0)
-    assert all(len(rows) * LENGTHS[rows].max() <= 256 for rows in found)
+    assert all(len(rows) * LENGTHS[rows].max() <= 256 for rows in batches)
 
 
-def test_without_rows_there_is_nothing_to_train_on() -> None:
+def test_training_without_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="no rows"):
         Batches(np.empty(0, np.int32), batch_size("2 sequences"), 10, 0)
     assert evaluation_batches(np.empty(0, np.int32), 10) == []

@@ -29,7 +29,7 @@ def rows_of(batches: Batches, steps: range) -> NDArray[np.int64]:
 
 @settings(deadline=None, max_examples=60)
 @given(sizes=SIZES, weights=st.lists(st.floats(0.2, 5), min_size=4, max_size=4), size=UNITS, seed=st.integers(0, 99))
-def test_no_row_is_ever_seen_more_than_once_more_than_another_of_its_source(
+def test_rows_of_a_source_are_seen_equally_often_up_to_one(
     sizes: list[int], weights: list[float], size: str, seed: int
 ) -> None:
     lengths = np.random.default_rng(seed).integers(3, 30, sum(sizes)).astype(np.int32)
@@ -49,7 +49,7 @@ def test_no_row_is_ever_seen_more_than_once_more_than_another_of_its_source(
         step = end
 
 
-def test_a_share_is_one_of_tokens_and_the_small_source_repeats() -> None:
+def test_shares_count_tokens_and_a_small_source_repeats() -> None:
     # 900 short rows and 60 long ones, as many tokens each: equal weights make equal shares of tokens, not of rows.
     lengths = np.concatenate([np.full(900, 10), np.full(60, 30)]).astype(np.int32)
     batches = plan(lengths, "30 sequences", Mixture((900, 60), (1.0, 1.0)))
@@ -62,7 +62,7 @@ def test_a_share_is_one_of_tokens_and_the_small_source_repeats() -> None:
     assert tokens == [9000, 27000]
 
 
-def test_any_step_of_a_mixture_can_be_asked_for_alone() -> None:
+def test_any_step_of_a_mixture_can_be_computed_alone() -> None:
     lengths = np.arange(5, 65, dtype=np.int32)
     mixture = Mixture((50, 10), (1.0, 2.5))
     in_order = plan(lengths, "8 sequences", mixture)
@@ -73,7 +73,7 @@ def test_any_step_of_a_mixture_can_be_asked_for_alone() -> None:
 
 
 @pytest.mark.parametrize("size", ["8 sequences", "200 tokens"])
-def test_a_duration_in_tokens_is_the_fewest_steps_that_reach_it(size: str) -> None:
+def test_a_duration_in_tokens_is_the_smallest_number_of_steps_that_reaches_it(size: str) -> None:
     lengths = np.arange(5, 65, dtype=np.int32)
     batches = plan(lengths, size, Mixture((50, 10), (1.0, 2.5)))
     for amount in (1, 3_000, batches.tokens_in_epoch(0), 20_000):

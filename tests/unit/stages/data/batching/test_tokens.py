@@ -34,7 +34,7 @@ def corpus_rows(texts: list[str], digest: str = "c") -> CorpusRows:
 
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("max_length", [8, 64])
-def test_sequences_are_what_the_tokenizer_makes_of_each_row(tmp_path: Path, pair: bool, max_length: int) -> None:
+def test_sequences_equal_the_tokenizers_output_for_each_row(tmp_path: Path, pair: bool, max_length: int) -> None:
     tokenizer = tiny_tokenizer()
     train, _ = tokenize_task(task_rows(pair=pair), tokenizer, max_length=max_length, cache=tmp_path)
     batch = train.batch(np.array([2, 0, 1]))
@@ -63,7 +63,7 @@ def test_validation_rows_keep_their_order_and_labels(tmp_path: Path) -> None:
     assert validation.payload_as(RowLabels).labels.tolist() == [1, 1]
 
 
-def test_long_text_of_a_corpus_becomes_several_whole_sequences(tmp_path: Path) -> None:
+def test_long_text_of_a_corpus_is_split_into_complete_sequences(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     words = ("the film was very good and the music is warm " * 3).split()
     train, held_out = tokenize_corpus(
@@ -78,14 +78,14 @@ def test_long_text_of_a_corpus_becomes_several_whole_sequences(tmp_path: Path) -
     assert len(held_out) > 0
 
 
-def test_rows_without_any_token_are_left_out_of_a_corpus(tmp_path: Path) -> None:
+def test_rows_without_tokens_are_dropped_from_a_corpus(tmp_path: Path) -> None:
     train, _ = tokenize_corpus(corpus_rows(["\u200b", "a plot"]), tiny_tokenizer(), max_length=8, cache=tmp_path)
     assert len(train) == 1
     with pytest.raises(DataError, match="no token is left"):
         tokenize_corpus(corpus_rows(["\u200b"], digest="e"), tiny_tokenizer(), max_length=8, cache=tmp_path)
 
 
-def test_the_second_run_does_not_tokenise_again(tmp_path: Path) -> None:
+def test_a_second_run_does_not_tokenise_again(tmp_path: Path) -> None:
     first, _ = tokenize_task(task_rows(), tiny_tokenizer(), max_length=16, cache=tmp_path)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     again, _ = tokenize_task(task_rows(), tiny_tokenizer(), max_length=16, cache=tmp_path)
@@ -95,7 +95,7 @@ def test_the_second_run_does_not_tokenise_again(tmp_path: Path) -> None:
     assert first.digest == again.digest
 
 
-def test_another_length_tokenizer_or_text_is_made_anew(tmp_path: Path) -> None:
+def test_changing_length_tokenizer_or_text_tokenises_again(tmp_path: Path) -> None:
     digests = {
         tokenize_task(task_rows(digest=digest), tokenizer, max_length=length, cache=tmp_path)[0].digest
         for digest, tokenizer, length in [
@@ -108,7 +108,7 @@ def test_another_length_tokenizer_or_text_is_made_anew(tmp_path: Path) -> None:
     assert len(digests) == 4
 
 
-def test_half_a_cache_is_made_again(tmp_path: Path) -> None:
+def test_an_incomplete_cache_is_rebuilt(tmp_path: Path) -> None:
     first, _ = tokenize_task(task_rows(), tiny_tokenizer(), max_length=16, cache=tmp_path)
     ids = np.array(first.ids)
     del first
@@ -118,7 +118,7 @@ def test_half_a_cache_is_made_again(tmp_path: Path) -> None:
     assert np.array_equal(again.ids, ids)
 
 
-def test_the_tokenizer_digest_forgets_the_last_call_and_the_folder(tmp_path: Path) -> None:
+def test_the_tokenizer_digest_ignores_its_last_call_and_its_folder(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     before = tokenizer_digest(tokenizer)
     tokenizer(TEXTS, padding=True, truncation=True, max_length=5)
@@ -132,12 +132,12 @@ def test_a_tokenizer_without_padding_token_is_refused_by_name(tmp_path: Path) ->
         tokenize_task(task_rows(), tiny_tokenizer(pad=False), max_length=16, cache=tmp_path)
 
 
-def test_a_length_without_room_for_text_is_refused(tmp_path: Path) -> None:
+def test_a_max_length_without_room_for_text_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"adds 3 special tokens .* at least 5"):
         tokenize_task(task_rows(pair=True), tiny_tokenizer(), max_length=4, cache=tmp_path)
 
 
-def test_a_batch_can_be_moved_and_keeps_its_numbers(tmp_path: Path) -> None:
+def test_moving_a_batch_keeps_its_values(tmp_path: Path) -> None:
     train, _ = tokenize_task(task_rows(), tiny_tokenizer(), max_length=16, cache=tmp_path)
     batch = train.batch(np.array([0]))
     moved = batch.to("meta")

@@ -159,23 +159,23 @@ def test_steps_never_split_rows_and_cover_every_sequence_once(sizes: list[int], 
     assert sorted(seen) == list(range(len(lengths)))
 
 
-def test_rows_of_one_sequence_are_groups_of_one() -> None:
+def test_rows_with_a_single_sequence_are_batched_like_ungrouped_rows() -> None:
     lengths, _ = drawn_tokens([1] * 9)
     alone, none = Groups(lengths, np.arange(9)), Groups(lengths, None)
-    for cut, other in zip(alone.cut(np.argsort(lengths), 60), none.cut(np.argsort(lengths), 60), strict=True):
-        assert np.array_equal(cut, other)
+    for cut, plain_batch in zip(alone.cut(np.argsort(lengths), 60), none.cut(np.argsort(lengths), 60), strict=True):
+        assert np.array_equal(cut, plain_batch)
     apart = evaluation_batches(lengths, 60)
     assert all(padded_tokens(lengths, [cut]) <= 60 for cut in apart)
 
 
 def test_a_step_of_one_row_cannot_be_split() -> None:
     lengths, choice_of = drawn_tokens([5, 5])
-    one, two = (
+    first, second = (
         Batches(lengths, TypeAdapter(BatchSize).validate_python(size), budget, 0, choice_of=choice_of)
         for size, budget in (("1 sequence", 4), ("2 sequences", 10**6))
     )
-    assert not one.can_be_cut(0), "it is larger than its budget, and still one row"
-    assert two.can_be_cut(0)
+    assert not first.can_be_cut(0), "it is larger than its budget, and still one row"
+    assert second.can_be_cut(0)
 
 
 def answered(folder: Path) -> Tokens:
@@ -193,9 +193,9 @@ def test_losses_compare_the_choices_of_each_row(tmp_path: Path) -> None:
     teacher = torch.tensor([0.0, 4.0, 1.0, 2.0, 2.5], dtype=torch.float64)[:, None]
     answers = kind_of(MultipleChoice())
     hard = answers.hard(student, batch)
-    own = [student[:3, 0].numpy(), student[3:, 0].numpy()]
-    right = [own[0][1], own[1][0]]
-    expected = sum(np.log(np.exp(row).sum()) - score for row, score in zip(own, right, strict=True))
+    by_row = [student[:3, 0].numpy(), student[3:, 0].numpy()]
+    right = [by_row[0][1], by_row[1][0]]
+    expected = sum(np.log(np.exp(row).sum()) - score for row, score in zip(by_row, right, strict=True))
     assert hard.total.item() == pytest.approx(expected, rel=1e-12)
     assert int(hard.count) == answers.hard_count(batch) == 2
     soft = answers.soft(SoftLabels(), student, teacher, batch, None)
@@ -224,11 +224,11 @@ def test_scores_equal_those_of_transformers_multiple_choice_heads(family: str, t
     ids = torch.randint(5, 60, (6, 7), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     model.save_pretrained(tmp_path / "model")
-    theirs = AutoModelForMultipleChoice.from_pretrained(tmp_path / "model").eval()
+    reference = AutoModelForMultipleChoice.from_pretrained(tmp_path / "model").eval()
     again = kind_of(MultipleChoice()).head.load(tmp_path / "model")
     with torch.no_grad():
         alone = model(input_ids=ids, attention_mask=mask).logits
-        beside = theirs(input_ids=ids.view(2, 3, 7), attention_mask=mask.view(2, 3, 7)).logits
+        beside = reference(input_ids=ids.view(2, 3, 7), attention_mask=mask.view(2, 3, 7)).logits
         assert torch.equal(again(input_ids=ids, attention_mask=mask).logits, alone)
     assert alone.shape == (6, 1)
     torch.testing.assert_close(alone.view(2, 3), beside, rtol=1e-4, atol=1e-5)

@@ -18,23 +18,23 @@ WHERE = {"train": "task.train: t.csv", "validation": "task.validation: v.csv"}
 NLI = ("entailment", "neutral", "contradiction")
 
 
-def table(given: Sequence[Any]) -> Dataset:
-    texts = [f"text {number}" for number in range(len(given))]
-    return Dataset.from_dict({"text_a": texts, "label": list(given)})
+def table(values: Sequence[Any]) -> Dataset:
+    texts = [f"text {number}" for number in range(len(values))]
+    return Dataset.from_dict({"text_a": texts, "label": list(values)})
 
 
 def read(
-    given: Sequence[Any], validation: Sequence[Any] | None = None, *, dropped: float = 0.02, **fields: Any
+    values: Sequence[Any], validation: Sequence[Any] | None = None, *, dropped: float = 0.02, **fields: Any
 ) -> CheckedRows:
     """The rows of these labels."""
     task = FileTask(train="t.csv", validation="v.csv", **fields)
-    raw = {"train": table(given), "validation": table(validation or given)}
+    raw = {"train": table(values), "validation": table(validation or values)}
     return checked_rows(task, raw, WHERE, droppable=dropped)
 
 
-def refusal(given: Sequence[Any], validation: Sequence[Any] | None = None, **fields: Any) -> str:
+def refusal(values: Sequence[Any], validation: Sequence[Any] | None = None, **fields: Any) -> str:
     with pytest.raises(DataError) as caught:
-        read(given, validation, **fields)
+        read(values, validation, **fields)
     return str(caught.value)
 
 
@@ -43,7 +43,7 @@ def names(result: CheckedRows, split: str = "train") -> list[str]:
 
 
 @pytest.mark.parametrize("none", ["-", "nan", "NaN", "?", "<NA>", "#N/A", "null", "–", " - ", "-1"])
-def test_marks_of_missing_labels_are_not_classes(none: str) -> None:
+def test_markers_of_missing_labels_are_not_classes(none: str) -> None:
     result = read([*NLI * 33, none])
     assert result.labels == tuple(sorted(NLI))
     assert result.dropped == {"train": 1, "validation": 1}
@@ -121,9 +121,9 @@ def test_values_as_text_are_not_classes(values: list[str]) -> None:
     assert names(read(values, labels=tuple(values))) == values
 
 
-@pytest.mark.parametrize("labels", [["1.0", "0.0", "1"], [1.0, 0.0, 1.0]])
-def test_whole_numbers_as_floats_are_read_as_whole_numbers(labels: list[Any]) -> None:
-    result = read(labels, [0, 1])
+@pytest.mark.parametrize("values", [["1.0", "0.0", "1"], [1.0, 0.0, 1.0]])
+def test_whole_numbers_as_floats_are_read_as_whole_numbers(values: list[Any]) -> None:
+    result = read(values, [0, 1])
     assert result.labels == ("0", "1")
     assert names(result) == ["1", "0", "1"]
     assert names(result, "validation") == ["0", "1"]
@@ -207,13 +207,13 @@ def test_minus_one_among_floats_and_percentages_are_not_classes() -> None:
 
 
 def test_long_and_unprintable_names_are_shortened_in_messages() -> None:
-    for given in (["9" * 900, "-1", "0"], ["a\x00b", "ab"], ["y" * 900, "Y" * 900]):
-        message = refusal(given)
+    for values in (["9" * 900, "-1", "0"], ["a\x00b", "ab"], ["y" * 900, "Y" * 900]):
+        message = refusal(values)
         assert len(message) < 500
         assert message.isprintable()
 
 
-def test_joined_labels_are_reported() -> None:
+def test_several_labels_joined_in_one_text_are_reported() -> None:
     result = read(["good", "bad", "good;bad"] * 5)
     assert result.labels == ("bad", "good", "good;bad")
     assert "'good;bad' in 5 rows is read as a class; set task.problem to multi_label" in result.remarks[0]

@@ -27,7 +27,7 @@ def load(train: list[Any], validation: list[Any] | None = None, *, text: str = "
     assert isinstance(parsed, FileTask)
     splits = {"train": train, "validation": train if validation is None else validation}
     raw = {
-        split: Dataset.from_list([each if text in _keys(each) else {"text_a": "a", "label": each} for each in rows])
+        split: Dataset.from_list([row if text in _keys(row) else {"text_a": "a", "label": row} for row in rows])
         for split, rows in splits.items()
     }
     return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
@@ -160,10 +160,10 @@ def test_numbers_are_names_or_index_the_listed_names() -> None:
     assert named(result) == [{"joy", "love"}, {"joy"}, {"love"}, set()], "never twice in a row"
 
 
-@pytest.mark.parametrize(("zero", "one"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("no", "yes")])
-def test_labels_may_have_one_column_each(zero: str, one: str) -> None:
+@pytest.mark.parametrize(("zero", "true_name"), [("0", "1"), ("0.0", "1.0"), ("False", "True"), ("no", "yes")])
+def test_labels_may_have_one_column_each(zero: str, true_name: str) -> None:
     header = "comment,toxic,obscene,insult"
-    rows = texts(header, ["you are, well", one, zero, one], ["thank you", zero, zero, zero])
+    rows = texts(header, ["you are, well", true_name, zero, true_name], ["thank you", zero, zero, zero])
     columns: dict[str, Any] = {"label": ["toxic", "obscene", "insult"], "text": "comment"}
     result = load(rows, **columns)
     assert result.labels == ("toxic", "obscene", "insult")

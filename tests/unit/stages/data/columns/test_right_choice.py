@@ -29,8 +29,8 @@ def load(
     task["problem"] = {"kind": "multiple_choice"} | (problem or {})
     parsed = TypeAdapter(TaskData).validate_python(task | columns)
     assert isinstance(parsed, FileTask)
-    given = train if isinstance(train, Dataset) else Dataset.from_list(train)
-    raw = {"train": given, "validation": Dataset.from_list(validation) if validation else given}
+    dataset = train if isinstance(train, Dataset) else Dataset.from_list(train)
+    raw = {"train": dataset, "validation": Dataset.from_list(validation) if validation else dataset}
     return checked_rows(parsed, raw, {split: f"task.{split}" for split in raw})
 
 
@@ -143,12 +143,12 @@ def test_labels_of_choices_take_precedence(form: str) -> None:
     columns: dict[str, Any] = {}
     rows = []
     for _, labels, answer in ARC:
-        each: Any = {"text": texts, "label": labels}
+        choices: Any = {"text": texts, "label": labels}
         if form == "list of objects":
-            each = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
-        row: dict[str, Any] = {"question": "which", "choices": each, "answer": answer}
+            choices = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+        row: dict[str, Any] = {"question": "which", "choices": choices, "answer": answer}
         if form == "deep":
-            row |= {"question": {"stem": "which", "choices": each}}
+            row |= {"question": {"stem": "which", "choices": choices}}
         rows.append(row)
     if form == "columns":
         columns["problem"] = {"choices": "choices.text"}

@@ -30,9 +30,9 @@ def read(
 ) -> CheckedRows:
     """Check rows of these tag sequences."""
 
-    def rows(given: Sequence[str | Sequence[int]]) -> Dataset:
-        tags = [each.split() if isinstance(each, str) else list(each) for each in given]
-        return Dataset.from_dict({"tokens": [["w"] * len(own) for own in tags], "tags": tags})
+    def rows(tag_rows: Sequence[str | Sequence[int]]) -> Dataset:
+        tags = [row.split() if isinstance(row, str) else list(row) for row in tag_rows]
+        return Dataset.from_dict({"tokens": [["w"] * len(row_tags) for row_tags in tags], "tags": tags})
 
     task = FileTask.model_validate(
         {
@@ -59,7 +59,7 @@ def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("given", "bio", "reason"),
+    ("text", "bio", "reason"),
     [
         ("B-PER L-PER U-LOC O", "B-PER I-PER B-LOC O", "tags such as L-PER (BILOU) are read as I-PER"),
         ("B-PER I-PER E-PER S-LOC O", "B-PER I-PER I-PER B-LOC O", "tags such as E-PER (BIOES)"),
@@ -82,8 +82,8 @@ def refusal(sentences: Sequence[str | Sequence[int]], **fields: Any) -> str:
         ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", ""),
     ],
 )
-def test_every_scheme_is_converted_to_bio_and_reported(given: str, bio: str, reason: str) -> None:
-    result = read([given])
+def test_every_scheme_is_converted_to_bio_and_reported(text: str, bio: str, reason: str) -> None:
+    result = read([text])
     assert tags(result) == [bio]
     assert set(result.labels) >= set(bio.split())
     assert len(result.remarks) == bool(reason)
@@ -118,7 +118,7 @@ def test_broken_sequences_are_counted_and_read_like_conlleval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("text", "reason"),
     [
         ("NOUN VERB DET", "mark no entities: there is no O"),
         ("B-PER PER O", "B-PER mark where an entity begins or continues, PER do not"),
@@ -128,12 +128,12 @@ def test_broken_sequences_are_counted_and_read_like_conlleval() -> None:
         ("0 3 7", "are numbers; list their names in task.labels"),
     ],
 )
-def test_tags_of_no_scheme_or_of_several_are_refused(given: str, reason: str) -> None:
-    message = refusal([given])
+def test_tags_of_no_scheme_or_of_several_are_refused(text: str, reason: str) -> None:
+    message = refusal([text])
     assert reason in message
     assert "write the tags as B-TYPE, I-TYPE and O, or set task.metric to token_accuracy" in message
-    as_they_are = read([given], metric="token_accuracy")
-    assert tags(as_they_are) == [given]
+    as_they_are = read([text], metric="token_accuracy")
+    assert tags(as_they_are) == [text]
     assert not as_they_are.remarks
 
 
@@ -196,25 +196,25 @@ def iob1(entities: Sequence[Entity], words: int) -> list[str]:
     result = ["O"] * words
     for kind, start, end in entities:
         result[start:end] = [f"I-{kind}"] * (end - start)
-        if (kind, start) in {(other, stop) for other, _, stop in entities}:
+        if (kind, start) in {(kind_before, stop) for kind_before, _, stop in entities}:
             result[start] = f"B-{kind}"
     return result
 
 
 @st.composite
 def sentence(draw: st.DrawFn) -> tuple[list[Entity], int]:
-    place, entities = 0, []
+    position, entities = 0, []
     for _ in range(draw(st.integers(0, 4))):
-        start = place + draw(st.integers(0, 2))
-        place = start + draw(st.integers(1, 3))
-        entities.append((draw(st.sampled_from(("PER", "LOC"))), start, place))
-    return entities, place + draw(st.integers(0, 2))
+        start = position + draw(st.integers(0, 2))
+        position = start + draw(st.integers(1, 3))
+        entities.append((draw(st.sampled_from(("PER", "LOC"))), start, position))
+    return entities, position + draw(st.integers(0, 2))
 
 
-def in_bio(given: Mapping[int, list[str]]) -> list[list[str]]:
-    scheme = scheme_of({tag for own in given.values() for tag in own})
-    flat = [tag for own in given.values() for tag in own]
-    lengths = np.array([len(own) for own in given.values()], np.int64)
+def in_bio(tag_rows: Mapping[int, list[str]]) -> list[list[str]]:
+    scheme = scheme_of({tag for row_tags in tag_rows.values() for tag in row_tags})
+    flat = [tag for row_tags in tag_rows.values() for tag in row_tags]
+    lengths = np.array([len(row_tags) for row_tags in tag_rows.values()], np.int64)
     column = pa.chunked_array([pa.array(flat, pa.string())])
     return [*Lists(as_bio(scheme, Lists(column, lengths)).tags, lengths).by_row()]
 
@@ -227,18 +227,18 @@ FULL = [("PER", 0, 3), ("PER", 3, 4), ("LOC", 4, 7), ("LOC", 8, 9)]
 @given(st.lists(sentence(), max_size=4), st.sampled_from([*LETTERS, "IOB1"]))
 def test_entities_are_equal_in_every_scheme(sentences: list[tuple[list[Entity], int]], name: str) -> None:
     sentences = [(FULL, 10), *sentences]
-    bio = [written(*each, LETTERS["IOB2"]) for each in sentences]
-    given = [iob1(*each) if name == "IOB1" else written(*each, LETTERS[name]) for each in sentences]
-    assert in_bio(dict(enumerate(given))) == bio
+    bio = [written(*entry, LETTERS["IOB2"]) for entry in sentences]
+    converted = [iob1(*entry) if name == "IOB1" else written(*entry, LETTERS[name]) for entry in sentences]
+    assert in_bio(dict(enumerate(converted))) == bio
     counts = entity_counts(bio, bio)
     assert counts[:, 1].tolist() == [len(entities) for entities, _ in sentences]
-    assert score("entity_f1", bio, in_bio(dict(enumerate(given)))) == 1.0
+    assert score("entity_f1", bio, in_bio(dict(enumerate(converted)))) == 1.0
 
 
-def conlleval_starts(given: Sequence[str]) -> list[bool]:
+def conlleval_starts(tags: Sequence[str]) -> list[bool]:
     """`startOfChunk` of conlleval.py (sighsmile/conlleval), word by word."""
     starts, before, before_type = [], "O", ""
-    for tag in given:
+    for tag in tags:
         letter, _, kind = tag.partition("-")
         start = letter in ("B", "S")
         start |= before in ("E", "S", "O") and letter in ("E", "I")
@@ -249,11 +249,11 @@ def conlleval_starts(given: Sequence[str]) -> list[bool]:
 
 
 @given(st.lists(st.sampled_from([f"{a}-{b}" for a in "BIES" for b in "XY"] + ["O"]), max_size=9))
-def test_entities_begin_where_conlleval_begins_them(given: list[str]) -> None:
+def test_entities_begin_where_conlleval_begins_them(tags: list[str]) -> None:
     everything = [f"{a}-{b}" for a in "BIES" for b in "XY"]
-    _, result = in_bio({0: everything, 1: given})
-    assert [tag[0] == "B" for tag in result] == conlleval_starts(given)
-    assert [tag[2:] for tag in result] == [tag[2:] for tag in given]
+    _, result = in_bio({0: everything, 1: tags})
+    assert [tag[0] == "B" for tag in result] == conlleval_starts(tags)
+    assert [tag[2:] for tag in result] == [tag[2:] for tag in tags]
 
 
 def test_outside_tags_alone_are_bio() -> None:
@@ -263,7 +263,7 @@ def test_outside_tags_alone_are_bio() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "given", "how"),
+    ("tokens", "text", "how"),
     [
         ("['EU', \"isn't\", '[', 'Bonn']", "['B-ORG', 'O', 'O', 'S-LOC']", "as printed lists"),
         ("['EU' 'rejects' 'in' 'Bonn']", "['B-ORG' 'O' 'O' 'S-LOC']", "as printed lists"),
@@ -272,7 +272,7 @@ def test_outside_tags_alone_are_bio() -> None:
         ("['EU', 'a', 'b', 'Bonn']", "[1, 0, 0, 2]", "as printed lists"),
     ],
 )
-def test_tag_lists_as_text_are_parsed_and_reported(tokens: str, given: str, how: str) -> None:
+def test_tag_lists_as_text_are_parsed_and_reported(tokens: str, text: str, how: str) -> None:
     task = FileTask.model_validate(
         {
             "train": "t",
@@ -283,11 +283,11 @@ def test_tag_lists_as_text_are_parsed_and_reported(tokens: str, given: str, how:
             "labels": ["O", "B-ORG", "S-LOC"],
         }
     )
-    rows = Dataset.from_dict({"tokens": [tokens], "tags": [given]})
+    rows = Dataset.from_dict({"tokens": [tokens], "tags": [text]})
     result = checked_rows(task, {"train": rows, "validation": rows}, WHERE)
     assert tags(result) == ["B-ORG O O B-LOC"]
     assert f"the text of columns 'tokens' and 'tags' is read {how}" in result.remarks[0]
-    torn = Dataset.from_dict({"tokens": [tokens, "[a b"], "tags": [given, given]})
+    torn = Dataset.from_dict({"tokens": [tokens, "[a b"], "tags": [text, text]})
     with pytest.raises(DataError, match="row 2: "):
         checked_rows(task, {"train": torn, "validation": rows}, WHERE)
 

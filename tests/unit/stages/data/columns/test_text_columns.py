@@ -72,12 +72,12 @@ FORMS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("name", FEATURES)
 @pytest.mark.parametrize("files", [1, 2])
 def test_clue_tasks_are_read_by_name(name: str, files: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = {**ROWS[name]}
-    if "label" in other:
-        other["label"] = 1 - other["label"]
+    renamed = {**ROWS[name]}
+    if "label" in renamed:
+        renamed["label"] = 1 - renamed["label"]
     for split in ("train", "validation"):
         for number in range(files):
-            rows = Dataset.from_list([ROWS[name], other], features=Features(FEATURES[name]))
+            rows = Dataset.from_list([ROWS[name], renamed], features=Features(FEATURES[name]))
             path = tmp_path / name / f"{split}-{number:05d}-of-{files:05d}.parquet"
             path.parent.mkdir(exist_ok=True)
             rows.to_parquet(path)
@@ -132,8 +132,8 @@ def test_spans_at_wrong_offsets_are_refused(row: dict[str, Any], reason: str, tm
 
 
 def test_overlapping_spans_are_refused_and_adjacent_ones_are_not(tmp_path: Path) -> None:
-    def row(second: str, place: int, label: str) -> dict[str, Any]:
-        return {"text_a": "abcd", "one": "ab", "a": 0, "two": second, "b": place, "label": label}
+    def row(second: str, start: int, label: str) -> dict[str, Any]:
+        return {"text_a": "abcd", "one": "ab", "a": 0, "two": second, "b": start, "label": label}
 
     marks = [{"text": "one", "start": "a"}, {"text": "two", "start": "b", "signs": ["<", ">"]}]
     touching = load(tmp_path, [row("cd", 2, "x"), row("cd", 2, "y")], marks=marks)

@@ -74,9 +74,9 @@ def test_non_numbers_and_constant_columns_are_refused(
 
 
 def test_similarities_of_pairs_are_read_like_values() -> None:
-    given = {"problem": "embedding", "text_pair": "text_b"}
-    result = load(["x", "y"], ["0,5", "4,5"], **given)
+    fields = {"problem": "embedding", "text_pair": "text_b"}
+    result = load(["x", "y"], ["0,5", "4,5"], **fields)
     assert values(result, "validation") == [0.5, 4.5]
     assert result.splits["train"].column_names == ["text"], "training rows have no likeness"
     with pytest.raises(DataError, match="is 2 in every row"):
-        load([1, 2], [2, 2], **given)
+        load([1, 2], [2, 2], **fields)

@@ -45,14 +45,18 @@ def hashes_of(texts: list[str]) -> list[int]:
 @given(st.lists(st.text("aAbB 12.,-+%:()ßé\u4f60\u597d", max_size=6), min_size=1, max_size=20))
 def test_texts_with_equal_letters_and_signs_have_equal_hashes(texts: list[str]) -> None:
     result = hashes_of(texts)
-    for one, first in zip(texts, result, strict=True):
-        for other, second in zip(texts, result, strict=True):
-            same = plain(one) == plain(other) if plain(one) or plain(other) else one.strip() == other.strip()
-            assert (first == second) == same
+    for text, hash_of_text in zip(texts, result, strict=True):
+        for other_text, hash_of_other in zip(texts, result, strict=True):
+            same = (
+                plain(text) == plain(other_text)
+                if plain(text) or plain(other_text)
+                else text.strip() == other_text.strip()
+            )
+            assert (hash_of_text == hash_of_other) == same
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("Straße, 5!", "STRASSE 5"),
         ("ﬁne", "f-i-n-e"),
@@ -69,12 +73,12 @@ def test_texts_with_equal_letters_and_signs_have_equal_hashes(texts: list[str]) 
         ("It's – well — great?", "its well great"),
     ],
 )
-def test_case_form_spaces_and_punctuation_make_no_difference(one: str, other: str) -> None:
-    assert len(set(hashes_of([one, other]))) == 1
+def test_case_form_spaces_and_punctuation_make_no_difference(first: str, second: str) -> None:
+    assert len(set(hashes_of([first, second]))) == 1
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         ("great 😀", "great 😡"),
         ("great 😀", "great?"),
@@ -101,8 +105,8 @@ def test_case_form_spaces_and_punctuation_make_no_difference(one: str, other: st
         ("@you", "#you"),
     ],
 )
-def test_texts_that_differ_by_a_sign_are_different(one: str, other: str) -> None:
-    assert len(set(hashes_of([one, other]))) == 2
+def test_texts_that_differ_by_a_sign_are_different(first: str, second: str) -> None:
+    assert len(set(hashes_of([first, second]))) == 2
 
 
 def test_adjacent_signs_are_one_word_and_numbers_stay_whole() -> None:
@@ -138,8 +142,8 @@ def test_duplicates_do_not_depend_on_the_rows_sorted_at_once(at_once: int, monke
     assert repeated(hashes, usable).tolist() == expected
 
 
-def similarity(one: str, other: str) -> float:
-    pieces = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (plain(one), plain(other))]
+def similarity(first: str, second: str) -> float:
+    pieces = [{text[i : i + 5] for i in range(len(text) - 4)} for text in (plain(first), plain(second))]
     return len(pieces[0] & pieces[1]) / len(pieces[0] | pieces[1])
 
 

@@ -68,8 +68,8 @@ def almost(texts: list[str], counts: list[bool]) -> list[bool]:
         for index, (row, value) in enumerate(zip(chosen.tolist(), hashes, strict=True)):
             if counts[row]:
                 before = groups.setdefault(value, [])
-                for other in before[:1] + before[-1:]:
-                    equal = float((kept[other] == kept[index]).mean())
+                for earlier in before[:1] + before[-1:]:
+                    equal = float((kept[earlier] == kept[index]).mean())
                     result[row] |= (equal - 1 / 256) / (1 - 1 / 256) >= NEAR
                 before.append(index)
     return result
@@ -130,7 +130,7 @@ class Expected:
 @pytest.mark.parametrize("max_rows", [None, 40])
 @pytest.mark.parametrize("cut", ["rows", "sequences"])
 @pytest.mark.parametrize("repeats", ["keep", "exact", "near"])
-def test_draw_equals_that_of_plain_lists(
+def test_draw_equals_a_draw_from_plain_lists(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeats: str, cut: str, max_rows: int | None, at_once: int
 ) -> None:
     monkeypatch.setattr(scratch, "AT_ONCE", at_once)
@@ -191,7 +191,7 @@ def test_row_is_compared_with_the_previous_and_the_first_for_any_piece_size(
     seen: dict[int, list[int]] = {}
     for index in np.flatnonzero(usable).tolist():
         before = seen.setdefault(int(hashes[index]), [])
-        expected |= {(other, index) for other in before[:1] + before[-1:]}
+        expected |= {(earlier, index) for earlier in before[:1] + before[-1:]}
         before.append(index)
     result: set[tuple[int, int]] = set()
     for indices, same in duplicates._by_hash(hashes, usable, None):

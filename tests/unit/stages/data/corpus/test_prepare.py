@@ -24,7 +24,7 @@ from tests.support.toys import write_rows
 from tests.torture.damage import Touch
 
 
-def made(source: Any, **fields: Any) -> GeneralCorpus:
+def prepared(source: Any, **fields: Any) -> GeneralCorpus:
     return GeneralCorpus.model_validate({"sources": source, "held_out_rows": 1, **fields})
 
 
@@ -43,14 +43,14 @@ def numbered(path: Path, *numbers: int) -> Path:
 
 def refused(source: Any, folder: Path, **fields: Any) -> str:
     with pytest.raises(DataError) as caught:
-        load_corpus(made(source, **fields), folder / "cache")
+        load_corpus(prepared(source, **fields), folder / "cache")
     return str(caught.value)
 
 
 # Where text may be
 
 
-def test_folder_stands_for_its_files_of_one_format_by_name(tmp_path: Path) -> None:
+def test_folder_is_read_as_its_files_of_one_format_in_name_order(tmp_path: Path) -> None:
     folder = tmp_path / "text"
     numbered(folder / "b" / "two.jsonl", 3)
     numbered(folder / "a.jsonl", 1, 2)
@@ -65,12 +65,12 @@ def test_folder_stands_for_its_files_of_one_format_by_name(tmp_path: Path) -> No
     ]:
         (folder / name).write_bytes(packed)
     expected = [f"row {number}" for number in range(1, 7)]
-    assert texts(made(str(folder)), tmp_path) == expected
-    assert texts(made([f"{folder}/*.jsonl*"]), tmp_path) == [*expected[:2], *expected[3:]]
-    assert texts(made(f"{folder}/**/*.jsonl*"), tmp_path) == expected
+    assert texts(prepared(str(folder)), tmp_path) == expected
+    assert texts(prepared([f"{folder}/*.jsonl*"]), tmp_path) == [*expected[:2], *expected[3:]]
+    assert texts(prepared(f"{folder}/**/*.jsonl*"), tmp_path) == expected
     moved = tmp_path / "moved"
     folder.rename(moved)
-    assert texts(made(str(moved)), tmp_path) == expected
+    assert texts(prepared(str(moved)), tmp_path) == expected
 
 
 def test_ambiguous_folder_is_refused(tmp_path: Path) -> None:
@@ -87,12 +87,12 @@ def test_ambiguous_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # datasets leaves its files to the collector
-def test_saved_data_set_is_read_as_it_was_saved(tmp_path: Path) -> None:
+def test_saved_data_set_is_read_unchanged(tmp_path: Path) -> None:
     rows = Dataset.from_dict({"text": ["one", "two", " ", "three"], "label": [0, 1, 0, 1]})
     rows.select([3, 1, 0, 2]).save_to_disk(tmp_path / "saved", num_shards=2)
     DatasetDict(train=rows, test=rows).save_to_disk(tmp_path / "splits")
     for name in ("saved", "splits", "splits/test"):
-        assert texts(made(str(tmp_path / name)), tmp_path) == ["one", "three", "two"]
+        assert texts(prepared(str(tmp_path / name)), tmp_path) == ["one", "three", "two"]
     assert "there is no column 'body'" in refused(files(tmp_path / "saved", column="body"), tmp_path)
     message = refused(files(tmp_path / "saved", column="label"), tmp_path)
     assert "column 'label' holds int64, not text" in message
@@ -108,7 +108,7 @@ def test_damaged_saved_data_set_is_refused_and_runs_nothing(tmp_path: Path) -> N
     canary = tmp_path / "canary"
     (saved / "dataset_info.json").write_bytes(pickle.dumps(Touch(str(canary))))
     (saved / "saved.py").write_text(f"open({str(canary)!r}, 'w')")
-    assert len(texts(made(str(saved)), tmp_path)) == 3
+    assert len(texts(prepared(str(saved)), tmp_path)) == 3
     assert not canary.exists()
     arrow = saved / "data-00000-of-00001.arrow"
     whole = arrow.read_bytes()
@@ -126,11 +126,11 @@ def test_damaged_saved_data_set_is_refused_and_runs_nothing(tmp_path: Path) -> N
         assert "state.json is not what save_to_disk writes" in refused(str(saved), tmp_path)
 
 
-def test_short_forms_of_sources_and_cuts() -> None:
-    corpus = made(["docstrings", "./text", "owner/name"], cut="pairs")
+def test_short_forms_of_sources_and_cuts_are_expanded() -> None:
+    corpus = prepared(["docstrings", "./text", "owner/name"], cut="pairs")
     assert [source.kind for source in corpus.sources] == ["docstrings", "files", "hub"]
     assert corpus.cut.kind == "pairs"
-    assert made("./text") == made(files(Path("./text")) | {"paths": ["./text"]})
+    assert prepared("./text") == prepared(files(Path("./text")) | {"paths": ["./text"]})
     for wrong, words in [
         ("text", "is no source of text; give docstrings"),
         ({"kind": "hub", "id": "a/b", "streaming": True}, "a sample needs its size"),
@@ -138,7 +138,7 @@ def test_short_forms_of_sources_and_cuts() -> None:
         (["docstrings", {**files(Path("a")), "weight": 2}], r"sources\[0\].weight: is missing"),
     ]:
         with pytest.raises(ValidationError, match=words):
-            made(wrong)
+            prepared(wrong)
 
 
 # Which rows stay
@@ -158,9 +158,9 @@ ROWS = [
 @pytest.mark.parametrize(
     ("duplicates", "left", "exact", "near"), [("keep", 6, 0, 0), ("exact", 4, 2, 0), ("near", 3, 2, 1)]
 )
-def test_duplicates_are_left_out_and_counted(tmp_path: Path, duplicates: str, left: int, exact: int, near: int) -> None:
+def test_duplicates_are_dropped_and_counted(tmp_path: Path, duplicates: str, left: int, exact: int, near: int) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in ROWS])
-    corpus = made(files(path), duplicates=duplicates, seed=2)
+    corpus = prepared(files(path), duplicates=duplicates, seed=2)
     result = texts(corpus, tmp_path)
     (source,) = read_summary(corpus, tmp_path / "cache").sources
     assert (source.rows, source.blank, source.duplicates, source.near_duplicates) == (7, 1, exact, near)
@@ -175,7 +175,7 @@ def test_repeated_row_is_not_both_held_out_and_trained_on(tmp_path: Path) -> Non
     texts = [f"{word} {number % 3}." for number in range(12) for word in ("Row", "row", "ROW")]
     path = write_rows(tmp_path / "a.jsonl", [{"text": text} for text in texts])
     for seed in range(4):
-        rows = load_corpus(made(files(path), duplicates="keep", seed=seed), tmp_path / "cache")
+        rows = load_corpus(prepared(files(path), duplicates="keep", seed=seed), tmp_path / "cache")
         train, held = ({text.lower() for text in part["text"]} for part in (rows.train, rows.held_out))
         assert len(held) == 1
         assert not train & held
@@ -184,12 +184,12 @@ def test_repeated_row_is_not_both_held_out_and_trained_on(tmp_path: Path) -> Non
 
 def test_earlier_source_keeps_rows_that_a_later_one_repeats(tmp_path: Path) -> None:
     first, second = numbered(tmp_path / "a.jsonl", 1, 2, 3), numbered(tmp_path / "b.jsonl", 3, 4, 5)
-    corpus = made([files(first), files(second)])
+    corpus = prepared([files(first), files(second)])
     assert texts(corpus, tmp_path) == [f"row {number}" for number in range(1, 6)]
-    one, two = read_summary(corpus, tmp_path / "cache").sources
-    assert (one.rows, one.duplicates, two.rows, two.duplicates) == (3, 0, 3, 1)
-    assert load_corpus(corpus, tmp_path / "cache").source_rows == (one.train, two.train)
-    weighted = made([files(first, weight=1), files(first, weight=2)])
+    earlier, later = read_summary(corpus, tmp_path / "cache").sources
+    assert (earlier.rows, earlier.duplicates, later.rows, later.duplicates) == (3, 0, 3, 1)
+    assert load_corpus(corpus, tmp_path / "cache").source_rows == (earlier.train, later.train)
+    weighted = prepared([files(first, weight=1), files(first, weight=2)])
     message = refused(weighted.model_dump()["sources"], tmp_path)
     assert "no row of" in message
     assert "3 duplicates" in message
@@ -198,15 +198,15 @@ def test_earlier_source_keeps_rows_that_a_later_one_repeats(tmp_path: Path) -> N
 VALIDATION = "the film was a great success with the old men of this town and with nobody else"
 
 
-def test_rows_with_a_validation_text_are_left_out_and_shown(tmp_path: Path) -> None:
+def test_rows_with_a_validation_text_are_dropped_and_reported(tmp_path: Path) -> None:
     task = tmp_path / "task"
     write_rows(task / "train.jsonl", [{"text_a": f"t{n}", "label": n % 2} for n in range(4)])
     validation = [{"text_a": VALIDATION, "label": 0}, {"text_a": "row 2", "label": 1}]
     write_rows(task / "validation.jsonl", validation)
     rows = [{"text": text} for text in ("row 1", "row 2", f"He wrote: {VALIDATION.title()}!", "row 3")]
     path = write_rows(tmp_path / "a.jsonl", rows)
-    plain = made(files(path))
-    without = made(files(path), decontaminate=[str(task)])
+    plain = prepared(files(path))
+    without = prepared(files(path), decontaminate=[str(task)])
     assert texts(without, tmp_path) == ["row 1", "row 2", "row 3"]
     summary = read_summary(without, tmp_path / "cache")
     assert summary.sources[0].leaks == 1
@@ -241,7 +241,7 @@ def documents(path: Path, lengths: list[int]) -> Path:
 
 def test_passages_of_documents_are_drawn_together(tmp_path: Path) -> None:
     path = documents(tmp_path / "a.jsonl", [70, 3, 5, 40])
-    corpus = made(files(path, document="doc"), cut="sequences", held_out_rows=6, seed=1)
+    corpus = prepared(files(path, document="doc"), cut="sequences", held_out_rows=6, seed=1)
     rows = load_corpus(corpus, tmp_path / "cache")
     held = rows.held_out["text"][:]
     passages = [
@@ -267,7 +267,7 @@ def test_blank_lines_end_the_documents_of_a_text_file(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\n\n\nthree\nfour\n  \nfive\n")
     (tmp_path / "b.txt").write_text("six\nseven\n")
     paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
-    rows = load_corpus(made(files(*paths), cut="sequences", seed=1), tmp_path / "cache")
+    rows = load_corpus(prepared(files(*paths), cut="sequences", seed=1), tmp_path / "cache")
     begins = {"one", "three", "five", "six"}
     train = dict(zip(rows.train["text"][:], rows.train["begins"][:], strict=True))
     held = rows.held_out["text"][:]
@@ -281,24 +281,24 @@ def test_document_continues_across_batches(tmp_path: Path) -> None:
     rows = [{"text": f"row {number}", "doc": 7} for number in range(2500)]
     path = write_rows(tmp_path / "b.jsonl", rows)
     for source in (files(tmp_path / "a.txt"), files(path, document="doc")):
-        train = load_corpus(made(source, cut="sequences"), tmp_path / "cache").train
+        train = load_corpus(prepared(source, cut="sequences"), tmp_path / "cache").train
         assert len(train) == 2500 - 32
         assert sum(train["begins"]) == 2
 
 
 def test_rows_are_read_and_written_once(tmp_path: Path) -> None:
     path = numbered(tmp_path / "a.jsonl", *range(20))
-    corpus = made(files(path))
+    corpus = prepared(files(path))
     before = load_corpus(corpus, tmp_path / "cache")
     stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*")}
     again = load_corpus(corpus, tmp_path / "cache")
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*")} == stamps
     assert again.train["text"][:] == before.train["text"][:]
     # Another cut or weight is the same rows; another seed is not.
-    load_corpus(made(files(path, weight=3), cut="sentences", max_length=9), tmp_path / "cache")
+    load_corpus(prepared(files(path, weight=3), cut="sentences", max_length=9), tmp_path / "cache")
     folders = tmp_path / "cache" / "corpora"
     assert len(list(folders.iterdir())) == 1
-    load_corpus(made(files(path), seed=1), tmp_path / "cache")
+    load_corpus(prepared(files(path), seed=1), tmp_path / "cache")
     assert len(list(folders.iterdir())) == 2
 
 
@@ -307,7 +307,7 @@ def test_rows_do_not_depend_on_the_batch_size(
     most: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_rows(tmp_path / "a.jsonl", [{"text": f"row {number % 30}"} for number in range(40)])
-    corpus = made(files(path), held_out_rows=4, duplicates="keep", max_rows=most)
+    corpus = prepared(files(path), held_out_rows=4, duplicates="keep", max_rows=most)
     result = []
     for at_once in (1 << 22, 3):
         monkeypatch.setattr("stages.storage.mapped_columns.AT_ONCE", at_once)
@@ -322,20 +322,20 @@ def test_rows_do_not_depend_on_the_batch_size(
 def test_digest_changes_with_everything_that_changes_the_sequences(tmp_path: Path) -> None:
     path = documents(tmp_path / "a.jsonl", [2, 2])
     corpora = [
-        made(files(path)),
-        made(files(path), cut="sentences"),
-        made(files(path), cut="sequences"),
-        made(files(path, document="doc"), cut="sequences"),
-        made(files(path), cut={"kind": "sequences", "across_documents": True}),
-        made(files(path), cut="pairs"),
-        made(files(path), cut={"kind": "pairs", "short_probability": 0}),
-        made(files(path), duplicates="near"),
-        made(files(path), duplicates="keep"),
-        made(files(path, weight=1)),
-        made(files(path, weight=2)),
-        made(files(path), max_length=9),
-        made(files(path), max_rows=2),
-        made(files(path), held_out_rows=2),
+        prepared(files(path)),
+        prepared(files(path), cut="sentences"),
+        prepared(files(path), cut="sequences"),
+        prepared(files(path, document="doc"), cut="sequences"),
+        prepared(files(path), cut={"kind": "sequences", "across_documents": True}),
+        prepared(files(path), cut="pairs"),
+        prepared(files(path), cut={"kind": "pairs", "short_probability": 0}),
+        prepared(files(path), duplicates="near"),
+        prepared(files(path), duplicates="keep"),
+        prepared(files(path, weight=1)),
+        prepared(files(path, weight=2)),
+        prepared(files(path), max_length=9),
+        prepared(files(path), max_rows=2),
+        prepared(files(path), held_out_rows=2),
     ]
     assert len({corpus_digest(corpus) for corpus in corpora}) == len(corpora)
 
@@ -344,7 +344,7 @@ def test_version_of_sentence_splitting_is_part_of_the_digest_only_where_sentence
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = documents(tmp_path / "a.jsonl", [2, 2])
-    corpora = {cut: made(files(path), cut=cut) for cut in ("rows", "sentences", "sequences", "pairs")}
+    corpora = {cut: prepared(files(path), cut=cut) for cut in ("rows", "sentences", "sequences", "pairs")}
     before = {cut: corpus_digest(corpus) for cut, corpus in corpora.items()}
     monkeypatch.setattr("stages.data.corpus.digests.SENTENCES_VERSION", 1000)
     changed = {cut for cut, corpus in corpora.items() if corpus_digest(corpus) != before[cut]}

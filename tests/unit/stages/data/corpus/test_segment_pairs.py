@@ -36,12 +36,12 @@ def published(
                 tokens_b: list[Token] = []
                 if len(chunk) == 1 or rng.random() < 0.5:
                     for _ in range(10):
-                        other = rng.randint(0, len(documents) - 1)
-                        if other != index:
+                        random_document = rng.randint(0, len(documents) - 1)
+                        if random_document != index:
                             break
                     wanted = target - len(tokens_a)
-                    start = rng.randint(0, len(documents[other]) - 1)
-                    for segment in documents[other][start:]:
+                    start = rng.randint(0, len(documents[random_document]) - 1)
+                    for segment in documents[random_document][start:]:
                         tokens_b.extend(segment)
                         if len(tokens_b) >= wanted:
                             break
@@ -76,19 +76,19 @@ def test_pairs_equal_those_of_the_published_procedure(
         for d, sentences in enumerate(documents)
     ]
     flat = [token for document in tokens for sentence in document for token in sentence]
-    made = Pairs(
+    pairs = Pairs(
         np.array([length for sentences in documents for length in sentences]),
         np.repeat(np.arange(len(documents)), [len(sentences) for sentences in documents]),
         room,
         PairCut(short_probability=short),
         seed,
     )
-    result = [(flat[a:a_end], flat[b:b_end]) for a, a_end, b, b_end in made]
+    result = [(flat[a:a_end], flat[b:b_end]) for a, a_end, b, b_end in pairs]
     assert result == published(tokens, room, short, seed)
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_share_of_second_segments_from_other_documents(probability: float) -> None:
+def test_second_segments_come_from_other_documents_in_the_published_share(probability: float) -> None:
     cut = PairCut(random_probability=probability, short_probability=0)
     # Five sentences fill a pair, and each document has four times five.
     pairs = list(Pairs(np.full(600, 5), np.repeat(np.arange(30), 20), 25, cut, seed=0))

@@ -50,8 +50,8 @@ def bare() -> PreTrainedTokenizerFast:
 def story(number: int, sentences: int) -> str:
     """Sentences of the tiny vocabulary, of two to twenty words."""
     draw = np.random.default_rng(number)
-    made = [" ".join(draw.choice(WORDS, draw.integers(2, 20))) for _ in range(sentences)]
-    return " ".join(sentence.capitalize() + "." for sentence in made)
+    lines = [" ".join(draw.choice(WORDS, draw.integers(2, 20))) for _ in range(sentences)]
+    return " ".join(sentence.capitalize() + "." for sentence in lines)
 
 
 def corpus_rows(texts: list[str], cut: Any = "rows", **fields: Any) -> CorpusRows:
@@ -196,16 +196,16 @@ def test_sequences_do_not_mix_sources_which_are_counted(tmp_path: Path) -> None:
     assert corpus_summary(corpus, tmp_path / "cache").sequences is None
 
 
-def test_only_another_cut_tokenises_again(tmp_path: Path) -> None:
-    def made(cut: str) -> list[list[int]]:
+def test_only_a_different_cut_tokenises_again(tmp_path: Path) -> None:
+    def rows_of_cut(cut: str) -> list[list[int]]:
         rows = corpus_rows(TEXTS[:9], cut)
         return ids_of(tokenize_corpus(rows, tiny_tokenizer(), max_length=32, cache=tmp_path)[0])
 
-    first = made("rows")
+    first = rows_of_cut("rows")
     stamps = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.bin")}
-    assert made("rows") == first
+    assert rows_of_cut("rows") == first
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.bin")} == stamps
-    assert made("sentences") != first
+    assert rows_of_cut("sentences") != first
     assert not list(tmp_path.rglob("scratch*"))
 
 

@@ -38,7 +38,7 @@ every_packing = pytest.mark.parametrize("ending", sorted(PACK))
 
 
 @every_packing
-def test_no_stream_one_and_several_are_decompressed(tmp_path: Path, ending: str) -> None:
+def test_files_with_zero_one_and_several_streams_are_decompressed(tmp_path: Path, ending: str) -> None:
     pack, file = PACK[ending], tmp_path / f"a.txt{ending}"
     for packed, plain in [
         (pack(PLAIN), PLAIN),
@@ -54,7 +54,7 @@ def test_no_stream_one_and_several_are_decompressed(tmp_path: Path, ending: str)
 
 
 @every_packing
-def test_truncated_or_other_content_is_refused(tmp_path: Path, ending: str) -> None:
+def test_truncated_or_mislabelled_content_is_refused(tmp_path: Path, ending: str) -> None:
     file = tmp_path / f"a.txt{ending}"
     for content in (PACK[ending](PLAIN)[:-100], b"not packed at all " * 9):
         file.write_bytes(content)

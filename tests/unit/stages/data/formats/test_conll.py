@@ -70,7 +70,7 @@ def test_unusual_white_space_is_part_of_a_word(tmp_path: Path) -> None:
         ("a.csv", "EU,B-ORG\nrejects,O\n\nx,O\n"),
     ],
 )
-def test_header_names_the_fields_and_is_no_word(tmp_path: Path, name: str, content: str) -> None:
+def test_header_names_the_fields_and_is_not_read_as_a_word(tmp_path: Path, name: str, content: str) -> None:
     rows = load(tmp_path / name, content)
     assert rows.train["words"][:] == TWO
     assert tags(rows) == [["B-ORG", "O"], ["O"]]

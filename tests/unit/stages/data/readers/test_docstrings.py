@@ -104,9 +104,9 @@ def test_second_call_opens_the_cached_paragraphs(tmp_path: Path) -> None:
     first = paragraphs_of([root], tmp_path / "cache", digest="a" * 64)
     write_module(tmp_path / "site", "gamma", PROSE.format("later"))
     again = paragraphs_of([root], tmp_path / "cache", digest="a" * 64)
-    other = paragraphs_of([root], tmp_path / "cache", digest="b" * 64)
+    changed = paragraphs_of([root], tmp_path / "cache", digest="b" * 64)
     assert first.to_list() == again.to_list()
-    assert len(other) == len(first) + 1
+    assert len(changed) == len(first) + 1
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
@@ -171,11 +171,11 @@ def task_paragraphs(modules: int = 30, rows: int = 4) -> Dataset:
     return Dataset.from_list(
         [
             {
-                "text": PROSE.format(f"{library} {'one shared thing' if row == 0 else (place, number, row)}"),
+                "text": PROSE.format(f"{library} {'one shared thing' if row == 0 else (index, number, row)}"),
                 "library": library,
                 "module": f"{library}.m{number}",
             }
-            for place, library in enumerate(("numpy", "torch", "other"))
+            for index, library in enumerate(("numpy", "torch", "other"))
             for number in range(modules)
             for row in range(rows)
         ]

@@ -52,7 +52,7 @@ def counts(corpus: GeneralCorpus, cache: Path) -> list[int]:
     return [sum(text.startswith(f"file {file} ") for text in texts) for file in range(4)]
 
 
-def test_files_contribute_evenly_and_later_ones_make_up_for_a_short_one(repository: Path, tmp_path: Path) -> None:
+def test_files_contribute_evenly_and_later_files_compensate_for_a_short_one(repository: Path, tmp_path: Path) -> None:
     result = counts(sampled(max_rows=40), tmp_path / "cache")
     assert sum(result) == 40
     assert result[1] == 4

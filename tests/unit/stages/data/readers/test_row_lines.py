@@ -77,13 +77,13 @@ def test_error_suggests_a_similar_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
+    ("name", "meant"),
     [("data/trian.jsonl", "train.jsonl"), ("daat/train.jsonl", "data"), ("data/train.json", "train.jsonl")],
 )
-def test_error_suggests_a_similar_file_or_folder(given: str, meant: str, tmp_path: Path) -> None:
+def test_error_suggests_a_similar_file_or_folder(name: str, meant: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train.jsonl").write_text(LINE * 2)
-    assert f"(did you mean {meant}?)" in refused(file_task(tmp_path / given), tmp_path)
+    assert f"(did you mean {meant}?)" in refused(file_task(tmp_path / name), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -28,21 +28,21 @@ def tokens_of(columns: dict[str, Any], row: int) -> list[str]:
 
 @settings(max_examples=40, deadline=None)
 @given(SENTENCES)
-def test_each_word_has_its_tag_at_its_first_piece_and_nowhere_else(words: list[str]) -> None:
+def test_only_the_first_piece_of_a_word_carries_its_tag(words: list[str]) -> None:
     encode = kind_of(TokenClassification()).encoder(TOKENIZER, 64, is_pair=False)
     tags = list(range(len(words)))
     columns = encode({"words": [words], "label": [tags]}, [0])
-    found, rebuilt = [], []
+    first_tags, rebuilt = [], []
     for token, tag in zip(tokens_of(columns, 0), columns["tags"][0], strict=True):
         if tag != NO_WORD:
             assert not token.startswith("##")
-            found.append(tag)
+            first_tags.append(tag)
         if token not in ("[CLS]", "[SEP]"):
             if token.startswith("##"):
                 rebuilt[-1] += token[2:]
             else:
                 rebuilt.append(token)
-    assert found == tags
+    assert first_tags == tags
     assert rebuilt == [word.lower() for word in words]
     words_said = np.array(columns["spans"][0]).reshape(-1, 2)
     pieces = np.flatnonzero(words_said[:, 0] >= 0)
@@ -50,7 +50,7 @@ def test_each_word_has_its_tag_at_its_first_piece_and_nowhere_else(words: list[s
     assert words_said[[0, -1]].tolist() == [[-1, -1], [-1, -1]]
 
 
-def test_all_pieces_carry_the_tag_where_that_is_asked_for() -> None:
+def test_all_pieces_carry_the_tag_if_configured() -> None:
     problem = TokenClassification(label_pieces="all")
     encode = kind_of(problem).encoder(TOKENIZER, 64, is_pair=False)
     columns = encode({"words": [["xyz", "film"]], "label": [[3, 5]]}, [0])
@@ -58,7 +58,7 @@ def test_all_pieces_carry_the_tag_where_that_is_asked_for() -> None:
     assert columns["tags"] == [[NO_WORD, 3, 3, 3, 5, NO_WORD]]
 
 
-def test_a_token_that_begins_at_the_space_before_a_word_is_a_piece_of_it() -> None:
+def test_a_token_starting_at_the_space_before_a_word_belongs_to_the_word() -> None:
     offsets = np.array([[0, 0], [0, 2], [2, 4], [4, 5], [5, 6], [5, 8], [0, 0]])
     # "ab c de": ab, " c", a space alone, "d", " de" as some tokenizers count
     assert words_of_tokens(["ab", "c", "de"], offsets).tolist() == [-1, 0, 1, -1, 2, 2, -1]
@@ -69,9 +69,7 @@ CONTEXTS = st.lists(st.sampled_from(["film", "plot", "xyz", "red", "very", "qq"]
 
 @settings(max_examples=60, deadline=None)
 @given(CONTEXTS, st.data())
-def test_an_answer_is_found_again_from_its_place_in_every_window_that_holds_it(
-    words: list[str], data: st.DataObject
-) -> None:
+def test_every_window_that_contains_the_answer_is_labelled_with_its_span(words: list[str], data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(words) - 1))
     last = data.draw(st.integers(first, min(first + 3, len(words) - 1)))
     context = " ".join(words)
@@ -96,19 +94,19 @@ def test_an_answer_is_found_again_from_its_place_in_every_window_that_holds_it(
     assert covered.sum() == sum(len(word) for word in words), "every word is in some window"
 
 
-def test_an_unanswered_question_points_at_the_first_token() -> None:
+def test_an_unanswerable_question_is_labelled_with_the_first_token() -> None:
     encode = kind_of(QuestionAnswering(stride=2)).encoder(TOKENIZER, 24, is_pair=True)
     rows = {"text": ["is it"], "text_pair": ["the film"], "answers": [[]], "starts": [[]]}
     assert encode(rows, [0])["label"] == [[0, 0]]
 
 
-def test_a_long_question_is_cut_so_that_the_context_has_room() -> None:
+def test_a_long_question_is_truncated_to_leave_room_for_the_context() -> None:
     encode = kind_of(QuestionAnswering(stride=2, max_question_tokens=3)).encoder(TOKENIZER, 12, is_pair=True)
     rows = {"text": ["is it very very very good"], "text_pair": ["the film"], "answers": [[]], "starts": [[]]}
     assert tokens_of(encode(rows, [0]), 0) == ["[CLS]", "is", "it", "very", "[SEP]", "the", "film", "[SEP]"]
 
 
-def test_an_answer_that_ends_inside_a_token_takes_the_whole_token() -> None:
+def test_an_answer_ending_inside_a_token_includes_the_whole_token() -> None:
     spans = np.array([[-1, -1], [0, 4], [5, 9], [9, 12], [-1, -1]])
     context = "four five 12 x"
     assert answer_tokens(spans, (6, 10), context) == [2, 3]
@@ -118,32 +116,32 @@ def test_an_answer_that_ends_inside_a_token_takes_the_whole_token() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 10_000))
-def test_the_best_span_is_the_best_of_all_pairs(tokens: int, most: int, seed: int) -> None:
+def test_the_best_span_equals_an_exhaustive_search(tokens: int, most: int, seed: int) -> None:
     draw = np.random.default_rng(seed)
     logits = draw.normal(size=(tokens + 2, 2)).astype(np.float32)
     spans = np.full((tokens + 2, 2), -1)
-    spans[1:-1] = [[2 * place, 2 * place + 1] for place in range(tokens)]
+    spans[1:-1] = [[2 * index, 2 * index + 1] for index in range(tokens)]
     best = max(
         (
             (float(logits[i, 0].astype(np.float64) + logits[j, 1].astype(np.float64)), i, j)
             for i in range(1, tokens + 1)
             for j in range(i, min(i + most, tokens + 1))
         ),
-        key=lambda each: each[0],
+        key=lambda span: span[0],
     )
-    found = best_span(logits, spans, max_tokens=most)
-    assert found is not None
-    assert found[0] == pytest.approx(best[0])
-    assert found[1] == (spans[best[1], 0], spans[best[2], 1])
+    best_answer = best_span(logits, spans, max_tokens=most)
+    assert best_answer is not None
+    assert best_answer[0] == pytest.approx(best[0])
+    assert best_answer[1] == (spans[best[1], 0], spans[best[2], 1])
 
 
-def test_the_best_window_answers_and_silence_wins_where_it_scores_more() -> None:
+def test_the_best_window_answers_unless_no_answer_scores_higher() -> None:
     spans = [np.array([[-1, -1], [0, 3], [4, 7]]), np.array([[-1, -1], [8, 11], [12, 15]])]
     logits = [np.array([[0, 0], [1, 1], [0, 0]], np.float32), np.array([[0, 0], [0, 0], [3, 3]], np.float32)]
     examples, contexts = np.array([0, 0]), ["one two red sea"]
 
     def answer(*, silence: float, allowed: bool) -> list[str]:
-        silent = [each.copy() for each in logits]
+        silent = [window.copy() for window in logits]
         silent[1][0] = silence
         silent[0][0] = 100  # the least of the windows counts
         return decode_answers(silent, spans, examples, contexts, max_tokens=2, no_answer=allowed)
@@ -169,7 +167,7 @@ def test_the_best_window_answers_and_silence_wins_where_it_scores_more() -> None
         ("was ", "warm ", ""),
     ],
 )
-def test_the_right_places_give_the_right_answer(kind: str, before: str, answer: str, after: str) -> None:
+def test_correct_positions_decode_to_the_correct_answer(kind: str, before: str, answer: str, after: str) -> None:
     """What a model that learnt every label answers: with it, exact match can be 1."""
     tokenizer = TOKENIZERS[kind]()
     encode = kind_of(QuestionAnswering(stride=2)).encoder(tokenizer, 100, is_pair=True)
@@ -180,15 +178,15 @@ def test_the_right_places_give_the_right_answer(kind: str, before: str, answer: 
     logits = np.zeros((len(columns["input_ids"][0]), 2), np.float32)
     logits[label[0], 0] = logits[label[1], 1] = 1
     spans = np.array(columns["spans"][0]).reshape(-1, 2)
-    found = decode_answers([logits], [spans], np.array([0]), [context], max_tokens=100, no_answer=True)
-    assert found == [answer.strip()]
+    answers = decode_answers([logits], [spans], np.array([0]), [context], max_tokens=100, no_answer=True)
+    assert answers == [answer.strip()]
 
 
 @pytest.mark.parametrize("kind", TOKENIZERS)
 @pytest.mark.parametrize(
     "words", [["a", "good  film", "is"], ["good ", "film"], [" good", "a  ", "film"], ["a", "", "film"]]
 )
-def test_a_word_with_blanks_inside_has_one_tag(kind: str, words: list[str]) -> None:
+def test_a_word_containing_blanks_has_one_tag(kind: str, words: list[str]) -> None:
     encode = kind_of(TokenClassification()).encoder(TOKENIZERS[kind](), 64, is_pair=False)
     columns = encode({"words": [words], "label": [list(range(len(words)))]}, [0])
     tags = [tag for tag in columns["tags"][0] if tag != NO_WORD]

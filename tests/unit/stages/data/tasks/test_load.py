@@ -49,20 +49,20 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     assert rows.train.to_list() == [{"text": row["text_a"], "label": int(row["label"] == "yes")} for row in ROWS]
 
 
-def test_csv_keeps_words_that_look_like_nothing_and_labels_that_look_like_numbers(tmp_path: Path) -> None:
+def test_csv_keeps_words_like_null_and_labels_like_numbers_as_text(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.csv", '\ufefftext_a,label\nNA,01\nnull,2\n"a, ""b""\nc",10\n')
     rows = load_task(file_task(path), tmp_path / "cache")
     assert list(rows.train["text"]) == ["NA", "null", 'a, "b"\nc']
     assert rows.labels == ("01", "2", "10")
 
 
-def test_tsv_takes_quotes_as_they_are(tmp_path: Path) -> None:
+def test_tsv_reads_quotes_literally(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.tsv", 'text_a\tlabel\n"open\t0\nno end\t1\n')
     assert list(load_task(file_task(path), tmp_path / "cache").train["text"]) == ['"open', "no end"]
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("labels", "expected"),
     [
         ([10, 9, 2], ("2", "9", "10")),
         ([True, False, True], ("false", "true")),
@@ -70,21 +70,21 @@ def test_tsv_takes_quotes_as_they_are(tmp_path: Path) -> None:
         (["1", 0, 1], ("0", "1")),
     ],
 )
-def test_labels_of_any_kind_become_sorted_names(tmp_path: Path, given: list[Any], expected: tuple[str, ...]) -> None:
-    path = write(tmp_path / "a.jsonl", [{"text_a": "x", "label": label} for label in given])
+def test_labels_of_any_kind_become_sorted_names(tmp_path: Path, labels: list[Any], expected: tuple[str, ...]) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text_a": "x", "label": label} for label in labels])
     rows = load_task(file_task(path), tmp_path / "cache")
     assert rows.labels == expected
     named = [rows.labels[label] for label in rows.train["label"]]
-    assert named == [str(label).lower() if isinstance(label, bool) else str(label) for label in given]
+    assert named == [str(label).lower() if isinstance(label, bool) else str(label) for label in labels]
 
 
-def test_given_labels_fix_the_order(tmp_path: Path) -> None:
+def test_declared_labels_determine_the_order(tmp_path: Path) -> None:
     rows = load_task(file_task(write(tmp_path / "a.jsonl"), labels=("yes", "no")), tmp_path / "cache")
     assert rows.labels == ("yes", "no")
     assert rows.train["label"][:2] == [0, 1]
 
 
-def test_a_pair_has_both_texts(tmp_path: Path) -> None:
+def test_pair_tasks_have_both_texts(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{**row, "text_b": "second"} for row in ROWS])
     rows = load_task(file_task(path, text_pair="text_b"), tmp_path / "cache")
     assert rows.train.column_names == ["text", "text_pair", "label"]
@@ -94,7 +94,7 @@ def test_a_pair_has_both_texts(tmp_path: Path) -> None:
 PAIRS = [{**row, "text_b": "second"} for row in ROWS]
 
 
-def test_a_folder_is_a_pair_task_where_its_training_file_has_text_b(tmp_path: Path) -> None:
+def test_a_folder_is_a_pair_task_if_its_training_file_has_text_b(tmp_path: Path) -> None:
     for name, rows in (("pairs", PAIRS), ("single", ROWS)):
         write(tmp_path / name / "train.jsonl.gz", rows)
         write(tmp_path / name / "validation.jsonl", rows)
@@ -111,7 +111,7 @@ def test_a_folder_is_a_pair_task_where_its_training_file_has_text_b(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.tsv.gz", "a.parquet"])
-def test_a_second_text_is_found_in_every_format(tmp_path: Path, name: str) -> None:
+def test_a_second_text_is_detected_in_every_format(tmp_path: Path, name: str) -> None:
     for rows, expected in ((PAIRS, True), (ROWS, False)):
         path = tmp_path / str(expected) / name
         path.parent.mkdir()
@@ -126,11 +126,11 @@ def test_a_second_text_is_found_in_every_format(tmp_path: Path, name: str) -> No
             text = "\n".join(separator.join(row) for row in (rows[0], *(r.values() for r in rows)))
             path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
         task = file_task(path, text_pair="auto")
-        found = "text_pair" in load_task(task, tmp_path / "cache").train.column_names
-        assert found is expected
+        has_pair = "text_pair" in load_task(task, tmp_path / "cache").train.column_names
+        assert has_pair is expected
 
 
-def test_a_pair_that_not_every_row_has_is_refused_by_row(tmp_path: Path) -> None:
+def test_a_missing_second_text_is_refused_by_row(tmp_path: Path) -> None:
     some = write(tmp_path / "some.jsonl", [*ROWS, *PAIRS])
     message = refused(file_task(some, text_pair="auto"), tmp_path)
     assert "some.jsonl: row 1: column 'text_b' is missing or null" in message
@@ -139,7 +139,7 @@ def test_a_pair_that_not_every_row_has_is_refused_by_row(tmp_path: Path) -> None
     assert "v.jsonl: there is no column 'text_b'; the columns are text_a, label" in message
 
 
-def test_a_folder_means_its_train_and_validation_files(tmp_path: Path) -> None:
+def test_a_folder_is_read_as_its_train_and_validation_files(tmp_path: Path) -> None:
     write(tmp_path / "odd [1] name/train.jsonl.gz")
     write(tmp_path / "odd [1] name/validation.jsonl", ROWS[:2])
     task = TypeAdapter(TaskData).validate_python(f"{tmp_path}/odd [1] name")
@@ -154,16 +154,16 @@ def test_max_train_rows_are_drawn_with_the_seed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"text_a": f"t{n}", "label": n % 2} for n in range(50)])
     first = load_task(file_task(path, max_train_rows=20), tmp_path / "cache")
     again = load_task(file_task(path, max_train_rows=20), tmp_path / "cache")
-    other = load_task(file_task(path, max_train_rows=20, seed=1), tmp_path / "cache")
+    reseeded = load_task(file_task(path, max_train_rows=20, seed=1), tmp_path / "cache")
     assert len(first.train) == 20
     assert len(first.validation) == 50
-    assert first.train.to_list() == again.train.to_list() != other.train.to_list()
+    assert first.train.to_list() == again.train.to_list() != reseeded.train.to_list()
 
 
 # Digests
 
 
-def test_a_moved_file_is_the_same_data_and_a_changed_one_is_not(tmp_path: Path) -> None:
+def test_the_digest_follows_content_and_not_location(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl")
     task = file_task(path)
     before = task_digest(task)
@@ -187,7 +187,7 @@ def test_a_corpus_digest_follows_content_and_config(tmp_path: Path) -> None:
 # Corpora
 
 
-def test_a_corpus_is_split_by_text_and_keeps_its_held_out_rows(tmp_path: Path) -> None:
+def test_held_out_rows_of_a_corpus_are_disjoint_by_text_and_stable(tmp_path: Path) -> None:
     texts = write(tmp_path / "a.jsonl", [{"text": f"t{n % 40}"} for n in range(100)])
     lines = write_text(tmp_path / "b.txt", "one line\n\n   \nand another\n")
     rows = load_corpus(corpus(texts, lines, held_out_rows=10), tmp_path / "cache")
@@ -202,7 +202,7 @@ def test_a_corpus_is_split_by_text_and_keeps_its_held_out_rows(tmp_path: Path) -
     assert fewer.held_out.to_list() == rows.held_out.to_list()
 
 
-def test_a_corpus_smaller_than_what_is_held_out_is_refused(tmp_path: Path) -> None:
+def test_a_corpus_smaller_than_its_held_out_rows_is_refused(tmp_path: Path) -> None:
     path = write_text(tmp_path / "a.txt", "one\ntwo\n")
     with pytest.raises(DataError, match=r"2 rows of text in all, .* lower general_corpus.held_out_rows"):
         load_corpus(corpus(path), tmp_path / "cache")

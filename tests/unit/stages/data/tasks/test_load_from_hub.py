@@ -44,9 +44,7 @@ def hub_is(folder: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> HubTas
     return HubTask(id="owner/name", config="sst")
 
 
-def test_a_repository_of_the_hub_gives_rows_and_its_own_label_names(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_repository_provides_rows_and_label_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = hub_is(write_repository(tmp_path / "repository", [1, 0, 1]), monkeypatch, tmp_path / "cache")
     rows = load_task(task, tmp_path / "cache")
     assert rows.labels == ("negative", "positive")
@@ -66,7 +64,7 @@ def test_an_unknown_split_of_the_hub_is_named(tmp_path: Path, monkeypatch: pytes
         load_task(task.model_copy(update={"train_split": "other"}), tmp_path / "cache")
 
 
-def test_an_unreachable_hub_fails_at_once_and_says_what_else_to_give(
+def test_an_unreachable_hub_fails_immediately_and_suggests_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)

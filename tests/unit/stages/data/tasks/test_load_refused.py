@@ -45,12 +45,12 @@ def test_a_bad_row_is_named_with_its_file(tmp_path: Path, rows: list[dict[str, A
         assert word in message
 
 
-def test_a_label_outside_the_given_ones_is_named(tmp_path: Path) -> None:
+def test_an_undeclared_label_is_named(tmp_path: Path) -> None:
     message = refused(file_task(write(tmp_path / "a.jsonl"), labels=("yes", "maybe")), tmp_path)
     assert "row 2: label 'no' is not one of yes, maybe (given as task.labels)" in message
 
 
-def test_a_validation_label_never_trained_on_is_named(tmp_path: Path) -> None:
+def test_a_validation_label_missing_from_train_is_named(tmp_path: Path) -> None:
     validation = write(tmp_path / "v.jsonl", [*ROWS, {"text_a": "x", "label": "perhaps"}])
     message = refused(file_task(write(tmp_path / "a.jsonl"), validation), tmp_path)
     assert "v.jsonl: row 7: label 'perhaps' is not one of no, yes" in message
@@ -88,7 +88,7 @@ def test_a_bad_file_is_named_with_line_and_remedy(tmp_path: Path, name: str, con
     assert refused(file_task(tmp_path / name, text_pair="auto"), tmp_path) == message
 
 
-def test_a_missing_file_says_what_is_there_instead(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_existing_files(tmp_path: Path) -> None:
     write(tmp_path / "data/training-rows.csv")
     task = TypeAdapter(TaskData).validate_python(f"{tmp_path}/data")
     assert isinstance(task, FileTask)
@@ -97,7 +97,7 @@ def test_a_missing_file_says_what_is_there_instead(tmp_path: Path) -> None:
     assert "holds training-rows.csv" in message
 
 
-def test_two_files_that_fit_a_pattern_are_both_named(tmp_path: Path) -> None:
+def test_all_files_matching_an_ambiguous_pattern_are_named(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl")
     write(tmp_path / "train.jsonl.gz")
     task = TypeAdapter(TaskData).validate_python(str(tmp_path))
@@ -105,5 +105,5 @@ def test_two_files_that_fit_a_pattern_are_both_named(tmp_path: Path) -> None:
     assert "matches 2 files" in refused(task, tmp_path)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_given_as_a_file_is_refused(tmp_path: Path) -> None:
     assert "is a folder; give a file in it" in refused(file_task(tmp_path), tmp_path)

@@ -29,7 +29,7 @@ from tests.support.toys import toy_recipe_dict, write_rows
 def write_task(folder: Path, train: list[str], validation: list[str] | None = None) -> dict[str, Any]:
     """Files of rows with these labels, as a recipe names them."""
     for name, labels in (("train", train), ("validation", validation or train)):
-        rows = [{"text_a": f"{name} {row}", "label": each} for row, each in enumerate(labels)]
+        rows = [{"text_a": f"{name} {row}", "label": label} for row, label in enumerate(labels)]
         write_rows(folder / f"{name}.jsonl", rows)
     return {"kind": "files", "train": str(folder / "train.jsonl"), "validation": str(folder / "validation.jsonl")}
 
@@ -47,7 +47,7 @@ def scorer(rows: TaskRows) -> AnyScorer:
 FRAUD = ["fraud" if row % 10 == 0 else "legit" for row in range(100)]
 
 
-def test_f1_is_that_of_the_rarer_class_and_says_so(tmp_path: Path) -> None:
+def test_f1_defaults_to_the_rarer_class_and_names_it(tmp_path: Path) -> None:
     rows = loaded(tmp_path, FRAUD, metric="f1")
     assert rows.labels == ("fraud", "legit")
     assert rows.positive_label == "fraud"
@@ -56,23 +56,23 @@ def test_f1_is_that_of_the_rarer_class_and_says_so(tmp_path: Path) -> None:
         "the other",
     )
     names = np.array(FRAUD)
-    said = names.copy()
-    said[[0, 10, 5, 15, 25]] = ["legit", "legit", "fraud", "fraud", "fraud"]
-    answers = (said == "legit").astype(int)
-    found = scorer(rows).scores("f1", answers)
-    assert {name: score.of for name, score in found.items()} == {"f1": "fraud", "accuracy": None, "matthews": None}
-    assert found["f1"].value == pytest.approx(f1_score(names, said, pos_label="fraud"))
-    assert found["accuracy"].value == accuracy_score(names, said)
+    labels = names.copy()
+    labels[[0, 10, 5, 15, 25]] = ["legit", "legit", "fraud", "fraud", "fraud"]
+    answers = (labels == "legit").astype(int)
+    scores = scorer(rows).scores("f1", answers)
+    assert {name: score.of for name, score in scores.items()} == {"f1": "fraud", "accuracy": None, "matthews": None}
+    assert scores["f1"].value == pytest.approx(f1_score(names, labels, pos_label="fraud"))
+    assert scores["accuracy"].value == accuracy_score(names, labels)
     generator = np.random.default_rng(0)
     drawn = generator.integers(100, size=(1000, 100))
-    by_hand = [f1_score(names[d], said[d], pos_label="fraud", zero_division=0.0) for d in drawn]
+    by_hand = [f1_score(names[d], labels[d], pos_label="fraud", zero_division=0.0) for d in drawn]
     low, high = np.quantile(by_hand, [0.025, 0.975])
-    assert (found["f1"].low, found["f1"].high) == (pytest.approx(low), pytest.approx(high))
+    assert (scores["f1"].low, scores["f1"].high) == (pytest.approx(low), pytest.approx(high))
     minus = scorer(rows).difference("f1", answers, np.ones(100, int))
-    assert (minus.value, minus.of) == (pytest.approx(found["f1"].value), "fraud")
+    assert (minus.value, minus.of) == (pytest.approx(scores["f1"].value), "fraud")
 
 
-def test_guessing_is_the_best_constant_answer_by_the_score_asked_for(tmp_path: Path) -> None:
+def test_the_majority_baseline_is_the_best_constant_prediction_by_the_metric(tmp_path: Path) -> None:
     of_fraud = scorer(loaded(tmp_path / "a", FRAUD))
     # Always "fraud": 10 right of 100, so F1 = 2 * 10 / (10 + 100). Always "legit": 0.947 of the other class.
     assert of_fraud.guessed("f1") == pytest.approx(20 / 110)
@@ -84,11 +84,11 @@ def test_guessing_is_the_best_constant_answer_by_the_score_asked_for(tmp_path: P
     assert both == pytest.approx(max((0.1 + 20 / 110) / 2, (0.9 + 0) / 2))
 
 
-def test_an_f1_of_what_no_row_has_says_so(tmp_path: Path) -> None:
+def test_f1_of_an_absent_class_is_zero_with_a_note(tmp_path: Path) -> None:
     task = FileTask.model_validate(write_task(tmp_path, FRAUD, ["legit"] * 5))
-    found = scorer(load_task(task, tmp_path / "cache")).scores("f1", np.ones(5, int))
-    assert (found["f1"].value, found["f1"].note) == (0.0, "no row is fraud, and no F1 of it means anything")
-    assert found["accuracy"].note is None
+    scores = scorer(load_task(task, tmp_path / "cache")).scores("f1", np.ones(5, int))
+    assert (scores["f1"].value, scores["f1"].note) == (0.0, "no row is fraud, and no F1 of it means anything")
+    assert scores["accuracy"].note is None
     some = scorer(loaded(tmp_path / "some", FRAUD)).scores("f1", np.ones(100, int))
     assert some["f1"].note is None
 
@@ -103,7 +103,7 @@ def test_an_f1_of_what_no_row_has_says_so(tmp_path: Path) -> None:
         (["a"] * 9 + ["b"] + ["c"], None),
     ],
 )
-def test_the_class_is_taken_where_it_is_clear_and_asked_for_where_it_is_not(
+def test_the_positive_class_is_inferred_if_clear_and_required_otherwise(
     labels: list[str], positive: str | None, tmp_path: Path
 ) -> None:
     rows = loaded(tmp_path, labels)
@@ -130,36 +130,36 @@ def test_the_class_is_taken_where_it_is_clear_and_asked_for_where_it_is_not(
 def test_one_class_of_several_is_scored_against_the_rest(tmp_path: Path) -> None:
     names = ["spam", "ham", "news", "ham", "spam", "ham", "news", "spam"]
     rows = loaded(tmp_path, names, positive_label="spam", metric="accuracy_f1")
-    said = np.array([2, 0, 1, 2, 2, 0, 0, 0])  # ham, news, spam
-    given = [rows.labels[each] for each in said]
-    f1 = f1_score(names, given, labels=["spam"], average=None)[0]
-    accuracy = accuracy_score(names, given)
-    found = scorer(rows).scores("accuracy_f1", said)
-    assert list(found) == ["accuracy_f1", "accuracy", "f1_macro", "f1"]
-    assert found["f1"].value == pytest.approx(f1)
-    assert found["accuracy_f1"].value == pytest.approx((accuracy + f1) / 2)
-    assert found["accuracy_f1"].of == "spam"
-    assert found["accuracy"].value == accuracy
+    predictions = np.array([2, 0, 1, 2, 2, 0, 0, 0])  # ham, news, spam
+    predicted_names = [rows.labels[label] for label in predictions]
+    f1 = f1_score(names, predicted_names, labels=["spam"], average=None)[0]
+    accuracy = accuracy_score(names, predicted_names)
+    scores = scorer(rows).scores("accuracy_f1", predictions)
+    assert list(scores) == ["accuracy_f1", "accuracy", "f1_macro", "f1"]
+    assert scores["f1"].value == pytest.approx(f1)
+    assert scores["accuracy_f1"].value == pytest.approx((accuracy + f1) / 2)
+    assert scores["accuracy_f1"].of == "spam"
+    assert scores["accuracy"].value == accuracy
 
 
-def test_a_class_that_is_none_of_the_task_s_is_refused_with_those_that_are(tmp_path: Path) -> None:
+def test_an_unknown_positive_class_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"'Fraud' is not one of fraud, legit \(did you mean fraud"):
         loaded(tmp_path, FRAUD, positive_label="Fraud")
-    given = {"kind": "files", "train": "t", "validation": "v", "positive_label": "x"}
+    fields = {"kind": "files", "train": "t", "validation": "v", "positive_label": "x"}
     with pytest.raises(ValidationError, match="'x' is not one of labels: a, b"):
-        FileTask.model_validate(given | {"labels": ["a", "b"]})
+        FileTask.model_validate(fields | {"labels": ["a", "b"]})
     with pytest.raises(ValidationError, match="a multi_label task has no score about one class"):
-        FileTask.model_validate(given | {"problem": "multi_label"})
+        FileTask.model_validate(fields | {"problem": "multi_label"})
 
 
-def test_a_number_is_the_label_that_reads_so(tmp_path: Path) -> None:
+def test_a_numeric_positive_label_matches_the_label_of_that_text(tmp_path: Path) -> None:
     rows = loaded(tmp_path, ["0"] * 6 + ["1"] * 4, positive_label=0)
     assert rows.positive_label == "0"
     truths: list[Any] = [True] * 6 + [False] * 4
     assert loaded(tmp_path / "truths", truths, positive_label=True).positive_label == "true"
 
 
-def test_the_catalogue_names_the_class_of_published_f1() -> None:
+def test_the_catalogue_names_the_positive_class_of_published_f1() -> None:
     about_one_class = {}
     for name, entry in catalogue().tasks.items():
         task = TypeAdapter(TaskData).validate_python(named_task(name))
@@ -171,21 +171,21 @@ def test_the_catalogue_names_the_class_of_published_f1() -> None:
     assert about_one_class == {"mrpc": "equivalent", "qqp": "duplicate"}
 
 
-def test_the_class_belongs_to_the_data_that_has_it() -> None:
+def test_the_positive_class_is_kept_only_for_the_same_data() -> None:
     task = named_task("mrpc")
     assert task_named(task | {"max_length": 64}, "mrpc")["positive_label"] == "equivalent"
     assert "positive_label" not in task_named(task, "sst2")
     assert task_named(task, "qqp")["positive_label"] == "duplicate"
 
 
-def test_the_class_is_part_of_what_is_scored_and_not_of_what_leaks(tmp_path: Path) -> None:
+def test_the_positive_class_is_in_the_task_digest_and_not_in_the_held_out_digest(tmp_path: Path) -> None:
     task = FileTask.model_validate(write_task(tmp_path, FRAUD))
-    other = task.model_copy(update={"positive_label": "legit"})
-    assert task_digest(task) != task_digest(other)
-    assert held_out_digest(task) == held_out_digest(other)
+    changed = task.model_copy(update={"positive_label": "legit"})
+    assert task_digest(task) != task_digest(changed)
+    assert held_out_digest(task) == held_out_digest(changed)
 
 
-def test_weights_are_not_chosen_by_a_score_of_an_unknown_class(tmp_path: Path) -> None:
+def test_selection_by_the_score_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path)
     content["stages"][-1]["training"] = content["stages"][-1]["training"] | {"selection": {"metric": "f1"}}
     recipe = Recipe.model_validate(content)
@@ -198,7 +198,7 @@ def test_weights_are_not_chosen_by_a_score_of_an_unknown_class(tmp_path: Path) -
     check_scores(named, load_task(named.task, tmp_path / "cache"))
 
 
-def test_validation_rows_of_one_class_are_refused_before_a_teacher_is_made(tmp_path: Path) -> None:
+def test_validation_rows_of_one_class_are_refused_before_training(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in")
     content["task"] |= write_task(tmp_path, FRAUD, ["legit"] * 20)
     recipe = Recipe.model_validate(content)
@@ -210,7 +210,7 @@ def test_validation_rows_of_one_class_are_refused_before_a_teacher_is_made(tmp_p
     check_scores(Recipe.model_validate(content), rows)
 
 
-def test_a_title_has_the_class_beside_the_score() -> None:
+def test_a_title_names_the_class_with_the_score() -> None:
     assert titled("f1", "fraud") == "f1 of fraud"
     assert titled("accuracy", None) == "accuracy"
     assert titled("f1", "a\x1b[31mb") == titled("f1", "a\\x1b[31mb")
@@ -225,16 +225,16 @@ def test_a_title_has_the_class_beside_the_score() -> None:
         ("multi_label", "tags", ["x", "y"], ["x", "y"]),
     ],
 )
-def test_rows_that_all_have_one_answer_are_refused_before_a_teacher_is_made(
+def test_rows_with_a_single_answer_are_refused_before_training(
     problem: str, column: str, same: list[str], labels: list[str], tmp_path: Path
 ) -> None:
-    other = ["O", "B-X"] if problem == "token_classification" else ["y"]
+    tags = ["O", "B-X"] if problem == "token_classification" else ["y"]
     for where, split in (("train", "train"), ("validation", "validation")):
         for name in ("train", "validation"):
-            told = [same] * 3 if name == split else [same, other, same]
+            told = [same] * 3 if name == split else [same, tags, same]
             rows = [
-                {"tokens": ["a", f"{name}{row}"], "text_a": f"{name} {row}", column: each}
-                for row, each in enumerate(told)
+                {"tokens": ["a", f"{name}{row}"], "text_a": f"{name} {row}", column: label}
+                for row, label in enumerate(told)
             ]
             write_rows(tmp_path / split / f"{name}.jsonl", rows)
         content = toy_recipe_dict(tmp_path / split / "in")

@@ -36,8 +36,8 @@ def load(folder: Path, kind: str, rows: list[dict[str, Any]], **changes: Any) ->
 def asked(answer: str, start: int | None, *, question: str = "is it") -> dict[str, Any]:
     """A question about "the film"."""
     starts = [] if start is None else [start]
-    found = {"text": [answer], "answer_start": starts}
-    return {"question": question, "context": "the film", "answers": found}
+    answers = {"text": [answer], "answer_start": starts}
+    return {"question": question, "context": "the film", "answers": answers}
 
 
 def picked(passage: str, choices: Any, answer: Any) -> dict[str, Any]:
@@ -76,22 +76,24 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "row", "said"), WRONG, ids=[said[:40] for *_, said in WRONG])
-def test_a_wrong_row_is_named_by_file_row_and_column(kind: str, row: dict[str, Any], said: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "row", "expected"), WRONG, ids=[expected[:40] for *_, expected in WRONG])
+def test_an_invalid_row_is_named_by_file_row_and_column(
+    kind: str, row: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
     rows = kind_rows(kind, 8, 1)
     if isinstance(row.get("label"), str) and kind == "regression":
-        rows = [each | {"label": str(each["label"])} for each in rows]
+        rows = [row | {"label": str(row["label"])} for row in rows]
     labels = {
         "multi_label": {"labels": ["blue", "green", "red"]},
         "token_classification": {"labels": ["O", "B-COLOUR", "I-COLOUR", "B-NUMBER", "I-NUMBER"]},
     }
     mixed = [*rows[:5], row, *rows[5:]]
-    if said.startswith(("column 'label' is '3.5'", "column 'tokens' is 'a b'")):
+    if expected.startswith(("column 'label' is '3.5'", "column 'tokens' is 'a b'")):
         mixed = [row]  # a column of a file is of one type
     with pytest.raises(DataError) as caught:
         load(tmp_path, kind, mixed, **labels.get(kind, {}))
     message = str(caught.value)
-    assert said in message
+    assert expected in message
     assert f"row {mixed.index(row) + 1}:" in message
     assert "task.train" in message
     assert "train.jsonl" in message
@@ -99,19 +101,21 @@ def test_a_wrong_row_is_named_by_file_row_and_column(kind: str, row: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"metric": "matthews"}, "matthews does not score regression tasks"),
         ({"labels": ["a", "b"]}, "a regression task has none"),
         ({"problem": "guesswork"}, "guesswork"),
     ],
 )
-def test_a_task_s_kind_decides_what_may_be_said_of_it(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(ValidationError, match=re.escape(said)):
+def test_settings_that_do_not_apply_to_the_kind_of_task_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
         TypeAdapter(TaskData).validate_python(kind_task(tmp_path, "regression", rows=4) | changes)
 
 
-def test_windows_that_overlap_more_than_they_are_long_are_refused(tmp_path: Path) -> None:
+def test_a_window_overlap_longer_than_the_window_is_refused(tmp_path: Path) -> None:
     task = kind_task(tmp_path, "question_answering", rows=4)
     task["problem"] = {"kind": "question_answering", "stride": 100}
     with pytest.raises(ValidationError, match="lower the stride"):
@@ -120,17 +124,17 @@ def test_windows_that_overlap_more_than_they_are_long_are_refused(tmp_path: Path
 
 def test_sets_of_labels_may_be_lists_or_text(tmp_path: Path) -> None:
     rows = [{"text_a": "film", "label": text} for text in ("red, blue", "", "green")]
-    found = load(tmp_path, "multi_label", rows, labels=["blue", "green", "red"])
-    assert list(found.train["label"]) == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
-    assert found.labels == ("blue", "green", "red")
+    result = load(tmp_path, "multi_label", rows, labels=["blue", "green", "red"])
+    assert list(result.train["label"]) == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    assert result.labels == ("blue", "green", "red")
 
 
-def test_tags_are_ordered_by_type_and_nothing_comes_first() -> None:
+def test_tags_are_ordered_by_type_with_o_first() -> None:
     tags = ["I-loc", "B-per", "O", "B-loc", "I-per"]
     assert sorted_tags(set(tags)) == ("O", "B-loc", "I-loc", "B-per", "I-per")
 
 
-def test_a_sentence_of_no_words_is_left_out(tmp_path: Path) -> None:
+def test_a_sentence_without_words_is_dropped(tmp_path: Path) -> None:
     rows = [*kind_rows("token_classification", 6, 1), {"tokens": [], "tags": []}]
     assert len(load(tmp_path, "token_classification", rows).train) == 6
 
@@ -155,7 +159,7 @@ def squad(version: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("version", ["1.1", "v2.0"])
 @pytest.mark.parametrize("packed", [False, True])
-def test_squad_s_own_files_are_read(version: str, packed: bool, tmp_path: Path) -> None:
+def test_original_squad_files_are_read(version: str, packed: bool, tmp_path: Path) -> None:
     text = json.dumps(squad(version)).encode()
     name = "train.json.gz" if packed else "train.json"
     (tmp_path / name).write_bytes(gzip.compress(text) if packed else text)
@@ -165,7 +169,7 @@ def test_squad_s_own_files_are_read(version: str, packed: bool, tmp_path: Path) 
     assert rows[0]["starts"] == [4]
 
 
-def test_a_broken_squad_file_is_named_with_the_place_in_it(tmp_path: Path) -> None:
+def test_an_invalid_squad_file_is_named_with_the_location(tmp_path: Path) -> None:
     broken = squad("1.1")
     del broken["data"][0]["paragraphs"][0]["qas"][0]["question"]
     (tmp_path / "train.json").write_text(json.dumps(broken))
@@ -175,21 +179,21 @@ def test_a_broken_squad_file_is_named_with_the_place_in_it(tmp_path: Path) -> No
         load_task(TypeAdapter(TaskData).validate_python(task), tmp_path / "cache")
 
 
-def test_further_validation_rows_are_read_under_their_names(tmp_path: Path) -> None:
-    other = write_rows(tmp_path / "other.jsonl", kind_rows("pair", 12, 5))
-    found = load(tmp_path, "pair", kind_rows("pair", 20, 1), more_validation={"other": str(other)})
-    assert list(found.more) == ["other"]
-    assert len(found.split("other")) == 12
+def test_further_validation_sets_are_read_under_their_names(tmp_path: Path) -> None:
+    more = write_rows(tmp_path / "other.jsonl", kind_rows("pair", 12, 5))
+    result = load(tmp_path, "pair", kind_rows("pair", 20, 1), more_validation={"other": str(more)})
+    assert list(result.more) == ["other"]
+    assert len(result.split("other")) == 12
 
 
-def test_rows_in_train_are_found_whatever_their_case_spaces_and_punctuation() -> None:
+def test_rows_in_train_are_detected_regardless_of_case_spaces_and_punctuation() -> None:
     train = Dataset.from_dict({"text": ["The film, good!", "Straße", "Ａ１"]})
     validation = Dataset.from_dict({"text": ["the  FILM good", "STRASSE", "a1", "film good"]})
     assert rows_in_train(train, validation).tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize(("name", "number"), [("sst2", 2), ("chnsenticorp", 342), ("mrpc", None)])
-def test_rows_in_train_are_those_that_real_data_marks(name: str, number: int | None) -> None:
+def test_rows_in_train_match_the_marks_of_real_data(name: str, number: int | None) -> None:
     folder = SHARED / name
     if not folder.is_dir():
         pytest.skip(f"there is no {folder}")
@@ -207,9 +211,9 @@ def test_rows_in_train_are_those_that_real_data_marks(name: str, number: int | N
         return Dataset.from_dict(columns)
 
     marked = np.array([row.get("in_train", False) for row in rows["validation"]])
-    found = rows_in_train(dataset("train"), dataset("validation"))
+    actual = rows_in_train(dataset("train"), dataset("validation"))
     assert number is None or int(marked.sum()) == number
-    assert np.array_equal(found, marked)
+    assert np.array_equal(actual, marked)
 
 
 def test_every_kind_has_toy_rows_and_columns() -> None:

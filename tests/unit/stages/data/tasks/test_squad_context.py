@@ -12,7 +12,7 @@ from schemas.data.tasks import FileTask
 from stages.data.tasks.load import load_task
 
 
-def test_a_question_without_the_column_of_its_context_is_refused(tmp_path: Path) -> None:
+def test_a_question_without_a_context_column_is_refused(tmp_path: Path) -> None:
     asked = {"question": "q", "id": "1", "answers": [{"text": "a", "answer_start": 0}]}
     content = {"data": [{"paragraphs": [{"context": "a b", "qas": [asked]}]}]}
     file = tmp_path / "squad.json"

@@ -37,47 +37,49 @@ ONE_IN_THIRTY = np.arange(600) % 30 // 29
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_class_of_one_row_in_thirty_is_in_every_draw(seed: int) -> None:
+def test_a_class_with_one_row_in_thirty_is_in_every_draw(seed: int) -> None:
     drawn = drawn_rows(600, 80, seed=seed, by=ONE_IN_THIRTY)
     assert len(set(drawn.tolist())) == 80
     assert np.bincount(ONE_IN_THIRTY[drawn]).tolist() == [77, 3]
     assert np.array_equal(drawn, drawn_rows(600, 80, seed=seed, by=ONE_IN_THIRTY))
 
 
-def test_a_draw_without_classes_often_lacks_one_and_another_seed_draws_others() -> None:
+def test_an_unstratified_draw_often_lacks_a_class_and_depends_on_the_seed() -> None:
     alike = [ONE_IN_THIRTY[drawn_rows(600, 40, seed=seed)].sum() for seed in range(40)]
     assert 0 in alike
-    one, other = (drawn_rows(600, 80, seed=seed, by=ONE_IN_THIRTY) for seed in (1, 2))
-    assert not np.array_equal(one, other)
+    first, second = (drawn_rows(600, 80, seed=seed, by=ONE_IN_THIRTY) for seed in (1, 2))
+    assert not np.array_equal(first, second)
 
 
-def test_rows_of_one_class_are_drawn_as_if_there_were_none() -> None:
+def test_rows_of_a_single_class_are_drawn_as_without_stratification() -> None:
     assert np.array_equal(drawn_rows(900, 50, by=np.zeros(900, np.int64)), drawn_rows(900, 50))
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 70), st.booleans())
-def test_shares_are_the_nearest_that_leave_no_class_out(classes: list[int], wanted: int, keep_one: bool) -> None:
+def test_shares_are_as_close_as_possible_without_omitting_a_class(
+    classes: list[int], wanted: int, keep_one: bool
+) -> None:
     by = np.array(classes)
     drawn = drawn_rows(len(by), wanted, by=by, keep_one=keep_one)
-    most = {each: classes.count(each) - keep_one for each in set(classes)}
+    most = {name: classes.count(name) - keep_one for name in set(classes)}
     assert len(set(drawn.tolist())) == len(drawn) == min(wanted, sum(most.values()))
-    got = {each: int((by[drawn] == each).sum()) for each in most}
-    assert all(got[each] <= most[each] for each in most)
+    got = {name: int((by[drawn] == name).sum()) for name in most}
+    assert all(got[name] <= most[name] for name in most)
     if len(drawn) >= sum(count > 0 for count in most.values()):
-        assert all(got[each] >= 1 for each in most if most[each] > 0)
-    exact = {each: len(drawn) * classes.count(each) / len(classes) for each in most}
+        assert all(got[name] >= 1 for name in most if most[name] > 0)
+    exact = {name: len(drawn) * classes.count(name) / len(classes) for name in most}
     if not keep_one and all(share >= 1 for share in exact.values()):
-        assert all(abs(got[each] - exact[each]) < 1 for each in most)
+        assert all(abs(got[name] - exact[name]) < 1 for name in most)
 
 
-def test_rows_with_several_labels_or_tags_count_for_the_rarest() -> None:
+def test_rows_with_several_labels_or_tags_are_stratified_by_the_rarest() -> None:
     sets = Dataset.from_dict({"label": [[1, 0, 0], [1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 0]]})
     assert kind_of(MultiLabel()).classes(sets).tolist() == [0, 1, -1, 2, 0]  # type: ignore[union-attr]
     tags = Dataset.from_dict({"label": [[0, 0], [0, 1, 1, 1], [0], [2, 0]]})
-    found = kind_of(TokenClassification()).classes(tags)
+    rarest = kind_of(TokenClassification()).classes(tags)
     # The tags 1 and 2 stand in one sentence each, however often.
-    assert found is not None
-    assert found.tolist() == [0, 1, 0, 2]
+    assert rarest is not None
+    assert rarest.tolist() == [0, 1, 0, 2]
     numbers = Dataset.from_dict({"label": [3, 1, 3]})
     for problem in (Classification(), MultipleChoice()):
         assert kind_of(problem).classes(numbers).tolist() == [3, 1, 3]  # type: ignore[union-attr]
@@ -85,7 +87,7 @@ def test_rows_with_several_labels_or_tags_count_for_the_rarest() -> None:
         assert kind_of(none).classes(numbers) is None
 
 
-def test_a_label_that_one_row_has_is_in_the_rows_a_probe_learns_from() -> None:
+def test_a_label_of_a_single_row_is_in_the_probes_training_rows() -> None:
     labels = np.zeros((500, 3), np.int64)
     labels[:, 0] = np.arange(500) % 2
     labels[417, 2] = 1
@@ -94,7 +96,7 @@ def test_a_label_that_one_row_has_is_in_the_rows_a_probe_learns_from() -> None:
     assert len(probe_rows(tokens, MultiLabel(), 20)) == 20
 
 
-def test_a_tag_of_one_sentence_is_in_what_a_probe_learns_from() -> None:
+def test_a_tag_of_a_single_sentence_is_in_the_probes_training_rows() -> None:
     tags = np.full(900, 0, np.int16)  # three tokens a sentence, whose first is no word
     tags[::3] = NO_WORD
     tags[3 * 217 + 2] = 1
@@ -104,13 +106,13 @@ def test_a_tag_of_one_sentence_is_in_what_a_probe_learns_from() -> None:
     assert len(drawn) == 10
 
 
-def test_choices_are_drawn_right_and_wrong() -> None:
+def test_a_draw_of_choices_is_stratified_by_right_and_wrong() -> None:
     right = (np.arange(400) % 40 == 0).astype(np.int64)
     tokens = _sequences(400, Choices(right, np.arange(400) // 4))
     assert right[probe_rows(tokens, MultipleChoice(), 20)].sum() == 1
 
 
-def test_a_probe_of_rows_that_all_have_one_class_answers_it() -> None:
+def test_a_probe_of_a_single_class_predicts_it() -> None:
     features = np.random.default_rng(0).normal(size=(6, 3))
     fitted = fitted_probe(LogisticRegression(), features, np.full(6, 4))
     assert fitted.predict(features).tolist() == [4] * 6
@@ -132,7 +134,7 @@ def imbalanced(number: int, every: int) -> list[dict[str, Any]]:
     return [{"text_a": f"row {row}", "label": "fraud" if row % every == 0 else "legit"} for row in range(number)]
 
 
-def test_few_training_rows_have_both_classes(tmp_path: Path) -> None:
+def test_a_small_training_subset_contains_both_classes(tmp_path: Path) -> None:
     write_rows(tmp_path / "train.jsonl", imbalanced(600, 30))
     write_rows(tmp_path / "validation.jsonl", imbalanced(60, 30))
     for seed in range(8):
@@ -147,7 +149,7 @@ def test_few_training_rows_have_both_classes(tmp_path: Path) -> None:
         assert len(labels) == 12
 
 
-def test_rows_held_out_have_every_class_and_leave_a_single_row_to_training() -> None:
+def test_held_out_rows_have_every_class_with_more_than_one_row() -> None:
     labels = [0] * 540 + [1] * 18 + [2]
     texts = [f"row {row}" for row in range(len(labels))]
     rows = _rows(Dataset.from_dict({"text": texts, "label": labels}), Classification(), "a b c")
@@ -162,7 +164,7 @@ def test_rows_held_out_have_every_class_and_leave_a_single_row_to_training() -> 
     assert np.bincount(np.array(labels)[few]).tolist() == [28, 1, 1]
 
 
-def test_a_class_of_one_text_is_not_held_out_with_all_that_repeats_it() -> None:
+def test_a_class_with_one_repeated_text_is_not_held_out_completely() -> None:
     labels = np.array([0] * 570 + [1] * 30)
     texts = [f"row {row}" if label == 0 else "call now" for row, label in enumerate(labels)]
     train = Dataset.from_dict({"text": texts, "label": labels.tolist()})

@@ -30,8 +30,8 @@ def read(path: Path, content: str | bytes, **settings: Any) -> FileRows:
     return read_file(path, path.parent / "cache", "task.train", reading)
 
 
-def rows_of(found: FileRows) -> Rows:
-    return list(zip(found.rows["text"], found.rows["label"], strict=True))
+def rows_of(file_rows: FileRows) -> Rows:
+    return list(zip(file_rows.rows["text"], file_rows.rows["label"], strict=True))
 
 
 def refused(path: Path, content: str | bytes, **settings: Any) -> str:
@@ -48,24 +48,24 @@ def refused(path: Path, content: str | bytes, **settings: Any) -> str:
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
 @pytest.mark.parametrize("chosen", [[0], [0, 1], [4, 1], [0, 1, 2, 3, 4, 5], [2, 1], [3, 1]])
 @pytest.mark.parametrize("index", [False, True])
-def test_what_pandas_writes_with_tabs_is_read_as_it_was(
+def test_tab_separated_files_written_by_pandas_are_read_unchanged(
     tmp_path: Path, quoting: Any, chosen: list[int], index: bool
 ) -> None:
     written = FRAME.iloc[chosen].to_csv(sep="\t", index=index, quoting=quoting)
-    found = read(tmp_path / "a.tsv", written)
-    assert rows_of(found) == [(TEXTS[place], "xy"[place % 2]) for place in chosen]
-    assert "read with quotes" in found.remarks[0]
-    assert "format.quotes: false" in found.remarks[0]
+    file_rows = read(tmp_path / "a.tsv", written)
+    assert rows_of(file_rows) == [(TEXTS[index], "xy"[index % 2]) for index in chosen]
+    assert "read with quotes" in file_rows.remarks[0]
+    assert "format.quotes: false" in file_rows.remarks[0]
 
 
-def test_what_excel_writes_with_tabs_is_read_without_its_quotes(tmp_path: Path) -> None:
+def test_tab_separated_files_written_by_excel_are_read_without_quotes(tmp_path: Path) -> None:
     written = 'text\tlabel\r\n"Great, really"\tx\r\n"no, not"\ty\r\nfine\tx\r\n'
-    found = read(tmp_path / "a.tsv", written)
-    assert rows_of(found) == [("Great, really", "x"), ("no, not", "y"), ("fine", "x")]
+    file_rows = read(tmp_path / "a.tsv", written)
+    assert rows_of(file_rows) == [("Great, really", "x"), ("no, not", "y"), ("fine", "x")]
 
 
 @pytest.mark.parametrize(
-    ("texts", "said"),
+    ("texts", "remark_text"),
     [
         (['"open', "no end"], ""),
         (['"Great" he said', 'so "what" now', "x"], ""),
@@ -76,15 +76,15 @@ def test_what_excel_writes_with_tabs_is_read_without_its_quotes(tmp_path: Path) 
         (['"He ""said"" so"', '"open'], "they enclose 1 of the 2 fields"),
     ],
 )
-def test_what_glue_writes_with_tabs_keeps_its_quotes(tmp_path: Path, texts: list[str], said: str) -> None:
+def test_literal_quotes_in_glue_files_are_kept(tmp_path: Path, texts: list[str], remark_text: str) -> None:
     written = "text\tlabel\n" + "".join(f"{text}\tx\n" for text in texts)
-    found = read(tmp_path / "a.tsv", written)
-    assert rows_of(found) == [(text, "x") for text in texts]
-    assert bool(found.remarks) is bool(said)
-    assert all(said in remark and "format.quotes: true" in remark for remark in found.remarks)
+    file_rows = read(tmp_path / "a.tsv", written)
+    assert rows_of(file_rows) == [(text, "x") for text in texts]
+    assert bool(file_rows.remarks) is bool(remark_text)
+    assert all(remark_text in remark and "format.quotes: true" in remark for remark in file_rows.remarks)
 
 
-def test_the_recipe_may_say_what_quotes_are(tmp_path: Path) -> None:
+def test_the_recipe_determines_how_quotes_are_read(tmp_path: Path) -> None:
     written = 'text\tlabel\n"Great film ."\tx\nfine\ty\n'
     assert rows_of(read(tmp_path / "a.tsv", written, quotes=True))[0] == ("Great film .", "x")
     doubled = FRAME.iloc[[0]].to_csv(sep="\t", index=False)
@@ -108,17 +108,17 @@ def test_the_recipe_may_say_what_quotes_are(tmp_path: Path) -> None:
         ("a\\n,x\n", ["a\\n"]),
     ],
 )
-def test_backslashes_before_quotes_are_told_from_the_file(tmp_path: Path, written: str, texts: list[str]) -> None:
-    found = read(tmp_path / "a.csv", "text,label\n" + written)
-    assert found.rows["text"][:] == texts
-    assert bool(found.remarks) is ('"' in texts[0])
+def test_backslash_escapes_are_detected(tmp_path: Path, written: str, texts: list[str]) -> None:
+    file_rows = read(tmp_path / "a.csv", "text,label\n" + written)
+    assert file_rows.rows["text"][:] == texts
+    assert bool(file_rows.remarks) is ('"' in texts[0])
 
 
 # Quotes that are not closed
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
         (
             ['"it is great,x', "bad film,y", "nice one,x", 'so" dull,y', "last,x"],
@@ -137,11 +137,11 @@ def test_backslashes_before_quotes_are_told_from_the_file(tmp_path: Path, writte
         (["a,x", '"' + "z\n" * 1500 + '",y'], "lines 3 to 1503 (row 2): a field spans more than 1,000 lines"),
     ],
 )
-def test_a_quote_that_swallows_rows_is_refused_with_its_line(tmp_path: Path, lines: list[str], said: str) -> None:
-    assert said in refused(tmp_path / "a.csv", "\n".join(["text,label", *lines]) + "\n")
+def test_an_unclosed_quote_is_refused_with_its_line(tmp_path: Path, lines: list[str], message: str) -> None:
+    assert message in refused(tmp_path / "a.csv", "\n".join(["text,label", *lines]) + "\n")
 
 
-def test_rows_of_three_columns_that_a_quote_swallows_are_noticed(tmp_path: Path) -> None:
+def test_an_unclosed_quote_is_detected_in_three_columns(tmp_path: Path) -> None:
     lines = [f"{number},some text,{'xy'[number % 2]}" for number in range(40)]
     lines[30:34] = ['30,"it is great,x', "31,bad film,y", '32,nice 5",x', "33,fine,y"]
     content = "\n".join(["id,text,label", *lines]) + "\n"
@@ -150,7 +150,7 @@ def test_rows_of_three_columns_that_a_quote_swallows_are_noticed(tmp_path: Path)
     assert "line 32: a quote opens a field that ends in line 34" in message
 
 
-def test_many_lines_with_the_separators_of_rows_are_rows(tmp_path: Path) -> None:
+def test_a_quoted_field_of_many_lines_with_separators_is_refused(tmp_path: Path) -> None:
     lines = [f"a title {number},a text of it" for number in range(20)]
     lines[3], lines[15] = '"' + lines[3], lines[15].replace(",", '",')
     path = tmp_path / "a.csv"
@@ -159,29 +159,31 @@ def test_many_lines_with_the_separators_of_rows_are_rows(tmp_path: Path) -> None
         read_file(path, tmp_path / "cache", "data.sources", Reading(("text",)))
 
 
-def test_texts_of_several_lines_are_rows_as_they_are(tmp_path: Path) -> None:
+def test_texts_of_several_lines_are_read_unchanged(tmp_path: Path) -> None:
     texts = ["Hello, world\nBye", "Dear John,\nI am, fine\nBye,\n", "one\n\ntwo", "a,x b\nc", "x"]
     frame = pd.DataFrame({"text": texts, "label": ["x", "y", "x", "y", "x"]})
-    found = read(tmp_path / "a.csv", frame.to_csv(index=False))
-    assert rows_of(found) == list(zip(texts, frame["label"], strict=True))
-    assert not found.remarks
+    file_rows = read(tmp_path / "a.csv", frame.to_csv(index=False))
+    assert rows_of(file_rows) == list(zip(texts, frame["label"], strict=True))
+    assert not file_rows.remarks
 
 
-def test_a_quote_within_a_field_without_quotes_is_a_character(tmp_path: Path) -> None:
-    found = read(tmp_path / "a.csv", 'text,label\n5" disk,x\nhe "said" so,y\n')
-    assert rows_of(found) == [('5" disk', "x"), ('he "said" so', "y")]
+def test_a_quote_inside_an_unquoted_field_is_literal(tmp_path: Path) -> None:
+    file_rows = read(tmp_path / "a.csv", 'text,label\n5" disk,x\nhe "said" so,y\n')
+    assert rows_of(file_rows) == [('5" disk', "x"), ('he "said" so', "y")]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("text,label\na,x\nb\nc,y\n", "line 3 (row 2) has 1 field but line 1 names 2 columns"),
         ("text,label\n\na,x\nb,y,z\n", "line 4 (row 2) has 3 fields but line 1 names 2 columns"),
         ("text\tlabel\na\tb\tx\n", "line 2 (row 1) has 3 fields"),
     ],
 )
-def test_a_row_of_another_width_is_refused_by_line_and_row(tmp_path: Path, content: str, said: str) -> None:
-    assert said in refused(tmp_path / ("a.tsv" if "\t" in content else "a.csv"), content)
+def test_a_row_with_a_different_number_of_fields_is_refused_by_line_and_row(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    assert message in refused(tmp_path / ("a.tsv" if "\t" in content else "a.csv"), content)
 
 
 # Headers
@@ -190,7 +192,7 @@ GOOD: Rows = [("a", "x"), ("b", "y")]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "remarks"),
     [
         ("a.csv", ",text,label\n0,a,x\n1,b,y\n", ["column 1 without a name is an index"]),
         ("a.csv", ",text,label\n7,a,x\n7,b,y\n", ["column 1 without a name is an index"]),
@@ -215,14 +217,14 @@ GOOD: Rows = [("a", "x"), ("b", "y")]
         ("a.jsonl", '{"text": "a", "label": "x"}\r\n\r\n{"text": "b", "label": "y"}'.encode("utf-16"), ["UTF-16"]),
     ],
 )
-def test_what_a_person_would_read_is_read_and_said(
-    tmp_path: Path, name: str, content: str | bytes, said: list[str]
+def test_unambiguous_variants_of_a_table_are_read_and_reported(
+    tmp_path: Path, name: str, content: str | bytes, remarks: list[str]
 ) -> None:
-    found = read(tmp_path / name, content)
-    assert rows_of(found) == GOOD
-    shown = " | ".join(found.remarks)
-    assert all(word in shown for word in said), shown
-    assert bool(shown) is bool(said)
+    file_rows = read(tmp_path / name, content)
+    assert rows_of(file_rows) == GOOD
+    shown = " | ".join(file_rows.remarks)
+    assert all(word in shown for word in remarks), shown
+    assert bool(shown) is bool(remarks)
 
 
 @pytest.mark.parametrize(
@@ -235,13 +237,11 @@ def test_what_a_person_would_read_is_read_and_said(
         ("text,label\na,x\nb,y\n".encode("utf-16-le"), {"encoding": "utf-16-le"}),
     ],
 )
-def test_the_recipe_may_say_how_a_file_is_written(
-    tmp_path: Path, content: str | bytes, settings: dict[str, Any]
-) -> None:
+def test_the_recipe_may_set_the_file_format(tmp_path: Path, content: str | bytes, settings: dict[str, Any]) -> None:
     assert rows_of(read(tmp_path / "a.csv", content, **settings)) == GOOD
 
 
-def test_another_encoding_is_read_where_it_is_named(tmp_path: Path) -> None:
+def test_a_named_encoding_is_used(tmp_path: Path) -> None:
     content = "text,label\ncafé,x\n".encode("cp1252")
     assert rows_of(read(tmp_path / "a.csv", content, encoding="cp1252")) == [("café", "x")]
     message = refused(tmp_path / "a.csv", content)
@@ -251,7 +251,7 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (",text,label\nabc,a,x\nd,b,y\n", "no name for column 1, which holds 'abc' in row 1; name the column"),
         ("text,label,,\na,x,,\nb,y,,note\n", "no name for column 4, which holds 'note' in row 2"),
@@ -263,11 +263,11 @@ def test_another_encoding_is_read_where_it_is_named(tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
 )
-def test_what_nobody_can_tell_is_refused_with_a_remedy(tmp_path: Path, content: str | bytes, said: str) -> None:
-    assert said in refused(tmp_path / "a.csv", content)
+def test_ambiguous_files_are_refused_with_a_remedy(tmp_path: Path, content: str | bytes, message: str) -> None:
+    assert message in refused(tmp_path / "a.csv", content)
 
 
-def test_names_that_fit_two_columns_mean_neither(tmp_path: Path) -> None:
+def test_names_matching_two_columns_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("Text_a,TEXT_A,label\na,b,x\nc,d,y\n")
     with pytest.raises(DataError, match="there is no column 'text_a'"):
@@ -278,7 +278,7 @@ def test_names_that_fit_two_columns_mean_neither(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ('{"text": "a", "label": "x"},\n{"text": "b", "label": "y"},\n', "line 1 ends with a comma"),
         ('{"data": [{"text": "a", "label": "x"}]}', "holds rows under 'data'"),
@@ -290,8 +290,8 @@ def test_names_that_fit_two_columns_mean_neither(tmp_path: Path) -> None:
         ("{'text': 'a', 'label': 'x'}\n", "line 1 has Python's quotes, not JSON's"),
     ],
 )
-def test_json_that_is_no_rows_is_refused_with_a_remedy(tmp_path: Path, content: str, said: str) -> None:
-    assert said in refused(tmp_path / "a.json", content)
+def test_json_without_rows_is_refused_with_a_remedy(tmp_path: Path, content: str, message: str) -> None:
+    assert message in refused(tmp_path / "a.json", content)
 
 
 @pytest.mark.parametrize(
@@ -303,11 +303,11 @@ def test_json_that_is_no_rows_is_refused_with_a_remedy(tmp_path: Path, content: 
         b'\n [{"text":"a","label":"x"},\n{"text":"b","label":"y"}]',
     ],
 )
-def test_json_objects_are_rows_however_they_stand(tmp_path: Path, content: bytes) -> None:
+def test_json_objects_are_read_in_any_layout(tmp_path: Path, content: bytes) -> None:
     assert rows_of(read(tmp_path / "a.jsonl", content)) == GOOD
 
 
-def test_a_column_of_json_lines_is_what_all_lines_say(tmp_path: Path) -> None:
+def test_mixed_types_in_a_column_of_json_lines_are_refused_by_line(tmp_path: Path) -> None:
     long = "word " * 4000
     rows = [{"text": long}] + [{"text": long, "label": 1}] * 600 + [{"text": "x", "label": 0.5}]
     content = "".join(json.dumps(row) + "\n" for row in rows)
@@ -315,31 +315,31 @@ def test_a_column_of_json_lines_is_what_all_lines_say(tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl", content).rows["label"][599:] == [1.0, 1.0, 0.5]
     rows[-1]["label"] = "much"
     content = "".join(json.dumps(row) + "\n" for row in rows)
-    said = ": line 602: column 'label' holds text, but a number in line 2"
-    assert said in refused(tmp_path / "a.jsonl", content)
+    message = ": line 602: column 'label' holds text, but a number in line 2"
+    assert message in refused(tmp_path / "a.jsonl", content)
 
 
-def test_a_list_where_text_stood_is_no_text(tmp_path: Path) -> None:
+def test_a_list_in_a_text_column_is_refused(tmp_path: Path) -> None:
     rows = [{"text": "word " * 4000, "label": "a"}] * 600 + [{"text": "[1] a note", "label": "b"}]
     content = "".join(json.dumps(row) + "\n" for row in rows)
     assert len(content) > 10 << 20
     assert read(tmp_path / "a.jsonl", content).rows["text"][600] == "[1] a note"
     content += json.dumps({"text": "x", "label": ["b"]}) + "\n"
-    said = ": line 602: column 'label' holds a list, but text in the rows before"
-    assert said in refused(tmp_path / "a.jsonl", content)
+    message = ": line 602: column 'label' holds a list, but text in the rows before"
+    assert message in refused(tmp_path / "a.jsonl", content)
 
 
 # Corpora
 
 
-def test_a_corpus_is_read_by_the_same_rules_and_says_so(tmp_path: Path) -> None:
+def test_a_corpus_is_read_by_the_same_rules_and_reports_them(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(";Text\n" + "".join(f"{number};text {number}\n" for number in range(9)))
     config = corpus(path)
     rows = load_corpus(config, tmp_path / "cache")
     texts = {*rows.train["text"], *rows.held_out["text"]}
     assert texts == {f"text {number}" for number in range(9)}
-    said = " | ".join(read_summary(config, tmp_path / "cache").remarks)
-    assert str(path) in said
-    assert "separated by semicolons" in said
-    assert "'Text' is read as 'text'" in said
+    remarks = " | ".join(read_summary(config, tmp_path / "cache").remarks)
+    assert str(path) in remarks
+    assert "separated by semicolons" in remarks
+    assert "'Text' is read as 'text'" in remarks

@@ -25,8 +25,8 @@ from tests.support.tasks import ROWS, refused, write
 CSV = "text_a,label\na good film,yes\na dull plot,no\n"
 
 
-def short(given: str | Path) -> FileTask:
-    task = TypeAdapter(TaskData).validate_python(str(given))
+def short(path: str | Path) -> FileTask:
+    task = TypeAdapter(TaskData).validate_python(str(path))
     assert isinstance(task, FileTask)
     return task
 
@@ -43,7 +43,7 @@ def short(given: str | Path) -> FileTask:
         ("training.jsonl", "test.csv"),
     ],
 )
-def test_a_folder_may_hold_any_format_under_any_usual_name(tmp_path: Path, train: str, validation: str) -> None:
+def test_a_folder_may_contain_any_format_under_common_names(tmp_path: Path, train: str, validation: str) -> None:
     import gzip
 
     for name in (train, validation, "README.md", "train.py"):
@@ -63,7 +63,7 @@ def test_a_folder_may_hold_any_format_under_any_usual_name(tmp_path: Path, train
     assert any("test rows" in remark for remark in rows.remarks) == (validation == "test.csv")
 
 
-def test_a_folder_whose_text_is_called_text_is_read_so(tmp_path: Path) -> None:
+def test_a_folder_with_a_column_named_text_is_read(tmp_path: Path) -> None:
     for name in ("train.csv", "dev.csv"):
         (tmp_path / name).write_text("," + CSV.replace("text_a", "Text").replace("\na ", "\n0,a "))
     rows = load_task(short(tmp_path), tmp_path / "cache")
@@ -73,14 +73,14 @@ def test_a_folder_whose_text_is_called_text_is_read_so(tmp_path: Path) -> None:
     assert rows.digest == task_digest(named)
 
 
-def test_test_rows_are_not_for_validation_where_there_are_others(tmp_path: Path) -> None:
+def test_test_rows_are_not_used_if_validation_rows_exist(tmp_path: Path) -> None:
     for name in ("train.csv", "dev.csv", "test.csv"):
         (tmp_path / name).write_text(CSV + ("a fine cast,yes\n" if name == "dev.csv" else ""))
     assert len(load_task(short(tmp_path), tmp_path / "cache").validation) == 3
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["train.csv", "train.jsonl", "dev.csv"], "task.train: .* matches 2 files, .*train.csv, .*train.jsonl"),
         (["train.csv", "dev.csv", "valid.csv"], "task.validation: .* matches 2 files, .*dev.csv, .*valid.csv"),
@@ -89,16 +89,16 @@ def test_test_rows_are_not_for_validation_where_there_are_others(tmp_path: Path)
         (["train.xlsx", "dev.xlsx"], "is a spreadsheet.*save it as CSV"),
     ],
 )
-def test_a_folder_that_leaves_a_choice_is_refused_with_a_remedy(tmp_path: Path, names: list[str], said: str) -> None:
+def test_an_ambiguous_folder_is_refused_with_a_remedy(tmp_path: Path, names: list[str], message: str) -> None:
     import re
 
     for name in names:
         path = tmp_path / name
         path.write_text(CSV) if ".csv" in name else write(path)
-    assert re.search(said, refused(short(tmp_path), tmp_path))
+    assert re.search(message, refused(short(tmp_path), tmp_path))
 
 
-def test_a_file_that_is_named_as_a_task_is_said_to_be_one(tmp_path: Path) -> None:
+def test_a_file_given_as_a_task_is_refused_as_a_file(tmp_path: Path) -> None:
     file = tmp_path / "train.csv"
     file.write_text("text,label\na,x\nb,y\n")
     task = TypeAdapter(TaskData).validate_python(str(file))
@@ -114,11 +114,11 @@ def test_a_validation_file_without_a_header_is_refused_too(tmp_path: Path) -> No
     assert "format.columns: [text_a, label]" in message
 
 
-def test_files_of_the_current_folder_are_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_in_the_current_folder_is_named_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "reviews" / "inner").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "reviews")
-    for given in ("./", "."):
-        assert short_name(given) == "reviews"
+    for folder in ("./", "."):
+        assert short_name(folder) == "reviews"
     assert describe_task(short("./")) == "reviews"
     assert describe_task(FileTask(train="train.csv", validation="dev.csv")) == "reviews"
     assert describe_task(FileTask(train="./train.csv", validation="dev.csv")) == "reviews"
@@ -142,12 +142,12 @@ TRAINED = FileTask.model_validate(
 )
 
 
-def asked(given: str, trained: AnyTask = TRAINED) -> AnyTask:
+def asked(text: str, trained: AnyTask = TRAINED) -> AnyTask:
     config = SimpleNamespace(data=TaskDataset(task=trained))
-    return task_argument(given, cast("Manifest", SimpleNamespace(config=config, positive_label=None)))
+    return task_argument(text, cast("Manifest", SimpleNamespace(config=config, positive_label=None)))
 
 
-def test_a_folder_is_read_as_the_checkpoint_was_trained() -> None:
+def test_a_folder_is_read_with_the_columns_of_the_checkpoints_task() -> None:
     places = {"train": "./new/train.*", "validation": "./new/validation.*"}
     expected: dict[str, Any] = {**TRAINED.model_dump(exclude={"format"}), **places}
     assert asked("./new") == FileTask.model_validate(expected)
@@ -155,43 +155,43 @@ def test_a_folder_is_read_as_the_checkpoint_was_trained() -> None:
     assert isinstance(asked("docstrings"), DocstringTask)
 
 
-def test_a_mapping_says_what_differs_from_the_training() -> None:
-    found = asked("{kind: files, train: a.csv, validation: b.csv}")
-    assert isinstance(found, FileTask)
-    assert (found.train, found.validation, found.text, found.label) == ("a.csv", "b.csv", "review", "stars")
-    assert (found.problem, found.format.encoding) == (TRAINED.problem, None)
-    found = asked("{train: a.csv, validation: b.csv, text: words, format: {separator: ;}}")
-    assert isinstance(found, FileTask)
-    assert (found.text, found.format.separator) == ("words", ";")
+def test_a_mapping_overrides_the_checkpoints_task() -> None:
+    task = asked("{kind: files, train: a.csv, validation: b.csv}")
+    assert isinstance(task, FileTask)
+    assert (task.train, task.validation, task.text, task.label) == ("a.csv", "b.csv", "review", "stars")
+    assert (task.problem, task.format.encoding) == (TRAINED.problem, None)
+    task = asked("{train: a.csv, validation: b.csv, text: words, format: {separator: ;}}")
+    assert isinstance(task, FileTask)
+    assert (task.text, task.format.separator) == ("words", ";")
     hub = asked("{kind: hub, id: stanfordnlp/imdb, text: text}")
     assert isinstance(hub, HubTask)
     assert (hub.id, hub.text) == ("stanfordnlp/imdb", "text")
 
 
-def test_a_recipe_is_asked_for_its_own_task(tmp_path: Path) -> None:
+def test_a_recipe_provides_its_task(tmp_path: Path) -> None:
     from schemas.loading.dump import dump_recipe
 
-    one, several = tmp_path / "one.yaml", tmp_path / "several.yaml"
-    one.write_text(dump_recipe(recipe("task.max_length=77")))
+    single, several = tmp_path / "one.yaml", tmp_path / "several.yaml"
+    single.write_text(dump_recipe(recipe("task.max_length=77")))
     several.write_text(dump_recipe(recipe("tasks=[sst2, mrpc]")))
-    assert asked(str(one)).max_length == 77
+    assert asked(str(single)).max_length == 77
     assert asked("quickstart").kind == "docstrings"
     mrpc = asked(f"{several}:mrpc")
     assert isinstance(mrpc, HubTask)
     assert mrpc.config == "mrpc"
-    without = yaml.safe_load(one.read_text())
+    without = yaml.safe_load(single.read_text())
     assert "task" in without
-    for given, said in (
+    for text, message in (
         (str(several), "has the tasks sst2, mrpc; name one, such as"),
-        (f"{one}:mrpc", "has one task; leave out :mrpc"),
+        (f"{single}:mrpc", "has one task; leave out :mrpc"),
         (str(tmp_path / "none.yaml"), "there is no recipe"),
     ):
-        with pytest.raises(ConfigError, match=said):
-            asked(given)
+        with pytest.raises(ConfigError, match=message):
+            asked(text)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("text", "message"),
     [
         ("nonsense", "'nonsense' is no task; give docstrings, a task by name"),
         ("{kind: files, trane: a}", "trane"),
@@ -199,7 +199,7 @@ def test_a_recipe_is_asked_for_its_own_task(tmp_path: Path) -> None:
         ("{kind: hub}", "--task id: "),
     ],
 )
-def test_what_is_no_task_is_refused(given: str, said: str) -> None:
+def test_an_invalid_task_argument_is_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        asked(given)
-    assert said in " ".join(caught.value.problems)
+        asked(text)
+    assert message in " ".join(caught.value.problems)

