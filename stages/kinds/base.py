@@ -344,6 +344,34 @@ class RowKind(Kind[Config, Answers, Right]):
         return self.predicted(rows, fitted(self.learner(), learnt, labels), np.stack(read.features))
 
 
+Numbers = NDArray[np.int64]
+"""(rows,) labels as numbers: classes, or choices counted from 0 within each row."""
+
+
+class SingleLabelKind(RowKind[Config, Numbers, Numbers]):
+    """A kind of which every row has one label, a number by which rows are drawn."""
+
+    @override
+    def classes(self, rows: Dataset) -> NDArray[np.int64]:
+        return np.asarray(rows["label"][:], dtype=np.int64)
+
+    @override
+    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
+        from stages.data.batching.payloads import RowLabels
+
+        return tokens.payload_as(RowLabels).labels
+
+    @override
+    def labels(self, rows: ScoredRows[Numbers]) -> Numbers:
+        return np.asarray(rows.data["label"][:])
+
+    @override
+    def learner(self) -> Any:
+        from stages.kinds.linear_probe import logistic
+
+        return logistic()
+
+
 def value_range(values: NDArray[np.float64]) -> dict[str, float]:
     """Return mean, lowest and highest of some values, for the data card."""
     return {"mean": float(values.mean()), "lowest": float(values.min()), "highest": float(values.max())}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from schemas.core.kinds import MultipleChoice
 from stages.data.columns.choice_rows import read_choices
-from stages.kinds.base import Logits, RowKind, labels_of, pair_texts
+from stages.kinds.base import Logits, Numbers, SingleLabelKind, labels_of, pair_texts
 from stages.kinds.encode import Columns, Encode, encode_pairs
 from stages.kinds.rows import CheckedRows, ScoredRows
 
@@ -23,16 +23,13 @@ if TYPE_CHECKING:
 
     from schemas.core.metrics import MetricName
     from schemas.recipe.objective import SoftLabels
-    from stages.data.batching.tokens import Batch, Tokens
+    from stages.data.batching.tokens import Batch
     from stages.data.columns.text_columns import Task
     from stages.losses import Summed
     from stages.models.heads import Head
 
-Numbers = NDArray[np.int64]
-"""(rows,) numbers of choices, counted from 0 within each row."""
 
-
-class ChoiceKind(RowKind[MultipleChoice, Numbers, Numbers]):
+class ChoiceKind(SingleLabelKind[MultipleChoice]):
     """The number of a choice a row: the choice with the highest score."""
 
     # A model cannot learn by heart at which position the right choice is.
@@ -42,16 +39,6 @@ class ChoiceKind(RowKind[MultipleChoice, Numbers, Numbers]):
     def check(self, task: Task, raw: Mapping[str, Dataset], where: Mapping[str, str]) -> CheckedRows:
         choices = read_choices(task, self.config, raw, where)
         return CheckedRows(choices.splits, ("choice",), choices.remarks)
-
-    @override
-    def classes(self, rows: Dataset) -> NDArray[np.int64]:
-        return np.asarray(rows["label"][:], dtype=np.int64)
-
-    @override
-    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
-        from stages.data.batching.payloads import RowLabels
-
-        return tokens.payload_as(RowLabels).labels
 
     @override
     def only_answer(self, rows: Dataset, labels: tuple[str, ...]) -> str | None:
@@ -139,10 +126,6 @@ class ChoiceKind(RowKind[MultipleChoice, Numbers, Numbers]):
         return int(_by_row(labels_of(batch)[:, None], batch).any(-1).sum())
 
     @override
-    def labels(self, rows: ScoredRows[Numbers]) -> Numbers:
-        return np.asarray(rows.data["label"][:])
-
-    @override
     def sequences(self, rows: ScoredRows[Numbers]) -> NDArray[np.int64]:
         return np.flatnonzero(np.isin(rows.tokens.row_of, rows.chosen))
 
@@ -160,12 +143,6 @@ class ChoiceKind(RowKind[MultipleChoice, Numbers, Numbers]):
     @override
     def reported(self, rows: ScoredRows[Numbers]) -> tuple[MetricName, ...]:
         return ("accuracy",)
-
-    @override
-    def learner(self) -> Any:
-        from stages.kinds.linear_probe import logistic
-
-        return logistic()
 
     @override
     def predicted(self, rows: ScoredRows[Numbers], probe: Pipeline, features: NDArray[np.float32]) -> Numbers:

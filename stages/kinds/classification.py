@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from typing_extensions import override
 
 from schemas.core.errors import DataError
@@ -17,7 +16,7 @@ from schemas.core.wording import printable
 from stages.data.columns.class_names import read_class_names
 from stages.data.columns.text_columns import Task, task_texts
 from stages.data.readers.files import first_row
-from stages.kinds.base import Logits, RowKind, labels_of, pair_texts
+from stages.kinds.base import Logits, Numbers, SingleLabelKind, labels_of, pair_texts
 from stages.kinds.label_codes import codes_of, unknown_label
 from stages.kinds.rows import CheckedRows, ScoredRows, TaskRows, as_dataset
 from stages.scores.positive_class import positive_label, unclear
@@ -28,15 +27,12 @@ if TYPE_CHECKING:
 
     from schemas.data.tasks import AnyTask
     from schemas.recipe.objective import SoftLabels
-    from stages.data.batching.tokens import Batch, Tokens
+    from stages.data.batching.tokens import Batch
     from stages.losses import Summed
     from stages.models.heads import Head
 
-Classes = NDArray[np.int64]
-"""(rows,) class numbers."""
 
-
-class ClassificationKind(RowKind[Classification, Classes, Classes]):
+class ClassificationKind(SingleLabelKind[Classification]):
     """One class a row."""
 
     has_class_names: ClassVar[bool] = True
@@ -65,16 +61,6 @@ class ClassificationKind(RowKind[Classification, Classes, Classes]):
         self, task: AnyTask, train: Dataset, labels: tuple[str, ...]
     ) -> tuple[str | None, tuple[str, ...]]:
         return positive_label(task, train, labels)
-
-    @override
-    def classes(self, rows: Dataset) -> NDArray[np.int64]:
-        return np.asarray(rows["label"][:], dtype=np.int64)
-
-    @override
-    def sequence_classes(self, tokens: Tokens) -> NDArray[np.int64]:
-        from stages.data.batching.payloads import RowLabels
-
-        return tokens.payload_as(RowLabels).labels
 
     @override
     def only_answer(self, rows: Dataset, labels: tuple[str, ...]) -> str | None:
@@ -110,15 +96,11 @@ class ClassificationKind(RowKind[Classification, Classes, Classes]):
         return hard_label_loss(student, labels_of(batch))
 
     @override
-    def labels(self, rows: ScoredRows[Classes]) -> Classes:
-        return np.asarray(rows.data["label"][:])
-
-    @override
-    def answers(self, rows: ScoredRows[Classes], logits: Logits) -> Classes:
+    def answers(self, rows: ScoredRows[Numbers], logits: Logits) -> Numbers:
         return np.stack(logits).argmax(-1)
 
     @override
-    def constants(self, rows: ScoredRows[Classes]) -> list[Classes]:
+    def constants(self, rows: ScoredRows[Numbers]) -> list[Numbers]:
         labels = self.labels(rows)
         classes = {int(np.bincount(labels).argmax())}
         if rows.task.positive_label is not None:  # the F1 of a class is best when it is always the answer
@@ -126,7 +108,7 @@ class ClassificationKind(RowKind[Classification, Classes, Classes]):
         return [np.full(len(labels), constant) for constant in sorted(classes)]
 
     @override
-    def reported(self, rows: ScoredRows[Classes]) -> tuple[MetricName, ...]:
+    def reported(self, rows: ScoredRows[Numbers]) -> tuple[MetricName, ...]:
         about_one: tuple[MetricName, ...] = ("f1",) if rows.task.positive_label else ()
         if len(rows.task.labels) == 2:
             return ("accuracy", *(about_one or ("f1_macro",)), "matthews")
@@ -138,7 +120,7 @@ class ClassificationKind(RowKind[Classification, Classes, Classes]):
         return unclear(metric, rows.labels) if needs_class else None
 
     @override
-    def why_meaningless(self, rows: ScoredRows[Classes], metric: MetricName, labels: Any) -> str | None:
+    def why_meaningless(self, rows: ScoredRows[Numbers], metric: MetricName, labels: Any) -> str | None:
         label = rows.task.positive_label
         if metric not in ABOUT_ONE_CLASS or label is None:
             return None
@@ -147,13 +129,7 @@ class ClassificationKind(RowKind[Classification, Classes, Classes]):
         return f"no row is {printable(label, 40)}, and no F1 of it means anything"
 
     @override
-    def learner(self) -> Any:
-        from stages.kinds.linear_probe import logistic
-
-        return logistic()
-
-    @override
-    def bag_of_words(self, rows: ScoredRows[Classes]) -> Classes:
+    def bag_of_words(self, rows: ScoredRows[Numbers]) -> Numbers:
         from sklearn.linear_model import LogisticRegression
 
         from stages.text.bag_of_words import word_counts
@@ -165,7 +141,7 @@ class ClassificationKind(RowKind[Classification, Classes, Classes]):
         return np.asarray(model.predict(counter.transform(pair_texts(rows.data))))
 
     @override
-    def renamed(self, rows: ScoredRows[Classes], answers: Classes) -> tuple[Classes, list[str]]:
+    def renamed(self, rows: ScoredRows[Numbers], answers: Numbers) -> tuple[Numbers, list[str]]:
         from scipy.optimize import linear_sum_assignment
 
         names = rows.task.labels

@@ -102,14 +102,27 @@ class _Streams:
         return True
 
 
-class _Unpacked(io.RawIOBase):
+class FileView(io.RawIOBase):
+    """A stream of bytes made from those of a file, which is closed with it."""
+
+    file: IO[bytes]
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def close(self) -> None:
+        """Close the file as well."""
+        if not self.closed:
+            self.file.close()
+        super().close()
+
+
+class _Unpacked(FileView):
     """A stream of decompressed bytes that raises EOFError for damaged content, whatever the library raises."""
 
     def __init__(self, file: IO[bytes], reader: _Reader) -> None:
         self.file, self.reader = file, reader
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         try:
@@ -120,8 +133,3 @@ class _Unpacked(io.RawIOBase):
             raise EOFError(str(error)) from None
         buffer[: len(plain)] = plain
         return len(plain)
-
-    def close(self) -> None:
-        if not self.closed:
-            self.file.close()
-        super().close()

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import IO
 
-from stages.data.files.compression import open_plain
+from stages.data.files.compression import FileView, open_plain
 
 # The mark of UTF-32 begins with that of UTF-16.
 _MARKS = (
@@ -57,16 +57,13 @@ def as_utf8(file: IO[bytes], encoding: str) -> IO[bytes]:
     return file if encoding == "utf-8" else io.BufferedReader(_Transcoded(file, encoding))
 
 
-class _Transcoded(io.RawIOBase):
+class _Transcoded(FileView):
     """A stream of UTF-8, made from text in another encoding."""
 
     def __init__(self, file: IO[bytes], encoding: str) -> None:
         self.file = file
         self.decoder = codecs.getincrementaldecoder(encoding)()
         self.rest, self.ended = b"", False
-
-    def readable(self) -> bool:
-        return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         while not self.rest and not self.ended:
@@ -78,8 +75,3 @@ class _Transcoded(io.RawIOBase):
         plain, self.rest = self.rest[: len(buffer)], self.rest[len(buffer) :]
         buffer[: len(plain)] = plain
         return len(plain)
-
-    def close(self) -> None:
-        if not self.closed:
-            self.file.close()
-        super().close()
