@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from schemas.core.kinds import (
-    Classification,
-    Embedding,
-    Regression,
-)
+from schemas.core.kinds import Classification, Embedding, Regression
 from schemas.core.metrics import check_metrics
 from schemas.core.training import Selection
 from schemas.core.wording import KeyPath

@@ -360,6 +360,7 @@ _F1 = Metric(_f1, _f1_resampler)
 _PEARSON = Metric(partial(_correlation, of=pearsonr), partial(_correlation_resampler, of=of_pearson))
 _SPEARMAN = Metric(partial(_correlation, of=spearmanr), partial(_correlation_resampler, of=of_spearman))
 
+# Any: callers pair a metric with answers of the form that its kind has, which the type of a dictionary cannot express.
 METRICS: dict[MetricName, Metric[Any, Any]] = {
     "accuracy": _ACCURACY,
     "f1": _F1,
