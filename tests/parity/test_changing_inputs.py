@@ -57,7 +57,7 @@ def a_teacher(recipe: Recipe) -> StageConfig:
 
 
 @pytest.mark.parametrize("kind", ["grown", "gone", "other weights"])
-def test_what_changes_while_a_stage_trains_changes_nothing_of_it(kind: str, recipe: Recipe, tmp_path: Path) -> None:
+def test_changes_to_inputs_during_training_do_not_affect_the_stage(kind: str, recipe: Recipe, tmp_path: Path) -> None:
     config = a_teacher(recipe)
     train = recipe.task.train  # type: ignore[union-attr]
     weights = locate(recipe.pretrained) / "model.safetensors"
@@ -87,9 +87,7 @@ def test_what_changes_while_a_stage_trains_changes_nothing_of_it(kind: str, reci
     assert expected[kind] in changes
 
 
-def test_a_stage_whose_data_changed_before_it_was_read_is_refused_before_it_trains(
-    recipe: Recipe, tmp_path: Path
-) -> None:
+def test_data_changed_before_it_was_read_is_refused_before_training(recipe: Recipe, tmp_path: Path) -> None:
     config = a_teacher(recipe)
     identity = stage_identity(config, None)
     append(recipe.task.train)  # type: ignore[union-attr]
@@ -99,7 +97,7 @@ def test_a_stage_whose_data_changed_before_it_was_read_is_refused_before_it_trai
     assert not ports.sink.points  # type: ignore[attr-defined]
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(
+def test_a_file_that_changes_during_reading_is_refused(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert recipe.task is not None
@@ -116,7 +114,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
     assert len(load_task(recipe.task, tmp_path / "cache").train) == 161, train
 
 
-def test_a_file_that_is_removed_while_it_is_read_is_named(
+def test_a_file_removed_during_reading_is_named(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert recipe.task is not None
@@ -131,7 +129,7 @@ def test_a_file_that_is_removed_while_it_is_read_is_named(
         load_task(recipe.task, tmp_path / "cache")
 
 
-def test_within_a_run_data_is_read_once(recipe: Recipe, tmp_path: Path) -> None:
+def test_data_is_read_once_per_run(recipe: Recipe, tmp_path: Path) -> None:
     task = recipe.task
     assert task is not None
     before = task_digest(task)
@@ -149,7 +147,7 @@ def test_within_a_run_data_is_read_once(recipe: Recipe, tmp_path: Path) -> None:
         task_digest(task)
 
 
-def test_a_corpus_is_read_once_within_a_run(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_corpus_is_read_once_per_run(recipe: Recipe, tmp_path: Path) -> None:
     corpus = recipe.general_corpus
     assert corpus is not None
     with first_reading():

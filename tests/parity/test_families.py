@@ -116,7 +116,7 @@ def check_checkpoint(checkpoint: CheckpointRef, auto: Any, model_type: str, conf
         assert all("pool" in name or "embed_positions" in name for name in still), still
 
 
-def test_a_general_stage_trains_a_loadable_student(
+def test_a_student_of_a_general_stage_can_be_loaded(
     family: str, general: tuple[StageConfig, StageResult, MetricList]
 ) -> None:
     config, result, sink = general
@@ -132,7 +132,7 @@ def test_a_general_stage_trains_a_loadable_student(
     check_checkpoint(result.checkpoint, AutoModel, family, config)
 
 
-def test_a_stage_with_labels_continues_from_it(
+def test_a_stage_with_labels_continues_from_a_general_stage(
     here: Path, toys: dict[str, Any], family: str, general: tuple[StageConfig, StageResult, MetricList]
 ) -> None:
     if type(family_config(family)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:

@@ -82,7 +82,7 @@ def read_cases(shared: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_published_value_and_gradient_are_reached(name: str, shared: Path) -> None:
+def test_value_and_gradient_equal_the_published_ones(name: str, shared: Path) -> None:
     case = read_cases(shared)[name]
     arrays = np.load(shared / "fixtures" / "minilm_losses.npz", allow_pickle=False)
     student = torch.from_numpy(arrays[case["student"]]).double().requires_grad_()

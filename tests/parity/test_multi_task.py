@@ -90,7 +90,7 @@ def expected_loss(logits: np.ndarray, labels: list[list[float]]) -> float:
     return total
 
 
-def test_each_row_is_compared_with_its_own_tasks_outputs(trainer: Trainer) -> None:
+def test_each_row_is_compared_on_the_outputs_of_its_task(trainer: Trainer) -> None:
     batch = rows_of_all(trainer)
     logits = torch.randn(12, 5, dtype=torch.float64, requires_grad=True)
     (term,) = trainer.objective.terms

@@ -146,7 +146,7 @@ def test_terms_are_divided_by_their_value_at_step_0(recipe: Recipe, tmp_path: Pa
         assert sum(weights[key] * means[key] for key in keys) == pytest.approx(1, rel=1e-5)
 
 
-def test_first_values_are_kept_in_the_training_state(recipe: Recipe, tmp_path: Path) -> None:
+def test_first_values_are_part_of_the_training_state(recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, {"normalize": "first_step"})
     first = make_trainer(config, plain_ports(tmp_path))
     first.train_step()
@@ -176,7 +176,7 @@ def test_a_random_map_is_redrawn_each_epoch_and_restored_on_resume(recipe: Recip
     assert len(set(drawn)) > 1
 
 
-def test_a_perturbed_step_differs_and_has_the_configured_length(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_perturbed_step_moves_embeddings_by_the_configured_norm(recipe: Recipe, tmp_path: Path) -> None:
     plain = make_trainer(general(recipe, {}), plain_ports(tmp_path))
     perturbed = make_trainer(general(recipe, {}, gradient_perturbation=1.0), plain_ports(tmp_path))
     seen: list[Tensor] = []

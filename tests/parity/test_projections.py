@@ -70,7 +70,7 @@ def test_each_projection_that_fits_is_kept_when_a_term_is_added(recipe: Recipe, 
     assert not [note for note in stages.progress.notes if "initialised afresh" in note]
 
 
-def test_what_a_stage_has_no_use_for_waits_for_a_later_one(recipe: Recipe, tmp_path: Path) -> None:
+def test_unused_projections_are_kept_for_later_stages(recipe: Recipe, tmp_path: Path) -> None:
     stages = Stages(recipe, tmp_path)
     first = stages.run([HIDDEN, EMBEDDING])
     for terms in ([ATTENTION], [HIDDEN]):  # without any projection, and with others
@@ -80,7 +80,7 @@ def test_what_a_stage_has_no_use_for_waits_for_a_later_one(recipe: Recipe, tmp_p
         assert_same(kept(third), kept(first), EMBEDDING_MAP)
 
 
-def test_a_projection_of_another_shape_is_initialised_afresh_and_reported(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_projection_of_another_shape_is_reinitialised_and_reported(recipe: Recipe, tmp_path: Path) -> None:
     stages = Stages(recipe, tmp_path)
     first = stages.run([HIDDEN])
     second = stages.run([HIDDEN], first, common_width=12)

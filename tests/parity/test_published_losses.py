@@ -54,7 +54,7 @@ COMPUTE: dict[str, Callable[[Tensor, dict[str, Tensor]], Tensor]] = {
 
 
 @pytest.mark.parametrize("name", sorted(COMPUTE))
-def test_published_value_and_gradient_are_reached(name: str, shared: Path) -> None:
+def test_value_and_gradient_equal_the_published_ones(name: str, shared: Path) -> None:
     cases = json.loads((shared / "fixtures" / "tinybert_losses.json").read_text(encoding="utf-8"))
     case = next(case for case in cases["losses"] if case["name"] == name)
     arrays = np.load(shared / "fixtures" / "tinybert_losses.npz", allow_pickle=False)

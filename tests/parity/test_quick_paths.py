@@ -33,7 +33,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @pytest.mark.parametrize("shape", [(3, 7), (1, HEIGHT), (5, 13), (2, 2, 9), (HEIGHT + 1,), (1,)])
 @pytest.mark.parametrize("number", [torch.float32, torch.bfloat16])
-def test_an_even_product_equals_a_plain_one(shape: tuple[int, ...], number: torch.dtype) -> None:
+def test_an_even_matrix_product_equals_a_plain_one(shape: tuple[int, ...], number: torch.dtype) -> None:
     plain = nn.Linear(24, 40).to(number)
     even = copy.deepcopy(plain)
     even_linears(nn.ModuleList([even]))
@@ -72,7 +72,7 @@ def test_products_are_even_only_where_kernels_are_compiled(precision: str) -> No
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
-def test_memory_is_kept_and_given_back() -> None:
+def test_freed_memory_is_kept_until_it_is_returned() -> None:
     assert keep_freed_memory()
     assert keep_freed_memory(), "asking twice does no harm"
 
@@ -97,7 +97,7 @@ def scores_of(mask: Tensor, *, width: int, seed: int) -> Tensor:
     return attention_scores(query, key, mask, scaling=0.3)
 
 
-def test_scores_that_are_zero_at_padding_need_no_mask() -> None:
+def test_scores_with_zeros_at_padding_need_no_mask() -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
     student, teacher = scores_of(mask, width=8, seed=1), scores_of(mask, width=4, seed=2)
     results: list[tuple[Summed, Tensor | None]] = []
@@ -115,7 +115,7 @@ def test_scores_that_are_zero_at_padding_need_no_mask() -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 1e-3, 1e6])
-def test_clipping_equals_torchs(limit: float | None, tmp_path: Path) -> None:
+def test_clipping_equals_that_of_torch(limit: float | None, tmp_path: Path) -> None:
     trainer = a_trainer(tmp_path, gradient_clip_norm=limit)
     trainer.accumulate()
     expected = [nn.Parameter(parameter.detach()) for parameter in trainer.parameters.values()]
@@ -173,7 +173,7 @@ def test_a_shortened_teacher_computes_the_same_states(family: str) -> None:
 
 
 @pytest.mark.parametrize("needs", [Needs(), Needs(logits=True, hidden=frozenset({1})), Needs(hidden=frozenset({3}))])
-def test_a_teacher_whose_last_block_is_read_stays_whole(needs: Needs) -> None:
+def test_a_teacher_whose_last_block_is_read_is_not_truncated(needs: Needs) -> None:
     model = encoder("bert")
     assert shorten(model, needs, a_batch()) == 0
     assert len(model.encoder.layer) == model.config.num_hidden_layers == 3

@@ -75,9 +75,7 @@ def weights_of(result: StageResult) -> dict[str, torch.Tensor]:
     return load_file(Path(result.checkpoint.path) / "model" / "model.safetensors")
 
 
-def test_the_weights_kept_are_those_of_the_best_measured_step(
-    config: StageConfig, whole: Whole, tmp_path: Path
-) -> None:
+def test_the_weights_of_the_best_evaluated_step_are_kept(config: StageConfig, whole: Whole, tmp_path: Path) -> None:
     plain = config.model_copy(update={"training": config.training.model_copy(update={"selection": None})})
     ports = plain_ports(tmp_path)
     trainer = make_trainer(plain, ports)
@@ -139,7 +137,7 @@ def frozen(config: StageConfig, **selection: Any) -> StageConfig:
 
 
 @pytest.mark.parametrize(("patience", "ends_at"), [(1, 4), (2, 6), (3, 8), (None, 12), (9, 12)])
-def test_training_ends_after_so_many_measurements_without_gain(
+def test_training_ends_after_the_configured_evaluations_without_gain(
     config: StageConfig, tmp_path: Path, patience: int | None, ends_at: int
 ) -> None:
     ports = plain_ports(tmp_path, log_every=5)
@@ -242,7 +240,7 @@ def test_too_few_rows_to_hold_out_are_refused(tmp_path: Path) -> None:
         load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out"))
 
 
-def test_several_tasks_are_chosen_by_the_mean_of_their_scores(tmp_path: Path) -> None:
+def test_weights_for_several_tasks_are_selected_by_their_mean_score(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in")
     tasks = {"one": content["task"], "likeness": kind_task(tmp_path / "in", "regression")}
     training = content["stages"][0]["training"] | {"duration": "4 steps"}
@@ -266,7 +264,7 @@ def test_several_tasks_are_chosen_by_the_mean_of_their_scores(tmp_path: Path) ->
         ("9 epochs", [22]),
     ],
 )
-def test_when_it_is_measured(every: str, expected: list[int]) -> None:
+def test_scores_are_evaluated_at_the_configured_steps(every: str, expected: list[int]) -> None:
     lengths = np.full(80, 10, np.int32)
     training = Training.model_validate({"duration": "22 steps", "batch": "8 sequences"})
     batches = Batches(lengths, training.batch, 8192, seed=0)
@@ -299,7 +297,7 @@ def test_a_stage_without_selection_keeps_its_digest(config: StageConfig) -> None
         (("stages", 3), {"patience": 0}, "greater than or equal to 1"),
     ],
 )
-def test_what_cannot_be_chosen_by_is_refused(
+def test_an_unusable_selection_is_refused(
     tmp_path: Path, path: tuple[Any, ...], selection: dict[str, Any], message: str
 ) -> None:
     content = toy_recipe_dict(tmp_path)

@@ -69,7 +69,7 @@ def values(outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("que
 
 
 @pytest.mark.parametrize("name", sorted(set(LATENTS) - {"rail", "random_map"}))
-def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_path: Path) -> None:
+def test_cached_outputs_equal_those_of_the_teacher(name: str, recipe: Recipe, tmp_path: Path) -> None:
     trainer = asked_once(stage(recipe, LATENTS[name]), plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     assert len(trainer.teachers.caches) == 1
     for step in range(trainer.batches.steps_in_epoch(0)):
@@ -87,9 +87,7 @@ def test_what_is_kept_is_what_the_teacher_says(name: str, recipe: Recipe, tmp_pa
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_row_is_kept_bit_for_bit_in_the_format_it_was_computed_in(
-    precision: str, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_cached_rows_keep_the_dtype_and_bits_of_the_computation(precision: str, recipe: Recipe, tmp_path: Path) -> None:
     config = stage(recipe, {}, precision=precision)
     trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     (cache,) = trainer.teachers.caches
@@ -115,7 +113,7 @@ def trained(config: StageConfig, ports: Ports) -> Trainer:
     return trainer
 
 
-def test_a_cached_stage_trains_the_same_and_deletes_its_cache(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_cached_stage_ends_with_the_same_weights_and_deletes_its_cache(recipe: Recipe, tmp_path: Path) -> None:
     config = stage(recipe, {})
     plain = trained(config, plain_ports(tmp_path / "plain"))
     ports = plain_ports(tmp_path / "kept", teacher_cache_bytes=ROOM)
@@ -173,7 +171,7 @@ def test_a_change_of_caching_after_a_resume_is_reported(rooms: tuple[int, int], 
     assert len(notes) == (before != rooms[1])
 
 
-def test_a_stop_while_the_cache_is_filled_keeps_its_rows(
+def test_a_stop_while_the_cache_is_filled_keeps_the_cached_rows(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(teacher_cache, "BATCH_TOKENS", 64)
@@ -193,7 +191,7 @@ def test_a_stop_while_the_cache_is_filled_keeps_its_rows(
     assert len(computed) == len(trainer.teachers.caches[0].batches) - 3
 
 
-def test_every_damage_is_detected_and_repaired_before_use(recipe: Recipe, tmp_path: Path) -> None:
+def test_damage_is_detected_and_repaired_before_use(recipe: Recipe, tmp_path: Path) -> None:
     trainer = asked_once(stage(recipe, {}), plain_ports(tmp_path, teacher_cache_bytes=ROOM))
     (cache,) = trainer.teachers.caches
     rows = np.arange(len(trainer.tokens))
@@ -230,7 +228,7 @@ def test_a_truncated_cache_file_is_filled_again(recipe: Recipe, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("full", [True, False], ids=["full disk", "over the limit"])
-def test_without_room_the_teacher_is_asked_in_every_epoch(
+def test_without_space_for_a_cache_the_teacher_runs_in_every_epoch(
     full: bool, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_room(*_: object) -> None:
@@ -256,7 +254,7 @@ def test_without_room_the_teacher_is_asked_in_every_epoch(
     ],
     ids=["one epoch", "switched off", "map drawn in each epoch"],
 )
-def test_no_cache_is_made_that_would_not_pay_or_not_be_valid(
+def test_no_cache_is_created_if_useless_or_invalid(
     latent: dict[str, Any], training: dict[str, Any], room: int, recipe: Recipe, tmp_path: Path
 ) -> None:
     config = stage(recipe, latent, **training)
@@ -265,7 +263,7 @@ def test_no_cache_is_made_that_would_not_pay_or_not_be_valid(
     assert isinstance(trainer.teachers.target(trainer.microbatches()[0]), Target)
 
 
-def test_the_plan_knows_the_room_and_counts_one_pass_of_the_teacher(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_plan_counts_one_teacher_pass_if_the_cache_fits(recipe: Recipe, tmp_path: Path) -> None:
     config, facts = stage(recipe, {}), preflight(recipe, tmp_path)
     cost, once, full = (cost_of(config, facts, tmp_path, 1e9, room=room) for room in (0, ROOM, 1e3))
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM)

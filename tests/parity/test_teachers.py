@@ -62,7 +62,7 @@ def gradients(config: StageConfig, folder: Path) -> dict[str, Tensor]:
 SOFT_AND_HIDDEN = {"latent": {"terms": [{"kind": "hidden"}], "projection": "shared"}, "hard_label": None}
 
 
-def test_two_teachers_that_are_the_same_teach_what_one_does(recipe: Recipe, tmp_path: Path) -> None:
+def test_two_equal_teachers_act_like_one(recipe: Recipe, tmp_path: Path) -> None:
     single = FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / "t", seed=1))))
     for weighting in ("fixed", "confidence"):
         both = Committee(members=(single, single), weights=(0.25, 0.75), weighting=weighting)  # type: ignore[arg-type]
@@ -74,7 +74,7 @@ def test_two_teachers_that_are_the_same_teach_what_one_does(recipe: Recipe, tmp_
             torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
-def test_fixed_shares_weigh_the_teachers_gradients(recipe: Recipe, tmp_path: Path) -> None:
+def test_fixed_shares_weight_the_gradients_of_the_teachers(recipe: Recipe, tmp_path: Path) -> None:
     members = tuple(
         FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed)))) for seed in (1, 2)
     )
@@ -88,7 +88,7 @@ def test_fixed_shares_weigh_the_teachers_gradients(recipe: Recipe, tmp_path: Pat
     assert any(not torch.allclose(first[name], second[name], rtol=0.1) for name in together)
 
 
-def test_confidence_gives_each_row_the_shares_of_its_label(recipe: Recipe, tmp_path: Path) -> None:
+def test_confidence_weights_teachers_by_the_label_of_each_row(recipe: Recipe, tmp_path: Path) -> None:
     folders = [classifier(tmp_path / f"t{seed}", seed=seed) for seed in (1, 2)]
     members = tuple(FinetunedTeacher(model=FolderModel(path=str(folder))) for folder in folders)
     both = Committee(members=members, weights=(0.5, 0.5), weighting="confidence")
@@ -144,7 +144,7 @@ def test_shares_and_weighting_are_part_of_a_stages_identity(recipe: Recipe, tmp_
     assert len(digests) == 4
 
 
-def test_a_student_predicts_masked_words_through_a_whole_stage(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_student_learns_masked_words_in_a_stage(recipe: Recipe, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),

@@ -46,7 +46,7 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in trainer.parameters.items() if p.grad is not None}
 
 
-def test_one_batch_of_eight_equals_four_of_two_accumulated(recipe: Recipe, tmp_path: Path) -> None:
+def test_one_batch_of_eight_equals_four_accumulated_batches_of_two(recipe: Recipe, tmp_path: Path) -> None:
     results: list[dict[str, Tensor]] = []
     means: list[dict[str, float]] = []
     for size in (8, 2):
@@ -102,7 +102,7 @@ def test_padding_to_a_longer_row_does_not_change_the_gradient(recipe: Recipe, tm
         torch.testing.assert_close(results[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_counts_known_before_the_forward_pass_are_those_of_the_losses(recipe: Recipe, tmp_path: Path) -> None:
+def test_counts_known_before_the_forward_pass_equal_those_of_the_losses(recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, plain_ports(tmp_path))
     batch = trainer.tokens.batch(trainer.batches.step(0)[0])
     target = trainer.teachers.target(batch)
@@ -111,7 +111,7 @@ def test_counts_known_before_the_forward_pass_are_those_of_the_losses(recipe: Re
     assert {key: int(loss.count) for key, loss in losses.items()} == trainer.objective.counts(batch)
 
 
-def test_a_teacher_is_bit_equal_after_its_stage(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_teacher_is_unchanged_bit_for_bit_after_a_stage(recipe: Recipe, tmp_path: Path) -> None:
     for precision in ("fp32", "bf16"):
         trainer = trainer_of(recipe, plain_ports(tmp_path / precision), precision=precision)
         teacher = load_encoder(locate(recipe.pretrained))
@@ -136,7 +136,9 @@ def fit_again(trainer: Trainer, ports: Ports) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_half_the_steps_and_a_resume_end_where_all_steps_end(recipe: Recipe, tmp_path: Path, stop_at: int) -> None:
+def test_half_the_steps_and_a_resume_give_the_weights_of_all_steps(
+    recipe: Recipe, tmp_path: Path, stop_at: int
+) -> None:
     whole = trainer_of(recipe, plain_ports(tmp_path / "a"))
     sink = MetricList()
     fit_again(whole, plain_ports(tmp_path / "a", sink=sink, log_every=2))
@@ -171,7 +173,7 @@ def test_a_state_of_another_model_is_refused(recipe: Recipe, tmp_path: Path) -> 
         trainer.state.restore(wrong)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_non_finite_loss_stops_before_the_optimizer_step(recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, plain_ports(tmp_path))
     trainer.train_step()
     before = {name: parameter.detach().clone() for name, parameter in trainer.parameters.items()}
@@ -184,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(recipe: Reci
 
 
 @pytest.mark.parametrize("limit", [1.0, None])
-def test_a_gradient_that_is_not_finite_names_its_layer(limit: float | None, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_non_finite_gradient_is_reported_with_its_layer(limit: float | None, recipe: Recipe, tmp_path: Path) -> None:
     trainer = trainer_of(recipe, plain_ports(tmp_path))
     trainer.training = trainer.training.model_copy(update={"gradient_clip_norm": limit})
     (name,) = [name for name in trainer.parameters if name.endswith("layer.1.output.dense.weight")]
@@ -195,7 +197,7 @@ def test_a_gradient_that_is_not_finite_names_its_layer(limit: float | None, reci
     assert all(torch.equal(parameter, before[name]) for name, parameter in trainer.parameters.items())
 
 
-def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe) -> None:
+def test_a_student_copied_from_every_teacher_layer_equals_the_teacher(recipe: Recipe) -> None:
     folder = locate(recipe.pretrained)
     teacher = load_encoder(folder)
     shape = StudentShape(num_layers=4, hidden_size=16, num_attention_heads=2, intermediate_size=32)
@@ -204,7 +206,7 @@ def test_a_student_copied_from_every_teacher_layer_is_the_teacher(recipe: Recipe
     assert torch.equal(student(input_ids=ids).last_hidden_state, teacher(input_ids=ids).last_hidden_state)
 
 
-def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
+def test_copied_layers_follow_the_layer_map(recipe: Recipe) -> None:
     folder = locate(recipe.pretrained)
     teacher = load_encoder(folder).state_dict()
     shape = StudentShape(num_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
@@ -215,7 +217,7 @@ def test_copied_layers_are_those_the_map_names(recipe: Recipe) -> None:
         assert torch.equal(student[key.format(student_layer)], teacher[key.format(teacher_layer)])
 
 
-def test_a_random_start_depends_on_its_seed_alone(recipe: Recipe) -> None:
+def test_a_random_start_depends_only_on_its_seed(recipe: Recipe) -> None:
     folder = locate(recipe.pretrained)
 
     def first(seed: int) -> Tensor:
@@ -269,7 +271,7 @@ def with_words(recipe: Recipe) -> StageConfig:
 
 
 @pytest.mark.parametrize("kind", ["labels", "perturbed", "words"])
-def test_dropout_does_not_depend_on_how_a_step_is_cut(kind: str, recipe: Recipe, tmp_path: Path) -> None:
+def test_dropout_does_not_depend_on_microbatches(kind: str, recipe: Recipe, tmp_path: Path) -> None:
     config = {
         "labels": lambda: with_labels(recipe),
         "perturbed": lambda: with_labels(recipe, gradient_perturbation=1.0),

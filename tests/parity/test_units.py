@@ -68,7 +68,7 @@ def test_every_family_predicts_in_units_and_folds_them_into_its_last_layer(famil
     torch.testing.assert_close(answers(again), predictions, rtol=1e-5, atol=1e-4)
 
 
-def test_a_layer_without_a_bias_takes_the_scale_alone() -> None:
+def test_a_layer_without_a_bias_is_only_scaled() -> None:
     model = headed()
     layer = output_layer(model, 1)
     assert layer is not None
@@ -80,7 +80,7 @@ def test_a_layer_without_a_bias_takes_the_scale_alone() -> None:
     torch.testing.assert_close(answers(model), 5 * before)
 
 
-def test_a_frozen_teacher_in_bf16_keeps_its_answers_apart() -> None:
+def test_a_frozen_teacher_in_bf16_distinguishes_its_predictions() -> None:
     units = Units((2000.0,), (5.0,))
     teacher = headed()
     fresh_in_units(teacher, units)
@@ -114,7 +114,7 @@ def test_units_are_those_of_the_training_rows() -> None:
     assert constant == Units((7.0,), (1.0,))
 
 
-def test_both_losses_count_errors_in_deviations() -> None:
+def test_both_losses_measure_errors_in_standard_deviations() -> None:
     student, teacher = torch.tensor([[3.0], [8.0]]), torch.tensor([[1.0], [4.0]])
     batch = Batch(IDS[:2], torch.ones_like(IDS[:2]), None, Labels(torch.tensor([1.0, 4.0])), 18)
     for loss in (
@@ -139,7 +139,7 @@ def config_of(folder: Path, *, factor: float, offset: float) -> StageConfig:
     return teacher_configs(Recipe.model_validate(content))[0]
 
 
-def test_values_in_other_units_are_learnt_in_the_same_way(tmp_path: Path) -> None:
+def test_training_does_not_depend_on_the_units_of_values(tmp_path: Path) -> None:
     models, losses = [], []
     for factor, offset in ((1.0, 0.0), (35.0, 60.0)):
         folder = tmp_path / str(factor)
@@ -155,7 +155,7 @@ def test_values_in_other_units_are_learnt_in_the_same_way(tmp_path: Path) -> Non
     torch.testing.assert_close(scaled, 35 * plain + 60, rtol=1e-4, atol=1e-2)
 
 
-def test_values_go_on_bit_for_bit_after_an_interruption(tmp_path: Path) -> None:
+def test_an_interrupted_regression_stage_resumes_bit_for_bit(tmp_path: Path) -> None:
     config = config_of(tmp_path / "in", factor=35.0, offset=60.0)
     whole = run_stage(config, None, plain_ports(tmp_path / "whole"))
     states = MemoryStates()

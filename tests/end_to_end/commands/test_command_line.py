@@ -15,7 +15,7 @@ from tests.support.processes import running
 from tests.support.toys import toy_recipe_dict, toy_rows, toy_teacher, write_rows
 
 
-def test_recipes_are_listed_a_line_each(distill: Distill) -> None:
+def test_recipes_are_listed_one_per_line(distill: Distill) -> None:
     code, out, _ = distill("recipes", "--json")
     assert code == 0
     listed = [recipe["name"] for recipe in json.loads(out)]
@@ -42,7 +42,7 @@ def test_the_schema_is_a_json_schema(distill: Distill) -> None:
 class TestWithARun:
     """Commands that look at a finished run."""
 
-    def test_plan_says_what_is_there(self, distill: Distill, toy_run: ToyRun) -> None:
+    def test_plan_shows_stages_in_the_store(self, distill: Distill, toy_run: ToyRun) -> None:
         code, out, err = distill("plan", toy_run.recipe, "--store", toy_run.store, "--json")
         assert code == 0, err
         plan = json.loads(out)
@@ -53,7 +53,9 @@ class TestWithARun:
         assert plan["stages"][1]["steps"] == 4
         assert plan["seconds"] == 0
 
-    def test_plan_says_what_is_left_of_a_recipe_that_is_partly_there(self, distill: Distill, toy_run: ToyRun) -> None:
+    def test_plan_shows_the_remaining_stages_of_a_partly_finished_recipe(
+        self, distill: Distill, toy_run: ToyRun
+    ) -> None:
         change = ("--set", "stages.task_adaptive.training.seed=5")
         arguments = ("plan", toy_run.recipe, "--store", toy_run.store, *change)
         code, out, err = distill(*arguments, "--json")
@@ -72,7 +74,7 @@ class TestWithARun:
         for name in ("task_adaptive", "task_specific"):
             assert "to run" in lines[name]
 
-    def test_plan_leaves_out_a_teacher_that_no_stage_learns_from(self, distill: Distill, toy_run: ToyRun) -> None:
+    def test_plan_omits_a_teacher_that_no_stage_uses(self, distill: Distill, toy_run: ToyRun) -> None:
         first = yaml.safe_load(toy_run.recipe.read_text(encoding="utf-8"))["stages"][0]
         only = ("--set", f"stages={json.dumps([first])}", "--set", "baselines=[]")
         code, out, err = distill("plan", toy_run.recipe, "--store", toy_run.store, *only, "--json")
@@ -137,7 +139,7 @@ def broken(tmp_path: Path, distill: Distill, prefect: str):  # type: ignore[no-u
     return run
 
 
-def test_an_unknown_key_is_named_with_its_place(broken) -> None:  # type: ignore[no-untyped-def]
+def test_an_unknown_key_is_named_with_its_path(broken) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: recipe["student"]["shape"].update(num_layer=3))
     assert "student.shape.num_layer" in message
 
@@ -194,7 +196,7 @@ def test_a_bad_row_of_a_task_file_is_named(broken, tmp_path: Path, row: dict[str
     assert "21" in message
 
 
-def test_a_task_file_that_is_not_there_is_named(broken) -> None:  # type: ignore[no-untyped-def]
+def test_a_missing_task_file_is_named(broken) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: recipe["task"].update(train="/nowhere/train.jsonl"))
     assert "/nowhere/train.jsonl" in message
 
@@ -231,7 +233,7 @@ def test_a_teacher_with_another_digest_is_refused(broken) -> None:  # type: igno
     assert "the recipe asks for 0000" in broken(change)
 
 
-def test_a_vocabulary_that_does_not_fit_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_different_vocabulary_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     from tests.support.builders import WORDS, tiny_tokenizer
 
     def change(recipe: dict) -> None:
@@ -241,7 +243,7 @@ def test_a_vocabulary_that_does_not_fit_is_refused(broken, tmp_path: Path) -> No
     assert "the vocabulary belongs to another model" in broken(change)
 
 
-def test_a_teacher_that_is_no_folder_or_a_pickle_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_teacher_that_is_not_a_folder_or_is_a_pickle_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assert "is not a folder" in broken(lambda recipe: recipe["teacher"].update(model=str(tmp_path / "none")))
     pickled = toy_teacher(tmp_path / "pickled")
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
@@ -250,20 +252,20 @@ def test_a_teacher_that_is_no_folder_or_a_pickle_is_refused(broken, tmp_path: Pa
     assert "weights_only=True" in message
 
 
-def test_an_unreachable_hub_is_said_so(broken) -> None:  # type: ignore[no-untyped-def]
+def test_an_unreachable_hub_is_reported(broken) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: recipe["teacher"].update(model="example/none"), code=1)
     assert "the hub cannot be reached" in message
     assert "--set teacher.model=./folder" in message
 
 
-def test_a_store_that_is_a_file_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_store_path_that_is_a_file_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     file = tmp_path / "file"
     file.write_text("not a folder", encoding="utf-8")
     recipe = lambda recipe: None  # noqa: E731
     assert str(file) in broken(recipe, "--store", str(file))
 
 
-def test_resuming_from_a_folder_that_is_no_checkpoint_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_resuming_from_a_folder_without_a_checkpoint_is_refused(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: None, "--resume-from", str(tmp_path))
     assert "manifest.json" in message
     message = broken(lambda recipe: None, "--resume-from", "mlflow:0123456789abcdef0123456789abcdef")
@@ -278,7 +280,7 @@ def test_an_unknown_stage_or_recipe_is_refused(broken, distill: Distill) -> None
     assert "quickstart" in distill.refused("show", "quikstart")
 
 
-def test_a_later_stage_without_the_ones_before_is_refused_before_anything_is_trained(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_later_stage_without_the_earlier_ones_is_refused_before_training(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: None, "--from", "task_adaptive")
     assert "stages general, general_enhanced of this recipe" in message
     assert str(tmp_path / "store") in message
@@ -287,7 +289,7 @@ def test_a_later_stage_without_the_ones_before_is_refused_before_anything_is_tra
     assert not list((tmp_path / "store" / "points").iterdir())
 
 
-def test_a_later_stage_is_refused_before_an_assistant_is_trained_for_it(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_later_stage_is_refused_before_its_assistant_is_trained(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     assistant = toy_recipe_dict(tmp_path / "other") | {"name": "assistant"}
     path = tmp_path / "assistant.yaml"
     path.write_text(yaml.safe_dump(assistant), encoding="utf-8")
@@ -300,20 +302,20 @@ def test_a_later_stage_is_refused_before_an_assistant_is_trained_for_it(broken, 
     assert not list((tmp_path / "store" / "checkpoints").iterdir())
 
 
-def test_a_task_folder_that_is_not_there_is_named_once(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_missing_task_folder_is_named_once(broken, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     message = broken(lambda recipe: None, "--set", f"task={tmp_path}/nowhere")
     assert message.count("error:") == 1
     assert f"task.train: there is no file {tmp_path}/nowhere/train.*" in message
     assert f"there is no folder {tmp_path}/nowhere either" in message
 
 
-def test_an_unknown_level_of_the_log_is_refused(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_log_level_is_refused(distill: Distill, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILL_LOG_LEVEL", "loud")
     message = distill.refused("recipes")
     assert "DISTILL_LOG_LEVEL=LOUD is no level; give one of" in message
 
 
-def test_an_unreachable_prefect_server_is_said_so(broken, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_an_unreachable_prefect_server_is_reported(broken, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("PREFECT_API_URL", "http://user:canary@127.0.0.1:9/api")
     message = broken(lambda recipe: None, code=1)
     assert "no Prefect server answers there" in message
@@ -321,7 +323,7 @@ def test_an_unreachable_prefect_server_is_said_so(broken, monkeypatch: pytest.Mo
 
 
 @pytest.mark.usefixtures("prefect")
-def test_an_unreachable_mlflow_server_stops_nothing(
+def test_an_unreachable_mlflow_server_does_not_stop_a_run(
     distill: Distill, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:canary@127.0.0.1:9")
@@ -337,7 +339,7 @@ def test_an_unreachable_mlflow_server_stops_nothing(
     assert any("train/loss" in path.read_text(encoding="utf-8") for path in points)
 
 
-def test_a_refused_run_says_one_line_and_nothing_else(tmp_path: Path) -> None:
+def test_a_refused_run_prints_exactly_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("not a folder", encoding="utf-8")
     env = {"PREFECT_HOME": str(tmp_path / "prefect")}
@@ -348,7 +350,7 @@ def test_a_refused_run_says_one_line_and_nothing_else(tmp_path: Path) -> None:
     assert line.startswith(f"error: --store {file}: {file} is a file, not a folder")
 
 
-def test_a_prefect_server_that_does_not_start_is_said_so(tmp_path: Path) -> None:
+def test_a_prefect_server_that_does_not_start_is_reported(tmp_path: Path) -> None:
     env = {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "0", "PREFECT_HOME": str(tmp_path / "prefect")}
     recipe = tmp_path / "toy.yaml"
     recipe.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")

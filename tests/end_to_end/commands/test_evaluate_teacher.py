@@ -37,7 +37,7 @@ def evaluated(distill: Distill, toy_run: ToyRun) -> list[str]:
 
 
 @pytest.mark.parametrize("harm", ["weights", "another", "manifest"])
-def test_a_teacher_that_is_not_what_it_was_is_left_out_and_said(
+def test_a_changed_teacher_is_not_scored_and_reported(
     harm: str, distill: Distill, toy_run: ToyRun, teacher: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     weights = teacher / "model" / "model.safetensors"
@@ -60,5 +60,5 @@ def test_a_teacher_that_is_not_what_it_was_is_left_out_and_said(
     assert named in caplog.text
 
 
-def test_a_teacher_that_is_what_it_was_is_scored(distill: Distill, toy_run: ToyRun) -> None:
+def test_an_unchanged_teacher_is_scored(distill: Distill, toy_run: ToyRun) -> None:
     assert evaluated(distill, toy_run) == ["task_specific", "teacher"]

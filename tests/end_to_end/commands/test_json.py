@@ -23,7 +23,7 @@ def one_document(distill: Distill, *arguments: str | Path) -> object:
     return json.loads(out, parse_constant=refuse_constant)
 
 
-def test_recipes_show_plan_compare_evaluate_verify_and_sync(distill: Distill, toy_run: ToyRun) -> None:
+def test_commands_print_one_json_document(distill: Distill, toy_run: ToyRun) -> None:
     last = toy_run.report.rows[4].checkpoint
     assert last is not None
     store = ("--store", toy_run.store)
@@ -45,7 +45,7 @@ def test_recipes_show_plan_compare_evaluate_verify_and_sync(distill: Distill, to
     assert document == {**document, "runs": [], "failure": None}
 
 
-def test_run(distill: Distill, toy_run: ToyRun) -> None:
+def test_run_prints_one_json_document(distill: Distill, toy_run: ToyRun) -> None:
     code, out, err = distill("run", toy_run.recipe, "--store", toy_run.store, "--json")
     assert code == 0, err
     assert "train, 2 classes: bad (80), good (80)" in err

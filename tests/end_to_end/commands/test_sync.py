@@ -36,7 +36,7 @@ def mlflow_server(port: int, folder: Path) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("prefect")
-def test_a_run_without_a_server_is_sent_whole_once_the_server_is_there(
+def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*arguments: str | Path) -> tuple[int, Any, str]:

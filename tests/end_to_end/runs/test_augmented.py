@@ -77,7 +77,7 @@ def test_copies_of_held_out_rows_are_held_out_too(tmp_path: Path) -> None:
     )
 
 
-def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_path: Path) -> None:
+def test_copies_are_learnt_from_the_teacher_alone_and_the_stage_resumes_exactly(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
     config = stage_config(recipe, recipe.stages[3], task_teachers(recipe, {}))
     whole = run_stage(config, None, plain_ports(tmp_path / "whole"))
@@ -97,7 +97,7 @@ def test_a_stage_learns_copies_from_the_teacher_alone_and_resumes_exactly(tmp_pa
     assert all(bool((whole_weights[name] == resumed_weights[name]).all()) for name in whole_weights)
 
 
-def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
+def test_augmentation_is_part_of_a_stages_identity(tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path)
     reseeded = recipe.model_copy(update={"augmentation": Augmentation(copies=COPIES, seed=1)})
     digests = set()
@@ -117,6 +117,6 @@ def test_augmentation_is_part_of_a_stage_s_identity(tmp_path: Path) -> None:
         ("multiple_choice", "only passage and question are copied"),
     ],
 )
-def test_kinds_whose_answers_are_part_of_the_text_have_no_copies(kind: str, why: str, tmp_path: Path) -> None:
+def test_kinds_with_answers_inside_the_text_are_not_augmented(kind: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=why):
         recipe_of(tmp_path, kind)

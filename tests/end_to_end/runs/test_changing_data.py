@@ -41,7 +41,9 @@ def growing(file: Path, row: dict[str, str], *, once_there: Path) -> Iterator[li
 
 
 @pytest.mark.usefixtures("prefect")
-def test_a_file_that_grows_is_what_it_was_when_the_run_began(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_uses_the_content_that_a_growing_file_had_at_its_start(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     content = toy_recipe_dict(tmp_path / "in", steps=20)
     content["stages"] = content["stages"][2:3]  # task_adaptive, after its teacher
     recipe, store = tmp_path / "toy.yaml", tmp_path / "store"

@@ -149,7 +149,7 @@ class Collecting(SilentProgress):
         self.gone += [piece.path for piece in removed.pieces]
 
 
-def test_gc_beside_a_run_takes_nothing_that_the_run_needs(first: Path, tmp_path: Path) -> None:
+def test_gc_during_a_run_removes_nothing_that_the_run_needs(first: Path, tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     left = store.writer("teacher", "ef" * 32).commit(manifest_of("ef" * 32), write_model)
     watched = Collecting(store=store)
@@ -161,7 +161,7 @@ def test_gc_beside_a_run_takes_nothing_that_the_run_needs(first: Path, tmp_path:
         verify(Path(row.checkpoint.path))
 
 
-def test_a_store_that_was_moved_is_gone_on_with_evaluated_and_found_by_run_id(first: Path, tmp_path: Path) -> None:
+def test_a_moved_store_can_be_resumed_evaluated_and_found_by_run_id(first: Path, tmp_path: Path) -> None:
     run(recipe_of(first), open_store(first / "store"))
     moved = CheckpointStore(tmp_path / "moved")
     shutil.copytree(first / "store", moved.root)

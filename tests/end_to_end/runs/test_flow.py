@@ -49,7 +49,7 @@ def test_the_table_has_a_row_for_the_teacher_each_stage_and_each_baseline(toy_ru
     assert toy_run.report.size is not None
 
 
-def test_the_baseline_saw_as_many_tokens_as_the_stages(toy_run: ToyRun) -> None:
+def test_the_baseline_trains_on_as_many_tokens_as_the_stages(toy_run: ToyRun) -> None:
     stages = sum(row.tokens or 0 for row in toy_run.report.rows if row.kind == "stage")
     baseline = next(row.tokens for row in toy_run.report.rows if row.name == "hard_label_baseline")
     assert baseline is not None
@@ -163,7 +163,7 @@ def test_a_second_run_does_nothing(toy_run: ToyRun) -> None:
     assert child.data.metrics["eval/probe_accuracy"] == again.rows[1].judgement.probe_accuracy
 
 
-def test_a_changed_last_stage_reuses_all_before_it(toy_run: ToyRun, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_last_stage_reuses_all_earlier_stages(toy_run: ToyRun, capfd: pytest.CaptureFixture[str]) -> None:
     changed = distill_flow(
         recipe=str(toy_run.recipe),
         overrides=["stages.task_specific.training.duration=5 steps", "baselines=[]"],
@@ -175,7 +175,7 @@ def test_a_changed_last_stage_reuses_all_before_it(toy_run: ToyRun, capfd: pytes
     assert output.count(": to run, unlike ") == 1
 
 
-def test_from_and_until_choose_stages(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_from_and_until_select_stages(toy_run: ToyRun, tmp_path: Path) -> None:
     options = RunOptions(store=str(toy_run.store), from_stage="task_adaptive", until_stage="task_adaptive")
     report = distill_flow(recipe=str(toy_run.recipe), options=options)
     assert [row.name for row in report.rows if row.kind == "stage"] == list(STAGES[:3])
@@ -187,7 +187,7 @@ def test_from_and_until_choose_stages(toy_run: ToyRun, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["folder", "mlflow"])
-def test_a_run_goes_on_from_an_intermediate_checkpoint(toy_run: ToyRun, by: str) -> None:
+def test_a_run_continues_from_an_intermediate_checkpoint(toy_run: ToyRun, by: str) -> None:
     row = next(row for row in toy_run.report.rows if row.name == "general_enhanced")
     assert row.checkpoint is not None
     source = row.checkpoint.path if by == "folder" else f"mlflow:{row.mlflow_run_id}"
@@ -204,7 +204,7 @@ def test_a_run_goes_on_from_an_intermediate_checkpoint(toy_run: ToyRun, by: str)
     assert manifest.parent_digest == row.checkpoint.digest
 
 
-def test_a_plain_call_gives_the_same_bits_as_the_flow(toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_plain_call_gives_the_same_weights_as_the_flow_bit_for_bit(toy_run: ToyRun, tmp_path: Path) -> None:
     recipe = read_recipe(str(toy_run.recipe))
     plain = run_stage(stage_config(recipe, recipe.stages[0], TaskTeachers()), None, plain_ports(tmp_path))
     weights = Path("model") / "model.safetensors"

@@ -89,7 +89,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return Done(runner, report, task, store.root)
 
 
-def test_the_teacher_is_compared_with_guessing_by_the_score_of_the_task(done: Done) -> None:
+def test_the_teacher_is_compared_with_the_baseline_by_the_tasks_metric(done: Done) -> None:
     (teacher,) = done.report.teachers
     # Of 90 rows drawn by class 3 are fraud: always "fraud" has F1 = 2 * 3 / (3 + 90).
     assert teacher.metric == "f1"
@@ -99,14 +99,14 @@ def test_the_teacher_is_compared_with_guessing_by_the_score_of_the_task(done: Do
     assert done.report.guessed["accuracy"] == pytest.approx(87 / 90)
 
 
-def test_weights_are_chosen_by_the_class_that_is_named(done: Done) -> None:
+def test_weights_are_selected_by_the_named_class(done: Done) -> None:
     assert isinstance(done.runner.context.progress, SilentProgress)
     notes = "\n".join(done.runner.context.progress.notes)
     assert "with the best f1 of fraud of 1.0000" in notes
     assert "teacher: good: f1 of fraud" in notes or "teacher: weak: f1 of fraud" in notes
 
 
-def test_every_number_stands_beside_its_class_and_what_guessing_gets(done: Done) -> None:
+def test_every_score_is_shown_with_its_class_and_the_baseline(done: Done) -> None:
     assert (done.report.validation_rows, done.report.validation_rows_of) == (90, 300)
     lines = "\n".join(summary(done.report))
     assert "f1 of fraud: student" in lines
@@ -116,7 +116,7 @@ def test_every_number_stands_beside_its_class_and_what_guessing_gets(done: Done)
     assert all(row.judgement.probe_accuracy is not None for row in done.report.rows[:2])
 
 
-def test_mlflow_says_whose_f1_it_is(done: Done) -> None:
+def test_mlflow_names_the_class_of_f1(done: Done) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{done.store}/mlflow.db")
@@ -138,7 +138,7 @@ def test_a_bag_of_words_is_scored_on_the_same_class(done: Done) -> None:
     assert judge_bag_of_words(done.runner.judge.yardstick).task_metric == pytest.approx(expected)
 
 
-def test_other_rows_are_scored_by_the_class_that_was_trained_with(done: Done, tmp_path: Path) -> None:
+def test_other_rows_are_scored_on_the_class_of_training(done: Done, tmp_path: Path) -> None:
     student = done.report.rows[1].checkpoint
     assert student is not None
     # Of these training rows neither class is rare, and of the toy's own it was fraud.
@@ -150,7 +150,7 @@ def test_other_rows_are_scored_by_the_class_that_was_trained_with(done: Done, tm
     assert scores.models[0].scores["f1"].of == "fraud"
 
 
-def test_evaluate_names_the_class_and_what_guessing_gets(done: Done) -> None:
+def test_evaluate_names_the_class_and_the_baseline(done: Done) -> None:
     student = done.report.rows[1].checkpoint
     assert student is not None
     scores = evaluate_checkpoint(Path(student.path), str(done.task), done.store)

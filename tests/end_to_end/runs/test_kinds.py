@@ -85,7 +85,7 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Kind(request.param, folder, recipe, teachers, results)
 
 
-def test_its_losses_are_those_of_latent_soft_and_hard_labels(kind: Kind) -> None:
+def test_latent_soft_and_hard_label_losses_are_logged(kind: Kind) -> None:
     metrics = kind.results["task_specific"].metrics
     wanted = {"attention_loss", "hidden_loss", "embedding_loss", "soft_label_loss"}
     if kind.name != "embedding":
@@ -96,7 +96,7 @@ def test_its_losses_are_those_of_latent_soft_and_hard_labels(kind: Kind) -> None
     assert ("train/hard_label_loss" in metrics) == (kind.name != "embedding")
 
 
-def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> None:
+def test_an_interrupted_stage_ends_with_the_same_weights(kind: Kind) -> None:
     stage = kind.recipe.stages[-1]
     config = stage_config(kind.recipe, stage, kind.teachers)
     parent = kind.results["task_adaptive"].checkpoint
@@ -119,7 +119,7 @@ def test_a_stage_that_was_interrupted_ends_in_the_same_weights(kind: Kind) -> No
             assert torch.equal(tensor, resumed_weights[name][key]), f"{name}: {key}"
 
 
-def test_a_teacher_that_is_asked_once_says_what_it_says_each_time(kind: Kind) -> None:
+def test_cached_outputs_of_a_teacher_equal_live_ones(kind: Kind) -> None:
     stage = kind.recipe.stages[-1]
     config = stage_config(kind.recipe, stage, kind.teachers)
     longer = config.training.model_copy(update={"duration": Duration(amount=2, unit="epochs")})
@@ -169,7 +169,7 @@ def test_the_yardstick_scores_teacher_student_and_baseline(kind: Kind) -> None:
     assert (not guessed) == (kind.name == "embedding")
 
 
-def test_transformers_opens_the_student_and_answers_the_same(kind: Kind) -> None:
+def test_transformers_loads_the_student_with_the_same_outputs(kind: Kind) -> None:
     model = AUTO[kind.name].from_pretrained(kind.student).eval()
     tokenizer = AutoTokenizer.from_pretrained(kind.student)
     assert kind.recipe.task is not None

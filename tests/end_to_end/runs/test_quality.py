@@ -26,7 +26,7 @@ def command(*words: str) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_a_method_spends_the_tokens_it_was_given(name: str, tmp_path: Path) -> None:
+def test_a_method_uses_exactly_its_token_budget(name: str, tmp_path: Path) -> None:
     base = Recipe.model_validate(toy_recipe_dict(tmp_path)).model_dump(mode="json")
     recipe = Recipe.model_validate(variant(base, METHODS[name], tokens=1e6, seed=3))
     assert sum(stage.training.duration.amount for stage in recipe.stages) == pytest.approx(1e6)
@@ -51,7 +51,7 @@ def test_without_task_specific_the_classifier_learns_from_hard_labels_alone() ->
 
 
 @pytest.mark.usefixtures("prefect")
-def test_a_method_is_run_with_every_seed(tmp_path: Path) -> None:
+def test_every_method_is_run_with_every_seed(tmp_path: Path) -> None:
     recipe = tmp_path / "toy.yaml"
     recipe.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")
     printed = command(
@@ -84,7 +84,7 @@ def test_starts_are_compared_at_shares_of_the_tokens() -> None:
     assert {method.start["kind"] for _, method, _ in planned} == {"random", "extract"}
 
 
-def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_end(
+def test_tokens_to_match_are_the_fewest_that_reach_the_random_starts_final_score(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def result(method: str, budget: float, *accuracies: float) -> list[dict[str, object]]:

@@ -91,7 +91,7 @@ def first(world: World) -> FirstRun:
     return FirstRun(str(failed.value), report)
 
 
-def test_a_task_that_fails_is_named_and_the_others_are_finished(world: World, first: FirstRun) -> None:
+def test_a_failed_task_is_named_and_the_others_are_finished(world: World, first: FirstRun) -> None:
     assert first.error.startswith("task noise: the fine-tuned teacher scores ")
     assert first.error.count("\n") == 0
     report = first.report
@@ -147,7 +147,7 @@ def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(firs
     assert any("plays" in table and "failed" in table for table in tables)
 
 
-def test_plan_shows_what_is_shared_once_and_what_is_left_of_each_task(
+def test_plan_shows_shared_stages_once_and_the_remaining_stages_of_each_task(
     world: World, first: FirstRun, distill: Distill
 ) -> None:
     several = ("--set", f"tasks={json.dumps(world.tasks)}", "--store", world.store.root)
@@ -170,7 +170,7 @@ def test_plan_shows_what_is_shared_once_and_what_is_left_of_each_task(
     ]
 
 
-def test_a_run_of_one_task_would_reuse_what_the_run_of_several_made(
+def test_a_run_of_one_task_would_reuse_the_stages_of_a_run_of_several(
     world: World, first: FirstRun, distill: Distill
 ) -> None:
     arguments = ("--set", f"task={world.tasks[1]}", "--store", world.store.root, "--json")
@@ -182,7 +182,7 @@ def test_a_run_of_one_task_would_reuse_what_the_run_of_several_made(
     assert [stage["digest"] for stage in stages] == [checkpoint and checkpoint.digest for checkpoint in checkpoints]
 
 
-def test_compare_prints_the_tasks_and_each_of_them(world: World, first: FirstRun, distill: Distill) -> None:
+def test_compare_prints_the_tasks_together_and_separately(world: World, first: FirstRun, distill: Distill) -> None:
     code, out, _ = distill("compare", first.report.run, "--store", world.store.root)
     assert code == 0
     for words in ("toy on 2 tasks", "noise  failed", f"distill compare {first.report.run}-plays"):
@@ -216,7 +216,7 @@ def stopped_in_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     return
 
 
-def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
+def test_a_stopped_run_starts_no_further_task_and_can_be_resumed(
     world: World, first: FirstRun, stopped_in_the_last_stage: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mended = "teacher.minimum_gain=0"
@@ -233,7 +233,7 @@ def test_a_stopped_run_begins_no_further_task_and_the_same_command_goes_on(
     assert [row.status for row in noise.rows] == ["reused", "reused", "ran"]
 
 
-def test_mistakes_of_every_task_come_at_once_and_those_of_all_come_once(
+def test_mistakes_of_all_tasks_are_reported_at_once_and_shared_ones_once(
     world: World, distill: Distill, tmp_path: Path
 ) -> None:
     bad = Path(write_task(tmp_path / "worse", ("a", "b")))
@@ -252,7 +252,7 @@ def test_mistakes_of_every_task_come_at_once_and_those_of_all_come_once(
     assert not list((tmp_path / "store" / "checkpoints").iterdir())
 
 
-def test_a_later_stage_is_refused_with_the_task_whose_earlier_ones_are_not_there(
+def test_a_later_stage_is_refused_with_the_task_that_lacks_earlier_stages(
     world: World, first: FirstRun, distill: Distill, tmp_path: Path
 ) -> None:
     several = ("--set", f"tasks={json.dumps(world.tasks)}", "--from", "task_specific")
@@ -265,12 +265,12 @@ def test_a_later_stage_is_refused_with_the_task_whose_earlier_ones_are_not_there
     assert "a task_specific checkpoint knows one task already, so 2 tasks cannot continue from it" in message
 
 
-def test_one_task_and_several_at_a_time_are_refused_by_the_flow(world: World) -> None:
+def test_one_task_and_several_together_are_refused_by_the_flow(world: World) -> None:
     with pytest.raises(ConfigError, match="a run has one task or several"):
         distill_flow(recipe=str(world.recipe), task="docstrings", tasks=world.tasks)
 
 
-def test_a_recipe_with_several_tasks_is_nobodys_teacher(world: World, distill: Distill) -> None:
+def test_a_recipe_with_several_tasks_cannot_be_a_teacher(world: World, distill: Distill) -> None:
     listed = yaml.safe_load(world.recipe.read_text(encoding="utf-8"))
     del listed["task"]
     path = world.recipe.with_name("other.yaml")

@@ -64,7 +64,7 @@ def test_the_best_candidate_is_the_teacher(done: RunByHand) -> None:
     assert "teacher: the best of 2 is learning_rate 0.005 (accuracy 1.0000)" in done.notes
 
 
-def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: RunByHand) -> None:
+def test_every_candidate_is_a_separate_run_and_the_best_is_marked(done: RunByHand) -> None:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{done.runner.context.store.root}/mlflow.db")
@@ -77,7 +77,7 @@ def test_every_candidate_is_a_run_of_its_own_and_the_best_is_marked(done: RunByH
     assert all("train/loss" in run.data.metrics for run in runs)
 
 
-def test_nobody_knows_the_student_before_its_teacher(
+def test_the_students_digest_is_unknown_before_its_teacher_is_chosen(
     outlined: tuple[OutlinedStage, ...], done: RunByHand, folder: Path, store: CheckpointStore
 ) -> None:
     titles = [stage.title for stage in outlined]
@@ -94,7 +94,9 @@ def test_nobody_knows_the_student_before_its_teacher(
     assert not outline(one_more, one_more.stages, store)[-1].is_known
 
 
-def test_what_was_learnt_does_not_depend_on_who_lost(done: RunByHand, folder: Path, store: CheckpointStore) -> None:
+def test_the_student_does_not_depend_on_the_rejected_candidates(
+    done: RunByHand, folder: Path, store: CheckpointStore
+) -> None:
     alone = recipe_of(folder, GOOD)
     single = outline(alone, alone.stages, store)
     assert [stage.title for stage in single] == ["teacher", "task_adaptive"]
@@ -109,7 +111,7 @@ def test_what_was_learnt_does_not_depend_on_who_lost(done: RunByHand, folder: Pa
     assert again.results[-1].checkpoint == done.results[-1].checkpoint
 
 
-def test_the_candidates_are_laid_side_by_side(done: RunByHand) -> None:
+def test_the_candidates_are_compared_in_a_table(done: RunByHand) -> None:
     report = RunReport(
         run="r", recipe="toy", task="t", metric="accuracy", seconds=1.0, store="s", rows=tuple(done.runner.judge.rows)
     )
@@ -125,12 +127,12 @@ def test_the_candidates_are_laid_side_by_side(done: RunByHand) -> None:
     assert candidates_table(plain) is None
 
 
-def test_of_equals_the_first_is_taken() -> None:
+def test_ties_are_broken_by_the_order_of_candidates() -> None:
     assert best_of([0.5, 0.7, 0.7]) == 1
     assert best_of([0.7, 0.5, 0.7]) == 0
 
 
-def test_a_score_on_rows_held_out_counts_where_there_is_one(folder: Path) -> None:
+def test_the_score_on_held_out_rows_takes_precedence(folder: Path) -> None:
     (config, *_) = teacher_configs(recipe_of(folder, BAD, GOOD))
     metrics = {"eval/accuracy": 0.9, "select/best_accuracy": 0.8, "select/best_f1": 0.7}
     assert score_of(config, metrics) == 0.9
@@ -140,7 +142,7 @@ def test_a_score_on_rows_held_out_counts_where_there_is_one(folder: Path) -> Non
         assert score_of(config.model_copy(update={"training": training}), metrics) == expected
 
 
-def test_a_grid_is_every_value_with_every_other() -> None:
+def test_a_grid_is_the_product_of_its_values() -> None:
     tuned = FineTune.model_validate(
         {
             "training": {"duration": "1 epoch", "seed": 5},
@@ -172,7 +174,7 @@ def test_a_grid_is_every_value_with_every_other() -> None:
         ({"seeds": 0}, "greater than or equal to 1"),
     ],
 )
-def test_a_grid_that_cannot_be_tried_is_refused(grid: dict[str, Any], message: str) -> None:
+def test_an_invalid_grid_is_refused(grid: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         FineTune.model_validate({"training": {"duration": "1 epoch"}, **grid})
 
@@ -229,7 +231,7 @@ def test_a_teacher_that_knows_its_task_is_good(trained: Path, folder: Path) -> N
     )
 
 
-def test_a_teacher_no_better_than_words_is_weak(trained: Path, folder: Path) -> None:
+def test_a_teacher_no_better_than_a_bag_of_words_is_weak(trained: Path, folder: Path) -> None:
     report = report_on(folder, trained, words=1.0)
     assert report.verdict == "weak"
     assert "a bag of words scores 100.0 %, no less" in report.reason
@@ -242,7 +244,7 @@ def test_outputs_are_put_in_order_by_name(trained: Path, folder: Path, tmp_path:
     assert "reordered by name to match the task's labels" in teacher_line(report)
 
 
-def test_outputs_without_names_in_another_order_are_found_out(trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_unnamed_outputs_in_another_order_are_detected(trained: Path, folder: Path, tmp_path: Path) -> None:
     report = report_on(folder, changed(trained, tmp_path, swap, ("LABEL_0", "LABEL_1")))
     assert (report.verdict, report.label_order, report.score.value) == ("useless", "unnamed", 0.0)
     told = "the fine-tuned teacher scores 0.0 % .* read as good, bad they would score 100.0 %"
@@ -250,7 +252,7 @@ def test_outputs_without_names_in_another_order_are_found_out(trained: Path, fol
         check_first([report])
 
 
-def test_a_teacher_that_always_says_the_same_is_told_so(trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_teacher_with_constant_predictions_is_reported(trained: Path, folder: Path, tmp_path: Path) -> None:
     model = changed(trained, tmp_path, silence, ("bad", "good"))
     report = report_on(folder, model)
     assert report.verdict == "useless"
@@ -263,14 +265,14 @@ def test_a_teacher_that_always_says_the_same_is_told_so(trained: Path, folder: P
     check_first([report])
 
 
-def test_the_run_says_it_before_the_student_starts(done: RunByHand) -> None:
+def test_the_verdict_is_logged_before_the_student_is_trained(done: RunByHand) -> None:
     (report,) = done.runner.judge.teacher_reports
     assert (report.name, report.metric, report.verdict) == ("teacher", "accuracy", "weak")
     assert report.bag_of_words == 1.0, "the toy's label is one word"
     assert teacher_line(report) in done.notes
 
 
-def test_nothing_is_said_where_there_is_nothing_to_compare(folder: Path, trained: Path) -> None:
+def test_no_verdict_is_given_without_scores(folder: Path, trained: Path) -> None:
     recipe = recipe_of(folder, GOOD)
     teacher = FinetunedTeacher(model=FolderModel(path=str(trained)))
     yardstick = make_yardstick(recipe, teacher, folder / "store" / "cache")

@@ -41,7 +41,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "SECONDS_PER_ROUND", dict.fromkeys(OBJECTIVES, 0.01))
 
 
-def test_the_rows_are_those_announced() -> None:
+def test_the_rows_equal_those_announced() -> None:
     tokens = make_tokens()
     assert 24 <= sorted(tokens.lengths)[len(tokens) // 2] <= 26
     assert tokens.lengths.max() == MAX_LENGTH
@@ -50,7 +50,7 @@ def test_the_rows_are_those_announced() -> None:
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("objective", ["labels", "relations"])
-def test_the_yardstick_computes_what_ours_computes(objective: Objective) -> None:
+def test_the_yardstick_computes_the_same_loss(objective: Objective) -> None:
     work = make_workload("small", CPU)
     ours = Ours(work, objective, "fp32").trainer
     plain = Yardstick(work, objective)
@@ -72,7 +72,7 @@ def test_the_yardstick_computes_what_ours_computes(objective: Objective) -> None
 @pytest.mark.parametrize(
     "ingredients", [Ingredients(), Ingredients(grouped=True, captured=True, bf16=True, fused=True)], ids=["none", "all"]
 )
-def test_a_step_of_the_yardstick_moves_the_student_and_not_the_teacher(
+def test_a_yardstick_step_changes_the_student_and_not_the_teacher(
     objective: Objective, ingredients: Ingredients
 ) -> None:
     plain = Yardstick(make_workload("small", CPU), objective, ingredients)
@@ -88,14 +88,14 @@ def test_a_step_of_the_yardstick_moves_the_student_and_not_the_teacher(
     assert not still
 
 
-def test_operations_are_those_of_the_plan() -> None:
+def test_operation_counts_equal_those_of_the_plan() -> None:
     work = make_workload("base", CPU)
     shape = StudentShape(num_layers=12, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
     per_token = linear_flops(work.teacher) + workload.attention_flops(work.teacher, 128)
     assert per_token * 128 == encoder_flops(shape, sequence_length=128)
 
 
-def test_the_floor_is_one_pass_of_the_teacher_and_three_of_the_student() -> None:
+def test_the_floor_is_one_teacher_pass_and_three_student_passes() -> None:
     work = make_workload("base", CPU)
     length = work.mean_length
     rates = {("teacher", "fp32"): 2e9, ("student", "fp32"): 1e9}
@@ -105,7 +105,7 @@ def test_the_floor_is_one_pass_of_the_teacher_and_three_of_the_student() -> None
     assert floor_rate(work, rates, "fp32") == pytest.approx(expected)  # type: ignore[arg-type]
 
 
-def test_a_rate_is_of_all_tokens_over_all_seconds() -> None:
+def test_a_rate_is_total_tokens_over_total_seconds() -> None:
     line = Line(running=None, tokens=[100, 300], seconds=[1.0, 1.0])  # type: ignore[arg-type]
     assert line.rates == [100, 300]
     assert line.rate == 200
@@ -114,7 +114,7 @@ def test_a_rate_is_of_all_tokens_over_all_seconds() -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_table_is_printed_and_every_number_kept(tmp_path: Path) -> None:
+def test_the_table_is_printed_and_every_number_is_stored(tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(main)
     words = ["--shapes", "small", "--rounds", "2", "--precisions", "fp32", "--alone", ""]
@@ -137,7 +137,7 @@ def test_the_table_is_printed_and_every_number_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_rows_for_a_teacher_that_is_asked_once_are_the_first_ones() -> None:
+def test_rows_for_a_cached_teacher_are_the_first_rows() -> None:
     tokens = make_tokens()
     few = tokens.first(ROWS_ASKED_ONCE // 2)
     assert len(few) == ROWS_ASKED_ONCE // 2
@@ -146,7 +146,7 @@ def test_rows_for_a_teacher_that_is_asked_once_are_the_first_ones() -> None:
     assert torch.equal(few.batch(rows).input_ids, tokens.batch(rows).input_ids)
 
 
-def test_words_that_choose_nothing_are_refused() -> None:
+def test_filters_that_match_nothing_are_refused() -> None:
     app = typer.Typer()
     app.command()(main)
     result = CliRunner().invoke(app, ["--shapes", "huge"])

@@ -166,7 +166,7 @@ def test_message_shortens_long_values(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1500
 
 
-def test_line_ends_do_not_change_the_words(tmp_path: Path) -> None:
+def test_only_line_feeds_and_carriage_returns_end_a_line(tmp_path: Path) -> None:
     # Only line feeds and carriage returns end a line of CSV; other separators are part of a text.
     (tmp_path / "a.csv").write_bytes("text_a,label\r\none\u2028two,no\r\nthree\x0cfour,yes\r\n".encode())
     rows = load_task(FileTask(train=str(tmp_path / "a.csv"), validation=str(tmp_path / "a.csv")), tmp_path / "c")

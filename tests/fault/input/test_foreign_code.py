@@ -202,7 +202,7 @@ def test_a_script_in_a_data_set_is_not_executed(tmp_path: Path, canary: Path) ->
         load_repository(str(folder), None, "train", "task")
 
 
-def test_pickles_in_the_store_are_found_or_refused(tmp_path: Path, payload: bytes) -> None:
+def test_pickles_in_the_store_are_detected_or_refused(tmp_path: Path, payload: bytes) -> None:
     store = open_store(tmp_path / "store")
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
     (folder / "model" / "pytorch_model.bin").write_bytes(payload)
@@ -239,7 +239,7 @@ def _with_code(folder: Path, canary: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_code_in_a_model_folder_is_not_run_where_the_family_is_known(tmp_path: Path, canary: Path) -> None:
+def test_code_in_a_model_folder_of_a_known_family_is_not_run(tmp_path: Path, canary: Path) -> None:
     folder = _with_code(toy_teacher(tmp_path / "model"), canary, attn_implementation="example/kernel")
     config = load_config(folder)
     load_tokenizer(folder, config)
@@ -285,14 +285,14 @@ def test_family_that_needs_foreign_code_is_refused(
         "evaluation.",
     ],
 )
-def test_no_key_of_a_recipe_switches_foreign_code_on(tmp_path: Path, prefix: str) -> None:
+def test_no_recipe_key_enables_foreign_code(tmp_path: Path, prefix: str) -> None:
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"trust_remote_code: unknown key"):
         load_recipe(path, [f"{prefix}trust_remote_code=true"], recipes_folder=None)
 
 
-def test_no_field_of_any_schema_is_about_trust() -> None:
+def test_the_schema_never_mentions_trust_or_remote_code() -> None:
     text = json.dumps(Recipe.model_json_schema()).lower()
     assert "stages" in text
     assert "trust" not in text

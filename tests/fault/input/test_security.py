@@ -227,12 +227,12 @@ def _annotated(annotation: Any, metadata: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", ["google-bert/bert-base-uncased", "gpt2", "a.b/c.d_e-f", "BAAI/bge-small-en-v1.5"])
-def test_usual_names_of_a_hub_are_accepted(name: str) -> None:
+def test_common_hub_names_are_accepted(name: str) -> None:
     assert accepted(HubId, name)
 
 
 @pytest.mark.parametrize("name", ["main", "refs/pr/12", "v1.2.0", "0123456789abcdef" * 2, "feature/x-y_z"])
-def test_usual_revisions_are_accepted(name: str) -> None:
+def test_common_revisions_are_accepted(name: str) -> None:
     assert accepted(Revision, name)
 
 
@@ -293,7 +293,7 @@ def test_manifest_never_leads_outside_its_folder(store: CheckpointStore, name: s
 
 
 @pytest.mark.parametrize("run_id", ["../../x", "/etc/x", "x" * 5000, "a\0b", "..", "", "a/b"])
-def test_no_id_of_a_run_leaves_the_store(tmp_path: Path, run_id: str) -> None:
+def test_no_run_id_leads_outside_the_store(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(CheckpointError, match="is not the id of a run"):
         resolve_run(run_id, uri=f"sqlite:///{tmp_path}/none.db", store=CheckpointStore(tmp_path))
     answer = SimpleNamespace(info=SimpleNamespace(run_id=run_id))

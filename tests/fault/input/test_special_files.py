@@ -46,7 +46,7 @@ def nothing_waits() -> Iterator[None]:
 
 @pytest.mark.parametrize("make", KINDS)
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".csv.gz", ".jsonl.zst"])
-def test_as_the_rows_of_a_task(tmp_path: Path, make: Make, suffix: str) -> None:
+def test_a_special_file_as_task_rows_is_refused(tmp_path: Path, make: Make, suffix: str) -> None:
     path = tmp_path / f"train{suffix}"
     kind = make(path)
     for pattern in (str(path), f"{tmp_path}/train.*"):
@@ -64,7 +64,7 @@ def corpus(*paths: Path, **fields: Any) -> GeneralCorpus:
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_as_a_corpus(tmp_path: Path, make: Make) -> None:
+def test_a_special_file_as_a_corpus_is_refused(tmp_path: Path, make: Make) -> None:
     folder = tmp_path / "texts"
     write_rows(folder / "a.jsonl", [{"text": "row"}, {"text": "other row"}])
     kind = make(folder / "b.jsonl")
@@ -74,7 +74,7 @@ def test_as_a_corpus(tmp_path: Path, make: Make) -> None:
 
 
 @pytest.mark.parametrize("name", ["state.json", "data.arrow", "dataset_info.json"])
-def test_in_a_saved_data_set(tmp_path: Path, name: str) -> None:
+def test_a_special_file_in_a_saved_data_set_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "dataset_info.json").write_text("{}")
     (tmp_path / "state.json").write_text('{"_data_files": [{"filename": "data.arrow"}]}')
     (tmp_path / name).unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def test_in_a_saved_data_set(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("make", KINDS)
-def test_as_a_recipe_a_glove_file_and_a_list_of_words(tmp_path: Path, make: Make) -> None:
+def test_a_special_file_as_recipe_glove_file_or_word_list_is_refused(tmp_path: Path, make: Make) -> None:
     path = tmp_path / "given.yaml"
     message = f"{make(path)}, not a regular file"
     with pytest.raises(ConfigError, match=message):
@@ -117,7 +117,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "2_Dense/model.safetensors",
     ],
 )
-def test_in_a_model(tmp_path: Path, teacher: Path, make: Make, name: str) -> None:
+def test_a_special_file_in_a_model_is_refused(tmp_path: Path, teacher: Path, make: Make, name: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(teacher, folder)
     (folder / name).parent.mkdir(exist_ok=True)
@@ -127,7 +127,7 @@ def test_in_a_model(tmp_path: Path, teacher: Path, make: Make, name: str) -> Non
         locate(FolderModel(path=str(folder)))
 
 
-def test_as_a_model(tmp_path: Path) -> None:
+def test_a_special_file_as_a_model_is_refused(tmp_path: Path) -> None:
     fifo(tmp_path / "model")
     with pytest.raises(DataError, match="is a FIFO, not a regular file"):
         locate(FolderModel(path=str(tmp_path / "model")))
@@ -143,7 +143,7 @@ def store(tmp_path: Path) -> CheckpointStore:
 @pytest.mark.parametrize(
     "name", ["manifest.json", "manifest.sha256", "model/model.safetensors", "projections.safetensors"]
 )
-def test_in_a_checkpoint(store: CheckpointStore, make: Make, name: str) -> None:
+def test_a_special_file_in_a_checkpoint_is_refused(store: CheckpointStore, make: Make, name: str) -> None:
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
     (folder / name).unlink()
     kind = make(folder / name)
@@ -153,14 +153,14 @@ def test_in_a_checkpoint(store: CheckpointStore, make: Make, name: str) -> None:
         assert f"{name} is {kind}, not a regular file" in str(caught.value)
 
 
-def test_as_a_checkpoint(tmp_path: Path) -> None:
+def test_a_special_file_as_a_checkpoint_is_refused(tmp_path: Path) -> None:
     fifo(tmp_path / "general")
     with pytest.raises(CheckpointError, match="general is a FIFO, not a regular file"):
         open_checkpoint(tmp_path / "general")
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.safetensors"])
-def test_in_a_state_which_is_skipped(tmp_path: Path, name: str) -> None:
+def test_a_state_with_a_special_file_is_skipped(tmp_path: Path, name: str) -> None:
     states = FolderStates(tmp_path / "s", "general", DIGEST)
     for step in (1, 2):
         states.save(TrainingState(step=step, tensors={}, numbers={}))
@@ -172,7 +172,7 @@ def test_in_a_state_which_is_skipped(tmp_path: Path, name: str) -> None:
     assert result.step == 1
 
 
-def test_in_a_cache_which_is_then_replaced(tmp_path: Path) -> None:
+def test_a_cache_with_a_special_file_is_replaced(tmp_path: Path) -> None:
     make_whole(tmp_path / "rows", lambda into: write_rows(into / "a.jsonl", toy_rows(2, 0)) and None)
     assert is_whole(tmp_path / "rows")
     for name in ("a.jsonl", "sealed.json"):

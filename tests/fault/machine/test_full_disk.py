@@ -134,7 +134,7 @@ def harm_every_write(
 
 
 @pytest.mark.slow
-def test_a_full_disk_loses_nothing_and_the_run_goes_on_once_there_is_room(
+def test_a_full_disk_loses_nothing_and_the_run_resumes_once_there_is_space(
     disk: Path, recipe: Path, expected: dict[str, str], distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = disk / "store"
@@ -166,7 +166,7 @@ def test_a_disk_that_becomes_read_only_loses_nothing(
     assert weights(store) == expected
 
 
-def test_a_read_only_disk_is_refused_before_anything_runs_and_can_be_looked_at(
+def test_a_read_only_disk_is_refused_before_a_run_and_can_be_inspected(
     disk: Path, recipe: Path, distill: Distill
 ) -> None:
     open_store(disk / "store").write_report(

@@ -29,7 +29,7 @@ def recipe(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
+def test_a_killed_run_reuses_finished_stages_and_ends_with_the_same_weights(
     recipe: Path, tmp_path: Path, prefect: str
 ) -> None:
     env = {"PREFECT_API_URL": prefect}
@@ -63,7 +63,7 @@ def test_a_killed_run_reuses_what_was_finished_and_ends_in_the_same_weights(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_keeps_its_state_and_says_how_to_go_on(
+def test_a_stopped_run_keeps_its_state_and_prints_how_to_resume(
     recipe: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     env = {"PREFECT_HOME": str(tmp_path / "prefect")}

@@ -61,7 +61,7 @@ def seconds(job: Callable[[], Any]) -> float:
     return min(durations)
 
 
-def test_two_thousand_checkpoints_slow_nothing_down_by_a_second(
+def test_two_thousand_checkpoints_slow_no_command_by_a_second(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = toy_recipe(tmp_path / "in")
@@ -86,7 +86,7 @@ def test_two_thousand_checkpoints_slow_nothing_down_by_a_second(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
-def test_runs_at_once_in_one_store_lose_nothing_and_hold_on_to_nothing(
+def test_concurrent_runs_in_one_store_lose_nothing_and_leak_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
@@ -133,7 +133,7 @@ def test_growth_is_noticed() -> None:
         assert campaign.runs == 100
 
 
-def test_two_runs_of_one_second_keep_both_reports(tmp_path: Path) -> None:
+def test_two_runs_in_the_same_second_keep_both_reports(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     report = RunReport(run="toy-1", recipe="toy", task=None, store="s", rows=(), seconds=1.0)
     with ThreadPoolExecutor(8) as pool:

@@ -55,7 +55,7 @@ class Memory:
         return run_model(model, batch, needs)
 
 
-def test_passes_are_halved_until_they_fit_and_the_gradient_is_the_same(
+def test_passes_are_halved_until_they_fit_with_the_same_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sinks = MetricList(), MetricList()
@@ -76,7 +76,7 @@ def test_passes_are_halved_until_they_fit_and_the_gradient_is_the_same(
     assert [step for step, _ in sinks[1].points] == [0], "what is measured is logged once"
 
 
-def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
+def test_running_out_of_memory_within_a_step_leaves_no_partial_gradient(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, tight = (a_trainer(tmp_path, MetricList()) for _ in range(2))
@@ -92,7 +92,7 @@ def test_memory_that_runs_out_in_the_middle_of_a_step_leaves_no_half_gradient(
         torch.testing.assert_close(gradients(tight)[name], gradient, rtol=1e-4, atol=1e-7)
 
 
-def test_passes_that_were_halved_stay_so_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_halved_passes_stay_halved_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, resumed = (a_trainer(tmp_path, MetricList()) for _ in range(2))
     assert "microbatch_tokens" not in whole.state.saved(teachers_cached=False).numbers
     size = sum(batch.input_ids.numel() for batch in whole.microbatches())
@@ -108,7 +108,7 @@ def test_passes_that_were_halved_stay_so_after_a_resume(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("latent", [None, {"layer_map": {"kind": "optimal_transport"}}])
-def test_a_pass_that_cannot_be_cut_is_refused_by_name(
+def test_a_pass_that_cannot_be_split_is_refused_by_name(
     latent: dict[str, object] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = a_trainer(tmp_path, MetricList(), latent=latent)
@@ -120,7 +120,7 @@ def test_a_pass_that_cannot_be_cut_is_refused_by_name(
     assert all(torch.equal(before[name], parameter) for name, parameter in trainer.parameters.items())
 
 
-def test_other_errors_are_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_treated_as_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = a_trainer(tmp_path, MetricList())
 
     def broken(*_: object) -> Outputs:
@@ -132,7 +132,7 @@ def test_other_errors_are_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is Linux's")
-def test_the_machines_own_refusal_is_recognised() -> None:
+def test_the_systems_out_of_memory_error_is_recognised() -> None:
     code = (
         "import resource, torch\n"
         "from stages.device.runtime import is_out_of_memory\n"

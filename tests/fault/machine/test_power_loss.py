@@ -14,7 +14,7 @@ from tests.support.manifests import DIGEST, manifest_of, write_model
 from tests.torture.power import Disk, power_campaign
 
 
-def test_a_run_goes_on_to_the_same_weights_from_whatever_a_cut_left(tmp_path: Path) -> None:
+def test_a_run_resumes_to_the_same_weights_after_any_power_cut(tmp_path: Path) -> None:
     campaign = power_campaign(tmp_path, cases=4)
     assert campaign.losses == []
     assert campaign.cuts == 4
@@ -22,7 +22,7 @@ def test_a_run_goes_on_to_the_same_weights_from_whatever_a_cut_left(tmp_path: Pa
 
 
 @pytest.mark.parametrize("is_synced", [True, False])
-def test_a_checkpoint_that_was_committed_outlasts_a_cut_because_it_is_synced(
+def test_a_committed_checkpoint_survives_a_power_cut_because_it_is_synced(
     is_synced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not is_synced:
@@ -52,7 +52,7 @@ def state_after(store: Path) -> str:
     return "whole"
 
 
-def test_the_simulated_disk_keeps_what_was_synced_and_may_lose_the_rest(tmp_path: Path) -> None:
+def test_the_simulated_disk_keeps_synced_writes_and_may_lose_the_others(tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
     disk = Disk(folder)

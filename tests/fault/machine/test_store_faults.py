@@ -62,7 +62,7 @@ def store(tmp_path: Path) -> CheckpointStore:
     return open_store(tmp_path / "store")
 
 
-def test_the_list_of_files_to_harm_is_complete(store: CheckpointStore) -> None:
+def test_the_list_of_files_to_damage_is_complete(store: CheckpointStore) -> None:
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert names == set(FILES)
@@ -70,7 +70,7 @@ def test_the_list_of_files_to_harm_is_complete(store: CheckpointStore) -> None:
 
 @pytest.mark.parametrize("harm", [flip, truncate, empty, swap, Path.unlink, replace_by_folder])
 @pytest.mark.parametrize("name", FILES)
-def test_any_harm_to_any_file_is_found(store: CheckpointStore, name: str, harm: Callable[[Path], None]) -> None:
+def test_any_damage_to_any_file_is_detected(store: CheckpointStore, name: str, harm: Callable[[Path], None]) -> None:
     folder = Path(store.writer("teacher", DIGEST).commit(manifest_of(), write_model).path)
     harm(folder / name)
     with pytest.raises(CheckpointError) as caught:
@@ -107,7 +107,7 @@ store.writer("teacher", DIGEST).commit(manifest_of(), write)
 
 
 @pytest.mark.parametrize(("moment", "output"), [("before", "writing"), ("rename", "renaming")])
-def test_kill_9_during_a_commit_leaves_no_half_checkpoint(tmp_path: Path, moment: str, output: str) -> None:
+def test_sigkill_during_a_commit_leaves_no_partial_checkpoint(tmp_path: Path, moment: str, output: str) -> None:
     store = open_store(tmp_path / "store")
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, str(store.root), moment],
@@ -136,9 +136,7 @@ def test_kill_9_during_a_commit_leaves_no_half_checkpoint(tmp_path: Path, moment
     ("code", "output"),
     [(errno.ENOSPC, "the disk is full"), (errno.EROFS, "it is read-only"), (errno.EACCES, "not yours to write")],
 )
-def test_a_disk_that_refuses_is_a_store_error_naming_place_and_remedy(
-    store: CheckpointStore, code: int, output: str
-) -> None:
+def test_a_failed_write_is_a_store_error_with_path_and_remedy(store: CheckpointStore, code: int, output: str) -> None:
     def write(folder: Path) -> None:
         write_model(folder)
         raise OSError(code, os.strerror(code), str(folder / "model"))
@@ -151,7 +149,7 @@ def test_a_disk_that_refuses_is_a_store_error_naming_place_and_remedy(
     assert list((store.root / "checkpoints").iterdir()) == []
 
 
-def test_a_real_limit_on_file_size_stops_a_commit_and_a_state_and_leaves_what_was(store: CheckpointStore) -> None:
+def test_a_file_size_limit_stops_commits_and_states_and_keeps_existing_files(store: CheckpointStore) -> None:
     states = store.states("teacher", DIGEST)
     states.save(TrainingState(step=1, tensors={"a": torch.zeros(10)}, numbers={}))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -171,7 +169,7 @@ def test_a_real_limit_on_file_size_stops_a_commit_and_a_state_and_leaves_what_wa
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_without_write_permission_is_refused_before_any_work(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(StoreError, match="not yours to write"):
@@ -180,13 +178,13 @@ def test_a_folder_that_may_not_be_written_is_refused_before_any_work(tmp_path: P
         tmp_path.chmod(0o700)
 
 
-def test_a_place_where_nothing_can_be_made_is_refused_before_any_work() -> None:
+def test_a_path_where_no_folder_can_be_created_is_refused_before_any_work() -> None:
     # /proc refuses everybody, root too.
     with pytest.raises(DistillError, match="/proc/"):
         open_store("/proc/distill-store")
 
 
-def test_a_failing_rename_removes_what_was_written(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_removes_the_written_files(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -200,7 +198,7 @@ def test_a_failing_rename_removes_what_was_written(store: CheckpointStore, monke
     assert store.states("teacher", DIGEST).latest() is None
 
 
-def test_the_states_of_a_stage_go_when_its_checkpoint_is_committed(store: CheckpointStore) -> None:
+def test_states_are_removed_when_their_checkpoint_is_committed(store: CheckpointStore) -> None:
     states = store.states("teacher", DIGEST)
     states.save(TrainingState(step=1, tensors={"a": torch.zeros(2)}, numbers={}))
     store.writer("teacher", DIGEST).commit(manifest_of(), write_model)

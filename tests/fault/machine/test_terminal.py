@@ -44,7 +44,7 @@ def recipe(tmp_path: Path) -> Path:
         ("SIGKILL", "general  ", 0.0),
     ],
 )
-def test_a_run_in_a_terminal_ends_soon_and_leaves_nothing_behind(
+def test_a_key_press_ends_a_run_in_a_terminal_soon_without_leftovers(
     key: str, words: str, seconds: float, forker: Forker, recipe: Path, tmp_path: Path
 ) -> None:
     ended = forker.run(recipe, tmp_path / "store", key, seconds, words)
@@ -57,7 +57,7 @@ def test_a_run_in_a_terminal_ends_soon_and_leaves_nothing_behind(
 
 
 @pytest.mark.slow
-def test_ctrl_c_while_a_stage_trains_saves_its_state_and_says_so_at_once(
+def test_ctrl_c_during_training_saves_the_state_and_is_acknowledged_at_once(
     forker: Forker, recipe: Path, tmp_path: Path
 ) -> None:
     ended = forker.run(recipe, tmp_path / "store", "Ctrl-C", 1.0, "general  ")

@@ -20,21 +20,21 @@ from tests.torture.hostile import bomb_campaign, special_campaign
 from tests.torture.inputs import Inputs, file_campaign, override_campaign, recipe_campaign
 
 
-def test_harm_to_any_file_is_found(tmp_path: Path) -> None:
+def test_damage_to_any_file_is_detected(tmp_path: Path) -> None:
     result = flip_campaign(tmp_path, cases=60)
     assert result.losses == []
     assert sum(result.cases.values()) == 60
     assert {name.split(", ")[1] for name in result.cases} == set(HARMS)
 
 
-def test_nothing_is_collected_that_a_run_needs(tmp_path: Path) -> None:
+def test_gc_removes_nothing_that_a_run_needs(tmp_path: Path) -> None:
     result = collect_campaign(tmp_path, cases=24)
     assert result.losses == []
     assert result.runs + result.killed >= 24
     assert min(result.runs, result.killed, result.trained, result.reused, result.removed) > 0
 
 
-def test_a_stage_is_that_of_its_start_or_refused(tmp_path: Path) -> None:
+def test_a_stage_uses_the_inputs_of_its_start_or_is_refused(tmp_path: Path) -> None:
     result = change_campaign(tmp_path, cases=6)
     assert not result.losses
     assert result.cases.total() == 6
@@ -48,7 +48,7 @@ def test_damaged_recipes_are_loaded_or_refused(tmp_path: Path) -> None:
     assert len(result.kinds) > 6
 
 
-def test_changes_of_all_sorts_are_taken_or_refused(tmp_path: Path) -> None:
+def test_random_overrides_are_applied_or_refused(tmp_path: Path) -> None:
     result = override_campaign(tmp_path, cases=60)
     assert result.losses == []
     assert result.refused > 40
@@ -70,13 +70,13 @@ def test_parquet_bombs_are_refused_in_tens_of_megabytes(tmp_path: Path) -> None:
     assert result.refused > 3
 
 
-def test_special_files_are_refused_wherever_they_lie(tmp_path: Path) -> None:
+def test_special_files_are_refused_in_every_location(tmp_path: Path) -> None:
     result = special_campaign(tmp_path, cases=30)
     assert result.losses == []
     assert result.refused == 30
 
 
-def test_a_campaign_notices_what_it_looks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_campaign_detects_planted_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.torture.flips.verify", lambda _: None)
     assert len(flip_campaign(tmp_path / "flips", cases=20).losses) == 5
 
@@ -103,7 +103,7 @@ def _refuse(error: Exception) -> None:
         (lambda: time.sleep(0.2), "0.2 s"),
     ],
 )
-def test_a_campaign_notices_every_kind_of_loss(
+def test_a_campaign_detects_every_kind_of_loss(
     load: Callable[[], Any], output: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.torture.inputs.LONGEST_SECONDS", 0.2)
@@ -114,9 +114,7 @@ def test_a_campaign_notices_every_kind_of_loss(
     assert output in loss
 
 
-def test_a_campaign_names_the_smallest_case_and_what_was_executed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_campaign_names_the_smallest_case_and_executed_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def careless(source: str, _: object = ()) -> None:
         file = Path(source)
         if file.is_file() and "canary" in file.read_text(encoding="utf-8", errors="replace"):
@@ -131,7 +129,7 @@ def test_a_campaign_names_the_smallest_case_and_what_was_executed(
     assert "the smallest of them: [recipe.yaml (tags): b'name: x" in losses[-2]
 
 
-def test_a_command_that_ends_otherwise_is_noticed(tmp_path: Path) -> None:
+def test_an_unexpected_exit_code_is_detected(tmp_path: Path) -> None:
     result = Inputs()
     result.command("a case", "plan", str(tmp_path / "none.yaml"), codes=(0,))
     assert "exit code 2" in result.losses[0]
@@ -150,7 +148,7 @@ def test_a_command_that_ends_otherwise_is_noticed(tmp_path: Path) -> None:
         ("open.csv", b'text_a,label\n"' + b"x\n" * 100_000, r"lines 2 to 100001 \(row 1\): .* never closed"),
     ],
 )
-def test_what_a_campaign_found_is_refused_by_line(name: str, content: bytes, output: str, tmp_path: Path) -> None:
+def test_inputs_found_by_campaigns_are_refused_by_line(name: str, content: bytes, output: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(DataError, match=output):

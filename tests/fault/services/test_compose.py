@@ -20,7 +20,7 @@ OPTIONAL = "${HF_TOKEN:-}"
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_no_service_has_a_password_of_its_own(name: str) -> None:
+def test_no_service_has_a_default_password(name: str) -> None:
     for key, value in SERVICES[name]["environment"].items():
         if SECRET.search(key):
             assert NEEDED.fullmatch(value) or value == OPTIONAL, key
@@ -37,7 +37,7 @@ def test_no_service_has_a_password_of_its_own(name: str) -> None:
         ("worker", {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD"}),
     ],
 )
-def test_every_service_asks_for_a_password_or_shows_one(name: str, variables: set[str]) -> None:
+def test_every_service_requires_or_sends_a_password(name: str, variables: set[str]) -> None:
     assert set(SERVICES) == {"postgres", "prefect", "mlflow", "worker"}
     assert variables <= {key for key, value in SERVICES[name]["environment"].items() if NEEDED.fullmatch(value)}
     if name == "mlflow":
@@ -65,7 +65,7 @@ def test_ports_are_published_on_the_loopback_interface_and_the_database_not_at_a
     assert read_compose()["networks"]["database"] == {"internal": True}
 
 
-def test_what_has_to_be_set_is_listed_and_empty() -> None:
+def test_required_variables_are_listed_and_empty() -> None:
     text = (ROOT / "docker" / "compose.yaml").read_text("utf-8")
     example = (ROOT / "docker" / ".env.example").read_text("utf-8")
     example_values = dict(line.split("=") for line in example.splitlines() if "=" in line and line[0] != "#")
@@ -74,7 +74,7 @@ def test_what_has_to_be_set_is_listed_and_empty() -> None:
     assert "docker/.env" in (ROOT / ".gitignore").read_text("utf-8").split()
 
 
-def test_files_that_compose_mounts_are_there_and_hold_no_secret() -> None:
+def test_files_mounted_by_compose_exist_and_contain_no_secret() -> None:
     mounted = [volume for service in SERVICES.values() for volume in service.get("volumes", ()) if volume[0] == "."]
     assert len(mounted) == 2
     for volume in mounted:
@@ -94,7 +94,7 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield str(file.relative_to(ROOT)), line
 
 
-def test_no_command_that_is_printed_or_written_opens_a_server_to_others() -> None:
+def test_no_documented_or_printed_command_exposes_a_server() -> None:
     shown = list(commands())
     assert {"README.md", "pipeline/launch.py"} <= {file for file, _ in shown}
     for file, line in shown:
@@ -110,7 +110,7 @@ def test_the_command_for_mlflow_binds_to_the_loopback_interface(tmp_path: Any) -
     assert address.startswith("http://127.0.0.1:")
 
 
-def test_prefect_binds_to_the_loopback_interface_when_nobody_says_where() -> None:
+def test_prefect_binds_to_the_loopback_interface_by_default() -> None:
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()

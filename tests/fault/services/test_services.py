@@ -82,7 +82,9 @@ def refused_start(folder: Path, home: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
-def test_the_stage_that_runs_when_prefects_server_goes_is_finished_and_kept(tmp_path: Path, distill: Distill) -> None:
+def test_the_running_stage_is_finished_and_kept_when_prefects_server_disconnects(
+    tmp_path: Path, distill: Distill
+) -> None:
     recipe, store = write_recipe(tmp_path, steps=100), tmp_path / "store"
     arguments = command("run", recipe, "--store", store)
     with prefect_server(tmp_path / "prefect") as (server, env):
@@ -128,7 +130,7 @@ def test_a_home_of_prefect_that_is_a_file_is_named_with_the_servers_exception(tm
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
-def test_of_two_runs_at_once_one_makes_each_stage_and_the_other_waits_and_reuses_it(
+def test_of_two_concurrent_runs_one_trains_each_stage_and_the_other_reuses_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     recipe, store = write_recipe(tmp_path, steps=150), tmp_path / "store"
@@ -174,7 +176,7 @@ def slow_address() -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
-def test_a_server_that_takes_half_a_minute_to_answer_does_not_slow_training(
+def test_a_server_that_answers_after_thirty_seconds_does_not_slow_training(
     slow_address: str, tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, store = write_recipe(tmp_path, steps=300, stages=(0,)), tmp_path / "store"
@@ -212,7 +214,7 @@ def test_a_server_that_takes_half_a_minute_to_answer_does_not_slow_training(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
-def test_neither_a_jumping_clock_nor_an_odd_path_nor_a_link_changes_a_weight(
+def test_a_jumping_clock_an_unusual_path_and_a_link_do_not_change_weights(
     tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(tmp_path, steps=30)
@@ -235,7 +237,7 @@ def test_neither_a_jumping_clock_nor_an_odd_path_nor_a_link_changes_a_weight(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
-def test_a_retry_of_prefect_goes_on_from_the_last_state_to_the_same_weights(
+def test_a_prefect_retry_resumes_from_the_last_state_to_the_same_weights(
     tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = write_recipe(tmp_path, steps=60, stages=(2,))

@@ -36,7 +36,7 @@ def run(number: int, *arguments: str, early: bool) -> subprocess.CompletedProces
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_libraries_are_imported_ends_it_in_one_line(number: int) -> None:
+def test_a_signal_during_imports_ends_the_program_with_one_line(number: int) -> None:
     ended = run(number, "recipes", early=True)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == "error: stopped before anything had begun\n"
@@ -44,9 +44,7 @@ def test_a_signal_while_libraries_are_imported_ends_it_in_one_line(number: int) 
 
 @pytest.mark.parametrize(("arguments", "code"), [(["show", "quickstart"], 0), (["show", "quikstart"], 2)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_after_the_work_is_done_changes_nothing_of_its_end(
-    arguments: list[str], code: int, number: int
-) -> None:
+def test_a_signal_after_the_work_does_not_change_the_exit_code(arguments: list[str], code: int, number: int) -> None:
     ended = run(number, *arguments, early=False)
     assert ended.returncode == code
     assert "Traceback" not in ended.stderr
@@ -68,7 +66,7 @@ program()
 """
 
 
-def test_what_is_said_last_arrives_and_what_is_left_is_cleared_away(tmp_path: Path) -> None:
+def test_final_output_is_flushed_and_temporary_files_are_removed(tmp_path: Path) -> None:
     program = CLEARED.format(folder=str(tmp_path))
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60)
     assert shown.returncode == 0

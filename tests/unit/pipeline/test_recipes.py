@@ -132,7 +132,7 @@ def test_a_shipped_recipe_fits_the_shapes_of_its_teachers(name: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "overrides"), commented_overrides())
-def test_what_a_recipes_comments_offer_is_accepted_and_changes_it(name: str, overrides: tuple[str, ...]) -> None:
+def test_overrides_in_recipe_comments_are_valid_and_have_an_effect(name: str, overrides: tuple[str, ...]) -> None:
     changed = load_recipe(name, overrides, recipes_folder=FOLDER)
     assert changed != shipped(name)
     assert problems(changed) == []
@@ -147,7 +147,7 @@ def test_a_run_of_a_shipped_recipe_ends_with_a_model_of_its_task(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["quickstart", "ernie-tiny", "ernie-tiny-multi-task"])
-def test_consecutive_stages_differ_in_few_parts(name: str) -> None:
+def test_consecutive_stages_change_one_part_except_in_the_multi_task_recipe(name: str) -> None:
     parts = [(stage.teacher, stage.data, stage.objective.kind) for stage in shipped(name).stages]
     assert parts[0] == ("pretrained", "general_corpus", "latent")
     changed = [[part for part in range(3) if before[part] != after[part]] for before, after in pairwise(parts)]
@@ -165,7 +165,7 @@ def test_ernie_tiny_matches_the_same_latent_terms_in_every_stage(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["tinybert", "tinybert-6", "tinybert-v1"])
-def test_tinybert_ends_with_the_teachers_answer_alone(name: str) -> None:
+def test_tinybert_ends_with_soft_labels_alone(name: str) -> None:
     stages = shipped(name).stages
     assert [stage.name for stage in stages] == ["general", "task_adaptive", "task_specific"]
     objective = stages[-1].objective
@@ -177,7 +177,7 @@ def test_tinybert_ends_with_the_teachers_answer_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tinybert", "tinybert-6", "tinybert-v1", "bert-emd"])
-def test_every_task_stage_of_tinybert_learns_rows_augmented_as_in_the_paper(name: str) -> None:
+def test_every_task_stage_of_tinybert_trains_on_rows_augmented_as_published(name: str) -> None:
     recipe = shipped(name)
     assert {s.data for s in recipe.stages if s.name != "general"} == {"augmented_task_data"}
     settings = recipe.augmentation
@@ -201,7 +201,7 @@ def test_the_forms_of_tinybert_differ_in_shape_and_projection_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["bert-kd-losses", "bert-emd", "mgskd"])
-def test_what_begins_as_tinybert_shares_its_general_stage(name: str) -> None:
+def test_recipes_based_on_tinybert_share_its_general_stage(name: str) -> None:
     recipe, tinybert = shipped(name), shipped("tinybert")
     assert recipe.stages[0] == tinybert.stages[0]
     assert recipe.student == tinybert.student
@@ -210,7 +210,7 @@ def test_what_begins_as_tinybert_shares_its_general_stage(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["distilbert", "ernie-3-tiny", "minilm", "minilm-v2", "teacher-assistant"])
-def test_what_is_distilled_without_a_task_is_fine_tuned_on_hard_labels(name: str) -> None:
+def test_students_distilled_without_a_task_are_fine_tuned_on_hard_labels(name: str) -> None:
     objective = shipped(name).stages[-1].objective
     assert isinstance(objective, TaskObjective)
     assert objective.latent is None
@@ -218,7 +218,7 @@ def test_what_is_distilled_without_a_task_is_fine_tuned_on_hard_labels(name: str
     assert objective.hard_label is not None
 
 
-def test_the_two_extractions_differ_in_how_units_are_chosen_alone() -> None:
+def test_the_two_extraction_recipes_differ_only_in_the_choice_of_units() -> None:
     drawn, ranked = shipped("etd-rand"), shipped("etd-impt")
     assert drawn.stages == ranked.stages
     assert drawn.student.shape == ranked.student.shape
@@ -242,7 +242,7 @@ def test_minilm_reads_the_last_block_only() -> None:
         assert latent.layer_map == LastMap()
 
 
-def test_the_assistant_is_minilms_student_at_its_teachers_depth_and_knows_no_task() -> None:
+def test_the_assistant_is_minilms_general_student_at_the_depth_of_its_teacher() -> None:
     recipe = shipped("teacher-assistant")
     model = recipe.teacher.model
     assert isinstance(model, StudentOf)
@@ -293,7 +293,7 @@ def test_every_recipe_is_documented() -> None:
 
 
 @pytest.mark.parametrize("path", [ROOT / "docs" / "methods.md", *FILES], ids=lambda path: path.stem)
-def test_code_and_tests_that_are_named_are_there(path: Path) -> None:
+def test_code_and_tests_named_in_the_docs_exist(path: Path) -> None:
     import stages.losses
 
     text = path.read_text(encoding="utf-8")

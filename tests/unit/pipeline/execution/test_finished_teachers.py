@@ -31,7 +31,7 @@ def finished(choice: TeacherChoice, config: StageConfig, number: int, score: flo
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 @pytest.mark.parametrize(("scores", "best"), [((0.5, 0.9, 0.7), 1), ((0.8, 0.8, 0.1), 0)])
-def test_the_best_is_chosen_once_the_last_has_finished(
+def test_the_best_teacher_is_chosen_after_the_last_candidate(
     recipe: Recipe, order: tuple[int, ...], scores: tuple[float, ...], best: int
 ) -> None:
     choice = TeacherChoice(recipe)
@@ -46,7 +46,7 @@ def test_the_best_is_chosen_once_the_last_has_finished(
     assert teacher.stage_digest == f"{best}" * 64
 
 
-def test_a_second_attempt_at_the_last_candidate_chooses_again(recipe: Recipe) -> None:
+def test_retrying_the_last_candidate_chooses_again(recipe: Recipe) -> None:
     choice = TeacherChoice(recipe)
     (group,) = teacher_candidates(recipe).values()
     for number, config in enumerate(group):

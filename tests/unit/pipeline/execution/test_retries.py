@@ -34,7 +34,7 @@ class Failed:
         (KeyboardInterrupt(), False),
     ],
 )
-def test_only_what_may_pass_is_tried_again_and_it_is_said(
+def test_only_transient_errors_are_retried_and_retries_are_logged(
     error: BaseException, *, again: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     task: Any = None

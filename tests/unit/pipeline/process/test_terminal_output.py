@@ -35,7 +35,7 @@ def printed(of: Console) -> str:
 
 
 @pytest.mark.parametrize("text", ODD)
-def test_brackets_are_no_markup(text: str) -> None:
+def test_brackets_are_printed_literally(text: str) -> None:
     out = console()
     say(out, f"store: {text}")
     out.print(as_terminal(ResultTable((Column("", is_text=True),), (TableRow((text,)),))))
@@ -63,7 +63,7 @@ def test_brackets_are_no_markup(text: str) -> None:
         ("क्‍ष 👩‍🔬 ❤️", "क्‍ष 👩‍🔬 ❤️"),
     ],
 )
-def test_nothing_is_a_command_to_the_terminal(text: str, shown: str) -> None:
+def test_escape_sequences_are_not_sent_to_the_terminal(text: str, shown: str) -> None:
     assert safe(text) == shown
     out = console()
     say(out, text)
@@ -71,7 +71,7 @@ def test_nothing_is_a_command_to_the_terminal(text: str, shown: str) -> None:
     assert "\x9b" not in printed(out)
 
 
-def test_dollars_in_names_are_no_formulas() -> None:
+def test_dollars_in_names_are_not_drawn_as_formulas() -> None:
     points = [Point(step, step, {"train/loss": 1.0 + step, "train/x$_$": 2.0}) for step in (1, 2)]
     for title in (r"q$usd_$x", r"$\frac{$", "a$b", "\x1b[2J"):
         assert loss_curves(points, title)
@@ -81,7 +81,7 @@ def test_dollars_in_names_are_no_formulas() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
-def test_a_terminal_that_lacks_characters_ends_nothing(encoding: str, tmp_path: Path) -> None:
+def test_a_terminal_without_some_characters_causes_no_error(encoding: str, tmp_path: Path) -> None:
     program = (
         "from pipeline.process.terminal import make_streams_lenient, say\n"
         "from rich.console import Console\n"
@@ -101,7 +101,7 @@ def test_a_terminal_that_lacks_characters_ends_nothing(encoding: str, tmp_path: 
     assert output.endswith("\\udcff\n")
 
 
-def test_a_store_whose_database_would_stand_elsewhere_is_refused(tmp_path: Path) -> None:
+def test_a_store_path_that_changes_the_database_url_is_refused(tmp_path: Path) -> None:
     for name in ("a?b", "a%20b"):
         with pytest.raises(ConfigError, match=r"rename the folder"):
             read_settings(tmp_path / name, {})

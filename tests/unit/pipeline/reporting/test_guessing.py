@@ -26,7 +26,7 @@ def scorer(problem: Any, labels: str, **columns: Any) -> AnyScorer:
     return scorer_of(task, "validation", cast(Tokens, None), np.arange(len(rows)))
 
 
-def test_the_best_constant_set_of_labels_is_that_of_all_sets() -> None:
+def test_the_best_constant_label_set_equals_an_exhaustive_search() -> None:
     draw = np.random.default_rng(0)
     right = (draw.random((60, 4)) < (0.5, 0.3, 0.12, 0.05)).astype(int)
     guesser = scorer(MultiLabel(), "a b c d", label=right.tolist())
@@ -38,7 +38,7 @@ def test_the_best_constant_set_of_labels_is_that_of_all_sets() -> None:
     assert guesser.guessed("subset_accuracy") == pytest.approx(rows_right)
 
 
-def test_agreement_of_labels_leaves_out_those_that_neither_gives() -> None:
+def test_agreement_on_labels_ignores_those_neither_model_predicts() -> None:
     guesser = scorer(MultiLabel(), "a b", label=[[1, 0], [0, 1]])
     student, teacher = np.zeros((50, 20), int), np.zeros((50, 20), int)
     student[:, 0], teacher[:25, 0], teacher[25:, 1] = 1, 1, 1
@@ -48,7 +48,7 @@ def test_agreement_of_labels_leaves_out_those_that_neither_gives() -> None:
     assert guesser.agreement(student, 0 * student) == 0.0
 
 
-def test_agreement_of_tags_is_that_of_the_words_that_either_takes_for_more_than_o() -> None:
+def test_agreement_on_tags_ignores_words_both_models_tag_o() -> None:
     words = [["w"] * 100] * 2
     labels = [[0] * 99 + [1]] * 2
     tagger = scorer(TokenClassification(), "O B-PER I-PER", words=words, label=labels)
@@ -61,13 +61,13 @@ def test_agreement_of_tags_is_that_of_the_words_that_either_takes_for_more_than_
     assert tagger.agreement(teacher, teacher) == tagger.agreement(nothing, nothing) == 1.0
 
 
-def test_guessing_tags_is_the_most_frequent_one() -> None:
+def test_the_tag_baseline_is_the_most_frequent_tag() -> None:
     labels = [[1, 1, 2], [1, 2]]
     tagger = scorer(TokenClassification(), "X NOUN VERB", words=[["w"] * 3, ["w"] * 2], label=labels)
     assert tagger.guessed("token_accuracy") == pytest.approx(3 / 5)
 
 
-def test_guessing_answers_is_none_at_all() -> None:
+def test_the_answer_baseline_is_no_answer() -> None:
     columns = {"text": ["q"] * 4, "text_pair": ["c"] * 4, "answers": [[], ["tree"], [], []]}
     assert scorer(QuestionAnswering(), "start end", **columns).guessed("squad_f1") == 0.75
 
@@ -93,7 +93,7 @@ def measured(value: float, guess: float, *, gain: float = 0.05, low: float | Non
         (0.86, 0.812, "good"),
     ],
 )
-def test_a_teacher_must_have_gained_a_share_of_what_can_be_gained(value: float, guess: float, verdict: str) -> None:
+def test_a_good_teacher_gains_the_minimum_share_over_the_baseline(value: float, guess: float, verdict: str) -> None:
     report = measured(value, guess).report("teacher", "f1")
     assert report.verdict == verdict
     assert report.gain == pytest.approx((value - guess) / (1 - guess))
@@ -101,18 +101,18 @@ def test_a_teacher_must_have_gained_a_share_of_what_can_be_gained(value: float, 
         assert "a student can learn nothing" in report.reason
 
 
-def test_an_interval_that_reaches_below_what_is_asked_for_is_weak() -> None:
+def test_a_teacher_whose_interval_reaches_below_the_minimum_is_weak() -> None:
     assert measured(0.98, 0.97, low=0.96).verdict == "weak"
     assert measured(0.98, 0.97, low=0.9716).verdict == "good"
 
 
-def test_where_guessing_is_always_right_nothing_can_be_told() -> None:
+def test_a_teacher_is_useless_if_the_baseline_is_always_right() -> None:
     report = measured(1.0, 1.0).report("teacher", "accuracy")
     assert (report.verdict, report.gain) == ("useless", None)
     assert "right in every validation row" in report.reason
 
 
-def test_a_reason_says_what_share_was_gained_and_what_is_asked_for() -> None:
+def test_the_reason_states_the_gained_and_the_minimum_share() -> None:
     reason = measured(0.975, 0.97, gain=0.5).report("teacher", "accuracy").reason
     assert "97.5 % where always giving the best constant answer scores 97.0 %, 16.7 % of what can be gained" in reason
     assert "teacher.minimum_gain asks for 50.0 %" in reason
@@ -121,9 +121,7 @@ def test_a_reason_says_what_share_was_gained_and_what_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("factor", "offset", "verdict"), [(1.0, 0.0, "good"), (0.4, 1.4, "good"), (0.2, 0.0, "weak"), (20.0, 0.0, "weak")]
 )
-def test_a_teacher_whose_values_are_in_other_units_is_not_taken_without_a_word(
-    factor: float, offset: float, verdict: str
-) -> None:
+def test_a_teacher_with_values_in_other_units_is_reported(factor: float, offset: float, verdict: str) -> None:
     labels = np.linspace(0, 5, 40)
     right = scorer(Regression(), "value", text=["a"] * 40, label=labels.tolist())
     nothing = cast(Any, None)

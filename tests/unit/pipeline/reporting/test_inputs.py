@@ -41,7 +41,7 @@ def card(labels: dict[str, float], kind: str = "classification", **changes: Any)
         ("regression", {"mean": 2.7001, "lowest": -1, "highest": 5}, "values: -1 to 5, mean 2.7"),
     ],
 )
-def test_every_kind_has_a_line_on_its_labels(kind: str, labels: dict[str, float], line: str) -> None:
+def test_the_labels_of_every_kind_are_summarised(kind: str, labels: dict[str, float], line: str) -> None:
     assert class_lines(card(labels, kind)) == [f"train, {line}"]
 
 
@@ -94,7 +94,7 @@ def test_plan_refuses_tags_that_a_run_could_not_score(tmp_path: Path) -> None:
         make_plan(Recipe.model_validate(recipe), tmp_path / "store")
 
 
-def test_weights_are_not_chosen_by_entities_of_tags_that_are_kept_as_they_are(tmp_path: Path) -> None:
+def test_selection_by_entities_of_unconverted_tags_is_refused(tmp_path: Path) -> None:
     recipe = kind_recipe_dict(tmp_path, "token_classification")
     words = [{"tokens": ["one", "two"], "tags": tags} for tags in (["NUM", "NOUN"], ["NOUN", "NUM"])]
     write_rows(Path(recipe["task"]["train"]), words * 8)

@@ -237,12 +237,12 @@ def test_names_with_dollars_are_not_drawn_as_formulas(report: RunReport) -> None
     assert stage_comparison(judged).startswith(b"\x89PNG")
 
 
-def test_nothing_is_retained_of_a_teacher_no_better_than_guessing(report: RunReport) -> None:
+def test_retention_is_undefined_for_a_teacher_no_better_than_the_baseline(report: RunReport) -> None:
     judged = imbalanced(report).model_copy(update={"retained_above_chance": None})
     assert any("above chance (10.0 %): the teacher is not above it" in line for line in summary(judged))
 
 
-def test_the_retained_gain_over_guessing_is_computed_for_every_score(report: RunReport) -> None:
+def test_retained_gain_over_the_baseline_is_computed_for_every_score(report: RunReport) -> None:
     shares = retained_shares(imbalanced(report))
     assert shares["retained"] == pytest.approx(0.5 / 0.6)
     assert shares["gains_retained"] == {"f1": pytest.approx(0.8), "accuracy": pytest.approx(1.0)}

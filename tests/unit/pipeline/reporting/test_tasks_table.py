@@ -103,7 +103,7 @@ def test_a_failed_task_has_a_row_and_a_reason_and_prevents_averages() -> None:
     assert "rte failed: no file of rows" in summary(with_failed)
 
 
-def test_before_a_head_is_trained_the_probe_is_compared() -> None:
+def test_the_probe_is_compared_before_a_head_is_trained() -> None:
     (line, *_) = as_records(tasks_table(compared({"sst2": report("sst2", "accuracy", None)})))
     assert (line["metric"], line["teacher %"], line["student %"]) == ("probe", "70.0", "70.0")
     assert (line["retained %"], line["95 % interval"]) == ("–", "–")

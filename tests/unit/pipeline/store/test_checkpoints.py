@@ -48,7 +48,7 @@ def test_the_seal_can_be_checked_by_sha256sum(store: CheckpointStore) -> None:
     assert seal_text == f"{sha256_of(Path(ref.path) / 'manifest.json')}  manifest.json\n"
 
 
-def test_a_folder_without_manifest_is_ignored_and_made_way_for(store: CheckpointStore) -> None:
+def test_a_folder_without_a_manifest_is_ignored_and_replaced(store: CheckpointStore) -> None:
     folder = store.folder("teacher", DIGEST)
     folder.mkdir()
     (folder / "model.safetensors").write_text("half")
@@ -85,7 +85,7 @@ def test_the_first_of_two_writers_of_one_stage_wins(store: CheckpointStore) -> N
     assert [path.name for path in (store.root / "checkpoints").iterdir()] == [Path(first.path).name]
 
 
-def test_many_writers_at_once_leave_one_whole_checkpoint(store: CheckpointStore) -> None:
+def test_concurrent_writers_leave_one_complete_checkpoint(store: CheckpointStore) -> None:
     threads = [
         threading.Thread(target=store.writer("teacher", DIGEST).commit, args=(manifest_of(), write_model))
         for _ in range(6)
@@ -98,7 +98,7 @@ def test_many_writers_at_once_leave_one_whole_checkpoint(store: CheckpointStore)
     assert verify(only).digest == DIGEST
 
 
-def test_a_failing_write_leaves_nothing_behind_and_keeps_its_own_error(store: CheckpointStore) -> None:
+def test_a_failed_write_leaves_no_files_and_raises_its_original_error(store: CheckpointStore) -> None:
     def fail(folder: Path) -> None:
         write_model(folder)
         raise KeyError("weights")
@@ -144,7 +144,7 @@ def test_a_checkpoint_opens_by_its_folder_or_its_model_folder(store: CheckpointS
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])
-def test_what_is_no_checkpoint_is_refused_with_what_was_expected(tmp_path: Path, kind: str) -> None:
+def test_an_invalid_checkpoint_path_is_refused_with_the_expected_one(tmp_path: Path, kind: str) -> None:
     location = tmp_path / "place"
     if kind == "file":
         location.write_text("x")
@@ -154,14 +154,14 @@ def test_what_is_no_checkpoint_is_refused_with_what_was_expected(tmp_path: Path,
         open_checkpoint(location)
 
 
-def test_a_file_in_the_way_of_the_store_is_a_mistake_of_the_user(tmp_path: Path) -> None:
+def test_a_file_at_the_path_of_the_store_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for argument in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(ConfigError, match="is a file, not a folder"):
             open_store(argument)
 
 
-def test_a_store_without_room_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_without_free_space_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=12_000_000))
     with pytest.raises(StoreError, match="12 MB free, and a run needs at least 200 MB"):
@@ -169,7 +169,7 @@ def test_a_store_without_room_is_refused_before_any_work(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("words", [("compare",), ("gc",), ("gc", "--yes"), ("sync",)])
-def test_what_only_looks_needs_no_room_and_makes_room_where_there_is_none(
+def test_read_only_commands_and_gc_work_without_free_space(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(tmp_path / "store")
@@ -181,7 +181,7 @@ def test_what_only_looks_needs_no_room_and_makes_room_where_there_is_none(
 
 
 @pytest.mark.parametrize("words", [("compare",), ("gc",), ("sync",)])
-def test_a_look_writes_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_reading_a_store_writes_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     store.write_report(report("a"))
     (store.cache / "files").mkdir()
@@ -191,9 +191,7 @@ def test_a_look_writes_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
     assert {path: path.lstat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
-def test_a_look_at_data_uses_the_cache_or_a_temporary_folder_where_it_cannot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_data_uses_the_cache_or_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with store_for_look(tmp_path / "store") as store:
         assert store.cache == tmp_path / "store" / "cache"
     for name, refused in (("access", False), ("disk_usage", None)):
@@ -210,7 +208,7 @@ def test_a_look_at_data_uses_the_cache_or_a_temporary_folder_where_it_cannot(
             assert not location.exists()
 
 
-def test_judgements_come_back_and_a_damaged_one_is_made_anew(
+def test_judgements_are_reloaded_and_a_damaged_one_is_recomputed(
     store: CheckpointStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert store.read_judgement(DIGEST) is None
@@ -221,9 +219,7 @@ def test_judgements_come_back_and_a_damaged_one_is_made_anew(
     assert "evaluating again" in caplog.text
 
 
-def test_a_changed_or_copied_judgement_is_not_believed(
-    store: CheckpointStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_changed_or_copied_judgement_is_not_used(store: CheckpointStore, caplog: pytest.LogCaptureFixture) -> None:
     location = store.root / "evaluations"
     store.write_judgement(DIGEST, Judgement(accuracy=0.75))
     text = (location / f"{DIGEST}.json").read_text()
@@ -237,7 +233,7 @@ def test_a_changed_or_copied_judgement_is_not_believed(
     assert store.read_judgement(digest) is None
 
 
-def test_a_judgement_of_a_version_that_sealed_none_is_made_anew(
+def test_an_unsealed_judgement_of_an_older_version_is_recomputed(
     store: CheckpointStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = Judgement(accuracy=0.75).model_dump_json()
@@ -262,7 +258,7 @@ def test_the_newest_report_is_read_unless_one_is_named(store: CheckpointStore) -
         store.read_report("c")
 
 
-def test_a_changed_report_is_refused_and_one_without_a_seal_is_believed(store: CheckpointStore) -> None:
+def test_a_changed_report_is_refused_and_an_unsealed_one_is_read(store: CheckpointStore) -> None:
     store.write_report(report("a"))
     path = store.root / "runs" / "a.json"
     assert subprocess.run(("sha256sum", "-c", "a.sha256"), cwd=path.parent, check=False).returncode == 0
@@ -273,18 +269,18 @@ def test_a_changed_report_is_refused_and_one_without_a_seal_is_believed(store: C
     assert store.read_report("a").seconds == 9.0
 
 
-def test_reports_refuse_names_that_leave_their_folder(store: CheckpointStore) -> None:
+def test_report_names_that_leave_their_folder_are_refused(store: CheckpointStore) -> None:
     with pytest.raises(ConfigError):
         store.write_report(report("../x"))
 
 
-def test_reading_a_report_of_an_empty_store_says_how_to_start(store: CheckpointStore) -> None:
+def test_reading_a_report_of_an_empty_store_suggests_a_command(store: CheckpointStore) -> None:
     with pytest.raises(ConfigError, match="distill run"):
         store.read_report()
 
 
 @pytest.mark.parametrize("how", ["ends", "is killed"])
-def test_a_second_process_waits_for_the_one_that_makes_the_stage_until_it(
+def test_a_second_process_waits_until_the_process_of_the_stage(
     how: str, store: CheckpointStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     code = (
@@ -306,7 +302,7 @@ def test_a_second_process_waits_for_the_one_that_makes_the_stage_until_it(
     assert "another process is making teacher" in caplog.text
 
 
-def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path) -> None:
+def test_only_temporary_folders_of_dead_processes_are_removed(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     location = store.root / "checkpoints"
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -339,11 +335,11 @@ def test_leftovers_of_dead_processes_are_swept_and_others_are_not(tmp_path: Path
         ("sqlite:////tmp/a.db", "sqlite:////tmp/a.db"),
     ],
 )
-def test_credentials_are_taken_out_of_addresses(argument: str, right: str) -> None:
+def test_credentials_are_removed_from_addresses(argument: str, right: str) -> None:
     assert without_credentials(argument) == right
 
 
-def test_settings_have_defaults_below_the_store_and_follow_the_environment(tmp_path: Path) -> None:
+def test_settings_default_to_the_store_and_follow_the_environment(tmp_path: Path) -> None:
     plain = read_settings(tmp_path, {})
     assert plain.tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
     assert (plain.artifacts, plain.experiment) == (tmp_path / "mlartifacts", "distill-flow")

@@ -30,7 +30,7 @@ def names(store: CheckpointStore, older_than: float = 7 * DAY) -> set[str]:
     return {piece.path for piece in find_garbage(store, older_than=older_than).pieces}
 
 
-def test_what_a_report_leads_to_over_its_parents_stays(store: CheckpointStore) -> None:
+def test_checkpoints_reachable_from_a_report_are_kept(store: CheckpointStore) -> None:
     commit(store, TEACHER)
     commit(store, GENERAL, parent=TEACHER)
     report(store, commit(store, TASK, parent=GENERAL))
@@ -47,7 +47,7 @@ def test_what_a_report_leads_to_over_its_parents_stays(store: CheckpointStore) -
     assert names(store) == set()
 
 
-def test_what_is_young_stays(store: CheckpointStore) -> None:
+def test_recent_checkpoints_are_kept(store: CheckpointStore) -> None:
     left = Path(commit(store, LEFT).path)
     assert names(store) == set()
     make_old(store)
@@ -56,7 +56,7 @@ def test_what_is_young_stays(store: CheckpointStore) -> None:
     assert names(store, older_than=0.0) == {f"checkpoints/{left.name}"}
 
 
-def test_unfinished_stages_damaged_ones_and_the_cache_go_by_age(store: CheckpointStore) -> None:
+def test_unfinished_and_damaged_stages_and_cache_entries_are_removed_by_age(store: CheckpointStore) -> None:
     pieces = {
         f"states/general-{GENERAL[:16]}",
         "checkpoints/.damaged-general-0123456789abcdef-01234567",
@@ -75,7 +75,7 @@ def test_unfinished_stages_damaged_ones_and_the_cache_go_by_age(store: Checkpoin
     assert (store.cache / "tokens").is_dir()
 
 
-def test_what_somebody_works_on_stays(store: CheckpointStore) -> None:
+def test_locked_stages_are_kept(store: CheckpointStore) -> None:
     left, kept = (Path(commit(store, digest).path) for digest in (LEFT, TASK))
     states = store.root / "states" / f"general-{GENERAL[:16]}"
     tokens = store.cache / "tokens" / "0123456789abcdef"
@@ -90,7 +90,7 @@ def test_what_somebody_works_on_stays(store: CheckpointStore) -> None:
     assert not kept.exists()
 
 
-def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(store: CheckpointStore, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_removed_and_its_target_is_kept(store: CheckpointStore, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "kept.txt").write_text("kept")
@@ -103,17 +103,17 @@ def test_a_link_in_the_store_is_removed_and_not_what_it_leads_to(store: Checkpoi
 
 
 @pytest.mark.parametrize(("age", "seconds"), [("7 days", 7 * DAY), ("1.5 hours", 5400.0), ("0 minutes", 0.0)])
-def test_an_age_is_read(age: str, seconds: float) -> None:
+def test_valid_ages_are_parsed(age: str, seconds: float) -> None:
     assert seconds_of(age) == seconds
 
 
 @pytest.mark.parametrize("age", ["", "7", "days", "-1 days", "7 fortnights"])
-def test_what_is_no_age_is_refused(age: str) -> None:
+def test_invalid_ages_are_refused(age: str) -> None:
     with pytest.raises(ConfigError, match="such as '7 days'"):
         seconds_of(age)
 
 
-def test_the_command_shows_first_and_removes_when_told(store: CheckpointStore) -> None:
+def test_gc_lists_by_default_and_removes_with_yes(store: CheckpointStore) -> None:
     left = Path(commit(store, LEFT).path)
     make_old(store)
     words = ["gc", "--store", str(store.root)]
@@ -129,7 +129,7 @@ def test_the_command_shows_first_and_removes_when_told(store: CheckpointStore) -
     assert "nothing to remove" in CliRunner().invoke(app, words).output
 
 
-def test_two_thousand_checkpoints_are_looked_through_in_seconds(store: CheckpointStore) -> None:
+def test_two_thousand_checkpoints_are_searched_in_seconds(store: CheckpointStore) -> None:
     kept = commit(store, TASK)
     report(store, kept)
     whole = Path(kept.path)

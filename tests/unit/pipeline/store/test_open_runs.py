@@ -54,9 +54,7 @@ def die(store: CheckpointStore, needs: set[str]) -> None:
 
 
 @pytest.mark.parametrize("older_than", [7 * DAY, NOW])
-def test_old_stages_of_a_run_that_goes_on_stay_with_what_they_come_from(
-    store: CheckpointStore, older_than: float
-) -> None:
+def test_old_stages_of_an_active_run_are_kept_with_their_parents(store: CheckpointStore, older_than: float) -> None:
     commit(store, TEACHER)
     commit(store, GENERAL, parent=TEACHER)
     commit(store, LEFT)
@@ -71,7 +69,7 @@ def test_old_stages_of_a_run_that_goes_on_stay_with_what_they_come_from(
     assert read_records(store.root) == []
 
 
-def test_the_record_of_a_run_that_died_keeps_its_stages_until_it_is_older_than_asked(store: CheckpointStore) -> None:
+def test_the_record_of_a_dead_run_keeps_its_stages_until_it_is_older_than_the_limit(store: CheckpointStore) -> None:
     commit(store, GENERAL)
     die(store, {GENERAL})
     (record,) = read_records(store.root)
@@ -82,7 +80,7 @@ def test_the_record_of_a_run_that_died_keeps_its_stages_until_it_is_older_than_a
     assert gone == {f"checkpoints/teacher-{GENERAL[:16]}", f"open/{record.path.name}"}
 
 
-def test_the_state_of_an_interrupted_stage_stays_with_its_parent_and_its_teachers(store: CheckpointStore) -> None:
+def test_the_state_of_an_interrupted_stage_is_kept_with_its_parent_and_teachers(store: CheckpointStore) -> None:
     for digest in (TEACHER, GENERAL, LEFT):
         commit(store, digest)
     states = save_state(store, TASK, GENERAL, TEACHER)
@@ -94,7 +92,7 @@ def test_the_state_of_an_interrupted_stage_stays_with_its_parent_and_its_teacher
     assert len(collect(store, NOW).pieces) == 3
 
 
-def test_who_finishes_clears_the_records_of_those_that_died_over_the_same_stages(store: CheckpointStore) -> None:
+def test_a_finished_run_removes_records_of_dead_runs_with_the_same_stages(store: CheckpointStore) -> None:
     for needs in ({GENERAL}, {GENERAL, LEFT}):
         die(store, needs)
     with open_run(store.root, "toy") as run:
@@ -102,12 +100,12 @@ def test_who_finishes_clears_the_records_of_those_that_died_over_the_same_stages
     assert [record.digests for record in read_records(store.root)] == [{GENERAL[:16], LEFT[:16]}]
 
 
-def test_a_run_that_needed_nothing_leaves_no_record(store: CheckpointStore) -> None:
+def test_a_run_without_needs_leaves_no_record(store: CheckpointStore) -> None:
     die(store, set())
     assert read_records(store.root) == []
 
 
-def test_the_cache_of_a_run_that_starts_stays(store: CheckpointStore) -> None:
+def test_the_cache_of_a_starting_run_is_kept(store: CheckpointStore) -> None:
     rows = store.cache / "files" / "0123"
     rows.mkdir(parents=True)
     with open_run(store.root, "toy"):
@@ -121,7 +119,7 @@ def test_the_cache_of_a_run_that_starts_stays(store: CheckpointStore) -> None:
     assert not rows.exists()
 
 
-def test_what_a_run_begins_to_need_between_search_and_removal_stays(store: CheckpointStore) -> None:
+def test_needs_registered_between_search_and_removal_are_kept(store: CheckpointStore) -> None:
     commit(store, GENERAL)
     commit(store, LEFT)
     collected = find_garbage(store, older_than=NOW)
@@ -133,7 +131,7 @@ def test_what_a_run_begins_to_need_between_search_and_removal_stays(store: Check
     assert removed.in_use == (f"checkpoints/teacher-{GENERAL[:16]}",)
 
 
-def test_nobody_registers_or_notes_a_need_while_something_is_taken_away(store: CheckpointStore) -> None:
+def test_registration_waits_while_files_are_removed(store: CheckpointStore) -> None:
     with open_run(store.root, "toy") as run:
         noted = threading.Thread(target=run.needs, args=({GENERAL},))
         with open_runs.gate(store.root):
@@ -145,7 +143,7 @@ def test_nobody_registers_or_notes_a_need_while_something_is_taken_away(store: C
         assert read_records(store.root)[0].digests == {GENERAL[:16]}
 
 
-def test_the_record_of_a_killed_process_is_free_and_half_a_line_is_passed_over(store: CheckpointStore) -> None:
+def test_the_record_of_a_killed_process_is_unlocked_and_a_partial_line_is_ignored(store: CheckpointStore) -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline.store.open_runs import open_run\n"
         f"with open_run(Path({str(store.root)!r}), 'toy') as run:\n"
@@ -165,7 +163,7 @@ def test_the_record_of_a_killed_process_is_free_and_half_a_line_is_passed_over(s
     assert read_records(store.root)[0].digests == {GENERAL[:16]}
 
 
-def test_what_a_stage_needs_is_its_parent_its_teachers_and_another_recipes_student() -> None:
+def test_the_needs_of_a_stage_are_its_parent_its_teachers_and_another_recipes_student() -> None:
     teacher = FinetunedTeacher(model=FolderModel(path="/t/model"), stage_digest=TEACHER)
     student = FolderModel(path="/store/checkpoints/task_specific-0123456789abcdef/model")
     config = manifest_of().config.model_copy(update={"teacher": teacher, "pretrained": student})
@@ -173,9 +171,7 @@ def test_what_a_stage_needs_is_its_parent_its_teachers_and_another_recipes_stude
     assert needs_of(config, None) == {TEACHER, "0123456789abcdef"}
 
 
-def test_what_goes_while_it_is_looked_at_is_passed_over(
-    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_removed_during_the_search_are_ignored(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
     states = save_state(store, TASK)
     read = garbage._text
 
@@ -187,7 +183,7 @@ def test_what_goes_while_it_is_looked_at_is_passed_over(
     assert collect(store, NOW).pieces == ()
 
 
-def test_a_stage_that_is_held_keeps_what_its_state_reads(store: CheckpointStore) -> None:
+def test_a_locked_stage_keeps_the_inputs_of_its_state(store: CheckpointStore) -> None:
     commit(store, GENERAL)
     save_state(store, TASK, GENERAL)
     with store.lock("general", TASK):

@@ -31,7 +31,7 @@ def states_in(folder: Path, digest: str = DIGEST) -> FolderStates:
     return FolderStates(folder, "general", digest)
 
 
-def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+def test_a_state_is_restored_bit_for_bit(tmp_path: Path) -> None:
     kept = state(400)
     states_in(tmp_path / "s").save(kept)
     back = states_in(tmp_path / "s").latest()
@@ -96,7 +96,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(
     assert "step-00000200" in caplog.text
 
 
-def test_two_damaged_states_are_as_good_as_none(tmp_path: Path) -> None:
+def test_two_damaged_states_count_as_none(tmp_path: Path) -> None:
     states = states_in(tmp_path)
     for step in (100, 200):
         states.save(state(step))
@@ -104,7 +104,7 @@ def test_two_damaged_states_are_as_good_as_none(tmp_path: Path) -> None:
     assert states.latest() is None
 
 
-def test_going_on_from_an_older_state_replaces_the_damaged_later_one(tmp_path: Path) -> None:
+def test_resuming_from_an_older_state_replaces_the_damaged_newer_one(tmp_path: Path) -> None:
     states = states_in(tmp_path)
     for step in (100, 200):
         states.save(state(step))
@@ -117,7 +117,7 @@ def test_going_on_from_an_older_state_replaces_the_damaged_later_one(tmp_path: P
     assert back.step == 150
 
 
-def test_a_state_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_state_write_keeps_the_older_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 
     states = states_in(tmp_path)
@@ -134,7 +134,7 @@ def test_a_state_that_cannot_be_written_leaves_the_older_one(tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000100"]
 
 
-def test_clear_removes_all_and_may_be_called_twice(tmp_path: Path) -> None:
+def test_clear_removes_all_states_and_can_be_repeated(tmp_path: Path) -> None:
     states = states_in(tmp_path / "s")
     states.clear()
     states.save(state(1))
@@ -171,7 +171,7 @@ def test_a_state_whose_manifest_was_changed_along_with_its_files_is_not_used(
     assert "manifest.json is not the one manifest.sha256 was written for" in caplog.text
 
 
-def test_a_state_of_a_version_that_named_no_stage_is_passed_over_in_words(
+def test_a_state_of_a_version_without_stage_names_is_skipped_with_a_message(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     states = states_in(tmp_path)

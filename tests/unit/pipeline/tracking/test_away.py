@@ -33,7 +33,7 @@ def log_some(child: TrackedRun, steps: int = 2000) -> float:
     return time.monotonic() - started
 
 
-def test_a_dead_server_costs_one_warning_and_no_time_and_the_points_are_kept(
+def test_an_unreachable_server_costs_one_warning_and_no_points(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -80,7 +80,7 @@ def hanging_port() -> Iterator[int]:
         connection.close()
 
 
-def test_a_server_that_hangs_is_given_up_after_the_patience(
+def test_a_hanging_server_is_abandoned_after_the_timeout(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, hanging_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
@@ -95,7 +95,7 @@ def test_a_server_that_hangs_is_given_up_after_the_patience(
     assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
 
 
-def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
+def test_a_server_that_fails_during_a_run_is_retried_and_receives_everything(
     database: str, tmp_path: Path, client: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = threading.Event()
@@ -127,7 +127,7 @@ def test_a_server_that_dies_in_the_middle_is_asked_again_and_misses_nothing(
     assert ":pw@" not in caplog.text
 
 
-def test_what_the_server_refuses_is_said_once_and_does_not_count_as_down(
+def test_a_refused_request_is_reported_once_and_the_server_stays_in_use(
     opened: Tracking, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     child = opened.start_run("general", {}, {})
@@ -139,7 +139,7 @@ def test_what_the_server_refuses_is_said_once_and_does_not_count_as_down(
     assert len([r for r in caplog.records if "refused tags" in r.getMessage()]) == 1
 
 
-def test_an_answer_that_comes_too_late_leaves_no_second_run(
+def test_a_late_response_does_not_create_a_second_run(
     database: str, tmp_path: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     created = threading.Event()

@@ -105,7 +105,7 @@ def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None
         assert torch.equal(loaded.state_dict()[name], weight), name
 
 
-def test_pictures_are_made_of_full_partial_and_no_points() -> None:
+def test_figures_are_drawn_from_full_partial_and_no_points() -> None:
     full = [
         Point(step, step, {"train/loss": 1 / step, "train/tokens": 64.0 * step, "x/y": 1.0}) for step in range(1, 200)
     ]

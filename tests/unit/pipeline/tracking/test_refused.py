@@ -33,7 +33,7 @@ def point(step: int, **metrics: float) -> dict[str, Any]:
     return {"run": "r", "step": step, "time": 5, "metrics": metrics}
 
 
-def test_a_run_with_an_odd_name_in_its_params_and_those_after_it_reach_mlflow(
+def test_a_run_with_unusual_parameter_names_and_later_runs_reach_mlflow(
     database: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
@@ -56,7 +56,7 @@ def test_a_run_with_an_odd_name_in_its_params_and_those_after_it_reach_mlflow(
     assert safe_name("task.more_validation.hard (2024)") in first.data.params
 
 
-def test_one_value_that_mlflow_refuses_does_not_keep_the_others_back(
+def test_a_value_refused_by_mlflow_does_not_block_the_others(
     opened: Tracking, client: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tracking.client.safe_name", lambda name: name)
@@ -81,7 +81,7 @@ def test_one_value_that_mlflow_refuses_does_not_keep_the_others_back(
         ("/a", "_/a-"),
     ],
 )
-def test_names_become_such_that_mlflow_takes_and_stay_apart(name: str, safe: str) -> None:
+def test_names_are_converted_to_distinct_names_that_mlflow_accepts(name: str, safe: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 
     got = safe_name(name)
@@ -90,7 +90,7 @@ def test_names_become_such_that_mlflow_takes_and_stay_apart(name: str, safe: str
     assert safe_name("hard (1)") != safe_name("hard [1]")
 
 
-def test_forged_lines_are_passed_over_and_the_other_runs_are_sent(
+def test_forged_lines_are_ignored_and_other_runs_are_sent(
     database: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
@@ -123,7 +123,7 @@ def test_forged_lines_are_passed_over_and_the_other_runs_are_sent(
     assert history(client, ids["local-c"], "good") == [(1, 1.0)]
 
 
-def test_a_file_that_cannot_be_sent_is_said_and_those_after_it_are_sent(
+def test_a_file_that_cannot_be_sent_is_reported_and_later_ones_are_sent(
     database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

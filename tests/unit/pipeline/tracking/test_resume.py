@@ -39,7 +39,7 @@ def run_with(tracking: Tracking, checkpoint: CheckpointRef, *, stored: bool = Fa
     return str(run.run_id)
 
 
-def test_a_run_leads_to_its_checkpoint_in_the_store_at_hand_or_where_it_was_made(
+def test_a_run_resolves_to_its_checkpoint_in_the_current_or_the_original_store(
     opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
 ) -> None:
     checkpoint = committed(store)
@@ -54,7 +54,7 @@ def test_a_run_leads_to_its_checkpoint_in_the_store_at_hand_or_where_it_was_made
     assert not other_store.root.exists()
 
 
-def test_a_run_leads_to_its_checkpoint_beside_the_database_of_another_store(
+def test_a_run_resolves_to_its_checkpoint_next_to_the_database_of_another_store(
     store: CheckpointStore, tmp_path: Path, database: str
 ) -> None:
     address = f"sqlite:///{store.root}/mlflow.db"
@@ -71,7 +71,7 @@ def test_a_run_leads_to_its_checkpoint_beside_the_database_of_another_store(
     assert resolved == moved / "checkpoints" / Path(checkpoint.path).name
 
 
-def test_another_machine_gets_the_checkpoint_from_mlflow_into_its_own_store(
+def test_a_checkpoint_is_downloaded_from_mlflow_into_the_store_of_another_machine(
     opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
 ) -> None:
     assert not opened.is_of_store
@@ -91,7 +91,7 @@ def test_another_machine_gets_the_checkpoint_from_mlflow_into_its_own_store(
         assert [path.name for path in resolved.parent.iterdir()] == [resolved.name]
 
 
-def test_a_damaged_checkpoint_here_is_replaced_by_the_one_that_mlflow_has(
+def test_a_damaged_local_checkpoint_is_replaced_by_the_copy_in_mlflow(
     opened: Tracking, database: str, store: CheckpointStore
 ) -> None:
     checkpoint = committed(store)
@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_here_is_replaced_by_the_one_that_mlflow_has(
     assert verify(resolved).digest == DIGEST
 
 
-def test_what_leads_nowhere_is_refused_with_the_reason(
+def test_an_unresolvable_run_is_refused_with_the_reason(
     opened: Tracking, database: str, store: CheckpointStore, tmp_path: Path
 ) -> None:
     parent = opened.start_run("r", {}, {})
@@ -139,7 +139,7 @@ def artifacts(client: Any, run_id: str) -> set[str]:
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])
-def test_a_store_that_was_moved_or_copied_takes_mlflows_artifacts_along(
+def test_a_moved_or_copied_store_keeps_mlflows_artifacts(
     how: str, store: CheckpointStore, tmp_path: Path, database: str
 ) -> None:
     from pipeline.tracking.client import load_mlflow
@@ -166,7 +166,7 @@ def test_a_store_that_was_moved_or_copied_takes_mlflows_artifacts_along(
     assert store.root.exists() == (how == "copied")
 
 
-def test_a_store_reached_by_a_link_and_a_database_elsewhere_are_left_alone(
+def test_a_linked_store_and_an_external_database_are_not_changed(
     store: CheckpointStore, tmp_path: Path, database: str
 ) -> None:
     _copy_of(database, store.root / "mlflow.db")
@@ -194,7 +194,7 @@ def _run(settings: Settings, store: CheckpointStore, file: str) -> str:
     return str(run.run_id)
 
 
-def test_what_mlflow_refused_is_not_said_to_be_stored(
+def test_artifacts_refused_by_mlflow_are_not_reported_as_stored(
     opened: Tracking, store: CheckpointStore, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = committed(store)

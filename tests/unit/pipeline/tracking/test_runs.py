@@ -18,7 +18,7 @@ from tests.support.manifests import manifest_of
 from tests.unit.pipeline.tracking.values import history
 
 
-def test_parent_and_children_are_right_though_the_environment_names_a_run(
+def test_parent_and_children_are_correct_if_the_environment_names_a_run(
     opened: Tracking, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0123456789abcdef0123456789abcdef")
@@ -44,7 +44,7 @@ def test_parent_and_children_are_right_though_the_environment_names_a_run(
     assert len({child.run_id for child in children} | {parent.run_id}) == 3
 
 
-def test_points_reach_the_server_and_the_file_with_times_that_never_go_back(opened: Tracking, client: Any) -> None:
+def test_points_reach_server_and_file_with_monotonic_times(opened: Tracking, client: Any) -> None:
     child = opened.start_run("general", {}, {})
     for step in range(1, 1501):
         child.log(step, {"train/loss": 1 / step, "train/learning_rate": step * 1e-6})
@@ -56,7 +56,7 @@ def test_points_reach_the_server_and_the_file_with_times_that_never_go_back(open
     assert (run_files.read_end(child.points) or ("",))[0] == "FINISHED"
 
 
-def test_points_are_sent_while_the_stage_is_still_training(opened: Tracking, client: Any) -> None:
+def test_points_are_sent_during_training(opened: Tracking, client: Any) -> None:
     child = opened.start_run("general", {}, {})
     child.log(1, {"train/loss": 1.0})
     deadline = time.monotonic() + 15
@@ -65,9 +65,7 @@ def test_points_are_sent_while_the_stage_is_still_training(opened: Tracking, cli
     assert history(client, child.run_id, "train/loss") == [(1, 1.0)]
 
 
-def test_a_resumed_stage_goes_on_in_its_own_run_and_logs_no_step_twice(
-    database: str, tmp_path: Path, client: Any
-) -> None:
+def test_a_resumed_stage_continues_its_run_without_repeating_steps(database: str, tmp_path: Path, client: Any) -> None:
     def one_process(steps: range, resume: str | None, end: str) -> str | None:
         tracking = Tracking(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
         child = tracking.start_run("general", {"seed": 1}, {"distill.digest": "abc"}, resumed=resume)
@@ -92,7 +90,7 @@ def test_a_resumed_stage_goes_on_in_its_own_run_and_logs_no_step_twice(
     tracking.close()
 
 
-def test_a_run_that_is_gone_is_replaced_by_a_new_one(opened: Tracking) -> None:
+def test_a_deleted_run_is_replaced_by_a_new_one(opened: Tracking) -> None:
     child = opened.start_run("general", {}, {}, resumed="f" * 32)
     assert child.run_id is not None
     assert child.run_id != "f" * 32
@@ -150,7 +148,7 @@ def test_a_later_value_at_the_newest_step_wins(opened: Tracking, client: Any) ->
     assert history(client, child.run_id, "train/loss") == [(5, 1.0)]
 
 
-def test_half_a_line_left_by_a_killed_process_is_passed_over(tmp_path: Path) -> None:
+def test_a_partial_line_of_a_killed_process_is_ignored(tmp_path: Path) -> None:
     file = PointFile(tmp_path / "a.jsonl", {"name": "n"})
     file.append(1, {"x": 1.0})
     with file.path.open("ab") as handle:
@@ -165,9 +163,7 @@ def test_half_a_line_left_by_a_killed_process_is_passed_over(tmp_path: Path) -> 
     assert run_files.read_header(file.path) == {"name": "n"}
 
 
-def test_numbers_that_are_none_are_reported_and_do_not_raise(
-    opened: Tracking, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_non_finite_values_are_reported_and_do_not_raise(opened: Tracking, caplog: pytest.LogCaptureFixture) -> None:
     child = opened.start_run("general", {}, {})
     child.log(1, {"train/loss": "much"})  # type: ignore[dict-item]
     child.log(2, {"train/loss": float("nan")})
@@ -175,7 +171,7 @@ def test_numbers_that_are_none_are_reported_and_do_not_raise(
     assert "are not numbers" in caplog.text
 
 
-def test_a_process_that_ends_while_mlflows_tables_are_made_leaves_no_broken_database(
+def test_a_process_killed_while_mlflow_creates_its_tables_leaves_no_broken_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow.store.db import utils

@@ -107,7 +107,7 @@ def check_whole(world: World, client: Any) -> None:
     assert content(client, flow, "report.md", scratch) == b"table"
 
 
-def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(world: World, client: Any) -> None:
+def test_a_run_made_without_a_server_is_sent_later_exactly_once(world: World, client: Any) -> None:
     run_while_away(world)
     before = {path: unsent(path) for path in world.points.glob("*.jsonl")}
     report = world.sync()
@@ -125,7 +125,7 @@ def test_a_whole_run_made_while_the_server_was_away_is_sent_later_and_once(world
     assert not list(world.points.glob("*.unsent"))
 
 
-def test_a_run_sent_later_keeps_its_own_times(world: World, client: Any) -> None:
+def test_a_run_sent_later_keeps_its_original_times(world: World, client: Any) -> None:
     run_while_away(world)
     (path,) = [path for path in world.points.glob("*.jsonl") if run_files.read_header(path)["name"] == "general"]
     world.sync()
@@ -134,7 +134,7 @@ def test_a_run_sent_later_keeps_its_own_times(world: World, client: Any) -> None
     assert (info.start_time, info.end_time) == (first, last)
 
 
-def test_the_next_run_sends_what_an_earlier_one_kept(world: World, client: Any) -> None:
+def test_the_next_run_sends_the_pending_data_of_an_earlier_one(world: World, client: Any) -> None:
     run_while_away(world)
     tracking = world.tracking(world.there)
     tracking.send_kept()
@@ -143,7 +143,7 @@ def test_the_next_run_sends_what_an_earlier_one_kept(world: World, client: Any) 
     assert world.sync().runs == ()
 
 
-def test_a_server_that_comes_back_during_a_run_has_all_of_it_in_the_end(
+def test_a_server_that_returns_during_a_run_receives_all_of_it(
     world: World, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.0)
@@ -164,7 +164,7 @@ def test_a_server_that_comes_back_during_a_run_has_all_of_it_in_the_end(
     check_whole(world, client)
 
 
-def test_a_sync_that_breaks_off_says_what_is_left_and_the_next_one_ends_it(
+def test_an_interrupted_sync_reports_the_remainder_and_the_next_one_completes_it(
     world: World, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_while_away(world)
@@ -193,7 +193,7 @@ def test_a_sync_that_breaks_off_says_what_is_left_and_the_next_one_ends_it(
     check_whole(world, client)
 
 
-def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(world: World, client: Any) -> None:
+def test_a_run_with_a_lost_id_is_matched_without_duplicates(world: World, client: Any) -> None:
     run_while_away(world)
     copy = {path: path.read_bytes() for path in world.points.rglob("*") if path.is_file()}
     world.sync()
@@ -207,7 +207,7 @@ def test_a_run_whose_id_was_lost_is_found_again_and_nothing_is_there_twice(world
     check_whole(world, client)
 
 
-def test_a_run_that_goes_on_is_left_to_its_process(world: World, client: Any) -> None:
+def test_an_active_run_is_left_to_its_process(world: World, client: Any) -> None:
     tracking = world.tracking(world.away)
     child = tracking.start_run("general", {}, {})
     child.log(1, {"train/loss": 1.0})
@@ -221,7 +221,7 @@ def test_a_run_that_goes_on_is_left_to_its_process(world: World, client: Any) ->
     assert world.runs(client)["general"].data.metrics == {"train/loss": 1.0}
 
 
-def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(world: World, client: Any) -> None:
+def test_a_run_of_another_server_or_a_deleted_run_is_skipped_with_the_reason(world: World, client: Any) -> None:
     tracking = world.tracking(world.there)
     deleted = tracking.start_run("deleted", {}, {})
     tracking.close()
@@ -237,7 +237,7 @@ def test_a_run_of_another_server_or_a_deleted_one_is_left_with_the_reason(world:
     assert all(run.left == Amount(points=1, notes=1) for run in report.runs)
 
 
-def test_an_unreachable_server_leaves_everything_and_its_credentials_unsaid(world: World) -> None:
+def test_an_unreachable_server_keeps_pending_data_and_reveals_no_credentials(world: World) -> None:
     run_while_away(world)
     report = world.sync(world.away)
     assert report.failure is not None
@@ -251,7 +251,7 @@ def test_an_unreachable_server_leaves_everything_and_its_credentials_unsaid(worl
     assert world.sync(world.away).failure is not None
 
 
-def test_half_a_request_and_a_damaged_one_do_not_stop_the_others(
+def test_partial_and_damaged_requests_do_not_block_the_others(
     world: World, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_while_away(world)
@@ -265,21 +265,21 @@ def test_half_a_request_and_a_damaged_one_do_not_stop_the_others(
     assert "cannot be read and is not sent" in caplog.text
 
 
-def test_only_plain_data_is_kept(world: World) -> None:
+def test_pending_data_has_only_plain_formats(world: World) -> None:
     run_while_away(world)
     names = {path.name for path in world.points.rglob("*") if path.is_file()}
     suffixes = {Path(name).suffix for name in names if not name.startswith(".")}
     assert suffixes == {".jsonl", ".json", ".md", ".png", ".safetensors"}
 
 
-def test_a_disk_that_refuses_to_keep_is_a_store_error(tmp_path: Path) -> None:
+def test_a_failed_write_of_a_request_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "run.unsent").write_text("in the way")
     outbox = Outbox(tmp_path / "run.jsonl")
     with pytest.raises(StoreError, match=r"run\.unsent"):
         outbox.keep(Request(kind="tags", values={"a": "b"}))
 
 
-def test_a_disk_that_refuses_points_is_a_store_error_and_a_later_process_logs_them(
+def test_a_failed_write_of_points_is_a_store_error_and_a_later_process_logs_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = PointFile(tmp_path / "run.jsonl", {})

@@ -71,6 +71,6 @@ def test_an_infeasible_amount_is_refused(key: str, value: str) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_a_run_of_the_longest_recipe_and_task_has_a_name() -> None:
+def test_a_run_of_the_longest_recipe_and_task_names_has_a_valid_name() -> None:
     name = f"{'r' * 64}-20261231-235959-{'t' * 64}"
     assert report_path(Path("store"), f"{name}-12").name == f"{name}-12.json"

@@ -44,13 +44,15 @@ def targets(layer_map: LayerMap, student: int, teacher: int, epoch: int = 0) -> 
         (TransportMap(), 2, 3, [[0, 1, 2], [0, 1, 2]]),
     ],
 )
-def test_a_map_names_the_blocks(layer_map: LayerMap, student: int, teacher: int, expected: list[list[int]]) -> None:
+def test_layer_maps_select_the_expected_blocks(
+    layer_map: LayerMap, student: int, teacher: int, expected: list[list[int]]
+) -> None:
     assert targets(layer_map, student, teacher) == expected
 
 
 @given(depth=st.tuples(st.integers(1, 12), st.integers(0, 12)), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-def test_drawn_blocks_are_different_and_in_order(depth: tuple[int, int], seed: int) -> None:
+def test_drawn_blocks_are_distinct_and_in_order(depth: tuple[int, int], seed: int) -> None:
     student, teacher = depth[0], depth[0] + depth[1]
     drawn = [block for (block,) in targets(RandomMap(seed=seed), student, teacher)]
     assert drawn == sorted(set(drawn))
@@ -59,7 +61,7 @@ def test_drawn_blocks_are_different_and_in_order(depth: tuple[int, int], seed: i
     assert targets(RandomMap(seed=seed), student, teacher) == [[block] for block in drawn]
 
 
-def test_every_block_is_drawn_about_as_often() -> None:
+def test_blocks_are_drawn_equally_often() -> None:
     seen = Counter(block for epoch in range(600) for (block,) in targets(RandomMap(seed=1), 2, 6, epoch))
     assert sorted(seen) == list(range(6))
     assert min(seen.values()) > 150  # 200 each are expected, with a standard deviation of 11.5
@@ -89,13 +91,13 @@ def test_excluding_the_last_block_excludes_it_on_both_sides() -> None:
         (ExplicitMap(layers=(0,)), 2, 6, "2 student layers but 1 teacher layers listed"),
     ],
 )
-def test_a_map_that_does_not_fit_says_which_number_is_wrong(
+def test_an_invalid_map_is_refused_with_the_wrong_number(
     layer_map: LayerMap, student: int, teacher: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         targets(layer_map, student, teacher)
 
 
-def test_a_start_needs_a_teacher_block_for_every_student_block() -> None:
+def test_a_start_requires_a_teacher_block_for_every_student_block() -> None:
     with pytest.raises(ValueError, match="student layer 1 has no teacher layer"):
         teacher_layers(ExplicitMap(layers=(0, None)), num_student_layers=2, num_teacher_layers=6)

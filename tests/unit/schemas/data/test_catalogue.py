@@ -59,7 +59,7 @@ def test_mnli_is_scored_on_both_of_its_validation_splits() -> None:
     assert task("mnli").more_validation == {"mnli_mismatched": "validation_mismatched"}
 
 
-def test_overrides_of_a_named_task_leave_the_catalogue_as_it_is() -> None:
+def test_overrides_of_a_named_task_do_not_change_the_catalogue() -> None:
     mapping = named_task("mnli")
     assert mapping is not None
     mapping["more_validation"]["other"] = "test"
@@ -161,7 +161,7 @@ def test_an_incomplete_average_lists_its_missing_columns() -> None:
     assert ("qqp", "f1") in published["glue_test_nine"].missing
 
 
-def test_the_five_averages_have_different_columns() -> None:
+def test_averages_have_different_columns() -> None:
     counted = [frozenset(columns) for columns in AVERAGES.values()]
     assert len(set(counted)) == len(counted) == 5
     for columns in AVERAGES.values():

@@ -95,7 +95,7 @@ def test_an_alias_bomb_is_refused_before_it_fills_the_memory(write: Write) -> No
         load_recipe(write("\n".join(lines)), recipes_folder=None)
 
 
-def test_a_byte_order_mark_and_windows_line_ends_do_no_harm(write: Write) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted(write: Write) -> None:
     content = b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode()
     assert load_recipe(write(content), recipes_folder=None).name == "small"
 
@@ -180,7 +180,7 @@ def test_long_and_unprintable_values_are_shortened_and_escaped() -> None:
     assert "a number of 13288 bits is not allowed; it must be at most 8192" in line
 
 
-def test_a_thousand_problems_are_capped(write: Write) -> None:
+def test_the_number_of_reported_problems_is_capped(write: Write) -> None:
     reports = problems(write(SMALL + "".join(f"key{n}: 1\n" for n in range(1000))))
     assert len(reports) == 51
     assert reports[-1].startswith("and more")

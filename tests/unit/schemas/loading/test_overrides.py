@@ -50,7 +50,7 @@ def tinybert(*overrides: str) -> HubTask:
     return task
 
 
-def test_naming_the_task_that_a_recipe_has_changes_nothing() -> None:
+def test_naming_the_current_task_changes_nothing() -> None:
     assert quickstart("task=docstrings") == quickstart()
     assert tinybert("task=glue/sst2") == tinybert()
     changed = tinybert("task.metric=f1", "task.labels=[bad, good]")
@@ -80,7 +80,7 @@ def test_a_task_of_another_kind_inherits_only_the_length() -> None:
     assert recipe.task == HubTask(id="nyu-mll/glue", config="sst2", labels=("negative", "positive"), max_length=64)
 
 
-def test_an_override_of_one_of_several_tasks_is_applied_and_blamed_for_its_mistakes() -> None:
+def test_mistakes_in_an_override_of_one_task_are_attributed_to_the_override() -> None:
     def several(*overrides: str) -> Recipe:
         both = "teacher.multi_task={tasks: {a: glue/cola, b: sst2}, training: {duration: 1 epoch}}"
         return quickstart(both, *overrides)

@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).parent / "ernie_tiny_stages.json"
 """The stages of `ernie-tiny` as they were when stores of today were written: their digests cover these values."""
 
 
-def test_the_stages_of_ernie_tiny_stay_what_stores_hold() -> None:
+def test_the_stage_digests_of_ernie_tiny_stay_the_same() -> None:
     recipe = read_recipe("ernie-tiny")
     finished = {path: finished_teacher("/store/teacher/model", "0" * 64) for path in teacher_candidates(recipe)}
     teachers = task_teachers(recipe, finished)

@@ -65,7 +65,7 @@ def test_the_uniform_map_ends_at_the_last_teacher_layer(student: int, teacher: i
     assert teacher_layers(UniformMap(), num_student_layers=student, num_teacher_layers=teacher) == expected
 
 
-def test_a_map_that_fits_neither_depth_says_which_number_is_wrong() -> None:
+def test_a_map_that_does_not_fit_the_depth_is_refused_with_the_wrong_number() -> None:
     with pytest.raises(ValueError, match="4 student layers but 3 teacher layers listed; list one per student layer"):
         teacher_layers(ExplicitMap(layers=(0, 1, 2)), num_student_layers=4, num_teacher_layers=12)
     with pytest.raises(ValueError, match="teacher layer 12 does not exist; the teacher has 12 layers"):

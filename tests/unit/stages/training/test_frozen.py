@@ -45,7 +45,7 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("perturbation", [None, 1.0])
-def test_all_other_gradients_are_those_of_a_whole_model(
+def test_all_other_gradients_equal_those_of_an_unfrozen_model(
     perturbation: float | None, recipe: Recipe, tmp_path: Path
 ) -> None:
     whole = make_trainer(general(recipe, frozen="none", gradient_perturbation=perturbation), plain_ports(tmp_path))
@@ -61,18 +61,18 @@ def test_all_other_gradients_are_those_of_a_whole_model(
 
 
 def test_accumulation_does_not_change_perturbed_gradients(recipe: Recipe, tmp_path: Path) -> None:
-    found = []
+    results = []
     for budget in (8192, 40):
         ports = plain_ports(tmp_path, microbatch_tokens=budget)
         trainer = make_trainer(general(recipe, gradient_perturbation=1.0), ports)
         assert (len(trainer.batches.step(0)) > 1) == (budget == 40)
         trainer.accumulate()
-        found.append(gradients(trainer))
-    for name, gradient in found[0].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        results.append(gradients(trainer))
+    for name, gradient in results[0].items():
+        torch.testing.assert_close(results[1][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_the_table_stays_and_has_neither_moments_nor_a_part_in_the_norm(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_frozen_table_is_unchanged_and_absent_from_moments_and_norm(recipe: Recipe, tmp_path: Path) -> None:
     sink = MetricList()
     decay = recipe.stages[0].training.optimizer.model_copy(update={"weight_decay": 1.0})
     trainer = make_trainer(general(recipe, optimizer=decay), plain_ports(tmp_path, sink=sink, gradient_share_every=1))
@@ -92,14 +92,17 @@ def test_the_table_stays_and_has_neither_moments_nor_a_part_in_the_norm(recipe: 
     whole = make_trainer(general(recipe, frozen="none"), plain_ports(tmp_path))
     whole.train_step()
     sizes = [
-        sum(t.numel() for t in each.state.saved(teachers_cached=False).tensors.values()) for each in (whole, trainer)
+        sum(t.numel() for t in trained.state.saved(teachers_cached=False).tensors.values())
+        for trained in (whole, trainer)
     ]
     table = trainer.student.get_input_embeddings().weight  # type: ignore[operator]
     assert sizes[0] - sizes[1] == 2 * table.numel() + 1  # two moments and the step's number
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])
-def test_a_resumed_stage_ends_bit_for_bit_as_a_whole_one(recipe: Recipe, tmp_path: Path, stop_at: int) -> None:
+def test_a_resumed_stage_ends_bit_for_bit_like_an_uninterrupted_one(
+    recipe: Recipe, tmp_path: Path, stop_at: int
+) -> None:
     whole = run_stage(general(recipe), None, plain_ports(tmp_path / "whole"))
     states, asked = MemoryStates(), []
 
@@ -115,12 +118,14 @@ def test_a_resumed_stage_ends_bit_for_bit_as_a_whole_one(recipe: Recipe, tmp_pat
         for file in ("model/model.safetensors", "projections.safetensors")
         for result in (whole, resumed)
     ]
-    for one, other in (ends[:2], ends[2:]):
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    for whole_ending, resumed_ending in (ends[:2], ends[2:]):
+        assert whole_ending.keys() == resumed_ending.keys()
+        assert all(torch.equal(whole_ending[name], resumed_ending[name]) for name in whole_ending)
 
 
-def test_a_word_head_on_the_table_keeps_it_and_learns_the_rest(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_masked_language_head_keeps_the_shared_table_and_trains_its_other_weights(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     config = general(recipe).model_copy(update={"objective": MaskedLanguageObjective(soft_label=None)})
     trainer = make_trainer(config, plain_ports(tmp_path))
     student: Any = trainer.student
@@ -134,7 +139,7 @@ def test_a_word_head_on_the_table_keeps_it_and_learns_the_rest(recipe: Recipe, t
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_table_of_every_family_is_left_out(family: str, recipe: Recipe) -> None:
+def test_the_table_of_every_family_can_be_frozen(family: str, recipe: Recipe) -> None:
     from transformers import AutoModel
 
     model = AutoModel.from_config(family_config(family))
@@ -148,7 +153,7 @@ def test_the_table_of_every_family_is_left_out(family: str, recipe: Recipe) -> N
     assert table.grad is None
 
 
-def test_a_random_table_is_not_kept(tmp_path: Path) -> None:
+def test_a_random_table_is_never_frozen(tmp_path: Path) -> None:
     content = toy_recipe_dict(tmp_path / "in") | {"baselines": ["hard_labels"]}
     content["stages"][-1]["training"] = content["stages"][-1]["training"] | {"frozen": "word_embeddings"}
     last = Recipe.model_validate(content)

@@ -102,7 +102,7 @@ def text_of(lengths: NDArray[np.int32], mixture: Mixture | None = None) -> Token
 
 @pytest.mark.parametrize("mixture", [None, Mixture((600, 403), (1.0, 2.0))], ids=["one source", "a mixture"])
 @pytest.mark.parametrize("size", ["10 sequences", "400 tokens"])
-def test_no_stage_reads_the_rows_of_another_in_its_order(size: str, mixture: Mixture | None) -> None:
+def test_row_order_differs_between_stages(size: str, mixture: Mixture | None) -> None:
     training = Training.model_validate({"duration": "1 epoch", "batch": size, "seed": 0})
     text = text_of(LENGTHS, mixture)
     steps: dict[str, list[bytes]] = {}
@@ -112,12 +112,12 @@ def test_no_stage_reads_the_rows_of_another_in_its_order(size: str, mixture: Mix
         steps[stage] = [np.sort(np.concatenate(plan.step(step))).tobytes() for step in range(60)]
         assert steps[stage][59] == np.sort(np.concatenate(same.step(59))).tobytes()
     assert len(steps) > 4
-    for one, other in combinations(steps.values(), 2):
-        assert not set(one) & set(other)
+    for left, right in combinations(steps.values(), 2):
+        assert not set(left) & set(right)
 
 
 @pytest.mark.parametrize("stage", ["general", "task_specific"])
-def test_every_seed_of_a_stage_is_another(stage: str) -> None:
+def test_stage_seeds_differ_between_seeds(stage: str) -> None:
     assert len({stage_seed(seed, stage) for seed in (0, 1, 2, 2**31 - 1)}) == 4
     assert 0 <= stage_seed(2**31 - 1, stage) < 2**64
 
