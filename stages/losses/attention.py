@@ -21,7 +21,13 @@ from stages.losses.base import (
 
 
 def attention_scores(
-    query_BASD: Tensor, key_BASD: Tensor, mask_BS: Tensor, *, scaling: float, centred: bool = False
+    query_BASD: Tensor,
+    key_BASD: Tensor,
+    mask_BS: Tensor,
+    *,
+    scaling: float,
+    bias_BASS: Tensor | None = None,
+    centred: bool = False,
 ) -> Tensor:
     """Return scaled dot products before mask and softmax, (B, A, S, S); 0 where query or key is padding.
 
@@ -33,16 +39,24 @@ def attention_scores(
         key_BASD: keys, one per query head.
         mask_BS: True for real tokens.
         scaling: the model's factor, usually 1/sqrt(D).
+        bias_BASS: added to the scaled products of real tokens, such as a position bias; B may be 1.
         centred: subtract each query's mean over its real keys.
     """
     padding = ~mask_BS.bool()[:, None, :, None]
     query = at_least_float32(query_BASD).masked_fill(padding, 0.0)
     key = at_least_float32(key_BASD).masked_fill(padding, 0.0)
+    length_B111 = mask_BS.sum(-1)[:, None, None, None].clamp(min=1)
     if centred:
         # The mean of q · k over keys is q · (mean of k): centred keys give centred scores without another (S, S).
-        length_B111 = mask_BS.sum(-1)[:, None, None, None].clamp(min=1)
         key = (key - key.sum(-2, keepdim=True) / length_B111).masked_fill(padding, 0.0)
-    return product(query * scaling, key.transpose(-1, -2))
+    scores = product(query * scaling, key.transpose(-1, -2))
+    if bias_BASS is None:
+        return scores
+    invalid = padding | padding.transpose(-1, -2)
+    bias = at_least_float32(bias_BASS).masked_fill(invalid, 0.0)
+    if centred:
+        bias = (bias - bias.sum(-1, keepdim=True) / length_B111).masked_fill(invalid, 0.0)
+    return scores + bias
 
 
 def attention_score_loss(

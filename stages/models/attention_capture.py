@@ -2,7 +2,8 @@
 
 transformers allows attention functions to be registered by name. The one here records its arguments and calls the SDPA
 forward, so that a model loaded with `attn_implementation=CAPTURE` computes exactly what it computes with `sdpa`.
-`output_attentions` would force eager attention instead and keep every map of every layer.
+`output_attentions` would force eager attention instead and keep every map of every layer. Families that call none of
+these functions are read at their own modules instead (`attention_modules`).
 
 Layers are numbered by the order of the calls within a forward pass: some families have no `layer_idx`, and ALBERT
 calls one module for every layer.
@@ -16,10 +17,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,22 +29,10 @@ from transformers import AttentionInterface, AutoModel, PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from stages.models.attention_modules import Attention, attention_modules, hooked_attention
 from stages.models.dropout import keyed_attention
 
 CAPTURE = "distill_capture"
-
-
-class Attention(NamedTuple):
-    """Inputs of one layer's attention."""
-
-    query: Tensor
-    """(batch, heads, sequence, head width)."""
-    key: Tensor
-    """(batch, heads, sequence, head width), one head per query head."""
-    value: Tensor
-    """(batch, heads, sequence, head width), one head per query head."""
-    scaling: float
-    """Factor on query · key."""
 
 
 @dataclass
@@ -53,18 +42,31 @@ class Recording:
     layers: Collection[int]
     attention: dict[int, Attention] = field(default_factory=dict)
     calls: int = 0
+    """Number of layers that attended; of families with modules of their own, only recorded layers count."""
+
+    def keep(self, layer: int, attention: Attention) -> None:
+        """Record the attention of one layer."""
+        self.attention[layer] = attention
+        self.calls += 1
 
 
 _recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
 
 
 @contextmanager
-def record_attention(layers: Collection[int]) -> Iterator[Recording]:
-    """Inside the block, a forward pass records the attention of `layers` (0 is the first block)."""
+def record_attention(layers: Collection[int], model: torch.nn.Module | None = None) -> Iterator[Recording]:
+    """Inside the block, a forward pass records the attention of some layers.
+
+    Args:
+        layers: their numbers; 0 is the first block.
+        model: the model that is run, hooked if its family does not use transformers' attention interface.
+    """
     recording = Recording(layers)
+    hooks = nullcontext() if model is None else hooked_attention(model, layers, recording.keep)
     token = _recording.set(recording)
     try:
-        yield recording
+        with hooks:
+            yield recording
     finally:
         _recording.reset(token)
 
@@ -118,6 +120,8 @@ class Probe:
     """The embedding output and every block's output, from the tokens alone."""
     attention: str | None
     """Queries, keys and values of every block."""
+    implementation: str | None = None
+    """Attention implementation that records them; None for the family's default."""
 
 
 def probe(config: PretrainedConfig) -> Probe:
@@ -129,25 +133,39 @@ def probe(config: PretrainedConfig) -> Probe:
     problem = ""
     for implementation in (CAPTURE, None):
         try:
-            hidden, recording = _run_on_few_tokens(config, implementation)
-            return Probe(_hidden_problem(config, hidden), _attention_problem(config, recording))
+            run = _run_on_few_tokens(config, implementation)
         except Exception as error:  # a family's code may raise anything
             problem = problem or f"it does not run on tokens alone ({str(error).strip() or error!r})"
+            continue
+        attention = _attention_problem(config, run)
+        return Probe(
+            _hidden_problem(config, run.hidden), attention, CAPTURE if attention is None and not run.hooked else None
+        )
     return Probe(problem, problem)
 
 
 _PROBE_TOKENS = 8
 
 
-def _run_on_few_tokens(config: PretrainedConfig, implementation: str | None) -> tuple[Any, Recording]:
+@dataclass(frozen=True)
+class _Run:
+    """Readable parts of a pass over a few tokens."""
+
+    hidden: Any
+    recording: Recording
+    hooked: bool
+    """True if attention was recorded at the family's own modules."""
+
+
+def _run_on_few_tokens(config: PretrainedConfig, implementation: str | None) -> _Run:
     chosen = {} if implementation is None else {"attn_implementation": implementation}
 
-    def run() -> tuple[Any, Recording]:
+    def run() -> _Run:
         model = AutoModel.from_config(copy.deepcopy(config), **chosen).eval()
         tokens = torch.zeros(1, _PROBE_TOKENS, dtype=torch.long)
-        with torch.no_grad(), record_attention(range(config.num_hidden_layers)) as recording:
+        with torch.no_grad(), record_attention(range(config.num_hidden_layers), model) as recording:
             output = model(input_ids=tokens, output_hidden_states=True)
-        return getattr(output, "hidden_states", None), recording
+        return _Run(getattr(output, "hidden_states", None), recording, bool(attention_modules(model)))
 
     try:
         with torch.device("meta"), _MetaScalarsAreOne():
@@ -178,7 +196,8 @@ def _hidden_problem(config: PretrainedConfig, hidden: Any) -> str | None:
     return None
 
 
-def _attention_problem(config: PretrainedConfig, recording: Recording) -> str | None:
+def _attention_problem(config: PretrainedConfig, run: _Run) -> str | None:
+    recording = run.recording
     if recording.calls != config.num_hidden_layers:
         return (
             f"{recording.calls} of its {config.num_hidden_layers} layers hand their queries, keys and values to "
@@ -187,8 +206,9 @@ def _attention_problem(config: PretrainedConfig, recording: Recording) -> str | 
     for layer, states in recording.attention.items():
         heads = {part.shape[1] for part in (states.query, states.key, states.value)}
         if heads != {config.num_attention_heads}:
+            why = ": the others are convolutions" if config.model_type == "convbert" else ""
             return (
                 f"layer {layer} has {sorted(heads)} heads of queries, keys and values, its config says "
-                f"{config.num_attention_heads}"
+                f"{config.num_attention_heads}{why}"
             )
     return None

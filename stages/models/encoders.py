@@ -33,7 +33,7 @@ from schemas.core.regular_files import check_regular
 from schemas.core.wording import shown_value
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.student import too_large
-from stages.models.attention_capture import CAPTURE, Probe, probe
+from stages.models.attention_capture import Probe, probe
 from stages.models.tensors import copy_out
 from stages.models.tokenizer_checks import check_vocabulary, highest_type, leave_types_out, reads_types
 from stages.models.weights import LOADING, check_weights, conversion_command, unloadable, weight_files, without_warnings
@@ -334,7 +334,8 @@ def load_pretrained(auto: Any, folder: Path, config: PretrainedConfig | None = N
 
 def attention_of(config: PretrainedConfig) -> dict[str, str]:
     """Return the attention keyword for loading: the capturing one if the family supports it, else none."""
-    return {"attn_implementation": CAPTURE} if capturable(config) else {}
+    implementation = probed(config).implementation
+    return {} if implementation is None else {"attn_implementation": implementation}
 
 
 def capturable(config: PretrainedConfig) -> bool:

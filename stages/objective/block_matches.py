@@ -81,8 +81,14 @@ class AttentionMatch(BlockMatch[Attention]):
     @override
     def read(self, outputs: Outputs, layer: int, batch: Batch) -> Tensor:
         states = outputs.recording.attention[layer]
-        centred = self.config.loss == "mse_centred_scores"
-        return attention_scores(states.query, states.key, batch.attention_mask, scaling=states.scaling, centred=centred)
+        return attention_scores(
+            states.query,
+            states.key,
+            batch.attention_mask,
+            scaling=states.scaling,
+            bias_BASS=states.score_bias(),
+            centred=self.config.loss == "mse_centred_scores",
+        )
 
     @override
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, shares: Tensor | None) -> Summed:

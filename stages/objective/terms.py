@@ -58,7 +58,7 @@ class Outputs:
 
 def run_model(model: nn.Module, batch: Batch, needs: Needs) -> Outputs:
     """Run one forward pass and keep what `needs` names."""
-    with record_attention(needs.attention) as recording:
+    with record_attention(needs.attention, model) as recording:
         output = model(**batch.model_inputs(), output_hidden_states=bool(needs.hidden))
     hidden = {number: output.hidden_states[number] for number in sorted(needs.hidden)}
     return Outputs(hidden, recording, head_answer(output))

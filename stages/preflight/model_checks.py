@@ -127,8 +127,8 @@ def _reading_problems(recipe: Recipe, stages: tuple[Stage, ...], models: dict[st
             wanted = [term for term in latent.terms if isinstance(term, Attention | Relation)]
             if wanted and (reason := probed(config).attention) is not None:
                 yield (
-                    f"{path}: {wanted[0].kind} cannot be read from a {config.model_type} "
-                    f"model ({name}): {reason}; omit the term, or use another model"
+                    f"{path}: {wanted[0].kind} cannot be read from a {config.model_type} model ({name}): {reason}; "
+                    "omit the term, match hidden states, or use another model"
                 )
             if len(wanted) < len(latent.terms) and (reason := probed(config).hidden_states):
                 yield (

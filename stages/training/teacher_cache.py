@@ -28,7 +28,8 @@ from schemas.core.errors import Interrupted, StoreError
 from stages.data.batching.batches import Batches, evaluation_batches
 from stages.data.batching.choice_groups import Rows
 from stages.data.batching.tokens import Batch, Tokens
-from stages.models.attention_capture import Attention, Recording
+from stages.models.attention_capture import Recording
+from stages.models.attention_modules import Attention
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Needs, Outputs
 from stages.ports.protocols import Ports
@@ -85,7 +86,8 @@ class TeacherCache:
         sample = read(teacher, first, needs)
         self.parts = [Part(name, value.shape[-1], value.dtype) for name, value in _flat(sample, needs, first).items()]
         self.heads = {
-            layer: (states.query.shape[1], states.scaling) for layer, states in sample.recording.attention.items()
+            layer: (states.query.shape[1], states.scaling, states.bias)
+            for layer, states in sample.recording.attention.items()
         }
         self.caches = folder
         self.batches = evaluation_batches(tokens.lengths, BATCH_TOKENS)
@@ -203,13 +205,13 @@ class TeacherCache:
 
         hidden = {number: padded(flat[f"hidden_{number}"]) for number in sorted(self.needs.hidden)}
         attention, empty = {}, torch.empty(0, device=mask.device)
-        for layer, (heads, scaling) in self.heads.items():
+        for layer, (heads, scaling, bias) in self.heads.items():
             read = {
                 name: padded(flat[f"{name}_{layer}"]).unflatten(-1, (heads, -1)).transpose(1, 2)
                 for name in self.needs.states
             }
             query, key, value = (read.get(name, empty) for name in _STATES)
-            attention[layer] = Attention(query, key, value, scaling)
+            attention[layer] = Attention(query, key, value, scaling, bias)
         logits = flat.get("logits")
         if "token_logits" in flat:
             logits = padded(flat["token_logits"])

@@ -57,6 +57,27 @@ def test_centred_scores_are_scores_minus_the_mean_over_real_keys(mask: Tensor) -
         assert int(loss.count) == count
 
 
+@pytest.mark.parametrize("rows", [1, B])
+@pytest.mark.parametrize("centred", [False, True])
+def test_a_position_bias_is_added_to_the_scores_of_real_tokens(mask: Tensor, rows: int, centred: bool) -> None:
+    query, key, bias = drawn(B, A, S, D, seed=1), drawn(B, A, S, D, seed=2), drawn(rows, A, S, S, seed=3)
+    poisoned = bias
+    if rows == B:  # padding may hold anything
+        poisoned = bias.masked_fill(~(mask[:, None, :, None] & mask[:, None, None, :]), float("nan"))
+    scores = attention_scores(query, key, mask, scaling=0.5, bias_BASS=poisoned, centred=centred)
+    expected = np.zeros((B, A, S, S))
+    for b, length in enumerate(LENGTHS):
+        for a in range(A):
+            for i in range(length):
+                row = [
+                    0.5 * float(query[b, a, i].numpy() @ key[b, a, j].numpy()) + float(bias[b % rows, a, i, j])
+                    for j in range(length)
+                ]
+                mean = sum(row) / length if centred else 0.0
+                expected[b, a, i, :length] = [score - mean for score in row]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-11, atol=1e-12)
+
+
 def test_centred_scores_are_invariant_to_a_constant_added_to_a_querys_scores(mask: Tensor) -> None:
     query, key, moved_by = drawn(B, A, S, D, seed=1), drawn(B, A, S, D, seed=2), drawn(B, A, 1, D, seed=3)
     plain = attention_scores(query, key, mask, scaling=0.5, centred=True)

@@ -12,14 +12,13 @@ from transformers import (
     AutoModel,
     BertConfig,
     BertModel,
-    MPNetConfig,
     PretrainedConfig,
     RobertaConfig,
     T5Config,
 )
 
 from stages.models.attention_capture import CAPTURE, probe, record_attention
-from tests.support.families import CAPTURED, FAMILIES, family_config
+from tests.support.families import CAPTURED, FAMILIES, READABLE, family_config
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -130,7 +129,8 @@ def test_values_shared_by_query_heads_are_recorded_per_query_head() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_readable_families_are_recognised(family: str) -> None:
     support = probe(family_config(family))
-    assert (support.attention is None) is (family in CAPTURED)
+    assert (support.attention is None) is (family in READABLE)
+    assert support.implementation == (CAPTURE if family in CAPTURED else None)
     assert support.hidden_states is None
 
 
@@ -158,7 +158,12 @@ def test_a_model_without_meta_support_is_run_on_the_cpu_without_random_draws() -
             "it does not run on tokens alone ('Input language unknown",
         ),
         (T5Config(d_model=16, num_layers=3, num_heads=2), "does not run on tokens alone", "tokens alone"),
-        (MPNetConfig(**SMALL), None, "0 of its 3 layers"),
+        (AutoConfig.for_model("deberta", **SMALL), None, "0 of its 3 layers"),
+        (
+            AutoConfig.for_model("convbert", embedding_size=16, **SMALL),
+            None,
+            "layer 0 has [1] heads of queries, keys and values, its config says 2: the others are convolutions",
+        ),
     ],
     ids=lambda value: getattr(value, "model_type", None),
 )

@@ -18,7 +18,7 @@ from stages.kinds.registry import kind_of
 from stages.models.encoders import capturable, check_same_vocabulary, load_encoder, shape_of
 from stages.models.student import count_parameters, dropout, fresh_student, student_config
 from tests.support.builders import WORDS, tiny_tokenizer
-from tests.support.families import CAPTURED, FAMILIES, SHAPE, VOCABULARY, family_config, family_folder
+from tests.support.families import FAMILIES, READABLE, SHAPE, VOCABULARY, family_config, family_folder
 
 
 def sizes_of(config: PretrainedConfig, auto: Any = AutoModel) -> dict[str, tuple[int, ...]]:
@@ -51,7 +51,7 @@ def test_a_reshaped_student_equals_the_familys_own_model(family: str) -> None:
     assert sizes_of(config, AutoModelForMaskedLM) == sizes_of(expected, AutoModelForMaskedLM)
     shape = shape_of(config)
     assert {name: getattr(shape, name) for name in StudentShape.model_fields} == SHAPE.model_dump()
-    assert capturable(config) is (family in CAPTURED)
+    assert capturable(config) is (family in READABLE)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

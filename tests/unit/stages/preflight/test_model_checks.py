@@ -237,7 +237,7 @@ def test_existing_students_are_checked_directly(tmp_path: Path) -> None:
     start = {"kind": "model", "model": str(folder)}
     recipe = toy_recipe(tmp_path, student={"shape": shape, "start": start})
     for config, words in (
-        (family_config("mpnet", layers=2), "from a mpnet model (student)"),
+        (family_config("convbert", layers=2), "from a convbert model (student)"),
         (family_config("bert", layers=2, max_position_embeddings=20), "student.start.model: "),
         (family_config("bert", layers=2), ""),
     ):
