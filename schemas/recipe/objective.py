@@ -48,8 +48,11 @@ class LatentObjective(Frozen):
     """Learned projections to the teacher's width: per state (TinyBERT v2), one for all (v1), none (equal widths)."""
     common_width: int | None = Field(default=None, ge=1, le=65536)
     """Width to which both sides are projected (RAIL-KD); null projects the student's states to the teacher's width."""
-    normalize: Literal["none", "first_step"] = "none"
-    """`first_step` divides every term by its value at step 0, so that weights compare terms of different scale."""
+    normalize: Literal["none", "first_step", "gradient_share"] = "none"
+    """Makes the weights of terms of different scale comparable. `first_step` divides every term by its value at step 0.
+    `gradient_share` divides it by the smoothed norm of its gradient, so that terms of equal weight have equal shares of
+    the student's gradient, whose scale stays as configured (after GradNorm, Chen et al. 2018). Neither changes the
+    weights of soft and hard labels."""
     unlock: Literal["all", "bottom_up"] = "all"
     """`bottom_up` adds a block after each equal share of the steps (internal-representation KD)."""
 

@@ -29,6 +29,7 @@ from stages.kinds.base import labels_of
 from stages.losses import Summed, confidence_weights
 from stages.models.projections import Projections, drawn_projections
 from stages.models.sentence_encoder import Model
+from stages.objective.balance import GradientBalance
 from stages.objective.head_losses import head_losses
 from stages.objective.label_terms import hard_label_term, soft_label_terms
 from stages.objective.latent_terms import latent_terms, projected_states
@@ -101,11 +102,15 @@ class ObjectiveTerms(nn.Module):
         self.epoch, self.progress = 0, 0.0
         self.terms = self._make_terms()
         self.redrawn = latent is not None and _is_redrawn(latent)
-        self._make_initial(latent)
+        self.balance: GradientBalance | None = None
+        """Of `normalize: gradient_share`, else None."""
+        self._make_normalization(latent)
 
-    def _make_initial(self, latent: LatentObjective | None) -> None:
-        """Register the values at step 0 of the terms that are divided by them; NaN until they are measured."""
+    def _make_normalization(self, latent: LatentObjective | None) -> None:
+        """Prepare the terms' gradient shares, or register their values at step 0; NaN until they are measured."""
         self.initial_names: list[str] = []
+        if latent is not None and latent.normalize == "gradient_share":
+            self.balance = GradientBalance({term.name: term.weight for term in latent.terms})
         if latent is not None and latent.normalize == "first_step":
             self.initial_names = [term.name for term in latent.terms]
             self.register_buffer("initial", torch.full((len(self.initial_names),), math.nan, dtype=torch.float64))
@@ -261,16 +266,37 @@ class ObjectiveTerms(nn.Module):
         """Return each term's sum and count in `batch`, by the term's key."""
         return {term.key: term.compute(student, target, batch) for term in self.terms}
 
+    def balanced_losses(self, student: Outputs, target: Target | None, batch: Batch) -> dict[str, Tensor]:
+        """Return the means of the terms that are balanced, at weight 1 and summed over blocks and teachers, by name.
+
+        Blocks that are still locked are included, so that unlocking a block changes no factor.
+        """
+        assert self.balance is not None
+        losses: dict[str, Tensor] = {}
+        for term in self.terms:
+            if (weight := self.balance.weights.get(term.name)) is not None:
+                loss = term.weight / weight * term.compute(student, target, batch).mean()
+                losses[term.name] = losses[term.name] + loss if term.name in losses else loss
+        return losses
+
+    def factors(self) -> dict[str, float]:
+        """Return the factors of `normalize` on the weights of the latent terms, by name; empty for `none`."""
+        if self.balance is not None:
+            return self.balance.factors()
+        initial = self.get_buffer("initial").tolist() if self.initial_names else []
+        return {
+            name: 1 / value if value > 0 and math.isfinite(value) else 1.0
+            for name, value in zip(self.initial_names, initial, strict=True)
+        }
+
     def weights(self) -> dict[str, float]:
         """Return the weight of each term's mean in this step, by the term's key."""
-        return {term.key: self._weight(term) for term in self.terms}
+        factors = self.factors()
+        return {term.key: self._weight(term) * factors.get(term.name, 1.0) for term in self.terms}
 
     def _weight(self, term: Term) -> float:
         latent = self.objective.latent
         weight = term.weight
-        if self.initial_names and term.name in self.initial_names:
-            initial = float(self.get_buffer("initial")[self.initial_names.index(term.name)])
-            weight /= initial if initial > 0 and math.isfinite(initial) else 1.0
         if latent is not None and latent.unlock == "bottom_up" and term.layer is not None:
             depth = self.student_config.num_hidden_layers
             weight *= float(self.progress * depth >= term.layer)

@@ -6,21 +6,52 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from stages.data.batching.choice_groups import Rows
 from stages.data.batching.tokens import Batch
 from stages.device.runtime import Runtime
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import run_model
 
 _SHARE_TOKENS = 512
-"""Most padded tokens to measure shares on; each term costs a backward pass."""
+"""Most tokens to measure shares on; each term costs a backward pass."""
+_FEWEST_ROWS = 4
 
 
 def first_rows(batch: Batch) -> Batch:
     """Return the rows of a microbatch that shares are measured on."""
     return batch.first(max(1, _SHARE_TOKENS // batch.input_ids.shape[1]))
+
+
+def spread_rows(rows: Rows, lengths: NDArray[np.int32]) -> Rows:
+    """Return rows of a step, evenly spread over their lengths: about `_SHARE_TOKENS` tokens, at most half the rows.
+
+    They depend neither on padding nor on how the step is cut into forward passes. A step of few rows has `_FEWEST_ROWS`
+    measured, as some terms compare rows.
+    """
+    rows = rows[np.argsort(lengths[rows], kind="stable")]
+    number = _SHARE_TOKENS * len(rows) // int(lengths[rows].sum())
+    number = min(max(min(number, len(rows) // 2), _FEWEST_ROWS), len(rows))
+    return rows[(2 * np.arange(number) + 1) * len(rows) // (2 * number)]
+
+
+def gradient_norms(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
+    """Return the norm of each loss's gradient in all parameters together, by name; leaves no gradient in them.
+
+    Args:
+        losses: scalars of one forward pass, by name.
+        parameters: the parameters.
+    """
+    norms: dict[str, float] = {}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
+        norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    return norms
 
 
 def gradient_shares(
@@ -39,13 +70,8 @@ def gradient_shares(
         target = objective.read_teachers(teachers, batch)
         output = run_model(student, batch, objective.student_needs)
         losses = objective.compute(output, target, batch)
-    tensors = list(parameters.values())
     weights = objective.weights()
-    norms: dict[str, float] = {}
-    for key, loss in losses.items():
-        gradients = torch.autograd.grad(weights[key] * loss.mean(), tensors, retain_graph=True, allow_unused=True)
-        squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
-        norms[key] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+    norms = gradient_norms({key: weights[key] * loss.mean() for key, loss in losses.items()}, list(parameters.values()))
     total = sum(norms.values())
     return {key: norm / total for key, norm in norms.items()} if total > 0 else {}
 

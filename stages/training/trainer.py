@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from torch import Tensor, nn
 
 from schemas.core.errors import NonFiniteLossError, OutOfMemoryError
@@ -18,7 +19,7 @@ from stages.models.dropout import Draws
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Outputs, Target, run_model
 from stages.ports.protocols import Ports
-from stages.training.gradients import first_rows, gradient_shares, perturbed_embeddings
+from stages.training.gradients import first_rows, gradient_norms, gradient_shares, perturbed_embeddings, spread_rows
 from stages.training.meter import Meter
 from stages.training.optimizer import freeze, learning_rate_factor, make_optimizer, named_parameters
 from stages.training.selection import Selector
@@ -124,6 +125,7 @@ class Trainer:
         batches = [batch.to(self.runtime.device) for batch in batches]
         whole = {key: sum(count[key] for count in counts) for key in self.meter.keys}
         self.objective.note_initial(batches, whole, self.teachers.target, self.losses)
+        self.measure_balance()
         weights = self.objective.weights()
         totals = [
             self.backward(batch, target, whole, weights)
@@ -172,6 +174,19 @@ class Trainer:
                 loss, totals = forward()
         self.runtime.accelerator.backward(loss)
         return totals
+
+    def measure_balance(self) -> None:
+        """At intervals, measure the gradients by which `normalize: gradient_share` weights the terms of this step."""
+        balance, step = self.objective.balance, self.state.step
+        if balance is None or not balance.is_due(step):
+            return
+        rows = spread_rows(np.concatenate(self.batches.step(step)), self.tokens.lengths)
+        batch = self.objective.prepare(self.tokens.batch(rows), rows, step=step).to(self.runtime.device)
+        with self.draws.of(step, batch), self.runtime.autocast():
+            losses = self.objective.balanced_losses(self.answers(batch), self.teachers.target(batch), batch)
+        # Projections belong to one term each: their gradients compete with no other term's.
+        shared = [parameter for name, parameter in self.parameters.items() if name.startswith("student.")]
+        balance.note(step, gradient_norms(losses, shared))
 
     def measure_shares(self, batch: Batch) -> None:
         """Every `gradient_share_every` steps, log each term's share of the gradient on some rows of the step."""
@@ -227,6 +242,7 @@ class Trainer:
             curves[term.curve] = curves.get(term.curve, 0.0) + terms[term.key]
         weights = self.objective.weights()
         self.metrics |= {f"train/{key}": value for key, value in (terms | curves).items()}
+        self.metrics |= {f"train/weight_factor/{name}": factor for name, factor in self.objective.factors().items()}
         self.metrics["train/loss"] = sum(weights[key] * mean for key, mean in terms.items())
         self.metrics["train/tokens"] = float(self.state.num_tokens)
         self.metrics["train/tokens_per_second"] = self.meter.tokens / max(elapsed, 1e-9)

@@ -197,6 +197,7 @@ LATENTS: dict[str, dict[str, Any]] = {
         ]
     },
     "normalized": {"normalize": "first_step"},
+    "balanced": {"normalize": "gradient_share"},
     "bottom_up": {"unlock": "bottom_up"},
     "map_per_term": {
         "terms": [
