@@ -1,4 +1,4 @@
-"""Every test runs offline, reports nothing anywhere, and writes below a temporary folder only."""
+"""Fixtures for all tests, which run offline, send no telemetry and write only below a temporary folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 if TYPE_CHECKING:
     from tests.support.command_line import Distill, ToyRun
 
-# Before any import of Prefect, MLflow or a Hugging Face library, which read these when imported.
+# Set before Prefect, MLflow and Hugging Face libraries are imported, which read these at import.
 _SCRATCH = Path(tempfile.mkdtemp(prefix="distill-tests-"))
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
-# What all workers of pytest-xdist share: the folder of the process that starts them, handed down by the environment.
+# All workers of pytest-xdist share the folder of the process that starts them, through the environment.
 _SESSION = Path(os.environ.setdefault("DISTILL_TESTS_SESSION", str(_SCRATCH)))
 
 os.environ.update(
@@ -28,7 +28,7 @@ os.environ.update(
     DO_NOT_TRACK="1",
     HF_HUB_DISABLE_TELEMETRY="1",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
-    # As the command line does; its own lines would stand among ours.
+    # Like the command line: MLflow's log lines would mix with ours.
     PREFECT_LOGGING_LEVEL="CRITICAL",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
@@ -54,7 +54,7 @@ for _name in (
 
 @pytest.fixture(autouse=True)
 def _environment_as_it_was() -> Iterator[None]:
-    """Undo what a test, or a library in it, writes into the environment (MLflow does, by itself)."""
+    """Undo changes that a test or a library in it makes to the environment, as MLflow does."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -63,7 +63,7 @@ def _environment_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _same_numbers_each_time() -> None:
-    """Draw the same weights and inputs whichever tests ran before, unless a test seeds for itself."""
+    """Draw the same weights and inputs in any order of tests, unless a test sets a seed."""
     import torch
 
     torch.manual_seed(0)
@@ -81,7 +81,7 @@ def prefect() -> Iterator[str]:
     from tests.support.prefect_server import shared_server
 
     with shared_server(_SESSION / "prefect server") as address, pytest.MonkeyPatch.context() as patch:
-        # Through Prefect's settings, not through the environment, which the programs that tests start inherit.
+        # Set in Prefect's settings and not in the environment, which programs started by tests inherit.
         patch.setenv("PREFECT_API_URL", address)
         refresh_global_settings_context()
         patch.undo()
@@ -122,5 +122,5 @@ def shared() -> Path:
     beside = Path(__file__).resolve().parents[2] / "shared"
     folder = Path(os.environ.get("DISTILL_SHARED") or beside)
     if not folder.is_dir():
-        pytest.skip(f"shared data is not at {folder}; DISTILL_SHARED names another place")
+        pytest.skip(f"shared data is not at {folder}; set DISTILL_SHARED to another path")
     return folder

@@ -1,4 +1,4 @@
-"""Losses as published code computes them, built on the product's losses, and their comparison with fixtures.
+"""Losses with the scales of published code, built on the product's losses, and their comparison with fixtures.
 
 Published scales depend on padding or on the number of classes: these functions compare numbers and train nothing.
 """
@@ -38,7 +38,7 @@ def _all_real(states: Tensor, *, sequence: int) -> Tensor:
 
 
 def published_score_loss(student_BASS: Tensor, teacher_BASS: Tensor) -> Summed:
-    """TinyBERT and NVIDIA: squared error over all positions, masked scores as 0."""
+    """TinyBERT and NVIDIA: squared error over all positions, with masked scores set to 0."""
     every = _all_real(student_BASS, sequence=2)
     return attention_score_loss(_masked_as_zero(student_BASS), _masked_as_zero(teacher_BASS), every)
 
@@ -46,7 +46,7 @@ def published_score_loss(student_BASS: Tensor, teacher_BASS: Tensor) -> Summed:
 def published_probability_loss(
     student_BASS: Tensor, teacher_BASS: Tensor, *, kind: Literal["kl", "mse", "cosine"]
 ) -> Summed:
-    """NVIDIA: masked scores become 0, keep their place in the softmax, and every position counts."""
+    """NVIDIA: masked scores are set to 0, take part in the softmax, and every position counts."""
     every = _all_real(student_BASS, sequence=2)
     return attention_probability_loss(_masked_as_zero(student_BASS), _masked_as_zero(teacher_BASS), every, kind=kind)
 
@@ -57,7 +57,7 @@ def published_state_loss(student_BSH: Tensor, teacher_BSH: Tensor, *, kind: Lite
 
 
 def published_soft_label_loss(student_BC: Tensor, teacher_BC: Tensor, *, temperature: float) -> Summed:
-    """TinyBERT: cross entropy in place of the divergence, averaged over the classes too, without T²."""
+    """TinyBERT: cross entropy instead of the divergence, also averaged over classes, without T²."""
     divergence = soft_label_loss(student_BC, teacher_BC, temperature=temperature)
     log_teacher_BC = F.log_softmax(teacher_BC / temperature, dim=-1)
     entropy = -(log_teacher_BC.exp() * log_teacher_BC).sum()
@@ -72,7 +72,7 @@ def paddle_relation_sum(
     num_heads: int,
     across: Literal["tokens", "heads", "samples"],
 ) -> Tensor:
-    """PaddleNLP: padding counts, and is left out only as keys across tokens."""
+    """PaddleNLP: padding counts, and is excluded only as keys across tokens."""
     if across != "tokens":
         every = _all_real(student_BASD, sequence=2)
         return relation_loss(student_BASD, teacher_BASD, every, num_heads=num_heads, across=across).total
@@ -88,7 +88,7 @@ def paddle_relation_sum(
 def bertdistiller_relation_mean(
     student_BASD: Tensor, teacher_BASD: Tensor, mask_BS: Tensor, *, num_heads: int
 ) -> Tensor:
-    """milistu/bertdistiller: the mean over each sequence first, then over the sequences with a real token."""
+    """milistu/bertdistiller: the mean over each sequence, then over the sequences with a real token."""
     rows = [
         relation_loss(student_BASD[[row]], teacher_BASD[[row]], mask_BS[[row]], num_heads=num_heads).mean()
         for row in range(len(mask_BS))

@@ -1,4 +1,4 @@
-"""A stage whose inputs change is the stage of its start, or is refused before it trains."""
+"""A stage whose inputs change uses its initial inputs or is refused before training."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def append(path: str) -> None:
 
 @dataclass
 class Meanwhile(SilentProgress):
-    """Does something while the stage trains."""
+    """Runs an action during training."""
 
     deed: Callable[[], None] = lambda: None
 
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
-        """A step is over."""
+        """Handle the end of a step."""
         super().advance(done, metrics)
         if done == 1:
             self.deed()

@@ -1,4 +1,4 @@
-"""Every family runs whole stages as teacher and student: on hidden states, on labels, and across families."""
+"""Models of every family train as teacher and student: on hidden states, on labels, and across families."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TRAINING = Training.model_validate(
 
 
 def terms(*families: str) -> tuple[dict[str, Any], ...]:
-    """All that can be matched between models of these families."""
+    """Return all terms that can be matched between models of these families."""
     return ON_STATES + (ON_ATTENTION if set(families) <= set(READABLE) else ())
 
 
@@ -72,7 +72,7 @@ def folder_of(here: Path, family: str, labels: tuple[str, ...] | None = None) ->
 def general_stage(
     here: Path, toys: dict[str, Any], teacher: str, student: str | None = None
 ) -> tuple[StageConfig, StageResult, MetricList]:
-    """The general stage on everything that can be matched, run to its end."""
+    """Run the general stage with all terms that can be matched."""
     model = FolderModel(path=str(folder_of(here, teacher)))
     config = StageConfig(
         name="general",
@@ -89,7 +89,7 @@ def general_stage(
 
 
 def cache_of(here: Path) -> Path:
-    """One for all: every family reads the same tokens."""
+    """One cache for all families, which read the same tokens."""
     (here / "cache").mkdir(exist_ok=True)
     return here / "cache"
 
@@ -100,7 +100,7 @@ def general(here: Path, toys: dict[str, Any], family: str) -> tuple[StageConfig,
 
 
 def check_checkpoint(checkpoint: CheckpointRef, auto: Any, model_type: str, config: StageConfig) -> None:
-    """It opens as a model of that family and shape with every tensor in its files, and training has moved it."""
+    """Check that the checkpoint loads completely with that family and shape, and that training changed it."""
     model, loading = auto.from_pretrained(Path(checkpoint.path) / "model", output_loading_info=True)
     assert not loading["missing_keys"]
     assert not loading["unexpected_keys"]

@@ -1,4 +1,4 @@
-"""A teacher of several tasks, of classes and of values: each row is compared with its task's outputs alone."""
+"""A teacher of several tasks, with classes and values: each row is compared only on its task's outputs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NAMES = ["one/bad", "one/good", "likeness/value", "two/other", "two/same"]
 
 
 def recipe_of(folder: Path, tasks: dict[str, Any] | None = None) -> Recipe:
-    """Classes of texts, values, and classes of pairs, with one teacher for all."""
+    """A recipe with classes of texts, values and classes of pairs, and one teacher for all."""
     content = toy_recipe_dict(folder, steps=3)
     training = content["stages"][0]["training"]
     tasks_of_recipe = tasks or {
@@ -55,7 +55,7 @@ def trainer(config: StageConfig, tmp_path: Path) -> Trainer:
 
 
 def rows_of_all(trainer: Trainer, number: int = 12) -> Batch:
-    """As many rows of each of the three tasks."""
+    """Return as many rows of each of the three tasks."""
     starts = np.array([0, 160, 210])
     rows = (starts[:, None] + np.arange(number // 3)[None, :]).ravel()
     return trainer.tokens.batch(rows)
@@ -78,7 +78,7 @@ def test_rows_of_all_tasks_are_concatenated(config: StageConfig, tmp_path: Path)
 
 
 def expected_loss(logits: np.ndarray, labels: list[list[float]]) -> float:
-    """Cross entropy among the own task's classes, squared error of the own task's value over its deviation."""
+    """Cross entropy over the task's classes, or squared error of the task's value in deviations."""
     total, scale = 0.0, np.std([row["label"] for row in kind_rows("regression", 50, 1)])
     for row, (output, value) in zip(logits, labels, strict=True):
         if output == 2:

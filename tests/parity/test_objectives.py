@@ -1,4 +1,4 @@
-"""Every kind of objective in the real loop: counts, accumulation, padding, finite gradients."""
+"""Every kind of objective in the training loop: counts, accumulation, padding, finite gradients."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 
 def shares_of(trainer: Trainer, batch: Batch) -> dict[str, float]:
-    """Each term's share of the gradient in the trainer's step."""
+    """Return each term's share of the gradient in the trainer's step."""
     with trainer.draws.of(trainer.state.step, batch):
         return gradient_shares(
             trainer.student, trainer.teachers.models, trainer.objective, batch, trainer.runtime, trainer.parameters

@@ -1,4 +1,4 @@
-"""Projections between stages: those that fit continue, unused ones are carried, the rest is initialised afresh."""
+"""Projections between stages: matching ones are reused, unused ones are carried, the others are reinitialised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 class Stages:
-    """Runs a general stage again and again, each time with other terms."""
+    """Runs a general stage repeatedly with different terms."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.config = stage_config(recipe, recipe.stages[0], TaskTeachers())
@@ -39,7 +39,7 @@ class Stages:
         self.progress = SilentProgress()
 
     def run(self, terms: list[dict[str, Any]], parent: CheckpointRef | None = None, **objective: Any) -> CheckpointRef:
-        """The checkpoint of one step of training that is too small to be seen."""
+        """Return the checkpoint after one step with a negligible learning rate."""
         self.number += 1
         training = self.config.training.model_copy(
             update={"optimizer": self.config.training.optimizer.model_copy(update={"learning_rate": 1e-12})}
@@ -73,7 +73,7 @@ def test_each_projection_that_fits_is_kept_when_a_term_is_added(recipe: Recipe, 
 def test_unused_projections_are_kept_for_later_stages(recipe: Recipe, tmp_path: Path) -> None:
     stages = Stages(recipe, tmp_path)
     first = stages.run([HIDDEN, EMBEDDING])
-    for terms in ([ATTENTION], [HIDDEN]):  # without any projection, and with others
+    for terms in ([ATTENTION], [HIDDEN]):  # without projections, and with different ones
         between = stages.run(terms, first)
         assert kept(between).keys() == kept(first).keys()
         third = stages.run([EMBEDDING], between)

@@ -21,12 +21,12 @@ from tests.parity.published import (
 
 
 def attention(student: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-    """Three student blocks learn from teacher blocks 1, 3 and 5 (uniform over six); summed over layers."""
+    """Three student blocks against teacher blocks 1, 3 and 5 (uniform over six), summed over layers."""
     return torch.stack([published_score_loss(student[i], inputs["t_att"][2 * i + 1]).mean() for i in range(3)]).sum()
 
 
 def states(student: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-    """Embedding and three blocks against teacher states 0, 2, 4, 6, through one shared projection."""
+    """Embedding and three blocks against teacher states 0, 2, 4 and 6, with one shared projection."""
     return torch.stack(
         [
             published_state_loss(

@@ -1,4 +1,4 @@
-"""Faster code paths compute the same: even matrix products, kept memory, clipping, unmasked scores."""
+"""Optimised code paths give the same results: even matrix products, kept memory, clipping, unmasked scores."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_products_are_even_only_where_kernels_are_compiled(precision: str) -> No
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's allocator is Linux's")
 def test_freed_memory_is_kept_until_it_is_returned() -> None:
     assert keep_freed_memory()
-    assert keep_freed_memory(), "asking twice does no harm"
+    assert keep_freed_memory(), "a second call is harmless"
 
     def resident() -> int:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
@@ -86,9 +86,9 @@ def test_freed_memory_is_kept_until_it_is_returned() -> None:
     held = resident()
     assert held - before > 200_000, "64 tensors of 4 MiB should be resident"
     del pieces
-    assert resident() > held - 50_000, "what was freed should be kept"
+    assert resident() > held - 50_000, "freed memory should be kept"
     return_freed_memory()
-    assert resident() < held - 200_000, "it should be given back when a stage is over"
+    assert resident() < held - 200_000, "memory should be returned after a stage"
 
 
 def scores_of(mask: Tensor, *, width: int, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Selection of a stage's best weights: which are kept, when training ends, and no effect of an interruption."""
+"""Selection of a stage's best weights: the selected step, early stopping, and resumes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def with_selection(config: StageConfig, training: dict[str, Any], **selection: A
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
-    """A fine-tuning that learns fast, unlearns faster, and ends before it has caught up."""
+    """A fine-tuning that learns quickly, then gets worse, and ends before it recovers."""
     recipe = kind_recipe_dict(tmp_path_factory.mktemp("in"), "regression")
     return with_selection(
         teacher_configs(Recipe.model_validate(recipe))[0],
@@ -57,7 +57,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StageConfig:
 
 @dataclass(frozen=True)
 class Whole:
-    """A stage that nobody interrupted."""
+    """A stage without interruption."""
 
     result: StageResult
     sink: MetricList
@@ -91,7 +91,7 @@ def test_the_weights_of_the_best_evaluated_step_are_kept(config: StageConfig, wh
             scores[step] = float(pearsonr(batch.targets_as(Labels).values, logits[:, 0]).statistic)
             kept[step] = {k: v.clone() for k, v in trainer.student.state_dict().items()}
     assert max(scores, key=lambda step: scores[step]) == BEST, scores
-    assert scores[BEST] > scores[STEPS] + 0.05, "the toy should end worse than it was"
+    assert scores[BEST] > scores[STEPS] + 0.05, "the toy should end with a lower score than its best"
 
     assert whole.sink.values("select/pearson") == pytest.approx(scores, abs=1e-5)
     trainer.student.load_state_dict(kept[BEST])
@@ -132,7 +132,7 @@ def test_an_interrupted_stage_keeps_the_same_weights(
 
 
 def frozen(config: StageConfig, **selection: Any) -> StageConfig:
-    """A fine-tuning whose weights do not move, so that nothing is gained after the first measurement."""
+    """A fine-tuning with constant weights, so that no evaluation after the first is better."""
     return with_selection(config, {"optimizer": {"learning_rate": 1e-30}}, **selection)
 
 
@@ -198,7 +198,7 @@ def test_held_out_rows_are_scored_and_not_trained_on(kind: str, tmp_path: Path) 
     held = {sequences[at] for at in np.flatnonzero(np.isin(row_of, part.held_out))}
     learnt = [tuple(data.train.batch(np.array([at])).input_ids[0].tolist()) for at in range(len(data.train))]
     assert learnt == [sequence for at, sequence in enumerate(sequences) if row_of[at] not in part.held_out], (
-        "the others, in their order"
+        "the remaining rows, in order"
     )
     assert not held & set(learnt)
     (scorer,) = Selector(selection, [part], []).scorers
@@ -211,7 +211,7 @@ def test_held_out_rows_are_scored_and_not_trained_on(kind: str, tmp_path: Path) 
 
 
 def make_trainer_rows(config: StageConfig, ports: Ports) -> int:
-    """How many sequences the stage's own data has."""
+    """Return the number of sequences in the stage's data."""
     return len(load_data(config.data, tiny_tokenizer(), ports.cache, config.training.selection).train)
 
 

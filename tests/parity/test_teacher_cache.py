@@ -1,4 +1,4 @@
-"""A cached teacher teaches the same as one that runs in every epoch, whatever happens to the cache."""
+"""A cached teacher gives the same training as a live one, also after damage to the cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 
 
 def stage(recipe: Recipe, latent: dict[str, Any], **training: Any) -> StageConfig:
-    """The general stage for three epochs, without dropout."""
+    """The general stage with three epochs and without dropout."""
     config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     changed = config.training.model_dump() | {"duration": "3 epochs", "dropout": 0} | training
     return config.model_copy(
@@ -56,7 +56,7 @@ def asked_once(config: StageConfig, ports: Ports) -> Trainer:
 
 
 def values(outputs: Outputs, mask: torch.Tensor, states: Collection[str] = ("query", "key")) -> Iterator[torch.Tensor]:
-    """Everything kept of a forward pass, at real tokens."""
+    """Yield all cached outputs of a forward pass at real tokens."""
     for depth in sorted(outputs.hidden):
         yield outputs.hidden[depth][mask]
     for layer in sorted(outputs.recording.layers):
@@ -106,7 +106,7 @@ def test_cached_rows_keep_the_dtype_and_bits_of_the_computation(precision: str, 
 
 
 def trained(config: StageConfig, ports: Ports) -> Trainer:
-    """A stage's loop run to its end."""
+    """Run the loop of a stage to its end."""
     trainer = make_trainer(config, ports)
     arguments = (trainer.student, trainer.teachers.models, trainer.tokens, trainer.objective)
     fit(*arguments, config.training, ports, stage="general")
@@ -126,7 +126,7 @@ def test_a_cached_stage_ends_with_the_same_weights_and_deletes_its_cache(recipe:
 
 
 class StopsAfter:
-    """Asks to stop when it was asked so many times."""
+    """Requests a stop at the given call."""
 
     def __init__(self, times: int) -> None:
         self.left = times
@@ -238,7 +238,7 @@ def test_without_space_for_a_cache_the_teacher_runs_in_every_epoch(
         monkeypatch.setattr(os, "posix_fallocate", no_room)
     ports = plain_ports(tmp_path, teacher_cache_bytes=ROOM if full else 1000)
     trainer = trained(stage(recipe, {}), ports)
-    assert trainer.state.step == 0  # `fit` makes a loop of its own
+    assert trainer.state.step == 0  # `fit` creates its own loop
     assert isinstance(ports.progress, SilentProgress)
     (note,) = ports.progress.notes
     assert ("No space left" if full else "execution.teacher_cache_gigabytes") in note

@@ -36,7 +36,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def classifier(folder: Path, seed: int) -> Path:
-    """A random toy teacher with a head, unlike that of any other seed."""
+    """A random toy teacher with a head that depends on the seed."""
     toy_teacher(folder, labels=LABELS)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     torch.manual_seed(seed)
@@ -197,7 +197,7 @@ def test_a_student_can_start_from_an_existing_model(recipe: Recipe, tmp_path: Pa
     moved = tmp_path / "moved"
     there.rename(moved)
     again = general(recipe, ModelStart(model=FolderModel(path=str(moved))))
-    assert stage_digest(again, None) == before  # of what is in the folder, wherever it is
+    assert stage_digest(again, None) == before  # of the folder's content, independent of its path
     with pytest.raises(ConfigError, match=r"student\.shape\.num_layers: 3, but .* has 2"):
         make_trainer(general(recipe, again.student.start, num_layers=3), plain_ports(tmp_path / "3"))  # type: ignore[union-attr]
     tiny_tokenizer(["some", "other", "words"]).save_pretrained(moved)

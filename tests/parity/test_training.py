@@ -1,4 +1,4 @@
-"""The loop against itself: accumulation, interruption, a frozen teacher, and the start of a student."""
+"""The training loop: accumulation, interruption, a frozen teacher, and the start of a student."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def trainer_of(recipe: Recipe, ports: Ports, *, stage: int = 0, **training: object) -> Trainer:
-    """A trainer ready for its first step, everything drawn from fixed seeds."""
+    """A trainer before its first step, with fixed seeds."""
     config = stage_config(recipe, recipe.stages[stage], TaskTeachers())
     return make_trainer(config.model_copy(update={"training": config.training.model_copy(update=training)}), ports)
 
@@ -258,7 +258,7 @@ def test_a_checkpoint_of_another_shape_is_refused(recipe: Recipe, tmp_path: Path
 
 
 def with_labels(recipe: Recipe, **training: object) -> StageConfig:
-    """The fine-tuning of a teacher: a head with a dropout of its own."""
+    """The fine-tuning of a teacher whose head has dropout."""
     (config,) = teacher_configs(recipe)
     changed = {"dropout": 0.2} | training
     return config.model_copy(update={"training": config.training.model_copy(update=changed)})

@@ -1,4 +1,4 @@
-"""Values trained with mean 0 and deviation 1 and predicted in the task's units."""
+"""Values are standardised for training and predicted in the task's units."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_every_family_predicts_in_units_and_folds_them_into_its_last_layer(famil
     before, names = answers(model), list(model.state_dict())
     fresh_in_units(model, Units((60.0,), (35.0,)))
     torch.testing.assert_close(answers(model), 60 + 35 * before)
-    assert list(model.state_dict()) == names, "the state that is kept has no more tensors"
+    assert list(model.state_dict()) == names, "the saved state has no additional tensors"
     predictions = answers(model)
     fold_units(model)
     assert not any(layer._forward_hooks for layer in model.modules() if isinstance(layer, nn.Linear))
@@ -129,7 +129,7 @@ def test_both_losses_measure_errors_in_standard_deviations() -> None:
 
 
 def config_of(folder: Path, *, factor: float, offset: float) -> StageConfig:
-    """The fine-tuning of a teacher on values of other units."""
+    """The fine-tuning of a teacher on values in other units."""
     content = kind_recipe_dict(folder, "regression")
     content["teacher"]["task_model"]["training"] |= {"duration": "6 steps", "precision": "fp32"}
     for split, seed in (("train", 1), ("validation", 2)):

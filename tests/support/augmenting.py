@@ -1,4 +1,4 @@
-"""Tiny models that predict words, and augmentation as plain as it can be written, to compare with."""
+"""Tiny models that predict words, and a reference implementation of augmentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ POSITIONS = 24
 
 
 def word_teacher(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    """A random BERT of two blocks under its masked-language head, drawn so widely that no two scores are alike."""
+    """A random BERT of two blocks with its masked-language head and without tied scores."""
     tokenizer = tokenizer or tiny_tokenizer()
     config = BertConfig(
         vocab_size=len(tokenizer),
@@ -34,7 +34,7 @@ def word_teacher(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None)
 
 
 class PlainAugmentor:
-    """One word at a time, one forward pass each, over the tiny tokenizer's lower-case English."""
+    """Augments one word per forward pass, over the tiny tokenizer's lower-case English."""
 
     def __init__(self, folder: Path, kept: Collection[str], number: int) -> None:
         self.model = AutoModelForMaskedLM.from_pretrained(folder).eval()
@@ -43,7 +43,7 @@ class PlainAugmentor:
         self.kept, self.number = kept, number
 
     def candidates(self, text: str) -> dict[tuple[int, int], list[str]]:
-        """Of each place that may change, the words that may stand there."""
+        """Return the replacements for each replaceable position."""
         answers = {}
         ids = self.tokenizer(text)["input_ids"]
         if is_cut := len(ids) > POSITIONS:
@@ -54,7 +54,7 @@ class PlainAugmentor:
             first, before = before, before + len(pieces)
             word = match.group()
             if is_cut and before >= len(ids) - 1:
-                break  # what reaches the cut may be half a word
+                break  # the last word before the truncation may be incomplete
             if re.fullmatch("[a-z]+", word) and word not in self.kept:
                 if len(pieces) == 1:
                     answers[match.span()] = self.predicted(ids, first, word)
@@ -64,14 +64,14 @@ class PlainAugmentor:
 
     @torch.no_grad()
     def predicted(self, ids: list[int], position: int, word: str) -> list[str]:
-        """The likeliest words where one is masked."""
+        """Return the most probable words at a masked position."""
         ids = list(ids)
         ids[position] = self.tokenizer.mask_token_id
         return self._best(self.model(torch.tensor([ids])).logits[0, position], word)
 
     @torch.no_grad()
     def nearest(self, ids: list[int], word: str) -> list[str]:
-        """The words whose embeddings are nearest to the mean of a word's pieces."""
+        """Return the words whose embeddings are nearest to the mean of a word's pieces."""
         table = self.model.get_input_embeddings().weight
         mean = torch.stack([table[token] for token in ids]).mean(0)
         return self._best(torch.cosine_similarity(table, mean[None], dim=-1), word)

@@ -1,4 +1,4 @@
-"""The command line in this process, and what a finished toy run left behind."""
+"""The command line in this process, and the results of a finished toy run."""
 
 from __future__ import annotations
 

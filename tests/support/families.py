@@ -1,4 +1,4 @@
-"""Tiny random models of every family that can teach or learn."""
+"""Tiny random models of every family of teachers and students."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FAMILIES = [family for family in [*READABLE, "convbert"] if family in CONFIG_MAP
 def family_config(
     family: str, *, layers: int = 3, width: int = 16, heads: int = 2, inner: int = 32, **more: Any
 ) -> PretrainedConfig:
-    """A tiny config written out in the family's own words, padding with token 0 as the tiny tokenizer does."""
+    """A tiny config with the family's own keys; token 0 is padding as in the tiny tokenizer."""
     sizes: dict[str, Any] = {
         "num_hidden_layers": layers,
         "hidden_size": width,
@@ -54,11 +54,11 @@ def family_config(
     tokens = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     if family == "modernbert":
         tokens |= {"cls_token_id": 2, "sep_token_id": 3}
-    # Drawn wider than usual: models this small would attend to everything alike.
+    # Drawn wider than usual: attention of models this small would be nearly uniform.
     common = {"vocab_size": VOCABULARY, "max_position_embeddings": 64, "initializer_range": 0.3}
     return AutoConfig.for_model(family, **(common | sizes | fields.get(family, {}) | tokens | more))
 
 
 def family_folder(folder: Path, family: str, *, labels: tuple[str, ...] | None = None) -> Path:
-    """A random model of `family` with the tiny tokenizer as a folder; a classifier where labels are given."""
+    """Save a random model of `family` with the tiny tokenizer; a classifier if labels are given."""
     return random_model(folder, family_config(family), labels)

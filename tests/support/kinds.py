@@ -1,4 +1,4 @@
-"""A toy task of every kind: rows of the tiny vocabulary whose answers can be told from their words."""
+"""A toy task of every kind: rows of the tiny vocabulary whose answers follow from their words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _question(draw: random.Random) -> dict[str, Any]:
     if answered:
         words.insert(draw.randrange(len(words) + 1), answer)
     context = " ".join(words)
-    # The vocabulary's words may hold one another: the answer is looked for as a word.
+    # Words of the vocabulary may contain each other, so the answer is searched as a word.
     start = f" {context} ".find(f" {answer} ")
     answers = {"text": [answer], "answer_start": [start]} if answered else {"text": [], "answer_start": []}
     return {"question": "is it red blue green", "context": context, "answers": answers}
@@ -101,13 +101,13 @@ COLUMNS: dict[str, dict[str, Any]] = {
 
 
 def kind_rows(kind: str, number: int, seed: int) -> list[dict[str, Any]]:
-    """Rows of a kind (`pair` is classification of pairs)."""
+    """Return rows of a kind (`pair` is classification of pairs)."""
     draw = random.Random(seed)
     return [ROWS[kind](draw) for _ in range(number)]
 
 
 def kind_task(folder: Path, kind: str, *, rows: int = 160) -> dict[str, Any]:
-    """A task of a kind, as YAML would give it; its files are written to `folder`."""
+    """Return a task of a kind as parsed from YAML; its files are written to `folder`."""
     problem: Any = "classification" if kind == "pair" else kind
     if kind == "question_answering":
         problem = {"kind": kind, "stride": 4, "max_question_tokens": 8, "max_answer_tokens": 3}
@@ -122,7 +122,7 @@ def kind_task(folder: Path, kind: str, *, rows: int = 160) -> dict[str, Any]:
 
 
 def kind_recipe_dict(folder: Path, kind: str, *, steps: int = 4) -> dict[str, Any]:
-    """The four stages on a toy task of a kind; vectors are learned from a given teacher, without labels."""
+    """The four stages on a toy task of a kind; an embedding task has an existing teacher and no labels."""
     recipe = toy_recipe_dict(folder, steps=steps)
     recipe["task"] = kind_task(folder, kind)
     recipe["teacher"]["minimum_gain"] = 0

@@ -1,4 +1,4 @@
-"""A manifest and model files as a finished stage leaves them."""
+"""A manifest and model files like those of a finished stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIGEST = "ab" * 32
 
 
 def manifest_of(digest: str = DIGEST, **changes: object) -> Manifest:
-    """Return a manifest as a stage passes it to its writer: without files."""
+    """Return a manifest without files, as a stage passes it to its writer."""
     config = StageConfig(
         name="teacher",
         teacher=None,

@@ -1,4 +1,4 @@
-"""Small tokenizers of every kind of subword, over several scripts."""
+"""Small tokenizers of every subword algorithm, over several scripts."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def sentence_pieces() -> PreTrainedTokenizerFast:
-    """A unigram model over ▁ pieces, as XLM-R has."""
+    """A unigram model over ▁ pieces, as in XLM-R."""
     whole = ["▁film", "▁good", "▁great", "▁a", "film", "good", "ood", "喜欢", "电影", "好看"]
     letters = sorted(set("▁" + "".join(CORPUS) + ascii_letters) - {" "})
     pieces = [(piece, -2.0) for piece in whole] + [(letter, -9.0) for letter in letters]
@@ -50,7 +50,7 @@ def sentence_pieces() -> PreTrainedTokenizerFast:
 
 
 def byte_pairs(*, trim_offsets: bool = True) -> PreTrainedTokenizerFast:
-    """A byte-level model over Ġ pieces, as RoBERTa has."""
+    """A byte-level model over Ġ pieces, as in RoBERTa."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -68,7 +68,7 @@ def byte_pairs(*, trim_offsets: bool = True) -> PreTrainedTokenizerFast:
 
 
 def word_pieces() -> PreTrainedTokenizerFast:
-    """A WordPiece model with Chinese characters, each a word, as Chinese BERTs have."""
+    """A WordPiece model with Chinese characters as words, as in Chinese BERTs."""
     return tiny_tokenizer([*"我很喜欢这部电影真好看", "##影", "film", "good", "naive", "cafe"])
 
 

@@ -1,8 +1,8 @@
-"""One Prefect server for all workers of a test session, started by the first that needs it.
+"""One Prefect server for all workers of a test session, started by the first worker that needs it.
 
-A server takes more processor time to start (its imports, a hundred migrations of an empty database) than most tests
-that use it. Every user holds the write end of a pipe open that is the server's standard input: when the last user has
-closed it, or is gone, the server reads the end of its input and ends.
+Starting a server (its imports, a hundred migrations of an empty database) takes more processor time than most tests
+that use it. The server's standard input is a pipe whose write end every user holds open. Once the last user has closed
+it or died, the server reads the end of its input and exits.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _servers: list[subprocess.Popen[bytes]] = []
 
 @contextmanager
 def shared_server(folder: Path) -> Iterator[str]:
-    """Use the server of `folder`, starting it where none runs, and yield its API's address."""
+    """Use the server of `folder`, starting it if none is running, and yield its API's address."""
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         pipe = folder / "users"
@@ -57,7 +57,7 @@ def _join(pipe: Path) -> int | None:
 
 
 def _start(folder: Path, pipe: Path) -> int:
-    """Start a server, wait until it answers, and return the write end of its standard input."""
+    """Start a server, wait until it responds, and return the write end of its standard input."""
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     user = os.open(pipe, os.O_WRONLY)
     os.set_blocking(reader, True)

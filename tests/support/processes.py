@@ -1,4 +1,4 @@
-"""Starts programs for tests, reads what they say, and ends them by id."""
+"""Starts programs for tests, reads their output, and ends them by id."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -25,7 +25,7 @@ def free_port() -> int:
 
 
 class Process:
-    """A running program whose output is kept."""
+    """A running program whose output is stored."""
 
     def __init__(self, *command: str, env: dict[str, str]) -> None:
         self.lines: list[str] = []
@@ -52,7 +52,7 @@ class Process:
         return "".join(self.lines)
 
     def wait_for(self, text: str, seconds: float = 240) -> None:
-        """Return when `text` was printed."""
+        """Wait until `text` is printed."""
         end = time.monotonic() + seconds
         while text not in self.output:
             assert self.process.poll() is None, f"ended before {text!r}:\n{self.output}"
@@ -60,17 +60,17 @@ class Process:
             time.sleep(0.05)
 
     def wait(self, seconds: float = 200) -> int:
-        """The exit code."""
+        """Wait for the program and return its exit code."""
         code = self.process.wait(seconds)
         self.reader.join(10)
         return code
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the program alone."""
+        """Send a signal to the program alone."""
         self.process.send_signal(number)
 
     def end(self) -> None:
-        """End the program and whatever it started, by its process group's id."""
+        """End the program and its child processes by the id of its process group."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self.process.pid, number)
@@ -87,7 +87,7 @@ class Process:
 
 @contextmanager
 def running(*command: str, env: dict[str, str] | None = None) -> Iterator[Process]:
-    """A program for the length of the block."""
+    """Run a program for the length of the block."""
     process = Process(*command, env=env or {})
     try:
         yield process
@@ -96,5 +96,5 @@ def running(*command: str, env: dict[str, str] | None = None) -> Iterator[Proces
 
 
 def distill(*arguments: str | Path) -> tuple[str, ...]:
-    """The command line of `distill` in this interpreter."""
+    """Return the command line of `distill` in this interpreter."""
     return (sys.executable, "-m", "pipeline", *map(str, arguments))

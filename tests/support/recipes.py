@@ -1,4 +1,4 @@
-"""Recipes for tests of the loader, and the problems that it names."""
+"""Recipes for tests of the loader, and the reported problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Task and corpus files that tests write, and the message with which a task is refused."""
+"""Task and corpus files for tests, and the message of a refused task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole distillation in miniature: a random four-layer teacher, a toy corpus, a toy task that can be learned."""
+"""A complete distillation in miniature: a random four-layer teacher, a toy corpus and a learnable toy task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BAD = ("bad", "dull", "slow", "old")
 
 
 def toy_teacher(folder: Path, *, labels: tuple[str, ...] | None = None, layers: int = 4, heads: int = 2) -> Path:
-    """A random BERT of 4 layers, 16 wide, with its tokenizer, as a transformers folder."""
+    """Save a random BERT of 4 layers and width 16 with its tokenizer as a transformers folder."""
     config = BertConfig(
         vocab_size=len(tiny_tokenizer()),
         hidden_size=16,
@@ -39,7 +39,7 @@ def toy_teacher(folder: Path, *, labels: tuple[str, ...] | None = None, layers: 
 
 
 def random_model(folder: Path, config: PretrainedConfig, labels: tuple[str, ...] | None) -> Path:
-    """A random model with the tiny tokenizer as a transformers folder; a classifier where labels are given."""
+    """Save a random model with the tiny tokenizer as a transformers folder; a classifier if labels are given."""
     torch.manual_seed(0)
     if labels is None:
         model = AutoModel.from_config(config)
@@ -52,7 +52,7 @@ def random_model(folder: Path, config: PretrainedConfig, labels: tuple[str, ...]
 
 
 def toy_rows(number: int, seed: int) -> list[dict[str, str]]:
-    """Sentences of the tiny vocabulary; their one telling word gives the label away."""
+    """Sentences of the tiny vocabulary whose label follows from one word."""
     draw = random.Random(seed)
     filler = [word for word in WORDS if word not in GOOD + BAD]
     rows = []
@@ -65,14 +65,14 @@ def toy_rows(number: int, seed: int) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """The rows as JSON lines."""
+    """Write the rows as JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
 
 
 def toy_parts(folder: Path) -> dict[str, Path]:
-    """Teacher, task and corpus of a toy run, in `folder`."""
+    """Write teacher, task and corpus of a toy run to `folder`."""
     corpus = [{"text": row["text_a"]} for row in toy_rows(160, seed=7)]
     return {
         "teacher": toy_teacher(folder / "teacher"),
@@ -83,7 +83,7 @@ def toy_parts(folder: Path) -> dict[str, Path]:
 
 
 def toy_recipe_dict(folder: Path, *, steps: int = 4) -> dict[str, Any]:
-    """The four stages on toy parts, as YAML would give it."""
+    """The four stages on toy parts, as parsed from YAML."""
     parts = toy_parts(folder)
     training = {
         "duration": f"{steps} steps",
@@ -134,7 +134,7 @@ def toy_recipe(folder: Path, *, steps: int = 4, **changes: Any) -> Recipe:
 
 
 def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
-    """What `run_stage` hands to the loop, ready for its first step."""
+    """Return the trainer of `run_stage` before its first step."""
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)

@@ -1,1 +1,1 @@
-"""Long campaigns against a store and against whatever is read: `make torture`; tests/fault runs a few cases each."""
+"""Long campaigns against a store and all kinds of input: `make torture`; tests/fault runs a few cases of each."""

@@ -75,7 +75,7 @@ def _replace(file: Path) -> None:
 
 
 def _half(file: Path) -> None:
-    # In place, a file that is mapped while it is cut would end the process.
+    # Truncating a mapped file in place would kill the process.
     replacement = file.with_name(f"half-{file.name}")
     replacement.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     os.replace(replacement, file)
@@ -167,7 +167,7 @@ class _Stage:
         return "as undisturbed" if self.digest == wanted.digest else "another stage"
 
     def loss(self, wanted: _Stage) -> str | None:
-        """Return the reason of a loss, or None."""
+        """Return the reason for a loss, or None."""
         if self.error is not None:
             if self.sink.points:
                 return f"it failed after training began: {self.error!r}"

@@ -1,4 +1,4 @@
-"""`distill gc` during runs that begin, reuse stages, finish and are killed: nothing that a run needs is removed.
+"""`distill gc` while runs start, reuse stages, finish and are killed: nothing that a run needs is removed.
 
 Files in the store are dated back eight days as soon as they are written, so that age protects nothing. Runs do not
 train here; they only use the store. In half of the cases the collector removes everything that is not needed now. In
@@ -53,7 +53,7 @@ class Collected:
 
 
 def collect_campaign(folder: Path, *, cases: int, seed: int = 0) -> Collected:
-    """Run the store's side of runs, some at once, while collectors are active.
+    """Simulate runs in one store, some concurrent, while collectors are active.
 
     Args:
         folder: an empty folder.
@@ -97,7 +97,7 @@ def _runs(store: CheckpointStore, log: Path, cases: int, seed: int, *, goes_on: 
 
 
 def _run(store: CheckpointStore, log: Path, variant: str, killed_at: int | None) -> None:
-    """What the store sees of a run: it notes, looks, makes, and reports, or is killed at one of its moments."""
+    """The store's view of a run: it registers needs, looks up stages, trains and reports, or is killed."""
     moments = iter(range(1000))
 
     def pass_by() -> None:
@@ -113,7 +113,7 @@ def _run(store: CheckpointStore, log: Path, variant: str, killed_at: int | None)
         cached = store.cache / "files" / f"{variant}-{os.getpid()}"
         cached.mkdir(parents=True)
         _made_old(cached)
-        run.needs(digests[:2])  # the others are known later, as those after a teacher that is chosen
+        run.needs(digests[:2])  # the others are known later, like those after a teacher is chosen
         rows = []
         for number, digest in enumerate(digests):
             parent = digests[number - 1] if number else None
@@ -177,10 +177,10 @@ def _add_up(log: Path, tally: Collected) -> None:
             else:
                 setattr(tally, name, getattr(tally, name) + value)
     tally.trained += len(digests)
-    # With seven days no stage may be removed, and so none made twice.
+    # With seven days no stage may be removed, so none is trained twice.
     if "log 1" in log.name:
         tally.losses += [
-            f"{digest[:8]} was made {digests.count(digest)} times"
+            f"{digest[:8]} was trained {digests.count(digest)} times"
             for digest in set(digests)
             if digests.count(digest) > 1
         ]

@@ -1,6 +1,6 @@
-"""What a careless or a hostile hand may give: recipes, `--set` changes and data files, as hypothesis strategies.
+"""Careless or hostile input: recipes, `--set` changes and data files, as hypothesis strategies.
 
-A case is small to describe and large at most when it is written, so that hypothesis can shrink it.
+A case has a small description and becomes large only when it is written, so that hypothesis can shrink it.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ _bytes = st.binary(max_size=8)
 
 @dataclass(frozen=True)
 class Damaged:
-    """A file's content, and what was done to it."""
+    """The content of a file, and the damage done to it."""
 
     kind: str
     content: bytes
@@ -121,7 +121,7 @@ def _spoiled(draw: Draw, content: bytes) -> bytes:
 
 
 def _spoil(draw: Draw, content: Any) -> None:
-    """Put something odd at any place."""
+    """Insert an unusual value at any position."""
     places = places_of(content)
     if not places:
         return
@@ -130,11 +130,11 @@ def _spoil(draw: Draw, content: Any) -> None:
     if isinstance(holder, dict) and draw(st.integers(0, 4)) == 0:
         holder[draw(st.sampled_from(("", "Name", "stage", "x" * 300, "\x07")))] = holder.pop(key)
     else:
-        holder[key] = copy.deepcopy(draw(odd))  # what is put in may be spoiled in its turn
+        holder[key] = copy.deepcopy(draw(odd))  # inserted values may be damaged too
 
 
 def places_of(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """The path of everything inside a document."""
+    """Return the path of every value inside a document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [inner_path for key, inner in items for inner_path in [(*path, key), *places_of(inner, (*path, key))]]
 
@@ -172,7 +172,7 @@ RECIPE_DAMAGE: dict[str, Callable[[Draw, bytes], bytes]] = {
 
 
 def harmful(canary: str) -> tuple[str, ...]:
-    """Values that would make the file `canary` if anything in them were executed."""
+    """Values that would create the file `canary` if they were executed."""
     touch = f"touch '{canary}'"
     return (
         f'!!python/object/apply:os.system ["{touch}"]',
@@ -188,8 +188,8 @@ def harmful(canary: str) -> tuple[str, ...]:
 
 @st.composite
 def damaged_recipes(draw: Draw, texts: Callable[[], list[str]], canary: str) -> Damaged:
-    """One of the recipes, damaged."""
-    kind = draw(st.sampled_from(("values", *RECIPE_DAMAGE, "tags")))  # the first tells most
+    """One of the recipes, with damage."""
+    kind = draw(st.sampled_from(("values", *RECIPE_DAMAGE, "tags")))  # the first is the most informative
     content = draw(st.sampled_from(texts())).encode()
     if kind == "tags":
         content += f"\nextra: {draw(st.sampled_from(harmful(canary)))}\n".encode()
@@ -207,7 +207,7 @@ def _flow(value: Any) -> str:
 
 @st.composite
 def changes(draw: Draw, document: Callable[[], dict[str, Any]], canary: str) -> list[str]:
-    """Up to four `--set` texts, of all sorts."""
+    """Up to four `--set` texts, valid and invalid."""
     return [_change(draw, document(), canary) for _ in range(draw(st.integers(1, 4)))]
 
 
@@ -270,7 +270,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".conll")
 
 
 def written(rows: list[dict[str, Any]], suffix: str) -> bytes:
-    """The rows in a format."""
+    """Return the rows in a format."""
     match suffix:
         case ".jsonl":
             return "".join(json.dumps(row) + "\n" for row in rows).encode("utf-8", "surrogatepass")
@@ -285,7 +285,7 @@ def written(rows: list[dict[str, Any]], suffix: str) -> bytes:
             target = io.BytesIO()
             try:
                 table = pa.Table.from_pylist(rows)
-            except pa.ArrowException:  # a column has one type; what is mixed becomes text
+            except pa.ArrowException:  # a column has one type; mixed values become text
                 table = pa.Table.from_pylist([{key: str(row[key]) for key in row} for row in rows])
             pq.write_table(table, target)
             return target.getvalue()
@@ -298,7 +298,7 @@ def written(rows: list[dict[str, Any]], suffix: str) -> bytes:
 
 
 def _odd_rows(draw: Draw, suffix: str) -> bytes:
-    """Mixed types, missing and doubled keys, odd labels."""
+    """Rows with mixed types, missing and duplicate keys, and unusual labels."""
     rows = []
     for number in range(draw(st.integers(1, 12))):
         row: dict[str, Any] = {"text_a": f"text {number}", "label": draw(st.sampled_from(("no", "yes", 0, 1)))}
@@ -309,7 +309,7 @@ def _odd_rows(draw: Draw, suffix: str) -> bytes:
 
 
 def _rows_with(draw: Draw, suffix: str) -> bytes:
-    """The good rows with one thing wrong with all, or with the last."""
+    """The valid rows with one error in all rows, or in the last."""
     change: dict[str, Any] = draw(
         st.sampled_from(
             (
@@ -345,7 +345,7 @@ class Touch:
 
 
 def _executable(draw: Draw, canary: str) -> bytes:
-    """A pickle, a script, or an archive with a loading script in it."""
+    """A pickle, a script, or an archive with a loading script."""
     script = f"import pathlib; pathlib.Path({canary!r}).touch()\n"
     match draw(st.sampled_from(("pickle", "script", "zip", "shell"))):
         case "pickle":
@@ -370,7 +370,7 @@ def long_lines(suffix: str) -> bytes:
 
 @functools.cache
 def gzip_bomb(what: bytes) -> bytes:
-    """A quarter of a gigabyte in a quarter of a megabyte."""
+    """Content of 256 MB, compressed to 256 kB."""
     return gzip.compress(what * ((1 << 28) // len(what)), 9)
 
 
@@ -385,7 +385,7 @@ def _nested(draw: Draw, _: str) -> bytes:
     return b'{"text_a": ' + b"[" * draw(st.sampled_from((10, 2000, 50_000, 20_000_000))) + b"\n"
 
 
-# What replaces the rows, and what is done to the bytes of good ones.
+# Replacements for the rows, and damage to the bytes of valid ones.
 CONTENT: dict[str, Callable[[Draw, str], bytes]] = {
     "odd rows": _odd_rows,
     "one thing wrong": _rows_with,
@@ -412,7 +412,7 @@ _RARE = ("a line of 100 MB", "unpacks to gigabytes")
 
 @st.composite
 def damaged_files(draw: Draw, canary: str) -> Damaged:
-    """A data file of any format, packed or not, with one kind of damage."""
+    """A data file of any format, compressed or not, with one kind of damage."""
     suffix = draw(st.sampled_from(SUFFIXES))
     kind = draw(st.sampled_from(FILE_DAMAGE))
     if kind in _RARE and draw(st.integers(0, 3)):  # large, hence slow to write

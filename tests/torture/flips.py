@@ -1,4 +1,4 @@
-"""Damaged files in checkpoints, states and caches, in every way: detected before they are used."""
+"""Damaged files in checkpoints, states and caches are detected before they are used."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _states(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
 
 
 def _cached(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
-    """Rows of a file that are read again after the damage are those of the file."""
+    """Check that rows read again after the damage equal those of the file."""
     source = folder / "rows.jsonl"
     texts = [f"row {number}" for number in range(40)]
     write_rows(source, [{"text_a": text} for text in texts])
@@ -145,7 +145,7 @@ def _cached(folder: Path, harm: Harm, draw: random.Random) -> tuple[str, str]:
 
 
 class Answers:
-    """A teacher's answers to every row of a toy stage, and what they were when they were computed."""
+    """A teacher's outputs for every row of a toy stage, and their values at the time of computation."""
 
     def __init__(self, folder: Path) -> None:
         recipe = toy_recipe(folder / "in")
@@ -166,7 +166,7 @@ class Answers:
         return [tensor.clone() for tensor in kept]
 
     def try_one(self, harm: Harm, draw: random.Random) -> tuple[str, str]:
-        """Damage a file of the closed cache; the answers are the same once it is reopened."""
+        """Damage a file of the closed cache; the outputs must be the same after it is reopened."""
         file = _some_file(self.cache.folder, draw)
         self.cache.arrays.clear()
         harm(file, draw)

@@ -94,7 +94,7 @@ class Inputs:
     @contextlib.contextmanager
     def _measured(self, problems: list[str], most_bytes: int | None = None) -> Iterator[None]:
         before, began = _memory("VmRSS"), time.perf_counter()
-        # Reset the kernel's peak, so that it is that of this case.
+        # Reset the kernel's peak, so that it measures this case.
         Path("/proc/self/clear_refs").write_text("5")
         yield
         elapsed, grown = time.perf_counter() - began, _memory("VmHWM") - before
@@ -111,7 +111,7 @@ def _memory(which: str) -> int:
 
 
 def _complaints(error: ConfigError | DataError) -> list[str]:
-    """What is wrong with a refusal: it has one message a problem, each with its place, and a remedy."""
+    """Return the errors of a refusal, which needs one message per problem with a location and a remedy."""
     lines = error.problems if isinstance(error, ConfigError) else (str(error),)
     problems = []
     for line in lines:
@@ -127,7 +127,7 @@ def _complaints(error: ConfigError | DataError) -> list[str]:
 
 
 def _distill(*arguments: str) -> tuple[int, str]:
-    """Exit code and output of the command line."""
+    """Return exit code and output of the command line."""
     output = io.StringIO()
     with (
         patch.object(sys, "argv", ["distill", *arguments]),
@@ -149,11 +149,11 @@ Check = Callable[[Inputs, Any, bool], list[str]]
 
 
 class _Lost(Exception):
-    """A case was neither loaded nor refused as it should be."""
+    """Raised when a case was neither loaded nor refused correctly."""
 
 
 def drive(strategy: st.SearchStrategy[Any], check: Check, cases: int, seed: int, commands: int) -> Inputs:
-    """Check so many cases, some through the command line too; then shrink the first that fails, if one does."""
+    """Check the cases, some of them also through the command line, and shrink the first failure."""
     tally = _checked(strategy, check, cases, seed, commands)
     if tally.losses:
         smallest: list[Any] = []
@@ -171,7 +171,7 @@ def _checked(
     commands: int,
     failing: list[Any] | None = None,
 ) -> Inputs:
-    """Check the cases of the seed; with a list, only up to the first that fails, left there ever smaller."""
+    """Check the cases of the seed; with a list, stop at the first failure and shrink it in the list."""
     tally, count = Inputs(), 0
     every = max(1, cases // commands) if commands else cases + 1
 
@@ -197,7 +197,7 @@ def _checked(
 
 
 def recipe_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10) -> Inputs:
-    """Load damaged copies of the shipped recipes, some of them through the command line too."""
+    """Load damaged copies of the shipped recipes, some of them also through the command line."""
     file = folder / "recipe.yaml"
     texts = [dump_recipe(read_recipe(name)) for name in shipped_names()]
 
@@ -247,7 +247,7 @@ def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10
         tally.kinds[case.kind] += 1
         case_folder = folder / f"case {tally.kinds.total()}"
         case_folder.mkdir()
-        # A script of the folder's name, as older ways of loading a folder would have run it.
+        # A script named like the folder, which older versions of datasets would have executed.
         (case_folder / f"{case_folder.name}.py").write_text(f"open({str(canary)!r}, 'w')\n", encoding="utf-8")
         (case_folder / case.name).write_bytes(case.content)
         (case_folder / "validation.jsonl").write_bytes(written(ROWS, ".jsonl"))
@@ -261,7 +261,7 @@ def file_campaign(folder: Path, *, cases: int, seed: int = 0, commands: int = 10
 
 
 def _each_way(tally: Inputs, case: Damaged, folder: Path, cache: Path, toy: Path | None) -> list[str]:
-    """The file as a folder's, a task's or a corpus's; with a recipe, through the command line as well."""
+    """Load the file as a task folder, a task or a corpus; with a recipe, also through the command line."""
     file, way = folder / case.name, len(case.content) % 3
     if ".txt" in case.name or way == 0:
         source = {"kind": "files", "paths": [str(file)], "column": "text_a"}
@@ -286,7 +286,7 @@ def _each_way(tally: Inputs, case: Damaged, folder: Path, cache: Path, toy: Path
 
 
 def _not_executed(tally: Inputs, canary: Path) -> Inputs:
-    """The canary is there only if something was executed that was to be read."""
+    """Check that the canary does not exist, which means that no input was executed."""
     if canary.exists():
-        tally.losses.append("a file that was read was executed")
+        tally.losses.append("an input was executed")
     return tally

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of runs of all stages; every run has to end with the weights of an undisturbed run.
+"""SIGKILL at random moments of runs of all stages; every run must end with the weights of an undisturbed run.
 
 The killed process is the command line itself, forked from a process that has imported everything. The moments therefore
 fall into the run and not into the start of Python, and a kill costs seconds.
@@ -112,7 +112,7 @@ class Starter:
         while log.stat().st_size == before and time.monotonic() < limit:
             time.sleep(0.005)
         began = time.monotonic()
-        # The whole group: what the run started must not go on beside the next one.
+        # The whole group: child processes of the run must not run beside the next one.
         killer = threading.Timer(seconds, os.killpg, (child, signal.SIGKILL))
         killer.start()
         code = int(self._message())
@@ -152,7 +152,7 @@ def kill_campaign(folder: Path, *, cases: int, seed: int = 0, note: Callable[[st
             seen = _compared(store, seen, tally)
             if (ended := weights(store)) != expected:
                 wrong = [name for name in expected if ended.get(name) != expected[name]]
-                tally.losses.append(f"run {tally.runs} ended in other weights: {wrong}")
+                tally.losses.append(f"run {tally.runs} ended with different weights: {wrong}")
             tally.losses += [f"run {tally.runs}: {problem}" for problem in _tracking(store)]
             tally.resumed += log.read_text(encoding="utf-8").count("continuing from step")
             tally.runs += 1
@@ -162,14 +162,14 @@ def kill_campaign(folder: Path, *, cases: int, seed: int = 0, note: Callable[[st
 
 
 def visible(store: Path) -> list[Path]:
-    """Checkpoints, without what a killed process left unfinished."""
+    """Return the checkpoints, excluding unfinished ones of a killed process."""
     checkpoints = store / "checkpoints"
     folders = sorted(checkpoints.iterdir()) if checkpoints.is_dir() else []
     return [folder for folder in folders if not folder.name.startswith(".")]
 
 
 def weights(store: Path) -> dict[str, str]:
-    """SHA-256 of every weight of every finished stage, each file verified."""
+    """Return the SHA-256 of the weights of every finished stage, after verifying each file."""
     weights_of = {}
     for folder in visible(store):
         for name, entry in verify(folder).files.items():
@@ -179,13 +179,13 @@ def weights(store: Path) -> dict[str, str]:
 
 
 def _unfinished(store: Path) -> set[str]:
-    """Stages that have a state and no checkpoint."""
+    """Return stages that have a state and no checkpoint."""
     folders = {path.parents[1].name for path in store.glob("states/*/step-*/manifest.json")}
     return {name.rsplit("-", 1)[0] for name in folders if not (store / "checkpoints" / name).exists()}
 
 
 def _compared(store: Path, seen: dict[str, tuple[int, int]], tally: Kills) -> dict[str, tuple[int, int]]:
-    """What is visible is whole, and what was there before is still the very same file."""
+    """Check that visible checkpoints are complete, and that earlier ones are the same files."""
     now = {}
     for folder in visible(store):
         try:
@@ -197,12 +197,12 @@ def _compared(store: Path, seen: dict[str, tuple[int, int]], tally: Kills) -> di
         now[folder.name] = (status.st_ino, status.st_mtime_ns)
     for name, identity in seen.items():
         if now.get(name) != identity:
-            tally.losses.append(f"kill {tally.kills}: {name} was made twice, or lost")
+            tally.losses.append(f"kill {tally.kills}: {name} was trained twice, or lost")
     return now
 
 
 def _tracking(store: Path) -> list[str]:
-    """What MLflow lacks after a run, or has twice."""
+    """Return what MLflow lacks after a run, or has twice."""
     report = sync(read_settings(store, {}), store / "points")
     problems = [report.failure] if report.failure else []
     problems += [f"MLflow lacks {run.left} of {run.name}" for run in report.runs if run.left]
@@ -221,7 +221,7 @@ def _recipe(folder: Path) -> Path:
 
 
 def _until_the_end(starter: Starter, recipe: Path, store: Path, log: Path) -> float:
-    """Seconds that it took from its first words on."""
+    """Return the seconds from the first output to the end."""
     seconds = starter.ended(recipe, store, log, _LONGEST)
     if seconds is None:
         raise RuntimeError(f"a run took more than {_LONGEST:.0f} s; its output is in {log}")

@@ -38,7 +38,7 @@ Names = dict[str, int]
 
 
 class Disk:
-    """What of a folder would outlast a power cut, learned from the syncs of this process."""
+    """The content of a folder that survives a power cut, derived from the syncs of this process."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -48,16 +48,16 @@ class Disk:
         self._lock = threading.Lock()
         self._cuts: dict[int, tuple[Path, random.Random]] = {}
         self._sync, self._replace = os.fsync, os.replace
-        # An inode whose file is gone must not become another file's.
+        # The inode of a removed file must not be reused.
         self._held: dict[int, int] = {}
 
     def cut_at(self, event: int, into: Path, draw: random.Random) -> None:
-        """At the event of that number, lay out in `into` what might be left."""
+        """At this event, write one possible content after the cut into `into`."""
         self._cuts[event] = (into, draw)
 
     @contextmanager
     def watched(self) -> Iterator[Disk]:
-        """Every sync and every rename inside the block is an event."""
+        """Record every sync and every rename inside the block as an event."""
         try:
             with mock.patch.object(os, "fsync", self._fsync), mock.patch.object(os, "replace", self._renamed):
                 yield self
@@ -99,10 +99,10 @@ class Disk:
         for name in sorted({*now, *synced}):
             inode = draw.choice([inode for inode in (now.get(name), synced.get(name)) if inode])
             if name not in synced and draw.random() < 0.5:
-                continue  # made or renamed since, and the name did not arrive
+                continue  # created or renamed since, and the name was not written
             if name not in now and draw.random() < 0.5:
-                continue  # removed since, and that did arrive
-            # A thing that has another name by now has the content it was given under that name.
+                continue  # removed since, and the removal was written
+            # A renamed file has the content written under its new name.
             there = folder / places.get(inode, name)
             if there.is_dir():
                 self._lay_out(there, into / name, draw)
@@ -118,7 +118,7 @@ class Disk:
         if now == synced:
             return now
         cut = draw.randrange(len(now) + 1)
-        # As some file systems do: the length has arrived, the bytes have not.
+        # Like on some file systems: the length was written, the bytes were not.
         zeros = now[:cut] + bytes(len(now) - cut)
         return draw.choice([now, now[:cut], zeros, synced or b""])
 
@@ -175,7 +175,7 @@ def _recipe(folder: Path) -> Recipe:
 
 
 def _whole(recipe: Recipe, folder: Path) -> tuple[dict[str, str], int]:
-    """The weights of a run that nothing happens to, and how many events it has."""
+    """Return the weights of an undisturbed run, and its number of events."""
     (folder / "whole").mkdir()
     with Disk(folder / "whole").watched() as disk:
         _run(recipe, folder / "whole" / "store")
@@ -183,7 +183,7 @@ def _whole(recipe: Recipe, folder: Path) -> tuple[dict[str, str], int]:
 
 
 def _lefts(recipe: Recipe, folder: Path, moments: list[int], draw: random.Random) -> list[tuple[int, set[str]]]:
-    """Run, leaving in `left/MOMENT` what a cut at each moment might leave; and the stages finished until then."""
+    """Run, write one possible content after a cut at each moment to `left/MOMENT`, and record the finished stages."""
     running = folder / "running"
     running.mkdir()
     disk = Disk(running)
@@ -204,9 +204,9 @@ def _continue(recipe: Recipe, store: Path, finished: set[str], expected: dict[st
         tally.finished += len(reused)
         tally.resumed += sum("continuing from step" in note for note in progress.notes)
         if lost := finished - reused:
-            tally.losses.append(f"{where}: {sorted(lost)} was finished and had to be made again")
+            tally.losses.append(f"{where}: {sorted(lost)} was finished and had to be run again")
         if weights(store) != expected:
-            tally.losses.append(f"{where}: ended in other weights")
+            tally.losses.append(f"{where}: ended with different weights")
     except (DistillError, OSError, ValueError, KeyError) as error:
         tally.losses.append(f"{where}: {error}")
 
@@ -217,7 +217,7 @@ def _run(
     finished: Callable[[str], object] = lambda _: None,
     progress: SilentProgress | None = None,
 ) -> set[str]:
-    """Teacher, `task_adaptive` and `task_specific`, as a run does it; those that were there already."""
+    """Run teacher, `task_adaptive` and `task_specific` like a run does, and return the reused ones."""
     store, reused = open_store(folder), set()
 
     def kept(config: StageConfig, parent: CheckpointRef | None) -> CheckpointRef:

@@ -1,4 +1,4 @@
-"""Hundreds of small flow runs in one store, several at a time: none fails, nothing is lost, no process grows."""
+"""Hundreds of small flow runs in one store, several at a time: none fails, nothing is lost, and no process grows."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def _recipe(folder: Path) -> Path:
 
 
 def _wait(workers: list[Process], logs: list[Path], runs: int, tally: Soak, note: Callable[[str], None]) -> None:
-    """Until every worker has ended, or none has finished a run for long."""
+    """Wait until every worker has ended, or no run has finished for a long time."""
     done, moved = 0, time.monotonic()
     while any(worker.process.poll() is None for worker in workers):
         time.sleep(0.5)
@@ -122,7 +122,7 @@ def _wait(workers: list[Process], logs: list[Path], runs: int, tally: Soak, note
         if code := worker.wait():
             tally.losses.append(f"worker {number} ended with {code}: {worker.output[-1000:]}")
         bad = Counter(line.strip()[:300] for line in worker.lines if _BAD.search(line))
-        tally.losses += [f"worker {number} said {times} times: {line}" for line, times in bad.items()]
+        tally.losses += [f"worker {number} printed {times} times: {line}" for line, times in bad.items()]
 
 
 def growth_of(lines: list[list[dict[str, Any]]], tally: Soak) -> None:
@@ -169,7 +169,7 @@ def look_at_store(store: CheckpointStore, lines: list[dict[str, Any]], tally: So
 
 
 def look_at_mlflow(store: Path, tally: Soak) -> None:
-    """Every run is there, has ended, and has as many values as its local file; asked in one go of its database."""
+    """Check that every run is in MLflow, has ended, and has as many values as its local file, in one query."""
     with closing(sqlite3.connect(store / "mlflow.db")) as database:
         status = dict(database.execute("SELECT run_uuid, status FROM runs"))
         parents = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
@@ -188,7 +188,7 @@ def look_at_mlflow(store: Path, tally: Soak) -> None:
 
 
 def _work(recipe: str, store: str, log: str, share: int, runs: int, seed: int) -> None:
-    """So many runs, one after the other; the first stages come from a few variants that all workers share."""
+    """Run the recipe repeatedly; the first stages are drawn from a few variants that all workers share."""
     from pipeline.launch import check_server, prepare_environment
 
     prepare_environment()
@@ -209,14 +209,14 @@ def _work(recipe: str, store: str, log: str, share: int, runs: int, seed: int) -
         except Exception as error:
             line["error"] = f"{type(error).__name__}: {str(error)[:500]}"
         line["seconds"] = time.perf_counter() - began
-        gc.collect()  # what goes by itself is no growth
+        gc.collect()  # temporary use is not growth
         line |= _held()
         with open(log, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 
 def _held() -> dict[str, int]:
-    """Open files, resident bytes and threads of this process."""
+    """Return open files, resident bytes and threads of this process."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return {
         "handles": len(os.listdir("/proc/self/fd")),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 
 def stranger_table(draw: Callable[[st.SearchStrategy[Any]], Any]) -> bytes:
-    """Draw a table with any separator, and quotes that enclose fields, belong to texts, or are not closed."""
+    """Draw a table with any separator, and with quotes that enclose fields, are part of texts, or are unclosed."""
     texts = ('a "b" c', '"open', 'close"', '"whole"', "a, b", "a\tb; c", "two\nlines", " x", "")
     names = draw(st.sampled_from((["text_a", "label"], ["", "text_a", "label"], [" Text_A ", "LABEL", ""], [])))
     quoting = draw(st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONE)))

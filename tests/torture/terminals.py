@@ -1,10 +1,10 @@
-"""Key presses and signals at random moments of runs in a terminal of their own.
+"""Key presses and signals at random moments of runs in separate terminals.
 
-Each run has a pseudo-terminal and is the leader of its session, as it is in a person's window, and starts Prefect's
-temporary server itself. It must say at once that it stops, end within seconds with the command that goes on, leave no
-process behind, and lose nothing: the command goes on, and every run ends in the weights of one that nobody touched.
+Each run has a pseudo-terminal and is the leader of its session, as in a user's window, and starts Prefect's temporary
+server itself. It must acknowledge the stop at once, end within seconds with the command that resumes, leave no process
+behind, and lose nothing: that command resumes, and every run ends with the weights of an undisturbed run.
 
-Run as a program this is the process that has imported everything and forks one run at a time.
+When run as a program, this module is the process that has imported everything and forks one run at a time.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def press_campaign(
     with Forker(folder / "prefect") as forker:
         whole = forker.run(recipe, folder / "whole", "", _RUN_SECONDS)
         if whole.code:
-            raise RuntimeError(f"a run that nobody touched failed:\n{whole.output[-3000:]}")
+            raise RuntimeError(f"an undisturbed run failed:\n{whole.output[-3000:]}")
         expected, pressed = weights(folder / "whole"), 0
         while pressed < cases:
             store = folder / f"store {tally.runs}"
@@ -125,7 +125,7 @@ def press_campaign(
                     return tally
             if (got := weights(store)) != expected:
                 wrong = [name for name in expected if got.get(name) != expected[name]]
-                tally.losses.append(f"run {tally.runs} ended in other weights: {wrong}")
+                tally.losses.append(f"run {tally.runs} ended with different weights: {wrong}")
             tally.runs += 1
             note(f"{pressed} key presses, {tally.runs} runs to their end, {len(tally.losses)} losses")
             shutil.rmtree(store)
@@ -133,7 +133,7 @@ def press_campaign(
 
 
 def judge(tally: Presses, key: str, ended: Ended, patience: float) -> None:
-    """What is wrong with the end of a run that a key was pressed in."""
+    """Record the problems of a run that was interrupted by a key press."""
     seconds = ended.seconds or 0.0
     tally.keys[key] += 1
     tally.slowest = max(tally.slowest, seconds)
@@ -157,7 +157,7 @@ def judge(tally: Presses, key: str, ended: Ended, patience: float) -> None:
 
 
 class Forker:
-    """A process that has imported everything and forks one run at a time, each into a terminal of its own."""
+    """A process that has imported everything and forks one run at a time, each into a separate terminal."""
 
     def __init__(self, home: Path) -> None:
         env = {**os.environ, "PREFECT_HOME": str(home), _MARK: str(home), "COLUMNS": "400"}
@@ -254,7 +254,7 @@ def _in_terminal(arguments: list[str], key: str, seconds: float, words: str) -> 
 
 
 def _press(key: str, child: int, terminal: int) -> int:
-    """Press the key; the terminal, or -1 where it is closed."""
+    """Press the key; return the terminal, or -1 if it is closed."""
     match key:
         case "Ctrl-C" | "Ctrl-C twice":
             os.write(terminal, b"\x03")
@@ -284,7 +284,7 @@ def _read(terminal: int) -> bytes:
 
 
 def _left() -> list[int]:
-    """Processes of this campaign, but for this one, that are still there after some seconds."""
+    """Return other processes of this campaign that still exist after some seconds."""
     end = time.monotonic() + SERVER_SECONDS
     while (left := _marked()) and time.monotonic() < end:
         time.sleep(0.05)

@@ -97,7 +97,7 @@ MOST_FILES = 15
 
 
 def imported(path: Path, known: dict[str, Path]) -> Iterator[tuple[int, str]]:
-    """Line and target of every import, wherever it stands in the file; a module where the target is one of `known`."""
+    """Yield line and target of every import anywhere in the file; the target is a module if it is one of `known`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             for name in node.names:
@@ -110,7 +110,7 @@ def imported(path: Path, known: dict[str, Path]) -> Iterator[tuple[int, str]]:
 
 
 def room_of(module: str, known: dict[str, Path]) -> str:
-    """The folder that a module lies in."""
+    """Return the folder of a module."""
     return module if known[module].name == "__init__.py" else module.rpartition(".")[0]
 
 
@@ -190,7 +190,7 @@ def test_schemas_load_in_a_fresh_interpreter_without_any_heavy_library_and_fast(
         f"print(*sorted(set(sys.modules) & {HEAVY!r}))\n"
         "print(sum(name.startswith('schemas.') for name in sys.modules))\n"
     )
-    # Processor time: it does not count what other tests on this machine take meanwhile.
+    # Processor time excludes other tests that run on this machine.
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, came_along, loaded = done.stdout.split("\n")[:3]
     assert came_along == ""

@@ -19,7 +19,7 @@ NO_BEGINNINGS = ("What ", "Whether ", "How ", "Which ", "Where ", "It ")
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every docstring, those of attributes included."""
+    """Yield line and text of every docstring, including those of attributes."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         for statement in body if isinstance(body, list) else ():

@@ -1,4 +1,4 @@
-"""The wheel holds every room: it is built, installed away from the checkout, and used there."""
+"""The wheel contains every room: it is built, installed outside the checkout, and used there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the working tree's sources, built from a copy so that nothing is left beside them."""
+    """The wheel of the working tree's sources, built from a copy to leave no files next to them."""
     source = tmp_path_factory.mktemp("source") / "project"
     source.mkdir()
     for layer in LAYERS:

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: what it prints, how it exits, and what it says of a mistake."""
+"""The command line as seen by a user: output, exit codes and error messages."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class TestWithARun:
 
 @pytest.fixture
 def broken(tmp_path: Path, distill: Distill, prefect: str):  # type: ignore[no-untyped-def]
-    """Runs the toy recipe after a change to its mapping, and returns the refusal."""
+    """Run the toy recipe after a change to its mapping, and return the refusal."""
 
     def run(change, *arguments: str, code: int = 2) -> str:  # type: ignore[no-untyped-def]
         recipe = toy_recipe_dict(tmp_path / "in")

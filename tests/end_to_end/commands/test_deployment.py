@@ -1,4 +1,4 @@
-"""`prefect deployment run distill-flow/quickstart` against a started server, as the README says it."""
+"""`prefect deployment run distill-flow/quickstart` against a running server, as described in the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`evaluate` scores a teacher only where it is the one that the student learned from."""
+"""`evaluate` scores a teacher only if it is the one that taught the student."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.command_line import Distill, ToyRun
 
 @pytest.fixture
 def teacher(toy_run: ToyRun, tmp_path: Path) -> Iterator[Path]:
-    """The teacher's checkpoint, which is put back afterwards."""
+    """The teacher's checkpoint, restored afterwards."""
     checkpoint = toy_run.report.rows[0].checkpoint
     assert checkpoint is not None
     assert checkpoint.stage == "teacher"
@@ -27,7 +27,7 @@ def teacher(toy_run: ToyRun, tmp_path: Path) -> Iterator[Path]:
 
 
 def evaluated(distill: Distill, toy_run: ToyRun) -> list[str]:
-    """The models that are scored."""
+    """Return the evaluated models."""
     last = toy_run.report.rows[4].checkpoint
     assert last is not None
     task = toy_run.recipe.parent / "in" / "task"

@@ -1,4 +1,4 @@
-"""With `--json` a command prints one JSON document on stdout, and whatever else it has to say on stderr."""
+"""With `--json` a command prints one JSON document on stdout and everything else on stderr."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ pytestmark = pytest.mark.usefixtures("prefect")
 
 
 def refuse_constant(name: str) -> None:
-    raise AssertionError(f"{name} is no JSON")
+    raise AssertionError(f"{name} is not valid JSON")
 
 
 def one_document(distill: Distill, *arguments: str | Path) -> object:
     code, out, err = distill(*arguments, "--json")
     assert code == 0, err
-    # json.loads refuses anything before or behind the document; NaN and Infinity it would take.
+    # json.loads refuses text before or after the document, but accepts NaN and Infinity.
     return json.loads(out, parse_constant=refuse_constant)
 
 
@@ -41,7 +41,7 @@ def test_commands_print_one_json_document(distill: Distill, toy_run: ToyRun) -> 
         document = one_document(distill, *arguments)
         first = document[0] if isinstance(document, list) else document
         assert key in first, arguments
-    # Where the server was there all along nothing waits for it.
+    # If the server was always available, nothing is pending.
     assert document == {**document, "runs": [], "failure": None}
 
 

@@ -1,4 +1,4 @@
-"""`distill sync` against a real MLflow server that was away during the run, and is there later."""
+"""`distill sync` against a real MLflow server that was unavailable during the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.toys import toy_recipe_dict
 
 @contextmanager
 def mlflow_server(port: int, folder: Path) -> Iterator[None]:
-    """A real server that takes artifacts too."""
+    """A real server that also accepts artifacts."""
     command = (
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
         *("--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"),
@@ -40,7 +40,7 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     tmp_path: Path, distill: Distill, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(*arguments: str | Path) -> tuple[int, Any, str]:
-        """Exit code, the one JSON document on stdout (None: it is empty), and stderr."""
+        """Return the exit code, the JSON document on stdout (None if it is empty), and stderr."""
         code, out, err = distill(*arguments, "--store", store, "--json")
         assert "Traceback" not in err, err
         return code, json.loads(out) if out else None, err
@@ -64,7 +64,7 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     left = {run["name"].split("-")[0]: run["left"] for run in synced["runs"]}
     assert set(left) == {"toy", "teacher", "task_specific"}
     assert left["task_specific"]["points"] >= 4
-    # Its config, manifest, two pictures, the model in MLflow's form, and the checkpoint for other machines.
+    # Its config, manifest, two figures, the model in MLflow's form, and the checkpoint for other machines.
     assert left["task_specific"]["artifacts"] == 6
 
     with mlflow_server(port, tmp_path):
@@ -77,12 +77,12 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
         assert (code, synced["runs"]) == (0, [])
         assert everything(address) == before
 
-        # A run while the server is there prints its report and nothing else, MLflow's links included.
+        # A run with the server prints only its report, without MLflow's links.
         code, again, stderr = run("run", recipe)
         assert code == 0, stderr
         assert again["rows"][-1]["status"] == "reused"
 
-        # Another machine's store, which has nothing of it, goes on from it.
+        # An empty store on another machine can resume from it.
         store.rename(tmp_path / "elsewhere")
         other_store = open_store(tmp_path / "other")
         checkpoint = resolve_run(before["task_specific"]["id"], uri=address, store=other_store)
@@ -100,7 +100,7 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
 
 
 def everything(address: str) -> dict[str, Any]:
-    """What the server has of each run, by the run's name."""
+    """Return what the server stores of each run, by the run's name."""
     client = MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name("distill-flow")
     runs = client.search_runs([experiment.experiment_id])

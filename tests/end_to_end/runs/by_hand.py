@@ -1,4 +1,4 @@
-"""Runs of a whole recipe as the flow does them, without Prefect."""
+"""Runs of a whole recipe like those of the flow, but without Prefect."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAD, GOOD = 1e-30, 5e-3
 
 
 def recipe_of(folder: Path, *rates: float, **task_model: Any) -> Recipe:
-    """One stage, whose teacher is fine-tuned with each of the learning rates."""
+    """A recipe of one stage whose teacher is fine-tuned with each of the learning rates."""
     content = toy_recipe_dict(folder, steps=2)
     content["stages"] = content["stages"][2:3]
     content["baselines"] = ["bag_of_words"]
@@ -41,7 +41,7 @@ def recipe_of(folder: Path, *rates: float, **task_model: Any) -> Recipe:
 
 @dataclass
 class RunByHand:
-    """A finished run: its runner, each stage's result, and the notes for the person watching."""
+    """A finished run: its runner, the result of each stage, and the progress notes."""
 
     runner: StageRunner
     results: list[StageResult]

@@ -1,4 +1,4 @@
-"""Stages that read augmented rows: copies taught by the teacher alone, interrupted and gone on with, told apart."""
+"""Stages with augmented rows: copies are labelled by the teacher alone, and interrupted stages resume exactly."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_copies_are_learnt_from_the_teacher_alone_and_the_stage_resumes_exactly(
     whole = run_stage(config, None, plain_ports(tmp_path / "whole"))
     assert whole.metrics["train/soft_label_loss"] >= 0
     states = MemoryStates()
-    # Asked between passes of the copies as well: there nothing is finished yet, and the next run begins them anew.
+    # Stops are also requested between passes of the copies: nothing is finished then, and the next run restarts them.
     stops = iter([True])
     for answers in (stops, iter([False] * 40 + [True]), iter([])):
         ports = plain_ports(tmp_path / "stopped", states=states, stop_requested=lambda a=answers: next(a, False))
@@ -106,7 +106,7 @@ def test_augmentation_is_part_of_a_stages_identity(tmp_path: Path) -> None:
         adaptive, general = (stage_config(variant, variant.stages[index], teachers) for index in (2, 0))
         digests.add((stage_digest(adaptive, None), data_digest(adaptive.data, variant.pretrained)))
         digests.add(stage_digest(general, None))
-    assert len(digests) == 3, "both task stages differ, the general one is shared"
+    assert len(digests) == 3, "both task stages change, and the general stage is shared"
 
 
 @pytest.mark.parametrize(

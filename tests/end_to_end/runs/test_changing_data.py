@@ -1,4 +1,4 @@
-"""Data that changes while a run goes on: the run is that of its start, each stage is trained once, and it is said."""
+"""Data that changes during a run: the run uses its initial inputs, trains each stage once, and reports the change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.toys import toy_recipe_dict
 
 @contextmanager
 def growing(file: Path, row: dict[str, str], *, once_there: Path) -> Iterator[list[int]]:
-    """A file that somebody appends to from the moment on that a folder has files; yields the appended rows' count."""
+    """Append rows to a file once a folder contains files; yield the number of appended rows."""
     written, over = [0], threading.Event()
 
     def write() -> None:
@@ -70,4 +70,4 @@ def test_a_run_uses_the_content_that_a_growing_file_had_at_its_start(
         _, manifest = open_checkpoint(stage.checkpoint.path)
         assert manifest.digest == stage.checkpoint.digest
         identities.append(manifest.identity["data"])
-    assert len(set(identities)) == 1, "both stages are of the same rows"
+    assert len(set(identities)) == 1, "both stages use the same rows"

@@ -1,4 +1,4 @@
-"""What a stage's run had still to say when it was ended after the commit is said when the stage is reused."""
+"""A run that ended after a stage's last commit is completed when the stage is reused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.toys import toy_recipe_dict
 
 
 def recipe_of(folder: Path) -> Recipe:
-    """A teacher and the last stage."""
+    """A recipe of a teacher and the last stage."""
     content = toy_recipe_dict(folder, steps=2)
     content["stages"] = content["stages"][3:]
     content["teacher"]["task_model"]["training"]["duration"] = "60 steps"
@@ -43,7 +43,7 @@ def recipe_of(folder: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a store with everything but the last stage's news, whose process was killed."""
+    """The store of a run that was killed after the last commit, before the last stage was reported."""
     folder = tmp_path_factory.mktemp("killed")
     if (child := os.fork()) == 0:
         import pipeline.execution.stage_runner
@@ -129,7 +129,7 @@ def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_ne
 
 @dataclass
 class Collecting(SilentProgress):
-    """Has everything that nothing needs taken away whenever a stage begins, and at every step of it."""
+    """Collects garbage at the start and at every step of a stage."""
 
     store: CheckpointStore | None = None
     gone: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Shipped recipes, made small by overrides alone, run to their end through the real flow, all in one store."""
+"""Shipped recipes, reduced in size by overrides alone, complete in the real flow, all in one store."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ FINE_TUNING = {
     "dropout": "0",
     "precision": "fp32",
 }
-# Not run: their path through the code is that of another recipe here; only shapes, shares or draws differ.
+# Not run: they take the same path through the code as another recipe; only shapes, shares or draws differ.
 VARIANTS = ("etd-rand", "tinybert-6", "tinybert-v1")
 # Run by `make test` as well: the first recipe that a user runs.
 QUICK = ("quickstart",)
@@ -55,13 +55,13 @@ RECIPES = [
 EVERYWHERE = (
     "baselines=[]",
     "evaluation={probe_train_rows: 40, max_rows: 60, latent_rows: 16}",
-    "execution.gradient_share_every=null",  # a backward pass and a picture a stage, tested elsewhere
+    "execution.gradient_share_every=null",  # a backward pass and a figure per stage, tested elsewhere
 )
 
 
 @dataclass(frozen=True)
 class World:
-    """What the recipes' own models and data are replaced with, and one store for all runs."""
+    """Small replacements for the models and data of recipes, and one store for all runs."""
 
     teacher: Path
     other: Path
@@ -72,7 +72,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Two random teachers, and real text: docstrings of two libraries, whose commonest words are the vocabulary."""
+    """Two random teachers and real text: docstrings of two libraries, whose most frequent words are the vocabulary."""
     folder = tmp_path_factory.mktemp("every recipe")
     rows = docstring_rows(folder / "installed")
     train, validation, rest = rows[:320], rows[320:380], rows[380:520]
@@ -97,7 +97,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def docstring_rows(folder: Path) -> list[dict[str, str]]:
-    """Paragraphs of the two libraries' parts, one of each in turn."""
+    """Return paragraphs of the two libraries in alternation."""
     for library, part in LIBRARIES.items():
         source = Path(sysconfig.get_path("purelib")) / library / part
         shutil.copytree(source, folder / library / part)
@@ -111,7 +111,7 @@ def docstring_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def leanings(rows: list[dict[str, str]], tokenizer: Any) -> torch.Tensor:
-    """For each token, from -1 to 1, of which library's paragraphs it is the more typical."""
+    """Return for each token a value from -1 to 1: the library whose paragraphs it is more typical of."""
     counts = np.ones((len(LIBRARIES), len(tokenizer)))
     for row in rows:
         ids = tokenizer(row["text_a"], truncation=True, max_length=LENGTH)["input_ids"]
@@ -121,7 +121,7 @@ def leanings(rows: list[dict[str, str]], tokenizer: Any) -> torch.Tensor:
 
 
 def random_bert(folder: Path, tokenizer: Any, learnt: torch.Tensor, *, layers: int, width: int) -> Path:
-    """A random BERT with its masked-language head, in which some steps of fine-tuning find what words tell."""
+    """A random BERT with its masked-language head that can be fine-tuned to the words in a few steps."""
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -134,7 +134,7 @@ def random_bert(folder: Path, tokenizer: Any, learnt: torch.Tensor, *, layers: i
     model = BertForMaskedLM(config)
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[:, 0] = 0.2 * learnt
-        # As drawn for a width of 768 these are too small to carry anything from token to token.
+        # Weights drawn for a width of 768 are too small here to pass information between tokens.
         attention = model.bert.encoder.layer[0].attention
         attention.self.value.weight.mul_(10)
         attention.output.dense.weight.mul_(10)
@@ -144,7 +144,7 @@ def random_bert(folder: Path, tokenizer: Any, learnt: torch.Tensor, *, layers: i
 
 
 def small(recipe: Recipe, world: World) -> list[str]:
-    """Overrides that change a recipe's sizes, models and data, and nothing of what it does."""
+    """Return overrides that reduce a recipe's sizes, models and data, and leave its method unchanged."""
     changes = [*EVERYWHERE, f"task={json.dumps(world.task)}"]
     if recipe.general_corpus is not None:
         changes.append(f"general_corpus={json.dumps(world.corpus)}")
@@ -176,7 +176,7 @@ def small_teachers(recipe: Recipe, world: World) -> list[str]:
     model = recipe.teacher.model
     if isinstance(model, StudentOf):
         assistant = read_recipe(model.recipe, model.overrides)
-        # Two steps teach nothing: only as a copy of its own teacher can this one learn the task afterwards.
+        # Two steps are too few to learn: this student can learn the task only if it starts as a copy of its teacher.
         copy = (
             "student.start.kind=teacher_layers",
             f"student.shape.hidden_size={WIDTH}",

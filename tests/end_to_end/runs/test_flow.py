@@ -198,7 +198,7 @@ def test_a_run_continues_from_an_intermediate_checkpoint(toy_run: ToyRun, by: st
     )
     stages = [row for row in report.rows if row.kind == "stage"]
     assert [row.name for row in stages] == ["task_adaptive", "task_specific"]
-    # The same stages on the same parent are the same stages.
+    # Equal stages with the same parent have the same digest.
     assert all(row.status == "reused" for row in stages)
     _, manifest = open_checkpoint(stages[0].checkpoint.path)
     assert manifest.parent_digest == row.checkpoint.digest

@@ -1,4 +1,4 @@
-"""A task with one row of fraud in thirty, from its teacher to its report: nothing fails, and nothing flatters."""
+"""A task with one row of fraud in thirty, from its teacher to its report: it completes, and no score is flattering."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def one_in_thirty(number: int, seed: int) -> list[dict[str, str]]:
 
 @dataclass
 class Done:
-    """A run by hand: what the flow does, without Prefect."""
+    """A run like that of the flow, but without Prefect."""
 
     runner: StageRunner
     report: RunReport
@@ -91,7 +91,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_the_teacher_is_compared_with_the_baseline_by_the_tasks_metric(done: Done) -> None:
     (teacher,) = done.report.teachers
-    # Of 90 rows drawn by class 3 are fraud: always "fraud" has F1 = 2 * 3 / (3 + 90).
+    # 3 of 90 rows drawn by class are fraud: always "fraud" has F1 = 2 * 3 / (3 + 90).
     assert teacher.metric == "f1"
     assert teacher.score.of == "fraud"
     assert teacher.guess == done.report.majority == pytest.approx(6 / 93)
@@ -141,7 +141,7 @@ def test_a_bag_of_words_is_scored_on_the_same_class(done: Done) -> None:
 def test_other_rows_are_scored_on_the_class_of_training(done: Done, tmp_path: Path) -> None:
     student = done.report.rows[1].checkpoint
     assert student is not None
-    # Of these training rows neither class is rare, and of the toy's own it was fraud.
+    # Neither class is rare in these rows; in the toy's own rows fraud was.
     rows = [row | {"label": ("legit", "fraud")[at % 2]} for at, row in enumerate(one_in_thirty(40, 3))]
     for name in ("train", "validation"):
         write_rows(tmp_path / f"{name}.jsonl", rows)

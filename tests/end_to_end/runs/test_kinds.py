@@ -1,4 +1,4 @@
-"""Every kind of task through all four stages: trained, scored, interrupted and gone on with, opened by transformers."""
+"""Every kind of task through all four stages: trained, scored, interrupted, resumed, and opened by transformers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ AUTO: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind's toy task, its teacher, and a student after two of the stages."""
+    """The toy task of a kind, its teacher, and a student after two of the stages."""
 
     name: str
     folder: Path
@@ -202,7 +202,7 @@ def test_transformers_loads_the_student_with_the_same_outputs(kind: Kind) -> Non
         modules = json.loads((kind.student / "modules.json").read_text())
         assert [part["path"] for part in modules] == ["", "1_Pooling", "2_Dense"]
         dense = load_file(kind.student / "2_Dense" / "model.safetensors")
-        assert dense["linear.weight"].shape == (16, 8), "as wide as the teacher's vectors"
+        assert dense["linear.weight"].shape == (16, 8), "the width of the teacher's vectors"
     else:
         assert output.logits.shape == (4, len(data.labels))
         expected = {"multi_label": "multi_label_classification", "regression": "regression"}

@@ -1,4 +1,4 @@
-"""The comparison of methods runs, goes on where it stopped, and its table is arithmetic on what was run."""
+"""The comparison of methods completes and resumes, and its table follows from the stored results."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_every_method_is_run_with_every_seed(tmp_path: Path) -> None:
     line = next(line for line in printed.splitlines() if line.lstrip().startswith("hard labels  "))
     cells = f"{statistics.mean(measured):.1f}", f"{min(measured):.1f} to {max(measured):.1f}"
     assert all(cell in line for cell in cells)
-    assert "±" not in printed, "a standard deviation of two seeds says nothing"
+    assert "±" not in printed, "a standard deviation of two seeds is meaningless"
 
 
 def test_starts_are_compared_at_shares_of_the_tokens() -> None:

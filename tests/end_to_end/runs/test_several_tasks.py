@@ -1,4 +1,4 @@
-"""Several tasks in one run: what they share is done once, and one that fails stops no other."""
+"""Several tasks in one run: shared stages run once, and a failing task does not stop the others."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ pytestmark = pytest.mark.usefixtures("prefect")
 
 @dataclass(frozen=True)
 class World:
-    """A recipe of two stages, two tasks of which the first has wrong labels in it, and a store."""
+    """A store and a recipe of two stages with two tasks, the first of which has invalid labels."""
 
     recipe: Path
     tasks: list[str]
     store: CheckpointStore
 
     def run(self, *overrides: str, tasks: list[str] | None = None, until: str | None = None) -> TasksReport:
-        """The flow on several tasks."""
+        """Run the flow on several tasks."""
         options = {"store": str(self.store.root), "until_stage": until}
         report = distill_flow(
             recipe=str(self.recipe),
@@ -76,7 +76,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @dataclass(frozen=True)
 class FirstRun:
-    """What the run said that could not finish one of its tasks, and what it left."""
+    """Output and report of a run that could not finish one of its tasks."""
 
     error: str
     report: TasksReport
@@ -196,7 +196,7 @@ def test_compare_prints_the_tasks_together_and_separately(world: World, first: F
 
 @pytest.fixture
 def stopped_in_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Sends this process SIGTERM after the first step of the next `task_specific`."""
+    """Send this process SIGTERM after the first step of the next `task_specific` stage."""
     train = runner.run_stage
 
     def stop_first(config, parent, ports, *more):  # type: ignore[no-untyped-def]
@@ -220,7 +220,7 @@ def test_a_stopped_run_starts_no_further_task_and_can_be_resumed(
     world: World, first: FirstRun, stopped_in_the_last_stage: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     mended = "teacher.minimum_gain=0"
-    # A machine too busy to unwind within seconds is interrupted where it stands, the state saved already.
+    # On a machine too busy to unwind within seconds the run is interrupted after the state was saved.
     stopped = r"noise: stopped at step 2 of 4 .* plays: not begun|stopped during recipe toy"
     with pytest.raises(Interrupted, match=stopped):
         world.run(mended)
@@ -244,7 +244,7 @@ def test_mistakes_of_all_tasks_are_reported_at_once_and_shared_ones_once(
     assert message.count("error:") == 2
     assert "error: task worse: " in message
     assert "error: task gone: task.train: there is no file" in message
-    # Models are looked at once every task's rows can be read.
+    # Models are checked once the rows of every task can be read.
     fine = (*arguments[:-1], f"tasks={json.dumps(world.tasks)}")
     message = distill.refused(*fine, "--set", "student.shape.num_attention_heads=4")
     assert message.count("error:") == message.count("the student has 4 heads and the teacher 2")

@@ -1,4 +1,4 @@
-"""Several fine-tunings of one teacher, of which the best teaches; and whether a teacher is good enough at all."""
+"""Several fine-tuned candidates, of which the best is the teacher, and the verdict on a teacher's quality."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def store(folder: Path) -> CheckpointStore:
 
 @pytest.fixture(scope="module")
 def outlined(folder: Path, store: CheckpointStore) -> tuple[OutlinedStage, ...]:
-    """The outline before anything is there."""
+    """The outline of a run in an empty store."""
     recipe = recipe_of(folder, BAD, GOOD)
     return outline(recipe, recipe.stages, store)
 
@@ -187,7 +187,7 @@ def trained(done: RunByHand) -> Path:
 
 
 def report_on(folder: Path, model: Path, words: float | None = None, *, minimum_gain: float = 0.05) -> TeacherReport:
-    """What is said of a given teacher."""
+    """Return the report on an existing teacher."""
     recipe = recipe_of(folder, GOOD)
     teacher = FinetunedTeacher(model=FolderModel(path=str(model)))
     yardstick = make_yardstick(recipe, teacher, folder / "store" / "cache")
@@ -199,7 +199,7 @@ def report_on(folder: Path, model: Path, words: float | None = None, *, minimum_
 
 
 def changed(model: Path, to: Path, change: Any, names: tuple[str, ...]) -> Path:
-    """The model with another head and other names of its outputs."""
+    """Save the model with a changed head and other output names."""
     loaded = AutoModelForSequenceClassification.from_pretrained(model)
     with torch.no_grad():
         change(loaded.classifier)
@@ -258,7 +258,7 @@ def test_a_teacher_with_constant_predictions_is_reported(trained: Path, folder: 
     assert report.verdict == "useless"
     with pytest.raises(TeacherError, match="it gives every row the same answer"):
         check_first([report])
-    # Asked for nothing above guessing, it is let through; its interval still reaches below.
+    # With a minimum gain of 0 it is accepted, although its interval reaches below.
     report = report_on(folder, model, minimum_gain=0)
     assert report.verdict == "weak"
     assert "may lie below the 50.0 % that a teacher needs" in report.reason
@@ -268,7 +268,7 @@ def test_a_teacher_with_constant_predictions_is_reported(trained: Path, folder: 
 def test_the_verdict_is_logged_before_the_student_is_trained(done: RunByHand) -> None:
     (report,) = done.runner.judge.teacher_reports
     assert (report.name, report.metric, report.verdict) == ("teacher", "accuracy", "weak")
-    assert report.bag_of_words == 1.0, "the toy's label is one word"
+    assert report.bag_of_words == 1.0, "one word decides the toy's label"
     assert teacher_line(report) in done.notes
 
 

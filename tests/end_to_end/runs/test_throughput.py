@@ -1,4 +1,4 @@
-"""The measurement of speed measures the same computation on both sides, and its ratios are arithmetic on its rates."""
+"""The speed benchmark measures the same computation on both sides, and its ratios follow from its rates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models of seconds instead of minutes, few and short rows."""
+    """Models that run in seconds instead of minutes, and few, short rows."""
     monkeypatch.setitem(SHAPES, "small", ((2, 48, 12, 64), (1, 24, 12, 32)))
     monkeypatch.setattr(workload, "VOCABULARY", 1200)
     monkeypatch.setattr(workload, "NUM_ROWS", 256)

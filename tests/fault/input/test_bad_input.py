@@ -1,4 +1,4 @@
-"""Files made to fill memory, to hang or to run something: refused by line and remedy, within time and memory."""
+"""Files designed to fill memory, hang or execute code are refused by line with a remedy, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_BYTES = 1 << 30
 MOST_BOMB_BYTES = 80 << 20
 MOST_SECONDS = 10.0
 
-# Each file in a child of its own, so that the memory it took is its own.
+# Each file is read in a separate child process, so that its memory is measured separately.
 MEASURE = """
 import json, os, sys
 from pathlib import Path
@@ -70,7 +70,7 @@ for name in sys.argv[2:]:
 
 
 def measured(folder: Path, names: list[str]) -> dict[str, tuple[int, int, float, str]]:
-    """Exit status, peak memory, seconds and message of each file."""
+    """Return exit status, peak memory, seconds and message of each file."""
     output = subprocess.run(
         [sys.executable, "-c", MEASURE, str(folder), *names], cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=250
     ).stdout
@@ -183,7 +183,7 @@ def test_pickle_with_any_ending_runs_nothing(tmp_path: Path, suffix: str) -> Non
     refused(file, tmp_path)
     assert not canary.exists()
     pickle.loads(content)
-    assert canary.exists(), "the pickle does what it should not be given the chance to do"
+    assert canary.exists(), "unpickling executes the payload"
 
 
 @pytest.mark.parametrize("number", range(8))

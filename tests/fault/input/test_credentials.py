@@ -1,6 +1,6 @@
-"""Credentials of the environment and of addresses reach no file, no database and no line that anybody sees.
+"""Credentials of the environment and of addresses reach no file, database or visible output.
 
-The servers are started as docker/compose.yaml starts them, so that the same run shows that their logins work.
+The servers are started as in docker/compose.yaml, so the same run also shows that their logins work.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def test_environment_secrets_are_removed_from_log_lines_in_every_form() -> None:
 
 @contextmanager
 def servers(folder: Path) -> Iterator[dict[str, str]]:
-    """Prefect and MLflow as docker/compose.yaml has them, on SQLite; yields the worker's environment."""
+    """Prefect and MLflow as in docker/compose.yaml, but on SQLite; yield the worker's environment."""
     ports = {name: free_port() for name in ("prefect", "mlflow")}
     moved = {
         "postgresql+asyncpg://distill@postgres/prefect": f"sqlite+aiosqlite:///{folder}/prefect.db",
@@ -255,7 +255,7 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
             logins = {None: 401, f"distill:{WRONG}": 401, f"distill:{SECRETS[password]}": 200}
             assert {login: status(server + path, login) for login in logins} == logins
 
-        # The worker's environment, but with the password in the address, where more looks at it.
+        # The worker's environment, but with the password in the address, which more code reads.
         inside = {
             "MLFLOW_TRACKING_URI": mlflow.replace("://", f"://distill:{SECRETS['MLFLOW_PASSWORD']}@"),
             "MLFLOW_TRACKING_USERNAME": "",
@@ -267,11 +267,11 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
         with running(*command, env=loud | inside) as good, running(*command, env=refused) as bad:
             assert good.wait(280) == 0, good.output
             assert bad.wait(280) == 1, bad.output
-        assert "HTTP Request" in good.output  # the log was as loud as it can be
+        assert "HTTP Request" in good.output  # the log level was DEBUG
         assert "requires other credentials" in bad.output
         assert leaks(good.output, bad.output) == []
 
-        # What a server refuses is kept, and sent once the login is right.
+        # Data that a server refuses is stored, and sent once the login is correct.
         for name, value in env.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WRONG)
@@ -302,7 +302,7 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
 
 
 def write_recipe(folder: Path) -> Path:
-    """A toy recipe of one stage, with the picture, the table and the model that its end leaves."""
+    """Write a toy recipe of one stage that ends with a figure, a table and a model."""
     content = toy_recipe_dict(folder / "in")
     content["stages"] = [content["stages"][3]]
     content["teacher"]["task_model"]["training"]["duration"] = "100 steps"

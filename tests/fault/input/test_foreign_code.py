@@ -1,4 +1,4 @@
-"""Nothing in a folder that is read is executed: no pickle, no module of a model, no script."""
+"""Nothing in a folder that is read is executed: no pickle, model code or script."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EVIL = "raise SystemExit(open({canary!r}, 'w').close())\nclass C: ...\nM = T = C
 
 
 class Payload:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = canary
@@ -65,7 +65,7 @@ def payload(canary: Path) -> bytes:
 
 @pytest.fixture(autouse=True)
 def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Prompts at the terminal, of which there must be none at the end of a test."""
+    """Prompts at the terminal; there must be none at the end of a test."""
     asked: list[str] = []
 
     def note(prompt: str = "") -> str:
@@ -78,7 +78,7 @@ def questions(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def _load(folder: Path) -> None:
-    """Everything that is read of a model folder."""
+    """Load everything that is read from a model folder."""
     load_tokenizer(folder, load_config(folder))
     load_encoder(folder)
 
@@ -209,7 +209,7 @@ def test_pickles_in_the_store_are_detected_or_refused(tmp_path: Path, payload: b
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is not in its manifest"):
         verify(folder)
     (folder / "model" / "pytorch_model.bin").unlink()
-    # Somebody who may write there can make the manifest fit; what is read still has to be safetensors.
+    # An attacker with write access can adapt the manifest; weights must still be safetensors.
     (folder / "projections.safetensors").write_bytes(payload)
     (folder / "manifest.json").unlink()
     (folder / MANIFEST_SEAL).unlink()
@@ -226,7 +226,7 @@ def test_pickles_in_the_store_are_detected_or_refused(tmp_path: Path, payload: b
 
 
 def _with_code(folder: Path, canary: Path, **changes: Any) -> Path:
-    """A model folder that wants its own module to be run."""
+    """A model folder that requests execution of its own module."""
     (folder / "evil.py").write_text(EVIL.format(canary=str(canary)), encoding="utf-8")
     for name, additions in (("config.json", changes), ("tokenizer_config.json", {})):
         config = json.loads((folder / name).read_text(encoding="utf-8"))

@@ -72,9 +72,9 @@ CALLS = {
     "pickle.loads",
     "asyncio.create_subprocess_shell",
 }
-# Prefect's temporary server: this Python runs a file of this package; nothing that was given stands in the command.
+# Prefect's temporary server: this Python runs a file of this package, without any input in the command.
 STARTS_A_PROCESS = {"pipeline/process/prefect_server.py": "subprocess"}
-# Keyword, and the one value it may have.
+# Keyword, and its only allowed value.
 ONLY = {
     "trust_remote_code": False,
     "shell": False,
@@ -191,7 +191,7 @@ FOLDER = Path("/a/store/part")
 
 
 def stays(name: str) -> bool:
-    """Return whether a file of that name is inside its folder."""
+    """Return whether a file with that name is inside its folder."""
     path = os.path.normpath(FOLDER / name)
     return "\0" not in name and path.startswith(f"{FOLDER}/") and all(len(p) < 256 for p in path.split("/"))
 
@@ -238,7 +238,7 @@ def test_common_revisions_are_accepted(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def toy_run(tmp_path_factory: pytest.TempPathFactory, prefect: str) -> ToyRun:
-    """The toy recipe, run once in a process that would let everybody write; with a state beside it."""
+    """The toy recipe, run once in a process with a permissive umask, and a state."""
     folder = tmp_path_factory.mktemp("toy")
     recipe, store = folder / "toy.yaml", folder / "store"
     content = toy_recipe_dict(folder / "in")
@@ -314,7 +314,7 @@ def test_links_in_the_store_are_replaced_or_removed_and_never_followed(tmp_path:
     judged.symlink_to(outside / "report.json")
     store.write_report(toy_run.report.model_copy(update={"run": name}))
     store.write_judgement(DIGEST, toy_run.report.rows[0].judgement)
-    # In the place of a checkpoint and of a piece of the cache.
+    # At the paths of a checkpoint and of a cache entry.
     store.folder("teacher", DIGEST).symlink_to(outside)
     (store.cache / "tokens").symlink_to(outside)
     (store.cache / "linked").symlink_to(outside)

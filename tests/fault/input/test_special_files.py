@@ -1,4 +1,4 @@
-"""FIFOs, sockets, devices and links to them, wherever a file may be named: refused at once, and nothing waits."""
+"""FIFOs, sockets, devices and links to them are refused immediately wherever a file can be named."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Make = Callable[[Path], str]
 
 @pytest.fixture(autouse=True)
 def nothing_waits() -> Iterator[None]:
-    """Ends a test that waits for a writer."""
+    """End a test that blocks on a missing writer."""
 
     with ended_after(SECONDS):
         yield
@@ -97,7 +97,7 @@ def test_a_special_file_as_recipe_glove_file_or_word_list_is_refused(tmp_path: P
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole model."""
+    """A complete model."""
     return toy_teacher(tmp_path_factory.mktemp("models") / "teacher")
 
 

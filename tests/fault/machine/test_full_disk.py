@@ -1,6 +1,6 @@
-"""A disk that is full or read-only in the middle of a run: one message, exit code 1, and afterwards the same weights.
+"""A disk that becomes full or read-only during a run: one message, exit code 1, and the same weights after a resume.
 
-The full disk is a real one of its own, in memory, so that everything that writes meets it: our code, torch, Arrow.
+The full disk is a separate file system in memory, so that every writer meets it: this project, torch, Arrow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import visible, weights
 
 MEGABYTES = 260
-# In the order in which a run comes by.
+# In the order of a run.
 WRITES: dict[str, tuple[Any, str]] = {
     "rows of a file": (data_files, "make_whole"),
     "a point": (PointFile, "append"),
@@ -46,14 +46,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     try:
         subprocess.run(mount, check=True, capture_output=True, timeout=20)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs the right to mount a disk in memory")
+        pytest.skip("mounting a file system in memory needs more privileges")
     yield path
     subprocess.run(("umount", "--lazy", str(path)), check=True, timeout=20)
 
 
 @contextmanager
 def before(write: str, harm: Callable[[], object]) -> Iterator[list[str]]:
-    """Do harm whenever `write` is about to happen; says so in the list."""
+    """Run `harm` before every call of `write`; yield the list of these calls."""
     module, name = WRITES[write]
     whole = getattr(module, name)
     happened: list[str] = []
@@ -80,7 +80,7 @@ def refuse_to_write() -> None:
 
 
 def mlflow_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what it does not take has to be kept on the full disk as well."""
+    """Make MLflow unavailable, so that pending data is also written to the full disk."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 
@@ -115,7 +115,7 @@ def harm_every_write(
     message: str,
     writes: Collection[str] = WRITES.keys(),
 ) -> None:
-    """One run after the other, each harmed before another write, each going on where the one before was stopped."""
+    """Run repeatedly with a failure before a different write each time, and resume each time."""
     for write in writes:
         times = {path: path.stat().st_mtime_ns for path in visible(store)}
         with before(write, harm) as happened:

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped goes on where it was, and pays for no finished stage twice."""
+"""A killed or stopped run resumes and repeats no finished stage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store with thousands of checkpoints, and many runs in one store: as quick as an empty one, and nothing lost."""
+"""A store with thousands of checkpoints is as fast as an empty one, and concurrent runs in one store lose nothing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECONDS = 1.0
 
 
 def fill(store: CheckpointStore, number: int) -> None:
-    """So many checkpoints, each with a report of its own."""
+    """Add checkpoints, each with a report."""
     reference = store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
     manifest = (Path(reference.path) / "manifest.json").read_text(encoding="utf-8")
     row = Row(name="teacher", kind="teacher", status="ran", judgement=Judgement())
@@ -52,7 +52,7 @@ def fill(store: CheckpointStore, number: int) -> None:
 
 
 def seconds(job: Callable[[], Any]) -> float:
-    """Of the quicker of two, so that another process's work does not count."""
+    """Return the shorter time of two calls, so that the load of other processes does not count."""
     durations = []
     for _ in range(2):
         began = time.perf_counter()
@@ -91,7 +91,7 @@ def test_concurrent_runs_in_one_store_lose_nothing_and_leak_nothing(
 ) -> None:
     monkeypatch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
     campaign = soak_campaign(tmp_path, cases=4, at_once=2)
-    # Memory of so few runs is still that of the first ones.
+    # After so few runs memory is still at its initial level.
     assert [loss for loss in campaign.losses if "kB more" not in loss] == []
     assert campaign.runs == 4
     assert min(campaign.trained, campaign.reused) > 4
@@ -99,7 +99,7 @@ def test_concurrent_runs_in_one_store_lose_nothing_and_leak_nothing(
 
 
 def _notices_what_is_missing(folder: Path, whole: Soak) -> None:
-    """The same store again, with something taken away or left over."""
+    """Check that missing and leftover files in a copy of the store are detected."""
     store = open_store(folder / "store")
     logs = sorted(folder.glob("worker-*.jsonl"))
     lines = [json.loads(line) for log in logs for line in log.read_text("utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""A forward pass that is too large is halved, to the same gradient; one that cannot be is refused by name."""
+"""A forward pass that is too large is halved with the same gradient, or refused by name if it cannot be split."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gradients(trainer: Trainer) -> dict[str, Tensor]:
 
 
 class Memory:
-    """Room for so many padded tokens in the student's forward pass."""
+    """Limit on padded tokens in the student's forward pass."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, tokens: int, *, after: int = 0) -> None:
         self.tokens, self.left = tokens, after
@@ -46,7 +46,7 @@ class Memory:
         monkeypatch.setattr(loop, "run_model", self.run)
 
     def run(self, model: torch.nn.Module, batch: Batch, needs: Needs) -> Outputs:
-        """Refuse what is too large, as a device does, once `after` passes went well."""
+        """Refuse passes over the limit like a device, once `after` passes have succeeded."""
         size = batch.input_ids.numel()
         if size > self.tokens and self.left <= 0:
             self.refused.append(size)
@@ -73,7 +73,7 @@ def test_passes_are_halved_until_they_fit_with_the_same_gradient(
     progress = tight.ports.progress
     assert isinstance(progress, SilentProgress)
     assert "execution.microbatch_tokens=" in progress.notes[-1]
-    assert [step for step, _ in sinks[1].points] == [0], "what is measured is logged once"
+    assert [step for step, _ in sinks[1].points] == [0], "the measurement is logged once"
 
 
 def test_running_out_of_memory_within_a_step_leaves_no_partial_gradient(
@@ -87,7 +87,7 @@ def test_running_out_of_memory_within_a_step_leaves_no_partial_gradient(
     plain.gradient()
     memory = Memory(monkeypatch, min(sizes) - 1, after=1)
     tight.gradient()
-    assert memory.refused[0] == sizes[1], "the first pass should have gone well"
+    assert memory.refused[0] == sizes[1], "the first pass should have succeeded"
     for name, gradient in gradients(plain).items():
         torch.testing.assert_close(gradients(tight)[name], gradient, rtol=1e-4, atol=1e-7)
 

@@ -1,4 +1,4 @@
-"""What a power cut leaves: a few cuts of the campaign of `make torture`, and what is lost where a sync is left out."""
+"""Power cuts: a few cases of `make torture`, and the losses without synced writes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_committed_checkpoint_survives_a_power_cut_because_it_is_synced(
 
 
 def state_after(store: Path) -> str:
-    """What a run finds of the checkpoint."""
+    """Return the state of the checkpoint as seen by a run."""
     try:
         stored = open_store(store).find("teacher", DIGEST)
         if stored is None:

@@ -1,7 +1,4 @@
-"""What a disk, a kill or a careless hand can do to the store.
-
-And that each is noticed or without effect.
-"""
+"""Damage to the store by a disk, a kill or a user is detected or has no effect."""
 
 from __future__ import annotations
 
@@ -29,29 +26,29 @@ FILES = ("manifest.json", "manifest.sha256", "model/config.json", "model/model.s
 
 
 def flip(path: Path) -> None:
-    """Changes one bit in the middle."""
+    """Flip one bit in the middle."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 def truncate(path: Path) -> None:
-    """Cuts the last byte off."""
+    """Remove the last byte."""
     path.write_bytes(path.read_bytes()[:-1])
 
 
 def empty(path: Path) -> None:
-    """Leaves nothing of the content, as a crash of some file systems does."""
+    """Empty the file, as a crash does on some file systems."""
     path.write_bytes(b"")
 
 
 def swap(path: Path) -> None:
-    """Other content of the same length."""
+    """Replace the content by other content of the same length."""
     path.write_bytes(bytes(len(path.read_bytes())))
 
 
 def replace_by_folder(path: Path) -> None:
-    """A folder of the same name."""
+    """Replace the file by a folder of the same name."""
     path.unlink()
     path.mkdir()
 
@@ -76,7 +73,7 @@ def test_any_damage_to_any_file_is_detected(store: CheckpointStore, name: str, h
     with pytest.raises(CheckpointError) as caught:
         verify(folder)
     assert name in str(caught.value) or "manifest.json" in str(caught.value)
-    # Made again, the stage takes its place back and the damaged folder is kept aside.
+    # When the stage is run again, it replaces the damaged folder, which is moved aside.
     store.writer("teacher", DIGEST).commit(manifest_of(), write_model)
     assert verify(folder).digest == DIGEST
 

@@ -1,4 +1,4 @@
-"""A key press, a signal or a closed terminal in the middle of a run, through a pseudo-terminal of its own."""
+"""Key presses, signals and a closed terminal during a run in a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-# The moments: the server starts, models and data are looked at, a stage trains.
+# The moments: the server starts, models and data are checked, a stage trains.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "words", "seconds"),
@@ -52,7 +52,7 @@ def test_a_key_press_ends_a_run_in_a_terminal_soon_without_leftovers(
     judge(presses, key, ended, PATIENCE)
     assert presses.losses == []
     assert ended.code != 0
-    if key == "hangup":  # nobody reads what it says, and yet it saves its state
+    if key == "hangup":  # the state is saved although nobody reads the output
         assert list(tmp_path.glob("store/states/general-*/step-*/manifest.json"))
 
 

@@ -1,4 +1,4 @@
-"""A few cases of each campaign of `make torture`, and what the campaigns have found before."""
+"""A few cases of each campaign of `make torture`, and earlier findings of the campaigns."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_a_campaign_names_the_smallest_case_and_executed_code(tmp_path: Path, mo
     monkeypatch.setattr("tests.torture.inputs.read_recipe", careless)
     losses = recipe_campaign(tmp_path, cases=60, commands=0).losses
     assert "KeyError" in losses[0]
-    assert losses[-1] == "a file that was read was executed"
+    assert losses[-1] == "an input was executed"
     assert "the smallest of them: [recipe.yaml (tags): b'name: x" in losses[-2]
 
 

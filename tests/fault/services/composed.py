@@ -1,4 +1,4 @@
-"""The services of docker/compose.yaml as this machine can run them: same command, same environment, other addresses."""
+"""The services of docker/compose.yaml on this machine: same commands and environments, other addresses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 
 def read_compose() -> dict[str, Any]:
-    """The file as YAML."""
+    """Return the parsed compose file."""
     content: dict[str, Any] = yaml.safe_load((ROOT / "docker" / "compose.yaml").read_text("utf-8"))
     return content
 

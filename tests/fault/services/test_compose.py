@@ -1,4 +1,4 @@
-"""Servers listen on this machine alone unless told otherwise, and the compose file asks for passwords everywhere."""
+"""Servers listen on the loopback interface by default, and the compose file requires passwords everywhere."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_files_mounted_by_compose_exist_and_contain_no_secret() -> None:
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every line of this project, outside of compose.yaml, that starts a server."""
+    """Yield every line of the project outside compose.yaml that starts a server."""
     files = [ROOT / "README.md", ROOT / "Makefile", ROOT / "prefect.yaml", *(ROOT / "docs").glob("*.md")]
     files += [*(ROOT / "docker").glob("*.md"), ROOT / "docker" / "Dockerfile", *(ROOT / "pipeline").rglob("*.py")]
     for file in files:
@@ -115,5 +115,5 @@ def test_prefect_binds_to_the_loopback_interface_by_default() -> None:
 
     settings = get_current_settings()
     assert settings.server.api.host == "127.0.0.1"
-    # `distill serve` asks Prefect's server for work and listens to nobody itself.
+    # `distill serve` polls Prefect's server and opens no port.
     assert settings.runner.server.enable is False

@@ -1,4 +1,4 @@
-"""Services that go away or become slow in the middle of a run, and runs that get in each other's way."""
+"""Services that disconnect or slow down during a run, and concurrent runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def prefect_server(home: Path) -> Iterator[tuple[Process, dict[str, str]]]:
     env = {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-        # Each of its five would wait twice as long as the one before.
+        # Each of its five retries would wait twice as long as the previous one.
         "PREFECT_CLIENT_MAX_RETRIES": "0",
     }
     start = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1")
@@ -153,16 +153,16 @@ def test_of_two_concurrent_runs_one_trains_each_stage_and_the_other_reuses_it(
 
 
 class Slow(http.server.BaseHTTPRequestHandler):
-    """Answers every request after half a minute."""
+    """Answers every request after thirty seconds."""
 
     def do_GET(self) -> None:
-        """Any request."""
+        """Answer a request."""
         time.sleep(30)
 
     do_POST = do_GET
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Key presses before the command line is there, and after it has done its work."""
+"""Signals before the command line has started, and after it has finished its work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# Sends itself the signal while it imports the command line's first library, or when the interpreter ends.
+# Send the process a signal while it imports the first library of the command line, or at exit.
 PROGRAM = """
 import atexit, os, sys
 

@@ -1,4 +1,4 @@
-"""Every shipped recipe is a recipe, says what it is meant to say, and fits the teachers that it names."""
+"""Every shipped recipe is valid, has its documented properties, and fits its teachers."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def shipped(name: str) -> Recipe:
 
 
 def shape_of(model: AnyModel | StudentOf) -> TeacherShape:
-    """A named teacher's shape; of another recipe's student, what that recipe says."""
+    """Return a teacher's shape; for another recipe's student, as configured in that recipe."""
     if not isinstance(model, StudentOf):
         return SHAPES[describe_model(model)]
     recipe_of_model = load_recipe(model.recipe, model.overrides, recipes_folder=FOLDER)
@@ -82,13 +82,13 @@ def shape_of(model: AnyModel | StudentOf) -> TeacherShape:
 
 
 def problems(recipe: Recipe) -> list[str]:
-    """What does not fit the shapes of all teachers that the recipe names."""
+    """Return mismatches with the shapes of all teachers of the recipe."""
     models = (recipe.teacher.model, *(teacher.model for teacher in recipe.teacher.others))
     return [problem for model in models for problem in teacher_problems(recipe, shape_of(model))]
 
 
 def commented_overrides() -> list[tuple[str, tuple[str, ...]]]:
-    """Recipe and overrides of every `--set` that a shipped recipe's comments offer; `\\` joins lines."""
+    """Return recipe and overrides of every `--set` in a shipped recipe's comments; `\\` joins lines."""
     overrides = []
     for path in FILES:
         comments = [
@@ -151,7 +151,7 @@ def test_consecutive_stages_change_one_part_except_in_the_multi_task_recipe(name
     parts = [(stage.teacher, stage.data, stage.objective.kind) for stage in shipped(name).stages]
     assert parts[0] == ("pretrained", "general_corpus", "latent")
     changed = [[part for part in range(3) if before[part] != after[part]] for before, after in pairwise(parts)]
-    # From the teacher of many tasks to the task's own, teacher and text change together.
+    # From the multi-task teacher to the task's own, teacher and text change together.
     assert changed == [[0], [0, 1] if name == "ernie-tiny-multi-task" else [1], [2]]
     assert parts[-1] == ("fine_tuned", "task_data", "task")
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's manifest says it was made with."""
+"""Versions recorded in a checkpoint's manifest."""
 
 from __future__ import annotations
 

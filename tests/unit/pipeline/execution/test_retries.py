@@ -1,4 +1,4 @@
-"""What Prefect tries again, and what it does not."""
+"""Errors that Prefect retries, and those that it does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.core.errors import DataError
 
 
 class Failed:
-    """A task run's state after an error."""
+    """The state of a task run after an error."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

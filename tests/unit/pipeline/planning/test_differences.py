@@ -1,4 +1,4 @@
-"""What differs between a stage and the checkpoints that are there is said in words."""
+"""Differences between a stage and the stored checkpoints are described in words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def outlined(content: dict, store: CheckpointStore) -> dict[str, OutlinedStage]:
 
 @pytest.fixture
 def store(content: dict, tmp_path: Path) -> CheckpointStore:  # type: ignore[type-arg]
-    """A store in which the recipe has been run, as far as manifests go."""
+    """A store in which the recipe has been run, with manifests only."""
     store = open_store(tmp_path / "store")
     for stage in outlined(content, store).values():
         manifest = manifest_of(

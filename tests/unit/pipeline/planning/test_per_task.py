@@ -1,4 +1,4 @@
-"""What is wrong with a recipe or its data is told before torch, transformers or Prefect are imported."""
+"""Mistakes in a recipe or its data are reported before torch, transformers or Prefect are imported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(json.dumps(answers))
 
 
 def answers(*commands: list[str]) -> list[tuple[int, str, list[str]]]:
-    """Exit code, words and heavy imports of commands, one after the other in one fresh process."""
+    """Return exit code, output and heavy imports of commands, run one after the other in one fresh process."""
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, json.dumps(commands)], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""What others wrote reaches the terminal as it is: no markup, no formulas, no commands, no encoding errors."""
+"""Third-party text is printed literally: no markup, formulas, control sequences or encoding errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What guessing gets, whether a teacher is better than that, and agreement that most words or labels do not decide."""
+"""The score of the majority baseline, verdicts on teachers, and agreement not dominated by frequent labels."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_agreement_on_labels_ignores_those_neither_model_predicts() -> None:
     student, teacher = np.zeros((50, 20), int), np.zeros((50, 20), int)
     student[:, 0], teacher[:25, 0], teacher[25:, 1] = 1, 1, 1
     assert guesser.agreement(student, teacher) == pytest.approx(25 / 75)
-    assert (student == teacher).mean() == 0.95, "what counting all of them would say"
+    assert (student == teacher).mean() == 0.95, "the agreement over all labels"
     assert guesser.agreement(student, student) == guesser.agreement(0 * student, 0 * student) == 1.0
     assert guesser.agreement(student, 0 * student) == 0.0
 
@@ -128,7 +128,7 @@ def test_a_teacher_with_values_in_other_units_is_reported(factor: float, offset:
     yardstick = Yardstick(Evaluation(), None, nothing, "", "", nothing, "pearson", has_head=True, scorer=right)
     vars(yardstick)["teacher_answers"] = factor * labels + offset  # what a model was asked for
     score = right.scores("pearson", yardstick.teacher_answers)["pearson"]
-    assert score.value == pytest.approx(1), "no correlation shows it"
+    assert score.value == pytest.approx(1), "correlations do not reveal it"
     report = _Measured(score, 0.0, 0.05, None, None, yardstick).report("teacher", "pearson")
     assert report.verdict == verdict
     assert ("it seems to answer in other units" in report.reason) == (verdict == "weak")

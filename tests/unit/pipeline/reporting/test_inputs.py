@@ -1,4 +1,4 @@
-"""What `plan` and `run` print of the data before anything is trained, as a person reads it."""
+"""The summary of the data that `plan` and `run` print before training."""
 
 from __future__ import annotations
 

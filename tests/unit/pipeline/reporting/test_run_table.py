@@ -1,4 +1,4 @@
-"""The closing table: its numbers as a person reads them, and the interval beside the score."""
+"""The closing table: rounded numbers, and the interval of each score."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_every_finished_task_has_a_panel_of_its_scores(report: RunReport, monkey
 
 
 def imbalanced(report: RunReport) -> RunReport:
-    """The report as one of a task whose F1 is about a class, scored on a part of its rows."""
+    """The report of a task whose F1 is that of one class, scored on a part of its rows."""
 
     def of_fraud(row: Row, value: float) -> Row:
         scores = {

@@ -1,4 +1,4 @@
-"""The table that compares several tasks: its cells, its averages, and what it says of a task that failed."""
+"""The table that compares several tasks: cells, averages, and failed tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of terms and blocks shows the numbers that were logged."""
+"""The figure of terms and blocks shows the logged values."""
 
 from __future__ import annotations
 

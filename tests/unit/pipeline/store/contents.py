@@ -1,4 +1,4 @@
-"""Checkpoints that tests put into a store, and their age."""
+"""Checkpoints for tests of the store, and their age."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def commit(store: CheckpointStore, digest: str, *, parent: str | None = None) ->
 
 
 def make_old(store: CheckpointStore, days: float = 30.0) -> None:
-    """Set the time of the last change of everything in the store to `days` ago."""
+    """Set the modification time of everything in the store to `days` ago."""
     then = time.time() - days * DAY
     for path in store.root.rglob("*"):
         os.utime(path, (then, then), follow_symlinks=False)

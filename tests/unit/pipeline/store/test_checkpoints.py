@@ -1,4 +1,4 @@
-"""The checkpoint store on a folder: what is found, kept, refused and reported."""
+"""The checkpoint store on a folder: lookups, commits, refusals and reports."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_an_unsealed_judgement_of_an_older_version_is_recomputed(
 
 
 def report(name: str) -> RunReport:
-    """The smallest report."""
+    """A minimal report."""
     return RunReport(run=name, recipe="tiny", task=None, rows=(), seconds=1.0, store="s")
 
 

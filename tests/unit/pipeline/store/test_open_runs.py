@@ -1,4 +1,4 @@
-"""`distill gc` beside runs: what a run needs stays, while it goes on and after it died, whatever its age."""
+"""`distill gc` during runs: the needs of active and recently ended runs are kept at any age."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def save_state(store: CheckpointStore, digest: str, *needs: str) -> Path:
 
 
 def die(store: CheckpointStore, needs: set[str]) -> None:
-    """A run that fails after it has noted what it needs."""
+    """Start a run that fails after it has registered its needs."""
     with suppress(KeyboardInterrupt), open_run(store.root, "toy") as run:
         run.needs(needs)
         raise KeyboardInterrupt
@@ -75,7 +75,7 @@ def test_the_record_of_a_dead_run_keeps_its_stages_until_it_is_older_than_the_li
     (record,) = read_records(store.root)
     assert not record.is_held
     make_old(store)
-    assert collect(store).pieces == ()  # the record says when it was written, whatever its file's time is
+    assert collect(store).pieces == ()  # the record contains its time, regardless of the file's
     gone = {piece.path for piece in collect(store, NOW).pieces}
     assert gone == {f"checkpoints/teacher-{GENERAL[:16]}", f"open/{record.path.name}"}
 

@@ -1,4 +1,4 @@
-"""Mid-stage states: bit for bit, two kept, a damaged newest one passed over."""
+"""States within a stage: restored bit for bit, two are kept, and a damaged one is skipped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tracking on one real MLflow database per module, and what tests read back from it."""
+"""Tracking on one real MLflow database per module, and helpers to read it back."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ from pipeline.tracking.session import Tracking
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One MLflow database for the module (its tables take seconds to make).
-
-    Each test has its own experiment.
-    """
+    """One MLflow database for the module, as creating its tables takes seconds; each test has its own experiment."""
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
 @pytest.fixture(autouse=True)
 def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the caller's MLflow gets in; what load_mlflow sets is undone."""
+    """Remove the caller's MLflow settings, and undo those of load_mlflow."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -35,7 +32,7 @@ def no_mlflow_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def opened(database: str, tmp_path: Path) -> Iterator[Tracking]:
-    """Tracking on the database, experiment named after the test's folder."""
+    """Tracking on the database, with an experiment named after the test's folder."""
     tracking = Tracking(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "artifacts")
     yield tracking
     tracking.close()
@@ -43,7 +40,7 @@ def opened(database: str, tmp_path: Path) -> Iterator[Tracking]:
 
 @pytest.fixture
 def client(database: str) -> Any:
-    """MLflow's own client, to read back with."""
+    """The client of MLflow, to read values back."""
     with warnings.catch_warnings():
         # MLflow and SQLAlchemy disagree about deprecations on first use.
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Tracking on servers that are dead, hang, fail in the middle or refuse."""
+"""Tracking on servers that are down, hang, fail during a run, or refuse requests."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.unit.pipeline.tracking.values import history
 
 
 def flush(tracking: Tracking) -> None:
-    """Have the tracking thread send the points of every run now."""
+    """Make the tracking thread send the points of all runs now."""
     tracking.worker.ask("points", lambda _server: [tracking.worker._send(file) for file in tracking.worker.watched])
 
 
 def log_some(child: TrackedRun, steps: int = 2000) -> float:
-    """Seconds that logging took."""
+    """Log some points and return the seconds that it took."""
     started = time.monotonic()
     for step in range(steps):
         child.log(step, {"train/loss": 1.0})
@@ -58,7 +58,7 @@ def test_an_unreachable_server_costs_one_warning_and_no_points(
 
 @pytest.fixture
 def hanging_port() -> Iterator[int]:
-    """A server that accepts and never answers."""
+    """A server that accepts connections and never answers."""
     held = []
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The form that MLflow loads, and pictures."""
+"""A student as an MLflow model, and figures."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None
     tokenizer.save_pretrained(tmp_path / "model")
     save_mlflow_model(tmp_path / "model", tmp_path / "flavor")
     if kind in ("QuestionAnswering", "MultipleChoice"):
-        assert not (tmp_path / "flavor" / "MLmodel").exists(), "transformers has no pipeline of it"
+        assert not (tmp_path / "flavor" / "MLmodel").exists(), "transformers has no pipeline for it"
         loaded = type(saved).from_pretrained(tmp_path / "flavor")
     else:
         pipeline = load_mlflow().transformers.load_model(str(tmp_path / "flavor"))

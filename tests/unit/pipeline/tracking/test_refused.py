@@ -1,4 +1,4 @@
-"""One odd name, value or file keeps nothing else out of MLflow."""
+"""An unusual name, value or file does not keep other data out of MLflow."""
 
 from __future__ import annotations
 

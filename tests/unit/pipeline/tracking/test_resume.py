@@ -1,4 +1,4 @@
-"""Run ids that lead to checkpoints: here, in a store that was moved, and on another machine; MLflow in such a store."""
+"""Run ids resolve to checkpoints: in this store, in a moved store, and on another machine."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_an_unresolvable_run_is_refused_with_the_reason(
 
 
 def _copy_of(database: str, path: Path) -> None:
-    """Its tables take seconds to make."""
+    """Copy a database, because creating its tables takes seconds."""
     source = Path(database.removeprefix("sqlite:///"))
     if not source.exists():
         from pipeline.tracking.client import make_database

@@ -1,4 +1,4 @@
-"""Runs, points, artifacts and tags on a real MLflow with a SQLite file."""
+"""Runs, points, artifacts and tags in a real MLflow with a SQLite file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What could not be sent while MLflow was away reaches it later: whole, in order, and once."""
+"""Data that could not be sent while MLflow was unavailable is sent later: completely, in order, and once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.unit.pipeline.tracking.values import history
 
 
 class World:
-    """A store's points, the experiment of one test, and the two addresses of MLflow: away and there."""
+    """A store's points, the experiment of one test, and an unavailable and an available address of MLflow."""
 
     def __init__(self, folder: Path, database: str) -> None:
         self.folder, self.points, self.experiment = folder, folder / "points", folder.name
@@ -40,7 +40,7 @@ class World:
         return sync(self.settings(uri or self.there), self.points)
 
     def runs(self, client: Any) -> dict[str, Any]:
-        """The experiment's runs by name; two of one name are a failure."""
+        """Return the experiment's runs by name; fail if two have the same name."""
         experiment = client.get_experiment_by_name(self.experiment)
         all_runs = client.search_runs([experiment.experiment_id])
         by_name = {run.info.run_name: run for run in all_runs}
@@ -54,7 +54,7 @@ def world(tmp_path: Path, database: str) -> World:
 
 
 def tell_all(run: TrackedRun, folder: Path) -> None:
-    """Points and everything else that a stage says, all of it kept."""
+    """Log points and everything else that a stage reports, all stored locally."""
     (folder / "model").mkdir(exist_ok=True)
     (folder / "model" / "model.safetensors").write_bytes(b"\x00\xff" * 1000)
     run.log(1, {"train/loss": 2.0})
@@ -68,7 +68,7 @@ def tell_all(run: TrackedRun, folder: Path) -> None:
 
 
 def run_while_away(world: World) -> None:
-    """A parent with one stage, finished without a server."""
+    """Run a parent with one finished stage without a server."""
     tracking = world.tracking(world.away)
     parent = tracking.start_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
     child = tracking.start_run("general", {"seed": 3}, {"distill.stage": "general"}, parent=parent)
@@ -84,7 +84,7 @@ def content(client: Any, run: Any, path: str, folder: Path) -> bytes:
 
 
 def check_whole(world: World, client: Any) -> None:
-    """Everything of `run_while_away` is there, and once."""
+    """Check that everything of `run_while_away` is there exactly once."""
     runs = world.runs(client)
     assert set(runs) == {"flow", "general"}
     flow, general = runs["flow"], runs["general"]
@@ -197,7 +197,7 @@ def test_a_run_with_a_lost_id_is_matched_without_duplicates(world: World, client
     run_while_away(world)
     copy = {path: path.read_bytes() for path in world.points.rglob("*") if path.is_file()}
     world.sync()
-    # As if the process had been killed before it could note anything: all is kept once more.
+    # As if the process had been killed before it recorded anything: everything is pending again.
     for path in world.points.glob("*.sent"):
         path.unlink()
     for path, data in copy.items():
@@ -233,7 +233,7 @@ def test_a_run_of_another_server_or_a_deleted_run_is_skipped_with_the_reason(wor
     reasons = {run.key: run.reason or "" for run in report.runs}
     assert "is deleted there" in reasons[str(deleted.run_id)]
     assert "f" * 32 in reasons["f" * 32]
-    # Nobody writes them any more, so that their end is a note of its own.
+    # Nobody writes these runs any more, so their end is a separate request.
     assert all(run.left == Amount(points=1, notes=1) for run in report.runs)
 
 

@@ -6,5 +6,5 @@ from typing import Any
 
 
 def history(client: Any, run_id: str | None, name: str) -> list[tuple[int, float]]:
-    """All values of a metric by step."""
+    """Return all values of a metric by step."""
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]

@@ -1,4 +1,4 @@
-"""Sizes and amounts that no machine holds or ends are refused where they are read."""
+"""Sizes and amounts beyond any machine are refused when they are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which teacher blocks a student block learns from, against maps written out by hand."""
+"""Teacher blocks of each student block, compared with maps written by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks by name, and the averages that papers quote, against their published rows."""
+"""Named tasks, and the averages quoted in papers, compared with their published rows."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def in_order(average: str, *values: float) -> dict[tuple[str, str], float]:
     return dict(zip(AVERAGES[average], values, strict=True))
 
 
-# The rows as published; where GLUE's columns stand in another order there, they are put in the order of `AVERAGES`.
+# The published rows, with GLUE's columns in the order of `AVERAGES`.
 @pytest.mark.parametrize(
     ("average", "published", "row"),
     [

@@ -1,4 +1,4 @@
-"""Whatever a file or an override holds, the answer is a Recipe or a ConfigError with places."""
+"""Any file or override gives a Recipe or a ConfigError with locations."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_only_yaml_files_are_recipes(tmp_path: Path) -> None:
     assert recipe_names(tmp_path) == ("a", "b")
 
 
-# --- what a file may not be
+# --- invalid files
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whatever it is given, the loader answers with a Recipe or a ConfigError; dumps load back."""
+"""Any input gives a Recipe or a ConfigError, and dumps can be loaded again."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ VALUES = st.recursive(
 
 
 def spots(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
-    """The path of everything inside a value."""
+    """Return the path of every value inside a value."""
     items = (
         list(value.items()) if isinstance(value, dict) else list(enumerate(value)) if isinstance(value, list) else []
     )

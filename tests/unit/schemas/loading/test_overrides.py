@@ -1,4 +1,4 @@
-"""`--set a.b=c` reaches every part of a recipe, or says why it cannot."""
+"""`--set a.b=c` reaches every part of a recipe, or is refused with the reason."""
 
 from __future__ import annotations
 

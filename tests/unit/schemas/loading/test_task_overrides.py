@@ -1,4 +1,4 @@
-"""Several tasks in a recipe: how they are named, what they keep, what they share, and what is refused."""
+"""Several tasks in a recipe: their names, inherited settings, shared stages, and refusals."""
 
 from __future__ import annotations
 

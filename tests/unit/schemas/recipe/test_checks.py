@@ -1,4 +1,4 @@
-"""What does not fit across the parts of a recipe is refused with its place and a remedy."""
+"""Inconsistent parts of a recipe are refused with a location and a remedy."""
 
 from __future__ import annotations
 

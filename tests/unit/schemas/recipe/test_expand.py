@@ -1,4 +1,4 @@
-"""Stages in full: what each takes from the recipe, and which teachers it learns from."""
+"""Expanded stages: the settings that each takes from the recipe, and its teachers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_the_stage_digests_of_ernie_tiny_stay_the_same() -> None:
 
 @pytest.fixture
 def committee(tmp_path: Path) -> Recipe:
-    """Three teachers, of which one comes fine-tuned, and a multi-task teacher."""
+    """Three teachers, one of them already fine-tuned, and a multi-task teacher."""
     content: dict[str, Any] = toy_recipe_dict(tmp_path)
     fine_tune = content["teacher"]["task_model"]
     content["teacher"]["others"] = [
@@ -65,7 +65,7 @@ def test_finished_teachers_are_matched_by_their_path_in_the_recipe(committee: Re
         "teacher.multi_task": ["multi_task_teacher"],
     }
     finished = {path: finished_teacher(f"./{path}", f"{index:064x}") for index, path in enumerate(candidates)}
-    # In whatever order they were finished.
+    # In any order of completion.
     teachers = task_teachers(committee, dict(reversed(finished.items())))
     assert folders(teachers.fine_tuned) == ["./teacher", "./teacher.others[0]", "./given"]
     assert teachers.multi_task == finished["teacher.multi_task"]

@@ -1,4 +1,4 @@
-"""The thesis in one place: three parts, four stages, one part changed at a time; and the published sizes."""
+"""The thesis: three parts, four stages, one changed part at a time; and the published sizes."""
 
 from __future__ import annotations
 

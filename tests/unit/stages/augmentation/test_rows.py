@@ -94,7 +94,7 @@ def test_row_precedes_its_copies_and_all_copies_differ(teacher: Path, tmp_path: 
         assert numbers == sorted(set(numbers))
         assert numbers[-1] <= SETTINGS.copies
     first, again = (result.filter(lambda entry, row=row: entry["row"] == row)["text"][:] for row in (0, len(texts) - 1))
-    assert first != again  # the same text in another row is drawn for anew
+    assert first != again  # the same text in another row has a separate draw
 
 
 def test_replacement_keeps_context_and_case(teacher: Path, tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_digest_covers_exactly_the_settings_that_affect_the_rows(teacher: Path, 
     assert digest(embeddings=str(moved)) == digest(embeddings=str(glove))
     assert digest(stop_words=str(words)) == digest(stop_words=("Die", "der"))
     assert digest(bare, passes=2) == digest(bare, masked_language="never")
-    # As it was when this version's copies were first made; raise AUGMENTATION_VERSION with it.
+    # The digest of this version of the copies; if it changes, raise AUGMENTATION_VERSION.
     numbers = {"masked_language": "never", "copies": 20, "candidates": 15}
     folder = toy_teacher(tmp_path / "again")
     assert digest(folder, **numbers) == digest(bare, **numbers)

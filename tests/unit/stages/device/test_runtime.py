@@ -23,7 +23,7 @@ def a_model(family: str) -> PreTrainedModel:
 
 
 def states(model: nn.Module, runtime: Runtime) -> Tensor:
-    """The last states of the real tokens of two rows, one of them padded."""
+    """Return the last states of the real tokens of two rows, one of them padded."""
     ids = torch.randint(5, 60, (2, TOKENS), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[0, 300:] = 0

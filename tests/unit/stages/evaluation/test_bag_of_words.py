@@ -1,4 +1,4 @@
-"""What bag-of-words baselines take for a word, in scripts with spaces and without."""
+"""The words of bag-of-words baselines, in scripts with and without spaces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows(texts: list[str], labels: list[int]) -> Dataset:
 
 
 def test_chinese_characters_are_words() -> None:
-    """No two rows are the same text, so that whole rows as words would say nothing."""
+    """No text occurs twice, so whole rows as words could not predict the label."""
     fill = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面"
     draw = np.random.default_rng(0)
     labels = [index % 2 for index in range(80)]
@@ -60,7 +60,7 @@ def test_a_chinese_question_selects_the_sentence_with_the_largest_overlap() -> N
 
 
 def test_vowel_signs_of_indian_scripts_are_parts_of_words() -> None:
-    """The rows differ by कि and की alone; between blanks these are two words, by their letters one."""
+    """The rows differ only by कि and की, which are two words between blanks and one by their letters."""
     draw = np.random.default_rng(2)
     fill = "आधुनिक मानक हिन्दी फिल्म अच्छा यह वह देखा बहुत समय".split()
     labels = [index % 2 for index in range(120)]

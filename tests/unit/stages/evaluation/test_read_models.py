@@ -1,4 +1,4 @@
-"""The yardstick: which rows it looks at, what it reads off a model, and its scores against plain arithmetic."""
+"""The yardstick: its rows, its features, and its scores compared with plain arithmetic."""
 
 from __future__ import annotations
 

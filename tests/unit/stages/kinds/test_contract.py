@@ -1,4 +1,4 @@
-"""The contract that every kind of task keeps, from its rows to its scores."""
+"""The contract of every kind of task, from its rows to its scores."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ class Toy:
 
     @property
     def scorer(self) -> AnyScorer:
-        """Scorer of the validation rows."""
+        """Return the scorer of the validation rows."""
         scorer = scorer_of(self.rows, "validation", self.validation, np.arange(len(self.rows.validation)))
         return scorer.with_teacher(scorer.answers_of(self.model))
 
     def batch(self) -> Batch:
-        """A batch of whole rows."""
+        """Return a batch of complete rows."""
         return self.train.batch(evaluation_batches(self.train.lengths, 2048, self.train.choice_of)[0])
 
     def logits(self, batch: Batch) -> Tensor:
-        """The head's answer to a batch."""
+        """Return the head's output for a batch."""
         answer = head_answer(self.model(**batch.model_inputs()))
         assert answer is not None
         return answer
@@ -133,7 +133,7 @@ def test_soft_losses_are_zero_at_the_teachers_output_and_decrease_along_their_gr
 
 def test_hard_losses_decrease_along_their_gradient(toy: Toy) -> None:
     if toy.kind.needs_teacher:
-        pytest.skip("nobody labels these rows")
+        pytest.skip("rows of this kind have no labels")
     batch = toy.batch()
     student = toy.logits(batch).detach().requires_grad_()
     loss = toy.kind.hard(student, batch)
@@ -148,7 +148,7 @@ def test_predictions_can_be_scored_by_every_metric_of_the_kind(toy: Toy) -> None
     scorer = toy.scorer
     answers = scorer.answers_of(toy.model)
     assert len(answers) == len(toy.kind.labels(scorer.rows))
-    # The toy vectors' rows have no similarities, which correlations would be with.
+    # The toy rows of vectors have no similarities for correlations.
     metrics = [name for name in metrics_of(toy.kind.config.kind) if not toy.kind.needs_teacher or name in _OF_VECTORS]
     assert set(toy.kind.reported(scorer.rows)) <= set(metrics)
     for metric in metrics:

@@ -1,4 +1,4 @@
-"""Each loss against its formula in float64 numpy, written without the code under test, and against padding."""
+"""Losses against independent float64 numpy formulas, and their independence of padding."""
 
 from __future__ import annotations
 

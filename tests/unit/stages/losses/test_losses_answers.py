@@ -71,7 +71,7 @@ def test_soft_label_set_loss_is_the_divergence_of_bernoulli_distributions(temper
 
 def test_span_loss_is_the_cross_entropy_of_both_ends_over_tokens() -> None:
     student = drawn(B, S, 2, seed=1)
-    student[~MASK] = float("nan")  # what stands in padded places
+    student[~MASK] = float("nan")  # the values at padding
     positions = torch.tensor([[5, 5], [0, 0], [1, 1]])
     expected = 0.0
     for b, length in enumerate(LENGTHS):

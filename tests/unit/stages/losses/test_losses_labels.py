@@ -50,7 +50,7 @@ def test_soft_label_loss_is_restricted_to_the_group_of_the_label() -> None:
     assert int(loss.count) == B
     loss.total.backward()
     assert not student.grad[0, 2:].any()
-    assert not student.grad[1].any(), "the only class of its group is certain"
+    assert not student.grad[1].any(), "the only class of its group has probability 1"
     assert not student.grad[2:, [0, 1, 5]].any()
 
 

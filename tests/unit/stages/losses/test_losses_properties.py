@@ -51,7 +51,7 @@ LENGTHS = (5, 3, 1, 0)
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of a batch as a loss sees them, and the whole batch's teacher."""
+    """Rows of a batch as seen by a loss, and the teacher of the whole batch."""
 
     student: Tensor
     teacher: Tensor
@@ -204,14 +204,14 @@ def mask_of(lengths: Sequence[int], width: int) -> Tensor:
 
 
 def drawn(letters: str, seed: int) -> Tensor:
-    """Values for rows of five tokens, in float64."""
+    """Draw float64 values for rows of five tokens."""
     sizes = {**SIZES, "B": 4, "S": 5, "T": 12}
     generator = torch.Generator().manual_seed(seed)
     return torch.randn([sizes[letter] for letter in letters], generator=generator, dtype=torch.float64)
 
 
 def with_padding(values: Tensor, letters: str, mask: Tensor, fill: float) -> Tensor:
-    """The values in a tensor as wide as the mask, `fill` wherever a position is padding."""
+    """Return the values in a tensor as wide as the mask, with `fill` at padding."""
     width = mask.shape[1]
     sizes = [width if letter == "S" else size for letter, size in zip(letters, values.shape, strict=True)]
     wide = torch.full(sizes, fill, dtype=values.dtype)
@@ -245,7 +245,7 @@ def value_and_gradient(
     loss, mask = LOSSES[name], mask_of(lengths, width)
     student = with_padding(drawn(loss.student, 1), loss.student, mask, fill).requires_grad_()
     teacher = with_padding(drawn(loss.teacher, 2), loss.teacher, mask, fill)
-    # So that a NaN on the way to a gradient is noticed even where it is overwritten later.
+    # Detects a NaN on the way to a gradient even if it is overwritten later.
     with torch.autograd.set_detect_anomaly(True):
         summed = loss.compute(whole(loss, student, teacher, mask))
         summed.total.backward()

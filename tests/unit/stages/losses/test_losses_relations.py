@@ -28,7 +28,7 @@ def teacher() -> Tensor:
 
 
 def part(tensor: Tensor, b: int, i: int, head: int, num_heads: int) -> np.ndarray:
-    """A token's vector in one relation head: the heads one after the other, cut into equal parts."""
+    """Return a token's vector in one relation head: the concatenated heads, split into equal parts."""
     whole = np.concatenate([tensor[b, a, i].numpy() for a in range(tensor.shape[1])])
     return np.split(whole, num_heads)[head]
 
@@ -36,7 +36,7 @@ def part(tensor: Tensor, b: int, i: int, head: int, num_heads: int) -> np.ndarra
 def divergence(
     student: Tensor, teacher: Tensor, num_heads: int, query: tuple[int, int, int], keys: list[tuple[int, int, int]]
 ) -> float:
-    """KL of one (row, token, head)'s relation to others, teacher first."""
+    """KL divergence of the relations of one (row, token, head), teacher first."""
     distributions = []
     for tensor in (teacher, student):
         vector = part(tensor, *query, num_heads)

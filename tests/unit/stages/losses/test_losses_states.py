@@ -1,4 +1,4 @@
-"""Distances of hidden states, and pooled ones, against float64 loops over tokens."""
+"""Distances of hidden and pooled states against float64 loops over tokens."""
 
 from __future__ import annotations
 

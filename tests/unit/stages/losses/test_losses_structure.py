@@ -38,7 +38,7 @@ def angle(vectors: Vectors, vertex: int, left: int, right: int) -> float:
 
 
 def pair_divergence(student: Vectors, teacher: Vectors) -> float:
-    """KL of each member's cosines to the others, teacher first, summed over the members."""
+    """KL divergence of each member's cosines to the others, teacher first, summed over the members."""
     total = 0.0
     for i in range(len(student)):
         others = [j for j in range(len(student)) if j != i]
@@ -72,7 +72,7 @@ def layered() -> tuple[Tensor, Tensor]:
 
 
 def sequences() -> list[tuple[Vectors, Vectors]]:
-    """Student's and teacher's vectors of each row's real tokens."""
+    """Return the student's and the teacher's vectors of each row's real tokens."""
     student, teacher = states()
     return [(student[b, :n].numpy(), teacher[b, :n].numpy()) for b, n in enumerate(LENGTHS)]
 
@@ -174,7 +174,7 @@ def test_token_angles_are_compared_where_the_teacher_attends(num_anchors: int, n
 
 def test_an_unattended_token_ranks_above_padding() -> None:
     student, teacher = drawn(1, 3, H, seed=1), drawn(1, 3, T, seed=2).sign() * 1e4
-    teacher[0, 1] = teacher[0, 0] / 2  # less like itself than like its neighbour
+    teacher[0, 1] = teacher[0, 0] / 2  # less similar to itself than to its neighbour
     on_the_left = [torch.cat([torch.zeros_like(side), side], 1) for side in (student, teacher)]
     options = {"num_heads": 1, "num_anchors": 3, "num_neighbours": 2}
     loss = token_angle_loss(student, teacher, torch.ones(1, 3), **options)

@@ -1,4 +1,4 @@
-"""The transport between layers against the best assignment by brute force."""
+"""Optimal transport between layers against a brute-force optimal assignment."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_plan_moves_all_mass_and_is_locally_optimal(seed: int, num_students: i
     assert bool((plan >= 0).all())
     assert plan.sum(1).tolist() == pytest.approx((students / students.sum()).tolist(), abs=1e-9)
     assert plan.sum(0).tolist() == pytest.approx((teachers / teachers.sum()).tolist(), abs=1e-9)
-    # Swapping what two students send to two teachers never pays.
+    # Swapping the mass of two students between two teachers never lowers the cost.
     for i, k in permutations(range(num_students), 2):
         for j, m in permutations(range(num_teachers), 2):
             if min(plan[i, j], plan[k, m]) > 1e-9:

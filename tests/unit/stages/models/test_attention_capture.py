@@ -25,7 +25,7 @@ SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_atten
 
 def both(config: PretrainedConfig) -> tuple[torch.nn.Module, torch.nn.Module]:
     torch.manual_seed(0)
-    # A config remembers the last implementation it was loaded with, so each model gets one of its own.
+    # A config stores the last implementation it was loaded with, so each model gets its own config.
     ours = AutoModel.from_config(deepcopy(config), attn_implementation=CAPTURE).eval()
     plain = AutoModel.from_config(deepcopy(config), attn_implementation="sdpa").eval()
     plain.load_state_dict(ours.state_dict())
@@ -93,7 +93,7 @@ def test_recorded_queries_keys_and_values_reproduce_each_layers_attention(family
     eager = AutoModel.from_config(deepcopy(config), attn_implementation="eager").eval()
     eager.load_state_dict(ours.state_dict())
     with torch.no_grad():
-        # Weights as they are drawn attend to everything alike, so that any layer would fit any other.
+        # With initial weights attention is nearly uniform, so all layers would match each other.
         for parameter, same in zip(ours.parameters(), eager.parameters(), strict=True):
             parameter.add_(torch.randn_like(parameter) * 0.5)
             same.copy_(parameter)
@@ -181,7 +181,7 @@ class OneHeadConfig(BertConfig):
 
 
 class OneHeadModel(BertModel):
-    """Attends with one head whatever its config says."""
+    """Attends with one head regardless of its config."""
 
     config_class = OneHeadConfig
 

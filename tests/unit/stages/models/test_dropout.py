@@ -1,4 +1,4 @@
-"""Dropout draws the same mask for a row in every cut of a step, with any padding, in any architecture."""
+"""Dropout draws the same mask for a row in every split of a step, with any padding and architecture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def some_tokens() -> Tokens:
 
 
 def padded(batch: Batch, width: int) -> Batch:
-    """The batch with columns of padding added."""
+    """Return the batch with extra columns of padding."""
     more = torch.zeros(len(batch.input_ids), width - batch.input_ids.shape[1], dtype=torch.long)
     return replace(
         batch,
@@ -51,13 +51,13 @@ class Student:
             self.draws.inspect(self.run, self.tokens, torch.device("cpu"))
 
     def run(self, batch: Batch) -> Tensor:
-        """(batch, sequence, width)."""
+        """Return the last states, (batch, sequence, width)."""
         answer = self.model(**batch.model_inputs())
         states: Tensor = getattr(answer, "last_hidden_state", answer)
         return states
 
     def states(self, rows: list[int], *, step: int = 0, width: int = 0) -> dict[int, Tensor]:
-        """The last states of each row's real tokens after one forward pass, by the row's number."""
+        """Return the last states of each row's real tokens after one forward pass, by row number."""
         batch = self.tokens.batch(np.array(rows))
         if width:
             batch = padded(batch, width)
@@ -76,7 +76,7 @@ def of_family(family: str) -> Student:
 def test_a_rows_dropout_does_not_depend_on_other_rows_or_padding(family: str) -> None:
     student = of_family(family)
     assert not student.draws.unkeyed
-    # A convolution reads the padding beside a row, whatever is drawn.
+    # A convolution reads the padding next to a row, with any draw.
     widths = (17, 17, 17, 17) if family == "convbert" else (0, 0, 17, 0)
     together = student.states(ALL, width=widths[0])
     apart: dict[int, Tensor] = {}
@@ -89,7 +89,7 @@ def test_a_rows_dropout_does_not_depend_on_other_rows_or_padding(family: str) ->
 
 
 class OwnCalls(nn.Module):
-    """Drops by calls of functions, in a layout with the sequence first, and with a table that all rows share."""
+    """Calls dropout as a function, in a sequence-first layout and on a table shared by all rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class OwnCalls(nn.Module):
         self.dropout_prob = 0.3
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(batch, sequence) to (batch, sequence, 8)."""
+        """Map (batch, sequence) to (batch, sequence, 8)."""
         places = F.dropout(self.places[:, : input_ids.shape[1]], self.dropout_prob, self.training)
         states = torch.dropout((self.table(input_ids) + places).transpose(0, 1), self.dropout_prob, self.training)
         heads = states.permute(1, 0, 2).unflatten(-1, (2, 4)).transpose(1, 2)

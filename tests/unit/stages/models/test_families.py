@@ -1,4 +1,4 @@
-"""Every family takes a student's shape, the teacher's vocabulary and its layers, or is refused with the reason."""
+"""Students of every family take the student's shape, the teacher's vocabulary and its layers, or are refused."""
 
 from __future__ import annotations
 

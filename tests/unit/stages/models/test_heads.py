@@ -1,4 +1,4 @@
-"""Heads of existing teachers: order of their outputs by name, and refusal of heads that do not fit."""
+"""Heads of existing teachers: outputs are ordered by name, and mismatched heads are refused."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from stages.models.encoders import load_encoder
 from stages.models.tensors import read_tensors
 
 VECTOR_BYTES = 64
-# Widths that fill no vector, so that a weight's place in the file is hardly ever a good one.
+# Widths that are no multiple of a vector, so that most weights are unaligned in the file.
 ODD = BertConfig(
     vocab_size=53,
     hidden_size=9,

@@ -1,4 +1,4 @@
-"""Word masking: proportions, independence of how a step is cut, and masked-language models."""
+"""Word masking: proportions, independence of microbatches, and masked-language models."""
 
 from __future__ import annotations
 

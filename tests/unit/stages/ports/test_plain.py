@@ -1,4 +1,4 @@
-"""A stage runs from a script with the plain ports alone, and its checkpoint and states verify like a store's."""
+"""A stage runs from a script with plain ports, and its checkpoint and states can be verified like a store's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data card: what it counts, against plain loops, and what it refuses."""
+"""The data card: its counts compared with plain loops, and its limits."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_exceeding_a_limit_is_refused_with_the_figure(limits: dict[str, float], 
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_kind_of_task_has_a_card(kind: str, tmp_path: Path) -> None:
     raw = kind_recipe_dict(tmp_path, kind)
-    raw["limits"] = dict.fromkeys(DataLimits.model_fields, 1.0)  # toys repeat themselves
+    raw["limits"] = dict.fromkeys(DataLimits.model_fields, 1.0)  # toy rows contain repeats
     card = make_data_card(Recipe.model_validate(raw), tiny_tokenizer(), tmp_path / "cache")
     assert card.task is not None
     assert card.task.kind == ("classification" if kind == "pair" else kind)

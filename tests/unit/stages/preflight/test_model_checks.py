@@ -1,4 +1,4 @@
-"""`plan` refuses models that a run would refuse: vocabularies, sizes of weights, starts, given teachers."""
+"""`plan` refuses all models that a run would refuse: vocabularies, sizes of weights, starts, existing teachers."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_missing_token_types_are_omitted_from_pairs(tmp_path: Path) -> None:
     assert batch.token_type_ids is None
     with torch.no_grad():
         load_encoder(folder)(**batch.model_inputs())
-    # What is saved beside a student says so too.
+    # So does the tokenizer saved with a student.
     tokenizer.save_pretrained(tmp_path / "saved")
     again = PreTrainedTokenizerFast.from_pretrained(tmp_path / "saved")
     assert "token_type_ids" not in again("a", "the")
@@ -196,7 +196,7 @@ def test_masked_language_heads_of_other_vocabularies_are_refused(tmp_path: Path)
 
 
 def given_teacher(tmp_path: Path, labels: tuple[str, ...] = ("bad", "good")) -> dict[str, Any]:
-    """What makes a recipe's teacher a given one."""
+    """Return the part of a recipe that names an existing teacher."""
     folder = toy_teacher(tmp_path / "given", labels=labels)
     return {"task_model": {"kind": "given", "model": str(folder)}, "model": str(tmp_path / "teacher")}
 

@@ -1,4 +1,4 @@
-"""Intervals: against the library's own score on rows that are really drawn, one draw after another."""
+"""Bootstrap intervals compared with the library's score on explicitly resampled rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def some_sentences(tag_of: Any) -> list[list[str]]:
 
 
 def some_data() -> dict[str, tuple[Any, Any]]:
-    """Labels and predictions of each kind of task that are neither all right nor all wrong; with ties."""
+    """Labels and predictions of each kind of task, partly correct, with ties."""
     classes = RNG.integers(0, 3, ROWS)
     values = RNG.integers(0, 6, ROWS) * 1.0
     labels = RNG.random((ROWS, 4)) < 0.3
@@ -52,7 +52,7 @@ CASES = [
     (metric, problem)
     for metric, facts in KNOWN_METRICS.items()
     for problem in facts.problems
-    # There the pairs are drawn, and a given likeness is scored like any other value.
+    # There pairs are resampled, and a labelled similarity is scored like any other value.
     if (problem, metric) != ("embedding", "similarity_spearman")
     and (problem == "regression" or metric not in ("pearson", "spearman", "pearson_spearman"))
 ]
@@ -199,5 +199,5 @@ def test_intervals_cover_the_true_score_at_about_their_level(metric: MetricName)
             truth = 0.8 if metric == "accuracy" else 0.6
         low, high = interval(metric, labels, answers, level=0.9, resamples=200)
         covered += low <= truth <= high
-    # 200 draws of 0.9 lie within these bounds but once in ten thousand.
+    # 200 draws at 0.9 are outside these bounds once in ten thousand.
     assert 0.80 <= covered / 200 <= 0.97

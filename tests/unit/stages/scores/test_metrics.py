@@ -110,7 +110,7 @@ def test_nearly_constant_values_cause_no_warning() -> None:
 
 def test_values_that_differ_only_by_rounding_have_no_correlation() -> None:
     labels = np.linspace(0, 5, 50)
-    # What a student answered that had learnt nothing: a scipy correlation of 24 % or more.
+    # Predictions of an untrained student: scipy gives a correlation of 24 % or more.
     answers = np.float32(0.07275935) + np.float32(2e-7) * (labels > 3).astype(np.float32)
     assert pearsonr(labels, answers).statistic > 0.24
     for metric in ("pearson", "spearman", "pearson_spearman"):
@@ -123,7 +123,7 @@ def test_values_that_differ_only_by_rounding_have_no_correlation() -> None:
     assert score("pearson", labels, small) == pytest.approx(1)
 
 
-# A model that always says the same, rows that are all alike, a single row: 0, without a warning (which would raise).
+# Constant predictions, constant labels, a single row: 0, without a warning (which would raise).
 @pytest.mark.parametrize(
     ("metric", "labels", "answers"),
     [
@@ -165,7 +165,7 @@ def test_an_unknown_metric_is_refused() -> None:
 
 
 def conlleval_counts(right: list[str], guessed: list[str]) -> tuple[int, int, int]:
-    """Chunks in common, right, guessed: word by word, as conlleval's state machine goes."""
+    """Return matching, correct and predicted chunks, counted word by word like conlleval's state machine."""
     correct = found_correct = found_guessed = 0
     in_correct = False
     last = [("O", ""), ("O", "")]
@@ -242,10 +242,10 @@ def test_tags_of_another_scheme_are_refused_with_the_remedy(tag: str) -> None:
         (["U.S."], "us", 1, 1),  # punctuation leaves no gap
         (["well-known"], "well known", 0, 0),
         (["theatre"], "atre", 0, 0),  # articles are words of their own
-        ([], "", 1, 1),  # no answer, and none given
+        ([], "", 1, 1),  # no answer, and none predicted
         ([], "anything", 0, 0),
         (["yes"], "", 0, 0),
-        (["the", "Paris"], "", 0, 0),  # an answer of articles alone does not reward silence
+        (["the", "Paris"], "", 0, 0),  # an answer of articles alone does not reward an empty prediction
         (["the"], "", 1, 1),  # unless there is no other
         (["北京大学"], "北京大学", 1, 1),  # Chinese stays as it is
         (["北京大学"], "北京", 0, 0),  # and is one word

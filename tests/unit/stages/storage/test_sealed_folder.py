@@ -1,4 +1,4 @@
-"""Cache folders are complete and undamaged, or written again."""
+"""Cache folders are complete and undamaged, or rewritten."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_folder_is_built_once_and_verified_once(tmp_path: Path, monkeypatch: p
     folder = tmp_path / "folder"
     make_whole(folder, fill)
     identity = (folder / "numbers.bin").stat().st_ino
-    make_whole(folder, fill)  # as a process does that looked before the first was ready
+    make_whole(folder, fill)  # like a process that checked before the first had finished
     assert (folder / "numbers.bin").stat().st_ino == identity
     monkeypatch.setattr(whole, "differences", lambda *_, **__: pytest.fail("read again"))
     assert is_whole(folder)
@@ -65,7 +65,7 @@ def test_a_file_replaced_with_the_same_name_and_time_is_read_again(tmp_path: Pat
     texts = []
     for text in ("one", "two"):
         file.write_text(json.dumps({"text_a": text}) + "\n", encoding="utf-8")
-        # The size is the same as well; what the system says of it changes with every write all the same.
+        # The size is the same too, but other file attributes change with every write.
         os.utime(file, ns=(10**18, 10**18 + len(texts)))
         texts += read_file(file, tmp_path / "cache", "task.train").rows["text_a"]
     assert texts == ["one", "two"]

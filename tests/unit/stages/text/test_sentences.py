@@ -1,4 +1,4 @@
-"""Sentences of languages with full stops of many kinds."""
+"""Sentences in languages with different full stops."""
 
 from __future__ import annotations
 

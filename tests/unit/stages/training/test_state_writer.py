@@ -1,4 +1,4 @@
-"""States are written during training, complete, and a failed write is reported."""
+"""States are written during training and complete, and failed writes are reported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = 30.0
 
 
 class HeldStates(MemoryStates):
-    """A disk that is so slow that it answers only when let go."""
+    """A slow disk that completes a write only when released."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 
 def run(recipe: Recipe, ports: Ports) -> Trainer:
-    """The general stage to its end, from the newest state."""
+    """Run the general stage to its end, from the newest state."""
     config = stage_config(recipe, recipe.stages[0], TaskTeachers())
     trainer = make_trainer(config, ports)
     fit(

@@ -1,4 +1,4 @@
-"""The order of training: complete, repeatable, within budget, the same on any hardware."""
+"""The training order: complete, reproducible, within the budget, and the same on any hardware."""
 
 from __future__ import annotations
 

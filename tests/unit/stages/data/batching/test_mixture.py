@@ -1,4 +1,4 @@
-"""Sources mixed by weight: complete, repeatable, in the right shares."""
+"""Sources mixed by weight: complete, reproducible, in the right shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token ids: those that the tokenizer itself gives, padded right, made once."""
+"""Token ids equal those of the tokenizer, are padded correctly, and are computed once."""
 
 from __future__ import annotations
 

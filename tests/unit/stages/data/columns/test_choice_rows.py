@@ -174,7 +174,7 @@ def test_a_step_of_one_row_cannot_be_split() -> None:
         Batches(lengths, TypeAdapter(BatchSize).validate_python(size), budget, 0, choice_of=choice_of)
         for size, budget in (("1 sequence", 4), ("2 sequences", 10**6))
     )
-    assert not first.can_be_cut(0), "it is larger than its budget, and still one row"
+    assert not first.can_be_cut(0), "a single row stays whole above the budget"
     assert second.can_be_cut(0)
 
 

@@ -1,4 +1,4 @@
-"""Marks of missing labels, several spellings of a label, values, ids and numbers: reported or refused."""
+"""Markers of missing labels, several spellings of a label, values, ids and numbers are reported or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def table(values: Sequence[Any]) -> Dataset:
 def read(
     values: Sequence[Any], validation: Sequence[Any] | None = None, *, dropped: float = 0.02, **fields: Any
 ) -> CheckedRows:
-    """The rows of these labels."""
+    """Return the checked rows with these labels."""
     task = FileTask(train="t.csv", validation="v.csv", **fields)
     raw = {"train": table(values), "validation": table(validation or values)}
     return checked_rows(task, raw, WHERE, droppable=dropped)
@@ -79,7 +79,7 @@ def test_possibly_missing_labels_are_classes_with_a_remark(name: str) -> None:
     assert name in result.labels
     assert f"label '{name}' in 1 of 3 rows is read as a class" in result.remarks[0]
     assert "task.labels" in result.remarks[0]
-    # A list of the classes without it says that it is none.
+    # A list of classes without it declares that it is not one.
     assert read([*["pos", "neg"] * 50, name], labels=("neg", "pos")).dropped["train"] == 1
     assert not read(["pos", "neg", name], labels=("neg", "pos", name)).remarks
 

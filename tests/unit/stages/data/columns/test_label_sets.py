@@ -21,7 +21,7 @@ from stages.kinds.rows import CheckedRows
 
 
 def load(train: list[Any], validation: list[Any] | None = None, *, text: str = "text_a", **changes: Any) -> CheckedRows:
-    """Check rows with these labels in a column, or whole rows, as read from files."""
+    """Check rows with these labels in a column, or complete rows, as read from files."""
     task = {"kind": "files", "problem": "multi_label", "train": "a", "validation": "b", "text": text}
     parsed = TypeAdapter(TaskData).validate_python(task | changes)
     assert isinstance(parsed, FileTask)

@@ -82,7 +82,7 @@ def test_choices_that_are_numbers_may_be_answered_by_numbers() -> None:
     with pytest.raises(DataError, match="which means '2' and '24': answers can be read by their texts and"):
         load([listed(2, 8, 2, 24, 120)])
     rows = [listed(2, "8", "2", "24", "120"), listed(0, "1", "2", "3", "4")]
-    assert chosen(load(rows)) == ["24", "1"], "a number is no text"
+    assert chosen(load(rows)) == ["24", "1"], "a number is not a text"
     assert chosen(load([listed(24, 8, 2, 24, 120)])) == ["24"]
 
 

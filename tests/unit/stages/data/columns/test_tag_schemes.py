@@ -101,7 +101,7 @@ def test_the_scheme_is_determined_from_all_splits() -> None:
     result = read(["B-PER I-PER O", "B-PER O"], ["B-PER E-PER", "S-PER O"])
     assert tags(result) == ["B-PER I-PER O", "B-PER O"]
     assert tags(result, "validation") == ["B-PER I-PER", "B-PER O"]
-    assert len(result.remarks) == 1, "a split of BIO is right as it is"
+    assert len(result.remarks) == 1, "a split in BIO stays unchanged"
     # Neighbours in one split alone: without them the tags would be those of IO.
     result = read(["I-PER I-PER O"], ["I-PER B-PER O"])
     assert tags(result, "validation") == ["B-PER B-PER O"]

@@ -17,7 +17,7 @@ from stages.kinds.rows import CheckedRows
 
 
 def load(train: list[Any], validation: list[Any] | None = None, **changes: Any) -> CheckedRows:
-    """A regression task with these labels."""
+    """Load a regression task with these labels."""
     task = {"kind": "files", "problem": "regression", "train": "a", "validation": "b"} | changes
     parsed = TypeAdapter(TaskData).validate_python(task)
     assert isinstance(parsed, FileTask)
@@ -77,6 +77,6 @@ def test_similarities_of_pairs_are_read_like_values() -> None:
     fields = {"problem": "embedding", "text_pair": "text_b"}
     result = load(["x", "y"], ["0,5", "4,5"], **fields)
     assert values(result, "validation") == [0.5, 4.5]
-    assert result.splits["train"].column_names == ["text"], "training rows have no likeness"
+    assert result.splits["train"].column_names == ["text"], "training rows have no similarities"
     with pytest.raises(DataError, match="is 2 in every row"):
         load([1, 2], [2, 2], **fields)

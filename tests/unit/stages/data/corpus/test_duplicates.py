@@ -20,7 +20,7 @@ from stages.text.fingerprints import letters_of, piece_hashes, text_hashes, word
 WORDS = "the old river ran on between two grey hills and nobody of the village ever crossed it".split()
 
 
-# What counts, as a pattern: a letter, digit or sign; punctuation in or before a number; a dash between two; a face.
+# Significant characters: a letter, digit or sign; punctuation in or before a number; a dash between two; a face.
 COUNTED = re.compile(
     r"[^\W_]|[+%]|(?<=\d)[.,)(:-](?=\d)|(?<![^\W_])[-.](?=\d)|(?<=\d )-(?= \d)|:(?=-?[()])|(?<=:)-(?=[()])"
     r"|(?<=:)[()]|(?<=:-)[()]|(?<![^\W_])[()](?=:)|(?<=\W[()]):|(?<=^[()]):"
@@ -164,7 +164,7 @@ def almost(texts: list[str], folder: Path) -> list[bool]:
 
 def test_near_duplicates_are_found_and_different_texts_are_not(tmp_path: Path) -> None:
     draw = random.Random(5)
-    # Each of 300 texts of their own with one that has some words replaced.
+    # Each of 300 distinct texts, and a copy with some words replaced.
     texts = ["".join(draw.choices("abcdefghijklmnop ", k=400)) for _ in range(300)]
     copies = [changed(text, draw.randint(0, 8), draw) for text in texts]
     result = almost([*texts, *copies], tmp_path / "sketches")

@@ -34,7 +34,7 @@ from tests.support.toys import write_rows
 
 
 def some_rows(seed: int, number: int) -> list[dict[str, Any]]:
-    """Rows of documents of one to eighty rows: blank ones, ones that were there before, and ones that almost were."""
+    """Rows of documents of one to eighty rows: blank ones, repeats and near repeats."""
     draw = np.random.default_rng(seed)
     many = "the same row of text is there again and again whatever else there is beside it or in it"
     rows: list[dict[str, Any]] = []
@@ -59,7 +59,7 @@ def key(text: str) -> str:
 
 
 def almost(texts: list[str], counts: list[bool]) -> list[bool]:
-    """Each row against the first and the last that has one of its bands' hashes."""
+    """Return near duplicates by comparing each row with the first and the last that share one of its band hashes."""
     chosen, bins = sketches(letters_of(texts), np.array([bool(text.strip()) for text in texts]))
     kept = (bins & np.uint64(0xFF)).astype(np.uint8)
     result = [False] * len(texts)
@@ -154,7 +154,7 @@ def test_draw_equals_a_draw_from_plain_lists(
         assert list(zip(data["text"][:], begins, strict=True)) == wanted
     (source_rows,) = read_summary(corpus, tmp_path / "cache").sources
     assert (source_rows.rows, source_rows.train) == (len(rows), len(expected.train))
-    # No file of the numbers stays.
+    # No file of numbers is left.
     assert {path.name for path in next((tmp_path / "cache" / "corpora").iterdir()).iterdir()} == {
         "train.arrow",
         "held_out.arrow",
@@ -206,7 +206,7 @@ def test_row_is_compared_with_the_previous_and_the_first_for_any_piece_size(
 def test_shuffle_of_a_file_equals_a_permutation_in_memory(tmp_path: Path) -> None:
     for number in (0, 1, 2, 1000):
         numbers = counted(tmp_path / f"{number}", number)
-        assert type(numbers) is np.ndarray  # of another class each would be shuffled by Python
+        assert type(numbers) is np.ndarray  # elements of other types would be shuffled by Python
         np.random.Generator(np.random.PCG64(4)).shuffle(numbers)
         expected = np.random.Generator(np.random.PCG64(4)).permutation(number)
         assert numbers.tolist() == expected.tolist()
@@ -272,7 +272,7 @@ for path in sys.argv[2:]:
 
 
 def anonymous(process: int) -> int:
-    """Bytes of memory of a process that no file has; 0 once it is gone."""
+    """Return the bytes of a process's memory without a file; 0 once it has ended."""
     try:
         status = Path(f"/proc/{process}/status").read_text(encoding="ascii")
     except OSError:
@@ -282,7 +282,7 @@ def anonymous(process: int) -> int:
 
 
 def peaks(*arguments: str) -> list[int]:
-    """The most that a process had before each line it printed."""
+    """Return the peak memory of a process before each line that it printed."""
     result = [0]
     with subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, cwd=ROOT) as child:
 
@@ -320,7 +320,7 @@ def test_memory_does_not_grow_with_seven_hundred_thousand_more_rows(tmp_path: Pa
     sizes = (100_000, 800_000)
     paths = [ten_words(tmp_path / f"{number}.jsonl", number) for number in sizes]
     reading = Reading(("text", "doc"), named=frozenset(("text", "doc")))
-    # Here, because what this takes and gives back would hide what comes after it.
+    # Run here, because its allocations would hide later ones.
     for path in paths:
         read_file(Path(path), tmp_path / "cache", "general_corpus.sources", reading)
     few, many = peaks(str(tmp_path / "cache"), *paths)

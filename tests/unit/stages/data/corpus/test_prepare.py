@@ -47,7 +47,7 @@ def refused(source: Any, folder: Path, **fields: Any) -> str:
     return str(caught.value)
 
 
-# Where text may be
+# Sources
 
 
 def test_folder_is_read_as_its_files_of_one_format_in_name_order(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_short_forms_of_sources_and_cuts_are_expanded() -> None:
             prepared(wrong)
 
 
-# Which rows stay
+# Selection of rows
 
 
 ROWS = [
@@ -213,7 +213,7 @@ def test_rows_with_a_validation_text_are_dropped_and_reported(tmp_path: Path) ->
     (leak,) = summary.leaks
     assert (leak.task, leak.row, leak.source) == ("task", 3, str(path))
     assert leak.text.startswith("He wrote: The Film")
-    # The other way: nothing is left out, but what a task would lose is counted.
+    # The other direction: nothing is dropped, but the losses of the task are counted.
     corpus = load_corpus(plain.model_copy(update={"seed": 3}), tmp_path / "cache")
     (wanted,) = without.decontaminate
     result = leaks_of(wanted, corpus.train, tmp_path / "cache")
@@ -227,7 +227,7 @@ def test_rows_with_a_validation_text_are_dropped_and_reported(tmp_path: Path) ->
     assert read_summary(without, tmp_path / "cache").digest != summary.digest
 
 
-# How they are drawn
+# Draws
 
 
 def documents(path: Path, lengths: list[int]) -> Path:
@@ -294,7 +294,7 @@ def test_rows_are_read_and_written_once(tmp_path: Path) -> None:
     again = load_corpus(corpus, tmp_path / "cache")
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*")} == stamps
     assert again.train["text"][:] == before.train["text"][:]
-    # Another cut or weight is the same rows; another seed is not.
+    # A different cut or weight keeps the rows; a different seed does not.
     load_corpus(prepared(files(path, weight=3), cut="sentences", max_length=9), tmp_path / "cache")
     folders = tmp_path / "cache" / "corpora"
     assert len(list(folders.iterdir())) == 1

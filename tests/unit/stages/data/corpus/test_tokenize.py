@@ -27,7 +27,7 @@ from tests.support.toys import write_rows
 
 
 def roberta_like() -> PreTrainedTokenizerFast:
-    """Two separators between the texts of a pair, and no token types."""
+    """A tokenizer with two separators between the texts of a pair, and without token types."""
     tokenizer = tiny_tokenizer()
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     backend = tokenizer.backend_tokenizer
@@ -38,7 +38,7 @@ def roberta_like() -> PreTrainedTokenizerFast:
 
 
 def bare() -> PreTrainedTokenizerFast:
-    """Nothing around a text."""
+    """A tokenizer without special tokens around a text."""
     tokenizer = tiny_tokenizer()
     backend = tokenizer.backend_tokenizer
     backend.post_processor = processors.Sequence([])
@@ -48,7 +48,7 @@ def bare() -> PreTrainedTokenizerFast:
 
 
 def story(number: int, sentences: int) -> str:
-    """Sentences of the tiny vocabulary, of two to twenty words."""
+    """Return sentences of the tiny vocabulary, of two to twenty words."""
     draw = np.random.default_rng(number)
     lines = [" ".join(draw.choice(WORDS, draw.integers(2, 20))) for _ in range(sentences)]
     return " ".join(sentence.capitalize() + "." for sentence in lines)
@@ -77,7 +77,7 @@ TEXTS = [story(number, 1 + number % 4) for number in range(30)] + ["\u200b", "a 
 @pytest.mark.parametrize("max_length", [9, 64])
 def test_long_rows_are_split_as_the_tokenizer_splits_them(tmp_path: Path, make: Any, max_length: int) -> None:
     tokenizer = make()
-    # What another call has left in the tokenizer makes no difference.
+    # Settings left in the tokenizer by another call have no effect.
     tokenizer(TEXTS[:3], truncation=True, max_length=4, padding=True)
     train, _ = tokenize_corpus(corpus_rows(TEXTS), tokenizer, max_length=max_length, cache=tmp_path)
     expected = make()(TEXTS, truncation=True, max_length=max_length, return_overflowing_tokens=True)
@@ -100,7 +100,7 @@ def test_each_sentence_is_a_sequence(tmp_path: Path) -> None:
 
 
 def packed(texts: list[str], begins: list[bool], room: int, across: bool) -> list[list[int]]:
-    """One token at a time: sentences are taken as long as they fit."""
+    """Reference implementation: sentences are added as long as they fit."""
     tokenizer = tiny_tokenizer()
     sequences: list[list[int]] = []
     for text, begin in zip(texts, begins, strict=True):

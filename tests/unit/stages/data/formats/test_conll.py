@@ -1,4 +1,4 @@
-"""Files of tagged words as the field writes them."""
+"""Files of tagged words in their published variants."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_bombs_are_refused_in_read_columns_and_ignored_in_others(tmp_path: Path)
         assert grown < 80 << 20, f"{kind}: {grown >> 20} MiB"
 
 
-# In a fork for each file, so that the memory it took is its own.
+# Each file is read in a separate fork, so that its memory is measured separately.
 _MEASURE = """
 import json, os, resource, sys
 from pathlib import Path

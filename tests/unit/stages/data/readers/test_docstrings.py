@@ -138,7 +138,7 @@ def test_digest_changes_with_the_installed_packages(tmp_path: Path, monkeypatch:
         return later()
 
     def later() -> str:
-        """The digest some seconds on: two changes within one tick of the file system's clock look alike."""
+        """Return the digest some seconds later: two changes within one tick of the file system's clock look alike."""
         nonlocal seconds
         seconds += 1
         os.utime(tmp_path, (seconds, seconds))
@@ -197,7 +197,7 @@ def test_validation_modules_are_a_share_drawn_by_the_seed() -> None:
     drawn = validation_modules(modules, 0.15, seed=0)
     assert 115 < len(drawn) < 185
     assert drawn == validation_modules(modules[::-1], 0.15, seed=0) != validation_modules(modules, 0.15, seed=1)
-    # A module's lot does not depend on what else is installed.
+    # The split of a module does not depend on other installed packages.
     assert validation_modules(modules[:50], 0.15, seed=0) == drawn & set(modules[:50])
     assert validation_modules(modules, 0.0, seed=0) == set()
 

@@ -20,7 +20,7 @@ ROWS = [30, 4, 30, 30]
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder laid out as the hub lays it out, with four files, that stands for the hub."""
+    """A folder with four files laid out like a repository of the hub, which it replaces."""
     folder = tmp_path / "repository"
     folder.mkdir()
     for file, rows in enumerate(ROWS):
@@ -97,7 +97,7 @@ def test_interrupted_sample_continues_and_ends_the_same(
 
     monkeypatch.setattr(hub_sample.FileSample, "write", counted)
     assert load_corpus(corpus, tmp_path / "cut").train["text"][:] == whole
-    assert len(written) == len(ROWS) - 2, "two files were there"
+    assert len(written) == len(ROWS) - 2, "two files were complete"
 
 
 def test_finished_sample_needs_no_hub(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Words through sub-words, answers through windows, against plain loops over characters."""
+"""Words as sub-words and answers in windows, compared with plain loops over characters."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_every_window_that_contains_the_answer_is_labelled_with_its_span(words: 
             assert context[spans[label[0], 0] : spans[label[1], 1]] == answer
         else:
             assert label == [0, 0]
-    assert covered.sum() == sum(len(word) for word in words), "every word is in some window"
+    assert covered.sum() == sum(len(word) for word in words), "every word is in a window"
 
 
 def test_an_unanswerable_question_is_labelled_with_the_first_token() -> None:
@@ -143,7 +143,7 @@ def test_the_best_window_answers_unless_no_answer_scores_higher() -> None:
     def answer(*, silence: float, allowed: bool) -> list[str]:
         silent = [window.copy() for window in logits]
         silent[1][0] = silence
-        silent[0][0] = 100  # the least of the windows counts
+        silent[0][0] = 100  # the lowest score of the windows counts
         return decode_answers(silent, spans, examples, contexts, max_tokens=2, no_answer=allowed)
 
     assert answer(silence=2.9, allowed=True) == ["sea"]

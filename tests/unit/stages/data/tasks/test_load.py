@@ -1,4 +1,4 @@
-"""Rows of every kind of source; for all that can be wrong with a file: where, and what to do."""
+"""Rows of every kind of source."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_folder_is_a_pair_task_if_its_training_file_has_text_b(tmp_path: Path)
     for name, columns in (("pairs", ["text", "text_pair", "label"]), ("single", ["text", "label"])):
         folder = TypeAdapter(TaskData).validate_python(str(tmp_path / name))
         assert load_task(folder, tmp_path / "cache").validation.column_names == columns
-    # What was found out is the same task as what is written down.
+    # A detected task has the digest of the explicit one.
     train, validation = tmp_path / "pairs/train.jsonl.gz", tmp_path / "pairs/validation.jsonl"
     pairs = TypeAdapter(TaskData).validate_python(str(tmp_path / "pairs"))
     assert task_digest(pairs) == task_digest(file_task(train, validation, text_pair="text_b"))

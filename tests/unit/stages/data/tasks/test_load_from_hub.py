@@ -1,4 +1,4 @@
-"""Rows of the hub, from a repository laid out as the hub lays it out."""
+"""Rows of the hub, from a folder laid out like one of its repositories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""For all that can be wrong with a file of a task: where, and what to do."""
+"""Errors in a task's files are reported with location and remedy."""
 
 from __future__ import annotations
 

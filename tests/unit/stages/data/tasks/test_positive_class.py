@@ -1,4 +1,4 @@
-"""F1 of a class that is named: which class it is, that every score carries it, and its numbers against scikit-learn."""
+"""F1 of a named class: its default, its display with every score, and its values compared with scikit-learn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.toys import toy_recipe_dict, write_rows
 
 
 def write_task(folder: Path, train: list[str], validation: list[str] | None = None) -> dict[str, Any]:
-    """Files of rows with these labels, as a recipe names them."""
+    """Write files of rows with these labels, and return the task's mapping."""
     for name, labels in (("train", train), ("validation", validation or train)):
         rows = [{"text_a": f"{name} {row}", "label": label} for row, label in enumerate(labels)]
         write_rows(folder / f"{name}.jsonl", rows)

@@ -1,4 +1,4 @@
-"""Rows of every kind of task: the form they get, and what is said of those that are wrong."""
+"""Rows of every kind of task: their form, and errors about invalid rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARED = Path(os.environ.get("DISTILL_SHARED_DATA", "../shared/data"))
 
 
 def load(folder: Path, kind: str, rows: list[dict[str, Any]], **changes: Any) -> TaskRows:
-    """The task with these training rows."""
+    """Load the task with these training rows."""
     task = kind_task(folder, kind, rows=20)
     write_rows(Path(task["train"]), rows)
     return load_task(TypeAdapter(TaskData).validate_python(task | changes), folder / "cache")
@@ -45,7 +45,7 @@ def picked(passage: str, choices: Any, answer: Any) -> dict[str, Any]:
     return {"passage": passage, "question": "which", "choices": choices, "answer": answer}
 
 
-# A row that is wrong in one way, and what has to be said of it, by kind of task.
+# A row with one error and the expected message, by kind of task.
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("regression", {"text_a": "film", "label": "much"}, "label 'label' is 'much', not a number"),
     ("regression", {"text_a": "film", "label": None}, "label 'label' is 'None', not a number"),
@@ -140,7 +140,7 @@ def test_a_sentence_without_words_is_dropped(tmp_path: Path) -> None:
 
 
 def squad(version: str) -> dict[str, Any]:
-    """A file in the layout of SQuAD's own."""
+    """Write a file in the format of SQuAD."""
     context = "the red film is good"
     asked = [{"id": "1", "question": "is it red", "answers": [{"text": "red", "answer_start": 4}]}]
     if version == "v2.0":

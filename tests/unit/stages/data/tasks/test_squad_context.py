@@ -1,4 +1,4 @@
-"""A file in SQuAD's form without a name for the context is refused as any other file is."""
+"""A file in SQuAD's form without a context column is refused like any other file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws by class: every class keeps its share, none is lost that a small draw could miss, and the seed decides."""
+"""Stratified draws: every class keeps its share, small draws lose no class, and the seed decides."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_rows_with_several_labels_or_tags_are_stratified_by_the_rarest() -> None
     assert kind_of(MultiLabel()).classes(sets).tolist() == [0, 1, -1, 2, 0]  # type: ignore[union-attr]
     tags = Dataset.from_dict({"label": [[0, 0], [0, 1, 1, 1], [0], [2, 0]]})
     rarest = kind_of(TokenClassification()).classes(tags)
-    # The tags 1 and 2 stand in one sentence each, however often.
+    # The tags 1 and 2 are in one sentence each, any number of times.
     assert rarest is not None
     assert rarest.tolist() == [0, 1, 0, 2]
     numbers = Dataset.from_dict({"label": [3, 1, 3]})

@@ -1,4 +1,4 @@
-"""Comma- and tab-separated files as strangers write them: read as they were meant and said so, or refused by line."""
+"""Comma- and tab-separated files of other programs are read as intended with a report, or refused by line."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_backslash_escapes_are_detected(tmp_path: Path, written: str, texts: lis
     assert bool(file_rows.remarks) is ('"' in texts[0])
 
 
-# Quotes that are not closed
+# Unclosed quotes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Folders of a task's files: which are meant, what the task is called, and what `evaluate` takes for a task."""
+"""Folders of a task's files: selection of files, the task's name, and the task argument of `evaluate`."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_task_in_the_current_folder_is_named_after_it(tmp_path: Path, monkeypa
     assert describe_task(FileTask(train="/data/a/train.csv", validation="b.csv")) == "a"
 
 
-# What `evaluate --task` takes
+# Arguments of `evaluate --task`
 
 TRAINED = FileTask.model_validate(
     {

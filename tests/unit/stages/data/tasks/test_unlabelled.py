@@ -1,4 +1,4 @@
-"""Rows without a text or a label: left out and counted up to a limit, refused with their number above it."""
+"""Rows without a text or a label are dropped and counted up to a limit, and refused by row above it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random teachers of every family that parts are taken from, and students made of them."""
+"""Random teachers of every family that supports extraction, and students extracted from them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def teacher_of(family: str = "bert", *, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """A random encoder whose every weight, norms and biases included, has values of its own."""
+    """A random encoder whose weights, including norms and biases, are all distinct."""
     model_type, sizes = FAMILIES[family]
     config = AutoConfig.for_model(model_type, vocab_size=40, max_position_embeddings=16, **sizes)
     with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""Extraction: the parts chosen, refusals, and the benefit of such a start."""
+"""Extraction: chosen parts, refusals, and the benefit of such a start."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def test_an_extracted_student_starts_with_a_lower_latent_loss_than_a_random_one(
 
 
 def attention_scores(model: PreTrainedModel, batch: Batch, layers: tuple[int, ...] | range) -> list[Tensor]:
-    """(batch, heads, sequence, sequence) per block: what goes into the softmax, before masking."""
+    """Return the scores before masking and softmax of each block, (batch, heads, sequence, sequence)."""
     with torch.no_grad(), record_attention(layers) as recording:
         model(**batch.model_inputs())
     noted = [recording.attention[layer] for layer in layers]

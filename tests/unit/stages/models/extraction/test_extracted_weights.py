@@ -1,4 +1,4 @@
-"""A student is made of exactly those weights of the teacher that the extraction announces."""
+"""A student consists of exactly the teacher weights that the extraction lists."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def rows_of(heads: tuple[int, ...], channels: tuple[tuple[int, ...], ...]) -> li
 
 
 def expected_weights(family: str, parts: Extraction) -> dict[str, tuple[str, tuple[Any, ...]]]:
-    """Each weight of a student block, or outside the blocks: the teacher's name and the indices kept of it."""
+    """Map each student weight to the name and the kept indices of the teacher's weight."""
     hidden = list(parts.hidden_channels)
     outer = {
         "bert": {
@@ -152,7 +152,7 @@ def test_every_weight_is_sliced_by_the_listed_indices(
             np.testing.assert_array_equal(remaining.pop(f"{name}.bias"), biases)
         name, origin = (f"{weight.removesuffix('.weight')}.weight" for weight in (name, origin))
         np.testing.assert_array_equal(remaining.pop(name), source[origin][np.ix_(*indices)])
-    assert not remaining, "weights of the student that nobody looked at"
+    assert not remaining, "unchecked weights of the student"
 
 
 @pytest.mark.parametrize(("heads", "channels"), [(2, 6), (3, 4), (4, 3)])
@@ -181,7 +181,7 @@ def test_removing_heads_and_channels_removes_exactly_their_contribution(heads: i
             query = rows_of(parts.heads[block], parts.query_channels[block])
             value = rows_of(parts.heads[block], parts.value_channels[block])
             attention = layer.attention.self
-            # Narrower heads divide their scores by a smaller root.
+            # Narrower heads divide their scores by the root of a smaller width.
             attention.query.weight *= (WIDTH / channels) ** 0.5
             attention.query.bias *= (WIDTH / channels) ** 0.5
             left_out = [row for row in range(HIDDEN) if row not in query]

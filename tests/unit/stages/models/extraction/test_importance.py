@@ -1,4 +1,4 @@
-"""Importance scores equal their formulas, rank parts as removal does, and leave the model unchanged."""
+"""Importance scores equal their formulas, rank parts like removal, and leave the model unchanged."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def distance(model: PreTrainedModel, batch: Batch, ids: Tensor, target: Tensor) 
 
 
 def losses_under(model: PreTrainedModel, batches: list[Batch], seed: int, *, of_words: bool) -> Callable[[], Floats]:
-    """Each batch's loss at the masks that importance is measured with, for the model as it is when called."""
+    """Return each batch's loss at the masks of the importance measurement, for the current weights of the model."""
     draw = torch.Generator().manual_seed(seed)
     masked = [mask_tokens(batch, mask_token_id=MASK, generator=draw) for batch in batches]
     with torch.no_grad():
@@ -102,7 +102,7 @@ def losses_under(model: PreTrainedModel, batches: list[Batch], seed: int, *, of_
 
 
 def change_without(parts: list[Tensor], losses: Callable[[], Floats], before: Floats) -> float:
-    """How far the losses move when the weights `parts` (views of the model's own) are zero."""
+    """Return the change of the losses when the weights `parts` (views of the model's weights) are zero."""
     kept = [part.clone() for part in parts]
     for part in parts:
         part.zero_()
@@ -113,13 +113,13 @@ def change_without(parts: list[Tensor], losses: Callable[[], Floats], before: Fl
 
 
 def rank_correlation(first: Floats, second: Floats) -> float:
-    """Spearman's, for values without ties."""
+    """Spearman's correlation, for values without ties."""
     ranks = [values.ravel().argsort().argsort() for values in (first, second)]
     return float(np.corrcoef(*ranks)[0, 1])
 
 
 def removals(model: PreTrainedModel) -> dict[str, list[list[Tensor]]]:
-    """For each field of Importance and each part, in order, the weights that removing the part makes zero."""
+    """Return for each field of Importance and each part, in order, the weights to set to zero to remove the part."""
     of: dict[str, list[list[Tensor]]] = {name: [] for name in Importance.__dataclass_fields__}
     state = model.base_model.state_dict()
     for layer in range(LAYERS):
@@ -210,7 +210,7 @@ def test_scores_equal_the_published_sums_over_activations_and_weights(of_words: 
 
 
 def noted_contexts(model: PreTrainedModel) -> tuple[dict[int, Tensor], list[Any]]:
-    """What each block's output projection reads in the passes to come, with its gradient, and the hooks."""
+    """Record the inputs of each block's output projection with their gradients; return them with the hooks."""
     reads: dict[int, Tensor] = {}
 
     def note(layer: int) -> Any:
@@ -231,7 +231,7 @@ def product(model: PreTrainedModel, layer: int, name: str) -> Floats:
 
 
 def add_of_weights(expected: dict[str, Floats], model: PreTrainedModel, layer: int) -> None:
-    """Neurons and channels of one block: the absolute value of everything that belongs to one."""
+    """Add neurons and channels of one block: the absolute sum of all weights of each."""
     first = product(model, layer, "intermediate.dense.weight")
     bias = product(model, layer, "intermediate.dense.bias")
     second = product(model, layer, "output.dense.weight")
