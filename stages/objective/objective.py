@@ -102,13 +102,12 @@ class ObjectiveTerms(nn.Module):
         self.epoch, self.progress = 0, 0.0
         self.terms = self._make_terms()
         self.redrawn = latent is not None and _is_redrawn(latent)
-        self.balance: GradientBalance | None = None
-        """Of `normalize: gradient_share`, else None."""
         self._make_normalization(latent)
 
     def _make_normalization(self, latent: LatentObjective | None) -> None:
         """Prepare the terms' gradient shares, or register their values at step 0; NaN until they are measured."""
         self.initial_names: list[str] = []
+        self.balance: GradientBalance | None = None
         if latent is not None and latent.normalize == "gradient_share":
             self.balance = GradientBalance({term.name: term.weight for term in latent.terms})
         if latent is not None and latent.normalize == "first_step":
