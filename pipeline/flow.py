@@ -39,6 +39,7 @@ from stages.build import check_parent
 from stages.data.readers.first_reading import first_reading
 from stages.models.encoders import locate
 from stages.preflight.checks import preflight
+from stages.preflight.model_checks import check_parent_channels
 
 quiet_prefect()
 
@@ -113,6 +114,7 @@ def _execute(
     if parent is not None:
         stages = stages_after(parent, recipe, stages, options)
         check_parent(Path(parent.path) / "model", recipe.student, locate(recipe.pretrained))
+        check_parent_channels(Path(parent.path), recipe, stages)
     _record_needs(recipe, stages, parent, store, record, progress)
     with tracked_run(settings, store, progress, stop, record, recipe, name) as (context, run):
         has_baselines = not options.until_stage

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from schemas.core.errors import ConfigError
+from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import TaskKind
 from schemas.core.layer_map import teacher_layers
 from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective
@@ -35,6 +36,7 @@ from stages.objective.objective import Shares
 from stages.training.value_scale import Units, fresh_in_units, trained_in_units
 
 PROJECTIONS = "projections.safetensors"
+EXTRACTION = "extraction.json"
 _CALIBRATION_TOKENS = 4096
 
 
@@ -47,6 +49,13 @@ class InitialStudent:
     """Projections of the previous stage, by name."""
     extraction: dict[str, Any] | None = None
     """Summary of the teacher's parts it was cut from; None if it was not cut from a teacher."""
+    parent: Path | None = None
+    """Checkpoint that it continues from; None for a fresh start."""
+
+    @property
+    def channels(self) -> list[int] | None:
+        """The teacher's channel of each of its hidden channels; None if they are not known."""
+        return (self.extraction or {}).get("hidden_channels")
 
 
 def load_teachers(
@@ -132,7 +141,7 @@ def initial_student(
         model = kind_of(problem).head.on(encoder, labels, seed=seed, teacher=next(iter(teachers), None))
         if units is not None:
             fresh_in_units(model, units)
-    return InitialStudent(model, initial.projections, initial.extraction)
+    return replace(initial, model=model)
 
 
 def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> InitialStudent:
@@ -140,8 +149,38 @@ def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> InitialStudent
     if config.student is not None:
         check_family(model.config, config.student, locate(config.pretrained), Path(parent.path))
         check_shape(shape_of(model.config), config.student.shape, Path(parent.path))
-    file = Path(parent.path) / PROJECTIONS
-    return InitialStudent(model, read_tensors(file) if file.is_file() else {})
+    folder = Path(parent.path)
+    return InitialStudent(model, read_projections(folder), read_extraction(folder), folder)
+
+
+def read_projections(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the projections that a checkpoint keeps, by name; empty if it keeps none."""
+    file = checkpoint / PROJECTIONS
+    return read_tensors(file) if file.is_file() else {}
+
+
+def read_extraction(checkpoint: Path) -> dict[str, Any] | None:
+    """Return the summary of the extraction that a checkpoint's student began with; None if there is none.
+
+    Summaries written by earlier versions have no `hidden_channels`, and only the first stage has a summary.
+
+    Raises:
+        DataError: the file is not a summary.
+    """
+    file = checkpoint / EXTRACTION
+    if not file.is_file():
+        return None
+    try:
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        channels = summary.get("hidden_channels", [])
+        valid = all(isinstance(channel, int) and channel >= 0 for channel in channels)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{file} cannot be read ({error}); fetch the checkpoint again, or run its stage again"
+        ) from None
+    if not valid:
+        raise DataError(f"{file}: hidden_channels are not channel numbers; fetch the checkpoint again")
+    return cast("dict[str, Any]", summary)
 
 
 def _fresh(

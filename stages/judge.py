@@ -21,7 +21,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import TEACHER_NAMES
 from schemas.recipe.teacher import FinetunedTeacher
 from schemas.results.manifest import CheckpointRef, Judgement, Score
-from stages.build import PROJECTIONS
+from stages.build import read_projections
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.digests import corpus_digest
 from stages.data.corpus.prepare import load_corpus
@@ -37,7 +37,6 @@ from stages.kinds.rows import TaskRows
 from stages.models.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
 from stages.models.read import read_rows
 from stages.models.sentence_encoder import Model
-from stages.models.tensors import read_tensors
 from stages.objective.objective import ObjectiveTerms
 from stages.storage.format_versions import EVALUATION_VERSION
 
@@ -176,10 +175,8 @@ def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardsti
         model = kind_of(yardstick.problem).head.load(folder / "model")
     else:
         model = load_encoder(folder / "model")
-    file = folder / PROJECTIONS
-    latent = _latent_loss(
-        model, read_tensors(file) if file.is_file() else {}, yardstick, is_student=checkpoint.stage not in TEACHER_NAMES
-    )
+    is_student = checkpoint.stage not in TEACHER_NAMES
+    latent = _latent_loss(model, read_projections(folder), yardstick, is_student=is_student)
     return judge_model(model, yardstick, has_head=bool(labels), latent_loss=latent)
 
 

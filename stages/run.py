@@ -21,7 +21,7 @@ from schemas.recipe.objective import MaskedLanguageObjective
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, StageResult
 from stages.augmentation.task import Augmenter
-from stages.build import PROJECTIONS, InitialStudent, initial_student, load_teachers, shares_of
+from stages.build import EXTRACTION, PROJECTIONS, InitialStudent, initial_student, load_teachers, shares_of
 from stages.data.batching.seeds import stage_seed
 from stages.evaluation.stage_scores import stage_scores
 from stages.identity import differences, stage_identity
@@ -30,6 +30,7 @@ from stages.models.sentence_encoder import Model
 from stages.models.student import count_parameters, dropout
 from stages.objective.masking import Masking
 from stages.objective.objective import ObjectiveTerms
+from stages.objective.projection_start import start_projections
 from stages.ports.protocols import Ports
 from stages.stage_data import StageData, load_data
 from stages.training.fit import TrainingResult, fit
@@ -37,7 +38,6 @@ from stages.training.selection import Selector
 from stages.training.value_scale import fold_units
 from stages.versions import installed_versions, utc_now
 
-EXTRACTION = "extraction.json"
 _FINISH_SECONDS = 5.0
 """Time to evaluate and save a fully trained stage after a request to stop."""
 
@@ -180,7 +180,7 @@ def make_objective(
     groups = None
     if isinstance(config.data, TaskMixture):
         groups = tuple((part.outputs.start, part.outputs.stop) for part in data.parts.values())
-    return ObjectiveTerms(
+    objective = ObjectiveTerms(
         config.objective,
         student=initial.model,
         teachers=teachers,
@@ -192,3 +192,13 @@ def make_objective(
         scales=None if (units := data.units) is None else units.scales,
         masking=masking,
     )
+    start_projections(
+        objective,
+        initial.model,
+        teachers,
+        data.train,
+        channels=initial.channels,
+        seed=config.training.seed,
+        parent=initial.parent,
+    )
+    return objective

@@ -134,12 +134,40 @@ def _terms(recipe: RecipeParts) -> Iterator[Mistake]:
                 reason = "a relation cannot learn from the mean of several blocks; choose another layer_map"
                 yield (*path, "terms", number, "kind"), term.kind, reason
         yield from _width_problems(path, latent)
+        yield from _projection_starts(recipe, path, latent)
 
 
 def _width_problems(path: KeyPath, latent: LatentObjective) -> Iterator[Mistake]:
     if latent.common_width is not None and latent.projection == "none":
         reason = "a common_width needs projections; set projection to per_layer or shared"
         yield (*path, "projection"), latent.projection, reason
+
+
+def _projection_starts(recipe: RecipeParts, path: KeyPath, latent: LatentObjective) -> Iterator[Mistake]:
+    value, start = latent.projection_start, recipe.student.start
+    where = (*path, "projection_start")
+    if value == "random":
+        return
+    if latent.projection == "none":
+        yield where, value, "projection is none, so no projection can be started; set projection to per_layer or shared"
+    elif latent.common_width is not None:
+        reason = (
+            "with a common_width both sides are projected to channels that are neither's; set common_width to null, or "
+            "projection_start to random"
+        )
+        yield where, value, reason
+    elif value == "channels" and not isinstance(start, TeacherLayersStart | ExtractStart):
+        reason = (
+            f"a student with student.start.kind {start.kind} has no channels of the teacher; set student.start.kind to "
+            "extract or teacher_layers, or projection_start to least_squares or random"
+        )
+        yield where, value, reason
+    elif value == "channels" and recipe.teacher.others:
+        reason = (
+            "the student has channels of the first teacher alone, not of teacher.others; set projection_start to "
+            "least_squares or random, or leave the others out"
+        )
+        yield where, value, reason
 
 
 def _starts(recipe: RecipeParts) -> Iterator[Mistake]:

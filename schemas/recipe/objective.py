@@ -46,6 +46,10 @@ class LatentObjective(Frozen):
     """Teacher blocks that each student block learns from."""
     projection: Literal["per_layer", "shared", "none"] = "per_layer"
     """Learned projections to the teacher's width: per state (TinyBERT v2), one for all (v1), none (equal widths)."""
+    projection_start: Literal["random", "channels", "least_squares"] = "random"
+    """First values of projections that no earlier stage has trained. `random`: torch's, or the identity for equal
+    widths. `channels`: the student's channels in the teacher it was extracted from, 1 where a channel is the same and 0
+    elsewhere. `least_squares`: the best map between both sides' states on some training text."""
     common_width: int | None = Field(default=None, ge=1, le=65536)
     """Width to which both sides are projected (RAIL-KD); null projects the student's states to the teacher's width."""
     normalize: Literal["none", "first_step", "gradient_share"] = "none"

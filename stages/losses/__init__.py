@@ -30,7 +30,7 @@ from stages.losses.base import Summed, at_least_float32
 from stages.losses.contrastive import angular_contrastive_loss
 from stages.losses.labels import confidence_weights, hard_label_loss, soft_label_loss
 from stages.losses.relations import relation_loss
-from stages.losses.states import hidden_state_loss, pool_states
+from stages.losses.states import Pooling, hidden_state_loss, pool_states
 from stages.losses.structure import (
     layer_angle_loss,
     layer_pair_loss,
@@ -43,6 +43,7 @@ from stages.losses.structure import (
 from stages.losses.transport import transport_plan
 
 __all__ = [
+    "Pooling",
     "Summed",
     "angular_contrastive_loss",
     "at_least_float32",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ class Projections(nn.Module):
     """Linear maps from the student's states to one teacher's width, or from both sides to a common width.
 
     One per matched state, or one shared by all. With equal widths they start as the identity, so that a student copied
-    from its teacher starts matched, otherwise with torch's initialisation. They have a bias, as in TinyBERT's code.
+    from its teacher starts matched, otherwise with torch's initialisation, unless the objective asks for another start
+    (stages/objective/projection_start.py). They have a bias, as in TinyBERT's code.
     """
 
     def __init__(
@@ -55,6 +56,14 @@ class Projections(nn.Module):
             return states_BSH
         mapped: Tensor = maps["shared" if self.objective.projection == "shared" else name](states_BSH)
         return mapped
+
+
+@torch.no_grad()
+def select_channels(linear: nn.Linear, channels: Sequence[int]) -> None:
+    """Make a map to the teacher's width place input i at output `channels[i]`, and 0 at all other outputs."""
+    nn.init.zeros_(linear.weight)
+    linear.weight[list(channels), range(linear.in_features)] = 1.0
+    nn.init.zeros_(linear.bias)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -18,6 +18,7 @@ from typing_extensions import override
 from schemas.core.terms import Attention, HiddenStates, Relation, SampleRelation, TokenRelation, WordRelation
 from stages.data.batching.tokens import Batch
 from stages.losses import (
+    Pooling,
     Summed,
     attention_probability_loss,
     attention_score_loss,
@@ -111,12 +112,17 @@ _PROBABILITY_LOSSES: Mapping[str, Literal["mse", "kl", "cosine"]] = {
 }
 
 
+def pooling_of(config: HiddenStates) -> Pooling:
+    """Return the tokens of a row that a term of hidden states compares."""
+    return "tokens" if config.tokens == "all" else config.tokens
+
+
 class HiddenMatch(BlockMatch[HiddenStates]):
     """Projected hidden states of all tokens, of the first token, or their mean."""
 
     @override
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, shares: Tensor | None) -> Summed:
-        pooling: Literal["tokens", "first", "mean"] = "tokens" if self.config.tokens == "all" else self.config.tokens
+        pooling = pooling_of(self.config)
         # Pooled before the projection: mean and linear map commute, and this order is cheaper.
         states, mask = pool_states(student, batch.attention_mask, pooling=pooling)
         targets, _ = pool_states(teacher, batch.attention_mask, pooling=pooling)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from transformers import PretrainedConfig
 
@@ -9,23 +11,49 @@ from schemas.core.layer_map import Targets, TransportMap, layer_targets
 from schemas.core.terms import Contrastive, EmbeddingStates, HiddenStates, LatentTerm
 from schemas.recipe.objective import LatentObjective
 from stages.data.batching.tokens import Batch
-from stages.losses import Summed
-from stages.objective.block_matches import BLOCK_MATCHES
+from stages.losses import Pooling, Summed
+from stages.objective.block_matches import BLOCK_MATCHES, pooling_of
 from stages.objective.model_terms import MODEL_TERMS, transport_term
 from stages.objective.terms import Outputs, Pair, Target, Term
 
 
-def projected_states(latent: LatentObjective, student: PretrainedConfig, teacher: PretrainedConfig) -> list[str]:
-    """Return the names of the student states that need a projection, such as `embedding` and `hidden_0`."""
-    states: set[int] = set()
-    embedding = False
+@dataclass(frozen=True)
+class ProjectedPair:
+    """A student state that a term projects, and the teacher states whose mean it is compared with."""
+
+    name: str
+    """Name of the state, such as `embedding` and `hidden_0`."""
+    student: int
+    """Number of the student's hidden state: 0 is the embedding output, i + 1 the output of block i."""
+    teacher: tuple[int, ...]
+    """Numbers of the teacher's hidden states."""
+    pooling: Pooling
+    """Tokens of a row that are compared."""
+
+
+def projected_pairs(
+    latent: LatentObjective, student: PretrainedConfig, teacher: PretrainedConfig
+) -> list[ProjectedPair]:
+    """Return every pair of states that is compared through a projection, with layer maps as drawn for epoch 0."""
+    pairs = []
     for term in latent.terms:
         if isinstance(term, EmbeddingStates):
-            embedding = True
+            pairs.append(ProjectedPair("embedding", 0, (0,), "tokens"))
         elif isinstance(term, HiddenStates | Contrastive):
+            pooling = pooling_of(term) if isinstance(term, HiddenStates) else "tokens"
             targets = _targets(latent, term, student, teacher, epoch=0)
-            states |= {layer for layer, blocks in enumerate(targets) if blocks}
-    return (["embedding"] if embedding else []) + [f"hidden_{layer}" for layer in sorted(states)]
+            pairs += [
+                ProjectedPair(f"hidden_{layer}", layer + 1, tuple(block + 1 for block in blocks), pooling)
+                for layer, blocks in enumerate(targets)
+                if blocks
+            ]
+    return pairs
+
+
+def projected_states(latent: LatentObjective, student: PretrainedConfig, teacher: PretrainedConfig) -> list[str]:
+    """Return the names of the student states that need a projection, in the order of the states."""
+    pairs = sorted(projected_pairs(latent, student, teacher), key=lambda pair: pair.student)
+    return list(dict.fromkeys(pair.name for pair in pairs))
 
 
 def latent_terms(latent: LatentObjective, pair: Pair, *, epoch: int) -> list[Term]:

@@ -7,7 +7,7 @@ reported unweighted under its own name; the training loop minimises their weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -58,6 +58,8 @@ class ObjectiveTerms(nn.Module):
     """True if all projections come from an earlier stage."""
     misfits: tuple[str, ...] = ()
     """Projections that an earlier stage kept in another shape; they are initialised afresh."""
+    fresh: tuple[tuple[int, str, nn.Linear], ...] = ()
+    """Projections of the student's states that no earlier stage has trained: the teacher's number, name, map."""
 
     def __init__(
         self,
@@ -142,19 +144,27 @@ class ObjectiveTerms(nn.Module):
                 for name, tensor in maps[projection].items():
                     tensor.copy_(self.carried[name])
         self.carried_over = len(fitting) == len(maps)
+        self.fresh = tuple(self._not_in(fitting))
         self.misfits = tuple(
             projection
             for projection, tensors in maps.items()
             if projection not in fitting and not tensors.keys().isdisjoint(self.carried)
         )
 
+    def _not_in(self, fitting: Collection[str]) -> Iterator[tuple[int, str, nn.Linear]]:
+        for index, projections in enumerate(self.projections):
+            assert isinstance(projections, Projections)
+            for name, linear in projections.maps.items():
+                if f"{_prefix(index)}maps.{name}" not in fitting:
+                    assert isinstance(linear, nn.Linear)
+                    yield index, name, linear
+
     def _projection_state(self) -> dict[str, Tensor]:
         """Projections by their names in a checkpoint, which number every teacher but the first."""
         tensors: dict[str, Tensor] = {}
         for index, projections in enumerate(self.projections):
-            prefix = f"teacher_{index}." if index else ""
             for name, tensor in projections.state_dict().items():
-                tensors[prefix + name] = tensor
+                tensors[_prefix(index) + name] = tensor
         return tensors
 
     def _make_terms(self) -> list[Term]:
@@ -335,6 +345,10 @@ class ObjectiveTerms(nn.Module):
         """Return the projections to save: those trained here, and unused ones of earlier stages."""
         trained = self._projection_state()
         return self.carried | {name: tensor.detach().cpu() for name, tensor in trained.items()}
+
+
+def _prefix(teacher: int) -> str:
+    return f"teacher_{teacher}." if teacher else ""
 
 
 def _shape_of(tensor: Tensor | None) -> torch.Size | None:

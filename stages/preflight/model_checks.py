@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +27,15 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage
 from schemas.recipe.student import ExtractStart, ModelStart, TeacherLayersStart
 from schemas.recipe.teacher import AlreadyFineTuned
-from stages.build import check_shape
+from stages.build import check_shape, read_extraction, read_projections
 from stages.kinds.registry import kind_of
 from stages.models.encoders import check_same_vocabulary, load_config, load_tokenizer, locate, probed, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
 from stages.models.masked_lm import has_word_head
 from stages.models.student import check_copied_layers, student_config
 from stages.models.weights import check_weights
+from stages.objective.latent_terms import projected_states
+from stages.objective.projection_start import unknown_channels
 
 _STAGE = re.compile(r"stages\[\d+\]")
 
@@ -227,6 +229,33 @@ def _check_start(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> Non
             extract_student(AutoModel.from_config(load_config(folder)), config, extraction)
 
 
+def check_parent_channels(parent: Path, recipe: Recipe, stages: Sequence[Stage]) -> None:
+    """Refuse a checkpoint without known channels if a stage after it starts projections from channels.
+
+    Args:
+        parent: the checkpoint.
+        recipe: names the teacher.
+        stages: those to run, in order.
+
+    Raises:
+        ConfigError: names the first stage and the projections that no earlier stage has trained.
+    """
+    extraction = read_extraction(parent) or {}
+    student, teacher = load_config(parent / "model"), load_config(locate(recipe.pretrained))
+    if "hidden_channels" in extraction or student.hidden_size == teacher.hidden_size:
+        return
+    trained = {name.removeprefix("maps.").rpartition(".")[0] for name in read_projections(parent)}
+    for stage in stages:
+        if (latent := stage.objective.latent) is None or latent.projection == "none":
+            continue
+        states = projected_states(latent, student, teacher)
+        names = ["shared"] if latent.projection == "shared" and states else states
+        fresh = [name for name in names if name not in trained]
+        if fresh and latent.projection_start == "channels":
+            raise unknown_channels(fresh, parent, stage=stage.name)
+        trained |= set(names)
+
+
 def check_given_teachers(recipe: Recipe, models: Models, labels: tuple[str, ...]) -> None:
     """Refuse given fine-tuned teachers that do not fit the task.
 
@@ -247,6 +276,20 @@ def check_given_teachers(recipe: Recipe, models: Models, labels: tuple[str, ...]
             _check_given(recipe, task_model, labels, models.folder, path)
 
 
+def _channel_problems(
+    recipe: Recipe, stages: Sequence[Stage], given: PretrainedConfig, pretrained: PretrainedConfig
+) -> Iterator[str]:
+    """Yield stages whose projections select channels of the pretrained model in a teacher of another width."""
+    for stage in stages if given.hidden_size != pretrained.hidden_size else ():
+        latent = stage.objective.latent
+        if latent is not None and latent.projection_start == "channels":
+            yield (
+                f"stages[{recipe.stages.index(stage)}].objective: projection_start is channels, but the student's "
+                f"channels are those of a model {pretrained.hidden_size} wide and this teacher is "
+                f"{given.hidden_size} wide; set projection_start to least_squares or random"
+            )
+
+
 def _check_given(recipe: Recipe, model: AlreadyFineTuned, labels: tuple[str, ...], pretrained: Path, path: str) -> None:
     assert recipe.task is not None
     head, folder = kind_of(recipe.task.problem).head, locate(model.model)
@@ -259,6 +302,7 @@ def _check_given(recipe: Recipe, model: AlreadyFineTuned, labels: tuple[str, ...
     places = tuple(f"stages[{recipe.stages.index(stage)}]." for stage in stages)
     problems = teacher_problems(recipe, shape_of(config), is_first=False)
     problems = [problem for problem in problems if problem.startswith(places)]
+    problems += _channel_problems(recipe, stages, config, load_config(pretrained))
     problems = problems or list(_reading_problems(recipe, stages, {str(folder): config}))
     if problems:
         raise _refused(recipe, [f"{path}: {problem}" for problem in problems])

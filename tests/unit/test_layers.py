@@ -52,7 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "stages.scores": {"stages.data.readers"},
     "stages.kinds": {"stages.text", "stages.losses", "stages.models", "stages.scores"}
     | {"stages.data.readers", "stages.data.columns", "stages.data.batching"},
-    "stages.objective": {"stages.losses", "stages.models", "stages.kinds", "stages.data.batching"},
+    "stages.objective": {"stages.losses", "stages.models", "stages.models.starts", "stages.kinds"}
+    | {"stages.data.batching"},
     "stages.augmentation": {"stages.data.batching", "stages.kinds"}
     | {"stages.storage", "stages.device", "stages.text", "stages.ports"}
     | {"stages.data.files", "stages.models"},

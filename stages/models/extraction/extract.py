@@ -55,10 +55,11 @@ class Extraction:
     """Channels of the hidden states, the same in all blocks."""
 
     def summary(self) -> dict[str, Any]:
-        """Return a short summary: layers, heads, counts, and a digest of all numbers."""
+        """Return a short summary: layers, heads, hidden channels, counts, and a digest of all numbers."""
         return {
             "layers": list(self.layers),
             "heads": [list(heads) for heads in self.heads],
+            "hidden_channels": list(self.hidden_channels),
             "num_hidden_channels": len(self.hidden_channels),
             "num_channels_per_head": len(self.value_channels[0][0]),
             "num_neurons_per_block": len(self.neurons[0]),

@@ -105,6 +105,7 @@ def test_the_summary_is_json_and_its_digest_identifies_the_choice() -> None:
     assert json.loads(json.dumps(summary)) == summary
     assert summary["layers"] == [0, 2]
     assert summary["heads"] == [list(heads) for heads in parts.heads]
+    assert summary["hidden_channels"] == list(parts.hidden_channels)
     assert summary["num_hidden_channels"] == 12
     assert summary["num_channels_per_head"] == 4
     assert summary["num_neurons_per_block"] == 7
