@@ -1,4 +1,4 @@
-"""Attention recorded at a family's own modules is the attention that the model computes, also in gradients."""
+"""Attention recorded at a family's own modules equals the model's attention, including its gradients."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def recorded(model: nn.Module, tokens: dict[str, Tensor]) -> tuple[dict[int, Att
     return recording.attention, maps
 
 
-def test_probabilities_are_those_of_the_model(config: PretrainedConfig) -> None:
+def test_recorded_probabilities_equal_those_of_the_model(config: PretrainedConfig) -> None:
     model, tokens = model_of(config), inputs()
     with torch.no_grad():
         attention, maps = recorded(model, tokens)
@@ -94,7 +94,7 @@ def test_probabilities_are_those_of_the_model(config: PretrainedConfig) -> None:
     )
 
 
-def test_values_are_those_that_the_model_averages(config: PretrainedConfig) -> None:
+def test_recorded_values_are_those_averaged_by_the_model(config: PretrainedConfig) -> None:
     model, tokens = model_of(config), inputs()
     outputs: list[Tensor] = []
     hooks = [
@@ -112,7 +112,7 @@ def test_values_are_those_that_the_model_averages(config: PretrainedConfig) -> N
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_gradients_are_those_through_the_model_own_attention(config: PretrainedConfig, *, training: bool) -> None:
+def test_gradients_equal_those_through_the_models_attention(config: PretrainedConfig, *, training: bool) -> None:
     config = type(config)(**config.to_dict() | {"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.2})
     model, tokens = model_of(config).train(training), inputs()
     attention, maps = recorded(model, tokens)
@@ -122,8 +122,8 @@ def test_gradients_are_those_through_the_model_own_attention(config: PretrainedC
 
     def gradients(of_layer: Callable[[int], Tensor]) -> dict[str, Tensor]:
         loss = torch.stack([(of_layer(layer) * weights[layer]).sum() for layer in range(3)]).sum()
-        found = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
-        return {name: grad for name, grad in zip(parameters, found, strict=True) if grad is not None}
+        computed = torch.autograd.grad(loss, list(parameters.values()), retain_graph=True, allow_unused=True)
+        return {name: grad for name, grad in zip(parameters, computed, strict=True) if grad is not None}
 
     expected = gradients(lambda layer: maps[layer])
     actual = gradients(lambda layer: probabilities(attention[layer], mask))
@@ -136,7 +136,7 @@ def test_gradients_are_those_through_the_model_own_attention(config: PretrainedC
 
 
 @pytest.mark.parametrize("family", HOOKED)
-def test_hooks_leave_with_the_pass(family: str) -> None:
+def test_hooks_are_removed_after_the_pass(family: str) -> None:
     model, tokens = model_of(family_config(family)), inputs()
     with torch.no_grad():
         with record_attention({1}, model) as recording:

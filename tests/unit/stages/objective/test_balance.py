@@ -42,7 +42,7 @@ def test_shares_are_proportional_to_weights_and_the_sum_of_norms_stays() -> None
     assert after == pytest.approx({name: weight / 3.5 * before for name, weight in WEIGHTS.items()}, rel=1e-12)
 
 
-def test_the_scale_of_all_norms_changes_nothing() -> None:
+def test_factors_are_invariant_to_the_scale_of_all_norms() -> None:
     plain, larger = GradientBalance(WEIGHTS), GradientBalance(WEIGHTS)
     for step, factor in enumerate((1.0, 1e6, 1e-6)):
         measured = norms(3.0 + step, 1.0, 0.5)
@@ -73,15 +73,15 @@ def test_a_measurement_without_shares_is_ignored(bad: dict[str, float]) -> None:
     assert balance.factors() == before
 
 
-def test_measurements_grow_rare_and_none_is_taken_twice() -> None:
+def test_measurements_become_rare_and_are_not_repeated() -> None:
     balance = GradientBalance(WEIGHTS)
-    taken = []
+    measured = []
     for step in range(257):
         for _attempt in range(2):  # a step is tried again when memory runs out
             if balance.is_due(step):
-                taken.append(step)
+                measured.append(step)
                 balance.note(step, norms(1.0, 1.0, 1.0))
-    assert taken == [0, 1, 2, 4, 8, 16, 32, 64, 128, 192, 256]
+    assert measured == [0, 1, 2, 4, 8, 16, 32, 64, 128, 192, 256]
     assert not GradientBalance({"attention": 1.0}).is_due(0), "one term has no other to be balanced with"
 
 

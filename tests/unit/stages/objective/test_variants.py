@@ -1,4 +1,4 @@
-"""Variants of a recipe that its settings alone express: low blocks, the last block, no dropout, a frozen table."""
+"""Variants of a recipe by settings alone: lowest blocks, the last block, no dropout, a frozen table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A frozen word table: it stays, everything else learns as before, and nothing is kept for it."""
+"""A frozen word table is unchanged, all other weights train as before, and no optimizer state is stored for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient balance in the real loop: equal shares, cuts and padding, resumes, every kind of stage."""
+"""Gradient balance in the training loop: equal shares, microbatches, padding, resumes, every kind of stage."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_measurement_leaves_no_gradient_and_draws_nothing(recipe: Recipe, tm
 
 
 @pytest.mark.parametrize("terms", [None, [{"kind": "contrastive"}, {"kind": "sample_relation", "num_heads": 4}]])
-def test_neither_cuts_nor_padding_change_the_factors(
+def test_microbatches_and_padding_do_not_change_the_factors(
     terms: list[dict[str, Any]] | None, recipe: Recipe, tmp_path: Path
 ) -> None:
     latent = BALANCED if terms is None else BALANCED | {"terms": terms}
@@ -134,9 +134,9 @@ def test_neither_cuts_nor_padding_change_the_factors(
         for budget in (8192, 40, 8192)
     ]
     assert len(trainers[1].batches.step(0)) > 1
-    own = trainers[2].tokens.batch
+    batches = trainers[2].tokens.batch
     trainers[2].tokens = replace(trainers[2].tokens)
-    object.__setattr__(trainers[2].tokens, "batch", lambda rows: longer(own(rows)))
+    object.__setattr__(trainers[2].tokens, "batch", lambda rows: longer(batches(rows)))
     factors = []
     for trainer in trainers:
         with dropout(trainer.student, 0.1):
@@ -157,7 +157,7 @@ def longer(batch: Batch) -> Batch:
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_a_stop_between_two_measurements_changes_no_bit(stop_at: int, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_stop_between_two_measurements_resumes_bit_for_bit(stop_at: int, recipe: Recipe, tmp_path: Path) -> None:
     config = general(recipe, WEIGHTED)
     folder, sinks = tmp_path / "checkpoint", (MetricList(), MetricList())
     whole = weights_after(config, plain_ports(folder / "whole", sink=sinks[0], log_every=1))
@@ -186,7 +186,7 @@ def weights_after(config: StageConfig, ports: Any) -> dict[str, Tensor]:
     return {f"{file.name} {name}": tensor for file in files for name, tensor in load_file(file).items()}
 
 
-def test_memory_that_runs_out_after_a_measurement_does_not_repeat_it(
+def test_running_out_of_memory_after_a_measurement_does_not_repeat_it(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain, tight = (make_trainer(general(recipe), plain_ports(tmp_path)) for _ in range(2))
@@ -233,7 +233,7 @@ def test_teachers_of_a_committee_share_a_factor(recipe: Recipe, tmp_path: Path) 
         assert balanced[name] == pytest.approx(equal, rel=1e-4)
 
 
-def test_unlocking_a_block_changes_no_factor(recipe: Recipe, tmp_path: Path) -> None:
+def test_unlocking_a_block_does_not_change_factors(recipe: Recipe, tmp_path: Path) -> None:
     factors = []
     for progress in (0.0, 0.9):
         trainer = make_trainer(general(recipe, BALANCED | {"unlock": "bottom_up"}), plain_ports(tmp_path))
@@ -245,7 +245,7 @@ def test_unlocking_a_block_changes_no_factor(recipe: Recipe, tmp_path: Path) -> 
     assert factors[0] == factors[1]
 
 
-def test_a_student_that_begins_as_its_teacher_has_finite_weights(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_student_that_starts_as_its_teacher_has_finite_weights(recipe: Recipe, tmp_path: Path) -> None:
     shape = StudentShape(num_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
     start = TeacherLayersStart.model_validate({"layer_map": {"kind": "bottom"}})
     config = general(recipe, BALANCED | {"layer_map": {"kind": "bottom"}}).model_copy(
@@ -262,7 +262,7 @@ def test_a_student_that_begins_as_its_teacher_has_finite_weights(recipe: Recipe,
         assert all(0 < factor <= 10_000 for factor in ports.sink.values(f"train/weight_factor/{name}").values())
 
 
-def test_masked_words_are_those_of_the_step(recipe: Recipe, tmp_path: Path) -> None:
+def test_measurements_use_the_masked_words_of_the_step(recipe: Recipe, tmp_path: Path) -> None:
     objective = MaskedLanguageObjective.model_validate({"latent": BALANCED, "soft_label": None})
     config = general(recipe).model_copy(update={"objective": objective})
     trainers = [
@@ -281,7 +281,7 @@ def test_masked_words_are_those_of_the_step(recipe: Recipe, tmp_path: Path) -> N
         assert torch.equal(masked.input_ids[row, :length], whole.input_ids[position, :length])
 
 
-def test_choices_of_a_row_need_not_be_measured_together(tmp_path: Path) -> None:
+def test_choices_of_a_row_may_be_measured_separately(tmp_path: Path) -> None:
     recipe = Recipe.model_validate(kind_recipe_dict(tmp_path / "in", "multiple_choice"))
     teacher = FinetunedTeacher(model=FolderModel(path="./nowhere"))
     config = stage_config(recipe, recipe.stages[2], TaskTeachers(fine_tuned=(teacher,)))
@@ -307,7 +307,7 @@ def test_rows_are_bounded_and_spread_over_lengths(lengths: list[int], number: in
     assert len(chosen) == len(set(chosen.tolist())) == number
 
 
-def test_rows_are_of_all_lengths() -> None:
+def test_measured_rows_cover_all_lengths() -> None:
     lengths = np.arange(1, 101, dtype=np.int32)
     chosen = lengths[spread_rows(np.random.default_rng(0).permutation(100), lengths)]
     assert len(chosen) == 10

@@ -1,4 +1,4 @@
-"""Ridge regression from sums against numpy on whole matrices, with the hat matrix written out."""
+"""Ridge regression from sums compared with numpy on complete matrices and the explicit hat matrix."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def by_hand(x: NDArray[np.float64], y: NDArray[np.float64], *, intercept: bool) 
 
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("noise", [0.0, 30.0])
-def test_map_and_penalty_are_those_by_hand(intercept: bool, noise: float) -> None:
+def test_map_and_penalty_equal_those_computed_by_hand(intercept: bool, noise: float) -> None:
     inputs, true = drawn(60, 5, seed=0), drawn(7, 5, seed=1)
     outputs = inputs @ true.T + noise * drawn(60, 7, seed=2, mean=0.0)
     weight, bias = fitted(inputs, outputs, rows_at_once=13, intercept=intercept)
@@ -71,7 +71,7 @@ def test_dependent_inputs_and_few_rows_have_a_finite_map(number: int) -> None:
     assert bool(torch.isfinite(bias).all())
 
 
-def test_inputs_that_do_not_vary_leave_the_mean() -> None:
+def test_constant_inputs_are_mapped_to_the_mean() -> None:
     weight, bias = fitted(torch.zeros(5, 3), outputs := drawn(5, 2, seed=9))
     assert not bool(weight.any())
     torch.testing.assert_close(bias, outputs.mean(0))
