@@ -1,110 +1,132 @@
-"""Comparison of methods with equal students, tasks, tokens and seeds: a table with mean and range.
+"""Does distillation beat fine-tuning the same student? Methods at equal tokens and seeds, beside their control.
 
-    python -m benchmarks.quality benchmarks/sst2.yaml --tokens 3M --seeds 0,1,2 --json quality.json
+    python -m benchmarks.quality benchmarks/small_sst2.yaml benchmarks/small_mrpc.yaml --tokens 200k,800k \
+        --seeds 0,1,2 --json quality.json
 
-Every method is the given recipe with other stages, objectives or start. A stage keeps the learning rate and batch of
-the recipe's stage of the same name. All runs share one store: the teacher is fine-tuned once, a stage that two methods
-share is trained once, and an interrupted comparison resumes.
+Every comparison runs the controls: the same start and the same tokens with hard labels alone, and with soft and hard
+labels. `--rows held_out` scores rows taken out of the training file, on which settings are chosen; `--rows validation`
+scores the rows that are reported. `--factors` chooses each method's learning rate on held-out rows, with a seed of its
+own. `--changes` compares changes to the four stages one by one, and `--keep` applies changes to all of them.
+
+All runs share one store: a teacher is fine-tuned once, a stage that two methods share is trained once. Results in the
+JSON file are taken from there, so that an interrupted comparison continues.
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 from pydantic import TypeAdapter
 
+from benchmarks.held_out_rows import held_out_task
+from benchmarks.methods import (
+    CHANGES,
+    CONTROL,
+    CONTROLS,
+    FOUR_STAGES,
+    METHODS,
+    NO_CHANGE,
+    STARTS,
+    Change,
+    Method,
+    changed,
+    merged,
+    variant,
+)
 from benchmarks.output import console, table_of, write_json
+from benchmarks.paired import difference
 from pipeline.launch import prepare_environment
+from schemas.core.base import digest_of
 from schemas.core.training import Duration
+from schemas.data.tasks import FileTask
+from stages.storage.format_versions import NUMERICS_VERSION
 
-LATENT: dict[str, Any] = {"kind": "latent"}
-RELATIONS: dict[str, Any] = {
-    "kind": "latent",
-    "layer_map": {"kind": "last"},
-    "terms": [
-        # 12 relation heads: 48, the source's number, does not divide a width of 312.
-        {"kind": "relation", "between": between, "num_heads": 12}
-        for between in ("query", "key", "value")
-    ],
-}
-HARD: dict[str, Any] = {"kind": "task", "latent": None, "soft_label": None}
-SOFT: dict[str, Any] = {"kind": "task", "latent": None, "hard_label": None}
-SOFT_AND_HARD: dict[str, Any] = {"kind": "task", "latent": None}
-ALL_THREE: dict[str, Any] = {"kind": "task"}
+_TUNING_SEED = 1000
+_COLUMNS = ("tokens", "mean %", "seeds' range", "minus control", "minus four stages", "agrees %")
+Rows = Literal["held_out", "validation"]
 
 
 @dataclass(frozen=True)
-class Method:
-    """Stages, each with its share of the tokens and its objective, and the start of the student."""
+class Result:
+    """One run: the student's score, and its scores of resampled rows."""
 
-    stages: dict[str, tuple[float, dict[str, Any]]]
-    start: dict[str, Any] = field(default_factory=lambda: {"kind": "random"})
-
-
-FOUR: dict[str, tuple[float, dict[str, Any]]] = {
-    "general": (0.40, LATENT),
-    "general_enhanced": (0.10, LATENT),
-    "task_adaptive": (0.25, LATENT),
-    "task_specific": (0.25, ALL_THREE),
-}
-
-
-def without(stage: str) -> Method:
-    """Return ERNIE-Tiny without one stage, whose tokens go to the next one.
-
-    Without `task_specific` the student still needs a classifier, so hard labels alone replace distillation.
-    """
-    if stage == "task_specific":
-        return Method(FOUR | {stage: (FOUR[stage][0], HARD)})
-    names = list(FOUR)
-    following = names[names.index(stage) + 1]
-    return Method(
-        {
-            name: (share + FOUR[stage][0] if name == following else share, objective)
-            for name, (share, objective) in FOUR.items()
-            if name != stage
-        }
-    )
+    key: str
+    """Digest of the recipe that was run."""
+    task: str
+    rows: Rows
+    method: str
+    budget: float
+    seed: int
+    factor: float
+    metric: str
+    score: float
+    draws: list[float]
+    teacher: float
+    agreement: float
+    tokens: int
+    seconds: float
 
 
-METHODS: dict[str, Method] = {
-    "hard labels": Method({"task_specific": (1.0, HARD)}),
-    "soft + hard labels": Method({"task_specific": (1.0, SOFT_AND_HARD)}),
-    "TinyBERT": Method({"general": (0.40, LATENT), "task_adaptive": (0.35, LATENT), "task_specific": (0.25, SOFT)}),
-    "ERNIE-Tiny": Method(FOUR),
-    **{f"ERNIE-Tiny without {name}": without(name) for name in FOUR},
-    "MiniLMv2, fine-tuned": Method({"general": (0.6, RELATIONS), "task_specific": (0.4, HARD)}),
-}
-STARTS: dict[str, dict[str, Any]] = {
-    "random start": {"kind": "random"},
-    "ETD-Rand": {"kind": "extract", "units": "random"},
-    "ETD-Impt": {"kind": "extract", "units": "importance"},
-}
+@dataclass(frozen=True)
+class Candidate:
+    """A method with a change, under the name that tables show."""
+
+    name: str
+    method: Method
+    change: Change = NO_CHANGE
 
 
-def variant(base: dict[str, Any], method: Method, *, tokens: float, seed: int) -> dict[str, Any]:
-    """Return the base recipe with a method's stages and start, for a number of tokens and a seed."""
-    own = {stage["name"]: stage["training"] for stage in base["stages"]}
-    stages = [
-        {
-            "name": name,
-            "objective": objective,
-            "training": own[name] | {"duration": f"{round(tokens * share)} tokens", "seed": seed},
-        }
-        for name, (share, objective) in method.stages.items()
-    ]
-    start = method.start | {"seed": seed}
-    student = base["student"] | {"start": start}
-    return base | {"stages": stages, "student": student, "baselines": []}
+class Comparison:
+    """Runs variants of one recipe, and keeps their results."""
+
+    def __init__(self, recipe: Path, settings: list[str], store: Path, held_out: int, results: list[Result]) -> None:
+        from pipeline.recipes.shipped import read_recipe
+
+        parsed = read_recipe(str(recipe), settings)
+        assert parsed.task is not None
+        self.name, self.store, self.results = parsed.name, store, results
+        base = parsed.model_dump(mode="json")
+        self.bases: dict[Rows, dict[str, Any]] = {"validation": base}
+        if isinstance(parsed.task, FileTask):
+            folder = store / "held-out" / parsed.name
+            self.bases["held_out"] = base | {"task": held_out_task(parsed.task, folder, rows=held_out)}
+
+    def run(self, candidate: Candidate, rows: Rows, budget: float, seed: int, factor: float = 1.0) -> Result:
+        """Return the result of one run, from the earlier results if it is among them."""
+        recipe = variant(
+            self.bases[rows], candidate.method, tokens=budget, seed=seed, change=candidate.change, factor=factor
+        )
+        key = digest_of({"recipe": recipe, "numerics": NUMERICS_VERSION})
+        for result in self.results:
+            if result.key == key and result.method == candidate.name:
+                return result
+        measured = _measured(recipe, self.store)
+        named = {"task": self.name, "rows": rows, "method": candidate.name, "budget": budget, "seed": seed}
+        result = Result(key=key, **named, factor=factor, **measured)
+        self.results.append(result)
+        console().print(
+            f"{self.name}, {rows}, {candidate.name}, {budget / 1e6:.2f} M tokens, seed {seed}, learning rate × "
+            f"{factor:g}: {100 * result.score:.1f} %"
+        )
+        return result
+
+    def best_factor(self, candidate: Candidate, budget: float, factors: list[float]) -> float:
+        """Return the learning-rate factor with the best score on held-out rows."""
+        if len(factors) == 1:
+            return factors[0]
+        tried = [self.run(candidate, "held_out", budget, _TUNING_SEED, factor) for factor in factors]
+        return max(tried, key=lambda result: result.score).factor
 
 
-def run(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
+def _measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
     """Run one variant, and return the scores of its student."""
     from pipeline.flow import RunOptions, distill_flow
 
@@ -113,14 +135,45 @@ def run(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
         file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         report = distill_flow(recipe=str(file), options=RunOptions(store=str(store)))
     teacher = next(row for row in report.rows if row.kind == "teacher")
-    student = [row for row in report.rows if row.kind == "stage"][-1]
+    students = [row for row in report.rows if row.kind == "stage"]
+    metric, draws = _draws_of(students[-1].checkpoint.path, json.dumps(recipe["task"]), json.dumps(recipe["teacher"]))
+    scores = [row.judgement.scores[metric].value for row in (students[-1], teacher)]
     return {
-        "accuracy": student.judgement.accuracy,
-        "agreement": student.judgement.agreement,
-        "teacher": teacher.judgement.accuracy,
-        "tokens": sum(row.tokens or 0 for row in report.rows if row.kind == "stage"),
-        "seconds": sum(row.seconds or 0 for row in report.rows if row.kind == "stage"),
+        "metric": metric,
+        "score": scores[0],
+        "draws": [round(value, 6) for value in draws],
+        "teacher": scores[1],
+        "agreement": students[-1].judgement.agreement,
+        "tokens": sum(row.tokens or 0 for row in students),
+        "seconds": sum(row.seconds or 0 for row in students),
     }
+
+
+def _draws_of(checkpoint: str, task: str, teacher: str) -> tuple[str, list[float]]:
+    """Return the task's main metric, and a checkpoint's scores of resampled validation rows."""
+    from stages.kinds.registry import kind_of
+
+    metric, scorer = _scorer(task, teacher)
+    model = kind_of(scorer.rows.task.problem).head.load(Path(checkpoint) / "model")
+    return metric, scorer.draws(metric, scorer.answers_of(model)).tolist()
+
+
+@cache
+def _scorer(task: str, teacher: str) -> tuple[Any, Any]:
+    from schemas.data.tasks import TaskData
+    from schemas.recipe.teacher import TeacherConfig
+    from stages.data.tasks.load import load_task
+    from stages.judge import task_scorers
+    from stages.models.encoders import load_config, load_tokenizer, locate
+
+    parsed: Any = TypeAdapter(TaskData).validate_json(task)
+    folder = locate(TeacherConfig.model_validate_json(teacher).model)
+    cache_folder = Path(tempfile.mkdtemp())
+    rows = load_task(parsed, cache_folder)
+    scorers = task_scorers(
+        rows, load_tokenizer(folder, load_config(folder)), max_length=parsed.max_length, cache=cache_folder
+    )
+    return parsed.main_metric, scorers["validation"]
 
 
 def amount(text: str) -> float:
@@ -129,94 +182,137 @@ def amount(text: str) -> float:
     return duration.amount
 
 
-def by_run(results: list[dict[str, Any]]) -> dict[tuple[str, float], list[dict[str, Any]]]:
-    """Return the results of all seeds by method and number of tokens."""
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault((result["method"], result["budget"]), []).append(result)
-    return groups
-
-
-def summarise(results: list[dict[str, Any]]) -> None:
-    """Print the mean and range of the seeds, agreement and time of every method and number of tokens.
-
-    The range says more than a standard deviation of two or three seeds.
-    """
-    columns = ("tokens", "seeds", "accuracy %", "lowest to highest", "agrees %", "minutes")
-    table = table_of("method", *columns, title="accuracy on the validation rows")
-    for (method, tokens), seeds in by_run(results).items():
-        accuracies = [100 * result["accuracy"] for result in seeds]
-        table.add_row(
-            method,
-            f"{tokens / 1e6:.2f} M",
-            str(len(seeds)),
-            f"{statistics.mean(accuracies):.1f}",
-            f"{min(accuracies):.1f} to {max(accuracies):.1f}",
-            f"{100 * statistics.mean(result['agreement'] for result in seeds):.1f}",
-            f"{statistics.mean(result['seconds'] for result in seeds) / 60:.1f}",
-        )
-    console().print(table)
-    console().print(f"teacher: {100 * results[0]['teacher']:.1f} %")
-
-
-def compare_starts(results: list[dict[str, Any]]) -> None:
-    """Print, for each start, the fewest tokens whose mean reaches the random start's mean at the full budget."""
-    means = {run: statistics.mean(result["accuracy"] for result in seeds) for run, seeds in by_run(results).items()}
-    random = {run: mean for run, mean in means.items() if run[0].endswith("random start")}
-    if not random:
-        return
-    (reference, budget), goal = max(random.items(), key=lambda item: item[0][1])
-    prefix = reference.removesuffix("random start")
-    for name in dict.fromkeys(method for method, _ in means if method.startswith(prefix)):
-        enough = [tokens for (method, tokens), mean in means.items() if method == name and mean >= goal]
-        outcome = "not reached"
-        if enough:
-            outcome = f"with {min(enough) / 1e6:.2f} M tokens, {100 * (1 - min(enough) / budget):.0f} % fewer"
-        console().print(f"{name}: the random start's final {100 * goal:.1f} % {outcome}")
-
-
-def plan_of(methods: list[str], starts_of: str | None, tokens: float, fractions: list[float]):  # type: ignore[no-untyped-def]
-    """Return (name, method, tokens) of every run."""
-    chosen = [(name, METHODS[name], tokens) for name in methods]
+def candidates(methods: list[str], changes: list[str], keep: list[str], starts_of: str | None) -> list[Candidate]:
+    """Return everything that is compared: the controls, methods, changes one by one, and starts."""
+    kept = merged([CHANGES[name] for name in keep])
+    names = dict.fromkeys([*CONTROLS, FOUR_STAGES, *methods])
+    chosen = [Candidate(name, METHODS[name], kept) for name in names]
+    chosen += [Candidate(f"+ {name}", changed(name), merged([kept, CHANGES[name]])) for name in changes]
     if starts_of is not None:
         stages = METHODS[starts_of].stages
-        chosen += [
-            (f"{starts_of}, {name}", Method(stages, start), round(tokens * fraction))
-            for name, start in STARTS.items()
-            for fraction in fractions
-        ]
+        chosen += [Candidate(f"{starts_of}, {name}", Method(stages, start), kept) for name, start in STARTS.items()]
     return chosen
 
 
-def main(
-    recipe: Annotated[Path, typer.Argument(help="A recipe with all four stages and a task.")],
-    tokens: Annotated[str, typer.Option(help="Tokens of all stages together, such as 3M.")] = "3M",
-    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
-    methods: Annotated[str, typer.Option(help="Names, separated by semicolons; `all` or ``.")] = "all",
-    starts_of: Annotated[str | None, typer.Option(help="Compare starts of this method.")] = None,
-    fractions: Annotated[str, typer.Option(help="Shares of the tokens for starts.")] = "0.3,0.5,1",
-    change: Annotated[list[str] | None, typer.Option("--set", help="Change the recipe.")] = None,
-    store: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("distill-store"),
-    output: Annotated[Path | None, typer.Option("--json", help="Write every result here.")] = None,
-) -> None:
-    """Compare methods on one task."""
-    prepare_environment()
-    from pipeline.recipes.shipped import read_recipe
+def by_method(results: list[Result]) -> dict[tuple[str, float, str], list[Result]]:
+    """Return the results of all seeds by task, number of tokens and method."""
+    groups: dict[tuple[str, float, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.task, result.budget, result.method), []).append(result)
+    return groups
 
-    base = read_recipe(str(recipe), change or []).model_dump(mode="json")
-    named = list(METHODS) if methods == "all" else [name for name in methods.split(";") if name]
-    if unknown := sorted({*named, *([starts_of] if starts_of else [])} - set(METHODS)):
-        raise typer.BadParameter(f"{', '.join(unknown)}: choose {'; '.join(METHODS)}")
-    shares = [float(share) for share in fractions.split(",")]
-    results: list[dict[str, Any]] = []
-    for name, method, budget in plan_of(named, starts_of, amount(tokens), shares):
-        for seed in (int(seed) for seed in seeds.split(",")):
-            scores = run(variant(base, method, tokens=budget, seed=seed), store)
-            results.append({"method": name, "budget": budget, "seed": seed} | scores)
-            console().print(f"{name}, seed {seed}: {100 * scores['accuracy']:.1f} %")
-            write_json(output, results)
-    summarise(results)
-    compare_starts(results)
+
+def summarise(results: list[Result]) -> None:
+    """Print one table per task: mean over seeds, and the paired difference from control and from the four stages."""
+    groups = by_method(results)
+    for task in dict.fromkeys(result.task for result in results):
+        of_task = [result for result in results if result.task == task]
+        metric, rows = of_task[0].metric, of_task[0].rows
+        columns = (
+            "tokens",
+            "seeds",
+            "score %",
+            "seeds' range",
+            "minus control",
+            "minus four stages",
+            "agrees %",
+            "lr ×",
+        )
+        table = table_of(
+            "method", *columns, title=f"{task}: {metric} on {rows} rows, 95 % intervals over rows and seeds"
+        )
+        for (_, budget, method), seeds in groups.items():
+            if seeds[0].task == task:
+                table.add_row(*_cells(method, seeds, groups[task, budget, CONTROL], groups[task, budget, FOUR_STAGES]))
+        console().print(table)
+        console().print(f"teacher: {100 * of_task[0].teacher:.1f} %")
+
+
+def _cells(method: str, seeds: list[Result], control: list[Result], four: list[Result]) -> list[str]:
+    scores = [100 * result.score for result in seeds]
+    return [
+        method,
+        f"{seeds[0].budget / 1e6:.2f} M",
+        f"{statistics.mean(scores):.1f}",
+        f"{min(scores):.1f} to {max(scores):.1f}",
+        _minus(seeds, control),
+        _minus(seeds, four),
+        f"{100 * statistics.mean(result.agreement for result in seeds):.1f}",
+    ]
+
+
+def _percent(seeds: list[Result]) -> list[list[float]]:
+    return [[100 * value for value in result.draws] for result in seeds]
+
+
+def _minus(seeds: list[Result], others: list[Result]) -> str:
+    if seeds is others:
+        return "–"
+    scores, reference = ([100 * result.score for result in group] for group in (seeds, others))
+    return str(difference(scores, _percent(seeds), reference, _percent(others)))
+
+
+def compare_starts(results: list[Result]) -> None:
+    """Print, for each start, the fewest tokens whose mean reaches the random start's mean at the full budget."""
+    means = {run: statistics.mean(result.score for result in seeds) for run, seeds in by_method(results).items()}
+    random = {run: mean for run, mean in means.items() if run[2].endswith("random start")}
+    for task in dict.fromkeys(run[0] for run in random):
+        (_, budget, reference), goal = max(
+            (item for item in random.items() if item[0][0] == task), key=lambda item: item[0][1]
+        )
+        prefix = reference.removesuffix("random start")
+        for name in dict.fromkeys(method for of, _, method in means if of == task and method.startswith(prefix)):
+            enough = [run[1] for run, mean in means.items() if (run[0], run[2]) == (task, name) and mean >= goal]
+            outcome = "not reached"
+            if enough:
+                outcome = f"with {min(enough) / 1e6:.2f} M tokens, {100 * (1 - min(enough) / budget):.0f} % fewer"
+            console().print(f"{task}, {name}: the random start's final {100 * goal:.1f} % {outcome}")
+
+
+def _read(output: Path | None) -> list[Result]:
+    if output is None or not output.is_file():
+        return []
+    return [Result(**entry) for entry in json.loads(output.read_text(encoding="utf-8"))["results"]]
+
+
+def _names(text: str, known: Any) -> list[str]:
+    names = list(known) if text == "all" else [name.strip() for name in text.split(";") if name.strip()]
+    if unknown := sorted(set(names) - set(known)):
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose {'; '.join(known)}")
+    return names
+
+
+def main(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes with all four stages and a task, one per task.")],
+    tokens: Annotated[str, typer.Option(help="Tokens of all stages together, such as 200k,800k.")] = "200k,800k",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    methods: Annotated[str, typer.Option(help="Methods beside four stages and controls, by semicolons; `all`.")] = "",
+    changes: Annotated[str, typer.Option(help="Changes to the four stages, compared one by one; `all`.")] = "",
+    keep: Annotated[str, typer.Option(help="Changes that all runs have.")] = "",
+    starts_of: Annotated[str | None, typer.Option(help="Compare starts of this method.")] = None,
+    rows: Annotated[Rows, typer.Option(help="Rows that are scored.")] = "held_out",
+    held_out: Annotated[int, typer.Option(help="Training rows to hold out.")] = 1000,
+    factors: Annotated[str, typer.Option(help="Learning-rate factors to choose from on held-out rows.")] = "1",
+    change: Annotated[list[str] | None, typer.Option("--set", help="Change the recipes.")] = None,
+    store: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("distill-store"),
+    output: Annotated[Path | None, typer.Option("--json", help="Read and write results here.")] = None,
+) -> None:
+    """Compare methods, changes and starts with their control."""
+    prepare_environment()
+    kept = _names(keep, CHANGES)
+    compared = candidates(_names(methods, METHODS), _names(changes, CHANGES), kept, starts_of)
+    results = _read(output)
+    reported: list[Result] = []
+    for recipe in recipes:
+        comparison = Comparison(recipe, change or [], store, held_out, results)
+        for budget in [amount(text) for text in tokens.split(",")]:
+            for candidate in compared:
+                factor = comparison.best_factor(candidate, budget, [float(text) for text in factors.split(",")])
+                for seed in [int(text) for text in seeds.split(",")]:
+                    reported.append(comparison.run(candidate, rows, budget, seed, factor))
+                    write_json(output, [asdict(result) for result in results])
+    summarise(reported)
+    compare_starts(reported)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from stages.kinds.base import AnyKind, Kind, Logits
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import Answers, ScoredRows, TaskRows
 from stages.models.read import read_rows
-from stages.scores.metrics import interval, paired_difference_interval, score, why_no_correlation
+from stages.scores.metrics import interval, paired_difference_interval, resampled, score, why_no_correlation
 from stages.scores.positive_class import unclear
 
 
@@ -122,6 +122,11 @@ class Scorer(Generic[Answers]):
         low, high = paired_difference_interval(metric, labels, minuend, subtrahend, **about)
         value = score(metric, labels, minuend, **about) - score(metric, labels, subtrahend, **about)
         return Score(value=value, low=low, high=high, of=self.about(metric))
+
+    def draws(self, metric: MetricName, answers: Answers) -> NDArray[np.float64]:
+        """Return (resamples,) scores of resampled rows; equal draws of rows for all answers that this scorer scores."""
+        labels, compared = self.kind.compared(self.rows, metric, answers)
+        return resampled(metric, labels, compared, **self._positive(metric))
 
     @cached_property
     def in_train(self) -> NDArray[np.bool_]:

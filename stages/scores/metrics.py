@@ -114,7 +114,7 @@ def interval(
         resamples: number of draws.
         seed: seed of the draws.
     """
-    draws = _draws(metric, labels, predictions, positive, resamples, seed)
+    draws = resampled(metric, labels, predictions, positive=positive, resamples=resamples, seed=seed)
     return _percentiles(draws, level)
 
 
@@ -143,14 +143,25 @@ def paired_difference_interval(
         resamples: number of draws.
         seed: seed of the draws.
     """
-    draws = [_draws(metric, labels, answers, positive, resamples, seed) for answers in (student, teacher)]
-    return _percentiles(draws[0] - draws[1], level)
+    first, second = (
+        resampled(metric, labels, answers, positive=positive, resamples=resamples, seed=seed)
+        for answers in (student, teacher)
+    )
+    return _percentiles(first - second, level)
 
 
-def _draws(metric: str, labels: Answers, predictions: Answers, positive: int, resamples: int, seed: int) -> np.ndarray:
+def resampled(
+    metric: str,
+    labels: Answers,
+    predictions: Answers,
+    *,
+    positive: int = _POSITIVE,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Return (resamples,) scores of rows drawn with replacement; the number of rows and the seed decide the draws."""
     name, labels, predictions = _checked(metric, labels, predictions, positive)
-    resampler = METRICS[name].resampler(labels, predictions)
-    return resampler.draws(resamples, seed)
+    return METRICS[name].resampler(labels, predictions).draws(resamples, seed)
 
 
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:

@@ -1,0 +1,180 @@
+"""Methods, starts and changes that `benchmarks.quality` compares, as variants of one recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Settings = dict[str, Any]
+
+LATENT: Settings = {"kind": "latent"}
+RELATIONS: Settings = {
+    "kind": "latent",
+    "layer_map": {"kind": "last"},
+    "terms": [
+        # 12 relation heads: 48, the source's number, does not divide a width of 312.
+        {"kind": "relation", "between": between, "num_heads": 12}
+        for between in ("query", "key", "value")
+    ],
+}
+HARD: Settings = {"kind": "task", "latent": None, "soft_label": None}
+SOFT: Settings = {"kind": "task", "latent": None, "hard_label": None}
+SOFT_AND_HARD: Settings = {"kind": "task", "latent": None}
+ALL_THREE: Settings = {"kind": "task"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """Stages, each with its share of the tokens and its objective, and the start of the student."""
+
+    stages: dict[str, tuple[float, Settings]]
+    start: Settings | None = None
+    """Replaces the recipe's start; None keeps it."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Settings that replace those of a method, wherever the method has the part that they belong to."""
+
+    latent: Settings = field(default_factory=dict)
+    """Every latent objective, in `task_specific` too."""
+    labels: Settings = field(default_factory=dict)
+    """The objective of `task_specific`, unless it has hard labels alone."""
+    training: Mapping[str, Settings] = field(default_factory=dict)
+    """Training, by the name of the stage."""
+    start: Settings = field(default_factory=dict)
+    """Start of the student."""
+    teacher: Settings = field(default_factory=dict)
+    """Fine-tuning of the teacher; every method then gets another teacher."""
+    shares: Mapping[str, float] = field(default_factory=dict)
+    """Shares of the tokens, for the method of four stages."""
+
+    def to_objective(self, stage: str, objective: Settings) -> Settings:
+        """Return a stage's objective with the change."""
+        if objective["kind"] == "latent":
+            return objective | self.latent
+        if objective == HARD:
+            return objective
+        changed = objective | self.labels
+        if self.latent and objective.get("latent", LATENT) is not None:
+            changed |= {"latent": {"kind": "latent"} | (objective.get("latent") or {}) | self.latent}
+        return changed
+
+
+NO_CHANGE = Change()
+FOUR: dict[str, tuple[float, Settings]] = {
+    "general": (0.40, LATENT),
+    "general_enhanced": (0.10, LATENT),
+    "task_adaptive": (0.25, LATENT),
+    "task_specific": (0.25, ALL_THREE),
+}
+FOUR_STAGES = "four stages"
+CONTROL = "hard labels"
+CONTROLS = (CONTROL, "soft + hard labels")
+"""Methods that every comparison runs: the same start and tokens, with labels alone."""
+
+
+def without(stage: str) -> Method:
+    """Return the four stages without one, whose tokens go to the next one.
+
+    Without `task_specific` the student still needs a classifier, so hard labels alone replace distillation.
+    """
+    if stage == "task_specific":
+        return Method(FOUR | {stage: (FOUR[stage][0], HARD)})
+    names = list(FOUR)
+    following = names[names.index(stage) + 1]
+    return Method(
+        {
+            name: (share + FOUR[stage][0] if name == following else share, objective)
+            for name, (share, objective) in FOUR.items()
+            if name != stage
+        }
+    )
+
+
+METHODS: dict[str, Method] = {
+    CONTROL: Method({"task_specific": (1.0, HARD)}),
+    "soft + hard labels": Method({"task_specific": (1.0, SOFT_AND_HARD)}),
+    FOUR_STAGES: Method(FOUR),
+    **{f"without {name}": without(name) for name in FOUR},
+    "TinyBERT": Method({"general": (0.40, LATENT), "task_adaptive": (0.35, LATENT), "task_specific": (0.25, SOFT)}),
+    "MiniLMv2, fine-tuned": Method({"general": (0.6, RELATIONS), "task_specific": (0.4, HARD)}),
+}
+STARTS: dict[str, Settings] = {
+    "random start": {"kind": "random"},
+    "ETD-Rand": {"kind": "extract", "units": "random"},
+    "ETD-Impt": {"kind": "extract", "units": "importance"},
+}
+
+CHANGES: dict[str, Change] = {
+    "first_step": Change(latent={"normalize": "first_step"}),
+    "no dropout in task_specific": Change(training={"task_specific": {"dropout": 0}}),
+    "lower layers": Change(
+        start={"layer_map": {"kind": "bottom"}},
+        latent={"layer_map": {"kind": "bottom"}},
+    ),
+    "last block only": Change(latent={"layer_map": {"kind": "last"}}),
+    "half the tokens for task_specific": Change(
+        shares={"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.2, "task_specific": 0.5}
+    ),
+    "no latent terms in task_specific": Change(labels={"latent": None}),
+}
+"""Changes to the four stages, by the names that `--changes` takes; each is a line of the ablation table."""
+
+
+def changed(name: str) -> Method:
+    """Return the four stages with the shares of a change."""
+    shares = CHANGES[name].shares
+    return Method({stage: (shares.get(stage, share), objective) for stage, (share, objective) in FOUR.items()})
+
+
+def merged(changes: list[Change]) -> Change:
+    """Return several changes as one; later ones win."""
+    total = NO_CHANGE
+    for change in changes:
+        training = {
+            stage: {**total.training.get(stage, {}), **change.training.get(stage, {})}
+            for stage in {*total.training, *change.training}
+        }
+        total = replace(
+            total,
+            latent=total.latent | change.latent,
+            labels=total.labels | change.labels,
+            training=training,
+            start=total.start | change.start,
+            teacher=total.teacher | change.teacher,
+            shares={**total.shares, **change.shares},
+        )
+    return total
+
+
+def variant(
+    base: Settings, method: Method, *, tokens: float, seed: int, change: Change = NO_CHANGE, factor: float = 1.0
+) -> Settings:
+    """Return the base recipe with a method's stages and start.
+
+    Args:
+        base: the recipe; a stage keeps the learning rate and batch of the recipe's stage of the same name.
+        method: the method.
+        tokens: tokens of all stages together.
+        seed: seed of the start and of every stage.
+        change: settings that replace the method's.
+        factor: multiplies the learning rates.
+    """
+    trainings = {stage["name"]: stage["training"] for stage in base["stages"]}
+    stages = []
+    for name, (share, objective) in method.stages.items():
+        training = deepcopy(trainings[name]) | dict(change.training.get(name, {}))
+        training |= {"duration": f"{round(tokens * share)} tokens", "seed": seed}
+        training["optimizer"]["learning_rate"] *= factor
+        stages.append({"name": name, "objective": change.to_objective(name, objective), "training": training})
+    start = (method.start or base["student"]["start"]) | change.start
+    if start["kind"] in ("random", "extract"):
+        start |= {"seed": seed}
+    teacher = deepcopy(base["teacher"])
+    if change.teacher:
+        teacher["task_model"] |= change.teacher
+    student = base["student"] | {"start": start}
+    return base | {"stages": stages, "student": student, "teacher": teacher, "baselines": []}
