@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModel, AutoModelForSequenceClassification
@@ -15,20 +17,22 @@ from schemas.core.refs import FolderModel
 from schemas.core.training import Training
 from schemas.data.corpus import GeneralCorpus
 from schemas.data.stage_data import TaskDataset
+from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import StudentConfig, StudentShape
 from schemas.recipe.teacher import FinetunedTeacher, PretrainedTeacher
 from schemas.results.manifest import CheckpointRef, StageResult
+from stages.data.batching.tokens import Batch
 from stages.models.encoders import shape_of
 from stages.models.student import fresh_student
 from stages.ports.plain import MetricList, plain_ports
 from stages.preflight.checks import preflight
 from stages.run import run_stage
-from tests.support.families import FAMILIES, READABLE, SHAPE, family_config, family_folder
+from tests.support.families import FAMILIES, HOOKED, READABLE, SHAPE, family_config, family_folder
 from tests.support.kinds import kind_task
-from tests.support.toys import toy_recipe_dict
+from tests.support.toys import make_trainer, toy_recipe_dict
 
 LABELS = ("bad", "good")
 ON_STATES: tuple[dict[str, Any], ...] = ({"kind": "hidden"}, {"kind": "embedding"})
@@ -213,3 +217,44 @@ def test_attention_of_an_uncapturable_student_is_refused_by_name(here: Path, toy
     recipe = recipe_on(toys, folder_of(here, "bert"), [{"kind": "attention"}], model_type="convbert")
     with pytest.raises(ConfigError, match=r"cannot be read from a convbert model \(student\)"):
         preflight(recipe, cache_of(here))
+
+
+@pytest.mark.parametrize("name", [family for family in FAMILIES if family in HOOKED])
+def test_recorded_attention_survives_accumulation_padding_and_caching(
+    here: Path, toys: dict[str, Any], name: str, tmp_path: Path
+) -> None:
+    kinds = [{"kind": "attention", "loss": loss} for loss in ("mse_scores", "mse_centred_scores", "kl_probabilities")]
+    gradients = []
+    for kind in (*kinds, {"kind": "relation", "between": "key"}):
+        for way in ("whole", "cut", "padded", "cached"):
+            recipe = recipe_on(toys, folder_of(here, name), [kind])
+            config = stage_config(recipe, recipe.stages[0], TaskTeachers())
+            room = {"microbatch_tokens": 40} if way == "cut" else {"teacher_cache_bytes": 10**8}
+            trainer = make_trainer(config, plain_ports(tmp_path, **room))
+            if way == "padded":
+                width = max(trainer.tokens.lengths)
+                rows = np.concatenate(trainer.batches.step(0))
+                batch = trainer.tokens.batch(rows)
+                trainer.microbatches = lambda batch=batch, width=width: [longer(batch, width)]  # type: ignore[method-assign]
+            elif way == "cached":
+                trainer.teachers.fill_caches(trainer.batches, 10**6, trainer.ports, "general")
+                assert trainer.teachers.caches
+            trainer.accumulate()
+            gradients.append({key: p.grad for key, p in trainer.parameters.items() if p.grad is not None})
+        expected, *others = gradients
+        gradients.clear()
+        for other in others:
+            assert other.keys() == expected.keys()
+            for key, gradient in expected.items():
+                assert (other[key] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6, (kind, key)
+
+
+def longer(batch: Batch, by: int) -> Batch:
+    extra = torch.zeros(len(batch.input_ids), by, dtype=torch.long)
+    types = batch.token_type_ids
+    return replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, extra], 1),
+        attention_mask=torch.cat([batch.attention_mask, extra], 1),
+        token_type_ids=None if types is None else torch.cat([types, extra], 1),
+    )
