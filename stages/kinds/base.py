@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -48,6 +48,9 @@ class HeadLosses(ABC):
     tokens, where start and end of a span are two classes; (batch, 1) for choices, which are sequences of their own;
     (batch, width) for a vector.
     """
+
+    counted: ClassVar[Literal["labels", "tokens"]] = "labels"
+    """`tokens` if the counts are drawn step by step; as `stages.objective.terms.Counted`."""
 
     @abstractmethod
     def soft(

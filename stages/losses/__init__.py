@@ -1,8 +1,9 @@
 """The losses: pure functions that return a sum and a count.
 
-The training loop divides each term once, by its count over the whole optimizer step, so that neither padding nor
-gradient accumulation can change a gradient. Losses are computed in float32 (float64 for float64 inputs). Padding is
-removed before the arithmetic: a NaN at a padded position reaches neither the loss nor a gradient.
+The training loop divides each term once, by the mean count of the epoch's optimizer steps, so that neither padding nor
+gradient accumulation can change a gradient, and no row of an epoch weighs more than another. Losses are computed in
+float32 (float64 for float64 inputs). Padding is removed before the arithmetic: a NaN at a padded position reaches
+neither the loss nor a gradient.
 
 Each loss has one definition, a mean over real tokens (rows, pairs, …). Its docstring names the paper and how the
 authors' code differs; tests/parity/published.py reproduces published code on top of these functions.

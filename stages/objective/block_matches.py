@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 from torch import Tensor
 from typing_extensions import override
@@ -32,7 +32,7 @@ from stages.losses import (
     word_angle_loss,
     word_pair_loss,
 )
-from stages.objective.terms import Needs, Outputs, Pair
+from stages.objective.terms import Counted, Needs, Outputs, Pair
 
 Config = TypeVar("Config")
 
@@ -45,6 +45,8 @@ class BlockMatch(ABC, Generic[Config]):
     pair: Pair
     layer: int
     """The student block, 0 the first."""
+    counted: ClassVar[Counted] = "lengths"
+    """As `Term.counted`."""
 
     @property
     def reads(self) -> frozenset[str]:
@@ -223,6 +225,7 @@ class SampleRelationMatch(BlockMatch[SampleRelation]):
     """MGSKD's sample relation."""
 
     couples_rows = True
+    counted = "rows"
 
     @override
     def compare(self, student: Tensor, teacher: Tensor, batch: Batch, shares: Tensor | None) -> Summed:

@@ -60,6 +60,8 @@ class MixedLosses(HeadLosses):
 class MaskedWordLosses(HeadLosses):
     """The words that were masked."""
 
+    counted = "tokens"
+
     @override
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None

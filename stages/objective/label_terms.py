@@ -37,6 +37,7 @@ def _soft_label_term(config: SoftLabels, index: int, share: float, losses: HeadL
         teacher=index if several else None,
         of_student=Needs(logits=True),
         of_teacher=Needs(logits=True),
+        counted=losses.counted,
     )
 
 
@@ -47,7 +48,7 @@ def hard_label_term(config: HardLabels, losses: HeadLosses) -> Term:
         return losses.hard(_logits(student), batch)
 
     needs = Needs(logits=True)
-    return Term("hard_label", None, config.weight, compute, losses.hard_count, of_student=needs)
+    return Term("hard_label", None, config.weight, compute, losses.hard_count, of_student=needs, counted=losses.counted)
 
 
 def _logits(outputs: Outputs) -> Tensor:

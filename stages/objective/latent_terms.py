@@ -100,4 +100,5 @@ def _block_term(config: LatentTerm, pair: Pair, layer: int, teacher_layers: tupl
         of_student=match.needs([layer]),
         of_teacher=match.needs(teacher_layers),
         couples_rows=match.couples_rows,
+        counted=match.counted,
     )

@@ -121,6 +121,7 @@ def transport_term(config: LatentTerm, pair: Pair) -> Term:
         of_student=matches[0].needs(student_layers),
         of_teacher=matches[0].needs(teacher_layers),
         couples_rows=True,
+        counted=matches[0].counted,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -118,6 +119,14 @@ def with_whole_pools(targets: Sequence[Target]) -> list[Target]:
 
 
 Compute = Callable[[Outputs, Target | None, Batch], Summed]
+Counted = Literal["lengths", "labels", "rows", "tokens"]
+"""Rule by which the steps of an epoch are weighed against each other in a term.
+
+`lengths` and `labels`: the counts of rows add up and follow from their lengths, or from lengths and labels, so that an
+epoch's count is known before it begins and its gradient is that of the mean over everything that is compared. `rows`
+and `tokens`: the count does not add up, because the rows of a step are compared with each other, or is drawn step by
+step; each step's mean weighs as much as its rows, or its tokens.
+"""
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ class Term:
     """True if a row's loss depends on the other rows of its forward pass."""
     needs_pool: bool = False
     """True if the term reads the teacher's states of the whole step."""
+    counted: Counted = "lengths"
+    """Rule by which `count` weighs steps (stages/training/divisors.py)."""
 
     @property
     def key(self) -> str:
@@ -180,6 +191,7 @@ class Pair:
         layer: int | None = None,
         couples_rows: bool = False,
         needs_pool: bool = False,
+        counted: Counted = "lengths",
     ) -> Term:
         """Return the term of `config` for this pair, weighted by the teacher's share."""
         return Term(
@@ -193,4 +205,5 @@ class Pair:
             of_teacher=of_teacher,
             couples_rows=couples_rows,
             needs_pool=needs_pool,
+            counted=counted,
         )

@@ -19,6 +19,7 @@ from stages.models.dropout import Draws
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Outputs, Target, run_model
 from stages.ports.protocols import Ports
+from stages.training.divisors import Divisors
 from stages.training.gradients import first_rows, gradient_norms, gradient_shares, perturbed_embeddings, spread_rows
 from stages.training.meter import Meter
 from stages.training.optimizer import freeze, learning_rate_factor, make_optimizer, named_parameters
@@ -51,6 +52,7 @@ class Trainer:
         self.teachers = Teachers(teachers, objective, tokens, self.runtime)
         self.runtime.trained(objective)
         self.batches = Batches.of_stage(tokens, training, stage, microbatch_tokens=ports.microbatch_tokens)
+        self.divisors = Divisors(tokens, self.batches)
         self.num_steps = self.batches.num_steps(training.duration)
         freeze(self.student, training)
         self.parameters = dict(named_parameters(self.student, self.objective))
@@ -118,7 +120,8 @@ class Trainer:
 
     def accumulate(self) -> int:
         """Leave the whole step's gradient in the parameters; return the number of real tokens."""
-        self.objective.begin(epoch=self.batches.epoch_of(self.state.step), progress=self.state.step / self.num_steps)
+        epoch = self.batches.epoch_of(self.state.step)
+        self.objective.begin(epoch=epoch, progress=self.state.step / self.num_steps)
         batches = self.microbatches()
         # Counted before the transfer: reading a number back from an accelerator waits for all its pending work.
         counts = [self.objective.counts(batch) for batch in batches]
@@ -127,8 +130,9 @@ class Trainer:
         self.objective.note_initial(batches, whole, self.teachers.target, self.losses)
         self.measure_balance()
         weights = self.objective.weights()
+        divisors = self.divisors.of_step(self.objective.terms, epoch, batches, whole)
         totals = [
-            self.backward(batch, target, whole, weights)
+            self.backward(batch, target, divisors, weights)
             for batch, target in zip(batches, self.objective.targets(batches, self.teachers.target), strict=True)
         ]
         self.measure_shares(batches[0])
@@ -156,13 +160,13 @@ class Trainer:
             return self.objective.compute(self.answers(batch), target, batch)
 
     def backward(
-        self, batch: Batch, target: Target | None, whole: Mapping[str, int], weights: Mapping[str, float]
+        self, batch: Batch, target: Target | None, divisors: Mapping[str, float], weights: Mapping[str, float]
     ) -> dict[str, Tensor]:
-        """Run forward and backward on a microbatch; each term is divided by its count over the whole step."""
+        """Run forward and backward on a microbatch, each term's sum divided by its divisor."""
 
         def forward() -> tuple[Tensor, dict[str, Tensor]]:
             totals = {key: loss.total for key, loss in self.losses(batch, target).items()}
-            loss = sum(weights[key] * total / max(whole[key], 1) for key, total in totals.items())
+            loss = sum(weights[key] * total / (divisors[key] or 1) for key, total in totals.items())
             assert isinstance(loss, Tensor)
             return loss, totals
 

@@ -292,7 +292,8 @@ def test_dropout_does_not_depend_on_microbatches(kind: str, recipe: Recipe, tmp_
         with dropout(trainer.student, config.training.dropout):
             for batch in batches:
                 weights = trainer.objective.weights()
-                trainer.backward(batch, trainer.teachers.target(batch), sums, weights)
+                divisors = trainer.divisors.of_step(trainer.objective.terms, 0, batches, sums)
+                trainer.backward(batch, trainer.teachers.target(batch), divisors, weights)
         for name, gradient in gradients(trainer).items():
             torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6, msg=name)
     plain = make_trainer(config, plain_ports(tmp_path))

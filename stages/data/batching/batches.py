@@ -7,7 +7,7 @@ of a microbatch (what the hardware holds) never decides which rows a step has (w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -100,6 +100,21 @@ class Batches:
     def rows_in_epoch(self) -> int:
         """Rows of an epoch; rows of a mixture are counted as often as they occur."""
         return len(self._lengths) if self._of_sources is None else int(self._of_sources.sum())
+
+    @property
+    def epochs_differ(self) -> bool:
+        """True if epochs differ in how often they have a row, as those of a mixture do."""
+        return self._mixture is not None
+
+    def sequences_in_epoch(self, epoch: int) -> Rows:
+        """Return the numbers of all sequences of `epoch`, counted from 0, as often as they occur."""
+        return self._groups.sequences(self._plan(epoch).order)
+
+    def passes_in_epoch(self, epoch: int) -> Iterator[Rows]:
+        """Yield the microbatches of all steps of `epoch`, counted from 0."""
+        first = self._first_step(epoch)
+        for step in range(first, first + self.steps_in_epoch(epoch)):
+            yield from self.step(step)
 
     def tokens_in_epoch(self, epoch: int) -> int:
         """Return the real tokens of `epoch`, counted from 0; epochs of a mixture can differ by a few rows."""
