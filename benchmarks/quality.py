@@ -208,19 +208,9 @@ def summarise(results: list[Result]) -> None:
     for task in dict.fromkeys(result.task for result in results):
         of_task = [result for result in results if result.task == task]
         metric, rows = of_task[0].metric, of_task[0].rows
-        columns = (
-            "tokens",
-            "seeds",
-            "score %",
-            "seeds' range",
-            "minus control",
-            "minus four stages",
-            "agrees %",
-            "lr ×",
-        )
-        table = table_of(
-            "method", *columns, title=f"{task}: {metric} on {rows} rows, 95 % intervals over rows and seeds"
-        )
+        number = len(groups[task, of_task[0].budget, of_task[0].method])
+        title = f"{task}: {metric} on {rows} rows, {number} seeds, 95 % intervals over rows and seeds"
+        table = table_of("method", *_COLUMNS, title=title)
         for (_, budget, method), seeds in groups.items():
             if seeds[0].task == task:
                 table.add_row(*_cells(method, seeds, groups[task, budget, CONTROL], groups[task, budget, FOUR_STAGES]))
