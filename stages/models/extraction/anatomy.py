@@ -64,12 +64,14 @@ class Anatomy:
 
     blocks: str
     """Name of the list of blocks."""
-    outside: Mapping[str, Dimensions]
+    outside: dict[str, Dimensions]
     """Patterns of module names outside the blocks -> dimensions of the weight; a bias has the first one."""
-    inside: Mapping[str, Dimensions]
+    inside: dict[str, Dimensions]
     """The same for modules inside a block, without the block's name."""
     is_rotary: bool = False
     """True if queries and keys are rotated at frequencies that depend on the head's width."""
+    shares_heads: bool = False
+    """True if all blocks share weights of each head, so that no block can do without one."""
 
     def locate(self, name: str, num_dimensions: int) -> Location:
         """Return the location of parameter `name`, which has `num_dimensions` dimensions.
@@ -135,6 +137,30 @@ _MODERNBERT = Anatomy(
     },
     is_rotary=True,
 )
+_MPNET = Anatomy(
+    blocks="encoder.layer",
+    outside={
+        r"embeddings\.\w+_embeddings": (_WHOLE, _EMBEDDING),
+        r"embeddings\.LayerNorm": (_EMBEDDING,),
+        r"encoder\.relative_attention_bias": (_WHOLE, _WHOLE),
+        r"pooler\.dense": (_HIDDEN, _HIDDEN),
+    },
+    inside={
+        r"attention\.attn\.[qk]": (_QUERY, _HIDDEN),
+        r"attention\.attn\.v": (_VALUE, _HIDDEN),
+        r"attention\.attn\.o": (_HIDDEN, _CONTEXT),
+        r"(attention|output)\.LayerNorm": (_HIDDEN,),
+        r"intermediate\.dense": (_NEURON, _HIDDEN),
+        r"output\.dense": (_HIDDEN, _NEURON),
+    },
+    shares_heads=True,
+)
+_MEGATRON_BERT = replace(
+    _BERT,
+    outside=_BERT.outside | {r"encoder\.ln": (_HIDDEN,)},
+    inside=_BERT.inside | {r"(attention\.)?ln": (_HIDDEN,)},
+)
+_ROFORMER = replace(_BERT, outside=_BERT.outside | {r"encoder\.embed_positions": (_WHOLE, _WHOLE)}, is_rotary=True)
 _FAMILIES: Mapping[str, Anatomy] = {
     "bert": _BERT,
     "camembert": _BERT,
@@ -143,8 +169,11 @@ _FAMILIES: Mapping[str, Anatomy] = {
     "electra": _BERT,
     "ernie": _BERT,
     "layoutlm": _BERT,
+    "megatron-bert": _MEGATRON_BERT,
     "modernbert": _MODERNBERT,
+    "mpnet": _MPNET,
     "roberta": _BERT,
+    "roformer": _ROFORMER,
     "xlm-roberta": _BERT,
 }
 
@@ -180,5 +209,5 @@ def inner_size(config: PretrainedConfig) -> int:
 
 
 def embedding_width(config: PretrainedConfig) -> int:
-    """Return the channels of the embeddings; of the listed families, only ELECTRA's can differ from hidden_size."""
-    return int(getattr(config, "embedding_size", config.hidden_size))
+    """Return the channels of the embeddings; ELECTRA's and RoFormer's can differ from hidden_size."""
+    return int(getattr(config, "embedding_size", None) or config.hidden_size)

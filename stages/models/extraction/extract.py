@@ -247,6 +247,12 @@ def _width_misfits(anatomy: Anatomy, teacher_config: PretrainedConfig, student_c
             f"{family} rotates queries and keys at frequencies for heads of {limit} channels; give "
             f"{heads * limit}, which is {heads} x {limit}, or set student.start.kind to random"
         )
+    if anatomy.shares_heads and heads != teacher_config.num_attention_heads:
+        problems.append(
+            f"student.shape.num_attention_heads: {heads}, but the position bias that all blocks of {family} models "
+            f"share has a column for each of the teacher's {teacher_config.num_attention_heads} heads; give "
+            f"{teacher_config.num_attention_heads}, or set student.start.kind to random"
+        )
     embedding = embedding_width(teacher_config)
     if embedding != teacher_config.hidden_size and embedding == width:
         problems.append(

@@ -42,6 +42,10 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie": ("ernie", SIZES | {"use_task_id": True}),
     "layoutlm": ("layoutlm", SIZES | {"max_2d_position_embeddings": 8}),
     "distilbert": ("distilbert", OWN_SIZES),
+    "mpnet": ("mpnet", SIZES),
+    "megatron-bert": ("megatron-bert", SIZES),
+    "roformer": ("roformer", SIZES | {"embedding_size": HIDDEN}),
+    "roformer with narrow embeddings": ("roformer", SIZES | {"embedding_size": 10}),
     "modernbert": ("modernbert", SIZES | SPECIAL | {"attention_bias": True, "mlp_bias": True}),
 }
 

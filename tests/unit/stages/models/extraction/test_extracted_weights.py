@@ -15,6 +15,7 @@ from stages.models.extraction.extract import Extraction, extract_student
 from stages.models.student import student_config
 from tests.unit.stages.models.extraction.teachers import (
     FAMILIES,
+    HEADS,
     HIDDEN,
     LAYERS,
     NEURONS,
@@ -66,6 +67,27 @@ def expected_weights(family: str, parts: Extraction) -> dict[str, tuple[str, tup
             "embeddings.LayerNorm": (range(10),),
             "embeddings_project": (hidden, range(10)),
         },
+        "mpnet": {
+            "embeddings.word_embeddings.weight": (range(40), hidden),
+            "embeddings.position_embeddings.weight": (range(16), hidden),
+            "embeddings.LayerNorm": (hidden,),
+            "encoder.relative_attention_bias.weight": (range(32), range(HEADS)),
+            "pooler.dense": (hidden, hidden),
+        },
+        "megatron-bert": {
+            "embeddings.word_embeddings.weight": (range(40), hidden),
+            "embeddings.position_embeddings.weight": (range(16), hidden),
+            "embeddings.token_type_embeddings.weight": (range(2), hidden),
+            "encoder.ln": (hidden,),
+            "pooler.dense": (hidden, hidden),
+        },
+        "roformer with narrow embeddings": {
+            "embeddings.word_embeddings.weight": (range(40), range(10)),
+            "embeddings.token_type_embeddings.weight": (range(2), range(10)),
+            "embeddings.LayerNorm": (range(10),),
+            "embeddings_project": (hidden, range(10)),
+            "encoder.embed_positions.weight": (range(16), range(WIDTH)),
+        },
         "distilbert": {
             "embeddings.word_embeddings.weight": (range(40), hidden),
             "embeddings.position_embeddings.weight": (range(16), hidden),
@@ -103,6 +125,17 @@ def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tupl
             "ffn.lin2": (hidden, neurons),
             "output_layer_norm": (hidden,),
         }
+    if family == "mpnet":
+        return {
+            "attention.attn.q": (query, hidden),
+            "attention.attn.k": (query, hidden),
+            "attention.attn.v": (value, hidden),
+            "attention.attn.o": (hidden, value),
+            "attention.LayerNorm": (hidden,),
+            "intermediate.dense": (neurons, hidden),
+            "output.dense": (hidden, neurons),
+            "output.LayerNorm": (hidden,),
+        }
     if family == "modernbert":
         keys, values = [HIDDEN + row for row in query], [2 * HIDDEN + row for row in value]
         gates = [NEURONS + neuron for neuron in neurons]
@@ -114,15 +147,16 @@ def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tupl
             "mlp.Wi": (neurons + gates, hidden),
             "mlp.Wo": (hidden, neurons),
         }
-    return {
+    norms = ("attention.output.LayerNorm", "output.LayerNorm")
+    if family == "megatron-bert":
+        norms = ("attention.ln", "ln")
+    return dict.fromkeys(norms, (hidden,)) | {
         "attention.self.query": (query, hidden),
         "attention.self.key": (query, hidden),
         "attention.self.value": (value, hidden),
         "attention.output.dense": (hidden, value),
-        "attention.output.LayerNorm": (hidden,),
         "intermediate.dense": (neurons, hidden),
         "output.dense": (hidden, neurons),
-        "output.LayerNorm": (hidden,),
     }
 
 
@@ -133,6 +167,9 @@ def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tupl
         ("bert", 8, 4, (2, 1)),
         ("electra with narrow embeddings", 12, 3, (1, 1)),
         ("distilbert", 12, 2, (2,)),
+        ("mpnet", 12, 4, (0, 2)),
+        ("megatron-bert", 12, 3, (2, 0)),
+        ("roformer with narrow embeddings", 12, 2, (1, 2)),
         ("modernbert", 12, 2, (0, 2)),
     ],
 )
