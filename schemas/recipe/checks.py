@@ -10,7 +10,14 @@ from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenSt
 from schemas.core.wording import KeyPath, shown_path
 from schemas.data.corpus import DocstringText
 from schemas.data.tasks import DocstringTask, TaskData
-from schemas.recipe.kind_checks import Mistake, augmentation_checks, mixture_checks, selection_checks, task_checks
+from schemas.recipe.kind_checks import (
+    Mistake,
+    augmentation_checks,
+    head_first_checks,
+    mixture_checks,
+    selection_checks,
+    task_checks,
+)
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import RecipeParts, TeacherShape
 from schemas.recipe.stage import STAGE_ORDER
@@ -31,6 +38,7 @@ def recipe_problems(recipe: RecipeParts) -> Iterator[Mistake]:
         yield from task_checks(recipe, tuple(path.split(".")), task)
     yield from mixture_checks(recipe)
     yield from selection_checks(recipe)
+    yield from head_first_checks(recipe)
     yield from augmentation_checks(recipe)
 
 

@@ -112,6 +112,24 @@ def selection_checks(recipe: RecipeParts) -> Iterator[Mistake]:
             yield ("stages", index, "training", "selection"), stage.name, reason
 
 
+def head_first_checks(recipe: RecipeParts) -> Iterator[Mistake]:
+    """Yield stages that are to train their head first and have none, or none that could learn alone."""
+    for index, stage in enumerate(recipe.stages):
+        if stage.training.head_first is None:
+            continue
+        path: KeyPath = ("stages", index, "training", "head_first")
+        share = stage.training.head_first.share
+        if isinstance(stage.objective, LatentObjective):
+            reason = f"stage {stage.name} has no head: its objective compares what the body computes; leave it out"
+            yield path, share, reason
+        elif isinstance(stage.objective, MaskedLanguageObjective):
+            reason = f"the head of stage {stage.name} is the table of words, which is part of the body; leave it out"
+            yield path, share, reason
+        elif any(isinstance(task.problem, Embedding) for task in (recipe.task, *(recipe.tasks or {}).values()) if task):
+            reason = "the vectors of an embedding task are the body's own states, so there is no head; leave it out"
+            yield path, share, reason
+
+
 def selections(recipe: RecipeParts) -> Iterator[tuple[KeyPath, Selection]]:
     """Return the selections of stages and fine-tunings that learn the task, by path."""
     paths: dict[KeyPath, Selection | None] = {

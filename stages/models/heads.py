@@ -255,6 +255,18 @@ def output_layer(model: nn.Module, outputs: int) -> nn.Linear | None:
     return layers[-1] if layers else None
 
 
+def body_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the trained parameters below the last hidden states of a model with a head.
+
+    A pooler reads those states and counts as part of the head: it is drawn with the head where the encoder brings none,
+    and untrained in a student of latent stages.
+    """
+    body = model.base_model
+    assert isinstance(body, nn.Module)
+    parameters = body.named_parameters()
+    return [parameter for name, parameter in parameters if parameter.requires_grad and not name.startswith("pooler.")]
+
+
 def _comparable(*several: Sequence[str]) -> tuple[list[str], ...]:
     """Return lists of names without case, unless some names of a list differ by case alone."""
     folded = tuple([name.casefold() for name in names] for names in several)

@@ -22,6 +22,7 @@ from stages.models.student import encoder_flops, student_config
 from stages.objective.objective import ObjectiveTerms
 from stages.preflight.checks import PreflightResult
 from stages.stage_data import StageData, load_data
+from stages.training.optimizer import head_steps
 from stages.training.teacher_cache import pays, room_for
 
 _CHECKED_STEPS = 1000
@@ -74,12 +75,15 @@ def cost_of(
     if objective is not None and objective.couples_rows:
         _check_steps(config, batches, steps)
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))
+    frozen = sum(batches.tokens_in_step(step) for step in range(head_steps(training, steps)))
     length = data.train.num_tokens / max(len(data.train), 1)
     trained = config.student.shape if config.student else facts.teacher
     answers = copies * _room_for_answers(config, data, objective) if pays(batches, steps) else 0
     kept = answers if answers <= room else 0
     asked = len(members_of(config.teacher)) * (copies * data.train.num_tokens if kept else tokens)
-    flops = 3 * _flops_per_token(trained, length) * tokens + _flops_per_token(facts.teacher, length) * asked
+    # A backward pass costs two forward passes; the head alone does without one through the body.
+    passes = 3 * tokens - 2 * frozen
+    flops = _flops_per_token(trained, length) * passes + _flops_per_token(facts.teacher, length) * asked
     return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY), kept)
 
 

@@ -58,7 +58,7 @@ def fit(
         trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, ports, stage)
         if state is not None:
             _note_other_rounding(trainer, state, stage)
-        ports.progress.start(stage, trainer.num_steps, trainer.state.step)
+        _announce(trainer, stage)
         with StateWriter(ports.states) as writer:
             _train_to_end(trainer, selector, writer, stage)
     trainer.teachers.remove_caches()
@@ -72,6 +72,13 @@ def fit(
             f"{selector.best_score:.4f}; training ended at step {trainer.state.step} of {trainer.num_steps}"
         )
     return TrainingResult(trainer.state.step, trainer.state.num_tokens, trainer.state.seconds, metrics)
+
+
+def _announce(trainer: Trainer, stage: str) -> None:
+    progress, step = trainer.ports.progress, trainer.state.step
+    if step < trainer.head_steps:
+        progress.note(f"{stage}: the head learns alone in the first {trainer.head_steps} of {trainer.num_steps} steps")
+    progress.start(stage, trainer.num_steps, step)
 
 
 def _note_other_rounding(trainer: Trainer, state: TrainingState, description: str) -> None:
@@ -126,4 +133,6 @@ def _select(trainer: Trainer, selector: Selector | None) -> bool:
     if selector is None or not selector.is_due(step, trainer.batches, trainer.num_steps):
         return False
     trainer.ports.sink.log(step, selector.measure(step, trainer.student, trainer.objective))
+    if step <= trainer.head_steps:
+        selector.without_gain = 0  # patience begins with the body
     return selector.is_over

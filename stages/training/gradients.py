@@ -44,10 +44,14 @@ def gradient_norms(losses: Mapping[str, Tensor], parameters: Sequence[nn.Paramet
 
     Args:
         losses: scalars of one forward pass, by name.
-        parameters: the parameters.
+        parameters: the parameters; frozen ones are left out.
     """
     norms: dict[str, float] = {}
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     for name, loss in losses.items():
+        if not loss.requires_grad:  # a latent term without projection, while the body is frozen
+            norms[name] = 0.0
+            continue
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
         norms[name] = float(torch.stack(squares).sum().sqrt()) if squares else 0.0

@@ -51,3 +51,21 @@ def learning_rate_factor(schedule: Schedule, step: int, num_steps: int) -> float
     if schedule.kind == "constant":
         return 1.0
     return (num_steps - step) / max(num_steps - warmup, 1)
+
+
+def head_steps(training: Training, num_steps: int) -> int:
+    """Return the number of steps, the first of `num_steps`, in which the head learns alone."""
+    return 0 if training.head_first is None else math.floor(training.head_first.share * num_steps)
+
+
+def learning_rate(training: Training, step: int, num_steps: int) -> float:
+    """Return the learning rate in optimizer step `step` (0 is the first) of `num_steps`.
+
+    The head alone has a rate of its own, which falls linearly to 0; the schedule begins where the body joins, so that
+    the body's first steps are small.
+    """
+    alone = head_steps(training, num_steps)
+    if training.head_first is not None and step < alone:
+        return training.head_first.learning_rate * (alone - step) / alone
+    factor = learning_rate_factor(training.schedule, step - alone, num_steps - alone)
+    return training.optimizer.learning_rate * factor

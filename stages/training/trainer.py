@@ -16,13 +16,14 @@ from stages.data.batching.tokens import Batch, Tokens
 from stages.device.runtime import Runtime, is_out_of_memory
 from stages.losses import Summed
 from stages.models.dropout import Draws
+from stages.models.heads import body_parameters
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Outputs, Target, run_model
 from stages.ports.protocols import Ports
 from stages.training.divisors import Divisors
 from stages.training.gradients import first_rows, gradient_norms, gradient_shares, perturbed_embeddings, spread_rows
 from stages.training.meter import Meter
-from stages.training.optimizer import freeze, learning_rate_factor, make_optimizer, named_parameters
+from stages.training.optimizer import freeze, head_steps, learning_rate, make_optimizer, named_parameters
 from stages.training.selection import Selector
 from stages.training.teachers import Teachers
 from stages.training.train_state import TrainState
@@ -55,6 +56,8 @@ class Trainer:
         self.divisors = Divisors(tokens, self.batches)
         self.num_steps = self.batches.num_steps(training.duration)
         freeze(self.student, training)
+        self.head_steps = head_steps(training, self.num_steps)
+        self.body = body_parameters(self.student) if self.head_steps else []
         self.parameters = dict(named_parameters(self.student, self.objective))
         self.optimizer = make_optimizer(self.parameters, training.optimizer, self.runtime.device)
         self.draws = Draws(self.student, stage_seed(training.seed, stage))
@@ -66,6 +69,11 @@ class Trainer:
             self.student, objective, self.parameters, self.optimizer, self.meter, self.batches, selector
         )
 
+    @property
+    def trains_head_alone(self) -> bool:
+        """True if the body is frozen in the next step."""
+        return self.state.step < self.head_steps
+
     def answers(self, batch: Batch) -> Outputs:
         """Run the student's forward pass."""
         return run_model(self.student, batch, self.objective.student_needs)
@@ -75,16 +83,14 @@ class Trainer:
         tokens = self.gradient()
         norm = self.clip()
         self.check_finite(norm)
-        learning_rate = self.training.optimizer.learning_rate * learning_rate_factor(
-            self.training.schedule, self.state.step, self.num_steps
-        )
+        rate = learning_rate(self.training, self.state.step, self.num_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state.num_tokens += tokens
         self.state.step += 1
-        self.metrics["train/learning_rate"] = learning_rate
+        self.metrics["train/learning_rate"] = rate
         self.metrics["train/gradient_norm"] = norm
 
     def gradient(self) -> int:
@@ -120,6 +126,9 @@ class Trainer:
 
     def accumulate(self) -> int:
         """Leave the whole step's gradient in the parameters; return the number of real tokens."""
+        for parameter in self.body:
+            # Without a gradient, AdamW neither moves nor decays a parameter, and its moments begin later.
+            parameter.requires_grad_(not self.trains_head_alone)
         epoch = self.batches.epoch_of(self.state.step)
         self.objective.begin(epoch=epoch, progress=self.state.step / self.num_steps)
         batches = self.microbatches()
@@ -182,7 +191,8 @@ class Trainer:
     def measure_balance(self) -> None:
         """At intervals, measure the gradients by which `normalize: gradient_share` weights the terms of this step."""
         balance, step = self.objective.balance, self.state.step
-        if balance is None or not balance.is_due(step):
+        age = step - self.head_steps  # no latent term moves a frozen body
+        if balance is None or age < 0 or not balance.is_due(age):
             return
         rows = spread_rows(np.concatenate(self.batches.step(step)), self.tokens.lengths)
         batch = self.objective.prepare(self.tokens.batch(rows), rows, step=step).to(self.runtime.device)
@@ -190,7 +200,7 @@ class Trainer:
             losses = self.objective.balanced_losses(self.answers(batch), self.teachers.target(batch), batch)
         # Projections belong to one term each: their gradients compete with no other term's.
         shared = [parameter for name, parameter in self.parameters.items() if name.startswith("student.")]
-        balance.note(step, gradient_norms(losses, shared))
+        balance.note(age, gradient_norms(losses, shared))
 
     def measure_shares(self, batch: Batch) -> None:
         """Every `gradient_share_every` steps, log each term's share of the gradient on some rows of the step."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, PretrainedConfig
 
 from schemas.recipe.recipe import Recipe
@@ -207,3 +208,10 @@ LATENTS: dict[str, dict[str, Any]] = {
     },
 }
 """A latent objective for every term, distance, map and option there is, for a toy student and teacher."""
+
+
+def used_for(output: Tensor, model: nn.Module) -> set[int]:
+    """The `id` of each trained parameter that an output depends on."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True, retain_graph=True)
+    return {id(parameter) for parameter, gradient in zip(parameters, gradients, strict=True) if gradient is not None}

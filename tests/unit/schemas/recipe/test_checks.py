@@ -73,6 +73,31 @@ def latent(*terms: dict[str, Any], **options: Any) -> dict[str, Any]:
             "student.start.layer_map.layers",
             "list one teacher layer for each of the 2 student layers",
         ),
+        (
+            [("stages.0.training.head_first", {"share": 0.2})],
+            "stages.0.training.head_first",
+            "stage general has no head: its objective compares what the body computes",
+        ),
+        (
+            [("stages.0.objective", {"kind": "masked_language"}), ("stages.0.training.head_first", {})],
+            "stages.0.training.head_first",
+            "the head of stage general is the table of words, which is part of the body",
+        ),
+        (
+            [
+                ("teacher.task_model", {"kind": "given", "model": "./other"}),
+                ("task.problem", "embedding"),
+                ("stages.3.objective.hard_label", None),
+                ("stages.3.training.head_first", {}),
+            ],
+            "stages.3.training.head_first",
+            "the vectors of an embedding task are the body's own states",
+        ),
+        (
+            [("teacher.task_model", {"kind": "given", "model": "./other", "training": {"head_first": {}}})],
+            "teacher.task_model.given.training",
+            "Extra inputs are not permitted",
+        ),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(

@@ -28,11 +28,12 @@ from stages.kinds.base import AnyKind
 from stages.kinds.registry import KINDS, kind_of
 from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_config, load_encoder
+from stages.models.heads import body_parameters
 from stages.models.read import head_answer
 from stages.models.sentence_encoder import Model
 from tests.support.builders import tiny_tokenizer
 from tests.support.kinds import ROWS, kind_task
-from tests.support.toys import toy_teacher
+from tests.support.toys import toy_teacher, used_for
 
 _OF_VECTORS = ("cosine", "similarity_spearman")
 
@@ -115,6 +116,17 @@ def test_a_saved_head_is_loaded_unchanged_with_the_tasks_labels(toy: Toy, tmp_pa
     with torch.no_grad():
         answer = head_answer(loaded(**batch.model_inputs()))
         assert torch.equal(toy.logits(batch), answer)  # type: ignore[arg-type]
+
+
+def test_the_body_is_what_the_last_states_are_computed_from(toy: Toy) -> None:
+    output = toy.model(**toy.batch().model_inputs(), output_hidden_states=True)
+    below_states = used_for(output.hidden_states[-1], toy.model)
+    assert below_states
+    assert set(map(id, body_parameters(toy.model))) == below_states
+    answer = head_answer(output)
+    assert answer is not None
+    # A vector is the mean of the body's states: nothing above them learns.
+    assert (used_for(answer, toy.model) == below_states) == (toy.kind.config.kind == "embedding")
 
 
 def test_soft_losses_are_zero_at_the_teachers_output_and_decrease_along_their_gradient(toy: Toy) -> None:

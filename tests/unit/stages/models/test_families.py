@@ -16,9 +16,11 @@ from schemas.core.kinds import Classification
 from schemas.recipe.student import StudentConfig, StudentShape, TeacherLayersStart
 from stages.kinds.registry import kind_of
 from stages.models.encoders import capturable, check_same_vocabulary, load_encoder, shape_of
+from stages.models.heads import body_parameters
 from stages.models.student import count_parameters, dropout, fresh_student, student_config
 from tests.support.builders import WORDS, tiny_tokenizer
 from tests.support.families import FAMILIES, READABLE, SHAPE, VOCABULARY, family_config, family_folder
+from tests.support.toys import used_for
 
 
 def sizes_of(config: PretrainedConfig, auto: Any = AutoModel) -> dict[str, tuple[int, ...]]:
@@ -172,6 +174,20 @@ def test_adding_a_head_does_not_change_the_encoder(family: str) -> None:
     assert logits.shape == (2, 3)
     again = kind_of(Classification()).head.on(encoder, ("bad", "neutral", "good"), seed=3).eval()
     assert torch.equal(again(input_ids=ids).logits, logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_body_is_what_the_last_states_are_computed_from(family: str) -> None:
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(family_config(family)).eval()
+    headed = kind_of(Classification()).head.on(encoder, ("bad", "good"), seed=0).eval()
+    ids = torch.randint(5, 60, (2, 9))
+    states = used_for(headed.base_model(input_ids=ids).last_hidden_state, headed)
+    logits = used_for(headed(input_ids=ids).logits, headed)
+    body = set(map(id, body_parameters(headed)))
+    assert states <= body, "all of it is frozen"
+    assert body & logits == states & logits, "and nothing above it"
+    assert logits - body, "a head is left to learn"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
