@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +14,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTraine
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import TaskKind
 from schemas.core.layer_map import teacher_layers
-from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective
+from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, TaskObjective
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape
@@ -23,6 +23,7 @@ from schemas.results.manifest import CheckpointRef
 from stages.data.batching.batches import evaluation_batches
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.tasks.stratified import drawn_rows
+from stages.head_start import start_head
 from stages.kinds.registry import kind_of
 from stages.models.encoders import check_same_vocabulary, load_config, load_encoder, locate, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
@@ -110,17 +111,19 @@ def initial_student(
     problem: TaskKind | None,
     tokenizer: PreTrainedTokenizerFast,
     units: Units | None = None,
+    teachers: Sequence[Model] = (),
 ) -> InitialStudent:
     """Build the student before training: from `parent`, afresh, or the pretrained teacher itself.
 
     Args:
         config: the stage.
         parent: the checkpoint that the student continues from; None for a fresh start.
-        text: training text of the stage, on which importance is measured.
+        text: training text of the stage, on which importance is measured and a head is fitted.
         labels: names of the head's outputs; empty for a general corpus.
         problem: kind of the task; None for a general corpus.
         tokenizer: the teacher's.
         units: mean and deviation of the task's values; None if it has none.
+        teachers: as `load_teachers` returns them; the first has the head that a student's may start from.
     """
     pretrained = locate(config.pretrained)
     if parent is not None:
@@ -132,16 +135,25 @@ def initial_student(
     encoder = initial.model
     assert isinstance(encoder, PreTrainedModel)
     model: Model = encoder
-    seed = config.training.seed
     if isinstance(config.objective, MaskedLanguageObjective):
-        model = with_word_head(encoder, pretrained, seed=seed)
+        model = with_word_head(encoder, pretrained, seed=config.training.seed)
     elif not isinstance(config.objective, LatentObjective):
         assert problem is not None
-        teachers = [locate(teacher.model) for teacher in members_of(config.teacher)]
-        model = kind_of(problem).head.on(encoder, labels, seed=seed, teacher=next(iter(teachers), None))
-        if units is not None:
-            fresh_in_units(model, units)
+        model = _with_head(config, encoder, labels, problem, units)
+        if isinstance(config.objective, TaskObjective) and config.objective.head == "teacher":
+            start_head(model, teachers[0], text, kind_of(problem).answered, seed=config.training.seed)
     return replace(initial, model=model)
+
+
+def _with_head(
+    config: StageConfig, encoder: PreTrainedModel, labels: tuple[str, ...], problem: TaskKind, units: Units | None
+) -> Model:
+    """Return the encoder under a fresh head, which predicts in the task's units."""
+    teachers = [locate(teacher.model) for teacher in members_of(config.teacher)]
+    model = kind_of(problem).head.on(encoder, labels, seed=config.training.seed, teacher=next(iter(teachers), None))
+    if units is not None:
+        fresh_in_units(model, units)
+    return model
 
 
 def _of_checkpoint(parent: CheckpointRef, config: StageConfig) -> InitialStudent:

@@ -65,7 +65,7 @@ def run_stage(
     augmenter = Augmenter(folder, ports.progress, ports.stop_requested, config.training.precision)
     data = load_data(config.data, tokenizer, ports.cache, config.training.selection, augmenter)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
-    initial = initial_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units)
+    initial = initial_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units, teachers)
     student = initial.model
     _check_unchanged(config, identity, stage_identity(config, parent_digest))
     objective = make_objective(config, initial, teachers, data, tokenizer)

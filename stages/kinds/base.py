@@ -192,6 +192,10 @@ class Kind(HeadLosses, Generic[Config, Answers, Right]):
     def head(self) -> Head:
         """The head that models of the kind have."""
 
+    def answered(self, batch: Batch) -> Tensor:
+        """Return (batch, seq), True for the tokens that a head with an answer per token answers about."""
+        return batch.attention_mask.bool()
+
     def losses(self, scales: tuple[float, ...] | None) -> HeadLosses:
         """Return the head's losses.
 

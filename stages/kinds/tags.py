@@ -135,20 +135,23 @@ class TagKind(Kind[TokenClassification, Tags, Tags]):
         )
 
     @override
+    def answered(self, batch: Batch) -> Tensor:
+        from stages.data.batching.payloads import NO_WORD
+
+        return labels_of(batch) != NO_WORD
+
+    @override
     def soft(
         self, config: SoftLabels, student: Tensor, teacher: Tensor, batch: Batch, row_weights: Tensor | None
     ) -> Summed:
-        from stages.data.batching.payloads import NO_WORD
         from stages.losses import soft_label_loss
 
-        word = labels_of(batch) != NO_WORD
+        word = self.answered(batch)
         return soft_label_loss(student[word], teacher[word], temperature=config.temperature, kind=config.loss)
 
     @override
     def soft_count(self, batch: Batch) -> int:
-        from stages.data.batching.payloads import NO_WORD
-
-        return int((labels_of(batch) != NO_WORD).sum())
+        return int(self.answered(batch).sum())
 
     @override
     def hard(self, student: Tensor, batch: Batch) -> Summed:

@@ -17,12 +17,12 @@ from transformers import (
 )
 
 from schemas.core.errors import ConfigError, DataError
-from schemas.core.kinds import TaskKind
+from schemas.core.kinds import Embedding, TaskKind
 from schemas.core.layer_map import teacher_layers
 from schemas.core.refs import describe_model
 from schemas.core.terms import Attention, Relation
 from schemas.recipe.checks import teacher_problems
-from schemas.recipe.objective import MaskedLanguageObjective
+from schemas.recipe.objective import MaskedLanguageObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage
 from schemas.recipe.student import ExtractStart, ModelStart, TeacherLayersStart
@@ -32,6 +32,7 @@ from stages.kinds.registry import kind_of
 from stages.models.encoders import check_same_vocabulary, load_config, load_tokenizer, locate, probed, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
 from stages.models.masked_lm import has_word_head
+from stages.models.sentence_encoder import DENSE, vector_width
 from stages.models.student import check_copied_layers, student_config
 from stages.models.weights import check_weights
 from stages.objective.latent_terms import projected_states
@@ -306,4 +307,26 @@ def _check_given(recipe: Recipe, model: AlreadyFineTuned, labels: tuple[str, ...
     problems = problems or list(_reading_problems(recipe, stages, {str(folder): config}))
     if problems:
         raise _refused(recipe, [f"{path}: {problem}" for problem in problems])
+    if model is recipe.teacher.task_model:
+        _check_head_start(recipe, folder, config)
     head.match_labels(head.load(folder), labels, folder)
+
+
+def _check_head_start(recipe: Recipe, folder: Path, teacher: PretrainedConfig) -> None:
+    """Refuse to start a student's head from a teacher's map of vectors if the student has no map.
+
+    A student that is as wide as the vectors has none, because its states are the vectors.
+    """
+    assert recipe.task is not None
+    width = vector_width(folder, teacher)
+    if not isinstance(recipe.task.problem, Embedding) or not (folder / DENSE).is_dir():
+        return
+    problems = [
+        f"stages[{index}].objective.head: teacher, but the student's states are its vectors, {width} wide, so that it "
+        f"has no layer that could start as the teacher's map of {teacher.hidden_size} to {width}; set it to fresh, or "
+        "give student.shape.hidden_size another value"
+        for index, stage in enumerate(recipe.stages)
+        if isinstance(stage.objective, TaskObjective) and stage.objective.head == "teacher"
+    ]
+    if problems and recipe.student.shape.hidden_size == width:
+        raise _refused(recipe, problems)

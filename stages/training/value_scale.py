@@ -84,6 +84,13 @@ def fold_units(model: nn.Module) -> None:
                 delattr(layer, name)
 
 
+def standardised(layer: nn.Linear, predictions: Tensor) -> Tensor:
+    """Return the z for which a head's last layer predicts some values; the values themselves without a scale."""
+    if not hasattr(layer, _HOOK):
+        return predictions
+    return (predictions - layer.get_buffer(_MEAN)) / layer.get_buffer(_SCALE)
+
+
 def _of_layer(layer: nn.Linear, units: Units) -> tuple[Tensor, Tensor]:
     """(outputs,) scale and mean; a layer without bias gets mean 0 and the values' root mean square as scale."""
     scale, mean = np.array(units.scales), np.array(units.means)

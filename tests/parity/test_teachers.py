@@ -74,6 +74,34 @@ def test_two_equal_teachers_act_like_one(recipe: Recipe, tmp_path: Path) -> None
             torch.testing.assert_close(together[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
 
+@pytest.mark.parametrize("width", [16, 8])
+def test_a_head_starts_from_the_first_teacher_whatever_the_microbatch(
+    width: int, recipe: Recipe, tmp_path: Path
+) -> None:
+    members = tuple(
+        FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed)))) for seed in (1, 2)
+    )
+    config = specific(recipe, Committee(members=members, weights=(0.5, 0.5)), {"head": "teacher", "latent": None})
+    student = recipe.student.model_copy(
+        update={"shape": recipe.student.shape.model_copy(update={"hidden_size": width})}
+    )
+    config = config.model_copy(update={"student": student})
+
+    def weights(config: StageConfig, **options: Any) -> dict[str, Tensor]:
+        return make_trainer(config, plain_ports(tmp_path / "ports", **options)).student.state_dict()
+
+    first = weights(config)
+    for same in (weights(config, microbatch_tokens=64), weights(config.model_copy(update={"teacher": members[0]}))):
+        assert all(torch.equal(tensor, same[name]) for name, tensor in first.items())
+    fresh = config.objective.model_copy(update={"head": "fresh"})
+    drawn = weights(config.model_copy(update={"objective": fresh}))
+    head = {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
+    assert head == {name for name, tensor in first.items() if not torch.equal(tensor, drawn[name])}
+    if width == 16:
+        taught = AutoModelForSequenceClassification.from_pretrained(tmp_path / "t1").state_dict()
+        assert all(torch.equal(first[name], taught[name]) for name in head)
+
+
 def test_fixed_shares_weight_the_gradients_of_the_teachers(recipe: Recipe, tmp_path: Path) -> None:
     members = tuple(
         FinetunedTeacher(model=FolderModel(path=str(classifier(tmp_path / f"t{seed}", seed=seed)))) for seed in (1, 2)

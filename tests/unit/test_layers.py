@@ -62,9 +62,9 @@ ALLOWED: dict[str, set[str]] = {
     | {"stages.storage", "stages.device", "stages.ports", "stages.losses", "stages.models", "stages.objective"}
     | {"stages.evaluation"},
     "stages": _TASKS
-    | {"stages.storage", "stages.ports", "stages.data.readers", "stages.data.corpus"}
-    | {"stages.models", "stages.models.extraction", "stages.objective", "stages.augmentation"}
-    | {"stages.evaluation", "stages.training"},
+    | {"stages.storage", "stages.device", "stages.ports", "stages.data.readers", "stages.data.corpus"}
+    | {"stages.models", "stages.models.extraction", "stages.models.starts", "stages.objective"}
+    | {"stages.augmentation", "stages.evaluation", "stages.training"},
     "stages.preflight": _TASKS
     | {"stages", "stages.storage", "stages.device", "stages.text"}
     | {"stages.data.corpus", "stages.models", "stages.models.extraction"}

@@ -96,22 +96,28 @@ def test_latent_soft_and_hard_label_losses_are_logged(kind: Kind) -> None:
     assert ("train/hard_label_loss" in metrics) == (kind.name != "embedding")
 
 
-def test_an_interrupted_stage_ends_with_the_same_weights(kind: Kind) -> None:
+@pytest.mark.parametrize("head", ["fresh", "teacher"])
+def test_an_interrupted_stage_ends_with_the_same_weights(kind: Kind, head: str) -> None:
     stage = kind.recipe.stages[-1]
     config = stage_config(kind.recipe, stage, kind.teachers)
     parent = kind.results["task_adaptive"].checkpoint
+    whole = kind.results["task_specific"]
+    if head == "teacher":
+        config = config.model_copy(update={"objective": config.objective.model_copy(update={"head": head})})
+        whole = run_stage(config, parent, plain_ports(kind.folder / "whole"))
+        assert whole.checkpoint.digest != kind.last.digest
     states = MemoryStates()
     seen = iter([False, False, True])
-    first = plain_ports(kind.folder / "stopped", states=states, stop_requested=lambda: next(seen, True))
+    first = plain_ports(kind.folder / f"stopped {head}", states=states, stop_requested=lambda: next(seen, True))
     with pytest.raises(Interrupted, match="step 3 of 6"):
         run_stage(config, parent, first)
-    again = run_stage(config, parent, plain_ports(kind.folder / "again", states=states))
+    again = run_stage(config, parent, plain_ports(kind.folder / f"again {head}", states=states))
     plain_weights, resumed_weights = (
         {
             str(file.relative_to(Path(result.checkpoint.path) / "model")): load_file(file)
             for file in sorted((Path(result.checkpoint.path) / "model").rglob("*.safetensors"))
         }
-        for result in (kind.results["task_specific"], again)
+        for result in (whole, again)
     )
     assert plain_weights.keys() == resumed_weights.keys()
     for name, tensors in plain_weights.items():

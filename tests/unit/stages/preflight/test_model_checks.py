@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, BertConfig, PreTrained
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import Embedding
 from schemas.data.tasks import FileTask
+from schemas.recipe.recipe import Recipe
 from stages.build import check_parent
 from stages.data.tasks.load import load_task
 from stages.data.tasks.tokenize import tokenize_task
@@ -27,6 +28,7 @@ from stages.preflight.checks import preflight
 from stages.preflight.model_checks import once_each
 from tests.support.builders import WORDS, tiny_tokenizer
 from tests.support.families import FAMILIES, family_config
+from tests.support.kinds import kind_recipe_dict
 from tests.support.toys import random_model, toy_recipe, toy_teacher, write_rows
 
 
@@ -226,6 +228,25 @@ def test_given_teachers_with_unmatched_blocks_are_refused(tmp_path: Path) -> Non
     message = refusal(preflight, recipe, tmp_path / "cache")
     assert "teacher.task_model.model: stages[2].objective.terms[" in message
     assert "the student has 2 heads and the teacher 4" in message
+
+
+@pytest.mark.parametrize(
+    ("width", "head", "refuses"), [(8, "teacher", True), (8, "fresh", False), (12, "teacher", False)]
+)
+def test_heads_without_a_layer_for_the_teachers_map_of_vectors_are_refused(
+    tmp_path: Path, width: int, head: str, refuses: bool
+) -> None:
+    content = kind_recipe_dict(tmp_path, "embedding")
+    folder = Path(content["teacher"]["task_model"]["model"])
+    sentence_encoder(load_encoder(folder), Embedding(), width=width, seed=0).save_pretrained(folder)
+    content["stages"][3]["objective"]["head"] = head
+    recipe = Recipe.model_validate(content)
+    if refuses:
+        message = refusal(preflight, recipe, tmp_path / "cache")
+        assert "stages[3].objective.head: teacher, but the student's states are its vectors, 8 wide" in message
+        assert "the teacher's map of 16 to 8; set it to fresh" in message
+    else:
+        preflight(recipe, tmp_path / "cache")
 
 
 # Starts
