@@ -108,14 +108,23 @@ STARTS: dict[str, Settings] = {
     "ETD-Impt": {"kind": "extract", "units": "importance"},
 }
 
+
+def attention(loss: str) -> Settings:
+    """Return the latent terms with another loss of the attention."""
+    return {"terms": [{"kind": "attention", "loss": loss}, {"kind": "hidden"}, {"kind": "embedding"}]}
+
+
 CHANGES: dict[str, Change] = {
-    "first_step": Change(latent={"normalize": "first_step"}),
-    "no dropout in task_specific": Change(training={"task_specific": {"dropout": 0}}),
-    "lower layers": Change(
-        start={"layer_map": {"kind": "bottom"}},
-        latent={"layer_map": {"kind": "bottom"}},
-    ),
+    "gradient shares": Change(latent={"normalize": "gradient_share"}),
+    "first step": Change(latent={"normalize": "first_step"}),
+    "centred scores": Change(latent=attention("mse_centred_scores")),
+    "KL of attention": Change(latent=attention("kl_probabilities")),
+    "projections from channels": Change(latent={"projection_start": "channels"}),
+    "projections by least squares": Change(latent={"projection_start": "least_squares"}),
+    "lower layers": Change(start={"layer_map": {"kind": "bottom"}}, latent={"layer_map": {"kind": "bottom"}}),
     "last block only": Change(latent={"layer_map": {"kind": "last"}}),
+    "no dropout in task_specific": Change(training={"task_specific": {"dropout": 0}}),
+    "frozen word table": Change(training=dict.fromkeys(FOUR, {"frozen": "word_embeddings"})),
     "half the tokens for task_specific": Change(
         shares={"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.2, "task_specific": 0.5}
     ),

@@ -115,8 +115,8 @@ def test_controls_are_compared_whatever_is_asked_for() -> None:
         "soft + hard labels",
         "four stages",
     ]
-    names = [candidate.name for candidate in candidates(["TinyBERT"], ["first_step"], [], "TinyBERT")]
-    assert names[3:] == ["TinyBERT", "+ first_step", *(f"TinyBERT, {start}" for start in STARTS)]
+    names = [candidate.name for candidate in candidates(["TinyBERT"], ["first step"], [], "TinyBERT")]
+    assert names[3:] == ["TinyBERT", "+ first step", *(f"TinyBERT, {start}" for start in STARTS)]
 
 
 def test_held_out_rows_leave_the_training_file_with_all_their_copies(tmp_path: Path) -> None:
