@@ -124,7 +124,7 @@ CHANGES: dict[str, Change] = {
     "lower layers": Change(start={"layer_map": {"kind": "bottom"}}, latent={"layer_map": {"kind": "bottom"}}),
     "last block only": Change(latent={"layer_map": {"kind": "last"}}),
     "no dropout in task_specific": Change(training={"task_specific": {"dropout": 0}}),
-    "frozen word table": Change(training=dict.fromkeys(FOUR, {"frozen": "word_embeddings"})),
+    "frozen word table": Change(training={stage: {"frozen": "word_embeddings"} for stage in FOUR}),
     "half the tokens for task_specific": Change(
         shares={"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.2, "task_specific": 0.5}
     ),
