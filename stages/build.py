@@ -140,8 +140,9 @@ def initial_student(
     elif not isinstance(config.objective, LatentObjective):
         assert problem is not None
         model = _with_head(config, encoder, labels, problem, units)
-        if isinstance(config.objective, TaskObjective) and config.objective.head == "teacher":
-            start_head(model, teachers[0], text, kind_of(problem).answered, seed=config.training.seed)
+        if isinstance(config.objective, TaskObjective) and config.objective.head != "fresh":
+            copies, answered = config.objective.head == "teacher", kind_of(problem).answered
+            start_head(model, teachers[0], text, answered, seed=config.training.seed, copies=copies)
     return replace(initial, model=model)
 
 

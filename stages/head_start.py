@@ -3,7 +3,8 @@
 SimKD keeps the teacher's classifier and trains a projector in front of it. Here the projector is linear and folded into
 the head, so that the student stays an ordinary model of its family:
 
-- A head of the same make and width is copied, tensor for tensor: the map between the states is the identity.
+- A head of the same make and width is copied, tensor for tensor: the map between the states is the identity. The
+  setting `fitted` fits these heads too.
 - Otherwise each linear layer of the student's head is a least-squares fit on training text. A layer W, b of the teacher
   over the least-squares map A x + a of a student's state x is itself the least-squares fit of W h + b on x, for h the
   teacher's state, so that A is never formed. A narrower hidden layer (a pooler) takes the teacher's first units: which
@@ -40,7 +41,9 @@ Answered = Callable[[Batch], Tensor]
 
 
 @torch.no_grad()
-def start_head(student: Model, teacher: Model, text: Tokens, answered: Answered, *, seed: int) -> None:
+def start_head(
+    student: Model, teacher: Model, text: Tokens, answered: Answered, *, seed: int, copies: bool = True
+) -> None:
     """Give a student's new head the values of its teacher's, in place.
 
     Args:
@@ -49,22 +52,25 @@ def start_head(student: Model, teacher: Model, text: Tokens, answered: Answered,
         text: training text; at most `MAX_SEQUENCES` and `MAX_TOKENS` of it are read.
         answered: tokens that count where the head answers about every token.
         seed: draws the text.
+        copies: copy a head of the same make and width; False fits it too.
 
     Raises:
         ConfigError: the student's head has no linear layer.
     """
-    if _is_same_head(student, teacher):
-        tensors = _head_tensors(teacher)
-        for name, tensor in _head_tensors(student).items():
-            tensor.copy_(tensors[name])
+    tensors, values = _head_tensors(student), _head_tensors(teacher)
+    if not tensors and not values:
+        return  # vectors that are the encoders' states
+    if copies and _is_same_head(student, teacher):
+        for name, tensor in tensors.items():
+            tensor.copy_(values[name])
         return
     rows = _drawn(text, seed)
     with _on_device(student, teacher):
         layers, sources = (_layers(model, text.batch(rows[:1])) for model in (student, teacher))
         if not layers:
             raise ConfigError(
-                f"objective.head: teacher, but the head of the student, {type(student).__name__}, has no linear layer "
-                "that could be fitted to the teacher's answers; set it to fresh"
+                f"objective.head: the head of the student, {type(student).__name__}, has no linear layer that could be "
+                "fitted to the teacher's answers; set it to fresh"
             )
         _fit(student, layers, teacher, sources, text, rows, answered)
 
@@ -82,8 +88,6 @@ def _head_tensors(model: Model) -> dict[str, Tensor]:
 
 def _is_same_head(student: Model, teacher: Model) -> bool:
     shapes = [{name: tensor.shape for name, tensor in _head_tensors(model).items()} for model in (student, teacher)]
-    if not any(shapes):
-        return True  # vectors that are the encoders' states
     makes = [(type(model), model.config.hidden_size, _head_settings(model)) for model in (student, teacher)]
     return shapes[0] == shapes[1] and makes[0] == makes[1]
 

@@ -98,9 +98,10 @@ class TaskObjective(Frozen):
     """The teacher's answer; null for none."""
     hard_label: HardLabels | None = HardLabels()
     """The data's label; null for none."""
-    head: Literal["fresh", "teacher"] = "fresh"
-    """First values of the head: drawn by the seed, or the first fine-tuned teacher's (SimKD, arXiv 2203.14001): its
-    tensors for a student of the same family and width, otherwise fitted by least squares on training text."""
+    head: Literal["fresh", "teacher", "fitted"] = "fresh"
+    """First values of the head: drawn by the seed, or the first fine-tuned teacher's (SimKD, arXiv 2203.14001).
+    `teacher` copies its tensors for a student of the same family and width and fits the others by least squares on
+    training text; `fitted` fits all."""
 
     _some_label = model_validator(mode="after")(_check_some_label)
 

@@ -322,11 +322,11 @@ def _check_head_start(recipe: Recipe, folder: Path, teacher: PretrainedConfig) -
     if not isinstance(recipe.task.problem, Embedding) or not (folder / DENSE).is_dir():
         return
     problems = [
-        f"stages[{index}].objective.head: teacher, but the student's states are its vectors, {width} wide, so that it "
-        f"has no layer that could start as the teacher's map of {teacher.hidden_size} to {width}; set it to fresh, or "
-        "give student.shape.hidden_size another value"
+        f"stages[{index}].objective.head: {stage.objective.head}, but the student's states are its vectors, {width} "
+        f"wide, so that it has no layer that could start as the teacher's map of {teacher.hidden_size} to {width}; set "
+        "it to fresh, or give student.shape.hidden_size another value"
         for index, stage in enumerate(recipe.stages)
-        if isinstance(stage.objective, TaskObjective) and stage.objective.head == "teacher"
+        if isinstance(stage.objective, TaskObjective) and stage.objective.head != "fresh"
     ]
     if problems and recipe.student.shape.hidden_size == width:
         raise _refused(recipe, problems)

@@ -85,8 +85,10 @@ def headed(problem: TaskKind, encoder: PreTrainedModel, *, seed: int, width: int
     return model.eval()
 
 
-def start(student: Model, teacher: Model, problem: TaskKind, text: Tokens | None = None, seed: int = 0) -> None:
-    start_head(student, teacher, text or some_text(1), kind_of(problem).answered, seed=seed)
+def start(
+    student: Model, teacher: Model, problem: TaskKind, text: Tokens | None = None, *, copies: bool = True
+) -> None:
+    start_head(student, teacher, text or some_text(1), kind_of(problem).answered, seed=0, copies=copies)
 
 
 @torch.no_grad()
@@ -191,13 +193,14 @@ def mapped(student: Model, teacher: Model, problem: TaskKind, train: Tokens, hel
         return cast(Tensor, last(z if pooler is None else torch.tanh(pooler.dense(z))))
 
 
+@pytest.mark.parametrize("width", [8, 16])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=name_of)
-def test_a_narrower_student_answers_like_the_teacher_s_head_on_mapped_states(problem: TaskKind) -> None:
+def test_a_fitted_head_answers_like_the_teacher_s_head_on_mapped_states(problem: TaskKind, width: int) -> None:
     train, held_out = some_text(1, rows=600), some_text(2)
     teacher = headed(problem, some_encoder("bert", 16, layers=3, seed=1), seed=2, width=12)
-    student = headed(problem, some_encoder("bert", 8, seed=3), seed=4, width=12)
+    student = headed(problem, some_encoder("bert", width, seed=3), seed=4, width=12)
     before = answers(student, held_out)
-    start(student, teacher, problem, train)
+    start(student, teacher, problem, train, copies=False)
     wanted = mapped(student, teacher, problem, train, held_out)
     batch = whole(held_out)
     got = head_answer(student(**batch.model_inputs()))
@@ -319,7 +322,7 @@ def test_vectors_as_wide_as_the_states_need_no_layer_and_a_map_that_fits_none_is
     start(student, plain, problem)
     assert torch.equal(answers(student), before)
     narrow = headed(problem, some_encoder("bert", 8, seed=3), seed=4, width=8)
-    with pytest.raises(ConfigError, match=r"objective\.head: teacher, .* SentenceEncoder, has no linear layer"):
+    with pytest.raises(ConfigError, match=r"objective\.head: the head of .*, SentenceEncoder, has no linear layer"):
         start(narrow, headed(problem, some_encoder("bert", 16, seed=1), seed=2, width=8), problem)
 
 
