@@ -24,6 +24,9 @@ from stages.data.batching.tokens import Tokens
 # Rows are sorted by length inside a pool of so many steps: little padding, and still a new mix in
 # every epoch.
 POOL_STEPS = 64
+# About the largest share of a row's companions in a step that are its companions in the next epoch as well, if the
+# epoch has several times as many steps.
+RETURNING = 0.1
 # Plans kept at a time: the current epoch's, and the one that a look back or ahead asks for.
 PLANS_KEPT = 2
 
@@ -217,9 +220,13 @@ class Batches:
 def _steps_of_sequences(permutation: Rows, lengths: Rows, sequences: int, random: np.random.Generator) -> list[Rows]:
     whole = len(permutation) // sequences * sequences
     steps: list[Rows] = []
+    reach = _reach(whole // sequences)
     for start in range(0, whole, POOL_STEPS * sequences):
         pool = _sorted_by_length(permutation[start : min(start + POOL_STEPS * sequences, whole)], lengths)
+        pool = _mixed(pool, np.arange(len(pool)) / sequences, reach, random)
         steps.extend(pool.reshape(-1, sequences))
+    if reach:
+        steps = [_sorted_by_length(rows, lengths) for rows in steps]
     steps = [steps[index] for index in random.permutation(len(steps))]
     # The rows left over are the permutation's last, not the longest of a pool, and end the epoch.
     return [*steps, _sorted_by_length(permutation[whole:], lengths)] if whole < len(permutation) else steps
@@ -228,16 +235,38 @@ def _steps_of_sequences(permutation: Rows, lengths: Rows, sequences: int, random
 def _steps_of_about(permutation: Rows, lengths: Rows, tokens: float, random: np.random.Generator) -> list[Rows]:
     before = np.cumsum(lengths[permutation]) - lengths[permutation]
     pool_of = (before // (POOL_STEPS * tokens)).astype(np.int64)
+    reach = _reach(lengths[permutation].sum() / tokens)
     steps: list[Rows] = []
     for pool in np.split(permutation, np.flatnonzero(np.diff(pool_of)) + 1):
         pool = _sorted_by_length(pool, lengths)
+        pool = _mixed(pool, np.cumsum(lengths[pool]) / tokens, reach, random)
         ends = np.cumsum(lengths[pool])
         parts = max(1, round(ends[-1] / tokens))
         # A row belongs to the step that its middle token falls into, so that steps differ by less
         # than a row.
         step_of = ((ends - lengths[pool] / 2) * parts / ends[-1]).astype(np.int64)
         steps.extend(np.split(pool, np.flatnonzero(np.diff(step_of)) + 1))
+    if reach:
+        steps = [_sorted_by_length(rows, lengths) for rows in steps]
     return [steps[index] for index in random.permutation(len(steps))]
+
+
+def _reach(steps: float) -> float:
+    """Return how many steps a row may move in its sorted pool, either way, in an epoch of `steps` steps.
+
+    In a sorted pool, rows of a length stay together: in an epoch of a single pool they would meet in every epoch. Moved
+    by up to r steps, about one in 2 r + 1 of a row's companions is left, if its pool has the same rows again, which is
+    as likely as the pool's share of the epoch.
+    """
+    share_of_pool = min(1.0, POOL_STEPS / max(steps, 1))
+    return max(0.0, (share_of_pool / RETURNING - 1) / 2)
+
+
+def _mixed(rows: Rows, positions: NDArray[np.float64], reach: float, random: np.random.Generator) -> Rows:
+    """Return sorted rows, each moved by a random distance of at most `reach` from its position, in steps."""
+    if not reach:
+        return rows
+    return rows[np.argsort(positions + random.uniform(-reach, reach, len(rows)), kind="stable")]
 
 
 def _sorted_by_length(rows: Rows, lengths: Rows) -> Rows:

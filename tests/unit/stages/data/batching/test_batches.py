@@ -137,11 +137,46 @@ def test_a_duration_in_tokens_is_the_smallest_number_of_steps_that_reaches_it(am
     assert sum(reached) >= amount > sum(reached[:-1])
 
 
-def test_sorting_within_pools_keeps_padding_small() -> None:
-    plan = batches("32 sequences", budget=100_000)
-    padded = sum(padded_tokens(LENGTHS, plan.step(step)) for step in range(plan.steps_in_epoch(0)))
-    unsorted = np.split(np.arange(992), 31)
-    assert padded < 1.12 * LENGTHS.sum() < padded_tokens(LENGTHS, unsorted)
+def padding_of(plan: Batches, lengths: NDArray[np.int32]) -> float:
+    """Return the padded tokens of an epoch for each real one."""
+    steps = range(plan.steps_in_epoch(0))
+    return sum(padded_tokens(lengths, plan.step(step)) for step in steps) / int(lengths.sum())
+
+
+def returning(plan: Batches, number: int) -> float:
+    """Return the share of a row's companions in a step of the first epoch that it meets again in the second."""
+    step_of = np.empty((2, number), np.int64)
+    for epoch in (0, 1):
+        first = epoch * plan.steps_in_epoch(0)
+        for step in range(first, first + plan.steps_in_epoch(epoch)):
+            step_of[epoch, np.concatenate(plan.step(step))] = step
+    together = step_of[:, :, None] == step_of[:, None, :]
+    np.einsum("ejj->ej", together)[:] = False
+    return float((together.all(0).sum(1) / together[0].sum(1).clip(1)).mean())
+
+
+@pytest.mark.parametrize("size", ["32 sequences", "1000 tokens"])
+def test_rows_of_a_small_set_meet_others_in_each_epoch_with_little_padding(size: str) -> None:
+    plan = batches(size, budget=100_000)
+    number = plan.steps_in_epoch(0)
+    unsorted = padded_tokens(LENGTHS, np.array_split(np.arange(len(LENGTHS)), number)) / LENGTHS.sum()
+    assert padding_of(plan, LENGTHS) < 1.4 < 1.7 < unsorted
+    # With sorting alone it would be over a half.
+    assert 1 / number < returning(plan, len(LENGTHS)) < 0.14
+
+
+@pytest.mark.parametrize("size", ["32 sequences", "1000 tokens"])
+def test_rows_of_a_large_set_are_sorted_within_pools(size: str) -> None:
+    lengths = np.random.default_rng(3).integers(3, 60, size=32 * 64 * 12).astype(np.int32)
+    assert padding_of(Batches(lengths, batch_size(size), 100_000, 0), lengths) < 1.05
+
+
+@pytest.mark.parametrize("size", ["32 sequences", "1000 tokens"])
+def test_rows_of_a_step_are_cut_from_short_to_long(size: str) -> None:
+    plan = batches(size, budget=100_000)
+    for step in (0, 7, plan.steps_in_epoch(0) - 1):
+        (rows,) = plan.step(step)
+        assert np.all(np.diff(LENGTHS[rows]) >= 0)
 
 
 def test_evaluation_visits_every_row_once_from_short_to_long() -> None:
