@@ -21,7 +21,7 @@ from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from schemas.recipe.student import StudentConfig, StudentShape
+from schemas.recipe.student import ExtractStart, StudentConfig, StudentShape
 from schemas.recipe.teacher import FinetunedTeacher, PretrainedTeacher
 from schemas.results.manifest import CheckpointRef, StageResult
 from stages.data.batching.tokens import Batch
@@ -74,21 +74,21 @@ def folder_of(here: Path, family: str, labels: tuple[str, ...] | None = None) ->
 
 
 def general_stage(
-    here: Path, toys: dict[str, Any], teacher: str, student: str | None = None
+    here: Path, toys: dict[str, Any], teacher: str, student: str | None = None, **start: Any
 ) -> tuple[StageConfig, StageResult, MetricList]:
     """Run the general stage with all terms that can be matched."""
     model = FolderModel(path=str(folder_of(here, teacher)))
     config = StageConfig(
         name="general",
         teacher=PretrainedTeacher(model=model),
-        student=StudentConfig(shape=SHAPE, model_type=student),
+        student=StudentConfig(shape=SHAPE, model_type=student, **start),
         pretrained=model,
         data=GeneralCorpus.model_validate(toys["general_corpus"]),
         objective=LatentObjective.model_validate({"terms": terms(teacher, student or teacher)}),
         training=TRAINING,
     )
     sink = MetricList()
-    ports = plain_ports(here / f"{teacher}-{student}", cache=cache_of(here), sink=sink, log_every=1)
+    ports = plain_ports(here / "-".join([teacher, str(student), *start]), cache=cache_of(here), sink=sink, log_every=1)
     return config, run_stage(config, None, ports), sink
 
 
@@ -185,6 +185,18 @@ def test_a_student_of_another_family_learns_from_the_teacher(
     config, result, sink = general_stage(here, toys, teacher, student)
     assert ("train/attention_loss" in sink.names()) is ({teacher, student} <= set(READABLE))
     check_checkpoint(result.checkpoint, AutoModel, student, config)
+
+
+@pytest.mark.parametrize("name", ["mpnet", "deberta-v2"])
+def test_an_extracted_student_learns_from_attention_read_at_modules(
+    here: Path, toys: dict[str, Any], name: str
+) -> None:
+    start = ExtractStart(units="random")
+    _, result, sink = general_stage(here, toys, name, start=start)
+    for term in ("attention", "query_relation", "value_relation"):
+        values = sink.values(f"train/{term}_loss")
+        assert len(values) == result.steps == 3
+        assert all(math.isfinite(value) and value > 0 for value in values.values())
 
 
 def recipe_on(toys: dict[str, Any], folder: Path, kinds: list[dict[str, Any]], **student: Any) -> Recipe:

@@ -160,11 +160,31 @@ _MEGATRON_BERT = replace(
     outside=_BERT.outside | {r"encoder\.ln": (_HIDDEN,)},
     inside=_BERT.inside | {r"(attention\.)?ln": (_HIDDEN,)},
 )
+_DEBERTA_V2 = Anatomy(
+    blocks="encoder.layer",
+    outside={
+        r"embeddings\.\w+_embeddings": (_WHOLE, _EMBEDDING),
+        r"embeddings\.embed_proj": (_HIDDEN, _EMBEDDING),
+        r"encoder\.rel_embeddings": (_WHOLE, _HIDDEN),
+        r"encoder\.conv\.conv": (_HIDDEN, _HIDDEN, _WHOLE),
+        r"(embeddings|encoder|encoder\.conv)\.LayerNorm": (_HIDDEN,),
+    },
+    inside={
+        # Projected positions meet queries or keys, whose channels they share.
+        r"attention\.self\.(query|key|pos_query|pos_key)_proj": (_QUERY, _HIDDEN),
+        r"attention\.self\.value_proj": (_VALUE, _HIDDEN),
+        r"attention\.output\.dense": (_HIDDEN, _CONTEXT),
+        r"(attention\.)?output\.LayerNorm": (_HIDDEN,),
+        r"intermediate\.dense": (_NEURON, _HIDDEN),
+        r"output\.dense": (_HIDDEN, _NEURON),
+    },
+)
 _ROFORMER = replace(_BERT, outside=_BERT.outside | {r"encoder\.embed_positions": (_WHOLE, _WHOLE)}, is_rotary=True)
 _FAMILIES: Mapping[str, Anatomy] = {
     "bert": _BERT,
     "camembert": _BERT,
     "data2vec-text": _BERT,
+    "deberta-v2": _DEBERTA_V2,
     "distilbert": _DISTILBERT,
     "electra": _BERT,
     "ernie": _BERT,
@@ -189,6 +209,11 @@ def anatomy_of(config: PretrainedConfig) -> Anatomy:
             f"student.start.kind: extraction does not know the family {config.model_type}, only "
             f"{', '.join(sorted(_FAMILIES))}; set student.start.kind to random or teacher_layers"
         )
+    if getattr(config, "conv_groups", 1) > 1 and getattr(config, "conv_kernel_size", 0):
+        raise ConfigError(
+            f"student.start.kind: the teacher's convolution has {config.conv_groups} groups of channels, which "
+            "extraction does not know how to cut; set student.start.kind to random or teacher_layers"
+        )
     anatomy = _FAMILIES[config.model_type]
     embedding = _HIDDEN if embedding_width(config) == config.hidden_size else _WHOLE
     outside = {
@@ -209,5 +234,5 @@ def inner_size(config: PretrainedConfig) -> int:
 
 
 def embedding_width(config: PretrainedConfig) -> int:
-    """Return the channels of the embeddings; ELECTRA's and RoFormer's can differ from hidden_size."""
+    """Return the channels of the embeddings; ELECTRA's, RoFormer's and DeBERTa-v2's can differ from hidden_size."""
     return int(getattr(config, "embedding_size", None) or config.hidden_size)

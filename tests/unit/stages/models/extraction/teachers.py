@@ -31,6 +31,15 @@ OWN_SIZES = {"dim": HIDDEN, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "cls_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
 
 
+DEBERTA = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "pooler_hidden_size": HIDDEN,
+    "pad_token_id": 1,
+}
+
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", SIZES),
     "roberta": ("roberta", SIZES),
@@ -43,6 +52,12 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "layoutlm": ("layoutlm", SIZES | {"max_2d_position_embeddings": 8}),
     "distilbert": ("distilbert", OWN_SIZES),
     "mpnet": ("mpnet", SIZES),
+    "deberta-v2": ("deberta-v2", SIZES | DEBERTA | {"position_biased_input": True, "type_vocab_size": 2}),
+    "deberta-v2 as published": (
+        "deberta-v2",
+        SIZES | DEBERTA | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3},
+    ),
+    "deberta-v2 with narrow embeddings": ("deberta-v2", SIZES | DEBERTA | {"embedding_size": 10}),
     "megatron-bert": ("megatron-bert", SIZES),
     "roformer": ("roformer", SIZES | {"embedding_size": HIDDEN}),
     "roformer with narrow embeddings": ("roformer", SIZES | {"embedding_size": 10}),

@@ -160,6 +160,12 @@ def test_modernbert_keeps_its_head_width_and_first_block() -> None:
         assert "attn_norm.weight" in problem
 
 
+def test_grouped_convolutions_are_refused() -> None:
+    config = AutoConfig.for_model("deberta-v2", **SIZES, conv_kernel_size=3, conv_groups=2)
+    with pytest.raises(ConfigError, match=r"student\.start\.kind: .* 2 groups of channels"):
+        choose_parts(config, config, (0, 1, 2), importance=None, seed=0)
+
+
 def test_mpnet_keeps_the_heads_of_its_shared_position_bias() -> None:
     (problem,) = refusal("mpnet", shape_of(hidden=12, heads=3), (0, 1, 2))
     assert problem.startswith("student.shape.num_attention_heads: 3, ")

@@ -74,6 +74,21 @@ def expected_weights(family: str, parts: Extraction) -> dict[str, tuple[str, tup
             "encoder.relative_attention_bias.weight": (range(32), range(HEADS)),
             "pooler.dense": (hidden, hidden),
         },
+        "deberta-v2": {
+            "embeddings.word_embeddings.weight": (range(40), hidden),
+            "embeddings.position_embeddings.weight": (range(16), hidden),
+            "embeddings.token_type_embeddings.weight": (range(2), hidden),
+            "embeddings.LayerNorm": (hidden,),
+            "encoder.rel_embeddings.weight": (range(32), hidden),
+        },
+        "deberta-v2 as published": {
+            "embeddings.word_embeddings.weight": (range(40), hidden),
+            "embeddings.LayerNorm": (hidden,),
+            "encoder.rel_embeddings.weight": (range(32), hidden),
+            "encoder.LayerNorm": (hidden,),
+            "encoder.conv.conv": (hidden, hidden, range(3)),
+            "encoder.conv.LayerNorm": (hidden,),
+        },
         "megatron-bert": {
             "embeddings.word_embeddings.weight": (range(40), hidden),
             "embeddings.position_embeddings.weight": (range(16), hidden),
@@ -147,6 +162,16 @@ def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tupl
             "mlp.Wi": (neurons + gates, hidden),
             "mlp.Wo": (hidden, neurons),
         }
+    if family.startswith("deberta-v2"):
+        positions = {} if family.endswith("published") else dict.fromkeys(("pos_query_proj", "pos_key_proj"), query)
+        of_attention = {"query_proj": query, "key_proj": query, "value_proj": value} | positions
+        return {f"attention.self.{name}": (rows, hidden) for name, rows in of_attention.items()} | {
+            "attention.output.dense": (hidden, value),
+            "attention.output.LayerNorm": (hidden,),
+            "intermediate.dense": (neurons, hidden),
+            "output.dense": (hidden, neurons),
+            "output.LayerNorm": (hidden,),
+        }
     norms = ("attention.output.LayerNorm", "output.LayerNorm")
     if family == "megatron-bert":
         norms = ("attention.ln", "ln")
@@ -169,6 +194,8 @@ def expected_block(family: str, parts: Extraction, block: int) -> dict[str, tupl
         ("distilbert", 12, 2, (2,)),
         ("mpnet", 12, 4, (0, 2)),
         ("megatron-bert", 12, 3, (2, 0)),
+        ("deberta-v2", 12, 3, (2, 0)),
+        ("deberta-v2 as published", 12, 2, (0, 1)),
         ("roformer with narrow embeddings", 12, 2, (1, 2)),
         ("modernbert", 12, 2, (0, 2)),
     ],
