@@ -25,14 +25,10 @@ from torch import Tensor, nn
 
 from schemas.core.errors import ConfigError
 from stages.data.batching.tokens import Batch, Tokens
-from stages.device.runtime import Runtime
-from stages.models.read import head_answer, reading_batches
+from stages.models.read import drawn_text, evaluated, head_answer, reading_batches
 from stages.models.sentence_encoder import Model, SentenceEncoder
 from stages.models.starts.least_squares import LeastSquares
 from stages.training.value_scale import standardised
-
-MAX_SEQUENCES, MAX_TOKENS = 1024, 32_768
-"""The most text that a head is fitted on; twice as much did not make a better head in a trial."""
 
 _Call = tuple[nn.Linear, Tensor, Tensor]
 """A layer, its input and its output."""
@@ -49,7 +45,7 @@ def start_head(
     Args:
         student: with a new head; its encoder is trained as far as the stages before this one went.
         teacher: with a trained head, whose outputs are in the order of the student's.
-        text: training text; at most `MAX_SEQUENCES` and `MAX_TOKENS` of it are read.
+        text: training text; `drawn_text` says how much of it is read.
         answered: tokens that count where the head answers about every token.
         seed: draws the text.
         copies: copy a head of the same make and width; False fits it too.
@@ -64,8 +60,8 @@ def start_head(
         for name, tensor in tensors.items():
             tensor.copy_(values[name])
         return
-    rows = _drawn(text, seed)
-    with _on_device(student, teacher):
+    rows = drawn_text(text, seed)
+    with evaluated(student, teacher):
         layers, sources = (_layers(model, text.batch(rows[:1])) for model in (student, teacher))
         if not layers:
             raise ConfigError(
@@ -99,26 +95,6 @@ def _head_settings(model: Model) -> dict[str, Any]:
         for name, value in model.config.to_dict().items()
         if name.startswith(("classifier_", "pooler_", "summary_", "hidden_act")) and "dropout" not in name
     }
-
-
-def _drawn(text: Tokens, seed: int) -> NDArray[np.int64]:
-    """Sequences to read: drawn by the seed within both limits, and at least one."""
-    order = np.random.default_rng(seed).permutation(len(text))[:MAX_SEQUENCES]
-    within = int((np.cumsum(text.lengths[order], dtype=np.int64) <= MAX_TOKENS).sum())
-    return np.sort(order[: max(within, 1)])
-
-
-@contextmanager
-def _on_device(*models: Model) -> Iterator[None]:
-    """Run models in eval mode on the process's device; both are restored."""
-    before = [(model, model.training, model.device) for model in models]
-    for model in models:
-        model.eval().to(Runtime("fp32").device)
-    try:
-        yield
-    finally:
-        for model, was_training, device in before:
-            model.train(was_training).to(device)
 
 
 @contextmanager

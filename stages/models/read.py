@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers.utils.generic import ModelOutput
 
 from stages.data.batching.batches import evaluation_batches
 from stages.data.batching.tokens import Batch, Tokens
+from stages.device.runtime import Runtime
 
 _MICROBATCH_TOKENS = 8192
 
@@ -50,6 +52,29 @@ def reading_batches(
     choice_of = tokens.choice_of[rows] if together and tokens.choice_of is not None else None
     for positions in evaluation_batches(tokens.lengths[rows], _MICROBATCH_TOKENS, choice_of):
         yield positions, tokens.batch(rows[positions])
+
+
+def drawn_text(tokens: Tokens, seed: int, *, max_sequences: int = 1024, max_tokens: int = 32_768) -> NDArray[np.int64]:
+    """Return sequences drawn by the seed, ascending: as many as fit within both limits, and at least one.
+
+    A student's first values are fitted on them; twice as much text did not make a better head in a trial.
+    """
+    order = np.random.default_rng(seed).permutation(len(tokens))[:max_sequences]
+    within = int((np.cumsum(tokens.lengths[order], dtype=np.int64) <= max_tokens).sum())
+    return np.sort(order[: max(within, 1)])
+
+
+@contextmanager
+def evaluated(*models: nn.Module) -> Iterator[None]:
+    """Run models without dropout on the process's device; modes and devices are restored."""
+    before = [(model, model.training, next(model.parameters()).device) for model in models]
+    for model in models:
+        model.eval().to(Runtime("fp32").device)
+    try:
+        yield
+    finally:
+        for model, was_training, device in before:
+            model.train(was_training).to(device)
 
 
 @torch.no_grad()

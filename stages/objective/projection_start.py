@@ -8,8 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -22,15 +21,12 @@ from schemas.core.errors import ConfigError
 from stages.data.batching.tokens import Batch, Tokens
 from stages.losses import pool_states
 from stages.models.projections import select_channels
-from stages.models.read import reading_batches
+from stages.models.read import drawn_text, evaluated, reading_batches
 from stages.models.sentence_encoder import Model
 from stages.models.starts.least_squares import LeastSquares
 from stages.objective.latent_terms import ProjectedPair, projected_pairs
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Needs, run_model
-
-MAX_SEQUENCES, MAX_TOKENS = 2048, 16_384
-"""The most text that projections are fitted on; every teacher reads it once."""
 
 
 def start_projections(
@@ -82,13 +78,6 @@ def unknown_channels(names: Iterable[str], parent: Path | None, *, stage: str | 
     )
 
 
-def drawn_text(text: Tokens, seed: int) -> NDArray[np.int64]:
-    """Return sequences drawn by the seed within both limits, at least one, ascending."""
-    order = np.random.default_rng(seed).permutation(len(text))[:MAX_SEQUENCES]
-    within = int((np.cumsum(text.lengths[order], dtype=np.int64) <= MAX_TOKENS).sum())
-    return np.sort(order[: max(within, 1)])
-
-
 @torch.no_grad()
 def _fit(
     objective: ObjectiveTerms, index: int, models: tuple[Model, Model], text: Tokens, rows: NDArray[np.int64]
@@ -102,7 +91,7 @@ def _fit(
         Needs(hidden=frozenset(pair.student for pair in pairs)),
         Needs(hidden=frozenset(chain.from_iterable(pair.teacher for pair in pairs))),
     )
-    with _evaluated(models):
+    with evaluated(*models):
         for positions, on_cpu in reading_batches(text, rows):
             batch = objective.prepare(on_cpu, rows[positions], step=0).to(models[0].device)
             student, teacher = (run_model(model, batch, need).hidden for model, need in zip(models, needs, strict=True))
@@ -121,16 +110,3 @@ def _compared(pair: ProjectedPair, states: Tensor, batch: Batch) -> Tensor:
     """(rows or tokens, width): the states that a term compares."""
     pooled, mask = pool_states(states, batch.attention_mask, pooling=pair.pooling)
     return pooled[mask.bool()]
-
-
-@contextmanager
-def _evaluated(models: Sequence[Model]) -> Iterator[None]:
-    """Run models without dropout; their modes are restored."""
-    before = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, training in zip(models, before, strict=True):
-            model.train(training)

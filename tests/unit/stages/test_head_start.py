@@ -243,21 +243,6 @@ def test_a_wider_student_takes_every_unit_of_the_teacher() -> None:
     assert correlation(answers(student), answers(teacher)) > 0.3
 
 
-def test_text_is_bounded_and_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = some_text(1)
-    monkeypatch.setattr(head_start, "MAX_TOKENS", 200)
-    rows = head_start._drawn(text, 5)
-    assert 150 < text.lengths[rows].sum() <= 200
-    assert np.array_equal(rows, np.unique(rows))
-    assert np.array_equal(rows, head_start._drawn(text, 5))
-    assert not np.array_equal(rows, head_start._drawn(text, 6))
-    monkeypatch.setattr(head_start, "MAX_TOKENS", 1)
-    assert len(head_start._drawn(text, 5)) == 1  # longer than the limit
-    monkeypatch.setattr(head_start, "MAX_SEQUENCES", 7)
-    monkeypatch.setattr(head_start, "MAX_TOKENS", 10_000)
-    assert len(head_start._drawn(text, 5)) == 7
-
-
 def fitted(problem: TaskKind) -> dict[str, Tensor]:
     teacher = headed(problem, some_encoder("bert", 16, seed=1), seed=2)
     student = headed(problem, some_encoder("bert", 8, seed=3), seed=4)

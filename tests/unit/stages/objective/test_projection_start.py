@@ -24,8 +24,6 @@ from stages.data.batching.tokens import Batch
 from stages.models.encoders import load_encoder, locate
 from stages.models.starts.least_squares import LeastSquares
 from stages.models.tensors import read_tensors
-from stages.objective import projection_start
-from stages.objective.projection_start import drawn_text
 from stages.ports.plain import MemoryStates, plain_ports
 from stages.preflight.checks import preflight
 from stages.preflight.model_checks import check_parent_channels
@@ -325,18 +323,3 @@ def test_every_teacher_and_masked_words_are_fitted(content: dict[str, Any], tmp_
     one, other = (maps_of(trainer)["hidden_0"].weight.detach() for trainer in (masked, plain))
     assert not torch.equal(one, other), "masked words are read, as in training"
     assert float((one - other).norm() / other.norm()) < 1
-
-
-def test_the_text_that_is_read_is_bounded(
-    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text = make_trainer(general(recipe_of(content)), plain_ports(tmp_path)).tokens
-    assert drawn_text(text, 0).tolist() == list(range(len(text)))
-    monkeypatch.setattr(projection_start, "MAX_TOKENS", 100)
-    rows = drawn_text(text, 0)
-    assert 50 < text.lengths[rows].sum() <= 100
-    assert rows.tolist() != drawn_text(text, 1).tolist()
-    monkeypatch.setattr(projection_start, "MAX_SEQUENCES", 3)
-    assert len(drawn_text(text, 0)) == 3
-    monkeypatch.setattr(projection_start, "MAX_TOKENS", 1)
-    assert len(drawn_text(text, 0)) == 1
