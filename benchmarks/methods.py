@@ -19,9 +19,10 @@ RELATIONS: Settings = {
         for between in ("query", "key", "value")
     ],
 }
-HARD: Settings = {"kind": "task", "latent": None, "soft_label": None}
+# A control begins with a fresh head: the teacher's is part of what is measured.
+HARD: Settings = {"kind": "task", "latent": None, "soft_label": None, "head": "fresh"}
 SOFT: Settings = {"kind": "task", "latent": None, "hard_label": None}
-SOFT_AND_HARD: Settings = {"kind": "task", "latent": None}
+SOFT_AND_HARD: Settings = {"kind": "task", "latent": None, "head": "fresh"}
 ALL_THREE: Settings = {"kind": "task"}
 
 
@@ -41,7 +42,7 @@ class Change:
     latent: Settings = field(default_factory=dict)
     """Every latent objective, in `task_specific` too."""
     labels: Settings = field(default_factory=dict)
-    """The objective of `task_specific`, unless it has hard labels alone."""
+    """The objective of `task_specific`, but not of a control."""
     training: Mapping[str, Settings] = field(default_factory=dict)
     """Training, by the name of the stage."""
     start: Settings = field(default_factory=dict)
@@ -55,7 +56,7 @@ class Change:
         """Return a stage's objective with the change."""
         if objective["kind"] == "latent":
             return objective | self.latent
-        if objective == HARD:
+        if objective in (HARD, SOFT_AND_HARD):
             return objective
         changed = objective | self.labels
         if self.latent and objective.get("latent", LATENT) is not None:
@@ -115,6 +116,8 @@ def attention(loss: str) -> Settings:
 
 
 CHANGES: dict[str, Change] = {
+    "head from the teacher": Change(labels={"head": "teacher"}),
+    "head fitted to the teacher's": Change(labels={"head": "fitted"}),
     "gradient shares": Change(latent={"normalize": "gradient_share"}),
     "first step": Change(latent={"normalize": "first_step"}),
     "centred scores": Change(latent=attention("mse_centred_scores")),
