@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
+from pipeline.planning.teacher_notes import rows_of_choice
 from pipeline.reporting.run_table import rows_of, score_tags, teacher_line
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports
 from pipeline.store.checkpoints import CheckpointStore
@@ -77,7 +78,8 @@ class Judge:
                 run_id = stage.result.mlflow_run_id
                 self.add_row(stage.row("teacher", stage.judgement, run_id=run_id, chosen=False, **stage.choice(title)))
         self.progress.note(
-            f"{best.config.name}: the best of {len(group)} is {best.candidate} ({title} {best.score:.4f})"
+            f"{best.config.name}: the best of {len(group)} is {best.candidate} ({title} {best.score:.4f} on "
+            f"{rows_of_choice(best.config)})"
         )
 
     def add_row(self, row: Row) -> None:

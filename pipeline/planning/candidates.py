@@ -2,8 +2,9 @@
 
 Every candidate is an ordinary stage with its own digest. Students are identified by the chosen teacher alone, as if it
 had been the only candidate: a further candidate that loses does not change them, and a later run with the winner's
-settings reuses everything. Until all candidates are finished the choice is unknown, and so are the digests of its
-students; a joint digest of all candidates, which no checkpoint has, represents the teacher until then.
+settings, its selection among them, reuses everything. Until all candidates are finished the choice is unknown, and so
+are the digests of its students; a joint digest of all candidates, which no checkpoint has, represents the teacher until
+then.
 """
 
 from __future__ import annotations
@@ -20,9 +21,8 @@ from stages.evaluation.stage_scores import MEAN_SCORE
 
 
 def score_of(config: StageConfig, metrics: Mapping[str, float]) -> float:
-    """Return the score that decides: that of the selection, or the main score on all validation rows."""
-    prefix = "eval/" if config.training.selection is None else "select/best_"
-    return metrics[f"{prefix}{metric_of(config)}"]
+    """Return the score that decides between candidates: that of their selection, which all of them have."""
+    return metrics[f"select/best_{metric_of(config)}"]
 
 
 def metric_of(config: StageConfig) -> str:

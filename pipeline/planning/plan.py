@@ -11,6 +11,7 @@ from pipeline.planning.assistants import assistant_of
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline_tasks, with_finished_assistant
 from pipeline.planning.per_task import per_task
+from pipeline.planning.teacher_notes import teacher_notes
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.reporting.inputs import data_lines
@@ -77,6 +78,8 @@ class Plan(Frozen):
     """Parameters and operations of student and teacher."""
     seconds: float
     """Estimated wall time of the stages to run."""
+    notes: tuple[str, ...] = ()
+    """Remarks on the fine-tuning of teachers."""
     then: str | None = None
     """The requested recipe, if this plan is of the recipe whose student must become its teacher first."""
 
@@ -99,7 +102,8 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
     facts = next(iter(checked.values()))  # the models are the same whatever the task
     rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
     planned: list[PlannedStage] = []
-    for task, stage in outline_tasks(recipe, recipe.stages, store):
+    outlined = outline_tasks(recipe, recipe.stages, store)
+    for task, stage in outlined:
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
         planned.append(_planned(task, stage, checked.get(task, facts), store, rate, recipe.execution))
@@ -115,6 +119,11 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
             teacher_flops=encoder_flops(facts.teacher),
         ),
         seconds=sum(stage.seconds for stage in planned if stage.status == "run"),
+        notes=tuple(
+            teacher_notes(
+                [(task, stage.config, line.tokens) for (task, stage), line in zip(outlined, planned, strict=True)]
+            )
+        ),
     )
 
 
@@ -214,6 +223,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         for stage in plan.stages
         if stage.kept_bytes and stage.status == "run"
     ]
+    lines += plan.notes
     lines.append(f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate")
     if plan.then:
         lines.append(

@@ -12,10 +12,12 @@ from pydantic import AfterValidator, Field, model_validator
 from schemas.core.base import Frozen, Sha256
 from schemas.core.part_names import check_names
 from schemas.core.refs import ModelRef, TeacherRef
-from schemas.core.training import BatchSize, Duration, Training
+from schemas.core.training import BatchSize, Duration, Selection, Training
 from schemas.data.tasks import TaskData
 
 MAX_CANDIDATES = 64
+HELD_OUT = Selection(rows="held_out", patience=None)
+"""Selection of several candidates that have none: nothing may be chosen on rows that are reported."""
 _MAX_SEED = 2**31
 
 
@@ -51,8 +53,9 @@ class FineTune(Frozen):
     seeds: int = Field(default=1, ge=1, le=MAX_CANDIDATES)
     """Number of seeds to try, from the seed of `training`; the best candidate becomes the teacher."""
     grid: Grid = Grid()
-    """Settings to try with every seed. The best candidate becomes the teacher: by the score of `training.selection`, or
-    without one by the task's main score on all validation rows."""
+    """Settings to try with every seed. The best candidate becomes the teacher, by the score of `training.selection`.
+    Without one, several candidates are trained to their end, and weights and candidate are chosen by the task's main
+    score on training rows that are held out."""
 
     @model_validator(mode="after")
     def _not_too_many(self) -> FineTune:
@@ -60,18 +63,23 @@ class FineTune(Frozen):
             raise ValueError("seeds and grid.seed both list seeds to try; leave one out")
         if self.training.seed + self.seeds > _MAX_SEED:
             raise ValueError(f"seeds: {self.seeds} from training.seed on pass {_MAX_SEED - 1}")
-        settings = [getattr(self.grid, name) for name in Grid.model_fields]
-        count = self.seeds * prod(max(1, len(values)) for values in settings)
-        if count > MAX_CANDIDATES:
+        if self.number_of_candidates > MAX_CANDIDATES:
             raise ValueError(
-                f"grid: it makes {count} fine-tunings, and at most {MAX_CANDIDATES} are allowed; list fewer values or "
-                "fewer seeds"
+                f"grid: it makes {self.number_of_candidates} fine-tunings, and at most {MAX_CANDIDATES} are allowed; "
+                "list fewer values or fewer seeds"
             )
         return self
+
+    @property
+    def number_of_candidates(self) -> int:
+        """Number of fine-tunings that are compared."""
+        return self.seeds * prod(max(1, len(getattr(self.grid, name))) for name in Grid.model_fields)
 
     def candidates(self) -> tuple[Training, ...]:
         """Return the settings of all candidates; the seed varies fastest."""
         grid, training = self.grid, self.training
+        if self.number_of_candidates > 1 and training.selection is None:
+            training = training.model_copy(update={"selection": HELD_OUT})
         seeds = grid.seed or tuple(range(training.seed, training.seed + self.seeds))
         combinations = product(
             grid.learning_rate or (training.optimizer.learning_rate,),

@@ -22,7 +22,7 @@ BAD, GOOD = 1e-30, 5e-3
 """Learning rates with which the toy learns nothing, and all."""
 
 
-def recipe_of(folder: Path, *rates: float, **task_model: Any) -> Recipe:
+def recipe_of(folder: Path, *rates: float, selection: dict[str, Any] | None = None, **task_model: Any) -> Recipe:
     """A recipe of one stage whose teacher is fine-tuned with each of the learning rates."""
     content = toy_recipe_dict(folder, steps=2)
     content["stages"] = content["stages"][2:3]
@@ -30,7 +30,7 @@ def recipe_of(folder: Path, *rates: float, **task_model: Any) -> Recipe:
     del content["general_corpus"]
     content["execution"] = {"log_every": 50}
     training = content["teacher"]["task_model"]["training"]
-    training["duration"] = "100 steps"
+    training |= {"duration": "100 steps", "selection": selection}
     if len(rates) == 1:
         training["optimizer"] = {"learning_rate": rates[0]}
     else:

@@ -23,7 +23,7 @@ from schemas.core.errors import TeacherError
 from schemas.core.refs import FolderModel
 from schemas.core.training import Selection
 from schemas.recipe.expand import teacher_configs
-from schemas.recipe.teacher import FineTune, FinetunedTeacher
+from schemas.recipe.teacher import HELD_OUT, FineTune, FinetunedTeacher
 from schemas.results.manifest import Judgement, Row, RunReport, Score, TeacherReport
 from stages.judge import judge_model, make_yardstick
 from tests.end_to_end.runs.by_hand import BAD, GOOD, RunByHand, recipe_of, run
@@ -61,7 +61,9 @@ def test_the_best_candidate_is_the_teacher(done: RunByHand) -> None:
     assert chosen.checkpoint is not None
     (teacher,) = done.runner.teachers.available.fine_tuned
     assert teacher.stage_digest == chosen.checkpoint.digest
-    assert "teacher: the best of 2 is learning_rate 0.005 (accuracy 1.0000)" in done.notes
+    note = "teacher: the best of 2 is learning_rate 0.005 (accuracy 1.0000 on training rows held out)"
+    assert note in done.notes
+    assert done.runner.recipe.teacher.task_model.training.selection is None  # type: ignore[union-attr]
 
 
 def test_every_candidate_is_a_separate_run_and_the_best_is_marked(done: RunByHand) -> None:
@@ -97,7 +99,7 @@ def test_the_students_digest_is_unknown_before_its_teacher_is_chosen(
 def test_the_student_does_not_depend_on_the_rejected_candidates(
     done: RunByHand, folder: Path, store: CheckpointStore
 ) -> None:
-    alone = recipe_of(folder, GOOD)
+    alone = recipe_of(folder, GOOD, selection=HELD_OUT.model_dump(mode="json"))
     single = outline(alone, alone.stages, store)
     assert [stage.title for stage in single] == ["teacher", "task_adaptive"]
     assert single[-1].digest == done.results[-1].checkpoint.digest
@@ -135,7 +137,7 @@ def test_ties_are_broken_by_the_order_of_candidates() -> None:
 def test_the_score_on_held_out_rows_takes_precedence(folder: Path) -> None:
     (config, *_) = teacher_configs(recipe_of(folder, BAD, GOOD))
     metrics = {"eval/accuracy": 0.9, "select/best_accuracy": 0.8, "select/best_f1": 0.7}
-    assert score_of(config, metrics) == 0.9
+    assert score_of(config, metrics) == 0.8
     for metric, expected in ((None, 0.8), ("f1", 0.7)):
         selection = Selection.model_validate({"rows": "held_out", "metric": metric})
         training = config.training.model_copy(update={"selection": selection})

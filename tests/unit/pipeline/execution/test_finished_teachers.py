@@ -25,7 +25,13 @@ def recipe() -> Recipe:
 
 def finished(choice: TeacherChoice, config: StageConfig, number: int, score: float) -> FinishedStage:
     checkpoint = CheckpointRef(path=f"/store/{number}", stage=config.name, digest=f"{number}" * 64)
-    result = StageResult(checkpoint=checkpoint, metrics={"eval/accuracy": score}, steps=1, tokens=1, seconds=1.0)
+    result = StageResult(
+        checkpoint=checkpoint,
+        metrics={"eval/accuracy": 1 - score, "select/best_accuracy": score},
+        steps=1,
+        tokens=1,
+        seconds=1.0,
+    )
     return FinishedStage(config, result, ("a", "b"), f"run{number}", choice.candidate_of(config))
 
 
