@@ -8,7 +8,7 @@ step of the mean size has the gradient that it would have alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class Divisors:
         self._tokens, self._batches = tokens, batches
         self._epoch = 0
         self._totals: dict[str, int] = {}
-        """Count of each term over the epoch, by the term's key."""
+        """Count of each term over the epoch, by the term's key; and of all `rows` and `tokens`, where terms need it."""
 
     def of_step(
         self, terms: Sequence[Term], epoch: int, step: Sequence[Batch], counts: Mapping[str, int]
@@ -41,20 +41,20 @@ class Divisors:
         """
         steps = self._batches.steps_in_epoch(epoch)
         totals = self._totals_in(epoch, terms)
-        sizes = {
-            "rows": (sum(len(batch.input_ids) for batch in step), len(self._batches.sequences_in_epoch(epoch))),
-            "tokens": (sum(batch.num_tokens for batch in step), self._batches.tokens_in_epoch(epoch)),
-        }
 
         def divisor(term: Term) -> float:
-            if term.counted not in sizes:
-                return totals[term.key] / steps
-            size, in_epoch = sizes[term.counted]
-            return counts[term.key] * in_epoch / (steps * size)
+            match term.counted:
+                case "rows":
+                    size = sum(len(batch.input_ids) for batch in step)
+                case "tokens":
+                    size = sum(batch.num_tokens for batch in step)
+                case _:
+                    return totals[term.key] / steps
+            return counts[term.key] * totals[term.counted] / (steps * size)
 
         return {term.key: divisor(term) for term in terms}
 
-    def _totals_in(self, epoch: int, terms: Iterable[Term]) -> Mapping[str, int]:
+    def _totals_in(self, epoch: int, terms: Sequence[Term]) -> Mapping[str, int]:
         """Return the epoch's count of each term that lengths and labels decide; the rows of a mixture's epochs differ.
 
         Counts are added up in Python's integers: exactly, whatever the size of the epoch.
@@ -77,6 +77,11 @@ class Divisors:
                 batch = self._tokens.batch(rows_of_pass)
                 for term in by_labels:
                     self._totals[term.key] += term.count(batch)
+        counted = {term.counted for term in terms} - self._totals.keys()
+        if "rows" in counted:
+            self._totals["rows"] = len(self._batches.sequences_in_epoch(epoch))
+        if "tokens" in counted:
+            self._totals["tokens"] = self._batches.tokens_in_epoch(epoch)
         return self._totals
 
     def _lengths(self, epoch: int) -> tuple[list[int], list[int]]:
