@@ -264,12 +264,23 @@ def _latent_loss(
 
 
 def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
-    """Return the scores of a bag-of-words model on the same rows."""
+    """Return the scores of a bag-of-words model on the same rows, and its difference from the fine-tuned teacher."""
     assert yardstick.scorer is not None
-    scorer = yardstick.scorer.with_teacher(yardstick.teacher_answers)
+    teacher, metric = yardstick.teacher_answers, yardstick.metric
+    scorer = yardstick.scorer.with_teacher(teacher)
     if not scorer.can_score:
         return Judgement()
-    return Judgement(**_main_scores(scorer.scores(yardstick.metric, bag_of_words(scorer)), yardstick.metric))
+    answers = bag_of_words(scorer)
+    has_teacher = teacher is not None and not scorer.kind.needs_teacher
+    return Judgement(
+        **_main_scores(scorer.scores(metric, answers), metric),
+        minus_teacher=scorer.difference(metric, answers, teacher) if has_teacher else None,
+    )
+
+
+def judge_pretrained(recipe: Recipe, yardstick: Yardstick) -> Judgement:
+    """Return the score of a linear probe on the pretrained model, which fine-tuning has to surpass."""
+    return judge_model(load_encoder(locate(recipe.pretrained)), yardstick, has_head=False)
 
 
 def chance(yardstick: Yardstick) -> dict[str, float]:

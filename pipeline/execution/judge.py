@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from pipeline.planning.teacher_notes import rows_of_choice
-from pipeline.reporting.run_table import rows_of, score_tags, teacher_line
+from pipeline.reporting.run_table import rows_of, score_tags, teacher_lines
+from pipeline.reporting.teacher_lacks import with_lacks
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports
 from pipeline.store.checkpoints import CheckpointStore
 from pipeline.tracking.session import TrackedRun
@@ -16,8 +17,8 @@ from schemas.core.metrics import titled
 from schemas.data.stage_data import TaskDataset
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from schemas.results.manifest import Judgement, Row, RowKind, TeacherReport
-from stages.judge import Yardstick, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
+from schemas.results.manifest import Judgement, Row, RowKind, StageResult, TeacherReport
+from stages.judge import Yardstick, judge_bag_of_words, judge_checkpoint, judge_model, judge_pretrained, make_yardstick
 from stages.ports.protocols import Progress
 
 
@@ -34,6 +35,7 @@ class Judge:
     def __init__(self, recipe: Recipe, store: CheckpointStore, progress: Progress, teachers: TeacherChoice) -> None:
         self.recipe, self.store, self.progress, self.teachers = recipe, store, progress, teachers
         self.rows: list[Row] = []
+        self._trainings: dict[str, StageResult] = {}
         self.teacher_reports: tuple[TeacherReport, ...] = ()
         """Verdict on each fine-tuned teacher, once `check_teachers` has been called."""
 
@@ -60,6 +62,7 @@ class Judge:
             candidate: fields of the row that say how a teacher was chosen.
         """
         config, checkpoint = stage.config, stage.result.checkpoint
+        self._trainings[checkpoint.path] = stage.result
         # A head for several tasks does not answer for this one; its features are judged.
         labels = stage.labels if isinstance(config.data, TaskDataset) else ()
         judgement = self._judgement(checkpoint.digest, lambda: judge_checkpoint(checkpoint, labels, self.yardstick))
@@ -115,16 +118,27 @@ class Judge:
         """
         fine_tuned = self.teachers.available.fine_tuned
         compares_words = "bag_of_words" in self.recipe.baselines and bool(fine_tuned)
-        self.teacher_reports = teacher_reports(
+        words = self._bag_of_words() if compares_words else None
+        reports = teacher_reports(
             self.rows,
             fine_tuned[0] if fine_tuned else None,
             self.yardstick,
-            self._bag_of_words() if compares_words else None,
+            words,
             minimum_gain=self.recipe.teacher.minimum_gain,
         )
-        check_first(self.teacher_reports)
+        self.teacher_reports = reports
+        check_first(reports)
+        if reports:
+            self.teacher_reports = with_lacks(
+                reports, self.rows, self._trainings, bag_of_words=words, pretrained=self._pretrained()
+            )
         for report in self.teacher_reports:
-            self.progress.note(teacher_line(report))
+            for line in teacher_lines(report):
+                self.progress.note(line)
+
+    def _pretrained(self) -> Judgement:
+        """Judgement of the pretrained model, which the yardstick's digest covers; fine-tuning has to surpass it."""
+        return self._judgement("pretrained", lambda: judge_pretrained(self.recipe, self.yardstick))
 
 
 def scores_of(judgement: Judgement) -> dict[str, float]:

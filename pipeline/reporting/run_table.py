@@ -179,7 +179,8 @@ def summary(report: RunReport) -> list[str]:
         if row and report.validation_rows:
             lines += _score_lines(row, report)
     lines += _guessing_lines(report)
-    lines += [teacher_line(teacher_report) for teacher_report in report.teachers if teacher_report.verdict != "good"]
+    for teacher_report in report.teachers:
+        lines += teacher_lines(teacher_report)[teacher_report.verdict == "good" :]
     if report.data is not None:
         lines += card_lines(report.data)
     if report.size is not None:
@@ -299,6 +300,11 @@ def teacher_line(report: TeacherReport) -> str:
     if report.label_order == "unnamed":
         parts.append("outputs without names, assumed to be in the order of the task's labels")
     return f"{report.name}: {report.verdict}: {', '.join(parts)}; {report.reason}"
+
+
+def teacher_lines(report: TeacherReport) -> list[str]:
+    """Verdict on a teacher, and a line for each weakness that was measured."""
+    return [teacher_line(report), *(f"{report.name} could be better: {weakness}" for weakness in report.lacks)]
 
 
 def overlay_link(report: RunReport, server: str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.reporting.run_table import percent
+from pipeline.reporting.teacher_lacks import is_clearly_above
 from schemas.core.errors import TeacherError
 from schemas.core.metrics import MetricName
 from schemas.recipe.teacher import FinetunedTeacher
@@ -49,13 +50,15 @@ def teacher_reports(
         if score is None:  # a head for several tasks, or none
             continue
         words = None if bag_of_words is None else bag_of_words.scores.get(metric)
+        is_first = row.name == "teacher"
         measured = _Measured(
             score,
             guess,
             minimum_gain,
             None if words is None else words.value,
+            bag_of_words.minus_teacher if bag_of_words is not None and is_first else None,
             _label_order(first if row.status == "given" else None, yardstick),
-            yardstick if row.name == "teacher" else None,
+            yardstick if is_first else None,
         )
         reports.append(measured.report(row.name, metric))
     return tuple(reports)
@@ -78,6 +81,8 @@ class _Measured:
     minimum_gain: float
     """Share of the possible gain over guessing that a teacher must reach."""
     words: float | None
+    words_minus_teacher: Score | None
+    """Difference on the same rows; None where it was not measured."""
     order: LabelOrder | None
     yardstick: Yardstick | None
     """Holds the teacher's answers; None for all teachers but the first."""
@@ -115,8 +120,13 @@ class _Measured:
         if self.score.value < self.needed or not is_above:
             return "useless"
         by_words = self.words is not None and self.score.value <= self.words
-        is_weak = by_words or self.score.low < self.needed or self.doubt
+        is_weak = by_words or self.may_equal_words or self.score.low < self.needed or self.doubt
         return "weak" if is_weak else "good"
+
+    @property
+    def may_equal_words(self) -> bool:
+        """True if the interval of the difference on the same rows does not put the teacher above a bag of words."""
+        return self.words_minus_teacher is not None and not is_clearly_above(self.words_minus_teacher)
 
     @property
     def doubt(self) -> str | None:
@@ -141,6 +151,11 @@ class _Measured:
             return (
                 f"a bag of words scores {percent(self.words)} %, no less, so that there is little to learn from it: "
                 "train it longer, or take another teacher"
+            )
+        if self.may_equal_words and self.score.low >= self.needed:
+            return (
+                f"a bag of words scores {percent(self.words)} %, and by the rows that both answered the teacher may be "
+                "no better: train it longer, or give more validation rows"
             )
         return (
             f"by so few validation rows its score may lie below the {percent(self.needed)} % that a teacher needs: "

@@ -132,7 +132,7 @@ class Judgement(Frozen):
     """All scores of the task's kind, with intervals."""
     minus_teacher: Score | None = None
     """The task's metric minus the fine-tuned teacher's, with the interval over the same resampled rows; null without
-    heads, and for vectors, whose score is itself a comparison with the teacher."""
+    heads except for a bag of words, and for vectors, whose score is itself a comparison with the teacher."""
     unseen_scores: dict[str, Score] = Field(default_factory=dict)
     """All scores on validation rows whose text is not in train; empty if no text is in train."""
     unseen_rows: int | None = None
@@ -200,10 +200,13 @@ class TeacherReport(Frozen):
     """Order of its outputs relative to the task's labels: the same, reordered by name, or without names; null if there
     is nothing to compare."""
     verdict: Literal["good", "weak", "useless"]
-    """Useless: gains less over guessing than teacher.minimum_gain. Weak: may gain less than that, or is no better than
-    a bag of words."""
+    """Useless: gains less over guessing than teacher.minimum_gain. Weak: may gain less than that, or may be no better
+    than a bag of words."""
     reason: str
     """Reason in one sentence, and what to do."""
+    lacks: tuple[str, ...] = ()
+    """Weaknesses that were measured, each in one sentence with a remedy; empty in reports of versions that recorded
+    none."""
 
 
 class Size(Frozen):

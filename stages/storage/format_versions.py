@@ -6,7 +6,7 @@ Raising one makes the results of that part again; what was kept under the old ve
 
 NUMERICS_VERSION = 3
 """Training: the same config, models and data give another loss curve. Every stage is trained again."""
-EVALUATION_VERSION = 5
+EVALUATION_VERSION = 6
 """Scores: the same checkpoint gets another score. Every checkpoint is judged again."""
 CACHE_VERSION = 2
 """Teacher cache: the same teacher and rows are kept in another layout."""

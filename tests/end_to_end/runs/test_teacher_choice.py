@@ -272,6 +272,8 @@ def test_the_verdict_is_logged_before_the_student_is_trained(done: RunByHand) ->
     assert (report.name, report.metric, report.verdict) == ("teacher", "accuracy", "weak")
     assert report.bag_of_words == 1.0, "one word decides the toy's label"
     assert teacher_line(report) in done.notes
+    assert report.lacks[0].startswith("it is not clearly above a bag of words: +0.0 points (95 % interval +0.0 to +0.0")
+    assert f"teacher could be better: {report.lacks[0]}" in done.notes
 
 
 def test_no_verdict_is_given_without_scores(folder: Path, trained: Path) -> None:

@@ -72,9 +72,18 @@ def test_the_answer_baseline_is_no_answer() -> None:
     assert scorer(QuestionAnswering(), "start end", **columns).guessed("squad_f1") == 0.75
 
 
-def measured(value: float, guess: float, *, gain: float = 0.05, low: float | None = None) -> Any:
+def measured(
+    value: float, guess: float, *, gain: float = 0.05, low: float | None = None, words: Score | None = None
+) -> Any:
     score = Score(value=value, low=value if low is None else low, high=value, of="fraud")
-    return _Measured(score, guess, gain, None, None, None)
+    return _Measured(score, guess, gain, 0.5 if words else None, words, None, None)
+
+
+@pytest.mark.parametrize(("high", "verdict"), [(-0.001, "good"), (0.0, "weak"), (0.02, "weak")])
+def test_a_teacher_that_may_equal_a_bag_of_words_is_weak(high: float, verdict: str) -> None:
+    report = measured(0.9, 0.4, words=Score(value=-0.05, low=-0.1, high=high)).report("teacher", "f1")
+    assert report.verdict == verdict
+    assert ("a bag of words scores 50.0 %" in report.reason) == (verdict == "weak")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +138,6 @@ def test_a_teacher_with_values_in_other_units_is_reported(factor: float, offset:
     vars(yardstick)["teacher_answers"] = factor * labels + offset  # what a model was asked for
     score = right.scores("pearson", yardstick.teacher_answers)["pearson"]
     assert score.value == pytest.approx(1), "correlations do not reveal it"
-    report = _Measured(score, 0.0, 0.05, None, None, yardstick).report("teacher", "pearson")
+    report = _Measured(score, 0.0, 0.05, None, None, None, yardstick).report("teacher", "pearson")
     assert report.verdict == verdict
     assert ("it seems to answer in other units" in report.reason) == (verdict == "weak")
