@@ -247,7 +247,8 @@ def test_weights_for_several_tasks_are_selected_by_their_mean_score(tmp_path: Pa
     training = content["stages"][0]["training"] | {"duration": "4 steps"}
     content["teacher"]["multi_task"] = {"tasks": tasks, "training": training}
     config = teacher_configs(Recipe.model_validate(content))[-1]
-    chosen = with_selection(config, {}, every="2 steps", rows="validation")
+    # Fast enough that predictions differ by more than rounding.
+    chosen = with_selection(config, {"optimizer": {"learning_rate": 0.01}}, every="2 steps", rows="validation")
     result = run_stage(chosen, None, plain_ports(tmp_path))
     assert result.metrics["select/best_mean_score"] == pytest.approx(result.metrics["eval/mean_score"], abs=1e-5)
     held = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out", max_rows=50))
