@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +143,12 @@ def test_prefect_holds_a_run_for_each_task_and_the_table_that_compares_them(firs
             tables = await client.read_artifacts(artifact_filter=of_tables)
         return {run.name for run in runs}, [str(table.data) for table in tables]
 
-    stored, tables = asyncio.run(names_and_tables())
-    assert stored == names
+    # The server stores task runs from a queue of events, after the run has ended.
+    deadline = time.monotonic() + 60
+    while (stored := asyncio.run(names_and_tables()))[0] != names and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert stored[0] == names
+    tables = stored[1]
     assert any("plays" in table and "failed" in table for table in tables)
 
 
