@@ -106,9 +106,9 @@ class Selection(Frozen):
     """Consecutive measurements without gain that end the stage; null trains to the end and keeps the best weights."""
     metric: MetricName | None = None
     """The score; null for the main score of the task, or for the mean over several tasks."""
-    rows: Literal["validation", "held_out"] = "validation"
-    """Rows that are scored. On `validation` the reported score is the best of several and so slightly too good;
-    `held_out` takes rows out of training instead and leaves it unbiased."""
+    rows: Literal["validation", "held_out"] = "held_out"
+    """Rows that are scored. `held_out` takes rows out of training, so that the reported score stays unbiased; on
+    `validation` the reported score is the best of several, and so slightly too good."""
     held_out_share: float = Field(default=0.1, gt=0, lt=0.5)
     """Share of the training rows that `held_out` takes, at least 50 rows and at most max_rows."""
     max_rows: int = Field(default=1000, ge=50)

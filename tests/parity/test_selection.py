@@ -38,7 +38,8 @@ STEPS, EVERY, BEST = 12, 2, 8
 
 
 def with_selection(config: StageConfig, training: dict[str, Any], **selection: Any) -> StageConfig:
-    changed = config.training.model_dump(mode="json") | training | {"selection": selection}
+    chosen = {"rows": "validation"} | selection  # so that the evaluation of a stage measures the same rows
+    changed = config.training.model_dump(mode="json") | training | {"selection": chosen}
     return config.model_copy(update={"training": Training.model_validate(changed)})
 
 
@@ -248,7 +249,7 @@ def test_weights_for_several_tasks_are_selected_by_their_mean_score(tmp_path: Pa
     content["teacher"]["multi_task"] = {"tasks": tasks, "training": training}
     config = teacher_configs(Recipe.model_validate(content))[-1]
     # Fast enough that predictions differ by more than rounding.
-    chosen = with_selection(config, {"optimizer": {"learning_rate": 0.01}}, every="2 steps", rows="validation")
+    chosen = with_selection(config, {"optimizer": {"learning_rate": 0.01}}, every="2 steps")
     result = run_stage(chosen, None, plain_ports(tmp_path))
     assert result.metrics["select/best_mean_score"] == pytest.approx(result.metrics["eval/mean_score"], abs=1e-5)
     held = load_data(config.data, tiny_tokenizer(), tmp_path / "cache", Selection(rows="held_out", max_rows=50))
