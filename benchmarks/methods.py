@@ -47,6 +47,8 @@ class Change:
     """Training, by the name of the stage."""
     start: Settings = field(default_factory=dict)
     """Start of the student."""
+    corpus: Settings = field(default_factory=dict)
+    """The general corpus."""
     teacher: Settings = field(default_factory=dict)
     """Fine-tuning of the teacher; every method then gets another teacher."""
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -124,6 +126,7 @@ CHANGES: dict[str, Change] = {
     "KL of attention": Change(latent=attention("kl_probabilities")),
     "projections from channels": Change(latent={"projection_start": "channels"}),
     "projections by least squares": Change(latent={"projection_start": "least_squares"}),
+    "corpus of pairs": Change(corpus={"cut": "pairs"}),
     "lower layers": Change(start={"layer_map": {"kind": "bottom"}}, latent={"layer_map": {"kind": "bottom"}}),
     "last block only": Change(latent={"layer_map": {"kind": "last"}}),
     "no dropout in task_specific": Change(training={"task_specific": {"dropout": 0}}),
@@ -156,6 +159,7 @@ def merged(changes: list[Change]) -> Change:
             labels=total.labels | change.labels,
             training=training,
             start=total.start | change.start,
+            corpus=total.corpus | change.corpus,
             teacher=total.teacher | change.teacher,
             shares={**total.shares, **change.shares},
         )
@@ -189,4 +193,11 @@ def variant(
     if change.teacher:
         teacher["task_model"] |= change.teacher
     student = base["student"] | {"start": start}
-    return base | {"stages": stages, "student": student, "teacher": teacher, "baselines": []}
+    corpus = base["general_corpus"] and base["general_corpus"] | change.corpus
+    return base | {
+        "stages": stages,
+        "student": student,
+        "teacher": teacher,
+        "general_corpus": corpus,
+        "baselines": [],
+    }
