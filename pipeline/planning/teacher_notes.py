@@ -12,6 +12,8 @@ CHOSEN_ON_VALIDATION = (
     "the validation rows, which are reported too, so that its score is the best of several and slightly too good; set "
     "training.selection.rows to held_out"
 )
+_ENOUGH = 0.9
+"""Share of the student's tokens below which a teacher's are called fewer."""
 CHOSEN_ON_HELD_OUT = "training rows held out"
 
 
@@ -53,7 +55,7 @@ def _fewer_tokens(
         of_student = sum(
             tokens for of_task, config, tokens in stages if config.name in STAGE_ORDER and of_task in (None, task)
         )
-        if of_teacher < of_student:
+        if of_teacher < _ENOUGH * of_student:
             title = f"{task}/teacher" if task else "teacher"
             yield (
                 f"{title}: fine-tuned on {amount(of_teacher)} tokens, while its student's stages read "
