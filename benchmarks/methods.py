@@ -118,31 +118,30 @@ def attention(loss: str) -> Settings:
 
 
 CHANGES: dict[str, Change] = {
-    "head from the teacher": Change(labels={"head": "teacher"}),
-    "head fitted to the teacher's": Change(labels={"head": "fitted"}),
+    "teacher's head": Change(labels={"head": "teacher"}),
+    "fitted head": Change(labels={"head": "fitted"}),
     "gradient shares": Change(latent={"normalize": "gradient_share"}),
     "first step": Change(latent={"normalize": "first_step"}),
     "centred scores": Change(latent=attention("mse_centred_scores")),
     "KL of attention": Change(latent=attention("kl_probabilities")),
-    "projections from channels": Change(latent={"projection_start": "channels"}),
-    "projections by least squares": Change(latent={"projection_start": "least_squares"}),
+    "channel projections": Change(latent={"projection_start": "channels"}),
+    "fitted projections": Change(latent={"projection_start": "least_squares"}),
     "corpus of pairs": Change(corpus={"cut": "pairs"}),
     "lower layers": Change(start={"layer_map": {"kind": "bottom"}}, latent={"layer_map": {"kind": "bottom"}}),
     "last block only": Change(latent={"layer_map": {"kind": "last"}}),
     "no dropout in task_specific": Change(training={"task_specific": {"dropout": 0}}),
     "frozen word table": Change(training={stage: {"frozen": "word_embeddings"} for stage in FOUR}),
-    "half the tokens for task_specific": Change(
+    "half in task_specific": Change(
         shares={"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.2, "task_specific": 0.5}
     ),
-    "no latent terms in task_specific": Change(labels={"latent": None}),
+    "no latent in task_specific": Change(labels={"latent": None}),
 }
 """Changes to the four stages, by the names that `--changes` takes; each is a line of the ablation table."""
 
 
-def changed(name: str) -> Method:
+def four_stages(change: Change) -> Method:
     """Return the four stages with the shares of a change."""
-    shares = CHANGES[name].shares
-    return Method({stage: (shares.get(stage, share), objective) for stage, (share, objective) in FOUR.items()})
+    return Method({stage: (change.shares.get(stage, share), objective) for stage, (share, objective) in FOUR.items()})
 
 
 def merged(changes: list[Change]) -> Change:

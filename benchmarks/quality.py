@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -37,7 +37,7 @@ from benchmarks.methods import (
     STARTS,
     Change,
     Method,
-    changed,
+    four_stages,
     merged,
     variant,
 )
@@ -50,7 +50,7 @@ from schemas.data.tasks import FileTask
 from stages.storage.format_versions import NUMERICS_VERSION
 
 _TUNING_SEED = 1000
-_COLUMNS = ("tokens", "mean %", "seeds' range", "minus control", "minus four stages", "agrees %")
+_COLUMNS = ("mean %", "seeds' range", "minus control", "minus four stages", "agrees %")
 Rows = Literal["held_out", "validation"]
 
 
@@ -106,8 +106,8 @@ class Comparison:
         )
         key = digest_of({"recipe": recipe, "numerics": NUMERICS_VERSION})
         for result in self.results:
-            if result.key == key and result.method == candidate.name:
-                return result
+            if result.key == key:
+                return replace(result, method=candidate.name)
         measured = _measured(recipe, self.store)
         named = {"task": self.name, "rows": rows, "method": candidate.name, "budget": budget, "seed": seed}
         result = Result(key=key, **named, factor=factor, **measured)
@@ -186,8 +186,11 @@ def candidates(methods: list[str], changes: list[str], keep: list[str], starts_o
     """Return everything that is compared: the controls, methods, changes one by one, and starts."""
     kept = merged([CHANGES[name] for name in keep])
     names = dict.fromkeys([*CONTROLS, FOUR_STAGES, *methods])
-    chosen = [Candidate(name, METHODS[name], kept) for name in names]
-    chosen += [Candidate(f"+ {name}", changed(name), merged([kept, CHANGES[name]])) for name in changes]
+    methods_of = METHODS | {FOUR_STAGES: four_stages(kept)}
+    chosen = [Candidate(name, methods_of[name], kept) for name in names]
+    for name in changes:
+        change = merged([kept, CHANGES[name]])
+        chosen.append(Candidate(f"+ {name}", four_stages(change), change))
     if starts_of is not None:
         stages = METHODS[starts_of].stages
         chosen += [Candidate(f"{starts_of}, {name}", Method(stages, start), kept) for name, start in STARTS.items()]
@@ -203,26 +206,26 @@ def by_method(results: list[Result]) -> dict[tuple[str, float, str], list[Result
 
 
 def summarise(results: list[Result]) -> None:
-    """Print one table per task: mean over seeds, and the paired difference from control and from the four stages."""
+    """Print a table per task and budget: mean over seeds, and the differences from control and from the four stages."""
     groups = by_method(results)
-    for task in dict.fromkeys(result.task for result in results):
-        of_task = [result for result in results if result.task == task]
-        metric, rows = of_task[0].metric, of_task[0].rows
-        number = len(groups[task, of_task[0].budget, of_task[0].method])
-        title = f"{task}: {metric} on {rows} rows, {number} seeds, 95 % intervals over rows and seeds"
+    for task, budget in dict.fromkeys((result.task, result.budget) for result in results):
+        methods = {name: seeds for (of, tokens, name), seeds in groups.items() if (of, tokens) == (task, budget)}
+        first = methods[CONTROL][0]
+        title = (
+            f"{task}, {budget / 1e6:.2f} M tokens: {first.metric} on {first.rows} rows, "
+            f"seeds: {len(methods[CONTROL])}; teacher {100 * first.teacher:.1f} %"
+        )
         table = table_of("method", *_COLUMNS, title=title)
-        for (_, budget, method), seeds in groups.items():
-            if seeds[0].task == task:
-                table.add_row(*_cells(method, seeds, groups[task, budget, CONTROL], groups[task, budget, FOUR_STAGES]))
+        for name, seeds in methods.items():
+            table.add_row(*_cells(name, seeds, methods[CONTROL], methods[FOUR_STAGES]))
         console().print(table)
-        console().print(f"teacher: {100 * of_task[0].teacher:.1f} %")
+    console().print("Brackets hold 95 % intervals over rows and seeds.")
 
 
 def _cells(method: str, seeds: list[Result], control: list[Result], four: list[Result]) -> list[str]:
     scores = [100 * result.score for result in seeds]
     return [
         method,
-        f"{seeds[0].budget / 1e6:.2f} M",
         f"{statistics.mean(scores):.1f}",
         f"{min(scores):.1f} to {max(scores):.1f}",
         _minus(seeds, control),

@@ -24,7 +24,7 @@ from benchmarks.methods import (
     NO_CHANGE,
     STARTS,
     Change,
-    changed,
+    four_stages,
     merged,
     variant,
 )
@@ -62,7 +62,9 @@ def test_a_method_spends_the_tokens_of_the_budget(name: str, tmp_path: Path) -> 
 def test_a_change_is_a_valid_recipe_that_differs_from_the_four_stages(name: str, tmp_path: Path) -> None:
     recipe = base(tmp_path)
     four = Recipe.model_validate(variant(recipe, METHODS[FOUR_STAGES], tokens=1e6, seed=0))
-    with_change = Recipe.model_validate(variant(recipe, changed(name), tokens=1e6, seed=0, change=CHANGES[name]))
+    with_change = Recipe.model_validate(
+        variant(recipe, four_stages(CHANGES[name]), tokens=1e6, seed=0, change=CHANGES[name])
+    )
     assert with_change != four
     assert sum(stage.training.duration.amount for stage in with_change.stages) == pytest.approx(1e6)
 
@@ -115,6 +117,8 @@ def test_controls_are_compared_whatever_is_asked_for() -> None:
         "soft + hard labels",
         "four stages",
     ]
+    (*_, four) = candidates([], [], ["half in task_specific"], None)
+    assert four.method.stages["task_specific"][0] == 0.5
     names = [candidate.name for candidate in candidates(["TinyBERT"], ["first step"], [], "TinyBERT")]
     assert names[3:] == ["TinyBERT", "+ first step", *(f"TinyBERT, {start}" for start in STARTS)]
 
@@ -220,7 +224,7 @@ def test_the_table_shows_means_and_paired_differences(capsys: pytest.CaptureFixt
     # Rows are drawn alike, and the seeds are equal, so the difference has no spread at all.
     assert "+10.0 (+10.0 to +10.0)" in line
     assert "80.0 to 80.0" in line
-    assert "teacher: 95.0 %" in printed
+    assert "1.00 M tokens: accuracy on held_out rows, seeds: 2; teacher 95.0 %" in printed
 
 
 def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_end(
