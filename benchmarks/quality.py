@@ -18,7 +18,6 @@ import json
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,7 +135,7 @@ def _measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
         report = distill_flow(recipe=str(file), options=RunOptions(store=str(store)))
     teacher = next(row for row in report.rows if row.kind == "teacher")
     students = [row for row in report.rows if row.kind == "stage"]
-    metric, draws = _draws_of(students[-1].checkpoint.path, json.dumps(recipe["task"]), json.dumps(recipe["teacher"]))
+    metric, draws = _draws_of(students[-1].checkpoint.path, json.dumps(recipe), store)
     scores = [row.judgement.scores[metric].value for row in (students[-1], teacher)]
     return {
         "metric": metric,
@@ -149,31 +148,34 @@ def _measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
     }
 
 
-def _draws_of(checkpoint: str, task: str, teacher: str) -> tuple[str, list[float]]:
+def _draws_of(checkpoint: str, recipe: str, store: Path) -> tuple[str, list[float]]:
     """Return the task's main metric, and a checkpoint's scores of resampled validation rows."""
     from stages.kinds.registry import kind_of
 
-    metric, scorer = _scorer(task, teacher)
+    metric, scorer = _scorer(recipe, store)
     model = kind_of(scorer.rows.task.problem).head.load(Path(checkpoint) / "model")
     return metric, scorer.draws(metric, scorer.answers_of(model)).tolist()
 
 
-@cache
-def _scorer(task: str, teacher: str) -> tuple[Any, Any]:
-    from schemas.data.tasks import TaskData
-    from schemas.recipe.teacher import TeacherConfig
+def _scorer(recipe: str, store: Path) -> tuple[Any, Any]:
+    """Return the task's main metric, and the scorer of the rows that the report's scores are about."""
+    from pipeline.store.checkpoints import open_store
+    from schemas.recipe.recipe import Recipe
     from stages.data.tasks.load import load_task
     from stages.judge import task_scorers
     from stages.models.encoders import load_config, load_tokenizer, locate
 
-    parsed: Any = TypeAdapter(TaskData).validate_json(task)
-    folder = locate(TeacherConfig.model_validate_json(teacher).model)
-    cache_folder = Path(tempfile.mkdtemp())
-    rows = load_task(parsed, cache_folder)
+    parsed = Recipe.model_validate_json(recipe)
+    assert parsed.task is not None
+    folder, cache = locate(parsed.pretrained), open_store(store).cache
     scorers = task_scorers(
-        rows, load_tokenizer(folder, load_config(folder)), max_length=parsed.max_length, cache=cache_folder
+        load_task(parsed.task, cache, droppable=parsed.limits.dropped),
+        load_tokenizer(folder, load_config(folder)),
+        max_length=parsed.task.max_length,
+        cache=cache,
+        max_rows=parsed.evaluation.max_rows,
     )
-    return parsed.main_metric, scorers["validation"]
+    return parsed.task.main_metric, scorers["validation"]
 
 
 def amount(text: str) -> float:
