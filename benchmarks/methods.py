@@ -135,6 +135,7 @@ CHANGES: dict[str, Change] = {
         shares={"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.2, "task_specific": 0.5}
     ),
     "no latent in task_specific": Change(labels={"latent": None}),
+    "int8 teacher": Change(training={stage: {"teacher_precision": "int8"} for stage in FOUR}),
 }
 """Changes to the four stages, by the names that `--changes` takes; each is a line of the ablation table."""
 

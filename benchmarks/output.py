@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,10 @@ import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "avx512_vnni", "amx_tile")
+# What keeps a processor from using all of its instructions.
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 
 
 def console() -> Console:
@@ -40,6 +45,17 @@ def median_and_range(values: Sequence[float], form: str = ",.0f") -> str:
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
+def processor() -> str:
+    """Return the processor's name, its instructions for matrices, the number of threads, and limits that are set."""
+    name, flags = platform.processor() or platform.machine(), [torch.backends.cpu.get_cpu_capability()]
+    if (facts := Path("/proc/cpuinfo")).is_file():
+        named = dict(re.findall(r"^(model name|flags)\s*: (.*)$", facts.read_text(encoding="utf-8"), re.MULTILINE))
+        name = named.get("model name", name)
+        flags = [flag for flag in _FLAGS if flag in named.get("flags", "").split()] or flags
+    limits = [f"{limit}={os.environ[limit]}" for limit in _LIMITS if limit in os.environ]
+    return ", ".join([name, f"{torch.get_num_threads()} threads", " ".join(flags), *limits])
+
+
 def write_json(path: Path | None, results: Any) -> None:
     """Write results with the command, the commit and the machine; nothing without a path."""
     if path is None:
@@ -50,6 +66,7 @@ def write_json(path: Path | None, results: Any) -> None:
         "commit": git.stdout.strip(),
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),

@@ -33,21 +33,25 @@ from stages.ports.plain import plain_ports
 from stages.training.trainer import Trainer
 
 Precision = Literal["fp32", "bf16"]
-Kind = Literal["yardstick", "ours", "models alone", "asked once"]
+Kind = Literal["yardstick", "ours", "int8 teacher", "models alone", "asked once"]
 _ROOM = 1 << 36
 
 
 class Ours:
     """Training loop of this project."""
 
-    def __init__(self, workload: Workload, objective: Objective, precision: Precision) -> None:
+    def __init__(self, workload: Workload, objective: Objective, precision: Precision, *, int8: bool = False) -> None:
         auto = AutoModelForSequenceClassification if objective == "labels" else AutoModel
         torch.manual_seed(0)
         teacher = auto.from_config(deepcopy(workload.teacher), attn_implementation=CAPTURE)
         student = auto.from_config(deepcopy(workload.student), attn_implementation=CAPTURE)
         terms = ObjectiveTerms(OBJECTIVES[objective], student=student, teachers=[teacher], seed=0)
         training = Training.model_validate(
-            {"duration": "1000000 steps", "precision": precision, "optimizer": {}}
+            {
+                "duration": "1000000 steps",
+                "precision": precision,
+                "teacher_precision": "int8" if int8 else "same",
+            }
         ).model_copy(update={"batch": workload.batch})
         scratch = Path(tempfile.mkdtemp())
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
@@ -95,7 +99,7 @@ class Subject:
         """Return a function that runs a step and returns its number of real tokens."""
         if self.kind == "yardstick":
             return Yardstick(self.workload, self.objective, self.ingredients).step
-        ours = Ours(self.workload, self.objective, self.precision)
+        ours = Ours(self.workload, self.objective, self.precision, int8=self.kind == "int8 teacher")
         if self.kind == "models alone":
             return ours.models_alone
         if self.kind == "asked once":

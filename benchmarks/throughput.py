@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 import torch
 import typer
 
-from benchmarks.output import console, table_of, write_json
+from benchmarks.output import console, processor, table_of, write_json
 from benchmarks.subjects import Precision, Running, Subject, started
 from benchmarks.workload import (
     OBJECTIVES,
@@ -93,6 +93,8 @@ def subjects_of(workload: Workload, objective: Objective, precisions: list[Preci
             found.append(plain("+ bf16", Ingredients(bf16=True)))
     for number in precisions:
         found.append(Subject(f"ours, {number}", workload, objective, "ours", number))
+        if workload.device.type == "cpu":
+            found.append(Subject(f"ours, {number}, int8 teacher", workload, objective, "int8 teacher", number))
         name = f"ours, {number}, models alone"
         found.append(Subject(name, workload, objective, "models alone", number))
     return found
@@ -202,6 +204,7 @@ def main(
     chosen: list[Precision] = ["fp32", "bf16"] if bf16_in_hardware(device) else ["fp32"]
     if precisions != "auto":
         chosen = [each for each in get_args(Precision) if each in precisions.split(",")]
+    console().print(f"processor: {processor()}")
     wanted_shapes = [each for each in SHAPES if each in shapes.split(",")]
     wanted = [each for each in OBJECTIVES if each in objectives.split(",")]
     if not (chosen and wanted_shapes and wanted):

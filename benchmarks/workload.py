@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import TypeAdapter
-from torch.nn import functional
+from torch import nn
 from transformers import BertConfig
 
 from schemas.core.training import BatchSize
 from schemas.recipe.objective import LatentObjective, TaskObjective
 from stages.data.batching.payloads import RowLabels
 from stages.data.batching.tokens import Tokens
+from stages.device.runtime import Runtime
 
 Objective = Literal["latent", "labels", "relations"]
 Shape = Literal["base", "small"]
@@ -135,21 +136,22 @@ class MatrixRates:
 
     @torch.no_grad()
     def measure(self, config: BertConfig, dtype: torch.dtype, *, seconds: float = 0.3) -> float:
-        """Return operations per second over the products of one block."""
+        """Return operations per second over the products of one block, computed as this project computes them."""
+        runtime = Runtime("fp32")
         pairs = [
             (
                 torch.randn(self.num_tokens, inputs, device=self.device).to(dtype),
-                torch.randn(outputs, inputs, device=self.device).to(dtype),
+                runtime.quick(nn.Linear(inputs, outputs, bias=False, device=self.device, dtype=dtype)),
             )
             for inputs, outputs in linear_shapes(config)
         ]
         clock = Clock(self.device)
-        for states, weight in pairs:
-            functional.linear(states, weight)
+        for states, linear in pairs:
+            linear(states)
         rounds, clock_start = 0, clock.now()
         while (elapsed := clock.now() - clock_start) < seconds:
-            for states, weight in pairs:
-                functional.linear(states, weight)
+            for states, linear in pairs:
+                linear(states)
             rounds += 1
         flops = sum(2 * inputs * outputs for inputs, outputs in linear_shapes(config))
         return rounds * flops * self.num_tokens / elapsed

@@ -29,6 +29,7 @@ from stages.data.corpus.tokenize import tokenize_corpus
 from stages.data.tasks.load import load_task, task_digest
 from stages.data.tasks.stratified import drawn_from
 from stages.data.tasks.tokenize import tokenize_split
+from stages.device.runtime import Runtime
 from stages.evaluation.baselines import bag_of_words, probe_rows
 from stages.evaluation.read_models import held_out_losses
 from stages.evaluation.scorer import AnyScorer, scorer_of
@@ -105,7 +106,7 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         return Yardstick(
             recipe.evaluation,
             recipe.latent_objective(),
-            load_encoder(folder),
+            Runtime("fp32").quick(load_encoder(folder)),
             folder_digest(folder),
             corpus_digest(corpus),
             held_out,
@@ -127,7 +128,7 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     return Yardstick(
         recipe.evaluation,
         recipe.latent_objective(),
-        teacher,
+        Runtime("fp32").quick(teacher),
         folder_digest(teacher_folder),
         data,
         scorer.rows.tokens,
@@ -175,6 +176,7 @@ def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardsti
         model = kind_of(yardstick.problem).head.load(folder / "model")
     else:
         model = load_encoder(folder / "model")
+    model = Runtime("fp32").quick(model)
     is_student = checkpoint.stage not in TEACHER_NAMES
     latent = _latent_loss(model, read_projections(folder), yardstick, is_student=is_student)
     return judge_model(model, yardstick, has_head=bool(labels), latent_loss=latent)
@@ -280,7 +282,7 @@ def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
 
 def judge_pretrained(recipe: Recipe, yardstick: Yardstick) -> Judgement:
     """Return the score of a linear probe on the pretrained model, which fine-tuning has to surpass."""
-    return judge_model(load_encoder(locate(recipe.pretrained)), yardstick, has_head=False)
+    return judge_model(Runtime("fp32").quick(load_encoder(locate(recipe.pretrained))), yardstick, has_head=False)
 
 
 def chance(yardstick: Yardstick) -> dict[str, float]:

@@ -156,6 +156,9 @@ class Training(Frozen):
     no weight decay. A masked-language head whose decoder is the table keeps that too and learns its other weights."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """bf16 autocast, full fp32, or bf16 if the hardware has instructions for it."""
+    teacher_precision: Literal["same", "int8"] = "same"
+    """Number format of the teachers' linear layers: that of `precision`, or 8-bit integers on a CPU, which is faster
+    and less exact (docs/methods.md)."""
     selection: Selection | None = None
     """Selection of the best weights, for stages whose answers can be scored; null keeps the last weights."""
     seed: int = Field(default=0, ge=0, lt=2**31)

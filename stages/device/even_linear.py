@@ -1,6 +1,6 @@
 """Linear layers whose products have few distinct heights, for a CPU that compiles a kernel for each.
 
-oneDNN, torch's library for bf16 on a CPU, compiles a kernel for every shape. Batches of varying rows and lengths nearly
+oneDNN, the library of these products, compiles a kernel for every shape. Batches of varying rows and lengths nearly
 all have different shapes: a sixth of a training step was spent compiling, and the cached kernels took gigabytes. Here
 the tokens of a batch are padded with zeros to a multiple of 32 before a product and cut off after it, so that batches
 of some thousand tokens share a few heights, at the cost of at most 31 more rows.
@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stages.device.onednn import OneDnnLinear, multiplies
+
 HEIGHT = 32
 
 
@@ -20,11 +22,13 @@ class EvenLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
         rows = input.shape[:-1].numel()
-        missing = -rows % HEIGHT
-        if not missing:
+        if multiplies(input, self.weight):
+            outputs = OneDnnLinear.apply(input.reshape(rows, -1), self.weight, self.bias, HEIGHT)
+        elif missing := -rows % HEIGHT:
+            filled = F.pad(input.reshape(rows, -1), (0, 0, 0, missing))
+            outputs = F.linear(filled, self.weight, self.bias)[:rows]
+        else:
             return F.linear(input, self.weight, self.bias)
-        filled = F.pad(input.reshape(rows, -1), (0, 0, 0, missing))
-        outputs = F.linear(filled, self.weight, self.bias)[:rows]
         return outputs.view(*input.shape[:-1], -1)
 
 

@@ -7,14 +7,17 @@ import ctypes
 import sys
 from contextlib import AbstractContextManager
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
 
+from schemas.core.errors import ConfigError
 from stages.device.even_linear import even_linears
+from stages.device.int8_linear import int8_linears
 
 Precision = Literal["auto", "fp32", "bf16"]
+Module = TypeVar("Module", bound=torch.nn.Module)
 
 
 def bf16_in_hardware(device: torch.device) -> bool:
@@ -45,25 +48,47 @@ class Runtime:
         )
         return context
 
-    def trained(self, module: torch.nn.Module) -> torch.nn.Module:
+    def trained(self, module: Module) -> Module:
         """Move the module to the device and set training mode."""
-        return self._quick(module.to(self.device)).train()
+        return self.quick(module.to(self.device)).train()
 
-    def frozen(self, model: torch.nn.Module) -> torch.nn.Module:
+    def frozen(self, model: Module, *, int8: bool = False) -> Module:
         """Return a copy for inference: on the device, in eval mode, without gradients, in the run's number format.
 
         Buffers keep their format: rotary frequencies in bf16 would rotate position 512 by up to 13 degrees too far.
+
+        Args:
+            model: the model.
+            int8: compute the encoder's linear layers in 8-bit integers.
+
+        Raises:
+            ConfigError: int8 on an accelerator.
         """
         number = torch.bfloat16 if self.bf16 else torch.float32
         reader = copy.deepcopy(model).to(self.device)
+        if int8:
+            self.check_int8()
+            int8_linears(reader)
         for parameter in reader.parameters():
             if parameter.is_floating_point():
                 parameter.data = parameter.data.to(number)
-        return self._quick(reader).eval().requires_grad_(False)
+        return self.quick(reader).eval().requires_grad_(False)
 
-    def _quick(self, module: torch.nn.Module) -> torch.nn.Module:
-        # In float32 a CPU's matrix products are not compiled for each shape, and a GPU's are not either.
-        if self.bf16 and self.device.type == "cpu":
+    def check_int8(self) -> None:
+        """Refuse teachers in 8-bit integers on an accelerator.
+
+        Raises:
+            ConfigError: the device is not a CPU.
+        """
+        if self.device.type != "cpu":
+            raise ConfigError(
+                "training.teacher_precision is int8, which is for CPUs, and this machine trains on "
+                f"{self.device.type}: leave it out; teachers then have the number format of training.precision"
+            )
+
+    def quick(self, module: Module) -> Module:
+        """Give a CPU's linear layers their faster form, in place; return the module."""
+        if self.device.type == "cpu":
             even_linears(module)
         return module
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import AutoModel
 
 from schemas.data.stage_data import TaskDataset
@@ -64,9 +65,12 @@ def cost_of(
         microbatch_tokens: padded tokens that one forward pass may hold.
 
     Raises:
-        ConfigError: the objective compares rows of different forward passes.
+        ConfigError: the objective compares rows of different forward passes, or teachers in 8-bit integers are asked
+            for on an accelerator.
     """
     folder, training = locate(config.pretrained), config.training
+    if training.teacher_precision == "int8":
+        Runtime(training.precision).check_int8()
     data = load_data(config.data, load_tokenizer(folder, load_config(folder)), cache, training.selection)
     copies = _most_copies(config)
     batches = Batches.of_stage(data.train, training, config.name, microbatch_tokens=microbatch_tokens, copies=copies)
@@ -138,10 +142,11 @@ def matrix_rate(precision: str = "auto", *, size: int = 1024, seconds: float = 0
     runtime = Runtime("fp32" if precision == "fp32" else "bf16" if precision == "bf16" else "auto")
     number = torch.bfloat16 if runtime.bf16 else torch.float32
     matrix = torch.randn(size, size, device=runtime.device).to(number)
-    matrix @ matrix
+    linear = runtime.frozen(nn.Linear(size, size, bias=False))
+    linear(matrix)
     began, products = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - began) < seconds:
-        matrix @ matrix
+        linear(matrix)
         products += 1
         if runtime.device.type == "cuda":
             torch.cuda.synchronize()

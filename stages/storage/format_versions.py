@@ -4,9 +4,9 @@ Raising one makes the results of that part again; what was kept under the old ve
 `distill gc` removes it.
 """
 
-NUMERICS_VERSION = 3
+NUMERICS_VERSION = 4
 """Training: the same config, models and data give another loss curve. Every stage is trained again."""
-EVALUATION_VERSION = 6
+EVALUATION_VERSION = 7
 """Scores: the same checkpoint gets another score. Every checkpoint is judged again."""
 CACHE_VERSION = 2
 """Teacher cache: the same teacher and rows are kept in another layout."""

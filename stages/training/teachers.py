@@ -22,9 +22,15 @@ class Teachers:
     """Frozen teachers, cut to the blocks that the objective reads."""
 
     def __init__(
-        self, models: Sequence[nn.Module], objective: ObjectiveTerms, tokens: Tokens, runtime: Runtime
+        self,
+        models: Sequence[nn.Module],
+        objective: ObjectiveTerms,
+        tokens: Tokens,
+        runtime: Runtime,
+        *,
+        int8: bool = False,
     ) -> None:
-        self.models = [runtime.frozen(model) for model in models]
+        self.models = [runtime.frozen(model, int8=int8) for model in models]
         self.caches: list[TeacherCache] = []
         """One per teacher once `fill_caches` has decided for it; empty while the models run in every step."""
         self._objective, self._tokens, self._runtime = objective, tokens, runtime

@@ -50,7 +50,8 @@ class Trainer:
         self.student = self.runtime.trained(student)
         self.objective = objective
         self.tokens, self.training, self.ports = tokens, training, ports
-        self.teachers = Teachers(teachers, objective, tokens, self.runtime)
+        int8 = training.teacher_precision == "int8"
+        self.teachers = Teachers(teachers, objective, tokens, self.runtime, int8=int8)
         self.runtime.trained(objective)
         self.batches = Batches.of_stage(tokens, training, stage, microbatch_tokens=ports.microbatch_tokens)
         self.divisors = Divisors(tokens, self.batches)

@@ -1,8 +1,9 @@
-"""Optimised code paths give the same results: even matrix products, kept memory, clipping, unmasked scores."""
+"""Optimised code paths give the same results: even products, oneDNN's, kept memory, clipping, unmasked scores."""
 
 from __future__ import annotations
 
 import copy
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from schemas.recipe.objective import LatentObjective
 from stages.data.batching.payloads import Targets
 from stages.data.batching.tokens import Batch
 from stages.device.even_linear import HEIGHT, EvenLinear, even_linears
+from stages.device.onednn import OneDnnLinear, multiplies
 from stages.device.runtime import Runtime, keep_freed_memory, return_freed_memory
 from stages.losses import Summed, attention_score_loss, attention_scores
 from stages.models.attention_capture import CAPTURE
@@ -49,6 +51,28 @@ def test_an_even_matrix_product_equals_a_plain_one(shape: tuple[int, ...], numbe
     torch.testing.assert_close(answers[1], answers[0], rtol=allowed, atol=allowed)
 
 
+@pytest.mark.parametrize("frozen", ["input", "weight", "bias"])
+def test_a_product_by_onednn_has_gradients_only_for_what_is_trained(frozen: str) -> None:
+    torch.manual_seed(0)
+    arguments = {"input": torch.randn(37, 24), "weight": torch.randn(40, 24), "bias": torch.randn(40)}
+    upstream = torch.randn(37, 40)
+    gradients: list[list[Tensor | None]] = []
+    for product in (nn.functional.linear, lambda *given: OneDnnLinear.apply(*given, HEIGHT)):
+        leaves = [value.clone().requires_grad_(name != frozen) for name, value in arguments.items()]
+        (product(*leaves) * upstream).sum().backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-5, atol=1e-5)
+
+
+def test_float32_products_use_onednn_outside_of_autocast_only() -> None:
+    states, weight = torch.randn(3, 4), torch.randn(5, 4)
+    assert multiplies(states, weight) == (platform.machine() in ("x86_64", "AMD64"))
+    assert not multiplies(states.bfloat16(), weight.bfloat16())
+    assert not multiplies(states.to("meta"), weight.to("meta"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not multiplies(states, weight)
+
+
 def test_even_products_change_linear_layers_only() -> None:
     class Own(nn.Linear):
         pass
@@ -64,7 +88,7 @@ def test_even_products_change_linear_layers_only() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_products_are_even_only_where_kernels_are_compiled(precision: str) -> None:
     runtime = Runtime(precision)  # type: ignore[arg-type]
-    expected = precision == "bf16" and runtime.device.type == "cpu"
+    expected = runtime.device.type == "cpu"
     for model in (nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))):
         read = runtime.frozen(model)
         assert any(isinstance(layer, EvenLinear) for layer in read.modules()) == expected

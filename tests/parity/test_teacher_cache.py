@@ -105,6 +105,24 @@ def test_cached_rows_keep_the_dtype_and_bits_of_the_computation(precision: str, 
     assert {part.dtype for part in cache.parts} == {number}
 
 
+def test_a_teacher_in_8_bits_answers_each_row_the_same_in_any_batch(recipe: Recipe, tmp_path: Path) -> None:
+    config = stage(recipe, {}, precision="fp32", teacher_precision="int8")
+    trainer = asked_once(config, plain_ports(tmp_path, teacher_cache_bytes=ROOM))
+    exact = make_trainer(stage(recipe, {}, precision="fp32"), plain_ports(tmp_path / "exact"))
+    (cache,) = trainer.teachers.caches
+    batch = trainer.tokens.batch(np.concatenate(trainer.batches.step(0)))
+    mask = batch.attention_mask.bool()
+    live, full = (each.objective.read_teachers(each.teachers.models, batch) for each in (trainer, exact))
+    assert live is not None
+    assert full is not None
+    triples = zip(*(values(outputs, mask) for outputs in (cache.read(batch), live.outputs[0], full.outputs[0])))
+    for kept, actual, expected in triples:
+        torch.testing.assert_close(kept, actual, rtol=1e-4, atol=1e-5)
+        assert (actual - expected).norm() < 0.1 * expected.norm()
+    trainer.train_step()
+    assert trainer.state.step == 1
+
+
 def trained(config: StageConfig, ports: Ports) -> Trainer:
     """Run the loop of a stage to its end."""
     trainer = make_trainer(config, ports)

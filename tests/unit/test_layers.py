@@ -62,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"stages.storage", "stages.device", "stages.ports", "stages.losses", "stages.models", "stages.objective"}
     | {"stages.evaluation"},
     "stages": _TASKS
-    | {"stages.storage", "stages.ports", "stages.data.readers", "stages.data.corpus"}
+    | {"stages.storage", "stages.device", "stages.ports", "stages.data.readers", "stages.data.corpus"}
     | {"stages.models", "stages.models.extraction", "stages.models.starts", "stages.objective"}
     | {"stages.augmentation", "stages.evaluation", "stages.training"},
     "stages.preflight": _TASKS

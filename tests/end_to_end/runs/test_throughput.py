@@ -125,7 +125,8 @@ def test_the_table_is_printed_and_every_number_is_stored(tmp_path: Path) -> None
     for objective in OBJECTIVES:
         selected = [row for row in rows if row["table"] == f"small, {objective}"]
         assert f"small, {objective}" in result.output
-        assert [row["variant"] for row in selected] == ["yardstick", "ours, fp32", "ours, fp32, models alone"]
+        variants = ["yardstick", "ours, fp32", "ours, fp32, int8 teacher", "ours, fp32, models alone"]
+        assert [row["variant"] for row in selected] == variants
         for row in selected:
             assert len(row["tokens_per_second"]) == 2
             assert row["ratio"] == pytest.approx(row["rate"] / selected[0]["rate"])
@@ -134,6 +135,7 @@ def test_the_table_is_printed_and_every_number_is_stored(tmp_path: Path) -> None
     asked = [row["variant"] for row in rows if row["table"] == "small, latent, a later epoch"]
     assert asked == ["fp32, teacher asked in every epoch", "fp32, teacher asked once"]
     assert "outside the models" in result.output
+    assert "processor: " in result.output
 
 
 @pytest.mark.usefixtures("tiny")
