@@ -50,7 +50,7 @@ class Change:
     corpus: Settings = field(default_factory=dict)
     """The general corpus."""
     teacher: Settings = field(default_factory=dict)
-    """Fine-tuning of the teacher; every method then gets another teacher."""
+    """Training of the teacher; every method then gets another teacher."""
     shares: Mapping[str, float] = field(default_factory=dict)
     """Shares of the tokens, for the method of four stages."""
 
@@ -135,6 +135,8 @@ CHANGES: dict[str, Change] = {
         shares={"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.2, "task_specific": 0.5}
     ),
     "no latent in task_specific": Change(labels={"latent": None}),
+    "head first in task_specific": Change(training={"task_specific": {"head_first": {}}}),
+    "head first in the teacher": Change(teacher={"head_first": {}}),
     "int8 teacher": Change(training={stage: {"teacher_precision": "int8"} for stage in FOUR}),
 }
 """Changes to the four stages, by the names that `--changes` takes; each is a line of the ablation table."""
@@ -191,7 +193,7 @@ def variant(
         start |= {"seed": seed}
     teacher = deepcopy(base["teacher"])
     if change.teacher:
-        teacher["task_model"] |= change.teacher
+        teacher["task_model"]["training"] |= change.teacher
     student = base["student"] | {"start": start}
     corpus = base["general_corpus"] and base["general_corpus"] | change.corpus
     return base | {

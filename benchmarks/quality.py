@@ -226,8 +226,9 @@ def summarise(results: list[Result]) -> None:
 
 def _cells(method: str, seeds: list[Result], control: list[Result], four: list[Result]) -> list[str]:
     scores = [100 * result.score for result in seeds]
+    teachers = [100 * statistics.mean(result.teacher for result in group) for group in (seeds, control)]
     return [
-        method,
+        method if teachers[0] == teachers[1] else f"{method} ({teachers[0]:.1f} %)",
         f"{statistics.mean(scores):.1f}",
         f"{min(scores):.1f} to {max(scores):.1f}",
         _minus(seeds, control),

@@ -115,7 +115,8 @@ def test_a_teacher_in_8_bits_answers_each_row_the_same_in_any_batch(recipe: Reci
     live, full = (each.objective.read_teachers(each.teachers.models, batch) for each in (trainer, exact))
     assert live is not None
     assert full is not None
-    triples = zip(*(values(outputs, mask) for outputs in (cache.read(batch), live.outputs[0], full.outputs[0])))
+    read = (values(outputs, mask) for outputs in (cache.read(batch), live.outputs[0], full.outputs[0]))
+    triples = zip(*read, strict=True)
     for kept, actual, expected in triples:
         torch.testing.assert_close(kept, actual, rtol=1e-4, atol=1e-5)
         assert (actual - expected).norm() < 0.1 * expected.norm()
