@@ -23,7 +23,8 @@ def stage_comparison(report: RunReport) -> bytes:
     probed = [row for row in others if row.judgement.probed is not None]
     latent = [row for row in others if row.judgement.latent_loss is not None]
     scored = _scored(report)
-    widths = [max(2, len(rows)) for rows in (probed, latent, scored) if rows]
+    # The title of the third needs the width of three bars.
+    widths = [max(least, len(rows)) for rows, least in ((probed, 2), (latent, 2), (scored, 3)) if rows]
     figure = new_figure(max(5.0, 1.15 * sum(widths) + 1.0), 4.4)
     panels = iter(figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0] if widths else ())
     if probed:
@@ -39,7 +40,7 @@ def stage_comparison(report: RunReport) -> bytes:
         axes = next(panels)
         _draw_scores(axes, scored)
         axes.set_title(f"own head, {report.metric_title} %, 95 % interval", loc="left", fontsize=10)
-    task = f", {report.task}" if report.task else ""
+    task = f", {report.task}" if report.task not in (None, report.recipe) else ""
     figure.suptitle(f"{report.recipe}{task}{subset_note(report)}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     return as_png(figure)
 
