@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.core.kinds import Classification
-from schemas.data.stage_data import TaskMixture
+from schemas.data.stage_data import TaskMixture, longest_sequence
 from schemas.recipe.objective import MaskedLanguageObjective
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, StageResult
@@ -32,6 +32,7 @@ from stages.objective.masking import Masking
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.projection_start import start_projections
 from stages.ports.protocols import Ports
+from stages.saved_model import readable, save_model
 from stages.stage_data import StageData, load_data
 from stages.training.fit import TrainingResult, fit
 from stages.training.selection import Selector
@@ -75,7 +76,10 @@ def run_stage(
         metrics = result.metrics | stage_scores(config, student, teachers, objective, data.held_out, data.parts)
         ports.sink.log(result.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
         manifest = _manifest(config, parent, result, metrics, data, student, ports, identity)
-        checkpoint = ports.checkpoints.commit(manifest, lambda into: _write_model(into, initial, objective, tokenizer))
+        max_length = longest_sequence(config.data)
+        checkpoint = ports.checkpoints.commit(
+            manifest, lambda into: _write_model(into, initial, objective, tokenizer, max_length)
+        )
     return StageResult(
         checkpoint=checkpoint,
         metrics=metrics,
@@ -151,14 +155,18 @@ def _manifest(
 
 
 def _write_model(
-    into: Path, initial: InitialStudent, objective: ObjectiveTerms, tokenizer: PreTrainedTokenizerFast
+    into: Path,
+    initial: InitialStudent,
+    objective: ObjectiveTerms,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int,
 ) -> None:
     """Write the student as a transformers folder, with its projections and the summary of its extraction."""
-    initial.model.cpu().save_pretrained(into / "model", safe_serialization=True)
-    tokenizer.save_pretrained(into / "model")
+    save_model(initial.model, tokenizer, into / "model", max_length=max_length)
     tensors = {name: tensor.contiguous() for name, tensor in objective.projection_tensors().items()}
     if tensors:
         save_file(tensors, into / PROJECTIONS)
+        (into / PROJECTIONS).chmod(readable())
     if initial.extraction is not None:
         text = json.dumps(initial.extraction, indent=1)
         (into / EXTRACTION).write_text(text + "\n", encoding="utf-8")

@@ -33,6 +33,17 @@ class TaskMixture(Frozen):
 Data = Annotated[GeneralCorpus | TaskDataset | TaskMixture, Field(discriminator="kind")]
 
 
+def longest_sequence(data: GeneralCorpus | TaskDataset | TaskMixture) -> int:
+    """Return the tokens at which the data's sequences are cut."""
+    match data:
+        case GeneralCorpus():
+            return data.max_length
+        case TaskDataset():
+            return data.task.max_length
+        case TaskMixture():
+            return max(task.max_length for task in data.tasks.values())
+
+
 def describe_data(data: GeneralCorpus | TaskDataset | TaskMixture) -> str:
     """Return a short name for tables: `general corpus`, or the names of the tasks."""
     match data:

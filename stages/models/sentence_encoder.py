@@ -93,6 +93,11 @@ class SentenceEncoder(nn.Module):
             }
             save_file(tensors, folder / DENSE / "model.safetensors")
 
+    def save_length(self, folder: Path, max_length: int) -> None:
+        """Write the longest sequence, and the similarity, beside a saved model for sentence-transformers."""
+        _write(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+        _write(folder / "config_sentence_transformers.json", {"prompts": {}, "similarity_fn_name": "cosine"})
+
 
 Model = PreTrainedModel | SentenceEncoder
 """Type of students and teachers."""
