@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shlex
 import subprocess
 import sys
@@ -21,9 +20,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "avx512_vnni", "amx_tile")
-# What keeps a processor from using all of its instructions.
-_LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+from stages.device.processor import processor
 
 
 def console() -> Console:
@@ -43,17 +40,6 @@ def table_of(first: str, *columns: str, title: str | None = None) -> Table:
 def median_and_range(values: Sequence[float], form: str = ",.0f") -> str:
     """Return the median, and the lowest and highest value in brackets."""
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
-
-
-def processor() -> str:
-    """Return the processor's name, its instructions for matrices, the number of threads, and limits that are set."""
-    name, flags = platform.processor() or platform.machine(), [torch.backends.cpu.get_cpu_capability()]
-    if (facts := Path("/proc/cpuinfo")).is_file():
-        named = dict(re.findall(r"^(model name|flags)\s*: (.*)$", facts.read_text(encoding="utf-8"), re.MULTILINE))
-        name = named.get("model name", name)
-        flags = [flag for flag in _FLAGS if flag in named.get("flags", "").split()] or flags
-    limits = [f"{limit}={os.environ[limit]}" for limit in _LIMITS if limit in os.environ]
-    return ", ".join([name, f"{torch.get_num_threads()} threads", " ".join(flags), *limits])
 
 
 def write_json(path: Path | None, results: Any) -> None:

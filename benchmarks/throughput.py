@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 import torch
 import typer
 
-from benchmarks.output import console, processor, table_of, write_json
+from benchmarks.output import console, table_of, write_json
 from benchmarks.subjects import Precision, Running, Subject, started
 from benchmarks.workload import (
     OBJECTIVES,
@@ -30,6 +30,7 @@ from benchmarks.workload import (
     make_workload,
 )
 from benchmarks.yardstick import Ingredients
+from stages.device.processor import processor
 from stages.device.runtime import bf16_in_hardware
 
 NUMBERS: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}

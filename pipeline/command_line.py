@@ -218,6 +218,49 @@ def evaluate(
 
 
 @app.command()
+def export(
+    name: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT|RUN", help="A checkpoint folder, or a run's last student.")
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="A folder that does not exist yet.")],
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write an ONNX file in float32.")] = False,
+    int8: Annotated[
+        str | None,
+        typer.Option("--int8", metavar="dynamic|static", help="Write one in 8-bit integers too."),
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Write one in 16-bit numbers too: half the size.")] = False,
+    prune_vocabulary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="task|FILE",
+            help="Keep the word pieces of the task's training texts, and of a text file, and say what that costs.",
+        ),
+    ] = None,
+    triton: Annotated[bool, typer.Option("--triton", help="Add the layout of Triton and KServe.")] = False,
+    opset: Annotated[int, typer.Option(min=18, help="Version of ONNX's operators.")] = 18,
+    most_loss: Annotated[
+        float, typer.Option(min=0, metavar="POINTS", help="Points of the main score that 8-bit integers may cost.")
+    ] = 1.0,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Rows to check the files on; the training's if left out."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a student as a folder to deploy, each file checked against the checkpoint."""
+    from pipeline.export.export import Wanted, mode_of, print_export
+    from pipeline.export.export import export as export_student
+
+    wanted = Wanted(onnx, mode_of(int8), fp16, prune_vocabulary, triton, opset, most_loss)
+    exported = export_student(name, to, wanted, task, store)
+    if as_json:
+        _print_json(exported.model_dump(mode="json"))
+    else:
+        print_export(exported, to, out)
+
+
+@app.command()
 def verify(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
     as_json: JsonOption = False,

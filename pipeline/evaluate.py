@@ -10,10 +10,10 @@ from rich.console import Console
 
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
+from pipeline.recipes.task_argument import task_argument
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.run_table import notes_on, percent
 from pipeline.store.checkpoints import open_checkpoint, store_for_look
-from pipeline.task_argument import task_argument
 from schemas.core.base import Frozen
 from schemas.core.errors import CheckpointError, ConfigError, DataError
 from schemas.core.metrics import titled

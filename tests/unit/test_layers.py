@@ -65,6 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"stages.storage", "stages.device", "stages.ports", "stages.data.readers", "stages.data.corpus"}
     | {"stages.models", "stages.models.extraction", "stages.models.starts", "stages.objective"}
     | {"stages.augmentation", "stages.evaluation", "stages.training"},
+    "stages.export": {"stages.data.batching", "stages.kinds", "stages.models", "stages.evaluation"},
     "stages.preflight": _TASKS
     | {"stages", "stages.storage", "stages.device", "stages.text"}
     | {"stages.data.corpus", "stages.models", "stages.models.extraction"}
@@ -82,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.reporting",
         "pipeline.planning",
     },
+    "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
     "pipeline": {
         "pipeline.process",
         "pipeline.recipes",
@@ -90,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.reporting",
         "pipeline.planning",
         "pipeline.execution",
+        "pipeline.export",
     },
 }
 """Rooms (folders) that the modules of a room may import, besides their own and those of lower layers."""

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from pipeline.task_argument import task_argument
+from pipeline.recipes.task_argument import task_argument
 from schemas.core.errors import ConfigError, DataError
 from schemas.data.stage_data import TaskDataset
 from schemas.data.task_names import short_name

@@ -1,0 +1,187 @@
+"""`export` writes students that run as their card says, and nothing that answers differently."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from pipeline.export import writer
+from pipeline.export.export import EXPORT, Wanted, export
+from schemas.core.errors import ConfigError, DistillError
+from schemas.recipe.expand import stage_config, task_teachers, teacher_configs
+from schemas.recipe.recipe import Recipe
+from schemas.results.export import ExportManifest
+from stages.ports.plain import plain_ports
+from stages.run import run_stage
+from stages.storage.sealed_folder import measure
+from tests.support.command_line import Distill, ToyRun
+from tests.support.kinds import ROWS, kind_recipe_dict
+
+pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
+ALL = Wanted(onnx=True, int8="dynamic", fp16=True, triton=True, most_loss=100)
+
+
+def trained(folder: Path, kind: str) -> Path:
+    """Return the checkpoint of a fine-tuned teacher, or of a student for vectors, which have no such teacher."""
+    recipe = Recipe.model_validate(kind_recipe_dict(folder, kind, steps=2))
+    if configs := teacher_configs(recipe):
+        return Path(run_stage(configs[0], None, plain_ports(folder)).checkpoint.path)
+    teachers = task_teachers(recipe, {})
+    return Path(run_stage(stage_config(recipe, recipe.stages[-1], teachers), None, plain_ports(folder)).checkpoint.path)
+
+
+def programs(folder: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def output_of(program: str, folder: Path) -> str:
+    """Run a program as a reader of the card would, in the folder that contains the export."""
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder.parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, tmp_path: Path) -> None:
+    checkpoint = trained(tmp_path, kind)
+    exported = export(str(checkpoint), tmp_path / "student", ALL, store=tmp_path / "store")
+    fp32, fp16, int8 = exported.models
+    assert (fp32.number_format, fp16.number_format, int8.number_format) == ("fp32", "fp16", "int8")
+    assert fp32.largest_difference < 1e-4
+    assert fp32.same_answers == pytest.approx(1, abs=1e-6)
+    assert int8.size < fp32.size
+    assert int8.largest_difference > fp32.largest_difference
+    first, second = programs(tmp_path / "student")
+    assert output_of(first, tmp_path / "student").strip()
+    assert "import torch" not in second
+    assert "transformers" not in second
+    assert output_of(second, tmp_path / "student").strip()
+
+
+@pytest.fixture(scope="module")
+def student(toy_run: ToyRun) -> str:
+    checkpoint = toy_run.report.rows[4].checkpoint
+    assert checkpoint is not None
+    assert checkpoint.stage == "task_specific"
+    return checkpoint.path
+
+
+def test_a_runs_last_student_is_exported_by_the_runs_name(distill: Distill, toy_run: ToyRun, tmp_path: Path) -> None:
+    to = tmp_path / "student"
+    code, out, err = distill("export", toy_run.report.run, "--to", to, "--onnx", "--store", toy_run.store)
+    assert code == 0, err
+    assert "onnx/model.onnx" in out
+    assert f"how to use them: {to / 'README.md'}" in out.replace("\n", "")
+    manifest = ExportManifest.model_validate_json((to / EXPORT).read_text(encoding="utf-8"))
+    assert manifest.stage == "task_specific"
+    assert manifest.task == "task"
+    assert manifest.files == {name: entry for name, entry in measure(to).items() if name != EXPORT}
+
+
+def test_the_card_can_be_read_by_the_hub_and_names_no_path(student: str, toy_run: ToyRun, tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    export(student, tmp_path / "student", Wanted(), store=toy_run.store)
+    card = ModelCard.load(tmp_path / "student" / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-classification"
+    assert card.data.eval_results[0].metric_type == "accuracy"
+    assert card.data.license == "other"
+    assert str(toy_run.store) not in card.content
+    assert str(toy_run.recipe.parent) not in card.content
+    settings = yaml.safe_load(re.findall(r"```yaml\n(.*?)```", card.content, re.DOTALL)[0])
+    assert settings["name"] == "task_specific"
+    assert settings["data"]["task"]["train"] == "train.jsonl"
+
+
+def test_a_pruned_vocabulary_says_what_it_costs(
+    student: str, distill: Distill, toy_run: ToyRun, tmp_path: Path
+) -> None:
+    to, words = tmp_path / "student", tmp_path / "words.txt"
+    words.write_text("quick\n", encoding="utf-8")
+    code, out, err = distill(
+        "export", student, "--to", to, "--onnx", "--prune-vocabulary", words, "--store", toy_run.store
+    )
+    assert code == 0, err
+    manifest = ExportManifest.model_validate_json((to / EXPORT).read_text(encoding="utf-8"))
+    assert manifest.pruned is not None
+    assert manifest.vocabulary == manifest.pruned.kept <= manifest.pruned.of
+    assert manifest.models[0].same_answers == 1
+    assert f"vocabulary: {manifest.pruned.kept:,} of {manifest.pruned.of:,} pieces" in out
+
+
+def test_a_checkpoint_without_a_head_is_compared_by_its_hidden_states(toy_run: ToyRun, tmp_path: Path) -> None:
+    checkpoint = toy_run.report.rows[1].checkpoint
+    assert checkpoint is not None
+    assert checkpoint.stage == "general"
+    exported = export(checkpoint.path, tmp_path / "encoder", Wanted(onnx=True), store=toy_run.store)
+    (fp32,) = exported.models
+    assert (exported.task, exported.score, fp32.same_answers) == (None, None, None)
+    assert fp32.rows > 0
+    assert fp32.largest_difference < 1e-4
+
+
+def test_a_file_that_answers_differently_is_not_kept(
+    student: str, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = writer.onnx_logits
+
+    def shifted(*arguments: Any) -> list[np.ndarray]:
+        return [row + 0.01 for row in exact(*arguments)]
+
+    monkeypatch.setattr(writer, "onnx_logits", shifted)
+    with pytest.raises(DistillError, match=r"answers differently from the checkpoint: by up to 0\.01"):
+        export(student, tmp_path / "student", Wanted(onnx=True), store=toy_run.store)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bits_that_cost_too_much_are_refused_with_the_loss(student: str, toy_run: ToyRun, tmp_path: Path) -> None:
+    # A student this small loses nothing, so that every loss is allowed but none that it could have.
+    wanted = Wanted(int8="dynamic", most_loss=-200)
+    with pytest.raises(
+        DistillError, match=r"8-bit integers cost [-\d.]+ points of accuracy on 60 texts .* more than -200"
+    ):
+        export(student, tmp_path / "student", wanted, store=toy_run.store)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--int8", "best"), "--int8 best: give dynamic or static"),
+        (
+            ("--prune-vocabulary", "nowhere.txt"),
+            "--prune-vocabulary nowhere.txt: give `task`, or the path of a text file",
+        ),
+        (("--task", "nowhere.yaml"), "there is no recipe nowhere.yaml"),
+    ],
+)
+def test_mistakes_are_one_message(
+    arguments: tuple[str, ...], message: str, student: str, distill: Distill, toy_run: ToyRun, tmp_path: Path
+) -> None:
+    code, _, err = distill("export", student, "--to", tmp_path / "to", "--store", toy_run.store, *arguments)
+    assert code == 2
+    assert message in err.replace("\n", " ")
+    assert not (tmp_path / "to").exists()
+
+
+def test_an_existing_folder_and_an_unknown_run_are_refused(student: str, toy_run: ToyRun, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it exists already; give a new folder"):
+        export(student, tmp_path, Wanted(), store=toy_run.store)
+    with pytest.raises(ConfigError, match="no run"):
+        export("no-run-of-this-name", tmp_path / "to", Wanted(), store=toy_run.store)
