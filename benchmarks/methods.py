@@ -134,6 +134,9 @@ CHANGES: dict[str, Change] = {
     "half in task_specific": Change(
         shares={"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.2, "task_specific": 0.5}
     ),
+    "most in task_specific": Change(
+        shares={"general": 0.1, "general_enhanced": 0.05, "task_adaptive": 0.1, "task_specific": 0.75}
+    ),
     "no latent in task_specific": Change(labels={"latent": None}),
     "head first in task_specific": Change(training={"task_specific": {"head_first": {}}}),
     "head first in the teacher": Change(teacher={"head_first": {}}),
