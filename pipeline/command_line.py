@@ -261,6 +261,35 @@ def export(
 
 
 @app.command()
+def latency(
+    names: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Checkpoints, runs, exports, or models as in a recipe.")
+    ],
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The reference; the first checkpoint's teacher if left out.")
+    ] = None,
+    batch: Annotated[str, typer.Option(help="Texts in a call, such as 1,16.")] = "1",
+    length: Annotated[
+        str | None, typer.Option(help="Tokens of each text, such as 16,32,128; its own if left out.")
+    ] = None,
+    threads: Annotated[str, typer.Option(help="Threads, such as 1,2.")] = "1",
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds in which all models take turns.")] = 5,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how long models take for texts of a checkpoint's task."""
+    from pipeline.latency.command import Shapes, measure_latency, numbers, print_latency
+
+    lengths = (None,) if length is None else numbers(length, "--length")
+    shapes = Shapes(numbers(batch, "--batch"), lengths, numbers(threads, "--threads"), rounds)
+    report = measure_latency(names, against, shapes, store)
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        print_latency(report, out)
+
+
+@app.command()
 def verify(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
     as_json: JsonOption = False,

@@ -84,6 +84,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.planning",
     },
     "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
     "pipeline": {
         "pipeline.process",
         "pipeline.recipes",
@@ -93,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.planning",
         "pipeline.execution",
         "pipeline.export",
+        "pipeline.latency",
     },
 }
 """Rooms (folders) that the modules of a room may import, besides their own and those of lower layers."""

@@ -1,0 +1,196 @@
+"""Latency of models on the same texts, in turn: each in a process of its own, all others asleep."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.latency.worker import Batch
+from schemas.core.errors import DistillError
+from schemas.results.latency import Latency, LatencyReport, MeasuredModel
+from stages.device.processor import processor
+
+_BUSY = 0.5
+"""Share of the cores that other work may take before wall times mean little."""
+_WAIT_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to measure."""
+
+    name: str
+    path: Path
+    """A transformers folder, or an ONNX file."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+        if self.path.is_file():
+            return self.path.stat().st_size
+        return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+
+
+@dataclass(frozen=True)
+class Load:
+    """Batches of one shape."""
+
+    batch: int
+    length: int | None
+    batches: list[Batch]
+
+
+@dataclass
+class Worker:
+    """A model's process."""
+
+    candidate: Candidate
+    process: subprocess.Popen[str]
+    start_seconds: float
+    peak_bytes: int = 0
+    wall: list[list[float]] = field(default_factory=list)
+    """Seconds of each call, by round."""
+    processor: list[list[float]] = field(default_factory=list)
+
+    def ask(self, message: Any) -> dict[str, Any]:
+        """Send a line and return the answer.
+
+        Raises:
+            DistillError: the process ended; with the last lines that it wrote.
+        """
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        try:
+            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            _, errors = self.process.communicate(timeout=_WAIT_SECONDS)
+            reason = errors.strip().splitlines()[-1:] or ["it ended without a word"]
+            raise DistillError(f"{self.candidate.name} ({self.candidate.path}) cannot be run: {reason[0]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def forget(self) -> None:
+        """Drop the times so far."""
+        self.wall.clear()
+        self.processor.clear()
+
+    def round(self, times: int = 1) -> None:
+        """Answer every batch, and keep the times."""
+        answer = self.ask(times)
+        self.wall.append(answer["wall"])
+        self.processor.append(answer["processor"])
+        self.peak_bytes = answer["peak_bytes"]
+
+
+@contextmanager
+def working(candidate: Candidate, load: Load, threads: int) -> Iterator[Worker]:
+    """Start a model's process, which ends with the block."""
+    began = time.perf_counter()
+    # Threads of libraries that read the environment alone, before anything is imported.
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.latency.worker", str(candidate.path), str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    worker = Worker(candidate, process, 0.0)
+    try:
+        worker.ask(load.batches)
+        worker.start_seconds = time.perf_counter() - began
+        yield worker
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def measure(
+    candidates: Sequence[Candidate], loads: Sequence[Load], threads: Sequence[int], *, rounds: int, texts: str
+) -> LatencyReport:
+    """Measure models, the first of which is the reference.
+
+    Args:
+        candidates: the models.
+        loads: batches of every shape.
+        threads: numbers of threads.
+        rounds: rounds after one that is not counted.
+        texts: origin of the texts.
+
+    Raises:
+        DistillError: a model cannot be run.
+    """
+    is_busy = _is_busy()
+    models: dict[str, MeasuredModel] = {}
+    latencies: list[Latency] = []
+    for number in threads:
+        for load in loads:
+            with ExitStack() as stack:
+                workers = [stack.enter_context(working(candidate, load, number)) for candidate in candidates]
+                for index in range(rounds + 1):
+                    for worker in workers:
+                        worker.round()
+                        if index == 0:
+                            worker.forget()
+            latencies += [_latency(worker, workers[0], load, number) for worker in workers]
+            for worker in workers:
+                models.setdefault(worker.candidate.name, _model(worker))
+    return LatencyReport(
+        models=tuple(models.values()),
+        latencies=tuple(latencies),
+        processor=processor(),
+        texts=texts,
+        rounds=rounds,
+        is_busy=is_busy,
+    )
+
+
+def _is_busy() -> bool:
+    try:
+        return os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1)
+    except OSError:
+        return False
+
+
+def _model(worker: Worker) -> MeasuredModel:
+    return MeasuredModel(
+        name=worker.candidate.name,
+        size=worker.candidate.size,
+        start_seconds=worker.start_seconds,
+        peak_bytes=worker.peak_bytes,
+    )
+
+
+def _latency(worker: Worker, reference: Worker, load: Load, threads: int) -> Latency:
+    wall = [1000 * seconds for calls in worker.wall for seconds in calls]
+    ratios = [
+        sum(theirs) / max(sum(own), 1e-9) for theirs, own in zip(reference.processor, worker.processor, strict=True)
+    ]
+    return Latency(
+        name=worker.candidate.name,
+        batch=load.batch,
+        length=load.length,
+        threads=threads,
+        wall_ms=statistics.median(wall),
+        wall_ms_95=float(np.quantile(wall, 0.95)),
+        processor_ms=1000 * statistics.median(seconds for calls in worker.processor for seconds in calls),
+        times_faster=sum(map(sum, reference.processor)) / max(sum(map(sum, worker.processor)), 1e-9),
+        times_faster_low=min(ratios),
+        times_faster_high=max(ratios),
+    )
