@@ -140,6 +140,7 @@ CHANGES: dict[str, Change] = {
     "no latent in task_specific": Change(labels={"latent": None}),
     "head first in task_specific": Change(training={"task_specific": {"head_first": {}}}),
     "head first in the teacher": Change(teacher={"head_first": {}}),
+    "int8 simulated in task_specific": Change(training={"task_specific": {"simulated_precision": "int8"}}),
     "int8 teacher": Change(training={stage: {"teacher_precision": "int8"} for stage in FOUR}),
 }
 """Changes to the four stages, by the names that `--changes` takes; each is a line of the ablation table."""

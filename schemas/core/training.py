@@ -159,6 +159,9 @@ class Training(Frozen):
     teacher_precision: Literal["same", "int8"] = "same"
     """Number format of the teachers' linear layers: that of `precision`, or 8-bit integers on a CPU, which is faster
     and less exact (docs/methods.md)."""
+    simulated_precision: Literal["none", "int8"] = "none"
+    """`int8` trains the student with the rounding of 8-bit integers, so that `distill export --int8` changes fewer of
+    its answers (docs/methods.md)."""
     selection: Selection | None = None
     """Selection of the best weights, for stages whose answers can be scored; null keeps the last weights."""
     seed: int = Field(default=0, ge=0, lt=2**31)

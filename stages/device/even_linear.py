@@ -21,14 +21,18 @@ class EvenLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
+        return self.product(input, self.weight)
+
+    def product(self, input: Tensor, weight: Tensor) -> Tensor:
+        """Return `input @ weight.T` plus the bias."""
         rows = input.shape[:-1].numel()
-        if multiplies(input, self.weight):
-            outputs = OneDnnLinear.apply(input.reshape(rows, -1), self.weight, self.bias, HEIGHT)
+        if multiplies(input, weight):
+            outputs = OneDnnLinear.apply(input.reshape(rows, -1), weight, self.bias, HEIGHT)
         elif missing := -rows % HEIGHT:
             filled = F.pad(input.reshape(rows, -1), (0, 0, 0, missing))
-            outputs = F.linear(filled, self.weight, self.bias)[:rows]
+            outputs = F.linear(filled, weight, self.bias)[:rows]
         else:
-            return F.linear(input, self.weight, self.bias)
+            return F.linear(input, weight, self.bias)
         return outputs.view(*input.shape[:-1], -1)
 
 

@@ -30,7 +30,7 @@ class Int8Linear(nn.Module):
         """Round the layer's weights, (O, I), each output's to steps of its largest absolute value / 127."""
         super().__init__()
         weight_OI = linear.weight.detach().float()
-        quantized_OI, scale_O1 = _quantized(weight_OI, _largest_weight(weight_OI.device))
+        quantized_OI, scale_O1 = _quantized(weight_OI, largest_weight(weight_OI.device))
         bias_O = weight_OI.new_zeros(len(weight_OI)) if linear.bias is None else linear.bias.detach().float()
         self.register_buffer("weight_OI", quantized_OI)
         self.register_buffer("scale_O", scale_O1[:, 0])
@@ -53,7 +53,8 @@ def _quantized(values: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     return values.div(scale).round_().to(torch.int8), scale
 
 
-def _largest_weight(device: torch.device) -> int:
+def largest_weight(device: torch.device) -> int:
+    """Return the largest integer of a weight: 8 bits, or 7 on a processor without VNNI."""
     return _LARGEST_WITHOUT_VNNI if device.type == "cpu" and not torch.cpu._is_vnni_supported() else _LARGEST
 
 

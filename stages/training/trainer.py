@@ -13,6 +13,7 @@ from schemas.core.training import Training
 from stages.data.batching.batches import Batches, padded_tokens, torn_step
 from stages.data.batching.seeds import stage_seed
 from stages.data.batching.tokens import Batch, Tokens
+from stages.device.int8_simulation import simulate_int8
 from stages.device.runtime import Runtime, is_out_of_memory
 from stages.losses import Summed
 from stages.models.dropout import Draws
@@ -48,6 +49,8 @@ class Trainer:
     ) -> None:
         self.runtime = Runtime(training.precision)
         self.student = self.runtime.trained(student)
+        if training.simulated_precision == "int8":
+            simulate_int8(self.student)
         self.objective = objective
         self.tokens, self.training, self.ports = tokens, training, ports
         int8 = training.teacher_precision == "int8"
