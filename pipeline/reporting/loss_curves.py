@@ -25,6 +25,11 @@ _TOTAL = "train/loss"
 
 
 def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
+    """Draw the figure of `loss_curve_figure` as PNG."""
+    return as_png(loss_curve_figure(points, title))
+
+
+def loss_curve_figure(points: Path | Sequence[Point], title: str) -> Any:
     """Draw the training losses of a stage over tokens (or steps), with the learning rate below.
 
     Args:
@@ -60,7 +65,7 @@ def loss_curves(points: Path | Sequence[Point], title: str) -> bytes:
         from matplotlib.ticker import EngFormatter
 
         lower.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    return as_png(figure)
+    return figure
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -73,12 +78,17 @@ def new_figure(width: float, height: float) -> Any:
     return figure
 
 
-def as_png(figure: Any) -> bytes:
-    """Render a figure as PNG."""
+def finish(figure: Any) -> None:
+    """Give a figure what all figures have: no frame above and on the right, small labels, and no formulas."""
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9)
     _without_formulas(figure)
+
+
+def as_png(figure: Any) -> bytes:
+    """Render a figure as PNG."""
+    finish(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

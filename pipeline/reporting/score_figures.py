@@ -14,7 +14,12 @@ _STAGE, _BASELINE = COLOURS[0], COLOURS[4]
 
 
 def stage_comparison(report: RunReport) -> bytes:
-    """Draw up to three panels as a PNG, each of the models that have its value.
+    """Draw the figure of `stage_figure` as PNG."""
+    return as_png(stage_figure(report))
+
+
+def stage_figure(report: RunReport) -> Any:
+    """Draw up to three panels, each of the models that have its value.
 
     They show the linear probe of every stage, its latent loss, and the score of every trained head with its 95 %
     interval. The teacher is a line in the first panel and the first point of the third.
@@ -42,7 +47,7 @@ def stage_comparison(report: RunReport) -> bytes:
         axes.set_title(f"own head, {report.metric_title} %, 95 % interval", loc="left", fontsize=10)
     task = f", {report.task}" if report.task not in (None, report.recipe) else ""
     figure.suptitle(f"{report.recipe}{task}{subset_note(report)}", x=0.01, ha="left", fontsize=12, fontweight="bold")
-    return as_png(figure)
+    return figure
 
 
 def task_comparison(report: TasksReport) -> bytes:

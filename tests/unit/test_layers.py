@@ -85,6 +85,13 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
     "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
+    "pipeline.html": {
+        "pipeline.process",
+        "pipeline.store",
+        "pipeline.reporting",
+        "pipeline.export",
+        "pipeline.latency",
+    },
     "pipeline": {
         "pipeline.process",
         "pipeline.recipes",
@@ -95,6 +102,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.execution",
         "pipeline.export",
         "pipeline.latency",
+        "pipeline.html",
     },
 }
 """Rooms (folders) that the modules of a room may import, besides their own and those of lower layers."""

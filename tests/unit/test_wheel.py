@@ -36,10 +36,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_wheel_holds_exactly_our_modules_recipes_and_the_catalogue(wheel: Path) -> None:
+def test_the_wheel_holds_exactly_our_modules_and_their_data(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = {str(path.relative_to(ROOT)) for path in modules().values()}
-    wanted |= {str(path.relative_to(ROOT)) for layer in LAYERS for path in (ROOT / layer).rglob("*.yaml")}
+    data = [path for layer in LAYERS for kind in ("*.yaml", "*.j2") for path in (ROOT / layer).rglob(kind)]
+    wanted |= {str(path.relative_to(ROOT)) for path in data}
     wanted |= {f"{layer}/py.typed" for layer in LAYERS}
     assert {name for name in held if ".dist-info/" not in name} == wanted
 

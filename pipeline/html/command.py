@@ -1,0 +1,58 @@
+"""`distill report`: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.export.subject import open_subject
+from pipeline.html.findings import find
+from pipeline.html.page import page
+from pipeline.html.shipping import ship
+from pipeline.process.settings import read_settings
+from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_for_look
+from pipeline.store.files import write_file
+from schemas.core.errors import ConfigError
+from schemas.results.manifest import RunReport
+
+
+def write_report(run: str | None, to: Path, store: Path | None = None, *, measured: bool = True) -> RunReport:
+    """Write the report of a run, replacing an older one in one step.
+
+    Args:
+        run: its name; None for the newest.
+        to: the file to write.
+        store: the store that has it.
+        measured: export the student and measure sizes and times, which takes about a minute.
+
+    Raises:
+        ConfigError: there is no such run, it has several tasks, or it ended without a student.
+        CheckpointError: a checkpoint is missing or damaged.
+    """
+    with store_for_look(read_settings(store).store) as opened:
+        report = opened.read_report(run)
+        if not isinstance(report, RunReport):
+            raise ConfigError(f"{report.run} has several tasks: name the run of one of them, {_names(report.tasks)}")
+        folders = {row.name: Path(row.checkpoint.path) for row in report.rows if row.checkpoint and row.chosen}
+        stages = [row.name for row in report.rows if row.kind == "stage" and row.name in folders]
+        if not stages:
+            raise ConfigError(f"{report.run} ended without a student: there is nothing to report")
+        findings = find(report, opened.cache)
+        shipping = None
+        if measured and "teacher" in folders:
+            subject = open_subject(folders[stages[-1]], None, opened.cache)
+            shipping = ship(report, subject, folders["teacher"] / "model")
+        points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}
+        text = page(report, findings, shipping, points)
+    write_file(to.absolute(), text.encode("utf-8"))
+    return report
+
+
+def _points(store: CheckpointStore, checkpoint: Path) -> Path | None:
+    """Return the file of a stage's logged values, if the store still has it."""
+    _, manifest = open_checkpoint(checkpoint)
+    file = store.points / f"{manifest.mlflow_run_id}.jsonl"
+    return file if file.is_file() else None
+
+
+def _names(tasks: dict[str, RunReport]) -> str:
+    return ", ".join(report.run for report in tasks.values())

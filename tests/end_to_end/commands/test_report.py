@@ -1,0 +1,124 @@
+"""`report` writes a run as one page that needs nothing from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.html.findings import Findings
+from pipeline.html.page import verdict
+from pipeline.html.svg import as_svg
+from pipeline.reporting.loss_curves import BLACK, new_figure
+from schemas.results.manifest import RunReport, Score
+from tests.support.command_line import Distill, ToyRun
+
+_VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Balanced(HTMLParser):
+    """Counts elements, and fails on one that is closed in another's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.counts: dict[str, int] = {}
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.counts[tag] = self.counts.get(tag, 0) + 1
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def written(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> str:
+    from pipeline.html.command import write_report
+
+    to = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(toy_run.report.run, to, toy_run.store)
+    return to.read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_small_and_alone(written: str) -> None:
+    parser = Balanced()
+    parser.feed(written)
+    assert parser.open == []
+    assert len(parser.ids) == len(set(parser.ids)), "figures share one name space"
+    assert len(written) < 1_000_000
+    assert "script" not in parser.counts
+    elsewhere = re.findall(r'(?:src|href)="(?!#|data:)[^"]+"|url\((?!#)[^)]+\)|@import', written)
+    assert elsewhere == []
+
+
+def test_it_says_first_whether_labels_alone_are_better(written: str) -> None:
+    above = written[: written.index('<h2 id="')]
+    assert re.search(r"labels alone", above)
+    titles = re.findall(r'<h2 id="\w+">([^<]+)', written)
+    assert titles == ["What you ship", "Stages", "Layer by layer", "Answers", "Data and origin"]
+
+
+def test_every_picture_has_a_title_and_a_description(written: str) -> None:
+    pictures = re.findall(r"<svg .*?</svg>", written, re.DOTALL)
+    assert len(pictures) >= 8
+    for picture in pictures:
+        assert re.search(r"<title id=\"[^\"]+\">[^<]+</title><desc id=\"[^\"]+\">[^<]+</desc>", picture)
+        assert "<text" in picture, "text stays text"
+
+
+def test_a_quick_report_leaves_the_measurement_out(distill: Distill, toy_run: ToyRun, tmp_path: Path) -> None:
+    code, out, err = distill("report", "--to", tmp_path / "page.html", "--quick", "--store", toy_run.store)
+    assert code == 0, err
+    assert "the report of" in out
+    assert "What you ship" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_an_unknown_run_is_refused(distill: Distill, toy_run: ToyRun, tmp_path: Path) -> None:
+    code, _, err = distill("report", "nothing", "--to", tmp_path / "page.html", "--store", toy_run.store)
+    assert code == 2
+    assert "nothing" in err
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "tone", "beginning"),
+    [
+        ((0.01, 0.05), "good", "Distillation helped: 3.0 points (+1.0 to +5.0) above labels alone."),
+        ((-0.05, -0.01), "bad", "Labels alone are better: by 3.0 points (-5.0 to -1.0). Distillation cost accuracy."),
+        ((-0.01, 0.02), "grey", "No difference from labels alone is shown: 0.5 points (-1.0 to +2.0) above."),
+    ],
+)
+def test_the_verdict_follows_the_interval(
+    bounds: tuple[float, float], tone: str, beginning: str, toy_run: ToyRun
+) -> None:
+    report = toy_run.report
+    assert isinstance(report, RunReport)
+    minus = Score(value=sum(bounds) / 2, low=bounds[0], high=bounds[1])
+    found = verdict(report, Findings(minus, {}, (), (), {}))
+    assert found.tone == tone
+    assert found.text.startswith(beginning)
+    without = verdict(report, Findings(None, {}, (), (), {}))
+    assert without.tone == "grey"
+    assert "cannot say what distillation added" in without.text
+
+
+def test_colours_of_ink_follow_the_page_and_ids_are_its_own() -> None:
+    figure = new_figure(2.0, 2.0)
+    axes = figure.subplots()
+    axes.plot(np.arange(3), color=BLACK)
+    svg = as_svg(figure, "one", "A & B", "a < b")
+    assert "var(--ink)" in svg
+    assert BLACK not in svg
+    assert '<title id="one-title">A &amp; B</title><desc id="one-text">a &lt; b</desc>' in svg
+    assert all(name.startswith("one-") for name in re.findall(r'\bid="([^"]+)"', svg))
+    assert as_svg(figure, "one", "A & B", "a < b") == svg, "the same figure is the same text"
