@@ -31,7 +31,7 @@ def tokens_of(sequences: list[list[int]]) -> Tokens:
     )
 
 
-SHAPES = ("--batch", "1,3", "--length", "8", "--threads", "1", "--rounds", "2")
+SHAPES = ("--batch", "3", "--length", "8", "--threads", "1", "--rounds", "2")
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +53,18 @@ def test_every_model_is_measured_with_every_shape(
     names = [model.name for model in report.models]
     assert names[0].startswith("teacher (")
     assert names[1:] == [Path(student).name, "exported, torch", "exported, onnx fp32"]
-    assert [(row.name, row.batch, row.length) for row in report.latencies] == [
-        (name, batch, 8) for batch in (1, 3) for name in names
-    ]
+    assert [(row.name, row.batch, row.length) for row in report.latencies] == [(name, 3, 8) for name in names]
     for row in report.latencies:
         assert 0 < row.wall_ms <= row.wall_ms_95
         assert row.times_faster_low <= row.times_faster <= row.times_faster_high
         assert row.processor_ms > 0
-    for row in report.latencies[:: len(names)]:
-        assert row.times_faster == row.times_faster_low == row.times_faster_high == 1
+    first = report.latencies[0]
+    assert first.times_faster == first.times_faster_low == first.times_faster_high == 1
     onnx = report.models[-1]
     assert onnx.size == (exported / "onnx" / "model.onnx").stat().st_size
     assert onnx.peak_bytes < report.models[0].peak_bytes, "torch takes more memory than ONNX Runtime alone"
     assert onnx.start_seconds > 0
-    assert len(latency_table(report).rows) == 8
+    assert len(latency_table(report).rows) == 4
 
 
 def test_another_model_can_be_the_reference(student: str, distill: Distill, toy_run: ToyRun) -> None:
