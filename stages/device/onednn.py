@@ -46,9 +46,9 @@ class OneDnnLinear(torch.autograd.Function):
     def forward(ctx: Any, states_NI: Tensor, weight_OI: Tensor, bias_O: Tensor | None, height: int) -> Tensor:
         """Return (N, O)."""
         ctx.height = height
-        padded = padded_rows(states_NI, height)
-        ctx.save_for_backward(padded, weight_OI)
-        return _times(padded, weight_OI, bias_O)[: len(states_NI)]
+        # Without the padding, which would be another copy of every activation until the backward pass.
+        ctx.save_for_backward(states_NI, weight_OI)
+        return _times(padded_rows(states_NI, height), weight_OI, bias_O)[: len(states_NI)]
 
     @staticmethod
     @once_differentiable
@@ -59,7 +59,7 @@ class OneDnnLinear(torch.autograd.Function):
         padded = padded_rows(gradient_NO, ctx.height)
         return (
             _times(padded, weight_OI.t())[: len(gradient_NO)] if of_states else None,
-            _weight_gradient(states_NI, padded) if of_weight else None,
+            _weight_gradient(padded_rows(states_NI, ctx.height), padded) if of_weight else None,
             gradient_NO.sum(0) if of_bias else None,
             None,
         )
