@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.export.subject import open_subject
-from pipeline.html.findings import find
+from pipeline.html.findings import TEACHER, find
 from pipeline.html.page import page
 from pipeline.html.shipping import ship
 from pipeline.process.settings import read_settings
@@ -36,11 +36,11 @@ def write_report(run: str | None, to: Path, store: Path | None = None, *, measur
         stages = [row.name for row in report.rows if row.kind == "stage" and row.name in folders]
         if not stages:
             raise ConfigError(f"{report.run} ended without a student: there is nothing to report")
-        findings = find(report, opened.cache)
+        subject = open_subject(folders[stages[-1]], None, opened.cache)
+        findings = find(subject, folders, stages)
         shipping = None
-        if measured and "teacher" in folders:
-            subject = open_subject(folders[stages[-1]], None, opened.cache)
-            shipping = ship(report, subject, folders["teacher"] / "model")
+        if measured and TEACHER in folders:
+            shipping = ship(report, subject, folders[TEACHER] / "model")
         points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}
         text = page(report, findings, shipping, points)
     write_file(to.absolute(), text.encode("utf-8"))

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.export.subject import Subject, open_subject
+from pipeline.export.subject import Subject
 from schemas.core.kinds import Classification
-from schemas.results.manifest import RunReport, Score
+from schemas.results.manifest import Score
 from stages.data.batching.tokens import Tokens
 from stages.evaluation.similarity import layer_similarity
 from stages.kinds.base import Logits
@@ -26,6 +26,8 @@ from stages.models.read import read_rows
 from stages.models.sentence_encoder import Model
 from stages.scores.calibration import Calibration, calibration
 
+TEACHER = "teacher"
+"""Name of the fine-tuned teacher's row."""
 _CKA_ROWS, _MOST_TOKENS, _SHOWN = 128, 24, 20
 
 
@@ -66,20 +68,18 @@ class Findings:
     """By model; for one class a text alone."""
 
 
-def find(report: RunReport, cache: Path) -> Findings:
+def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str]) -> Findings:
     """Read a run's models again, and compare them on validation texts.
 
     Args:
-        report: the run.
-        cache: folder of tokenised data.
+        subject: the last student.
+        folders: checkpoints by the names of the run's rows.
+        stages: the student's stages among them, in order.
 
     Raises:
-        CheckpointError: a checkpoint is missing or damaged.
+        DataError: a model cannot be read.
     """
-    folders = {row.name: Path(row.checkpoint.path) for row in report.rows if row.checkpoint is not None and row.chosen}
-    stages = [row.name for row in report.rows if row.kind == "stage" and row.name in folders]
-    subject = open_subject(folders[stages[-1]], None, cache)
-    teacher = _teacher(folders, report, subject)
+    teacher = _teacher(folders, subject)
     similar: dict[str, NDArray[np.float64]] = {}
     attention: tuple[AttentionView, ...] = ()
     if teacher is not None:
@@ -99,12 +99,11 @@ def find(report: RunReport, cache: Path) -> Findings:
     )
 
 
-def _teacher(folders: dict[str, Path], report: RunReport, subject: Subject) -> Model | None:
-    """Return the fine-tuned teacher, with its head where it has one; None without a teacher."""
-    row = next((row for row in report.rows if row.kind == "teacher" and row.name in folders), None)
-    if row is None or subject.scorer is None:
+def _teacher(folders: dict[str, Path], subject: Subject) -> Model | None:
+    """Return the fine-tuned teacher with its head; None without one."""
+    if TEACHER not in folders or subject.scorer is None:
         return None
-    return kind_of(subject.scorer.rows.task.problem).head.load(folders[row.name] / "model")
+    return kind_of(subject.scorer.rows.task.problem).head.load(folders[TEACHER] / "model")
 
 
 def _answers(subject: Subject, folders: dict[str, Path], teacher: Model | None) -> dict[str, Logits]:
