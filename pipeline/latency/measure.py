@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from pipeline.latency.worker import Batch
 from schemas.core.errors import DistillError
 from schemas.results.latency import Latency, LatencyReport, MeasuredModel
 from stages.device.processor import processor
 
-_BUSY = 0.5
-"""Share of the cores that other work may take before wall times mean little."""
+_BUSY = 20.0
+"""Percentage of the processor that other work may take before wall times mean little."""
+_LOOK_SECONDS = 0.5
 _WAIT_SECONDS = 300
 
 
@@ -162,10 +164,7 @@ def measure(
 
 
 def _is_busy() -> bool:
-    try:
-        return os.getloadavg()[0] > _BUSY * (os.cpu_count() or 1)
-    except OSError:
-        return False
+    return float(psutil.cpu_percent(interval=_LOOK_SECONDS)) > _BUSY
 
 
 def _model(worker: Worker) -> MeasuredModel:
