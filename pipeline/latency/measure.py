@@ -22,6 +22,7 @@ from schemas.core.errors import DistillError
 from schemas.results.latency import Latency, LatencyReport, MeasuredModel
 from stages.device.processor import processor
 
+_PROGRAM = Path(__file__).with_name("worker.py")
 _BUSY = 20.0
 """Percentage of the processor that other work may take before wall times mean little."""
 _LOOK_SECONDS = 0.5
@@ -106,7 +107,7 @@ def working(candidate: Candidate, load: Load, threads: int) -> Iterator[Worker]:
     # Threads of libraries that read the environment alone, before anything is imported.
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.latency.worker", str(candidate.path), str(threads)],
+        [sys.executable, "-P", str(_PROGRAM), str(candidate.path), str(threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""One model in a process of its own, which answers batches when it is told to: `python -m pipeline.latency.worker`.
+"""One model in a process of its own, which answers batches when it is told to: `python worker.py MODEL THREADS`.
 
 Nothing is imported but what the model needs, so that start-up and memory are those of a program that serves it. Lines
 of JSON come in and go out: first the batches, then the number of rounds over them, again and again.
@@ -26,8 +26,9 @@ def torch_answers(folder: Path, threads: int) -> Callable[[Batch], Any]:
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     (architecture,) = config.architectures or ("AutoModel",)
     loader: Any = getattr(transformers, architecture, transformers.AutoModel)
-    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
-    model = loader.from_pretrained(folder, **options).eval()
+    model = loader.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    ).eval()
 
     @torch.inference_mode()
     def run(batch: Batch) -> None:

@@ -72,8 +72,8 @@ CALLS = {
     "pickle.loads",
     "asyncio.create_subprocess_shell",
 }
-# Prefect's temporary server: this Python runs a file of this package, without any input in the command.
-STARTS_A_PROCESS = {"pipeline/process/prefect_server.py": "subprocess"}
+# Prefect's temporary server, and a model whose time is measured: this Python runs a file of this package.
+STARTS_A_PROCESS = {"pipeline/latency/measure.py": "subprocess", "pipeline/process/prefect_server.py": "subprocess"}
 # Keyword, and its only allowed value.
 ONLY = {
     "trust_remote_code": False,
@@ -121,13 +121,16 @@ def test_source_never_executes_data_or_builds_a_shell_command(path: Path) -> Non
     assert result == ([known] if known else [])
 
 
-def test_only_this_python_is_started_with_a_file_of_this_package() -> None:
-    (path,) = STARTS_A_PROCESS
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    list(zip(STARTS_A_PROCESS, ("str(candidate.path), str(threads)", "str(listener.fileno())"), strict=True)),
+)
+def test_only_this_python_is_started_with_a_file_of_this_package(path: str, arguments: str) -> None:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     (started,) = [call for call in calls if ast.unparse(call.func).startswith("subprocess.")]
     command = ast.unparse(started.args[0])
-    assert command == "[sys.executable, '-P', str(_PROGRAM), str(listener.fileno())]"
+    assert command == f"[sys.executable, '-P', str(_PROGRAM), {arguments}]"
 
 
 @pytest.mark.parametrize(
