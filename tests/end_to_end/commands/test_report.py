@@ -14,6 +14,7 @@ from pipeline.html.page import verdict
 from pipeline.html.svg import as_svg
 from pipeline.reporting.loss_curves import BLACK, new_figure
 from schemas.results.manifest import RunReport, Score
+from stages.export.int8 import variants
 from tests.support.command_line import Distill, ToyRun
 
 _VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -43,10 +44,14 @@ class Balanced(HTMLParser):
 
 @pytest.fixture(scope="module")
 def written(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> str:
+    from pipeline.export import writer
     from pipeline.html.command import write_report
 
     to = tmp_path_factory.mktemp("page") / "report.html"
-    write_report(toy_run.report.run, to, toy_run.store)
+    with pytest.MonkeyPatch.context() as patch:
+        # The choice among four ways to quantise is tested with `export`.
+        patch.setattr(writer, "variants", lambda mode: variants(mode)[:1])
+        write_report(toy_run.report.run, to, toy_run.store)
     return to.read_text(encoding="utf-8")
 
 
