@@ -66,7 +66,7 @@ def export(name: str, to: Path, wanted: Wanted, task: str | None = None, store: 
         DistillError: a file answers differently from the checkpoint; nothing was written.
     """
     if to.exists():
-        raise ConfigError(f"--to {to}: it exists already; give a new folder, or remove it")
+        raise _exists(to)
     with store_for_look(read_settings(store).store) as opened:
         subject = open_subject(checkpoint_of(name, opened), task, opened.cache)
         cut = None
@@ -76,8 +76,13 @@ def export(name: str, to: Path, wanted: Wanted, task: str | None = None, store: 
         with storage_errors(target.parent), unfinished(target.parent) as folder:
             manifest = _fill(subject, cut, folder, target.name, wanted)
             sync_tree(folder)
-            publish(folder, target, lambda _: False)
+            if not publish(folder, target, lambda _: False):
+                raise _exists(to)
     return manifest
+
+
+def _exists(to: Path) -> ConfigError:
+    return ConfigError(f"--to {to}: it exists already; give a new folder, or remove it")
 
 
 def mode_of(text: str | None) -> Mode | None:
@@ -110,10 +115,11 @@ def print_export(exported: ExportManifest, to: Path, console: Console) -> None:
 def _fill(subject: Subject, cut: VocabularyCut | None, folder: Path, name: str, wanted: Wanted) -> ExportManifest:
     """Write every file of an export; the manifest is written last."""
     save_model(subject.model, subject.tokenizer, folder, max_length=subject.max_length)
-    models = _models(subject, folder, wanted)
+    writer = ModelWriter(subject, folder)
+    models = _models(writer, wanted)
     if wanted.triton:
         write_triton(folder, models[-1], name)
-    own = agreement(expected := ModelWriter(subject, folder).expected, expected, subject.scorer, subject.metric)
+    own = agreement(writer.expected, writer.expected, subject.scorer, subject.metric)
     manifest = ExportManifest(
         stage=subject.manifest.stage,
         digest=subject.manifest.digest,
@@ -137,10 +143,9 @@ def _fill(subject: Subject, cut: VocabularyCut | None, folder: Path, name: str, 
     return manifest
 
 
-def _models(subject: Subject, folder: Path, wanted: Wanted) -> tuple[ExportedModel, ...]:
+def _models(writer: ModelWriter, wanted: Wanted) -> tuple[ExportedModel, ...]:
     if not wanted.has_onnx:
         return ()
-    writer = ModelWriter(subject, folder)
     models = [writer.fp32(wanted.opset)]
     if wanted.fp16:
         models.append(writer.fp16())
