@@ -134,7 +134,7 @@ def attention_views(subject: Subject, teacher: Model, number: int = 3) -> list[A
     fitting = subject.sequences[(lengths >= 6) & (lengths <= _MOST_TOKENS)][:number]
     views = []
     for row in fitting:
-        maps = [_last_attention(model, subject.checked, row) for model in (teacher, subject.model)]
+        maps = [last_attention(model, subject.checked, row) for model in (teacher, subject.model)]
         if maps[0] is None or maps[1] is None:
             return []
         views.append(AttentionView(_pieces(subject.tokenizer, subject.checked, row), maps[0], maps[1]))
@@ -142,7 +142,8 @@ def attention_views(subject: Subject, teacher: Model, number: int = 3) -> list[A
 
 
 @torch.no_grad()
-def _last_attention(model: Model, tokens: Tokens, row: int) -> NDArray[np.float32] | None:
+def last_attention(model: Model, tokens: Tokens, row: int) -> NDArray[np.float32] | None:
+    """Return (tokens, tokens) the last block's attention to a sequence, mean over heads; None where it is not read."""
     batch = tokens.batch(np.array([row]))
     encoder: Any = model.base_model
     last = int(encoder.config.num_hidden_layers) - 1
@@ -152,7 +153,7 @@ def _last_attention(model: Model, tokens: Tokens, row: int) -> NDArray[np.float3
     if noted is None:
         return None
     scores = attention_scores(
-        noted.query, noted.key, batch.attention_mask, scaling=noted.scaling, bias_BASS=getattr(noted, "bias", None)
+        noted.query, noted.key, batch.attention_mask, scaling=noted.scaling, bias_BASS=noted.score_bias()
     )
     return np.asarray(scores.softmax(-1).mean(1)[0].numpy(), np.float32)
 
