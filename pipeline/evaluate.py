@@ -12,7 +12,7 @@ from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.recipes.task_argument import task_argument
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
-from pipeline.reporting.run_table import notes_on, percent
+from pipeline.reporting.run_table import notes_on, percent, with_interval
 from pipeline.store.checkpoints import open_checkpoint, store_for_look
 from schemas.core.base import Frozen
 from schemas.core.errors import CheckpointError, ConfigError, DataError
@@ -189,7 +189,7 @@ def scores_table(scores: Scores) -> ResultTable:
             parts[f"{model.name}, {scores.unseen_rows:,} rows not in train"] = model.unseen_scores
         parts |= {f"{model.name}, {split}": split_scores for split, split_scores in model.further.items()}
         rows += [
-            TableRow((title, *(_with_interval(part_scores.get(name)) for name in first)))
+            TableRow((title, *(with_interval(part_scores.get(name)) for name in first)))
             for title, part_scores in parts.items()
         ]
     if scores.guesses:
@@ -206,9 +206,3 @@ def print_scores(scores: Scores, console: Console) -> None:
     for model in scores.models:
         for note in notes_on(model.scores):
             say(console, f"{model.name}: {note}")
-
-
-def _with_interval(score: Score | None) -> str:
-    if score is None:
-        return "–"
-    return f"{percent(score.value)} ({percent(score.low)} to {percent(score.high)})"

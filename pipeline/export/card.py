@@ -12,7 +12,7 @@ import yaml
 from pipeline.export.programs import Program, onnx_program, transformers_program
 from pipeline.export.subject import Subject
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_markdown
-from pipeline.reporting.run_table import percent
+from pipeline.reporting.run_table import percent, with_interval
 from schemas.core.kinds import (
     Classification,
     MultiLabel,
@@ -118,7 +118,7 @@ def _score(score: Score | None, minus: Score | None) -> str:
     if score is None:
         return ""
     if minus is None or minus.value == minus.low == minus.high == 0:
-        return f"{percent(score.value)} ({percent(score.low)} to {percent(score.high)})"
+        return with_interval(score)
     bounds = f"{100 * minus.low:+.1f} to {100 * minus.high:+.1f}"
     return f"{percent(score.value)} ({100 * minus.value:+.1f}; {bounds})"
 

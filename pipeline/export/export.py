@@ -115,11 +115,10 @@ def print_export(exported: ExportManifest, to: Path, console: Console) -> None:
 def _fill(subject: Subject, cut: VocabularyCut | None, folder: Path, name: str, wanted: Wanted) -> ExportManifest:
     """Write every file of an export; the manifest is written last."""
     save_model(subject.model, subject.tokenizer, folder, max_length=subject.max_length)
-    writer = ModelWriter(subject, folder)
-    models = _models(writer, wanted)
+    models = _models(ModelWriter(subject, folder), wanted)
     if wanted.triton:
         write_triton(folder, models[-1], name)
-    own = agreement(writer.expected, writer.expected, subject.scorer, subject.metric)
+    own = agreement(subject.expected, subject.expected, subject.scorer, subject.metric)
     manifest = ExportManifest(
         stage=subject.manifest.stage,
         digest=subject.manifest.digest,

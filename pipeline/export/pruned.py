@@ -46,7 +46,6 @@ def pruned(subject: Subject, source: str, cache: Path) -> tuple[Subject, Vocabul
         tokenizer=tokenizer,
         scorer=scorer,
         checked=scorer.rows.tokens,
-        sequences=scorer.sequences,
         other=train,
     )
     return smaller, _loss(subject, smaller, np.asarray(kept))
@@ -68,8 +67,8 @@ def _loss(whole: Subject, smaller: Subject, kept: NDArray[np.int64]) -> Vocabula
     assert whole.scorer is not None
     assert smaller.scorer is not None
     assert whole.metric is not None
-    expected = whole.scorer.answers(whole.outputs(whole.checked, whole.sequences))
-    answers = smaller.scorer.answers(smaller.outputs(smaller.checked, smaller.sequences))
+    expected = whole.scorer.answers(whole.expected)
+    answers = smaller.scorer.answers(smaller.expected)
     compared = whole.scorer.with_teacher(expected)
     return VocabularyCut(
         kept=len(kept),

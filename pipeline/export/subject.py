@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,23 @@ class Subject:
     """Scorer of validation rows, at most a thousand; None without a head."""
     checked: Tokens
     """Sequences on which the files are checked."""
-    sequences: NDArray[np.int64]
-    """Those of them that are read."""
     other: Tokens
     """Sequences for choices, such as how to quantise: never those that are reported."""
-    other_sequences: NDArray[np.int64]
-    """Those of them that are read."""
+
+    @cached_property
+    def sequences(self) -> NDArray[np.int64]:
+        """Those of the checked sequences that are read."""
+        return drawn_rows(len(self.checked), _FEW_ROWS) if self.scorer is None else self.scorer.sequences
+
+    @cached_property
+    def other_sequences(self) -> NDArray[np.int64]:
+        """Those of the other sequences that are read."""
+        return drawn_rows(len(self.other), _FEW_ROWS)
+
+    @cached_property
+    def expected(self) -> Logits:
+        """The checkpoint's outputs for the checked sequences that are read."""
+        return self.outputs(self.checked, self.sequences)
 
     @property
     def max_length(self) -> int:
@@ -126,18 +138,7 @@ def open_subject(folder: Path, task: str | None, cache: Path) -> Subject:
     length = longest_sequence(data)
     scorer = task_scorers(rows, tokenizer, max_length=length, cache=cache, max_rows=_MOST_ROWS)["validation"]
     train = tokenize_split(rows, "train", tokenizer, max_length=length, cache=cache)
-    return Subject(
-        Path(reference.path),
-        manifest,
-        model,
-        tokenizer,
-        chosen,
-        scorer,
-        scorer.rows.tokens,
-        scorer.sequences,
-        train,
-        drawn_rows(len(train), _FEW_ROWS),
-    )
+    return Subject(Path(reference.path), manifest, model, tokenizer, chosen, scorer, scorer.rows.tokens, train)
 
 
 def _own_task(manifest: Manifest) -> AnyTask:
@@ -156,7 +157,4 @@ def _headless(folder: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFa
             tokenize_split(rows, split, tokenizer, max_length=longest_sequence(data), cache=cache)
             for split in ("train", "validation")
         )
-    few = drawn_rows(len(held_out), _FEW_ROWS)
-    return Subject(
-        folder, manifest, model, tokenizer, None, None, held_out, few, train, drawn_rows(len(train), _FEW_ROWS)
-    )
+    return Subject(folder, manifest, model, tokenizer, None, None, held_out, train)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,8 @@ from schemas.results.export import ExportedModel, NumberFormat
 from stages.data.batching.tokens import Tokens
 from stages.export.agreement import Agreement, agreement, differences
 from stages.export.half_precision import write_fp16
-from stages.export.int8 import Inputs, Mode, Variant, quantize, variants
-from stages.export.onnx_model import OnnxModel, example_batch, export_onnx, onnx_logits
-from stages.kinds.base import Logits
+from stages.export.int8 import Mode, Variant, quantize, variants
+from stages.export.onnx_model import Inputs, OnnxModel, example_batch, export_onnx, inputs_of, onnx_logits
 
 FP32, FP16, INT8 = "onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx"
 """Names by which transformers.js, sentence-transformers and servers look for the files."""
@@ -34,11 +33,6 @@ class ModelWriter:
 
     subject: Subject
     folder: Path
-
-    @cached_property
-    def expected(self) -> Logits:
-        """The checkpoint's outputs for the checked texts."""
-        return self.subject.outputs(self.subject.checked, self.subject.sequences)
 
     def fp32(self, opset: int) -> ExportedModel:
         """Write the file in float32.
@@ -74,8 +68,7 @@ class ModelWriter:
         Raises:
             DistillError: the score on the checked texts falls by more.
         """
-        best = self._best_variant(mode)
-        self._quantize(best, self.folder / INT8)
+        best = self._write_best(mode, self.folder / INT8)
         exported = self._checked(INT8, "int8", best.name)
         lost = exported.minus_checkpoint
         if lost is not None and -100 * lost.value > most_loss:
@@ -86,26 +79,26 @@ class ModelWriter:
             )
         return exported
 
-    def _best_variant(self, mode: Mode) -> Variant:
+    def _write_best(self, mode: Mode, to: Path) -> Variant:
+        """Try all variants, and keep the file of the one whose outputs differ least; return it."""
         tokens, rows = self.subject.other, self.subject.other_sequences
         expected = self.subject.outputs(tokens, rows)
         losses: dict[Variant, float] = {}
         for variant in variants(mode):
-            tried = self.folder / "onnx" / "tried.onnx"
-            self._quantize(variant, tried)
-            losses[variant] = differences(expected, onnx_logits(OnnxModel(tried), tokens, rows))[1]
-            tried.unlink()
+            tried = to.with_name("tried.onnx")
+            quantize(self.folder / FP32, tried, variant, _batches(tokens, rows[:_CALIBRATION_ROWS]))
+            loss = differences(expected, onnx_logits(OnnxModel(tried), tokens, rows))[1]
+            if loss < min(losses.values(), default=math.inf):
+                tried.replace(to)
+            losses[variant] = loss
+        to.with_name("tried.onnx").unlink(missing_ok=True)
         return min(losses, key=losses.__getitem__)
-
-    def _quantize(self, variant: Variant, to: Path) -> None:
-        rows = self.subject.other_sequences[:_CALIBRATION_ROWS]
-        quantize(self.folder / FP32, to, variant, _batches(self.subject.other, rows))
 
     def _checked(self, name: str, number_format: NumberFormat, variant: str | None = None) -> ExportedModel:
         subject, file = self.subject, self.folder / name
         model = OnnxModel(file)
         found: Agreement = agreement(
-            self.expected, onnx_logits(model, subject.checked, subject.sequences), subject.scorer, subject.metric
+            subject.expected, onnx_logits(model, subject.checked, subject.sequences), subject.scorer, subject.metric
         )
         return ExportedModel(
             file=name,
@@ -125,7 +118,7 @@ class ModelWriter:
 def _batches(tokens: Tokens, rows: NDArray[np.int64]) -> Iterator[Inputs]:
     for start in range(0, len(rows), _TOGETHER):
         batch = tokens.batch(rows[start : start + _TOGETHER])
-        yield {name: value.numpy() for name, value in batch.model_inputs().items()}
+        yield inputs_of(batch)
 
 
 def _batch_difference(model: OnnxModel, tokens: Tokens, rows: NDArray[np.int64]) -> float:
@@ -135,7 +128,7 @@ def _batch_difference(model: OnnxModel, tokens: Tokens, rows: NDArray[np.int64])
         together = rows[start : start + _TOGETHER]
         answers = [onnx_logits(model, tokens, row[None])[0] for row in together]
         batch = tokens.batch(together)
-        outputs = model.run({name: value.numpy() for name, value in batch.model_inputs().items()})
+        outputs = model.run(inputs_of(batch))
         mask = batch.attention_mask.bool().numpy()
         for answer, output, real in zip(answers, outputs, mask, strict=True):
             beside = output[real] if outputs.ndim == 3 else output

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import softmax
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.export.subject import Subject
 from schemas.core.kinds import Classification
 from schemas.results.manifest import Score
 from stages.data.batching.tokens import Tokens
-from stages.evaluation.similarity import layer_similarity
+from stages.evaluation.similarity import layer_similarity, layer_states
 from stages.kinds.base import Logits
 from stages.kinds.registry import kind_of
 from stages.losses import attention_scores
@@ -84,8 +85,9 @@ def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str]) -> F
     attention: tuple[AttentionView, ...] = ()
     if teacher is not None:
         rows = subject.sequences[:_CKA_ROWS]
+        theirs = layer_states(teacher, subject.checked, rows)
         similar = {
-            name: layer_similarity(load_encoder(folders[name] / "model"), teacher, subject.checked, rows)
+            name: layer_similarity(layer_states(load_encoder(folders[name] / "model"), subject.checked, rows), theirs)
             for name in stages
         }
         attention = tuple(attention_views(subject, teacher))
@@ -111,7 +113,7 @@ def _answers(subject: Subject, folders: dict[str, Path], teacher: Model | None) 
     if subject.scorer is None:
         return {}
     tokens, rows = subject.checked, subject.sequences
-    answers: dict[str, Logits] = {"student": subject.outputs(tokens, rows)}
+    answers: dict[str, Logits] = {"student": subject.expected}
     if teacher is not None and (logits := read_rows(teacher, tokens, rows).logits) is not None:
         answers["teacher"] = logits
     if (control := folders.get("hard_label_baseline")) is not None:
@@ -163,12 +165,6 @@ def _pieces(tokenizer: PreTrainedTokenizerFast, tokens: Tokens, row: int) -> tup
     return tuple(tokenizer.convert_ids_to_tokens(ids.tolist()))
 
 
-def _probabilities(logits: Logits) -> NDArray[np.float64]:
-    stacked = np.stack(logits).astype(np.float64)
-    exponents = np.exp(stacked - stacked.max(-1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(-1, keepdims=True))
-
-
 def _has_classes(subject: Subject) -> bool:
     return subject.scorer is not None and isinstance(subject.scorer.kind.config, Classification)
 
@@ -177,7 +173,7 @@ def _disagreements(subject: Subject, answers: dict[str, Logits]) -> list[Disagre
     """Return the texts whose probabilities differ most; for one class a text alone."""
     if subject.scorer is None or not _has_classes(subject) or "teacher" not in answers:
         return []
-    student, teacher = (_probabilities(answers[name]) for name in ("student", "teacher"))
+    student, teacher = (softmax(np.stack(answers[name]).astype(np.float64), axis=-1) for name in ("student", "teacher"))
     distances = np.abs(student - teacher).max(-1)
     rows, labels = subject.scorer.rows.data, subject.scorer.rows.task.labels
     found = []

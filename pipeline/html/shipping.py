@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pipeline.export.subject import Subject
 from pipeline.export.writer import FP32, INT8, ModelWriter
+from pipeline.latency.command import ratio
 from pipeline.latency.measure import Candidate, measure
 from pipeline.latency.texts import load_of
 from pipeline.reporting.result_table import Column, ResultTable, TableRow
-from pipeline.reporting.run_table import percent
+from pipeline.reporting.run_table import percent, with_interval
 from schemas.results.export import ExportedModel
 from schemas.results.latency import LatencyReport
 from schemas.results.manifest import RunReport, Score
@@ -92,7 +93,6 @@ def shipping_table(shipping: Shipping) -> ResultTable:
     reference = sizes[_TEACHER]
     rows = []
     for latency in shipping.latency.latencies:
-        score = shipping.scores.get(latency.name)
         rows.append(
             TableRow(
                 (
@@ -101,8 +101,8 @@ def shipping_table(shipping: Shipping) -> ResultTable:
                     f"{reference / sizes[latency.name]:.1f} times",
                     f"{latency.wall_ms:.2f}",
                     f"{latency.wall_ms_95:.2f}",
-                    f"{latency.times_faster:.1f} ({latency.times_faster_low:.1f} to {latency.times_faster_high:.1f})",
-                    "–" if score is None else f"{percent(score.value)} ({percent(score.low)} to {percent(score.high)})",
+                    ratio(latency),
+                    with_interval(shipping.scores.get(latency.name)),
                     percent(shipping.same.get(latency.name)),
                 )
             )

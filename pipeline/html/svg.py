@@ -33,8 +33,6 @@ def as_svg(figure: Any, name: str, title: str, description: str) -> str:
     text = _METADATA.sub("", _HEADER.sub("", buffer.getvalue()))
     for colour, themed in _THEMED.items():
         text = text.replace(colour, themed)
-    # Fonts by name would be those of the machine that drew it.
-    text = re.sub(r"font: ([^;\"]*?)'[^\"]*?'(?:, [^;\"]*)?(?=[;\"])", r"font: \1system-ui, sans-serif", text)
     head = f'<svg role="img" aria-labelledby="{name}-title {name}-text" class="figure" '
     named = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-text">{escape(description)}</desc>'
     text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"{head}\1>{named}", text, count=1)

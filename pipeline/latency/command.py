@@ -147,7 +147,7 @@ def latency_table(report: LatencyReport) -> ResultTable:
                 f"{latency.wall_ms:.2f}",
                 f"{latency.wall_ms_95:.2f}",
                 f"{latency.processor_ms:.2f}",
-                _ratio(latency),
+                ratio(latency),
             )
         )
         for latency in report.latencies
@@ -155,7 +155,8 @@ def latency_table(report: LatencyReport) -> ResultTable:
     return ResultTable(columns, tuple(rows), f"a call, {report.texts}, {report.rounds} rounds")
 
 
-def _ratio(latency: Latency) -> str:
+def ratio(latency: Latency) -> str:
+    """Write how many times faster a model is than the reference, with the lowest and the highest round."""
     return f"{latency.times_faster:.1f} ({latency.times_faster_low:.1f} to {latency.times_faster_high:.1f})"
 
 

@@ -19,6 +19,11 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def with_interval(score: Score | None) -> str:
+    """Write a score as `87.6 (85.1 to 89.9)`, and None as a dash."""
+    return "–" if score is None else f"{percent(score.value)} ({percent(score.low)} to {percent(score.high)})"
+
+
 def amount(value: int | None) -> str:
     """Write a number of tokens, rounded: `2.50 M`, `300 k`."""
     if value is None:

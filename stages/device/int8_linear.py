@@ -30,7 +30,7 @@ class Int8Linear(nn.Module):
         """Round the layer's weights, (O, I), each output's to steps of its largest absolute value / 127."""
         super().__init__()
         weight_OI = linear.weight.detach().float()
-        quantized_OI, scale_O1 = _quantized(weight_OI, largest_weight(weight_OI.device))
+        quantized_OI, scale_O1 = quantized(weight_OI, largest_weight(weight_OI.device))
         bias_O = weight_OI.new_zeros(len(weight_OI)) if linear.bias is None else linear.bias.detach().float()
         self.register_buffer("weight_OI", quantized_OI)
         self.register_buffer("scale_O", scale_O1[:, 0])
@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., I) to (..., O), in the input's number format."""
         rows = input.shape[:-1].numel()
-        quantized_NI, scale_N1 = _quantized(input.reshape(rows, -1).float(), _LARGEST)
+        quantized_NI, scale_N1 = quantized(input.reshape(rows, -1).float(), _LARGEST)
         sums_NO = torch._int_mm(padded_rows(quantized_NI, HEIGHT), self.get_buffer("weight_OI").t())[:rows]
         outputs_NO = torch.addcmul(
             self.get_buffer("bias_O"), sums_NO.float().mul_(scale_N1), self.get_buffer("scale_O")
@@ -47,7 +47,7 @@ class Int8Linear(nn.Module):
         return outputs_NO.to(input.dtype).view(*input.shape[:-1], -1)
 
 
-def _quantized(values: Tensor, largest: int) -> tuple[Tensor, Tensor]:
+def quantized(values: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     """Return each row's values in steps of its scale, as 8-bit integers, and the scales with one column."""
     scale = values.abs().amax(-1, keepdim=True).clamp_(min=_SMALLEST_SCALE).div_(largest)
     return values.div(scale).round_().to(torch.int8), scale

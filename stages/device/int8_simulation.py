@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from stages.device.even_linear import EvenLinear
-from stages.device.int8_linear import largest_weight
+from stages.device.int8_linear import largest_weight, quantized
 
 _SMALLEST_SCALE = 1e-12
 
@@ -23,10 +23,8 @@ def _through(exact: Tensor, rounded: Tensor) -> Tensor:
 
 def rounded_weights(weight_OI: Tensor) -> Tensor:
     """Return weights rounded to integers, with a scale for each output and 0 at 0."""
-    exact = weight_OI.detach()
-    largest = largest_weight(exact.device)
-    scale_O1 = exact.abs().amax(-1, keepdim=True).clamp(min=_SMALLEST_SCALE) / largest
-    return _through(weight_OI, (exact / scale_O1).round().clamp(-largest, largest) * scale_O1)
+    integers_OI, scale_O1 = quantized(weight_OI.detach(), largest_weight(weight_OI.device))
+    return _through(weight_OI, integers_OI * scale_O1)
 
 
 def rounded_inputs(inputs: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: N tokens, H and K widths.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -29,31 +31,32 @@ def linear_cka(first_NH: Tensor, second_NK: Tensor) -> float:
     return float(torch.linalg.matrix_norm(second.T @ first) ** 2 / norms) if norms > 0 else 0.0
 
 
-def layer_similarity(
-    student: nn.Module, teacher: nn.Module, tokens: Tokens, rows: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Return the CKA of every pair of layers, (student layers + 1, teacher layers + 1); 0 is the embedding output.
+def layer_similarity(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> NDArray[np.float64]:
+    """Return the CKA of every pair of layers, (student layers + 1, teacher layers + 1).
 
     Args:
-        student: the student, with or without a head.
-        teacher: the teacher, with the same tokenizer.
-        tokens: the sequences.
-        rows: those whose tokens are compared.
+        student: the states of each layer, as of `layer_states`; 0 is the embedding output.
+        teacher: those of the teacher for the same tokens.
     """
-    with evaluated(student, teacher):
-        own, theirs = (_states(model, tokens, rows) for model in (student, teacher))
-    return np.array([[linear_cka(layer, other) for other in theirs] for layer in own])
+    return np.array([[linear_cka(layer, other) for other in teacher] for layer in student])
 
 
 @torch.no_grad()
-def _states(model: nn.Module, tokens: Tokens, rows: NDArray[np.int64]) -> list[Tensor]:
-    """Return (N, width) the states of all real tokens after each layer, in the same order for every model."""
+def layer_states(model: nn.Module, tokens: Tokens, rows: NDArray[np.int64]) -> list[Tensor]:
+    """Return (N, width) the states of all real tokens after each layer, in the same order for every model.
+
+    Args:
+        model: a model with or without a head.
+        tokens: the sequences.
+        rows: those that are read.
+    """
     parts: list[list[Tensor]] = []
     encoder = getattr(model, "base_model", model)
-    device = next(model.parameters()).device
-    for _, batch in reading_batches(tokens, rows):
-        batch = batch.to(device)
-        mask = batch.attention_mask.bool()
-        hidden = encoder(**batch.model_inputs(), output_hidden_states=True).hidden_states
-        parts.append([states[mask].float().cpu() for states in hidden])
+    with evaluated(model):
+        device = next(model.parameters()).device
+        for _, batch in reading_batches(tokens, rows):
+            batch = batch.to(device)
+            mask = batch.attention_mask.bool()
+            hidden = encoder(**batch.model_inputs(), output_hidden_states=True).hidden_states
+            parts.append([states[mask].float().cpu() for states in hidden])
     return [torch.cat(layers) for layers in zip(*parts, strict=True)]

@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from stages.export.onnx_model import silent
+from stages.export.onnx_model import Inputs, silent
 
 Mode = Literal["dynamic", "static"]
-Inputs = dict[str, NDArray[np.int64]]
 # Without Gather the word table, two thirds of a small student, would stay in float32.
 _OPERATORS = ["MatMul", "Gemm", "Gather"]
 

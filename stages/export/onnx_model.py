@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from stages.models.attention_capture import CAPTURE
 from stages.models.read import reading_batches
 from stages.models.sentence_encoder import Model, SentenceEncoder
 
+Inputs = dict[str, NDArray[np.int64]]
+"""(batch, sequence) by the name of a file's input."""
 OPSET = 18
 """Operators of ONNX 1.13 and later, so that old runtimes read the file."""
 _NEEDED = "distill export --onnx needs the packages of the extra `onnx`: pip install 'distill-flow[onnx]'"
@@ -148,7 +150,7 @@ class OnnxModel:
         self.inputs = {node.name for node in self.session.get_inputs()}
         self.outputs = [node.name for node in self.session.get_outputs()]
 
-    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    def run(self, inputs: Inputs) -> NDArray[np.float32]:
         """Return the answers to a batch; those of several outputs side by side in the last dimension.
 
         Args:
@@ -158,11 +160,16 @@ class OnnxModel:
         return np.stack(answers, axis=-1) if len(answers) > 1 else np.asarray(answers[0])
 
 
+def inputs_of(batch: Batch) -> Inputs:
+    """Return a batch as the inputs of an ONNX file."""
+    return {name: value.numpy() for name, value in batch.model_inputs().items()}
+
+
 def onnx_logits(model: OnnxModel, tokens: Tokens, rows: NDArray[np.int64]) -> list[NDArray[np.float32]]:
     """Return the answer to each sequence, like `read_rows(…).logits`: (outputs,), or (real tokens, outputs)."""
     answers: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(rows)
     for positions, batch in reading_batches(tokens, rows):
-        output = model.run({name: value.numpy() for name, value in batch.model_inputs().items()})
+        output = model.run(inputs_of(batch))
         mask = batch.attention_mask.bool().numpy()
         for index, position in enumerate(positions):
             answers[position] = output[index][mask[index]] if output.ndim == 3 else output[index]

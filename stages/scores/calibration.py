@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ def calibration(logits_NC: NDArray[np.float32], labels_N: NDArray[np.int64], *, 
         labels_N: the right classes.
         groups: number of groups between probabilities 0 and 1; empty ones are left out.
     """
-    shifted = logits_NC.astype(np.float64) - logits_NC.max(-1, keepdims=True)
-    probabilities = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
+    probabilities = softmax(logits_NC.astype(np.float64), axis=-1)
     confidence, right = probabilities.max(-1), probabilities.argmax(-1) == labels_N
     group_of = np.minimum((confidence * groups).astype(int), groups - 1)
     counts = np.bincount(group_of, minlength=groups)

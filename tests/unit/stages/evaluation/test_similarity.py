@@ -9,7 +9,7 @@ from transformers import AutoModel
 
 from stages.data.batching.payloads import Payload
 from stages.data.batching.tokens import Tokens
-from stages.evaluation.similarity import layer_similarity, linear_cka
+from stages.evaluation.similarity import layer_similarity, layer_states, linear_cka
 from tests.support.families import family_config
 
 
@@ -40,7 +40,8 @@ def test_a_model_is_nearest_to_itself_at_the_same_layer() -> None:
     ids = np.random.default_rng(0).integers(5, 100, lengths.sum()).astype(np.int32)
     tokens = Tokens(ids, lengths, None, Payload(), 0, "toy", np.concatenate([[0], np.cumsum(lengths[:-1])]))
     model.train()
-    found = layer_similarity(model, model, tokens, np.arange(4))
+    states = layer_states(model, tokens, np.arange(4))
+    found = layer_similarity(states, states)
     assert model.training
     assert found.shape == (4, 4)
     np.testing.assert_allclose(np.diag(found), 1, atol=1e-9)
