@@ -71,24 +71,27 @@ def shipping_figure(
     figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
     largest = max(model.size for model in models.values())
-    for colour, (name, latency) in zip(COLOURS, latencies.items(), strict=False):
+    for index, (colour, (name, latency)) in enumerate(zip(COLOURS, latencies.items(), strict=False)):
         if name not in scores:
             continue
+        # Above and below in turn: neighbours often have nearly the same score.
+        side = 1 if index % 2 == 0 else -1
         area = 40 + 900 * models[name].size / largest
         axes.scatter(latency.processor_ms, 100 * scores[name], s=area, color=colour, alpha=0.75)
         text = f"{name}, {models[name].size / 1e6:.0f} MB"
         axes.annotate(
             text,
             (latency.processor_ms, 100 * scores[name]),
-            xytext=(0, 6 + (area**0.5) / 2),
+            xytext=(0, side * (6 + (area**0.5) / 2)),
             textcoords="offset points",
             ha="center",
+            va="bottom" if side > 0 else "top",
             fontsize=9,
             color=BLACK,
         )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.margins(x=0.25, y=0.3)
+    axes.margins(x=0.35, y=0.3)
     axes.set_xlabel("processor time of a text, ms")
     axes.set_ylabel(f"{metric} %")
     return figure
