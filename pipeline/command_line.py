@@ -178,13 +178,13 @@ def compare(
 def report(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Name of a run; the newest if left out.")] = None,
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="The file to write.")] = Path("report.html"),
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out sizes and times, which take a minute.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Export and measure nothing that the run did not.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Write a run as one HTML page: verdict, stages, layers, answers, and what is shipped."""
     from pipeline.html.command import write_report
 
-    written = write_report(run, to, store, measured=not quick)
+    written = write_report(run, to, lambda line: say(err, line), store, measured=not quick)
     say(out, f"{to}: the report of {written.run}")
 
 

@@ -20,7 +20,8 @@ from schemas.core.metrics import titled
 from schemas.core.refs import FolderModel
 from schemas.data.tasks import describe_task
 from schemas.recipe.teacher import FinetunedTeacher, members_of
-from schemas.results.manifest import Manifest, Score
+from schemas.results.manifest import Manifest
+from schemas.results.score import Score
 from stages.data.tasks.load import load_task
 from stages.identity import model_digest
 from stages.judge import head_scores, task_scorers

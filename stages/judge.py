@@ -20,7 +20,8 @@ from schemas.recipe.parts import Evaluation
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import TEACHER_NAMES
 from schemas.recipe.teacher import FinetunedTeacher
-from schemas.results.manifest import CheckpointRef, Judgement, Score
+from schemas.results.manifest import CheckpointRef, Judgement
+from schemas.results.score import Score
 from stages.build import read_projections
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.digests import corpus_digest

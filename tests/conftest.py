@@ -39,6 +39,8 @@ os.environ.update(
     XDG_CONFIG_HOME=str(_SCRATCH / "config"),
     MPLCONFIGDIR=str(_SCRATCH / "matplotlib"),
     DISTILL_STORE=str(_SCRATCH / "store"),
+    # Some seconds in each of hundreds of runs; tests of exports set it.
+    DISTILL_EXPORTS="0",
 )
 for _name in (
     "DISTILL_EXPERIMENT",

@@ -59,7 +59,10 @@ def run_plan(
     run_stages(runner, plan.stages, plan.parent)
     if plan.has_baselines:
         _run_baselines(runner)
-    report = make_report(runner, plan.name, plan.facts, seconds=time.monotonic() - began)
+    report = make_report(runner, plan.name, plan.facts)
+    # Whoever ends a run at a stage will not deploy what it made.
+    shipping = runner.ship_in_prefect(report, exported=plan.has_baselines and context.exports)
+    report = report.model_copy(update={"shipping": shipping, "seconds": time.monotonic() - began})
     report = context.store.write_report(report)
     publish(report, run, key=f"{report.recipe}-{task}" if task else report.recipe)
     return report

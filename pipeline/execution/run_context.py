@@ -28,6 +28,8 @@ class RunContext:
     stop: Stop
     open_run: OpenRun
     """Record of the stages that `distill gc` must leave in the store."""
+    exports: bool
+    """True to export the student at the end."""
 
 
 @contextmanager
@@ -46,7 +48,7 @@ def tracked_run(
     try:
         tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or "")}
         with tracking.start_run(name, recipe.model_dump(mode="json"), tags) as run:
-            yield RunContext(store, tracking, progress, stop, open_run), run
+            yield RunContext(store, tracking, progress, stop, open_run, settings.exports), run
         tracking.send_kept()
     finally:
         tracking.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 from typing import Any, Literal
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -13,28 +12,26 @@ from pipeline.execution.stage_runner import StageRunner
 from pipeline.reporting.result_table import as_markdown, as_records
 from pipeline.reporting.run_table import rows_of, run_table, score_tags, student_row, summary, teacher_row
 from pipeline.reporting.score_figures import stage_comparison
+from pipeline.reporting.shipping_table import shipping_lines, shipping_table
 from pipeline.tracking.session import TrackedRun
 from schemas.core.errors import DistillError
 from schemas.data.tasks import describe_task
-from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import Row, RunReport, Size
-from stages.evaluation import latency
+from schemas.results.shipping import Shipping
 from stages.judge import chance
-from stages.models.encoders import load_config, load_encoder, locate
 from stages.models.student import encoder_flops
 from stages.preflight.checks import PreflightResult
 
 log = logging.getLogger(__name__)
 
 
-def make_report(runner: StageRunner, name: str, facts: PreflightResult, *, seconds: float) -> RunReport:
-    """The report of the stages that `runner` has run.
+def make_report(runner: StageRunner, name: str, facts: PreflightResult) -> RunReport:
+    """The report of the stages that `runner` has run, without its time and what is shipped.
 
     Args:
         runner: with the rows of the closing table.
         name: name of the report.
         facts: findings of the preflight checks.
-        seconds: wall time of the run.
     """
     recipe, judge, context = runner.recipe, runner.judge, runner.context
     yardstick = judge.yardstick
@@ -50,13 +47,13 @@ def make_report(runner: StageRunner, name: str, facts: PreflightResult, *, secon
         data=facts.card,
         rows=tuple(judge.rows),
         teachers=judge.teacher_reports,
-        size=_size(recipe, judge.rows, facts),
+        size=_size(judge.rows, facts),
         validation_rows=counted[0],
         validation_rows_of=counted[1],
         further_rows={name: further.counted for name, further in yardstick.further.items()},
         majority=guessed.get(metric or ""),
         guessed=guessed,
-        seconds=seconds,
+        seconds=0.0,
         mlflow_run_id=runner.run.run_id,
         mlflow_experiment_id=context.tracking.experiment_id,
         store=str(context.store.root),
@@ -85,30 +82,22 @@ def retained_shares(report: RunReport) -> dict[str, Any]:
     return shares | {"gains_retained": gains, "retained_above_chance": gains.get(report.metric or "")}
 
 
-def _size(recipe: Recipe, rows: list[Row], facts: PreflightResult) -> Size | None:
-    """Parameters, operations and measured speed of student and teacher; None where no stage was run."""
-    checkpoints = [row.checkpoint for row in rows if row.kind == "stage" and row.checkpoint]
-    if not checkpoints:
+def _size(rows: list[Row], facts: PreflightResult) -> Size | None:
+    """Parameters and operations of student and teacher; None where no stage was run."""
+    if not any(row.kind == "stage" for row in rows):
         return None
-    folder = locate(recipe.pretrained)
-    student, teacher = load_encoder(Path(checkpoints[-1].path) / "model"), load_encoder(folder, load_config(folder))
-    speed = latency.speed_up(student, teacher)
     return Size(
         student_parameters=facts.student_parameters,
         teacher_parameters=facts.teacher_parameters,
         student_flops=encoder_flops(facts.student),
         teacher_flops=encoder_flops(facts.teacher),
-        speed_up=speed.median,
-        speed_up_low=speed.low,
-        speed_up_high=speed.high,
-        speed_up_sequences=latency.SEQUENCES,
-        speed_up_length=latency.LENGTH,
     )
 
 
 def publish(report: RunReport, run: TrackedRun, *, key: str) -> None:
     """Show the report in its MLflow run and as artifacts in Prefect, whose names begin with `key`."""
-    run.log_file(as_markdown(run_table(report), summary(report)), "report.md")
+    shipped = "" if report.shipping is None else _shipping(report.shipping, report.run, run)
+    run.log_file(as_markdown(run_table(report), summary(report)) + shipped, "report.md")
     run.log_file(report.model_dump_json(indent=2), "report.json")
     run.log_file(stage_comparison(report), "stages.png")
     scores = {
@@ -120,6 +109,19 @@ def publish(report: RunReport, run: TrackedRun, *, key: str) -> None:
         run.set_tags(score_tags(report.positive_label, rows_of(report.validation_rows, report.validation_rows_of)))
     run.log(0, {f"result/{name}": value for name, value in scores.items() if value is not None})
     show_in_prefect(key, "stages", as_records(run_table(report)), summary(report))
+
+
+def _shipping(shipping: Shipping, name: str, run: TrackedRun) -> str:
+    """Log sizes and times of the student's forms; return their table in Markdown."""
+    values: dict[str, float] = {}
+    for form in shipping.forms:
+        key = f"ship/{form.name.replace(', ', '_').replace(' ', '_').lower()}"
+        values |= {f"{key}/bytes": form.size, f"{key}/ms": form.latency.wall_ms}
+        values |= {f"{key}/times_faster": form.latency.times_faster}
+        if form.same_answers is not None:
+            values[f"{key}/same_answers"] = form.same_answers
+    run.log(0, values)
+    return "\n\n" + as_markdown(shipping_table(shipping), shipping_lines(shipping, name))
 
 
 def show_in_prefect(

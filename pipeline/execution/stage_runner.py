@@ -12,18 +12,21 @@ from pipeline.execution.run_context import RunContext
 from pipeline.process.stopping import interrupted
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.term_map import term_map
+from pipeline.shipping.forms import ship
 from pipeline.store.checkpoints import verify
 from pipeline.store.open_runs import needs_of
 from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_checkpoint, log_student
 from pipeline.tracking.client import CHECKPOINT_TAG
 from pipeline.tracking.session import TrackedRun
 from schemas.core.base import digest_of
+from schemas.core.errors import DistillError, Interrupted
 from schemas.data.stage_data import describe_data
 from schemas.data.tasks import describe_task
 from schemas.recipe.objective import TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from schemas.results.manifest import CheckpointRef, Manifest, StageResult
+from schemas.results.manifest import CheckpointRef, Manifest, RunReport, StageResult
+from schemas.results.shipping import Shipping
 from stages.identity import changed_since, stage_identity
 from stages.ports.protocols import Ports
 from stages.run import run_stage
@@ -63,6 +66,23 @@ class StageRunner:
                 self.judge.add_bag_of_words()
 
         run_task(prefect_task(fit, "bag_of_words", self.run_name("bag_of_words"), tag="baseline"))
+
+    def ship_in_prefect(self, report: RunReport, *, exported: bool) -> Shipping | None:
+        """Measure the forms of the finished student as a Prefect task; None where they cannot be measured."""
+
+        def measure() -> Shipping | None:
+            with interrupted("shipping"):
+                try:
+                    return ship(report, self.context.store.cache, self.context.progress.note, exported=exported)
+                except Interrupted:
+                    raise
+                except DistillError as error:  # the run is whole without this table
+                    self.context.progress.note(f"what you ship was not measured: {error}")
+                    return None
+
+        return run_task(
+            prefect_task(measure, "shipping", self.run_name("shipping"), tag="report", persist_result=False)
+        )
 
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """The finished stage: found in the store or run now; judged and logged either way."""

@@ -26,7 +26,7 @@ from schemas.core.metrics import titled
 from schemas.core.refs import FolderModel, HubModel, PackageModel, describe_model
 from schemas.data.tasks import HubTask
 from schemas.results.export import ExportManifest
-from schemas.results.manifest import Score
+from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
 from stages.export.onnx_model import outputs_of
 

@@ -74,7 +74,7 @@ def export(name: str, to: Path, wanted: Wanted, task: str | None = None, store: 
             subject, cut = pruned(subject, wanted.prune_vocabulary, opened.cache)
         target = to.absolute()
         with storage_errors(target.parent), unfinished(target.parent) as folder:
-            manifest = _fill(subject, cut, folder, target.name, wanted)
+            manifest = fill(subject, cut, folder, target.name, wanted)
             sync_tree(folder)
             if not publish(folder, target, lambda _: False):
                 raise _exists(to)
@@ -112,8 +112,19 @@ def print_export(exported: ExportManifest, to: Path, console: Console) -> None:
     say(console, f"{to}: {len(exported.files)} files; how to use them: {to / 'README.md'}")
 
 
-def _fill(subject: Subject, cut: VocabularyCut | None, folder: Path, name: str, wanted: Wanted) -> ExportManifest:
-    """Write every file of an export; the manifest is written last."""
+def fill(subject: Subject, cut: VocabularyCut | None, folder: Path, name: str, wanted: Wanted) -> ExportManifest:
+    """Write every file of an export; the manifest is written last.
+
+    Args:
+        subject: the student, with its vocabulary pruned or whole.
+        cut: what the pruning changed; None for a whole vocabulary.
+        folder: an empty folder.
+        name: name of the folder in the programs of the card.
+        wanted: the files to write.
+
+    Raises:
+        DistillError: a file cannot be made, or answers differently from the checkpoint.
+    """
     save_model(subject.model, subject.tokenizer, folder, max_length=subject.max_length)
     models = _models(ModelWriter(subject, folder), wanted)
     if wanted.triton:

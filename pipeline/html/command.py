@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.export.subject import open_subject
-from pipeline.html.findings import TEACHER, find
+from pipeline.html.findings import find
 from pipeline.html.page import page
-from pipeline.html.shipping import ship
 from pipeline.process.settings import read_settings
+from pipeline.shipping.forms import export_of, ship
 from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_for_look
 from pipeline.store.files import write_file
 from schemas.core.errors import ConfigError
 from schemas.results.manifest import RunReport
 
 
-def write_report(run: str | None, to: Path, store: Path | None = None, *, measured: bool = True) -> RunReport:
+def write_report(
+    run: str | None, to: Path, note: Callable[[str], None], store: Path | None = None, *, measured: bool = True
+) -> RunReport:
     """Write the report of a run, replacing an older one in one step.
 
     Args:
         run: its name; None for the newest.
         to: the file to write.
+        note: shows one line to the user.
         store: the store that has it.
-        measured: export the student and measure sizes and times, which takes about a minute.
+        measured: export the student, and measure its forms, where the run did not.
 
     Raises:
         ConfigError: there is no such run, it has several tasks, or it ended without a student.
@@ -37,12 +41,11 @@ def write_report(run: str | None, to: Path, store: Path | None = None, *, measur
         if not stages:
             raise ConfigError(f"{report.run} ended without a student: there is nothing to report")
         subject = open_subject(folders[stages[-1]], None, opened.cache)
-        findings = find(subject, folders, stages)
-        shipping = None
-        if measured and TEACHER in folders:
-            shipping = ship(report, subject, folders[TEACHER] / "model")
+        if measured and (report.shipping is None or not report.shipping.has_exports):
+            report = report.model_copy(update={"shipping": ship(report, opened.cache, note)})
+        findings = find(subject, folders, stages, export_of(subject, opened.cache, note) if measured else None)
         points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}
-        text = page(report, findings, shipping, points)
+        text = page(report, findings, points)
     write_file(to.absolute(), text.encode("utf-8"))
     return report
 

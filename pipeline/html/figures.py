@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.html.findings import AttentionView
 from pipeline.reporting.loss_curves import BLACK, COLOURS, GREY, new_figure
-from schemas.results.latency import Latency, MeasuredModel
+from schemas.results.shipping import Shipping
 from stages.scores.calibration import Calibration
 
 _MAP = "viridis"
@@ -64,24 +64,22 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> Any:
     return figure
 
 
-def shipping_figure(
-    models: Mapping[str, MeasuredModel], latencies: Mapping[str, Latency], scores: Mapping[str, float], metric: str
-) -> Any:
-    """Draw the score of every model over its latency; points grow with the size on disk."""
+def shipping_figure(shipping: Shipping, metric: str) -> Any:
+    """Draw the score of every form over its latency; points grow with the size on disk."""
     figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
-    largest = max(model.size for model in models.values())
-    for index, (colour, (name, latency)) in enumerate(zip(COLOURS, latencies.items(), strict=False)):
-        if name not in scores:
+    largest = max(form.size for form in shipping.forms)
+    for index, (colour, form) in enumerate(zip(COLOURS, shipping.forms, strict=False)):
+        if form.score is None:
             continue
         # Above and below in turn: neighbours often have nearly the same score.
         side = 1 if index % 2 == 0 else -1
-        area = 40 + 900 * models[name].size / largest
-        axes.scatter(latency.processor_ms, 100 * scores[name], s=area, color=colour, alpha=0.75)
-        text = f"{name}, {models[name].size / 1e6:.0f} MB"
+        area = 40 + 900 * form.size / largest
+        point = (form.latency.processor_ms, 100 * form.score.value)
+        axes.scatter(*point, s=area, color=colour, alpha=0.75)
         axes.annotate(
-            text,
-            (latency.processor_ms, 100 * scores[name]),
+            f"{form.name}, {form.size / 1e6:.0f} MB",
+            point,
             xytext=(0, side * (6 + (area**0.5) / 2)),
             textcoords="offset points",
             ha="center",

@@ -14,10 +14,12 @@ from scipy.special import softmax
 from transformers import PreTrainedTokenizerFast
 
 from pipeline.export.subject import Subject
+from pipeline.export.writer import INT8
 from schemas.core.kinds import Classification
-from schemas.results.manifest import Score
+from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
 from stages.evaluation.similarity import layer_similarity, layer_states
+from stages.export.onnx_model import OnnxModel, onnx_logits
 from stages.kinds.base import Logits
 from stages.kinds.registry import kind_of
 from stages.losses import attention_scores
@@ -69,13 +71,14 @@ class Findings:
     """By model; for one class a text alone."""
 
 
-def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str]) -> Findings:
+def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str], export: Path | None) -> Findings:
     """Read a run's models again, and compare them on validation texts.
 
     Args:
         subject: the last student.
         folders: checkpoints by the names of the run's rows.
         stages: the student's stages among them, in order.
+        export: an export of the student in 8-bit integers; None without one.
 
     Raises:
         DataError: a model cannot be read.
@@ -91,7 +94,7 @@ def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str]) -> F
             for name in stages
         }
         attention = tuple(attention_views(subject, teacher))
-    answers = _answers(subject, folders, teacher)
+    answers = _answers(subject, folders, teacher, export)
     return Findings(
         minus_control=_minus_control(subject, answers),
         similarity=similar,
@@ -108,12 +111,16 @@ def _teacher(folders: dict[str, Path], subject: Subject) -> Model | None:
     return kind_of(subject.scorer.rows.task.problem).head.load(folders[TEACHER] / "model")
 
 
-def _answers(subject: Subject, folders: dict[str, Path], teacher: Model | None) -> dict[str, Logits]:
-    """Return the outputs of student, teacher and control for the validation rows, as far as they have a head."""
+def _answers(
+    subject: Subject, folders: dict[str, Path], teacher: Model | None, export: Path | None
+) -> dict[str, Logits]:
+    """Return the outputs of student, export, teacher and control for the validation rows, if they have a head."""
     if subject.scorer is None:
         return {}
     tokens, rows = subject.checked, subject.sequences
     answers: dict[str, Logits] = {"student": subject.expected}
+    if export is not None:
+        answers["student, int8"] = onnx_logits(OnnxModel(export / INT8), tokens, rows)
     if teacher is not None and (logits := read_rows(teacher, tokens, rows).logits) is not None:
         answers["teacher"] = logits
     if (control := folders.get("hard_label_baseline")) is not None:
@@ -204,5 +211,5 @@ def _calibrations(subject: Subject, answers: dict[str, Logits]) -> dict[str, Cal
     return {
         name: calibration(np.stack(logits), labels)
         for name, logits in answers.items()
-        if name in ("student", "teacher")
+        if name in ("student", "student, int8", "teacher")
     }

@@ -11,13 +11,14 @@ import yaml
 
 from pipeline.html.figures import attention_figure, calibration_figure, shipping_figure, similarity_figure
 from pipeline.html.findings import Findings
-from pipeline.html.shipping import Shipping, shipping_table
 from pipeline.html.svg import as_svg
 from pipeline.reporting.loss_curves import loss_curve_figure
 from pipeline.reporting.result_table import Column, ResultTable, TableRow
 from pipeline.reporting.run_table import percent, run_table, student_row, summary, teacher_row
 from pipeline.reporting.score_figures import stage_figure
+from pipeline.reporting.shipping_table import shipping_lines, shipping_table
 from schemas.results.manifest import RunReport
+from schemas.results.shipping import Shipping
 from stages.device.processor import processor
 from stages.versions import installed_versions
 
@@ -71,13 +72,12 @@ class Verdict:
     """`good`, `bad`, or `grey` where nothing can be said."""
 
 
-def page(report: RunReport, findings: Findings, shipping: Shipping | None, points: dict[str, Path]) -> str:
+def page(report: RunReport, findings: Findings, points: dict[str, Path]) -> str:
     """Return the report as HTML.
 
     Args:
         report: the run.
         findings: what was computed from its models.
-        shipping: sizes and times of the student's forms; None where they were not measured.
         points: the files of each stage's logged values.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -91,7 +91,7 @@ def page(report: RunReport, findings: Findings, shipping: Shipping | None, point
         verdict=verdict(report, findings),
         seed=", ".join(map(str, sorted(seeds))) or "unknown",
         processor=processor(),
-        sections=list(_sections(report, findings, shipping, points)),
+        sections=list(_sections(report, findings, points)),
     )
 
 
@@ -123,11 +123,9 @@ def verdict(report: RunReport, findings: Findings) -> Verdict:
     return Verdict(" ".join([f"No difference from labels alone is shown: {points} {side}.", *parts]), "grey")
 
 
-def _sections(
-    report: RunReport, findings: Findings, shipping: Shipping | None, points: dict[str, Path]
-) -> Iterator[Section]:
-    if shipping is not None:
-        yield _shipping(report, shipping)
+def _sections(report: RunReport, findings: Findings, points: dict[str, Path]) -> Iterator[Section]:
+    if report.shipping is not None:
+        yield _shipping(report, report.shipping)
     yield _stages(report, points)
     if findings.similarity:
         yield _layers(findings)
@@ -137,19 +135,13 @@ def _sections(
 
 
 def _shipping(report: RunReport, shipping: Shipping) -> Section:
-    scores = {name: score.value for name, score in shipping.scores.items() if score is not None}
-    latencies = {latency.name: latency for latency in shipping.latency.latencies}
-    models = {model.name: model for model in shipping.latency.models}
-    figure = shipping_figure(models, latencies, scores, report.metric_title)
+    figure = shipping_figure(shipping, report.metric_title)
     text = "Score over processor time of one text; the area of a point grows with the size on disk."
-    paragraphs = [f"One text of {shipping.latency.texts}, one thread, {shipping.latency.rounds} rounds in turn."]
-    if shipping.latency.is_busy:
-        paragraphs.append("Other programs were running, so wall times are too long.")
     return Section(
         "ship",
         "What you ship",
-        paragraphs,
         [],
+        shipping_lines(shipping, report.run),
         [shipping_table(shipping)],
         [Picture.of(figure, "ship", "Size, time and score", text)],
     )

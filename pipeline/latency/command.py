@@ -16,10 +16,11 @@ from pipeline.latency.texts import load_of
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
+from pipeline.reporting.shipping_table import ratio
 from pipeline.store.checkpoints import CheckpointStore, store_for_look
 from schemas.core.errors import ConfigError
 from schemas.core.refs import ModelRef, describe_model
-from schemas.results.latency import Latency, LatencyReport
+from schemas.results.latency import LatencyReport
 from stages.models.encoders import locate
 from stages.storage.sealed_folder import MANIFEST
 
@@ -153,11 +154,6 @@ def latency_table(report: LatencyReport) -> ResultTable:
         for latency in report.latencies
     ]
     return ResultTable(columns, tuple(rows), f"a call, {report.texts}, {report.rounds} rounds")
-
-
-def ratio(latency: Latency) -> str:
-    """Write how many times faster a model is than the reference, with the lowest and the highest round."""
-    return f"{latency.times_faster:.1f} ({latency.times_faster_low:.1f} to {latency.times_faster_high:.1f})"
 
 
 def start_table(report: LatencyReport) -> ResultTable:

@@ -8,9 +8,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from schemas.results.latency import Latency, LatencyReport, MeasuredModel
 from stages.device.processor import processor
 
 _PROGRAM = Path(__file__).with_name("worker.py")
-_BUSY = 20.0
+BUSY = 20.0
 """Percentage of the processor that other work may take before wall times mean little."""
 _LOOK_SECONDS = 0.5
 _WAIT_SECONDS = 300
@@ -54,6 +54,20 @@ class Load:
     batches: list[Batch]
 
 
+class Times:
+    """Seconds of a model's calls, by round."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.wall: list[list[float]] = []
+        self.processor: list[list[float]] = []
+
+    def add(self, wall: list[float], processor: list[float]) -> None:
+        """Add a round."""
+        self.wall.append(wall)
+        self.processor.append(processor)
+
+
 @dataclass
 class Worker:
     """A model's process."""
@@ -62,9 +76,6 @@ class Worker:
     process: subprocess.Popen[str]
     start_seconds: float
     peak_bytes: int = 0
-    wall: list[list[float]] = field(default_factory=list)
-    """Seconds of each call, by round."""
-    processor: list[list[float]] = field(default_factory=list)
 
     def ask(self, message: Any) -> dict[str, Any]:
         """Send a line and return the answer.
@@ -87,17 +98,11 @@ class Worker:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def forget(self) -> None:
-        """Drop the times so far."""
-        self.wall.clear()
-        self.processor.clear()
-
-    def round(self, times: int = 1) -> None:
-        """Answer every batch, and keep the times."""
-        answer = self.ask(times)
-        self.wall.append(answer["wall"])
-        self.processor.append(answer["processor"])
+    def round(self) -> tuple[list[float], list[float]]:
+        """Answer every batch; return the seconds of each."""
+        answer = self.ask("round")
         self.peak_bytes = answer["peak_bytes"]
+        return answer["wall"], answer["processor"]
 
 
 @contextmanager
@@ -146,12 +151,7 @@ def measure(
         for load in loads:
             with ExitStack() as stack:
                 workers = [stack.enter_context(working(candidate, load, number)) for candidate in candidates]
-                for index in range(rounds + 1):
-                    for worker in workers:
-                        worker.round()
-                        if index == 0:
-                            worker.forget()
-            latencies += [_latency(worker, workers[0], load, number) for worker in workers]
+                latencies += in_turn({worker.candidate.name: worker.round for worker in workers}, load, number, rounds)
             for worker in workers:
                 models.setdefault(worker.candidate.name, _model(worker))
     return LatencyReport(
@@ -165,7 +165,7 @@ def measure(
 
 
 def _is_busy() -> bool:
-    return float(psutil.cpu_percent(interval=_LOOK_SECONDS)) > _BUSY
+    return float(psutil.cpu_percent(interval=_LOOK_SECONDS)) > BUSY
 
 
 def _model(worker: Worker) -> MeasuredModel:
@@ -177,20 +177,41 @@ def _model(worker: Worker) -> MeasuredModel:
     )
 
 
-def _latency(worker: Worker, reference: Worker, load: Load, threads: int) -> Latency:
-    wall = [1000 * seconds for calls in worker.wall for seconds in calls]
+def in_turn(
+    answering: Mapping[str, Callable[[], tuple[list[float], list[float]]]], load: Load, threads: int, rounds: int
+) -> list[Latency]:
+    """Let models answer in turn, round by round, after a round that is not counted.
+
+    Args:
+        answering: by model, a function that answers every batch and returns wall and processor seconds of each; the
+            first model is the reference.
+        load: the batches.
+        threads: threads of a model.
+        rounds: counted rounds.
+    """
+    times = [Times(name) for name in answering]
+    for index in range(rounds + 1):
+        for kept, answer in zip(times, answering.values(), strict=True):
+            wall, processor_time = answer()
+            if index > 0:
+                kept.add(wall, processor_time)
+    return [_latency(kept, times[0], load, threads) for kept in times]
+
+
+def _latency(times: Times, reference: Times, load: Load, threads: int) -> Latency:
+    wall = [1000 * seconds for calls in times.wall for seconds in calls]
     ratios = [
-        sum(theirs) / max(sum(own), 1e-9) for theirs, own in zip(reference.processor, worker.processor, strict=True)
+        sum(theirs) / max(sum(own), 1e-9) for theirs, own in zip(reference.processor, times.processor, strict=True)
     ]
     return Latency(
-        name=worker.candidate.name,
+        name=times.name,
         batch=load.batch,
         length=load.length,
         threads=threads,
         wall_ms=statistics.median(wall),
         wall_ms_95=float(np.quantile(wall, 0.95)),
-        processor_ms=1000 * statistics.median(seconds for calls in worker.processor for seconds in calls),
-        times_faster=sum(map(sum, reference.processor)) / max(sum(map(sum, worker.processor)), 1e-9),
+        processor_ms=1000 * statistics.median(seconds for calls in times.processor for seconds in calls),
+        times_faster=sum(map(sum, reference.processor)) / max(sum(map(sum, times.processor)), 1e-9),
         times_faster_low=min(ratios),
         times_faster_high=max(ratios),
     )

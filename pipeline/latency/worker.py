@@ -1,7 +1,7 @@
 """One model in a process of its own, which answers batches when it is told to: `python worker.py MODEL THREADS`.
 
 Nothing is imported but what the model needs, so that start-up and memory are those of a program that serves it. Lines
-of JSON come in and go out: first the batches, then the number of rounds over them, again and again.
+of JSON come in and go out: first the batches, then a line for each round over them.
 """
 
 from __future__ import annotations
@@ -66,22 +66,27 @@ def peak_bytes() -> int:
 
 
 def main(path: str, threads: int) -> None:
-    """Load the model, answer one batch, and then as many rounds as each line asks for."""
+    """Load the model, answer one batch, and then a round for each line."""
     answers = onnx_answers if path.endswith(".onnx") else torch_answers
     answer = answers(Path(path), threads)
     batches: list[Batch] = json.loads(sys.stdin.readline())
     answer(batches[0])
     say({"ready": True})
-    for line in sys.stdin:
-        wall: list[float] = []
-        processor: list[float] = []
-        for _ in range(int(line)):
-            for batch in batches:
-                began, used = time.perf_counter(), time.process_time()
-                answer(batch)
-                wall.append(time.perf_counter() - began)
-                processor.append(time.process_time() - used)
+    for _ in sys.stdin:
+        wall, processor = timed_round(answer, batches)
         say({"wall": wall, "processor": processor, "peak_bytes": peak_bytes()})
+
+
+def timed_round(answer: Callable[[Batch], Any], batches: list[Batch]) -> tuple[list[float], list[float]]:
+    """Answer every batch; return the seconds of wall and of processor time of each."""
+    wall: list[float] = []
+    processor: list[float] = []
+    for batch in batches:
+        began, used = time.perf_counter(), time.process_time()
+        answer(batch)
+        wall.append(time.perf_counter() - began)
+        processor.append(time.process_time() - used)
+    return wall, processor
 
 
 def say(value: Any) -> None:

@@ -25,6 +25,8 @@ class Settings(Frozen):
     """Folder of MLflow's artifacts; null when a server decides."""
     experiment: str
     """MLflow experiment (DISTILL_EXPERIMENT)."""
+    exports: bool
+    """False if a run's closing table shows the models in torch alone (DISTILL_EXPORTS=0)."""
 
 
 def read_settings(store: str | Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -39,7 +41,15 @@ def read_settings(store: str | Path | None = None, environ: Mapping[str, str] | 
         tracking_uri=uri,
         artifacts=root / "mlartifacts" if uri.startswith("sqlite:") else None,
         experiment=variables.get("DISTILL_EXPERIMENT", "distill-flow"),
+        exports=_switch("DISTILL_EXPORTS", variables.get("DISTILL_EXPORTS", "1")),
     )
+
+
+def _switch(name: str, value: str) -> bool:
+    """Return whether a variable is 1 or 0; raises ConfigError for anything else."""
+    if value not in ("0", "1"):
+        raise ConfigError(f"{name}={shown_value(value)}: set it to 1 or 0, or unset it")
+    return value == "1"
 
 
 def _store_database(root: Path) -> str:

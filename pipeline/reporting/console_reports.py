@@ -7,6 +7,7 @@ from rich.console import Console
 from pipeline.process.terminal import say
 from pipeline.reporting import run_table, tasks_table
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
+from pipeline.reporting.shipping_table import shipping_lines, shipping_table
 from pipeline.store.garbage import Garbage
 from pipeline.tracking.server import Amount, SyncReport
 from schemas.results.manifest import RunReport
@@ -35,6 +36,10 @@ def print_report(report: AnyReport, console: Console, *, mlflow: tuple[str | Non
     lines += [f"the {'stages' if isinstance(report, RunReport) else 'tasks'} side by side: {link}"] if link else []
     for line in lines:
         say(console, line)
+    if isinstance(report, RunReport) and report.shipping is not None:
+        console.print(as_terminal(shipping_table(report.shipping)))
+        for line in shipping_lines(report.shipping, report.run):
+            say(console, line)
 
 
 def print_garbage(garbage: Garbage, console: Console) -> None:

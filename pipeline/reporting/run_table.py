@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 from pipeline.reporting.result_table import Column, ResultTable, TableRow
 from schemas.core.metrics import ABOUT_ONE_CLASS, titled
 from schemas.data.cards import DataCard
-from schemas.results.manifest import Judgement, Row, RunReport, Score, Size, TeacherReport
+from schemas.results.manifest import Judgement, Row, RunReport, Size, TeacherReport
+from schemas.results.score import Score
 
 NAMES = {"hard_label_baseline": "hard labels only", "bag_of_words": "bag of words"}
 

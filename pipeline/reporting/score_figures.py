@@ -7,8 +7,9 @@ from typing import Any
 
 from pipeline.reporting.loss_curves import BLACK, COLOURS, GREY, as_png, new_figure
 from pipeline.reporting.run_table import NAMES, percent, subset_note, teacher_row
-from schemas.results.manifest import Row, RunReport, Score
+from schemas.results.manifest import Row, RunReport
 from schemas.results.report import TasksReport
+from schemas.results.score import Score
 
 _STAGE, _BASELINE = COLOURS[0], COLOURS[4]
 

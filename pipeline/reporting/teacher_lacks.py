@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.reporting.run_table import percent
 from schemas.core.metrics import MetricName
-from schemas.results.manifest import Judgement, Row, Score, StageResult, TeacherReport
+from schemas.results.manifest import Judgement, Row, StageResult, TeacherReport
+from schemas.results.score import Score
 
 _TRAINING = "teacher.task_model.training"
 

@@ -13,7 +13,8 @@ from pipeline.reporting.teacher_lacks import is_clearly_above
 from schemas.core.errors import TeacherError
 from schemas.core.metrics import MetricName
 from schemas.recipe.teacher import FinetunedTeacher
-from schemas.results.manifest import Judgement, LabelOrder, Row, Score, TeacherReport
+from schemas.results.manifest import Judgement, LabelOrder, Row, TeacherReport
+from schemas.results.score import Score
 from stages.judge import Yardstick, chance
 from stages.models.encoders import load_config, locate
 from stages.models.heads import output_names

@@ -6,7 +6,8 @@ from typing import Literal
 
 from schemas.core.base import Frozen, Sha256
 from schemas.core.metrics import MetricName
-from schemas.results.manifest import FileEntry, Score
+from schemas.results.manifest import FileEntry
+from schemas.results.score import Score
 
 NumberFormat = Literal["fp32", "fp16", "int8"]
 

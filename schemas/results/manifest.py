@@ -10,6 +10,8 @@ from schemas.core.base import Frozen, Sha256
 from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName, titled
 from schemas.data.cards import DataCard
 from schemas.recipe.stage import StageConfig, StageName
+from schemas.results.score import Score
+from schemas.results.shipping import Shipping
 
 LabelOrder = Literal["same", "reordered", "unnamed"]
 """Order of a head's outputs relative to the task's labels."""
@@ -92,21 +94,6 @@ class StageResult(Frozen):
     """True if the store had it already."""
     mlflow_run_id: str | None = None
     """Its MLflow run."""
-
-
-class Score(Frozen):
-    """A score with its bootstrap interval."""
-
-    value: float
-    """The score."""
-    low: float
-    """Lower end of the 95 % interval over resampled rows."""
-    high: float
-    """Upper end."""
-    of: str | None = None
-    """The class of an F1; null for scores of all classes."""
-    note: str | None = None
-    """Reason why it is meaningless, such as constant answers; null if it is not."""
 
 
 class Judgement(Frozen):
@@ -221,7 +208,8 @@ class Size(Frozen):
     teacher_flops: int
     """Encoder, one sequence of 128 tokens, two per multiply-add."""
     speed_up: float | None = None
-    """Ratio of the teacher's time to the student's: same inputs, fp32, median over interleaved rounds."""
+    """Ratio of the teacher's time to the student's in reports of versions that had no `shipping`: same inputs, fp32,
+    median over interleaved rounds."""
     speed_up_low: float | None = None
     """Smallest ratio of a round."""
     speed_up_high: float | None = None
@@ -253,6 +241,8 @@ class RunReport(Frozen):
     """Verdicts on the fine-tuned teachers; empty without a score of guessing."""
     size: Size | None = None
     """Sizes and speed."""
+    shipping: Shipping | None = None
+    """The student's forms beside its teacher; null where they were not measured."""
     validation_rows: int | None = None
     """Validation rows that were scored."""
     validation_rows_of: int | None = None

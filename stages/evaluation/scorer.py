@@ -12,7 +12,7 @@ from torch import nn
 
 from schemas.core.errors import DataError
 from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName
-from schemas.results.manifest import Score
+from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
 from stages.data.tasks.repeated_rows import rows_in_train
 from stages.kinds.base import AnyKind, Kind, Logits

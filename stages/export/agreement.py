@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.core.metrics import MetricName
-from schemas.results.manifest import Score
+from schemas.results.score import Score
 from stages.evaluation.scorer import AnyScorer
 from stages.kinds.base import Logits
 

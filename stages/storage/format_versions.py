@@ -8,6 +8,8 @@ NUMERICS_VERSION = 4
 """Training: the same config, models and data give another loss curve. Every stage is trained again."""
 EVALUATION_VERSION = 7
 """Scores: the same checkpoint gets another score. Every checkpoint is judged again."""
+EXPORT_VERSION = 1
+"""Exports in the cache: the same checkpoint gives other files."""
 CACHE_VERSION = 2
 """Teacher cache: the same teacher and rows are kept in another layout."""
 CARD_VERSION = 2

@@ -264,7 +264,7 @@ def _as_sealed(folder: Path, text: str, _versions: tuple[tuple[str, int, int], .
         return False
 
 
-def make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
+def make_whole(folder: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write the content of `folder`, seal it, and make it appear in one rename.
 
     A whole folder that another process made first is kept.

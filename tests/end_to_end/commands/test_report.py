@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from pipeline.html.findings import Findings
 from pipeline.html.page import verdict
 from pipeline.html.svg import as_svg
 from pipeline.reporting.loss_curves import BLACK, new_figure
-from schemas.results.manifest import RunReport, Score
+from schemas.results.manifest import RunReport
+from schemas.results.score import Score
 from stages.export.int8 import variants
 from tests.support.command_line import Distill, ToyRun
 
@@ -43,16 +45,62 @@ class Balanced(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> str:
+def closed(toy_run: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> ToyRun:
+    """The toy recipe again, on a copy of its store, with an export at the end."""
     from pipeline.export import writer
-    from pipeline.html.command import write_report
+    from pipeline.flow import distill_flow
+    from pipeline.planning.options import RunOptions
 
-    to = tmp_path_factory.mktemp("page") / "report.html"
+    store = tmp_path_factory.mktemp("closed") / "store"
+    shutil.copytree(toy_run.store, store)
     with pytest.MonkeyPatch.context() as patch:
         # The choice among four ways to quantise is tested with `export`.
         patch.setattr(writer, "variants", lambda mode: variants(mode)[:1])
-        write_report(toy_run.report.run, to, toy_run.store)
+        patch.setenv("DISTILL_EXPORTS", "1")
+        report = distill_flow(recipe=str(toy_run.recipe), options=RunOptions(store=str(store)))
+    return ToyRun(toy_run.recipe, store, report)
+
+
+@pytest.fixture(scope="module")
+def written(closed: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> str:
+    from pipeline.html.command import write_report
+
+    to = tmp_path_factory.mktemp("page") / "report.html"
+    lines: list[str] = []
+    write_report(closed.report.run, to, lines.append, closed.store)
+    assert lines == [], "the run's export and its measurement are used"
     return to.read_text(encoding="utf-8")
+
+
+def test_a_run_ends_with_what_is_shipped(closed: ToyRun, distill: Distill) -> None:
+    shipping = closed.report.shipping
+    assert shipping is not None
+    names = ["teacher", "student", "student, ONNX", "student, ONNX int8"]
+    assert [form.name for form in shipping.forms] == names
+    assert shipping.forms[0].latency.times_faster == 1
+    (checkpoint,) = [row.checkpoint for row in closed.report.rows if row.name == "task_specific"]
+    assert shipping.forms[1].size == (Path(checkpoint.path) / "model" / "model.safetensors").stat().st_size
+    assert shipping.forms[2].same_answers == 1
+    assert shipping.forms[3].size < shipping.forms[2].size
+    code, out, err = distill("compare", "--store", closed.store)
+    assert code == 0, err
+    table = out[out.index("what you ship") :]
+    assert [name for name in names if re.search(rf"^ ?{name} +\d", table, re.MULTILINE)] == names
+    assert f"ship it: distill export {closed.report.run} --to student --onnx --int8 dynamic" in table
+
+
+def test_mlflow_has_sizes_and_times_of_every_form(closed: ToyRun) -> None:
+    import mlflow
+
+    run = mlflow.MlflowClient(f"sqlite:///{closed.store}/mlflow.db").get_run(closed.report.mlflow_run_id)
+    form = closed.report.shipping.forms[3]
+    assert run.data.metrics["ship/student_onnx_int8/bytes"] == form.size
+    assert run.data.metrics["ship/student_onnx_int8/times_faster"] == form.latency.times_faster
+
+
+def test_a_run_without_exports_has_the_models_in_torch(toy_run: ToyRun) -> None:
+    assert [form.name for form in toy_run.report.shipping.forms] == ["teacher", "student"]
+    assert list(toy_run.store.glob("cache/exports/*")) == []
 
 
 def test_the_page_is_whole_small_and_alone(written: str) -> None:
@@ -73,6 +121,10 @@ def test_it_says_first_whether_labels_alone_are_better(written: str) -> None:
     assert titles == ["What you ship", "Stages", "Layer by layer", "Answers", "Data and origin"]
 
 
+def test_the_calibration_has_the_export_in_8_bits(written: str) -> None:
+    assert re.search(r"student, int8, error \d", written)
+
+
 def test_every_picture_has_a_title_and_a_description(written: str) -> None:
     pictures = re.findall(r"<svg .*?</svg>", written, re.DOTALL)
     assert len(pictures) >= 8
@@ -81,11 +133,13 @@ def test_every_picture_has_a_title_and_a_description(written: str) -> None:
         assert "<text" in picture, "text stays text"
 
 
-def test_a_quick_report_leaves_the_measurement_out(distill: Distill, toy_run: ToyRun, tmp_path: Path) -> None:
+def test_a_quick_report_makes_no_export(distill: Distill, toy_run: ToyRun, tmp_path: Path) -> None:
     code, out, err = distill("report", "--to", tmp_path / "page.html", "--quick", "--store", toy_run.store)
     assert code == 0, err
     assert "the report of" in out
-    assert "What you ship" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    written = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "What you ship" in written
+    assert "ONNX" not in written
 
 
 def test_an_unknown_run_is_refused(distill: Distill, toy_run: ToyRun, tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ from schemas.core.kinds import MultipleChoice
 from schemas.core.training import Duration
 from schemas.recipe.expand import TaskTeachers, finished_teacher, stage_config, task_teachers, teacher_configs
 from schemas.recipe.recipe import Recipe
-from schemas.results.manifest import CheckpointRef, Score, StageResult
+from schemas.results.manifest import CheckpointRef, StageResult
+from schemas.results.score import Score
 from stages.judge import chance, judge_bag_of_words, judge_checkpoint, judge_model, make_yardstick
 from stages.kinds.registry import kind_of
 from stages.models.encoders import load_config, load_tokenizer

@@ -24,7 +24,8 @@ from schemas.core.refs import FolderModel
 from schemas.core.training import Selection
 from schemas.recipe.expand import teacher_configs
 from schemas.recipe.teacher import HELD_OUT, FineTune, FinetunedTeacher
-from schemas.results.manifest import Judgement, Row, RunReport, Score, TeacherReport
+from schemas.results.manifest import Judgement, Row, RunReport, TeacherReport
+from schemas.results.score import Score
 from stages.judge import judge_model, make_yardstick
 from tests.end_to_end.runs.by_hand import BAD, GOOD, RunByHand, recipe_of, run
 

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from pipeline.reporting.teacher_verdict import _Measured
 from schemas.core.kinds import MultiLabel, QuestionAnswering, Regression, TokenClassification
 from schemas.recipe.parts import Evaluation
-from schemas.results.manifest import Score
+from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
 from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.judge import Yardstick

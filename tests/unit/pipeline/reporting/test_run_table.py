@@ -24,8 +24,9 @@ from pipeline.reporting.run_table import (
     teacher_row,
 )
 from pipeline.reporting.score_figures import stage_comparison, task_comparison
-from schemas.results.manifest import Judgement, Row, RunReport, Score, Size
+from schemas.results.manifest import Judgement, Row, RunReport, Size
 from schemas.results.report import TasksReport
+from schemas.results.score import Score
 from stages.scores.metrics import why_no_correlation
 
 

@@ -17,8 +17,9 @@ from pipeline.reporting.tasks_table import (
     summary,
     tasks_table,
 )
-from schemas.results.manifest import CheckpointRef, Judgement, Row, RunReport, Score
+from schemas.results.manifest import CheckpointRef, Judgement, Row, RunReport
 from schemas.results.report import TasksReport
+from schemas.results.score import Score
 
 
 def row(name: str, kind: str, metric: str, value: float | None) -> Row:

@@ -6,7 +6,8 @@ import pytest
 
 from pipeline.reporting.run_table import teacher_lines
 from pipeline.reporting.teacher_lacks import lacks_of, with_lacks
-from schemas.results.manifest import CheckpointRef, Judgement, Row, Score, StageResult, TeacherReport
+from schemas.results.manifest import CheckpointRef, Judgement, Row, StageResult, TeacherReport
+from schemas.results.score import Score
 from tests.support.manifests import DIGEST
 
 TEACHER = Judgement(scores={"f1": Score(value=0.7, low=0.6, high=0.8), "accuracy": Score(value=0.8, low=0.7, high=0.9)})

@@ -1,0 +1,56 @@
+"""The table of what is shipped: a student's forms beside its teacher, and the lines below it."""
+
+from __future__ import annotations
+
+from pipeline.reporting.result_table import Column, ResultTable, TableRow
+from pipeline.reporting.run_table import percent, with_interval
+from schemas.results.latency import Latency
+from schemas.results.shipping import Form, Shipping
+
+
+def shipping_table(shipping: Shipping) -> ResultTable:
+    """Return a row for each form, the teacher's first."""
+    reference = shipping.forms[0]
+    columns = (
+        Column("what you ship", is_text=True),
+        Column("MB"),
+        Column("smaller"),
+        Column("ms a text"),
+        Column("times faster"),
+        Column("score %"),
+        Column("same answers %", "same %"),
+    )
+    return ResultTable(columns, tuple(TableRow(_cells(form, reference)) for form in shipping.forms))
+
+
+def _cells(form: Form, reference: Form) -> tuple[str, ...]:
+    return (
+        form.name,
+        f"{form.size / 1e6:.1f}",
+        f"{reference.size / form.size:.1f}",
+        f"{form.latency.wall_ms:.2f}",
+        ratio(form.latency),
+        with_interval(form.score),
+        percent(form.same_answers),
+    )
+
+
+def ratio(latency: Latency) -> str:
+    """Write how many times faster a model is than the reference, with the lowest and the highest round."""
+    return f"{latency.times_faster:.1f} ({latency.times_faster_low:.1f} to {latency.times_faster_high:.1f})"
+
+
+def shipping_lines(shipping: Shipping, run: str) -> list[str]:
+    """Say how the forms were measured, and how to get them."""
+    busy = "; other programs were running, so the times are too long" if shipping.is_busy else ""
+    lines = [
+        f"ms: median of one text of {shipping.texts}, one thread, {shipping.rounds} rounds in turn; times faster: by "
+        f"processor time, with the lowest and the highest round; {shipping.processor}{busy}"
+    ]
+    if any(form.same_answers is not None for form in shipping.forms):
+        lines.append(f"ship it: distill export {run} --to student --onnx --int8 dynamic")
+    else:
+        lines.append(
+            f"ship it: distill export {run} --to student (smaller and faster with the extra `onnx`: --onnx --int8)"
+        )
+    return lines

@@ -1,0 +1,108 @@
+"""The forms of a student beside its teacher: size, time, score and equal answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from pipeline.export.export import EXPORT, Wanted, fill
+from pipeline.export.subject import Subject, open_subject
+from pipeline.latency.in_process import measure_here
+from pipeline.latency.measure import Candidate
+from pipeline.latency.texts import load_of
+from pipeline.reporting.run_table import student_row, teacher_row
+from schemas.core.base import digest_of
+from schemas.core.errors import DistillError
+from schemas.recipe.recipe import Recipe
+from schemas.results.export import ExportManifest
+from schemas.results.manifest import RunReport
+from schemas.results.score import Score
+from schemas.results.shipping import Form, Shipping
+from stages.device.processor import processor_kind
+from stages.models.encoders import locate
+from stages.storage.format_versions import EXPORT_VERSION
+from stages.storage.sealed_folder import is_whole, make_whole
+
+TEACHER, STUDENT = "teacher", "student"
+_NAMES = {"fp32": "student, ONNX", "int8": "student, ONNX int8"}
+_NEEDED = ("onnx", "onnxruntime", "onnxscript")
+_ROUNDS = 5
+_EXPORTED = Wanted(onnx=True, int8="dynamic", most_loss=float("inf"))
+"""A table of forms says what 8-bit integers cost, and refuses nothing."""
+
+
+def ship(report: RunReport, cache: Path, note: Callable[[str], None], *, exported: bool = True) -> Shipping | None:
+    """Measure the forms of a run's student; None for a run without one.
+
+    Args:
+        report: the run.
+        cache: folder of tokenised data and of exports, each of which is made once.
+        note: shows one line to the user.
+        exported: False for the models in torch alone.
+
+    Raises:
+        DistillError: the student or its teacher cannot be opened or run.
+    """
+    row = student_row(report)
+    if row is None or row.checkpoint is None:
+        return None
+    subject = open_subject(Path(row.checkpoint.path), None, cache)
+    candidates = [Candidate(TEACHER, teacher_folder(report)), Candidate(STUDENT, subject.folder / "model")]
+    scores: dict[str, Score | None] = {
+        name: None if row is None else row.judgement.scores.get(report.metric or "")
+        for name, row in ((TEACHER, teacher_row(report)), (STUDENT, row))
+    }
+    same: dict[str, float | None] = {}
+    folder = export_of(subject, cache, note) if exported else None
+    if folder is not None:
+        for model in manifest_of(folder).models:
+            name = _NAMES[model.number_format]
+            candidates.append(Candidate(name, folder / model.file))
+            scores[name], same[name] = model.score, model.same_answers
+    load = load_of(subject.checked, subject.sequences, batch=1, length=None)
+    latencies, is_busy = measure_here(candidates, load, rounds=_ROUNDS)
+    forms = tuple(
+        Form(
+            name=candidate.name,
+            size=candidate.size,
+            latency=latency,
+            score=scores[candidate.name],
+            same_answers=same.get(candidate.name),
+        )
+        for candidate, latency in zip(candidates, latencies, strict=True)
+    )
+    texts = f"the validation rows of {subject.task_name}" if subject.task_name else "the corpus, held out"
+    return Shipping(forms=forms, texts=texts, rounds=_ROUNDS, processor=processor_kind(), is_busy=is_busy)
+
+
+def teacher_folder(report: RunReport) -> Path:
+    """Return the folder of the teacher's model: the fine-tuned one, or the published one."""
+    row = teacher_row(report)
+    if row is not None and row.checkpoint is not None:
+        return Path(row.checkpoint.path) / "model"
+    return locate(Recipe.model_validate(report.resolved).pretrained)
+
+
+def export_of(subject: Subject, cache: Path, note: Callable[[str], None]) -> Path | None:
+    """Return the student's export in the cache, made if need be; None without the packages, or if it cannot be made.
+
+    A run is whole without its export, so the reason is told and nothing is raised.
+    """
+    if not all(find_spec(package) for package in _NEEDED):
+        return None
+    identity = {"checkpoint": subject.manifest.digest, "version": EXPORT_VERSION, "processor": processor_kind()}
+    folder = cache / "exports" / f"{subject.manifest.stage}-{digest_of(identity)[:16]}"
+    if not is_whole(folder):
+        note(f"{subject.manifest.stage}: exporting to ONNX and 8-bit integers")
+        try:
+            make_whole(folder, lambda beside: fill(subject, None, beside, STUDENT, _EXPORTED))
+        except DistillError as error:
+            note(f"{subject.manifest.stage} stays in torch: {error}")
+            return None
+    return folder
+
+
+def manifest_of(folder: Path) -> ExportManifest:
+    """Return the manifest of an export."""
+    return ExportManifest.model_validate_json((folder / EXPORT).read_bytes())
