@@ -15,6 +15,7 @@ JSON file are taken from there, so that an interrupted comparison continues.
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import tempfile
 from dataclasses import asdict, dataclass, replace
@@ -46,6 +47,7 @@ from pipeline.launch import prepare_environment
 from schemas.core.base import digest_of
 from schemas.core.training import Duration
 from schemas.data.tasks import FileTask
+from schemas.results.manifest import RunReport
 from stages.storage.format_versions import NUMERICS_VERSION
 
 _TUNING_SEED = 1000
@@ -125,14 +127,22 @@ class Comparison:
         return max(tried, key=lambda result: result.score).factor
 
 
-def _measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
-    """Run one variant, and return the scores of its student."""
+def run_variant(recipe: dict[str, Any], store: Path) -> RunReport:
+    """Run a recipe; its closing table shows the models in torch alone."""
     from pipeline.flow import RunOptions, distill_flow
 
+    os.environ["DISTILL_EXPORTS"] = "0"
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "recipe.yaml"
         file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         report = distill_flow(recipe=str(file), options=RunOptions(store=str(store)))
+    assert isinstance(report, RunReport)
+    return report
+
+
+def _measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
+    """Run one variant, and return the scores of its student."""
+    report = run_variant(recipe, store)
     teacher = next(row for row in report.rows if row.kind == "teacher")
     students = [row for row in report.rows if row.kind == "stage"]
     metric, draws = _draws_of(students[-1].checkpoint.path, json.dumps(recipe), store)
@@ -265,10 +275,12 @@ def compare_starts(results: list[Result]) -> None:
             console().print(f"{task}, {name}: the random start's final {100 * goal:.1f} % {outcome}")
 
 
-def _read(output: Path | None) -> list[Result]:
+def read_results(output: Path | None) -> list[dict[str, Any]]:
+    """Return the results of an earlier command; [] without its file."""
     if output is None or not output.is_file():
         return []
-    return [Result(**entry) for entry in json.loads(output.read_text(encoding="utf-8"))["results"]]
+    results: list[dict[str, Any]] = json.loads(output.read_text(encoding="utf-8"))["results"]
+    return results
 
 
 def _names(text: str, known: Any) -> list[str]:
@@ -297,7 +309,7 @@ def main(
     prepare_environment()
     kept = _names(keep, CHANGES)
     compared = candidates(_names(methods, METHODS), _names(changes, CHANGES), kept, starts_of)
-    results = _read(output)
+    results = [Result(**entry) for entry in read_results(output)]
     reported: list[Result] = []
     for recipe in recipes:
         comparison = Comparison(recipe, change or [], store, held_out, results)

@@ -1,0 +1,146 @@
+"""Do 8-bit integers keep more answers of a student that was trained for them?
+
+    python -m benchmarks.int8_quality benchmarks/small_sst2.yaml --tokens 200k --factor 2 --seeds 0,1,2 --json int8.json
+
+For each seed the four stages are run once; task_specific once more with `simulated_precision: int8`. Both students are
+exported to ONNX in float32 and in 8-bit integers (`distill export --onnx --int8 dynamic`), and answer the same
+validation rows. A flipped answer is one that the 8-bit file gives otherwise than the same student in torch.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.methods import CHANGES, four_stages, merged, variant
+from benchmarks.output import console, table_of, write_json
+from benchmarks.quality import amount, read_results, run_variant
+from pipeline.launch import prepare_environment
+from schemas.core.base import digest_of
+from stages.storage.format_versions import EXPORT_VERSION, NUMERICS_VERSION
+
+AFTER, TRAINED = "quantised afterwards", "trained for 8 bits"
+_SIMULATED = "int8 simulated in task_specific"
+
+
+@dataclass(frozen=True)
+class Int8Result:
+    """One student before and after it is quantised."""
+
+    key: str
+    """Digest of the recipe that was run."""
+    task: str
+    way: str
+    seed: int
+    metric: str
+    rows: int
+    score: float
+    """Of the student in torch."""
+    int8_score: float
+    minus: tuple[float, float, float]
+    """Score in 8 bits minus that in torch, with the interval over the same rows."""
+    flipped: int
+    """Answers that differ between the two."""
+    mean_difference: float
+    """Of the logits."""
+    variant: str
+
+
+def measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
+    """Run a recipe and export its student; return what the files answered."""
+    from pipeline.export.subject import open_subject
+    from pipeline.shipping.forms import export_of, manifest_of
+    from pipeline.store.checkpoints import open_store
+
+    report = run_variant(recipe, store)
+    checkpoint = [row.checkpoint for row in report.rows if row.kind == "stage"][-1]
+    cache = open_store(store).cache
+    folder = export_of(open_subject(Path(checkpoint.path), None, cache), cache, console().print)
+    assert folder is not None, "the extra `onnx` is needed"
+    manifest = manifest_of(folder)
+    (int8,) = [model for model in manifest.models if model.number_format == "int8"]
+    minus = int8.minus_checkpoint
+    return {
+        "metric": manifest.metric,
+        "rows": int8.rows,
+        "score": manifest.score.value,
+        "int8_score": int8.score.value,
+        "minus": (minus.value, minus.low, minus.high),
+        "flipped": round(int8.rows * (1 - int8.same_answers)),
+        "mean_difference": int8.mean_difference,
+        "variant": int8.variant,
+    }
+
+
+def summarise(results: list[Int8Result]) -> None:
+    """Print a row for each seed and way, and the share of flipped answers that training for 8 bits keeps."""
+    columns = ("seed", "torch %", "int8 %", "difference", "flipped", "of", "mean difference", "variant")
+    for task in dict.fromkeys(result.task for result in results):
+        chosen = [result for result in results if result.task == task]
+        table = table_of("", *columns, title=f"{task}: {chosen[0].metric} on validation rows")
+        for result in sorted(chosen, key=lambda result: (result.way, result.seed)):
+            value, low, high = (100 * number for number in result.minus)
+            table.add_row(
+                result.way,
+                str(result.seed),
+                f"{100 * result.score:.1f}",
+                f"{100 * result.int8_score:.1f}",
+                f"{value:+.1f} ({low:+.1f} to {high:+.1f})",
+                str(result.flipped),
+                f"{result.rows:,}",
+                f"{result.mean_difference:.4f}",
+                result.variant,
+            )
+        console().print(table)
+        flips = {way: [result.flipped for result in chosen if result.way == way] for way in (AFTER, TRAINED)}
+        before, now = (statistics.mean(flips[way]) for way in (AFTER, TRAINED))
+        kept = f"{100 * (1 - now / before):.0f} %" if before else "none were flipped"
+        console().print(f"{task}: {before:.1f} flipped answers a seed, trained for 8 bits {now:.1f}: kept {kept}")
+
+
+def main(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes with all four stages and a task, one per task.")],
+    tokens: Annotated[str, typer.Option(help="Tokens of all stages together.")] = "200k",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    factor: Annotated[float, typer.Option(help="Multiplies the learning rates.")] = 1.0,
+    keep: Annotated[str, typer.Option(help="Changes of benchmarks.quality that all runs have.")] = "",
+    store: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("distill-store"),
+    output: Annotated[Path | None, typer.Option("--json", help="Read and write results here.")] = None,
+) -> None:
+    """Compare quantising afterwards with training for 8-bit integers."""
+    from pipeline.recipes.shipped import read_recipe
+
+    prepare_environment()
+    kept = [CHANGES[name.strip()] for name in keep.split(";") if name.strip()]
+    ways = {AFTER: merged(kept), TRAINED: merged([*kept, CHANGES[_SIMULATED]])}
+    results = [Int8Result(**entry) for entry in read_results(output)]
+    reported: list[Int8Result] = []
+    for recipe in recipes:
+        parsed = read_recipe(str(recipe), [])
+        for seed in [int(text) for text in seeds.split(",")]:
+            for way, change in ways.items():
+                run = variant(
+                    parsed.model_dump(mode="json"),
+                    four_stages(change),
+                    tokens=amount(tokens),
+                    seed=seed,
+                    change=change,
+                    factor=factor,
+                )
+                versions = {"numerics": NUMERICS_VERSION, "export": EXPORT_VERSION}
+                key = digest_of({"recipe": run, **versions})
+                result = next((found for found in results if found.key == key), None)
+                if result is None:
+                    result = Int8Result(key=key, task=parsed.name, way=way, seed=seed, **measured(run, store))
+                    results.append(result)
+                reported.append(result)
+                write_json(output, [asdict(result) for result in results])
+    summarise(reported)
+
+
+if __name__ == "__main__":
+    typer.run(main)
