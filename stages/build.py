@@ -131,7 +131,7 @@ def initial_student(
     elif config.student is None:
         initial = InitialStudent(load_encoder(pretrained), {})
     else:
-        initial = _fresh(config.student, pretrained, text, tokenizer)
+        initial = afresh(config.student, pretrained, text, tokenizer)
     encoder = initial.model
     assert isinstance(encoder, PreTrainedModel)
     model: Model = encoder
@@ -196,9 +196,17 @@ def read_extraction(checkpoint: Path) -> dict[str, Any] | None:
     return cast("dict[str, Any]", summary)
 
 
-def _fresh(
+def afresh(
     student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
 ) -> InitialStudent:
+    """Build a student that continues from no checkpoint, without a head.
+
+    Args:
+        student: its shape and start.
+        pretrained: the pretrained teacher's folder.
+        text: text on which a teacher's parts are chosen.
+        tokenizer: the teacher's.
+    """
     start = student.start
     if isinstance(start, ModelStart):
         folder = locate(start.model)

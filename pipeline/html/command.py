@@ -43,7 +43,8 @@ def write_report(
         subject = open_subject(folders[stages[-1]], None, opened.cache)
         if measured and (report.shipping is None or not report.shipping.has_exports):
             report = report.model_copy(update={"shipping": ship(report, opened.cache, note)})
-        findings = find(subject, folders, stages, export_of(subject, opened.cache, note) if measured else None)
+        export = export_of(subject, opened.cache, note) if measured else None
+        findings = find(subject, folders, stages, export, opened.cache)
         points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}
         text = page(report, findings, points)
     write_file(to.absolute(), text.encode("utf-8"))

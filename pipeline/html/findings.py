@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from pipeline.export.subject import Subject
 from pipeline.export.writer import INT8
+from pipeline.store.checkpoints import open_checkpoint
 from schemas.core.kinds import Classification
 from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
@@ -28,7 +29,10 @@ from stages.models.encoders import load_encoder
 from stages.models.read import read_rows
 from stages.models.sentence_encoder import Model
 from stages.scores.calibration import Calibration, calibration
+from stages.start import starting_encoder
 
+BEFORE = "before"
+"""Name of the student before its first stage."""
 TEACHER = "teacher"
 """Name of the fine-tuned teacher's row."""
 _CKA_ROWS, _MOST_TOKENS, _SHOWN = 128, 24, 20
@@ -64,14 +68,16 @@ class Findings:
     minus_control: Score | None
     """Student's score minus that of the same student trained on labels alone, on the same rows; None without it."""
     similarity: dict[str, NDArray[np.float64]]
-    """CKA of (student layers, teacher layers) by stage."""
+    """CKA of (student layers, teacher layers) before the first stage and after each."""
     attention: tuple[AttentionView, ...]
     disagreements: tuple[Disagreement, ...]
     calibrations: dict[str, Calibration]
     """By model; for one class a text alone."""
 
 
-def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str], export: Path | None) -> Findings:
+def find(
+    subject: Subject, folders: dict[str, Path], stages: Sequence[str], export: Path | None, cache: Path
+) -> Findings:
     """Read a run's models again, and compare them on validation texts.
 
     Args:
@@ -79,6 +85,7 @@ def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str], expo
         folders: checkpoints by the names of the run's rows.
         stages: the student's stages among them, in order.
         export: an export of the student in 8-bit integers; None without one.
+        cache: folder of tokenised data.
 
     Raises:
         DataError: a model cannot be read.
@@ -90,8 +97,8 @@ def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str], expo
         rows = subject.sequences[:_CKA_ROWS]
         theirs = layer_states(teacher, subject.checked, rows)
         similar = {
-            name: layer_similarity(layer_states(load_encoder(folders[name] / "model"), subject.checked, rows), theirs)
-            for name in stages
+            name: layer_similarity(layer_states(student, subject.checked, rows), theirs)
+            for name, student in _students(folders, stages, cache)
         }
         attention = tuple(attention_views(subject, teacher))
     answers = _answers(subject, folders, teacher, export)
@@ -102,6 +109,15 @@ def find(subject: Subject, folders: dict[str, Path], stages: Sequence[str], expo
         disagreements=tuple(_disagreements(subject, answers)),
         calibrations=_calibrations(subject, answers),
     )
+
+
+def _students(folders: dict[str, Path], stages: Sequence[str], cache: Path) -> Iterator[tuple[str, PreTrainedModel]]:
+    """Yield the student before the first stage, unless that continued from a checkpoint, and after each stage."""
+    _, first = open_checkpoint(folders[stages[0]])
+    if first.parent_digest is None:
+        yield BEFORE, starting_encoder(first.config, cache)
+    for name in stages:
+        yield name, load_encoder(folders[name] / "model")
 
 
 def _teacher(folders: dict[str, Path], subject: Subject) -> Model | None:

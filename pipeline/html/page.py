@@ -165,8 +165,8 @@ def _stages(report: RunReport, points: dict[str, Path]) -> Section:
 
 def _layers(findings: Findings) -> Section:
     text = (
-        "Nearness (linear CKA, in per cent) of every layer of the student to every layer of the teacher after each "
-        "stage, on validation texts; layer 0 is the embedding."
+        "Nearness (linear CKA, in per cent) of every layer of the student to every layer of the teacher, before the "
+        "first stage and after each, on validation texts; layer 0 is the embedding."
     )
     pictures = [Picture.of(similarity_figure(findings.similarity), "cka", "Layer by layer", text)]
     for index, view in enumerate(findings.attention):

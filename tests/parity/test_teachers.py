@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, BertConfig
 
@@ -17,13 +18,14 @@ from schemas.recipe.expand import TaskTeachers, stage_config
 from schemas.recipe.objective import MaskedLanguageObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape
+from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape, StudentStart
 from schemas.recipe.teacher import Committee, FinetunedTeacher
 from stages.data.batching.payloads import Labels
 from stages.identity import stage_digest
 from stages.models.encoders import load_encoder
 from stages.ports.plain import MetricList, plain_ports
 from stages.run import run_stage
+from stages.start import starting_encoder
 from tests.support.builders import tiny_tokenizer
 from tests.support.toys import make_trainer, toy_recipe, toy_teacher
 
@@ -211,6 +213,20 @@ def test_an_extracted_student_is_trained_and_its_parts_are_recorded(recipe: Reci
     result = run_stage(general(recipe, start), None, plain_ports(tmp_path))
     text = (Path(result.checkpoint.path) / "extraction.json").read_text(encoding="utf-8")
     assert '"layers"' in text
+
+
+@pytest.mark.parametrize("start", [{"kind": "random"}, {"kind": "extract", "units": "importance"}])
+def test_the_start_of_a_finished_stage_is_made_again(recipe: Recipe, tmp_path: Path, start: dict[str, str]) -> None:
+    config = general(recipe, TypeAdapter(StudentStart).validate_python(start))
+    # Steps that change nothing but zeros.
+    still = config.training.optimizer.model_copy(update={"learning_rate": 1e-30})
+    config = config.model_copy(update={"training": config.training.model_copy(update={"optimizer": still})})
+    ports = plain_ports(tmp_path)
+    finished = load_encoder(Path(run_stage(config, None, ports).checkpoint.path) / "model").state_dict()
+    begun = starting_encoder(config, ports.cache).state_dict()
+    assert finished.keys() == begun.keys()
+    for name, tensor in finished.items():
+        torch.testing.assert_close(begun[name], tensor, rtol=0, atol=1e-25)
 
 
 def test_a_student_can_start_from_an_existing_model(recipe: Recipe, tmp_path: Path) -> None:
