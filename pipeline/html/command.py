@@ -12,14 +12,17 @@ from pipeline.process.settings import read_settings
 from pipeline.shipping.forms import export_of, ship
 from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_for_look
 from pipeline.store.files import write_file
+from pipeline.tracking.pages import log_page
 from schemas.core.errors import ConfigError
 from schemas.results.manifest import RunReport
+
+_PAGE = "report.html"
 
 
 def write_report(
     run: str | None, to: Path, note: Callable[[str], None], store: Path | None = None, *, measured: bool = True
 ) -> RunReport:
-    """Write the report of a run, replacing an older one in one step.
+    """Write the report of a run, replacing an older one in one step; MLflow gets a copy.
 
     Args:
         run: its name; None for the newest.
@@ -32,7 +35,8 @@ def write_report(
         ConfigError: there is no such run, it has several tasks, or it ended without a student.
         CheckpointError: a checkpoint is missing or damaged.
     """
-    with store_for_look(read_settings(store).store) as opened:
+    settings = read_settings(store)
+    with store_for_look(settings.store) as opened:
         report = opened.read_report(run)
         if not isinstance(report, RunReport):
             raise ConfigError(f"{report.run} has several tasks: name the run of one of them, {_names(report.tasks)}")
@@ -47,7 +51,10 @@ def write_report(
         findings = find(subject, folders, stages, export, opened.cache)
         points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}
         text = page(report, findings, points)
-    write_file(to.absolute(), text.encode("utf-8"))
+        write_file(to.absolute(), text.encode("utf-8"))
+        if report.mlflow_run_id is not None:
+            reason = log_page(settings, opened.points, report.mlflow_run_id, _PAGE, text)
+            note(f"MLflow has no copy of the report: {reason}" if reason else f"MLflow's run has a copy, {_PAGE}")
     return report
 
 

@@ -47,10 +47,8 @@ def shipping_lines(shipping: Shipping, run: str) -> list[str]:
         f"ms: median of one text of {shipping.texts}, one thread, {shipping.rounds} rounds in turn; times faster: by "
         f"processor time, with the lowest and the highest round; {shipping.processor}{busy}"
     ]
-    if any(form.same_answers is not None for form in shipping.forms):
+    if shipping.has_exports:
         lines.append(f"ship it: distill export {run} --to student --onnx --int8 dynamic")
     else:
-        lines.append(
-            f"ship it: distill export {run} --to student (smaller and faster with the extra `onnx`: --onnx --int8)"
-        )
-    return lines
+        lines.append(f"ship it: distill export {run} --to student; smaller and faster with the extra `onnx`")
+    return [*lines, f"the run as one page: distill report {run}"]

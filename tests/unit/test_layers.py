@@ -156,9 +156,148 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
     "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
+    "pipeline": {"tests", "benchmarks"},
+}
+"""Top-level packages that a layer may not import."""
+
+_ROWS = {"stages.storage", "stages.data.files", "stages.data.readers"}
+_TASKS = {"stages.data.batching", "stages.data.tasks", "stages.kinds"}
+
+ALLOWED: dict[str, set[str]] = {
+    "schemas": set(),
+    "schemas.core": set(),
+    "schemas.data": {"schemas.core"},
+    "schemas.recipe": {"schemas.core", "schemas.data"},
+    "schemas.results": {"schemas.core", "schemas.data", "schemas.recipe"},
+    "schemas.loading": {"schemas.core", "schemas.data", "schemas.recipe"},
+    "stages.ports": {"stages.storage"},
+    "stages.storage": set(),
+    "stages.device": set(),
+    "stages.text": set(),
+    "stages.losses": set(),
+    "stages.data": set(),
+    "stages.data.files": set(),
+    "stages.data.formats": {"stages.storage", "stages.data.files", "stages.text"},
+    "stages.data.readers": {"stages.storage", "stages.data.files", "stages.data.formats"},
+    "stages.data.columns": {"stages.data.readers"},
+    "stages.data.batching": {"stages.storage"},
+    "stages.data.tasks": _ROWS
+    | {"stages.text", "stages.data.formats", "stages.data.columns", "stages.data.batching", "stages.kinds"},
+    "stages.data.corpus": _ROWS | _TASKS | {"stages.text"},
+    "stages.models": {"stages.storage", "stages.device", "stages.data.batching"},
+    "stages.models.extraction": {"stages.models", "stages.data.batching"},
+    "stages.models.starts": set(),
+    "stages.scores": {"stages.data.readers"},
+    "stages.kinds": {"stages.text", "stages.losses", "stages.models", "stages.scores"}
+    | {"stages.data.readers", "stages.data.columns", "stages.data.batching"},
+    "stages.objective": {"stages.losses", "stages.models", "stages.models.starts", "stages.kinds"}
+    | {"stages.data.batching"},
+    "stages.augmentation": {"stages.data.batching", "stages.kinds"}
+    | {"stages.storage", "stages.device", "stages.text", "stages.ports"}
+    | {"stages.data.files", "stages.models"},
+    "stages.evaluation": _TASKS | {"stages.device", "stages.models", "stages.objective", "stages.scores"},
+    "stages.training": _TASKS
+    | {"stages.storage", "stages.device", "stages.ports", "stages.losses", "stages.models", "stages.objective"}
+    | {"stages.evaluation"},
+    "stages": _TASKS
+    | {"stages.storage", "stages.device", "stages.ports", "stages.data.readers", "stages.data.corpus"}
+    | {"stages.models", "stages.models.extraction", "stages.models.starts", "stages.objective"}
+    | {"stages.augmentation", "stages.evaluation", "stages.training"},
+    "stages.export": {"stages.data.batching", "stages.kinds", "stages.models", "stages.evaluation"},
+    "stages.preflight": _TASKS
+    | {"stages", "stages.storage", "stages.device", "stages.text"}
+    | {"stages.data.corpus", "stages.models", "stages.models.extraction"}
+    | {"stages.objective", "stages.training"},
+    "pipeline.process": set(),
+    "pipeline.recipes": set(),
+    "pipeline.store": set(),
+    "pipeline.tracking": {"pipeline.process", "pipeline.store"},
+    "pipeline.reporting": {"pipeline.process", "pipeline.store", "pipeline.tracking"},
+    "pipeline.planning": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.shipping": {"pipeline.reporting", "pipeline.export", "pipeline.latency"},
+    "pipeline.execution": {
+        "pipeline.process",
+        "pipeline.store",
+        "pipeline.tracking",
+        "pipeline.reporting",
+        "pipeline.planning",
+        "pipeline.shipping",
+    },
+    "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
+    "pipeline": {"tests", "benchmarks"},
+}
+"""Top-level packages that a layer may not import."""
+
+_ROWS = {"stages.storage", "stages.data.files", "stages.data.readers"}
+_TASKS = {"stages.data.batching", "stages.data.tasks", "stages.kinds"}
+
+ALLOWED: dict[str, set[str]] = {
+    "schemas": set(),
+    "schemas.core": set(),
+    "schemas.data": {"schemas.core"},
+    "schemas.recipe": {"schemas.core", "schemas.data"},
+    "schemas.results": {"schemas.core", "schemas.data", "schemas.recipe"},
+    "schemas.loading": {"schemas.core", "schemas.data", "schemas.recipe"},
+    "stages.ports": {"stages.storage"},
+    "stages.storage": set(),
+    "stages.device": set(),
+    "stages.text": set(),
+    "stages.losses": set(),
+    "stages.data": set(),
+    "stages.data.files": set(),
+    "stages.data.formats": {"stages.storage", "stages.data.files", "stages.text"},
+    "stages.data.readers": {"stages.storage", "stages.data.files", "stages.data.formats"},
+    "stages.data.columns": {"stages.data.readers"},
+    "stages.data.batching": {"stages.storage"},
+    "stages.data.tasks": _ROWS
+    | {"stages.text", "stages.data.formats", "stages.data.columns", "stages.data.batching", "stages.kinds"},
+    "stages.data.corpus": _ROWS | _TASKS | {"stages.text"},
+    "stages.models": {"stages.storage", "stages.device", "stages.data.batching"},
+    "stages.models.extraction": {"stages.models", "stages.data.batching"},
+    "stages.models.starts": set(),
+    "stages.scores": {"stages.data.readers"},
+    "stages.kinds": {"stages.text", "stages.losses", "stages.models", "stages.scores"}
+    | {"stages.data.readers", "stages.data.columns", "stages.data.batching"},
+    "stages.objective": {"stages.losses", "stages.models", "stages.models.starts", "stages.kinds"}
+    | {"stages.data.batching"},
+    "stages.augmentation": {"stages.data.batching", "stages.kinds"}
+    | {"stages.storage", "stages.device", "stages.text", "stages.ports"}
+    | {"stages.data.files", "stages.models"},
+    "stages.evaluation": _TASKS | {"stages.device", "stages.models", "stages.objective", "stages.scores"},
+    "stages.training": _TASKS
+    | {"stages.storage", "stages.device", "stages.ports", "stages.losses", "stages.models", "stages.objective"}
+    | {"stages.evaluation"},
+    "stages": _TASKS
+    | {"stages.storage", "stages.device", "stages.ports", "stages.data.readers", "stages.data.corpus"}
+    | {"stages.models", "stages.models.extraction", "stages.models.starts", "stages.objective"}
+    | {"stages.augmentation", "stages.evaluation", "stages.training"},
+    "stages.export": {"stages.data.batching", "stages.kinds", "stages.models", "stages.evaluation"},
+    "stages.preflight": _TASKS
+    | {"stages", "stages.storage", "stages.device", "stages.text"}
+    | {"stages.data.corpus", "stages.models", "stages.models.extraction"}
+    | {"stages.objective", "stages.training"},
+    "pipeline.process": set(),
+    "pipeline.recipes": set(),
+    "pipeline.store": set(),
+    "pipeline.tracking": {"pipeline.process", "pipeline.store"},
+    "pipeline.reporting": {"pipeline.process", "pipeline.store", "pipeline.tracking"},
+    "pipeline.planning": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.shipping": {"pipeline.reporting", "pipeline.export", "pipeline.latency"},
+    "pipeline.execution": {
+        "pipeline.process",
+        "pipeline.store",
+        "pipeline.tracking",
+        "pipeline.reporting",
+        "pipeline.planning",
+        "pipeline.shipping",
+    },
+    "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
     "pipeline.html": {
         "pipeline.process",
         "pipeline.store",
+        "pipeline.tracking",
         "pipeline.reporting",
         "pipeline.export",
         "pipeline.shipping",

@@ -68,7 +68,7 @@ def written(closed: ToyRun, tmp_path_factory: pytest.TempPathFactory) -> str:
     to = tmp_path_factory.mktemp("page") / "report.html"
     lines: list[str] = []
     write_report(closed.report.run, to, lines.append, closed.store)
-    assert lines == [], "the run's export and its measurement are used"
+    assert lines == ["MLflow's run has a copy, report.html"], "the run's export and its measurement are used"
     return to.read_text(encoding="utf-8")
 
 
@@ -96,6 +96,24 @@ def test_mlflow_has_sizes_and_times_of_every_form(closed: ToyRun) -> None:
     form = closed.report.shipping.forms[3]
     assert run.data.metrics["ship/student_onnx_int8/bytes"] == form.size
     assert run.data.metrics["ship/student_onnx_int8/times_faster"] == form.latency.times_faster
+
+
+def test_mlflow_shows_the_page(closed: ToyRun, written: str) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{closed.store}/mlflow.db")
+    folder = client.download_artifacts(closed.report.mlflow_run_id, "report.html")
+    assert Path(folder).read_text(encoding="utf-8") == written
+
+
+def test_without_mlflow_there_is_still_a_page(
+    distill: Distill, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, _, err = distill("report", "--to", tmp_path / "page.html", "--quick", "--store", toy_run.store)
+    assert code == 0
+    assert "MLflow has no copy of the report" in err
+    assert (tmp_path / "page.html").is_file()
 
 
 def test_a_run_without_exports_has_the_models_in_torch(toy_run: ToyRun) -> None:
