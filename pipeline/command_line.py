@@ -15,7 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.predict.cli import predict
 from pipeline.process.logs import log_to_stderr
+from pipeline.process.options import JsonOption, StoreOption
 from pipeline.process.terminal import is_unicode, make_streams_lenient, safe, say, shown
 from schemas.core.credentials import secrets_of, without_credentials, without_secrets
 from schemas.core.errors import DistillError, Interrupted, ServiceError
@@ -43,10 +45,6 @@ SetOption = Annotated[
         "recipe's own task changes nothing. tasks=[NAME,NAME] selects several for one run.",
     ),
 ]
-StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store].")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 
 
 def _print_json(value: Any) -> None:
@@ -272,6 +270,9 @@ def export(
         _print_json(exported.model_dump(mode="json"))
     else:
         print_export(exported, to, out)
+
+
+app.command()(predict)
 
 
 @app.command()

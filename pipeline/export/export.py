@@ -10,6 +10,7 @@ from rich.console import Console
 from pipeline.export.card import files_table, write_card
 from pipeline.export.pruned import pruned
 from pipeline.export.subject import Subject, checkpoint_of, open_subject
+from pipeline.export.task_form import task_form
 from pipeline.export.triton import write_triton
 from pipeline.export.writer import ModelWriter
 from pipeline.process.settings import read_settings
@@ -19,6 +20,7 @@ from pipeline.reporting.run_table import percent
 from pipeline.store.checkpoints import store_for_look
 from pipeline.store.files import storage_errors
 from schemas.core.errors import ConfigError
+from schemas.results.export import EXPORT as EXPORT
 from schemas.results.export import ExportedModel, ExportManifest, VocabularyCut
 from stages.device.processor import processor
 from stages.export.agreement import agreement
@@ -27,8 +29,6 @@ from stages.export.onnx_model import OPSET
 from stages.saved_model import save_model
 from stages.storage.sealed_folder import measure, publish, sync_tree, unfinished
 from stages.versions import installed_versions, utc_now
-
-EXPORT = "export.json"
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def fill(subject: Subject, cut: VocabularyCut | None, folder: Path, name: str, w
     models = _models(ModelWriter(subject, folder), wanted)
     if wanted.triton:
         write_triton(folder, models[-1], name)
+    scorer = subject.scorer
     own = agreement(subject.expected, subject.expected, subject.scorer, subject.metric)
     manifest = ExportManifest(
         stage=subject.manifest.stage,
@@ -136,6 +137,7 @@ def fill(subject: Subject, cut: VocabularyCut | None, folder: Path, name: str, w
         task=subject.task_name,
         metric=subject.metric,
         score=own.score,
+        form=None if subject.task is None or scorer is None else task_form(subject.task, scorer.rows.task),
         labels=subject.manifest.labels,
         max_length=subject.max_length,
         vocabulary=len(subject.tokenizer),

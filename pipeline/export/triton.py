@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from schemas.results.export import ExportedModel
-from stages.export.onnx_model import OnnxModel
+from stages.export.onnx_file import OnnxModel
 
 _TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
 _MOST_ROWS = 64

@@ -17,7 +17,8 @@ from stages.data.batching.tokens import Tokens
 from stages.export.agreement import Agreement, agreement, differences
 from stages.export.half_precision import write_fp16
 from stages.export.int8 import Mode, Variant, quantize, variants
-from stages.export.onnx_model import Inputs, OnnxModel, example_batch, export_onnx, inputs_of, onnx_logits
+from stages.export.onnx_file import Inputs, OnnxModel
+from stages.export.onnx_model import example_batch, export_onnx, inputs_of, onnx_logits
 
 FP32, FP16, INT8 = "onnx/model.onnx", "onnx/model_fp16.onnx", "onnx/model_quantized.onnx"
 """Names by which transformers.js, sentence-transformers and servers look for the files."""

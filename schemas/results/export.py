@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from schemas.core.base import Frozen, Sha256
+from schemas.core.kinds import ParsedKind
 from schemas.core.metrics import MetricName
 from schemas.results.manifest import FileEntry
 from schemas.results.score import Score
 
+EXPORT = "export.json"
+"""Name of an export's manifest."""
 NumberFormat = Literal["fp32", "fp16", "int8"]
 
 
@@ -56,6 +59,21 @@ class VocabularyCut(Frozen):
     """Score minus the whole student's, with the interval over the same rows; null without labels."""
 
 
+class TaskForm(Frozen):
+    """Form of a task's rows and answers: what predictions need to know of the task."""
+
+    problem: ParsedKind
+    """Kind of the task."""
+    text: str
+    """Column of the text, the question, the passage, or the words."""
+    pair: str | None = None
+    """Column of a second text: the other of a pair, the context, or the question about a passage; null without one."""
+    has_pair: bool | None = False
+    """True where rows have a second text; null where that is not known."""
+    no_answer: bool = False
+    """True where a question may have no answer in its context."""
+
+
 class ExportManifest(Frozen):
     """The manifest of an export, `export.json`."""
 
@@ -71,6 +89,8 @@ class ExportManifest(Frozen):
     """The task's main score."""
     score: Score | None
     """The checkpoint's score in torch with the interval; null without labels."""
+    form: TaskForm | None = None
+    """Form of the task's rows; null without a head, and in manifests of versions that did not record it."""
     labels: tuple[str, ...]
     """Names of the outputs, in their order."""
     max_length: int

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stages.export.onnx_model import Inputs, silent
+from stages.export.onnx_file import Inputs
+from stages.export.onnx_model import silent
 
 Mode = Literal["dynamic", "static"]
 # Without Gather the word table, two thirds of a small student, would stay in float32.

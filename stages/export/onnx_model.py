@@ -1,4 +1,4 @@
-"""Export of a student to an ONNX file, and reading of such a file.
+"""Export of a student to an ONNX file, and its answers to batches.
 
 The engine is torch's own exporter. Files name their axes `batch` and `sequence`, hold their weights, and have the
 inputs that the student's tokenizer gives and the outputs that its kind of task has in transformers.
@@ -21,15 +21,13 @@ from torch import Tensor, nn
 
 from schemas.core.errors import ConfigError, DistillError
 from stages.data.batching.tokens import Batch, Tokens
+from stages.export.onnx_file import NEEDED, Inputs, OnnxModel
 from stages.models.attention_capture import CAPTURE
 from stages.models.read import reading_batches
 from stages.models.sentence_encoder import Model, SentenceEncoder
 
-Inputs = dict[str, NDArray[np.int64]]
-"""(batch, sequence) by the name of a file's input."""
 OPSET = 18
 """Operators of ONNX 1.13 and later, so that old runtimes read the file."""
-_NEEDED = "distill export --onnx needs the packages of the extra `onnx`: pip install 'distill-flow[onnx]'"
 
 
 class Answering(nn.Module):
@@ -75,7 +73,7 @@ def export_onnx(model: Model, example: Batch, file: Path, *, opset: int = OPSET)
     try:
         import onnxscript  # noqa: F401
     except ModuleNotFoundError:
-        raise ConfigError(_NEEDED) from None
+        raise ConfigError(NEEDED) from None
     _use_fused_attention(model)
     inputs = example.model_inputs()
     axes = {0: torch.export.Dim("batch", min=1, max=4096), 1: torch.export.Dim("sequence", min=2, max=_longest(model))}
@@ -124,40 +122,6 @@ def silent() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-class OnnxModel:
-    """An ONNX file that answers."""
-
-    def __init__(self, file: Path, *, threads: int = 0) -> None:
-        """Open the file.
-
-        Args:
-            file: the file.
-            threads: threads of a product; 0 for as many as there are cores.
-
-        Raises:
-            ConfigError: ONNX Runtime is not installed.
-        """
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            raise ConfigError(_NEEDED) from None
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self.inputs = {node.name for node in self.session.get_inputs()}
-        self.outputs = [node.name for node in self.session.get_outputs()]
-
-    def run(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Return the answers to a batch; those of several outputs side by side in the last dimension.
-
-        Args:
-            inputs: (batch, sequence) by name; those that the file does not read are left out.
-        """
-        answers = self.session.run(None, {name: value for name, value in inputs.items() if name in self.inputs})
-        return np.stack(answers, axis=-1) if len(answers) > 1 else np.asarray(answers[0])
 
 
 def inputs_of(batch: Batch) -> Inputs:

@@ -153,14 +153,8 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
             np.searchsorted(rows.chosen, tokens.row_of[windows]),
             rows.data["text_pair"],
             max_tokens=self.config.max_answer_tokens,
-            no_answer=self._may_be_silent(rows),
+            no_answer=may_be_silent(self.config, rows.task.train),
         )
-
-    def _may_be_silent(self, rows: ScoredRows[Texts]) -> bool:
-        """Return True where "no answer" is a possible answer."""
-        if self.config.no_answer != "auto":
-            return self.config.no_answer == "allowed"
-        return any(not answers for answers in rows.task.train["answers"][:])
 
     @override
     def constants(self, rows: ScoredRows[Texts]) -> list[Texts]:
@@ -201,6 +195,13 @@ class SpanKind(Kind[QuestionAnswering, Texts, list[list[str]]]):
     @override
     def output_order(self, names: Sequence[str], labels: Sequence[str]) -> LabelOrder | None:
         return None
+
+
+def may_be_silent(config: QuestionAnswering, train: Dataset) -> bool:
+    """Return True where "no answer" is a possible answer."""
+    if config.no_answer != "auto":
+        return config.no_answer == "allowed"
+    return any(not answers for answers in train["answers"][:])
 
 
 def _cut_questions(questions: list[str], tokenizer: PreTrainedTokenizerFast, most: int) -> list[str]:

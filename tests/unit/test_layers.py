@@ -66,6 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"stages.models", "stages.models.extraction", "stages.models.starts", "stages.objective"}
     | {"stages.augmentation", "stages.evaluation", "stages.training"},
     "stages.export": {"stages.data.batching", "stages.kinds", "stages.models", "stages.evaluation"},
+    "stages.predictions": {"stages.data.batching", "stages.data.columns", "stages.device", "stages.export"}
+    | {"stages.kinds", "stages.models"},
     "stages.preflight": _TASKS
     | {"stages", "stages.storage", "stages.device", "stages.text"}
     | {"stages.data.corpus", "stages.models", "stages.models.extraction"}
@@ -155,6 +157,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.shipping",
     },
     "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.predict": {"pipeline.process", "pipeline.store", "pipeline.export"},
     "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
     "pipeline": {"tests", "benchmarks"},
 }
@@ -312,6 +315,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.execution",
         "pipeline.export",
         "pipeline.latency",
+        "pipeline.predict",
         "pipeline.html",
     },
 }

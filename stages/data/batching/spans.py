@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import regex
@@ -52,7 +53,7 @@ def covered_part(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def whole_characters(text: str, start: int, end: int) -> str:
+def whole_characters(text: str, start: int, end: int) -> tuple[int, int]:
     """Return a span of a text, extended to whole grapheme clusters: a letter with its accents, an emoji."""
     # No grapheme cluster extends over a blank to its left.
     first = text.rfind(" ", 0, start) + 1
@@ -60,8 +61,22 @@ def whole_characters(text: str, start: int, end: int) -> str:
         if cluster.start() <= start:
             first = cluster.start()
         if cluster.end() >= end:
-            return text[first : cluster.end()]
-    return text[first:]
+            return first, cluster.end()
+    return first, len(text)
+
+
+@dataclass(frozen=True)
+class ChosenSpan:
+    """The answer to a question."""
+
+    start: int
+    """First character in the context."""
+    end: int
+    """The character after the last; `start` where there is no answer."""
+    window: int
+    """Number of the window that it was found in."""
+    total: float
+    """Sum of its start and end logit there."""
 
 
 def decode_answers(
@@ -73,7 +88,21 @@ def decode_answers(
     max_tokens: int,
     no_answer: bool,
 ) -> list[str]:
-    """Return an answer per question: the best span of its windows, or "" where "no answer" scores higher.
+    """Return the text of an answer per question, "" where there is none; arguments as of `choose_spans`."""
+    chosen = choose_spans(logits, spans, examples, contexts, max_tokens=max_tokens, no_answer=no_answer)
+    return [context[span.start : span.end] for context, span in zip(contexts, chosen, strict=True)]
+
+
+def choose_spans(
+    logits: Sequence[NDArray[np.float32]],
+    spans: Sequence[NDArray[np.int32]],
+    examples: NDArray[np.int64],
+    contexts: Sequence[str],
+    *,
+    max_tokens: int,
+    no_answer: bool,
+) -> list[ChosenSpan]:
+    """Return an answer per question: the best span of its windows, or none where "no answer" scores higher.
 
     The score of "no answer" is the least sum of the first token's start and end logits over the windows (Devlin et al.
     2019, section 4.3, with the threshold 0).
@@ -86,18 +115,25 @@ def decode_answers(
         max_tokens: tokens of the longest answer.
         no_answer: True where "no answer" is a possible answer.
     """
-    best: list[tuple[float, tuple[int, int]] | None] = [None] * len(contexts)
-    silent = np.full(len(contexts), np.inf)
+    best: list[ChosenSpan | None] = [None] * len(contexts)
+    silent = [ChosenSpan(0, 0, 0, np.inf)] * len(contexts)
     for window, example in enumerate(examples.tolist()):
         candidate = best_span(logits[window], spans[window], max_tokens=max_tokens)
         kept = best[example]
-        if candidate is not None and (kept is None or candidate[0] > kept[0]):
-            best[example] = candidate
-        silent[example] = min(silent[example], float(logits[window][0].sum(dtype=np.float64)))
-    answers = []
-    for context, span, silence in zip(contexts, best, silent, strict=True):
-        if span is None or (no_answer and silence > span[0]):
-            answers.append("")
-        else:
-            answers.append(whole_characters(context, *span[1]).strip())
-    return answers
+        if candidate is not None and (kept is None or candidate[0] > kept.total):
+            best[example] = ChosenSpan(*candidate[1], window, candidate[0])
+        silence = float(logits[window][0].sum(dtype=np.float64))
+        if silence < silent[example].total:
+            silent[example] = ChosenSpan(0, 0, window, silence)
+    return [
+        silence if span is None or (no_answer and silence.total > span.total) else _without_blanks(context, span)
+        for context, span, silence in zip(contexts, best, silent, strict=True)
+    ]
+
+
+def _without_blanks(context: str, span: ChosenSpan) -> ChosenSpan:
+    """Return a span of whole characters, without the blanks around it."""
+    first, past = whole_characters(context, span.start, span.end)
+    text = context[first:past]
+    first += len(text) - len(text.lstrip())
+    return replace(span, start=first, end=first + len(text.strip()))

@@ -18,7 +18,8 @@ from stages.data.batching.payloads import Targets
 from stages.data.batching.tokens import Batch
 from stages.export.half_precision import write_fp16
 from stages.export.int8 import Variant, quantize, variants
-from stages.export.onnx_model import Answering, OnnxModel, export_onnx, outputs_of
+from stages.export.onnx_file import OnnxModel
+from stages.export.onnx_model import Answering, export_onnx, outputs_of
 from stages.models.attention_capture import CAPTURE
 from stages.models.heads import TaskHead
 from stages.models.sentence_encoder import Model, sentence_encoder

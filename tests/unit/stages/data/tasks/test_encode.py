@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from schemas.core.kinds import QuestionAnswering, TokenClassification
 from stages.data.batching.payloads import NO_WORD
 from stages.data.batching.spans import best_span, decode_answers
+from stages.data.batching.words import words_of_tokens
 from stages.kinds.registry import kind_of
 from stages.kinds.spans import answer_tokens
-from stages.kinds.tags import words_of_tokens
 from tests.support.builders import WORDS, tiny_tokenizer
 from tests.support.pieces import TOKENIZERS
 
