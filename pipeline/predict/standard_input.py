@@ -47,6 +47,10 @@ class Stream:
     """`--keep`."""
     columns: Columns | None = field(default=None, init=False)
     """Columns of JSON lines; None before the first, and for lines of text."""
+    is_json: bool | None = field(default=None, init=False)
+    """True for JSON lines; None before the first line that is not blank."""
+    number: int = field(default=0, init=False)
+    """Lines so far."""
 
     def chunks(self) -> Iterator[list[Row]]:
         """Yield the rows as they come, some at a time.
@@ -54,27 +58,41 @@ class Stream:
         Raises:
             DataError: a line cannot be read; the rows before it were yielded.
         """
-        is_json: bool | None = None
-        number = 0
+        blank: list[Row] = []
         for lines in _lines(self.handle, self.encoding):
             rows: list[Row] = []
             try:
                 for line in lines:
-                    number += 1
-                    text = _decoded(line, number)
-                    if is_json is None and text.strip():
-                        is_json = _begins_json(text, number)
-                        self._check(is_json)
-                    if not is_json:
-                        rows.append(Row(number, text))
-                    elif text.strip():
-                        rows.append(self._row(_object(text, number), number))
+                    self.number += 1
+                    text = _decoded(line, self.number)
+                    if self.is_json is None and not text.strip():
+                        blank.append(Row(self.number, text))  # a row in lines of text
+                    elif (row := self._row(text)) is not None:
+                        rows += [*([] if self.is_json else blank), row]
+                        blank = []
             except DataError:
                 if rows:
                     yield rows
                 raise
             if rows:
                 yield rows
+        if blank:
+            yield blank
+
+    def _row(self, text: str) -> Row | None:
+        """Return the row of a line; None for a blank one between JSON lines."""
+        if self.is_json is None:
+            self.is_json = _begins_json(text)
+            self._check(self.is_json)
+        if not self.is_json:
+            return Row(self.number, text)
+        if not text.strip():
+            return None
+        where = f"{NAME}: line {self.number}"
+        values = _object(text, self.number)
+        if self.columns is None:
+            self.columns = choose_columns(self.form, [*values], where, given=self.given, kept=self.kept)
+        return self.columns.row(values, self.number, where)
 
     def _check(self, is_json: bool) -> None:
         """Refuse lines of text where a row has more than a text."""
@@ -85,12 +103,6 @@ class Stream:
             )
         if not is_json and (self.given or self.kept):
             raise DataError(f"{NAME} is lines of text, without columns: leave out --text-columns and --keep")
-
-    def _row(self, values: dict[str, Any], number: int) -> Row:
-        where = f"{NAME}: line {number}"
-        if self.columns is None:
-            self.columns = choose_columns(self.form, [*values], where, given=self.given, kept=self.kept)
-        return self.columns.row(values, number, where)
 
 
 def _lines(handle: int, encoding: str | None) -> Iterator[list[bytes]]:
@@ -194,7 +206,7 @@ def _decoded(line: bytes, number: int) -> str:
         raise DataError(f"{NAME}: line {number} is not UTF-8; give its encoding, such as --encoding cp1252") from None
 
 
-def _begins_json(text: str, number: int) -> bool:
+def _begins_json(text: str) -> bool:
     """Return whether a stream is JSON lines, by its first line."""
     begin = text.lstrip()
     if begin.startswith("[{"):

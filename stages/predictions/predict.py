@@ -19,8 +19,8 @@ from stages.predictions.encode import Encoder, Sequences
 from stages.predictions.readers import Reader
 from stages.predictions.rows import Row
 
-_BATCH_TOKENS = 4096
-"""Padded tokens of a batch; more would take more memory and no less time."""
+_BATCH, _BATCH_TOKENS = 32, 4096
+"""Sequences and padded tokens of a batch; larger ones leave the processor's caches, and take more time a row."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class Predictor:
     max_length: int
     reader: Reader
     batch: int | None = None
-    """Most sequences in a batch; None for as many as there is room for."""
+    """Most sequences in a batch; None for what is quick."""
     rows: int = 0
     """Rows so far."""
     cut: int = 0
@@ -63,7 +63,7 @@ class Predictor:
         logits: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(sequences.encodings)
         lengths = sequences.lengths
         for positions in Groups(lengths, None).cut(np.argsort(lengths, kind="stable"), _BATCH_TOKENS):
-            for some in np.array_split(positions, -(-len(positions) // (self.batch or len(positions)))):
+            for some in np.array_split(positions, -(-len(positions) // (self.batch or _BATCH))):
                 outputs = self.reader.run(self._inputs([sequences.encodings[index] for index in some]))
                 for index, output in zip(some.tolist(), outputs, strict=True):
                     logits[index] = output[: lengths[index]] if output.ndim == 2 else output
