@@ -20,7 +20,8 @@ from schemas.core.kinds import Classification
 from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
 from stages.evaluation.similarity import layer_similarity, layer_states
-from stages.export.onnx_model import OnnxModel, onnx_logits
+from stages.export.onnx_file import OnnxModel
+from stages.export.onnx_model import onnx_logits
 from stages.kinds.base import Logits
 from stages.kinds.registry import kind_of
 from stages.losses import attention_scores
