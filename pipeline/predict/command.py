@@ -23,7 +23,7 @@ from stages.predictions.predict import Predictor
 from stages.predictions.rows import Row
 
 STREAM = "-"
-_CLOSED_PIPE = 141
+_STDIN, _CLOSED_PIPE = 0, 141
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _is_stream(asked: Asked) -> bool:
     is_stream = texts == [STREAM] or (not texts and asked.file is None)
     if is_stream and (asked.pairs or asked.choices):
         raise ConfigError("--pair and --choice belong to texts of the command line: give such a text before them")
-    if is_stream and not texts and not is_waiting(sys.stdin.fileno()):
+    if is_stream and not texts and not is_waiting(_STDIN):
         raise ConfigError("there is nothing to answer: give texts, --file FILE, or - to type lines of text")
     return is_stream
 
@@ -108,7 +108,7 @@ def _chunks(student: Student, asked: Asked, *, is_stream: bool) -> Iterable[list
     given, kept = _listed(asked.columns, "--text-columns"), _listed(asked.kept, "--keep")
     encoding = _encoding_of(asked.encoding)
     if is_stream:
-        return Stream(sys.stdin.fileno(), student.form, encoding, given, kept).chunks()
+        return Stream(_STDIN, student.form, encoding, given, kept).chunks()
     if asked.file is not None:
         from pipeline.predict.files import rows_of_file
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.process.terminal import is_unicode
-from pipeline.store.files import storage_errors
-from schemas.core.errors import ConfigError
+from schemas.core.errors import ConfigError, StoreError
 from schemas.core.paths import local_path
 from stages.storage.sealed_folder import make_folder, remove, sync, temporary_name
 
@@ -38,44 +37,62 @@ def answers_to(to: Path | None) -> Iterator[Write]:
     Raises:
         ConfigError: the file exists.
         StoreError: the file system refused.
+        BrokenPipeError: whoever read standard output has closed it.
     """
-    if to is None:
-        ascii_only = not is_unicode(sys.stdout.encoding)
+    if to is not None:
+        with _new_file(to) as write_to_file:
+            yield write_to_file
+        return
+    ascii_only = not is_unicode(sys.stdout.encoding)
 
-        def write(answers: list[dict[str, Any]]) -> None:
+    def write(answers: list[dict[str, Any]]) -> None:
+        with _refusals("standard output"):
             sys.stdout.write("".join(as_line(answer, ascii_only=ascii_only) for answer in answers))
             sys.stdout.flush()
 
-        yield write
-        return
-    with _new_file(to) as write_to_file:
-        yield write_to_file
+    yield write
 
 
 @contextmanager
 def _new_file(to: Path) -> Iterator[Write]:
-    target = local_path(to, "--to").absolute()
-    with storage_errors(target.parent):
+    target, name = local_path(to, "--to").absolute(), f"--to {to}"
+    beside = target.parent / temporary_name()
+    with _refusals(name):
         make_folder(target.parent)
-        beside = target.parent / temporary_name()
         file = beside.open("x", encoding="utf-8")
+
+    def write(answers: list[dict[str, Any]]) -> None:
+        with _refusals(name):
+            file.writelines(map(as_line, answers))
+
     try:
-        with file:
-
-            def write(answers: list[dict[str, Any]]) -> None:
-                with storage_errors(target.parent):
-                    file.writelines(map(as_line, answers))
-
+        try:
             yield write
-        with storage_errors(target.parent):
+        finally:
+            with _refusals(name):
+                file.close()  # what is buffered may not fit any more
+        with _refusals(name):
             sync(beside)
             try:
-                os.link(beside, target)  # fails where another process made the file meanwhile
+                os.link(beside, target)  # refused where another process made the file meanwhile
             except FileExistsError:
                 raise exists(to) from None
             sync(target.parent)
     finally:
         remove(beside)
+
+
+@contextmanager
+def _refusals(name: str) -> Iterator[None]:
+    """Turn a failure of the file system into a StoreError that names the output."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{name} cannot be written ({error.strerror}); give another file with --to, or make room there"
+        ) from None
 
 
 def exists(to: Path) -> ConfigError:

@@ -243,11 +243,12 @@ def _is_unicode(values: dict[str, Any]) -> bool:
 
 
 def is_waiting(handle: int) -> bool:
-    """Return whether something is piped into a stream: it is no terminal."""
+    """Return whether something is piped into a stream: it is neither a terminal nor closed."""
     try:
-        return not os.isatty(handle)
+        os.fstat(handle)
     except OSError:
         return False
+    return not os.isatty(handle)
 
 
 def _too_long(number: int) -> DataError:
