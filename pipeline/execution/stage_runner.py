@@ -187,6 +187,11 @@ class StageRunner:
         with self.context.tracking.start_run(name, params, tags, parent=self.run, resumed=best.run_key) as run:
             self.judge.add_candidates(candidates, best, run)
 
+    def _example(self, stage: FinishedStage) -> dict[str, str] | None:
+        """Return a real input of a student; None for candidates, which are logged before the yardstick is made."""
+        scorer = None if stage.candidate else self.judge.yardstick.scorer
+        return None if scorer is None else scorer.example
+
     def _log_artifacts(self, stage: FinishedStage, manifest: Manifest, run: TrackedRun) -> None:
         config, folder = stage.config, Path(stage.result.checkpoint.path)
         run.log_file(config.model_dump_json(indent=2), "config.json")
@@ -200,7 +205,7 @@ class StageRunner:
             return not stage.result.reused or not is_stored(self.context.tracking, manifest, artifact)
 
         if isinstance(config.objective, TaskObjective) and is_missing(STUDENT):
-            log_student(folder / "model", run)
+            log_student(folder / "model", run, manifest.digest, self._example(stage))
         # The store's own MLflow moves with its checkpoints; any other may be asked from another machine.
         if kind_of(config) == "stage" and not self.context.tracking.is_of_store and is_missing(CHECKPOINT):
             log_checkpoint(folder, run)

@@ -5,7 +5,7 @@ to begin, continue or end a run.
 
     local key     `local-HEX`: no server knew the run when it began.
         |             KEY.jsonl       header, points, end          (run_files.PointFile)
-        |             KEY.unsent/N/   artifacts, tags, data sets   (run_files.Outbox)
+        |             KEY.unsent/N/   artifacts, models, tags, data sets   (run_files.Outbox)
         |
         |         server.Server.run_of: creates the run from the header, tagged `distill.kept_as=KEY`,
         |         or finds the run with that tag, and notes its id in KEY.sent.
@@ -19,7 +19,8 @@ to begin, continue or end a run.
         v
     sent          KEY.sent holds `offset` = size of KEY.jsonl and `ended`; KEY.unsent/ is gone.
 
-Points sent twice count once (their times are equal), and so do requests (each names what it replaces). A process holds
+Points sent twice count once (their times are equal), and so do requests (each names what it replaces; a model is found
+by its run, its name and the digest of its content, and completed: `logged_models`). A process holds
 a lock on the files of its runs; `run_files.end_dead_runs` records a run whose process died as KILLED. A store that was
 moved leads its own database to its new folder (`client.follow_store`).
 """

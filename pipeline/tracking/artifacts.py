@@ -1,19 +1,16 @@
 """Students and checkpoints in MLflow: stored once per stage, and found again from the id of a run.
 
-A student is stored in MLflow's own form, a checkpoint on servers that several machines share: at the end of its stage
-or, if that failed, when the stage is next reused. A run names its stage and the stage's digest, so its checkpoint is
-looked for in the store at hand, in the folder where it was written, in the store that the database belongs to, and at
-last among the run's artifacts, from which it is copied into the store at hand.
+A student is stored as a model in MLflow's own form, a checkpoint on servers that several machines share: at the end of
+its stage or, if that failed, when the stage is next reused. A run names its stage and the stage's digest, so its
+checkpoint is looked for in the store at hand, in the folder where it was written, in the store that the database
+belongs to, and at last among the run's artifacts, from which it is copied into the store at hand.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +18,9 @@ from pipeline.store.checkpoints import CheckpointStore, verify
 from pipeline.store.files import disk_errors, storage_errors
 from pipeline.tracking import run_files
 from pipeline.tracking.client import CHECKPOINT_TAG, brief, http_status, is_run_id, load_mlflow, sqlite_file
-from pipeline.tracking.run_files import Outbox
+from pipeline.tracking.logged_models import model_request
+from pipeline.tracking.mlflow_form import Example, save_mlflow_model
+from pipeline.tracking.run_files import Outbox, Point
 from pipeline.tracking.server import Server
 from pipeline.tracking.session import REUSED_TAG, TrackedRun, Tracking
 from schemas.core.credentials import without_credentials
@@ -38,90 +37,37 @@ STAGE_TAG, DIGEST_TAG = "distill.stage", "distill.digest"
 STORED_TAG = "distill.stored."
 """Followed by an artifact's name: set on a run once all of the artifact is there."""
 _MOST_RUNS = 100
-_NO_HUB_ID = "distill-flow student"  # the blank makes it no hub id, so that nothing is looked up
-_REQUIRED = ("mlflow", "torch", "transformers")
-_CARD = "---\nlicense: other\n---\nA student made by distill-flow. Its licence follows its teacher's.\n"
-# By the end of a model's architecture: the class that loads it, and the pipeline that MLflow builds from it.
-_FORMS = {
-    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
-    "ForTokenClassification": ("AutoModelForTokenClassification", "token-classification"),
-    "Model": ("AutoModel", "feature-extraction"),
-}
 
 
-def save_mlflow_model(model_folder: Path, to: Path) -> None:
-    """Write a student in the form that `mlflow.transformers.load_model` loads, without network access.
-
-    MLflow 3.17 cannot write that form from a folder under transformers 5 (it expects the pipeline registry of
-    transformers 4), and asks the model hub for a licence on the way. So it gets the loaded components under a name
-    that is no hub id. A student that answers questions or chooses among answers stays a transformers folder, since
-    transformers 5 has no pipeline for it.
-
-    Args:
-        model_folder: transformers folder with the model and its tokenizer.
-        to: folder to create; it must not exist or be empty.
-    """
-    from stages.models.encoders import load_config
-    from stages.models.weights import LOADING
-
-    (architecture,) = load_config(model_folder).architectures or ("",)
-    form = next((form for suffix, form in _FORMS.items() if architecture.endswith(suffix)), None)
-    if form is None:
-        shutil.copytree(model_folder, to, dirs_exist_ok=True)
-        return
-    load_mlflow()
-    import transformers
-    from transformers import AutoTokenizer
-
-    loader, task = form
-    with LOADING:
-        model: Any = getattr(transformers, loader).from_pretrained(
-            model_folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True, trust_remote_code=False)
-    model.name_or_path = model.config._name_or_path = _NO_HUB_ID
-    with _quiet():
-        import mlflow.transformers as flavor
-        from huggingface_hub import ModelCard
-
-        flavor.save_model(
-            transformers_model={"model": model.eval(), "tokenizer": tokenizer},
-            path=str(to),
-            task=task,
-            model_card=ModelCard(_CARD),
-            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED],
-        )
-    # It only says that no licence was found under a name that is no hub id.
-    (to / "LICENSE.txt").unlink(missing_ok=True)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hide MLflow's warnings of its own type hints, and of a licence that it did not find."""
-    logger = logging.getLogger("mlflow.transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def log_student(model_folder: Path, run: TrackedRun) -> None:
-    """Store a student in MLflow's own form among the artifacts of its stage's run.
+def log_student(model_folder: Path, run: TrackedRun, digest: str, example: Example | None = None) -> None:
+    """Log a student as a model of its stage's run, with the run's parameters, its tags, and its scores so far.
 
     Files on the way are written into the store, since the folder of temporary files may be full. Any failure but the
     store's disk is logged: the checkpoint is whole, and the student is stored when it is next reused.
 
+    Args:
+        model_folder: the student's transformers folder.
+        run: the run of its stage.
+        digest: the stage's.
+        example: a real input; None for none.
+
     Raises:
         StoreError: the store's file system refused.
     """
-    folder = run.points.parent
+    folder, header = run.points.parent, run_files.read_header(run.points)
+    tags = {name: value for name, value in header.get("tags", {}).items() if name.startswith("distill.")}
+    request = model_request(
+        str(header.get("name", STUDENT)),
+        STUDENT,
+        digest,
+        tags=tags,
+        params=header.get("params", {}),
+        scores=_scores(run.points),
+    )
     try:
         with disk_errors(folder), unfinished(folder) as scratch:
-            save_mlflow_model(model_folder, scratch / STUDENT)
-            _store(run, scratch / STUDENT, STUDENT)
+            save_mlflow_model(model_folder, scratch / STUDENT, example)
+            _mark_stored(run, STUDENT, is_sent=run.log_model(request, scratch / STUDENT))
     except DistillError:
         raise
     except Exception as error:  # MLflow and transformers raise what they like
@@ -136,12 +82,20 @@ def log_student(model_folder: Path, run: TrackedRun) -> None:
 
 def log_checkpoint(folder: Path, run: TrackedRun) -> None:
     """Store a checkpoint among the artifacts of its stage's run, so that other machines can continue from it."""
-    _store(run, folder, CHECKPOINT)
+    _mark_stored(run, CHECKPOINT, is_sent=run.log_artifacts(folder, CHECKPOINT))
 
 
-def _store(run: TrackedRun, folder: Path, artifact: str) -> None:
-    if run.log_artifacts(folder, artifact) or run.is_waiting:  # otherwise MLflow refused it
+def _mark_stored(run: TrackedRun, artifact: str, *, is_sent: bool) -> None:
+    if is_sent or run.is_waiting:  # otherwise MLflow refused it
         run.set_tags({f"{STORED_TAG}{artifact}": "true"})
+
+
+def _scores(points: Path) -> list[Point]:
+    """Return the newest judged scores of a run, as it logged them."""
+    newest: dict[str, Point] = {}
+    for point in run_files.read_points(points):
+        newest |= {name: point for name in point.metrics if name.startswith("eval/")}
+    return [Point(point.step, point.time, {name: point.metrics[name]}) for name, point in newest.items()]
 
 
 def is_stored(tracking: Tracking, stage: Manifest, artifact: str) -> bool:
@@ -155,7 +109,7 @@ def is_stored(tracking: Tracking, stage: Manifest, artifact: str) -> bool:
     else:
         runs = run_files.runs_tagged(tracking.points, DIGEST_TAG, stage.digest)
     waiting = (kept.request for path in runs for kept in Outbox(path).requests())
-    if any(request.kind == "artifacts" and request.values.get("path") == artifact for request in waiting):
+    if any(request.kind in ("artifacts", "model") and request.values.get("path") == artifact for request in waiting):
         return True
     experiment, answer = tracking.experiment_id, None
     if experiment is not None:
@@ -163,13 +117,14 @@ def is_stored(tracking: Tracking, stage: Manifest, artifact: str) -> bool:
     return any(run_files.has_finished(path) for path in runs) if answer is None else answer
 
 
-def _runs_of_stage(client: Any, experiment: str, digest: str) -> list[Any]:
+def runs_of_stage(client: Any, experiment: str, digest: str) -> list[Any]:
+    """Return MLflow's runs of the stage of that digest, the newest first."""
     return list(client.search_runs([experiment], f"tags.`{DIGEST_TAG}` = '{digest}'", max_results=_MOST_RUNS))
 
 
 def _has(server: Server, experiment: str, digest: str, artifact: str) -> bool:
     with warnings.catch_warnings(action="ignore"):  # MLflow and SQLAlchemy disagree about deprecations
-        runs = _runs_of_stage(server.client, experiment, digest)
+        runs = runs_of_stage(server.client, experiment, digest)
     if any(f"{STORED_TAG}{artifact}" in run.data.tags for run in runs):
         return True
     # Versions that set no such tag stored the artifact before they ended the run that had made it.
@@ -253,7 +208,7 @@ def _verify(folder: Path, tags: dict[str, str]) -> Manifest:
 
 def _runs_with_checkpoint(client: Any, run: Any) -> Iterator[str]:
     """Ids of the runs of the same stage that have its checkpoint among their artifacts, the given one first."""
-    same = _runs_of_stage(client, run.info.experiment_id, run.data.tags[DIGEST_TAG])
+    same = runs_of_stage(client, run.info.experiment_id, run.data.tags[DIGEST_TAG])
     for run_id in dict.fromkeys([run.info.run_id, *(other.info.run_id for other in same)]):
         if f"{CHECKPOINT}/manifest.json" in {item.path for item in client.list_artifacts(run_id, CHECKPOINT)}:
             yield run_id

@@ -331,10 +331,11 @@ def _parse(line: bytes) -> Point | None:
 class Request(Frozen):
     """Something to tell a server about a run besides its points."""
 
-    kind: Literal["artifacts", "tags", "data_set"]
-    """Files to store, tags to set, or a data set that the run has read."""
+    kind: Literal["artifacts", "model", "tags", "data_set"]
+    """Files to store, a model with its files, tags to set, or a data set that the run has read."""
     values: dict[str, str] = Field(default_factory=dict)
-    """For artifacts their folder in the run as `path` (absent: its root); tags by name; fields of the data set."""
+    """For artifacts their folder in the run as `path` (absent: its root); tags by name; fields of the data set, or of
+    the model (`logged_models`)."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from pipeline.tracking.client import (
     send_tags,
     was_moved,
 )
+from pipeline.tracking.logged_models import send_model
 from pipeline.tracking.run_files import LOCAL, Outbox, Point, PointFile, Request
 from schemas.core.base import Frozen
 from schemas.core.credentials import without_credentials
@@ -42,6 +43,8 @@ Complain = Callable[[str, Exception], None]
 KEPT_AS_TAG = "distill.kept_as"
 """The run's local key, by which the run is found again if the answer to its creation was lost or late."""
 
+_WITH_FILES = ("artifacts", "model")
+
 
 class Amount(Frozen):
     """Numbers of a run's points, artifacts and notes that were sent, or are left to send."""
@@ -49,7 +52,7 @@ class Amount(Frozen):
     points: int = 0
     """Log calls, each with the metrics of one step."""
     artifacts: int = 0
-    """Pictures, texts, folders."""
+    """Pictures, texts, folders, models."""
     notes: int = 0
     """Tags, data sets, and the end of the run."""
 
@@ -72,7 +75,7 @@ def unsent(path: Path) -> Amount:
     """Count what no server has of the run in `path`."""
     sent = run_files.read_sent(path)
     requests = Outbox(path).requests()
-    artifacts = sum(kept.request.kind == "artifacts" for kept in requests)
+    artifacts = sum(kept.request.kind in _WITH_FILES for kept in requests)
     offset = int(sent.get("offset", 0))
     points = run_files.num_points(path, offset) if offset < path.stat().st_size else 0
     end = run_files.read_end(path)
@@ -168,7 +171,7 @@ class Server:
         for kept in Outbox(path).requests():
             is_sent = self.send(run_id, kept.request, kept.files)
             kept.remove()
-            is_artifact = kept.request.kind == "artifacts"
+            is_artifact = kept.request.kind in _WITH_FILES
             yield Amount(artifacts=int(is_sent and is_artifact), notes=int(is_sent and not is_artifact))
         end = run_files.read_end(path)
         if end is not None and end[1] != run_files.read_sent(path).get("ended"):
@@ -186,6 +189,8 @@ class Server:
         if request.kind == "tags":
             request = Request(kind="tags", values=self.with_parent(request.values))
         what = request.kind.replace("_", " ")
+        if request.kind == "model":
+            return self._accepts(what, lambda: send_model(self.client, run_id, request.values, files))
         return self._accepts(what, lambda: send_request(self.client, run_id, request, files))
 
     def _accepts(self, what: str, call: Callable[[], object]) -> bool:

@@ -207,6 +207,10 @@ class TrackedRun:
         values = {} if artifact_path is None else {"path": artifact_path}
         return self._request(Request(kind="artifacts", values=values), folder)
 
+    def log_model(self, request: Request, folder: Path) -> bool:
+        """Log a model with the files of `folder`, as `logged_models.model_request` describes it; waits until done."""
+        return self._request(request, folder)
+
     def log_file(self, content: str | bytes, artifact_file: str) -> bool:
         """Store a text, without credentials, or the bytes of a picture as an artifact."""
         data = without_credentials(content).encode("utf-8") if isinstance(content, str) else content

@@ -51,6 +51,15 @@ class Scorer(Generic[Answers]):
         """Rows that are scored, and rows of the split."""
         return len(self.rows.chosen), len(self.rows.task.split(self.rows.split))
 
+    @property
+    def example(self) -> dict[str, str]:
+        """The first row as a reader would type it: `text`, and `text_pair` for pairs."""
+        row = self.rows.data[0]
+        if "words" in row:
+            return {"text": " ".join(row["words"])}
+        names = ("text", "text_pair") if self.kind.is_pair(self.rows.data) else ("text",)
+        return {name: row[name] for name in names if name in row}
+
     def answers(self, logits: Logits) -> Answers:
         """Return a model's answers, from its head's answers to `sequences`."""
         return self.kind.answers(self.rows, logits)

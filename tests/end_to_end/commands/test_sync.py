@@ -93,8 +93,9 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     assert stage["parent"] == before[report["run"]]["id"]
     assert stage["status"] == "FINISHED"
     assert stage["loss steps"] == [1, 2, 3, 4]
-    artifacts = {"config.json", "manifest.json", "curves.png", "terms.png", "model", "checkpoint"}
+    artifacts = {"config.json", "manifest.json", "curves.png", "terms.png", "checkpoint"}
     assert stage["artifacts"] == artifacts
+    assert stage["models"] == [("task_specific", "READY")]
     assert stage["data sets"] == 1
     assert {"report.json", "report.md", "stages.png"} == before[report["run"]]["artifacts"]
 
@@ -113,6 +114,11 @@ def everything(address: str) -> dict[str, Any]:
             "metrics": run.data.metrics,
             "loss steps": [point.step for point in client.get_metric_history(run.info.run_id, "train/loss")],
             "artifacts": {item.path for item in client.list_artifacts(run.info.run_id)},
+            "models": [
+                (model.name, str(model.status))
+                for output in run.outputs.model_outputs
+                if (model := client.get_logged_model(output.model_id))
+            ],
             "data sets": len(run.inputs.dataset_inputs),
         }
         for run in runs

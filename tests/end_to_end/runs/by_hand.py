@@ -60,7 +60,7 @@ def run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress | None 
 def _run(recipe: Recipe, store: CheckpointStore, progress: SilentProgress, registered: OpenRun) -> RunByHand:
     tracking = Tracking(f"sqlite:///{store.root}/mlflow.db", "toys", store.points, artifacts=store.root / "mlartifacts")
     parent = tracking.start_run("toy", {}, {})
-    runner = StageRunner(recipe, RunContext(store, tracking, progress, Stop(), registered), parent)
+    runner = StageRunner(recipe, RunContext(store, tracking, progress, Stop(), registered, exports=False), parent)
     try:
         for config in teacher_configs(recipe):
             runner(config, None)

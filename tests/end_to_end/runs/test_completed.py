@@ -72,6 +72,13 @@ def artifacts(store: CheckpointStore, run_id: str) -> set[str]:
     return {item.path for item in client.list_artifacts(run_id)}
 
 
+def models(store: CheckpointStore, run_id: str) -> list[Any]:
+    """The models that MLflow shows among the run's outputs."""
+    client = load_mlflow().MlflowClient(tracking_uri=f"sqlite:///{store.root}/mlflow.db")
+    outputs = client.get_run(run_id).outputs
+    return [client.get_logged_model(output.model_id) for output in outputs.model_outputs] if outputs else []
+
+
 def rows(done: RunByHand) -> list[str]:
     return [row.name for row in done.runner.judge.rows]
 
@@ -79,12 +86,13 @@ def rows(done: RunByHand) -> list[str]:
 def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reused(first: Path) -> None:
     store = open_store(first / "store")
     (killed,) = [run for run in runs_of(store) if run.data.tags.get("distill.stage") == "task_specific"]
-    assert "model" not in artifacts(store, killed.info.run_id)
+    assert models(store, killed.info.run_id) == []
     done = run(recipe_of(first), store)
     assert rows(done) == ["teacher", "task_specific"]
     assert [row.status for row in done.runner.judge.rows] == ["reused", "reused"]
     assert done.runner.judge.rows[-1].mlflow_run_id == killed.info.run_id
-    assert "model" in artifacts(store, killed.info.run_id)
+    (student,) = models(store, killed.info.run_id)
+    assert (student.name, student.status, student.source_run_id) == ("task_specific", "READY", killed.info.run_id)
     sync(read_settings(store.root, {}), store.points)
     by_id = {run.info.run_id: run for run in runs_of(store)}
     completed = by_id[killed.info.run_id]
@@ -95,7 +103,7 @@ def test_a_run_killed_after_the_last_commit_is_completed_when_the_stage_is_reuse
     assert "RUNNING" not in {run.info.status for run in by_id.values()}
     again = run(recipe_of(first), store)
     assert again.runner.judge.rows[-1].mlflow_run_id != killed.info.run_id
-    assert "model" not in artifacts(store, str(again.runner.judge.rows[-1].mlflow_run_id))
+    assert models(store, str(again.runner.judge.rows[-1].mlflow_run_id)) == []
 
 
 def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_needed(
@@ -125,7 +133,8 @@ def test_a_failure_after_the_commit_leaves_one_row_and_no_temporary_folder_is_ne
     assert child.info.status == "FINISHED"
     assert rows(done) == ["teacher", "task_specific"]
     names = artifacts(store, child.info.run_id)
-    assert {"model", "config.json", "manifest.json", "curves.png"} <= names
+    assert {"config.json", "manifest.json", "curves.png"} <= names
+    assert [model.status for model in models(store, child.info.run_id)] == ["READY"]
 
 
 @dataclass

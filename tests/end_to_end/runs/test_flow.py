@@ -22,6 +22,7 @@ from stages.ports.plain import plain_ports
 from stages.run import run_stage
 from stages.versions import installed_versions
 from tests.support.command_line import ToyRun
+from tests.support.toys import toy_rows
 
 STAGES = ("general", "general_enhanced", "task_adaptive", "task_specific")
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -122,8 +123,20 @@ def test_the_final_model_loads_as_an_mlflow_model_with_the_same_answers(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{toy_run.store}/mlflow.db")
     row = next(row for row in toy_run.report.rows if row.name == "task_specific")
     client = client_of(toy_run)
-    folder = client.download_artifacts(row.mlflow_run_id, "model")
-    pipe = mlflow.transformers.load_model(folder)
+    (output,) = client.get_run(row.mlflow_run_id).outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name, model.status, model.source_run_id) == ("task_specific", "READY", row.mlflow_run_id)
+    assert model.tags["distill.digest"] == row.checkpoint.digest
+    assert model.params["student.shape.num_layers"] == "2"
+    scores = {metric.key: metric.value for metric in model.metrics}
+    assert scores["eval/accuracy"] == row.judgement.accuracy
+    assert [len(client.get_metric_history(row.mlflow_run_id, name)) for name in scores] == [1] * len(scores)
+    info = mlflow.models.get_model_info(f"models:/{model.model_id}")
+    assert info.model_id == model.model_id
+    assert (
+        mlflow.models.Model.load(f"models:/{model.model_id}").load_input_example() == toy_rows(60, seed=2)[0]["text_a"]
+    )
+    pipe = mlflow.transformers.load_model(f"runs:/{row.mlflow_run_id}/task_specific")
     student = AutoModelForSequenceClassification.from_pretrained(checkpoint(toy_run.report, "task_specific") / "model")
     inputs = pipe.tokenizer(["good film", "a dull plot"], return_tensors="pt", padding=True)
     with torch.no_grad():
@@ -217,7 +230,7 @@ def test_a_plain_call_gives_the_same_weights_as_the_flow_bit_for_bit(toy_run: To
 
 
 def test_a_general_stage_is_shared_by_another_task(toy_run: ToyRun, tmp_path: Path) -> None:
-    from tests.support.toys import toy_rows, write_rows
+    from tests.support.toys import write_rows
 
     rows = [row | {"label": {"bad": "1 star", "good": "5 stars"}[row["label"]]} for row in toy_rows(160, seed=5)]
     file = write_rows(tmp_path / "train.jsonl", rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,14 +11,25 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.client import load_mlflow
+from pipeline.tracking.client import load_mlflow, make_database
 from pipeline.tracking.session import Tracking
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's tables, whose creation takes seconds."""
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    with warnings.catch_warnings(action="ignore"):  # MLflow and SQLAlchemy disagree about deprecations on first use
+        make_database(f"sqlite:///{path}")
+    return path
+
+
 @pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One MLflow database for the module, as creating its tables takes seconds; each test has its own experiment."""
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def database(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> str:
+    """One MLflow database for the module; each test has its own experiment."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    shutil.copyfile(empty_database, path)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture(autouse=True)

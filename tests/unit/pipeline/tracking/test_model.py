@@ -72,6 +72,37 @@ def test_the_mlflow_form_of_a_student_loads_with_the_same_logits_and_without_a_n
     assert loaded("the film is not bad")[0]["label"] in ("bad", "fair", "good")
 
 
+@pytest.mark.parametrize("example", [{"text": "a good film"}, {"text": "a good film", "text_pair": "it is not bad"}])
+def test_the_mlflow_form_has_an_example_that_its_signature_accepts_and_that_it_answers(
+    example: dict[str, str], tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        id2label={0: "bad", 1: "good"},
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    save_mlflow_model(tmp_path / "model", tmp_path / "flavor", example)
+    served = load_mlflow().pyfunc.load_model(str(tmp_path / "flavor"))
+    stored = served.input_example
+    assert stored == (example if "text_pair" in example else "a good film")
+    (answer,) = served.predict(stored).to_dict("records")
+    assert answer["label"] in ("bad", "good")
+    assert [column.name for column in served.metadata.signature.inputs] == (
+        ["text", "text_pair"] if "text_pair" in example else [None]
+    )
+    assert [column.name for column in served.metadata.signature.outputs] == ["label", "score"]
+    needs = (tmp_path / "flavor" / "requirements.txt").read_text(encoding="utf-8")
+    assert [line.partition("==")[0] for line in needs.split()] == ["mlflow", "transformers"]
+    assert "torch" not in (tmp_path / "flavor" / "conda.yaml").read_text(encoding="utf-8")
+    assert "It needs torch" in (tmp_path / "flavor" / "model_card.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("kind", ["TokenClassification", "QuestionAnswering", "MultipleChoice", ""])
 def test_a_student_of_any_kind_keeps_its_head(kind: str, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer()
