@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -55,8 +56,23 @@ def run_both(codes: list[str], folder: Path) -> str:
     return result.stdout
 
 
+def predictions(distill: Distill, *arguments: str | Path) -> list[dict[str, Any]]:
+    code, out, err = distill("predict", *arguments)
+    assert code == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def rounded(value: Any) -> Any:
+    """Return an answer with numbers that rounding may change replaced by what they are approximately."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
+
+
 @pytest.mark.parametrize("kind", ROWS)
-def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, tmp_path: Path) -> None:
+def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, distill: Distill, tmp_path: Path) -> None:
     checkpoint = trained(tmp_path, kind)
     exported = export(str(checkpoint), tmp_path / "student", Wanted(onnx=True), store=tmp_path / "store")
     (fp32,) = exported.models
@@ -65,7 +81,20 @@ def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, tmp
     first, second = programs(tmp_path / "student")
     assert "import torch" not in second
     assert "transformers" not in second
-    assert len(run_both([first, second], tmp_path / "student").splitlines()) >= 2
+    printed = run_both([first, second], tmp_path / "student").splitlines()
+    assert len(printed) >= 2
+    validation = tmp_path / kind / "validation.jsonl"
+    answers = predictions(distill, tmp_path / "student", "--file", validation, "--precision", "fp32")
+    in_torch = predictions(distill, checkpoint, "--file", validation)
+    assert len(answers) == 60
+    assert in_torch == rounded(answers)
+    if kind == "pair":
+        (answer,) = predictions(distill, tmp_path / "student", "Is it late?", "--pair", "It is late.")
+        assert printed[-1] == f"[{exported.labels.index(answer['label'])}]"
+    elif kind == "regression":
+        texts = predictions(distill, tmp_path / "student", "A short text.", "Another one.")
+        numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", "".join(printed[-2:]))]
+        assert numbers[-2:] == [pytest.approx(answer["value"], abs=1e-4) for answer in texts]
 
 
 @pytest.fixture(scope="module")
