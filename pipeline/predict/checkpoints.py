@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.export.task_form import task_form
+from pipeline.predict.cache import cache_of
 from pipeline.predict.students import Student, no_head
-from pipeline.process.settings import read_settings
-from pipeline.store.checkpoints import open_checkpoint, store_for_look
+from pipeline.store.checkpoints import open_checkpoint
 from schemas.core.errors import ConfigError, DataError, ServiceError
 from schemas.core.kinds import QuestionAnswering
 from schemas.data.stage_data import TaskDataset, TaskMixture, longest_sequence
@@ -16,8 +16,12 @@ from stages.data.tasks.load import load_task
 from stages.kinds.rows import TaskRows
 
 
-def checkpoint_student(folder: Path) -> Student:
+def checkpoint_student(folder: Path, store: Path | None) -> Student:
     """Return the student of a checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        store: the store whose cache has the task's rows.
 
     Raises:
         CheckpointError: the folder is no checkpoint, or it is damaged.
@@ -36,7 +40,7 @@ def checkpoint_student(folder: Path) -> Student:
     form, remarks = task_form(data.task, None), _remarks(data.task)
     if _needs_rows(data.task):
         try:
-            form = task_form(data.task, _rows(data.task))
+            form = task_form(data.task, _rows(data.task, store))
         except (DataError, ServiceError, OSError):
             remarks += _unknown(data.task)
     path = Path(reference.path)
@@ -57,9 +61,9 @@ def _needs_rows(task: AnyTask) -> bool:
     return is_open or (isinstance(task.problem, QuestionAnswering) and task.problem.no_answer == "auto")
 
 
-def _rows(task: AnyTask) -> TaskRows:
-    with store_for_look(read_settings().store) as opened:
-        return load_task(task, opened.cache, droppable=1)
+def _rows(task: AnyTask, store: Path | None) -> TaskRows:
+    with cache_of(store) as cache:
+        return load_task(task, cache, droppable=1)
 
 
 def _unknown(task: AnyTask) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ Student = Annotated[
 Texts = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[TEXT]...",
+        metavar="TEXT",
         help="Texts to answer; - for standard input: a text a line, or JSON lines. Write -- before a text that begins "
         "with -.",
     ),

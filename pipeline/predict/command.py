@@ -18,6 +18,7 @@ from pipeline.predict.students import Student, precision_of
 from pipeline.predict.texts import rows_of_texts
 from pipeline.process.terminal import say
 from schemas.core.errors import ConfigError, DistillError
+from schemas.core.kinds import QuestionAnswering
 from schemas.data.file_format import Encoding
 from stages.predictions.predict import Predictor
 from stages.predictions.rows import Row
@@ -91,9 +92,9 @@ def _is_stream(asked: Asked) -> bool:
     Raises:
         ConfigError: there are several inputs, or none.
     """
-    texts = [*asked.texts]
-    if asked.file is not None and (texts or asked.pairs):
+    if asked.file is not None and (asked.texts or asked.pairs):
         raise ConfigError("--file, and texts as well: give one of the two")
+    texts = [STREAM] if asked.file == STREAM else [*asked.texts]
     if STREAM in texts and texts != [STREAM]:
         raise ConfigError("`-` stands for standard input, and other texts are given as well: give one of the two")
     is_stream = texts == [STREAM] or (not texts and asked.file is None)
@@ -149,7 +150,9 @@ def _summarise(predictor: Predictor, description: str, console: Console) -> None
     rate = f" at {rows / predictor.seconds:,.0f} rows a second" if predictor.seconds else ""
     say(console, f"{rows:,} row{'s' * (rows != 1)}{rate}, answered by {description}")
     if predictor.cut:
-        longest, verb = predictor.max_length, "were" if predictor.cut != 1 else "was"
-        say(console, f"{predictor.cut:,} of {rows:,} texts {verb} longer than {longest} tokens and {verb} cut")
+        verb, noun, longest = "were" if predictor.cut != 1 else "was", "texts", predictor.max_length
+        if isinstance(predictor.form.problem, QuestionAnswering):  # contexts are read in windows
+            noun, longest = "questions", predictor.form.problem.max_question_tokens
+        say(console, f"{predictor.cut:,} of {rows:,} {noun} {verb} longer than {longest} tokens and {verb} cut")
     if predictor.empty:
         say(console, f"{predictor.empty:,} of {rows:,} rows had no text, and their answers are null")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pyarrow.parquet as pq
 from datasets import Dataset
 
-from pipeline.process.settings import read_settings
-from pipeline.store.checkpoints import store_for_look
+from pipeline.predict.cache import cache_of
 from pipeline.store.files import storage_errors
 from schemas.core.errors import DataError
 from schemas.core.kinds import QuestionAnswering, TokenClassification
@@ -57,20 +54,12 @@ def rows_of_file(
     """
     path = resolve_file(name, _OPTION)
     reading = _reading(path, form, encoding)
-    with ExitStack() as stack:
+    with cache_of(store) as cache:
         if FORMATS.get(file_format(path, _OPTION)) == "parquet":
             reading = replace(reading, named=_of_parquet(path, form, given, kept))
-        rows = _read(path, form, reading, _cache(store, stack))
+        rows = _read(path, form, reading, cache)
         columns = choose_columns(form, rows.column_names, f"{_OPTION}: {path}", given=given, kept=kept)
         yield from _chunks(rows, columns, path, reading)
-
-
-def _cache(store: Path | None, stack: ExitStack) -> Path:
-    """Return the store's cache, or a temporary folder: a look at a file makes no store."""
-    root = read_settings(store).store
-    if root.is_dir():
-        return stack.enter_context(store_for_look(root)).cache
-    return Path(stack.enter_context(TemporaryDirectory(prefix="distill-")))
 
 
 def _reading(path: Path, form: TaskForm, encoding: Encoding | None) -> Reading:

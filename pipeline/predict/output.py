@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -23,8 +24,20 @@ _COMMANDS = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 
 def as_line(value: dict[str, Any], *, ascii_only: bool = False) -> str:
     """Return an object as a line of JSON."""
-    text = json.dumps(value, ensure_ascii=ascii_only, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=ascii_only, default=str, allow_nan=False)
+    except ValueError:  # JSON has no infinity, and no number that is none
+        text = json.dumps(_finite(value), ensure_ascii=ascii_only, default=str)
     return _COMMANDS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -31,8 +31,8 @@ def find_student(name: str, store: Path | None) -> Student:
     from pipeline.predict.checkpoints import checkpoint_student
 
     if (folder / MANIFEST).is_file() or (folder.name == "model" and (folder.parent / MANIFEST).is_file()):
-        return checkpoint_student(folder)
-    return checkpoint_student(_checkpoint_of_run(name, folder, store))
+        return checkpoint_student(folder, store)
+    return checkpoint_student(_checkpoint_of_run(name, folder, store), store)
 
 
 def _checkpoint_of_run(name: str, folder: Path, store: Path | None) -> Path:

@@ -95,6 +95,13 @@ def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, dis
         texts = predictions(distill, tmp_path / "student", "A short text.", "Another one.")
         numbers = [float(number) for number in re.findall(r"-?\d+\.\d+", "".join(printed[-2:]))]
         assert numbers[-2:] == [pytest.approx(answer["value"], abs=1e-4) for answer in texts]
+    elif kind == "question_answering":
+        (tmp_path / kind / "train.jsonl").unlink()
+        code, out, err = distill("predict", checkpoint, "is it red " * 8, "--pair", "red film", "--store", tmp_path)
+        assert code == 0, err
+        assert "it is not known whether a question may have no answer: every question gets one" in err
+        assert json.loads(out)["answer"] in "red film"
+        assert "1 of 1 questions was longer than 8 tokens and was cut" in err
 
 
 @pytest.fixture(scope="module")
