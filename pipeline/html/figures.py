@@ -65,7 +65,9 @@ def calibration_figure(calibrations: Mapping[str, Calibration]) -> Any:
 
 
 def shipping_figure(shipping: Shipping, metric: str) -> Any:
-    """Draw the score of every form over its latency; points grow with the size on disk."""
+    """Draw the score of every form, with its interval, over its latency; points grow with the size on disk."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(5.6, 3.8)
     axes = figure.subplots()
     largest = max(form.size for form in shipping.forms)
@@ -77,6 +79,7 @@ def shipping_figure(shipping: Shipping, metric: str) -> Any:
         area = 40 + 900 * form.size / largest
         point = (form.latency.processor_ms, 100 * form.score.value)
         axes.scatter(*point, s=area, color=colour, alpha=0.75)
+        axes.vlines(point[0], 100 * form.score.low, 100 * form.score.high, color=colour, linewidth=1, alpha=0.6)
         axes.annotate(
             f"{form.name}, {form.size / 1e6:.0f} MB",
             point,
@@ -88,7 +91,9 @@ def shipping_figure(shipping: Shipping, metric: str) -> Any:
             color=BLACK,
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.35, y=0.3)
     axes.set_xlabel("processor time of a text, ms")
     axes.set_ylabel(f"{metric} %")

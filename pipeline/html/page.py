@@ -136,7 +136,9 @@ def _sections(report: RunReport, findings: Findings, points: dict[str, Path]) ->
 
 def _shipping(report: RunReport, shipping: Shipping) -> Section:
     figure = shipping_figure(shipping, report.metric_title)
-    text = "Score over processor time of one text; the area of a point grows with the size on disk."
+    text = (
+        "Score with its 95 % interval over processor time of one text; the area of a point grows with the size on disk."
+    )
     return Section(
         "ship",
         "What you ship",
