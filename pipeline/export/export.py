@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pipeline.process.terminal import say
 from pipeline.reporting.result_table import as_terminal
 from pipeline.reporting.run_table import percent
 from pipeline.store.checkpoints import store_for_look
-from pipeline.store.files import storage_errors
+from pipeline.store.files import disk_errors, storage_errors
 from schemas.core.errors import ConfigError
 from schemas.results.export import EXPORT as EXPORT
 from schemas.results.export import ExportedModel, ExportManifest, VocabularyCut
@@ -73,11 +74,16 @@ def export(name: str, to: Path, wanted: Wanted, task: str | None = None, store: 
         if wanted.prune_vocabulary is not None:
             subject, cut = pruned(subject, wanted.prune_vocabulary, opened.cache)
         target = to.absolute()
-        with storage_errors(target.parent), unfinished(target.parent) as folder:
-            manifest = fill(subject, cut, folder, target.name, wanted)
-            sync_tree(folder)
-            if not publish(folder, target, lambda _: False):
-                raise _exists(to)
+        with ExitStack() as stack:
+            with storage_errors(target.parent):
+                folder = stack.enter_context(unfinished(target.parent))
+            with disk_errors(target.parent):  # reads as well, so that other errors are not about this folder
+                manifest = fill(subject, cut, folder, target.name, wanted)
+            with storage_errors(target.parent):
+                sync_tree(folder)
+                is_there = publish(folder, target, lambda _: False)
+        if not is_there:
+            raise _exists(to)
     return manifest
 
 
