@@ -306,18 +306,18 @@ def latency(
 
 @app.command()
 def verify(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="CHECKPOINT|EXPORT", help="The folder of a checkpoint or export.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Check every file of a checkpoint against its manifest."""
-    from pipeline.store.checkpoints import open_checkpoint
+    """Check every file of a checkpoint, or of an export, against its manifest."""
+    from pipeline.verify import verified
 
-    reference, manifest = open_checkpoint(checkpoint)
+    path, manifest = verified(folder)
     if as_json:
         _print_json(manifest.model_dump(mode="json"))
         return
     total = sum(entry.size for entry in manifest.files.values())
-    say(out, f"{reference.path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all match the manifest")
+    say(out, f"{path}: {len(manifest.files)} files, {total / 1e6:.1f} MB, all match the manifest")
 
 
 @app.command()

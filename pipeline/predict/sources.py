@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from pipeline.export.manifest import is_export, open_export
 from pipeline.predict.students import WEIGHTS, Student, no_head
-from schemas.core.errors import CheckpointError, ConfigError
+from schemas.core.errors import ConfigError
 from schemas.core.paths import local_path
-from schemas.core.regular_files import read_regular
-from schemas.results.export import EXPORT, ExportManifest
-from stages.storage.sealed_folder import MANIFEST, differences
+from schemas.results.export import EXPORT
+from stages.storage.sealed_folder import MANIFEST
 
 
 def find_student(name: str, store: Path | None) -> Student:
@@ -26,7 +24,7 @@ def find_student(name: str, store: Path | None) -> Student:
         CheckpointError: files are damaged.
     """
     folder = local_path(name, "the student")
-    if (folder / EXPORT).is_file():
+    if is_export(folder):
         return _exported(folder)
     from pipeline.predict.checkpoints import checkpoint_student
 
@@ -54,22 +52,10 @@ def _checkpoint_of_run(name: str, folder: Path, store: Path | None) -> Path:
 
 
 def _exported(folder: Path) -> Student:
-    path = folder / EXPORT
-    try:
-        manifest = ExportManifest.model_validate_json(read_regular(path))
-    except (OSError, ValidationError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as an export's manifest ({reason}); export again") from None
+    manifest = open_export(folder, needed=("tokenizer.json", "config.json", WEIGHTS))
     if manifest.task is None:
         raise no_head(str(folder), manifest.stage)
     if manifest.form is None:
         raise ConfigError(f"{folder} was exported by a version that did not record the form of its rows; export again")
     files: dict[str, str] = {model.number_format: model.file for model in manifest.models}
-    needed = ("tokenizer.json", "config.json", WEIGHTS, *files.values())
-    listed = {name: entry for name, entry in manifest.files.items() if name in needed}
-    if problems := differences(folder, listed, content=True):
-        raise CheckpointError(f"{folder} is damaged: {'; '.join(problems)}; export again")
-    missing = {**dict.fromkeys(needed)}.keys() - listed.keys()
-    if missing:
-        raise CheckpointError(f"{path} does not list {', '.join(sorted(missing))}; export again")
     return Student(str(folder), folder, manifest.form, manifest.labels, manifest.max_length, files)

@@ -152,10 +152,19 @@ def test_a_damaged_export_and_one_without_its_tasks_form_are_refused(
     (copy / "onnx").mkdir(parents=True)
     for path in (path for path in student.rglob("*") if path.is_file()):
         (copy / path.relative_to(student)).write_bytes(path.read_bytes())
+    code, out, err = distill("verify", copy)
+    assert code == 0, err
+    assert "7 files, " in out
+    assert "all match the manifest" in out
+    assert json.loads(distill("verify", copy, "--json")[1])["models"][0]["file"] == "onnx/model.onnx"
+    (copy / "notes.txt").touch()
+    assert "is damaged: notes.txt is not in its manifest; export again" in distill.refused("verify", copy)
     (copy / "onnx" / "model.onnx").write_bytes(b"x" * (student / "onnx" / "model.onnx").stat().st_size)
     assert "is damaged: onnx/model.onnx has other content" in distill.refused("predict", copy, "a")
+    assert "onnx/model.onnx has other content" in distill.refused("verify", copy)
     (copy / EXPORT).write_text("{}", encoding="utf-8")
     assert "cannot be read as an export's manifest" in distill.refused("predict", copy, "a")
+    (copy / "onnx" / "model.onnx").write_bytes((student / "onnx" / "model.onnx").read_bytes())
     manifest = json.loads((student / EXPORT).read_text("utf-8"))
     (copy / EXPORT).write_text(json.dumps(manifest | {"form": None}), encoding="utf-8")
     assert "did not record the form of its rows; export again" in distill.refused("predict", copy, "a")
