@@ -63,6 +63,8 @@ def predict(name: str, asked: Asked, console: Console) -> None:
         if remark is not None:
             say(console, remark)
     threads = asked.threads or _usable_cores()
+    # The library's own threads, which it starts with the first text.
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     reader, file = student.open(precision, threads)
     description = f"{file}, {threads} thread{'s' * (threads > 1)}"
     predictor = Predictor(student.form, student.labels, student.max_length, reader, asked.batch)
