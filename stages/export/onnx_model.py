@@ -93,6 +93,8 @@ def export_onnx(model: Model, example: Batch, file: Path, *, opset: int = OPSET)
             )
             assert program is not None
             program.save(str(file), external_data=False)
+    except OSError:  # no room, for example
+        raise
     except Exception as error:  # a family's code may be anything
         reason = str(error).strip().splitlines()
         raise DistillError(

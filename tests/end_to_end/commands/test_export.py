@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,19 @@ def test_an_existing_folder_and_an_unknown_run_are_refused(student: str, toy_run
         export(student, tmp_path, Wanted(), store=toy_run.store)
     with pytest.raises(ConfigError, match="no run"):
         export("no-run-of-this-name", tmp_path / "to", Wanted(), store=toy_run.store)
+
+
+def test_a_damaged_checkpoint_and_a_missing_package_leave_nothing(
+    student: str, distill: Distill, toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = shutil.copytree(student, tmp_path / Path(student).name)
+    with (damaged / "model" / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\x55")
+    to = tmp_path / "out" / "to"
+    message = distill.refused("export", damaged, "--to", to, "--store", toy_run.store)
+    assert "model.safetensors" in message
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    message = distill.refused("export", student, "--to", to, "--onnx", "--store", toy_run.store)
+    assert "ONNX files need the packages of the extra `onnx`: pip install 'distill-flow[onnx]'" in message
+    assert list(to.parent.glob("*")) == []

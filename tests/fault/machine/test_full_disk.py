@@ -22,7 +22,7 @@ from pipeline.tracking.run_files import Outbox, PointFile
 from schemas.results.manifest import RunReport
 from stages.data.readers import files as data_files
 from tests.support import processes
-from tests.support.command_line import Distill
+from tests.support.command_line import Distill, ToyRun
 from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import visible, weights
 
@@ -191,3 +191,13 @@ def test_a_full_disk_of_prefects_server_is_named_with_its_exception(disk: Path, 
     assert f"check that PREFECT_HOME (now {disk}/prefect) is a writable folder with free space" in run.output
     assert "sqlite3.OperationalError) database or disk is full" in run.output
     assert "Traceback" not in run.output
+
+
+def test_an_export_without_room_leaves_nothing(disk: Path, toy_run: ToyRun, distill: Distill) -> None:
+    fill(disk)
+    message = distill.refused(
+        "export", toy_run.report.run, "--to", disk / "student", "--onnx", "--store", toy_run.store, code=1
+    )
+    assert f"cannot write to {disk}" in message
+    assert "the disk is full" in message
+    assert [path.name for path in disk.iterdir()] == ["filler"]
