@@ -19,6 +19,7 @@ from pipeline.predict.cli import predict
 from pipeline.process.logs import log_to_stderr
 from pipeline.process.options import JsonOption, StoreOption
 from pipeline.process.terminal import is_unicode, make_streams_lenient, safe, say, shown
+from pipeline.registry.cli import register
 from schemas.core.credentials import secrets_of, without_credentials, without_secrets
 from schemas.core.errors import DistillError, Interrupted, ServiceError
 
@@ -273,6 +274,7 @@ def export(
 
 
 app.command()(predict)
+app.command()(register)
 
 
 @app.command()

@@ -89,9 +89,9 @@ def send_model(client: Any, run_id: str, values: Mapping[str, str], files: Path)
     if model.status != LoggedModelStatus.READY:
         _name_model(files / MLMODEL, model, run_id)
         client.log_model_artifacts(model_id, str(files))
+        _tie(client, run, model_id)
+        _score(client, run_id, model_id, json.loads(values["metrics"]))
         client.finalize_logged_model(model_id, LoggedModelStatus.READY)
-    _tie(client, run, model_id)
-    _score(client, run_id, model_id, json.loads(values["metrics"]))
     return model_id
 
 

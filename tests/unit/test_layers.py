@@ -90,6 +90,14 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
     "pipeline.predict": {"pipeline.process", "pipeline.store", "pipeline.export"},
     "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
+    "pipeline.registry": {
+        "pipeline.process",
+        "pipeline.recipes",
+        "pipeline.store",
+        "pipeline.tracking",
+        "pipeline.reporting",
+        "pipeline.export",
+    },
     "pipeline.html": {
         "pipeline.process",
         "pipeline.store",
@@ -109,6 +117,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.export",
         "pipeline.latency",
         "pipeline.predict",
+        "pipeline.registry",
         "pipeline.html",
     },
 }

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from pipeline.export import writer
 from pipeline.export.export import EXPORT, Wanted, export
+from pipeline.registry.champion import read_answers
+from pipeline.registry.light_model import read_export, save_light_model
+from pipeline.store.checkpoints import open_checkpoint
+from pipeline.tracking.client import load_mlflow
 from schemas.core.errors import ConfigError, DistillError
+from schemas.data.stage_data import TaskDataset
 from schemas.recipe.expand import stage_config, task_teachers, teacher_configs
 from schemas.recipe.recipe import Recipe
 from schemas.results.export import ExportManifest
@@ -72,6 +78,49 @@ def rounded(value: Any) -> Any:
     return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
 
 
+def is_served_with_the_same_answers(kind: str, folder: Path, checkpoint: Path) -> None:
+    """Check that the light model of an export answers texts as its ONNX file does, or is refused by the kind's name."""
+    if kind in ("question_answering", "multiple_choice"):
+        with pytest.raises(ConfigError, match=f"a {kind} student cannot be served as a model of texts; served are"):
+            save_light_model(folder / "student", folder / "light")
+        assert not (folder / "light").exists()
+        return
+    save_light_model(folder / "student", folder / "light")
+    data = open_checkpoint(checkpoint)[1].config.data
+    assert isinstance(data, TaskDataset)
+    exported, model = read_export(folder / "student")
+    scorer, expected = read_answers(folder / "student", model.file, exported, data.task, folder / "cache")
+    rows, labels = scorer.rows.data, scorer.rows.task.labels
+    columns = {name: list(rows[name]) for name in ("text", "text_pair") if name in rows.column_names}
+    if kind == "token_classification":
+        columns = {"text": [" ".join(words) for words in rows["words"]]}
+    answers = load_mlflow().pyfunc.load_model(str(folder / "light")).predict(pd.DataFrame(columns))
+    if kind == "pair":
+        assert [labels.index(label) for label in answers["label"]] == expected.tolist()
+        assert answers["score"].between(0.5, 1).all()
+    elif kind == "multi_label":
+        chosen = [[labels.index(entry["label"]) for entry in entries] for entries in answers["labels"]]
+        assert chosen == [np.flatnonzero(row).tolist() for row in expected]
+    elif kind == "token_classification":
+        assert [[word["tag"] for word in words] for words in answers["tags"]] == expected
+        for text, words, entities in zip(columns["text"], answers["tags"], answers["entities"], strict=True):
+            assert [text[word["start"] : word["end"]] for word in words] == text.split()
+            assert all(text[entity["start"] : entity["end"]] == entity["text"] for entity in entities)
+        count = sum(len(entities) for entities in answers["entities"])
+        assert count == sum(tag.startswith("B-") for tags in expected for tag in tags) + _loose(expected)
+    else:
+        np.testing.assert_allclose(np.stack(answers.iloc[:, 0].to_list()), expected, rtol=1e-4, atol=1e-5)
+
+
+def _loose(rows: list[list[str]]) -> int:
+    """Return the number of entities that begin without a B."""
+    return sum(
+        tag.startswith("I-") and before[1:] != tag[1:]
+        for tags in rows
+        for before, tag in zip(["O", *tags], tags, strict=False)
+    )
+
+
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, distill: Distill, tmp_path: Path) -> None:
     checkpoint = trained(tmp_path, kind)
@@ -79,6 +128,7 @@ def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, dis
     (fp32,) = exported.models
     assert fp32.largest_difference < 1e-4
     assert fp32.same_answers == pytest.approx(1, abs=1e-6)
+    is_served_with_the_same_answers(kind, tmp_path, checkpoint)
     first, second = programs(tmp_path / "student")
     assert "import torch" not in second
     assert "transformers" not in second
