@@ -18,6 +18,7 @@ _TOO_EARLY = "stopped before anything had begun"
 
 def program() -> None:
     """Run the command line and exit with its code."""
+    _open_closed_streams()
     code = [1]
     # Registered first, so called last.
     atexit.register(_leave, code)
@@ -35,6 +36,19 @@ def program() -> None:
         raise
     finally:
         _end_at_a_signal(code[0])
+
+
+def _open_closed_streams() -> None:
+    """Lead standard streams that the shell closed (`>&-`) to nowhere.
+
+    Otherwise the next file that is opened would get the free descriptor, and with it what others print.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor, which is this one
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))
 
 
 def _leave(code: list[int]) -> None:

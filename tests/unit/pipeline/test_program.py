@@ -72,3 +72,12 @@ def test_final_output_is_flushed_and_temporary_files_are_removed(tmp_path: Path)
     assert shown.returncode == 0
     assert b"teacher_cache_gigabytes: 4.0" in shown.stdout.rstrip().splitlines()[-1]
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_the_shell_closed_is_no_error(closed: str) -> None:
+    command = f"{sys.executable} -m pipeline show quickstart {closed}"
+    ended = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ("teacher" in ended.stdout) == (">&-" not in closed.split())
