@@ -106,8 +106,9 @@ class Registry:
         runs.sort(key=lambda run: REUSED_TAG in run.data.tags)  # the run that made it first
         if runs:
             return str(runs[0].info.run_id)
-        if kept := run_files.runs_tagged(self._points, DIGEST_TAG, export.digest):
-            return self.server.run_of(kept[0])
+        for path in run_files.runs_tagged(self._points, DIGEST_TAG, export.digest):
+            if run_files.server_run(path) is None:  # otherwise another MLflow has it
+                return self.server.run_of(path)
         tags = {STAGE_TAG: export.stage, DIGEST_TAG: export.digest}
         run_id = create_run(self._client, self.server.experiment(), export.stage, tags)
         self._client.set_terminated(run_id, "FINISHED", round(time.time() * 1000))

@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,7 @@ from pipeline.tracking.client import load_mlflow
 from pipeline.tracking.session import Tracking
 from schemas.core.errors import CheckpointError, ConfigError, ServiceError
 from tests.support.command_line import Distill, ToyRun
-from tests.support.processes import free_port
+from tests.support.processes import free_port, running
 from tests.support.toys import toy_rows, write_rows
 
 pytest.importorskip("onnxruntime", reason="needs the extra `onnx`")
@@ -217,42 +213,27 @@ def test_mistakes_are_one_message_and_register_nothing(
 
 
 @pytest.mark.slow
-def test_a_server_answers_as_the_export_does(first: Registration, student: Path, store: Path) -> None:
+def test_a_server_without_torch_answers_as_the_export_does(first: Registration, store: Path, tmp_path: Path) -> None:
+    # Neither torch nor this project can be imported in the server.
+    names = ("torch", "transformers", "pipeline", "stages", "schemas")
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules |= dict.fromkeys({names})\n")
     port = free_port()
     words = ["models", "serve", "--model-uri", f"models:/{first.name}/{first.version}", "--env-manager", "local"]
-    # MLflow starts uvicorn by its name.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"MLFLOW_TRACKING_URI": first.tracking_uri, "OMP_NUM_THREADS": "1", "PATH": path}
-    log = (store.parent / "serve.log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(port)],
-        env=environment,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
+    environment = {
+        "MLFLOW_TRACKING_URI": first.tracking_uri,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(tmp_path),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # MLflow starts uvicorn by its name
+    }
     texts = [row["text_a"] for row in toy_rows(20, seed=3)]
-    try:
-        answers = asked(f"http://127.0.0.1:{port}/invocations", {"inputs": texts}, server)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        log.close()
+    command = (sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(port))
+    with running(*command, env=environment) as server:
+        server.wait_for("Application startup complete", seconds=280)
+        body = json.dumps({"inputs": texts}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answers = json.load(response)["predictions"]
     local = load_mlflow().pyfunc.load_model(client_of(store).get_model_version(first.name, first.version).source)
-    assert answers["predictions"] == local.predict(texts).to_dict("records")
-
-
-def asked(address: str, body: Any, server: subprocess.Popen[bytes]) -> Any:
-    """Return a server's answer, as soon as it gives one."""
-    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    for _ in range(240):
-        assert server.poll() is None
-        try:
-            with urllib.request.urlopen(request, timeout=30) as response:
-                return json.load(response)
-        except urllib.error.HTTPError:
-            raise
-        except OSError:  # it does not listen yet
-            time.sleep(0.5)
-    raise AssertionError("the server did not answer")
+    assert answers == local.predict(texts).to_dict("records")

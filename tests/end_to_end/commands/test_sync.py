@@ -82,6 +82,15 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
         assert code == 0, stderr
         assert again["rows"][-1]["status"] == "reused"
 
+        # The student is registered there, as a model of the run that made it.
+        code, registered, stderr = run("register", again["run"], "--fp32")
+        assert code == 0, stderr
+        assert registered["is_champion"]
+        version = MlflowClient(tracking_uri=address).get_model_version_by_alias(registered["name"], "champion")
+        assert version.run_id == before["task_specific"]["id"]
+        code, same, stderr = run("register", report["run"], "--fp32")
+        assert (code, same["version"], same["is_new"], same["is_champion"]) == (0, registered["version"], False, True)
+
         # An empty store on another machine can resume from it.
         store.rename(tmp_path / "elsewhere")
         other_store = open_store(tmp_path / "other")
