@@ -38,11 +38,12 @@ def rounded_inputs(inputs: Tensor) -> Tensor:
 
 
 class SimulatedLinear(EvenLinear):
-    """A linear layer that rounds its weights and inputs while it is trained."""
+    """A linear layer that rounds its weights and inputs while it is trained, where it reads all tokens of a text."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        if not self.training:
+        # A layer that answers once for a text, such as a pooler, stays in float32 in a dynamic export too.
+        if not self.training or input.ndim < 3:
             return super().forward(input)
         return self.product(rounded_inputs(input), rounded_weights(self.weight))
 

@@ -49,13 +49,21 @@ def test_gradients_pass_through_the_rounding() -> None:
     torch.manual_seed(0)
     layer = nn.Linear(12, 7)
     simulate_int8(nn.ModuleList([layer]))
-    states = torch.randn(4, 12, requires_grad=True)
+    states = torch.randn(2, 2, 12, requires_grad=True)
     layer.train()(states).sum().backward()
     assert states.grad is not None
     assert layer.weight.grad is not None
     rounded_weight, rounded_states = rounded_weights(layer.weight.detach()), rounded_inputs(states.detach())
-    torch.testing.assert_close(states.grad, rounded_weight.sum(0).expand(4, -1))
-    torch.testing.assert_close(layer.weight.grad, rounded_states.sum(0).expand(7, -1))
+    torch.testing.assert_close(states.grad, rounded_weight.sum(0).expand(2, 2, -1))
+    torch.testing.assert_close(layer.weight.grad, rounded_states.sum((0, 1)).expand(7, -1))
+
+
+def test_a_layer_that_answers_once_for_a_text_is_exact() -> None:
+    torch.manual_seed(0)
+    layer, states = nn.Linear(12, 7), torch.randn(4, 12)
+    expected = layer(states)
+    simulate_int8(nn.ModuleList([layer]))
+    torch.testing.assert_close(layer.train()(states), expected)
 
 
 def test_the_model_is_exact_in_eval_mode_and_rounds_in_training_mode() -> None:
