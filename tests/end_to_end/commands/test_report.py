@@ -86,7 +86,8 @@ def test_a_run_ends_with_what_is_shipped(closed: ToyRun, distill: Distill) -> No
     assert code == 0, err
     table = out[out.index("what you ship") :]
     assert [name for name in names if re.search(rf"^ ?{name} +\d", table, re.MULTILINE)] == names
-    assert f"ship it: distill export {closed.report.run} --to student --onnx --int8 dynamic" in table
+    run = closed.report.run
+    assert f"ship it: distill export {run} --to student --onnx --int8 dynamic, or distill register {run}" in table
 
 
 def test_mlflow_has_sizes_and_times_of_every_form(closed: ToyRun) -> None:
