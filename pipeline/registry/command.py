@@ -23,7 +23,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_f
 from pipeline.store.files import storage_errors
 from schemas.core.base import Frozen
 from schemas.core.credentials import refuse_credentials, without_credentials
-from schemas.core.errors import CheckpointError, ConfigError
+from schemas.core.errors import CheckpointError, ConfigError, DistillError
 from schemas.data.stage_data import TaskDataset
 from schemas.results.export import EXPORT, ExportManifest
 from schemas.results.manifest import Manifest
@@ -127,7 +127,13 @@ def _exported(
         return
     with storage_errors(store.points), unfinished(_scratch(store)) as scratch:
         wanted = Wanted(onnx=True, int8=None if is_fp32 else "dynamic")
-        export(str(checkpoint), scratch / "student", wanted, task, store.root)
+        try:
+            export(str(checkpoint), scratch / "student", wanted, task, store.root)
+        except DistillError as error:
+            if type(error) is not DistillError or is_fp32:
+                raise
+            remedy = "here: --fp32, or register the folder of a distill export with other options"
+            raise DistillError(f"{error}; {remedy}") from error
         yield scratch / "student"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pandas as pd
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ class ServedStudent(PythonModel):
             params: unused.
 
         Raises:
-            ValueError: a column or a text is missing.
+            MlflowException: a column or a text is missing.
         """
         first, second = self._texts(model_input)
         kind = self.settings["kind"]
@@ -69,16 +70,18 @@ class ServedStudent(PythonModel):
         names = self.settings["columns"]
         if len(names) == len(frame.columns) == 1:  # a list of texts has a column without a name
             frame = frame.set_axis(names, axis=1)
-        columns = []
+        texts = []
         for name in names:
             if name not in frame.columns:
-                raise ValueError(f"the column {name!r} is missing; the input has {', '.join(map(str, frame.columns))}")
+                columns = ", ".join(map(str, frame.columns))
+                raise MlflowException.invalid_parameter_value(f"the column {name!r} is missing; there are: {columns}")
             column = frame[name].tolist()
             for row, text in enumerate(column):
                 if not isinstance(text, str):
-                    raise ValueError(f"row {row}, column {name!r}: {text!r} is no text")
-            columns.append(column)
-        return columns[0], columns[1] if len(columns) > 1 else None
+                    problem = f"row {row}, column {name!r}: {text!r} is no text"
+                    raise MlflowException.invalid_parameter_value(problem)
+            texts.append(column)
+        return texts[0], texts[1] if len(texts) > 1 else None
 
     def _run(self, first: list[str], second: list[str] | None) -> tuple[list[Encoding], list[NDArray[np.float32]]]:
         """Return the tokens and outputs of each text, in the order of the texts."""

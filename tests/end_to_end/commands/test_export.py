@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
 
 from pipeline.export import writer
 from pipeline.export.export import EXPORT, Wanted, export
@@ -94,10 +95,13 @@ def is_served_with_the_same_answers(kind: str, folder: Path, checkpoint: Path) -
     columns = {name: list(rows[name]) for name in ("text", "text_pair") if name in rows.column_names}
     if kind == "token_classification":
         columns = {"text": [" ".join(words) for words in rows["words"]]}
-    answers = load_mlflow().pyfunc.load_model(str(folder / "light")).predict(pd.DataFrame(columns))
+    served = load_mlflow().pyfunc.load_model(str(folder / "light"))
+    answers = served.predict(pd.DataFrame(columns))
     if kind == "pair":
         assert [labels.index(label) for label in answers["label"]] == expected.tolist()
         assert answers["score"].between(0.5, 1).all()
+        with pytest.raises(MlflowException, match=r"row 1, column 'text_pair': .* is no text"):
+            served.predict(pd.DataFrame({"text": ["a", "b"], "text_pair": ["a", None]}))
     elif kind == "multi_label":
         chosen = [[labels.index(entry["label"]) for entry in entries] for entries in answers["labels"]]
         assert chosen == [np.flatnonzero(row).tolist() for row in expected]

@@ -10,18 +10,19 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.export.export import Wanted, export
-from pipeline.registry import light_model
+from pipeline.registry import command, light_model
 from pipeline.registry.command import Registration, register
 from pipeline.registry.light_model import log_light_model, read_export
 from pipeline.tracking.client import load_mlflow
 from pipeline.tracking.session import Tracking
-from schemas.core.errors import CheckpointError, ConfigError, ServiceError
+from schemas.core.errors import CheckpointError, ConfigError, DistillError, ServiceError
 from tests.support.command_line import Distill, ToyRun
 from tests.support.processes import free_port, running
 from tests.support.toys import toy_rows, write_rows
@@ -63,6 +64,15 @@ def teacher_of(run: ToyRun, store: Path) -> str:
     assert checkpoint is not None
     assert checkpoint.stage == "teacher"
     return str(store / "checkpoints" / Path(checkpoint.path).name)
+
+
+def in_float32(student: Path, to: Path) -> Path:
+    """Copy an export with its first file alone."""
+    shutil.copytree(student, to)
+    manifest = json.loads((to / "export.json").read_text(encoding="utf-8"))
+    manifest["models"] = manifest["models"][:1]
+    (to / "export.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return to
 
 
 def test_the_first_version_is_the_champion_and_tells_all_about_itself(
@@ -133,29 +143,28 @@ def test_the_champion_changes_only_for_a_version_that_is_clearly_better_on_the_s
     assert "since the champion was scored on other rows, or with other labels" in elsewhere.decision
 
 
-def test_a_champion_whose_answers_are_lost_stays(student: Path, store: Path, toy_run: ToyRun) -> None:
+def test_a_champion_whose_answers_are_lost_stays(student: Path, store: Path) -> None:
     name = "lost answers"
     mine = register(str(student), model_name=name, store=store)
     source = client_of(store).get_model_version(name, mine.version).source
     kept = Path(source.removeprefix("file://")) / "answers.json"
     whole = kept.read_text(encoding="utf-8")
-    better = store.parent / "better"
-    export(teacher_of(toy_run, store), better, Wanted(onnx=True), store=store)
+    other = in_float32(student, store.parent / "float32")
     for content, reason in (
         (None, "cannot be read"),
         ("{", "cannot be read"),
         (whole.replace('"answers":[', '"answers":[[1],'), "does not fit the rows"),
     ):
         kept.unlink() if content is None else kept.write_text(content, encoding="utf-8")
-        outcome = register(str(better), model_name=name, store=store)
+        outcome = register(str(other), model_name=name, store=store)
         assert not outcome.is_champion
         assert reason in outcome.decision
     # Without the checkpoint nobody knows the rows.
-    alone = read_export(better)[0]
+    alone = read_export(other)[0]
     folder = store / "checkpoints" / f"{alone.stage}-{alone.digest[:16]}"
     folder.rename(store.parent / "away")
     try:
-        outcome = register(str(better), model_name=name, store=store)
+        outcome = register(str(other), model_name=name, store=store)
     finally:
         (store.parent / "away").rename(folder)
     assert (outcome.score, outcome.is_champion) == (None, False)
@@ -213,6 +222,18 @@ def test_mistakes_are_one_message_and_register_nothing(
 
 
 @pytest.mark.slow
+def test_eight_bits_that_cost_too_much_are_refused_with_a_remedy(
+    store: Path, toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A student this small loses nothing, so that every loss is allowed but none that it could have.
+    monkeypatch.setattr(command, "Wanted", partial(Wanted, most_loss=-200))
+    with pytest.raises(DistillError, match=r"8-bit integers cost .*; here: --fp32, or register the folder"):
+        register(toy_run.report.run, model_name="dear", store=store)
+    assert not list((store / "points").glob(".tmp-*"))
+    assert "dear" not in {model.name for model in client_of(store).search_registered_models()}
+
+
+@pytest.mark.slow
 def test_a_server_without_torch_answers_as_the_export_does(first: Registration, store: Path, tmp_path: Path) -> None:
     # Neither torch nor this project can be imported in the server.
     names = ("torch", "transformers", "pipeline", "stages", "schemas")
@@ -226,8 +247,8 @@ def test_a_server_without_torch_answers_as_the_export_does(first: Registration, 
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",  # MLflow starts uvicorn by its name
     }
     texts = [row["text_a"] for row in toy_rows(20, seed=3)]
-    command = (sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(port))
-    with running(*command, env=environment) as server:
+    program = (sys.executable, "-m", "mlflow", *words, "--host", "127.0.0.1", "--port", str(port))
+    with running(*program, env=environment) as server:
         server.wait_for("Application startup complete", seconds=280)
         body = json.dumps({"inputs": texts}).encode()
         request = urllib.request.Request(
