@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,49 @@ def programs(folder: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
-def run_both(codes: list[str], folder: Path) -> str:
+# One process for all cards: its imports take seconds.
+READER = """
+import contextlib, io, json, os, sys
+for line in sys.stdin:
+    card, printed = json.loads(line), io.StringIO()
+    os.chdir(card["folder"])
+    with contextlib.redirect_stdout(printed):
+        exec(compile(card["code"], "README.md", "exec"), {"__name__": "__main__"})
+    sys.stdout.write(json.dumps(printed.getvalue()) + "\\n")
+    sys.stdout.flush()
+"""
+Reader = Callable[[list[str], Path], str]
+
+
+@pytest.fixture(scope="module")
+def run_both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """Run a card's programs as its reader would, one after the other, in the folder that contains the export."""
-    result = subprocess.run(
-        [sys.executable, "-c", "\n".join(codes)],
-        cwd=folder.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    errors = tmp_path_factory.mktemp("reader") / "errors.txt"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with (
+        errors.open("w") as written,
+        subprocess.Popen(
+            [sys.executable, "-c", READER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+            env=environment,
+        ) as process,
+    ):
+
+        def run(codes: list[str], folder: Path) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps({"folder": str(folder.parent), "code": "\n".join(codes)}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            assert line, errors.read_text()
+            return str(json.loads(line))
+
+        yield run
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def predictions(distill: Distill, *arguments: str | Path) -> list[dict[str, Any]]:
@@ -126,7 +158,9 @@ def _loose(rows: list[list[str]]) -> int:
 
 
 @pytest.mark.parametrize("kind", ROWS)
-def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(kind: str, distill: Distill, tmp_path: Path) -> None:
+def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(
+    kind: str, distill: Distill, run_both: Reader, tmp_path: Path
+) -> None:
     checkpoint = trained(tmp_path, kind)
     exported = export(str(checkpoint), tmp_path / "student", Wanted(onnx=True), store=tmp_path / "store")
     (fp32,) = exported.models
