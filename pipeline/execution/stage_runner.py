@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.execution.judge import Judge, kind_of
 from pipeline.execution.prefect_tasks import prefect_task, run_task, stage_task
 from pipeline.execution.run_context import RunContext
 from pipeline.process.stopping import interrupted
+from pipeline.registry.light_model import log_light_model
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.term_map import term_map
 from pipeline.shipping.forms import ship
@@ -19,7 +21,7 @@ from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_chec
 from pipeline.tracking.client import CHECKPOINT_TAG
 from pipeline.tracking.session import TrackedRun
 from schemas.core.base import digest_of
-from schemas.core.errors import DistillError, Interrupted
+from schemas.core.errors import ConfigError, DistillError, Interrupted
 from schemas.data.stage_data import describe_data
 from schemas.data.tasks import describe_task
 from schemas.recipe.objective import TaskObjective
@@ -72,17 +74,26 @@ class StageRunner:
 
         def measure() -> Shipping | None:
             with interrupted("shipping"):
-                try:
-                    return ship(report, self.context.store.cache, self.context.progress.note, exported=exported)
-                except Interrupted:
-                    raise
-                except DistillError as error:  # the run is whole without this table
-                    self.context.progress.note(f"what you ship was not measured: {error}")
-                    return None
+                return self._ship(report, exported=exported)
 
-        return run_task(
-            prefect_task(measure, "shipping", self.run_name("shipping"), tag="report", persist_result=False)
-        )
+        name = self.run_name("shipping")
+        return run_task(prefect_task(measure, "shipping", name, tag="report", persist_result=False))
+
+    def _ship(self, report: RunReport, *, exported: bool) -> Shipping | None:
+        progress = self.context.progress
+        try:
+            shipped = ship(report, self.context.store.cache, progress.note, exported=exported)
+        except Interrupted:
+            raise
+        except DistillError as error:  # the run is whole without this table
+            progress.note(f"what you ship was not measured: {error}")
+            return None
+        if shipped is None:
+            return None
+        if shipped.export is not None:
+            with suppress(ConfigError):  # of a kind that MLflow cannot serve
+                log_light_model(shipped.export, self.run, shipped.example)
+        return shipped.shipping
 
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """The finished stage: found in the store or run now; judged and logged either way."""

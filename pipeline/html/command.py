@@ -46,7 +46,8 @@ def write_report(
             raise ConfigError(f"{report.run} ended without a student: there is nothing to report")
         subject = open_subject(folders[stages[-1]], None, opened.cache)
         if measured and (report.shipping is None or not report.shipping.has_exports):
-            report = report.model_copy(update={"shipping": ship(report, opened.cache, note)})
+            shipped = ship(report, opened.cache, note)
+            report = report.model_copy(update={"shipping": shipped and shipped.shipping})
         export = export_of(subject, opened.cache, note) if measured else None
         findings = find(subject, folders, stages, export, opened.cache)
         points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,7 +33,18 @@ _EXPORTED = Wanted(onnx=True, int8="dynamic", most_loss=float("inf"))
 """A table of forms says what 8-bit integers cost, and refuses nothing."""
 
 
-def ship(report: RunReport, cache: Path, note: Callable[[str], None], *, exported: bool = True) -> Shipping | None:
+@dataclass(frozen=True)
+class Shipped:
+    """The forms of a run's student, and its export."""
+
+    shipping: Shipping
+    export: Path | None
+    """Folder of the export; None without one."""
+    example: dict[str, str] | None
+    """A validation text as a reader would type it; None for a student without a head."""
+
+
+def ship(report: RunReport, cache: Path, note: Callable[[str], None], *, exported: bool = True) -> Shipped | None:
     """Measure the forms of a run's student; None for a run without one.
 
     Args:
@@ -73,7 +85,11 @@ def ship(report: RunReport, cache: Path, note: Callable[[str], None], *, exporte
         for candidate, latency in zip(candidates, latencies, strict=True)
     )
     texts = f"the validation rows of {subject.task_name}" if subject.task_name else "the corpus, held out"
-    return Shipping(forms=forms, texts=texts, rounds=_ROUNDS, processor=processor_kind(), is_busy=is_busy)
+    return Shipped(
+        Shipping(forms=forms, texts=texts, rounds=_ROUNDS, processor=processor_kind(), is_busy=is_busy),
+        folder,
+        None if subject.scorer is None else subject.scorer.example,
+    )
 
 
 def teacher_folder(report: RunReport) -> Path:

@@ -85,6 +85,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.tracking",
         "pipeline.reporting",
         "pipeline.planning",
+        "pipeline.registry",
         "pipeline.shipping",
     },
     "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},

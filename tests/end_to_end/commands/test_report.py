@@ -6,6 +6,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -97,6 +98,19 @@ def test_mlflow_has_sizes_and_times_of_every_form(closed: ToyRun) -> None:
     form = closed.report.shipping.forms[3]
     assert run.data.metrics["ship/student_onnx_int8/bytes"] == form.size
     assert run.data.metrics["ship/student_onnx_int8/times_faster"] == form.latency.times_faster
+
+
+def test_the_run_has_a_model_that_is_served_without_torch(closed: ToyRun) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{closed.store}/mlflow.db")
+    run = client.get_run(closed.report.mlflow_run_id)
+    (model,) = [client.get_logged_model(output.model_id) for output in run.outputs.model_outputs]
+    assert model.name == "task_specific onnx int8"
+    folder = Path(urlsplit(model.artifact_location).path)
+    requirements = (folder / "requirements.txt").read_text(encoding="utf-8")
+    assert "onnxruntime" in requirements
+    assert "torch" not in requirements
 
 
 def test_mlflow_shows_the_page(closed: ToyRun, written: str) -> None:
