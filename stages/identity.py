@@ -11,6 +11,7 @@ a change to the code gives another result from the same inputs:
 | checkpoint of a stage     | `stage_digest` (below), `digest_of(identity)`       | NUMERICS_VERSION      |
 | judgement of a checkpoint | `stages.judge.Yardstick.digest`                     | EVALUATION_VERSION    |
 | outputs of a teacher      | `training.teacher_cache.TeacherCache.digest`        | CACHE_VERSION         |
+| export in the cache       | `pipeline.shipping.forms.export_of`                 | EXPORT_VERSION        |
 | model folder              | `models.encoders.folder_digest`, `weights_digest`   | none: files alone     |
 | data of a stage           | `data_digest` (below), which calls the next ones    |                       |
 | rows of a task            | `data.tasks.load.task_digest`                       | ROWS_VERSION          |

@@ -16,6 +16,7 @@ from pipeline.latency.measure import BUSY, Candidate, Load, in_turn
 from pipeline.latency.worker import Batch, onnx_answers, timed_round, torch_answers
 from schemas.core.errors import DistillError
 from schemas.results.latency import Latency
+from stages.models.weights import LOADING
 
 _SECONDS = 2.0
 """Time that all rounds of the slowest model together may take, about."""
@@ -48,7 +49,8 @@ def measure_here(candidates: Sequence[Candidate], load: Load, *, rounds: int) ->
 def _opened(candidate: Candidate) -> Callable[[Batch], Any]:
     opener = onnx_answers if candidate.path.suffix == ".onnx" else torch_answers
     try:
-        return opener(candidate.path, 1)
+        with LOADING:
+            return opener(candidate.path, 1)
     except Exception as error:  # torch, transformers and ONNX Runtime raise what they like
         raise DistillError(f"{candidate.name} ({candidate.path}) cannot be run: {error}") from error
 

@@ -17,7 +17,8 @@ from schemas.core.base import digest_of
 from schemas.core.errors import DistillError
 from schemas.recipe.recipe import Recipe
 from schemas.results.export import ExportManifest
-from schemas.results.manifest import RunReport
+from schemas.results.latency import Latency
+from schemas.results.manifest import Row, RunReport
 from schemas.results.score import Score
 from schemas.results.shipping import Form, Shipping
 from stages.device.processor import processor_kind
@@ -60,36 +61,46 @@ def ship(report: RunReport, cache: Path, note: Callable[[str], None], *, exporte
     if row is None or row.checkpoint is None:
         return None
     subject = open_subject(Path(row.checkpoint.path), None, cache)
-    candidates = [Candidate(TEACHER, teacher_folder(report)), Candidate(STUDENT, subject.folder / "model")]
-    scores: dict[str, Score | None] = {
-        name: None if row is None else row.judgement.scores.get(report.metric or "")
-        for name, row in ((TEACHER, teacher_row(report)), (STUDENT, row))
-    }
-    same: dict[str, float | None] = {}
     folder = export_of(subject, cache, note) if exported else None
+    answering = [
+        _Answering(Candidate(TEACHER, teacher_folder(report)), _score(report, teacher_row(report))),
+        _Answering(Candidate(STUDENT, subject.folder / "model"), _score(report, row)),
+    ]
     if folder is not None:
         for model in manifest_of(folder).models:
-            name = _NAMES[model.number_format]
-            candidates.append(Candidate(name, folder / model.file))
-            scores[name], same[name] = model.score, model.same_answers
+            candidate = Candidate(_NAMES[model.number_format], folder / model.file)
+            answering.append(_Answering(candidate, model.score, model.same_answers))
     load = load_of(subject.checked, subject.sequences, batch=1, length=None)
-    latencies, is_busy = measure_here(candidates, load, rounds=_ROUNDS)
-    forms = tuple(
-        Form(
-            name=candidate.name,
-            size=candidate.size,
-            latency=latency,
-            score=scores[candidate.name],
-            same_answers=same.get(candidate.name),
-        )
-        for candidate, latency in zip(candidates, latencies, strict=True)
-    )
+    latencies, is_busy = measure_here([each.candidate for each in answering], load, rounds=_ROUNDS)
+    forms = tuple(each.form(latency) for each, latency in zip(answering, latencies, strict=True))
     texts = f"the validation rows of {subject.task_name}" if subject.task_name else "the corpus, held out"
     return Shipped(
         Shipping(forms=forms, texts=texts, rounds=_ROUNDS, processor=processor_kind(), is_busy=is_busy),
         folder,
         None if subject.scorer is None else subject.scorer.example,
     )
+
+
+@dataclass(frozen=True)
+class _Answering:
+    """A form before its time is measured."""
+
+    candidate: Candidate
+    score: Score | None
+    same_answers: float | None = None
+
+    def form(self, latency: Latency) -> Form:
+        return Form(
+            name=self.candidate.name,
+            size=self.candidate.size,
+            latency=latency,
+            score=self.score,
+            same_answers=self.same_answers,
+        )
+
+
+def _score(report: RunReport, row: Row | None) -> Score | None:
+    return None if row is None else row.judgement.scores.get(report.metric or "")
 
 
 def teacher_folder(report: RunReport) -> Path:

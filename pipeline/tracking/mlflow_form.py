@@ -50,7 +50,6 @@ def save_mlflow_model(model_folder: Path, to: Path, example: Example | None = No
         example: an input to store beside it; None for none.
     """
     from stages.models.encoders import load_config
-    from stages.models.weights import LOADING
 
     (architecture,) = load_config(model_folder).architectures or ("",)
     form = next((form for suffix, form in _FORMS.items() if architecture.endswith(suffix)), None)
@@ -58,20 +57,14 @@ def save_mlflow_model(model_folder: Path, to: Path, example: Example | None = No
         shutil.copytree(model_folder, to, dirs_exist_ok=True)
         return
     load_mlflow()
-    import transformers
-
     loader, task = form
-    options = {"local_files_only": True, "trust_remote_code": False}
-    with LOADING:
-        model: Any = getattr(transformers, loader).from_pretrained(model_folder, use_safetensors=True, **options)
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model_folder, **options)
-    model.name_or_path = model.config._name_or_path = _NO_HUB_ID
+    model, tokenizer = _components(model_folder, loader)
     with quiet():
         import mlflow.transformers as flavor
         from huggingface_hub import ModelCard
 
         flavor.save_model(
-            transformers_model={"model": model.eval(), "tokenizer": tokenizer},
+            transformers_model={"model": model, "tokenizer": tokenizer},
             path=str(to),
             task=task,
             model_card=ModelCard(_CARD),
@@ -81,6 +74,23 @@ def save_mlflow_model(model_folder: Path, to: Path, example: Example | None = No
         )
     # It only says that no licence was found under a name that is no hub id.
     (to / "LICENSE.txt").unlink(missing_ok=True)
+
+
+def _components(model_folder: Path, loader: str) -> tuple[Any, Any]:
+    """Return model and tokenizer, under a name that is no hub id."""
+    import transformers
+
+    from stages.models.weights import LOADING
+
+    with LOADING:
+        model: Any = getattr(transformers, loader).from_pretrained(
+            model_folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+        )
+    model.name_or_path = model.config._name_or_path = _NO_HUB_ID
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+        model_folder, local_files_only=True, trust_remote_code=False
+    )
+    return model.eval(), tokenizer
 
 
 def _as_input(example: Example | None) -> Any:

@@ -80,13 +80,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     tracking = Tracking(f"sqlite:///{store.root}/mlflow.db", "toys", store.points)
     parent = tracking.start_run("toy", {}, {})
     with open_run(store.root, recipe.name) as record, closing(tracking), parent:
-        runner = StageRunner(recipe, RunContext(store, tracking, SilentProgress(), Stop(), record), parent)
+        runner = StageRunner(
+            recipe, RunContext(store, tracking, SilentProgress(), Stop(), record, exports=False), parent
+        )
         for config in teacher_configs(recipe):
             runner(config, None)
         runner.judge.check_teachers()
         runner(stage_config(recipe, recipe.stages[0], runner.teachers.available), None)
         runner.judge.add_bag_of_words()
-        report = make_report(runner, "toy-1", facts, seconds=1.0)
+        report = make_report(runner, "toy-1", facts)
     return Done(runner, report, task, store.root)
 
 
