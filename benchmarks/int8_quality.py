@@ -109,7 +109,7 @@ def _unread(subject: Subject, cache: Path) -> tuple[Tokens, NDArray[np.int64]]:
 
 def summarise(results: list[Int8Result]) -> None:
     """Print a row for each seed and way, and the share of flipped answers that training for 8 bits keeps."""
-    columns = ("seed", "torch %", "int8 %", "difference", "flipped", "of", "mean difference", "variant")
+    columns = ("seed", "torch %", "int8 %", "difference", "flipped", "of", "of logits, mean")
     for task in dict.fromkeys(result.task for result in results):
         chosen = [result for result in results if result.task == task]
         table = table_of("", *columns, title=f"{task}: {chosen[0].metric} on validation rows")
@@ -124,10 +124,9 @@ def summarise(results: list[Int8Result]) -> None:
                 str(result.flipped),
                 f"{result.rows:,}",
                 f"{result.mean_difference:.4f}",
-                result.variant,
             )
         console().print(table)
-        for texts in ("", "unread_"):
+        for texts in ("", "unread_") if chosen[0].unread else ("",):
             flips = {
                 way: [getattr(result, f"{texts}flipped") for result in chosen if result.way == way]
                 for way in (AFTER, TRAINED)
