@@ -109,8 +109,8 @@ def verdict(report: RunReport, findings: Findings) -> Verdict:
     minus = findings.minus_control
     if minus is None:
         parts.append(
-            "The same student was not trained on labels alone, so this run cannot say what distillation added; the "
-            "recipe's `baselines: [hard_labels]` does."
+            "The same student was not trained on labels alone, so this run cannot say what distillation added: for "
+            "that the recipe needs baselines: [hard_labels]."
         )
         return Verdict(" ".join(parts), "grey")
     bounds = f"({100 * minus.low:+.1f} to {100 * minus.high:+.1f})"
