@@ -14,6 +14,7 @@ from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_f
 from pipeline.store.files import write_file
 from pipeline.tracking.pages import log_page
 from schemas.core.errors import ConfigError
+from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import RunReport
 
 _PAGE = "report.html"
@@ -49,7 +50,8 @@ def write_report(
             shipped = ship(report, opened.cache, note)
             report = report.model_copy(update={"shipping": shipped and shipped.shipping})
         export = export_of(subject, opened.cache, note) if measured else None
-        findings = find(subject, folders, stages, export, opened.cache)
+        recipe = Recipe.model_validate(report.resolved)
+        findings = find(subject, recipe, folders, stages, export, opened.cache)
         points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}
         text = page(report, findings, points)
         write_file(to.absolute(), text.encode("utf-8"))

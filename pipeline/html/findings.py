@@ -17,11 +17,15 @@ from pipeline.export.subject import Subject
 from pipeline.export.writer import INT8
 from pipeline.store.checkpoints import open_checkpoint
 from schemas.core.kinds import Classification
+from schemas.recipe.recipe import Recipe
+from schemas.results.manifest import Judgement
 from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
+from stages.device.runtime import Runtime
 from stages.evaluation.similarity import layer_similarity, layer_states
 from stages.export.onnx_file import OnnxModel
 from stages.export.onnx_model import onnx_logits
+from stages.judge import judge_model, make_yardstick
 from stages.kinds.base import Logits
 from stages.kinds.registry import kind_of
 from stages.losses import attention_scores
@@ -66,6 +70,8 @@ class Disagreement:
 class Findings:
     """Comparisons of a run's models; parts that a run does not have are empty."""
 
+    start: Judgement | None
+    """Scores of the student before its first stage; None where that continued from a checkpoint, or without a task."""
     minus_control: Score | None
     """Student's score minus that of the same student trained on labels alone, on the same rows; None without it."""
     similarity: dict[str, NDArray[np.float64]]
@@ -77,12 +83,18 @@ class Findings:
 
 
 def find(
-    subject: Subject, folders: dict[str, Path], stages: Sequence[str], export: Path | None, cache: Path
+    subject: Subject,
+    recipe: Recipe,
+    folders: dict[str, Path],
+    stages: Sequence[str],
+    export: Path | None,
+    cache: Path,
 ) -> Findings:
     """Read a run's models again, and compare them on validation texts.
 
     Args:
         subject: the last student.
+        recipe: the recipe as it was run.
         folders: checkpoints by the names of the run's rows.
         stages: the student's stages among them, in order.
         export: an export of the student in 8-bit integers; None without one.
@@ -91,7 +103,7 @@ def find(
     Raises:
         DataError: a model cannot be read.
     """
-    teacher = _teacher(folders, subject)
+    teacher, start = _teacher(folders, subject), _start(folders[stages[0]], cache)
     similar: dict[str, NDArray[np.float64]] = {}
     attention: tuple[AttentionView, ...] = ()
     if teacher is not None:
@@ -99,11 +111,12 @@ def find(
         theirs = layer_states(teacher, subject.checked, rows)
         similar = {
             name: layer_similarity(layer_states(student, subject.checked, rows), theirs)
-            for name, student in _students(folders, stages, cache)
+            for name, student in _students(folders, stages, start)
         }
         attention = tuple(attention_views(subject, teacher))
     answers = _answers(subject, folders, teacher, export)
     return Findings(
+        start=_judged_start(start, recipe, cache),
         minus_control=_minus_control(subject, answers),
         similarity=similar,
         attention=attention,
@@ -112,13 +125,27 @@ def find(
     )
 
 
-def _students(folders: dict[str, Path], stages: Sequence[str], cache: Path) -> Iterator[tuple[str, PreTrainedModel]]:
-    """Yield the student before the first stage, unless that continued from a checkpoint, and after each stage."""
-    _, first = open_checkpoint(folders[stages[0]])
-    if first.parent_digest is None:
-        yield BEFORE, starting_encoder(first.config, cache)
+def _start(first_stage: Path, cache: Path) -> PreTrainedModel | None:
+    """Return the student before its first stage; None where that continued from a checkpoint."""
+    _, first = open_checkpoint(first_stage)
+    return starting_encoder(first.config, cache) if first.parent_digest is None else None
+
+
+def _students(
+    folders: dict[str, Path], stages: Sequence[str], start: PreTrainedModel | None
+) -> Iterator[tuple[str, PreTrainedModel]]:
+    """Yield the student before the first stage and after each."""
+    if start is not None:
+        yield BEFORE, start
     for name in stages:
         yield name, load_encoder(folders[name] / "model")
+
+
+def _judged_start(start: PreTrainedModel | None, recipe: Recipe, cache: Path) -> Judgement | None:
+    """Return the start's scores by the run's yardstick, for which its teacher is not asked."""
+    if start is None or recipe.task is None:
+        return None
+    return judge_model(Runtime("fp32").quick(start), make_yardstick(recipe, None, cache), has_head=False)
 
 
 def _teacher(folders: dict[str, Path], subject: Subject) -> Model | None:

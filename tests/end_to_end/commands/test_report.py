@@ -154,6 +154,14 @@ def test_it_says_first_whether_labels_alone_are_better(written: str) -> None:
     assert titles == ["What you ship", "Stages", "Layer by layer", "Answers", "Data and origin"]
 
 
+def test_the_table_begins_with_the_student_before_its_first_stage(written: str) -> None:
+    cells = re.findall(r'<td class="text">(?:<b>)?([\w ]+)(?:</b>)?</td><td>([\d.–]+)', written)
+    probes = dict(cells)
+    names = list(probes)
+    assert names.index("teacher") < names.index("before") < names.index("general")
+    assert 0 < float(probes["before"]) <= 100
+
+
 def test_the_calibration_has_the_export_in_8_bits(written: str) -> None:
     assert re.search(r"student, int8, error \d", written)
 
@@ -196,10 +204,10 @@ def test_the_verdict_follows_the_interval(
     report = toy_run.report
     assert isinstance(report, RunReport)
     minus = Score(value=sum(bounds) / 2, low=bounds[0], high=bounds[1])
-    found = verdict(report, Findings(minus, {}, (), (), {}))
+    found = verdict(report, Findings(None, minus, {}, (), (), {}))
     assert found.tone == tone
     assert found.text.startswith(beginning)
-    without = verdict(report, Findings(None, {}, (), (), {}))
+    without = verdict(report, Findings(None, None, {}, (), (), {}))
     assert without.tone == "grey"
     assert "cannot say what distillation added" in without.text
 
