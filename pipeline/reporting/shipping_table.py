@@ -50,5 +50,5 @@ def shipping_lines(shipping: Shipping, run: str) -> list[str]:
     if shipping.has_exports:
         lines.append(f"ship it: distill export {run} --to student --onnx --int8 dynamic, or distill register {run}")
     else:
-        lines.append(f"ship it: distill export {run} --to student; smaller and faster with the extra `onnx`")
+        lines.append(f"ship it: distill export {run} --to student; smaller and faster with the extra onnx")
     return [*lines, f"the run as one page: distill report {run}"]
