@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.methods import CHANGES, four_stages, merged, variant
 from benchmarks.output import console, table_of, write_json
 from benchmarks.quality import amount, read_results, run_variant
+from pipeline.export.manifest import read_manifest
 from pipeline.export.subject import Subject, open_subject
 from pipeline.export.writer import INT8
 from pipeline.launch import prepare_environment
@@ -63,7 +64,7 @@ class Int8Result:
 
 def measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
     """Run a recipe and export its student; return what the files answered."""
-    from pipeline.shipping.forms import export_of, manifest_of
+    from pipeline.shipping.forms import export_of
     from pipeline.store.checkpoints import open_store
 
     report = run_variant(recipe, store)
@@ -77,7 +78,7 @@ def measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
     if len(rows):
         answers = (subject.outputs(tokens, rows), onnx_logits(OnnxModel(folder / INT8), tokens, rows))
         flipped = int(np.not_equal(*(np.stack(logits).argmax(-1) for logits in answers)).sum())
-    manifest = manifest_of(folder)
+    manifest = read_manifest(folder)
     (int8,) = [model for model in manifest.models if model.number_format == "int8"]
     minus = int8.minus_checkpoint
     return {

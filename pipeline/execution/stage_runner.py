@@ -14,7 +14,7 @@ from pipeline.process.stopping import interrupted
 from pipeline.registry.light_model import log_light_model
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.term_map import term_map
-from pipeline.shipping.forms import ship
+from pipeline.shipping.forms import ship, student_of
 from pipeline.store.checkpoints import verify
 from pipeline.store.open_runs import needs_of
 from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_checkpoint, log_student
@@ -82,13 +82,14 @@ class StageRunner:
     def _ship(self, report: RunReport, *, exported: bool) -> Shipping | None:
         progress = self.context.progress
         try:
-            shipped = ship(report, self.context.store.cache, progress.note, exported=exported)
+            subject = student_of(report, self.context.store.cache)
+            if subject is None:
+                return None
+            shipped = ship(report, subject, self.context.store.cache, progress.note, exported=exported)
         except Interrupted:
             raise
         except DistillError as error:  # the run is whole without this table
             progress.note(f"what you ship was not measured: {error}")
-            return None
-        if shipped is None:
             return None
         if shipped.export is not None:
             with suppress(ConfigError):  # of a kind that MLflow cannot serve

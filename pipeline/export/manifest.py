@@ -18,6 +18,16 @@ def is_export(folder: Path) -> bool:
     return (folder / EXPORT).is_file()
 
 
+def read_manifest(folder: Path) -> ExportManifest:
+    """Return the manifest of an export; no file is compared with it.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is no manifest.
+    """
+    return ExportManifest.model_validate_json(read_regular(folder / EXPORT))
+
+
 def open_export(folder: Path, needed: Collection[str] | None = None) -> ExportManifest:
     """Return the manifest of an export, after comparing its files with it by size and SHA-256.
 
@@ -30,7 +40,7 @@ def open_export(folder: Path, needed: Collection[str] | None = None) -> ExportMa
     """
     path = folder / EXPORT
     try:
-        manifest = ExportManifest.model_validate_json(read_regular(path))
+        manifest = read_manifest(folder)
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as an export's manifest ({reason}); export again") from None

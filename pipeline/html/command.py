@@ -47,8 +47,8 @@ def write_report(
             raise ConfigError(f"{report.run} ended without a student: there is nothing to report")
         subject = open_subject(folders[stages[-1]], None, opened.cache)
         if measured and (report.shipping is None or not report.shipping.has_exports):
-            shipped = ship(report, opened.cache, note)
-            report = report.model_copy(update={"shipping": shipped and shipped.shipping})
+            shipped = ship(report, subject, opened.cache, note)
+            report = report.model_copy(update={"shipping": shipped.shipping})
         export = export_of(subject, opened.cache, note) if measured else None
         recipe = Recipe.model_validate(report.resolved)
         findings = find(subject, recipe, folders, stages, export, opened.cache)

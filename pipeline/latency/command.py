@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
-from pipeline.export.export import EXPORT
+from pipeline.export.manifest import is_export
 from pipeline.export.subject import Subject, checkpoint_of, open_subject
 from pipeline.latency.measure import Candidate, measure
 from pipeline.latency.texts import load_of
@@ -89,7 +89,7 @@ def _teacher(subject: Subject) -> Candidate:
 def _candidates(name: str, store: CheckpointStore) -> list[Candidate]:
     """Return the models that a name stands for: one, or the files of an export."""
     folder = Path(name)
-    if (folder / EXPORT).is_file():
+    if is_export(folder):
         files = sorted((folder / "onnx").glob("*.onnx"))
         return [
             Candidate(f"{folder.name}, torch", folder),

@@ -229,14 +229,15 @@ def _object(text: str, number: int) -> dict[str, Any]:
             f"{NAME}: line {number} is no JSON object: {printable(text, 80)}; write one object on each line, such as "
             '{"text": "…"}'
         )
-    if "\\ud" in text.lower() and not _is_unicode(values):
+    if "\\ud" in text.lower() and not is_unicode(values):
         raise DataError(f"{NAME}: line {number} holds half of a surrogate pair (\\ud…); write the text in UTF-8")
     return values
 
 
-def _is_unicode(values: dict[str, Any]) -> bool:
+def is_unicode(value: Any) -> bool:
+    """Return whether all texts of a JSON value can be written in UTF-8, which halves of surrogate pairs cannot."""
     try:
-        json.dumps(values, ensure_ascii=False).encode()
+        json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.predict.standard_input import is_unicode
 from schemas.core.errors import ConfigError
 from schemas.core.kinds import MultipleChoice
 from schemas.core.wording import printable
@@ -28,7 +28,7 @@ def rows_of_texts(form: TaskForm, texts: Sequence[str], pairs: Sequence[str], ch
         ConfigError: the task has other texts.
     """
     for text in (*texts, *pairs, *choices):
-        if not _is_unicode(text):
+        if not is_unicode(text):
             raise ConfigError(f"{printable(text, 60)} is not text in UTF-8; give a file with --file and --encoding")
     if len(texts) == 1 and texts[0].endswith(_FILES) and Path(texts[0]).is_file():
         raise ConfigError(f"{texts[0]} is a file: read its rows with --file {texts[0]}")
@@ -47,11 +47,3 @@ def rows_of_texts(form: TaskForm, texts: Sequence[str], pairs: Sequence[str], ch
         Row(number, text, pair, choices=tuple(choices))
         for number, (text, pair) in enumerate(zip(texts, second, strict=True), start=1)
     ]
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        json.dumps(text, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

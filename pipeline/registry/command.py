@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.export.export import Wanted, export
+from pipeline.export.manifest import is_export
 from pipeline.export.subject import checkpoint_of
 from pipeline.process.settings import Settings, read_settings
 from pipeline.process.terminal import say
@@ -25,7 +26,7 @@ from schemas.core.base import Frozen
 from schemas.core.credentials import refuse_credentials, without_credentials
 from schemas.core.errors import CheckpointError, ConfigError, DistillError
 from schemas.data.stage_data import TaskDataset
-from schemas.results.export import EXPORT, ExportManifest
+from schemas.results.export import ExportManifest
 from schemas.results.manifest import Manifest
 from schemas.results.score import Score
 from stages.storage.sealed_folder import make_folder, unfinished
@@ -94,10 +95,10 @@ def register(
         raise ConfigError(f"--name {model_name}: give letters, digits, blanks, - _ and ., at most 200 of them")
     settings = read_settings(store)
     with store_for_look(settings.store) as opened:
-        is_export = (Path(name) / EXPORT).is_file()
-        if is_export and is_fp32:
+        exported = is_export(Path(name))
+        if exported and is_fp32:
             raise ConfigError(f"--fp32: {name} is exported already, and its smallest file is registered; leave it out")
-        checkpoint = None if is_export else _servable(name, opened)
+        checkpoint = None if exported else _servable(name, opened)
         registry = Registry(settings, opened)  # before the export, which takes its time
         with _exported(name, checkpoint, is_fp32, task, opened) as folder:
             return _register(folder, registry, opened, settings, model_name=model_name, task=task)
@@ -162,7 +163,7 @@ def _register(
         save_light_model(folder, light, judged.scorer.example if isinstance(judged, Judged) else None)
         if isinstance(judged, Judged):
             (light / ANSWERS).write_text(judged.kept.model_dump_json(), encoding="utf-8")
-        run_id, model_id = registry.log(light_request(folder), light, exported)
+        run_id, model_id = registry.log(light_request(exported, model), light, exported)
     kept = judged.kept if isinstance(judged, Judged) else None
     tags = {**version_tags(exported, model, kept), FILE_TAG: exported.files[model.file].sha256}
     description = about_version(exported, model, kept)

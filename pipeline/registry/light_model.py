@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.export.manifest import read_manifest
 from pipeline.store.files import disk_errors
 from pipeline.tracking.client import load_mlflow
 from pipeline.tracking.logged_models import MLMODEL, model_request
@@ -25,7 +26,6 @@ from pipeline.tracking.run_files import Point, Request
 from pipeline.tracking.session import TrackedRun
 from schemas.core.errors import CheckpointError, ConfigError
 from schemas.core.kinds import MultiLabel
-from schemas.core.regular_files import read_regular
 from schemas.results.export import EXPORT, ExportedModel, ExportManifest, TaskForm
 from stages.storage.sealed_folder import differences, unfinished
 
@@ -46,7 +46,7 @@ def read_export(folder: Path) -> tuple[ExportManifest, ExportedModel]:
         CheckpointError: a file is damaged or missing.
     """
     try:
-        export = ExportManifest.model_validate_json(read_regular(folder / EXPORT))
+        export = read_manifest(folder)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} is no folder of distill export: {EXPORT} cannot be read there") from error
     _form(export, folder)
@@ -147,12 +147,11 @@ def log_light_model(folder: Path, run: TrackedRun, example: Mapping[str, str] | 
     store = run.points.parent
     with disk_errors(store), unfinished(store) as scratch:
         save_light_model(folder, scratch / LIGHT, example)
-        return run.log_model(light_request(folder), scratch / LIGHT)
+        return run.log_model(light_request(*read_export(folder)), scratch / LIGHT)
 
 
-def light_request(folder: Path) -> Request:
-    """Return the request that logs the light model of an export's folder; its scores have the time of the export."""
-    export, model = read_export(folder)
+def light_request(export: ExportManifest, model: ExportedModel) -> Request:
+    """Return the request that logs the light model of an export's file; its scores have the time of the export."""
     scores = {"served/megabytes": model.size / 1e6, "served/largest_difference": model.largest_difference}
     if model.same_answers is not None:
         scores["served/same_answers"] = model.same_answers

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipeline.export.export import EXPORT, Wanted, fill
+from pipeline.export.export import Wanted, fill
+from pipeline.export.manifest import read_manifest
 from pipeline.export.subject import Subject, open_subject
 from pipeline.latency.in_process import measure_here
 from pipeline.latency.measure import Candidate
@@ -16,7 +17,6 @@ from pipeline.reporting.run_table import student_row, teacher_row
 from schemas.core.base import digest_of
 from schemas.core.errors import DistillError
 from schemas.recipe.recipe import Recipe
-from schemas.results.export import ExportManifest
 from schemas.results.latency import Latency
 from schemas.results.manifest import Row, RunReport
 from schemas.results.score import Score
@@ -45,29 +45,34 @@ class Shipped:
     """A validation text as a reader would type it; None for a student without a head."""
 
 
-def ship(report: RunReport, cache: Path, note: Callable[[str], None], *, exported: bool = True) -> Shipped | None:
-    """Measure the forms of a run's student; None for a run without one.
+def student_of(report: RunReport, cache: Path) -> Subject | None:
+    """Open the student of a run; None for a run without one."""
+    row = student_row(report)
+    return None if row is None or row.checkpoint is None else open_subject(Path(row.checkpoint.path), None, cache)
+
+
+def ship(
+    report: RunReport, subject: Subject, cache: Path, note: Callable[[str], None], *, exported: bool = True
+) -> Shipped:
+    """Measure the forms of a run's student.
 
     Args:
         report: the run.
+        subject: its student.
         cache: folder of tokenised data and of exports, each of which is made once.
         note: shows one line to the user.
         exported: False for the models in torch alone.
 
     Raises:
-        DistillError: the student or its teacher cannot be opened or run.
+        DistillError: the student or its teacher cannot be run.
     """
-    row = student_row(report)
-    if row is None or row.checkpoint is None:
-        return None
-    subject = open_subject(Path(row.checkpoint.path), None, cache)
     folder = export_of(subject, cache, note) if exported else None
     answering = [
         _Answering(Candidate(TEACHER, teacher_folder(report)), _score(report, teacher_row(report))),
-        _Answering(Candidate(STUDENT, subject.folder / "model"), _score(report, row)),
+        _Answering(Candidate(STUDENT, subject.folder / "model"), _score(report, student_row(report))),
     ]
     if folder is not None:
-        for model in manifest_of(folder).models:
+        for model in read_manifest(folder).models:
             candidate = Candidate(_NAMES[model.number_format], folder / model.file)
             answering.append(_Answering(candidate, model.score, model.same_answers))
     load = load_of(subject.checked, subject.sequences, batch=1, length=None)
@@ -128,8 +133,3 @@ def export_of(subject: Subject, cache: Path, note: Callable[[str], None]) -> Pat
             note(f"{subject.manifest.stage} stays in torch: {error}")
             return None
     return folder
-
-
-def manifest_of(folder: Path) -> ExportManifest:
-    """Return the manifest of an export."""
-    return ExportManifest.model_validate_json((folder / EXPORT).read_bytes())
