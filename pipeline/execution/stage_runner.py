@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,21 +79,30 @@ class StageRunner:
         return run_task(prefect_task(measure, "shipping", name, tag="report", persist_result=False))
 
     def _ship(self, report: RunReport, *, exported: bool) -> Shipping | None:
-        progress = self.context.progress
+        cache, note = self.context.store.cache, self.context.progress.note
         try:
-            subject = student_of(report, self.context.store.cache)
+            subject = student_of(report, cache)
             if subject is None:
                 return None
-            shipped = ship(report, subject, self.context.store.cache, progress.note, exported=exported)
+            shipped = ship(report, subject, cache, note, exported=exported)
         except Interrupted:
             raise
-        except DistillError as error:  # the run is whole without this table
-            progress.note(f"what you ship was not measured: {error}")
+        except Exception as error:  # exporters raise what they like, and the run is whole without this table
+            note(f"what you ship was not measured: {error}")
             return None
         if shipped.export is not None:
-            with suppress(ConfigError):  # of a kind that MLflow cannot serve
-                log_light_model(shipped.export, self.run, shipped.example)
+            self._log_light_model(shipped.export, shipped.example)
         return shipped.shipping
+
+    def _log_light_model(self, export: Path, example: dict[str, str] | None) -> None:
+        try:
+            log_light_model(export, self.run, example)
+        except ConfigError:
+            pass  # of a kind that MLflow cannot serve
+        except DistillError:
+            raise
+        except Exception as error:  # MLflow raises what it likes
+            self.context.progress.note(f"the light model could not be put into MLflow's form: {error}")
 
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """The finished stage: found in the store or run now; judged and logged either way."""

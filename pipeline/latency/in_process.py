@@ -35,7 +35,7 @@ def measure_here(candidates: Sequence[Candidate], load: Load, *, rounds: int) ->
         DistillError: a model cannot be run.
     """
     with _one_thread():
-        answers = {candidate.name: _opened(candidate) for candidate in candidates}
+        answers = {candidate.name: _opened(candidate, load.batches[0]) for candidate in candidates}
         slowest = max(_seconds(answer, load.batches[0]) for answer in answers.values())
         calls = max(_FEWEST_CALLS, min(len(load.batches), int(_SECONDS / ((rounds + 1) * slowest))))
         fewer = replace(load, batches=load.batches[:calls])
@@ -46,18 +46,19 @@ def measure_here(candidates: Sequence[Candidate], load: Load, *, rounds: int) ->
         return latencies, busy - (time.process_time() - used) > BUSY / 100 * total
 
 
-def _opened(candidate: Candidate) -> Callable[[Batch], Any]:
+def _opened(candidate: Candidate, first: Batch) -> Callable[[Batch], Any]:
+    """Open a model and have it answer a batch, for which it compiles and allocates."""
     opener = onnx_answers if candidate.path.suffix == ".onnx" else torch_answers
     try:
         with LOADING:
-            return opener(candidate.path, 1)
+            answer = opener(candidate.path, 1)
+        answer(first)
     except Exception as error:  # torch, transformers and ONNX Runtime raise what they like
         raise DistillError(f"{candidate.name} ({candidate.path}) cannot be run: {error}") from error
+    return answer
 
 
 def _seconds(answer: Callable[[Batch], Any], batch: Batch) -> float:
-    """Return the time of a second call; the first one compiles and allocates."""
-    answer(batch)
     began = time.perf_counter()
     answer(batch)
     return time.perf_counter() - began

@@ -14,6 +14,7 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from pipeline.evaluate import evaluate_checkpoint, print_scores
+from pipeline.execution import stage_runner
 from pipeline.execution.run_context import RunContext
 from pipeline.execution.run_report import make_report
 from pipeline.execution.stage_runner import StageRunner
@@ -167,3 +168,20 @@ def test_evaluate_names_the_class_and_the_baseline(done: Done) -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "f1 of fraud %" in shown
     assert "96.7" in next(line for line in shown.splitlines() if "guessing" in line)
+
+
+def test_a_run_keeps_its_report_when_a_library_fails_at_the_closing_table(
+    done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    monkeypatch.setattr(done.runner.context.progress, "note", notes.append)
+    shipping = done.runner._ship(done.report, exported=False)
+    assert shipping is not None
+    assert [form.name for form in shipping.forms] == ["teacher", "student"]
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(stage_runner, "ship", fail)
+    assert done.runner._ship(done.report, exported=False) is None
+    assert notes == ["what you ship was not measured: no kernel"]
