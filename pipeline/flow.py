@@ -113,7 +113,7 @@ def _execute(
     parent = resumed_checkpoint(options.resume_from, store, settings, record)
     if parent is not None:
         stages = stages_after(parent, recipe, stages, options)
-        check_parent(Path(parent.path) / "model", recipe.student, locate(recipe.pretrained))
+        check_parent(Path(parent.path) / "model", recipe.sized_student, locate(recipe.pretrained))
         check_parent_channels(Path(parent.path), recipe, stages)
     _record_needs(recipe, stages, parent, store, record, progress)
     with tracked_run(settings, store, progress, stop, record, recipe, name) as (context, run):

@@ -14,6 +14,7 @@ from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel, StudentOf
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import CheckpointRef
+from stages.models.student import with_known_sizes
 
 
 def assistant_of(recipe: Recipe) -> Recipe | None:
@@ -50,14 +51,14 @@ def _read(student: StudentOf) -> Recipe:
 
 
 def with_assistant(recipe: Recipe, finish: Callable[[StudentOf], CheckpointRef]) -> Recipe:
-    """Return the recipe with its assistant's finished student as the teacher.
+    """Return the recipe with its assistant's finished student as the teacher, and with the student's sizes.
 
     Args:
         recipe: the recipe.
         finish: runs another recipe to its end and returns its student.
     """
     if assistant_of(recipe) is None:
-        return recipe
+        return with_known_sizes(recipe)
     assert isinstance(recipe.teacher.model, StudentOf)
     checkpoint = finish(recipe.teacher.model)
-    return recipe.with_pretrained(FolderModel(path=str(Path(checkpoint.path) / "model")))
+    return with_known_sizes(recipe.with_pretrained(FolderModel(path=str(Path(checkpoint.path) / "model"))))

@@ -16,6 +16,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage, StageConfig
 from schemas.recipe.teacher import FinetunedTeacher, members_of
 from stages.identity import stage_digest
+from stages.models.student import with_known_sizes
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,19 @@ def outline_tasks(
 
 
 def with_finished_assistant(recipe: Recipe, store: CheckpointStore) -> Recipe | None:
-    """Return the recipe with an available teacher; None if that is a student that the store does not have."""
+    """Return the recipe with an available teacher, and with the student's sizes.
+
+    None if the teacher is a student that the store does not have.
+    """
     if (other := assistant_of(recipe)) is None:
-        return recipe
+        return with_known_sizes(recipe)
     if (ready := with_finished_assistant(other, store)) is None:
         return None
     last = outline(ready, ready.stages, store)[-1]
     checkpoint = store.find(last.config.name, last.digest)
     if checkpoint is None:
         return None
-    return recipe.with_pretrained(FolderModel(path=str(Path(checkpoint[0].path) / "model")))
+    return with_known_sizes(recipe.with_pretrained(FolderModel(path=str(Path(checkpoint[0].path) / "model"))))
 
 
 def check_earlier_stages(recipe: Recipe, stages: Sequence[Stage], from_stage: str, store: CheckpointStore) -> None:

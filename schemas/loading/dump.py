@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from schemas.core.training import Amount, parse_amount
 from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import STAGE_ORDER, STAGE_TYPES
 
 
 class _Dumper(yaml.SafeDumper):
@@ -69,6 +70,18 @@ def recipe_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
     for amount in ("Duration", "BatchSize"):
         definitions[amount] = {"anyOf": [{"type": "string"}, definitions[amount]]}
+    for name in ("FineTune", *(stage.__name__ for stage in STAGE_TYPES.values())):
+        definitions[name]["required"].remove("training")
+        if not definitions[name]["required"]:
+            del definitions[name]["required"]
+    text = {"type": "string"}
+    tuned = {"type": "object", "properties": {"fine_tuned": text}, "required": ["fine_tuned"]}
+    stages, properties = schema["properties"]["stages"], schema["properties"]
+    stages["items"] = {"anyOf": [{"enum": list(STAGE_ORDER)}, stages["items"]]}
+    for name, short in {"teacher": [text, tuned], "general_corpus": [text, {"type": "array", "items": {}}]}.items():
+        described = {key: properties[name].pop(key) for key in ("description", "default") if key in properties[name]}
+        properties[name] = {**described, "anyOf": [*short, properties[name]]}
+    definitions["TeacherConfig"]["properties"]["task_model"]["anyOf"].append({"const": "fine_tune"})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_allow_text(schema)}
 
 

@@ -164,7 +164,17 @@ def _wrong_value(kind: str, context: dict[str, Any], value: Any, location: Locat
 def _unknown_key(location: Location) -> str:
     models = [member for member in members(location.holder) if isinstance(member, type)]
     allowed = [name for model in models[:1] for name in getattr(model, "model_fields", {})]
-    return f"unknown key{suggestion(location.path[-1], allowed)}; allowed: {', '.join(allowed)}"
+    hint = suggestion(location.path[-1], allowed) or _inside(models, location.path[-1])
+    return f"unknown key{hint}; allowed: {', '.join(allowed)}"
+
+
+def _inside(models: list[Any], key: str | int) -> str:
+    """Return a suggestion of the key in one of the models' parts: ` (did you mean optimizer.learning_rate?)`."""
+    for model in models[:1]:
+        for name, field in getattr(model, "model_fields", {}).items():
+            if isinstance(key, str) and field_of(field.annotation, key) is not None:
+                return f" (did you mean {name}.{key}?)"
+    return ""
 
 
 def _wrong_tag(path: KeyPath, kind: str, context: dict[str, Any]) -> tuple[KeyPath, str]:

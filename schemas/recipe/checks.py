@@ -77,7 +77,10 @@ def _missing_parts(recipe: RecipeParts) -> Iterator[Mistake]:
     without_task = not _tasks(recipe)
     for stage in recipe.stages:
         if stage.data == "general_corpus" and recipe.general_corpus is None:
-            reason = f"stage {stage.name} reads a general corpus; name its sources"
+            reason = (
+                f"stage {stage.name} reads a general corpus; name its sources, such as general_corpus: ./texts, or "
+                "leave the stage out"
+            )
             yield ("general_corpus",), None, reason
         if stage.data != "general_corpus" and without_task:
             yield ("task",), None, f"stage {stage.name} reads task data; name a task"
@@ -251,7 +254,7 @@ def teacher_problems(recipe: RecipeParts, teacher: TeacherShape, *, is_first: bo
 def _term_problems(
     term: LatentTerm, latent: LatentObjective, recipe: RecipeParts, teacher: TeacherShape
 ) -> Iterator[str]:
-    shape = recipe.student.shape
+    shape = recipe.sized_student.shape
     heads = shape.num_attention_heads, teacher.num_attention_heads
     headwise = isinstance(term, Attention) or (isinstance(term, Relation) and not term.num_heads)
     if headwise and heads[0] != heads[1]:
@@ -279,7 +282,7 @@ def _term_problems(
 
 
 def _start_problems(recipe: RecipeParts, teacher: TeacherShape) -> list[str]:
-    shape, start = recipe.student.shape, recipe.student.start
+    shape, start = recipe.sized_student.shape, recipe.student.start
     if not isinstance(start, TeacherLayersStart | ExtractStart):
         return []
     problems = []

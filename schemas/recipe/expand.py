@@ -107,7 +107,7 @@ def stage_config(recipe: Recipe, stage: Stage, teachers: TaskTeachers) -> StageC
     return StageConfig(
         name=stage.name,
         teacher=_stage_teacher(recipe, stage, teachers),
-        student=recipe.student,
+        student=recipe.sized_student,
         pretrained=recipe.pretrained,
         data=data,
         objective=stage.objective,
@@ -124,7 +124,7 @@ def baseline_config(recipe: Recipe, *, tokens: int) -> StageConfig:
     return StageConfig(
         name="hard_label_baseline",
         teacher=None,
-        student=recipe.student,
+        student=recipe.sized_student,
         pretrained=recipe.pretrained,
         data=TaskDataset(task=recipe.task),
         objective=LabelObjective(),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import takewhile
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from schemas.core.base import Frozen
 from schemas.data.augmentation import Augmentation
@@ -13,8 +13,9 @@ from schemas.data.cards import DataLimits
 from schemas.data.corpus import GeneralCorpus
 from schemas.data.task_names import named_tasks
 from schemas.data.tasks import TaskData
+from schemas.recipe.short_forms import expanded
 from schemas.recipe.stage import Stage
-from schemas.recipe.student import StudentConfig
+from schemas.recipe.student import RecipeStudent, StudentConfig, StudentShape
 from schemas.recipe.teacher import TeacherConfig
 
 Tasks = Annotated[
@@ -71,11 +72,11 @@ class RecipeParts(Frozen):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_\-]{0,63}$")
     """Short name: lower-case letters, digits, - and _."""
-    description: str = Field(min_length=1, max_length=500)
+    description: str = Field(default="", max_length=500)
     """Description in one line, for `distill recipes`."""
     teacher: TeacherConfig
-    """Teachers that the student learns from."""
-    student: StudentConfig
+    """Teachers that the student learns from; in short one model: ./folder, a hub id, or package:NAME."""
+    student: RecipeStudent
     """The model that is trained."""
     task: TaskData | None = None
     """Labelled data; null for general recipes, and for recipes with several tasks."""
@@ -84,9 +85,9 @@ class RecipeParts(Frozen):
     augmentation: Augmentation | None = None
     """Copies of the task's training rows for stages whose data is `augmented_task_data`; null for none."""
     general_corpus: GeneralCorpus | None = None
-    """Running text; null for recipes without a general stage."""
+    """Running text; null for recipes without a general stage. In short its sources: ./folder, or a list."""
     stages: tuple[Stage, ...] = Field(min_length=1, max_length=4)
-    """Stages in order, each at most once."""
+    """Stages in order, each at most once; a name alone stands for the stage with the usual settings."""
     baselines: tuple[Literal["hard_labels", "bag_of_words"], ...] = ()
     """Baselines for comparison: the same student on hard labels alone, and a bag-of-words classifier."""
     evaluation: Evaluation = Evaluation()
@@ -95,6 +96,20 @@ class RecipeParts(Frozen):
     """Limits on odd rows of the data; a run on more of them is refused before anything is trained."""
     execution: Execution = Execution()
     """Settings of this machine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _long_form(cls, value: Any) -> Any:
+        return expanded(value)
+
+    @property
+    def sized_student(self) -> StudentConfig:
+        """The student with its sizes; those that are the teacher's must have been looked up before."""
+        student = self.student
+        assert not student.missing_sizes, "look up the teacher's sizes first"
+        return StudentConfig(
+            shape=StudentShape(**dict(student.shape)), model_type=student.model_type, start=student.start
+        )
 
     def shared_stages(self) -> tuple[Stage, ...]:
         """Return the first stages, up to the first that depends on the task."""

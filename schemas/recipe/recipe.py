@@ -5,10 +5,12 @@ from __future__ import annotations
 from pydantic import ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from schemas.core.errors import ConfigError
 from schemas.core.refs import AnyModel, StudentOf
 from schemas.recipe.checks import recipe_problems
 from schemas.recipe.objective import LatentObjective
-from schemas.recipe.parts import RecipeParts
+from schemas.recipe.parts import RecipeParts, TeacherShape
+from schemas.recipe.student import RecipeShape
 
 
 class Recipe(RecipeParts):
@@ -44,6 +46,21 @@ class Recipe(RecipeParts):
         """Return the recipe with another pretrained teacher."""
         teacher = self.teacher.model_copy(update={"model": model})
         return self.model_copy(update={"teacher": teacher})
+
+    def with_sizes_of(self, teacher: TeacherShape) -> Recipe:
+        """Return the recipe with the teacher's size wherever the student's is not given.
+
+        Raises:
+            ConfigError: the teacher's sizes do not fit the given ones.
+        """
+        missing = {name: getattr(teacher, name) for name in self.student.missing_sizes}
+        try:
+            shape = RecipeShape(**{**dict(self.student.shape), **missing})
+        except ValidationError as error:
+            reason = error.errors()[0]["ctx"]["error"]
+            sizes = ", ".join(f"{name} {size}" for name, size in missing.items())
+            raise ConfigError(f"recipe {self.name}: student.shape: with the teacher's {sizes}, {reason}") from None
+        return self.model_copy(update={"student": self.student.model_copy(update={"shape": shape})})
 
     def for_task(self, name: str) -> Recipe:
         """Return the recipe of one of several tasks, with the stages of a run on that task alone."""

@@ -14,6 +14,7 @@ from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from schemas.core.errors import ConfigError
 from schemas.core.layer_map import teacher_layers
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.student import (
     ExtractStart,
     ModelStart,
@@ -22,8 +23,21 @@ from schemas.recipe.student import (
     StudentShape,
     TeacherLayersStart,
 )
-from stages.models.encoders import attention_of, load_config, load_encoder, probed
+from stages.models.encoders import attention_of, load_config, load_encoder, locate, probed, shape_of
 from stages.models.families import adopt_vocabulary, check_padding, reshape
+
+
+def with_known_sizes(recipe: Recipe) -> Recipe:
+    """Return the recipe with the teacher's size wherever the student's is not given, read from its config alone.
+
+    Raises:
+        ConfigError: the teacher's sizes do not fit the given ones.
+        DataError: the teacher is missing or damaged.
+        ServiceError: a model hub is needed and cannot be reached.
+    """
+    if not recipe.student.missing_sizes:
+        return recipe
+    return recipe.with_sizes_of(shape_of(load_config(locate(recipe.pretrained))))
 
 
 def student_config(

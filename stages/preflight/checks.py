@@ -59,7 +59,7 @@ def preflight(recipe: Recipe, cache: Path) -> PreflightResult:
         card = card.model_copy(update={"task": card.task.model_copy(update={"remarks": tuple(remarks)})})
     return PreflightResult(
         teacher=StudentShape(**{name: getattr(shape, name) for name in StudentShape.model_fields}),
-        student=recipe.student.shape,
+        student=recipe.sized_student.shape,
         teacher_parameters=count_parameters(models.teacher),
         student_parameters=count_parameters(models.student),
         labels=labels,

@@ -97,12 +97,12 @@ def _student_config(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> 
     """Return the config of the student, or of the model that it starts from."""
     start = recipe.student.start
     if not isinstance(start, ModelStart):
-        return student_config(teacher, recipe.student.shape, recipe.student.model_type)
+        return student_config(teacher, recipe.sized_student.shape, recipe.student.model_type)
     model = locate(start.model)
     config = load_config(model)
     check_weights(AutoModel, model, config)
     check_same_vocabulary(model, folder, key="student.start.model")
-    check_shape(shape_of(config), recipe.student.shape, model)
+    check_shape(shape_of(config), recipe.sized_student.shape, model)
     _check_positions(recipe, config, model, "student.start.model")
     return config
 
@@ -217,7 +217,7 @@ def _uses_word_head(recipe: Recipe) -> bool:
 
 def _check_start(recipe: Recipe, teacher: PretrainedConfig, folder: Path) -> None:
     """Refuse a start that the teacher does not allow, by building it on the meta device."""
-    student, start = recipe.student, recipe.student.start
+    student, start = recipe.sized_student, recipe.student.start
     if isinstance(start, TeacherLayersStart):
         check_copied_layers(student, start, teacher)
     elif isinstance(start, ExtractStart):
