@@ -13,7 +13,7 @@ from prefect import flow
 from rich.console import Console
 
 from pipeline.execution.one_task import RunPlan, resumed_checkpoint, run_plan, stages_after
-from pipeline.execution.prefect_tasks import cancelled_when_interrupted
+from pipeline.execution.prefect_tasks import cancelled_when_interrupted, in_prefect
 from pipeline.execution.progress import LineProgress, TerminalProgress, make_progress
 from pipeline.execution.run_context import tracked_run
 from pipeline.execution.several_tasks import run_tasks
@@ -70,7 +70,7 @@ def distill_flow(
 
 @first_reading()
 def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
-    """Run a recipe inside a flow run; the report is also kept in the store, in MLflow and in Prefect.
+    """Run a recipe; the report is also kept in the store, in MLflow and, inside a flow run, in Prefect.
 
     Data that changes meanwhile stays for this run what it was at the preflight checks.
 
@@ -150,7 +150,11 @@ def _record_needs(
 
 def _finished_student(other: StudentOf, options: RunOptions) -> CheckpointRef:
     """The student of another recipe, whose flow runs inside this one."""
-    report = distill_flow(recipe=other.recipe, overrides=list(other.overrides), options=RunOptions(store=options.store))
+    store = RunOptions(store=options.store)
+    if in_prefect():
+        report = distill_flow(recipe=other.recipe, overrides=list(other.overrides), options=store)
+    else:
+        report = execute(read_recipe(other.recipe, other.overrides), store)
     assert isinstance(report, RunReport), "a recipe with several tasks has no single student"
     checkpoint = [row.checkpoint for row in report.rows if row.kind == "stage"][-1]
     assert checkpoint is not None

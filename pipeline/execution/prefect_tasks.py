@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
 from prefect.states import Cancelled
 
 from schemas.core.errors import DistillError, Interrupted
@@ -61,9 +62,18 @@ def prefect_task(call: Callable[[], R], name: str, run_name: str, *, tag: str, *
     return cast("Task[[], R]", decorated(cancelled_when_interrupted(call)))
 
 
+def in_prefect() -> bool:
+    """True inside a flow run. Outside, as for `pipeline.api.run_recipe`, nothing may ask for Prefect's server."""
+    return FlowRunContext.get() is not None
+
+
 def run_task(prefect: Task[[], R]) -> R:
-    """Run a Prefect task and return its answer; raises `Interrupted` if it was cancelled."""
-    answer: object = prefect()
+    """Run a Prefect task, outside a flow run its function, and return its answer.
+
+    Raises:
+        Interrupted: it was cancelled.
+    """
+    answer: object = prefect() if in_prefect() else prefect.fn()
     return cast(R, answer.result() if isinstance(answer, State) else answer)
 
 

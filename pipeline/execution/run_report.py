@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from pipeline.execution.prefect_tasks import in_prefect
 from pipeline.execution.stage_runner import StageRunner
 from pipeline.reporting.result_table import as_markdown, as_records
 from pipeline.reporting.run_table import rows_of, run_table, score_tags, student_row, summary, teacher_row
@@ -127,7 +128,9 @@ def _shipping(shipping: Shipping, name: str, run: TrackedRun) -> str:
 def show_in_prefect(
     key: str, content: Literal["stages", "tasks"], table: list[dict[str, str]], lines: list[str]
 ) -> None:
-    """Store a table and the lines below it as artifacts of the flow run."""
+    """Store a table and the lines below it as artifacts of the flow run, if there is one."""
+    if not in_prefect():
+        return
     key = re.sub(r"[^a-z0-9]+", "-", key.lower())
     try:
         create_table_artifact(key=f"{key}-{content}", table=table, description=f"The run's {content}")

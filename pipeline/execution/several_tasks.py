@@ -15,7 +15,7 @@ import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 
 from pipeline.execution.one_task import RunPlan, run_plan, run_stages
-from pipeline.execution.prefect_tasks import prefect_task
+from pipeline.execution.prefect_tasks import prefect_task, run_task
 from pipeline.execution.progress import TaskProgress
 from pipeline.execution.run_context import RunContext
 from pipeline.execution.run_report import show_in_prefect
@@ -105,12 +105,10 @@ def _outcome(task: str, plan: RunPlan, context: RunContext, run: TrackedRun) -> 
         with disk_errors(context.store.root), context.tracking.start_run(task, params, tags, parent=run) as task_run:
             return run_plan(plan, task_context, task_run, began=began, task=task)
 
-    state = prefect_task(distil, "task", task, tag="task")(return_state=True)
     try:
-        outcome: RunReport | BaseException = state.result(raise_on_failure=False)
-    except Exception as error:  # of Prefect itself
+        return run_task(prefect_task(distil, "task", task, tag="task"))
+    except Exception as error:  # the task's, or Prefect's own
         return error
-    return outcome
 
 
 def _raise_what_ends_the_run(outcomes: Mapping[str, RunReport | BaseException]) -> None:
