@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from pipeline.planning.options import RunOptions, chosen_stages
 from pipeline.planning.per_task import check_data
 from pipeline.process.prefect_server import TemporaryServer
+from pipeline.process.programs import program
 from pipeline.process.stopping import stop_signals
 from pipeline.recipes.shipped import read_recipe
 from schemas.core.credentials import refuse_credentials, without_credentials
@@ -163,13 +162,6 @@ def _check_arguments(recipe: str, overrides: Sequence[str], options: Mapping[str
             (value or "").encode()
         except UnicodeEncodeError:
             raise ConfigError(f"{shown_value(value)}: Prefect takes UTF-8 only; rename the file or folder") from None
-
-
-def program(name: str) -> str:
-    """The command that starts a program of this environment: its name, or its path where it is not on PATH."""
-    if shutil.which(name):
-        return name
-    return os.path.relpath(Path(sys.executable).parent / name)
 
 
 def _command(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> str:

@@ -9,9 +9,15 @@ import typer
 from rich.console import Console
 
 from pipeline.process.options import StoreOption
+from pipeline.store.arguments import complete_student
 
 Student = Annotated[
-    str, typer.Argument(metavar="STUDENT", help="A folder of `distill export`, a checkpoint, or a run.")
+    str,
+    typer.Argument(
+        metavar="STUDENT",
+        help="A run, whose last student is meant, a checkpoint folder, or an export's.",
+        autocompletion=complete_student,
+    ),
 ]
 Texts = Annotated[
     list[str] | None,
@@ -46,9 +52,12 @@ Precision = Annotated[
         "torch, the first that there is.",
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; OMP_NUM_THREADS, or the usable cores, if left out.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Threads; OMP_NUM_THREADS, or the usable cores, if left out.")
+]
 Batch = Annotated[
-    int | None, typer.Option(min=1, help="Most texts in a batch; 1 for answers that depend on no other text.")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Most texts in a batch; 1 for answers that depend on no other text."),
 ]
 
 
@@ -60,14 +69,14 @@ def predict(
     file: File = None,
     text_columns: TextColumns = None,
     keep: Keep = None,
-    encoding: Annotated[str | None, typer.Option(help="Encoding of the input, such as cp1252.")] = None,
+    encoding: Annotated[str | None, typer.Option(metavar="NAME", help="Encoding of the input, such as cp1252.")] = None,
     to: To = None,
     precision: Precision = None,
     threads: Threads = None,
     batch: Batch = None,
     store: StoreOption = None,
 ) -> None:
-    """Answer texts, a file or standard input: a line of JSON for each row, in their order."""
+    """Answer texts, a file or standard input with a student, as JSON lines."""
     from pipeline.predict.command import Asked
     from pipeline.predict.command import predict as answer
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 StoreOption = Annotated[
-    Path | None, typer.Option("--store", help="Folder of checkpoints and reports [DISTILL_STORE, ./distill-store].")
+    Path | None,
+    typer.Option("--store", metavar="DIR", help="Folder of runs and checkpoints [DISTILL_STORE, ./distill-store]."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -88,6 +88,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.registry",
         "pipeline.shipping",
     },
+    "pipeline.runs": {"pipeline.process", "pipeline.store", "pipeline.tracking", "pipeline.reporting"},
     "pipeline.export": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
     "pipeline.predict": {"pipeline.process", "pipeline.store", "pipeline.export"},
     "pipeline.latency": {"pipeline.process", "pipeline.store", "pipeline.reporting", "pipeline.export"},
@@ -120,6 +121,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.predict",
         "pipeline.registry",
         "pipeline.html",
+        "pipeline.runs",
     },
 }
 """Rooms (folders) that the modules of a room may import, besides their own and those of lower layers."""

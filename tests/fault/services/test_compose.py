@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.command_line import _mlflow
+from pipeline.tracking.open_ui import mlflow_ui
 from tests.fault.services.composed import read_compose
 from tests.support.paths import ROOT
 
@@ -104,7 +104,7 @@ def test_no_documented_or_printed_command_exposes_a_server() -> None:
 
 
 def test_the_command_for_mlflow_binds_to_the_loopback_interface(tmp_path: Any) -> None:
-    command, address = _mlflow(str(tmp_path))
+    command, address = mlflow_ui(str(tmp_path))
     assert command is not None
     assert "--host 127.0.0.1" in command
     assert address.startswith("http://127.0.0.1:")

@@ -1,0 +1,1 @@
+"""Finished runs of a store, as commands list and compare them."""
