@@ -13,6 +13,7 @@ from pipeline.process.settings import Settings
 from pipeline.process.stopping import Stop
 from pipeline.store.checkpoints import CheckpointStore
 from pipeline.store.open_runs import OpenRun
+from pipeline.tracking.parameters import recipe_params
 from pipeline.tracking.session import TrackedRun, Tracking
 from schemas.recipe.recipe import Recipe
 from stages.ports.protocols import Progress
@@ -47,7 +48,7 @@ def tracked_run(
     stop.when_asked.append(tracking.hurry)
     try:
         tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or "")}
-        with tracking.start_run(name, recipe.model_dump(mode="json"), tags) as run:
+        with tracking.start_run(name, recipe_params(recipe), tags) as run:
             yield RunContext(store, tracking, progress, stop, open_run, settings.exports), run
         tracking.send_kept()
     finally:

@@ -24,6 +24,7 @@ from pipeline.reporting.result_table import as_markdown, as_records
 from pipeline.reporting.score_figures import task_comparison
 from pipeline.reporting.tasks_table import averages_of, summary, tasks_table
 from pipeline.store.files import disk_errors
+from pipeline.tracking.parameters import recipe_params
 from pipeline.tracking.session import TrackedRun
 from schemas.core.errors import DistillError, Interrupted
 from schemas.recipe.recipe import Recipe
@@ -100,9 +101,11 @@ def _outcome(task: str, plan: RunPlan, context: RunContext, run: TrackedRun) -> 
             raise Interrupted("not begun")
         began = time.monotonic()
         tags = {"distill.recipe": plan.recipe.name, "distill.task": task}
-        params = plan.recipe.model_dump(mode="json")
         task_context = replace(context, progress=TaskProgress(context.progress, task))
-        with disk_errors(context.store.root), context.tracking.start_run(task, params, tags, parent=run) as task_run:
+        with (
+            disk_errors(context.store.root),
+            context.tracking.start_run(task, recipe_params(plan.recipe), tags, parent=run) as task_run,
+        ):
             return run_plan(plan, task_context, task_run, began=began, task=task)
 
     try:

@@ -18,6 +18,7 @@ from pipeline.store.checkpoints import verify
 from pipeline.store.open_runs import needs_of
 from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_checkpoint, log_student
 from pipeline.tracking.client import CHECKPOINT_TAG
+from pipeline.tracking.parameters import stage_params
 from pipeline.tracking.session import TrackedRun
 from schemas.core.base import digest_of
 from schemas.core.errors import ConfigError, DistillError, Interrupted
@@ -128,7 +129,7 @@ class StageRunner:
 
     def _run_arguments(
         self, config: StageConfig, digest: str, checkpoint: str | None = None
-    ) -> tuple[str, dict[str, Any], dict[str, str]]:
+    ) -> tuple[str, dict[str, str], dict[str, str]]:
         """Name, parameters and tags of a stage's MLflow run."""
         tags = {"distill.stage": config.name, "distill.digest": digest, "distill.recipe": self.recipe.name}
         if self.recipe.task is not None:
@@ -137,7 +138,7 @@ class StageRunner:
             tags[CANDIDATE_TAG] = candidate
         if checkpoint is not None:
             tags[CHECKPOINT_TAG] = checkpoint
-        return self.run_name(self._title(config)), config.model_dump(mode="json"), tags
+        return self.run_name(self._title(config)), stage_params(config), tags
 
     def _reuse(self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest) -> FinishedStage:
         verify(Path(checkpoint.path))
