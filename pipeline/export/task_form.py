@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schemas.core.kinds import Embedding, QuestionAnswering
-from schemas.data.tasks import AnyTask, DocstringTask
+from schemas.data.tasks import AnyTask, DocstringPairTask, DocstringTask
 from schemas.results.export import TaskForm
 from stages.kinds.rows import TaskRows
 from stages.kinds.spans import may_be_silent
@@ -19,6 +19,8 @@ def task_form(task: AnyTask, rows: TaskRows | None) -> TaskForm:
     problem = task.problem
     if isinstance(task, DocstringTask):
         return TaskForm(problem=problem, text="text")
+    if isinstance(task, DocstringPairTask):
+        return TaskForm(problem=problem, text="signature", pair="sentence", has_pair=True)
     pair = None if isinstance(problem, Embedding) else task.text_pair
     has_pair = pair is not None if rows is None else "text_pair" in rows.train.column_names
     is_open = rows is None and pair == "auto"

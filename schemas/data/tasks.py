@@ -94,10 +94,7 @@ class _Task(Frozen):
         return self
 
 
-class DocstringTask(_Task):
-    """Classify docstring paragraphs by library; names of libraries are masked, and the split is by modules."""
-
-    kind: Literal["docstrings"] = "docstrings"
+class _DocstringTask(_Task):
     problem: Annotated[Classification, BeforeValidator(parse_kind)] = Classification()
     """Fixed by the task."""
     libraries: tuple[str, ...] = Field(
@@ -119,9 +116,21 @@ class DocstringTask(_Task):
     )
     """Import names of the libraries; `stdlib` is Python's standard library."""
     validation_ratio: float = Field(default=0.15, gt=0, lt=0.9)
-    """Share of each library's modules whose paragraphs are validation rows."""
+    """Share of each library's modules whose rows are validation rows."""
     max_validation_rows: int = Field(default=1500, ge=2)
     """Most validation rows, drawn with the seed."""
+
+
+class DocstringTask(_DocstringTask):
+    """Classify docstring paragraphs by library; names of libraries are masked, and the split is by modules."""
+
+    kind: Literal["docstrings"] = "docstrings"
+
+
+class DocstringPairTask(_DocstringTask):
+    """Tell whether a docstring's first sentence describes a function or another one of the same module."""
+
+    kind: Literal["docstring_pairs"] = "docstring_pairs"
 
 
 class Mark(Frozen):
@@ -237,11 +246,11 @@ class HubTask(_ColumnTask):
 
 
 def parse_task(value: Any) -> Any:
-    """Expand `docstrings`, a name of the catalogue (`sst2`, `clue/tnews`), or a folder of train and validation."""
+    """Expand `docstrings`, `docstring_pairs`, a name of the catalogue (`sst2`, `clue/tnews`), or a task folder."""
     if not isinstance(value, str):
         return value
-    if value == "docstrings":
-        return {"kind": "docstrings"}
+    if value in ("docstrings", "docstring_pairs"):
+        return {"kind": value}
     if value.startswith(("/", "./", "../", "~")):
         folder = value.rstrip("/")
         return {
@@ -254,13 +263,13 @@ def parse_task(value: Any) -> Any:
         return named
     names = ", ".join(catalogue().tasks)
     raise ValueError(
-        f"{value!r} is no task{did_you_mean(value)}; give docstrings, a task by name ({names}), a folder "
-        "with train and validation files (starting with / ./ ../ or ~), or a mapping with kind: files or kind: hub"
+        f"{value!r} is no task{did_you_mean(value)}; give docstrings, docstring_pairs, a task by name ({names}), a "
+        "folder with train and validation files (starting with / ./ ../ or ~), or a mapping with kind: files or hub"
     )
 
 
 # Fields that identify the data of a task: while they stay the same, all other fields still apply.
-_SOURCE = {"docstrings": (), "files": ("train", "validation"), "hub": ("id", "config")}
+_SOURCE = {"docstrings": (), "docstring_pairs": (), "files": ("train", "validation"), "hub": ("id", "config")}
 
 
 def task_named(before: Any, short: str) -> dict[str, Any]:
@@ -294,15 +303,15 @@ def task_named(before: Any, short: str) -> dict[str, Any]:
     return {**{key: before[key] for key in kept if key in before}, **named}
 
 
-AnyTask = DocstringTask | FileTask | HubTask
+AnyTask = DocstringTask | DocstringPairTask | FileTask | HubTask
 TaskData = Annotated[AnyTask, Field(discriminator="kind"), BeforeValidator(parse_task)]
 
 
 def describe_task(task: AnyTask) -> str:
     """Return a short name for tables: `docstrings`, `glue/sst2`, or the training file's folder."""
     match task:
-        case DocstringTask():
-            return "docstrings"
+        case DocstringTask() | DocstringPairTask():
+            return task.kind
         case HubTask():
             return f"{task.id.split('/')[-1]}/{task.config}" if task.config else task.id
         case FileTask():

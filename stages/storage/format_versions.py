@@ -30,7 +30,7 @@ READING_VERSION = 2
 """File formats: the same file gives other rows or remarks."""
 SAMPLE_VERSION = 1
 """Hub samples: the same commit, limits and seed give other rows."""
-EXTRACTION_VERSION = 1
-"""Docstrings: the same packages give other paragraphs."""
+EXTRACTION_VERSION = 2
+"""Docstrings: the same packages give other paragraphs or functions."""
 TASK_VERSION = 2
 """Docstring task: the same paragraphs give other rows."""

@@ -1,4 +1,4 @@
-"""English paragraphs of the docstrings under some folders; files are parsed, never imported or run.
+"""English docstrings under some folders; files are parsed, never imported or run.
 
 Only the standard library is imported, so that worker processes start quickly.
 """
@@ -32,6 +32,10 @@ SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests", "idle_test", "_vend
 # Fewer files are read in less time than a process takes to start.
 FILES_PER_PROCESS = 400
 CHUNK_FILES = 100
+# More would take the tokens from the sentence that is compared with them.
+MAX_PARAMETERS = 8
+
+_Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 _WORD = re.compile(r"[A-Za-z][a-z]+|\b[aA]\b")
 _ROLE = re.compile(r":[a-z][\w:+-]*:`~?([^`<]*)(?:<[^>]*>)?`")
@@ -43,6 +47,7 @@ _NOT_PROSE_LINE = re.compile(
 )
 _ASSIGNMENT = re.compile(r"^\s*[\w.\[\]'\", ]+ [-+*/|]?= \S", re.MULTILINE)
 _PARAMETER = re.compile(r"^\s*[-*]?\s*[`*]*\w[\w.]*[`*]*(, [`*]*\w+[`*]*)*\s*(\([^)]*\))?\s*:(\s|$)|^\s*\w+( --? )")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`])")
 _SECTION = re.compile(r"^\s*[A-Z][\w ]{2,30}:\s*$")
 
 
@@ -60,6 +65,22 @@ class Paragraph(NamedTuple):
     text: str
     library: str
     module: str
+
+
+class Function(NamedTuple):
+    """A function's signature, such as `Path.open(mode, buffering)`, and the first sentence of its docstring."""
+
+    signature: str
+    sentence: str
+    library: str
+    module: str
+
+
+class Docstrings(NamedTuple):
+    """What is read from docstrings; a paragraph's text, or a function's sentence, occurs once."""
+
+    paragraphs: list[Paragraph]
+    functions: list[Function]
 
 
 @dataclass(frozen=True)
@@ -89,39 +110,48 @@ def _sources_of(root: Root) -> Iterator[Source]:
             yield Source("stdlib" if root.is_stdlib else module[0], ".".join(module), os.path.join(folder, name))
 
 
-def read_paragraphs(sources: list[Source], processes: int | None = None) -> list[Paragraph]:
-    """Return the paragraphs of `sources` in order, each text once, for any number of processes."""
+def read_docstrings(sources: list[Source], processes: int | None = None) -> Docstrings:
+    """Return paragraphs and functions of `sources` in order, the same for any number of processes."""
     if processes is None:
         processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
     processes = min(processes, max(1, len(sources) // FILES_PER_PROCESS))
-    first_of_text: dict[str, Paragraph] = {}
-    for paragraph in _read_all(sources, processes):
-        first_of_text.setdefault(paragraph.text, paragraph)
-    return list(first_of_text.values())
+    paragraphs: dict[str, Paragraph] = {}
+    functions: dict[str, Function] = {}
+    for part in _read_all(sources, processes):
+        for paragraph in part.paragraphs:
+            paragraphs.setdefault(paragraph.text, paragraph)
+        for function in part.functions:
+            functions.setdefault(function.sentence, function)
+    return Docstrings(list(paragraphs.values()), list(functions.values()))
 
 
-def _read_all(sources: list[Source], processes: int) -> list[Paragraph]:
+def _read_all(sources: list[Source], processes: int) -> list[Docstrings]:
     chunks = [sources[start : start + CHUNK_FILES] for start in range(0, len(sources), CHUNK_FILES)]
     if processes > 1:
         try:
             with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-                return [paragraph for part in pool.map(_read_chunk, chunks) for paragraph in part]
+                return list(pool.map(_read_chunk, chunks))
         except (BrokenProcessPool, OSError, AssertionError):
             # A daemonic process may not start others, and a script from standard input cannot be run again.
             pass
-    return [paragraph for chunk in chunks for paragraph in _read_chunk(chunk)]
+    return [_read_chunk(chunk) for chunk in chunks]
 
 
-def _read_chunk(sources: list[Source]) -> list[Paragraph]:
-    return [
-        Paragraph(text, source.library, source.module)
-        for source in sources
-        for docstring in _docstrings(source.path)
-        for text in prose(docstring)
-    ]
+def _read_chunk(sources: list[Source]) -> Docstrings:
+    read = Docstrings([], [])
+    for source in sources:
+        for node, owner, docstring in _documented(source.path):
+            read.paragraphs.extend(Paragraph(text, source.library, source.module) for text in prose(docstring))
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("__"):
+                first = prose(docstring.split("\n\n", 1)[0])
+                if first:
+                    sentence = _SENTENCE_END.split(first[0], 1)[0]
+                    read.functions.append(Function(_signature(node, owner), sentence, source.library, source.module))
+    return read
 
 
-def _docstrings(path: str) -> list[str]:
+def _documented(path: str) -> list[tuple[_Documented, str, str]]:
+    """Return the module, classes and functions of a file that have a docstring, with their class's name, or ""."""
     try:
         if os.path.getsize(path) > MAX_FILE_BYTES:
             return []
@@ -134,19 +164,26 @@ def _docstrings(path: str) -> list[str]:
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         # Templates, files of other Python versions and wrong encodings have no text, but are no failure.
         return []
-    return list(_docstrings_of(tree))
+    return list(_documented_in(tree))
 
 
-def _docstrings_of(tree: ast.Module) -> Iterator[str]:
-    pending: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [tree]
+def _documented_in(tree: ast.Module) -> Iterator[tuple[_Documented, str, str]]:
+    pending: list[tuple[_Documented, str]] = [(tree, "")]
     while pending:
-        node = pending.pop()
+        node, owner = pending.pop()
         if node.body and isinstance(first := node.body[0], ast.Expr):
             match first.value:
                 case ast.Constant(value=str(docstring)):
-                    yield inspect.cleandoc(docstring)
+                    yield node, owner, inspect.cleandoc(docstring)
         inner = [part for part in node.body if isinstance(part, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
-        pending.extend(reversed(inner))
+        name = node.name if isinstance(node, ast.ClassDef) else ""
+        pending.extend((part, name) for part in reversed(inner))
+
+
+def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef, owner: str) -> str:
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    names = [argument.arg for argument in arguments if argument.arg not in ("self", "cls")]
+    return f"{f'{owner}.' if owner else ''}{node.name}({', '.join(names[:MAX_PARAMETERS])})"
 
 
 def prose(docstring: str) -> list[str]:

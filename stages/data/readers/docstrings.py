@@ -1,8 +1,8 @@
 """Docstrings of the installed packages: text that every machine with this project has.
 
-The paragraphs are read once per set of installed packages and kept as an Arrow file. The task is to name the library
-that a paragraph documents. Names of libraries are masked, and training and validation rows come from different modules,
-so that only the content can tell.
+Paragraphs and functions are read once per set of installed packages and kept as Arrow files. One task is to name the
+library that a paragraph documents. Names of libraries are masked, and training and validation rows come from different
+modules, so that only the content can tell. The other task, of pairs, is in `docstring_pairs.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from datasets import Dataset
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.data.corpus import DocstringText
-from schemas.data.tasks import DocstringTask
-from stages.data.readers.docstring_scan import Paragraph, Root, find_sources, read_paragraphs
+from schemas.data.tasks import DocstringPairTask, DocstringTask
+from stages.data.readers.docstring_scan import Docstrings, Function, Paragraph, Root, find_sources, read_docstrings
 from stages.storage.format_versions import EXTRACTION_VERSION, TASK_VERSION
 from stages.storage.sealed_folder import is_whole, make_whole
 
-_PARAGRAPHS = "paragraphs.arrow"
+_PARAGRAPHS, _FUNCTIONS = "paragraphs.arrow", "functions.arrow"
 
 # This project's docstrings would change every stage's digest with every commit.
 OWN_DISTRIBUTION = "distill-flow"
@@ -96,7 +96,7 @@ def installed_roots() -> list[Root]:
 def load_paragraphs(cache: Path) -> Dataset:
     """Return the paragraphs of all installed packages: columns `text`, `library`, `module`, memory-mapped.
 
-    The first call for a set of installed packages reads their source (tens of seconds) and writes a file to `cache`,
+    The first call for a set of installed packages reads their source (tens of seconds) and writes files to `cache`,
     which later calls open.
 
     Raises:
@@ -105,28 +105,48 @@ def load_paragraphs(cache: Path) -> Dataset:
     return paragraphs_of(installed_roots(), cache, digest=docstring_digest())
 
 
+def load_functions(cache: Path) -> Dataset:
+    """Return the functions of all installed packages: columns `signature`, `sentence`, `library`, `module`.
+
+    Raises:
+        DataError: no installed package has docstrings.
+    """
+    folder = _docstring_folder(installed_roots(), cache, digest=docstring_digest())
+    return Dataset.from_file(str(folder / _FUNCTIONS))
+
+
 def paragraphs_of(roots: Sequence[Root], cache: Path, *, digest: str) -> Dataset:
     """Return the paragraphs of the Python files under `roots`, kept in `cache` under `digest`."""
+    return Dataset.from_file(str(_docstring_folder(roots, cache, digest=digest) / _PARAGRAPHS))
+
+
+def _docstring_folder(roots: Sequence[Root], cache: Path, *, digest: str) -> Path:
     folder = cache / f"docstrings-{digest[:16]}"
     if not is_whole(folder):
-        paragraphs = read_paragraphs(find_sources(roots))
-        if not paragraphs:
+        read = read_docstrings(find_sources(roots))
+        if not read.paragraphs:
             folders = ", ".join(str(root.folder) for root in roots)
             raise DataError(
                 f"no English docstrings under {folders} (packages may be installed without source); give text files "
                 "instead, such as sources: [{kind: files, paths: [./text.jsonl]}]"
             )
-        make_whole(folder, lambda beside: _write(paragraphs, beside / _PARAGRAPHS))
-    return Dataset.from_file(str(folder / _PARAGRAPHS))
+        make_whole(folder, lambda beside: _write_all(read, beside))
+    return folder
 
 
-def _write(paragraphs: Sequence[Paragraph], path: Path) -> None:
-    table = pa.table({field: [getattr(paragraph, field) for paragraph in paragraphs] for field in Paragraph._fields})
+def _write_all(read: Docstrings, folder: Path) -> None:
+    _write(read.paragraphs, Paragraph._fields, folder / _PARAGRAPHS)
+    _write(read.functions, Function._fields, folder / _FUNCTIONS)
+
+
+def _write(rows: Sequence[Paragraph] | Sequence[Function], fields: tuple[str, ...], path: Path) -> None:
+    columns = {field: pa.array([getattr(row, field) for row in rows], pa.string()) for field in fields}
+    table = pa.table(columns)
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as writer:
         writer.write_table(table, max_chunksize=10_000)
 
 
-def docstring_task_digest(task: DocstringTask) -> str:
+def docstring_task_digest(task: DocstringTask | DocstringPairTask) -> str:
     """Return the SHA-256 of all that decides the rows of a task, without reading them."""
     return digest_of({"paragraphs": docstring_digest(), "task": task.model_dump(mode="json"), "version": TASK_VERSION})
 
@@ -141,7 +161,7 @@ def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Datas
     """
     table = paragraphs.data.table
     table = table.filter(pc.is_in(table["library"], pa.array(task.libraries)))
-    _check_installed(task, set(table["library"].unique().to_pylist()))
+    check_installed(task, set(table["library"].unique().to_pylist()))
     frame = pd.DataFrame({name: table[name].to_pylist() for name in ("library", "module")})
     frame = frame.assign(text=mask_names(table["text"], task.libraries)).drop_duplicates("text")
     order = np.random.Generator(np.random.PCG64(task.seed)).permutation(len(frame))
@@ -151,7 +171,7 @@ def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Datas
         rows = frame[frame["library"] == library]
         held_out = rows["module"].isin(validation_modules(rows["module"], task.validation_ratio, task.seed))
         train, validation = rows[~held_out], rows[held_out]
-        _check_enough(library, len(train), len(validation))
+        check_enough(library, len(train), len(validation))
         parts["train"].append(train.head(MAX_TRAIN_ROWS_PER_LIBRARY))
         parts["validation"].append(validation.head(MAX_VALIDATION_ROWS_PER_LIBRARY))
     train, validation = (_as_rows(frames, task.libraries) for frames in parts.values())
@@ -201,7 +221,8 @@ def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
     return Dataset(table.filter(outside).select(["text", "module"]))
 
 
-def _check_installed(task: DocstringTask, installed: set[str]) -> None:
+def check_installed(task: DocstringTask | DocstringPairTask, installed: set[str]) -> None:
+    """Raise a DataError if docstrings of a library of the task are missing."""
     missing = sorted(set(task.libraries) - installed)
     present = [library for library in task.libraries if library in installed]
     if missing:
@@ -212,10 +233,11 @@ def _check_installed(task: DocstringTask, installed: set[str]) -> None:
         )
 
 
-def _check_enough(library: str, train: int, validation: int) -> None:
+def check_enough(library: str, train: int, validation: int) -> None:
+    """Raise a DataError if a library has too few rows."""
     if train < MIN_TRAIN_ROWS or validation < MIN_VALIDATION_ROWS:
         raise DataError(
-            f"task.libraries: {library} has {train} paragraphs to train on and {validation} to validate on, and needs "
+            f"task.libraries: {library} has {train} rows to train on and {validation} to validate on, and needs "
             f"at least {MIN_TRAIN_ROWS} and {MIN_VALIDATION_ROWS}; remove it from the list or change "
             "task.validation_ratio"
         )

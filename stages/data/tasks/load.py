@@ -16,11 +16,12 @@ from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.core.kinds import TaskKind
 from schemas.data.cards import DataLimits
-from schemas.data.tasks import DocstringTask, FileTask, HubTask, TaskData, describe_task
+from schemas.data.tasks import DocstringPairTask, DocstringTask, FileTask, HubTask, TaskData, describe_task
 from stages.data.files.file_names import is_test_split, resolve_file
 from stages.data.files.read_request import Reading
 from stages.data.formats.parquet import strings_in
-from stages.data.readers.docstrings import docstring_task_digest, docstring_task_rows, load_paragraphs
+from stages.data.readers import docstring_pairs
+from stages.data.readers.docstrings import docstring_task_digest, docstring_task_rows, load_functions, load_paragraphs
 from stages.data.readers.files import FileRows, file_identity, read_file
 from stages.data.readers.first_reading import as_it_is_now, read_once
 from stages.data.readers.header import has_column
@@ -41,7 +42,7 @@ def task_digest(task: TaskData) -> str:
 
 
 def _task_digest(task: TaskData) -> str:
-    if isinstance(task, DocstringTask):
+    if isinstance(task, DocstringTask | DocstringPairTask):
         return docstring_task_digest(task)
     if isinstance(task, FileTask):
         task = _settled(task)
@@ -106,7 +107,7 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
     remarks: tuple[str, ...] = ()
     dropped: dict[str, int] = {}
     match task:
-        case DocstringTask():
+        case DocstringTask() | DocstringPairTask():
             train, validation, labels = _docstring_rows(task, cache)
             more: dict[str, Dataset] = {}
         case FileTask() | HubTask():
@@ -174,13 +175,18 @@ def _read_splits(task: FileTask | HubTask, cache: Path) -> tuple[dict[str, FileR
     return raw, where
 
 
-def _docstring_rows(task: DocstringTask, cache: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
-    if task.labels is not None and set(task.labels) != set(task.libraries):
-        raise DataError("task.labels: must be the names of task.libraries, in any order; or leave it out")
-    ordered = task if task.labels is None else task.model_copy(update={"libraries": task.labels})
-    train, validation = docstring_task_rows(ordered, load_paragraphs(cache))
-    drawn = _draw(validation, task.problem, task.max_validation_rows, task.seed)
-    return train, drawn, ordered.libraries
+def _docstring_rows(task: DocstringTask | DocstringPairTask, cache: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    labels = task.labels or (docstring_pairs.LABELS if isinstance(task, DocstringPairTask) else task.libraries)
+    if isinstance(task, DocstringPairTask):
+        if labels != docstring_pairs.LABELS:
+            raise DataError(f"task.labels: {', '.join(docstring_pairs.LABELS)}, in this order; leave it out")
+        train, validation = docstring_pairs.docstring_pair_rows(task, load_functions(cache))
+    else:
+        if set(labels) != set(task.libraries):
+            raise DataError("task.labels: must be the names of task.libraries, in any order; or leave it out")
+        ordered = task.model_copy(update={"libraries": labels})
+        train, validation = docstring_task_rows(ordered, load_paragraphs(cache))
+    return train, _draw(validation, task.problem, task.max_validation_rows, task.seed), labels
 
 
 def _draw(rows: Dataset, problem: TaskKind, amount: int | None, seed: int) -> Dataset:

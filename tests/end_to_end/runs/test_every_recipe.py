@@ -27,7 +27,7 @@ from schemas.recipe.objective import LatentObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.student import TeacherLayersStart
 from schemas.results.manifest import RunReport
-from stages.data.readers.docstring_scan import Root, find_sources, read_paragraphs
+from stages.data.readers.docstring_scan import Root, find_sources, read_docstrings
 from tests.support.builders import tiny_tokenizer
 from tests.support.toys import write_rows
 
@@ -101,7 +101,7 @@ def docstring_rows(folder: Path) -> list[dict[str, str]]:
     for library, part in LIBRARIES.items():
         source = Path(sysconfig.get_path("purelib")) / library / part
         shutil.copytree(source, folder / library / part)
-    paragraphs = read_paragraphs(find_sources([Root(folder)]))
+    paragraphs = read_docstrings(find_sources([Root(folder)])).paragraphs
     by_library = [[row.text for row in paragraphs if row.library == library] for library in LIBRARIES]
     return [
         {"text_a": text, "label": library}

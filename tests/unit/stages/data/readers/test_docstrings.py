@@ -15,7 +15,7 @@ from schemas.core.errors import DataError
 from schemas.data.corpus import DocstringText
 from schemas.data.tasks import DocstringTask
 from stages.data.readers import docstrings
-from stages.data.readers.docstring_scan import Root, find_sources, prose, read_paragraphs
+from stages.data.readers.docstring_scan import Root, find_sources, prose, read_docstrings
 from stages.data.readers.docstrings import (
     corpus_paragraphs,
     docstring_digest,
@@ -49,7 +49,7 @@ def packages(folder: Path) -> Root:
 
 
 def test_scan_reads_modules_classes_and_functions_without_running_them(tmp_path: Path) -> None:
-    result = read_paragraphs(find_sources([packages(tmp_path)]))
+    result = read_docstrings(find_sources([packages(tmp_path)])).paragraphs
     assert [(row.library, row.module) for row in result] == [
         ("alpha", "alpha"),
         ("beta", "beta.code"),
@@ -63,10 +63,10 @@ def test_result_does_not_depend_on_the_number_of_processes(tmp_path: Path, monke
     for number in range(250):
         write_module(tmp_path, f"pack/m{number}", PROSE.format(f"box of {number} apples"))
     sources = find_sources([Root(tmp_path)])
-    alone = read_paragraphs(sources, processes=1)
+    alone = read_docstrings(sources, processes=1)
     monkeypatch.setattr("stages.data.readers.docstring_scan.FILES_PER_PROCESS", 50)
-    assert read_paragraphs(sources, processes=2) == alone
-    assert len(alone) == 250
+    assert read_docstrings(sources, processes=2) == alone
+    assert len(alone.paragraphs) == 250
 
 
 def test_prose_leaves_out_code_tables_and_parameter_lists() -> None:
@@ -113,7 +113,7 @@ def test_second_call_opens_the_cached_paragraphs(tmp_path: Path) -> None:
 def test_damaged_cache_file_is_replaced(tmp_path: Path) -> None:
     root = packages(tmp_path / "site")
     first = paragraphs_of([root], tmp_path / "cache", digest="a" * 64).to_list()
-    next((tmp_path / "cache").rglob("*.arrow")).write_bytes(b"no arrow file")
+    next((tmp_path / "cache").rglob("paragraphs.arrow")).write_bytes(b"no arrow file")
     assert paragraphs_of([root], tmp_path / "cache", digest="a" * 64).to_list() == first
 
 
@@ -227,5 +227,5 @@ def test_error_names_a_library_that_is_not_installed() -> None:
 
 
 def test_error_names_a_library_with_too_little_text() -> None:
-    with pytest.raises(DataError, match=r"torch has .* paragraphs to train on"):
+    with pytest.raises(DataError, match=r"torch has .* rows to train on"):
         docstring_task_rows(DocstringTask(libraries=("torch", "numpy")), task_paragraphs(modules=3, rows=5))
