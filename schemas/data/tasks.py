@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from schemas.core.base import Frozen, parse_kind
 from schemas.core.kinds import (
@@ -22,6 +23,8 @@ from schemas.core.part_names import FurtherRows
 from schemas.core.refs import HubId, Revision
 from schemas.data.catalogue import catalogue, did_you_mean, named_task
 from schemas.data.file_format import FileFormat
+
+_PERCENT = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*%\s*$")
 
 
 def _as_label(value: Any) -> Any:
@@ -199,7 +202,8 @@ class FileTask(_ColumnTask):
     train: str = Field(min_length=1)
     """File of training rows."""
     validation: str = Field(min_length=1)
-    """File of validation rows."""
+    """File of validation rows, or a share of the training rows to take out for it, such as `10 %`: drawn by class with
+    the task's seed, rows of equal text together."""
     more_validation: FurtherRows = Field(default_factory=dict, max_length=8)
     """Files of further validation rows by name, each scored separately."""
     text: str = "text_a"
@@ -210,6 +214,19 @@ class FileTask(_ColumnTask):
     it; the text is then the column text if there is no text_a."""
     format: FileFormat = FileFormat()
     """Format of the files, if they do not show it."""
+
+    @field_validator("validation")
+    @classmethod
+    def _takes_some_rows(cls, value: str) -> str:
+        if (percent := _PERCENT.match(value)) and not 0 < float(percent[1]) <= 50:
+            raise ValueError(f"{value} of the training rows; give more than 0 % and at most 50 %, or a file")
+        return value
+
+    @property
+    def validation_share(self) -> float | None:
+        """Share of the training rows that are validation rows instead; None where these have a file."""
+        percent = _PERCENT.match(self.validation)
+        return float(percent[1]) / 100 if percent else None
 
     @property
     def columns(self) -> tuple[str, ...]:

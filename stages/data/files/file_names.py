@@ -58,8 +58,8 @@ def _only_match(path: Path, where: str) -> Path:
         matches = sorted(name for name in glob.glob(pattern) if is_file(Path(name)))
     if not matches and parent.is_file() and path.name.removesuffix(".*") in _NAMES_OF_SPLIT:
         raise DataError(
-            f"{where}: {parent} is a file, not a folder with train and validation files; name two files, such as task: "
-            f"{{kind: files, train: {parent}, validation: FILE}}"
+            f"{where}: {parent} is a file, not a folder with train and validation files; name two files, or a share of "
+            f"the first, such as task: {{kind: files, train: {parent}, validation: 10 %}}"
         )
     if not matches:
         raise DataError(f"{where}: there is no file {path}{_other_names(path)}{_near(path)}{_listing(parent)}")
@@ -105,7 +105,10 @@ def _other_names(path: Path) -> str:
     advice = ""
     if len(files) == 1:
         file = files[0]
-        advice = f", and a task needs two files: split {file.name} into train{file.suffix} and validation{file.suffix}"
+        advice = (
+            f", and a task needs two files: split {file.name} into train{file.suffix} and validation{file.suffix}, or "
+            f"give task: {{kind: files, train: {file}, validation: 10 %}}"
+        )
     return f" nor one named {', '.join(names)}{advice}"
 
 

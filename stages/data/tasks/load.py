@@ -28,6 +28,7 @@ from stages.data.readers.header import has_column
 from stages.data.readers.hub import hub_commit, load_hub
 from stages.data.readers.row_lines import with_line
 from stages.data.tasks.rows import checked_rows
+from stages.data.tasks.split import split_rows
 from stages.data.tasks.stratified import drawn_from
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
@@ -51,6 +52,8 @@ def _task_digest(task: TaskData) -> str:
     match task:
         case FileTask():
             content = {split: file_identity(path, f"task.{split}") for split, path in _task_files(task).items()}
+            if task.validation_share is not None:
+                content["validation"] = {"share": task.validation_share}
         case HubTask():
             content = {"commit": hub_commit(task.id, task.revision) or task.revision}
         case _:
@@ -81,6 +84,8 @@ def _reading(task: FileTask) -> Reading:
 
 def _task_files(task: FileTask) -> dict[str, Path]:
     named = {"train": task.train, "validation": task.validation}
+    if task.validation_share is not None:
+        del named["validation"]
     named |= {f"more_validation/{name}": path for name, path in task.more_validation.items()}
     return {split: resolve_file(path, f"task.{split}") for split, path in named.items()}
 
@@ -122,7 +127,8 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
                 raise DataError(_with_line(str(error), task, where)) from None
             parts, labels = checked.splits, checked.labels
             remarks += (*(r for read in raw.values() for r in read.remarks), *checked.remarks)
-            train, validation = parts.pop("train"), parts.pop("validation")
+            train, validation, split_remarks = _train_and_validation(task, parts, where["train"])
+            remarks += split_remarks
             more = {_bare(name): rows for name, rows in parts.items()}
             dropped = {_bare(name): number for name, number in checked.dropped.items()}
         case _:
@@ -139,6 +145,21 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
     positive, positive_remarks = kind.positive_label(task, train, labels)
     remarks = (*remarks, *positive_remarks)
     return TaskRows(train, validation, labels, digest, task.problem, more, remarks, dropped, positive)
+
+
+def _train_and_validation(
+    task: FileTask | HubTask, parts: dict[str, Dataset], train_name: str
+) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    """Take training and validation rows out of the checked splits; the latter may be a share of the former."""
+    train = parts.pop("train")
+    if isinstance(task, HubTask) or task.validation_share is None:
+        return train, parts.pop("validation"), ()
+    train, validation = split_rows(train, task.problem, task.validation_share, task.seed)
+    remark = (
+        f"task.validation: {task.validation} of {train_name.partition(': ')[2]}: {len(validation):,} rows, drawn by "
+        "class with task.seed; rows of equal text are on one side"
+    )
+    return train, validation, (remark,)
 
 
 def _with_line(message: str, task: FileTask | HubTask, where: Mapping[str, str]) -> str:
