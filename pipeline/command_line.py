@@ -19,6 +19,7 @@ from pipeline.cli import evaluate, run, serve, verify
 from pipeline.command_style import Command, Group
 from pipeline.export.cli import export
 from pipeline.html.cli import report
+from pipeline.init.cli import init
 from pipeline.latency.cli import latency
 from pipeline.planning.cli import plan, recipes, schema, show
 from pipeline.predict.cli import predict
@@ -31,7 +32,7 @@ from schemas.core.credentials import secrets_of, without_secrets
 from schemas.core.errors import DistillError, Interrupted
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Distil": (recipes, show, plan, run),
+    "Distil": (init, recipes, show, plan, run),
     "Look at results": (compare, report, evaluate),
     "Use the student": (predict, export, latency, register),
     "Housekeeping": (serve, sync, verify, gc, schema),
@@ -42,7 +43,7 @@ _HELP = """Distil a transformer encoder into a small, fast one, in up to four st
 
 [bold]Start here[/bold]
   distill run quickstart        a first run, without a network
-  distill show quickstart       its recipe, to copy and change
+  distill init my.csv           a recipe for my data
   distill plan my.yaml          is my recipe right? what will it cost?
   distill run my.yaml           train; again after a stop: go on
   distill compare               which stage helped?

@@ -100,6 +100,13 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.reporting",
         "pipeline.export",
     },
+    "pipeline.init": {
+        "pipeline.process",
+        "pipeline.recipes",
+        "pipeline.store",
+        "pipeline.reporting",
+        "pipeline.planning",
+    },
     "pipeline.html": {
         "pipeline.process",
         "pipeline.store",
@@ -121,6 +128,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.predict",
         "pipeline.registry",
         "pipeline.html",
+        "pipeline.init",
         "pipeline.runs",
     },
 }

@@ -1,0 +1,47 @@
+"""Durations of a new recipe's trainings that fit into some minutes, from a plan of its usual ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.planning.plan import Plan
+from schemas.core.training import Duration
+from schemas.recipe.short_forms import STAGE_TRAINING, TEACHER_TRAINING
+
+TEACHER_SHARE = 1 / 3
+"""Share of the time for the teacher's fine-tuning, if it needs one: a student hardly gets better than its teacher."""
+_STAGE_SHARES = {"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.15, "task_specific": 0.55}
+"""Shares of the rest, relative to each other; most for the stage that learns the labels (docs/results.md)."""
+_MOST_EPOCHS = {"teacher": 10, "general": 3, "general_enhanced": 3, "task_adaptive": 10, "task_specific": 20}
+_FEWEST_TOKENS = 1000
+
+
+def trainings(plan: Plan, minutes: float) -> dict[str, dict[str, Any]]:
+    """Return settings of the teacher's and the stages' trainings, by stage, that take about so many minutes.
+
+    Args:
+        plan: of the recipe with the usual settings.
+        minutes: for all trainings together; what is left over is not used, as more epochs would hardly help.
+    """
+    usual: dict[str, Mapping[str, Any]] = {"teacher": TEACHER_TRAINING, **dict(STAGE_TRAINING.items())}
+    stages = {stage.name: stage for stage in plan.stages if stage.name in usual}
+    shares = {name: share for name, share in _STAGE_SHARES.items() if name in stages}
+    rest = 1.0 - TEACHER_SHARE if "teacher" in stages else 1.0
+    seconds = {name: 60 * minutes * rest * share / sum(shares.values()) for name, share in shares.items()}
+    seconds["teacher"] = 60 * minutes * TEACHER_SHARE
+    result: dict[str, dict[str, Any]] = {}
+    for name, stage in stages.items():
+        epochs = Duration.model_validate(usual[name]["duration"]).amount
+        per_epoch = stage.tokens / epochs
+        tokens = seconds[name] * stage.tokens / stage.seconds
+        tokens = max(min(tokens, _MOST_EPOCHS[name] * per_epoch), _FEWEST_TOKENS)
+        result[name] = {**usual[name], "duration": _rounded(tokens)}
+    return result
+
+
+def _rounded(tokens: float) -> str:
+    """Return two digits of it: `280k tokens`."""
+    digits = len(str(int(tokens))) - 2
+    number = round(tokens / 10**digits) * 10**digits
+    return f"{number / 1e6:g}M tokens" if number >= 1e6 else f"{number / 1e3:g}k tokens"
