@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from typing import Any
 
-from pipeline.planning.plan import Plan
+from pipeline.planning.plan import Plan, PlannedStage
 from schemas.core.training import Duration
 from schemas.recipe.short_forms import STAGE_TRAINING, TEACHER_TRAINING
 
@@ -32,12 +33,18 @@ def trainings(plan: Plan, minutes: float) -> dict[str, dict[str, Any]]:
     seconds["teacher"] = 60 * minutes * TEACHER_SHARE
     result: dict[str, dict[str, Any]] = {}
     for name, stage in stages.items():
-        epochs = Duration.model_validate(usual[name]["duration"]).amount
-        per_epoch = stage.tokens / epochs
         tokens = seconds[name] * stage.tokens / stage.seconds
-        tokens = max(min(tokens, _MOST_EPOCHS[name] * per_epoch), _FEWEST_TOKENS)
+        most = _MOST_EPOCHS[name] * _tokens_of_epoch(plan, stage, Duration.model_validate(usual[name]["duration"]))
+        tokens = max(min(tokens, most), _FEWEST_TOKENS)
         result[name] = {**usual[name], "duration": _rounded(tokens)}
     return result
+
+
+def _tokens_of_epoch(plan: Plan, stage: PlannedStage, usual: Duration) -> float:
+    if usual.unit == "epochs":
+        return stage.tokens / usual.amount
+    corpus = next(iter(plan.data.values())).corpus
+    return inf if corpus is None or corpus.sequences is None else corpus.sequences.tokens
 
 
 def _rounded(tokens: float) -> str:

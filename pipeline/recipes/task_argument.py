@@ -29,9 +29,10 @@ def task_argument(text: str, manifest: Manifest) -> AnyTask:
     """Return the task to evaluate a checkpoint on.
 
     Args:
-        text: a short form (`sst2`, `./folder`), a recipe by file or name for that recipe's task (`recipe.yaml:NAME` for
-            one of several), or a mapping (`{kind: files, train: a.csv, validation: b.csv}`). Columns, kind and other
-            fields that a folder or a mapping of files leaves open are those that the checkpoint was trained with.
+        text: a short form (`sst2`, `./folder`), a file of rows to score, a recipe by file or name for that recipe's
+            task (`recipe.yaml:NAME` for one of several), or a mapping (`{kind: files, train: a.csv, validation:
+            b.csv}`). Columns, kind and other fields that a folder or a mapping of files leaves open are those that the
+            checkpoint was trained with.
         manifest: the checkpoint's.
 
     Raises:
@@ -47,11 +48,29 @@ def task_argument(text: str, manifest: Manifest) -> AnyTask:
         if trained is not None and isinstance(value, dict) and value.get("kind", "files") == "files":
             value = {**trained.model_dump(), **_other_files(trained, value), **value}
         return _validated(value)
-    task = _validated(text)
+    if Path(text).expanduser().is_file():
+        return _rows_of_file(text, trained)
+    try:
+        task = _validated(text)
+    except ConfigError as error:
+        if Path(text).is_dir():
+            raise ConfigError(f"--task: {shown_value(text)} is no task; did you mean the folder ./{text}?") from None
+        raise error
     if not isinstance(task, FileTask) or trained is None:
         return task
     # A folder's short form names the files and nothing else.
     files = task.model_dump(include={"train", "validation"})
+    return trained.model_copy(update=_other_files(trained, files) | files)
+
+
+def _rows_of_file(path: str, trained: FileTask | None) -> FileTask:
+    """The task of a checkpoint with other validation rows."""
+    if trained is None:
+        raise ConfigError(
+            f"--task: {path} has rows to score, but the checkpoint was not trained on files, whose columns they would "
+            f"have; name them: --task '{{kind: files, train: FILE, validation: {path}, text: COLUMN, label: COLUMN}}'"
+        )
+    files = {"train": trained.train, "validation": path}
     return trained.model_copy(update=_other_files(trained, files) | files)
 
 

@@ -28,12 +28,12 @@ TEACHER_TRAINING: Mapping[str, Any] = {
 """Fine-tuning of a teacher: the upper end of BERT's grid (Devlin et al. 2019, appendix A.3), for few rows too."""
 
 STAGE_TRAINING: Mapping[StudentStageName, Mapping[str, Any]] = {
-    "general": {"duration": "1 epoch", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
-    "general_enhanced": {"duration": "1 epoch", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
+    "general": {"duration": "2M tokens", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
+    "general_enhanced": {"duration": "1M tokens", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
     "task_adaptive": {"duration": "3 epochs", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
     "task_specific": {"duration": "5 epochs", "batch": "32 sequences", "optimizer": {"learning_rate": 5e-5}},
 }
-"""Training of a stage that names none. This project's choice, not a paper's."""
+"""Training of a stage that names none. This project's choice, not a paper's; a corpus may be too large for an epoch."""
 
 
 def expanded(recipe: Any) -> Any:

@@ -168,6 +168,22 @@ def test_a_mapping_overrides_the_checkpoints_task() -> None:
     assert (hub.id, hub.text) == ("stanfordnlp/imdb", "text")
 
 
+def test_a_file_has_rows_to_score_and_a_folder_without_its_sign_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "csvtask").mkdir()
+    (tmp_path / "new.csv").write_text("review,stars\nfine,1\n", encoding="utf-8")
+    for path in ("new.csv", "./new.csv", str(tmp_path / "new.csv")):
+        task = asked(path)
+        assert isinstance(task, FileTask)
+        assert (task.train, task.validation, task.text) == (TRAINED.train, path, "review")
+    with pytest.raises(ConfigError, match=r"'csvtask' is no task; did you mean the folder \./csvtask\?"):
+        asked("csvtask")
+    with pytest.raises(ConfigError, match=r"was not trained on files.*validation: new\.csv, text: COLUMN"):
+        asked("new.csv", DocstringTask())
+
+
 def test_a_recipe_provides_its_task(tmp_path: Path) -> None:
     from schemas.loading.dump import dump_recipe
 
@@ -193,7 +209,7 @@ def test_a_recipe_provides_its_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nonsense", "'nonsense' is no task; give docstrings, a task by name"),
+        ("nonsense", "'nonsense' is no task; give docstrings, "),
         ("{kind: files, trane: a}", "trane"),
         ("{kind: files, train: ", "--task:1: not valid YAML"),
         ("{kind: hub}", "--task id: "),
