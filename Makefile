@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: install quickstart test test-slow test-all bench torture lint format audit clean
+.PHONY: install quickstart docs reference test test-slow test-all bench torture lint format audit clean
 
 install: $(INSTALLED)
 
@@ -24,6 +24,15 @@ $(INSTALLED): pyproject.toml constraints.txt install.sh
 
 quickstart: $(INSTALLED)
 	$(VENV)/bin/distill run quickstart
+
+# The pages of README and docs/ as a site, for which neither building nor reading needs a network: build/site/index.html
+docs: $(INSTALLED)
+	$(VENV)/bin/python -m sphinx -q -W --keep-going -b html -c docs . build/site
+	@echo "open build/site/index.html"
+
+# docs/reference/, from the schemas, the commands and the docstrings.
+reference: $(INSTALLED)
+	PYTHONPATH=. $(VENV)/bin/python docs/generate.py
 
 # Three workers on two cores, because some tests wait for servers; each file's tests on one worker, in the order of
 # testpaths, which has the long files first. One thread each, or torch's own threads fight over the cores.
