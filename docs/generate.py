@@ -206,7 +206,8 @@ def commands_page() -> str:
 def _paragraphs(text: str | None) -> list[str]:
     """Help as Markdown: paragraphs, with examples that begin with `distill` as code."""
     lines: list[str] = []
-    for paragraph in re.split(r"\n\s*\n", (text or "").replace("\b", "").strip()):
+    plain = re.sub(r"\[/?[a-z]+\]", "", text or "").replace("\b", "")  # without the terminal's signs for bold
+    for paragraph in re.split(r"\n\s*\n", plain.strip()):
         rows = [row.strip() for row in paragraph.splitlines() if row.strip()]
         code = [row for row in rows if row.startswith(("distill ", "$ "))]
         if code:

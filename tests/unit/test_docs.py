@@ -18,7 +18,7 @@ import yaml
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.loading.load import load_recipe
 from schemas.recipe.stage import StageName
-from tests.support.documentation import PAGES, anchors, blocks, commands, title
+from tests.documentation import PAGES, anchors, blocks, commands, title
 from tests.support.paths import ROOT
 
 STAGE_NAMES = get_args(StageName)

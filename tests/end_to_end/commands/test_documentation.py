@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from schemas.core.errors import ConfigError
 from stages.ports.plain import plain_ports
 from stages.run import run_stage
+from tests.documentation import PAGES, Block, blocks, commands, title
 from tests.support.command_line import Distill, ToyRun
-from tests.support.documentation import PAGES, Block, blocks, commands, title
 from tests.support.paths import ROOT
 
 ELSEWHERE = {name: f"test_{name}.py" for name in ("export", "latency", "register", "report")}
