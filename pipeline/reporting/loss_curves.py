@@ -90,7 +90,7 @@ def as_png(figure: Any) -> bytes:
     """Render a figure as PNG."""
     finish(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.canvas.print_png(buffer)  # `savefig` would draw it twice
     return buffer.getvalue()
 
 
