@@ -6,6 +6,7 @@ or, after that process, by the system.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,10 @@ def serve(listener: socket.socket) -> None:
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
     config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
+    gc.disable()  # collecting among imported objects, all of which stay, is a fifth of the start
+    config.load()
+    gc.freeze()
+    gc.enable()
     uvicorn.Server(config).run(sockets=[listener])
 
 
