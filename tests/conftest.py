@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,17 @@ for _name in (
     os.environ.pop(_name, None)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import tests and libraries without collecting garbage among millions of objects that stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def _environment_as_it_was() -> Iterator[None]:
     """Undo changes that a test or a library in it makes to the environment, as MLflow does."""
@@ -68,7 +80,17 @@ def _same_numbers_each_time() -> None:
     """Draw the same weights and inputs in any order of tests, unless a test sets a seed."""
     import torch
 
-    torch.manual_seed(0)
+    # `torch.manual_seed` formats the stack three times where there is no accelerator, thousands of tests long.
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
+
+
+@pytest.fixture(autouse=True)
+def _migrations_of_mlflow_run_once() -> None:
+    from tests.support.session.mlflow_tables import copy_tables
+
+    copy_tables(_SESSION / "mlflow.db")
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +102,7 @@ def prefect() -> Iterator[str]:
     """
     from prefect.context import refresh_global_settings_context
 
-    from tests.support.prefect_server import shared_server
+    from tests.support.session.prefect_server import shared_server
 
     with shared_server(_SESSION / "prefect server") as address, pytest.MonkeyPatch.context() as patch:
         # Set in Prefect's settings and not in the environment, which programs started by tests inherit.
@@ -89,6 +111,17 @@ def prefect() -> Iterator[str]:
         patch.undo()
         yield address
         refresh_global_settings_context()
+
+
+@pytest.fixture
+def prefect_home(prefect: str, tmp_path: Path) -> Path:
+    """PREFECT_HOME of a server that a test starts, with an empty database that needs no migration."""
+    from tests.support.session.prefect_server import MIGRATED
+
+    home = tmp_path / "prefect"
+    home.mkdir()
+    shutil.copy(_SESSION / "prefect server" / MIGRATED, home / "prefect.db")
+    return home
 
 
 @pytest.fixture

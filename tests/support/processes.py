@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.paths import ROOT
+from tests.support.session.forks import Fork
 
 
 def free_port() -> int:
@@ -27,18 +28,9 @@ def free_port() -> int:
 class Process:
     """A running program whose output is stored."""
 
-    def __init__(self, *command: str, env: dict[str, str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Fork) -> None:
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
+        self.process = process
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
@@ -88,7 +80,30 @@ class Process:
 @contextmanager
 def running(*command: str, env: dict[str, str] | None = None) -> Iterator[Process]:
     """Run a program for the length of the block."""
-    process = Process(*command, env=env or {})
+    program = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    with _ended(Process(program)) as process:
+        yield process
+
+
+@contextmanager
+def forked(*arguments: str | Path, env: dict[str, str] | None = None) -> Iterator[Process]:
+    """Run `distill` for the length of the block, in a process that has imported its libraries already."""
+    fork = Fork(tuple(map(str, arguments)), {**os.environ, **(env or {})})
+    with _ended(Process(fork)) as process:
+        yield process
+
+
+@contextmanager
+def _ended(process: Process) -> Iterator[Process]:
     try:
         yield process
     finally:

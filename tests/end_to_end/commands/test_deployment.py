@@ -12,22 +12,23 @@ import yaml
 
 from pipeline.deployment import deployments_yaml
 from pipeline.recipes.shipped import read_recipe, shipped_names
-from tests.support.processes import ROOT, distill, free_port, running
+from tests.support.paths import ROOT
+from tests.support.processes import forked, free_port, running
 from tests.support.toys import toy_recipe_dict
 
 
 @pytest.mark.slow
-def test_a_deployment_runs_to_its_end_on_a_started_server(tmp_path: Path) -> None:
+def test_a_deployment_runs_to_its_end_on_a_started_server(tmp_path: Path, prefect_home: Path) -> None:
     recipe = tmp_path / "toy.yaml"
     recipe.write_text(yaml.safe_dump(toy_recipe_dict(tmp_path / "in")), encoding="utf-8")
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
-    env = {"PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "prefect")}
+    env = {"PREFECT_API_URL": api, "PREFECT_HOME": str(prefect_home)}
     prefect = (sys.executable, "-m", "prefect")
     parameters = {"recipe": str(recipe), "options": {"store": str(tmp_path / "store")}}
     with running(*prefect, "server", "start", "--host", "127.0.0.1", "--port", str(port), env=env) as server:
         server.wait_for("Check out the dashboard")
-        with running(*distill("serve"), env=env) as worker:
+        with forked("serve", env=env) as worker:
             worker.wait_for(f"prefect deployment run distill-flow/{shipped_names()[-1]}")
             _wait_for_deployments(api, len(shipped_names()))
             command = (*prefect, "deployment", "run", "distill-flow/quickstart", "--watch")

@@ -26,7 +26,7 @@ from schemas.core.errors import ConfigError
 from schemas.loading.load import load_recipe
 from tests.fault.services.composed import service
 from tests.support.command_line import Distill
-from tests.support.processes import distill, free_port, running
+from tests.support.processes import forked, free_port, running
 from tests.support.toys import toy_recipe_dict
 
 SECRETS = {
@@ -193,11 +193,11 @@ def test_environment_secrets_are_removed_from_log_lines_in_every_form() -> None:
 
 
 @contextmanager
-def servers(folder: Path) -> Iterator[dict[str, str]]:
+def servers(folder: Path, prefect_home: Path) -> Iterator[dict[str, str]]:
     """Prefect and MLflow as in docker/compose.yaml, but on SQLite; yield the worker's environment."""
     ports = {name: free_port() for name in ("prefect", "mlflow")}
     moved = {
-        "postgresql+asyncpg://distill@postgres/prefect": f"sqlite+aiosqlite:///{folder}/prefect.db",
+        "postgresql+asyncpg://distill@postgres/prefect": f"sqlite+aiosqlite:///{prefect_home}/prefect.db",
         "postgresql+psycopg2://distill@postgres/mlflow": f"sqlite:///{folder}/mlflow.db",
         "/etc/distill/mlflow.ini": str(folder / "mlflow.ini"),
         "--workers=2": "--workers=1",
@@ -207,12 +207,13 @@ def servers(folder: Path) -> Iterator[dict[str, str]]:
         "=5000": f"={ports['mlflow']}",
         "0.0.0.0": "127.0.0.1",
         "/store": str(folder / "served"),
-        "/tmp/prefect": str(folder / "prefect"),
+        "/tmp/prefect": str(prefect_home),
     }
     ini = (Path(__file__).resolve().parents[3] / "docker" / "mlflow.ini").read_text("utf-8")
     login = ini.replace("postgresql+psycopg2://distill@postgres/mlflow", f"sqlite:///{folder}/login.db")
     (folder / "mlflow.ini").write_text(login, encoding="utf-8")
-    quiet = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # MLflow's jobs are three more processes, for evaluations that nobody asks for here.
+    quiet = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with ExitStack() as stack:
         started = []
         for name, ready in (("mlflow", "Application startup complete"), ("prefect", "Check out the dashboard")):
@@ -242,11 +243,11 @@ def status(address: str, login: str | None = None) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_run_with_passwords_leaves_no_secret_anywhere(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prefect_home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, store = write_recipe(tmp_path), tmp_path / "store"
     (tmp_path / "served").mkdir()
-    with servers(tmp_path) as env:
+    with servers(tmp_path, prefect_home) as env:
         mlflow = env["MLFLOW_TRACKING_URI"]
         for server, path, password in (
             (env["PREFECT_API_URL"], "/admin/version", "PREFECT_PASSWORD"),
@@ -263,8 +264,8 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
         }
         loud = env | {"DISTILL_LOG_LEVEL": "DEBUG"}
         refused = loud | {"PREFECT_API_AUTH_STRING": f"distill:{WRONG}"}
-        command = distill("run", recipe, "--store", store)
-        with running(*command, env=loud | inside) as good, running(*command, env=refused) as bad:
+        command = ("run", recipe, "--store", store)
+        with forked(*command, env=loud | inside) as good, forked(*command, env=refused) as bad:
             assert good.wait(280) == 0, good.output
             assert bad.wait(280) == 1, bad.output
         assert "HTTP Request" in good.output  # the log level was DEBUG
@@ -295,7 +296,7 @@ def test_run_with_passwords_leaves_no_secret_anywhere(
         assert experiment is not None
         names = {run.info.run_name for run in client.search_runs([experiment.experiment_id])}
         assert {"teacher", "task_specific", "kept"} <= names
-    databases = ("prefect.db", "mlflow.db", "login.db")
+    databases = (f"{prefect_home.name}/prefect.db", "mlflow.db", "login.db")
     assert all((tmp_path / name).is_file() for name in databases)
     assert leaks(*(path for path in tmp_path.iterdir() if path.is_dir())) == []
     assert leaks(*((tmp_path / name).read_bytes().decode("latin-1") for name in databases)) == []

@@ -21,8 +21,8 @@ from pipeline.store.states import FolderStates
 from pipeline.tracking.run_files import Outbox, PointFile
 from schemas.results.manifest import RunReport
 from stages.data.readers import files as data_files
-from tests.support import processes
 from tests.support.command_line import Distill, ToyRun
+from tests.support.processes import forked
 from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import visible, weights
 
@@ -185,7 +185,7 @@ def test_a_read_only_disk_is_refused_before_a_run_and_can_be_inspected(
 def test_a_full_disk_of_prefects_server_is_named_with_its_exception(disk: Path, recipe: Path, tmp_path: Path) -> None:
     fill(disk)
     env = {"PREFECT_HOME": str(disk / "prefect"), "TMPDIR": str(tmp_path)}
-    with processes.running(*processes.distill("run", recipe, "--store", tmp_path / "store"), env=env) as run:
+    with forked("run", recipe, "--store", tmp_path / "store", env=env) as run:
         assert run.wait(280) == 1, run.output
     assert run.output.count("error:") == 1
     assert f"check that PREFECT_HOME (now {disk}/prefect) is a writable folder with free space" in run.output

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.store.checkpoints import verify
-from tests.support.processes import distill, running
+from tests.support.processes import forked
 from tests.support.toys import toy_recipe_dict
 
 STEPS = 240
@@ -34,8 +34,8 @@ def test_a_killed_run_reuses_finished_stages_and_ends_with_the_same_weights(
 ) -> None:
     env = {"PREFECT_API_URL": prefect}
     store, whole = tmp_path / "store", tmp_path / "whole"
-    command = distill("run", recipe, "--until", "task_adaptive")
-    with running(*command, "--store", str(store), env=env) as first:
+    command = ("run", recipe, "--until", "task_adaptive", "--store", store)
+    with forked(*command, env=env) as first:
         first.wait_for("task_adaptive: step 0")
         states = store / "states"
         end = time.monotonic() + 60
@@ -45,7 +45,7 @@ def test_a_killed_run_reuses_finished_stages_and_ends_with_the_same_weights(
         first.send(signal.SIGKILL)
         assert first.wait() == -signal.SIGKILL
     assert not list((store / "checkpoints").glob("task_adaptive-*"))
-    with running(*command, "--store", str(store), env=env) as second:
+    with forked(*command, env=env) as second:
         assert second.wait() == 0, second.output
     for stage in ("teacher", "general", "general_enhanced"):
         assert f"{stage}: found in the store, reused" in second.output
@@ -64,15 +64,15 @@ def test_a_killed_run_reuses_finished_stages_and_ends_with_the_same_weights(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_keeps_its_state_and_prints_how_to_resume(
-    recipe: Path, tmp_path: Path, number: signal.Signals
+    recipe: Path, tmp_path: Path, prefect_home: Path, number: signal.Signals
 ) -> None:
-    env = {"PREFECT_HOME": str(tmp_path / "prefect")}
+    env = {"PREFECT_HOME": str(prefect_home)}
     store = tmp_path / "store"
     content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     content["stages"][0]["training"]["duration"] = "100000 steps"
     content["execution"]["state_minutes"] = 60
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
-    with running(*distill("run", recipe, "--store", store, "--until", "general"), env=env) as run:
+    with forked("run", recipe, "--store", store, "--until", "general", env=env) as run:
         run.wait_for("general: step 0")
         time.sleep(1)
         asked = time.monotonic()

@@ -26,8 +26,7 @@ from pipeline.tracking.session import TrackedRun
 from schemas.results.manifest import RunReport
 from stages.training.trainer import Trainer
 from tests.support.command_line import Distill
-from tests.support.processes import Process, free_port, running
-from tests.support.processes import distill as command
+from tests.support.processes import Process, forked, free_port, running
 from tests.support.toys import toy_recipe_dict
 from tests.torture.kills import visible, weights
 
@@ -69,7 +68,7 @@ def refused_start(folder: Path, home: Path) -> str:
     recipe, temporary = write_recipe(folder, steps=1), folder / "temporary"
     temporary.mkdir()
     env = {"PREFECT_HOME": str(home), "TMPDIR": str(temporary)}
-    with running(*command("run", recipe, "--store", folder / "store"), env=env) as run:
+    with forked("run", recipe, "--store", folder / "store", env=env) as run:
         assert run.wait(280) == 1, run.output
         message = run.output
     assert message.count("error:") == 1
@@ -83,12 +82,12 @@ def refused_start(folder: Path, home: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("prefect")
 def test_the_running_stage_is_finished_and_kept_when_prefects_server_disconnects(
-    tmp_path: Path, distill: Distill
+    tmp_path: Path, prefect_home: Path, distill: Distill
 ) -> None:
     recipe, store = write_recipe(tmp_path, steps=100), tmp_path / "store"
-    arguments = command("run", recipe, "--store", store)
-    with prefect_server(tmp_path / "prefect") as (server, env):
-        with running(*arguments, env=env) as run:
+    arguments = ("run", recipe, "--store", store)
+    with prefect_server(prefect_home) as (server, env):
+        with forked(*arguments, env=env) as run:
             run.wait_for("general: step")
             server.send(signal.SIGKILL)
             code = run.wait(280)
@@ -100,17 +99,15 @@ def test_the_running_stage_is_finished_and_kept_when_prefects_server_disconnects
     assert "distill run" in printed.split("error:")[1]
     (general,) = (store / "checkpoints").glob("general-*")
     manifest = verify(general)
-    code, _, printed = distill("run", recipe, "--store", store)
+    code, _, printed = distill(*arguments)
     assert code == 0, printed
     assert "general: found in the store, reused" in printed
     assert verify(general) == manifest
 
 
 @pytest.mark.slow
-def test_a_database_of_a_newer_prefect_is_named_with_its_remedy(tmp_path: Path) -> None:
-    home = tmp_path / "prefect"
-    with prefect_server(home):
-        pass
+def test_a_database_of_a_newer_prefect_is_named_with_its_remedy(tmp_path: Path, prefect_home: Path) -> None:
+    home = prefect_home
     with closing(sqlite3.connect(home / "prefect.db")) as database, database:
         assert database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'").rowcount == 1
     message = refused_start(tmp_path, home)

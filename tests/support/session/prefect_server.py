@@ -2,7 +2,8 @@
 
 Starting a server (its imports, a hundred migrations of an empty database) takes more processor time than most tests
 that use it. The server's standard input is a pipe whose write end every user holds open. Once the last user has closed
-it or died, the server reads the end of its input and exits.
+it or died, the server reads the end of its input and exits. A test that starts a server gives it a copy of the database
+as it was after the migrations.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,8 @@ from tests.support.paths import ROOT
 
 _PROGRAM = ROOT / "pipeline" / "process" / "prefect_process.py"
 _START_SECONDS = 240.0
+MIGRATED = "migrated.db"
+"""The server's database as it was when nobody had used it yet."""
 _servers: list[subprocess.Popen[bytes]] = []
 """Servers that this process started; other workers may use one after this process has ended."""
 
@@ -86,6 +90,11 @@ def _start(folder: Path, pipe: Path) -> int:
         assert server.poll() is None, f"Prefect's server ended with {server.returncode}: {problem}"
         assert time.monotonic() < end, f"Prefect's server did not answer in {_START_SECONDS:.0f} s: {problem}"
         time.sleep(0.1)
+    with (
+        closing(sqlite3.connect(folder / "home" / "prefect.db")) as migrated,
+        closing(sqlite3.connect(folder / MIGRATED)) as copy,
+    ):
+        migrated.backup(copy)
     (folder / "address").write_text(address, encoding="utf-8")
     return user
 
