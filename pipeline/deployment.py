@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -59,20 +61,27 @@ def serve_recipes(console: Console) -> None:
             "prefect server start, then: export PREFECT_API_URL=http://127.0.0.1:4200/api"
         )
     check_server(patience=60.0)
-    from prefect import serve
+    say(console, "registering the recipes as Prefect deployments")
+    from prefect.exceptions import TerminationSignal
+    from prefect.runner import Runner
 
     from pipeline.flow import distill_flow
 
-    deployments: list[Any] = [  # Prefect's type allows for a coroutine
-        distill_flow.to_deployment(
-            name=name, description=read_recipe(name).description, parameters={"recipe": name}, tags=["distill"]
-        )
-        for name in shipped_names()
-    ]
-    for name in shipped_names():
-        say(console, f"prefect deployment run distill-flow/{name}")
+    runner = Runner(name="distill serve", limit=1, pause_on_shutdown=True)
     with prefect_errors("distill serve"):
-        serve(*deployments, limit=1, print_starting_message=False)
+        for name in shipped_names():
+            deployment: Any = distill_flow.to_deployment(  # Prefect's type allows for a coroutine
+                name=name, description=read_recipe(name).description, parameters={"recipe": name}, tags=["distill"]
+            )
+            runner.add_deployment(deployment)
+        say(
+            console,
+            f"ready: serving {len(shipped_names())} recipes, one run at a time; stop with Ctrl-C. Start a run from "
+            "another terminal, such as: prefect deployment run distill-flow/quickstart",
+        )
+        with suppress(KeyboardInterrupt, TerminationSignal):
+            asyncio.run(runner.start())
+    say(console, "stopped serving")
 
 
 if __name__ == "__main__":

@@ -7,32 +7,39 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
-from prefect import flow
+from prefect import flow, runtime
 from rich.console import Console
 
 from pipeline.execution.one_task import RunPlan, resumed_checkpoint, run_plan, stages_after
 from pipeline.execution.prefect_tasks import cancelled_when_interrupted, in_prefect
-from pipeline.execution.progress import LineProgress, TerminalProgress, make_progress
 from pipeline.execution.run_context import tracked_run
 from pipeline.execution.several_tasks import run_tasks
 from pipeline.planning.assistants import with_assistant
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.options import RunOptions, chosen_stages
-from pipeline.planning.outline import check_earlier_stages, outline_tasks
+from pipeline.planning.outline import OutlinedStage, check_earlier_stages, outline_tasks
 from pipeline.planning.per_task import per_task
+from pipeline.planning.work import expected_parts
 from pipeline.process.logs import quiet_prefect
 from pipeline.process.settings import Settings, read_settings
 from pipeline.process.stopping import Stop, interrupted, stop_signals
+from pipeline.progress.parts import RunProgress
+from pipeline.progress.prefect_page import PrefectPage, is_shown, suspendable
+from pipeline.progress.views import make_progress
 from pipeline.recipes.shipped import read_recipe
 from pipeline.reporting.inputs import data_lines
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.files import disk_errors
 from pipeline.store.open_runs import OpenRun, needs_of, open_run
+from schemas.core.errors import DistillError
 from schemas.core.refs import StudentOf
+from schemas.data.tasks import describe_task
 from schemas.recipe.recipe import Recipe
-from schemas.recipe.stage import Stage
 from schemas.results.manifest import CheckpointRef, RunReport
 from schemas.results.report import AnyReport
 from stages.build import check_parent
@@ -42,9 +49,32 @@ from stages.preflight.checks import preflight
 from stages.preflight.model_checks import check_parent_channels
 
 quiet_prefect()
+_LONGEST_NAME = 100
 
 
-@flow(name="distill-flow", validate_parameters=True, persist_result=False, log_prints=False)
+def _run_name() -> str:
+    """Name of a flow run on Prefect's pages: recipe, task and changes, such as `quickstart on docstrings`."""
+    parameters: dict[str, Any] = runtime.flow_run.parameters
+    try:
+        recipe = _recipe_of(**{name: value for name, value in parameters.items() if name != "options"})
+    except DistillError:  # which the run itself reports
+        return str(parameters.get("recipe"))[:_LONGEST_NAME]
+    tasks = f"{len(recipe.tasks)} tasks" if recipe.tasks else describe_task(recipe.task) if recipe.task else ""
+    changes = [change for change in parameters.get("overrides") or [] if not change.startswith(("task=", "tasks="))]
+    name = " ".join([f"{recipe.name} on {tasks}" if tasks else recipe.name, *changes])
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def _recipe_of(
+    recipe: str, task: str | None = None, tasks: list[str] | None = None, overrides: list[str] | None = None
+) -> Recipe:
+    named = [f"task={task}"] if task else []
+    if tasks is not None:
+        named.append(f"tasks={json.dumps(tasks, ensure_ascii=False)}")
+    return read_recipe(recipe, [*named, *(overrides or [])])
+
+
+@flow(name="distill-flow", flow_run_name=_run_name, validate_parameters=True, persist_result=False, log_prints=False)
 def distill_flow(
     recipe: str = "quickstart",
     task: str | None = None,
@@ -61,11 +91,7 @@ def distill_flow(
         overrides: changes to the recipe, such as `student.shape.num_layers=3`.
         options: which stages, from where, kept where.
     """
-    named = [f"task={task}"] if task else []
-    if tasks is not None:
-        named.append(f"tasks={json.dumps(tasks, ensure_ascii=False)}")
-    resolved = read_recipe(recipe, [*named, *(overrides or [])])
-    return cancelled_when_interrupted(execute)(resolved, options)
+    return cancelled_when_interrupted(execute)(_recipe_of(recipe, task, tasks, overrides), options)
 
 
 @first_reading()
@@ -77,16 +103,15 @@ def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
     Raises:
         Interrupted: the user asked to stop.
     """
-    progress = make_progress(Console(stderr=True))
-    try:
-        with interrupted(f"recipe {recipe.name}"), stop_signals() as stop:
-            stop.tell = progress.note
-            settings = read_settings(options.store)
-            store = open_store(settings.store)
-            with disk_errors(store.root), open_run(store.root, recipe.name) as record:
-                return _execute(recipe, options, settings, store, record, progress, stop)
-    finally:
-        progress.close()
+    with interrupted(f"recipe {recipe.name}"), stop_signals() as stop, ExitStack() as stack:
+        shown = in_prefect() and is_shown()
+        page = stack.enter_context(suspendable(PrefectPage(recipe.name, stop.request))) if shown else None
+        progress = stack.enter_context(closing(make_progress(Console(stderr=True), page)))
+        progress.title = recipe.name
+        settings = read_settings(options.store)
+        store = open_store(settings.store)
+        with disk_errors(store.root), open_run(store.root, recipe.name) as record:
+            return _execute(recipe, options, settings, store, record, progress, stop)
 
 
 def _execute(
@@ -95,7 +120,7 @@ def _execute(
     settings: Settings,
     store: CheckpointStore,
     record: OpenRun,
-    progress: TerminalProgress | LineProgress,
+    progress: RunProgress,
     stop: Stop,
 ) -> AnyReport:
     began = time.monotonic()
@@ -103,9 +128,9 @@ def _execute(
     if options.from_stage is not None and options.resume_from is None:
         check_earlier_stages(recipe, stages, options.from_stage, store)
     recipe = with_assistant(recipe, lambda other: _finished_student(other, options))
-    stop.tell = progress.note  # the assistant's run, which had set it, is over
+    stop.tell = progress.tell
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    progress.note(f"{recipe.name}: checking models and data")
+    progress.phase("checking models and data")
     with disk_errors(store.cache):
         facts = per_task(recipe, lambda task_recipe: preflight(task_recipe, store.cache))
     for line in data_lines({task: task_facts.card for task, task_facts in facts.items()}):
@@ -115,9 +140,13 @@ def _execute(
         stages = stages_after(parent, recipe, stages, options)
         check_parent(Path(parent.path) / "model", recipe.sized_student, locate(recipe.pretrained))
         check_parent_channels(Path(parent.path), recipe, stages)
-    _record_needs(recipe, stages, parent, store, record, progress)
+    outlined = outline_tasks(recipe, stages, store, parent.digest if parent else None)
+    _record_needs(outlined, parent, store, record, progress)
+    has_baselines = not options.until_stage
+    progress.phase("estimating the work")
+    with disk_errors(store.cache):
+        progress.expect(expected_parts(recipe, outlined, facts, store, has_baselines=has_baselines))
     with tracked_run(settings, store, progress, stop, record, recipe, name) as (context, run):
-        has_baselines = not options.until_stage
         if recipe.tasks is None:
             return run_plan(
                 RunPlan(recipe, name, facts[None], stages, parent, has_baselines), context, run, began=began
@@ -130,15 +159,13 @@ def _execute(
 
 
 def _record_needs(
-    recipe: Recipe,
-    stages: list[Stage],
+    outlined: Sequence[tuple[str | None, OutlinedStage]],
     parent: CheckpointRef | None,
     store: CheckpointStore,
     record: OpenRun,
-    progress: TerminalProgress | LineProgress,
+    progress: RunProgress,
 ) -> None:
     """Protect every stage that the run will look for from `distill gc`, and say why some have to be run."""
-    outlined = outline_tasks(recipe, stages, store, parent.digest if parent else None)
     needs = {parent.digest} if parent else set()
     for _, stage in outlined:
         needs |= {stage.digest, *needs_of(stage.config, stage.parent)}

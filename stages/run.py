@@ -63,8 +63,10 @@ def run_stage(
     identity = identity or stage_identity(config, parent_digest)
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
+    ports.progress.phase("reading data")
     augmenter = Augmenter(folder, ports.progress, ports.stop_requested, config.training.precision)
     data = load_data(config.data, tokenizer, ports.cache, config.training.selection, augmenter)
+    ports.progress.phase("loading models")
     teachers = load_teachers(config, data.labels, data.problem, data.units)
     initial = initial_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units, teachers)
     student = initial.model
@@ -73,6 +75,7 @@ def run_stage(
     _note_misfits(config, objective, ports)
     with ports.shielded(_FINISH_SECONDS):
         result = _train(config, student, teachers, objective, data, ports)
+        ports.progress.phase("judging")
         metrics = result.metrics | stage_scores(config, student, teachers, objective, data.held_out, data.parts)
         ports.sink.log(result.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
         manifest = _manifest(config, parent, result, metrics, data, student, ports, identity)

@@ -31,6 +31,8 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     # Like the command line: MLflow's log lines would mix with ours.
     PREFECT_LOGGING_LEVEL="CRITICAL",
+    # Some requests for every stage of hundreds of runs; tests of Prefect's page set it.
+    PREFECT_LOGGING_TO_API_ENABLED="false",
     MLFLOW_DISABLE_TELEMETRY="true",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from pipeline.planning.teacher_notes import rows_of_choice
+from pipeline.progress.wording import judged
 from pipeline.reporting.run_table import rows_of, score_tags, teacher_lines
 from pipeline.reporting.teacher_lacks import with_lacks
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports
@@ -91,21 +92,37 @@ class Judge:
         self.rows = [other for other in self.rows if row.checkpoint is None or (other.name, other.checkpoint) != same]
         self.rows.append(row)
 
-    def add_published_teacher(self) -> None:
+    def add_published_teacher(self) -> Judgement:
         """Measure a teacher that this run did not fine-tune, and add its row."""
         yardstick, has_head = self.yardstick, bool(self.teachers.available.fine_tuned)
         judgement = self._judgement(
             yardstick.teacher_digest, lambda: judge_model(yardstick.teacher, yardstick, has_head=has_head)
         )
         self.add_row(Row(name="teacher", kind="teacher", status="given", judgement=judgement))
+        return judgement
 
-    def add_bag_of_words(self) -> None:
+    def add_bag_of_words(self) -> Judgement:
         """Fit and measure a bag-of-words model, and add its row."""
-        self.add_row(Row(name="bag_of_words", kind="baseline", status="ran", judgement=self._bag_of_words()))
+        judgement = self._bag_of_words()
+        self.add_row(Row(name="bag_of_words", kind="baseline", status="ran", judgement=judgement))
+        return judgement
+
+    def words(self, judgement: Judgement) -> str:
+        """The scores that matter in a few words."""
+        task, scorer = self.recipe.task, self.yardstick.scorer
+        metric = task.main_metric if task else None
+        return judged(judgement, titled(metric, scorer.about(metric) if scorer else None) if metric else None)
+
+    def words_of(self, stage: FinishedStage) -> str:
+        """The scores of a finished stage in a few words; empty before it is judged."""
+        row = next((row for row in self.rows if row.checkpoint == stage.result.checkpoint), None)
+        if row is None:  # a candidate for a teacher, while others are still to be made
+            return f"{titled(stage.metric, None)} {stage.score:.4f}" if stage.candidate else ""
+        return self.words(row.judgement)
 
     def _bag_of_words(self) -> Judgement:
         def measure() -> Judgement:
-            self.progress.note("bag_of_words: fitting")
+            self.progress.phase("fitting a bag of words")
             return judge_bag_of_words(self.yardstick)
 
         return self._judgement("bag_of_words", measure)

@@ -59,6 +59,7 @@ def run_plan(
     run_stages(runner, plan.stages, plan.parent)
     if plan.has_baselines:
         _run_baselines(runner)
+    context.progress.phase("writing the report")
     report = make_report(runner, plan.name, plan.facts)
     # Whoever ends a run at a stage will not deploy what it made.
     shipping = runner.ship_in_prefect(report, exported=plan.has_baselines and context.exports)
@@ -73,10 +74,13 @@ def run_stages(runner: StageRunner, stages: list[Stage], parent: CheckpointRef |
     recipe = runner.recipe
     fine_tunes = needs_made_teachers(stages)
     if recipe.task is not None and not (fine_tunes and isinstance(recipe.teacher.task_model, FineTune)):
-        runner.judge.add_published_teacher()
+        with runner.part("teacher") as part:
+            runner.context.progress.phase("judging")
+            part.result = runner.judge.words(runner.judge.add_published_teacher())
     for config in teacher_configs(recipe) if fine_tunes else ():
         runner.run_in_prefect(config, None)
     if recipe.task is not None:
+        runner.context.progress.phase("checking the teacher")
         runner.judge.check_teachers()
     for stage in stages:
         config = stage_config(recipe, stage, runner.teachers.available)

@@ -6,7 +6,7 @@ Prefect's result cache is off: a stage is finished when its checkpoint exists, w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -14,10 +14,11 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed
 
 from schemas.core.errors import DistillError, Interrupted
 from schemas.recipe.stage import STAGE_TYPES, StageName
+from schemas.results.manifest import StageResult
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -67,14 +68,29 @@ def in_prefect() -> bool:
     return FlowRunContext.get() is not None
 
 
-def run_task(prefect: Task[[], R]) -> R:
-    """Run a Prefect task, outside a flow run its function, and return its answer.
+def run_task(prefect: Task[[], R], needs: Sequence[State] = ()) -> tuple[R, State | None]:
+    """Run a Prefect task; return its answer and its final state. Outside a flow run, run its function.
+
+    Args:
+        prefect: the task.
+        needs: states of the tasks whose results it uses; Prefect's page draws arrows from them.
 
     Raises:
         Interrupted: it was cancelled.
     """
-    answer: object = prefect() if in_prefect() else prefect.fn()
-    return cast(R, answer.result() if isinstance(answer, State) else answer)
+    if in_prefect():
+        state: State = prefect(return_state=True, wait_for=list(needs))
+        return cast(R, state.result()), state
+    answer: object = prefect.fn()
+    return cast(R, answer.result() if isinstance(answer, State) else answer), None
+
+
+def seen_as_reused(result: StageResult) -> StageResult:
+    """Have Prefect's page show a stage that was found in the store as "Reused", which its caller does not notice."""
+    if not result.reused or not in_prefect():
+        return result
+    message = f"found in the store: {result.checkpoint.path}"
+    return cast(StageResult, Completed(name="Reused", message=message, data=result))
 
 
 def stage_task(call: Callable[[], R], stage: StageName, run_name: str) -> Task[[], R]:

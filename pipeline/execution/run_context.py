@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prefect import runtime
+from prefect.client.schemas.objects import State
 
-from pipeline.execution.progress import LineProgress, TerminalProgress
 from pipeline.process.settings import Settings
 from pipeline.process.stopping import Stop
+from pipeline.progress.parts import RunProgress
 from pipeline.store.checkpoints import CheckpointStore
 from pipeline.store.open_runs import OpenRun
 from pipeline.tracking.parameters import recipe_params
@@ -31,13 +32,17 @@ class RunContext:
     """Record of the stages that `distill gc` must leave in the store."""
     exports: bool
     """True to export the student at the end."""
+    run_progress: RunProgress = field(default_factory=RunProgress)
+    """The course of the run, part by part."""
+    finished: dict[str, State] = field(default_factory=dict)
+    """Prefect's states of the stages that this run has finished or reused, by their digests."""
 
 
 @contextmanager
 def tracked_run(
     settings: Settings,
     store: CheckpointStore,
-    progress: TerminalProgress | LineProgress,
+    progress: RunProgress,
     stop: Stop,
     open_run: OpenRun,
     recipe: Recipe,
@@ -49,7 +54,7 @@ def tracked_run(
     try:
         tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or "")}
         with tracking.start_run(name, recipe_params(recipe), tags) as run:
-            yield RunContext(store, tracking, progress, stop, open_run, settings.exports), run
+            yield RunContext(store, tracking, progress, stop, open_run, settings.exports, progress), run
         tracking.send_kept()
     finally:
         tracking.close()

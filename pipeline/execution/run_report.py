@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 from typing import Any, Literal
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from pipeline.execution.prefect_tasks import in_prefect
 from pipeline.execution.stage_runner import StageRunner
@@ -100,7 +101,8 @@ def publish(report: RunReport, run: TrackedRun, *, key: str) -> None:
     shipped = "" if report.shipping is None else _shipping(report.shipping, report.run, run)
     run.log_file(as_markdown(run_table(report), summary(report)) + shipped, "report.md")
     run.log_file(report.model_dump_json(indent=2), "report.json")
-    run.log_file(stage_comparison(report), "stages.png")
+    picture = stage_comparison(report)
+    run.log_file(picture, "stages.png")
     scores = {
         "retained": report.retained,
         "retained_above_chance": report.retained_above_chance,
@@ -109,7 +111,7 @@ def publish(report: RunReport, run: TrackedRun, *, key: str) -> None:
     if report.validation_rows is not None:
         run.set_tags(score_tags(report.positive_label, rows_of(report.validation_rows, report.validation_rows_of)))
     run.log(0, {f"result/{name}": value for name, value in scores.items() if value is not None})
-    show_in_prefect(key, "stages", as_records(run_table(report)), summary(report))
+    show_in_prefect(key, "stages", as_records(run_table(report)), summary(report), picture)
 
 
 def _shipping(shipping: Shipping, name: str, run: TrackedRun) -> str:
@@ -126,15 +128,20 @@ def _shipping(shipping: Shipping, name: str, run: TrackedRun) -> str:
 
 
 def show_in_prefect(
-    key: str, content: Literal["stages", "tasks"], table: list[dict[str, str]], lines: list[str]
+    key: str, content: Literal["stages", "tasks"], table: list[dict[str, str]], lines: list[str], picture: bytes
 ) -> None:
-    """Store a table and the lines below it as artifacts of the flow run, if there is one."""
+    """Store a table, the lines below it and a PNG picture as artifacts of the flow run, if there is one."""
     if not in_prefect():
         return
     key = re.sub(r"[^a-z0-9]+", "-", key.lower())
     try:
-        create_table_artifact(key=f"{key}-{content}", table=table, description=f"The run's {content}")
-        create_markdown_artifact(key=f"{key}-result", markdown="\n".join(f"- {line}" for line in lines))
+        create_table_artifact(key=f"{key}-{content}", table=table, description=f"The run's {content} side by side")
+        create_markdown_artifact(
+            key=f"{key}-result", markdown="\n".join(f"- {line}" for line in lines), description="What came out"
+        )
+        # In the artifact itself: Prefect's page has no other way to the store's files.
+        image = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+        create_image_artifact(image, key=f"{key}-picture", description=f"The run's {content} in pictures")
     except DistillError:
         raise
     except Exception as error:  # the run itself is complete without them

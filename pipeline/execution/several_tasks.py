@@ -9,14 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 
 from pipeline.execution.one_task import RunPlan, run_plan, run_stages
 from pipeline.execution.prefect_tasks import prefect_task, run_task
-from pipeline.execution.progress import TaskProgress
 from pipeline.execution.run_context import RunContext
 from pipeline.execution.run_report import show_in_prefect
 from pipeline.execution.stage_runner import StageRunner
@@ -101,15 +99,12 @@ def _outcome(task: str, plan: RunPlan, context: RunContext, run: TrackedRun) -> 
             raise Interrupted("not begun")
         began = time.monotonic()
         tags = {"distill.recipe": plan.recipe.name, "distill.task": task}
-        task_context = replace(context, progress=TaskProgress(context.progress, task))
-        with (
-            disk_errors(context.store.root),
-            context.tracking.start_run(task, recipe_params(plan.recipe), tags, parent=run) as task_run,
-        ):
-            return run_plan(plan, task_context, task_run, began=began, task=task)
+        tracked = context.tracking.start_run(task, recipe_params(plan.recipe), tags, parent=run)
+        with context.run_progress.of_task(task), disk_errors(context.store.root), tracked as task_run:
+            return run_plan(plan, context, task_run, began=began, task=task)
 
     try:
-        return run_task(prefect_task(distil, "task", task, tag="task"))
+        return run_task(prefect_task(distil, "task", task, tag="task"))[0]
     except Exception as error:  # the task's, or Prefect's own
         return error
 
@@ -136,10 +131,11 @@ def _reason(error: BaseException) -> str:
 def _publish(report: TasksReport, run: TrackedRun) -> None:
     run.log_file(as_markdown(tasks_table(report), summary(report)), "report.md")
     run.log_file(report.model_dump_json(indent=2), "report.json")
-    run.log_file(task_comparison(report), "tasks.png")
+    picture = task_comparison(report)
+    run.log_file(picture, "tasks.png")
     averages = {
         f"result/{name}/{model}": value for name, models in report.averages.items() for model, value in models.items()
     }
     if averages:
         run.log(0, averages)
-    show_in_prefect(report.recipe, "tasks", as_records(tasks_table(report)), summary(report))
+    show_in_prefect(report.recipe, "tasks", as_records(tasks_table(report)), summary(report), picture)

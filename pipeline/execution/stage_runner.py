@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from pipeline.execution.judge import Judge, kind_of
-from pipeline.execution.prefect_tasks import prefect_task, run_task, stage_task
+from pipeline.execution.prefect_tasks import prefect_task, run_task, seen_as_reused, stage_task
 from pipeline.execution.run_context import RunContext
 from pipeline.process.stopping import interrupted
+from pipeline.progress.parts import Part
 from pipeline.registry.light_model import log_light_model
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.term_map import term_map
@@ -56,16 +58,26 @@ class StageRunner:
         """Name of a stage's run: `general`, or `mrpc/general` where there are several tasks."""
         return f"{self.task}/{stage}" if self.task else stage
 
+    def part(self, name: str) -> AbstractContextManager[Part]:
+        """A part of this run, shown as running during the block."""
+        return self.context.run_progress.part(self.run_name(name))
+
     def run_in_prefect(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
         """Run a stage, or find it in the store, as a Prefect task."""
-        return run_task(stage_task(lambda: self(config, parent), config.name, self.run_name(config.name)))
+        finished = self.context.finished
+        needs = [finished[digest] for digest in sorted(needs_of(config, parent)) if digest in finished]
+        task = stage_task(lambda: seen_as_reused(self(config, parent)), config.name, self.run_name(self._title(config)))
+        result, state = run_task(task, needs)
+        if state is not None:
+            finished[result.checkpoint.digest] = state
+        return result
 
     def bag_of_words_in_prefect(self) -> None:
         """Measure the bag-of-words baseline as a Prefect task."""
 
         def fit() -> None:
-            with interrupted("bag_of_words"):
-                self.judge.add_bag_of_words()
+            with interrupted("bag_of_words"), self.part("bag_of_words") as part:
+                part.result = self.judge.words(self.judge.add_bag_of_words())
 
         run_task(prefect_task(fit, "bag_of_words", self.run_name("bag_of_words"), tag="baseline"))
 
@@ -73,11 +85,14 @@ class StageRunner:
         """Measure the forms of the finished student as a Prefect task; None where they cannot be measured."""
 
         def measure() -> Shipping | None:
-            with interrupted("shipping"):
+            with interrupted("shipping"), self.part("shipping"):
+                self.context.progress.phase("measuring")
                 return self._ship(report, exported=exported)
 
         name = self.run_name("shipping")
-        return run_task(prefect_task(measure, "shipping", name, tag="report", persist_result=False))
+        made = [self.context.finished.get(row.checkpoint.digest) for row in report.rows if row.checkpoint]
+        task = prefect_task(measure, "shipping", name, tag="report", persist_result=False)
+        return run_task(task, [state for state in made if state is not None])[0]
 
     def _ship(self, report: RunReport, *, exported: bool) -> Shipping | None:
         cache, note = self.context.store.cache, self.context.progress.note
@@ -112,14 +127,17 @@ class StageRunner:
         store = self.context.store
         # Recorded before the search, or `distill gc` could remove it in between.
         self.context.open_run.needs({digest, *needs_of(config, parent)})
-        with interrupted(self.run_name(config.name)), store.lock(config.name, digest):
+        part_name = self._title(config)
+        with interrupted(self.run_name(config.name)), self.part(part_name) as part, store.lock(config.name, digest):
             match = store.find(config.name, digest)
             if match is not None:
+                part.detail = match[0].path
                 stage = self._reuse(config, *match)
             else:
                 stage = self._run(config, parent, identity)
             if stage.candidate is not None and (candidates := self.teachers.add(stage)):
                 self._choose(candidates)
+            part.result = self.judge.words_of(stage)
         return stage.result
 
     def _title(self, config: StageConfig) -> str:
@@ -142,7 +160,6 @@ class StageRunner:
 
     def _reuse(self, config: StageConfig, checkpoint: CheckpointRef, manifest: Manifest) -> FinishedStage:
         verify(Path(checkpoint.path))
-        self.context.progress.note(f"{self._title(config)}: found in the store, reused ({checkpoint.path})")
         arguments = self._run_arguments(config, manifest.digest, checkpoint.path)
         with self.context.tracking.reused_run(*arguments, parent=self.run, manifest=manifest) as run:
             result = StageResult(
@@ -192,6 +209,7 @@ class StageRunner:
         """Judge a stage, unless it is one of several candidates, and store its artifacts beside its numbers."""
         candidate = self.teachers.candidate_of(config)
         stage = FinishedStage(config, result, manifest.labels, run.points.stem, candidate)
+        self.context.progress.phase("judging")
         if candidate is None:
             if config.student is None:
                 self.teachers.choose([stage])

@@ -52,6 +52,9 @@ class Stop:
         self.again, self.tell = again, tell
         self.when_asked: list[Callable[[], None]] = []
         """Called once in another thread when the user asks."""
+        self.wake: Callable[[], None] = lambda: None
+        """Has the thread that reads signals look at this request."""
+        self.is_signalled = False
         self._asked = threading.Event()
         self._shields: list[float] = []
         self._since = -math.inf
@@ -85,17 +88,27 @@ class Stop:
         return time.monotonic() - self._since - (self._shields[-1] if self._shields else 0.0)
 
     def ask(self, number: signal.Signals) -> None:
-        """Record the request and answer the user."""
+        """Record a signal's request and answer the user."""
+        self.is_signalled = True
+        if number == signal.SIGHUP:
+            self._leave_terminal()
+        key = "Ctrl-C" if number == signal.SIGINT else number.name
+        self._ask("stopping", f"; {key} once more ends it at once")
+
+    def request(self, reason: str) -> None:
+        """Record a request from elsewhere, such as Prefect's page; a first signal after it still ends nothing."""
+        if not self():
+            self._ask(f"{reason}, stopping", "")
+            self.wake()
+
+    def _ask(self, words: str, more: str) -> None:
         saves = bool(self._shields)
         self._since = time.monotonic()
         self._asked.set()
-        if number == signal.SIGHUP:
-            self._leave_terminal()
         kept = "the state is being saved" if saves else "finished stages and saved states are kept"
-        key = "Ctrl-C" if number == signal.SIGINT else number.name
         if self.tell is not None:
             with suppress(Exception):  # a closed pipe must not keep the state from being saved
-                self.tell(f"stopping: {kept}; {key} once more ends it at once")
+                self.tell(f"{words}: {kept}{more}")
         for call in self.when_asked:
             with suppress(Exception):
                 call()
@@ -190,6 +203,7 @@ def _listener(stop: Stop, handled: list[signal.Signals]) -> Iterator[None]:
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    stop.wake = lambda: writer.sendall(b"\0")
     thread = threading.Thread(target=_listen, args=(stop, reader, frozenset(handled)), name="stop-signals", daemon=True)
     thread.start()
     try:
@@ -212,7 +226,7 @@ def _listen(stop: Stop, reader: socket.socket, handled: frozenset[signal.Signals
             if not numbers:
                 return
             for number in numbers:
-                if number in handled and stop():
+                if number in handled and stop.is_signalled:
                     stop.end_at_once(128 + number)
                 elif number in handled:
                     stop.ask(signal.Signals(number))

@@ -58,6 +58,7 @@ class SilentProgress:
     started: list[tuple[str, int, int]] = field(default_factory=list)
     done: int = 0
     notes: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
 
     def start(self, description: str, total: int, done: int = 0) -> None:
         """Append the start of a stage of `total` optimizer steps."""
@@ -67,6 +68,10 @@ class SilentProgress:
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
         """Set the number of finished steps."""
         self.done = done
+
+    def phase(self, activity: str) -> None:
+        """Append what is done now."""
+        self.phases.append(activity)
 
     def note(self, message: str) -> None:
         """Append a line meant for the user."""

@@ -33,6 +33,9 @@ class Progress(Protocol):
     def advance(self, done: int, metrics: Mapping[str, float]) -> None:
         """Report that `done` steps are finished."""
 
+    def phase(self, activity: str) -> None:
+        """Show what is done now other than counted steps, such as `judging`."""
+
     def note(self, message: str) -> None:
         """Show a line to the user."""
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from torch import nn
 
@@ -17,7 +18,7 @@ from stages.objective.objective import ObjectiveTerms
 from stages.ports.protocols import Ports, TrainingState
 from stages.training.selection import Selector
 from stages.training.state_writer import StateWriter
-from stages.training.trainer import Trainer
+from stages.training.trainer import StepAbandoned, Trainer
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,10 @@ def _train_to_end(trainer: Trainer, selector: Selector | None, writer: StateWrit
     began = logged = saved = time.monotonic()
     earlier = state.seconds
     while state.step < trainer.num_steps:
-        trainer.train_step()
+        try:
+            trainer.train_step()
+        except StepAbandoned:
+            _stop(trainer, writer, description)
         trained = time.monotonic()
         ended = _select(trainer, selector) or state.step == trainer.num_steps
         now = time.monotonic()
@@ -119,12 +123,19 @@ def _train_to_end(trainer: Trainer, selector: Selector | None, writer: StateWrit
         # Checked in every step, so that a disk that refused a state is reported at once.
         is_writing = writer.busy
         stop = ports.stop_requested()
-        if stop or (now - saved >= 60 * ports.state_minutes and not is_writing):
+        if stop:
+            _stop(trainer, writer, description)
+        if now - saved >= 60 * ports.state_minutes and not is_writing:
             writer.save(state.saved(teachers_cached=bool(trainer.teachers.caches)))
             saved = now
-        if stop:
-            writer.wait()
-            raise Interrupted(f"stopped at step {state.step} of {trainer.num_steps} of {description}; state kept")
+
+
+def _stop(trainer: Trainer, writer: StateWriter, description: str) -> NoReturn:
+    """Save the state and end the stage as interrupted."""
+    state = trainer.state
+    writer.save(state.saved(teachers_cached=bool(trainer.teachers.caches)))
+    writer.wait()
+    raise Interrupted(f"stopped at step {state.step} of {trainer.num_steps} of {description}; state kept")
 
 
 def _select(trainer: Trainer, selector: Selector | None) -> bool:
@@ -132,6 +143,7 @@ def _select(trainer: Trainer, selector: Selector | None) -> bool:
     step = trainer.state.step
     if selector is None or not selector.is_due(step, trainer.batches, trainer.num_steps):
         return False
+    trainer.ports.progress.phase("scoring")
     trainer.ports.sink.log(step, selector.measure(step, trainer.student, trainer.objective))
     if step <= trainer.head_steps:
         selector.without_gain = 0  # patience begins with the body

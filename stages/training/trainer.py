@@ -33,6 +33,10 @@ from stages.training.train_state import TrainState
 _NAMED = 4
 
 
+class StepAbandoned(Exception):
+    """Raised when a stop is requested within a step of several forward passes: a later process takes the step."""
+
+
 class Trainer:
     """Takes the optimizer steps of one training run."""
 
@@ -83,7 +87,11 @@ class Trainer:
         return run_model(self.student, batch, self.objective.student_needs)
 
     def train_step(self) -> None:
-        """Take one optimizer step: all microbatches, then clip, check, update."""
+        """Take one optimizer step: all microbatches, then clip, check, update.
+
+        Raises:
+            StepAbandoned: a stop was requested between two microbatches; the step has not happened.
+        """
         tokens = self.gradient()
         norm = self.clip()
         self.check_finite(norm)
@@ -129,7 +137,11 @@ class Trainer:
         )
 
     def accumulate(self) -> int:
-        """Leave the whole step's gradient in the parameters; return the number of real tokens."""
+        """Leave the whole step's gradient in the parameters; return the number of real tokens.
+
+        Raises:
+            StepAbandoned: a stop was requested between two microbatches.
+        """
         for parameter in self.body:
             # Without a gradient, AdamW neither moves nor decays a parameter, and its moments begin later.
             parameter.requires_grad_(not self.trains_head_alone)
@@ -144,10 +156,11 @@ class Trainer:
         self.measure_balance()
         weights = self.objective.weights()
         divisors = self.divisors.of_step(self.objective.terms, epoch, batches, whole)
-        totals = [
-            self.backward(batch, target, divisors, weights)
-            for batch, target in zip(batches, self.objective.targets(batches, self.teachers.target), strict=True)
-        ]
+        totals: list[dict[str, Tensor]] = []
+        for batch, target in zip(batches, self.objective.targets(batches, self.teachers.target), strict=True):
+            if totals and self.ports.stop_requested():
+                raise StepAbandoned
+            totals.append(self.backward(batch, target, divisors, weights))
         self.measure_shares(batches[0])
         # Recorded only after the whole step fitted into memory.
         for batch, total, count in zip(batches, totals, counts, strict=True):

@@ -78,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.tracking": {"pipeline.process", "pipeline.store"},
     "pipeline.reporting": {"pipeline.process", "pipeline.store", "pipeline.tracking"},
     "pipeline.planning": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.progress": {"pipeline.process", "pipeline.reporting"},
     "pipeline.shipping": {"pipeline.reporting", "pipeline.export", "pipeline.latency"},
     "pipeline.execution": {
         "pipeline.process",
@@ -85,6 +86,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.tracking",
         "pipeline.reporting",
         "pipeline.planning",
+        "pipeline.progress",
         "pipeline.registry",
         "pipeline.shipping",
     },
@@ -122,6 +124,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.tracking",
         "pipeline.reporting",
         "pipeline.planning",
+        "pipeline.progress",
         "pipeline.execution",
         "pipeline.export",
         "pipeline.latency",

@@ -39,9 +39,9 @@ def recipe(tmp_path: Path) -> Path:
     [
         ("Ctrl-C", "", 1.0),
         ("SIGTERM to all", "checking models", 0.2),
-        ("hangup", "general  ", 1.0),
-        ("Ctrl-C twice", "general  ", 1.0),
-        ("SIGKILL", "general  ", 0.0),
+        ("hangup", "of 100,000", 1.0),
+        ("Ctrl-C twice", "of 100,000", 1.0),
+        ("SIGKILL", "of 100,000", 0.0),
     ],
 )
 def test_a_key_press_ends_a_run_in_a_terminal_soon_without_leftovers(
@@ -60,7 +60,7 @@ def test_a_key_press_ends_a_run_in_a_terminal_soon_without_leftovers(
 def test_ctrl_c_during_training_saves_the_state_and_is_acknowledged_at_once(
     forker: Forker, recipe: Path, tmp_path: Path
 ) -> None:
-    ended = forker.run(recipe, tmp_path / "store", "Ctrl-C", 1.0, "general  ")
+    ended = forker.run(recipe, tmp_path / "store", "Ctrl-C", 1.0, "of 100,000")
     presses = Presses()
     judge(presses, "Ctrl-C", ended, PATIENCE)
     assert presses.losses == []

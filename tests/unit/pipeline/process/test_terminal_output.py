@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.execution.progress import LineProgress, TerminalProgress
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import safe, say
+from pipeline.progress.display import Display
+from pipeline.progress.lines import Lines
+from pipeline.progress.parts import RunProgress
 from pipeline.reporting.console_reports import print_garbage
 from pipeline.reporting.loss_curves import as_png, loss_curves, new_figure
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
@@ -39,11 +41,11 @@ def test_brackets_are_printed_literally(text: str) -> None:
     out = console()
     say(out, f"store: {text}")
     out.print(as_terminal(ResultTable((Column("", is_text=True),), (TableRow((text,)),))))
-    LineProgress(out).note(text)
-    bars = TerminalProgress(out)
-    bars.note(text)
-    bars.start(text, 3)
-    bars.close()
+    Lines(lambda line: say(out, line)).note(text)
+    progress = RunProgress([Display(out)])
+    progress.note(text)
+    progress.expect({text: 0.0})
+    progress.close()
     print_garbage(
         Garbage(store=text, pieces=(Piece(path=text, size=1, age=1.0, reason=text),), removed=False, older_than=1.0),
         out,

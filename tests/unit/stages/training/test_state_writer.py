@@ -128,3 +128,20 @@ def test_a_requested_stop_saves_the_completed_step(recipe: Recipe, tmp_path: Pat
     with pytest.raises(Interrupted, match="step 5 of 12"):
         run(recipe, ports)
     assert [state.step for state in states.saved] == [5]
+
+
+def test_a_stop_within_a_step_leaves_that_step_to_the_resumed_stage(recipe: Recipe, tmp_path: Path) -> None:
+    states, progress, looks = MemoryStates(), SilentProgress(), list[int]()
+
+    def stop() -> bool:
+        looks.append(progress.done)
+        return looks.count(5) == 2  # after step 5, then after the first pass of the next
+
+    cut = {"microbatch_tokens": 40, "log_every": 4}
+    with pytest.raises(Interrupted, match="step 5 of 12"):
+        run(recipe, plain_ports(tmp_path, states=states, progress=progress, stop_requested=stop, **cut))
+    assert [state.step for state in states.saved] == [5]
+    whole, resumed = (run(recipe, plain_ports(tmp_path, states=kept, **cut)) for kept in (MemoryStates(), states))
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, resumed.parameters[name]), name
+    assert whole.metrics["train/loss"] == resumed.metrics["train/loss"]

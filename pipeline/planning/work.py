@@ -1,0 +1,91 @@
+"""The parts that a run will have, each with the operations of its training, from which the time left is estimated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pipeline.planning.outline import OutlinedStage
+from pipeline.store.checkpoints import CheckpointStore
+from schemas.recipe.expand import baseline_config
+from schemas.recipe.recipe import Recipe
+from schemas.recipe.stage import StageConfig
+from stages.identity import stage_digest
+from stages.preflight.checks import PreflightResult
+from stages.preflight.cost import Cost, cost_of
+
+
+def expected_parts(
+    recipe: Recipe,
+    outlined: Sequence[tuple[str | None, OutlinedStage]],
+    facts: Mapping[str | None, PreflightResult],
+    store: CheckpointStore,
+    *,
+    has_baselines: bool,
+) -> dict[str, float | None]:
+    """Return the names of a run's parts in order, with the operations of their training: 0 without one, or if reused.
+
+    Args:
+        recipe: the recipe.
+        outlined: its stages, each with its task where there are several.
+        facts: results of `preflight` by task.
+        store: the store.
+        has_baselines: False without the recipe's baselines.
+
+    Raises:
+        ConfigError: as `cost_of`.
+    """
+    work = _Work(recipe, facts, store)
+    parts: dict[str, float | None] = {}
+    for task in dict.fromkeys([task for task, _ in outlined] + list(recipe.tasks or [None])):
+        prefix = f"{task}/" if task else ""
+        stages = [stage for of_task, stage in outlined if of_task == task]
+        task_recipe = recipe.for_task(task) if task else recipe
+        has_task = recipe.tasks is None or task is not None
+        if has_task and task_recipe.task is not None and not any(stage.config.student is None for stage in stages):
+            parts[f"{prefix}teacher"] = 0.0
+        for stage in stages:
+            parts[prefix + stage.title] = work.of(stage.config, stage.digest, task)
+        if not has_task:
+            continue
+        if has_baselines and "hard_labels" in recipe.baselines:
+            shared = [stage for of_task, stage in outlined if of_task in (task, None)]
+            parts[f"{prefix}hard_label_baseline"] = work.of_baseline(task_recipe, shared, task)
+        if has_baselines and "bag_of_words" in recipe.baselines:
+            parts[f"{prefix}bag_of_words"] = 0.0
+        parts[f"{prefix}shipping"] = 0.0
+    return parts
+
+
+class _Work:
+    """Operations of trainings that are not in the store, each computed once."""
+
+    def __init__(self, recipe: Recipe, facts: Mapping[str | None, PreflightResult], store: CheckpointStore) -> None:
+        self.execution, self.facts, self.store = recipe.execution, facts, store
+        self._costs: dict[str, Cost] = {}
+
+    def of(self, config: StageConfig, digest: str, task: str | None) -> float:
+        return 0.0 if self.store.find(config.name, digest) else self._cost(config, digest, task).flops
+
+    def of_baseline(self, recipe: Recipe, stages: Sequence[OutlinedStage], task: str | None) -> float | None:
+        """Operations of the baseline, whose tokens are those of all stages; None where a stage's are not at hand."""
+        tokens = 0
+        for stage in stages:
+            if stage.config.student is None:
+                continue
+            match = self.store.find(stage.config.name, stage.digest)
+            tokens += match[1].tokens if match else self._cost(stage.config, stage.digest, task).tokens
+        config = baseline_config(recipe, tokens=tokens)
+        return self.of(config, stage_digest(config, None), task)
+
+    def _cost(self, config: StageConfig, digest: str, task: str | None) -> Cost:
+        if digest not in self._costs:
+            facts = self.facts.get(task) or next(iter(self.facts.values()))
+            self._costs[digest] = cost_of(
+                config,
+                facts,
+                self.store.cache,
+                1.0,
+                room=self.execution.teacher_cache_gigabytes * 1e9,
+                microbatch_tokens=self.execution.microbatch_tokens,
+            )
+        return self._costs[digest]
