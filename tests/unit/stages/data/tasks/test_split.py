@@ -66,3 +66,12 @@ def test_a_share_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
     one = tmp_path / "one.csv"
     one.write_text("text_a,label\nsame,0\nSame,1\n", encoding="utf-8")
     assert "one text, which cannot be split" in refused(FileTask(train=str(one), validation="10 %"), tmp_path)
+
+
+def test_a_header_in_one_column_is_explained_by_the_separator(tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text("review^mood\nfine^good\npoor^bad\n", encoding="utf-8")
+    task = FileTask(train=str(path), validation=str(path), text="review", label="mood")
+    assert "the columns are review^mood; it is one column with all names: set format.separator" in refused(
+        task, tmp_path
+    )
