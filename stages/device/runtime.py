@@ -134,4 +134,8 @@ def seed_step(seed: int, step: int) -> None:
     Random draws of a step then depend on the seed and the step alone, so that an interrupted run has no generator state
     to restore.
     """
-    torch.manual_seed((seed * 1_000_003 + step) % 2**64)
+    number = (seed * 1_000_003 + step) % 2**64
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # without formatting the stack for each kind of accelerator, as `torch.manual_seed` does
+        torch.default_generator.manual_seed(number)
