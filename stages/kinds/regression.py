@@ -128,10 +128,9 @@ class RegressionKind(RowKind[Regression, Values, Values]):
     @override
     def bag_of_words(self, rows: ScoredRows[Values]) -> Values:
         """Return the answers of a ridge regression; for pairs, on the words that the texts share and do not share."""
-        from scipy.sparse import hstack
         from sklearn.linear_model import Ridge
 
-        from stages.text.bag_of_words import word_counts
+        from stages.text.bag_of_words import pair_features, word_counts
 
         train = rows.task.train
         counter, _ = word_counts(pair_texts(train))
@@ -139,8 +138,7 @@ class RegressionKind(RowKind[Regression, Values, Values]):
         def features(data: Dataset) -> Any:
             if "text_pair" not in data.column_names:
                 return counter.transform(data["text"])
-            first, second = (counter.transform(data[name]) for name in ("text", "text_pair"))
-            return hstack([first.multiply(second), abs(first - second)]).tocsr()
+            return pair_features(counter, data["text"], data["text_pair"])
 
         model = Ridge(alpha=10.0).fit(features(train), np.asarray(train["label"]))
         return np.asarray(model.predict(features(rows.data)), dtype=np.float64)

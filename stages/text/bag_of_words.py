@@ -6,8 +6,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import regex
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from schemas.core.errors import DataError
@@ -55,6 +56,18 @@ def word_counts(texts: Sequence[str]) -> tuple[CountVectorizer, csr_matrix]:
     return fitted_vectors(
         CountVectorizer, texts, WORDS, ngram_range=(1, 2), min_df=2, binary=True, max_features=_MAX_FEATURES
     )
+
+
+def pair_features(counter: CountVectorizer, first: Sequence[str], second: Sequence[str]) -> csr_matrix:
+    """Return for each pair the words that both texts have, those that only one has, and the cosine of the two.
+
+    Words of both texts in one bag could not tell whether the texts are alike.
+    """
+    one, other = counter.transform(first), counter.transform(second)
+    shared = one.multiply(other)
+    number, *sizes = (np.asarray(words.sum(axis=1), dtype=np.float64) for words in (shared, one, other))
+    cosine = number / np.sqrt(np.maximum(sizes[0] * sizes[1], 1.0))
+    return hstack([shared, abs(one - other), csr_matrix(cosine)]).tocsr()
 
 
 def nearest(text: str, others: Sequence[str]) -> int:

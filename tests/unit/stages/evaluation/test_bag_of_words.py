@@ -17,7 +17,7 @@ from stages.data.batching.tokens import Tokens
 from stages.evaluation.baselines import bag_of_words
 from stages.evaluation.scorer import scorer_of
 from stages.kinds.rows import TaskRows
-from stages.text.bag_of_words import WORDS
+from stages.text.bag_of_words import WORDS, pair_features, word_counts
 
 
 def scorer(problem: Any, train: Dataset, data: Dataset) -> Any:
@@ -90,6 +90,28 @@ def test_words_are_split_in_many_scripts(text: str, words: list[str]) -> None:
 def test_texts_without_letters_are_distinguished_by_their_signs(texts: list[str]) -> None:
     data = rows(texts * 20, [0, 1] * 20)
     assert bag_of_words(scorer(Classification(), data, data)).tolist() == [0, 1] * 20
+
+
+def test_pairs_are_compared_by_the_words_that_they_share() -> None:
+    """Every text has its own words, so that words of both in one bag tell nothing."""
+    draw = np.random.default_rng(3)
+    labels = [index % 2 for index in range(400)]
+    words = [f"word{index}" for index in range(60)]
+    first, second = [], []
+    for label in labels:
+        some = draw.permutation(words)
+        first.append(" ".join(some[:5]))
+        second.append(" ".join([*some[:2], *some[10:13]] if label else some[10:15]))
+    pairs = Dataset.from_dict({"text": first, "text_pair": second, "label": labels})
+    train, data = pairs.select(range(300)), pairs.select(range(300, 400))
+    assert (bag_of_words(scorer(Classification(), train, data)) == labels[300:]).mean() > 0.95
+
+
+def test_the_cosine_of_a_pair_is_that_of_its_binary_counts() -> None:
+    counter, _ = word_counts(["one two three", "one two three", "four", "four"])
+    features = pair_features(counter, ["one two three", "four", "five"], ["two four", "four", "one"]).toarray()
+    # Words and pairs of words: {one, two, three, one two, two three} and {two, four} share one of five and two.
+    assert features[:, -1] == pytest.approx([1 / np.sqrt(5 * 2), 1.0, 0.0])
 
 
 def test_a_question_without_words_gets_a_prediction() -> None:
