@@ -27,13 +27,13 @@ from pipeline.process.console import err
 from pipeline.process.logs import log_to_stderr
 from pipeline.process.terminal import make_streams_lenient, safe
 from pipeline.registry.cli import register
-from pipeline.runs.cli import compare, gc, sync
+from pipeline.runs.cli import compare, gc, runs, sync
 from schemas.core.credentials import secrets_of, without_secrets
 from schemas.core.errors import DistillError, Interrupted
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Distil": (init, recipes, show, plan, run),
-    "Look at results": (compare, report, evaluate),
+    "Look at results": (runs, compare, report, evaluate),
     "Use the student": (predict, export, latency, register),
     "Housekeeping": (serve, sync, verify, gc, schema),
 }

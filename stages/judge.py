@@ -21,7 +21,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import TEACHER_NAMES
 from schemas.recipe.teacher import FinetunedTeacher
 from schemas.results.manifest import CheckpointRef, Judgement
-from schemas.results.score import Score
+from schemas.results.score import Draws, Score
 from stages.build import read_projections
 from stages.data.batching.tokens import Tokens
 from stages.data.corpus.digests import corpus_digest
@@ -79,6 +79,14 @@ class Yardstick:
         if not self.has_head or self.scorer is None:
             return None
         return self.scorer.answers_of(self.teacher)
+
+    def draws(self, scorer: AnyScorer) -> Draws:
+        """Return the draws of a model's scores, without any score yet."""
+        kind = scorer.kind
+        about = {"rows": scorer.rows_digest, "metric": self.metric, "probe": kind.probe_metric}
+        if kind.needs_teacher:
+            about["teacher"] = self.teacher_digest
+        return Draws(rows=digest_of(about), count=scorer.counted[0])
 
     def digest(self, checkpoint_digest: str) -> str:
         """Return the digest under which a judgement of the checkpoint is kept."""
@@ -191,21 +199,26 @@ def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_lo
     scorer = yardstick.scorer.with_teacher(teacher)
     kind = scorer.kind
     read = read_rows(model, scorer.rows.tokens, scorer.sequences)
-    probed = None
+    probed, draws = None, yardstick.draws(scorer)
     if scorer.can_score:
         chosen = probe_rows(yardstick.train, kind.config, yardstick.evaluation.probe_train_rows)
         answers = kind.probe(model, yardstick.train, chosen, scorer.rows, read)
         probed = scorer.score(kind.probe_metric or yardstick.metric, answers)
+        draws = draws.model_copy(update={"probe": _draws(scorer, kind.probe_metric or yardstick.metric, answers)})
     judgement = Judgement(
         probe_accuracy=probed if kind.probe_metric == "accuracy" else None,
         probe_score=None if kind.probe_metric == "accuracy" else probed,
         latent_loss=latent_loss,
+        draws=draws,
     )
     if not has_head or read.logits is None:
         return judgement
     answers = scorer.answers(read.logits)
+    if scorer.can_score:
+        draws = draws.model_copy(update={"task": _draws(scorer, yardstick.metric, answers)})
     return judgement.model_copy(
         update={
+            "draws": draws,
             **head_scores(model, answers, scorer, yardstick.further, yardstick.metric),
             "agreement": None if teacher is None else scorer.agreement(answers, teacher),
             "agreement_guessed": None if teacher is None else scorer.guessed_agreement(teacher),
@@ -214,6 +227,10 @@ def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_lo
             else scorer.difference(yardstick.metric, answers, teacher),
         }
     )
+
+
+def _draws(scorer: AnyScorer, metric: MetricName, answers: Any) -> tuple[float, ...]:
+    return tuple(round(float(value), 6) for value in scorer.draws(metric, answers))
 
 
 def head_scores(
@@ -278,6 +295,7 @@ def judge_bag_of_words(yardstick: Yardstick) -> Judgement:
     return Judgement(
         **_main_scores(scorer.scores(metric, answers), metric),
         minus_teacher=scorer.difference(metric, answers, teacher) if has_teacher else None,
+        draws=yardstick.draws(scorer).model_copy(update={"task": _draws(scorer, metric, answers)}),
     )
 
 

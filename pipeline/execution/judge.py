@@ -52,7 +52,7 @@ class Judge:
         if judgement is None:
             judgement = measure()
             self.store.write_judgement(digest, judgement)
-        return judgement
+        return judgement.model_copy(update={"draws": None, "kept": digest})
 
     def add_stage(self, stage: FinishedStage, run: TrackedRun, **candidate: Any) -> None:
         """Measure a finished stage, log its scores into its MLflow run, and add its row.

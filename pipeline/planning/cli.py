@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from rich.table import Table
-
 from pipeline.process.console import out, print_json
 from pipeline.process.options import JsonOption, StoreOption
-from pipeline.process.terminal import shown
 from pipeline.recipes.arguments import RecipeArgument, SetOption
 
 
 def recipes(as_json: JsonOption = False) -> None:
-    """List the shipped recipes."""
+    """List the shipped recipes, those that run without a network first."""
+    from pipeline.planning.recipe_list import listed, order, print_recipes
     from pipeline.recipes.shipped import read_recipe, shipped_names
 
-    loaded = [read_recipe(name) for name in shipped_names()]
+    found = sorted((listed(read_recipe(name)) for name in shipped_names()), key=order)
     if as_json:
-        print_json([{"name": recipe.name, "description": recipe.description} for recipe in loaded])
-        return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for recipe in loaded:
-        table.add_row(shown(recipe.name, "bold"), shown(recipe.description))
-    out.print(table)
+        print_json([recipe.model_dump(mode="json") for recipe in found])
+    else:
+        print_recipes(found, out)
 
 
 def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption = False) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.recipes.task_argument import task_argument
-from schemas.core.base import Frozen, Sha256, digest_of
+from schemas.core.base import Frozen, Sha256
 from schemas.core.errors import ConfigError
 from schemas.core.metrics import MetricName, titled
 from schemas.data.stage_data import TaskDataset
@@ -92,7 +92,7 @@ def judge_export(
         return f"{metric} compares with a teacher's answers, which a version does not have"
     score = scorer.scores(metric, answers)[metric]
     listed = answers.tolist() if isinstance(answers, np.ndarray) else list(answers)
-    return Judged(scorer, answers, KeptAnswers(metric=metric, rows=_rows_digest(scorer), score=score, answers=listed))
+    return Judged(scorer, answers, KeptAnswers(metric=metric, rows=scorer.rows_digest, score=score, answers=listed))
 
 
 def read_answers(folder: Path, file: str, export: ExportManifest, task: AnyTask, cache: Path) -> tuple[AnyScorer, Any]:
@@ -108,12 +108,6 @@ def _task_of(manifest: Manifest, folder: Path) -> AnyTask:
     if not isinstance(manifest.config.data, TaskDataset):
         raise ConfigError(f"{folder} answers several tasks: name one of them with --task")
     return manifest.config.data.task
-
-
-def _rows_digest(scorer: AnyScorer) -> str:
-    task = scorer.rows.task
-    about = {"labels": list(task.labels), "positive": task.positive_label, "kind": task.problem.model_dump(mode="json")}
-    return digest_of(about | {"rows": scorer.rows.data.to_list()})
 
 
 def decide(judged: Judged | str, version: str, champion: str | None, kept: KeptAnswers | str | None) -> Decision:

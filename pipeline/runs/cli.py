@@ -1,29 +1,80 @@
-"""Commands about what a store holds: `distill compare`, `sync` and `gc`."""
+"""Commands about what a store holds: `distill runs`, `compare`, `sync` and `gc`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipeline.process.console import out, print_json
 from pipeline.process.options import JsonOption, StoreOption
-from pipeline.store.arguments import RunArgument
-from schemas.core.errors import ServiceError
+from pipeline.process.terminal import say
+from pipeline.store.arguments import complete_run
+from schemas.core.errors import ConfigError, ServiceError
+
+if TYPE_CHECKING:
+    from pipeline.store.checkpoints import CheckpointStore
 
 
-def compare(run: RunArgument = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
-    """Show the results of a run: its stages side by side, or its tasks."""
+def runs(store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List runs, the newest first, with their scores."""
+    from pipeline.process.settings import read_settings
+    from pipeline.runs.listing import list_runs, print_runs
+    from pipeline.store.checkpoints import look_into_store
+
+    opened = look_into_store(read_settings(store).store)
+    listed = list_runs(opened)
+    if as_json:
+        print_json([run.model_dump(mode="json") for run in listed])
+    elif listed:
+        print_runs(listed, out)
+    else:
+        say(out, f"no runs in {opened.root}; start one with: distill run RECIPE")
+
+
+def compare(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="RUN",
+            help="One run, to see its stages side by side; the newest if left out. Two, to see what changed from the "
+            "first to the second.",
+            autocompletion=complete_run,
+        ),
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which stage of a run helped, or what changed between two runs."""
     from pipeline.process.settings import read_settings
     from pipeline.reporting.console_reports import print_report
     from pipeline.store.checkpoints import look_into_store
     from pipeline.tracking.open_ui import mlflow_ui
 
-    report = look_into_store(read_settings(store).store).read_report(run)
+    names = names or []
+    if len(names) > 2:
+        raise ConfigError(f"compare: {len(names)} runs; give one, or two of which the first is the one to start from")
+    opened = look_into_store(read_settings(store).store)
+    if len(names) == 2:
+        _compare_two(opened, *names, as_json=as_json)
+        return
+    report = opened.read_report(*names)
     if as_json:
         print_json(report)
     else:
         print_report(report, out, mlflow=mlflow_ui(report.store))
+
+
+def _compare_two(opened: CheckpointStore, first: str, second: str, *, as_json: bool) -> None:
+    from pipeline.runs.comparison import compare_runs
+    from pipeline.runs.comparison_table import print_comparison
+
+    comparisons = compare_runs(opened.read_report(first), opened.read_report(second), opened)
+    if as_json:
+        print_json([comparison.model_dump(mode="json") for comparison in comparisons])
+        return
+    for comparison in comparisons:
+        print_comparison(comparison, out)
 
 
 def sync(store: StoreOption = None, as_json: JsonOption = False) -> None:

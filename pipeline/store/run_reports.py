@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from pipeline.store.files import storage_errors, write_file
 from schemas.core.errors import CheckpointError, ConfigError
 from schemas.core.regular_files import read_regular
+from schemas.core.wording import suggestion
 from schemas.results.manifest import Row, RunReport
 from schemas.results.report import AnyReport, TasksReport
 from stages.storage.sealed_folder import is_sealed, seal_of
@@ -59,7 +60,10 @@ def read_report(root: Path, name: str | None = None) -> AnyReport:
         name = names[0]
     path = report_path(root, name)
     if name not in names:
-        raise ConfigError(f"there is no run {name!r} in {root}; there are: {', '.join(names[:20])}")
+        hint = suggestion(name, names)
+        raise ConfigError(
+            f"there is no run {name!r} in {root}{hint}; the newest are {', '.join(names[:5])}; all: distill runs"
+        )
     try:
         text = read_regular(path)
         report = _ANY_REPORT.validate_json(text)

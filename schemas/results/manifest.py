@@ -10,7 +10,7 @@ from schemas.core.base import Frozen, Sha256
 from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName, titled
 from schemas.data.cards import DataCard
 from schemas.recipe.stage import StageConfig, StageName
-from schemas.results.score import Score
+from schemas.results.score import Draws, Score
 from schemas.results.shipping import Shipping
 
 LabelOrder = Literal["same", "reordered", "unnamed"]
@@ -126,6 +126,11 @@ class Judgement(Frozen):
     """Number of those rows; null if no text is in train."""
     further: dict[str, dict[str, Score]] = Field(default_factory=dict)
     """All scores on further validation rows, by their name."""
+    draws: Draws | None = None
+    """Scores of resampled rows; null in reports, where `kept` leads to them, without a task, and in evaluations of
+    versions that did not keep them."""
+    kept: Sha256 | None = None
+    """Digest under which the store keeps the evaluation; null in reports of versions that did not record it."""
 
     @property
     def probed(self) -> float | None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.core.metrics import ABOUT_ONE_CLASS, MetricName
 from schemas.results.score import Score
@@ -136,6 +137,17 @@ class Scorer(Generic[Answers]):
         """Return (resamples,) scores of resampled rows; equal draws of rows for all answers that this scorer scores."""
         labels, compared = self.kind.compared(self.rows, metric, answers)
         return resampled(metric, labels, compared, **self._positive(metric))
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """Digest of the rows with their labels, and of what scores are about."""
+        task = self.rows.task
+        about = {
+            "labels": list(task.labels),
+            "positive": task.positive_label,
+            "kind": task.problem.model_dump(mode="json"),
+        }
+        return digest_of(about | {"rows": self.rows.data.to_list()})
 
     @cached_property
     def in_train(self) -> NDArray[np.bool_]:

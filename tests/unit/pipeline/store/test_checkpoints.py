@@ -254,7 +254,7 @@ def test_the_newest_report_is_read_unless_one_is_named(store: CheckpointStore) -
     assert store.list_reports() == ["a-new", "b-old"]
     assert store.read_report().run == "a-new"
     assert store.read_report("b-old").run == "b-old"
-    with pytest.raises(ConfigError, match="there are: a-new, b-old"):
+    with pytest.raises(ConfigError, match=r"the newest are a-new, b-old; all: distill runs"):
         store.read_report("c")
 
 
