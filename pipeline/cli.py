@@ -25,7 +25,13 @@ def run(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train what a recipe says; the same command goes on after a stop."""
+    """Train what a recipe says; the same command goes on after a stop.
+
+    [bold]Examples[/bold]
+      distill run quickstart
+      distill run films.yaml --set task.max_length=64
+      distill run films.yaml --from task_specific
+    """
     from pipeline.launch import run_recipe
     from pipeline.reporting.console_reports import print_report
     from pipeline.tracking.open_ui import mlflow_ui
@@ -61,7 +67,11 @@ def evaluate(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a student and its teacher on a task's labelled rows."""
+    """Score a student and its teacher on a task's labelled rows.
+
+    [bold]Example[/bold]
+      distill evaluate distill-store/checkpoints/task_specific-… --task ./test.csv
+    """
     from pipeline.evaluate import evaluate_checkpoint, print_scores
 
     scores = evaluate_checkpoint(checkpoint, task, store)

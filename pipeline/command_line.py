@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -30,6 +29,7 @@ from pipeline.registry.cli import register
 from pipeline.runs.cli import compare, gc, runs, sync
 from schemas.core.credentials import secrets_of, without_secrets
 from schemas.core.errors import DistillError, Interrupted
+from stages.versions import installed_versions
 
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Distil": (init, recipes, show, plan, run),
@@ -53,7 +53,10 @@ _HELP = """Distil a transformer encoder into a small, fast one, in up to four st
 
 def _version(is_asked: bool) -> None:
     if is_asked:
-        sys.stdout.write(f"distill {version('distill-flow')}\n")
+        versions = installed_versions()
+        number, _, commit = versions["distill-flow"].partition("+")
+        about = f"{f'commit {commit[:10]}, ' if commit else ''}Python {versions['python']}, torch {versions['torch']}"
+        sys.stdout.write(f"distill {number} ({about})\n")
         raise typer.Exit
 
 

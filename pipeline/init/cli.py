@@ -76,7 +76,7 @@ def init(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what is found.")] = False,
     store: StoreOption = None,
 ) -> None:
-    """Write a recipe for your data: looks into it, asks what it cannot know.
+    """Write a recipe for your data; asks what it cannot find out.
 
     [bold]Examples[/bold]
       distill init

@@ -36,7 +36,12 @@ def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption 
 def plan(
     recipe: RecipeArgument, changes: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check a recipe; show what would run, how long it takes and why."""
+    """Check a recipe; show what would run, how long it takes and why.
+
+    [bold]Examples[/bold]
+      distill plan films.yaml
+      distill plan films.yaml --set student.shape.num_layers=3
+    """
     from pipeline.planning.per_task import check_data
     from pipeline.recipes.shipped import read_recipe
     from stages.data.readers.first_reading import first_reading

@@ -76,7 +76,13 @@ def predict(
     batch: Batch = None,
     store: StoreOption = None,
 ) -> None:
-    """Answer texts, a file or standard input with a student, as JSON lines."""
+    """Answer texts, a file or standard input with a student.
+
+    [bold]Examples[/bold]
+      distill predict films-20261127-101010 "a film to see twice"
+      distill predict ./exported --file new.csv --to answers.jsonl
+      cat texts.txt | distill predict ./exported -
+    """
     from pipeline.predict.command import Asked
     from pipeline.predict.command import predict as answer
 

@@ -8,6 +8,7 @@ from pipeline.export.manifest import is_export, open_export
 from pipeline.predict.students import WEIGHTS, Student, no_head
 from schemas.core.errors import ConfigError
 from schemas.core.paths import local_path
+from schemas.core.wording import suggestion
 from schemas.results.export import EXPORT
 from stages.storage.sealed_folder import MANIFEST
 
@@ -43,7 +44,7 @@ def _checkpoint_of_run(name: str, folder: Path, store: Path | None) -> Path:
         from pipeline.export.subject import checkpoint_of
 
         return checkpoint_of(name, opened)
-    listed = f" ({', '.join(runs[:5])}{', …' if len(runs) > 5 else ''})" if runs else ""
+    listed = f"{suggestion(name, runs)} ({', '.join(runs[:5])}{', …' if len(runs) > 5 else ''})" if runs else ""
     what = f"is a folder without {EXPORT} or {MANIFEST}" if folder.is_dir() else "is no folder"
     raise ConfigError(
         f"{name} {what}, and no run of {opened.root}{listed}: give first the student, a folder of distill export, a "

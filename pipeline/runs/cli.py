@@ -45,7 +45,13 @@ def compare(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which stage of a run helped, or what changed between two runs."""
+    """Show which stage helped, or what changed between two runs.
+
+    [bold]Examples[/bold]
+      distill compare
+      distill compare films-20261127-101010
+      distill compare films-20261127-101010 films-20261127-113000
+    """
     from pipeline.process.settings import read_settings
     from pipeline.reporting.console_reports import print_report
     from pipeline.store.checkpoints import look_into_store
