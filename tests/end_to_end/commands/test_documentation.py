@@ -21,8 +21,8 @@ from tests.documentation import PAGES, Block, blocks, commands, title
 from tests.support.command_line import Distill, ToyRun
 from tests.support.paths import ROOT
 
-ELSEWHERE = {name: f"test_{name}.py" for name in ("export", "latency", "register", "report")}
-"""Tests of commands that take seconds even for toys."""
+ELSEWHERE = {name: f"test_{name}.py" for name in ("export", "init", "latency", "register", "report")}
+"""Tests of commands that take seconds even for toys, or whose rows are not those of the toy run."""
 SHOWN = [block for page in PAGES for block in blocks(page, "sh") if block.parsed is None]
 PROGRAMS = [block for page in PAGES for block in blocks(page, "python") if block.parsed is None]
 
