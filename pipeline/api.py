@@ -6,7 +6,7 @@ Nothing here needs Prefect's server, and importing this module imports neither t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from schemas.results.report import AnyReport
 from schemas.results.score import Score
 from stages.data.readers.first_reading import first_reading
 
+Changes = Mapping[str, Any] | Sequence[str] | None
+"""Changes of a recipe: values by their keys, or texts `KEY=VALUE` as `--set` takes them."""
 _AGAIN = "state kept: the same call of run_recipe continues there"
 
 
@@ -74,7 +76,7 @@ class RunResult(Frozen):
 
 def run_recipe(
     recipe: str | Path,
-    changes: Mapping[str, Any] | None = None,
+    changes: Changes = None,
     *,
     from_stage: str | None = None,
     until_stage: str | None = None,
@@ -89,7 +91,7 @@ def run_recipe(
 
     Args:
         recipe: a shipped name, or the path of a YAML file.
-        changes: values by their path in the recipe, as `--set` takes them: `{"student.shape.num_layers": 2}`.
+        changes: values by their keys, `{"student.shape.num_layers": 2}`, or texts as `--set` takes them.
         from_stage: first stage to run; the store must have those before it.
         until_stage: last stage to run.
         resume_from: a checkpoint's folder, or `mlflow:RUN_ID`, that the student continues.
@@ -128,7 +130,7 @@ def _run_here(recipe: Recipe, options: RunOptions) -> AnyReport:
             raise Interrupted(f"{error}; {_AGAIN}") from None
 
 
-def read_recipe(recipe: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(recipe: str | Path, changes: Changes = None) -> Recipe:
     """Read a shipped recipe by its name, or a YAML file, and apply changes as `run_recipe` does.
 
     Raises:
@@ -209,9 +211,11 @@ def _table(report: AnyReport) -> ResultTable:
     return run_table.run_table(report) if isinstance(report, RunReport) else tasks_table.tasks_table(report)
 
 
-def _overrides(changes: Mapping[str, Any] | None) -> list[str]:
+def _overrides(changes: Changes) -> list[str]:
     """Changes as `--set` has them; a path is written as text, and JSON is YAML."""
-    return [f"{key}={_written(value)}" for key, value in (changes or {}).items()]
+    if isinstance(changes, Mapping):
+        return [f"{key}={_written(value)}" for key, value in changes.items()]
+    return [changes] if isinstance(changes, str) else list(changes or ())
 
 
 def _written(value: Any) -> str:
