@@ -17,6 +17,8 @@ PAGES = [
     ROOT / "docker" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
+MEASUREMENTS = {ROOT / "docs" / f"{name}.md" for name in ("methods", "performance", "results")}
+"""Pages whose commands run for minutes to days; they are read, not executed."""
 
 
 def title(page: Path) -> str:

@@ -17,13 +17,13 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from schemas.core.errors import ConfigError
 from stages.ports.plain import plain_ports
 from stages.run import run_stage
-from tests.documentation import PAGES, Block, blocks, commands, title
+from tests.documentation import MEASUREMENTS, PAGES, Block, blocks, commands, title
 from tests.support.command_line import Distill, ToyRun
 from tests.support.paths import ROOT
 
 ELSEWHERE = {name: f"test_{name}.py" for name in ("export", "init", "latency", "register", "report")}
 """Tests of commands that take seconds even for toys, or whose rows are not those of the toy run."""
-SHOWN = [block for page in PAGES for block in blocks(page, "sh") if block.parsed is None]
+SHOWN = [block for page in PAGES if page not in MEASUREMENTS for block in blocks(page, "sh") if block.parsed is None]
 PROGRAMS = [block for page in PAGES for block in blocks(page, "python") if block.parsed is None]
 
 
