@@ -34,6 +34,8 @@ os.environ.update(
     # Some requests for every stage of hundreds of runs; tests of Prefect's page set it.
     PREFECT_LOGGING_TO_API_ENABLED="false",
     MLFLOW_DISABLE_TELEMETRY="true",
+    # Only stages that take long on a slow machine would have these metrics; their own test switches them on.
+    MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING="false",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
     HF_HOME=str(_SCRATCH / "huggingface"),

@@ -65,7 +65,7 @@ def run_plan(
     shipping = runner.ship_in_prefect(report, exported=plan.has_baselines and context.exports)
     report = report.model_copy(update={"shipping": shipping, "seconds": time.monotonic() - began})
     report = context.store.write_report(report)
-    publish(report, run, key=f"{report.recipe}-{task}" if task else report.recipe)
+    publish(report, run, context.tracking, key=f"{report.recipe}-{task}" if task else report.recipe)
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from pipeline.store.checkpoints import CheckpointStore
 from pipeline.store.open_runs import OpenRun
 from pipeline.tracking.parameters import recipe_params
 from pipeline.tracking.session import TrackedRun, Tracking
+from pipeline.tracking.views import RUN_TAG
 from schemas.recipe.recipe import Recipe
 from stages.ports.protocols import Progress
 
@@ -52,8 +54,10 @@ def tracked_run(
     tracking = Tracking(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
     stop.when_asked.append(tracking.hurry)
     try:
-        tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or "")}
-        with tracking.start_run(name, recipe_params(recipe), tags) as run:
+        tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or ""), RUN_TAG: name}
+        # MLflow cuts names after some 17 signs, so what tells runs apart comes first.
+        title = f"{time.strftime('%d %b %H:%M:%S')} {recipe.name}"
+        with tracking.start_run(title, recipe_params(recipe), tags) as run:
             yield RunContext(store, tracking, progress, stop, open_run, settings.exports, progress), run
         tracking.send_kept()
     finally:

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
+from pipeline.execution.mlflow_notes import log_picture, show_run
 from pipeline.execution.prefect_tasks import in_prefect
 from pipeline.execution.stage_runner import StageRunner
 from pipeline.reporting.result_table import as_markdown, as_records
 from pipeline.reporting.run_table import rows_of, run_table, score_tags, student_row, summary, teacher_row
 from pipeline.reporting.score_figures import stage_comparison
 from pipeline.reporting.shipping_table import shipping_lines, shipping_table
-from pipeline.tracking.session import TrackedRun
+from pipeline.tracking.session import TrackedRun, Tracking
 from schemas.core.errors import DistillError
 from schemas.data.tasks import describe_task
 from schemas.results.manifest import Row, RunReport, Size
@@ -58,6 +59,7 @@ def make_report(runner: StageRunner, name: str, facts: PreflightResult) -> RunRe
         seconds=0.0,
         mlflow_run_id=runner.run.run_id,
         mlflow_experiment_id=context.tracking.experiment_id,
+        mlflow_view=True,
         store=str(context.store.root),
         resolved=recipe.model_dump(mode="json"),
     )
@@ -96,13 +98,14 @@ def _size(rows: list[Row], facts: PreflightResult) -> Size | None:
     )
 
 
-def publish(report: RunReport, run: TrackedRun, *, key: str) -> None:
+def publish(report: RunReport, run: TrackedRun, tracking: Tracking, *, key: str) -> None:
     """Show the report in its MLflow run and as artifacts in Prefect, whose names begin with `key`."""
+    show_run(report, run, tracking)
     shipped = "" if report.shipping is None else _shipping(report.shipping, report.run, run)
     run.log_file(as_markdown(run_table(report), summary(report)) + shipped, "report.md")
     run.log_file(report.model_dump_json(indent=2), "report.json")
     picture = stage_comparison(report)
-    run.log_file(picture, "stages.png")
+    log_picture(run, picture, "stages.png")
     scores = {
         "retained": report.retained,
         "retained_above_chance": report.retained_above_chance,

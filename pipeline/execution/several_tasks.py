@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 
+from pipeline.execution.mlflow_notes import log_picture, show_tasks
 from pipeline.execution.one_task import RunPlan, run_plan, run_stages
 from pipeline.execution.prefect_tasks import prefect_task, run_task
 from pipeline.execution.run_context import RunContext
@@ -24,6 +25,7 @@ from pipeline.reporting.tasks_table import averages_of, summary, tasks_table
 from pipeline.store.files import disk_errors
 from pipeline.tracking.parameters import recipe_params
 from pipeline.tracking.session import TrackedRun
+from pipeline.tracking.views import RUN_TAG
 from schemas.core.errors import DistillError, Interrupted
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import RunReport
@@ -77,11 +79,11 @@ def run_tasks(
         seconds=time.monotonic() - began,
         mlflow_run_id=run.run_id,
         mlflow_experiment_id=context.tracking.experiment_id,
+        mlflow_view=True,
         store=str(context.store.root),
         resolved=recipe.model_dump(mode="json"),
     )
-    report = context.store.write_report(report)
-    _publish(report, run)
+    _publish(report := context.store.write_report(report), run)
     if failed:
         context.progress.note(
             f"finished: {', '.join(tasks) or 'none'}; distill compare shows them, and the same command continues with "
@@ -98,7 +100,7 @@ def _outcome(task: str, plan: RunPlan, context: RunContext, run: TrackedRun) -> 
         if context.stop():
             raise Interrupted("not begun")
         began = time.monotonic()
-        tags = {"distill.recipe": plan.recipe.name, "distill.task": task}
+        tags = {"distill.recipe": plan.recipe.name, "distill.task": task, RUN_TAG: plan.name}
         tracked = context.tracking.start_run(task, recipe_params(plan.recipe), tags, parent=run)
         with context.run_progress.of_task(task), disk_errors(context.store.root), tracked as task_run:
             return run_plan(plan, context, task_run, began=began, task=task)
@@ -129,10 +131,11 @@ def _reason(error: BaseException) -> str:
 
 
 def _publish(report: TasksReport, run: TrackedRun) -> None:
+    show_tasks(report, run)
     run.log_file(as_markdown(tasks_table(report), summary(report)), "report.md")
     run.log_file(report.model_dump_json(indent=2), "report.json")
     picture = task_comparison(report)
-    run.log_file(picture, "tasks.png")
+    log_picture(run, picture, "tasks.png")
     averages = {
         f"result/{name}/{model}": value for name, models in report.averages.items() for model, value in models.items()
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from pipeline.execution.judge import Judge, kind_of
+from pipeline.execution.mlflow_notes import describe_stage, log_picture, row_tags
 from pipeline.execution.prefect_tasks import prefect_task, run_task, seen_as_reused, stage_task
 from pipeline.execution.run_context import RunContext
 from pipeline.process.stopping import interrupted
@@ -22,6 +23,7 @@ from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_chec
 from pipeline.tracking.client import CHECKPOINT_TAG
 from pipeline.tracking.parameters import stage_params
 from pipeline.tracking.session import TrackedRun
+from pipeline.tracking.system_metrics import system_metrics
 from schemas.core.base import digest_of
 from schemas.core.errors import ConfigError, DistillError, Interrupted
 from schemas.data.stage_data import describe_data
@@ -53,6 +55,7 @@ class StageRunner:
         self.recipe, self.context, self.run, self.task = recipe, context, run, task
         self.teachers = TeacherChoice(recipe)
         self.judge = Judge(recipe, context.store, context.progress, self.teachers)
+        self._data: set[tuple[str, str, str]] = set()
 
     def run_name(self, stage: str) -> str:
         """Name of a stage's run: `general`, or `mrpc/general` where there are several tasks."""
@@ -150,6 +153,7 @@ class StageRunner:
     ) -> tuple[str, dict[str, str], dict[str, str]]:
         """Name, parameters and tags of a stage's MLflow run."""
         tags = {"distill.stage": config.name, "distill.digest": digest, "distill.recipe": self.recipe.name}
+        tags |= row_tags(config.name)
         if self.recipe.task is not None:
             tags["distill.task"] = self.task or describe_task(self.recipe.task)
         if candidate := self.teachers.candidate_of(config):
@@ -162,6 +166,7 @@ class StageRunner:
         verify(Path(checkpoint.path))
         arguments = self._run_arguments(config, manifest.digest, checkpoint.path)
         with self.context.tracking.reused_run(*arguments, parent=self.run, manifest=manifest) as run:
+            self._log_data(config, manifest.identity, run)
             result = StageResult(
                 checkpoint=checkpoint,
                 metrics=manifest.metrics,
@@ -173,12 +178,23 @@ class StageRunner:
             )
             return self._finish(config, result, manifest, run)
 
+    def _log_data(self, config: StageConfig, identity: dict[str, Any], run: TrackedRun) -> None:
+        """Record a stage's data as an input of its run, and once of the run above."""
+        if "data" not in identity:  # versions before did not record it
+            return
+        data = describe_data(config.data), str(identity["data"]), config.data.model_dump_json()
+        run.log_dataset(*data)
+        if data not in self._data:
+            self._data.add(data)
+            self.run.log_dataset(*data)
+
     def _run(self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]) -> FinishedStage:
         digest, tracking = digest_of(identity), self.context.tracking
         arguments = self._run_arguments(config, digest)
         with tracking.start_run(*arguments, parent=self.run, resumed=tracking.unfinished_run(digest)) as run:
-            run.log_dataset(describe_data(config.data), identity["data"], config.data.model_dump_json())
-            result = run_stage(config, parent, self._ports(config, parent, digest, run), identity)
+            self._log_data(config, identity, run)
+            with system_metrics(run):
+                result = run_stage(config, parent, self._ports(config, parent, digest, run), identity)
             run.set_tags({CHECKPOINT_TAG: result.checkpoint.path})
             if changed := changed_since(identity, config, parent.digest if parent else None):
                 self.context.progress.note(
@@ -210,10 +226,15 @@ class StageRunner:
         candidate = self.teachers.candidate_of(config)
         stage = FinishedStage(config, result, manifest.labels, run.points.stem, candidate)
         self.context.progress.phase("judging")
+        row = before = None
         if candidate is None:
             if config.student is None:
                 self.teachers.choose([stage])
+            elif manifest.parent_digest is not None:
+                before = next((row for row in reversed(self.judge.rows) if row.kind == "stage"), None)
             self.judge.add_stage(stage, run)
+            row = self.judge.rows[-1]
+        describe_stage(run, config, row, before)
         self._log_artifacts(stage, manifest, run)
         return stage
 
@@ -233,11 +254,12 @@ class StageRunner:
 
     def _log_artifacts(self, stage: FinishedStage, manifest: Manifest, run: TrackedRun) -> None:
         config, folder = stage.config, Path(stage.result.checkpoint.path)
-        run.log_file(config.model_dump_json(indent=2), "config.json")
-        run.log_file((folder / MANIFEST).read_text(encoding="utf-8"), MANIFEST)
-        if run.points.is_file():
-            run.log_file(loss_curves(run.points, config.name), "curves.png")
-            run.log_file(term_map(run.points, config.name), "terms.png")
+        if run.trained_by is None:  # otherwise that run has them
+            run.log_file(config.model_dump_json(indent=2), "config.json")
+            run.log_file((folder / MANIFEST).read_text(encoding="utf-8"), MANIFEST)
+            if run.points.is_file():
+                log_picture(run, loss_curves(run.points, config.name), "curves.png")
+                run.log_file(term_map(run.points, config.name), "terms.png")
 
         def is_missing(artifact: str) -> bool:
             # A process that made the stage may have been killed before it stored this.

@@ -26,10 +26,10 @@ def print_report(report: AnyReport, console: Console, *, mlflow: tuple[str | Non
     console.print()
     if isinstance(report, RunReport):
         tables = [run_table.run_table(report, with_candidates=False), run_table.candidates_table(report)]
-        lines, link = run_table.summary(report), run_table.overlay_link(report, server)
+        lines, link = run_table.summary(report), run_table.comparison_link(report, server)
     else:
         tables = [tasks_table.tasks_table(report)]
-        lines, link = tasks_table.summary(report), tasks_table.overlay_link(report, server)
+        lines, link = tasks_table.summary(report), tasks_table.comparison_link(report, server)
     for table in filter(None, tables):
         console.print(as_terminal(table))
     lines += [f"open MLflow's UI: {command}"] if command else []

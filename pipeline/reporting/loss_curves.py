@@ -94,6 +94,17 @@ def as_png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
+def reduced(png: bytes, width: int = 720) -> bytes:
+    """A picture at a width in pixels that fits where it cannot be scaled, as in MLflow's descriptions."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.thumbnail((width, picture.height))
+        picture.save(buffer, format="png")
+    return buffer.getvalue()
+
+
 def _without_formulas(figure: Any) -> None:
     """Switch formulas off: matplotlib would read one between two `$` of a folder, task or class.
 

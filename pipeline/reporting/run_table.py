@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from pipeline.reporting.result_table import Column, ResultTable, TableRow
+from pipeline.tracking.views import view_address
 from schemas.core.metrics import ABOUT_ONE_CLASS, titled
 from schemas.data.cards import DataCard
 from schemas.results.manifest import Judgement, Row, RunReport, Size, TeacherReport
@@ -313,29 +314,30 @@ def teacher_lines(report: TeacherReport) -> list[str]:
     return [teacher_line(report), *(f"{report.name} could be better: {weakness}" for weakness in report.lacks)]
 
 
-def overlay_link(report: RunReport, server: str) -> str | None:
-    """Address of the page of MLflow's UI that overlays the training losses of all stages.
+def comparison_link(report: RunReport, server: str) -> str | None:
+    """Address of the page of MLflow's UI that shows the rows side by side, by what can be compared.
 
     Args:
         report: the run.
         server: address of the UI, such as `http://127.0.0.1:5000`.
     """
     runs = [row.mlflow_run_id for row in report.rows if row.kind == "stage" and row.mlflow_run_id]
-    return overlay_address(runs, report.mlflow_experiment_id, server)
+    view = report.mlflow_run_id if report.mlflow_view else None
+    return comparison_address(runs, report.mlflow_experiment_id, view, server)
 
 
-def overlay_address(runs: list[str], experiment: str | None, server: str) -> str | None:
-    """Address of the page that overlays the training losses of these runs; None without runs."""
+def comparison_address(runs: list[str], experiment: str | None, view: str | None, server: str) -> str | None:
+    """Address of the page that shows a saved view, or without one the probes of these runs; None without runs."""
     if not runs or experiment is None:
         return None
+    if view is not None:
+        return view_address(server, experiment, view)
     query = urlencode(
         {
             "runs": json.dumps(runs),
-            "metric": json.dumps("train/loss"),
+            "metric": json.dumps("eval/probe_accuracy"),
             "experiments": json.dumps([experiment]),
-            "plot_metric_keys": json.dumps(["train/loss"]),
-            "x_axis": "step",
-            "y_axis_scale": "log",
+            "plot_metric_keys": json.dumps(["eval/probe_accuracy"]),
             "workflowType": "machine_learning",
         }
     )

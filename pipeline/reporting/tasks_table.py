@@ -8,8 +8,8 @@ from statistics import fmean
 
 from pipeline.reporting.result_table import Column, ResultTable, TableRow
 from pipeline.reporting.run_table import (
+    comparison_address,
     duration,
-    overlay_address,
     percent,
     size_lines,
     student_row,
@@ -161,8 +161,9 @@ def summary(report: TasksReport) -> list[str]:
     return lines
 
 
-def overlay_link(report: TasksReport, server: str) -> str | None:
-    """Address of the page of MLflow's UI that overlays the training losses of the tasks' last stages."""
+def comparison_link(report: TasksReport, server: str) -> str | None:
+    """Address of the page of MLflow's UI that shows the tasks' last students side by side."""
     students = map(student_row, report.tasks.values())
     runs = [row.mlflow_run_id for row in students if row and row.mlflow_run_id]
-    return overlay_address(runs, report.mlflow_experiment_id, server)
+    view = report.mlflow_run_id if report.mlflow_view else None
+    return comparison_address(runs, report.mlflow_experiment_id, view, server)

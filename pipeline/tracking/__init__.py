@@ -12,7 +12,7 @@ to begin, continue or end a run.
         v
     server run    A run that a reachable server created at once starts here: its id is its key.
         |
-        |         session.Worker      sends the points behind the noted offset about once a second.
+        |         worker.Worker       sends the points behind the noted offset about once a second.
         |         session.TrackedRun  sends a request at once, or keeps it while older ones wait.
         |         server.Server.deliver, when a run ends, at the end of a later run, or by `distill sync`
         |                             (server.deliver_all): points, then kept requests, then the end.

@@ -22,7 +22,7 @@ from pipeline.tracking.logged_models import model_request
 from pipeline.tracking.mlflow_form import Example, save_mlflow_model
 from pipeline.tracking.run_files import Outbox, Point
 from pipeline.tracking.server import Server
-from pipeline.tracking.session import REUSED_TAG, TrackedRun, Tracking
+from pipeline.tracking.session import REUSED, REUSED_TAG, TrackedRun, Tracking
 from schemas.core.credentials import without_credentials
 from schemas.core.errors import CheckpointError, DistillError
 from schemas.results.manifest import Manifest
@@ -57,7 +57,7 @@ def log_student(model_folder: Path, run: TrackedRun, digest: str, example: Examp
     folder, header = run.points.parent, run_files.read_header(run.points)
     tags = {name: value for name, value in header.get("tags", {}).items() if name.startswith("distill.")}
     request = model_request(
-        str(header.get("name", STUDENT)),
+        str(header.get("name", STUDENT)).removesuffix(REUSED),
         STUDENT,
         digest,
         tags=tags,

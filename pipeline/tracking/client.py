@@ -1,6 +1,6 @@
 """Requests to MLflow, each with an explicit run id, and the store's own SQLite database.
 
-A request may be slow or fail, so while something trains it is made in the tracking thread only (`session.Worker`).
+A request may be slow or fail, so while something trains it is made in the tracking thread only (`worker.Worker`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 
 from pipeline.tracking.run_files import Point, Request
+from pipeline.tracking.views import RUNS_VIEW, THIS_EXPERIMENT, THIS_RUN, THIS_VIEW, VIEW_TAG, runs_view, view_address
 from schemas.core.credentials import without_credentials
 from stages.storage.sealed_folder import make_folder, sweep, sync, unfinished
 
@@ -29,6 +30,12 @@ CHECKPOINT_TAG = "distill.checkpoint"
 _MOST_TAG = 5000
 """Characters of a tag's value."""
 _KIND_TAG, _KIND = "mlflow.experimentKind", "custom_model_development"
+NOTE_TAG = "mlflow.note.content"
+"""The description of a run or an experiment, in Markdown."""
+_EXPERIMENT_NOTE = (
+    "Runs of `distill`, with their stages below them. *Views* > `distill: runs` lists the runs with the scores of "
+    "student and teacher; the description of each run links to its stages side by side."
+)
 _MOST_PARAM = 6000
 _MOST_DIGEST = 36
 _MOST_NAME = 250
@@ -153,7 +160,7 @@ def safe_name(name: str) -> str:
 
 
 def send_request(client: Any, run_id: str, request: Request, files: Path) -> None:
-    """Send artifacts (the content of `files`), tags or a data set; sending it again changes nothing."""
+    """Send artifacts (the content of `files`), tags, a data set or a view; sending it again changes nothing."""
     values = request.values
     match request.kind:
         case "artifacts":
@@ -166,6 +173,22 @@ def send_request(client: Any, run_id: str, request: Request, files: Path) -> Non
             fields = {name: values[name] for name in ("name", "digest", "source", "profile")}
             tags = [InputTag("mlflow.data.context", values["context"])]
             client.log_inputs(run_id, [DatasetInput(dataset=Dataset(source_type="code", **fields), tags=tags)])
+        case "view":
+            experiment = client.get_run(run_id).info.experiment_id
+            state = _with_ids(client, run_id, {"state": values["state"]})["state"]
+            client.set_experiment_tag(experiment, f"{VIEW_TAG}{run_id}", state)
+
+
+def _with_ids(client: Any, run_id: str, values: Mapping[str, str]) -> dict[str, str]:
+    """The values, with the ids of the run and its experiment, and links made of them, for what stands for them."""
+    values = {name: value.replace(THIS_RUN, run_id) for name, value in values.items()}
+    if any(THIS_EXPERIMENT in value or THIS_VIEW in value for value in values.values()):
+        experiment = str(client.get_run(run_id).info.experiment_id)
+        link = view_address("", experiment, run_id)
+        values = {
+            name: value.replace(THIS_EXPERIMENT, experiment).replace(THIS_VIEW, link) for name, value in values.items()
+        }
+    return values
 
 
 def data_set_request(name: str, digest: str, source: str) -> Request:
@@ -184,7 +207,9 @@ def send_tags(client: Any, run_id: str, tags: Mapping[str, object]) -> None:
     """Set tags, replacing older values."""
     from mlflow.entities import RunTag
 
-    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in clean(tags).items()])
+    # The key of a view is no secret, but its name in an address looks like one.
+    values = _with_ids(client, run_id, clean(tags))
+    client.log_batch(run_id, tags=[RunTag(name, value) for name, value in values.items()])
 
 
 def create_run(client: Any, experiment: str, name: str, tags: Mapping[str, object], *, began: int | None = None) -> str:
@@ -240,7 +265,8 @@ def experiment_id(client: Any, uri: str, name: str, artifacts: Path | None) -> s
         if experiment is None:
             location = artifacts.absolute().as_uri() if artifacts else None
             try:
-                return str(client.create_experiment(name, location, tags={_KIND_TAG: _KIND}))
+                tags = {_KIND_TAG: _KIND, NOTE_TAG: _EXPERIMENT_NOTE, f"{VIEW_TAG}{RUNS_VIEW}": runs_view()}
+                return str(client.create_experiment(name, location, tags=tags))
             except MlflowException:
                 experiment = client.get_experiment_by_name(name)  # another process was first
                 if experiment is None:
@@ -249,6 +275,8 @@ def experiment_id(client: Any, uri: str, name: str, artifacts: Path | None) -> s
             client.restore_experiment(experiment.experiment_id)
         if _KIND_TAG not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, _KIND_TAG, _KIND)
+        if f"{VIEW_TAG}{RUNS_VIEW}" not in experiment.tags:  # what others have in the experiment stays as it is
+            client.set_experiment_tag(experiment.experiment_id, f"{VIEW_TAG}{RUNS_VIEW}", runs_view())
         return str(experiment.experiment_id)
 
 

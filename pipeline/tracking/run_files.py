@@ -331,11 +331,12 @@ def _parse(line: bytes) -> Point | None:
 class Request(Frozen):
     """Something to tell a server about a run besides its points."""
 
-    kind: Literal["artifacts", "model", "tags", "data_set"]
-    """Files to store, a model with its files, tags to set, or a data set that the run has read."""
+    kind: Literal["artifacts", "model", "tags", "data_set", "view"]
+    """Files to store, a model with its files, tags to set, a data set that the run has read, or a view of MLflow's page
+    that shows it."""
     values: dict[str, str] = Field(default_factory=dict)
     """For artifacts their folder in the run as `path` (absent: its root); tags by name; fields of the data set, or of
-    the model (`logged_models`)."""
+    the model (`logged_models`); the `state` of a view (`views`)."""
 
 
 @dataclass(frozen=True)

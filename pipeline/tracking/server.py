@@ -54,7 +54,7 @@ class Amount(Frozen):
     artifacts: int = 0
     """Pictures, texts, folders, models."""
     notes: int = 0
-    """Tags, data sets, and the end of the run."""
+    """Tags, data sets, views, and the end of the run."""
 
     def __bool__(self) -> bool:
         return bool(self.points or self.artifacts or self.notes)
@@ -127,6 +127,14 @@ class Server:
         self.client.update_run(run_id, status="RUNNING")
         send_tags(self.client, run_id, self.with_parent(tags))
         return run_id
+
+    def has_run(self, run_id: str) -> bool:
+        """Return whether the server has the run, and nobody has deleted it."""
+        try:
+            with refusals():
+                return str(self.client.get_run(run_id).info.lifecycle_stage) == "active"
+        except Rejected:
+            return False
 
     def run_of(self, path: Path) -> str:
         """Id of the run of a file, which is created from its header if no server knew it."""

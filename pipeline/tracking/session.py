@@ -9,153 +9,31 @@ parent (mlflow issue 15713). MLflow is imported on first use.
 from __future__ import annotations
 
 import logging
-import queue
-import threading
-import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from pipeline.store.files import storage_errors
 from pipeline.tracking import run_files
-from pipeline.tracking.client import Rejected, brief, clean, data_set_request, flat, refusals, sqlite_file
+from pipeline.tracking.client import NOTE_TAG, clean, data_set_request, flat, sqlite_file
 from pipeline.tracking.run_files import LOCAL, Outbox, PointFile, Request
-from pipeline.tracking.server import PARENT_TAG, Complain, Server, deliver_all
+from pipeline.tracking.server import PARENT_TAG, Server, deliver_all
+from pipeline.tracking.worker import Worker
 from schemas.core.credentials import without_credentials
 from schemas.core.errors import Interrupted
 from schemas.results.manifest import Manifest
 from stages.storage.sealed_folder import make_folder, unfinished
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
 
-REUSED_TAG = "distill.reused"
-_PROBE_SECONDS = 5.0
+REUSED_TAG, TRAINED_BY_TAG = "distill.reused", "distill.trained_by"
+REUSED = " (reused)"
+"""Ends the names of runs of stages that were found in the store."""
+_MOST_NOTE = 4800
 _HURRY_SECONDS = 1.0
-_RETRY_SECONDS = 30.0
-_GATHER_SECONDS = 1.0
-
-
-class Worker:
-    """The one background thread that talks to MLflow's server, so that a slow or dead server never slows training.
-
-    Points are read from the watched files and sent in batches. Everything else is a job whose caller waits for at most
-    `patience` seconds. The first failure is logged; after that the server is asked again every 30 seconds.
-
-    Args:
-        connect: returns the server, given what to call when it refuses something; called in the thread.
-        address: MLflow's address, for messages.
-        points: folder of the local files, for messages.
-        patience: longest wait for one answer, in seconds.
-    """
-
-    def __init__(self, connect: Callable[[Complain], Server], address: str, points: Path, patience: float) -> None:
-        self._connect, self._address, self._points = connect, without_credentials(address), points
-        self.patience = patience
-        self.watched: set[PointFile] = set()
-        """Files of runs that the server knows; what is appended to them is sent about once a second."""
-        self._server: Server | None = None
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
-        self._failed_at: float | None = None
-        self._has_warned = False
-        self._complaints: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="distill-tracking", daemon=True)
-        self._thread.start()
-
-    @property
-    def is_down(self) -> bool:
-        """True while the server failed so recently that asking it again is not worth the wait."""
-        return self._failed_at is not None and time.monotonic() - self._failed_at < _RETRY_SECONDS
-
-    def ask(self, what: str, job: Callable[[Server], T]) -> T | None:
-        """The answer of `job(server)`; None when the server is down, refuses, or takes longer than `patience`."""
-        if self._failed_at is not None and not self.is_down:
-            # A short question first: a server that still hangs must not hold up every stage anew.
-            self._wait_for("whether it is back", Server.probe, min(self.patience, _PROBE_SECONDS))
-        return self._wait_for(what, job, self.patience)
-
-    def _wait_for(self, what: str, job: Callable[[Server], T], patience: float) -> T | None:
-        if self.is_down:
-            return None
-        future: Future[T | None] = Future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                future.set_result(None if self.is_down else self._try(what, job)[1])
-
-        self._jobs.put(run)
-        try:
-            return future.result(timeout=patience)
-        except FutureTimeout:
-            future.cancel()
-            self._fail(f"no answer within {patience:.0f} s")
-            return None
-
-    def _try(self, what: str, job: Callable[[Server], T]) -> tuple[bool, T | None]:
-        """Return whether the server reacted to the job, be it with a refusal, and its answer."""
-        failed_before = self._failed_at
-        try:
-            self._server = self._server or self._connect(self._complain)
-            with refusals():
-                answer = job(self._server)
-        except Rejected as error:
-            self._complain(what, error)
-            return True, None
-        except Exception as error:  # tracking must not stop a run, whatever MLflow raises
-            self._fail(error)
-            return False, None
-        if self._failed_at is not None and self._failed_at == failed_before:
-            self._failed_at = None
-            log.info("MLflow at %s can be reached again", self._address)
-        return True, answer
-
-    def _complain(self, what: str, error: Exception) -> None:
-        if what not in self._complaints:
-            self._complaints.add(what)
-            log.warning("MLflow at %s refused %s: %s", self._address, what, brief(error))
-
-    def _fail(self, error: Exception | str) -> None:
-        self._failed_at = time.monotonic()
-        if not self._has_warned:
-            self._has_warned = True
-            log.warning(
-                "MLflow at %s cannot be reached (%s); training continues, and everything for it is kept in %s until "
-                "the next run, or `distill sync`, sends it",
-                self._address,
-                brief(error),
-                self._points,
-            )
-
-    def _run(self) -> None:
-        while True:
-            try:
-                job = self._jobs.get(timeout=_GATHER_SECONDS)
-            except queue.Empty:
-                for file in list(self.watched):
-                    self._send(file)
-                continue
-            if job is None:
-                return
-            job()
-
-    def _send(self, file: PointFile) -> None:
-        while not self.is_down and not file.is_sent:
-            points, offset = file.unsent()
-            if points and not self._try("some points", partial(Server.send_points, path=file.path, points=points))[0]:
-                return
-            file.mark_sent(offset)
-            if not points:
-                return
-
-    def close(self) -> None:
-        """End the thread; waits at most `patience` seconds for its current job."""
-        self._jobs.put(None)
-        self._thread.join(timeout=0.1 if self.is_down else self.patience)
 
 
 class TrackedRun:
@@ -171,6 +49,8 @@ class TrackedRun:
             make_folder(path.parent)
         self._claim = run_files.claim(path, make=True)
         self._worker, self._file, self._outbox = worker, PointFile(path, header), Outbox(path)
+        self.trained_by: str | None = None
+        """MLflow's id of the run that trained a reused stage and has its curves; None for all other runs."""
         if self.run_id is not None:
             worker.watched.add(self._file)
 
@@ -201,6 +81,18 @@ class TrackedRun:
     def set_tags(self, tags: Mapping[str, object]) -> bool:
         """Set tags, replacing older values."""
         return self._request(Request(kind="tags", values=clean(tags)))
+
+    def describe(self, lines: Iterable[str]) -> bool:
+        """Set the description, in Markdown; lines that MLflow has no room for are left out."""
+        note = ""
+        for line in lines:
+            if len(note) + len(line) < _MOST_NOTE:
+                note += f"{line}\n"
+        return self.set_tags({NOTE_TAG: note})
+
+    def save_view(self, state: str) -> bool:
+        """Save a view of the experiment's page under the id of this run; see `views`."""
+        return self._request(Request(kind="view", values={"state": state}))
 
     def log_artifacts(self, folder: Path, artifact_path: str | None = None) -> bool:
         """Copy the files of `folder` to the run, below `artifact_path`; waits until it is done."""
@@ -360,9 +252,10 @@ class Tracking:
         parent: TrackedRun | None,
         manifest: Manifest,
     ) -> TrackedRun:
-        """Start the run of a stage found in the store, with its curves and last values; the caller finishes it.
+        """Start the run of a stage found in the store; the caller finishes it.
 
-        The run that made the stage is continued if it is kept here and did not come to its end.
+        It has the stage's scores, and names the run that trained the stage. Curves are copied only if MLflow does not
+        have that run. A run that trained the stage and did not come to its end, is continued.
         """
         made_by = manifest.mlflow_run_id or self.unfinished_run(manifest.digest)
         path = None if made_by is None else self._path(made_by)
@@ -370,12 +263,29 @@ class Tracking:
             path = None
         if path is not None and not run_files.has_finished(path):
             run = self.start_run(name, params, tags, parent=parent, resumed=made_by)
-        else:
-            run = self.start_run(name, params, {**tags, REUSED_TAG: "true"}, parent=parent)
+            run.log(manifest.steps, manifest.metrics)
+            return run
+        tags, trained_by = {**tags, REUSED_TAG: "true"}, self._kept_run(made_by, path)
+        if trained_by is not None:
+            tags[TRAINED_BY_TAG] = trained_by
+        run = self.start_run(f"{name}{REUSED}", params, tags, parent=parent)
+        run.trained_by = trained_by
+        if trained_by is None:
             for point in run_files.read_points(path) if path is not None else ():
                 run.log(point.step, point.metrics)
-        run.log(manifest.steps, manifest.metrics)
+            run.log(manifest.steps, manifest.metrics)
+        else:
+            run.log(manifest.steps, {key: value for key, value in manifest.metrics.items() if key.startswith("eval/")})
         return run
+
+    def _kept_run(self, key: str | None, path: Path | None) -> str | None:
+        """MLflow's id of the run that trained a stage; None if MLflow does not have it, and never will."""
+        run_id = key if path is None else run_files.server_run(path)
+        if run_id is None or run_id.startswith(LOCAL):
+            return None
+        has_it = self.worker.ask("the run of a reused stage", lambda server: server.has_run(run_id))
+        # While the server is away, a run whose points are here is taken for one that it has.
+        return run_id if has_it or (has_it is None and path is not None) else None
 
     def send_kept(self) -> None:
         """Send what this run and earlier ones could not; waits at most `patience` seconds for it."""

@@ -270,6 +270,8 @@ class RunReport(Frozen):
     """Its MLflow run."""
     mlflow_experiment_id: str | None = None
     """Its MLflow experiment."""
+    mlflow_view: bool = False
+    """True if MLflow has a view of the rows side by side, under the id of the run."""
     store: str
     """The store's folder."""
     resolved: dict[str, Any] = Field(default_factory=dict)

@@ -31,6 +31,8 @@ class TasksReport(Frozen):
     """The MLflow run that contains all others."""
     mlflow_experiment_id: str | None = None
     """Its MLflow experiment."""
+    mlflow_view: bool = False
+    """True if MLflow has a view of the tasks side by side, under the id of the run."""
     store: str
     """The store's folder."""
     resolved: dict[str, Any] = Field(default_factory=dict)

@@ -63,7 +63,7 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     assert stderr.count("error:") == 1
     assert f"MLflow at {address} cannot be reached" in stderr
     assert "canary" not in stderr + json.dumps(synced)
-    left = {run["name"].split("-")[0]: run["left"] for run in synced["runs"]}
+    left = {run["name"].rpartition(" ")[2]: run["left"] for run in synced["runs"]}
     assert set(left) == {"toy", "teacher", "task_specific"}
     assert left["task_specific"]["points"] >= 4
     # Its config, manifest, two figures, the model in MLflow's form, and the checkpoint for other machines.
@@ -72,7 +72,7 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     with mlflow_server(port, tmp_path):
         code, synced, stderr = run("sync")
         assert code == 0, stderr
-        assert {run["name"].split("-")[0]: run["sent"] for run in synced["runs"]} == left
+        assert {run["name"].rpartition(" ")[2]: run["sent"] for run in synced["runs"]} == left
         assert not any(amount for run in synced["runs"] for amount in run["left"].values())
         before = everything(address)
         code, synced, stderr = run("sync")

@@ -91,7 +91,7 @@ def test_mlflow_holds_one_parent_and_a_comparable_child_per_stage(toy_run: ToyRu
     children = [
         run
         for run in runs
-        if run.data.tags.get("mlflow.parentRunId") == parent and run.data.tags["distill.stage"] in STAGES
+        if run.data.tags.get("mlflow.parentRunId") == parent and run.data.tags.get("distill.stage") in STAGES
     ]
     assert sorted(run.info.run_name for run in children) == sorted(STAGES)
     shared_names = set.intersection(*(set(run.data.metrics) for run in children))

@@ -14,8 +14,8 @@ from pipeline.reporting import score_figures as stage_picture
 from pipeline.reporting.result_table import as_markdown, as_records, as_terminal
 from pipeline.reporting.run_table import (
     amount,
+    comparison_link,
     duration,
-    overlay_link,
     percent,
     rows_of,
     run_table,
@@ -109,16 +109,21 @@ def test_markdown_and_records_hold_the_same_rows(report: RunReport) -> None:
         assert f"| {record['stage']} | {record['probe']} |" in markdown
 
 
-def test_the_link_into_mlflow_names_every_stage(report: RunReport) -> None:
-    assert overlay_link(report, "http://127.0.0.1:5000") is None
+def test_the_link_into_mlflow_opens_the_saved_view_or_the_probes_of_an_older_run(report: RunReport) -> None:
+    assert comparison_link(report, "http://127.0.0.1:5000") is None
     rows = [row.model_copy(update={"mlflow_run_id": f"run{index}"}) for index, row in enumerate(report.rows)]
     logged = report.model_copy(update={"rows": tuple(rows), "mlflow_experiment_id": "1"})
-    link = overlay_link(logged, "http://127.0.0.1:5000/")
+    link = comparison_link(logged, "http://127.0.0.1:5000/")
     assert link is not None
     assert link.startswith("http://127.0.0.1:5000/#/metric?")
     query = parse_qs(link.partition("?")[2])
     assert query["runs"] == ['["run1", "run2"]']
     assert query["experiments"] == ['["1"]']
+    assert query["metric"] == ['"eval/probe_accuracy"']
+    viewed = logged.model_copy(update={"mlflow_view": True, "mlflow_run_id": "run0"})
+    link = comparison_link(viewed, "http://127.0.0.1:5000/")
+    assert link is not None
+    assert link.startswith("http://127.0.0.1:5000/#/experiments/1/runs?viewStateShareKey=run0&compareRunsMode=CHART")
 
 
 def test_each_panel_shows_the_models_that_have_its_value(report: RunReport, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pipeline.reporting.tasks_table import (
     COLUMNS,
     averages,
     averages_of,
-    overlay_link,
+    comparison_link,
     summary,
     tasks_table,
 )
@@ -163,6 +163,6 @@ def test_terminal_and_markdown_show_the_same_values() -> None:
         "cola: distill compare toy-1-cola; checkpoint /c/task_specific",
         "time: 6.7 min",
     ]
-    link = overlay_link(comparison, "http://127.0.0.1:5000")
+    link = comparison_link(comparison, "http://127.0.0.1:5000")
     assert link is not None
     assert parse_qs(link.partition("?")[2])["runs"] == ['["task_specific-accuracy", "task_specific-matthews"]']

@@ -107,7 +107,7 @@ def test_a_server_that_fails_during_a_run_is_retried_and_receives_everything(
         send(*args)
 
     monkeypatch.setattr("pipeline.tracking.server.send_points", flaky)
-    monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.5)
     tracking = Tracking(database, tmp_path.name, tmp_path / "points", artifacts=tmp_path / "a")
     child = tracking.start_run("general", {}, {})
     child.log(1, {"train/loss": 1.0})
@@ -151,7 +151,7 @@ def test_a_late_response_does_not_create_a_second_run(
         created.set()
         return run_id
 
-    monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.5)
     locations = {"experiment": tmp_path.name, "points": tmp_path / "points", "artifacts": tmp_path / "a"}
     tracking = Tracking(database, patience=20, **locations)
     tracking.worker.patience = 0.5

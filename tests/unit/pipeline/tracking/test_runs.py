@@ -12,8 +12,10 @@ from mlflow.entities import ViewType
 
 from pipeline.tracking import client as tracking_client
 from pipeline.tracking import run_files
-from pipeline.tracking.run_files import PointFile
+from pipeline.tracking.run_files import PointFile, read_points
 from pipeline.tracking.session import Tracking
+from pipeline.tracking.system_metrics import system_metrics
+from pipeline.tracking.views import CHILDREN, THIS_EXPERIMENT, THIS_RUN, THIS_VIEW, comparison
 from tests.support.manifests import manifest_of
 from tests.unit.pipeline.tracking.values import history
 
@@ -96,21 +98,73 @@ def test_a_deleted_run_is_replaced_by_a_new_one(opened: Tracking) -> None:
     assert child.run_id != "f" * 32
 
 
-def test_a_reused_stage_is_a_child_run_with_its_numbers_and_curves(opened: Tracking, client: Any) -> None:
+def test_a_reused_stage_names_the_run_that_trained_it_and_has_its_scores(opened: Tracking, client: Any) -> None:
     original = opened.start_run("general", {}, {})
     original.log(1, {"train/loss": 2.0})
     original.log(2, {"train/loss": 1.0})
     original.finish()
+    assert original.run_id is not None
     parent = opened.start_run("second", {}, {})
     metrics = {"train/loss": 1.0, "eval/accuracy": 0.5}
     manifest = manifest_of(steps=2, metrics=metrics, mlflow_run_id=original.run_id)
-    reused = opened.reused_run("general", {}, {}, parent=parent, manifest=manifest)
-    reused.finish()
-    run = client.get_run(reused.run_id)
+
+    def reused() -> Any:
+        run = opened.reused_run("general", {}, {}, parent=parent, manifest=manifest)
+        run.finish()
+        return client.get_run(run.run_id)
+
+    run = reused()
+    assert run.info.run_name == "general (reused)"
     assert run.data.tags["distill.reused"] == "true"
+    assert run.data.tags["distill.trained_by"] == original.run_id
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
-    assert run.data.metrics == {"train/loss": 1.0, "eval/accuracy": 0.5}
-    assert history(client, reused.run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert run.data.metrics == {"eval/accuracy": 0.5}
+    client.delete_run(original.run_id)
+    run = reused()
+    assert "distill.trained_by" not in run.data.tags
+    assert run.data.metrics == metrics
+    assert history(client, run.info.run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
+
+
+def test_descriptions_and_views_have_the_ids_that_only_the_server_knows(opened: Tracking, client: Any) -> None:
+    parent = opened.start_run("flow", {}, {})
+    parent.describe(["x" * 10_000, f"run {THIS_RUN} of {THIS_EXPERIMENT}: {THIS_VIEW}", "y" * 4_790])
+    parent.save_view(comparison(CHILDREN, ["eval/accuracy"], "which stage helped"))
+    parent.finish()
+    tags = client.get_run(parent.run_id).data.tags
+    assert tags["mlflow.note.content"] == (
+        f"run {parent.run_id} of {opened.experiment_id}: #/experiments/{opened.experiment_id}/runs"
+        f"?viewStateShareKey={parent.run_id}&compareRunsMode=CHART&workflowType=machine_learning\n"
+    )
+    experiment = client.get_experiment(opened.experiment_id)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{parent.run_id}"])
+    assert view["searchFilter"] == f"tags.mlflow.parentRunId = '{parent.run_id}'"
+    assert [chart["metricKey"] for chart in view["compareRunCharts"]] == ["eval/accuracy"]
+    assert client.search_runs([opened.experiment_id], view["searchFilter"]) == []
+    runs = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.distill-runs"])["state"])
+    assert client.search_runs([opened.experiment_id], runs["searchFilter"]) == []
+
+
+def test_an_experiment_of_others_gets_no_note(database: str, tmp_path: Path, client: Any) -> None:
+    theirs = client.create_experiment("theirs", tags={"mlflow.note.content": "ours alone"})
+    Tracking(database, "theirs", tmp_path / "points").close()
+    assert client.get_experiment(theirs).tags["mlflow.note.content"] == "ours alone"
+
+
+def test_system_metrics_are_points_of_the_run(opened: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = opened.start_run("general", {}, {})
+    with system_metrics(child, first_seconds=0.01):
+        deadline = time.monotonic() + 60
+        while "system/" not in child.points.read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    (point, *_) = read_points(child.points)
+    assert 0 < point.metrics["system/system_memory_usage_percentage"] < 100
+    assert point.step == 0
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    other = opened.start_run("other", {}, {})
+    with system_metrics(other, first_seconds=0.001):
+        time.sleep(0.05)
+    assert list(read_points(other.points)) == []
 
 
 def test_artifacts_tags_and_data_sets_arrive_without_credentials(opened: Tracking, client: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.tracking import server as tracking_server
 from pipeline.tracking.run_files import Outbox, PointFile, Request, read_points
 from pipeline.tracking.server import Amount, Server, SyncReport, sync, unsent
 from pipeline.tracking.session import TrackedRun, Tracking
+from pipeline.tracking.views import CHILDREN, THIS_RUN, comparison
 from schemas.core.errors import StoreError
 from tests.support.processes import free_port
 from tests.unit.pipeline.tracking.values import history
@@ -67,6 +68,12 @@ def tell_all(run: TrackedRun, folder: Path) -> None:
     assert not run.log_dataset("sst2", "d" * 64, "https://example.com/sst2")
 
 
+def show(parent: TrackedRun) -> bool:
+    """Describe the run and save its view; return whether the server has both."""
+    view = comparison(CHILDREN, ["eval/accuracy"], "which stage helped")
+    return all([parent.describe([f"run {THIS_RUN}"]), parent.save_view(view)])
+
+
 def run_while_away(world: World) -> None:
     """Run a parent with one finished stage without a server."""
     tracking = world.tracking(world.away)
@@ -75,6 +82,7 @@ def run_while_away(world: World) -> None:
     tell_all(child, world.folder)
     child.finish()
     assert not parent.log_file("table", "report.md")
+    assert not show(parent)
     parent.finish()
     tracking.close()
 
@@ -90,6 +98,9 @@ def check_whole(world: World, client: Any) -> None:
     flow, general = runs["flow"], runs["general"]
     assert flow.data.params == {"recipe.name": "r"}
     assert flow.data.tags["distill.recipe"] == "r"
+    assert flow.data.tags["mlflow.note.content"] == f"run {flow.info.run_id}\n"
+    view = client.get_experiment(flow.info.experiment_id).tags[f"mlflow.sharedViewState.{flow.info.run_id}"]
+    assert f"tags.mlflow.parentRunId = '{flow.info.run_id}'" in view
     assert general.data.tags["mlflow.parentRunId"] == flow.info.run_id
     assert general.data.tags["distill.checkpoint"] == "/somewhere"
     assert general.data.params == {"seed": "3"}
@@ -114,7 +125,8 @@ def test_a_run_made_without_a_server_is_sent_later_exactly_once(world: World, cl
     assert report.failure is None
     assert report.refused == ()
     assert {run.name: (run.sent, run.left) for run in report.runs} == {
-        "flow": (Amount(artifacts=1, notes=1), Amount()),
+        # A description, a view and the end.
+        "flow": (Amount(artifacts=1, notes=3), Amount()),
         # Four artifacts; a tag, a data set and the end.
         "general": (Amount(points=2, artifacts=4, notes=3), Amount()),
     }
@@ -146,7 +158,7 @@ def test_the_next_run_sends_the_pending_data_of_an_earlier_one(world: World, cli
 def test_a_server_that_returns_during_a_run_receives_all_of_it(
     world: World, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.tracking.session._RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("pipeline.tracking.worker._RETRY_SECONDS", 0.0)
     tracking = world.tracking(world.away)
     parent = tracking.start_run("flow", {"recipe": {"name": "r"}}, {"distill.recipe": "r"})
     child = tracking.start_run("general", {"seed": 3}, {"distill.stage": "general"}, parent=parent)
@@ -159,6 +171,7 @@ def test_a_server_that_returns_during_a_run_receives_all_of_it(
     runs = world.runs(client)
     assert (child.run_id, parent.run_id) == (runs["general"].info.run_id, runs["flow"].info.run_id)
     assert parent.log_file("table", "report.md")
+    assert show(parent)
     parent.finish()
     tracking.close()
     check_whole(world, client)
@@ -244,7 +257,7 @@ def test_an_unreachable_server_keeps_pending_data_and_reveals_no_credentials(wor
     assert "cannot be reached" in report.failure
     assert str(world.points) in report.failure
     assert {run.name: run.left for run in report.runs} == {
-        "flow": Amount(artifacts=1, notes=1),
+        "flow": Amount(artifacts=1, notes=3),
         "general": Amount(points=2, artifacts=4, notes=3),
     }
     assert "s3cret" not in report.model_dump_json()
