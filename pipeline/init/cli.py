@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,37 +43,43 @@ FineTune = Annotated[
 ]
 
 
+Text = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the text.")]
+TextPair = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a second text; '' for none.")]
+EncodingOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Encoding of the files, such as cp1252; UTF-8 if left out.")
+]
+Speedup = Annotated[
+    float | None, typer.Option(metavar="N", help="The student is at least N times as fast as the teacher; 2.")
+]
+Size = Annotated[str | None, typer.Option(metavar="N", help="Instead of --speedup: most parameters, such as 20M.")]
+Corpus = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Text without labels for the general stages: a file, a folder, docstrings."),
+]
+Minutes = Annotated[
+    float | None, typer.Option(metavar="N", help="Time for all trainings; the usual epochs if left out.")
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="The recipe; DATA's name if left out.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what is found.")]
+
+
 def init(
     data: Data = None,
-    text: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the text.")] = None,
-    text_pair: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of a second text; '' for none.")
-    ] = None,
+    text: Text = None,
+    text_pair: TextPair = None,
     label: Label = None,
     validation: Validation = None,
-    encoding: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Encoding of the files, such as cp1252; UTF-8 if left out.")
-    ] = None,
+    encoding: EncodingOption = None,
     teacher: TeacherOption = None,
     fine_tune: FineTune = None,
-    speedup: Annotated[
-        float | None, typer.Option(metavar="N", help="The student is at least N times as fast as the teacher; 2.")
-    ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="N", help="Instead of --speedup: most parameters, such as 20M.")
-    ] = None,
-    corpus: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Text without labels for the general stages: a file, a folder, docstrings."),
-    ] = None,
-    minutes: Annotated[
-        float | None, typer.Option(metavar="N", help="Time for all trainings; the usual epochs if left out.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="The recipe; DATA's name if left out."),
-    ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; take what is found.")] = False,
+    speedup: Speedup = None,
+    size: Size = None,
+    corpus: Corpus = None,
+    minutes: Minutes = None,
+    output: Output = None,
+    yes: Yes = False,
     store: StoreOption = None,
 ) -> None:
     """Write a recipe for your data; asks what it cannot find out.
@@ -87,20 +93,9 @@ def init(
     from pipeline.init.questions import Questions
     from pipeline.process.console import err, out
 
-    wanted = Wanted(
-        data=data,
-        text=text,
-        text_pair=text_pair,
-        label=label,
-        validation=validation,
-        encoding=encoding,
-        teacher=teacher,
-        fine_tune=fine_tune,
-        speedup=speedup,
-        size=size,
-        corpus=corpus,
-        minutes=minutes,
-        output=output,
-    )
+    columns = {"text": text, "text_pair": text_pair, "label": label, "encoding": encoding}
+    student = {"teacher": teacher, "fine_tune": fine_tune, "speedup": speedup, "size": size}
+    rest = {"data": data, "validation": validation, "corpus": corpus, "minutes": minutes, "output": output}
     are_asked = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    write_recipe(wanted, Questions(err, are_asked=are_asked), out, store)
+    options: dict[str, Any] = {**columns, **student, **rest}
+    write_recipe(Wanted(**options), Questions(err, are_asked=are_asked), out, store)

@@ -20,13 +20,13 @@ from pipeline.init.teacher import (
     Student,
     Teacher,
     choose_student,
-    knows_task,
     open_teacher,
     packaged_teacher,
     parse_size,
 )
 from pipeline.init.text import recipe_text
 from pipeline.planning.plan import Plan, make_plan
+from pipeline.planning.teacher_notes import knows_task
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.recipes.shipped import read_recipe
@@ -75,7 +75,7 @@ def write_recipe(wanted: Wanted, questions: Questions, console: Console, store: 
     with store_for_look(read_settings(store).store) as opened:
         known = _look(wanted, questions, opened.cache)
     minutes = wanted.minutes
-    if minutes is None and (answer := questions.text("Minutes to train (Enter: the usual epochs)")):
+    if minutes is None and (answer := questions.text("Minutes to train? (Enter: the usual epochs)")):
         minutes = questions.tried("Minutes?", answer, "", _minutes)
     path = questions.tried("Write to?", _given_output(wanted), f"{_name(known.source)}.yaml", _new_file(questions))
     parts = _parts(known, path)
@@ -122,7 +122,7 @@ def _look(wanted: Wanted, questions: Questions, cache: Path) -> Known:
     student = _student(wanted, teacher, questions)
     corpus = wanted.corpus
     if corpus is None:
-        corpus = questions.text("Text without labels: a file, a folder or docstrings (Enter: none)")
+        corpus = questions.text("Text without labels: a file, a folder or docstrings? (Enter: none)")
     return Known(
         source, columns, rows, lengths, teacher, _is_tuned(wanted, teacher, rows, questions), student, _as_path(corpus)
     )
@@ -144,7 +144,7 @@ def _source_and_columns(data: str, wanted: Wanted, questions: Questions, cache: 
         label = columns.label if isinstance(columns.label, str) else ",".join(columns.label)
         named["label"] = named["label"] or questions.text("Column of the label?", label)
         if named["text_pair"] is None:
-            named["text_pair"] = questions.text("Column of a second text (Enter: none)", columns.text_pair or "")
+            named["text_pair"] = questions.text("Column of a second text? (Enter: none)", columns.text_pair or "")
     columns = columns_of(path, rows, named)
     if wanted.validation is None:
         validation = questions.text("Validation rows: a file, or a share of the rows?", source.validation)
@@ -154,7 +154,7 @@ def _source_and_columns(data: str, wanted: Wanted, questions: Questions, cache: 
 
 
 def _is_tuned(wanted: Wanted, teacher: Teacher, rows: TaskRows, questions: Questions) -> bool:
-    if wanted.fine_tune is not None or not knows_task(teacher, rows):
+    if wanted.fine_tune is not None or not knows_task(teacher.model, rows.problem, rows.labels):
         return wanted.fine_tune is False
     return questions.agrees("The teacher already answers with these labels; use it as it is?")
 

@@ -44,7 +44,6 @@ def comments_on(known: Known) -> dict[str, str]:
     how = "copied" if student.is_copied else "made narrower"
     return {
         "teacher": tuned,
-        "teacher.model": tuned,
         "student": f"{layers}, {how}: {student.speedup:.1f} times as fast",
         "task.train": _described(known.rows),
         "task.validation": f"{len(known.rows.validation):,} rows{f', {taken}' if is_share else ''}",

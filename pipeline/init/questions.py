@@ -15,6 +15,14 @@ from schemas.core.errors import ConfigError, DataError, ServiceError
 Answer = TypeVar("Answer")
 
 
+class _Prompt(Prompt):
+    prompt_suffix = " "
+
+
+class _Confirm(Confirm):
+    prompt_suffix = " "
+
+
 class Questions:
     """Asks, if anybody is there to answer.
 
@@ -32,14 +40,14 @@ class Questions:
             return proposal
         while True:
             prompt = Text(question, "bold")
-            answer = Prompt.ask(prompt, console=self.console, default=proposal, show_default=bool(proposal))
+            answer = _Prompt.ask(prompt, console=self.console, default=proposal, show_default=bool(proposal))
             if answer or not question.endswith("?"):
                 return answer.strip()
 
     def agrees(self, question: str, *, proposal: bool = True) -> bool:
         """Return whether the answer is yes."""
         return (
-            Confirm.ask(Text(question, "bold"), console=self.console, default=proposal) if self.are_asked else proposal
+            _Confirm.ask(Text(question, "bold"), console=self.console, default=proposal) if self.are_asked else proposal
         )
 
     def tried(self, question: str, given: str | None, proposal: str, use: Callable[[str], Answer]) -> Answer:

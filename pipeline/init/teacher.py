@@ -12,13 +12,11 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from transformers import PretrainedConfig
 
-from schemas.core.errors import ConfigError, DataError
+from schemas.core.errors import ConfigError
 from schemas.core.refs import AnyModel, ModelRef
 from schemas.core.wording import shown_value
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.student import StudentShape
-from stages.kinds.registry import kind_of
-from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_config, locate, shape_of
 from stages.models.student import count_parameters, encoder_flops, student_config
 
@@ -69,17 +67,6 @@ def open_teacher(name: str) -> Teacher:
     return Teacher(name, model, folder, config, shape_of(config))
 
 
-def knows_task(teacher: Teacher, rows: TaskRows) -> bool:
-    """Return whether the teacher has a trained head that answers with the task's labels."""
-    head = kind_of(rows.problem).head
-    try:
-        head.check_trained(teacher.folder, teacher.name)
-        head.match_labels(head.load(teacher.folder), rows.labels, teacher.folder)
-    except DataError:
-        return False
-    return True
-
-
 @dataclass(frozen=True)
 class Student:
     """The student of a new recipe."""
@@ -88,7 +75,7 @@ class Student:
     is_copied: bool
     """True if whole layers of the teacher are copied, False if narrower ones are extracted."""
     speedup: float
-    """How many times fewer operations its encoder needs than the teacher's."""
+    """Operations of the teacher's encoder, as a multiple of its own."""
     parameters: int
 
     def part(self) -> dict[str, Any]:

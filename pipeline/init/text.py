@@ -22,6 +22,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 _Dumper.add_representer(float, _Dumper.represent_float)
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[0-9.]+e-[0-9]+$"), list("0123456789"))
 
 
 def recipe_text(parts: Mapping[str, Any], comments: Mapping[str, str], closing: list[str]) -> str:

@@ -11,7 +11,7 @@ from pipeline.planning.assistants import assistant_of
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline_tasks, with_finished_assistant
 from pipeline.planning.per_task import per_task
-from pipeline.planning.teacher_notes import teacher_notes
+from pipeline.planning.teacher_notes import teacher_notes, tuned_again
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.reporting.inputs import data_lines
@@ -119,10 +119,11 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
             teacher_flops=encoder_flops(facts.teacher),
         ),
         seconds=sum(stage.seconds for stage in planned if stage.status == "run"),
-        notes=tuple(
-            teacher_notes(
+        notes=(
+            *tuned_again(recipe, facts.labels),
+            *teacher_notes(
                 [(task, stage.config, line.tokens) for (task, stage), line in zip(outlined, planned, strict=True)]
-            )
+            ),
         ),
     )
 

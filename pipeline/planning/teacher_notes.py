@@ -6,7 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.planning.candidates import metric_of
 from pipeline.reporting.run_table import amount
+from schemas.core.errors import DataError
+from schemas.core.kinds import TaskKind
+from schemas.core.refs import AnyModel, describe_model
+from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import STAGE_ORDER, StageConfig
+from schemas.recipe.teacher import FineTune
+from stages.kinds.registry import kind_of
+from stages.models.encoders import locate
 
 CHOSEN_ON_VALIDATION = (
     "the validation rows, which are reported too, so that its score is the best of several and slightly too good; set "
@@ -45,6 +52,34 @@ def teacher_notes(stages: Sequence[tuple[str | None, StageConfig, int]]) -> Iter
                 f"{rows_of_choice(group[0])}"
             )
     yield from _fewer_tokens(stages, {task: number for (task, name), number in tokens.items() if name == "teacher"})
+
+
+def knows_task(model: AnyModel, problem: TaskKind, labels: tuple[str, ...]) -> bool:
+    """Return whether a model has a trained head that answers with a task's labels.
+
+    Raises:
+        DataError: there is no such model.
+        ServiceError: a model hub is needed and cannot be reached.
+    """
+    head, folder = kind_of(problem).head, locate(model)
+    try:
+        head.check_trained(folder, describe_model(model))
+        head.match_labels(head.load(folder), labels, folder)
+    except DataError:
+        return False
+    return True
+
+
+def tuned_again(recipe: Recipe, labels: tuple[str, ...]) -> Iterator[str]:
+    """Yield a note if a teacher is to be fine-tuned that answers with the task's labels already."""
+    if recipe.task is None or not isinstance(recipe.teacher.task_model, FineTune):
+        return
+    if knows_task(recipe.pretrained, recipe.task.problem, labels):
+        name = describe_model(recipe.pretrained)
+        yield (
+            f"teacher: {name} answers with these labels already, and is fine-tuned once more; to use it as it is, "
+            f"write teacher: {{fine_tuned: {name}}}"
+        )
 
 
 def _fewer_tokens(

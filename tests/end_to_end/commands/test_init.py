@@ -14,6 +14,7 @@ from pipeline.planning.plan import make_plan
 from pipeline.recipes.shipped import read_recipe
 from schemas.data.tasks import FileTask
 from schemas.recipe.recipe import Recipe
+from schemas.recipe.short_forms import TEACHER_TRAINING
 from schemas.recipe.teacher import AlreadyFineTuned, FineTune
 from tests.support.command_line import Distill
 from tests.support.toys import toy_rows, toy_teacher
@@ -39,6 +40,9 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+USUAL = FineTune.model_validate({"training": TEACHER_TRAINING})
+
+
 def task_of(recipe: Recipe) -> FileTask:
     assert isinstance(recipe.task, FileTask)
     return recipe.task
@@ -55,6 +59,7 @@ def test_options_make_a_short_recipe_that_can_be_planned(here: Path, distill: Di
     assert len(text.splitlines()) <= 25
     assert text.splitlines()[-1] == "# yaml-language-server: $schema=distill-schema.json"
     assert "# 108 rows: bad 54, good 54" in text
+    assert "learning_rate: 5e-5}" in text
     recipe = read_recipe("films.yaml")
     assert (task_of(recipe).text, task_of(recipe).label, task_of(recipe).validation) == ("review", "mood", "10 %")
     assert task_of(recipe).max_length == 16
@@ -86,6 +91,8 @@ def test_answers_make_the_same_recipe_and_a_wrong_one_is_asked_again(
     assert "the hub cannot be reached" in " ".join(shown.getvalue().split())
     assert isinstance(recipe.teacher.task_model, AlreadyFineTuned)
     assert recipe.student.shape.num_layers < 4
+    again = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"task_model": USUAL})})
+    assert "write teacher: {fine_tuned: ./classifier}" in make_plan(again, here / "store").notes[0]
     recipe = asked("films.csv", "", "", "", "25 %", "teacher", *usual, "new.yaml", "n", "newer.yaml")
     assert task_of(recipe).validation == "25 %"
     assert [stage.name for stage in recipe.stages] == ["task_adaptive", "task_specific"]
