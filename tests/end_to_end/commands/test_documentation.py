@@ -54,6 +54,8 @@ def test_commands_do_what_the_pages_say(desk: Path, toy_run: ToyRun, distill: Di
 def test_programs_run_as_printed_and_without_prefect(
     desk: Path, toy_run: ToyRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    student = toy_run.report.rows[4]
+    assert student.checkpoint is not None
     pages: dict[Path, list[Block]] = {}
     for block in PROGRAMS:
         pages.setdefault(block.page, []).append(block)
@@ -65,7 +67,8 @@ def test_programs_run_as_printed_and_without_prefect(
         for page, programs in pages.items():
             space = spaces[title(page)] = {"__name__": "__main__"}
             for block in programs:
-                text = block.text.replace("RUN_ID", str(toy_run.report.rows[4].mlflow_run_id))
+                text = block.text.replace("RUN_ID", str(student.mlflow_run_id))
+                text = text.replace("task_specific-DIGEST", Path(student.checkpoint.path).name)
                 exec(compile(text, title(page), "exec"), space)
     assert "student.shape.num_leyers" in capsys.readouterr().out
     result = spaces["docs/python.md"]["result"]
