@@ -22,6 +22,7 @@ from tests.support.command_line import Distill, ToyRun
 from tests.support.paths import ROOT
 
 ELSEWHERE = {name: f"test_{name}.py" for name in ("export", "init", "latency", "register", "report")}
+ELSEWHERE["run"] = "test_command_line.py"
 """Tests of commands that take seconds even for toys, or whose rows are not those of the toy run."""
 SHOWN = [block for page in PAGES if page not in MEASUREMENTS for block in blocks(page, "sh") if block.parsed is None]
 PROGRAMS = [block for page in PAGES for block in blocks(page, "python") if block.parsed is None]
@@ -44,7 +45,7 @@ def test_commands_do_what_the_pages_say(desk: Path, toy_run: ToyRun, distill: Di
     names = {"RUN": toy_run.report.run, "CHECKPOINT": student.path}
     shown = {tuple(words): block.page for block in SHOWN for words in commands(block) if words[0] == "distill"}
     shown = {words: page for words, page in shown.items() if words[1] not in ELSEWHERE}
-    assert {words[1] for words in shown} >= {"plan", "run", "compare", "predict", "evaluate", "show", "schema", "gc"}
+    assert {words[1] for words in shown} >= {"plan", "compare", "predict", "evaluate", "show", "schema", "gc"}
     for words, page in shown.items():
         code, out, err = distill(*(names.get(word, word) for word in words[1:]))
         assert code == 0, f"{title(page)}: {' '.join(words)}: {err}"
