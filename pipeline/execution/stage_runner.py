@@ -15,6 +15,7 @@ from pipeline.process.stopping import interrupted
 from pipeline.progress.parts import Part
 from pipeline.registry.light_model import log_light_model
 from pipeline.reporting.loss_curves import loss_curves
+from pipeline.reporting.run_table import student_row, teacher_row
 from pipeline.reporting.term_map import term_map
 from pipeline.shipping.forms import ship, student_of
 from pipeline.store.checkpoints import verify
@@ -93,7 +94,8 @@ class StageRunner:
                 return self._ship(report, exported=exported)
 
         name = self.run_name("shipping")
-        made = [self.context.finished.get(row.checkpoint.digest) for row in report.rows if row.checkpoint]
+        shipped = filter(None, (student_row(report), teacher_row(report)))
+        made = [self.context.finished.get(row.checkpoint.digest) for row in shipped if row.checkpoint]
         task = prefect_task(measure, "shipping", name, tag="report", persist_result=False)
         return run_task(task, [state for state in made if state is not None])[0]
 

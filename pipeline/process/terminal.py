@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.text import Text
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_COPIED = re.compile(r"\S/|/\S| -{1,2}\w|: (?:distill|mlflow|prefect) ")
+"""What people copy: the terminal itself breaks a line with it, which adds no line break to the copy."""
 _LIKENESS = str.maketrans(
     {
         **dict.fromkeys("‐‑‒–—―−", "-"),
@@ -46,8 +48,9 @@ def shown(text: str, style: str = "") -> Text:
 
 
 def say(console: Console, text: str = "", style: str = "") -> None:
-    """Print a line without wrapping it."""
-    console.print(shown(text, style), soft_wrap=True, highlight=False)
+    """Print a line; a terminal breaks sentences between words, and nothing breaks commands, paths and addresses."""
+    is_sentence = console.is_terminal and not _COPIED.search(text)
+    console.print(shown(text, style), soft_wrap=not is_sentence, highlight=False)
 
 
 def make_streams_lenient() -> None:
