@@ -124,7 +124,7 @@ class Stop:
         """End this process at once; the processes that it started notice and end too."""
         with suppress(Exception):
             if 2 in self._terminals and os.isatty(2):
-                os.write(2, b"\x1b[?25h")  # the bars have hidden the cursor
+                os.write(2, b"\x1b[?25h\r\n")  # the display has hidden the cursor, and ends without a line break
             if words:
                 os.write(2, f"{words}\n".encode())
         os._exit(code)
