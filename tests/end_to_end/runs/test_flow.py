@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import torch
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, TaskRunFilter, TaskRunFilterName
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterName,
+)
+from prefect.logging.handlers import APILogHandler
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from pipeline.flow import RunOptions, distill_flow
@@ -164,9 +176,15 @@ def test_prefect_holds_the_results_table_and_readable_task_names(toy_run: ToyRun
     assert asyncio.run(task_names()) == names
 
 
-def test_a_second_run_does_nothing(toy_run: ToyRun) -> None:
+def test_a_second_run_does_nothing_and_prefects_page_says_so(toy_run: ToyRun) -> None:
     before = {path: path.stat().st_mtime_ns for path in (toy_run.store / "checkpoints").rglob("*")}
-    again = distill_flow(recipe=str(toy_run.recipe), options=RunOptions(store=str(toy_run.store)))
+    with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}):
+        state = distill_flow(
+            recipe=str(toy_run.recipe), options=RunOptions(store=str(toy_run.store)), return_state=True
+        )
+        APILogHandler().flush()
+    again = state.result()
+    _check_page(state.state_details.flow_run_id)
     trained = [row for row in again.rows if row.checkpoint]
     assert len(trained) == 6
     assert all(row.status == "reused" for row in trained)
@@ -176,6 +194,40 @@ def test_a_second_run_does_nothing(toy_run: ToyRun) -> None:
     assert child.data.tags["distill.reused"] == "true"
     assert child.data.tags["mlflow.parentRunId"] == again.mlflow_run_id
     assert child.data.metrics["eval/probe_accuracy"] == again.rows[1].judgement.probe_accuracy
+
+
+def _check_page(run: UUID) -> None:
+    """Check names, states, arrows, lines and artifacts of a run that found everything in the store."""
+    client = get_client(sync_client=True)
+    assert client.read_flow_run(run).name == "toy on task"
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
+    tasks = {task.name: task for task in client.read_task_runs(flow_run_filter=of_run)}
+    reused = ("teacher", *STAGES, "hard_label_baseline")
+    assert {name for name, task in tasks.items() if task.state_name == "Reused"} == set(reused)
+    assert set(tasks) - set(reused) == {"bag_of_words", "shipping"}
+    names = {task.id: name for name, task in tasks.items()}
+    arrows = {name: {names[one.id] for one in task.task_inputs.get("wait_for", [])} for name, task in tasks.items()}
+    assert arrows == {
+        "teacher": set(),
+        "general": set(),
+        "general_enhanced": {"teacher", "general"},
+        "task_adaptive": {"teacher", "general_enhanced"},
+        "task_specific": {"teacher", "task_adaptive"},
+        "hard_label_baseline": set(),
+        "bag_of_words": set(),
+        "shipping": {"teacher", "task_specific"},
+    }
+    logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
+    lines = {log.message: log.task_run_id for log in logs}
+    assert lines["toy: checking models and data"] is None
+    assert lines["general: judging"] == tasks["general"].id
+    (line,) = [line for line in lines if line.startswith("general: found in the store, reused")]
+    assert "; probe " in line
+    artifacts = {one.key: one for one in client.read_artifacts(flow_run_filter=of_run)}
+    assert artifacts["toy-general"].description == line
+    assert artifacts["toy-general"].data == 100.0
+    assert {"toy-stages", "toy-result", "toy-picture", "toy-bag-of-words"} <= set(artifacts)
+    assert str(artifacts["toy-picture"].data).startswith("data:image/png;base64,")
 
 
 def test_a_changed_last_stage_reuses_all_earlier_stages(toy_run: ToyRun, capfd: pytest.CaptureFixture[str]) -> None:
