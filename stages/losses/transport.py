@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from stages.losses.base import at_least_float32
@@ -32,6 +31,8 @@ def transport_plan(cost_MN: Tensor, student_weights_M: Tensor, teacher_weights_N
         The plan on the costs' device, in float32 (float64 for float64 costs). If a cost is NaN or infinite, every
         student layer is spread over all teacher layers, so that the loss becomes non-finite and training reports it.
     """
+    from scipy.optimize import linprog  # heavy, and needed by this loss alone
+
     cost = cost_MN.detach().double().cpu().numpy()
     student, teacher = _shares(student_weights_M), _shares(teacher_weights_N)
     plan = np.outer(student, teacher)

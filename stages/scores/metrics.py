@@ -17,10 +17,11 @@ cosines of the student's vectors.
 An undefined score (correlation with a constant, F1 without a single positive) is 0, silently: a model with constant
 answers is a bad model, not a failed run. `schemas.core.metrics` lists the scores and the kinds that they suit.
 
-scikit-learn and scipy compute the scores that they have. nervaluate reads entities by the rule of conlleval (Tjong Kim
-Sang and De Meulder 2003): an entity begins at B-, at an I- after O or at the start, and at a change of type. It has no
-dependencies and was last released in 2026; seqeval, better known and with the same rule, in 2020, as source only.
-conlleval's F1 then follows from the entities in common and those of either side.
+scikit-learn and scipy compute the scores that they have; they are imported when first needed, because `distill plan`
+scores nothing. nervaluate reads entities by the rule of conlleval (Tjong Kim Sang and De Meulder 2003): an entity
+begins at B-, at an I- after O or at the start, and at a change of type. It has no dependencies and was last released
+in 2026; seqeval, better known and with the same rule, in 2020, as source only. conlleval's F1 then follows from the
+entities in common and those of either side.
 """
 
 from __future__ import annotations
@@ -29,13 +30,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from nervaluate import collect_named_entities
 from numpy.typing import NDArray
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from schemas.core.errors import DataError
 from schemas.core.metrics import ABOUT_ONE_CLASS, KNOWN_METRICS, MetricName
@@ -194,6 +193,8 @@ def _exchanged(answers: Answers, positive: int) -> np.ndarray:
 
 
 def _accuracy(labels: Array, predictions: Array) -> float:
+    from sklearn.metrics import accuracy_score
+
     return float(accuracy_score(np.asarray(labels), np.asarray(predictions)))
 
 
@@ -207,7 +208,7 @@ def _positive(answers: Array) -> np.ndarray:
 
 
 def _f1(labels: Array, predictions: Array) -> float:
-    return float(f1_score(_positive(labels), _positive(predictions), zero_division=0.0))
+    return _f1_average(_positive(labels), _positive(predictions), average="binary")
 
 
 def _f1_resampler(labels: Array, predictions: Array) -> Resampler:
@@ -216,6 +217,8 @@ def _f1_resampler(labels: Array, predictions: Array) -> Resampler:
 
 
 def _f1_average(labels: Array, predictions: Array, *, average: str) -> float:
+    from sklearn.metrics import f1_score
+
     right, predicted = np.asarray(labels), np.asarray(predictions)
     return float(f1_score(right, predicted, average=average, zero_division=0.0))
 
@@ -243,6 +246,8 @@ def _matthews(labels: Array, predictions: Array) -> float:
     right, predicted = np.asarray(labels), np.asarray(predictions)
     if (right == right[0]).all() or (predicted == predicted[0]).all():
         return 0.0  # scikit-learn's value, without its warning about a single label
+    from sklearn.metrics import matthews_corrcoef
+
     return float(matthews_corrcoef(right, predicted))
 
 
@@ -253,13 +258,15 @@ def _matthews_resampler(labels: Array, predictions: Array) -> Resampler:
 # Values.
 
 
-def _correlation(labels: Array, predictions: Array, *, of: Callable[..., Any]) -> float:
+def _correlation(labels: Array, predictions: Array, *, of: Literal["pearsonr", "spearmanr"]) -> float:
+    from scipy import stats
+
     right, predicted = _values(labels, predictions)
     if np.ptp(right) == 0 or np.ptp(predicted) == 0:
         return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nearly constant values
-        correlation = float(of(right, predicted).statistic)
+        correlation = float(getattr(stats, of)(right, predicted).statistic)
     return correlation if np.isfinite(correlation) else 0.0
 
 
@@ -368,8 +375,8 @@ def _both(one: Metric[Right, Given], other: Metric[Right, Given]) -> Metric[Righ
 
 _ACCURACY = Metric(_accuracy, _right)
 _F1 = Metric(_f1, _f1_resampler)
-_PEARSON = Metric(partial(_correlation, of=pearsonr), partial(_correlation_resampler, of=of_pearson))
-_SPEARMAN = Metric(partial(_correlation, of=spearmanr), partial(_correlation_resampler, of=of_spearman))
+_PEARSON = Metric(partial(_correlation, of="pearsonr"), partial(_correlation_resampler, of=of_pearson))
+_SPEARMAN = Metric(partial(_correlation, of="spearmanr"), partial(_correlation_resampler, of=of_spearman))
 
 # Any: callers pair a metric with answers of the form that its kind has, which the type of a dictionary cannot express.
 METRICS: dict[MetricName, Metric[Any, Any]] = {

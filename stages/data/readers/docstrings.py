@@ -66,10 +66,12 @@ def docstring_digest() -> str:
 
 @lru_cache(maxsize=8)
 def _digest_of_packages(folders: tuple[tuple[str, int], ...]) -> str:
+    # Each access to a distribution's name or version reads and parses its metadata anew.
+    described = (found.metadata for found in importlib.metadata.distributions(path=[folder for folder, _ in folders]))
     installed = {
-        f"{distribution.name}=={distribution.version}"
-        for distribution in importlib.metadata.distributions(path=[folder for folder, _ in folders])
-        if distribution.name and distribution.name.lower().replace("_", "-") != OWN_DISTRIBUTION
+        f"{name}=={metadata['Version']}"
+        for metadata in described
+        if (name := metadata["Name"]) and name.lower().replace("_", "-") != OWN_DISTRIBUTION
     }
     return digest_of(
         {"extraction": EXTRACTION_VERSION, "installed": sorted(installed), "python": platform.python_version()}
