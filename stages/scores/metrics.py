@@ -58,7 +58,6 @@ _ROUNDING = 1e-6
 _POSITIVE = 1
 """The class that `f1` is about, as in scikit-learn; another positive class is exchanged with it first."""
 
-
 Array = NDArray[Any]
 Tags = Sequence[Sequence[str]]
 Answers = Array | Sequence[Any]
