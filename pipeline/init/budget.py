@@ -18,8 +18,8 @@ _MOST_EPOCHS = {"teacher": 10, "general": 3, "general_enhanced": 3, "task_adapti
 _FEWEST_TOKENS = 1000
 
 
-def trainings(plan: Plan, minutes: float) -> dict[str, dict[str, Any]]:
-    """Return settings of the teacher's and the stages' trainings, by stage, that take about so many minutes.
+def trainings(plan: Plan, minutes: float) -> tuple[dict[str, dict[str, Any]], float]:
+    """Return settings of the teacher's and the stages' trainings, by stage, and the seconds that they take.
 
     Args:
         plan: of the recipe with the usual settings.
@@ -32,12 +32,14 @@ def trainings(plan: Plan, minutes: float) -> dict[str, dict[str, Any]]:
     seconds = {name: 60 * minutes * rest * share / sum(shares.values()) for name, share in shares.items()}
     seconds["teacher"] = 60 * minutes * TEACHER_SHARE
     result: dict[str, dict[str, Any]] = {}
+    taken = 0.0
     for name, stage in stages.items():
         tokens = seconds[name] * stage.tokens / stage.seconds
         most = _MOST_EPOCHS[name] * _tokens_of_epoch(plan, stage, Duration.model_validate(usual[name]["duration"]))
         tokens = max(min(tokens, most), _FEWEST_TOKENS)
         result[name] = {**usual[name], "duration": _rounded(tokens)}
-    return result
+        taken += tokens * stage.seconds / stage.tokens
+    return result, taken
 
 
 def _tokens_of_epoch(plan: Plan, stage: PlannedStage, usual: Duration) -> float:

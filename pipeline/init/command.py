@@ -80,11 +80,13 @@ def write_recipe(wanted: Wanted, questions: Questions, console: Console, store: 
     path = questions.tried("Write to?", _given_output(wanted), f"{_name(known.source)}.yaml", _new_file(questions))
     parts = _parts(known, path)
     plan = _planned(parts, known, path, store)
+    seconds = plan.seconds
     if minutes is not None:
-        _set_trainings(parts, trainings(plan, minutes), known)
+        settings, seconds = trainings(plan, minutes)
+        _set_trainings(parts, settings, known)
         plan = _planned(parts, known, path, store)
     path.write_text(_text(parts, known, path), encoding="utf-8")
-    tell(known, plan, str(path), console)
+    tell(known, plan, seconds, str(path), console)
     return path
 
 

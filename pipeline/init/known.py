@@ -61,7 +61,7 @@ def _described(rows: TaskRows) -> str:
     return f"{len(rows.train):,} rows: {listed}{more}"
 
 
-def tell(known: Known, plan: Plan, path: str, console: Console) -> None:
+def tell(known: Known, plan: Plan, seconds: float, path: str, console: Console) -> None:
     """Print what was found, what the recipe makes of it, and what to do next."""
     for remark in known.rows.remarks:
         say(console, remark)
@@ -80,7 +80,7 @@ def tell(known: Known, plan: Plan, path: str, console: Console) -> None:
             "languages, and another teacher, such as a multilingual one, is likely to do much better",
             "yellow",
         )
-    say(console, f"{path}: written; training takes about {duration(plan.seconds)} on this machine")
+    say(console, f"{path}: written; training takes about {duration(seconds)} on this machine")
     say(console)
     say(console, "Next:", "bold")
     steps = {

@@ -67,7 +67,7 @@ def test_options_make_a_short_recipe_that_can_be_planned(here: Path, distill: Di
     assert [stage.name for stage in recipe.stages] == ["general", "general_enhanced", "task_adaptive", "task_specific"]
     plan = make_plan(recipe, here / "store")
     assert {stage.status for stage in plan.stages} == {"run"}
-    assert plan.seconds < 120
+    assert "training takes about" in out
     code, _, err = distill(*arguments, "--yes", "--store", here / "store")
     assert code == 2
     assert "films.yaml: exists and is never overwritten unasked; give another name" in err
