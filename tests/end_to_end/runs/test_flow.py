@@ -198,10 +198,12 @@ def test_a_second_run_does_nothing_and_prefects_page_says_so(toy_run: ToyRun) ->
 
 def _check_page(run: UUID) -> None:
     """Check names, states, arrows, lines and artifacts of a run that found everything in the store."""
-    client = get_client(sync_client=True)
-    assert client.read_flow_run(run).name == "toy on task"
     of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run]))
-    tasks = {task.name: task for task in client.read_task_runs(flow_run_filter=of_run)}
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(run).name == "toy on task"
+        tasks = {task.name: task for task in client.read_task_runs(flow_run_filter=of_run)}
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
+        artifacts = {one.key: one for one in client.read_artifacts(flow_run_filter=of_run)}
     reused = ("teacher", *STAGES, "hard_label_baseline")
     assert {name for name, task in tasks.items() if task.state_name == "Reused"} == set(reused)
     assert set(tasks) - set(reused) == {"bag_of_words", "shipping"}
@@ -217,13 +219,11 @@ def _check_page(run: UUID) -> None:
         "bag_of_words": set(),
         "shipping": {"teacher", "task_specific"},
     }
-    logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
     lines = {log.message: log.task_run_id for log in logs}
     assert lines["toy: checking models and data"] is None
     assert lines["general: judging"] == tasks["general"].id
     (line,) = [line for line in lines if line.startswith("general: found in the store, reused")]
     assert "; probe " in line
-    artifacts = {one.key: one for one in client.read_artifacts(flow_run_filter=of_run)}
     assert artifacts["toy-general"].description == line
     assert artifacts["toy-general"].data == 100.0
     assert {"toy-stages", "toy-result", "toy-picture", "toy-bag-of-words"} <= set(artifacts)
