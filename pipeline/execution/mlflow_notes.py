@@ -60,14 +60,14 @@ def describe_stage(run: TrackedRun, config: StageConfig, row: Row | None, before
         row: its row of the closing table; None for a teacher's candidate that is not chosen yet.
         before: the row of the stage that it continued in this run; None without one.
     """
-    lines = [_learned(config, before)]
-    if row is not None:
-        lines += ["", *_score_lines(row, before)]
-    if run.trained_by is None:
-        lines += ["", _picture("curves.png", "training losses")]
-    else:
+    lines = [_learned(config, before), ""]
+    if run.trained_by is not None:  # above the table, since MLflow shows the first lines only
         link = f"#/experiments/{THIS_EXPERIMENT}/runs/{run.trained_by}"
-        lines += ["", f"Found in the store and reused: [the run that trained it]({link}) has its curves and its model."]
+        lines += [f"Found in the store and reused: [the run that trained it]({link}) has its curves and its model.", ""]
+    if row is not None:
+        lines += [*_score_lines(row, before), ""]
+    if run.trained_by is None:
+        lines.append(_picture("curves.png", "training losses"))
     run.describe(lines)
 
 

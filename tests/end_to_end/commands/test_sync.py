@@ -66,8 +66,8 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     left = {run["name"].rpartition(" ")[2]: run["left"] for run in synced["runs"]}
     assert set(left) == {"toy", "teacher", "task_specific"}
     assert left["task_specific"]["points"] >= 4
-    # Its config, manifest, two figures, the model in MLflow's form, and the checkpoint for other machines.
-    assert left["task_specific"]["artifacts"] == 6
+    # Its config, manifest, two figures and a smaller one, the model in MLflow's form, and the checkpoint for others.
+    assert left["task_specific"]["artifacts"] == 7
 
     with mlflow_server(port, tmp_path):
         code, synced, stderr = run("sync")

@@ -143,7 +143,8 @@ def test_mlflow_describes_a_run_with_its_table_and_picture(pages: Pages, page: A
     assert f"viewStateShareKey={run}" in link
     picture = page.locator("img[src*='reduced/stages.png']")
     page.wait_for_function("picture => picture.naturalWidth > 0", arg=picture.element_handle())
-    see(page, "general corpus", "result/student", "result/teacher")
+    page.get_by_text("task (").first.wait_for()  # the data sets: the task, and one more
+    see(page, "+1", "result/student", "result/teacher")
 
 
 def test_mlflow_tells_reused_stages_from_trained_ones(pages: Pages, page: Any) -> None:
@@ -158,6 +159,9 @@ def test_mlflow_tells_reused_stages_from_trained_ones(pages: Pages, page: Any) -
 
 def test_prefect_shows_the_run_its_lines_and_its_results(pages: Pages, page: Any) -> None:
     page.goto(f"{pages.prefect}/runs/flow-run/{pages.flow_run}")
-    page.get_by_role("tab", name="Artifacts").first.click()
-    page.get_by_text("toy-stages").first.wait_for()
-    page.get_by_text("toy-result").first.wait_for()
+    see(page, "toy on task")
+    page.get_by_text("toy: checking models and data").first.wait_for()
+    page.get_by_text("general: found in the store, reused").first.wait_for()
+    page.get_by_text("Artifacts", exact=True).locator("visible=true").first.click()
+    for key in ("toy-stages", "toy-result"):
+        page.get_by_text(key).locator("visible=true").first.wait_for()
