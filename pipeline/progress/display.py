@@ -53,9 +53,6 @@ class Display:
                 self.live.start()
             self.live.refresh()
 
-    def advanced(self, run: RunProgress, part: Part) -> None:
-        """Leave the new numbers to the next `tick`."""
-
     def tick(self, run: RunProgress) -> None:
         """Draw the run as it is now, on an empty screen if the window has become narrower."""
         with self._lock:

@@ -37,9 +37,6 @@ class Lines:
         elif line := ended_line(part):
             self._line(line)
 
-    def advanced(self, run: RunProgress, part: Part) -> None:
-        """Leave progress to `tick`, which knows the time."""
-
     def tick(self, run: RunProgress) -> None:
         """Say how far the run is, if nothing was said for a minute."""
         part = run.current

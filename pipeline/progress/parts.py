@@ -70,9 +70,6 @@ class View(Protocol):
     def changed(self, run: RunProgress, part: Part | None) -> None:
         """Show the new state or activity of a part, or of the run itself."""
 
-    def advanced(self, run: RunProgress, part: Part) -> None:
-        """Show how far a part is; called after every step."""
-
     def tick(self, run: RunProgress) -> None:
         """Show that time passes; called twice a second in another thread."""
 
@@ -158,8 +155,6 @@ class RunProgress:
             total = max(part.total, 1)
             part.share, part.rest = (done - part.first) / total, 1.0 - done / total
             part.loss, part.speed = metrics.get("train/loss"), metrics.get("train/tokens_per_second")
-        for view in self.views:
-            view.advanced(self, part)
 
     def phase(self, activity: str) -> None:
         """Show what is done other than counted steps, such as `judging`."""

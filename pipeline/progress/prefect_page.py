@@ -89,9 +89,6 @@ class PrefectPage:
                 self._artifacts.append(_Artifact(part, contextvars.copy_context()))
             self._wake.set()
 
-    def advanced(self, run: RunProgress, part: Part) -> None:
-        """Leave the new numbers to the thread."""
-
     def tick(self, run: RunProgress) -> None:
         """Log how far the run is, at most once a minute."""
         self._lines.tick(run)
