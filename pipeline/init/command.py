@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from stages.models.encoders import load_tokenizer
 _GENERAL = ("general", "general_enhanced")
 _TASK = ("task_adaptive", "task_specific")
 _QUESTION_LENGTH = 384
+_TEXT_LENGTH = 128
 _USUAL_SPEEDUP = 2.0
 _SCHEMA = "distill-schema.json"
 
@@ -85,7 +87,10 @@ def write_recipe(wanted: Wanted, questions: Questions, console: Console, store: 
         settings, seconds = trainings(plan, minutes)
         _set_trainings(parts, settings, known)
         plan = _planned(parts, known, path, store)
-    path.write_text(_text(parts, known, path), encoding="utf-8")
+    try:
+        path.write_text(_text(parts, known, path), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--output {path}: cannot be written ({error.strerror}); give another path") from None
     tell(known, plan, seconds, str(path), console)
     return path
 
@@ -93,9 +98,9 @@ def write_recipe(wanted: Wanted, questions: Questions, console: Console, store: 
 def _check_options(wanted: Wanted, *, are_asked: bool) -> None:
     if wanted.speedup is not None and wanted.size is not None:
         raise ConfigError("--speedup and --size both choose the student; leave one out")
-    if wanted.minutes is not None and wanted.minutes <= 0:
-        raise ConfigError(f"--minutes {wanted.minutes:g}: give a number above 0")
-    if wanted.speedup is not None and wanted.speedup <= 1:
+    if wanted.minutes is not None:
+        _minutes(str(wanted.minutes))
+    if wanted.speedup is not None and not wanted.speedup > 1:
         raise ConfigError(f"--speedup {wanted.speedup:g}: give a number above 1")
     missing = [flag for flag, value in (("DATA", wanted.data), ("--teacher MODEL", wanted.teacher)) if value is None]
     if missing and not are_asked:
@@ -117,10 +122,10 @@ def _look(wanted: Wanted, questions: Questions, cache: Path) -> Known:
         "Teacher: a folder, package:NAME or a hub id?", wanted.teacher, packaged_teacher() or "", open_teacher
     )
     most = teacher.shape.max_positions
-    rows = load_task(file_task(source.task(columns, min(128, most))), cache)
+    rows = load_task(file_task(source.task(columns, min(_length(columns), most))), cache)
     lengths = measure_lengths(rows, load_tokenizer(teacher.folder, teacher.config), most)
     if columns.problem == "question_answering":
-        lengths = Lengths(min(_QUESTION_LENGTH, most), lengths.longest, lengths.unknown)
+        lengths = Lengths(min(_length(columns), most), lengths.longest, lengths.unknown)
     student = _student(wanted, teacher, questions)
     corpus = wanted.corpus
     if corpus is None:
@@ -151,8 +156,13 @@ def _source_and_columns(data: str, wanted: Wanted, questions: Questions, cache: 
     if wanted.validation is None:
         validation = questions.text("Validation rows: a file, or a share of the rows?", source.validation)
         source = source_of(data, validation, wanted.encoding)
-    load_task(file_task(source.task(columns, 128)), cache)
+    load_task(file_task(source.task(columns, _length(columns))), cache)
     return source, columns
+
+
+def _length(columns: Columns) -> int:
+    """Return the usual length: a context needs more room than a text."""
+    return _QUESTION_LENGTH if columns.problem == "question_answering" else _TEXT_LENGTH
 
 
 def _is_tuned(wanted: Wanted, teacher: Teacher, rows: TaskRows, questions: Questions) -> bool:
@@ -182,7 +192,7 @@ def _number(text: str, option: str) -> float:
 
 def _minutes(text: str) -> float:
     minutes = _number(text, "--minutes")
-    if minutes <= 0:
+    if not 0 < minutes < inf:
         raise ConfigError(f"--minutes {minutes:g}: give a number above 0")
     return minutes
 

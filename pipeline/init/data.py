@@ -108,8 +108,16 @@ def columns_of(path: Path, rows: Dataset | None, wanted: Mapping[str, str | None
 
 
 def file_task(fields: dict[str, Any]) -> FileTask:
-    """Return the task of a mapping."""
-    return TypeAdapter(FileTask).validate_python(fields)
+    """Return the task of a mapping.
+
+    Raises:
+        ConfigError: a value of it is not allowed.
+    """
+    try:
+        return TypeAdapter(FileTask).validate_python(fields)
+    except ValidationError as error:
+        reasons = [str(details.get("ctx", {}).get("error", details["msg"])) for details in error.errors()]
+        raise ConfigError([f"task: {reason}" for reason in reasons]) from None
 
 
 @dataclass(frozen=True)

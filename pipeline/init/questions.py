@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -23,6 +24,15 @@ class _Confirm(Confirm):
     prompt_suffix = " "
 
 
+@contextmanager
+def _end_as_stop() -> Iterator[None]:
+    """Treat the end of the input, Ctrl-D, as Ctrl-C."""
+    try:
+        yield
+    except EOFError:
+        raise KeyboardInterrupt from None
+
+
 class Questions:
     """Asks, if anybody is there to answer.
 
@@ -40,15 +50,17 @@ class Questions:
             return proposal
         while True:
             prompt = Text(question, "bold")
-            answer = _Prompt.ask(prompt, console=self.console, default=proposal, show_default=bool(proposal))
+            with _end_as_stop():
+                answer = _Prompt.ask(prompt, console=self.console, default=proposal, show_default=bool(proposal))
             if answer or not question.endswith("?"):
                 return answer.strip()
 
     def agrees(self, question: str, *, proposal: bool = True) -> bool:
         """Return whether the answer is yes."""
-        return (
-            _Confirm.ask(Text(question, "bold"), console=self.console, default=proposal) if self.are_asked else proposal
-        )
+        if not self.are_asked:
+            return proposal
+        with _end_as_stop():
+            return _Confirm.ask(Text(question, "bold"), console=self.console, default=proposal)
 
     def tried(self, question: str, given: str | None, proposal: str, use: Callable[[str], Answer]) -> Answer:
         """Return what `use` makes of an option's value or of an answer; asks again as long as it refuses an answer.

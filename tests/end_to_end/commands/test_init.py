@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{row['text_a']};{row['label']}" for row in toy_rows(120, seed=1)]
     (folder / "films.csv").write_text("\n".join(["review;mood", *lines]), encoding="utf-8")
     (folder / "texts.txt").write_text("\n".join(row["text_a"] for row in toy_rows(700, seed=3)), encoding="utf-8")
+    answers = [{"id": "1", "question": "who", "answers": [{"text": "good", "answer_start": 0}]}]
+    articles = [{"title": "t", "paragraphs": [{"context": f"good film {n}", "qas": answers}]} for n in range(20)]
+    (folder / "squad.json").write_text(json.dumps({"version": "1.1", "data": articles}), encoding="utf-8")
     toy_teacher(folder / "teacher")
     toy_teacher(folder / "classifier", labels=("good", "bad"))
     return folder
@@ -93,6 +97,8 @@ def test_answers_make_the_same_recipe_and_a_wrong_one_is_asked_again(
     assert recipe.student.shape.num_layers < 4
     again = recipe.model_copy(update={"teacher": recipe.teacher.model_copy(update={"task_model": USUAL})})
     assert "write teacher: {fine_tuned: ./classifier}" in make_plan(again, here / "store").notes[0]
+    with pytest.raises(KeyboardInterrupt):
+        asked("films.csv", "")
     recipe = asked("films.csv", "", "", "", "25 %", "teacher", *usual, "new.yaml", "n", "newer.yaml")
     assert task_of(recipe).validation == "25 %"
     assert [stage.name for stage in recipe.stages] == ["task_adaptive", "task_specific"]
@@ -114,6 +120,10 @@ def test_answers_make_the_same_recipe_and_a_wrong_one_is_asked_again(
         (("films.csv", "--teacher", "teacher", "--speedup", "1"), "--speedup 1: give a number above 1"),
         (("films.csv", "--teacher", "teacher", "--size", "1M", "--speedup", "2"), "leave one out"),
         (("films.csv", "--teacher", "teacher", "--minutes", "0"), "--minutes 0: give a number above 0"),
+        (("films.csv", "--teacher", "teacher", "--minutes", "nan"), "--minutes nan: give a number above 0"),
+        (("films.csv", "--teacher", "teacher", "--validation", "80 %"), "give more than 0 % and at most 50 %"),
+        (("films.csv", "--teacher", "teacher", "--validation", "dev.csv"), "task.validation: there is no file dev.csv"),
+        (("squad.json", "--teacher", "teacher"), "max_length 64 and max_question_tokens"),
         (("texts.txt", "--teacher", "teacher"), "lines of text without labels"),
         (("films.csv", "--teacher", "teacher", "-o", "no/where.yaml"), "--output no/where.yaml: there is no folder no"),
     ],
