@@ -156,7 +156,7 @@ def test_all_problems_of_file_and_overrides_are_reported_with_path_and_line(writ
             "stages[0].training.gradient_perturbation: [] is not allowed; expected a number (Length",
         ),
         ("general_corpus=null", "general_corpus: stage general reads a general corpus"),
-        ("task=nonsense", "task: 'nonsense' is no task; give docstrings, a task by name"),
+        ("task=nonsense", "task: 'nonsense' is no task; give docstrings, docstring_pairs, a task by name"),
         ("student.shape.num_attention_heads=7", "student.shape: 7 attention heads do not divide"),
         ("name=Upper Case", "name: 'Upper Case' does not have the right form (Short name"),
         ("stages.0=null", "stages[0]: null is not allowed; expected a mapping"),

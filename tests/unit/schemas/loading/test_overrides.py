@@ -51,7 +51,7 @@ def tinybert(*overrides: str) -> HubTask:
 
 
 def test_naming_the_current_task_changes_nothing() -> None:
-    assert quickstart("task=docstrings") == quickstart()
+    assert quickstart("task=docstring_pairs") == quickstart()
     assert tinybert("task=glue/sst2") == tinybert()
     changed = tinybert("task.metric=f1", "task.labels=[bad, good]")
     assert tinybert("task.metric=f1", "task.labels=[bad, good]", "task=sst2") == changed
