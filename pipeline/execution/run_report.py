@@ -127,7 +127,8 @@ def _shipping(shipping: Shipping, name: str, run: TrackedRun) -> str:
         if form.same_answers is not None:
             values[f"{key}/same_answers"] = form.same_answers
     run.log(0, values)
-    return "\n\n" + as_markdown(shipping_table(shipping), shipping_lines(shipping, name))
+    program = "" if shipping.python is None else f"\n\n```python\n{shipping.python}\n```\n"
+    return "\n\n" + as_markdown(shipping_table(shipping), shipping_lines(shipping, name)) + program
 
 
 def show_in_prefect(

@@ -112,7 +112,7 @@ class StageRunner:
             note(f"what you ship was not measured: {error}")
             return None
         if shipped.export is not None:
-            self._log_light_model(shipped.export, shipped.example)
+            self._log_light_model(shipped.export, shipped.shipping.example)
         return shipped.shipping
 
     def _log_light_model(self, export: Path, example: dict[str, str] | None) -> None:

@@ -29,15 +29,20 @@ class Program:
     """Python, run in the folder that contains the export."""
 
 
-def transformers_program(kind: TaskKind | None, name: str, *, is_pair: bool) -> Program:
+def transformers_program(
+    kind: TaskKind | None, name: str, *, is_pair: bool, example: dict[str, str] | None = None
+) -> Program:
     """Return a program that answers with transformers, or with sentence-transformers for vectors.
 
     Args:
         kind: the task's kind; None for a student without a head.
         name: the export's folder.
         is_pair: True where a sequence holds two texts.
+        example: `text`, and `text_pair` for pairs, to answer instead of made-up ones, by kinds with one answer a row.
     """
     text = _PAIR if is_pair else _TEXT
+    if example is not None:
+        text = repr(example) if is_pair else repr(example["text"])
     match kind:
         case Classification():
             return _pipeline("text-classification", name, text)

@@ -40,6 +40,10 @@ def print_report(report: AnyReport, console: Console, *, mlflow: tuple[str | Non
         console.print(as_terminal(shipping_table(report.shipping)))
         for line in shipping_lines(report.shipping, report.run):
             say(console, line)
+        if report.shipping.python is not None:
+            say(console, "use it in Python:")
+            for line in report.shipping.python.splitlines():
+                say(console, f"    {line}")
 
 
 def print_garbage(garbage: Garbage, console: Console) -> None:

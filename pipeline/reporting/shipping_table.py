@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+
 from pipeline.reporting.result_table import Column, ResultTable, TableRow
 from pipeline.reporting.run_table import percent, with_interval
 from schemas.results.latency import Latency
 from schemas.results.shipping import Form, Shipping
+
+_LONGEST_EXAMPLE = 160
 
 
 def shipping_table(shipping: Shipping) -> ResultTable:
@@ -51,4 +55,19 @@ def shipping_lines(shipping: Shipping, run: str) -> list[str]:
         lines.append(f"ship it: distill export {run} --to student --onnx --int8 dynamic, or distill register {run}")
     else:
         lines.append(f"ship it: distill export {run} --to student; smaller and faster with the extra onnx")
-    return [*lines, f"the run as one page: distill report {run}"]
+    lines.append(f"the run as one page: distill report {run}")
+    if shipping.example is not None:
+        lines.append(f"try it: distill predict {run} {_arguments(shipping.example)}")
+    return lines
+
+
+def _arguments(example: dict[str, str]) -> str:
+    """Write a row as arguments of `distill predict`; a long row, or one with signs of control, as a placeholder."""
+    texts = {
+        name: shlex.quote(text) if text.isprintable() and len(text) <= _LONGEST_EXAMPLE else f'"{placeholder}"'
+        for name, placeholder in (("text", "a text"), ("text_pair", "its second text"))
+        if (text := example.get(name)) is not None
+    }
+    # A text that begins with a dash would be taken for an option.
+    first = f"-- {texts['text']}" if example["text"].startswith("-") else texts["text"]
+    return f"--pair={texts['text_pair']} {first}" if "text_pair" in texts else first

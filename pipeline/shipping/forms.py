@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from pipeline.export.export import Wanted, fill
 from pipeline.export.manifest import read_manifest
+from pipeline.export.programs import transformers_program
 from pipeline.export.subject import Subject, open_subject
 from pipeline.latency.in_process import measure_here
 from pipeline.latency.measure import Candidate
@@ -16,6 +18,7 @@ from pipeline.latency.texts import load_of
 from pipeline.reporting.run_table import student_row, teacher_row
 from schemas.core.base import digest_of
 from schemas.core.errors import DistillError
+from schemas.core.kinds import MultipleChoice
 from schemas.recipe.recipe import Recipe
 from schemas.results.latency import Latency
 from schemas.results.manifest import Row, RunReport
@@ -41,8 +44,6 @@ class Shipped:
     shipping: Shipping
     export: Path | None
     """Folder of the export; None without one."""
-    example: dict[str, str] | None
-    """A validation text as a reader would type it; None for a student without a head."""
 
 
 def student_of(report: RunReport, cache: Path) -> Subject | None:
@@ -79,11 +80,25 @@ def ship(
     latencies, is_busy = measure_here([each.candidate for each in answering], load, rounds=_ROUNDS)
     forms = tuple(each.form(latency) for each, latency in zip(answering, latencies, strict=True))
     texts = f"the validation rows of {subject.task_name}" if subject.task_name else "the corpus, held out"
-    return Shipped(
-        Shipping(forms=forms, texts=texts, rounds=_ROUNDS, processor=processor_kind(), is_busy=is_busy),
-        folder,
-        None if subject.scorer is None else subject.scorer.example,
+    kind = None if subject.scorer is None else subject.scorer.kind.config
+    # A row with choices is more than a text and its pair.
+    example = None if subject.scorer is None or isinstance(kind, MultipleChoice) else subject.scorer.example
+    program = transformers_program(
+        kind,
+        json.dumps(str(subject.folder / "model"), ensure_ascii=False)[1:-1],
+        is_pair=example is not None and "text_pair" in example,
+        example=example,
     )
+    shipping = Shipping(
+        forms=forms,
+        texts=texts,
+        rounds=_ROUNDS,
+        processor=processor_kind(),
+        is_busy=is_busy,
+        example=example,
+        python=program.code,
+    )
+    return Shipped(shipping, folder)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,11 @@ class Shipping(Frozen):
     """Processor that it was measured on."""
     is_busy: bool
     """True if other work took a part of the processor: wall times are then too long."""
+    example: dict[str, str] | None = None
+    """A validation row as a reader would type it: `text`, and `text_pair` for pairs; null for a student without a
+    head."""
+    python: str | None = None
+    """A Python program that answers the example with the student's folder; null in reports of earlier versions."""
 
     @property
     def has_exports(self) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
+import shlex
 import shutil
+from contextlib import redirect_stdout
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,8 +20,10 @@ from pipeline.html.findings import Findings
 from pipeline.html.page import verdict
 from pipeline.html.svg import as_svg
 from pipeline.reporting.loss_curves import BLACK, new_figure
+from pipeline.reporting.shipping_table import shipping_lines
 from schemas.results.manifest import RunReport
 from schemas.results.score import Score
+from schemas.results.shipping import Shipping
 from stages.export.int8 import variants
 from tests.support.command_line import Distill, ToyRun
 
@@ -89,6 +96,38 @@ def test_a_run_ends_with_what_is_shipped(closed: ToyRun, distill: Distill) -> No
     assert [name for name in names if re.search(rf"^ ?{name} +\d", table, re.MULTILINE)] == names
     run = closed.report.run
     assert f"ship it: distill export {run} --to student --onnx --int8 dynamic, or distill register {run}" in table
+
+
+def test_the_last_lines_run_as_they_are_printed(closed: ToyRun, distill: Distill) -> None:
+    shipping = closed.report.shipping
+    assert shipping is not None
+    code, out, _ = distill("compare", "--store", closed.store)
+    assert code == 0
+    (command,) = [line.removeprefix("try it: ") for line in out.splitlines() if line.startswith("try it: ")]
+    program, *arguments = shlex.split(command)
+    assert program == "distill"
+    code, answer, err = distill(*arguments, "--store", closed.store)
+    assert code == 0, err
+    assert shipping.example["text"] in command
+    printed = out[out.index("use it in Python:\n") :].splitlines()[1:]
+    code_lines = [line.removeprefix("    ") for line in printed if line.startswith("    ")]
+    assert "\n".join(code_lines) == shipping.python
+    with redirect_stdout(StringIO()) as written:
+        exec(shipping.python, {})
+    (result,) = ast.literal_eval(written.getvalue())
+    assert result["label"] == json.loads(answer)["label"]
+
+
+def test_rows_are_written_as_a_shell_reads_them() -> None:
+    def arguments(**example: str) -> list[str]:
+        forms = Shipping(forms=(), texts="", rounds=1, processor="", is_busy=False, example=example)
+        (line,) = [line for line in shipping_lines(forms, "run") if line.startswith("try it: ")]
+        return shlex.split(line)[5:]
+
+    assert arguments(text='it\'s "$HOME" `x`') == ['it\'s "$HOME" `x`']
+    assert arguments(text="-1 degrees") == ["--", "-1 degrees"]
+    assert arguments(text="one", text_pair="-two") == ["--pair=-two", "one"]
+    assert arguments(text="two\nlines", text_pair="x" * 500) == ["--pair=its second text", "a text"]
 
 
 def test_mlflow_has_sizes_and_times_of_every_form(closed: ToyRun) -> None:
