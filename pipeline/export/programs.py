@@ -40,9 +40,7 @@ def transformers_program(
         is_pair: True where a sequence holds two texts.
         example: `text`, and `text_pair` for pairs, to answer instead of made-up ones, by kinds with one answer a row.
     """
-    text = _PAIR if is_pair else _TEXT
-    if example is not None:
-        text = repr(example) if is_pair else repr(example["text"])
+    text = (_PAIR if is_pair else _TEXT) if example is None else repr(example if is_pair else example["text"])
     match kind:
         case Classification():
             return _pipeline("text-classification", name, text)

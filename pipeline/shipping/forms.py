@@ -80,25 +80,32 @@ def ship(
     latencies, is_busy = measure_here([each.candidate for each in answering], load, rounds=_ROUNDS)
     forms = tuple(each.form(latency) for each, latency in zip(answering, latencies, strict=True))
     texts = f"the validation rows of {subject.task_name}" if subject.task_name else "the corpus, held out"
-    kind = None if subject.scorer is None else subject.scorer.kind.config
-    # A row with choices is more than a text and its pair.
-    example = None if subject.scorer is None or isinstance(kind, MultipleChoice) else subject.scorer.example
-    program = transformers_program(
-        kind,
-        json.dumps(str(subject.folder / "model"), ensure_ascii=False)[1:-1],
-        is_pair=example is not None and "text_pair" in example,
-        example=example,
-    )
     shipping = Shipping(
         forms=forms,
         texts=texts,
         rounds=_ROUNDS,
         processor=processor_kind(),
         is_busy=is_busy,
-        example=example,
-        python=program.code,
+        example=_example(subject),
+        python=_program(subject),
     )
     return Shipped(shipping, folder)
+
+
+def _example(subject: Subject) -> dict[str, str] | None:
+    """Return a row to answer; None without a head, or where a row has choices beside its text and its pair."""
+    scorer = subject.scorer
+    return None if scorer is None or isinstance(scorer.kind.config, MultipleChoice) else scorer.example
+
+
+def _program(subject: Subject) -> str:
+    example = _example(subject)
+    return transformers_program(
+        None if subject.scorer is None else subject.scorer.kind.config,
+        json.dumps(str(subject.folder / "model"), ensure_ascii=False)[1:-1],
+        is_pair=example is not None and "text_pair" in example,
+        example=example,
+    ).code
 
 
 @dataclass(frozen=True)

@@ -77,7 +77,7 @@ class Function(NamedTuple):
 
 
 class Docstrings(NamedTuple):
-    """What is read from docstrings; a paragraph's text, or a function's sentence, occurs once."""
+    """Content of docstrings; a paragraph's text, or a function's sentence, occurs once."""
 
     paragraphs: list[Paragraph]
     functions: list[Function]
