@@ -104,21 +104,21 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     assert stage["parent"] == before[report["run"]]["id"]
     assert stage["status"] == "FINISHED"
     assert stage["loss steps"] == [1, 2, 3, 4]
-    artifacts = {"config.json", "manifest.json", "curves.png", "terms.png", "checkpoint"}
+    artifacts = {"config.json", "manifest.json", "curves.png", "terms.png", "reduced", "checkpoint"}
     assert stage["artifacts"] == artifacts
     assert stage["models"] == [("task_specific", "READY")]
     assert stage["data sets"] == 1
-    assert {"report.json", "report.md", "stages.png"} == before[report["run"]]["artifacts"]
+    assert {"report.json", "report.md", "stages.png", "reduced"} == before[report["run"]]["artifacts"]
 
 
 def everything(address: str) -> dict[str, Any]:
-    """Return what the server stores of each run, by the run's name."""
+    """Return what the server stores of each run, by the name of the run in its store, or of the stage."""
     client = MlflowClient(tracking_uri=address)
     experiment = client.get_experiment_by_name("distill-flow")
     runs = client.search_runs([experiment.experiment_id])
     assert len({run.info.run_name for run in runs}) == len(runs)
     return {
-        run.info.run_name: {
+        run.data.tags.get("distill.run", run.info.run_name): {
             "id": run.info.run_id,
             "parent": run.data.tags.get("mlflow.parentRunId"),
             "status": run.info.status,
