@@ -63,10 +63,7 @@ def run_stage(
     identity = identity or stage_identity(config, parent_digest)
     folder = locate(config.pretrained)
     tokenizer = load_tokenizer(folder, load_config(folder))
-    ports.progress.phase("reading data")
-    augmenter = Augmenter(folder, ports.progress, ports.stop_requested, config.training.precision)
-    data = load_data(config.data, tokenizer, ports.cache, config.training.selection, augmenter)
-    ports.progress.phase("loading models")
+    data = _load_data(config, folder, tokenizer, ports)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
     initial = initial_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units, teachers)
     student = initial.model
@@ -91,6 +88,14 @@ def run_stage(
         seconds=result.seconds,
         mlflow_run_id=ports.mlflow_run_id,
     )
+
+
+def _load_data(config: StageConfig, folder: Path, tokenizer: PreTrainedTokenizerFast, ports: Ports) -> StageData:
+    ports.progress.phase("reading data")
+    augmenter = Augmenter(folder, ports.progress, ports.stop_requested, config.training.precision)
+    data = load_data(config.data, tokenizer, ports.cache, config.training.selection, augmenter)
+    ports.progress.phase("loading models")
+    return data
 
 
 def _train(

@@ -18,7 +18,7 @@ from rich.text import Text
 
 _COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _COPIED = re.compile(r"\S/|/\S| -{1,2}\w|: (?:distill|mlflow|prefect) ")
-"""What people copy: the terminal itself breaks a line with it, which adds no line break to the copy."""
+"""Text that people copy: the terminal itself breaks a line with it, which adds no line break to the copy."""
 _LIKENESS = str.maketrans(
     {
         **dict.fromkeys("‐‑‒–—―−", "-"),

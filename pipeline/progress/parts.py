@@ -28,7 +28,7 @@ class Part:
     """Operations of its training, as estimated by the plan; 0 without training; None if unknown."""
     state: State = "waiting"
     activity: str = ""
-    """What it does now: starting, training, judging, …"""
+    """Present activity: starting, training, judging, …"""
     began: float = 0.0
     since: float = 0.0
     """`time.monotonic()` when the part, and its present activity, began."""
@@ -91,7 +91,7 @@ class RunProgress:
         self.views = views
         self.title = ""
         self.activity = ""
-        """What the run does outside its parts."""
+        """Activity of the run outside its parts."""
         self.began = self.since = time.monotonic()
         self.parts: dict[str, Part] = {}
         self.current: Part | None = None

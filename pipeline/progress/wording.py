@@ -55,7 +55,7 @@ def left_of_run(run: RunProgress) -> str:
 
 
 def progress_line(run: RunProgress, part: Part) -> str:
-    """How far a running part is, in one line, such as `general: step 14 of 32, loss 4.031, about 75 s left`."""
+    """State of a running part in one line, such as `general: step 14 of 32, loss 4.031, about 75 s left`."""
     if not part.total:
         return f"{part_title(part)}: {part.activity} for {duration(time.monotonic() - part.since)}"
     activity = [] if part.activity in (TRAINING, "scoring") else [part.activity]
@@ -65,7 +65,7 @@ def progress_line(run: RunProgress, part: Part) -> str:
 
 
 def ended_line(part: Part) -> str | None:
-    """How a part ended, in one line; None where an error says it."""
+    """End of a part in one line; None where an error says it."""
     result = f"; {part.result}" if part.result else ""
     if part.state == "reused":
         return f"{part_title(part)}: found in the store, reused ({part.detail}){result}"
