@@ -18,7 +18,7 @@ from schemas.core.metrics import MetricName
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import Evaluation
 from schemas.recipe.recipe import Recipe
-from schemas.recipe.stage import TEACHER_NAMES
+from schemas.recipe.stage import TEACHER_NAMES, StageConfig
 from schemas.recipe.teacher import FinetunedTeacher
 from schemas.results.manifest import CheckpointRef, Judgement
 from schemas.results.score import Draws, Score
@@ -40,6 +40,7 @@ from stages.models.encoders import folder_digest, load_config, load_encoder, loa
 from stages.models.read import read_rows
 from stages.models.sentence_encoder import Model
 from stages.objective.objective import ObjectiveTerms
+from stages.start import starting_encoder
 from stages.storage.format_versions import EVALUATION_VERSION
 
 
@@ -227,6 +228,14 @@ def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_lo
             else scorer.difference(yardstick.metric, answers, teacher),
         }
     )
+
+
+def judge_start(config: StageConfig, yardstick: Yardstick, cache: Path) -> Judgement:
+    """Return the scores of a student before its first stage, made again from the stage's config.
+
+    It has no head and no projections yet, so that only its probe is measured.
+    """
+    return judge_model(Runtime("fp32").quick(starting_encoder(config, cache)), yardstick, has_head=False)
 
 
 def _draws(scorer: AnyScorer, metric: MetricName, answers: Any) -> tuple[float, ...]:

@@ -14,12 +14,22 @@ from pipeline.reporting.teacher_lacks import with_lacks
 from pipeline.reporting.teacher_verdict import check_first, teacher_reports
 from pipeline.store.checkpoints import CheckpointStore
 from pipeline.tracking.session import TrackedRun
+from schemas.core.base import digest_of
 from schemas.core.metrics import titled
 from schemas.data.stage_data import TaskDataset
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from schemas.results.manifest import Judgement, Row, RowKind, StageResult, TeacherReport
-from stages.judge import Yardstick, judge_bag_of_words, judge_checkpoint, judge_model, judge_pretrained, make_yardstick
+from schemas.results.manifest import BEFORE, Judgement, Row, RowKind, StageResult, TeacherReport
+from stages.identity import stage_identity
+from stages.judge import (
+    Yardstick,
+    judge_bag_of_words,
+    judge_checkpoint,
+    judge_model,
+    judge_pretrained,
+    judge_start,
+    make_yardstick,
+)
 from stages.ports.protocols import Progress
 
 
@@ -100,6 +110,22 @@ class Judge:
         )
         self.add_row(Row(name="teacher", kind="teacher", status="given", judgement=judgement))
         return judgement
+
+    def add_start(self, config: StageConfig) -> None:
+        """Measure the student before its first stage, and add its row: without it, no gain of that stage is seen.
+
+        Args:
+            config: the first stage, which begins a student afresh.
+        """
+        cache = self.store.cache
+
+        def measure() -> Judgement:
+            self.progress.phase("judging the student before its first stage")
+            return judge_start(config, self.yardstick, cache)
+
+        # The stage's digest covers all that decides its student.
+        judgement = self._judgement(f"start:{digest_of(stage_identity(config, None))}", measure)
+        self.add_row(Row(name=BEFORE, kind="stage", status="ran", judgement=judgement))
 
     def add_bag_of_words(self) -> Judgement:
         """Fit and measure a bag-of-words model, and add its row."""

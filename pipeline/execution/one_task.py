@@ -84,6 +84,8 @@ def run_stages(runner: StageRunner, stages: list[Stage], parent: CheckpointRef |
         runner.judge.check_teachers()
     for stage in stages:
         config = stage_config(recipe, stage, runner.teachers.available)
+        if parent is None and recipe.task is not None:
+            runner.judge.add_start(config)
         parent = runner.run_in_prefect(config, parent).checkpoint
 
 

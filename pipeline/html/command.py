@@ -14,7 +14,6 @@ from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_f
 from pipeline.store.files import write_file
 from pipeline.tracking.pages import log_page
 from schemas.core.errors import ConfigError
-from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import RunReport
 
 _PAGE = "report.html"
@@ -50,8 +49,7 @@ def write_report(
             shipped = ship(report, subject, opened.cache, note)
             report = report.model_copy(update={"shipping": shipped.shipping})
         export = export_of(subject, opened.cache, note) if measured else None
-        recipe = Recipe.model_validate(report.resolved)
-        findings = find(subject, recipe, folders, stages, export, opened.cache)
+        findings = find(subject, folders, stages, export, opened.cache)
         points = {name: file for name in stages if (file := _points(opened, folders[name])) is not None}
         text = page(report, findings, points)
         write_file(to.absolute(), text.encode("utf-8"))

@@ -17,15 +17,12 @@ from pipeline.export.subject import Subject
 from pipeline.export.writer import INT8
 from pipeline.store.checkpoints import open_checkpoint
 from schemas.core.kinds import Classification
-from schemas.recipe.recipe import Recipe
-from schemas.results.manifest import Judgement
+from schemas.results.manifest import BEFORE
 from schemas.results.score import Score
 from stages.data.batching.tokens import Tokens
-from stages.device.runtime import Runtime
 from stages.evaluation.similarity import layer_similarity, layer_states
 from stages.export.onnx_file import OnnxModel
 from stages.export.onnx_model import onnx_logits
-from stages.judge import judge_model, make_yardstick
 from stages.kinds.base import Logits
 from stages.kinds.registry import kind_of
 from stages.losses import attention_scores
@@ -36,7 +33,6 @@ from stages.models.sentence_encoder import Model
 from stages.scores.calibration import Calibration, calibration
 from stages.start import starting_encoder
 
-BEFORE = "before"
 """Name of the student before its first stage."""
 TEACHER = "teacher"
 """Name of the fine-tuned teacher's row."""
@@ -70,8 +66,6 @@ class Disagreement:
 class Findings:
     """Comparisons of a run's models; parts that a run does not have are empty."""
 
-    start: Judgement | None
-    """Scores of the student before its first stage; None where that continued from a checkpoint, or without a task."""
     minus_control: Score | None
     """Student's score minus that of the same student trained on labels alone, on the same rows; None without it."""
     similarity: dict[str, NDArray[np.float64]]
@@ -84,7 +78,6 @@ class Findings:
 
 def find(
     subject: Subject,
-    recipe: Recipe,
     folders: dict[str, Path],
     stages: Sequence[str],
     export: Path | None,
@@ -94,7 +87,6 @@ def find(
 
     Args:
         subject: the last student.
-        recipe: the recipe as it was run.
         folders: checkpoints by the names of the run's rows.
         stages: the student's stages among them, in order.
         export: an export of the student in 8-bit integers; None without one.
@@ -116,7 +108,6 @@ def find(
         attention = tuple(attention_views(subject, teacher))
     answers = _answers(subject, folders, teacher, export)
     return Findings(
-        start=_judged_start(start, recipe, cache),
         minus_control=_minus_control(subject, answers),
         similarity=similar,
         attention=attention,
@@ -139,13 +130,6 @@ def _students(
         yield BEFORE, start
     for name in stages:
         yield name, load_encoder(folders[name] / "model")
-
-
-def _judged_start(start: PreTrainedModel | None, recipe: Recipe, cache: Path) -> Judgement | None:
-    """Return the start's scores by the run's yardstick, for which its teacher is not asked."""
-    if start is None or recipe.task is None:
-        return None
-    return judge_model(Runtime("fp32").quick(start), make_yardstick(recipe, None, cache), has_head=False)
 
 
 def _teacher(folders: dict[str, Path], subject: Subject) -> Model | None:

@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 
 from pipeline.html.figures import attention_figure, calibration_figure, shipping_figure, similarity_figure
-from pipeline.html.findings import BEFORE, Findings
+from pipeline.html.findings import Findings
 from pipeline.html.svg import as_svg
 from pipeline.reporting.loss_curves import loss_curve_figure
 from pipeline.reporting.result_table import Column, ResultTable, TableRow
 from pipeline.reporting.run_table import percent, run_table, student_row, summary, teacher_row
 from pipeline.reporting.score_figures import stage_figure
 from pipeline.reporting.shipping_table import shipping_lines, shipping_table
-from schemas.results.manifest import Row, RunReport
+from schemas.results.manifest import RunReport
 from schemas.results.shipping import Shipping
 from stages.device.processor import processor
 from stages.versions import installed_versions
@@ -126,7 +126,7 @@ def verdict(report: RunReport, findings: Findings) -> Verdict:
 def _sections(report: RunReport, findings: Findings, points: dict[str, Path]) -> Iterator[Section]:
     if report.shipping is not None:
         yield _shipping(report, report.shipping)
-    yield _stages(_with_start(report, findings), points)
+    yield _stages(report, points)
     if findings.similarity:
         yield _layers(findings)
     if findings.calibrations or findings.disagreements:
@@ -147,15 +147,6 @@ def _shipping(report: RunReport, shipping: Shipping) -> Section:
         [shipping_table(shipping)],
         [Picture.of(figure, "ship", "Size, time and score", text)],
     )
-
-
-def _with_start(report: RunReport, findings: Findings) -> RunReport:
-    """Return the report with a row for the student before its first stage, if that was measured."""
-    if findings.start is None:
-        return report
-    row = Row(name=BEFORE, kind="stage", status="ran", judgement=findings.start)
-    first = next(index for index, other in enumerate(report.rows) if other.kind == "stage")
-    return report.model_copy(update={"rows": (*report.rows[:first], row, *report.rows[first:])})
 
 
 def _stages(report: RunReport, points: dict[str, Path]) -> Section:

@@ -141,6 +141,10 @@ class Judgement(Frozen):
 RowKind = Literal["teacher", "stage", "baseline"]
 
 
+BEFORE = "before"
+"""Name of the row of a student before its first stage, which has no checkpoint."""
+
+
 class Row(Frozen):
     """A row of a run's table."""
 

@@ -48,7 +48,7 @@ class TestWithARun:
         plan = json.loads(out)
         assert [stage["status"] for stage in plan["stages"]] == ["reuse"] * 5
         assert [stage["digest"] for stage in plan["stages"]] == [
-            row.checkpoint.digest for row in toy_run.report.rows[:5] if row.checkpoint
+            row.checkpoint.digest for row in toy_run.report.rows[:6] if row.checkpoint
         ]
         assert plan["stages"][1]["steps"] == 4
         assert plan["seconds"] == 0
@@ -88,7 +88,7 @@ class TestWithARun:
             assert word in out
 
     def test_evaluate_scores_student_and_teacher(self, distill: Distill, toy_run: ToyRun) -> None:
-        last = toy_run.report.rows[4].checkpoint
+        last = toy_run.report.rows[5].checkpoint
         assert last is not None
         folder = toy_run.recipe.parent / "in" / "task"
         mapping = f"{{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl}}"
@@ -98,7 +98,7 @@ class TestWithARun:
             scores = json.loads(out)
             assert [model["name"] for model in scores["models"]] == ["task_specific", "teacher"]
             accuracy = scores["models"][0]["scores"]["accuracy"]
-            assert accuracy["value"] == toy_run.report.rows[4].judgement.accuracy
+            assert accuracy["value"] == toy_run.report.rows[5].judgement.accuracy
             assert accuracy["low"] <= accuracy["value"] <= accuracy["high"]
 
     def test_verify_accepts_a_good_checkpoint_and_names_a_damaged_file(
@@ -106,7 +106,7 @@ class TestWithARun:
     ) -> None:
         import shutil
 
-        good = toy_run.report.rows[1].checkpoint
+        good = toy_run.report.rows[2].checkpoint
         assert good is not None
         assert distill("verify", good.path)[0] == 0
         bad = tmp_path / "bad"
@@ -118,7 +118,7 @@ class TestWithARun:
         assert "model.safetensors" in distill.refused("verify", bad)
 
     def test_a_latent_checkpoint_cannot_be_evaluated(self, distill: Distill, toy_run: ToyRun) -> None:
-        general = toy_run.report.rows[1].checkpoint
+        general = toy_run.report.rows[2].checkpoint
         assert general is not None
         message = distill.refused("evaluate", general.path, "--task", toy_run.recipe.parent / "in" / "task")
         assert "no trained head" in message

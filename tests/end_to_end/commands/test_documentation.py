@@ -40,7 +40,7 @@ def desk(toy_run: ToyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def test_commands_do_what_the_pages_say(desk: Path, toy_run: ToyRun, distill: Distill) -> None:
-    student = toy_run.report.rows[4].checkpoint
+    student = toy_run.report.rows[5].checkpoint
     assert student is not None
     names = {"RUN": toy_run.report.run, "CHECKPOINT": student.path}
     shown = {tuple(words): block.page for block in SHOWN for words in commands(block) if words[0] == "distill"}
@@ -55,7 +55,7 @@ def test_commands_do_what_the_pages_say(desk: Path, toy_run: ToyRun, distill: Di
 def test_programs_run_as_printed_and_without_prefect(
     desk: Path, toy_run: ToyRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    student = toy_run.report.rows[4]
+    student = toy_run.report.rows[5]
     assert student.checkpoint is not None
     pages: dict[Path, list[Block]] = {}
     for block in PROGRAMS:

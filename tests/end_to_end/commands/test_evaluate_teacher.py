@@ -28,7 +28,7 @@ def teacher(toy_run: ToyRun, tmp_path: Path) -> Iterator[Path]:
 
 def evaluated(distill: Distill, toy_run: ToyRun) -> list[str]:
     """Return the evaluated models."""
-    last = toy_run.report.rows[4].checkpoint
+    last = toy_run.report.rows[5].checkpoint
     assert last is not None
     task = toy_run.recipe.parent / "in" / "task"
     code, out, err = distill("evaluate", last.path, "--task", task, "--store", toy_run.store, "--json")
@@ -50,7 +50,7 @@ def test_a_changed_teacher_is_not_scored_and_reported(
         (teacher / MANIFEST).unlink()
         named = "has no manifest.json"
     else:
-        checkpoint = toy_run.report.rows[1].checkpoint
+        checkpoint = toy_run.report.rows[2].checkpoint
         assert checkpoint is not None
         shutil.rmtree(teacher)
         shutil.copytree(checkpoint.path, teacher)

@@ -195,7 +195,7 @@ def test_every_kind_of_task_is_exported_and_runs_as_its_card_says(
 
 @pytest.fixture(scope="module")
 def student(toy_run: ToyRun) -> str:
-    checkpoint = toy_run.report.rows[4].checkpoint
+    checkpoint = toy_run.report.rows[5].checkpoint
     assert checkpoint is not None
     assert checkpoint.stage == "task_specific"
     return checkpoint.path
@@ -255,7 +255,7 @@ def test_a_pruned_vocabulary_says_what_it_costs(
 
 
 def test_a_checkpoint_without_a_head_is_compared_by_its_hidden_states(toy_run: ToyRun, tmp_path: Path) -> None:
-    checkpoint = toy_run.report.rows[1].checkpoint
+    checkpoint = toy_run.report.rows[2].checkpoint
     assert checkpoint is not None
     assert checkpoint.stage == "general"
     exported = export(checkpoint.path, tmp_path / "encoder", Wanted(onnx=True), store=toy_run.store)

@@ -24,7 +24,7 @@ def one_document(distill: Distill, *arguments: str | Path) -> object:
 
 
 def test_commands_print_one_json_document(distill: Distill, toy_run: ToyRun) -> None:
-    last = toy_run.report.rows[4].checkpoint
+    last = toy_run.report.rows[5].checkpoint
     assert last is not None
     store = ("--store", toy_run.store)
     task = toy_run.recipe.parent / "in" / "task"

@@ -36,7 +36,7 @@ SHAPES = ("--batch", "3", "--length", "8", "--threads", "1", "--rounds", "2")
 
 @pytest.fixture(scope="module")
 def student(toy_run: ToyRun) -> str:
-    checkpoint = toy_run.report.rows[4].checkpoint
+    checkpoint = toy_run.report.rows[5].checkpoint
     assert checkpoint is not None
     return checkpoint.path
 

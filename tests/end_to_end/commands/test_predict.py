@@ -67,7 +67,7 @@ def test_an_export_and_its_checkpoint_give_the_same_answers(student: Path, check
 
 
 def test_a_run_answers_by_its_last_student(distill: Distill, toy_run: ToyRun) -> None:
-    reference = toy_run.report.rows[4].checkpoint
+    reference = toy_run.report.rows[5].checkpoint
     assert reference is not None
     code, by_run, err = distill("predict", toy_run.report.run, "the film is good", "--store", toy_run.store)
     assert code == 0, err
@@ -138,7 +138,7 @@ def test_long_texts_are_cut_and_counted(student: Path, distill: Distill) -> None
 def test_mistakes_are_one_message(
     arguments: Sequence[str], message: str, student: Path, checkpoint: Path, distill: Distill, toy_run: ToyRun
 ) -> None:
-    general = toy_run.report.rows[1].checkpoint
+    general = toy_run.report.rows[2].checkpoint
     assert general is not None
     names = {"student": student, "checkpoint": checkpoint, "general": general.path, "folder": toy_run.recipe.parent}
     given = [argument.format(**names) for argument in arguments]

@@ -82,7 +82,7 @@ def test_the_first_version_is_the_champion_and_tells_all_about_itself(
     assert first.decision == "version 1 is the champion, since there was none"
     client = client_of(store)
     version = client.get_model_version_by_alias("task", "champion")
-    row = toy_run.report.rows[4]
+    row = toy_run.report.rows[5]
     assert row.checkpoint is not None
     assert (str(version.version), version.run_id) == ("1", row.mlflow_run_id)
     assert version.tags["distill.digest"] == row.checkpoint.digest

@@ -29,7 +29,7 @@ from pipeline.recipes.shipped import read_recipe
 from pipeline.store.checkpoints import open_checkpoint, open_store, verify
 from schemas.core.errors import ConfigError
 from schemas.recipe.expand import TaskTeachers, stage_config
-from schemas.results.manifest import RunReport
+from schemas.results.manifest import BEFORE, RunReport
 from stages.ports.plain import plain_ports
 from stages.run import run_stage
 from stages.versions import installed_versions
@@ -52,9 +52,11 @@ def client_of(run: ToyRun) -> MlflowClient:
 
 def test_the_table_has_a_row_for_the_teacher_each_stage_and_each_baseline(toy_run: ToyRun) -> None:
     names = [row.name for row in toy_run.report.rows]
-    assert names == ["teacher", *STAGES, "hard_label_baseline", "bag_of_words"]
+    assert names == ["teacher", BEFORE, *STAGES, "hard_label_baseline", "bag_of_words"]
     assert all(row.status == "ran" for row in toy_run.report.rows)
-    for row in toy_run.report.rows[1:5]:
+    assert toy_run.report.rows[1].judgement.probe_accuracy is not None
+    assert toy_run.report.rows[1].checkpoint is None
+    for row in toy_run.report.rows[2:6]:
         assert row.judgement.probe_accuracy is not None
         assert row.judgement.latent_loss is not None
     accuracy = toy_run.report.rows[0].judgement.accuracy
@@ -90,7 +92,7 @@ def test_checkpoints_chain_and_open_in_transformers(toy_run: ToyRun) -> None:
 
 
 def test_latent_loss_falls_from_stage_to_stage(toy_run: ToyRun) -> None:
-    losses = [row.judgement.latent_loss for row in toy_run.report.rows if row.kind == "stage"]
+    losses = [row.judgement.latent_loss for row in toy_run.report.rows if row.name in STAGES]
     assert losses == sorted(losses, reverse=True)
 
 
@@ -190,10 +192,10 @@ def test_a_second_run_does_nothing_and_prefects_page_says_so(toy_run: ToyRun) ->
     assert all(row.status == "reused" for row in trained)
     assert [row.judgement for row in again.rows] == [row.judgement for row in toy_run.report.rows]
     assert {path: path.stat().st_mtime_ns for path in (toy_run.store / "checkpoints").rglob("*")} == before
-    child = client_of(toy_run).get_run(again.rows[1].mlflow_run_id)
+    child = client_of(toy_run).get_run(again.rows[2].mlflow_run_id)
     assert child.data.tags["distill.reused"] == "true"
     assert child.data.tags["mlflow.parentRunId"] == again.mlflow_run_id
-    assert child.data.metrics["eval/probe_accuracy"] == again.rows[1].judgement.probe_accuracy
+    assert child.data.metrics["eval/probe_accuracy"] == again.rows[2].judgement.probe_accuracy
 
 
 def _check_page(run: UUID) -> None:
@@ -236,7 +238,7 @@ def test_a_changed_last_stage_reuses_all_earlier_stages(toy_run: ToyRun, capfd: 
         overrides=["stages.task_specific.training.duration=5 steps", "baselines=[]"],
         options=RunOptions(store=str(toy_run.store)),
     )
-    assert [row.status for row in changed.rows] == ["reused"] * 4 + ["ran"]
+    assert [row.status for row in changed.rows] == ["reused", "ran", *["reused"] * 3, "ran"]
     output = capfd.readouterr().err
     assert output.index("training.duration") < output.index("found in the store, reused")
     assert output.count(": to run, unlike ") == 1
@@ -245,7 +247,7 @@ def test_a_changed_last_stage_reuses_all_earlier_stages(toy_run: ToyRun, capfd: 
 def test_from_and_until_select_stages(toy_run: ToyRun, tmp_path: Path) -> None:
     options = RunOptions(store=str(toy_run.store), from_stage="task_adaptive", until_stage="task_adaptive")
     report = distill_flow(recipe=str(toy_run.recipe), options=options)
-    assert [row.name for row in report.rows if row.kind == "stage"] == list(STAGES[:3])
+    assert [row.name for row in report.rows if row.kind == "stage"] == [BEFORE, *STAGES[:3]]
     with pytest.raises(ConfigError, match="stages general, general_enhanced of this recipe, which come before it"):
         distill_flow(recipe=str(toy_run.recipe), options=options.model_copy(update={"store": str(tmp_path / "empty")}))
     assert not list((tmp_path / "empty" / "checkpoints").iterdir())
@@ -296,7 +298,7 @@ def test_a_general_stage_is_shared_by_another_task(toy_run: ToyRun, tmp_path: Pa
         ],
         options=RunOptions(store=str(toy_run.store), until_stage="general_enhanced"),
     )
-    assert [row.status for row in report.rows] == ["ran", "reused", "ran"]
+    assert [row.status for row in report.rows] == ["ran", "ran", "reused", "ran"]
 
 
 def test_the_store_remembers_every_run(toy_run: ToyRun) -> None:

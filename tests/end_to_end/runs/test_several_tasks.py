@@ -101,12 +101,12 @@ def test_a_failed_task_is_named_and_the_others_are_finished(world: World, first:
     for name, result in report.tasks.items():
         assert result.run == f"{report.run}-{name}"
         assert world.store.read_report(result.run) == result
-        assert [row.name for row in result.rows] == ["teacher", "general", "task_specific"]
-        assert [row.status for row in result.rows] == ["ran", "reused", "ran"]
+        assert [row.name for row in result.rows] == ["teacher", "before", "general", "task_specific"]
+        assert [row.status for row in result.rows] == ["ran", "ran", "reused", "ran"]
         assert result.retained is not None
     assert [(row.name, row.status) for row in report.shared] == [("general", "ran")]
     # The shared stage is judged for each task, so that the tasks' tables have no holes.
-    probes = [task.rows[1].judgement.probe_accuracy for task in report.tasks.values()]
+    probes = [task.rows[2].judgement.probe_accuracy for task in report.tasks.values()]
     assert None not in probes
     assert report.shared[0].judgement.probe_accuracy is None
 
@@ -235,7 +235,7 @@ def test_a_stopped_run_starts_no_further_task_and_can_be_resumed(
     report = world.run(mended, tasks=world.tasks[:1])
     assert "noise: task_specific: continuing from step 2 of 4" in capfd.readouterr().err
     (noise,) = report.tasks.values()
-    assert [row.status for row in noise.rows] == ["reused", "reused", "ran"]
+    assert [row.status for row in noise.rows] == ["reused", "ran", "reused", "ran"]
 
 
 def test_mistakes_of_all_tasks_are_reported_at_once_and_shared_ones_once(
