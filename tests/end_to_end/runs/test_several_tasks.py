@@ -121,7 +121,7 @@ def test_mlflow_holds_the_shared_stage_and_a_run_for_each_task_under_one(world: 
     tasks = under[first.report.mlflow_run_id]
     assert set(tasks) == {"general", "noise", "plays"}
     assert client.get_run(first.report.mlflow_run_id).info.status == "FAILED"
-    stages = {"plays/teacher", "plays/general (reused)", "plays/task_specific"}
+    stages = {"plays/teacher", "before", "plays/general (reused)", "plays/task_specific"}
     assert set(under[tasks["plays"]]) == stages
     student = client.get_run(under[tasks["plays"]]["plays/task_specific"])
     assert student.data.tags["distill.task"] == "plays"
