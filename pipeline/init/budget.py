@@ -9,12 +9,13 @@ from typing import Any
 from pipeline.planning.plan import Plan, PlannedStage
 from schemas.core.training import Duration
 from schemas.recipe.short_forms import STAGE_TRAINING, TEACHER_TRAINING
+from schemas.recipe.stage import STAGE_ORDER
 
 TEACHER_SHARE = 1 / 3
 """Share of the time for the teacher's fine-tuning, if it needs one: a student hardly gets better than its teacher."""
-_STAGE_SHARES = {"general": 0.2, "general_enhanced": 0.1, "task_adaptive": 0.15, "task_specific": 0.55}
+_STAGE_SHARES: dict[str, float] = dict(zip(STAGE_ORDER, (0.10, 0.05, 0.10, 0.75), strict=True))
 """Shares of the rest, relative to each other; most for the stage that learns the labels (docs/results.md)."""
-_MOST_EPOCHS = {"teacher": 10, "general": 3, "general_enhanced": 3, "task_adaptive": 10, "task_specific": 20}
+_MOST_EPOCHS: dict[str, int] = {"teacher": 10, **dict(zip(STAGE_ORDER, (3, 3, 10, 20), strict=True))}
 _FEWEST_TOKENS = 1000
 
 

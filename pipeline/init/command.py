@@ -34,12 +34,12 @@ from pipeline.recipes.shipped import read_recipe
 from pipeline.store.checkpoints import store_for_look
 from schemas.core.errors import ConfigError
 from schemas.core.wording import shown_value
+from schemas.recipe.stage import STAGE_ORDER
 from stages.data.tasks.load import load_task
 from stages.kinds.rows import TaskRows
 from stages.models.encoders import load_tokenizer
 
-_GENERAL = ("general", "general_enhanced")
-_TASK = ("task_adaptive", "task_specific")
+_GENERAL, _TASK = STAGE_ORDER[:2], STAGE_ORDER[2:]
 _QUESTION_LENGTH = 384
 _TEXT_LENGTH = 128
 _USUAL_SPEEDUP = 2.0

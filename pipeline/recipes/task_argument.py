@@ -11,6 +11,7 @@ from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.core.base import Frozen
 from schemas.core.credentials import refuse_credentials
 from schemas.core.errors import ConfigError
+from schemas.core.paths import local_path
 from schemas.core.wording import shown_path, shown_value
 from schemas.data.stage_data import TaskDataset
 from schemas.data.tasks import AnyTask, FileTask, TaskData
@@ -48,12 +49,13 @@ def task_argument(text: str, manifest: Manifest) -> AnyTask:
         if trained is not None and isinstance(value, dict) and value.get("kind", "files") == "files":
             value = {**trained.model_dump(), **_other_files(trained, value), **value}
         return _validated(value)
-    if Path(text).expanduser().is_file():
+    local = local_path(text, "--task")
+    if local.is_file():
         return _rows_of_file(text, trained)
     try:
         task = _validated(text)
     except ConfigError as error:
-        if Path(text).is_dir():
+        if local.is_dir():
             raise ConfigError(f"--task: {shown_value(text)} is no task; did you mean the folder ./{text}?") from None
         raise error
     if not isinstance(task, FileTask) or trained is None:

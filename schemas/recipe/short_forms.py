@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.recipe.stage import StudentStageName
+from schemas.recipe.stage import STAGE_ORDER, StudentStageName
 
 TEACHER_TRAINING: Mapping[str, Any] = {
     "duration": "4 epochs",
@@ -28,10 +28,10 @@ TEACHER_TRAINING: Mapping[str, Any] = {
 """Fine-tuning of a teacher: the upper end of BERT's grid (Devlin et al. 2019, appendix A.3), for few rows too."""
 
 STAGE_TRAINING: Mapping[StudentStageName, Mapping[str, Any]] = {
-    "general": {"duration": "2M tokens", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
-    "general_enhanced": {"duration": "1M tokens", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
-    "task_adaptive": {"duration": "3 epochs", "batch": "32 sequences", "optimizer": {"learning_rate": 1e-4}},
-    "task_specific": {"duration": "5 epochs", "batch": "32 sequences", "optimizer": {"learning_rate": 5e-5}},
+    name: {"duration": duration, "batch": "32 sequences", "optimizer": {"learning_rate": rate}}
+    for name, duration, rate in zip(
+        STAGE_ORDER, ("2M tokens", "1M tokens", "3 epochs", "5 epochs"), (1e-4, 1e-4, 1e-4, 5e-5), strict=True
+    )
 }
 """Training of a stage that names none. This project's choice, not a paper's; a corpus may be too large for an epoch."""
 
@@ -67,7 +67,7 @@ def _stage(stage: Any) -> Any:
 def _needs_tuned_teacher(stages: Any) -> bool:
     """Return whether a stage, in its long form, learns from a teacher that was fine-tuned on the task."""
     return isinstance(stages, list) and any(
-        isinstance(stage, Mapping) and stage.get("name") != "general" and stage.get("teacher") != "multi_task"
+        isinstance(stage, Mapping) and stage.get("name") != STAGE_ORDER[0] and stage.get("teacher") != "multi_task"
         for stage in stages
     )
 

@@ -52,6 +52,13 @@ def test_commands_do_what_the_pages_say(desk: Path, toy_run: ToyRun, distill: Di
         assert out.strip()
 
 
+def _keep_tracking_uri(patch: pytest.MonkeyPatch) -> None:
+    """Let a program set MLflow's address for its own time; to set it back would keep it from the environment's."""
+    patch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    patch.setenv("MLFLOW_TRACKING_URI", "")
+    patch.delenv("MLFLOW_TRACKING_URI")
+
+
 def test_programs_run_as_printed_and_without_prefect(
     desk: Path, toy_run: ToyRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -61,9 +68,8 @@ def test_programs_run_as_printed_and_without_prefect(
     for block in PROGRAMS:
         pages.setdefault(block.page, []).append(block)
     spaces: dict[str, dict[str, Any]] = {}
-    uri = mlflow.get_tracking_uri()
     with ExitStack() as stack:
-        stack.callback(mlflow.set_tracking_uri, uri)
+        _keep_tracking_uri(stack.enter_context(pytest.MonkeyPatch.context()))
         stack.enter_context(temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}))  # where nothing answers
         for page, programs in pages.items():
             space = spaces[title(page)] = {"__name__": "__main__"}
@@ -75,6 +81,7 @@ def test_programs_run_as_printed_and_without_prefect(
     result = spaces["docs/python.md"]["result"]
     assert [(row["stage"], row["status"]) for row in result.table] == [
         ("teacher", "reused"),
+        ("before", ""),
         ("general", "reused"),
         ("general_enhanced", "reused"),
         ("task_adaptive", "reused"),

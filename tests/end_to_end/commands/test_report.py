@@ -243,10 +243,10 @@ def test_the_verdict_follows_the_interval(
     report = toy_run.report
     assert isinstance(report, RunReport)
     minus = Score(value=sum(bounds) / 2, low=bounds[0], high=bounds[1])
-    found = verdict(report, Findings(None, minus, {}, (), (), {}))
+    found = verdict(report, Findings(minus, {}, (), (), {}))
     assert found.tone == tone
     assert found.text.startswith(beginning)
-    without = verdict(report, Findings(None, None, {}, (), (), {}))
+    without = verdict(report, Findings(None, {}, (), (), {}))
     assert without.tone == "grey"
     assert "cannot say what distillation added" in without.text
 

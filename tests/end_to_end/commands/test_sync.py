@@ -64,7 +64,7 @@ def test_a_run_without_a_server_is_sent_completely_once_the_server_returns(
     assert f"MLflow at {address} cannot be reached" in stderr
     assert "canary" not in stderr + json.dumps(synced)
     left = {run["name"].rpartition(" ")[2]: run["left"] for run in synced["runs"]}
-    assert set(left) == {"toy", "teacher", "task_specific"}
+    assert set(left) == {"toy", "teacher", "before", "task_specific"}
     assert left["task_specific"]["points"] >= 4
     # Its config, manifest, two figures and a smaller one, the model in MLflow's form, and the checkpoint for others.
     assert left["task_specific"]["artifacts"] == 7

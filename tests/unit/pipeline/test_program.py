@@ -70,7 +70,7 @@ def test_final_output_is_flushed_and_temporary_files_are_removed(tmp_path: Path)
     program = CLEARED.format(folder=str(tmp_path))
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60)
     assert shown.returncode == 0
-    assert b"teacher_cache_gigabytes: 4.0" in shown.stdout.rstrip().splitlines()[-1]
+    assert b"teacher_cache_gigabytes: 0.0" in shown.stdout.rstrip().splitlines()[-1]
     assert not any(tmp_path.iterdir())
 
 

@@ -276,13 +276,13 @@ def test_the_base_of_the_loss_study_offers_every_attention_loss_and_many_maps() 
     assert maps == {"top", "bottom", "random", "mean", "optimal_transport"}
 
 
-def test_quickstart_copies_every_second_layer_of_the_packaged_teacher() -> None:
+def test_quickstart_extracts_every_second_layer_of_the_packaged_teacher() -> None:
     recipe = shipped("quickstart")
     model = recipe.teacher.model
     assert isinstance(model, PackageModel)
     assert model.sha256 == "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
     start = recipe.student.start
-    assert isinstance(start, TeacherLayersStart)
+    assert isinstance(start, ExtractStart)
     assert isinstance(start.layer_map, UniformMap)
     assert teacher_layers(start.layer_map, num_student_layers=3, num_teacher_layers=6) == (1, 3, 5)
 

@@ -191,7 +191,7 @@ def test_a_recipe_provides_its_task(tmp_path: Path) -> None:
     single.write_text(dump_recipe(recipe("task.max_length=77")))
     several.write_text(dump_recipe(recipe("tasks=[sst2, mrpc]")))
     assert asked(str(single)).max_length == 77
-    assert asked("quickstart").kind == "docstrings"
+    assert asked("quickstart").kind == "docstring_pairs"
     mrpc = asked(f"{several}:mrpc")
     assert isinstance(mrpc, HubTask)
     assert mrpc.config == "mrpc"
