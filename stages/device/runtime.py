@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager
 from functools import cache
@@ -20,11 +21,22 @@ Precision = Literal["auto", "fp32", "bf16"]
 Module = TypeVar("Module", bound=torch.nn.Module)
 
 
+_UNLIMITED = ("", "DEFAULT", "ALL")
+_WITH_BF16 = ("BF16", "FP16", "AMX", "AVX10")
+"""Parts of the names of instruction sets with bf16 products, as in AVX512_CORE_BF16."""
+
+
 def bf16_in_hardware(device: torch.device) -> bool:
-    """Return whether the device has instructions for bf16 matrix products."""
+    """Return whether the device has instructions for bf16 matrix products, and they may be used.
+
+    Where `ONEDNN_MAX_CPU_ISA` forbids them, oneDNN computes bf16 products without them, many times slower than float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
+        limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+        if limit not in _UNLIMITED and not any(name in limit for name in _WITH_BF16):
+            return False
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
 

@@ -55,3 +55,16 @@ def test_freezing_keeps_the_dtype_of_buffers_in_every_family(family: str) -> Non
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
     assert bool(states(frozen, runtime).isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("limit", "allowed"),
+    [("", True), ("all", True), ("AVX512_CORE_BF16", True), ("AVX512_CORE_AMX", True), ("AVX10_1_512", True)]
+    + [(name, False) for name in ("AVX2", "avx512_core", "AVX512_CORE_VNNI", "SSE41")],
+)
+def test_bf16_is_not_chosen_where_its_instructions_are_forbidden(
+    limit: str, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert Runtime().bf16 is allowed
