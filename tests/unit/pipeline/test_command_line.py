@@ -78,7 +78,7 @@ print(json.dumps(codes))
 
 def test_quick_commands_load_no_heavy_library(toy_run: ToyRun, tmp_path: Path) -> None:
     store, run = str(toy_run.store), toy_run.report.run
-    checkpoint = toy_run.report.rows[1].checkpoint
+    checkpoint = toy_run.report.rows[2].checkpoint
     assert checkpoint is not None
     recipe = str(toy_run.recipe)
     expected: dict[tuple[str, ...], int] = {
