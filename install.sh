@@ -11,13 +11,16 @@ pip_setting() { # NAME: the value of one of pip's settings, from its files or th
     "$folder/bin/pip" config list | sed -n "s/^[a-z:]*\.$1='\(.*\)'\$/\1/p" | tail -n 1
 }
 
+use_pip() {
+    "$folder/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$@"
+}
+
 use_uv() {
     "$folder/bin/uv" pip install --quiet --python "$folder/bin/python" --constraint constraints.txt --editable "$target" \
         "$@"
 }
 
-"$folder/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt uv || exec \
-    "$folder/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$target"
+use_pip uv || { use_pip --editable "$target"; exit; }
 
 index=$(pip_setting index-url) links=$(pip_setting find-links) certificate=$(pip_setting cert)
 [ -z "$index" ] || export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"
@@ -26,6 +29,5 @@ index=$(pip_setting index-url) links=$(pip_setting find-links) certificate=$(pip
 
 # Where packages come from a mirror or a folder, torch does too.
 if [ -n "$index$links" ] || ! UV_HTTP_RETRIES=1 use_uv --torch-backend auto; then
-    use_uv || "$folder/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt \
-        --editable "$target"
+    use_uv || use_pip --editable "$target"
 fi

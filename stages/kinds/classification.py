@@ -133,19 +133,14 @@ class ClassificationKind(SingleLabelKind[Classification]):
         """Return the answers of a logistic regression; for pairs, on the words that the texts share or do not share."""
         from sklearn.linear_model import LogisticRegression
 
-        from stages.text.bag_of_words import pair_features, word_counts
+        from stages.text.bag_of_words import row_features, word_counts
 
         train = rows.task.train
         solver = "liblinear" if len(rows.task.labels) == 2 else "lbfgs"
         counter, _ = word_counts(pair_texts(train))
-
-        def features(data: Dataset) -> Any:
-            if "text_pair" not in data.column_names:
-                return counter.transform(data["text"])
-            return pair_features(counter, data["text"], data["text_pair"])
-
-        model = LogisticRegression(max_iter=200, solver=solver).fit(features(train), np.asarray(train["label"]))
-        return np.asarray(model.predict(features(rows.data)))
+        model = LogisticRegression(max_iter=200, solver=solver)
+        model.fit(row_features(counter, train), np.asarray(train["label"]))
+        return np.asarray(model.predict(row_features(counter, rows.data)))
 
     @override
     def renamed(self, rows: ScoredRows[Numbers], answers: Numbers) -> tuple[Numbers, list[str]]:

@@ -130,18 +130,12 @@ class RegressionKind(RowKind[Regression, Values, Values]):
         """Return the answers of a ridge regression; for pairs, on the words that the texts share and do not share."""
         from sklearn.linear_model import Ridge
 
-        from stages.text.bag_of_words import pair_features, word_counts
+        from stages.text.bag_of_words import row_features, word_counts
 
         train = rows.task.train
         counter, _ = word_counts(pair_texts(train))
-
-        def features(data: Dataset) -> Any:
-            if "text_pair" not in data.column_names:
-                return counter.transform(data["text"])
-            return pair_features(counter, data["text"], data["text_pair"])
-
-        model = Ridge(alpha=10.0).fit(features(train), np.asarray(train["label"]))
-        return np.asarray(model.predict(features(rows.data)), dtype=np.float64)
+        model = Ridge(alpha=10.0).fit(row_features(counter, train), np.asarray(train["label"]))
+        return np.asarray(model.predict(row_features(counter, rows.data)), dtype=np.float64)
 
     @override
     def output_order(self, names: Sequence[str], labels: Sequence[str]) -> LabelOrder | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import regex
+from datasets import Dataset
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
@@ -68,6 +69,13 @@ def pair_features(counter: CountVectorizer, first: Sequence[str], second: Sequen
     number, *sizes = (np.asarray(words.sum(axis=1), dtype=np.float64) for words in (shared, one, other))
     cosine = number / np.sqrt(np.maximum(sizes[0] * sizes[1], 1.0))
     return hstack([shared, abs(one - other), csr_matrix(cosine)]).tocsr()
+
+
+def row_features(counter: CountVectorizer, rows: Dataset) -> csr_matrix:
+    """Return the words of each row's text, or what `pair_features` says of its two texts."""
+    if "text_pair" not in rows.column_names:
+        return counter.transform(rows["text"])
+    return pair_features(counter, rows["text"], rows["text_pair"])
 
 
 def nearest(text: str, others: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from schemas.data.tasks import DocstringPairTask
@@ -17,7 +16,7 @@ from stages.data.readers.docstrings import (
     MAX_TRAIN_ROWS_PER_LIBRARY,
     MAX_VALIDATION_ROWS_PER_LIBRARY,
     check_enough,
-    check_installed,
+    of_libraries,
     validation_modules,
 )
 
@@ -34,10 +33,7 @@ def docstring_pair_rows(task: DocstringPairTask, functions: Dataset) -> tuple[Da
     Raises:
         DataError: a library is not installed, or has too few functions.
     """
-    table = functions.data.table
-    table = table.filter(pc.is_in(table["library"], pa.array(task.libraries)))
-    check_installed(task, set(table["library"].unique().to_pylist()))
-    rows = table.to_pylist()
+    rows = of_libraries(task, functions).to_pylist()
     held_out = validation_modules([row["module"] for row in rows], task.validation_ratio, task.seed)
     modules: dict[str, list[dict[str, str]]] = {}
     for row in rows:

@@ -161,9 +161,7 @@ def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Datas
     Raises:
         DataError: a library is not installed, or has too few docstrings.
     """
-    table = paragraphs.data.table
-    table = table.filter(pc.is_in(table["library"], pa.array(task.libraries)))
-    check_installed(task, set(table["library"].unique().to_pylist()))
+    table = of_libraries(task, paragraphs)
     frame = pd.DataFrame({name: table[name].to_pylist() for name in ("library", "module")})
     frame = frame.assign(text=mask_names(table["text"], task.libraries)).drop_duplicates("text")
     order = np.random.Generator(np.random.PCG64(task.seed)).permutation(len(frame))
@@ -223,8 +221,15 @@ def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
     return Dataset(table.filter(outside).select(["text", "module"]))
 
 
-def check_installed(task: DocstringTask | DocstringPairTask, installed: set[str]) -> None:
-    """Raise a DataError if docstrings of a library of the task are missing."""
+def of_libraries(task: DocstringTask | DocstringPairTask, read: Dataset) -> pa.Table:
+    """Return the rows of the task's libraries.
+
+    Raises:
+        DataError: a library is not installed.
+    """
+    table = read.data.table
+    table = table.filter(pc.is_in(table["library"], pa.array(task.libraries)))
+    installed = set(table["library"].unique().to_pylist())
     missing = sorted(set(task.libraries) - installed)
     present = [library for library in task.libraries if library in installed]
     if missing:
@@ -233,6 +238,7 @@ def check_installed(task: DocstringTask | DocstringPairTask, installed: set[str]
             "(names are import names, such as sklearn) or remove it from the list, for example "
             f"task.libraries=[{', '.join(present)}]"
         )
+    return table
 
 
 def check_enough(library: str, train: int, validation: int) -> None:
