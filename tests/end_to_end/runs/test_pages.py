@@ -66,7 +66,7 @@ def pages(chromium: str, toy_run: ToyRun, prefect: str) -> Iterator[Pages]:
     with running(sys.executable, "-m", "mlflow", *command, env=env) as server:
         with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}):
             again = distill_flow(recipe=str(toy_run.recipe), options=RunOptions(store=str(toy_run.store)))
-        flow_run = asyncio.run(newest_flow_run())
+        flow_run = asyncio.run(newest_flow_run(str(toy_run.store)))
         server.wait_for("Application startup complete", seconds=280)
         with prefect_ui(prefect) as ui:
             yield Pages(toy_run.report, again, f"http://127.0.0.1:{port}", ui, flow_run)
@@ -88,10 +88,11 @@ def prefect_ui(api: str) -> Iterator[str]:
     thread.join()
 
 
-async def newest_flow_run() -> str:
+async def newest_flow_run(store: str) -> str:
+    """Prefect's id of the last run in a store; other workers' tests have runs on the same server."""
     async with get_client() as client:
-        (run,) = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC, limit=1)
-    return str(run.id)
+        runs = await client.read_flow_runs(sort=FlowRunSort.START_TIME_DESC)
+    return next(str(run.id) for run in runs if run.parameters.get("options", {}).get("store") == store)
 
 
 @pytest.fixture(scope="module")
