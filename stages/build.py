@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from schemas.core.base import digest_of
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.kinds import TaskKind
 from schemas.core.layer_map import teacher_layers
@@ -25,20 +28,23 @@ from stages.data.batching.tokens import Batch, Tokens
 from stages.data.tasks.stratified import drawn_rows
 from stages.head_start import start_head
 from stages.kinds.registry import kind_of
-from stages.models.encoders import check_same_vocabulary, load_config, load_encoder, locate, shape_of
+from stages.models.encoders import check_same_vocabulary, folder_digest, load_config, load_encoder, locate, shape_of
 from stages.models.extraction.extract import choose_parts, extract_student
-from stages.models.extraction.importance import measure_importance
+from stages.models.extraction.importance import Importance, measure_importance
 from stages.models.masked_lm import has_word_head, load_word_model, with_word_head
 from stages.models.sentence_encoder import Model
 from stages.models.student import fresh_student, student_config
 from stages.models.tensors import read_tensors
 from stages.models.weights import check_weights
 from stages.objective.objective import Shares
+from stages.storage.format_versions import NUMERICS_VERSION
+from stages.storage.sealed_folder import is_whole, make_whole
 from stages.training.value_scale import Units, fresh_in_units, trained_in_units
 
 PROJECTIONS = "projections.safetensors"
 EXTRACTION = "extraction.json"
 _CALIBRATION_TOKENS = 4096
+_IMPORTANCE = "importance.safetensors"
 
 
 @dataclass(frozen=True)
@@ -112,18 +118,23 @@ def initial_student(
     tokenizer: PreTrainedTokenizerFast,
     units: Units | None = None,
     teachers: Sequence[Model] = (),
+    *,
+    start_text: Tokens | None = None,
+    cache: Path,
 ) -> InitialStudent:
     """Build the student before training: from `parent`, afresh, or the pretrained teacher itself.
 
     Args:
         config: the stage.
         parent: the checkpoint that the student continues from; None for a fresh start.
-        text: training text of the stage, on which importance is measured and a head is fitted.
+        text: training text of the stage, on which a head is fitted.
         labels: names of the head's outputs; empty for a general corpus.
         problem: kind of the task; None for a general corpus.
         tokenizer: the teacher's.
         units: mean and deviation of the task's values; None if it has none.
         teachers: as `load_teachers` returns them; the first has the head that a student's may start from.
+        start_text: text on which the importance of the teacher's parts is measured; None for the stage's.
+        cache: folder that keeps that importance.
     """
     pretrained = locate(config.pretrained)
     if parent is not None:
@@ -131,7 +142,7 @@ def initial_student(
     elif config.student is None:
         initial = InitialStudent(load_encoder(pretrained), {})
     else:
-        initial = afresh(config.student, pretrained, text, tokenizer)
+        initial = afresh(config.student, pretrained, text if start_text is None else start_text, tokenizer, cache)
     encoder = initial.model
     assert isinstance(encoder, PreTrainedModel)
     model: Model = encoder
@@ -197,7 +208,7 @@ def read_extraction(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def afresh(
-    student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
+    student: StudentConfig, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast, cache: Path
 ) -> InitialStudent:
     """Build a student that continues from no checkpoint, without a head.
 
@@ -206,6 +217,7 @@ def afresh(
         pretrained: the pretrained teacher's folder.
         text: text on which a teacher's parts are chosen.
         tokenizer: the teacher's.
+        cache: folder that keeps the importance of the teacher's parts.
     """
     start = student.start
     if isinstance(start, ModelStart):
@@ -215,12 +227,17 @@ def afresh(
         check_shape(shape_of(model.config), student.shape, folder)
         return InitialStudent(model, {})
     if isinstance(start, ExtractStart):
-        return _extracted(student, start, pretrained, text, tokenizer)
+        return _extracted(student, start, pretrained, text, tokenizer, cache)
     return InitialStudent(fresh_student(student, pretrained), {})
 
 
 def _extracted(
-    student: StudentConfig, start: ExtractStart, pretrained: Path, text: Tokens, tokenizer: PreTrainedTokenizerFast
+    student: StudentConfig,
+    start: ExtractStart,
+    pretrained: Path,
+    text: Tokens,
+    tokenizer: PreTrainedTokenizerFast,
+    cache: Path,
 ) -> InitialStudent:
     teacher_config = load_config(pretrained)
     layers = teacher_layers(
@@ -236,13 +253,34 @@ def _extracted(
                 "student.start.units: importance is measured on masked words, and the teacher's tokenizer has no mask "
                 "token; set student.start.units to random"
             )
-        calibrated = load_word_model(pretrained) if has_word_head(pretrained) else load_encoder(pretrained)
-        importance = measure_importance(
-            calibrated, _calibration_batches(text, start), mask_token_id=tokenizer.mask_token_id, seed=start.seed
-        )
+        batches = list(_calibration_batches(text, start))
+        importance = _importance(pretrained, batches, int(tokenizer.mask_token_id), start.seed, cache)
     extraction = choose_parts(teacher_config, config, layers, importance=importance, seed=start.seed)
     model = extract_student(load_encoder(pretrained), config, extraction)
     return InitialStudent(model, {}, extraction.summary())
+
+
+def _importance(pretrained: Path, batches: Sequence[Batch], mask_token_id: int, seed: int, cache: Path) -> Importance:
+    """Return the importance of the teacher's parts, measured once for the same teacher, text and seed.
+
+    A run needs it up to three times: for the first stage, to judge its start, and for the control.
+    """
+    text = hashlib.sha256()
+    for batch in batches:
+        text.update(batch.input_ids.numpy().tobytes() + batch.attention_mask.numpy().tobytes())
+    identity = {
+        "teacher": folder_digest(pretrained),
+        "text": text.hexdigest(),
+        "mask_token_id": mask_token_id,
+        "seed": seed,
+        "version": NUMERICS_VERSION,
+    }
+    folder = cache / "importance" / digest_of(identity)[:32]
+    if not is_whole(folder):
+        teacher = load_word_model(pretrained) if has_word_head(pretrained) else load_encoder(pretrained)
+        measured = measure_importance(teacher, batches, mask_token_id=mask_token_id, seed=seed)
+        make_whole(folder, lambda into: save_file(vars(measured), into / _IMPORTANCE))
+    return Importance(**read_tensors(folder / _IMPORTANCE))
 
 
 def _calibration_batches(text: Tokens, start: ExtractStart) -> Iterator[Batch]:

@@ -88,10 +88,12 @@ def stage_digest(config: StageConfig, parent_digest: str | None) -> str:
 
 def stage_identity(config: StageConfig, parent_digest: str | None) -> dict[str, Any]:
     """Return everything that a stage's digest covers; kept in its manifest, so that a change can be named later."""
-    covered: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "pretrained", "data"})
+    covered: dict[str, Any] = config.model_dump(mode="json", exclude={"teacher", "pretrained", "data", "start_text"})
     if config.training.selection is None:
         # The setting is newer than the first stores, whose stages are still found.
         del covered["training"]["selection"]
+    if config.start_text is not None and parent_digest is None:
+        covered["start_text"] = corpus_digest(config.start_text)
     covered["teacher"] = _teacher_identity(config)
     if config.student is not None and isinstance(start := config.student.start, ModelStart):
         covered["student"]["start"]["model"] = model_digest(start.model)
@@ -107,6 +109,7 @@ _NAMES = {
     "pretrained": "the pretrained model",
     "teacher": "its teacher",
     "student": "the model it starts from",
+    "start_text": "the text that its start is chosen on",
 }
 
 

@@ -34,6 +34,7 @@ from stages.objective.projection_start import start_projections
 from stages.ports.protocols import Ports
 from stages.saved_model import readable, save_model
 from stages.stage_data import StageData, load_data
+from stages.start import start_text
 from stages.training.fit import TrainingResult, fit
 from stages.training.selection import Selector
 from stages.training.value_scale import fold_units
@@ -65,7 +66,18 @@ def run_stage(
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = _load_data(config, folder, tokenizer, ports)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
-    initial = initial_student(config, parent, data.train, data.labels, data.problem, tokenizer, data.units, teachers)
+    initial = initial_student(
+        config,
+        parent,
+        data.train,
+        data.labels,
+        data.problem,
+        tokenizer,
+        data.units,
+        teachers,
+        start_text=None if config.start_text is None else start_text(config, tokenizer, ports.cache),
+        cache=ports.cache,
+    )
     student = initial.model
     _check_unchanged(config, identity, stage_identity(config, parent_digest))
     objective = make_objective(config, initial, teachers, data, tokenizer)

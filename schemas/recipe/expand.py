@@ -19,7 +19,7 @@ from schemas.data.stage_data import TaskDataset, TaskMixture
 from schemas.recipe.objective import LabelObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import Stage, StageConfig, StageName
-from schemas.recipe.student import RandomStart
+from schemas.recipe.student import ExtractStart, RandomStart
 from schemas.recipe.teacher import (
     AlreadyFineTuned,
     Committee,
@@ -110,6 +110,7 @@ def stage_config(recipe: Recipe, stage: Stage, teachers: TaskTeachers) -> StageC
         student=recipe.sized_student,
         pretrained=recipe.pretrained,
         data=data,
+        start_text=_start_text(recipe) if stage is recipe.stages[0] and stage.data != "general_corpus" else None,
         objective=stage.objective,
         training=stage.training,
     )
@@ -127,9 +128,16 @@ def baseline_config(recipe: Recipe, *, tokens: int) -> StageConfig:
         student=recipe.sized_student,
         pretrained=recipe.pretrained,
         data=TaskDataset(task=recipe.task),
+        start_text=_start_text(recipe),
         objective=LabelObjective(),
         training=recipe.stages[-1].training.model_copy(update=changes),
     )
+
+
+def _start_text(recipe: Recipe) -> GeneralCorpus | None:
+    """Text on which the student's parts are chosen; None where they are not, or without a general corpus."""
+    start = recipe.student.start
+    return recipe.general_corpus if isinstance(start, ExtractStart) and start.units == "importance" else None
 
 
 def _members(recipe: Recipe) -> dict[str, TeacherConfig | OtherTeacher]:

@@ -21,6 +21,7 @@ from pydantic import Field
 from schemas.core.base import Frozen
 from schemas.core.refs import ModelRef
 from schemas.core.training import Training
+from schemas.data.corpus import GeneralCorpus
 from schemas.data.stage_data import Data
 from schemas.recipe.objective import GeneralObjective, LatentObjective, Objective, TaskObjective
 from schemas.recipe.student import StudentConfig
@@ -114,6 +115,11 @@ class StageConfig(Frozen):
     """The pretrained model: source of the tokenizer, the architecture, and copied weights."""
     data: Data
     """Data that the stage reads."""
+    start_text: GeneralCorpus | None = None
+    """Text on which the importance of the teacher's parts is measured for a student that starts here; null for `data`.
+
+    The student of a recipe starts from the same parts, whichever stage or baseline is its first.
+    """
     objective: Objective
     """Objective of the training."""
     training: Training

@@ -90,7 +90,7 @@ class ExtractStart(Frozen):
     layer_map: OneToOneMap = UniformMap()
     """Teacher block that each student block is extracted from."""
     calibration_rows: int = Field(default=512, ge=1, le=1_000_000)
-    """Rows of the first stage's training text on which importance is measured."""
+    """Rows on which importance is measured: of the general corpus, or of the first stage's text without one."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seeds the draws of units and of calibration rows."""
 

@@ -14,12 +14,13 @@ from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassificatio
 
 from schemas.core.errors import ConfigError, DataError
 from schemas.core.refs import FolderModel
-from schemas.recipe.expand import TaskTeachers, stage_config
+from schemas.recipe.expand import TaskTeachers, baseline_config, stage_config
 from schemas.recipe.objective import MaskedLanguageObjective, TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from schemas.recipe.student import ExtractStart, ModelStart, StudentConfig, StudentShape, StudentStart
+from schemas.recipe.student import ExtractStart, ModelStart, RandomStart, StudentConfig, StudentShape, StudentStart
 from schemas.recipe.teacher import Committee, FinetunedTeacher
+from stages import build
 from stages.data.batching.payloads import Labels
 from stages.identity import stage_digest
 from stages.models.encoders import load_encoder
@@ -227,6 +228,29 @@ def test_the_start_of_a_finished_stage_is_made_again(recipe: Recipe, tmp_path: P
     assert finished.keys() == begun.keys()
     for name, tensor in finished.items():
         torch.testing.assert_close(begun[name], tensor, rtol=0, atol=1e-25)
+
+
+def test_the_baseline_starts_from_the_parts_of_the_first_stage_measured_once(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = ExtractStart(units="importance", calibration_rows=16)
+    small = StudentShape(num_layers=2, hidden_size=8, num_attention_heads=2, intermediate_size=16)
+    recipe = recipe.model_copy(update={"student": StudentConfig(shape=small, start=start)})
+    first = stage_config(recipe, recipe.stages[0], TaskTeachers())
+    control = baseline_config(recipe, tokens=100)
+    cache = plain_ports(tmp_path).cache
+    begun = starting_encoder(first, cache).state_dict()
+    monkeypatch.delattr(build, "measure_importance")
+    for name, tensor in starting_encoder(control, cache).state_dict().items():
+        assert torch.equal(tensor, begun[name])
+    monkeypatch.undo()
+    # On the task's own text other parts matter.
+    apart = starting_encoder(control.model_copy(update={"start_text": None}), cache).state_dict()
+    assert not all(torch.equal(tensor, begun[name]) for name, tensor in apart.items())
+    # The first stage reads that text itself, and a random start is the same on any text.
+    assert first.start_text is None
+    random = recipe.model_copy(update={"student": StudentConfig(shape=small, start=RandomStart())})
+    assert baseline_config(random, tokens=100).start_text is None
 
 
 def test_a_student_can_start_from_an_existing_model(recipe: Recipe, tmp_path: Path) -> None:

@@ -233,8 +233,9 @@ def test_projections_are_passed_to_the_next_stage(recipe: Recipe, tmp_path: Path
     general = stage_config(recipe, recipe.stages[0], TaskTeachers())
     first = run_stage(general, None, plain_ports(tmp_path / "one"))
     tokenizer = load_tokenizer(folder := locate(recipe.pretrained), load_config(folder))
-    text = load_data(general.data, tokenizer, tmp_path / "one" / "cache").train
-    carried = initial_student(general, first.checkpoint, text, (), None, tokenizer).projections
+    cache = tmp_path / "one" / "cache"
+    text = load_data(general.data, tokenizer, cache).train
+    carried = initial_student(general, first.checkpoint, text, (), None, tokenizer, cache=cache).projections
     student = load_encoder(Path(first.checkpoint.path) / "model")
     objective = ObjectiveTerms(
         general.objective, student=student, teachers=[load_encoder(folder)], seed=1, projections=carried

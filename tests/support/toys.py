@@ -140,7 +140,9 @@ def make_trainer(config: StageConfig, ports: Ports) -> Trainer:
     tokenizer = load_tokenizer(folder, load_config(folder))
     data = load_data(config.data, tokenizer, ports.cache)
     teachers = load_teachers(config, data.labels, data.problem, data.units)
-    initial = initial_student(config, None, data.train, data.labels, data.problem, tokenizer, data.units, teachers)
+    initial = initial_student(
+        config, None, data.train, data.labels, data.problem, tokenizer, data.units, teachers, cache=ports.cache
+    )
     objective = make_objective(config, initial, teachers, data, tokenizer)
     return Trainer(initial.model, teachers, data.train, objective, config.training, ports, config.name)
 
