@@ -15,11 +15,15 @@ from pipeline.planning.options import RunOptions, chosen_stages
 from pipeline.planning.per_task import check_data
 from pipeline.process.prefect_server import TemporaryServer
 from pipeline.process.programs import program
+from pipeline.process.settings import read_settings
 from pipeline.process.stopping import stop_signals
 from pipeline.recipes.shipped import read_recipe
+from pipeline.store.checkpoints import look_into_store, store_for_look
+from pipeline.store.files import disk_errors
 from schemas.core.credentials import refuse_credentials, without_credentials
 from schemas.core.errors import ConfigError, DistillError, Interrupted, ServiceError
 from schemas.core.wording import shown_value
+from schemas.recipe.recipe import Recipe
 from schemas.results.report import AnyReport
 from stages.data.readers.first_reading import first_reading
 
@@ -123,7 +127,7 @@ def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str 
         try:
             check_data(resolved, options["store"])
             check_server()
-            return _run_flow(recipe, overrides, options, again)
+            return _run_flow(resolved, recipe, overrides, options, again)
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: {again}") from None
         except BaseException as error:
@@ -138,24 +142,42 @@ def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _run_flow(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None], again: str) -> AnyReport:
-    """Run the flow on the named server, or on a temporary one that starts while the libraries are imported."""
-    address, server = os.environ.get("PREFECT_API_URL"), None
-    if not address:
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+def _run_flow(
+    resolved: Recipe, recipe: str, overrides: Sequence[str], options: Mapping[str, str | None], again: str
+) -> AnyReport:
+    """Run the flow on the named server, or on a temporary one that starts while the libraries are imported.
 
-        server = None if PREFECT_API_URL.value() else TemporaryServer()  # a profile of Prefect's may name one
+    Without a named server, a run that trains nothing is no flow run: its server would cost more than the run.
+    """
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    is_named = bool(os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value())  # a profile of Prefect's may name one
+    chosen = RunOptions.model_validate(options)
+    server = None if is_named or _has_run_of(resolved, chosen) else TemporaryServer()
     gc.disable()  # collecting among imported objects, all of which stay, is a quarter of these seconds
     try:
-        from pipeline.flow import distill_flow
+        from pipeline.flow import distill_flow, execute
+        from pipeline.planning.work import is_trained
     finally:
         gc.enable()
+    if not is_named and server is None:
+        with store_for_look(read_settings(chosen.store).store) as store, disk_errors(store.cache):
+            trains_nothing = is_trained(resolved, chosen, store)
+        if trains_nothing:
+            return execute(resolved, chosen)
+        server = TemporaryServer()
     with ExitStack() as stack:
         if server is not None:
             server.wait()
             stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
         stack.enter_context(prefect_errors(again))
-        return distill_flow(recipe=recipe, overrides=list(overrides), options=RunOptions.model_validate(options))
+        return distill_flow(recipe=recipe, overrides=list(overrides), options=chosen)
+
+
+def _has_run_of(recipe: Recipe, options: RunOptions) -> bool:
+    """Return whether the store has a run of a recipe of that name, so that this one may find everything."""
+    names = look_into_store(read_settings(options.store).store).list_reports()
+    return any(name.startswith(f"{recipe.name}-") for name in names)
 
 
 def _check_arguments(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> None:

@@ -37,7 +37,7 @@ from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
 from stages.models.encoders import folder_digest, load_config, load_encoder, load_tokenizer, locate
-from stages.models.read import read_rows
+from stages.models.read import Read, read_rows
 from stages.models.sentence_encoder import Model
 from stages.objective.objective import ObjectiveTerms
 from stages.start import starting_encoder
@@ -50,7 +50,7 @@ class Yardstick:
 
     evaluation: Evaluation
     latent: LatentObjective | None
-    teacher: Model
+    teacher_folder: Path
     """The last teacher of the run: the fine-tuned one, if any."""
     teacher_digest: str
     data_digest: str
@@ -71,15 +71,33 @@ class Yardstick:
         """The task's kind; None without a task."""
         return None if self.scorer is None else self.scorer.rows.task.problem
 
-    @cached_property
-    def teacher_answers(self) -> Any:
-        """Answers of the fine-tuned teacher to the validation rows; None without one.
+    # Loaded and computed when the first checkpoint is judged, and not at all where all judgements are kept already.
 
-        Computed when the first checkpoint is judged, and not at all where all judgements are kept already.
-        """
+    @cached_property
+    def teacher(self) -> Model:
+        """The last teacher of the run, with its head if it was fine-tuned."""
+        folder = self.teacher_folder
+        if not self.has_head or self.scorer is None:
+            return Runtime("fp32").quick(load_encoder(folder))
+        head = self.scorer.kind.head
+        model: Model = head.load(folder)
+        head.match_labels(model, self.scorer.rows.task.labels, folder)
+        return Runtime("fp32").quick(model)
+
+    @cached_property
+    def teacher_read(self) -> Read | None:
+        """Features and answers of the fine-tuned teacher for the validation rows; None without one."""
         if not self.has_head or self.scorer is None:
             return None
-        return self.scorer.answers_of(self.teacher)
+        return read_rows(self.teacher, self.scorer.rows.tokens, self.scorer.sequences)
+
+    @cached_property
+    def teacher_answers(self) -> Any:
+        """Answers of the fine-tuned teacher to the validation rows; None without one."""
+        if self.teacher_read is None or self.scorer is None:
+            return None
+        assert self.teacher_read.logits is not None
+        return self.scorer.answers(self.teacher_read.logits)
 
     def draws(self, scorer: AnyScorer) -> Draws:
         """Return the draws of a model's scores, without any score yet."""
@@ -116,7 +134,7 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
         return Yardstick(
             recipe.evaluation,
             recipe.latent_objective(),
-            Runtime("fp32").quick(load_encoder(folder)),
+            folder,
             folder_digest(folder),
             corpus_digest(corpus),
             held_out,
@@ -128,17 +146,12 @@ def make_yardstick(recipe: Recipe, fine_tuned: FinetunedTeacher | None, cache: P
     train = tokenize_split(task, "train", tokenizer, max_length=max_length, cache=cache)
     scorers = task_scorers(task, tokenizer, max_length=max_length, cache=cache, max_rows=recipe.evaluation.max_rows)
     scorer = scorers.pop("validation")
-    teacher: Model = load_encoder(folder)
-    if fine_tuned:
-        head = kind_of(task.problem).head
-        teacher = head.load(teacher_folder)
-        head.match_labels(teacher, task.labels, teacher_folder)
     # The tokenizer is the pretrained teacher's, whichever model is judged.
     data = digest_of({"task": task_digest(recipe.task), "tokenizer": folder_digest(folder)})
     return Yardstick(
         recipe.evaluation,
         recipe.latent_objective(),
-        Runtime("fp32").quick(teacher),
+        teacher_folder,
         folder_digest(teacher_folder),
         data,
         scorer.rows.tokens,
@@ -182,12 +195,14 @@ def judge_checkpoint(checkpoint: CheckpointRef, labels: tuple[str, ...], yardsti
     """
     folder = Path(checkpoint.path)
     model: Model
+    is_student = checkpoint.stage not in TEACHER_NAMES
+    if labels and yardstick.has_head and not is_student and folder / "model" == yardstick.teacher_folder:
+        return judge_model(yardstick.teacher, yardstick, has_head=True)
     if labels and yardstick.problem is not None:
         model = kind_of(yardstick.problem).head.load(folder / "model")
     else:
         model = load_encoder(folder / "model")
     model = Runtime("fp32").quick(model)
-    is_student = checkpoint.stage not in TEACHER_NAMES
     latent = _latent_loss(model, read_projections(folder), yardstick, is_student=is_student)
     return judge_model(model, yardstick, has_head=bool(labels), latent_loss=latent)
 
@@ -199,7 +214,8 @@ def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_lo
     teacher = yardstick.teacher_answers
     scorer = yardstick.scorer.with_teacher(teacher)
     kind = scorer.kind
-    read = read_rows(model, scorer.rows.tokens, scorer.sequences)
+    read = None if teacher is None or model is not yardstick.teacher else yardstick.teacher_read
+    read = read or read_rows(model, scorer.rows.tokens, scorer.sequences)
     probed, draws = None, yardstick.draws(scorer)
     if scorer.can_score:
         chosen = probe_rows(yardstick.train, kind.config, yardstick.evaluation.probe_train_rows)

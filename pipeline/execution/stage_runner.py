@@ -13,11 +13,11 @@ from pipeline.execution.prefect_tasks import prefect_task, run_task, seen_as_reu
 from pipeline.execution.run_context import RunContext
 from pipeline.process.stopping import interrupted
 from pipeline.progress.parts import Part
-from pipeline.registry.light_model import log_light_model
+from pipeline.registry.light_model import has_light_model, log_light_model
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.run_table import student_row, teacher_row
 from pipeline.reporting.term_map import term_map
-from pipeline.shipping.forms import ship, student_of
+from pipeline.shipping.kept import shipped_by
 from pipeline.store.checkpoints import verify
 from pipeline.store.open_runs import needs_of
 from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_checkpoint, log_student
@@ -102,14 +102,13 @@ class StageRunner:
     def _ship(self, report: RunReport, *, exported: bool) -> Shipping | None:
         cache, note = self.context.store.cache, self.context.progress.note
         try:
-            subject = student_of(report, cache)
-            if subject is None:
-                return None
-            shipped = ship(report, subject, cache, note, exported=exported)
+            shipped = shipped_by(report, cache, note, exported=exported)
         except Interrupted:
             raise
         except Exception as error:  # exporters raise what they like, and the run is whole without this table
             note(f"what you ship was not measured: {error}")
+            return None
+        if shipped is None:
             return None
         if shipped.export is not None:
             self._log_light_model(shipped.export, shipped.shipping.example)
@@ -117,7 +116,8 @@ class StageRunner:
 
     def _log_light_model(self, export: Path, example: dict[str, str] | None) -> None:
         try:
-            log_light_model(export, self.run, example)
+            if not has_light_model(export, self.context.tracking):
+                log_light_model(export, self.run, example)
         except ConfigError:
             pass  # of a kind that MLflow cannot serve
         except DistillError:

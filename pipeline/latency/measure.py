@@ -144,7 +144,7 @@ def measure(
     Raises:
         DistillError: a model cannot be run.
     """
-    is_busy = _is_busy()
+    is_busy = machine_is_busy()
     models: dict[str, MeasuredModel] = {}
     latencies: list[Latency] = []
     for number in threads:
@@ -164,7 +164,8 @@ def measure(
     )
 
 
-def _is_busy() -> bool:
+def machine_is_busy() -> bool:
+    """Return whether programs take so much of the processor that wall times mean little; looks for half a second."""
     return float(psutil.cpu_percent(interval=_LOOK_SECONDS)) > BUSY
 
 

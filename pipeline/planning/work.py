@@ -1,10 +1,15 @@
-"""The parts that a run will have, each with the operations of its training, from which the time left is estimated."""
+"""The parts that a run will have, each with the operations of its training, from which the time left is estimated.
+
+A run without any training is known before it begins (`is_trained`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from pipeline.planning.outline import OutlinedStage
+from pipeline.planning.assistants import assistant_of
+from pipeline.planning.options import RunOptions, chosen_stages
+from pipeline.planning.outline import OutlinedStage, outline_tasks, with_finished_assistant
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.recipe.expand import baseline_config
 from schemas.recipe.recipe import Recipe
@@ -38,7 +43,7 @@ def expected_parts(
     parts: dict[str, float | None] = {}
     for task in dict.fromkeys([task for task, _ in outlined] + list(recipe.tasks or [None])):
         prefix = f"{task}/" if task else ""
-        stages = [stage for of_task, stage in outlined if of_task == task]
+        stages = _stages_of(outlined, task)
         task_recipe = recipe.for_task(task) if task else recipe
         has_task = recipe.tasks is None or task is not None
         if has_task and task_recipe.task is not None and not any(stage.config.student is None for stage in stages):
@@ -48,12 +53,54 @@ def expected_parts(
         if not has_task:
             continue
         if has_baselines and "hard_labels" in recipe.baselines:
-            shared = [stage for of_task, stage in outlined if of_task in (task, None)]
-            parts[f"{prefix}hard_label_baseline"] = work.of_baseline(task_recipe, shared, task)
+            every = _stages_of(outlined, task, None)
+            parts[f"{prefix}hard_label_baseline"] = work.of_baseline(task_recipe, every, task)
         if has_baselines and "bag_of_words" in recipe.baselines:
             parts[f"{prefix}bag_of_words"] = 0.0
         parts[f"{prefix}shipping"] = 0.0
     return parts
+
+
+def is_trained(recipe: Recipe, options: RunOptions, store: CheckpointStore) -> bool:
+    """Return whether the store has every model that a run would train.
+
+    Args:
+        recipe: the recipe.
+        options: the part of it to run; False with a checkpoint to resume from, which is not opened here.
+        store: the store.
+    """
+    other = assistant_of(recipe)
+    if options.resume_from or (other is not None and not is_trained(other, RunOptions(), store)):
+        return False
+    ready = with_finished_assistant(recipe, store)
+    if ready is None:
+        return False
+    outlined = outline_tasks(ready, chosen_stages(ready, options.from_stage, options.until_stage), store)
+    if not all(store.find(stage.config.name, stage.digest) for _, stage in outlined):
+        return False
+    if options.until_stage or "hard_labels" not in ready.baselines:
+        return True
+    baselines = [
+        _baseline(ready.for_task(task) if task else ready, _stages_of(outlined, task, None), store, lambda _: 0)
+        for task in ready.tasks or [None]
+    ]
+    return all(store.find(config.name, stage_digest(config, None)) for config in baselines)
+
+
+def _stages_of(outlined: Sequence[tuple[str | None, OutlinedStage]], *tasks: str | None) -> list[OutlinedStage]:
+    return [stage for of_task, stage in outlined if of_task in tasks]
+
+
+def _baseline(
+    recipe: Recipe, stages: Sequence[OutlinedStage], store: CheckpointStore, estimate: Callable[[OutlinedStage], int]
+) -> StageConfig:
+    """The baseline of hard labels alone, for as many tokens as all stages; those to come are estimated."""
+    tokens = 0
+    for stage in stages:
+        if stage.config.student is not None:
+            match = store.find(stage.config.name, stage.digest)
+            tokens += match[1].tokens if match else estimate(stage)
+    return baseline_config(recipe, tokens=tokens)
 
 
 class _Work:
@@ -67,14 +114,10 @@ class _Work:
         return 0.0 if self.store.find(config.name, digest) else self._cost(config, digest, task).flops
 
     def of_baseline(self, recipe: Recipe, stages: Sequence[OutlinedStage], task: str | None) -> float | None:
-        """Operations of the baseline, whose tokens are those of all stages; None where a stage's are not at hand."""
-        tokens = 0
-        for stage in stages:
-            if stage.config.student is None:
-                continue
-            match = self.store.find(stage.config.name, stage.digest)
-            tokens += match[1].tokens if match else self._cost(stage.config, stage.digest, task).tokens
-        config = baseline_config(recipe, tokens=tokens)
+        """Operations of the baseline."""
+        config = _baseline(
+            recipe, stages, self.store, lambda stage: self._cost(stage.config, stage.digest, task).tokens
+        )
         return self.of(config, stage_digest(config, None), task)
 
     def _cost(self, config: StageConfig, digest: str, task: str | None) -> Cost:

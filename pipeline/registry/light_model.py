@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping
 from datetime import datetime
 from importlib.util import find_spec
@@ -23,7 +24,8 @@ from pipeline.tracking.client import load_mlflow
 from pipeline.tracking.logged_models import MLMODEL, model_request
 from pipeline.tracking.mlflow_form import pinned, quiet
 from pipeline.tracking.run_files import Point, Request
-from pipeline.tracking.session import TrackedRun
+from pipeline.tracking.server import Server
+from pipeline.tracking.session import TrackedRun, Tracking
 from schemas.core.errors import CheckpointError, ConfigError
 from schemas.core.kinds import MultiLabel
 from schemas.results.export import EXPORT, ExportedModel, ExportManifest, TaskForm
@@ -31,6 +33,8 @@ from stages.storage.sealed_folder import differences, unfinished
 
 LIGHT = "light"
 """Name of the artifact."""
+LIGHT_TAG = "distill.light"
+"""SHA-256 of the ONNX file: set on a run once its light model is there, so that later runs do not copy it."""
 TOKENIZER = "tokenizer.json"
 SERVED_KINDS = ("classification", "multi_label", "regression", "token_classification", "embedding")
 _CODE = Path(__file__).with_name("served_student.py")
@@ -145,9 +149,30 @@ def log_light_model(folder: Path, run: TrackedRun, example: Mapping[str, str] | 
         StoreError: the store's file system refused.
     """
     store = run.points.parent
+    export, model = read_export(folder)
     with disk_errors(store), unfinished(store) as scratch:
         save_light_model(folder, scratch / LIGHT, example)
-        return run.log_model(light_request(*read_export(folder)), scratch / LIGHT)
+        is_sent = run.log_model(light_request(export, model), scratch / LIGHT)
+    if is_sent or run.is_waiting:  # otherwise MLflow refused it
+        run.set_tags({LIGHT_TAG: export.files[model.file].sha256})
+    return is_sent
+
+
+def has_light_model(folder: Path, tracking: Tracking) -> bool:
+    """Return whether a run in MLflow has the light model of an export; False while MLflow cannot be asked.
+
+    Raises:
+        ConfigError: the folder is no export.
+        CheckpointError: a file of the export is damaged.
+    """
+    export, model = read_export(folder)
+    digest, experiment = export.files[model.file].sha256, tracking.experiment_id
+
+    def search(server: Server) -> bool:
+        with warnings.catch_warnings(action="ignore"):  # MLflow and SQLAlchemy disagree about deprecations
+            return bool(server.client.search_runs([experiment], f"tags.`{LIGHT_TAG}` = '{digest}'", max_results=1))
+
+    return experiment is not None and bool(tracking.worker.ask("the light model", search))
 
 
 def light_request(export: ExportManifest, model: ExportedModel) -> Request:

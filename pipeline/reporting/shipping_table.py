@@ -46,10 +46,11 @@ def ratio(latency: Latency) -> str:
 
 def shipping_lines(shipping: Shipping, run: str) -> list[str]:
     """Say how the forms were measured, and how to get them."""
-    busy = "; other programs were running, so the times are too long" if shipping.is_busy else ""
+    remark = "; other programs were running, so the times are too long" if shipping.is_busy else ""
+    remark += "; measured by an earlier run" if shipping.is_kept else ""
     lines = [
         f"ms: median of one text of {shipping.texts}, one thread, {shipping.rounds} rounds in turn; times faster: by "
-        f"processor time, with the lowest and the highest round; {shipping.processor}{busy}"
+        f"processor time, with the lowest and the highest round; {shipping.processor}{remark}"
     ]
     if shipping.has_exports:
         lines.append(f"ship it: distill export {run} --to student --onnx --int8 dynamic, or distill register {run}")

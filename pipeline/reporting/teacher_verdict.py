@@ -132,10 +132,10 @@ class _Measured:
     @property
     def doubt(self) -> str | None:
         """Reason to doubt the teacher's answers that no score shows; None without one."""
-        scorer = None if self.yardstick is None else self.yardstick.scorer
-        if self.yardstick is None or scorer is None or self.yardstick.teacher_answers is None:
+        yardstick = self.yardstick
+        if yardstick is None or yardstick.scorer is None or not yardstick.has_head:
             return None
-        return scorer.kind.doubt(scorer.rows, self.yardstick.teacher_answers)
+        return yardstick.scorer.kind.doubt(yardstick.scorer.rows, lambda: yardstick.teacher_answers)
 
     def reason(self, verdict: Verdict) -> str:
         """Return the reason for a verdict."""

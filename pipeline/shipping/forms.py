@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.export.export import Wanted, fill
 from pipeline.export.manifest import read_manifest
 from pipeline.export.programs import transformers_program
-from pipeline.export.subject import Subject, open_subject
+from pipeline.export.subject import Subject
 from pipeline.latency.in_process import measure_here
 from pipeline.latency.measure import Candidate
 from pipeline.latency.texts import load_of
@@ -21,7 +21,7 @@ from schemas.core.errors import DistillError
 from schemas.core.kinds import MultipleChoice
 from schemas.recipe.recipe import Recipe
 from schemas.results.latency import Latency
-from schemas.results.manifest import Row, RunReport
+from schemas.results.manifest import CheckpointRef, Manifest, Row, RunReport
 from schemas.results.score import Score
 from schemas.results.shipping import Form, Shipping
 from stages.device.processor import processor_kind
@@ -31,8 +31,8 @@ from stages.storage.sealed_folder import is_whole, make_whole
 
 TEACHER, STUDENT = "teacher", "student"
 _NAMES = {"fp32": "student, ONNX", "int8": "student, ONNX int8"}
-_NEEDED = ("onnx", "onnxruntime", "onnxscript")
-_ROUNDS = 5
+NEEDED = ("onnx", "onnxruntime", "onnxscript")
+ROUNDS = 5
 _EXPORTED = Wanted(onnx=True, int8="dynamic", most_loss=float("inf"))
 """A table of forms says what 8-bit integers cost, and refuses nothing."""
 
@@ -44,12 +44,6 @@ class Shipped:
     shipping: Shipping
     export: Path | None
     """Folder of the export; None without one."""
-
-
-def student_of(report: RunReport, cache: Path) -> Subject | None:
-    """Open the student of a run; None for a run without one."""
-    row = student_row(report)
-    return None if row is None or row.checkpoint is None else open_subject(Path(row.checkpoint.path), None, cache)
 
 
 def ship(
@@ -77,13 +71,13 @@ def ship(
             candidate = Candidate(_NAMES[model.number_format], folder / model.file)
             answering.append(_Answering(candidate, model.score, model.same_answers))
     load = load_of(subject.checked, subject.sequences, batch=1, length=None)
-    latencies, is_busy = measure_here([each.candidate for each in answering], load, rounds=_ROUNDS)
+    latencies, is_busy = measure_here([each.candidate for each in answering], load, rounds=ROUNDS)
     forms = tuple(each.form(latency) for each, latency in zip(answering, latencies, strict=True))
     texts = f"the validation rows of {subject.task_name}" if subject.task_name else "the corpus, held out"
     shipping = Shipping(
         forms=forms,
         texts=texts,
-        rounds=_ROUNDS,
+        rounds=ROUNDS,
         processor=processor_kind(),
         is_busy=is_busy,
         example=_example(subject),
@@ -138,15 +132,25 @@ def teacher_folder(report: RunReport) -> Path:
     return locate(Recipe.model_validate(report.resolved).pretrained)
 
 
+def can_export() -> bool:
+    """Return whether the packages for ONNX files are installed."""
+    return all(find_spec(package) for package in NEEDED)
+
+
+def export_folder(student: Manifest | CheckpointRef, cache: Path) -> Path:
+    """Return the folder of a student's export in the cache, which need not exist yet."""
+    identity = {"checkpoint": student.digest, "version": EXPORT_VERSION, "processor": processor_kind()}
+    return cache / "exports" / f"{student.stage}-{digest_of(identity)[:16]}"
+
+
 def export_of(subject: Subject, cache: Path, note: Callable[[str], None]) -> Path | None:
     """Return the student's export in the cache, made if need be; None without the packages, or if it cannot be made.
 
     A run is whole without its export, so the reason is told and nothing is raised.
     """
-    if not all(find_spec(package) for package in _NEEDED):
+    if not can_export():
         return None
-    identity = {"checkpoint": subject.manifest.digest, "version": EXPORT_VERSION, "processor": processor_kind()}
-    folder = cache / "exports" / f"{subject.manifest.stage}-{digest_of(identity)[:16]}"
+    folder = export_folder(subject.manifest, cache)
     if not is_whole(folder):
         note(f"{subject.manifest.stage}: exporting to ONNX and 8-bit integers")
         try:

@@ -35,6 +35,8 @@ class Shipping(Frozen):
     """Processor that it was measured on."""
     is_busy: bool
     """True if other work took a part of the processor: wall times are then too long."""
+    is_kept: bool = False
+    """True if an earlier run measured the same forms on a processor of this kind."""
     example: dict[str, str] | None = None
     """A validation row as a reader would type it: `text`, and `text_pair` for pairs; null for a student without a
     head."""

@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 
 from schemas.core.kinds import TaskKind
 from stages.data.batching.tokens import Tokens
@@ -32,6 +31,8 @@ def probe_rows(train: Tokens, problem: TaskKind, max_rows: int) -> NDArray[np.in
 
 def bag_of_words(scorer: Scorer[Answers]) -> Answers:
     """Return the answers of a bag-of-words model, fitted on the training rows, to a scorer's rows."""
+    from sklearn.exceptions import ConvergenceWarning  # a second of imports, not for runs whose judgements are kept
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return scorer.kind.bag_of_words(scorer.rows)

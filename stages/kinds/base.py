@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -301,8 +301,13 @@ class Kind(HeadLosses, Generic[Config, Answers, Right]):
 
         return label_order(names, labels)
 
-    def doubt(self, rows: ScoredRows[Answers], answers: Answers) -> str | None:
-        """Return a reason to doubt a teacher's answers that no score shows; None without one."""
+    def doubt(self, rows: ScoredRows[Answers], answer: Callable[[], Answers]) -> str | None:
+        """Return a reason to doubt a teacher's answers that no score shows; None without one.
+
+        Args:
+            rows: the validation rows.
+            answer: computes the teacher's answers, which takes seconds; not called by kinds that have no such reason.
+        """
         return None
 
     def renamed(self, rows: ScoredRows[Answers], answers: Answers) -> tuple[Answers, list[str]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -142,9 +142,9 @@ class RegressionKind(RowKind[Regression, Values, Values]):
         return None
 
     @override
-    def doubt(self, rows: ScoredRows[Values], answers: Values) -> str | None:
+    def doubt(self, rows: ScoredRows[Values], answer: Callable[[], Values]) -> str | None:
         """Return a sentence where answers are in other units than the labels, which no correlation shows."""
-        labels = self.labels(rows)
+        labels, answers = self.labels(rows), answer()
         distance, spread = abs(answers.mean() - labels.mean()), labels.std()
         if distance <= spread and answers.std() <= _SPREAD_RATIO * spread:
             return None

@@ -21,11 +21,15 @@ from prefect.client.schemas.filters import (
     TaskRunFilterName,
 )
 from prefect.logging.handlers import APILogHandler
-from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from pipeline import launch
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.recipes.shipped import read_recipe
+from pipeline.reporting.shipping_table import shipping_lines
+from pipeline.shipping import kept
 from pipeline.store.checkpoints import open_checkpoint, open_store, verify
 from schemas.core.errors import ConfigError
 from schemas.recipe.expand import TaskTeachers, stage_config
@@ -196,6 +200,37 @@ def test_a_second_run_does_nothing_and_prefects_page_says_so(toy_run: ToyRun) ->
     assert child.data.tags["distill.reused"] == "true"
     assert child.data.tags["mlflow.parentRunId"] == again.mlflow_run_id
     assert child.data.metrics["eval/probe_accuracy"] == again.rows[2].judgement.probe_accuracy
+
+
+def test_a_run_that_trains_nothing_starts_no_server_asks_no_model_and_measures_nothing(
+    toy_run: ToyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start() -> None:
+        raise AssertionError("a server was started")
+
+    monkeypatch.setattr(launch, "TemporaryServer", start)
+    monkeypatch.setattr(kept, "machine_is_busy", lambda: True)  # or times of a busy machine are measured again
+    asked: list[str] = []
+
+    def note(module: torch.nn.Module, _: object) -> None:
+        # The preflight checks probe a model without weights.
+        if any(parameter.device.type != "meta" for parameter in module.parameters()):
+            asked.append(type(module).__name__)
+
+    options = dict.fromkeys(RunOptions.model_fields) | {"store": str(toy_run.store)}
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), register_module_forward_pre_hook(note):
+        report = launch.run_recipe(str(toy_run.recipe), [], options)
+        with pytest.raises(AssertionError, match="a server was started"):
+            launch.run_recipe(str(toy_run.recipe), ["stages.general.training.seed=7"], options)
+    assert asked == []
+    assert isinstance(report, RunReport)
+    assert [row.judgement for row in report.rows] == [row.judgement for row in toy_run.report.rows]
+    assert report.teachers == toy_run.report.teachers
+    assert report.shipping is not None
+    assert toy_run.report.shipping is not None
+    assert report.shipping.is_kept
+    assert report.shipping.python == toy_run.report.shipping.python
+    assert "; measured by an earlier run" in shipping_lines(report.shipping, report.run)[0]
 
 
 def _check_page(run: UUID) -> None:

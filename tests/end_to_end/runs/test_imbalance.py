@@ -182,6 +182,6 @@ def test_a_run_keeps_its_report_when_a_library_fails_at_the_closing_table(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no kernel")
 
-    monkeypatch.setattr(stage_runner, "ship", fail)
+    monkeypatch.setattr(stage_runner, "shipped_by", fail)
     assert done.runner._ship(done.report, exported=False) is None
     assert notes == ["what you ship was not measured: no kernel"]
