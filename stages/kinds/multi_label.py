@@ -156,16 +156,19 @@ class MultiLabelKind(RowKind[MultiLabel, LabelSets, LabelSets]):
 
     @override
     def bag_of_words(self, rows: ScoredRows[LabelSets]) -> LabelSets:
-        """Return the answers of a logistic regression per label; a label that all or no rows have is a constant."""
+        """Return the answers of a logistic regression per label; a label that all or no rows have is a constant.
+
+        For pairs it reads the words that the texts share or do not share.
+        """
         from sklearn.linear_model import LogisticRegression
         from sklearn.multiclass import OneVsRestClassifier
 
-        from stages.text.bag_of_words import word_counts
+        from stages.text.bag_of_words import row_features, word_counts
 
         train = rows.task.train
-        counter, learnt = word_counts(pair_texts(train))
+        counter, _ = word_counts(pair_texts(train))
         model = OneVsRestClassifier(LogisticRegression(max_iter=200, solver="liblinear"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # scikit-learn: a label is constant
-            model.fit(learnt, np.asarray(train["label"], dtype=np.int64))
-            return np.asarray(model.predict(counter.transform(pair_texts(rows.data))))
+            model.fit(row_features(counter, train), np.asarray(train["label"], dtype=np.int64))
+            return np.asarray(model.predict(row_features(counter, rows.data)))

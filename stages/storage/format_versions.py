@@ -6,7 +6,7 @@ Raising one makes the results of that part again; what was kept under the old ve
 
 NUMERICS_VERSION = 4
 """Training: the same config, models and data give another loss curve. Every stage is trained again."""
-EVALUATION_VERSION = 8
+EVALUATION_VERSION = 9
 """Scores: the same checkpoint gets another score. Every checkpoint is judged again."""
 EXPORT_VERSION = 1
 """Exports in the cache: the same checkpoint gives other files."""

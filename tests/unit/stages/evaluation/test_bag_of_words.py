@@ -12,7 +12,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from schemas.core.kinds import Classification, MultipleChoice, QuestionAnswering, TokenClassification
+from schemas.core.kinds import Classification, MultiLabel, MultipleChoice, QuestionAnswering, TokenClassification
 from stages.data.batching.tokens import Tokens
 from stages.evaluation.baselines import bag_of_words
 from stages.evaluation.scorer import scorer_of
@@ -92,19 +92,21 @@ def test_texts_without_letters_are_distinguished_by_their_signs(texts: list[str]
     assert bag_of_words(scorer(Classification(), data, data)).tolist() == [0, 1] * 20
 
 
-def test_pairs_are_compared_by_the_words_that_they_share() -> None:
+@pytest.mark.parametrize("problem", [Classification(), MultiLabel()], ids=lambda problem: problem.kind)
+def test_pairs_are_compared_by_the_words_that_they_share(problem: Any) -> None:
     """Every text has its own words, so that words of both in one bag tell nothing."""
     draw = np.random.default_rng(3)
-    labels = [index % 2 for index in range(400)]
+    labels = np.arange(400) % 2
     words = [f"word{index}" for index in range(60)]
     first, second = [], []
     for label in labels:
         some = draw.permutation(words)
         first.append(" ".join(some[:5]))
         second.append(" ".join([*some[:2], *some[10:13]] if label else some[10:15]))
-    pairs = Dataset.from_dict({"text": first, "text_pair": second, "label": labels})
+    answers = labels if isinstance(problem, Classification) else np.stack([1 - labels, labels], axis=1)
+    pairs = Dataset.from_dict({"text": first, "text_pair": second, "label": answers.tolist()})
     train, data = pairs.select(range(300)), pairs.select(range(300, 400))
-    assert (bag_of_words(scorer(Classification(), train, data)) == labels[300:]).mean() > 0.95
+    assert (bag_of_words(scorer(problem, train, data)) == answers[300:]).mean() > 0.95
 
 
 def test_the_cosine_of_a_pair_is_that_of_its_binary_counts() -> None:
