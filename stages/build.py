@@ -26,6 +26,7 @@ from schemas.results.manifest import CheckpointRef
 from stages.data.batching.batches import evaluation_batches
 from stages.data.batching.tokens import Batch, Tokens
 from stages.data.tasks.stratified import drawn_rows
+from stages.device.runtime import return_freed_memory
 from stages.head_start import start_head
 from stages.kinds.registry import kind_of
 from stages.models.encoders import check_same_vocabulary, folder_digest, load_config, load_encoder, locate, shape_of
@@ -280,6 +281,7 @@ def _importance(pretrained: Path, batches: Sequence[Batch], mask_token_id: int, 
         teacher = load_word_model(pretrained) if has_word_head(pretrained) else load_encoder(pretrained)
         measured = measure_importance(teacher, batches, mask_token_id=mask_token_id, seed=seed)
         make_whole(folder, lambda into: save_file(vars(measured), into / _IMPORTANCE))
+        return_freed_memory()  # batches four times as large as a step's
     return Importance(**read_tensors(folder / _IMPORTANCE))
 
 

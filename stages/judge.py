@@ -30,7 +30,7 @@ from stages.data.corpus.tokenize import tokenize_corpus
 from stages.data.tasks.load import load_task, task_digest
 from stages.data.tasks.stratified import drawn_from
 from stages.data.tasks.tokenize import tokenize_split
-from stages.device.runtime import Runtime
+from stages.device.runtime import Runtime, return_freed_memory
 from stages.evaluation.baselines import bag_of_words, probe_rows
 from stages.evaluation.read_models import held_out_losses
 from stages.evaluation.scorer import AnyScorer, scorer_of
@@ -216,6 +216,7 @@ def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_lo
     kind = scorer.kind
     read = None if teacher is None or model is not yardstick.teacher else yardstick.teacher_read
     read = read or read_rows(model, scorer.rows.tokens, scorer.sequences)
+    return_freed_memory()  # batches are eight times as large as a step\'s
     probed, draws = None, yardstick.draws(scorer)
     if scorer.can_score:
         chosen = probe_rows(yardstick.train, kind.config, yardstick.evaluation.probe_train_rows)
