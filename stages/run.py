@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from stages.training.selection import Selector
 from stages.training.value_scale import fold_units
 from stages.versions import installed_versions, utc_now
 
-_FINISH_SECONDS = 5.0
+FINISH_SECONDS = 5.0
 """Time to evaluate and save a fully trained stage after a request to stop."""
 
 
@@ -60,72 +61,106 @@ def run_stage(
         Interrupted: a stop was requested; the training state was saved.
         NonFiniteLossError: a loss or gradient is NaN or infinite; the last state is kept.
     """
-    parent_digest = parent.digest if parent else None
-    identity = identity or stage_identity(config, parent_digest)
-    folder = locate(config.pretrained)
-    tokenizer = load_tokenizer(folder, load_config(folder))
-    data = _load_data(config, folder, tokenizer, ports)
-    teachers = load_teachers(config, data.labels, data.problem, data.units)
-    initial = initial_student(
-        config,
-        parent,
-        data.train,
-        data.labels,
-        data.problem,
-        tokenizer,
-        data.units,
-        teachers,
-        start_text=None if config.start_text is None else start_text(config, tokenizer, ports.cache),
-        cache=ports.cache,
-    )
-    student = initial.model
-    _check_unchanged(config, identity, stage_identity(config, parent_digest))
-    objective = make_objective(config, initial, teachers, data, tokenizer)
-    _note_misfits(config, objective, ports)
-    with ports.shielded(_FINISH_SECONDS):
-        result = _train(config, student, teachers, objective, data, ports)
+    stage = PreparedStage.of(config, parent, ports, identity)
+    with ports.shielded(FINISH_SECONDS):
+        return stage.keep(stage.train(ports), ports)
+
+
+@dataclass(frozen=True)
+class PreparedStage:
+    """Data and models of a stage, ready to be trained."""
+
+    config: StageConfig
+    parent: CheckpointRef | None
+    identity: dict[str, Any]
+    tokenizer: PreTrainedTokenizerFast
+    data: StageData
+    teachers: list[Model]
+    initial: InitialStudent
+    objective: ObjectiveTerms
+
+    @classmethod
+    def of(
+        cls, config: StageConfig, parent: CheckpointRef | None, ports: Ports, identity: dict[str, Any] | None
+    ) -> PreparedStage:
+        """Load the data and the models of a stage; see `run_stage`."""
+        parent_digest = parent.digest if parent else None
+        identity = identity or stage_identity(config, parent_digest)
+        folder = locate(config.pretrained)
+        tokenizer = load_tokenizer(folder, load_config(folder))
+        data = prepare_data(config, folder, tokenizer, ports)
+        ports.progress.phase("loading models")
+        teachers = load_teachers(config, data.labels, data.problem, data.units)
+        initial = initial_student(
+            config,
+            parent,
+            data.train,
+            data.labels,
+            data.problem,
+            tokenizer,
+            data.units,
+            teachers,
+            start_text=None if config.start_text is None else start_text(config, tokenizer, ports.cache),
+            cache=ports.cache,
+        )
+        _check_unchanged(config, identity, stage_identity(config, parent_digest))
+        objective = make_objective(config, initial, teachers, data, tokenizer)
+        _note_misfits(config, objective, ports)
+        return cls(config, parent, identity, tokenizer, data, teachers, initial, objective)
+
+    def train(self, ports: Ports) -> TrainingResult:
+        """Train the student in place, with the stage's dropout and its selection of weights."""
+        training, student, selector = self.config.training, self.initial.model, None
+        if training.selection is not None:
+            selector = Selector(training.selection, tuple(self.data.parts.values()), self.teachers)
+        with dropout(student, training.dropout):
+            result = fit(
+                student,
+                self.teachers,
+                self.data.train,
+                self.objective,
+                training,
+                ports,
+                stage=self.config.name,
+                selector=selector,
+            )
+        fold_units(student)
+        return result
+
+    def keep(self, result: TrainingResult, ports: Ports) -> StageResult:
+        """Evaluate the trained student and write its checkpoint."""
+        config, data, student = self.config, self.data, self.initial.model
         ports.progress.phase("judging")
-        metrics = result.metrics | stage_scores(config, student, teachers, objective, data.held_out, data.parts)
+        scores = stage_scores(config, student, self.teachers, self.objective, data.held_out, data.parts)
+        metrics = result.metrics | scores
         ports.sink.log(result.steps, {key: metrics[key] for key in metrics if key.startswith("eval/")})
-        manifest = _manifest(config, parent, result, metrics, data, student, ports, identity)
+        manifest = _manifest(config, self.parent, result, metrics, data, student, ports, self.identity)
         max_length = longest_sequence(config.data)
         checkpoint = ports.checkpoints.commit(
-            manifest, lambda into: _write_model(into, initial, objective, tokenizer, max_length)
+            manifest, lambda into: _write_model(into, self.initial, self.objective, self.tokenizer, max_length)
         )
-    return StageResult(
-        checkpoint=checkpoint,
-        metrics=metrics,
-        steps=result.steps,
-        tokens=result.tokens,
-        seconds=result.seconds,
-        mlflow_run_id=ports.mlflow_run_id,
-    )
+        return StageResult(
+            checkpoint=checkpoint,
+            metrics=metrics,
+            steps=result.steps,
+            tokens=result.tokens,
+            seconds=result.seconds,
+            mlflow_run_id=ports.mlflow_run_id,
+        )
 
 
-def _load_data(config: StageConfig, folder: Path, tokenizer: PreTrainedTokenizerFast, ports: Ports) -> StageData:
+def prepare_data(config: StageConfig, folder: Path, tokenizer: PreTrainedTokenizerFast, ports: Ports) -> StageData:
+    """Load the data of a stage, tokenised; the second time from the cache.
+
+    Args:
+        config: the stage.
+        folder: the pretrained teacher.
+        tokenizer: the teacher's.
+        ports: the stage's outside.
+    """
     ports.progress.phase("reading data")
     augmenter = Augmenter(folder, ports.progress, ports.stop_requested, config.training.precision)
-    data = load_data(config.data, tokenizer, ports.cache, config.training.selection, augmenter)
-    ports.progress.phase("loading models")
-    return data
-
-
-def _train(
-    config: StageConfig,
-    student: Model,
-    teachers: list[Model],
-    objective: ObjectiveTerms,
-    data: StageData,
-    ports: Ports,
-) -> TrainingResult:
-    """Train the student in place, with the stage's dropout and its selection of weights."""
-    training, selector = config.training, None
-    if training.selection is not None:
-        selector = Selector(training.selection, tuple(data.parts.values()), teachers)
-    with dropout(student, training.dropout):
-        result = fit(student, teachers, data.train, objective, training, ports, stage=config.name, selector=selector)
-    fold_units(student)
-    return result
+    return load_data(config.data, tokenizer, ports.cache, config.training.selection, augmenter)
 
 
 def _check_unchanged(config: StageConfig, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

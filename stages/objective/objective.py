@@ -7,7 +7,7 @@ reported unweighted under its own name; the training loop minimises their weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -34,7 +34,7 @@ from stages.objective.head_losses import head_losses
 from stages.objective.label_terms import hard_label_term, soft_label_terms
 from stages.objective.latent_terms import latent_terms, projected_states
 from stages.objective.masking import Masking
-from stages.objective.terms import Needs, Outputs, Pair, Pool, Target, Term, run_model, with_whole_pools
+from stages.objective.terms import Needs, Outputs, Pair, Pool, Target, Term, run_model
 
 
 @dataclass(frozen=True)
@@ -235,23 +235,16 @@ class ObjectiveTerms(nn.Module):
 
     def read_teachers(self, teachers: Sequence[nn.Module], batch: Batch) -> Target | None:
         """Run every teacher on a batch without gradient; None if no term reads them. The batch itself is the pool."""
+        outputs = self.teacher_outputs(teachers, batch)
+        return None if outputs is None else self.target_of(outputs, batch)
+
+    def teacher_outputs(self, teachers: Sequence[nn.Module], batch: Batch) -> tuple[Outputs, ...] | None:
+        """Run every teacher on a batch without gradient; None if no term reads them."""
         needs = [self.teacher_needs(index) for index in range(len(teachers))]
         if not any(of_teacher != Needs() for of_teacher in needs):
             return None
         with torch.no_grad():
-            outputs = tuple(run_model(teacher, batch, read) for teacher, read in zip(teachers, needs, strict=True))
-        return self.target_of(outputs, batch)
-
-    def targets(self, batches: Sequence[Batch], read: Callable[[Batch], Target | None]) -> Iterable[Target | None]:
-        """Read the targets of a step's microbatches: one at a time, or all first if a term needs the pool.
-
-        Args:
-            batches: microbatches of one step.
-            read: returns the target of a microbatch.
-        """
-        if not self.needs_pool:
-            return map(read, batches)
-        return with_whole_pools([target for batch in batches if (target := read(batch)) is not None])
+            return tuple(run_model(teacher, batch, read) for teacher, read in zip(teachers, needs, strict=True))
 
     @torch.no_grad()
     def target_of(self, outputs: tuple[Outputs, ...], batch: Batch) -> Target:
@@ -316,28 +309,12 @@ class ObjectiveTerms(nn.Module):
         """True if terms are divided by their value at step 0 and that value is not known yet."""
         return bool(self.initial_names) and bool(self.get_buffer("initial").isnan().any())
 
-    @torch.no_grad()
-    def note_initial(
-        self,
-        batches: Sequence[Batch],
-        whole: Mapping[str, int],
-        read: Callable[[Batch], Target | None],
-        losses: Callable[[Batch, Target | None], Mapping[str, Summed]],
-    ) -> None:
-        """In the first step, measure the terms that are divided by their first value; kept in the training state.
+    def note_initial(self, means: Mapping[str, float]) -> None:
+        """Keep the terms' values in the first step, by which they are divided; part of the training state.
 
         Args:
-            batches: microbatches of the step.
-            whole: each term's count over the step, by the term's key.
-            read: returns the target of a microbatch.
-            losses: returns each term's sum for a microbatch and its target, by the term's key.
+            means: each term's mean over the step, by the term's key.
         """
-        if not self.wants_initial:
-            return
-        means = dict.fromkeys(whole, 0.0)
-        for batch, target in zip(batches, self.targets(batches, read), strict=True):
-            for key, loss in losses(batch, target).items():
-                means[key] += float(loss.total) / max(whole[key], 1)
         for index, name in enumerate(self.initial_names):
             self.get_buffer("initial")[index] = sum(means[term.key] for term in self.terms if term.name == name)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from schemas.results.manifest import CheckpointRef, Manifest
+from stages.ports.world import OneProcess, World
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,6 +88,8 @@ class Ports:
     gradient_share_every: int | None = None
     teacher_cache_bytes: int = 0
     """Largest size of the teachers' cached outputs; 0 runs the teachers in every epoch."""
+    world: World = field(default_factory=OneProcess)
+    """The processes that train the stage."""
     stop_requested: Callable[[], bool] = field(default=lambda: False)
     """Called after every step; True saves the state and ends the stage."""
     shielded: Callable[[float], AbstractContextManager[object]] = field(default=lambda _seconds: nullcontext())

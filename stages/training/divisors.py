@@ -8,7 +8,8 @@ step of the mean size has the gradient that it would have alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,24 @@ from stages.data.batching.batches import Batches
 from stages.data.batching.payloads import Targets
 from stages.data.batching.tokens import Batch, Tokens
 from stages.objective.terms import Term
+
+
+@dataclass(frozen=True)
+class StepSize:
+    """Size of a step, or of a process's part of it."""
+
+    rows: int
+    """Sequences."""
+    tokens: int
+    """Real tokens."""
+    padded: int
+    """Tokens including padding, over all forward passes."""
+
+    @classmethod
+    def of(cls, batches: Iterable[Batch]) -> StepSize:
+        """Return the size of some microbatches together."""
+        sizes = [(len(batch.input_ids), batch.num_tokens, batch.input_ids.numel()) for batch in batches]
+        return cls(*map(sum, zip(*sizes, strict=True))) if sizes else cls(0, 0, 0)
 
 
 class Divisors:
@@ -28,15 +47,13 @@ class Divisors:
         self._totals: dict[str, int] = {}
         """Count of each term over the epoch, by the term's key; and of all `rows` and `tokens`, where terms need it."""
 
-    def of_step(
-        self, terms: Sequence[Term], epoch: int, step: Sequence[Batch], counts: Mapping[str, int]
-    ) -> dict[str, float]:
+    def of_step(self, terms: Sequence[Term], epoch: int, size: StepSize, counts: Mapping[str, int]) -> dict[str, float]:
         """Return the divisor of each term's sum in one step, by the term's key.
 
         Args:
             terms: the objective's terms.
             epoch: epoch of the step, counted from 0.
-            step: its microbatches.
+            size: size of the step.
             counts: each term's count over the step, by the term's key.
         """
         steps = self._batches.steps_in_epoch(epoch)
@@ -45,12 +62,12 @@ class Divisors:
         def divisor(term: Term) -> float:
             match term.counted:
                 case "rows":
-                    size = sum(len(batch.input_ids) for batch in step)
+                    number = size.rows
                 case "tokens":
-                    size = sum(batch.num_tokens for batch in step)
+                    number = size.tokens
                 case _:
                     return totals[term.key] / steps
-            return counts[term.key] * totals[term.counted] / (steps * size)
+            return counts[term.key] * totals[term.counted] / (steps * number)
 
         return {term.key: divisor(term) for term in terms}
 

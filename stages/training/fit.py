@@ -18,6 +18,7 @@ from stages.objective.objective import ObjectiveTerms
 from stages.ports.protocols import Ports, TrainingState
 from stages.training.selection import Selector
 from stages.training.state_writer import StateWriter
+from stages.training.train_state import shared_state
 from stages.training.trainer import StepAbandoned, Trainer
 
 
@@ -51,17 +52,18 @@ def fit(
         NonFiniteLossError: a loss or gradient is NaN or infinite; the optimizer was not stepped.
         Interrupted: a stop was requested; the state is kept.
     """
-    trainer = Trainer(student, teachers, tokens, objective, training, ports, stage, selector)
-    if (state := ports.states.latest()) is not None:
-        trainer.state.restore(state)
-        ports.progress.note(f"{stage}: continuing from step {state.step} of {trainer.num_steps}")
-    with ports.shielded(math.inf):
-        trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, ports, stage)
-        if state is not None:
-            _note_other_rounding(trainer, state, stage)
-        _announce(trainer, stage)
-        with StateWriter(ports.states) as writer:
-            _train_to_end(trainer, selector, writer, stage)
+    with ports.world.joined():
+        trainer = Trainer(student, teachers, tokens, objective, training, ports, stage, selector)
+        if (state := shared_state(ports.world, ports.states)) is not None:
+            trainer.state.restore(state)
+            ports.progress.note(f"{stage}: continuing from step {state.step} of {trainer.num_steps}")
+        with ports.shielded(math.inf):
+            trainer.teachers.fill_caches(trainer.batches, trainer.num_steps, ports, stage)
+            if state is not None:
+                _note_other_rounding(trainer, state, stage)
+            _announce(trainer, stage)
+            with StateWriter(ports.states) as writer:
+                _train_to_end(trainer, selector, writer, stage)
     trainer.teachers.remove_caches()
     return_freed_memory()
     metrics = dict(trainer.metrics)
@@ -122,8 +124,7 @@ def _train_to_end(trainer: Trainer, selector: Selector | None, writer: StateWrit
             return
         # Checked in every step, so that a disk that refused a state is reported at once.
         is_writing = writer.busy
-        stop = ports.stop_requested()
-        if stop:
+        if any(ports.world.summed([ports.stop_requested()])):
             _stop(trainer, writer, description)
         if now - saved >= 60 * ports.state_minutes and not is_writing:
             writer.save(state.saved(teachers_cached=bool(trainer.teachers.caches)))
@@ -144,7 +145,7 @@ def _select(trainer: Trainer, selector: Selector | None) -> bool:
     if selector is None or not selector.is_due(step, trainer.batches, trainer.num_steps):
         return False
     trainer.ports.progress.phase("scoring")
-    trainer.ports.sink.log(step, selector.measure(step, trainer.student, trainer.objective))
+    trainer.ports.sink.log(step, selector.measure(step, trainer.student, trainer.objective, trainer.world))
     if step <= trainer.head_steps:
         selector.without_gain = 0  # patience begins with the body
     return selector.is_over

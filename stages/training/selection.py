@@ -19,6 +19,7 @@ from stages.data.tasks.stratified import drawn_from
 from stages.evaluation.scorer import AnyScorer, scorer_of
 from stages.evaluation.stage_scores import MEAN_SCORE
 from stages.evaluation.task_part import TaskPart
+from stages.ports.world import World
 
 
 class Selector:
@@ -62,9 +63,12 @@ class Selector:
         patience = self.selection.patience
         return patience is not None and self.without_gain >= patience
 
-    def measure(self, step: int, student: nn.Module, objective: nn.Module) -> dict[str, float]:
-        """Score the student, keep its weights if they are the best so far, and return the metrics."""
-        self.score = self._score_of(student)
+    def measure(self, step: int, student: nn.Module, objective: nn.Module, world: World) -> dict[str, float]:
+        """Score the student, keep its weights if they are the best so far, and return the metrics.
+
+        Every process scores, so that none waits for another, and takes the score of the first.
+        """
+        (self.score,) = world.of_first([self._score_of(student)])
         student.train()
         if not self.best or self.score > self.best_score:
             self.best_step, self.best_score, self.without_gain = step, self.score, 0

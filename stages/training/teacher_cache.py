@@ -120,14 +120,18 @@ class TeacherCache:
         lines = {True: len(self.tokens), False: self.tokens.num_tokens}
         return sum(part.line_bytes * lines[part.per_row] for part in self.parts)
 
-    def fill(self) -> Iterator[int]:
+    def fill(self, rank: int = 0, world: int = 1) -> Iterator[int]:
         """Open the files and compute missing rows; yields the number of rows done, batch by batch.
+
+        Args:
+            rank: number of this process, which computes its share of the batches; in any process, the same bits.
+            world: number of processes that fill the files.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
         self._open()
-        for rows in self.batches:
+        for rows in self.batches[rank::world]:
             if not self.sums[rows].all():
                 self._compute(rows)
             yield len(rows)
@@ -264,20 +268,28 @@ def filled_caches(
             f"execution.teacher_cache_gigabytes allows {limit / 1e9:.1f}: the teacher runs in every epoch"
         )
         return []
-    ports.progress.start(f"{description}, teacher", sum(len(cache.batches) for cache in caches))
+    world, error, stopped = ports.world, "", False
+    fills = [cache.fill(world.rank, world.size) for cache in caches]
+    ports.progress.start(f"{description}, teacher", sum(len(cache.batches) for cache in caches) // world.size)
     try:
-        for done, _ in enumerate(chain.from_iterable(cache.fill() for cache in caches), start=1):
+        for done, _ in enumerate(chain.from_iterable(fills), start=1):
             ports.progress.advance(done, {})
-            if ports.stop_requested():
-                raise Interrupted(f"stopped while {description}'s teacher ran; its outputs so far are kept")
-    except OSError as error:
+            if stopped := ports.stop_requested():
+                break
+    except OSError as problem:
+        error = str(problem.strerror)
+    # No process reads before all have written.
+    any_stopped, failed = world.summed([stopped, bool(error)])
+    if failed:
         ports.progress.note(
             f"{description}: no room for {size / 1e9:.1f} GB of the teacher's outputs in {ports.cache} "
-            f"({error.strerror}): the teacher runs in every epoch"
+            f"({error or 'in another process'}): the teacher runs in every epoch"
         )
         for cache in caches:
             cache.remove()
         return []
+    if any_stopped:
+        raise Interrupted(f"stopped while {description}'s teacher ran; its outputs so far are kept")
     return caches
 
 

@@ -14,6 +14,7 @@ from stages.device.runtime import Runtime
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Needs, Outputs, Target, run_model
 from stages.ports.protocols import Ports
+from stages.training.coupling import Coupling
 from stages.training.teacher_cache import TeacherCache, filled_caches, pays
 from stages.training.truncate import shorten
 
@@ -55,12 +56,23 @@ class Teachers:
         with torch.no_grad(), self._runtime.autocast():
             return run_model(model, batch, needs)
 
-    def target(self, batch: Batch) -> Target | None:
-        """Return the teachers' outputs for a microbatch; None if no term reads them."""
+    def target(self, batch: Batch, coupling: Coupling | None = None) -> Target | None:
+        """Return the teachers' outputs for a microbatch; None if no term reads them.
+
+        Args:
+            batch: the microbatch.
+            coupling: the step whose part `batch` is, if its rows are compared; the outputs then are of all its rows.
+        """
+        whole = batch if coupling is None else coupling.whole
         if self.caches:
-            return self._objective.target_of(tuple(cache.read(batch) for cache in self.caches), batch)
+            return self._objective.target_of(tuple(cache.read(whole) for cache in self.caches), whole)
         with self._runtime.autocast():
-            return self._objective.read_teachers(self.models, batch)
+            outputs = self._objective.teacher_outputs(self.models, batch)
+            if outputs is None:
+                return None
+            if coupling is not None:
+                outputs = tuple(map(coupling.gathered, outputs))
+            return self._objective.target_of(outputs, whole)
 
     def remove_caches(self) -> None:
         """Delete the caches from disk."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn, optim
 
 from schemas.core.errors import CheckpointError
 from stages.data.batching.batches import Batches
-from stages.ports.protocols import TrainingState
+from stages.ports.protocols import StateStore, TrainingState
+from stages.ports.world import World
 from stages.training.meter import Meter
 from stages.training.selection import Selector
 
@@ -95,6 +98,40 @@ class TrainState:
         self.seconds = float(saved.numbers["seconds"])
         halved = int(saved.numbers.get("microbatch_tokens", self._batches.microbatch_tokens))
         self._batches.microbatch_tokens = min(halved, self._batches.microbatch_tokens)
+
+
+def shared_state(world: World, states: StateStore) -> TrainingState | None:
+    """Return the newest state that the first process reads, in every process; None if there is none.
+
+    A state does not depend on the number of processes: one that two made continues in one or three.
+    """
+    if world.size == 1:
+        return states.latest()
+    state = states.latest() if world.rank == 0 else None
+    # Names, shapes and numbers as JSON, then the tensors: nothing is pickled.
+    text = json.dumps(_description(state)).encode() if state is not None else b""
+    (size,) = world.of_first([len(text)])
+    if not size:
+        return None
+    sent = torch.zeros(int(size), dtype=torch.uint8)
+    if state is not None:
+        sent = torch.tensor(list(text), dtype=torch.uint8)
+    world.copy_first([sent])
+    description = json.loads(bytes(sent.tolist()))
+    tensors = {
+        name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (shape, dtype) in description["tensors"].items()
+    }
+    if state is not None:
+        tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+    world.copy_first(list(tensors.values()))
+    return TrainingState(description["step"], tensors, description["numbers"])
+
+
+def _description(state: TrainingState) -> dict[str, object]:
+    shapes = {
+        name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in state.tensors.items()
+    }
+    return {"step": state.step, "numbers": dict(state.numbers), "tensors": shapes}
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from typing import TypeVar, cast
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
-from schemas.core.errors import NonFiniteLossError, OutOfMemoryError
+from schemas.core.errors import OutOfMemoryError
 from schemas.core.training import Training
 from stages.data.batching.batches import Batches, padded_tokens, torn_step
 from stages.data.batching.seeds import stage_seed
@@ -19,22 +21,26 @@ from stages.losses import Summed
 from stages.models.dropout import Draws
 from stages.models.heads import body_parameters
 from stages.objective.objective import ObjectiveTerms
-from stages.objective.terms import Outputs, Target, run_model
+from stages.objective.terms import Outputs, Target, run_model, with_whole_pools
 from stages.ports.protocols import Ports
-from stages.training.divisors import Divisors
+from stages.training.coupling import Coupling
+from stages.training.divisors import Divisors, StepSize
 from stages.training.gradients import first_rows, gradient_norms, gradient_shares, perturbed_embeddings, spread_rows
-from stages.training.meter import Meter
+from stages.training.meter import Meter, non_finite
 from stages.training.optimizer import freeze, head_steps, learning_rate, make_optimizer, named_parameters
 from stages.training.selection import Selector
 from stages.training.teachers import Teachers
 from stages.training.train_state import TrainState
 
-# Terms or parameters that a message names.
-_NAMED = 4
+Result = TypeVar("Result")
 
 
 class StepAbandoned(Exception):
     """Raised when a stop is requested within a step of several forward passes: a later process takes the step."""
+
+
+class _PassTooLarge(Exception):
+    """Raised in all processes when memory ran out in one of them, and smaller passes may fit."""
 
 
 class Trainer:
@@ -56,10 +62,11 @@ class Trainer:
         if training.simulated_precision == "int8":
             simulate_int8(self.student)
         self.objective = objective
-        self.tokens, self.training, self.ports = tokens, training, ports
+        self.tokens, self.training, self.ports, self.world = tokens, training, ports, ports.world
         int8 = training.teacher_precision == "int8"
         self.teachers = Teachers(teachers, objective, tokens, self.runtime, int8=int8)
         self.runtime.trained(objective)
+        self.world.copy_first([*_tensors(self.student), *_tensors(objective)])
         self.batches = Batches.of_stage(tokens, training, stage, microbatch_tokens=ports.microbatch_tokens)
         self.divisors = Divisors(tokens, self.batches)
         self.num_steps = self.batches.num_steps(training.duration)
@@ -90,11 +97,13 @@ class Trainer:
         """Take one optimizer step: all microbatches, then clip, check, update.
 
         Raises:
+            NonFiniteLossError: the gradient is NaN or infinite; the optimizer was not stepped.
             StepAbandoned: a stop was requested between two microbatches; the step has not happened.
         """
         tokens = self.gradient()
         norm = self.clip()
-        self.check_finite(norm)
+        if not math.isfinite(norm):
+            raise non_finite(self.state.step, self.meter.means(), self.parameters)
         rate = learning_rate(self.training, self.state.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -114,18 +123,42 @@ class Trainer:
         while True:
             try:
                 return self.accumulate()
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Outside the handler, so that the exception no longer holds tensors of the failed pass.
-            self.optimizer.zero_grad(set_to_none=True)
+            except _PassTooLarge:
+                self.optimizer.zero_grad(set_to_none=True)
+                self.make_passes_smaller()
+
+    def together(self, work: Callable[[], Result]) -> Result:
+        """Do this process's part of a step, without talking to other processes; all fail where one fails.
+
+        Raises:
+            StepAbandoned: a stop was requested between two microbatches.
+            OutOfMemoryError: memory ran out, and the pass cannot be made smaller.
+        """
+        result, stopped, too_large = None, False, False
+        try:
+            result = work()
+        except StepAbandoned:
+            stopped = True
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            too_large = True
+        # Outside the handler, so that the exception no longer holds tensors of the failed pass.
+        if too_large and self.objective.couples_rows:
             self.make_passes_smaller()
+        any_stopped, any_too_large = self.world.summed([stopped, too_large])
+        if any_stopped:
+            raise StepAbandoned
+        if any_too_large:
+            raise _PassTooLarge
+        return cast(Result, result)
 
     def make_passes_smaller(self) -> None:
         """Halve the largest forward pass of this step; losses are summed, so the gradient does not change."""
-        step = self.state.step
-        largest = max(padded_tokens(self.tokens.lengths, [rows]) for rows in self.batches.step(step))
-        if self.objective.couples_rows or not self.batches.can_be_cut(step):
+        step, size = self.state.step, self.world.size
+        passes = [rows for share in self.batches.shares(step, size) for rows in share]
+        largest = max(padded_tokens(self.tokens.lengths, [rows]) for rows in passes)
+        if self.objective.couples_rows or not self.batches.can_be_cut(step, size):
             raise OutOfMemoryError(
                 f"out of memory at step {step}, in a forward pass of {largest} tokens that cannot be cut: reduce "
                 "training.batch or the data's max_length, or use a smaller student or fewer layers in the objective"
@@ -149,41 +182,109 @@ class Trainer:
         self.objective.begin(epoch=epoch, progress=self.state.step / self.num_steps)
         batches = self.microbatches()
         # Counted before the transfer: reading a number back from an accelerator waits for all its pending work.
-        counts = [self.objective.counts(batch) for batch in batches]
-        batches = [batch.to(self.runtime.device) for batch in batches]
-        whole = {key: sum(count[key] for count in counts) for key in self.meter.keys}
-        self.objective.note_initial(batches, whole, self.teachers.target, self.losses)
+        whole, size = self.counted(batches)
+        batches = self.together(lambda: [batch.to(self.runtime.device) for batch in batches])
+        if self.objective.wants_initial:
+            self.measure_initial(batches, whole)
         self.measure_balance()
         weights = self.objective.weights()
-        divisors = self.divisors.of_step(self.objective.terms, epoch, batches, whole)
-        totals: list[dict[str, Tensor]] = []
-        for batch, target in zip(batches, self.objective.targets(batches, self.teachers.target), strict=True):
-            if totals and self.ports.stop_requested():
-                raise StepAbandoned
-            totals.append(self.backward(batch, target, divisors, weights))
-        self.measure_shares(batches[0])
+        divisors = self.divisors.of_step(self.objective.terms, epoch, size, whole)
+        sums = self.together(lambda: self.passes(batches, divisors, weights))
+        self.sum_up(sums)
         # Recorded only after the whole step fitted into memory.
-        for batch, total, count in zip(batches, totals, counts, strict=True):
-            self.meter.add(total, count)
-            self.meter.tokens += batch.num_tokens
-            self.meter.padded += batch.input_ids.numel()
-        return sum(batch.num_tokens for batch in batches)
+        self.meter.add(dict(zip(self.meter.keys, sums, strict=True)), whole)
+        self.meter.tokens += size.tokens
+        self.meter.padded += size.padded
+        return size.tokens
 
     def microbatches(self) -> list[Batch]:
-        """Return the step's rows, cut to fit into forward passes, on the CPU.
+        """Return this process's rows of the step, cut to fit into forward passes, on the CPU.
+
+        If rows are compared, they are all rows of the step, of which every process runs a part.
 
         Raises:
             ConfigError: the rows do not fit into one forward pass, and the objective compares rows with each other.
         """
-        cuts = self.batches.step(self.state.step)
-        if len(cuts) > 1 and self.objective.couples_rows:
-            raise torn_step(self.training.batch, len(cuts), self.batches.microbatch_tokens)
-        return [self.objective.prepare(self.tokens.batch(rows), rows, step=self.state.step) for rows in cuts]
+        return self.microbatches_of(self.world.rank)
+
+    def microbatches_of(self, rank: int) -> list[Batch]:
+        """Return the microbatches of any process."""
+        step, size = self.state.step, self.world.size
+        cuts = self.batches.step(step, rank, size)
+        if self.objective.couples_rows:
+            passes = max(map(len, self.batches.shares(step, size)))
+            if passes > 1:
+                raise torn_step(self.training.batch, passes, self.batches.microbatch_tokens)
+            cuts = [self.batches.whole_step(step)]
+        return [self.objective.prepare(self.tokens.batch(rows), rows, step=step) for rows in cuts]
+
+    def counted(self, batches: Sequence[Batch]) -> tuple[dict[str, int], StepSize]:
+        """Return each term's count over the whole step, by the term's key, and the step's size."""
+        counts = [self.objective.counts(batch) for batch in batches]
+        whole = {key: sum(count[key] for count in counts) for key in self.meter.keys}
+        size = StepSize.of(batches)
+        if self.objective.couples_rows:  # every process has the whole step
+            return whole, size
+        *of_terms, rows, tokens, padded = map(int, self.world.summed([*whole.values(), *astuple(size)]))
+        return dict(zip(whole, of_terms, strict=True)), StepSize(rows, tokens, padded)
+
+    def targets(self, batches: Sequence[Batch]) -> Iterable[Target | None]:
+        """Return the targets of this process's microbatches, read one at a time, or all first if a term needs the pool.
+
+        The pool is made in every process, from the rows of all.
+        """
+        if not self.objective.needs_pool:
+            return map(self.target, batches)
+        rank, first, targets = self.world.rank, 0, list[Target]()
+        for other in range(self.world.size):
+            if other == rank:
+                first, of_process = len(targets), batches
+            else:
+                of_process = [batch.to(self.runtime.device) for batch in self.microbatches_of(other)]
+            targets += [target for batch in of_process if (target := self.target(batch)) is not None]
+        return with_whole_pools(targets)[first : first + len(batches)]
+
+    def target(self, batch: Batch) -> Target | None:
+        """Return the teachers' outputs for a microbatch."""
+        coupling = self.coupling(batch)
+        return self.teachers.target(batch if coupling is None else coupling.part, coupling)
+
+    def coupling(self, batch: Batch) -> Coupling | None:
+        """Return how processes share a step whose rows are compared; None if each row is computed by itself."""
+        return Coupling(self.world, batch) if self.world.size > 1 and self.objective.couples_rows else None
+
+    def passes(self, batches: Sequence[Batch], divisors: Mapping[str, float], weights: Mapping[str, float]) -> Tensor:
+        """Run forward and backward on this process's microbatches; return the sums of the terms.
+
+        Raises:
+            StepAbandoned: a stop was requested between two microbatches.
+        """
+        sums = torch.zeros_like(self.meter.sums)
+        for number, (batch, target) in enumerate(zip(batches, self.targets(batches), strict=True)):
+            if number and self.ports.stop_requested():
+                raise StepAbandoned
+            sums += self.meter.stacked(self.backward(batch, target, divisors, weights))
+        if batches:
+            self.measure_shares(batches[0])
+        return sums
+
+    def sum_up(self, sums: Tensor) -> None:
+        """Add up gradients and the terms' sums over the processes."""
+        if self.world.rank and self.objective.couples_rows:
+            # Every process has the loss of the whole step, and with it the whole gradient of the projections.
+            sums.zero_()
+            for parameter in self.objective.parameters():
+                parameter.grad = None
+        self.world.sum_gradients(list(self.parameters.values()))
+        self.world.sum_tensors([sums])
 
     def losses(self, batch: Batch, target: Target | None) -> dict[str, Summed]:
         """Run the student on a microbatch and return each term's sum and count, by the term's key."""
-        with self.draws.of(self.state.step, batch), self.runtime.autocast():
-            return self.objective.compute(self.answers(batch), target, batch)
+        coupling = self.coupling(batch)
+        part = batch if coupling is None else coupling.part
+        with self.draws.of(self.state.step, part), self.runtime.autocast():
+            outputs = self.answers(part)
+            return self.objective.compute(outputs if coupling is None else coupling.gathered(outputs), target, batch)
 
     def backward(
         self, batch: Batch, target: Target | None, divisors: Mapping[str, float], weights: Mapping[str, float]
@@ -200,24 +301,48 @@ class Trainer:
         if length is None:
             loss, totals = forward()
         else:
-            with perturbed_embeddings(self.student, forward, batch, length=length):
+            coupling = self.coupling(batch)
+            part = batch if coupling is None else coupling.part
+            with perturbed_embeddings(self.student, forward, part, length=length):
                 loss, totals = forward()
         self.runtime.accelerator.backward(loss)
         return totals
 
+    def measure_initial(self, batches: Sequence[Batch], whole: Mapping[str, int]) -> None:
+        """In the first step, measure the terms that are divided by their first value."""
+
+        @torch.no_grad()
+        def measure() -> dict[str, float]:
+            means = dict.fromkeys(whole, 0.0)
+            for batch, target in zip(batches, self.targets(batches), strict=True):
+                for key, loss in self.losses(batch, target).items():
+                    means[key] += float(loss.total) / max(whole[key], 1)
+            return means
+
+        means = self.together(measure)
+        over_all = self.world.of_first if self.objective.couples_rows else self.world.summed
+        self.objective.note_initial(dict(zip(means, over_all(list(means.values())), strict=True)))
+
     def measure_balance(self) -> None:
         """At intervals, measure the gradients by which `normalize: gradient_share` weights the terms of this step."""
-        balance, step = self.objective.balance, self.state.step
-        age = step - self.head_steps  # no latent term moves a frozen body
+        balance = self.objective.balance
+        age = self.state.step - self.head_steps  # no latent term moves a frozen body
         if balance is None or age < 0 or not balance.is_due(age):
             return
-        rows = spread_rows(np.concatenate(self.batches.step(step)), self.tokens.lengths)
+        norms = self.together(self.balanced_norms)
+        # All processes measure the same rows, but need the same bits.
+        balance.note(age, dict(zip(norms, self.world.of_first(list(norms.values())), strict=True)))
+
+    def balanced_norms(self) -> dict[str, float]:
+        """Return the norm of each balanced term's gradient on some rows of the step, by name."""
+        step = self.state.step
+        rows = spread_rows(self.batches.whole_step(step), self.tokens.lengths)
         batch = self.objective.prepare(self.tokens.batch(rows), rows, step=step).to(self.runtime.device)
         with self.draws.of(step, batch), self.runtime.autocast():
             losses = self.objective.balanced_losses(self.answers(batch), self.teachers.target(batch), batch)
         # Projections belong to one term each: their gradients compete with no other term's.
         shared = [parameter for name, parameter in self.parameters.items() if name.startswith("student.")]
-        balance.note(age, gradient_norms(losses, shared))
+        return gradient_norms(losses, shared)
 
     def measure_shares(self, batch: Batch) -> None:
         """Every `gradient_share_every` steps, log each term's share of the gradient on some rows of the step."""
@@ -242,29 +367,6 @@ class Trainer:
             nn.utils.clip_grads_with_norm_(parameters, limit, total)
         return norm
 
-    def check_finite(self, norm: float) -> None:
-        """Refuse to step the optimizer on a NaN or infinite gradient.
-
-        Raises:
-            NonFiniteLossError: names the step, and the terms or parameters.
-        """
-        if math.isfinite(norm):
-            return
-        # Earlier steps of the interval were finite, or this one would not have begun.
-        causes = [f"{key} is {mean}" for key, mean in self.meter.means().items() if not math.isfinite(mean)]
-        if not causes:
-            causes = [
-                f"no loss but the gradient of {name}"
-                for name, parameter in self.parameters.items()
-                if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
-            ]
-        more = f" and {len(causes) - _NAMED} more" if len(causes) > _NAMED else ""
-        raise NonFiniteLossError(
-            f"loss or gradient is not finite at step {self.state.step}: {', '.join(causes[:_NAMED])}{more}; the "
-            "optimizer was not stepped and the last state is kept: lower training.optimizer.learning_rate, set "
-            "training.precision to fp32, or check the teacher and the rows of this step"
-        )
-
     def log(self, elapsed: float) -> None:
         """Log the interval's means and begin a new interval, `elapsed` seconds after the last."""
         terms = self.meter.means()
@@ -280,3 +382,8 @@ class Trainer:
         self.metrics["train/padding_ratio"] = 1.0 - self.meter.tokens / max(self.meter.padded, 1)
         self.ports.sink.log(self.state.step, self.metrics)
         self.meter.reset()
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()

@@ -26,6 +26,7 @@ from stages.ports.plain import MemoryStates, MetricList, plain_ports
 from stages.ports.protocols import Ports
 from stages.run import run_stage
 from stages.stage_data import load_data
+from stages.training.divisors import StepSize
 from stages.training.fit import fit
 from stages.training.trainer import Trainer
 from tests.support.toys import make_trainer, toy_recipe
@@ -293,7 +294,7 @@ def test_dropout_does_not_depend_on_microbatches(kind: str, recipe: Recipe, tmp_
         with dropout(trainer.student, config.training.dropout):
             for batch in batches:
                 weights = trainer.objective.weights()
-                divisors = trainer.divisors.of_step(trainer.objective.terms, 0, batches, sums)
+                divisors = trainer.divisors.of_step(trainer.objective.terms, 0, StepSize.of(batches), sums)
                 trainer.backward(batch, trainer.teachers.target(batch), divisors, weights)
         for name, gradient in gradients(trainer).items():
             torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6, msg=name)

@@ -131,14 +131,29 @@ class Batches:
             return math.ceil(self.rows_in_epoch / self._sequences)
         return len(self._plan(epoch).tokens)
 
-    def step(self, index: int) -> list[Rows]:
-        """Return the microbatches of optimizer step `index` (0 the first), each an array of sequence numbers."""
-        return self._groups.cut(self._rows(*self._locate(index)), self.microbatch_tokens)
+    def step(self, index: int, rank: int = 0, world: int = 1) -> list[Rows]:
+        """Return the microbatches of an optimizer step, each an array of sequence numbers.
 
-    def can_be_cut(self, index: int) -> bool:
+        Args:
+            index: the step, 0 the first.
+            rank: the process that runs them; together, the processes have every row of the step once.
+            world: number of processes. With more processes than rows, the last have no microbatch.
+        """
+        rows = self._rows(*self._locate(index))
+        # Sorted by length: every process has rows of all lengths.
+        return self._groups.cut(rows[rank::world], self.microbatch_tokens) if rank < len(rows) else []
+
+    def shares(self, index: int, world: int) -> list[list[Rows]]:
+        """Return the microbatches of optimizer step `index` by process."""
+        return [self.step(index, rank, world) for rank in range(world)]
+
+    def whole_step(self, index: int) -> Rows:
+        """Return all sequences of optimizer step `index`, sorted by the length of their rows."""
+        return self._groups.sequences(self._rows(*self._locate(index)))
+
+    def can_be_cut(self, index: int, world: int = 1) -> bool:
         """Return True if a microbatch of step `index` has several rows, so that a smaller budget would divide it."""
-        plan, position = self._locate(index)
-        return len(self.step(index)) < len(self._rows(plan, position))
+        return sum(map(len, self.shares(index, world))) < len(self._rows(*self._locate(index)))
 
     def tokens_in_step(self, index: int) -> int:
         """Return the real tokens of optimizer step `index`."""

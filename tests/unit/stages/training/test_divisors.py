@@ -29,7 +29,7 @@ from stages.objective.head_losses import head_losses
 from stages.objective.label_terms import hard_label_term, soft_label_terms
 from stages.objective.terms import Term, run_model
 from stages.ports.plain import plain_ports
-from stages.training.divisors import Divisors
+from stages.training.divisors import Divisors, StepSize
 from stages.training.trainer import Trainer
 from tests.support.builders import tiny_tokenizer
 from tests.support.kinds import ROWS, kind_task
@@ -70,7 +70,7 @@ def divisors_of(trainer: Trainer, step: int) -> tuple[dict[str, float], dict[str
     counts = [trainer.objective.counts(batch) for batch in batches]
     whole = {key: sum(count[key] for count in counts) for key in counts[0]}
     epoch = trainer.batches.epoch_of(step)
-    return trainer.divisors.of_step(trainer.objective.terms, epoch, batches, whole), whole
+    return trainer.divisors.of_step(trainer.objective.terms, epoch, StepSize.of(batches), whole), whole
 
 
 @pytest.mark.parametrize("batch", ["7 sequences", "90 tokens"])
@@ -128,7 +128,7 @@ def test_labels_are_counted_before_training(kind: str, batch: str, tmp_path: Pat
     steps = batches.steps_in_epoch(0)
     counts = [[term.count(train.batch(rows)) for term in terms] for step in range(steps) for rows in batches.step(step)]
     expected = {term.key: sum(count) / steps for term, count in zip(terms, zip(*counts, strict=True), strict=True)}
-    assert Divisors(train, batches).of_step(terms, 0, [], {}) == expected
+    assert Divisors(train, batches).of_step(terms, 0, StepSize(0, 0, 0), {}) == expected
     assert all(expected.values())
     if kind == "pair":
         assert expected["hard_label_loss"] == 40 / steps
@@ -145,7 +145,7 @@ def test_each_epoch_of_a_mixture_has_divisors_of_its_own(recipe: Recipe, tmp_pat
     for epoch in (0, 1, 0):
         steps = batches.steps_in_epoch(epoch)
         tokens = sum(int(text.lengths[rows].sum()) for rows in batches.passes_in_epoch(epoch))
-        found.append(divisors.of_step([hidden], epoch, [], {})[hidden.key])
+        found.append(divisors.of_step([hidden], epoch, StepSize(0, 0, 0), {})[hidden.key])
         assert found[-1] == tokens / steps
     assert found[0] == found[2] != found[1]
 

@@ -79,6 +79,22 @@ def test_a_microbatch_stays_within_its_budget_unless_it_is_one_long_row() -> Non
     assert any(LENGTHS[piece].max() > 50 for piece in pieces)
 
 
+@pytest.mark.parametrize("size", ["10 sequences", "2 sequences", "400 tokens"])
+@pytest.mark.parametrize("choices", [1, 3])
+def test_processes_share_the_rows_of_a_step(size: str, choices: int) -> None:
+    choice_of = np.arange(len(LENGTHS)) // choices if choices > 1 else None
+    plan = Batches(LENGTHS, batch_size(size), 512, 0, choice_of=choice_of)
+    for world in (2, 3, 8):
+        for step in range(plan.steps_in_epoch(0)):
+            shares = [np.concatenate([[], *share]).astype(int) for share in plan.shares(step, world)]
+            whole = plan.whole_step(step)
+            assert sorted(np.concatenate(shares)) == sorted(whole), "no row is lost or repeated"
+            tokens = [LENGTHS[rows].sum() for rows in shares]
+            assert max(tokens) - min(tokens) <= choices * LENGTHS[whole].max(), "within a row's tokens of each other"
+            rows = [set(share // choices) for share in shares]
+            assert sum(map(len, rows)) == len(set.union(*rows)), "the choices of a row stay together"
+
+
 def test_any_step_can_be_computed_without_the_preceding_ones() -> None:
     in_order = batches("300 tokens")
     expected = [np.concatenate(in_order.step(step)) for step in range(300)]
