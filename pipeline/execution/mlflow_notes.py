@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pipeline.execution.judge import scores_of
 from pipeline.reporting.loss_curves import reduced
 from pipeline.reporting.result_table import as_markdown
-from pipeline.reporting.run_table import NAMES, percent, run_table, student_row, summary, teacher_row
+from pipeline.reporting.run_table import NAMES, control_row, percent, run_table, student_row, summary, teacher_row
 from pipeline.reporting.tasks_table import summary as tasks_summary
 from pipeline.reporting.tasks_table import tasks_table
 from pipeline.tracking.parameters import describe_objective, describe_teacher
@@ -125,7 +125,7 @@ def comparable_metrics(rows: Iterable[Row], metric: str | None) -> list[str]:
 def show_run(report: RunReport, run: TrackedRun, tracking: Tracking) -> None:
     """Describe a run, log the rows that no stage made as runs below it, and save the view of all rows side by side."""
     models = {"student": student_row(report), "teacher": teacher_row(report)}
-    models["hard_labels"] = next((row for row in report.rows if row.name == "hard_label_baseline"), None)
+    models["hard_labels"] = control_row(report)
     scores = {name: row.judgement.task_metric for name, row in models.items() if row is not None}
     run.log(0, {f"result/{name}": score for name, score in scores.items() if score is not None})
     for row in report.rows:

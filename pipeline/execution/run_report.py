@@ -12,8 +12,17 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from pipeline.execution.mlflow_notes import log_picture, show_run
 from pipeline.execution.prefect_tasks import in_prefect
 from pipeline.execution.stage_runner import StageRunner
+from pipeline.reporting.paired import paired_difference
 from pipeline.reporting.result_table import as_markdown, as_records
-from pipeline.reporting.run_table import rows_of, run_table, score_tags, student_row, summary, teacher_row
+from pipeline.reporting.run_table import (
+    control_row,
+    rows_of,
+    run_table,
+    score_tags,
+    student_row,
+    summary,
+    teacher_row,
+)
 from pipeline.reporting.score_figures import stage_comparison
 from pipeline.reporting.shipping_table import shipping_lines, shipping_table
 from pipeline.tracking.session import TrackedRun, Tracking
@@ -63,7 +72,8 @@ def make_report(runner: StageRunner, name: str, facts: PreflightResult) -> RunRe
         store=str(context.store.root),
         resolved=recipe.model_dump(mode="json"),
     )
-    return report.model_copy(update=retained_shares(report))
+    minus_control = paired_difference(student_row(report), control_row(report), context.store)
+    return report.model_copy(update={**retained_shares(report), "minus_control": minus_control})
 
 
 def retained_shares(report: RunReport) -> dict[str, Any]:
@@ -110,6 +120,7 @@ def publish(report: RunReport, run: TrackedRun, tracking: Tracking, *, key: str)
         "retained": report.retained,
         "retained_above_chance": report.retained_above_chance,
         "guessed": report.majority,
+        "minus_control": None if report.minus_control is None else report.minus_control.value,
     }
     if report.validation_rows is not None:
         run.set_tags(score_tags(report.positive_label, rows_of(report.validation_rows, report.validation_rows_of)))

@@ -106,7 +106,7 @@ def verdict(report: RunReport, findings: Findings) -> Verdict:
         kept = report.retained_above_chance
         share = "" if kept is None else f", so it kept {100 * kept:.1f} % of what the teacher has above guessing"
         parts.append(f"Its teacher has {percent(teacher.judgement.task_metric)} %{share}.")
-    minus = findings.minus_control
+    minus = report.minus_control or findings.minus_control
     if minus is None:
         parts.append(
             "The same student was not trained on labels alone, so this run cannot say what distillation added: for "

@@ -171,6 +171,11 @@ def teacher_row(report: RunReport) -> Row | None:
     return next((row for row in report.rows if row.kind == "teacher" and row.chosen), None)
 
 
+def control_row(report: RunReport) -> Row | None:
+    """The row of the same student on hard labels alone."""
+    return next((row for row in report.rows if row.name == "hard_label_baseline"), None)
+
+
 def summary(report: RunReport) -> list[str]:
     """The lines printed below the table."""
     lines: list[str] = []
@@ -181,7 +186,7 @@ def summary(report: RunReport) -> list[str]:
             f"{percent(teacher.judgement.task_metric)} %: {percent(report.retained)} % retained"
             + _above_chance(report.majority, report.retained_above_chance)
         )
-        lines += _difference_lines(student.judgement)
+        lines += _difference_lines(student.judgement, report.minus_control)
     for row in (student, teacher):
         if row and report.validation_rows:
             lines += _score_lines(row, report)
@@ -224,12 +229,13 @@ def _guessing_lines(report: RunReport) -> list[str]:
     return lines
 
 
-def _difference_lines(judgement: Judgement) -> list[str]:
-    """Difference of student and teacher on the same rows, which is narrower than their two intervals suggest."""
+def _difference_lines(judgement: Judgement, minus_control: Score | None) -> list[str]:
+    """Differences from teacher and control on the same rows, which are narrower than two intervals suggest."""
     lines = []
-    if (score := judgement.minus_teacher) is not None:
-        value, low, high = (f"{100 * number:+.1f}" for number in (score.value, score.low, score.high))
-        lines.append(f"student minus teacher: {value} points (95 % interval {low} to {high}, on the same rows)")
+    for name, score in (("teacher", judgement.minus_teacher), ("hard labels only", minus_control)):
+        if score is not None:
+            value, low, high = (f"{100 * number:+.1f}" for number in (score.value, score.low, score.high))
+            lines.append(f"student minus {name}: {value} points (95 % interval {low} to {high}, on the same rows)")
     if judgement.agreement is not None and judgement.agreement_guessed is not None:
         lines.append(
             f"student agrees with teacher: {percent(judgement.agreement)} % (the best constant prediction: "

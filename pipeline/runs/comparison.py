@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from math import hypot
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import ValidationError
 
+from pipeline.reporting.paired import draws_of, paired_interval
 from pipeline.reporting.run_table import student_row
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.base import Frozen
@@ -154,16 +154,10 @@ def _row(report: RunReport, name: str) -> Row | None:
     return next((row for row in report.rows if row.name == name and row.chosen), None)
 
 
-def _draws(row: Row | None, store: CheckpointStore) -> Draws | None:
-    kept = row.judgement.kept if row else None
-    judgement = store.read_judgement(kept) if kept else None
-    return judgement.draws if judgement else None
-
-
 def _changes(name: str, before: Row | None, after: Row | None, store: CheckpointStore) -> list[ChangedScore]:
     """The scores of one row of the table that at least one of the runs has."""
     first, second = (row.judgement if row else Judgement() for row in (before, after))
-    draws = _draws(before, store), _draws(after, store)
+    draws = draws_of(before, store), draws_of(after, store)
     digests = [row.checkpoint.digest if row and row.checkpoint else None for row in (before, after)]
     values: dict[Measure, tuple[float | None, float | None]] = {
         "probe": (first.probed, second.probed),
@@ -186,13 +180,8 @@ def _changes(name: str, before: Row | None, after: Row | None, store: Checkpoint
 
 def _paired(measure: Measure, before: Draws | None, after: Draws | None) -> dict[str, Any] | None:
     """The interval of the difference in draws of the same rows; None where the store has no such draws."""
-    if measure == "latent loss" or before is None or after is None or before.rows != after.rows:
-        return None
-    one, other = (draws.probe if measure == "probe" else draws.task for draws in (before, after))
-    if not one or len(one) != len(other):
-        return None
-    low, high = np.quantile(np.subtract(other, one), [0.025, 0.975])
-    return {"low": float(low), "high": float(high), "basis": "paired"}
+    interval = None if measure == "latent loss" else paired_interval(after, before, measure)
+    return None if interval is None else {"low": interval[0], "high": interval[1], "basis": "paired"}
 
 
 def _unpaired(measure: Measure, before: Judgement, after: Judgement) -> dict[str, Any] | None:
@@ -212,7 +201,7 @@ def _why_unpaired(
 ) -> str | None:
     if not any(score.basis == "unpaired" for score in scores):
         return None
-    kept = [draws.rows for report in (first, second) for row in report.rows if (draws := _draws(row, store))]
+    kept = [draws.rows for report in (first, second) for row in report.rows if (draws := draws_of(row, store))]
     if len(set(kept)) > 1:
         return "they were scored on other validation rows, or against another teacher's answers"
     if first.validation_rows != second.validation_rows:

@@ -110,7 +110,9 @@ def stage_config(recipe: Recipe, stage: Stage, teachers: TaskTeachers) -> StageC
         student=recipe.sized_student,
         pretrained=recipe.pretrained,
         data=data,
-        start_text=_start_text(recipe) if stage is recipe.stages[0] and stage.data != "general_corpus" else None,
+        start_text=_start_text(recipe)
+        if stage.name == recipe.stages[0].name and stage.data != "general_corpus"
+        else None,
         objective=stage.objective,
         training=stage.training,
     )

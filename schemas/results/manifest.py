@@ -268,6 +268,8 @@ class RunReport(Frozen):
     """(student's metric - majority) / (teacher's metric - majority); null if the teacher is not above guessing."""
     gains_retained: dict[str, float] = Field(default_factory=dict)
     """That ratio for every score in which the teacher is above guessing."""
+    minus_control: Score | None = None
+    """Student's metric minus that of the same student on hard labels alone, on the same rows; null without either."""
     seconds: float
     """Wall time of the whole run in seconds."""
     mlflow_run_id: str | None = None

@@ -28,6 +28,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 from pipeline import launch
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.recipes.shipped import read_recipe
+from pipeline.reporting.run_table import control_row, student_row
 from pipeline.reporting.shipping_table import shipping_lines
 from pipeline.shipping import kept
 from pipeline.store.checkpoints import open_checkpoint, open_store, verify
@@ -68,6 +69,18 @@ def test_the_table_has_a_row_for_the_teacher_each_stage_and_each_baseline(toy_ru
     assert accuracy > 0.9
     assert toy_run.report.retained is not None
     assert toy_run.report.size is not None
+
+
+def test_the_student_is_compared_with_hard_labels_alone_on_the_same_rows(toy_run: ToyRun) -> None:
+    student, control = student_row(toy_run.report), control_row(toy_run.report)
+    difference = toy_run.report.minus_control
+    assert student is not None
+    assert control is not None
+    assert difference is not None
+    assert student.judgement.accuracy is not None
+    assert control.judgement.accuracy is not None
+    assert difference.value == student.judgement.accuracy - control.judgement.accuracy
+    assert difference.low <= difference.value <= difference.high
 
 
 def test_the_baseline_trains_on_as_many_tokens_as_the_stages(toy_run: ToyRun) -> None:

@@ -64,6 +64,7 @@ def report() -> RunReport:
         majority=0.509,
         retained=0.98,
         retained_above_chance=0.954,
+        minus_control=Score(value=0.072, low=0.044, high=0.101),
         size=Size(
             student_parameters=14_350_248,
             teacher_parameters=22_713_216,
@@ -96,6 +97,7 @@ def test_the_closing_lines_report_retention_scores_and_size(report: RunReport) -
     assert "student 88.2 %, teacher 90.0 %: 98.0 % retained; above chance (50.9 %): 95.4 %" in lines
     apart = "student minus teacher: -1.8 points (95 % interval -3.1 to +0.4, on the same rows)"
     assert apart in lines
+    assert "student minus hard labels only: +7.2 points (95 % interval +4.4 to +10.1, on the same rows)" in lines
     assert "task_specific: accuracy 88.2 % (86.2 to 90.2) (872 rows, 95 % intervals)" in lines
     assert "task_specific, the 870 rows not in train: accuracy 88.2 % (86.2 to 90.2)" in lines
     assert "task_specific, forum: accuracy 88.2 % (86.2 to 90.2)" in lines
