@@ -11,7 +11,7 @@ from pipeline.store.checkpoints import open_checkpoint
 from schemas.core.errors import ConfigError, DataError, ServiceError
 from schemas.core.kinds import QuestionAnswering
 from schemas.data.stage_data import TaskDataset, TaskMixture, longest_sequence
-from schemas.data.tasks import AnyTask, DocstringPairTask, DocstringTask, FileTask
+from schemas.data.tasks import AnyTask, BaseDocstringTask, FileTask
 from stages.data.tasks.load import load_task
 from stages.kinds.rows import TaskRows
 
@@ -76,7 +76,7 @@ def _unknown(task: AnyTask) -> tuple[str, ...]:
 
 
 def _remarks(task: AnyTask) -> tuple[str, ...]:
-    if isinstance(task, DocstringTask | DocstringPairTask):
+    if isinstance(task, BaseDocstringTask):
         return ()
     if task.marks:
         return (f"the task encloses spans in signs ({' '.join(task.marks[0].signs)}): write them into your texts",)

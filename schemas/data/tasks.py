@@ -97,7 +97,9 @@ class _Task(Frozen):
         return self
 
 
-class _DocstringTask(_Task):
+class BaseDocstringTask(_Task):
+    """A task whose rows come from the docstrings of installed libraries."""
+
     problem: Annotated[Classification, BeforeValidator(parse_kind)] = Classification()
     """Fixed by the task."""
     libraries: tuple[str, ...] = Field(
@@ -124,13 +126,13 @@ class _DocstringTask(_Task):
     """Most validation rows, drawn with the seed."""
 
 
-class DocstringTask(_DocstringTask):
+class DocstringTask(BaseDocstringTask):
     """Classify docstring paragraphs by library; names of libraries are masked, and the split is by modules."""
 
     kind: Literal["docstrings"] = "docstrings"
 
 
-class DocstringPairTask(_DocstringTask):
+class DocstringPairTask(BaseDocstringTask):
     """Tell whether a docstring's first sentence describes a function or another one of the same module."""
 
     kind: Literal["docstring_pairs"] = "docstring_pairs"
@@ -327,7 +329,7 @@ TaskData = Annotated[AnyTask, Field(discriminator="kind"), BeforeValidator(parse
 def describe_task(task: AnyTask) -> str:
     """Return a short name for tables: `docstrings`, `glue/sst2`, or the training file's folder."""
     match task:
-        case DocstringTask() | DocstringPairTask():
+        case BaseDocstringTask():
             return task.kind
         case HubTask():
             return f"{task.id.split('/')[-1]}/{task.config}" if task.config else task.id

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from schemas.core.training import Amount, parse_amount
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import STAGE_ORDER, STAGE_TYPES
+from schemas.recipe.student import RecipeShape
 
 
 class _Dumper(yaml.SafeDumper):
@@ -25,7 +26,10 @@ _Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Return the recipe as YAML with every default spelled out; it loads back to an equal recipe."""
+    """Return the recipe as YAML with every default spelled out; it loads back to an equal recipe.
+
+    Sizes that are the teacher's are left out, as in the recipe: nobody knows them before the teacher's config is read.
+    """
     return yaml.dump(
         _plain(recipe), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
     )
@@ -37,6 +41,8 @@ def _plain(value: Any) -> Any:
         return _short_amount(value)
     if isinstance(value, BaseModel):
         fields = sorted(type(value).model_fields, key=lambda name: name not in ("kind", "name"))
+        if isinstance(value, RecipeShape):
+            fields = [name for name in fields if getattr(value, name) is not None]
         return {name: _plain(getattr(value, name)) for name in fields}
     if isinstance(value, tuple):
         return [_plain(item) for item in value]

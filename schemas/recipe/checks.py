@@ -9,7 +9,7 @@ from schemas.core.layer_map import ExplicitMap, LayerMap, MeanMap, layer_targets
 from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenStates, LatentTerm, Relation
 from schemas.core.wording import KeyPath, shown_path
 from schemas.data.corpus import DocstringText
-from schemas.data.tasks import DocstringPairTask, DocstringTask, TaskData
+from schemas.data.tasks import BaseDocstringTask, TaskData
 from schemas.recipe.kind_checks import (
     Mistake,
     augmentation_checks,
@@ -203,7 +203,7 @@ def _starts(recipe: RecipeParts) -> Iterator[Mistake]:
 
 def _leaks(recipe: RecipeParts) -> Iterator[Mistake]:
     """Docstring corpus and docstring task must exclude the same modules."""
-    tasks = [task for task in _tasks(recipe).values() if isinstance(task, DocstringTask | DocstringPairTask)]
+    tasks = [task for task in _tasks(recipe).values() if isinstance(task, BaseDocstringTask)]
     sources = recipe.general_corpus.sources if recipe.general_corpus is not None else ()
     for index, source in enumerate(sources):
         if not isinstance(source, DocstringText):

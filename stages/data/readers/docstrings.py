@@ -26,7 +26,7 @@ from datasets import Dataset
 from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.data.corpus import DocstringText
-from schemas.data.tasks import DocstringPairTask, DocstringTask
+from schemas.data.tasks import BaseDocstringTask
 from stages.data.readers.docstring_scan import Docstrings, Function, Paragraph, Root, find_sources, read_docstrings
 from stages.storage.format_versions import EXTRACTION_VERSION, TASK_VERSION
 from stages.storage.sealed_folder import is_whole, make_whole
@@ -148,12 +148,12 @@ def _write(rows: Sequence[Paragraph] | Sequence[Function], fields: tuple[str, ..
         writer.write_table(table, max_chunksize=10_000)
 
 
-def docstring_task_digest(task: DocstringTask | DocstringPairTask) -> str:
+def docstring_task_digest(task: BaseDocstringTask) -> str:
     """Return the SHA-256 of all that decides the rows of a task, without reading them."""
     return digest_of({"paragraphs": docstring_digest(), "task": task.model_dump(mode="json"), "version": TASK_VERSION})
 
 
-def docstring_task_rows(task: DocstringTask, paragraphs: Dataset) -> tuple[Dataset, Dataset]:
+def docstring_task_rows(task: BaseDocstringTask, paragraphs: Dataset) -> tuple[Dataset, Dataset]:
     """Return training and validation rows: masked `text`, and `label`, an index into `task.libraries`.
 
     No module has rows in both, and no text occurs twice.
@@ -221,7 +221,7 @@ def corpus_paragraphs(source: DocstringText, paragraphs: Dataset) -> Dataset:
     return Dataset(table.filter(outside).select(["text", "module"]))
 
 
-def of_libraries(task: DocstringTask | DocstringPairTask, read: Dataset) -> pa.Table:
+def of_libraries(task: BaseDocstringTask, read: Dataset) -> pa.Table:
     """Return the rows of the task's libraries.
 
     Raises:

@@ -16,7 +16,7 @@ from schemas.core.base import digest_of
 from schemas.core.errors import DataError
 from schemas.core.kinds import TaskKind
 from schemas.data.cards import DataLimits
-from schemas.data.tasks import DocstringPairTask, DocstringTask, FileTask, HubTask, TaskData, describe_task
+from schemas.data.tasks import BaseDocstringTask, DocstringPairTask, FileTask, HubTask, TaskData, describe_task
 from stages.data.files.file_names import is_test_split, resolve_file
 from stages.data.files.read_request import Reading
 from stages.data.formats.parquet import strings_in
@@ -43,7 +43,7 @@ def task_digest(task: TaskData) -> str:
 
 
 def _task_digest(task: TaskData) -> str:
-    if isinstance(task, DocstringTask | DocstringPairTask):
+    if isinstance(task, BaseDocstringTask):
         return docstring_task_digest(task)
     if isinstance(task, FileTask):
         task = _settled(task)
@@ -112,7 +112,7 @@ def _load_task(task: TaskData, cache: Path, droppable: float) -> TaskRows:
     remarks: tuple[str, ...] = ()
     dropped: dict[str, int] = {}
     match task:
-        case DocstringTask() | DocstringPairTask():
+        case BaseDocstringTask():
             train, validation, labels = _docstring_rows(task, cache)
             more: dict[str, Dataset] = {}
         case FileTask() | HubTask():
@@ -196,7 +196,7 @@ def _read_splits(task: FileTask | HubTask, cache: Path) -> tuple[dict[str, FileR
     return raw, where
 
 
-def _docstring_rows(task: DocstringTask | DocstringPairTask, cache: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+def _docstring_rows(task: BaseDocstringTask, cache: Path) -> tuple[Dataset, Dataset, tuple[str, ...]]:
     labels = task.labels or (docstring_pairs.LABELS if isinstance(task, DocstringPairTask) else task.libraries)
     if isinstance(task, DocstringPairTask):
         if labels != docstring_pairs.LABELS:

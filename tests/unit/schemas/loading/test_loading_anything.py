@@ -117,6 +117,15 @@ def refused_or_loaded(path: Path, overrides: list[str]) -> None:
     assert not any("pydantic" in line for line in listed)
 
 
+def test_sizes_that_are_the_teachers_are_left_out_of_a_dump() -> None:
+    sizes = ("hidden_size", "num_attention_heads", "intermediate_size")
+    overrides = ["student.start={kind: teacher_layers}", *(f"student.shape.{size}=null" for size in sizes)]
+    recipe = load_recipe("quickstart", overrides, recipes_folder=RECIPES)
+    content = yaml.safe_load(dump_recipe(recipe))
+    assert content["student"]["shape"] == {"num_layers": recipe.student.shape.num_layers}
+    assert Recipe.model_validate(content) == recipe
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_mutated_recipe_is_either_loaded_or_refused(tmp_path: Path, data: st.DataObject) -> None:
