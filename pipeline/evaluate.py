@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field
@@ -13,13 +14,13 @@ from pipeline.process.terminal import say
 from pipeline.recipes.task_argument import task_argument
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.run_table import notes_on, percent, with_interval
-from pipeline.store.checkpoints import open_checkpoint, store_for_look
+from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_for_look
 from schemas.core.base import Frozen
 from schemas.core.errors import CheckpointError, ConfigError, DataError
 from schemas.core.metrics import titled
 from schemas.core.refs import FolderModel
 from schemas.data.tasks import describe_task
-from schemas.recipe.teacher import FinetunedTeacher, members_of
+from schemas.recipe.teacher import FinetunedTeacher, TeacherStageName, located, members_of
 from schemas.results.manifest import Manifest
 from schemas.results.score import Score
 from stages.data.tasks.load import load_task
@@ -79,10 +80,11 @@ def evaluate_checkpoint(folder: Path, task: str, store: Path | None) -> Scores:
         CheckpointError: the folder is no checkpoint, or it is damaged.
     """
     with store_for_look(read_settings(store).store) as opened:
-        return _evaluate(folder, task, opened.cache)
+        return _evaluate(folder, task, opened)
 
 
-def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
+def _evaluate(folder: Path, task: str, store: CheckpointStore) -> Scores:
+    cache = store.cache
     reference, manifest = open_checkpoint(folder)
     if not manifest.labels:
         raise ConfigError(
@@ -97,7 +99,7 @@ def _evaluate(folder: Path, task: str, cache: Path) -> Scores:
     tokenizer = load_tokenizer(student, load_config(student))
     scorers = task_scorers(rows, tokenizer, max_length=data.max_length, cache=cache)
     scorer = scorers.pop("validation")
-    models = {name: _load(rows, path) for name, path in _model_folders(manifest, student).items()}
+    models = {name: _load(rows, path) for name, path in _model_folders(manifest, student, store).items()}
     if not scorer.can_score:
         if "teacher" not in models:
             raise ConfigError(
@@ -131,14 +133,14 @@ def _load(rows: TaskRows, folder: Path) -> Model:
     return model
 
 
-def _model_folders(manifest: Manifest, student: Path) -> dict[str, Path]:
+def _model_folders(manifest: Manifest, student: Path, store: CheckpointStore) -> dict[str, Path]:
     """The student's folder, and that of its last fine-tuned teacher if it is available and unchanged."""
     folders: dict[str, Path] = {manifest.stage: student}
     members = members_of(manifest.config.teacher)
     for teacher, digest in zip(members, _teacher_digests(manifest, len(members)), strict=True):
         if not isinstance(teacher, FinetunedTeacher):
             continue
-        teacher = _in_moved_store(teacher, student.parent)
+        teacher = located(_in_moved_store(teacher, student.parent), partial(_folder_of, store, student.parent.parent))
         folder = Path(getattr(teacher.model, "path", ""))
         if not folder.is_dir():
             continue
@@ -149,8 +151,14 @@ def _model_folders(manifest: Manifest, student: Path) -> dict[str, Path]:
     return folders
 
 
+def _folder_of(store: CheckpointStore, beside: Path, stage: TeacherStageName, digest: str) -> Path:
+    """The folder of a teacher's checkpoint: beside the student's or in the store; it need not exist."""
+    folder = beside / f"{stage}-{digest[:16]}"
+    return folder if folder.is_dir() else store.folder(stage, digest)
+
+
 def _in_moved_store(teacher: FinetunedTeacher, checkpoint: Path) -> FinetunedTeacher:
-    """The teacher at its recorded path or, if the store was moved, beside the checkpoint."""
+    """The teacher of a version that recorded paths: there or, if the store was moved, beside the checkpoint."""
     recorded = Path(getattr(teacher.model, "path", ""))
     moved = checkpoint.parent / recorded.parent.name / recorded.name
     if recorded.is_dir() or not moved.is_dir():

@@ -42,7 +42,7 @@ from schemas.data.corpus import GeneralCorpus
 from schemas.data.stage_data import Data, TaskDataset, TaskMixture
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.student import ModelStart
-from schemas.recipe.teacher import Committee, FinetunedTeacher, PretrainedTeacher
+from schemas.recipe.teacher import Committee, FinetunedTeacher, PretrainedTeacher, StageModel
 from stages.augmentation.rows import augmentation_digest
 from stages.data.corpus.digests import corpus_digest
 from stages.data.readers.first_reading import as_it_is_now, still_there
@@ -70,7 +70,7 @@ def data_digest(data: Data, pretrained: AnyModel) -> str:
             return digest_of({name: task_digest(task) for name, task in data.tasks.items()})
 
 
-def model_digest(model: AnyModel) -> str:
+def model_digest(model: AnyModel | StageModel) -> str:
     """Return the digest of a model's weights, config and tokenizer."""
     with still_there():
         return folder_digest(locate(model))

@@ -20,6 +20,7 @@ from schemas.core.kinds import Classification
 from schemas.data.stage_data import TaskMixture, longest_sequence
 from schemas.recipe.objective import MaskedLanguageObjective
 from schemas.recipe.stage import StageConfig
+from schemas.recipe.teacher import located
 from schemas.results.manifest import CheckpointRef, Manifest, StageResult
 from stages.augmentation.task import Augmenter
 from stages.build import EXTRACTION, PROJECTIONS, InitialStudent, initial_student, load_teachers, shares_of
@@ -90,9 +91,11 @@ class PreparedStage:
         tokenizer = load_tokenizer(folder, load_config(folder))
         data = prepare_data(config, folder, tokenizer, ports)
         ports.progress.phase("loading models")
-        teachers = load_teachers(config, data.labels, data.problem, data.units)
+        # Where the teachers lie is known to this process alone, and recorded nowhere.
+        reading = config.model_copy(update={"teacher": located(config.teacher, ports.checkpoints.folder_of)})
+        teachers = load_teachers(reading, data.labels, data.problem, data.units)
         initial = initial_student(
-            config,
+            reading,
             parent,
             data.train,
             data.labels,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.planning.candidates import best_of, candidate_of, metric_of, score_of
 from schemas.data.stage_data import TaskDataset
-from schemas.recipe.expand import TaskTeachers, finished_teacher, task_teachers, teacher_candidates
+from schemas.recipe.expand import TaskTeachers, made_teacher, task_teachers, teacher_candidates
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.teacher import FinetunedTeacher
@@ -91,8 +90,7 @@ class TeacherChoice:
     def choose(self, candidates: list[FinishedStage]) -> FinishedStage:
         """Make the candidate with the best score the teacher; among equals the first in the recipe wins."""
         best = candidates[best_of([stage.score for stage in candidates]) if len(candidates) > 1 else 0]
-        checkpoint = best.result.checkpoint
-        teacher = finished_teacher(str(Path(checkpoint.path) / "model"), checkpoint.digest)
+        teacher = made_teacher(best.config.name, best.result.checkpoint.digest)
         self._teachers |= {path: teacher for path, group in self._groups.items() if best.config in group}
         return best
 

@@ -19,6 +19,7 @@ from schemas.core.metrics import titled
 from schemas.data.stage_data import TaskDataset
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
+from schemas.recipe.teacher import located
 from schemas.results.manifest import BEFORE, Judgement, Row, RowKind, StageResult, TeacherReport
 from stages.identity import stage_identity
 from stages.judge import (
@@ -54,7 +55,8 @@ class Judge:
     def yardstick(self) -> Yardstick:
         """The measure of every checkpoint of this run; made when first used, once the first teacher exists."""
         teachers = self.teachers.available.fine_tuned
-        return make_yardstick(self.recipe, teachers[0] if teachers else None, self.store.cache)
+        first = located(teachers[0], self.store.folder_of) if teachers else None
+        return make_yardstick(self.recipe, first, self.store.cache)
 
     def _judgement(self, digest: str, measure: Callable[[], Judgement]) -> Judgement:
         digest = self.yardstick.digest(digest)

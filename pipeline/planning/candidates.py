@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.base import digest_of
 from schemas.data.stage_data import TaskDataset
-from schemas.recipe.expand import finished_teacher
+from schemas.recipe.expand import made_teacher
 from schemas.recipe.stage import StageConfig
 from schemas.recipe.teacher import FinetunedTeacher, settings_of
 from stages.evaluation.stage_scores import MEAN_SCORE
@@ -58,5 +58,4 @@ def expected_teacher(group: Sequence[tuple[StageConfig, str]], store: Checkpoint
         else:
             joint_digest = digest_of({"best of": [digest for _, digest in group]})
     config, digest = group[best]
-    folder = str(store.folder(config.name, digest) / "model")
-    return finished_teacher(folder, joint_digest or digest), joint_digest is None
+    return made_teacher(config.name, joint_digest or digest), joint_digest is None

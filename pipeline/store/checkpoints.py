@@ -49,7 +49,7 @@ class CheckpointStore:
 
     def folder(self, stage: StageName, digest: str) -> Path:
         """The folder of that stage's checkpoint, whether it exists or not."""
-        return self.root / "checkpoints" / f"{stage}-{digest[:16]}"
+        return run_reports.checkpoint_folder(self.root, stage, digest)
 
     def is_there(self, name: str) -> bool:
         """Return whether the checkpoint folder `STAGE-DIGEST16` has a manifest; its files are not read."""
@@ -73,6 +73,20 @@ class CheckpointStore:
                 f"{digest[:16]}; it was moved or renamed: delete the folder to redo {stage}"
             )
         return _ref(folder, manifest), manifest
+
+    def folder_of(self, stage: StageName, digest: str) -> Path:
+        """The folder of a finished stage.
+
+        Raises:
+            CheckpointError: the store does not have it, or it is damaged.
+        """
+        match = self.find(stage, digest)
+        if match is None:
+            raise CheckpointError(
+                f"{self.root} has no checkpoint of {stage} {digest[:16]}; name the store that has it with --store, or "
+                "run again to make it"
+            )
+        return Path(match[0].path)
 
     def writer(self, stage: StageName, digest: str) -> FolderWriter:
         """A `stages.ports.protocols.CheckpointWriter` for that stage."""
@@ -152,6 +166,10 @@ class FolderWriter:
             self.adopt(folder)
         self.store.states(self.stage, self.digest).clear()
         return _ref(target, manifest)
+
+    def folder_of(self, stage: StageName, digest: str) -> Path:
+        """The folder of a finished stage; see `CheckpointStore.folder_of`."""
+        return self.store.folder_of(stage, digest)
 
     def adopt(self, folder: Path) -> Path:
         """Move a whole checkpoint of the stage, on the same disk, into this store; returns its new folder.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from pipeline.store.files import storage_errors, write_file
 from schemas.core.errors import CheckpointError, ConfigError
 from schemas.core.regular_files import read_regular
 from schemas.core.wording import suggestion
+from schemas.recipe.stage import StageName
 from schemas.results.manifest import Row, RunReport
 from schemas.results.report import AnyReport, TasksReport
 from stages.storage.sealed_folder import is_sealed, seal_of
@@ -75,7 +77,7 @@ def read_report(root: Path, name: str | None = None) -> AnyReport:
         raise CheckpointError(
             f"{path} is not as the run wrote it ({_seal(path).name} is of other content); delete it and run again"
         )
-    return report if report.store == str(root) else _relocated(report, root)
+    return _relocated(report, root)
 
 
 def list_reports(root: Path) -> list[str]:
@@ -91,24 +93,35 @@ def report_path(root: Path, name: str) -> Path:
     return root / "runs" / f"{name}.json"
 
 
+def checkpoint_folder(root: Path, stage: StageName, digest: str) -> Path:
+    """The folder of a stage's checkpoint in the store `root`, whether it exists or not."""
+    return root / "checkpoints" / f"{stage}-{digest[:16]}"
+
+
 def _seal(report: Path) -> Path:
     return report.with_suffix(".sha256")
 
 
 def _relocated(report: AnyReport, root: Path) -> AnyReport:
-    """The report of a store that was moved since, with the paths that its checkpoints have now."""
-    former = Path(report.store)
+    """The report with the paths that its checkpoints have now, wherever the store was when it was written."""
 
     def relocated(row: Row) -> Row:
-        if row.checkpoint is None or not Path(row.checkpoint.path).is_relative_to(former):
+        if (checkpoint := row.checkpoint) is None:
             return row
-        path = str(root / Path(row.checkpoint.path).relative_to(former))
-        return row.model_copy(update={"checkpoint": row.checkpoint.model_copy(update={"path": path})})
+        path = str(checkpoint_folder(root, checkpoint.stage, checkpoint.digest))
+        return row.model_copy(update={"checkpoint": checkpoint.model_copy(update={"path": path})})
 
     changes: dict[str, Any] = {"store": str(root)}
     if isinstance(report, RunReport):
         changes["rows"] = tuple(map(relocated, report.rows))
+        if report.shipping is not None and report.shipping.python is not None:  # a program that names its model
+            program = report.shipping.python.replace(_in_json(report.store), _in_json(str(root)))
+            changes["shipping"] = report.shipping.model_copy(update={"python": program})
     else:
         changes["shared"] = tuple(map(relocated, report.shared))
         changes["tasks"] = {name: _relocated(task_report, root) for name, task_report in report.tasks.items()}
     return report.model_copy(update=changes)
+
+
+def _in_json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -17,7 +17,7 @@ from schemas.data.tasks import describe_task
 from schemas.recipe.objective import LatentObjective, MaskedLanguageObjective, Objective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
-from schemas.recipe.teacher import Committee, FinetunedTeacher, PretrainedTeacher
+from schemas.recipe.teacher import Committee, FinetunedTeacher, PretrainedTeacher, StageModel
 
 # The summaries `objective` and `data` say these in words.
 _SUMMARISED = ("objective.kind", "objective.latent.kind", "data.kind")
@@ -65,8 +65,9 @@ def describe_teacher(teacher: PretrainedTeacher | FinetunedTeacher | Committee |
             return "none"
         case PretrainedTeacher():
             return f"pretrained: {_model(teacher.model)}"
-        case FinetunedTeacher():
-            return f"fine-tuned: {_model(teacher.model)}"
+        case FinetunedTeacher(model=model, stage_digest=digest):
+            name = f"{model.stage}-{str(digest)[:16]}" if isinstance(model, StageModel) else _model(model)
+            return f"fine-tuned: {name}"
         case Committee():
             members = zip(teacher.members, teacher.weights, strict=True)
             return " + ".join(f"{weight:.3g} {describe_teacher(member)}" for member, weight in members)

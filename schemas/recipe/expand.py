@@ -27,6 +27,7 @@ from schemas.recipe.teacher import (
     FinetunedTeacher,
     OtherTeacher,
     PretrainedTeacher,
+    StageModel,
     StageTeacher,
     TeacherConfig,
 )
@@ -68,8 +69,13 @@ def teacher_configs(recipe: Recipe) -> tuple[StageConfig, ...]:
 
 
 def finished_teacher(folder: str, digest: Sha256) -> FinetunedTeacher:
-    """The teacher that a finished fine-tuning left in a model folder."""
+    """The teacher that a finished fine-tuning left in a model folder outside a store."""
     return FinetunedTeacher(model=FolderModel(path=folder), stage_digest=digest)
+
+
+def made_teacher(stage: StageName, digest: Sha256) -> FinetunedTeacher:
+    """The teacher that a fine-tuning makes, whether it has finished or not."""
+    return FinetunedTeacher(model=StageModel.model_validate({"stage": stage}), stage_digest=digest)
 
 
 def task_teachers(recipe: Recipe, finished: Mapping[str, FinetunedTeacher]) -> TaskTeachers:

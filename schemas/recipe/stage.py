@@ -25,7 +25,7 @@ from schemas.data.corpus import GeneralCorpus
 from schemas.data.stage_data import Data
 from schemas.recipe.objective import GeneralObjective, LatentObjective, Objective, TaskObjective
 from schemas.recipe.student import StudentConfig
-from schemas.recipe.teacher import StageTeacher
+from schemas.recipe.teacher import StageTeacher, TeacherStageName
 
 TaskRead = Literal["task_data", "augmented_task_data"]
 
@@ -87,7 +87,6 @@ Stage = Annotated[
     GeneralStage | GeneralEnhancedStage | TaskAdaptiveStage | TaskSpecificStage, Field(discriminator="name")
 ]
 StudentStageName = Literal["general", "general_enhanced", "task_adaptive", "task_specific"]
-TeacherStageName = Literal["teacher", "other_teacher", "multi_task_teacher"]
 StageName = Literal[TeacherStageName, StudentStageName, "hard_label_baseline"]
 
 STAGE_TYPES: dict[StudentStageName, type[Stage]] = {

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from schemas.core.base import Frozen, Sha256
 from schemas.core.part_names import check_names
-from schemas.core.refs import ModelRef, TeacherRef
+from schemas.core.refs import AnyModel, FolderModel, ModelRef, TeacherRef, parse_model
 from schemas.core.training import BatchSize, Duration, Selection, Training
 from schemas.data.tasks import TaskData
 
@@ -159,14 +160,31 @@ class PretrainedTeacher(Frozen):
     """The model."""
 
 
+TeacherStageName = Literal["teacher", "other_teacher", "multi_task_teacher"]
+
+
+class StageModel(Frozen):
+    """A model that a fine-tuning of this project makes; whoever uses it asks the store for its folder."""
+
+    kind: Literal["stage"] = "stage"
+    stage: TeacherStageName
+    """The fine-tuning, whose digest is beside it."""
+
+
 class FinetunedTeacher(Frozen):
     """A fine-tuned model as a stage's teacher."""
 
     kind: Literal["fine_tuned"] = "fine_tuned"
-    model: ModelRef
-    """A published model, or the folder of the checkpoint that fine-tuning made."""
+    model: Annotated[AnyModel | StageModel, Field(discriminator="kind"), BeforeValidator(parse_model)]
+    """A published model, a model of this project, or the folder of such a model, as earlier versions recorded it."""
     stage_digest: Sha256 | None = None
     """Digest of the fine-tuning in this project that makes it, which identifies it before it exists; null otherwise."""
+
+    @model_validator(mode="after")
+    def _identified(self) -> FinetunedTeacher:
+        if isinstance(self.model, StageModel) and self.stage_digest is None:
+            raise ValueError(f"model: {self.model.stage} is identified by stage_digest, which is missing")
+        return self
 
 
 SingleTeacher = Annotated[PretrainedTeacher | FinetunedTeacher, Field(discriminator="kind")]
@@ -200,6 +218,24 @@ def members_of(
     if teacher is None:
         return ()
     return teacher.members if isinstance(teacher, Committee) else (teacher,)
+
+
+Teacher = TypeVar("Teacher", bound=PretrainedTeacher | FinetunedTeacher | Committee | None)
+
+
+def located(teacher: Teacher, folder_of: Callable[[TeacherStageName, str], Path]) -> Teacher:
+    """Return the teacher with the folders of the models that this project made, to be read and not to be kept.
+
+    Args:
+        teacher: a stage's teacher.
+        folder_of: returns the folder of a finished stage by its name and digest.
+    """
+    if isinstance(teacher, Committee):
+        return teacher.model_copy(update={"members": tuple(located(one, folder_of) for one in teacher.members)})
+    if not isinstance(teacher, FinetunedTeacher) or not isinstance(teacher.model, StageModel):
+        return teacher
+    folder = folder_of(teacher.model.stage, str(teacher.stage_digest)) / "model"
+    return teacher.model_copy(update={"model": FolderModel(path=str(folder))})
 
 
 def settings_of(training: Training, among: Sequence[Training]) -> str:

@@ -21,7 +21,7 @@ class CheckpointRef(Frozen):
     """Reference to a finished stage on disk."""
 
     path: str
-    """Folder of manifest.json."""
+    """Folder of manifest.json, where this process finds it; the store is asked for it by stage and digest."""
     stage: StageName
     """Stage that made it."""
     digest: Sha256

@@ -33,6 +33,7 @@ from schemas.core.regular_files import check_regular
 from schemas.core.wording import shown_value
 from schemas.recipe.parts import TeacherShape
 from schemas.recipe.student import too_large
+from schemas.recipe.teacher import StageModel
 from stages.models.attention_capture import Probe, probe
 from stages.models.tensors import copy_out
 from stages.models.tokenizer_checks import check_vocabulary, highest_type, leave_types_out, reads_types
@@ -85,7 +86,7 @@ _READ_FILES = (
 )
 
 
-def locate(model: AnyModelRef) -> Path:
+def locate(model: AnyModelRef | StageModel) -> Path:
     """Return the local folder of a model, downloaded from the hub if needed, with its digest verified.
 
     Raises:
@@ -99,6 +100,8 @@ def locate(model: AnyModelRef) -> Path:
             folder = _package_folder(model)
         case HubModel():
             folder = _hub_folder(model)
+        case StageModel():
+            raise DataError(f"teacher model: the store was not asked for that of {model.stage}; name it with --store")
         case _:
             assert_never(model)
     name = describe_model(model)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file, save_file
 
+from schemas.recipe.stage import StageName
 from schemas.results.manifest import CheckpointRef, Manifest
 from stages.ports.protocols import Ports, TrainingState
 from stages.storage.sealed_folder import (
@@ -141,13 +142,17 @@ class FolderCheckpoints:
 
     folder: Path
 
+    def folder_of(self, stage: StageName, digest: str) -> Path:
+        """Return the folder of a stage's checkpoint, whether it exists or not."""
+        return self.folder / f"{stage}-{digest[:16]}"
+
     def commit(self, manifest: Manifest, write: Callable[[Path], None]) -> CheckpointRef:
         """Let `write` fill a folder, add the sealed manifest, and rename it; replaces an older run of the same stage.
 
         Raises:
             OSError: the file system refused; nothing unfinished is left.
         """
-        target = self.folder / f"{manifest.stage}-{manifest.digest[:16]}"
+        target = self.folder_of(manifest.stage, manifest.digest)
         with unfinished(self.folder) as folder:
             write(folder)
             write_manifest(folder, manifest.model_copy(update={"files": measure(folder)}))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from schemas.recipe.stage import StageName
 from schemas.results.manifest import CheckpointRef, Manifest
 from stages.ports.world import OneProcess, World
 
@@ -62,7 +63,10 @@ class StateStore(Protocol):
 
 
 class CheckpointWriter(Protocol):
-    """Writes the checkpoint of a stage."""
+    """Writes the checkpoint of a stage, and finds those that the stage reads."""
+
+    def folder_of(self, stage: StageName, digest: str) -> Path:
+        """Return the folder of a finished stage."""
 
     def commit(self, manifest: Manifest, write: Callable[[Path], None]) -> CheckpointRef:
         """Let `write` fill a folder, then make it a checkpoint in one rename.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline.evaluate import evaluate_checkpoint
 from pipeline.process.settings import read_settings
@@ -25,6 +26,7 @@ from pipeline.tracking.server import sync
 from schemas.core.errors import StoreError
 from schemas.recipe.recipe import Recipe
 from stages.ports.plain import SilentProgress
+from stages.ports.protocols import TrainingState
 from tests.end_to_end.runs.by_hand import RunByHand, run
 from tests.support.manifests import manifest_of, write_model
 from tests.support.toys import toy_recipe_dict
@@ -173,6 +175,8 @@ def test_gc_during_a_run_removes_nothing_that_the_run_needs(first: Path, tmp_pat
 
 def test_a_moved_store_can_be_resumed_evaluated_and_found_by_run_id(first: Path, tmp_path: Path) -> None:
     run(recipe_of(first), open_store(first / "store"))
+    state = TrainingState(7, {"weight": torch.ones(2)}, {"tokens": 3.0})
+    open_store(first / "store").states("general", "ab" * 32).save(state)
     moved = CheckpointStore(tmp_path / "moved")
     shutil.copytree(first / "store", moved.root)
     away = first / "store is away"
@@ -180,6 +184,9 @@ def test_a_moved_store_can_be_resumed_evaluated_and_found_by_run_id(first: Path,
     try:
         done = run(recipe_of(first), open_store(moved.root))
         assert [row.status for row in done.runner.judge.rows] == ["reused", "reused"]
+        latest = moved.states("general", "ab" * 32).latest()
+        assert latest is not None
+        assert latest.step == 7
         checkpoint = done.runner.judge.rows[-1].checkpoint
         assert checkpoint is not None
         scores = evaluate_checkpoint(Path(checkpoint.path), str(first / "task"), moved.root)

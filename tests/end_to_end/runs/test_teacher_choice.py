@@ -23,7 +23,7 @@ from schemas.core.errors import TeacherError
 from schemas.core.refs import FolderModel
 from schemas.core.training import Selection
 from schemas.recipe.expand import teacher_configs
-from schemas.recipe.teacher import HELD_OUT, FineTune, FinetunedTeacher
+from schemas.recipe.teacher import HELD_OUT, FineTune, FinetunedTeacher, StageModel
 from schemas.results.manifest import Judgement, Row, RunReport, TeacherReport
 from schemas.results.score import Score
 from stages.judge import judge_model, make_yardstick
@@ -185,8 +185,8 @@ def test_an_invalid_grid_is_refused(grid: dict[str, Any], message: str) -> None:
 @pytest.fixture(scope="module")
 def trained(done: RunByHand) -> Path:
     (teacher,) = done.runner.teachers.available.fine_tuned
-    assert isinstance(teacher.model, FolderModel)
-    return Path(teacher.model.path)
+    assert teacher.model == StageModel(stage="teacher")
+    return done.runner.context.store.folder_of("teacher", str(teacher.stage_digest)) / "model"
 
 
 def report_on(folder: Path, model: Path, words: float | None = None, *, minimum_gain: float = 0.05) -> TeacherReport:
