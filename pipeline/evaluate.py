@@ -154,7 +154,8 @@ def _model_folders(manifest: Manifest, student: Path, store: CheckpointStore) ->
 def _folder_of(store: CheckpointStore, beside: Path, stage: TeacherStageName, digest: str) -> Path:
     """The folder of a teacher's checkpoint: beside the student's or in the store; it need not exist."""
     folder = beside / f"{stage}-{digest[:16]}"
-    return folder if folder.is_dir() else store.folder(stage, digest)
+    match = None if folder.is_dir() else store.find(stage, digest)
+    return folder if match is None else Path(match[0].path)
 
 
 def _in_moved_store(teacher: FinetunedTeacher, checkpoint: Path) -> FinetunedTeacher:

@@ -40,7 +40,10 @@ def write_report(
         report = opened.read_report(run)
         if not isinstance(report, RunReport):
             raise ConfigError(f"{report.run} has several tasks: name the run of one of them, {_names(report.tasks)}")
-        folders = {row.name: Path(row.checkpoint.path) for row in report.rows if row.checkpoint and row.chosen}
+        chosen = {row.name: row.checkpoint for row in report.rows if row.checkpoint and row.chosen}
+        for checkpoint in chosen.values():
+            opened.find(checkpoint.stage, checkpoint.digest)  # fetches what another machine made
+        folders = {name: Path(checkpoint.path) for name, checkpoint in chosen.items()}
         stages = [row.name for row in report.rows if row.kind == "stage" and row.name in folders]
         if not stages:
             raise ConfigError(f"{report.run} ended without a student: there is nothing to report")

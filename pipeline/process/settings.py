@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from schemas.core.base import Frozen
+from schemas.core.base import Frozen, digest_of
 from schemas.core.credentials import refuse_credentials
 from schemas.core.errors import ConfigError
-from schemas.core.paths import local_path
+from schemas.core.paths import REMOTE_NOTE, local_path, remote_address
 from schemas.core.wording import shown_value
 
 
@@ -18,7 +18,7 @@ class Settings(Frozen):
     """Locations of the store and of MLflow."""
 
     store: Path
-    """Folder of checkpoints, states and reports (DISTILL_STORE)."""
+    """Folder of checkpoints, states and reports (DISTILL_STORE); of an object store, its local copy."""
     tracking_uri: str
     """MLflow's address (MLFLOW_TRACKING_URI), with credentials if it has any; never print it as it is."""
     artifacts: Path | None
@@ -34,7 +34,8 @@ def read_settings(store: str | Path | None = None, environ: Mapping[str, str] | 
     variables = {name: value for name, value in (os.environ if environ is None else environ).items() if value.strip()}
     path = store or variables.get("DISTILL_STORE", "distill-store")
     refuse_credentials({"--store": str(path)})  # it is in every message and report
-    root = local_path(path, "--store").absolute()
+    address = remote_address(str(path))
+    root = _copy_of(address, variables) if address else local_path(path, "--store").absolute()
     uri = variables.get("MLFLOW_TRACKING_URI") or _store_database(root)
     return Settings(
         store=root,
@@ -43,6 +44,27 @@ def read_settings(store: str | Path | None = None, environ: Mapping[str, str] | 
         experiment=variables.get("DISTILL_EXPERIMENT", "distill-flow"),
         exports=_switch("DISTILL_EXPORTS", variables.get("DISTILL_EXPORTS", "1")),
     )
+
+
+def _copy_of(address: str, variables: Mapping[str, str]) -> Path:
+    """Folder of an object store's local copy (DISTILL_CACHE, or in the user's cache), which knows its origin."""
+    home = Path(variables.get("XDG_CACHE_HOME", "~/.cache")) / "distill-flow"
+    folder = local_path(variables.get("DISTILL_CACHE", home), "DISTILL_CACHE").absolute()
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", address).strip("-")[:80]
+    copy = folder / f"{readable}-{digest_of(address)[:8]}"
+    note = copy / REMOTE_NOTE
+    try:
+        if not note.exists():
+            copy.mkdir(parents=True, exist_ok=True)
+            beside = copy / f".{REMOTE_NOTE}-{os.getpid()}"
+            beside.write_text(f"{address}\n", encoding="utf-8")
+            os.replace(beside, note)
+    except OSError as error:
+        raise ConfigError(
+            f"--store {address}: its local copy {copy} cannot be made ({error.strerror}); set DISTILL_CACHE to a "
+            "folder that can be written to"
+        ) from None
+    return copy
 
 
 def _switch(name: str, value: str) -> bool:

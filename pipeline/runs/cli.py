@@ -123,3 +123,5 @@ def gc(
         print_json(garbage)
     else:
         print_garbage(garbage, out)
+        if opened.remote is not None:
+            say(out, f"this is the local copy of {opened.remote.address}, which keeps everything")

@@ -12,14 +12,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pipeline.store import kept_evaluations, open_runs, run_reports
-from pipeline.store.files import storage_errors
+from pipeline.store.files import storage_errors, write_file
+from pipeline.store.remote import remote_of
 from pipeline.store.states import FolderStates
 from schemas.core.errors import CheckpointError, ConfigError, StoreError
 from schemas.core.paths import local_path
@@ -28,10 +29,11 @@ from schemas.recipe.stage import StageName
 from schemas.results.manifest import CheckpointRef, Judgement, Manifest
 from schemas.results.report import AnyReport
 from stages.storage import sealed_folder
-from stages.storage.sealed_folder import MANIFEST, MANIFEST_SEAL
+from stages.storage.sealed_folder import MANIFEST, MANIFEST_SEAL, move_away
 
 log = logging.getLogger(__name__)
 
+_FOLDER_NAME = re.compile(r"(\w+)-([0-9a-f]{16})")
 _FREE_BYTES = 200_000_000
 _SWEPT = ("checkpoints", "states", "evaluations", "runs", "points")
 _FOLDERS = (*_SWEPT, "cache", "locks", open_runs.FOLDER)
@@ -46,6 +48,8 @@ class CheckpointStore:
         """Tokenised data; may be emptied at any time."""
         self.points = root / "points"
         """Metrics of every run, one JSONL file each."""
+        self.remote = remote_of(root)
+        """The object store that this one is a local copy of; None for a store of its own."""
 
     def folder(self, stage: StageName, digest: str) -> Path:
         """The folder of that stage's checkpoint, whether it exists or not."""
@@ -62,7 +66,7 @@ class CheckpointStore:
             CheckpointError: it is damaged; the message names the file and the remedy.
         """
         folder = self.folder(stage, digest)
-        if not (folder / MANIFEST).is_file():
+        if not (folder / MANIFEST).is_file() and not self.fetch(stage, digest):
             if folder.exists():
                 log.info("%s has no %s, so it is no checkpoint; it is ignored", folder, MANIFEST)
             return None
@@ -73,6 +77,25 @@ class CheckpointStore:
                 f"{digest[:16]}; it was moved or renamed: delete the folder to redo {stage}"
             )
         return _ref(folder, manifest), manifest
+
+    def fetch(self, stage: str, digest: str) -> bool:
+        """Fetch a checkpoint from the object store, if there is one; return whether it is here now."""
+        if self.remote is None:
+            return False
+        target = run_reports.checkpoint_folder(self.root, stage, digest)
+        with storage_errors(target.parent), sealed_folder.unfinished(target.parent) as folder:
+            if not self.remote.fetch_checkpoint(target.name, folder):
+                return False
+            sealed_folder.sync_tree(folder)
+            sealed_folder.publish(
+                folder, target, lambda existing: not (existing / MANIFEST).is_file() and move_away(existing)
+            )
+        log.info("fetched %s from %s", target.name, self.remote.address)
+        return True
+
+    def sending(self, key: str) -> AbstractContextManager[None]:
+        """Send what the block writes to the object store, if there is one."""
+        return nullcontext() if self.remote is None else self.remote.sending(key)
 
     def folder_of(self, stage: StageName, digest: str) -> Path:
         """The folder of a finished stage.
@@ -118,11 +141,17 @@ class CheckpointStore:
 
     def read_judgement(self, digest: str) -> Judgement | None:
         """The kept evaluation of that digest; None where there is none, or it has changed since it was written."""
-        return kept_evaluations.read_judgement(self._evaluation(digest), digest)
+        path = self._evaluation(digest)
+        if self.remote is not None and not path.exists():
+            content = self.remote.fetch_document(f"evaluations/{digest}")
+            if content is not None:
+                write_file(path, content)
+        return kept_evaluations.read_judgement(path, digest)
 
     def write_judgement(self, digest: str, judgement: Judgement) -> None:
         """Keep an evaluation under its digest; raises StoreError when the file system refuses."""
-        kept_evaluations.write_judgement(self._evaluation(digest), digest, judgement)
+        with self.sending(f"evaluations/{digest}"):
+            kept_evaluations.write_judgement(self._evaluation(digest), digest, judgement)
 
     def _evaluation(self, digest: str) -> Path:
         assert re.fullmatch(r"[0-9a-f]+", digest), digest
@@ -130,15 +159,27 @@ class CheckpointStore:
 
     def write_report(self, report: run_reports.Report) -> run_reports.Report:
         """Keep a run's report; see `run_reports.write_report`."""
-        return run_reports.write_report(self.root, report)
+        report = run_reports.write_report(self.root, report)
+        with self.sending(f"runs/{report.run}"):
+            return report
 
     def read_report(self, name: str | None = None) -> AnyReport:
         """The report of that name, or the newest; see `run_reports.read_report`."""
+        self._fetch_reports()
         return run_reports.read_report(self.root, name)
 
     def list_reports(self) -> list[str]:
         """Names of all reports, the newest first."""
+        self._fetch_reports()
         return run_reports.list_reports(self.root)
+
+    def _fetch_reports(self) -> None:
+        """Fetch the reports of other machines, so that commands show them."""
+        if self.remote is not None:
+            missing = (key for key in self.remote.list_reports() if not run_reports.is_kept(self.root, key))
+            for key in missing:
+                if (content := self.remote.fetch_document(key)) is not None:
+                    run_reports.keep_report(self.root, key, content)
 
 
 @dataclass(frozen=True)
@@ -159,7 +200,11 @@ class FolderWriter:
         """
         assert (manifest.stage, manifest.digest) == (self.stage, self.digest), "manifest of another stage"
         target = self.store.folder(self.stage, self.digest)
-        with storage_errors(target.parent), sealed_folder.unfinished(target.parent) as folder:
+        with (
+            self.store.sending(f"checkpoints/{target.name}"),
+            storage_errors(target.parent),
+            sealed_folder.unfinished(target.parent) as folder,
+        ):
             write(folder)
             complete = manifest.model_copy(update={"files": sealed_folder.measure(folder)})
             sealed_folder.write_manifest(folder, complete)
@@ -247,6 +292,8 @@ def open_checkpoint(folder: str | Path) -> tuple[CheckpointRef, Manifest]:
         CheckpointError: it is no checkpoint, or it is damaged.
     """
     path = local_path(folder, "CHECKPOINT").resolve()
+    if not path.exists() and (match := _FOLDER_NAME.fullmatch(path.name)) and path.parent.name == "checkpoints":
+        CheckpointStore(path.parent.parent).fetch(match[1], match[2])
     if path.name == "model" and not (path / MANIFEST).exists() and (path.parent / MANIFEST).is_file():
         path = path.parent
     manifest = verify(path)
@@ -275,6 +322,8 @@ def open_store(path: str | Path) -> CheckpointStore:
         )
     for name in _SWEPT:
         sealed_folder.sweep(root / name)
+    if store.remote is not None:
+        store.remote.check()
     return store
 
 

@@ -79,7 +79,11 @@ def find_garbage(store: CheckpointStore, *, older_than: float) -> Garbage:
     needed = _needed(store, now - older_than)
     checkpoints, states = _stages(store, "checkpoints"), _stages(store, "states")
     reasons = {
-        "no run and no checkpoint refers to it": [path for path in checkpoints if path.name[-16:] not in needed.stages],
+        "no run and no checkpoint refers to it": [
+            path
+            for path in checkpoints
+            if path.name[-16:] not in needed.stages and (store.remote is None or store.remote.is_sent(path.name))
+        ],
         "of a stage that was never finished": [
             path for path in states if path.name[-16:] not in needed.unfinished or store.is_there(path.name)
         ],

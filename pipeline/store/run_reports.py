@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +17,6 @@ from pipeline.store.files import storage_errors, write_file
 from schemas.core.errors import CheckpointError, ConfigError
 from schemas.core.regular_files import read_regular
 from schemas.core.wording import suggestion
-from schemas.recipe.stage import StageName
 from schemas.results.manifest import Row, RunReport
 from schemas.results.report import AnyReport, TasksReport
 from stages.storage.sealed_folder import is_sealed, seal_of
@@ -86,6 +88,27 @@ def list_reports(root: Path) -> list[str]:
     return [path.stem for path in sorted(paths, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)]
 
 
+def is_kept(root: Path, key: str) -> bool:
+    """Return whether the store `root` has the report that an object store keeps as `runs/NAME-SHA8`."""
+    name, _, sha256 = key.removeprefix("runs/").rpartition("-")
+    files = [root / "runs" / f"{name}.sha256", root / "runs" / f"{name}-{sha256}.sha256"]
+    return any(file.is_file() and file.read_text(encoding="utf-8").startswith(sha256) for file in files)
+
+
+def keep_report(root: Path, key: str, content: bytes) -> None:
+    """Keep the report of another machine, under a longer name where this one has a run of the same name."""
+    name, _, sha256 = key.removeprefix("runs/").rpartition("-")
+    path = report_path(root, name)
+    if path.exists():
+        path = report_path(root, f"{name}-{sha256}")
+    write_file(_seal(path), seal_of(content, path.name).encode("utf-8"))
+    write_file(path, content)
+    if match := re.search(r"-(\d{8}-\d{6})\b", name):  # reports are listed by time
+        with suppress(ValueError):
+            when = time.mktime(time.strptime(match[1], "%Y%m%d-%H%M%S"))
+            os.utime(path, (when, when))
+
+
 def report_path(root: Path, name: str) -> Path:
     """The file of a run's report; raises ConfigError for a name that no run has."""
     if not _RUN_NAME.match(name):
@@ -93,7 +116,7 @@ def report_path(root: Path, name: str) -> Path:
     return root / "runs" / f"{name}.json"
 
 
-def checkpoint_folder(root: Path, stage: StageName, digest: str) -> Path:
+def checkpoint_folder(root: Path, stage: str, digest: str) -> Path:
     """The folder of a stage's checkpoint in the store `root`, whether it exists or not."""
     return root / "checkpoints" / f"{stage}-{digest[:16]}"
 

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from schemas.core.errors import ConfigError
 from schemas.core.wording import shown_value
+
+REMOTE_NOTE = "remote.txt"
+"""File of a local copy that holds the address of the object store."""
+# One slash if the address was normalised as a path.
+_ADDRESS = re.compile(r"^(s3|gs|az|abfs|file|memory):/{1,3}(.*)$")
+
+
+def remote_address(text: str) -> str | None:
+    """Return the address of an object store, such as `s3://bucket/path`; None for a path of this machine."""
+    match = _ADDRESS.match(text)
+    if match is None:
+        return None
+    scheme, path = match[1], match[2].strip("/")
+    return f"{scheme}:///{path}" if scheme == "file" else f"{scheme}://{path}"
 
 
 def local_path(text: str | Path, field: str) -> Path:

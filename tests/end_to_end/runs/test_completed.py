@@ -27,6 +27,7 @@ from schemas.core.errors import StoreError
 from schemas.recipe.recipe import Recipe
 from stages.ports.plain import SilentProgress
 from stages.ports.protocols import TrainingState
+from stages.storage.sealed_folder import MANIFEST
 from tests.end_to_end.runs.by_hand import RunByHand, run
 from tests.support.manifests import manifest_of, write_model
 from tests.support.toys import toy_recipe_dict
@@ -199,3 +200,21 @@ def test_a_moved_store_can_be_resumed_evaluated_and_found_by_run_id(first: Path,
                 assert resolved == Path(checkpoint.path)
     finally:
         away.rename(first / "store")
+
+
+def test_another_machine_finds_a_run_in_an_object_store_and_trains_nothing(first: Path, tmp_path: Path) -> None:
+    def machine(name: str) -> CheckpointStore:
+        variables = {"DISTILL_CACHE": str(tmp_path / name)}
+        return open_store(read_settings(f"file://{tmp_path}/shared", variables).store)
+
+    one, other = machine("one"), machine("other")
+    made, found = run(recipe_of(first), one), run(recipe_of(first), other)
+    assert [row.status for row in made.runner.judge.rows] == ["ran", "ran"]
+    assert [row.status for row in found.runner.judge.rows] == ["reused", "reused"]
+    assert [row.judgement for row in found.runner.judge.rows] == [row.judgement for row in made.runner.judge.rows]
+    for row in found.runner.judge.rows:
+        assert row.checkpoint is not None
+        assert str(one.root) not in (Path(row.checkpoint.path) / MANIFEST).read_text(encoding="utf-8")
+    assert {path.name for path in (one.root / "evaluations").iterdir()} == {
+        path.name for path in (other.root / "evaluations").iterdir()
+    }
