@@ -42,14 +42,19 @@ def median_and_range(values: Sequence[float], form: str = ",.0f") -> str:
     return f"{median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
+def commit() -> str:
+    """Return the short name of the commit that is checked out; empty without git."""
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return git.stdout.strip()
+
+
 def write_json(path: Path | None, results: Any) -> None:
     """Write results with the command, the commit and the machine; nothing without a path."""
     if path is None:
         return
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     described = {
         "command": shlex.join(sys.argv),
-        "commit": git.stdout.strip(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "processor": processor(),

@@ -26,7 +26,6 @@ import typer
 import yaml
 from pydantic import TypeAdapter
 
-from benchmarks.held_out_rows import held_out_task
 from benchmarks.methods import (
     CHANGES,
     CONTROL,
@@ -38,6 +37,7 @@ from benchmarks.methods import (
     Change,
     Method,
     four_stages,
+    held_out_task,
     merged,
     variant,
 )

@@ -153,9 +153,14 @@ def initial_student(
         assert problem is not None
         model = _with_head(config, encoder, labels, problem, units)
         if isinstance(config.objective, TaskObjective) and config.objective.head != "fresh":
-            copies, answered = config.objective.head == "teacher", kind_of(problem).answered
-            start_head(model, teachers[0], text, answered, seed=config.training.seed, copies=copies)
+            _start_head(config, model, teachers[0], text, problem)
     return replace(initial, model=model)
+
+
+def _start_head(config: StageConfig, model: Model, teacher: Model, text: Tokens, problem: TaskKind) -> None:
+    assert isinstance(config.objective, TaskObjective)
+    copies, answered = config.objective.head == "teacher", kind_of(problem).answered
+    start_head(model, teacher, text, answered, seed=config.training.seed, copies=copies)
 
 
 def _with_head(

@@ -130,6 +130,8 @@ def baseline_config(recipe: Recipe, *, tokens: int) -> StageConfig:
     changes: dict[str, Any] = {"duration": Duration(amount=tokens, unit="tokens")}
     if isinstance(recipe.student.start, RandomStart):
         changes["frozen"] = "none"  # earlier stages have trained what the last one keeps
+    if (rate := recipe.hard_labels_learning_rate) is not None:
+        changes["optimizer"] = recipe.stages[-1].training.optimizer.model_copy(update={"learning_rate": rate})
     return StageConfig(
         name="hard_label_baseline",
         teacher=None,

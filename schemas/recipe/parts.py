@@ -90,6 +90,9 @@ class RecipeParts(Frozen):
     """Stages in order, each at most once; a name alone stands for the stage with the usual settings."""
     baselines: tuple[Literal["hard_labels", "bag_of_words"], ...] = ()
     """Baselines for comparison: the same student on hard labels alone, and a bag-of-words classifier."""
+    hard_labels_learning_rate: float | None = Field(default=None, gt=0, le=1)
+    """Peak learning rate of the baseline hard_labels, where labels alone learn best with another; null for that of
+    the last stage."""
     evaluation: Evaluation = Evaluation()
     """The common yardstick."""
     limits: DataLimits = DataLimits()

@@ -13,7 +13,6 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks import quality
-from benchmarks.held_out_rows import held_out_task
 from benchmarks.methods import (
     CHANGES,
     CONTROL,
@@ -25,6 +24,7 @@ from benchmarks.methods import (
     STARTS,
     Change,
     four_stages,
+    held_out_task,
     merged,
     variant,
 )

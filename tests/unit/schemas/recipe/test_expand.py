@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.recipes.shipped import read_recipe
 from schemas.core.refs import FolderModel
@@ -35,6 +36,18 @@ def test_the_stage_digests_of_ernie_tiny_stay_the_same() -> None:
     dumped = {config.name: config.model_dump(mode="json", exclude={"start_text"}) for config in configs}
     assert dumped == json.loads(GOLDEN.read_text())
     assert not any(config.start_text for config in configs)  # which would be covered too
+
+
+def test_labels_alone_may_have_a_learning_rate_of_their_own(tmp_path: Path) -> None:
+    content = toy_recipe_dict(tmp_path) | {"baselines": ["hard_labels"]}
+    last = Recipe.model_validate(content).stages[-1].training
+    same = baseline_config(Recipe.model_validate(content), tokens=10).training
+    assert same.optimizer == last.optimizer
+    slower = baseline_config(Recipe.model_validate(content | {"hard_labels_learning_rate": 1e-5}), tokens=10).training
+    assert slower.optimizer.learning_rate == 1e-5
+    assert slower.optimizer.betas == last.optimizer.betas
+    with pytest.raises(ValidationError, match="it is for the baseline hard_labels; add that to baselines"):
+        Recipe.model_validate(content | {"baselines": [], "hard_labels_learning_rate": 1e-5})
 
 
 @pytest.fixture
