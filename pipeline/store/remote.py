@@ -77,7 +77,7 @@ class Remote:
     def __init__(self, address: str, root: Path) -> None:
         self.address, self.root = address, root
         self._silent_until = 0.0
-        self._has_told = False
+        self._has_told = self._has_answered = False
 
     @cached_property
     def _files(self) -> tuple[Any, str]:
@@ -109,13 +109,17 @@ class Remote:
             if self._read("format") is None:
                 self._write("format", b"1\n")
             self._send_all()
+        except (ConfigError, CheckpointError):
+            raise
         except Exception as error:  # drivers raise what they like
-            if isinstance(error, ConfigError | CheckpointError):
-                raise
-            raise StoreError(
-                f"--store {self.address} cannot be used ({_reason(error)}); check the address, the bucket's rights and "
-                "the credentials in the environment (docs/stores.md), or give a folder with --store"
-            ) from error
+            raise self._refusal(error) from error
+        self._has_answered = True
+
+    def _refusal(self, error: Exception) -> StoreError:
+        return StoreError(
+            f"--store {self.address} cannot be used ({_reason(error)}); check the address, the bucket's rights and the "
+            "credentials in the environment (docs/stores.md), or give a folder with --store"
+        )
 
     # Documents: sealed texts, each under one name.
 
@@ -187,8 +191,9 @@ class Remote:
 
         Raises:
             CheckpointError: it is damaged there.
+            StoreError: the store has not answered this process yet, and does not now.
         """
-        return bool(self._asked(lambda: self._fetch_checkpoint(name, folder)))
+        return bool(self._asked(lambda: self._fetch_checkpoint(name, folder), is_decision=True))
 
     def _fetch_checkpoint(self, name: str, folder: Path) -> bool:
         text = self._read(f"checkpoints/{name}")
@@ -269,15 +274,19 @@ class Remote:
         self._write(f"checkpoints/{name}", text)
         return True
 
-    def _asked(self, question: Callable[[], T]) -> T | None:
+    def _asked(self, question: Callable[[], T], *, is_decision: bool = False) -> T | None:
         """The answer, or None from a store that does not answer, which is told once."""
         if time.monotonic() < self._silent_until:
             return None
         try:
-            return question()
+            answer = question()
+            self._has_answered = True
+            return answer
         except (CheckpointError, ConfigError):
             raise
         except Exception as error:  # drivers raise what they like
+            if is_decision and not self._has_answered:
+                raise self._refusal(error) from error
             self._silent_until = time.monotonic() + _PAUSE_SECONDS
             if not self._has_told:
                 self._has_told = True

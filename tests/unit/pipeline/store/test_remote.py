@@ -95,6 +95,11 @@ def test_a_store_that_refuses_is_reported_before_any_work(bucket: Bucket, tmp_pa
     bucket.answer = lambda method, _key: 403 if method == "PUT" else None
     with pytest.raises(StoreError, match=r"--store s3://team/distill cannot be used \(PermissionError: .*environment"):
         machine(tmp_path, "one")
+    bucket.answer = lambda _method, _key: 403
+    plan = look_into_store(read_settings(ADDRESS, {"DISTILL_CACHE": str(tmp_path / "one")}).store)
+    assert plan.list_reports() == []
+    with pytest.raises(StoreError, match="cannot be used"):
+        look_into_store(plan.root).find("teacher", DIGEST)
 
 
 def test_a_busy_store_is_asked_again_and_not_for_ever(bucket: Bucket, tmp_path: Path) -> None:
