@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Start": ("install", "quickstart", "own-model", "concepts", "glossary"),
-    "Use": ("recipes", "tasks", "watching", "resume", "stores", "deploy", "predict", "python"),
+    "Use": ("recipes", "tasks", "watching", "resume", "stores", "scaling", "deploy", "predict", "python"),
     "Servers": ("mlflow", "prefect", "docker/README"),
     "Help": ("troubleshooting",),
     "Reference": ("reference/recipe", "reference/commands", "reference/python"),

@@ -16,7 +16,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed
 
-from schemas.core.errors import DistillError, Interrupted
+from schemas.core.errors import DistillError, Interrupted, ProcessLost
 from schemas.recipe.stage import STAGE_TYPES, StageName
 from schemas.results.manifest import StageResult
 
@@ -37,7 +37,7 @@ async def _worth_retrying(_task: Task[Any, Any], run: Any, state: Any) -> bool:
     """Return whether a second attempt may succeed, as after an error of the file system; logged if so."""
     error = await state.aresult(raise_on_failure=False)
     # An assertion that failed fails again, after the same hours.
-    if isinstance(error, DistillError | KeyboardInterrupt | AssertionError):
+    if isinstance(error, DistillError | KeyboardInterrupt | AssertionError) and not isinstance(error, ProcessLost):
         return False
     reason = f"{type(error).__name__}: {error}"
     log.warning("%s failed (%s); it is tried again from its last state", run.name, reason)

@@ -12,6 +12,8 @@ from pipeline.execution.mlflow_notes import describe_stage, log_picture, row_tag
 from pipeline.execution.prefect_tasks import prefect_task, run_task, seen_as_reused, stage_task
 from pipeline.execution.run_context import RunContext
 from pipeline.process.stopping import interrupted
+from pipeline.processes.launch import run_in_processes
+from pipeline.processes.wire import Request
 from pipeline.progress.parts import Part
 from pipeline.registry.light_model import has_light_model, log_light_model
 from pipeline.reporting.loss_curves import loss_curves
@@ -34,6 +36,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, RunReport, StageResult
 from schemas.results.shipping import Shipping
+from stages.device.launch import number_of_processes
 from stages.identity import changed_since, stage_identity
 from stages.ports.protocols import Ports
 from stages.run import run_stage
@@ -196,7 +199,7 @@ class StageRunner:
         with tracking.start_run(*arguments, parent=self.run, resumed=tracking.unfinished_run(digest)) as run:
             self._log_data(config, identity, run)
             with system_metrics(run):
-                result = run_stage(config, parent, self._ports(config, parent, digest, run), identity)
+                result = self._train(config, parent, self._ports(config, parent, digest, run), identity)
             run.set_tags({CHECKPOINT_TAG: result.checkpoint.path})
             if changed := changed_since(identity, config, parent.digest if parent else None):
                 self.context.progress.note(
@@ -204,6 +207,25 @@ class StageRunner:
                     "next run will train it again"
                 )
             return self._finish(config, result, verify(Path(result.checkpoint.path)), run)
+
+    def _train(
+        self, config: StageConfig, parent: CheckpointRef | None, ports: Ports, identity: dict[str, Any]
+    ) -> StageResult:
+        execution = self.recipe.execution
+        number = number_of_processes(execution.launch)
+        if number == 1:
+            return run_stage(config, parent, ports, identity)
+        request = Request(
+            config=config,
+            parent=parent,
+            identity=identity,
+            digest=digest_of(identity),
+            needs=tuple(sorted(needs_of(config, parent))),
+            store=str(self.context.store.root),
+            execution=execution,
+            mlflow_run_id=ports.mlflow_run_id,
+        )
+        return run_in_processes(number, request, ports)
 
     def _ports(self, config: StageConfig, parent: CheckpointRef | None, digest: str, run: TrackedRun) -> Ports:
         store, execution = self.context.store, self.recipe.execution

@@ -25,6 +25,7 @@ from schemas.recipe.parts import Execution
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig, StageName
 from schemas.results.manifest import Size
+from stages.device.launch import number_of_processes
 from stages.models.student import encoder_flops
 from stages.preflight.checks import PreflightResult, preflight
 from stages.preflight.cost import cost_of, matrix_rate
@@ -144,6 +145,7 @@ def _planned(
         rate,
         room=execution.teacher_cache_gigabytes * 1e9,
         microbatch_tokens=execution.microbatch_tokens,
+        processes=number_of_processes(execution.launch),
     )
     is_reused = store.find(config.name, stage.digest) is not None
     return PlannedStage(

@@ -57,5 +57,9 @@ class OutOfMemoryError(DistillError):
     """Raised when the smallest forward pass that the objective allows does not fit into memory."""
 
 
+class ProcessLost(DistillError):
+    """Raised when a process of a stage ended unexpectedly; a second attempt goes on from the last state."""
+
+
 class Interrupted(DistillError):
     """Raised when the user stops the run; its state is kept, and the same command resumes from it."""

@@ -34,9 +34,32 @@ class Evaluation(Frozen):
     """Held-out rows on which the latent loss is measured."""
 
 
+_MOST_PROCESSES = 64
+
+
+def _number_or_auto(value: object) -> object:
+    if value == "auto" or (type(value) is int and 1 <= value <= _MOST_PROCESSES):
+        return value
+    raise ValueError(f"expected a whole number from 1 to {_MOST_PROCESSES}, or auto")
+
+
+class Launch(Frozen):
+    """The processes in which a stage is trained."""
+
+    processes: Annotated[
+        Annotated[int, Field(ge=1, le=_MOST_PROCESSES)] | Literal["auto"], BeforeValidator(_number_or_auto)
+    ] = 1
+    """Processes that share the rows of every step; `auto`: one for each GPU. Each has a GPU of its own, or its share
+    of the CPU's cores."""
+    timeout_minutes: float = Field(default=10.0, gt=0)
+    """Minutes after which a process that waits for another gives up."""
+
+
 class Execution(Frozen):
     """Settings of this machine. They do not change what is learned, so no digest covers them."""
 
+    launch: Launch = Launch()
+    """The processes in which a stage is trained."""
     microbatch_tokens: int = Field(default=8192, ge=16)
     """Largest forward pass in padded tokens; lower it if memory runs out."""
     log_every: int = Field(default=10, ge=1)

@@ -5,10 +5,10 @@ Nothing is pickled: only tensors cross the wire. Sums are the same bits in every
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from torch import Tensor, distributed, nn
@@ -18,14 +18,17 @@ _CHUNK = 1 << 23
 
 
 class ProcessGroup:
-    """A `stages.ports.world.World` of several processes, started by torchrun.
+    """A `stages.ports.world.World` of several processes of one machine.
 
     Args:
+        rank: number of this process, from 0.
+        size: number of processes.
+        meeting: file, not there yet, through which the processes find each other. Its folder decides who can.
         minutes: time after which a process that waits for another gives up.
     """
 
-    def __init__(self, *, minutes: float) -> None:
-        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    def __init__(self, rank: int, size: int, meeting: Path, *, minutes: float) -> None:
+        self.rank, self.size, self._meeting = rank, size, meeting.absolute()
         self._timeout = timedelta(minutes=minutes)
 
     @contextmanager
@@ -37,7 +40,7 @@ class ProcessGroup:
         # Numbers are summed by gloo on the CPU, without waiting for an accelerator's pending work.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(
-            backend, init_method="env://", rank=self.rank, world_size=self.size, timeout=self._timeout
+            backend, init_method=self._meeting.as_uri(), rank=self.rank, world_size=self.size, timeout=self._timeout
         )
         assert (distributed.get_rank(), distributed.get_world_size()) == (self.rank, self.size)
         yield

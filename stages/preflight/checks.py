@@ -10,6 +10,7 @@ from schemas.recipe.recipe import Recipe
 from schemas.recipe.student import StudentShape
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task
+from stages.device.launch import number_of_processes
 from stages.models.encoders import shape_of
 from stages.models.student import count_parameters
 from stages.preflight.data_card import make_data_card
@@ -33,10 +34,11 @@ def preflight(recipe: Recipe, cache: Path) -> PreflightResult:
     """Check everything that the recipe names.
 
     Raises:
-        ConfigError: the recipe does not fit the teacher; all mistakes at once.
+        ConfigError: the recipe does not fit the teacher, all mistakes at once; or this machine has too few GPUs.
         DataError: a model or a data set is missing or cannot be used.
         ServiceError: a model hub is needed and cannot be reached.
     """
+    number_of_processes(recipe.execution.launch)
     models = check_models(recipe)
     droppable = recipe.limits.dropped
     labels: tuple[str, ...] = ()

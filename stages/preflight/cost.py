@@ -53,6 +53,7 @@ def cost_of(
     *,
     room: float = 0.0,
     microbatch_tokens: int = 8192,
+    processes: int = 1,
 ) -> Cost:
     """Return steps, tokens, operations and a rough estimate of the time of a stage.
 
@@ -63,6 +64,7 @@ def cost_of(
         rate: floating-point operations per second of this machine, from `matrix_rate`.
         room: bytes available for the teacher's answers.
         microbatch_tokens: padded tokens that one forward pass may hold.
+        processes: number of processes that train the stage.
 
     Raises:
         ConfigError: the objective compares rows of different forward passes, or teachers in 8-bit integers are asked
@@ -77,7 +79,7 @@ def cost_of(
     steps = batches.num_steps(training.duration)
     objective = _objective(config)
     if objective is not None and objective.couples_rows:
-        _check_steps(config, batches, steps)
+        _check_steps(config, batches, steps, processes)
     tokens = sum(batches.tokens_in_step(step) for step in range(steps))
     frozen = sum(batches.tokens_in_step(step) for step in range(head_steps(training, steps)))
     length = data.train.num_tokens / max(len(data.train), 1)
@@ -97,10 +99,10 @@ def _most_copies(config: StageConfig) -> int:
     return 1 if augmentation is None else 1 + augmentation.copies
 
 
-def _check_steps(config: StageConfig, batches: Batches, steps: int) -> None:
-    """Refuse a stage if one of its first steps does not fit into one forward pass."""
+def _check_steps(config: StageConfig, batches: Batches, steps: int, processes: int) -> None:
+    """Refuse a stage if one of its first steps does not fit into one forward pass of each process."""
     for step in range(min(steps, _CHECKED_STEPS)):
-        if (passes := len(batches.step(step))) > 1:
+        if (passes := max(map(len, batches.shares(step, processes)))) > 1:
             raise torn_step(config.training.batch, passes, batches.microbatch_tokens)
 
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stages.device.process_group import ProcessGroup
-from tests.support.processes import free_port
 
 _SECONDS = 120
 _MINUTES = 0.5
@@ -24,27 +23,24 @@ _MINUTES = 0.5
 def in_processes(
     number: int, work: Callable[[ProcessGroup], dict[str, Tensor]], folder: Path
 ) -> list[dict[str, Tensor]]:
-    """Return what `work` returns in each of some processes, which are joined; by rank."""
+    """Return what `work`, which joins them, returns in each of some processes; by rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    children = [_fork(rank, number, port, work, folder) for rank in range(number)]
+    children = [_fork(rank, number, work, folder) for rank in range(number)]
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     assert codes == [0] * number
     return [load_file(folder / str(rank)) for rank in range(number)]
 
 
-def _fork(rank: int, number: int, port: int, work: Callable[[ProcessGroup], dict[str, Tensor]], folder: Path) -> int:
+def _fork(rank: int, number: int, work: Callable[[ProcessGroup], dict[str, Tensor]], folder: Path) -> int:
     if child := os.fork():
         return child
     code = 1
     try:
         signal.alarm(_SECONDS)
         torch.set_num_threads(1)  # a pool of threads does not survive a fork
-        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-        os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(number), **where})
-        world = ProcessGroup(minutes=_MINUTES)
-        with world.joined():
-            result = work(world)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        world = ProcessGroup(rank, number, folder / "group", minutes=_MINUTES)
+        result = work(world)
         save_file({name: tensor.contiguous() for name, tensor in result.items()}, folder / str(rank))
         code = 0
     except BaseException:

@@ -78,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.tracking": {"pipeline.process", "pipeline.store"},
     "pipeline.reporting": {"pipeline.process", "pipeline.store", "pipeline.tracking"},
     "pipeline.planning": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.processes": {"pipeline.process", "pipeline.store"},
     "pipeline.progress": {"pipeline.process", "pipeline.reporting"},
     "pipeline.shipping": {"pipeline.reporting", "pipeline.export", "pipeline.latency"},
     "pipeline.execution": {
@@ -86,6 +87,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.tracking",
         "pipeline.reporting",
         "pipeline.planning",
+        "pipeline.processes",
         "pipeline.progress",
         "pipeline.registry",
         "pipeline.shipping",

@@ -53,6 +53,11 @@ def trainers(recipe: Recipe, folder: Path) -> dict[str, Trainer]:
     return trainers
 
 
+def joined_gradients(trainers: dict[str, Trainer], world: World) -> dict[str, Tensor]:
+    with world.joined():
+        return gradients_of(trainers, world)
+
+
 def gradients_of(trainers: dict[str, Trainer], world: World) -> dict[str, Tensor]:
     """Gradient, size and losses of the first step of every objective."""
     results: dict[str, Tensor] = {}
@@ -71,7 +76,7 @@ def gradients_of(trainers: dict[str, Trainer], world: World) -> dict[str, Tensor
 def together(trainers: dict[str, Trainer], folder: Path) -> dict[int, list[dict[str, Tensor]]]:
     """Those of each process of one, two and three, by their number; made in forked processes, which leave no trace."""
     return {
-        number: in_processes(number, lambda world: gradients_of(trainers, world), folder / str(number))
+        number: in_processes(number, lambda world: joined_gradients(trainers, world), folder / str(number))
         for number in (1, 2, 3)
     }
 

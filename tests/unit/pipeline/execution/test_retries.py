@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.execution.prefect_tasks import _worth_retrying
-from schemas.core.errors import DataError
+from schemas.core.errors import DataError, ProcessLost
 
 
 class Failed:
@@ -30,6 +30,7 @@ class Failed:
         (OSError("a file system that hiccups"), True),
         (RuntimeError("a device"), True),
         (AssertionError("which fails again"), False),
+        (ProcessLost("a process of several"), True),
         (DataError("for a person to mend"), False),
         (KeyboardInterrupt(), False),
     ],
