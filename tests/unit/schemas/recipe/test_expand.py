@@ -14,13 +14,14 @@ from schemas.core.refs import FolderModel
 from schemas.recipe.expand import (
     baseline_config,
     finished_teacher,
+    made_teacher,
     stage_config,
     task_teachers,
     teacher_candidates,
     teacher_configs,
 )
 from schemas.recipe.recipe import Recipe
-from schemas.recipe.teacher import Committee, FinetunedTeacher
+from schemas.recipe.teacher import Committee, FinetunedTeacher, located
 from tests.support.toys import toy_recipe_dict
 
 GOLDEN = Path(__file__).parent / "ernie_tiny_stages.json"
@@ -94,3 +95,19 @@ def test_only_teachers_that_are_finished_or_published_are_available(committee: R
     teachers = task_teachers(committee, {"teacher.others[0]": unlisted})
     assert folders(teachers.fine_tuned) == ["./other", "./given"]
     assert teachers.multi_task is None
+
+
+def test_a_made_teacher_is_located_by_its_digest_and_manifests_of_before_are_read() -> None:
+    digest = "5" * 64
+    made, other = made_teacher("teacher", digest), made_teacher("other_teacher", digest)
+    assert "path" not in made.model_dump_json()
+    assert FinetunedTeacher.model_validate_json(made.model_dump_json()) == made
+    both = Committee(members=(made, other), weights=(0.5, 0.5))
+    with_folders = located(both, lambda stage, found: Path("/store") / f"{stage}-{found[:4]}")
+    assert folders(with_folders.members) == ["/store/teacher-5555/model", "/store/other_teacher-5555/model"]
+    before = {"kind": "fine_tuned", "model": {"kind": "folder", "path": "/old/teacher-5/model"}, "stage_digest": digest}
+    assert located(FinetunedTeacher.model_validate(before), lambda *_: Path()).model == FolderModel(
+        path="/old/teacher-5/model"
+    )
+    with pytest.raises(ValidationError, match="identified by stage_digest, which is missing"):
+        FinetunedTeacher.model_validate({"model": {"kind": "stage", "stage": "teacher"}})
