@@ -52,7 +52,7 @@ def cancelled_when_interrupted(call: Callable[P, R]) -> Callable[P, R]:
         try:
             return call(*args, **kwargs)
         except Interrupted as error:
-            return cast(R, Cancelled(message=str(error), data=error))
+            return cast(R, Cancelled(message=f"{error}; the same run, started again, continues", data=error))
 
     return run
 

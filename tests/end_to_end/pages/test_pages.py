@@ -6,43 +6,33 @@ DISTILL_TEST_SHOTS names a folder in which the pictures are kept.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
-import shutil
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, PREFECT_UI_API_URL, temporary_settings
+from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.reporting.run_table import comparison_link
 from schemas.results.manifest import RunReport
 from tests.support.command_line import ToyRun
 from tests.support.processes import free_port, running
+from tests.support.session.browser import PATIENCE, find_chromium, prefect_ui
 
 STAGES = ("general", "general_enhanced", "task_adaptive", "task_specific")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-PATIENCE = 120_000
-"""Milliseconds that a page may take on a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
     """Chromium of the system's packages."""
-    pytest.importorskip("playwright.sync_api", reason="no Playwright; install the extra `browser`")
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None:
-        pytest.skip("no Chromium; apt-get install chromium")
-    return path
+    return find_chromium()
 
 
 @dataclass(frozen=True)
@@ -70,22 +60,6 @@ def pages(chromium: str, toy_run: ToyRun, prefect: str) -> Iterator[Pages]:
         server.wait_for("Application startup complete", seconds=280)
         with prefect_ui(prefect) as ui:
             yield Pages(toy_run.report, again, f"http://127.0.0.1:{port}", ui, flow_run)
-
-
-@contextmanager
-def prefect_ui(api: str) -> Iterator[str]:
-    """Prefect's own pages, which the test session's server does not serve; they talk to it."""
-    from prefect.server.api.server import create_ui_app
-
-    port = free_port()
-    with temporary_settings({PREFECT_UI_API_URL: api}):
-        config = uvicorn.Config(create_ui_app(ephemeral=False), host="127.0.0.1", port=port, log_level="error")
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(server.run,))
-        thread.start()
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
 
 
 async def newest_flow_run(store: str) -> str:
