@@ -88,8 +88,9 @@ def cost_of(
     kept = answers if answers <= room else 0
     asked = len(members_of(config.teacher)) * (copies * data.train.num_tokens if kept else tokens)
     # A backward pass costs two forward passes; the head alone does without one through the body.
-    passes = 3 * tokens - 2 * frozen
-    flops = _flops_per_token(trained, length) * passes + _flops_per_token(facts.teacher, length) * asked
+    flops = (
+        _flops_per_token(trained, length) * (3 * tokens - 2 * frozen) + _flops_per_token(facts.teacher, length) * asked
+    )
     return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY), kept)
 
 

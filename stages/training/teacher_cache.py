@@ -268,18 +268,9 @@ def filled_caches(
             f"execution.teacher_cache_gigabytes allows {limit / 1e9:.1f}: the teacher runs in every epoch"
         )
         return []
-    world, error, stopped = ports.world, "", False
-    fills = [cache.fill(world.rank, world.size) for cache in caches]
-    ports.progress.start(f"{description}, teacher", sum(len(cache.batches) for cache in caches) // world.size)
-    try:
-        for done, _ in enumerate(chain.from_iterable(fills), start=1):
-            ports.progress.advance(done, {})
-            if stopped := ports.stop_requested():
-                break
-    except OSError as problem:
-        error = str(problem.strerror)
+    stopped, error = _fill(caches, ports, description)
     # No process reads before all have written.
-    any_stopped, failed = world.summed([stopped, bool(error)])
+    any_stopped, failed = ports.world.summed([stopped, bool(error)])
     if failed:
         ports.progress.note(
             f"{description}: no room for {size / 1e9:.1f} GB of the teacher's outputs in {ports.cache} "
@@ -291,6 +282,21 @@ def filled_caches(
     if any_stopped:
         raise Interrupted(f"stopped while {description}'s teacher ran; its outputs so far are kept")
     return caches
+
+
+def _fill(caches: Sequence[TeacherCache], ports: Ports, description: str) -> tuple[bool, str]:
+    """Compute this process's batches; return whether a stop was requested, and the disk's error, empty without one."""
+    world = ports.world
+    fills = [cache.fill(world.rank, world.size) for cache in caches]
+    ports.progress.start(f"{description}, teacher", sum(len(cache.batches) for cache in caches) // world.size)
+    try:
+        for done, _ in enumerate(chain.from_iterable(fills), start=1):
+            ports.progress.advance(done, {})
+            if ports.stop_requested():
+                return True, ""
+    except OSError as problem:
+        return False, str(problem.strerror)
+    return False, ""
 
 
 def _flat(outputs: Outputs, needs: Needs, batch: Batch) -> dict[str, Tensor]:
