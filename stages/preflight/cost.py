@@ -80,17 +80,15 @@ def cost_of(
     objective = _objective(config)
     if objective is not None and objective.couples_rows:
         _check_steps(config, batches, steps, processes)
-    tokens = sum(batches.tokens_in_step(step) for step in range(steps))
-    frozen = sum(batches.tokens_in_step(step) for step in range(head_steps(training, steps)))
+    tokens, frozen = (sum(map(batches.tokens_in_step, range(count))) for count in (steps, head_steps(training, steps)))
     length = data.train.num_tokens / max(len(data.train), 1)
     trained = config.student.shape if config.student else facts.teacher
     answers = copies * _room_for_answers(config, data, objective) if pays(batches, steps) else 0
     kept = answers if answers <= room else 0
     asked = len(members_of(config.teacher)) * (copies * data.train.num_tokens if kept else tokens)
     # A backward pass costs two forward passes; the head alone does without one through the body.
-    flops = (
-        _flops_per_token(trained, length) * (3 * tokens - 2 * frozen) + _flops_per_token(facts.teacher, length) * asked
-    )
+    passes = 3 * tokens - 2 * frozen
+    flops = _flops_per_token(trained, length) * passes + _flops_per_token(facts.teacher, length) * asked
     return Cost(steps, tokens, flops, flops / (rate * _EFFICIENCY), kept)
 
 
