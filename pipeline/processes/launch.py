@@ -89,7 +89,7 @@ def prepare(config: StageConfig, ports: Ports) -> None:
 def _command(number: int, folder: Path) -> list[str]:
     options = ("--standalone", "--local-addr=127.0.0.1", f"--nproc-per-node={number}", "--max-restarts=0")
     program = ("-m", "pipeline.processes.rank", str(folder / "request.json"), str(folder / "socket"))
-    return [sys.executable, "-m", "torch.distributed.run", *options, *program]
+    return [sys.executable, "-P", "-m", "torch.distributed.run", *options, *program]
 
 
 def _environment(number: int) -> dict[str, str]:
@@ -100,7 +100,8 @@ def _environment(number: int) -> dict[str, str]:
     if sys.platform.startswith("linux"):
         defaults |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return {**defaults, **os.environ, "PYTHONPATH": path}
+    # No module comes from the folder that the run was started in.
+    return {**defaults, **os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
 def _end_of(file: Path) -> str:

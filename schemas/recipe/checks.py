@@ -86,9 +86,6 @@ def _missing_parts(recipe: RecipeParts) -> Iterator[Mistake]:
             yield ("task",), None, f"stage {stage.name} reads task data; name a task"
     if isinstance(recipe.teacher.task_model, FineTune) and without_task:
         yield ("task",), None, "the teacher is to be fine-tuned; name a task"
-    if recipe.hard_labels_learning_rate is not None and "hard_labels" not in recipe.baselines:
-        reason = "it is for the baseline hard_labels; add that to baselines, or leave this out"
-        yield ("hard_labels_learning_rate",), recipe.hard_labels_learning_rate, reason
     if recipe.baselines and without_task:
         reason = "a baseline needs a task; name one or leave baselines empty"
         yield ("baselines",), list(recipe.baselines), reason

@@ -71,11 +71,5 @@ class Recipe(RecipeParts):
         """Return the recipe of what several tasks share: general stages, and no teacher fine-tuned on one task."""
         others = tuple(other.model_copy(update={"task_model": None}) for other in self.teacher.others)
         teacher = self.teacher.model_copy(update={"task_model": None, "others": others})
-        general = {
-            "teacher": teacher,
-            "task": None,
-            "tasks": None,
-            "baselines": (),
-            "hard_labels_learning_rate": None,
-        }
+        general = {"teacher": teacher, "task": None, "tasks": None, "baselines": ()}
         return self.model_copy(update={**general, "stages": self.shared_stages()})

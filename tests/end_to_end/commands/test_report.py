@@ -21,7 +21,6 @@ from pipeline.html.page import verdict
 from pipeline.html.svg import as_svg
 from pipeline.reporting.loss_curves import BLACK, new_figure
 from pipeline.reporting.shipping_table import shipping_lines
-from schemas.results.manifest import RunReport
 from schemas.results.score import Score
 from schemas.results.shipping import Shipping
 from stages.export.int8 import variants
@@ -240,13 +239,14 @@ def test_an_unknown_run_is_refused(distill: Distill, toy_run: ToyRun, tmp_path: 
 def test_the_verdict_follows_the_interval(
     bounds: tuple[float, float], tone: str, beginning: str, toy_run: ToyRun
 ) -> None:
-    report = toy_run.report
-    assert isinstance(report, RunReport)
     minus = Score(value=sum(bounds) / 2, low=bounds[0], high=bounds[1])
-    found = verdict(report, Findings(minus, {}, (), (), {}))
-    assert found.tone == tone
-    assert found.text.startswith(beginning)
-    without = verdict(report, Findings(None, {}, (), (), {}))
+    compared = toy_run.report.model_copy(update={"minus_control": minus})
+    older = toy_run.report.model_copy(update={"minus_control": None})
+    nothing, measured = (Findings(score, {}, (), (), {}) for score in (None, minus))
+    for found in (verdict(compared, nothing), verdict(older, measured)):
+        assert found.tone == tone
+        assert found.text.startswith(beginning)
+    without = verdict(older, nothing)
     assert without.tone == "grey"
     assert "cannot say what distillation added" in without.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.flow import distill_flow
 from pipeline.planning.options import RunOptions
+from pipeline.processes import launch
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.garbage import find_garbage, remove_garbage
 from pipeline.store.run_reports import report_path
@@ -73,7 +75,9 @@ CALLS = {
     "asyncio.create_subprocess_shell",
 }
 # Prefect's temporary server, and a model whose time is measured: this Python runs a file of this package.
-STARTS_A_PROCESS = {"pipeline/latency/measure.py": "subprocess", "pipeline/process/prefect_server.py": "subprocess"}
+STARTS_A_FILE = {"pipeline/latency/measure.py": "subprocess", "pipeline/process/prefect_server.py": "subprocess"}
+# The processes of a stage: this Python runs torch's launcher, which runs a module of this package.
+STARTS_A_PROCESS = STARTS_A_FILE | {"pipeline/processes/launch.py": "subprocess"}
 # Keyword, and its only allowed value.
 ONLY = {
     "trust_remote_code": False,
@@ -123,7 +127,7 @@ def test_source_never_executes_data_or_builds_a_shell_command(path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("path", "arguments"),
-    list(zip(STARTS_A_PROCESS, ("str(candidate.path), str(threads)", "str(listener.fileno())"), strict=True)),
+    list(zip(STARTS_A_FILE, ("str(candidate.path), str(threads)", "str(listener.fileno())"), strict=True)),
 )
 def test_only_this_python_is_started_with_a_file_of_this_package(path: str, arguments: str) -> None:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
@@ -131,6 +135,13 @@ def test_only_this_python_is_started_with_a_file_of_this_package(path: str, argu
     (started,) = [call for call in calls if ast.unparse(call.func).startswith("subprocess.")]
     command = ast.unparse(started.args[0])
     assert command == f"[sys.executable, '-P', str(_PROGRAM), {arguments}]"
+
+
+def test_the_processes_of_a_stage_run_modules_that_no_folder_of_the_user_can_replace(tmp_path: Path) -> None:
+    command = launch._command(2, tmp_path)
+    assert command[:4] == [sys.executable, "-P", "-m", "torch.distributed.run"]
+    assert command[8:] == ["-m", "pipeline.processes.rank", str(tmp_path / "request.json"), str(tmp_path / "socket")]
+    assert launch._environment(2)["PYTHONSAFEPATH"] == "1"  # for the processes that the launcher starts
 
 
 @pytest.mark.parametrize(

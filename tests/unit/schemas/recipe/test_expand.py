@@ -47,8 +47,6 @@ def test_labels_alone_may_have_a_learning_rate_of_their_own(tmp_path: Path) -> N
     slower = baseline_config(Recipe.model_validate(content | {"hard_labels_learning_rate": 1e-5}), tokens=10).training
     assert slower.optimizer.learning_rate == 1e-5
     assert slower.optimizer.betas == last.optimizer.betas
-    with pytest.raises(ValidationError, match="it is for the baseline hard_labels; add that to baselines"):
-        Recipe.model_validate(content | {"baselines": [], "hard_labels_learning_rate": 1e-5})
 
 
 @pytest.fixture
