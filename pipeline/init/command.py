@@ -102,6 +102,8 @@ def _check_options(wanted: Wanted, *, are_asked: bool) -> None:
         _minutes(str(wanted.minutes))
     if wanted.speedup is not None and not wanted.speedup > 1:
         raise ConfigError(f"--speedup {wanted.speedup:g}: give a number above 1")
+    if wanted.data is not None and not are_asked:
+        source_of(wanted.data, wanted.validation, wanted.encoding)  # a misspelt file is the first thing to be told
     missing = [flag for flag, value in (("DATA", wanted.data), ("--teacher MODEL", wanted.teacher)) if value is None]
     if missing and not are_asked:
         packaged = packaged_teacher()

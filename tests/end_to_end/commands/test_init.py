@@ -111,6 +111,7 @@ def test_answers_make_the_same_recipe_and_a_wrong_one_is_asked_again(
     [
         ((), "nobody can be asked here (no terminal, or --yes): also give DATA and --teacher MODEL"),
         (("films.csv",), "also give --teacher MODEL"),
+        (("films.cvs",), "there is no file films.cvs (did you mean films.csv?)"),
         (("films.cvs", "--teacher", "teacher"), "there is no file films.cvs (did you mean films.csv?)"),
         (("films.csv", "--teacher", "teacher", "--label", "moods"), "there is no column 'moods' (did you mean mood?)"),
         (("films.csv", "--teacher", "./teache"), "./teache: teache is not a folder"),
