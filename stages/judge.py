@@ -216,7 +216,7 @@ def judge_model(model: Model, yardstick: Yardstick, *, has_head: bool, latent_lo
     kind = scorer.kind
     read = None if teacher is None or model is not yardstick.teacher else yardstick.teacher_read
     read = read or read_rows(model, scorer.rows.tokens, scorer.sequences)
-    return_freed_memory()  # batches are eight times as large as a step\'s
+    return_freed_memory()  # batches are eight times as large as a step's
     probed, draws = None, yardstick.draws(scorer)
     if scorer.can_score:
         chosen = probe_rows(yardstick.train, kind.config, yardstick.evaluation.probe_train_rows)
