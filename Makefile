@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: install quickstart docs reference test test-slow test-all bench torture lint format audit clean
+.PHONY: install quickstart docs reference test test-slow test-all integration bench torture lint format audit clean
 
 install: $(INSTALLED)
 
@@ -36,19 +36,24 @@ reference: $(INSTALLED)
 
 # Three workers on two cores, because some tests wait for servers; each file's tests on one worker, in the order of
 # testpaths, which has the long files first. One thread each, or torch's own threads fight over the cores.
-PYTEST = $(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+ONE_THREAD = $(OFFLINE) OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+PYTEST = $(ONE_THREAD) -n 3 --dist loadfile --no-loadscope-reorder
 
 # The default tier, for every change: all that is not marked slow.
 test: $(INSTALLED)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow and not integration"
 
 # Whole runs that are killed, refused, crowded or served by real servers, and every shipped recipe.
 test-slow: $(INSTALLED)
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not integration"
 
 # Both in one go: the slow ones wait for servers while others compute.
 test-all: $(INSTALLED)
 	$(PYTEST)
+
+# Engines and services around the runs, one test at a time: work pools, clusters, several hosts.
+integration: $(INSTALLED)
+	$(ONE_THREAD) -m integration tests/integration
 
 # Alone on the machine, or the figures mean nothing.
 bench: $(INSTALLED)
