@@ -48,7 +48,9 @@ class Subject:
     task: AnyTask | None
     """The task whose rows are read; None for a checkpoint without a head, which is checked on its corpus."""
     scorer: AnyScorer | None
-    """Scorer of validation rows, at most a thousand; None without a head."""
+    """Scorer of validation rows; None without a head."""
+    most_rows: int
+    """Most validation rows that are scored."""
     checked: Tokens
     """Sequences on which the files are checked."""
     other: Tokens
@@ -110,13 +112,14 @@ def checkpoint_of(name: str, store: CheckpointStore) -> Path:
     return Path(students[-1].checkpoint.path)
 
 
-def open_subject(folder: Path, task: str | None, cache: Path) -> Subject:
+def open_subject(folder: Path, task: str | None, cache: Path, *, most_rows: int = _MOST_ROWS) -> Subject:
     """Open a checkpoint and read its texts.
 
     Args:
         folder: the checkpoint.
         task: a task as of `distill evaluate --task`; None for that of the checkpoint's training.
         cache: folder of tokenised data.
+        most_rows: most validation rows that are scored, drawn by class.
 
     Raises:
         CheckpointError: the folder is no checkpoint, or it is damaged.
@@ -136,9 +139,11 @@ def open_subject(folder: Path, task: str | None, cache: Path) -> Subject:
     model = head.load(model_folder)
     head.match_labels(model, rows.labels, model_folder)
     length = longest_sequence(data)
-    scorer = task_scorers(rows, tokenizer, max_length=length, cache=cache, max_rows=_MOST_ROWS)["validation"]
+    scorer = task_scorers(rows, tokenizer, max_length=length, cache=cache, max_rows=most_rows)["validation"]
     train = tokenize_split(rows, "train", tokenizer, max_length=length, cache=cache)
-    return Subject(Path(reference.path), manifest, model, tokenizer, chosen, scorer, scorer.rows.tokens, train)
+    return Subject(
+        Path(reference.path), manifest, model, tokenizer, chosen, scorer, most_rows, scorer.rows.tokens, train
+    )
 
 
 def _own_task(manifest: Manifest) -> AnyTask:
@@ -157,4 +162,4 @@ def _headless(folder: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFa
             tokenize_split(rows, split, tokenizer, max_length=longest_sequence(data), cache=cache)
             for split in ("train", "validation")
         )
-    return Subject(folder, manifest, model, tokenizer, None, None, held_out, train)
+    return Subject(folder, manifest, model, tokenizer, None, None, 0, held_out, train)

@@ -9,7 +9,7 @@ from pipeline.export.subject import open_subject
 from pipeline.html.findings import find
 from pipeline.html.page import page
 from pipeline.process.settings import read_settings
-from pipeline.shipping.forms import export_of, ship
+from pipeline.shipping.forms import export_of, rows_scored, ship
 from pipeline.store.checkpoints import CheckpointStore, open_checkpoint, store_for_look
 from pipeline.store.files import write_file
 from pipeline.tracking.pages import log_page
@@ -47,7 +47,7 @@ def write_report(
         stages = [row.name for row in report.rows if row.kind == "stage" and row.name in folders]
         if not stages:
             raise ConfigError(f"{report.run} ended without a student: there is nothing to report")
-        subject = open_subject(folders[stages[-1]], None, opened.cache)
+        subject = open_subject(folders[stages[-1]], None, opened.cache, most_rows=rows_scored(report))
         if measured and (report.shipping is None or not report.shipping.has_exports):
             shipped = ship(report, subject, opened.cache, note)
             report = report.model_copy(update={"shipping": shipped.shipping})

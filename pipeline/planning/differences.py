@@ -27,7 +27,7 @@ def difference_from_store(stage: OutlinedStage, store: CheckpointStore) -> str |
     """Describe how a stage differs from the nearest checkpoint of that stage.
 
     Returns:
-        A phrase that continues "to run, "; None if the store has the stage itself, or no checkpoint of that stage.
+        A phrase that continues "to run, "; None if the store has the stage itself, or no checkpoint that is like it.
     """
     if store.folder(stage.config.name, stage.digest).exists():
         return None
@@ -38,6 +38,8 @@ def difference_from_store(stage: OutlinedStage, store: CheckpointStore) -> str |
     if not candidates:
         return None
     differences, name = min(candidates, key=lambda candidate: len(candidate[0]))
+    if _DIGESTS["data"] in differences and len(differences) > _LISTED:
+        return None  # a stage of another recipe, to which a comparison explains nothing
     listed = "; ".join(differences[:_LISTED])
     more = f"; and {len(differences) - _LISTED} more" if len(differences) > _LISTED else ""
     return f"unlike {name}: {listed}{more}"

@@ -137,9 +137,25 @@ def can_export() -> bool:
     return all(find_spec(package) for package in NEEDED)
 
 
-def export_folder(student: Manifest | CheckpointRef, cache: Path) -> Path:
-    """Return the folder of a student's export in the cache, which need not exist yet."""
-    identity = {"checkpoint": student.digest, "version": EXPORT_VERSION, "processor": processor_kind()}
+def rows_scored(report: RunReport) -> int:
+    """Return the most validation rows that a run scores: its exports are scored on the same ones."""
+    return Recipe.model_validate(report.resolved).evaluation.max_rows
+
+
+def export_folder(student: Manifest | CheckpointRef, cache: Path, rows: int) -> Path:
+    """Return the folder of a student's export in the cache, which need not exist yet.
+
+    Args:
+        student: the student.
+        cache: folder of exports.
+        rows: most validation rows on which its files are scored.
+    """
+    identity = {
+        "checkpoint": student.digest,
+        "version": EXPORT_VERSION,
+        "processor": processor_kind(),
+        "rows": rows,
+    }
     return cache / "exports" / f"{student.stage}-{digest_of(identity)[:16]}"
 
 
@@ -150,7 +166,7 @@ def export_of(subject: Subject, cache: Path, note: Callable[[str], None]) -> Pat
     """
     if not can_export():
         return None
-    folder = export_folder(subject.manifest, cache)
+    folder = export_folder(subject.manifest, cache, subject.most_rows)
     if not is_whole(folder):
         note(f"{subject.manifest.stage}: exporting to ONNX and 8-bit integers")
         try:

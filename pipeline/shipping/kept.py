@@ -9,7 +9,16 @@ from pathlib import Path
 from pipeline.export.subject import open_subject
 from pipeline.latency.measure import machine_is_busy
 from pipeline.reporting.run_table import student_row, teacher_row
-from pipeline.shipping.forms import NEEDED, ROUNDS, Shipped, can_export, export_folder, ship, teacher_folder
+from pipeline.shipping.forms import (
+    NEEDED,
+    ROUNDS,
+    Shipped,
+    can_export,
+    export_folder,
+    rows_scored,
+    ship,
+    teacher_folder,
+)
 from schemas.core.base import digest_of
 from schemas.core.regular_files import read_regular
 from schemas.results.manifest import CheckpointRef, RunReport
@@ -40,13 +49,15 @@ def shipped_by(report: RunReport, cache: Path, note: Callable[[str], None], *, e
     row = student_row(report)
     if row is None or row.checkpoint is None:
         return None
+    rows = rows_scored(report)
     folder = cache / "shipping" / _digest(report, row.checkpoint, exported=exported)[:16]
-    export = export_folder(row.checkpoint, cache) if exported and can_export() else None
+    export = export_folder(row.checkpoint, cache, rows) if exported and can_export() else None
     if is_whole(folder) and (export is None or is_whole(export)):
         shipping = Shipping.model_validate_json(read_regular(folder / _FILE))
         if not shipping.is_busy or machine_is_busy():
             return Shipped(shipping.model_copy(update={"is_kept": True}), export)
-    shipped = ship(report, open_subject(Path(row.checkpoint.path), None, cache), cache, note, exported=exported)
+    subject = open_subject(Path(row.checkpoint.path), None, cache, most_rows=rows)
+    shipped = ship(report, subject, cache, note, exported=exported)
     if shipped.export == export:
 
         def fill(beside: Path) -> None:

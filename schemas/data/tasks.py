@@ -326,8 +326,14 @@ AnyTask = DocstringTask | DocstringPairTask | FileTask | HubTask
 TaskData = Annotated[AnyTask, Field(discriminator="kind"), BeforeValidator(parse_task)]
 
 
+_PART_OF_DATA = re.compile(r"(train|training|trn|data|dataset|part|shard|split|full|all)([-_\d].*)?$|\d*$", re.I)
+
+
 def describe_task(task: AnyTask) -> str:
-    """Return a short name for tables: `docstrings`, `glue/sst2`, or the training file's folder."""
+    """Return a short name for tables: `docstrings`, `glue/sst2`, or that of a training file or of its folder.
+
+    A file that is called by its part of the data, such as `train.csv`, goes by its folder.
+    """
     match task:
         case BaseDocstringTask():
             return task.kind
@@ -337,4 +343,6 @@ def describe_task(task: AnyTask) -> str:
             folder, _, file = task.train.replace("\\", "/").rstrip("/").rpartition("/")
             if folder.rpartition("/")[2] in (".", "..", "~") or not (folder or task.train[0] == "/"):
                 folder = os.path.abspath(os.path.expanduser(folder or "."))
-            return folder.rpartition("/")[2] or file
+            stem = file.partition(".")[0]
+            is_part = _PART_OF_DATA.match(stem) or "*" in file
+            return (folder.rpartition("/")[2] or file) if is_part else stem

@@ -73,6 +73,15 @@ def test_changed_rows_in_the_same_file_are_changed_data(content, store, tmp_path
     assert "its teacher changed" in str(lines["general_enhanced"])
 
 
+def test_a_stage_of_another_recipe_explains_nothing(content, store) -> None:  # type: ignore[no-untyped-def]
+    write_rows(Path(content["task"]["train"]), [{"text_a": "good", "label": "good"}, {"text_a": "bad", "label": "bad"}])
+    for stage in content["stages"]:
+        stage["training"] |= {"optimizer": {"learning_rate": 0.002, "weight_decay": 0.02}, "dropout": 0.2, "seed": 9}
+    lines = reasons(content, store)
+    assert lines["task_specific"] is None
+    assert str(lines["general"]).startswith("unlike general-")
+
+
 def test_changed_numerics_are_named(content, store, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     was = identity.NUMERICS_VERSION
     monkeypatch.setattr(identity, "NUMERICS_VERSION", 7)

@@ -127,6 +127,23 @@ def test_a_task_in_the_current_folder_is_named_after_it(tmp_path: Path, monkeypa
     assert describe_task(FileTask(train="/data/a/train.csv", validation="b.csv")) == "a"
 
 
+@pytest.mark.parametrize(
+    ("train", "name"),
+    [
+        ("films.csv", "films"),
+        ("./films.csv.gz", "films"),
+        ("/data/shop/reviews 2024.tsv", "reviews 2024"),
+        ("20news.jsonl", "20news"),
+        ("/data/shop/Train_v2.csv", "shop"),
+        ("/data/shop/train-00000-of-00002.parquet", "shop"),
+        ("/data/shop/*.jsonl", "shop"),
+        ("/data/shop/0001.csv", "shop"),
+    ],
+)
+def test_a_task_of_a_file_is_named_after_it_unless_the_file_is_a_part(train: str, name: str) -> None:
+    assert describe_task(FileTask(train=train, validation="dev.csv")) == name
+
+
 # Arguments of `evaluate --task`
 
 TRAINED = FileTask.model_validate(
