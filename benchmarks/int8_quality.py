@@ -25,7 +25,7 @@ from benchmarks.quality import amount, read_results, run_variant
 from pipeline.export.manifest import read_manifest
 from pipeline.export.subject import Subject, open_subject
 from pipeline.export.writer import INT8
-from pipeline.launch import prepare_environment
+from pipeline.process.prefect_api import prepare_environment
 from schemas.core.base import digest_of
 from stages.data.batching.tokens import Tokens
 from stages.export.onnx_model import OnnxModel, onnx_logits

@@ -43,7 +43,7 @@ from benchmarks.methods import (
 )
 from benchmarks.output import console, table_of, write_json
 from benchmarks.paired import difference
-from pipeline.launch import prepare_environment
+from pipeline.process.prefect_api import prepare_environment
 from schemas.core.base import digest_of
 from schemas.core.training import Duration
 from schemas.data.tasks import FileTask

@@ -12,10 +12,10 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.launch import prepare_environment
 from pipeline.launch import run_recipe as run_in_prefect
 from pipeline.planning.options import RunOptions, chosen_stages
 from pipeline.planning.per_task import check_data
+from pipeline.process.prefect_api import prepare_environment
 from pipeline.process.settings import read_settings
 from pipeline.recipes.shipped import read_recipe as read_shipped
 from pipeline.reporting import run_table, tasks_table

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.launch import check_server, prefect_errors, prepare_environment
+from pipeline.process.prefect_api import check_server, prefect_errors, prepare_environment
 from pipeline.process.terminal import say
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.core.errors import ServiceError

@@ -25,6 +25,7 @@ from pipeline.planning.options import RunOptions, chosen_stages
 from pipeline.planning.outline import OutlinedStage, check_earlier_stages, outline_tasks
 from pipeline.planning.per_task import per_task
 from pipeline.planning.work import expected_parts
+from pipeline.pools.registered import check_pools
 from pipeline.process.logs import quiet_prefect
 from pipeline.process.settings import Settings, read_settings
 from pipeline.process.stopping import Stop, interrupted, stop_signals
@@ -130,6 +131,8 @@ def _execute(
     recipe = with_assistant(recipe, lambda other: _finished_student(other, options))
     stop.tell = progress.tell
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for line in check_pools(recipe.execution.pools):
+        progress.note(line)
     progress.phase("checking models and data")
     with disk_errors(store.cache):
         facts = per_task(recipe, lambda task_recipe: preflight(task_recipe, store.cache))

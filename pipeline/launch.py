@@ -7,12 +7,13 @@ import logging
 import os
 import shlex
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from pipeline.planning.options import RunOptions, chosen_stages
 from pipeline.planning.per_task import check_data
+from pipeline.pools.registered import check_pools
+from pipeline.process.prefect_api import check_server, prefect_errors, prepare_environment
 from pipeline.process.prefect_server import TemporaryServer
 from pipeline.process.programs import program
 from pipeline.process.settings import read_settings
@@ -20,84 +21,16 @@ from pipeline.process.stopping import stop_signals
 from pipeline.recipes.shipped import read_recipe
 from pipeline.store.checkpoints import look_into_store, store_for_look
 from pipeline.store.files import disk_errors
-from schemas.core.credentials import refuse_credentials, without_credentials
-from schemas.core.errors import ConfigError, DistillError, Interrupted, ServiceError
+from schemas.core.credentials import refuse_credentials
+from schemas.core.errors import ConfigError, DistillError, Interrupted
 from schemas.core.wording import shown_value
 from schemas.recipe.recipe import Recipe
 from schemas.results.report import AnyReport
 from stages.data.readers.first_reading import first_reading
 
-_DEFAULTS = {
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLI_PROMPT": "false",
-    # Prefect's own 20 are too few for the server of a run that starts on a busy machine.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    "DO_NOT_TRACK": "1",
-    # oneDNN keeps up to 1024 compiled matrix products, one per shape; with batches of every length that is gigabytes.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
-}
-_ANSWER_SECONDS = 10.0
 log = logging.getLogger(__name__)
 # Prefect's senders of events and logs; at the end of a short run they complain about what is still unsent.
 _CHATTY = ("EventsWorker", "APILogWorker")
-
-
-def prepare_environment() -> None:
-    """Set defaults for Prefect and torch that the user has not set; call it before either is imported."""
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-
-
-def check_server(*, patience: float = 3.0) -> None:
-    """Check that the Prefect server in PREFECT_API_URL answers within `patience` seconds, if the user named one.
-
-    Raises:
-        ServiceError: it does not answer.
-    """
-    address = os.environ.get("PREFECT_API_URL")
-    if not address:
-        return  # the run starts a temporary server
-    import httpx
-
-    end = time.monotonic() + patience
-    while True:
-        try:
-            httpx.get(f"{address.rstrip('/')}/health", timeout=_ANSWER_SECONDS).raise_for_status()
-            return
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            if time.monotonic() < end:
-                time.sleep(0.5)
-                continue
-            raise ServiceError(
-                f"PREFECT_API_URL={without_credentials(address)}: no Prefect server answers there "
-                f"({type(error).__name__}); start one with: prefect server start, or unset PREFECT_API_URL to run "
-                "without one"
-            ) from None
-
-
-@contextmanager
-def prefect_errors(again: str) -> Iterator[None]:
-    """Turn Prefect's errors about its server into ServiceErrors; `again` is the command that continues the run."""
-    import httpx
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    address = without_credentials(os.environ.get("PREFECT_API_URL", ""))
-    server = f"PREFECT_API_URL={address}" if address else "the run's own server"
-    try:
-        yield
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code not in (401, 403):
-            raise
-        raise ServiceError(
-            f"{server}: the server there requires other credentials ({error.response.status_code}); set "
-            "PREFECT_API_AUTH_STRING to its user:password (for Prefect Cloud PREFECT_API_KEY)"
-        ) from None
-    except httpx.TransportError as error:
-        raise ServiceError(
-            f"{server}: Prefect's server went away ({type(error).__name__}); finished stages are kept, an unfinished "
-            f"one has its last state: start the server again, or unset PREFECT_API_URL, and continue with: {again}"
-        ) from None
 
 
 def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> AnyReport:
@@ -127,6 +60,7 @@ def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str 
         try:
             check_data(resolved, options["store"])
             check_server()
+            check_pools(resolved.execution.pools)
             return _run_flow(resolved, recipe, overrides, options, again)
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: {again}") from None

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from pipeline.execution.finished_teachers import FinishedStage, TeacherChoice
 from pipeline.execution.judge import Judge, kind_of
-from pipeline.execution.mlflow_notes import describe_stage, log_picture, row_tags
+from pipeline.execution.mlflow_notes import describe_stage, row_tags
+from pipeline.execution.pool_stage import made_on_pool
 from pipeline.execution.prefect_tasks import prefect_task, run_task, seen_as_reused, stage_task
 from pipeline.execution.run_context import RunContext
+from pipeline.execution.stage_training import StageWork, data_of, log_training, trained
 from pipeline.process.stopping import interrupted
-from pipeline.processes.launch import run_in_processes
-from pipeline.processes.wire import Request
 from pipeline.progress.parts import Part
 from pipeline.registry.light_model import has_light_model, log_light_model
-from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.run_table import student_row, teacher_row
-from pipeline.reporting.term_map import term_map
 from pipeline.shipping.kept import shipped_by
 from pipeline.store.checkpoints import verify
 from pipeline.store.open_runs import needs_of
@@ -26,20 +24,15 @@ from pipeline.tracking.artifacts import CHECKPOINT, STUDENT, is_stored, log_chec
 from pipeline.tracking.client import CHECKPOINT_TAG
 from pipeline.tracking.parameters import stage_params
 from pipeline.tracking.session import TrackedRun
-from pipeline.tracking.system_metrics import system_metrics
 from schemas.core.base import digest_of
 from schemas.core.errors import ConfigError, DistillError, Interrupted
-from schemas.data.stage_data import describe_data
 from schemas.data.tasks import describe_task
 from schemas.recipe.objective import TaskObjective
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, RunReport, StageResult
 from schemas.results.shipping import Shipping
-from stages.device.launch import number_of_processes
-from stages.identity import changed_since, stage_identity
-from stages.ports.protocols import Ports
-from stages.run import run_stage
+from stages.identity import stage_identity
 from stages.storage.sealed_folder import MANIFEST
 
 CANDIDATE_TAG, CHOSEN_TAG = "distill.candidate", "distill.chosen"
@@ -129,18 +122,22 @@ class StageRunner:
             self.context.progress.note(f"the light model could not be put into MLflow's form: {error}")
 
     def __call__(self, config: StageConfig, parent: CheckpointRef | None) -> StageResult:
-        """The finished stage: found in the store or run now; judged and logged either way."""
+        """The finished stage: found in the store, or made here or on a work pool; judged and logged in any case."""
         identity = stage_identity(config, parent.digest if parent else None)
         digest = digest_of(identity)
-        store = self.context.store
+        store, pool = self.context.store, self.recipe.execution.pools.get(config.name)
         # Recorded before the search, or `distill gc` could remove it in between.
         self.context.open_run.needs({digest, *needs_of(config, parent)})
         part_name = self._title(config)
-        with interrupted(self.run_name(config.name)), self.part(part_name) as part, store.lock(config.name, digest):
+        # Whoever trains the stage holds its lock.
+        lock = store.lock(config.name, digest) if pool is None else nullcontext()
+        with interrupted(self.run_name(config.name)), self.part(part_name) as part, lock:
             match = store.find(config.name, digest)
             if match is not None:
                 part.detail = match[0].path
                 stage = self._reuse(config, *match)
+            elif pool is not None:
+                stage = self._run_on_pool(pool, config, parent, identity)
             else:
                 stage = self._run(config, parent, identity)
             if stage.candidate is not None and (candidates := self.teachers.add(stage)):
@@ -172,78 +169,44 @@ class StageRunner:
         arguments = self._run_arguments(config, manifest.digest, checkpoint.path)
         with self.context.tracking.reused_run(*arguments, parent=self.run, manifest=manifest) as run:
             self._log_data(config, manifest.identity, run)
-            result = StageResult(
-                checkpoint=checkpoint,
-                metrics=manifest.metrics,
-                steps=manifest.steps,
-                tokens=manifest.tokens,
-                seconds=manifest.seconds,
-                reused=True,
-                mlflow_run_id=run.run_id,
-            )
+            result = _result_of(checkpoint, manifest, run, reused=True)
             return self._finish(config, result, manifest, run)
 
-    def _log_data(self, config: StageConfig, identity: dict[str, Any], run: TrackedRun) -> None:
+    def _log_data(self, config: StageConfig, identity: dict[str, Any], run: TrackedRun | None = None) -> None:
         """Record a stage's data as an input of its run, and once of the run above."""
-        if "data" not in identity:  # versions before did not record it
+        if (data := data_of(config, identity)) is None:
             return
-        data = describe_data(config.data), str(identity["data"]), config.data.model_dump_json()
-        run.log_dataset(*data)
+        if run is not None:
+            run.log_dataset(*data)
         if data not in self._data:
             self._data.add(data)
             self.run.log_dataset(*data)
 
-    def _run(self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]) -> FinishedStage:
-        digest, tracking = digest_of(identity), self.context.tracking
-        arguments = self._run_arguments(config, digest)
-        with tracking.start_run(*arguments, parent=self.run, resumed=tracking.unfinished_run(digest)) as run:
-            self._log_data(config, identity, run)
-            with system_metrics(run):
-                result = self._train(config, parent, self._ports(config, parent, digest, run), identity)
-            run.set_tags({CHECKPOINT_TAG: result.checkpoint.path})
-            if changed := changed_since(identity, config, parent.digest if parent else None):
-                self.context.progress.note(
-                    f"{self._title(config)}: since it began, {changed}; it was trained on the earlier version, and the "
-                    "next run will train it again"
-                )
-            return self._finish(config, result, verify(Path(result.checkpoint.path)), run)
-
-    def _train(
-        self, config: StageConfig, parent: CheckpointRef | None, ports: Ports, identity: dict[str, Any]
-    ) -> StageResult:
-        execution = self.recipe.execution
-        number = number_of_processes(execution.launch)
-        if number == 1:
-            return run_stage(config, parent, ports, identity)
-        request = Request(
+    def _work(self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]) -> StageWork:
+        run_name, _, tags = self._run_arguments(config, digest_of(identity))
+        return StageWork(
             config=config,
             parent=parent,
             identity=identity,
-            digest=digest_of(identity),
-            needs=tuple(sorted(needs_of(config, parent))),
-            store=str(self.context.store.root),
-            execution=execution,
-            mlflow_run_id=ports.mlflow_run_id,
+            execution=self.recipe.execution,
+            title=self._title(config),
+            run_name=run_name,
+            tags=tags,
         )
-        return run_in_processes(number, request, ports)
 
-    def _ports(self, config: StageConfig, parent: CheckpointRef | None, digest: str, run: TrackedRun) -> Ports:
-        store, execution = self.context.store, self.recipe.execution
-        return Ports(
-            sink=run,
-            progress=self.context.progress,
-            states=store.states(config.name, digest, needs_of(config, parent)),
-            checkpoints=store.writer(config.name, digest),
-            cache=store.cache,
-            mlflow_run_id=run.run_id,
-            log_every=execution.log_every,
-            microbatch_tokens=execution.microbatch_tokens,
-            state_minutes=execution.state_minutes,
-            gradient_share_every=execution.gradient_share_every,
-            teacher_cache_bytes=round(execution.teacher_cache_gigabytes * 1e9),
-            stop_requested=self.context.stop,
-            shielded=self.context.stop.shielded,
-        )
+    def _run(self, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]) -> FinishedStage:
+        self._log_data(config, identity)
+        with trained(self._work(config, parent, identity), self.context, self.run) as (result, run):
+            return self._finish(config, result, verify(Path(result.checkpoint.path)), run)
+
+    def _run_on_pool(
+        self, pool: str, config: StageConfig, parent: CheckpointRef | None, identity: dict[str, Any]
+    ) -> FinishedStage:
+        self._log_data(config, identity)
+        checkpoint, manifest = made_on_pool(pool, self._work(config, parent, identity), self.context, self.run)
+        arguments = self._run_arguments(config, manifest.digest, checkpoint.path)
+        with self.context.tracking.continued_run(*arguments, parent=self.run, manifest=manifest) as run:
+            return self._finish(config, _result_of(checkpoint, manifest, run, reused=False), manifest, run)
 
     def _finish(self, config: StageConfig, result: StageResult, manifest: Manifest, run: TrackedRun) -> FinishedStage:
         """Judge a stage, unless it is one of several candidates, and store its artifacts beside its numbers."""
@@ -278,12 +241,8 @@ class StageRunner:
 
     def _log_artifacts(self, stage: FinishedStage, manifest: Manifest, run: TrackedRun) -> None:
         config, folder = stage.config, Path(stage.result.checkpoint.path)
-        if run.trained_by is None:  # otherwise that run has them
-            run.log_file(config.model_dump_json(indent=2), "config.json")
-            run.log_file((folder / MANIFEST).read_text(encoding="utf-8"), MANIFEST)
-            if run.points.is_file():
-                log_picture(run, loss_curves(run.points, config.name), "curves.png")
-                run.log_file(term_map(run.points, config.name), "terms.png")
+        if run.trained_by is None and not run.has_training:  # otherwise that run has them
+            log_training(run, config, (folder / MANIFEST).read_text(encoding="utf-8"))
 
         def is_missing(artifact: str) -> bool:
             # A process that made the stage may have been killed before it stored this.
@@ -294,3 +253,16 @@ class StageRunner:
         # The store's own MLflow moves with its checkpoints; any other may be asked from another machine.
         if kind_of(config) == "stage" and not self.context.tracking.is_of_store and is_missing(CHECKPOINT):
             log_checkpoint(folder, run)
+
+
+def _result_of(checkpoint: CheckpointRef, manifest: Manifest, run: TrackedRun, *, reused: bool) -> StageResult:
+    """The result of a stage that another process made."""
+    return StageResult(
+        checkpoint=checkpoint,
+        metrics=manifest.metrics,
+        steps=manifest.steps,
+        tokens=manifest.tokens,
+        seconds=manifest.seconds,
+        reused=reused,
+        mlflow_run_id=run.run_id,
+    )

@@ -12,6 +12,7 @@ from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline_tasks, with_finished_assistant
 from pipeline.planning.per_task import per_task
 from pipeline.planning.teacher_notes import teacher_notes, tuned_again
+from pipeline.pools.registered import check_pools
 from pipeline.process.settings import read_settings
 from pipeline.process.terminal import say
 from pipeline.reporting.inputs import data_lines
@@ -80,7 +81,7 @@ class Plan(Frozen):
     seconds: float
     """Estimated wall time of the stages to run."""
     notes: tuple[str, ...] = ()
-    """Remarks on the fine-tuning of teachers."""
+    """Remarks on the fine-tuning of teachers, and on work pools that nobody works for."""
     then: str | None = None
     """The requested recipe, if this plan is of the recipe whose student must become its teacher first."""
 
@@ -99,6 +100,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
         first = _plan(other, store)
         return first.model_copy(update={"then": first.then or recipe.name})
     recipe = ready
+    pools = check_pools(recipe.execution.pools)
     checked = per_task(recipe, lambda task_recipe: preflight(task_recipe, store.cache))
     facts = next(iter(checked.values()))  # the models are the same whatever the task
     rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
@@ -125,6 +127,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
             *teacher_notes(
                 [(task, stage.config, line.tokens) for (task, stage), line in zip(outlined, planned, strict=True)]
             ),
+            *pools,
         ),
     )
 

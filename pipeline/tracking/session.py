@@ -51,6 +51,8 @@ class TrackedRun:
         self._worker, self._file, self._outbox = worker, PointFile(path, header), Outbox(path)
         self.trained_by: str | None = None
         """MLflow's id of the run that trained a reused stage and has its curves; None for all other runs."""
+        self.has_training = False
+        """True if another process has trained the stage and stored its settings and curves in this run."""
         if self.run_id is not None:
             worker.watched.add(self._file)
 
@@ -162,7 +164,7 @@ class Tracking:
         self, uri: str, experiment: str, points: Path, artifacts: Path | None = None, patience: float = 60.0
     ) -> None:
         run_files.end_dead_runs(points)
-        self._uri, self._experiment, self.points = uri, experiment, points
+        self._uri, self.experiment, self.points = uri, experiment, points
         self._runs: list[TrackedRun] = []
         self.experiment_id: str | None = None
         """MLflow's id of the experiment; None while no server could be reached."""
@@ -201,7 +203,7 @@ class Tracking:
             resumed: key of the run to continue; if the server no longer has it, a new one is started.
         """
         values = clean({**tags, **({PARENT_TAG: parent.points.stem} if parent else {})})
-        header = {"name": name, "experiment": self._experiment, "params": flat(params), "tags": values}
+        header = {"name": name, "experiment": self.experiment, "params": flat(params), "tags": values}
         if resumed is not None and resumed.startswith(LOCAL):
             return self._resume_local(resumed, values)
         key = self._reopen(resumed, values) if resumed is not None else None
@@ -276,6 +278,25 @@ class Tracking:
             run.log(manifest.steps, manifest.metrics)
         else:
             run.log(manifest.steps, {key: value for key, value in manifest.metrics.items() if key.startswith("eval/")})
+        return run
+
+    def continued_run(
+        self,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, object],
+        *,
+        parent: TrackedRun | None,
+        manifest: Manifest,
+    ) -> TrackedRun:
+        """Continue the run of a stage that was made elsewhere for this one; the caller finishes it.
+
+        Where MLflow does not have it, because the other machine uses an MLflow of its own, a new run gets the scores.
+        """
+        run = self.start_run(name, params, tags, parent=parent, resumed=manifest.mlflow_run_id)
+        run.has_training = manifest.mlflow_run_id is not None and run.run_id == manifest.mlflow_run_id
+        if not run.has_training:
+            run.log(manifest.steps, manifest.metrics)
         return run
 
     def _kept_run(self, key: str | None, path: Path | None) -> str | None:

@@ -6,6 +6,7 @@ location is followed along the schemas, so that a message names the YAML path, t
 
 from __future__ import annotations
 
+import re
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -93,7 +94,7 @@ class Location:
             if len(allowed) > 1 and variant is not None:
                 annotation = variant
                 continue
-            if isinstance(part, str) and part.startswith(("function-", "tagged-union", "nullable")):
+            if isinstance(part, str) and part.startswith(("function-", "tagged-union", "nullable", "[key]")):
                 continue
             self.path = (*self.path, part)
             self.holder = annotation
@@ -139,7 +140,7 @@ def _wrong_value(kind: str, context: dict[str, Any], value: Any, location: Locat
     types = location.allowed_types()
     if kind == "literal_error":
         literals = [str(choice) for member in types if get_origin(member) is Literal for choice in get_args(member)]
-        allowed = literals or [str(context.get("expected", ""))]
+        allowed = literals or re.findall(r"'([^']*)'", str(context.get("expected", "")))  # of a mapping's key
         return f"is not allowed{suggestion(value, allowed)}; choose {_any_of(allowed)}"
     if kind == "string_pattern_mismatch" and "0-9a-f" in str(context["pattern"]):
         return "is no SHA-256; expected 64 lower-case hexadecimal digits"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise, product
+from typing import get_args
 
 from schemas.core.layer_map import ExplicitMap, LayerMap, MeanMap, layer_targets, teacher_layers
 from schemas.core.terms import Attention, Contrastive, EmbeddingStates, HiddenStates, LatentTerm, Relation
@@ -20,7 +21,7 @@ from schemas.recipe.kind_checks import (
 )
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import RecipeParts, TeacherShape
-from schemas.recipe.stage import STAGE_ORDER
+from schemas.recipe.stage import STAGE_ORDER, StageName
 from schemas.recipe.student import ExtractStart, RandomStart, TeacherLayersStart
 from schemas.recipe.teacher import FineTune
 
@@ -34,6 +35,7 @@ def recipe_problems(recipe: RecipeParts) -> Iterator[Mistake]:
     yield from _terms(recipe)
     yield from _starts(recipe)
     yield from _leaks(recipe)
+    yield from _pools(recipe)
     for path, task in _tasks(recipe).items():
         yield from task_checks(recipe, tuple(path.split(".")), task)
     yield from mixture_checks(recipe)
@@ -112,6 +114,21 @@ def _missing_teachers(recipe: RecipeParts) -> Iterator[Mistake]:
                 "teacher.weighting to fixed, or leave the stage out"
             )
             yield path, stage.name, reason
+
+
+def _pools(recipe: RecipeParts) -> Iterator[Mistake]:
+    """Stages on work pools must be stages of the recipe."""
+    teacher = recipe.teacher
+    made: dict[str, bool] = dict.fromkeys((stage.name for stage in recipe.stages), True) | {
+        "teacher": isinstance(teacher.task_model, FineTune),
+        "other_teacher": any(isinstance(other.task_model, FineTune) for other in teacher.others),
+        "multi_task_teacher": teacher.multi_task is not None,
+        "hard_label_baseline": "hard_labels" in recipe.baselines,
+    }
+    for name, pool in recipe.execution.pools.items():
+        if not made.get(name):
+            known = ", ".join(stage for stage in get_args(StageName) if made.get(stage))
+            yield ("execution", "pools", name), pool, f"this recipe makes no {name}; it makes {known}"
 
 
 def _latents(recipe: RecipeParts) -> Iterator[tuple[KeyPath, LatentObjective]]:

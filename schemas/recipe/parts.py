@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from itertools import takewhile
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from schemas.core.base import Frozen
+from schemas.core.wording import shown_value
 from schemas.data.augmentation import Augmentation
 from schemas.data.cards import DataLimits
 from schemas.data.corpus import GeneralCorpus
 from schemas.data.task_names import named_tasks
 from schemas.data.tasks import TaskData
 from schemas.recipe.short_forms import expanded
-from schemas.recipe.stage import Stage
+from schemas.recipe.stage import Stage, StageName
 from schemas.recipe.student import RecipeStudent, StudentConfig, StudentShape
 from schemas.recipe.teacher import TeacherConfig
 
@@ -55,11 +57,22 @@ class Launch(Frozen):
     """Minutes after which a process that waits for another gives up."""
 
 
+def _pool_name(name: str) -> str:
+    if not re.fullmatch(r"[^\s/%&<>][^/%&<>]{0,199}", name):
+        raise ValueError(f"{shown_value(name)} is no name of a work pool; `prefect work-pool ls` lists them")
+    return name
+
+
 class Execution(Frozen):
     """Settings of this machine. They do not change what is learned, so no digest covers them."""
 
     launch: Launch = Launch()
     """The processes in which a stage is trained."""
+    pools: dict[StageName, Annotated[str, AfterValidator(_pool_name)]] = Field(default_factory=dict)
+    """Stages that workers of Prefect train elsewhere, each with the name of their work pool, or of a deployment
+    distill-stage/NAME; all others are trained here."""
+    pool_minutes: float = Field(default=10.0, ge=1)
+    """Minutes after which a stage on a work pool is given up if no worker takes it, or if its worker is silent."""
     microbatch_tokens: int = Field(default=8192, ge=16)
     """Largest forward pass in padded tokens; lower it if memory runs out."""
     log_every: int = Field(default=10, ge=1)

@@ -39,7 +39,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
 ) -> None:
     """Run the campaigns; exit code 1 if anything was lost."""
-    from pipeline.launch import prepare_environment
+    from pipeline.process.prefect_api import prepare_environment
 
     prepare_environment()
     logging.basicConfig(level=logging.CRITICAL)  # damage is logged every time, and expected here

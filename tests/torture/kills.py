@@ -32,7 +32,7 @@ from tests.support.toys import toy_recipe_dict
 _LONGEST = 300.0
 _STARTER = """
 import os, sys
-from pipeline.launch import prepare_environment
+from pipeline.process.prefect_api import prepare_environment
 prepare_environment()
 import matplotlib.backends.backend_agg, mlflow.store.tracking.sqlalchemy_store, sklearn.linear_model
 import pipeline.flow

@@ -190,7 +190,7 @@ def look_at_mlflow(store: Path, tally: Soak) -> None:
 
 def _work(recipe: str, store: str, log: str, share: int, runs: int, seed: int) -> None:
     """Run the recipe repeatedly; the first stages are drawn from a few variants that all workers share."""
-    from pipeline.launch import check_server, prepare_environment
+    from pipeline.process.prefect_api import check_server, prepare_environment
 
     prepare_environment()
     check_server(patience=120)

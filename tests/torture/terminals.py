@@ -307,7 +307,7 @@ def _marked() -> list[int]:
 
 
 def _serve() -> None:
-    from pipeline.launch import prepare_environment
+    from pipeline.process.prefect_api import prepare_environment
 
     prepare_environment()
 

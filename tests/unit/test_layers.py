@@ -77,8 +77,15 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.store": set(),
     "pipeline.tracking": {"pipeline.process", "pipeline.store"},
     "pipeline.reporting": {"pipeline.process", "pipeline.store", "pipeline.tracking"},
-    "pipeline.planning": {"pipeline.process", "pipeline.recipes", "pipeline.store", "pipeline.reporting"},
+    "pipeline.planning": {
+        "pipeline.process",
+        "pipeline.pools",
+        "pipeline.recipes",
+        "pipeline.store",
+        "pipeline.reporting",
+    },
     "pipeline.processes": {"pipeline.process", "pipeline.store"},
+    "pipeline.pools": {"pipeline.process"},
     "pipeline.progress": {"pipeline.process", "pipeline.reporting"},
     "pipeline.shipping": {"pipeline.reporting", "pipeline.export", "pipeline.latency"},
     "pipeline.execution": {
@@ -87,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.tracking",
         "pipeline.reporting",
         "pipeline.planning",
+        "pipeline.pools",
         "pipeline.processes",
         "pipeline.progress",
         "pipeline.registry",
@@ -121,6 +129,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipeline": {
         "pipeline.process",
+        "pipeline.pools",
         "pipeline.recipes",
         "pipeline.store",
         "pipeline.tracking",
