@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 PYTHON = {
-    "pipeline/api.py": ("run_recipe", "RunResult", "read_run", "read_recipe", "stage_of"),
+    "pipeline/api.py": ("run_recipe", "run_recipes", "RunResult", "read_run", "read_recipe", "stage_of"),
     "stages/run.py": ("run_stage",),
     "schemas/results/manifest.py": ("StageResult", "CheckpointRef"),
     "schemas/results/score.py": ("Score",),

@@ -12,14 +12,16 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.launch import run_recipe as run_in_prefect
-from pipeline.planning.options import RunOptions, chosen_stages
-from pipeline.planning.per_task import check_data
+from pipeline.launch import run_recipes as run_in_prefect
+from pipeline.planning.options import RunOptions, check_options
+from pipeline.planning.per_task import check_data, per_recipe
 from pipeline.process.prefect_api import prepare_environment
 from pipeline.process.settings import read_settings
 from pipeline.recipes.shipped import read_recipe as read_shipped
+from pipeline.recipes.shipped import read_recipes as read_shipped_recipes
 from pipeline.reporting import run_table, tasks_table
 from pipeline.reporting.result_table import ResultTable, as_markdown, as_records
+from pipeline.reporting.spread_table import group_table
 from schemas.core.base import Frozen
 from schemas.core.errors import ConfigError, Interrupted
 from schemas.core.wording import suggestion
@@ -44,9 +46,9 @@ class RunResult(Frozen):
     store: Path
     """Folder of checkpoints, reports and MLflow's database."""
     student: Path | None = None
-    """Folder of the finished student, for transformers; null for several tasks."""
+    """Folder of the finished student, for transformers; null for several runs."""
     teacher: Path | None = None
-    """Folder of the teacher that this run fine-tuned or reused; null for a published one, and for several tasks."""
+    """Folder of the teacher that this run fine-tuned or reused; null for a published one, and for several runs."""
     scores: dict[str, Score] = Field(default_factory=dict)
     """Scores of the student on the validation rows, with 95 % intervals."""
     teacher_scores: dict[str, Score] = Field(default_factory=dict)
@@ -58,7 +60,7 @@ class RunResult(Frozen):
     lines: tuple[str, ...]
     """Sentences below the table."""
     tasks: dict[str, RunResult] = Field(default_factory=dict)
-    """Results of the tasks by name; empty for a run with one task."""
+    """Results of several runs by task, seed and recipe; empty for one run."""
     report: AnyReport
     """Everything that the run recorded."""
 
@@ -102,9 +104,61 @@ def run_recipe(
         ConfigError: the recipe, a change or an option is wrong; nothing has run.
         DataError: data or a model cannot be used.
         Interrupted: a stop was requested; the state is saved.
+        RunsFailed: some of several tasks or seeds failed; its `report` has what the others made.
     """
+    return _run(
+        [recipe],
+        changes,
+        from_stage=from_stage,
+        until_stage=until_stage,
+        resume_from=resume_from,
+        store=store,
+        prefect=prefect,
+    )
+
+
+def run_recipes(
+    recipes: Sequence[str | Path],
+    changes: Changes = None,
+    *,
+    from_stage: str | None = None,
+    until_stage: str | None = None,
+    store: str | Path | None = None,
+    prefect: bool = False,
+) -> RunResult:
+    """Run several recipes one after another, as `run_recipe` runs one; stages that they share are made once.
+
+    The result's table has the lowest, mean and highest scores by recipe and task, over the recipe's `seeds`.
+
+    Args:
+        recipes: shipped names, or paths of YAML files.
+        changes: as for `run_recipe`; of each recipe.
+        from_stage: first stage to run; the store must have those before it.
+        until_stage: last stage to run.
+        store: folder of checkpoints and reports; DISTILL_STORE or ./distill-store if left out.
+        prefect: True makes each a flow run of the server in PREFECT_API_URL, or of a temporary one.
+
+    Raises:
+        ConfigError: a recipe, a change or an option is wrong; nothing has run.
+        DataError: data or a model cannot be used.
+        Interrupted: a stop was requested; the state is saved, and the same call continues.
+        RunsFailed: some of the runs failed; its `report` has what the others made.
+    """
+    return _run(recipes, changes, from_stage=from_stage, until_stage=until_stage, store=store, prefect=prefect)
+
+
+def _run(
+    recipes: Sequence[str | Path],
+    changes: Changes,
+    *,
+    from_stage: str | None,
+    until_stage: str | None,
+    resume_from: str | Path | None = None,
+    store: str | Path | None,
+    prefect: bool,
+) -> RunResult:
     prepare_environment()
-    overrides = _overrides(changes)
+    sources, overrides = [str(recipe) for recipe in recipes], _overrides(changes)
     chosen = {
         "from_stage": from_stage,
         "until_stage": until_stage,
@@ -112,20 +166,21 @@ def run_recipe(
         "store": None if store is None else str(store),
     }
     if prefect:
-        return result_of(run_in_prefect(str(recipe), overrides, chosen))
-    resolved = read_recipe(recipe, changes)
-    chosen_stages(resolved, from_stage, until_stage)
+        return result_of(run_in_prefect(sources, overrides, chosen))
+    resolved = read_shipped_recipes(sources, overrides)
+    check_options(resolved, from_stage, until_stage, chosen["resume_from"])
     return result_of(_run_here(resolved, RunOptions.model_validate(chosen)))
 
 
-def _run_here(recipe: Recipe, options: RunOptions) -> AnyReport:
-    """The report of a run without Prefect."""
+def _run_here(recipes: Mapping[str, Recipe], options: RunOptions) -> AnyReport:
+    """The report of runs without Prefect."""
     with first_reading():
-        check_data(recipe, options.store)  # before anything heavy is imported
+        per_recipe(recipes, lambda recipe: check_data(recipe, options.store))  # before anything heavy is imported
         from pipeline.flow import execute
+        from pipeline.several_recipes import run_each
 
         try:
-            return execute(recipe, options)
+            return run_each(recipes, options, execute)
         except Interrupted as error:
             raise Interrupted(f"{error}; {_AGAIN}") from None
 
@@ -208,7 +263,7 @@ def _model(checkpoint: CheckpointRef) -> Path:
 
 
 def _table(report: AnyReport) -> ResultTable:
-    return run_table.run_table(report) if isinstance(report, RunReport) else tasks_table.tasks_table(report)
+    return run_table.run_table(report) if isinstance(report, RunReport) else group_table(report)
 
 
 def _overrides(changes: Changes) -> list[str]:

@@ -10,11 +10,11 @@ import typer
 from pipeline.process.console import err, out, print_json
 from pipeline.process.options import JsonOption, StoreOption
 from pipeline.process.terminal import say
-from pipeline.recipes.arguments import FromOption, RecipeArgument, SetOption, UntilOption
+from pipeline.recipes.arguments import FromOption, RecipesArgument, SetOption, UntilOption
 
 
 def run(
-    recipe: RecipeArgument,
+    recipe: RecipesArgument,
     changes: SetOption = None,
     from_stage: FromOption = None,
     until_stage: UntilOption = None,
@@ -25,31 +25,36 @@ def run(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train what a recipe says; the same command goes on after a stop.
+    """Train what recipes say; the same command goes on after a stop.
 
     [bold]Examples[/bold]
       distill run quickstart
       distill run films.yaml --set task.max_length=64
       distill run films.yaml --from task_specific
+      distill run films.yaml wide.yaml --set 'seeds=[0,1,2]'
     """
-    from pipeline.launch import run_recipe
+    from pipeline.launch import run_recipes
     from pipeline.reporting.console_reports import print_report
     from pipeline.tracking.open_ui import mlflow_ui
+    from schemas.results.report import AnyReport, RunsFailed
 
-    report = run_recipe(
-        recipe,
-        changes or [],
-        {
-            "from_stage": from_stage,
-            "until_stage": until_stage,
-            "resume_from": resume_from,
-            "store": str(store) if store else None,
-        },
-    )
-    if as_json:
-        print_json(report)
-    else:
-        print_report(report, out, mlflow=mlflow_ui(report.store))
+    def show(report: AnyReport) -> None:
+        if as_json:
+            print_json(report)
+        else:
+            print_report(report, out, mlflow=mlflow_ui(report.store))
+
+    options = {
+        "from_stage": from_stage,
+        "until_stage": until_stage,
+        "resume_from": resume_from,
+        "store": str(store) if store else None,
+    }
+    try:
+        show(run_recipes(recipe, changes or [], options))
+    except RunsFailed as error:
+        show(error.report)
+        raise
 
 
 def evaluate(

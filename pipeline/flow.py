@@ -18,11 +18,11 @@ from rich.console import Console
 from pipeline.execution.one_task import RunPlan, resumed_checkpoint, run_plan, stages_after
 from pipeline.execution.prefect_tasks import cancelled_when_interrupted, in_prefect
 from pipeline.execution.run_context import tracked_run
-from pipeline.execution.several_tasks import run_tasks
+from pipeline.execution.several_runs import run_variants
 from pipeline.planning.assistants import with_assistant
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.options import RunOptions, chosen_stages
-from pipeline.planning.outline import OutlinedStage, check_earlier_stages, outline_tasks
+from pipeline.planning.outline import OutlinedStage, check_earlier_stages, outline_variants
 from pipeline.planning.per_task import per_task
 from pipeline.planning.work import expected_parts
 from pipeline.pools.registered import check_pools
@@ -40,7 +40,7 @@ from pipeline.store.open_runs import OpenRun, needs_of, open_run
 from schemas.core.errors import DistillError
 from schemas.core.refs import StudentOf
 from schemas.data.tasks import describe_task
-from schemas.recipe.recipe import Recipe
+from schemas.recipe.recipe import Recipe, Variant
 from schemas.results.manifest import CheckpointRef, RunReport
 from schemas.results.report import AnyReport
 from stages.build import check_parent
@@ -143,26 +143,32 @@ def _execute(
         stages = stages_after(parent, recipe, stages, options)
         check_parent(Path(parent.path) / "model", recipe.sized_student, locate(recipe.pretrained))
         check_parent_channels(Path(parent.path), recipe, stages)
-    outlined = outline_tasks(recipe, stages, store, parent.digest if parent else None)
+    outlined = outline_variants(recipe, stages, store, parent.digest if parent else None)
     _record_needs(outlined, parent, store, record, progress)
     has_baselines = not options.until_stage
     progress.phase("estimating the work")
     with disk_errors(store.cache):
         progress.expect(expected_parts(recipe, outlined, facts, store, has_baselines=has_baselines))
-    with tracked_run(settings, store, progress, stop, record, recipe, name) as (context, run):
-        if recipe.tasks is None:
-            return run_plan(
-                RunPlan(recipe, name, facts[None], stages, parent, has_baselines), context, run, began=began
+    with tracked_run(settings, store, progress, stop, record, recipe, name, options.group) as (context, run):
+        plans = [
+            RunPlan(
+                recipe=(single := recipe.for_variant(variant)),
+                name=f"{name}-{variant.name}" if variant.name else name,
+                facts=facts[variant.task],
+                stages=[single.stages[recipe.stages.index(stage)] for stage in stages],
+                parent=parent,
+                has_baselines=has_baselines,
+                variant=variant,
             )
-        plans = {
-            task: RunPlan(recipe.for_task(task), f"{name}-{task}", facts[task], stages, parent, has_baselines)
-            for task in recipe.tasks
-        }
-        return run_tasks(recipe, name, plans, context, run, began=began)
+            for variant in recipe.variants()
+        ]
+        if plans[0].variant.name is None:
+            return run_plan(plans[0], context, run, began=began)
+        return run_variants(recipe, name, plans, context, run, began=began)
 
 
 def _record_needs(
-    outlined: Sequence[tuple[str | None, OutlinedStage]],
+    outlined: Sequence[tuple[Variant, OutlinedStage]],
     parent: CheckpointRef | None,
     store: CheckpointStore,
     record: OpenRun,
@@ -173,9 +179,9 @@ def _record_needs(
     for _, stage in outlined:
         needs |= {stage.digest, *needs_of(stage.config, stage.parent)}
     record.needs(needs)
-    for task, stage in outlined:
-        if (reason := difference_from_store(stage, store)) is not None:
-            progress.note(f"{f'{task}/' if task else ''}{stage.title}: to run, {reason}")
+    for variant, stage in outlined:
+        if not stage.is_shared and (reason := difference_from_store(stage, store)) is not None:
+            progress.note(f"{f'{variant.name}/' if variant.name else ''}{stage.title}: to run, {reason}")
 
 
 def _finished_student(other: StudentOf, options: RunOptions) -> CheckpointRef:
@@ -185,7 +191,7 @@ def _finished_student(other: StudentOf, options: RunOptions) -> CheckpointRef:
         report = distill_flow(recipe=other.recipe, overrides=list(other.overrides), options=store)
     else:
         report = execute(read_recipe(other.recipe, other.overrides), store)
-    assert isinstance(report, RunReport), "a recipe with several tasks has no single student"
+    assert isinstance(report, RunReport), "a recipe with several tasks or seeds has no single student"
     checkpoint = [row.checkpoint for row in report.rows if row.kind == "stage"][-1]
     assert checkpoint is not None
     return checkpoint

@@ -10,15 +10,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from pipeline.planning.options import RunOptions, chosen_stages
-from pipeline.planning.per_task import check_data
+from pipeline.planning.options import RunOptions, check_options
+from pipeline.planning.per_task import check_data, per_recipe
 from pipeline.pools.registered import check_pools
 from pipeline.process.prefect_api import check_server, prefect_errors, prepare_environment
 from pipeline.process.prefect_server import TemporaryServer
 from pipeline.process.programs import program
 from pipeline.process.settings import read_settings
 from pipeline.process.stopping import stop_signals
-from pipeline.recipes.shipped import read_recipe
+from pipeline.recipes.shipped import read_recipes
 from pipeline.store.checkpoints import look_into_store, store_for_look
 from pipeline.store.files import disk_errors
 from schemas.core.credentials import refuse_credentials
@@ -33,35 +33,36 @@ log = logging.getLogger(__name__)
 _CHATTY = ("EventsWorker", "APILogWorker")
 
 
-def run_recipe(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> AnyReport:
-    """Run the flow in this process.
+def run_recipes(recipes: Sequence[str], overrides: Sequence[str], options: Mapping[str, str | None]) -> AnyReport:
+    """Run the flow in this process, once for each recipe.
 
     Args:
-        recipe: a shipped name or a YAML file.
-        overrides: `--set` changes.
+        recipes: shipped names or YAML files.
+        overrides: `--set` changes of each.
         options: fields of `RunOptions`.
 
     Raises:
-        ConfigError: the recipe or an option is wrong; raised, like DataError, before a server is started.
-        DataError: its data cannot be used.
+        ConfigError: a recipe or an option is wrong; raised, like DataError, before a server is started.
+        DataError: data cannot be used.
         ServiceError: Prefect's server does not start, or stops answering.
+        RunsFailed: some of several runs failed; the others are finished and reported.
     """
-    _check_arguments(recipe, overrides, options)
-    resolved = read_recipe(recipe, overrides)
-    chosen_stages(resolved, options["from_stage"], options["until_stage"])
+    _check_arguments(recipes, overrides, options)
+    resolved = read_recipes(recipes, overrides)
+    check_options(resolved, options["from_stage"], options["until_stage"], options["resume_from"])
     # The terminal shows our bars, table and message on failure; Prefect's own lines are in its UI.
     for name in ("PREFECT_LOGGING_LEVEL", "PREFECT_LOGGING_INTERNAL_LEVEL"):
         os.environ.setdefault(name, "CRITICAL")
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     prepare_environment()
-    again = _command(recipe, overrides, options)
+    again = _command(recipes, overrides, options)
     with stop_signals(again, _tell) as stop, first_reading():
         try:
-            check_data(resolved, options["store"])
+            per_recipe(resolved, lambda recipe: check_data(recipe, options["store"]))
             check_server()
-            check_pools(resolved.execution.pools)
-            return _run_flow(resolved, recipe, overrides, options, again)
+            per_recipe(resolved, lambda recipe: check_pools(recipe.execution.pools))
+            return _run_flows(resolved, recipes, overrides, RunOptions.model_validate(options), again)
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: {again}") from None
         except BaseException as error:
@@ -76,36 +77,46 @@ def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _run_flow(
-    resolved: Recipe, recipe: str, overrides: Sequence[str], options: Mapping[str, str | None], again: str
+def _run_flows(
+    resolved: Mapping[str, Recipe],
+    sources: Sequence[str],
+    overrides: Sequence[str],
+    options: RunOptions,
+    again: str,
 ) -> AnyReport:
-    """Run the flow on the named server, or on a temporary one that starts while the libraries are imported.
+    """Run the flows on the named server, or on a temporary one that starts while the libraries are imported.
 
-    Without a named server, a run that trains nothing is no flow run: its server would cost more than the run.
+    Without a named server, runs that train nothing are no flow runs: their server would cost more than the runs.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     is_named = bool(os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value())  # a profile of Prefect's may name one
-    chosen = RunOptions.model_validate(options)
-    server = None if is_named or _has_run_of(resolved, chosen) else TemporaryServer()
+    may_find_all = all(_has_run_of(recipe, options) for recipe in resolved.values())
+    server = None if is_named or may_find_all else TemporaryServer()
     gc.disable()  # collecting among imported objects, all of which stay, is a quarter of these seconds
     try:
         from pipeline.flow import distill_flow, execute
         from pipeline.planning.work import is_trained
+        from pipeline.several_recipes import run_each
     finally:
         gc.enable()
     if not is_named and server is None:
-        with store_for_look(read_settings(chosen.store).store) as store, disk_errors(store.cache):
-            trains_nothing = is_trained(resolved, chosen, store)
+        with store_for_look(read_settings(options.store).store) as store, disk_errors(store.cache):
+            trains_nothing = all(is_trained(recipe, options, store) for recipe in resolved.values())
         if trains_nothing:
-            return execute(resolved, chosen)
+            return run_each(resolved, options, execute)
         server = TemporaryServer()
+    source_of = dict(zip(resolved, sources, strict=True))
+
+    def run(recipe: Recipe, chosen: RunOptions) -> AnyReport:
+        return distill_flow(recipe=source_of[recipe.name], overrides=list(overrides), options=chosen)
+
     with ExitStack() as stack:
         if server is not None:
             server.wait()
             stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
         stack.enter_context(prefect_errors(again))
-        return distill_flow(recipe=recipe, overrides=list(overrides), options=chosen)
+        return run_each(resolved, options, run)
 
 
 def _has_run_of(recipe: Recipe, options: RunOptions) -> bool:
@@ -114,20 +125,20 @@ def _has_run_of(recipe: Recipe, options: RunOptions) -> bool:
     return any(name.startswith(f"{recipe.name}-") for name in names)
 
 
-def _check_arguments(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> None:
+def _check_arguments(recipes: Sequence[str], overrides: Sequence[str], options: Mapping[str, str | None]) -> None:
     """Refuse credentials and text that is not UTF-8: Prefect keeps a flow run's parameters in its database."""
     refuse_credentials({f"--{name.replace('_', '-')}": value for name, value in options.items()})
-    for value in (recipe, *overrides, *options.values()):
+    for value in (*recipes, *overrides, *options.values()):
         try:
             (value or "").encode()
         except UnicodeEncodeError:
             raise ConfigError(f"{shown_value(value)}: Prefect takes UTF-8 only; rename the file or folder") from None
 
 
-def _command(recipe: str, overrides: Sequence[str], options: Mapping[str, str | None]) -> str:
-    """The command line that continues this run."""
+def _command(recipes: Sequence[str], overrides: Sequence[str], options: Mapping[str, str | None]) -> str:
+    """The command line that continues these runs."""
     flags = {"from_stage": "--from", "until_stage": "--until", "resume_from": "--resume-from", "store": "--store"}
-    words = [program("distill"), "run", recipe]
+    words = [program("distill"), "run", *recipes]
     words += [word for change in overrides for word in ("--set", change)]
     words += [word for name, flag in flags.items() if (value := options.get(name)) for word in (flag, value)]
     return shlex.join(words)

@@ -8,15 +8,15 @@ from pipeline.execution.judge import scores_of
 from pipeline.reporting.loss_curves import reduced
 from pipeline.reporting.result_table import as_markdown
 from pipeline.reporting.run_table import NAMES, control_row, percent, run_table, student_row, summary, teacher_row
-from pipeline.reporting.tasks_table import summary as tasks_summary
-from pipeline.reporting.tasks_table import tasks_table
+from pipeline.reporting.spread_table import group_table
+from pipeline.reporting.tasks_table import summary as group_summary
 from pipeline.tracking.parameters import describe_objective, describe_teacher
 from pipeline.tracking.session import TrackedRun, Tracking
 from pipeline.tracking.views import CHILDREN, ORDER_TAG, THIS_EXPERIMENT, THIS_RUN, THIS_VIEW, comparison
 from schemas.data.stage_data import describe_data
 from schemas.recipe.stage import STAGE_ORDER, TEACHER_NAMES, StageConfig
 from schemas.results.manifest import Judgement, Row, RunReport
-from schemas.results.report import TasksReport
+from schemas.results.report import GroupReport
 
 ROW_TAG = "distill.row"
 """Name of a row of the closing table that is no stage: a published teacher, a bag of words."""
@@ -136,13 +136,14 @@ def show_run(report: RunReport, run: TrackedRun, tracking: Tracking) -> None:
     run.save_view(comparison(CHILDREN, comparable_metrics(report.rows, report.metric), "which stage helped"))
 
 
-def show_tasks(report: TasksReport, run: TrackedRun) -> None:
-    """Describe a run with several tasks, and save the view of the tasks' last students side by side."""
-    _describe(run, f"**{report.run}**", "tasks", as_markdown(tasks_table(report), tasks_summary(report)))
+def show_group(report: GroupReport, run: TrackedRun) -> None:
+    """Describe a run with several tasks or seeds, and save the view of their last students side by side."""
+    _describe(run, f"**{report.run}**", "tasks", as_markdown(group_table(report), group_summary(report)))
     students = [row for row in map(student_row, report.tasks.values()) if row and row.mlflow_run_id]
     if students:
         ids = ", ".join(f"'{row.mlflow_run_id}'" for row in students)
-        view = comparison(f"attributes.run_id IN ({ids})", comparable_metrics(students, None), "tasks side by side")
+        title = f"{'runs' if report.is_spread else 'tasks'} side by side"
+        view = comparison(f"attributes.run_id IN ({ids})", comparable_metrics(students, None), title)
         run.save_view(view)
 
 

@@ -18,7 +18,7 @@ from pipeline.tracking.artifacts import resolve_run
 from pipeline.tracking.session import TrackedRun
 from schemas.core.errors import ConfigError
 from schemas.recipe.expand import baseline_config, stage_config, teacher_configs
-from schemas.recipe.recipe import Recipe
+from schemas.recipe.recipe import Recipe, Variant
 from schemas.recipe.stage import STAGE_ORDER, Stage
 from schemas.recipe.teacher import FineTune
 from schemas.results.manifest import CheckpointRef, RunReport
@@ -41,11 +41,11 @@ class RunPlan:
     """Checkpoint that the first of them continues from; None for a fresh start."""
     has_baselines: bool
     """True if the student is compared with the recipe's baselines."""
+    variant: Variant
+    """Its task and seed among several."""
 
 
-def run_plan(
-    plan: RunPlan, context: RunContext, run: TrackedRun, *, began: float, task: str | None = None
-) -> RunReport:
+def run_plan(plan: RunPlan, context: RunContext, run: TrackedRun, *, began: float) -> RunReport:
     """Run the stages and baselines of a plan and report on them, in the store, in MLflow and in Prefect.
 
     Args:
@@ -53,9 +53,8 @@ def run_plan(
         context: the parts that all stages of the flow run use.
         run: the MLflow run that those of the stages are shown under.
         began: `time.monotonic()` when the run began.
-        task: name of the task among several; None where there is one.
     """
-    runner = StageRunner(plan.recipe, context, run, task)
+    runner = StageRunner(plan.recipe, context, run, plan.variant)
     run_stages(runner, plan.stages, plan.parent)
     if plan.has_baselines:
         _run_baselines(runner)
@@ -65,7 +64,8 @@ def run_plan(
     shipping = runner.ship_in_prefect(report, exported=plan.has_baselines and context.exports)
     report = report.model_copy(update={"shipping": shipping, "seconds": time.monotonic() - began})
     report = context.store.write_report(report)
-    publish(report, run, context.tracking, key=f"{report.recipe}-{task}" if task else report.recipe)
+    key = "-".join(filter(None, (report.recipe, plan.variant.name)))
+    publish(report, run, context.tracking, key=key)
     return report
 
 

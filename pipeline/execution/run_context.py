@@ -17,7 +17,7 @@ from pipeline.store.checkpoints import CheckpointStore
 from pipeline.store.open_runs import OpenRun
 from pipeline.tracking.parameters import recipe_params
 from pipeline.tracking.session import TrackedRun, Tracking
-from pipeline.tracking.views import RUN_TAG
+from pipeline.tracking.views import GROUP_TAG, RUN_TAG
 from schemas.recipe.recipe import Recipe
 from stages.ports.protocols import Progress
 
@@ -49,12 +49,14 @@ def tracked_run(
     open_run: OpenRun,
     recipe: Recipe,
     name: str,
+    group: str | None = None,
 ) -> Iterator[tuple[RunContext, TrackedRun]]:
     """The context of a flow run with its MLflow parent run, which ends with the block."""
     tracking = Tracking(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
     stop.when_asked.append(tracking.hurry)
     try:
         tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or ""), RUN_TAG: name}
+        tags |= {GROUP_TAG: group} if group else {}
         # MLflow cuts names after some 17 signs, so what tells runs apart comes first.
         title = f"{time.strftime('%d %b %H:%M:%S')} {recipe.name}"
         with tracking.start_run(title, recipe_params(recipe), tags) as run:

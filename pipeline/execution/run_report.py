@@ -54,6 +54,7 @@ def make_report(runner: StageRunner, name: str, facts: PreflightResult) -> RunRe
         run=name,
         recipe=recipe.name,
         task=describe_task(recipe.task) if recipe.task else None,
+        seed=runner.variant.seed,
         metric=metric,
         positive_label=scorer.rows.task.positive_label if scorer else None,
         data=facts.card,

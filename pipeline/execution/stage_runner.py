@@ -28,7 +28,7 @@ from schemas.core.base import digest_of
 from schemas.core.errors import ConfigError, DistillError, Interrupted
 from schemas.data.tasks import describe_task
 from schemas.recipe.objective import TaskObjective
-from schemas.recipe.recipe import Recipe
+from schemas.recipe.recipe import ONLY_RUN, Recipe, Variant
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef, Manifest, RunReport, StageResult
 from schemas.results.shipping import Shipping
@@ -45,18 +45,18 @@ class StageRunner:
         recipe: the recipe.
         context: the parts that all stages of the flow run use.
         run: the MLflow run that those of the stages are shown under.
-        task: name of the task among several; None where there is one, or for what several share.
+        variant: its task and seed among several; without a task where there is one, or for what several share.
     """
 
-    def __init__(self, recipe: Recipe, context: RunContext, run: TrackedRun, task: str | None = None) -> None:
-        self.recipe, self.context, self.run, self.task = recipe, context, run, task
+    def __init__(self, recipe: Recipe, context: RunContext, run: TrackedRun, variant: Variant = ONLY_RUN) -> None:
+        self.recipe, self.context, self.run, self.variant = recipe, context, run, variant
         self.teachers = TeacherChoice(recipe)
         self.judge = Judge(recipe, context.store, context.progress, self.teachers)
         self._data: set[tuple[str, str, str]] = set()
 
     def run_name(self, stage: str) -> str:
-        """Name of a stage's run: `general`, or `mrpc/general` where there are several tasks."""
-        return f"{self.task}/{stage}" if self.task else stage
+        """Name of a stage's run: `general`, or `mrpc/general` where there are several tasks or seeds."""
+        return f"{self.variant.name}/{stage}" if self.variant.name else stage
 
     def part(self, name: str) -> AbstractContextManager[Part]:
         """A part of this run, shown as running during the block."""
@@ -157,7 +157,7 @@ class StageRunner:
         tags = {"distill.stage": config.name, "distill.digest": digest, "distill.recipe": self.recipe.name}
         tags |= row_tags(config.name)
         if self.recipe.task is not None:
-            tags["distill.task"] = self.task or describe_task(self.recipe.task)
+            tags["distill.task"] = self.variant.task or describe_task(self.recipe.task)
         if candidate := self.teachers.candidate_of(config):
             tags[CANDIDATE_TAG] = candidate
         if checkpoint is not None:

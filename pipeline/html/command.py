@@ -32,14 +32,14 @@ def write_report(
         measured: export the student, and measure its forms, where the run did not.
 
     Raises:
-        ConfigError: there is no such run, it has several tasks, or it ended without a student.
+        ConfigError: there is no such run, it stands for several runs, or it ended without a student.
         CheckpointError: a checkpoint is missing or damaged.
     """
     settings = read_settings(store)
     with store_for_look(settings.store) as opened:
         report = opened.read_report(run)
         if not isinstance(report, RunReport):
-            raise ConfigError(f"{report.run} has several tasks: name the run of one of them, {_names(report.tasks)}")
+            raise ConfigError(f"{report.run} stands for several runs: name one of them, {_names(report.tasks)}")
         chosen = {row.name: row.checkpoint for row in report.rows if row.checkpoint and row.chosen}
         for checkpoint in chosen.values():
             opened.find(checkpoint.stage, checkpoint.digest)  # fetches what another machine made

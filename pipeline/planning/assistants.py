@@ -42,6 +42,11 @@ def assistant_of(recipe: Recipe) -> Recipe | None:
 
 def _read(student: StudentOf) -> Recipe:
     recipe = read_recipe(student.recipe, student.overrides)
+    if recipe.seeds:
+        raise ConfigError(
+            f"teacher.model: recipe {recipe.name} has the seeds {', '.join(map(str, recipe.seeds))} and so has "
+            "several students; leave the list empty: teacher.model.overrides=['seeds=[]']"
+        )
     if recipe.tasks is not None:
         raise ConfigError(
             f"teacher.model: recipe {recipe.name} has several tasks ({', '.join(recipe.tasks)}) and therefore several "

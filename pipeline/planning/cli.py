@@ -6,7 +6,7 @@ import sys
 
 from pipeline.process.console import out, print_json
 from pipeline.process.options import JsonOption, StoreOption
-from pipeline.recipes.arguments import RecipeArgument, SetOption
+from pipeline.recipes.arguments import RecipeArgument, RecipesArgument, SetOption
 
 
 def recipes(as_json: JsonOption = False) -> None:
@@ -34,28 +34,33 @@ def show(recipe: RecipeArgument, changes: SetOption = None, as_json: JsonOption 
 
 
 def plan(
-    recipe: RecipeArgument, changes: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
+    recipe: RecipesArgument, changes: SetOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Check a recipe; show what would run, how long it takes and why.
+    """Check recipes; show what would run, how long it takes and why.
 
     [bold]Examples[/bold]
       distill plan films.yaml
       distill plan films.yaml --set student.shape.num_layers=3
+      distill plan films.yaml wide.yaml --set 'seeds=[0,1,2]'
     """
-    from pipeline.planning.per_task import check_data
-    from pipeline.recipes.shipped import read_recipe
+    from pipeline.planning.per_task import check_data, per_recipe
+    from pipeline.recipes.shipped import read_recipes
     from stages.data.readers.first_reading import first_reading
 
-    resolved = read_recipe(recipe, changes or [])
+    resolved = read_recipes(recipe, changes or [])
     with first_reading():
-        check_data(resolved, store)
-        from pipeline.planning.plan import make_plan, print_plan
+        per_recipe(resolved, lambda one: check_data(one, store))
+        from pipeline.planning.plan import print_plan
+        from pipeline.planning.several_plans import make_plans, print_plans
 
-        planned = make_plan(resolved, store)
+        planned = make_plans(resolved, store)
+    several = len(planned.plans) > 1
     if as_json:
-        print_json(planned)
+        print_json(planned if several else planned.plans[0])
+    elif several:
+        print_plans(planned, out)
     else:
-        print_plan(planned, out)
+        print_plan(planned.plans[0], out)
 
 
 def schema() -> None:

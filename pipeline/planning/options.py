@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import Field
 
+from pipeline.planning.per_task import per_recipe
 from schemas.core.base import Frozen
 from schemas.core.errors import ConfigError
 from schemas.core.wording import printable, suggestion
@@ -22,6 +25,24 @@ class RunOptions(Frozen):
     """A checkpoint folder, or mlflow:RUN_ID, that the student continues."""
     store: str | None = Field(default=None, title="Store")
     """Folder of checkpoints and reports; empty for DISTILL_STORE or ./distill-store."""
+    group: str | None = Field(default=None, title="Group", max_length=100)
+    """Name under which MLflow finds this run among others, as the tag distill.group; empty for none."""
+
+
+def check_options(
+    recipes: Mapping[str, Recipe], from_stage: str | None, until_stage: str | None, resume_from: str | None
+) -> None:
+    """Check that the options of a call fit all of its recipes.
+
+    Raises:
+        ConfigError: a recipe does not have a named stage, or several cannot continue from one checkpoint.
+    """
+    per_recipe(recipes, lambda recipe: chosen_stages(recipe, from_stage, until_stage))
+    if resume_from is not None and len(recipes) > 1:
+        raise ConfigError(
+            f"--resume-from {printable(resume_from)}: {len(recipes)} recipes cannot continue from one checkpoint; run "
+            "the recipe that does on its own"
+        )
 
 
 def chosen_stages(recipe: Recipe, from_stage: str | None, until_stage: str | None) -> list[Stage]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.planning.assistants import assistant_of
@@ -12,7 +12,7 @@ from pipeline.store.checkpoints import CheckpointStore
 from schemas.core.errors import ConfigError
 from schemas.core.refs import FolderModel
 from schemas.recipe.expand import stage_config, task_teachers, teacher_candidates
-from schemas.recipe.recipe import Recipe
+from schemas.recipe.recipe import Recipe, Variant
 from schemas.recipe.stage import Stage, StageConfig
 from schemas.recipe.teacher import FinetunedTeacher, members_of
 from stages.identity import stage_digest
@@ -33,6 +33,8 @@ class OutlinedStage:
     """Settings that tell a teacher's candidate from the others; None without candidates."""
     is_known: bool = True
     """False if its teacher is still to be chosen: its digest will then change."""
+    is_shared: bool = False
+    """True if an earlier run of the same recipe makes it: a teacher of several seeds."""
 
     @property
     def title(self) -> str:
@@ -77,23 +79,31 @@ def outline(
     return tuple(outlined)
 
 
-def outline_tasks(
+def outline_variants(
     recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore, parent: str | None = None
-) -> tuple[tuple[str | None, OutlinedStage], ...]:
-    """Outline a recipe that may have several tasks, each stage with the name of its task.
+) -> tuple[tuple[Variant, OutlinedStage], ...]:
+    """Outline a recipe that may have several tasks and seeds, each stage with its task and seed.
 
-    Stages that several tasks share come first, under None, as do all stages of a recipe without several tasks.
+    Stages that several tasks share come first, without a task, as do all stages of a recipe without several tasks.
     """
-    if recipe.tasks is None:
-        return tuple((None, stage) for stage in outline(recipe, stages, store, parent))
-    general = recipe.without_tasks()
-    shared = [stage for stage in stages if stage in general.stages]
-    lines: list[tuple[str | None, OutlinedStage]] = [(None, stage) for stage in outline(general, shared, store, parent)]
-    known = {stage.digest for _, stage in lines}
-    for name in recipe.tasks:
-        task_stages = outline(recipe.for_task(name), stages, store, parent)
-        lines += [(name, stage) for stage in task_stages if stage.digest not in known]
+    names = {stage.name for stage in stages}
+    lines: list[tuple[Variant, OutlinedStage]] = []
+    for shared in recipe.shared_variants():
+        general = recipe.for_variant(shared).without_tasks()
+        lines += [(shared, stage) for stage in outline(general, _named(general, names), store, parent)]
+    general_digests = {stage.digest for _, stage in lines}
+    known: set[str] = set()
+    for variant in recipe.variants():
+        single = recipe.for_variant(variant)
+        for stage in outline(single, _named(single, names), store, parent):
+            if stage.digest not in general_digests:
+                lines.append((variant, replace(stage, is_shared=stage.digest in known)))
+                known.add(stage.digest)
     return tuple(lines)
+
+
+def _named(recipe: Recipe, names: Container[str]) -> list[Stage]:
+    return [stage for stage in recipe.stages if stage.name in names]
 
 
 def with_finished_assistant(recipe: Recipe, store: CheckpointStore) -> Recipe | None:
@@ -137,7 +147,7 @@ def _missing(recipe: Recipe, stages: Sequence[Stage], store: CheckpointStore) ->
     if ready is None:
         return [stage.name for stage in stages]
     return [
-        f"{task}/{stage.config.name}" if task else stage.config.name
-        for task, stage in outline_tasks(ready, stages, store)
+        f"{variant.name}/{stage.config.name}" if variant.name else stage.config.name
+        for variant, stage in outline_variants(ready, stages, store)
         if stage.config.student is not None and store.find(stage.config.name, stage.digest) is None
     ]

@@ -1,8 +1,8 @@
-"""Checks of every task of a recipe, whose errors are reported together."""
+"""Checks of every task of a recipe, and of every recipe of a call, whose errors are reported together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,6 +44,28 @@ def per_task(recipe: Recipe, check: Callable[[Recipe], Result]) -> dict[str | No
     if any(error.exit_code == ConfigError.exit_code for error in errors):
         raise ConfigError(lines)
     raise type(errors[0])("\n".join(lines))
+
+
+def per_recipe(recipes: Mapping[str, Recipe], check: Callable[[Recipe], Result]) -> list[Result]:
+    """Return the results of a check of several recipes, in their order.
+
+    Raises:
+        ConfigError: all problems of all recipes, each with the name of its recipe where there are several.
+        DistillError: as `check`, for the first recipe that fails.
+    """
+    if len(recipes) == 1:
+        return [check(recipe) for recipe in recipes.values()]
+    results, problems = [], []
+    for name, recipe in recipes.items():
+        try:
+            results.append(check(recipe))
+        except ConfigError as error:
+            problems += [f"recipe {name}: {problem.removeprefix(f'recipe {name}: ')}" for problem in error.problems]
+        except DistillError as error:
+            raise type(error)(f"recipe {name}: {error}") from None
+    if problems:
+        raise ConfigError(problems)
+    return results
 
 
 def check_data(recipe: Recipe, store: str | Path | None) -> None:

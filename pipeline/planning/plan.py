@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from pipeline.planning.assistants import assistant_of
 from pipeline.planning.differences import difference_from_store
-from pipeline.planning.outline import OutlinedStage, outline_tasks, with_finished_assistant
+from pipeline.planning.outline import OutlinedStage, outline_variants, with_finished_assistant
 from pipeline.planning.per_task import per_task
 from pipeline.planning.teacher_notes import teacher_notes, tuned_again
 from pipeline.pools.registered import check_pools
@@ -23,7 +24,7 @@ from schemas.core.base import Frozen
 from schemas.data.cards import DataCard
 from schemas.data.stage_data import describe_data
 from schemas.recipe.parts import Execution
-from schemas.recipe.recipe import Recipe
+from schemas.recipe.recipe import Recipe, Variant
 from schemas.recipe.stage import StageConfig, StageName
 from schemas.results.manifest import Size
 from stages.device.launch import number_of_processes
@@ -39,10 +40,12 @@ class PlannedStage(Frozen):
     """Stage."""
     task: str | None = None
     """Its task; null for stages that several tasks share, and for a run with one task."""
+    seed: int | None = None
+    """Its seed; null for a recipe that does not list several."""
     candidate: str | None = None
     """Settings that tell a teacher's candidate from the others; null without candidates."""
-    status: Literal["run", "reuse"]
-    """True if the store has it."""
+    status: Literal["run", "reuse", "shared"]
+    """`run`: it is to be made; `reuse`: the store has it; `shared`: an earlier stage of the same plan is the same."""
     reason: str | None = None
     """Difference from the nearest checkpoint of that stage; null if it is reused, or there is no checkpoint."""
     digest: str
@@ -105,11 +108,11 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
     facts = next(iter(checked.values()))  # the models are the same whatever the task
     rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
     planned: list[PlannedStage] = []
-    outlined = outline_tasks(recipe, recipe.stages, store)
-    for task, stage in outlined:
+    outlined = outline_variants(recipe, recipe.stages, store)
+    for variant, stage in outlined:
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
-        planned.append(_planned(task, stage, checked.get(task, facts), store, rate, recipe.execution))
+        planned.append(_planned(variant, stage, checked.get(variant.task, facts), store, rate, recipe.execution))
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
@@ -125,7 +128,11 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
         notes=(
             *tuned_again(recipe, facts.labels),
             *teacher_notes(
-                [(task, stage.config, line.tokens) for (task, stage), line in zip(outlined, planned, strict=True)]
+                [
+                    (variant.task, stage.config, line.tokens)
+                    for (variant, stage), line in zip(outlined, planned, strict=True)
+                    if variant.seed in (None, *recipe.seeds[:1])
+                ]
             ),
             *pools,
         ),
@@ -133,7 +140,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
 
 
 def _planned(
-    task: str | None,
+    variant: Variant,
     stage: OutlinedStage,
     facts: PreflightResult,
     store: CheckpointStore,
@@ -153,10 +160,11 @@ def _planned(
     is_reused = store.find(config.name, stage.digest) is not None
     return PlannedStage(
         name=config.name,
-        task=task,
+        task=variant.task,
+        seed=variant.seed,
         candidate=stage.candidate,
-        status="reuse" if is_reused else "run",
-        reason=None if is_reused else difference_from_store(stage, store),
+        status="reuse" if is_reused else "shared" if stage.is_shared else "run",
+        reason=None if is_reused or stage.is_shared else difference_from_store(stage, store),
         digest=stage.digest,
         teacher=config.teacher.kind if config.teacher else "–",
         data=describe_data(config.data),
@@ -181,7 +189,14 @@ def _objective(config: StageConfig) -> str:
 
 
 def _title(stage: PlannedStage) -> str:
-    return f"{stage.task}/{stage.name}" if stage.task else stage.name
+    variant = Variant(stage.task, stage.seed).name
+    return f"{variant}/{stage.name}" if variant else stage.name
+
+
+def counted(stages: Sequence[PlannedStage]) -> str:
+    """Write how many stages are made, found and shared: `5 stages to make, 2 found in the store, 1 shared`."""
+    made, found, shared = (sum(stage.status == status for stage in stages) for status in ("run", "reuse", "shared"))
+    return f"{made} {'stage' if made == 1 else 'stages'} to make, {found} found in the store, {shared} shared"
 
 
 def plan_table(plan: Plan) -> ResultTable:
@@ -195,21 +210,22 @@ def plan_table(plan: Plan) -> ResultTable:
         *map(Column, ("steps", "tokens", "operations", "about")),
     )
     rows = []
+    statuses = {"run": "to run", "reuse": "reused", "shared": "shared"}
     for stage, following in zip(plan.stages, [*plan.stages[1:], None], strict=True):
-        is_reused = stage.status == "reuse"
+        is_made = stage.status == "run"
         cells = (
             _title(stage),
-            "reused" if is_reused else "to run",
+            statuses[stage.status],
             stage.teacher,
             stage.data,
             f"{stage.objective}: {stage.candidate}" if stage.candidate else stage.objective,
             f"{stage.steps:,}",
             amount(stage.tokens),
             f"{stage.flops / 1e12:.2f} T",
-            "–" if is_reused else duration(stage.seconds),
+            duration(stage.seconds) if is_made else "–",
         )
-        ends_section = following is not None and following.task != stage.task
-        rows.append(TableRow(cells, "dim" if is_reused else "", ends_section))
+        ends_section = following is not None and (following.task, following.seed) != (stage.task, stage.seed)
+        rows.append(TableRow(cells, "" if is_made else "dim", ends_section))
     return ResultTable(columns, tuple(rows), f"{plan.recipe}: what would run")
 
 
@@ -230,6 +246,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         if stage.kept_bytes and stage.status == "run"
     ]
     lines += plan.notes
+    if any(stage.task or stage.seed is not None for stage in plan.stages):
+        lines.append(counted(plan.stages))
     lines.append(f"left to run: about {duration(plan.seconds)}, a first guess from this machine's matrix rate")
     if plan.then:
         lines.append(

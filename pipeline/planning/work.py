@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pipeline.planning.assistants import assistant_of
 from pipeline.planning.options import RunOptions, chosen_stages
-from pipeline.planning.outline import OutlinedStage, outline_tasks, with_finished_assistant
+from pipeline.planning.outline import OutlinedStage, outline_variants, with_finished_assistant
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.recipe.expand import baseline_config
-from schemas.recipe.recipe import Recipe
+from schemas.recipe.recipe import Recipe, Variant
 from schemas.recipe.stage import StageConfig
 from stages.device.launch import number_of_processes
 from stages.identity import stage_digest
@@ -22,7 +22,7 @@ from stages.preflight.cost import Cost, cost_of
 
 def expected_parts(
     recipe: Recipe,
-    outlined: Sequence[tuple[str | None, OutlinedStage]],
+    outlined: Sequence[tuple[Variant, OutlinedStage]],
     facts: Mapping[str | None, PreflightResult],
     store: CheckpointStore,
     *,
@@ -32,7 +32,7 @@ def expected_parts(
 
     Args:
         recipe: the recipe.
-        outlined: its stages, each with its task where there are several.
+        outlined: its stages, each with its task and seed where there are several.
         facts: results of `preflight` by task.
         store: the store.
         has_baselines: False without the recipe's baselines.
@@ -42,20 +42,20 @@ def expected_parts(
     """
     work = _Work(recipe, facts, store)
     parts: dict[str, float | None] = {}
-    for task in dict.fromkeys([task for task, _ in outlined] + list(recipe.tasks or [None])):
-        prefix = f"{task}/" if task else ""
-        stages = _stages_of(outlined, task)
-        task_recipe = recipe.for_task(task) if task else recipe
+    for variant in dict.fromkeys([*recipe.shared_variants(), *recipe.variants()]):
+        prefix = f"{variant.name}/" if variant.name else ""
+        stages = _stages_of(outlined, variant)
+        single, task = recipe.for_variant(variant), variant.task
         has_task = recipe.tasks is None or task is not None
-        if has_task and task_recipe.task is not None and not any(stage.config.student is None for stage in stages):
+        if has_task and single.task is not None and not any(stage.config.student is None for stage in stages):
             parts[f"{prefix}teacher"] = 0.0
         for stage in stages:
-            parts[prefix + stage.title] = work.of(stage.config, stage.digest, task)
+            parts[prefix + stage.title] = 0.0 if stage.is_shared else work.of(stage.config, stage.digest, task)
         if not has_task:
             continue
         if has_baselines and "hard_labels" in recipe.baselines:
-            every = _stages_of(outlined, task, None)
-            parts[f"{prefix}hard_label_baseline"] = work.of_baseline(task_recipe, every, task)
+            every = _stages_of(outlined, variant, Variant(None, variant.seed))
+            parts[f"{prefix}hard_label_baseline"] = work.of_baseline(single, every, task)
         if has_baselines and "bag_of_words" in recipe.baselines:
             parts[f"{prefix}bag_of_words"] = 0.0
         parts[f"{prefix}shipping"] = 0.0
@@ -76,20 +76,25 @@ def is_trained(recipe: Recipe, options: RunOptions, store: CheckpointStore) -> b
     ready = with_finished_assistant(recipe, store)
     if ready is None:
         return False
-    outlined = outline_tasks(ready, chosen_stages(ready, options.from_stage, options.until_stage), store)
+    outlined = outline_variants(ready, chosen_stages(ready, options.from_stage, options.until_stage), store)
     if not all(store.find(stage.config.name, stage.digest) for _, stage in outlined):
         return False
     if options.until_stage or "hard_labels" not in ready.baselines:
         return True
     baselines = [
-        _baseline(ready.for_task(task) if task else ready, _stages_of(outlined, task, None), store, lambda _: 0)
-        for task in ready.tasks or [None]
+        _baseline(
+            ready.for_variant(variant),
+            _stages_of(outlined, variant, Variant(None, variant.seed)),
+            store,
+            lambda _: 0,
+        )
+        for variant in ready.variants()
     ]
     return all(store.find(config.name, stage_digest(config, None)) for config in baselines)
 
 
-def _stages_of(outlined: Sequence[tuple[str | None, OutlinedStage]], *tasks: str | None) -> list[OutlinedStage]:
-    return [stage for of_task, stage in outlined if of_task in tasks]
+def _stages_of(outlined: Sequence[tuple[Variant, OutlinedStage]], *variants: Variant) -> list[OutlinedStage]:
+    return [stage for variant, stage in outlined if variant in variants]
 
 
 def _baseline(

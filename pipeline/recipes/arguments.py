@@ -33,6 +33,14 @@ RecipeArgument = Annotated[
         metavar="RECIPE", help="Name of a shipped recipe, or path of your YAML file.", autocompletion=_recipes
     ),
 ]
+RecipesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE...",
+        help="Name of a shipped recipe, or path of your YAML file; or several.",
+        autocompletion=_recipes,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,6 +8,7 @@ from pipeline.process.terminal import say
 from pipeline.reporting import run_table, tasks_table
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.shipping_table import shipping_lines, shipping_table
+from pipeline.reporting.spread_table import group_table
 from pipeline.store.garbage import Garbage
 from pipeline.tracking.server import Amount, SyncReport
 from schemas.results.manifest import RunReport
@@ -28,12 +29,13 @@ def print_report(report: AnyReport, console: Console, *, mlflow: tuple[str | Non
         tables = [run_table.run_table(report, with_candidates=False), run_table.candidates_table(report)]
         lines, link = run_table.summary(report), run_table.comparison_link(report, server)
     else:
-        tables = [tasks_table.tasks_table(report)]
+        tables = [group_table(report)]
         lines, link = tasks_table.summary(report), tasks_table.comparison_link(report, server)
     for table in filter(None, tables):
         console.print(as_terminal(table))
     lines += [f"open MLflow's UI: {command}"] if command else []
-    lines += [f"the {'stages' if isinstance(report, RunReport) else 'tasks'} side by side: {link}"] if link else []
+    several = "stages" if isinstance(report, RunReport) else "runs" if report.is_spread else "tasks"
+    lines += [f"the {several} side by side: {link}"] if link else []
     for line in lines:
         say(console, line)
     if isinstance(report, RunReport) and report.shipping is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.reporting.loss_curves import BLACK, COLOURS, GREY, as_png, new_figure
 from pipeline.reporting.run_table import NAMES, percent, subset_note, teacher_row
 from schemas.results.manifest import Row, RunReport
-from schemas.results.report import TasksReport
+from schemas.results.report import GroupReport
 from schemas.results.score import Score
 
 _STAGE, _BASELINE = COLOURS[0], COLOURS[4]
@@ -51,7 +51,7 @@ def stage_figure(report: RunReport) -> Any:
     return figure
 
 
-def task_comparison(report: TasksReport) -> bytes:
+def task_comparison(report: GroupReport) -> bytes:
     """Draw a panel for each finished task as a PNG: the score of every trained head with its 95 % interval."""
     by_task = {task: scored for task, task_report in report.tasks.items() if (scored := _scored(task_report))}
     columns = max(1, min(4, len(by_task)))

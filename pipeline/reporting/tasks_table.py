@@ -1,4 +1,4 @@
-"""The closing table of a run with several tasks, a row for each, and the lines that are printed below it."""
+"""The closing table of a run with several tasks, a row for each, and the lines below the table of several runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from schemas.core.metrics import ABOUT_ONE_CLASS
 from schemas.data.averages import POSITIVE_LABELS
 from schemas.data.averages import averages as published_averages
 from schemas.results.manifest import Judgement, Row, RunReport
-from schemas.results.report import TasksReport
+from schemas.results.report import GroupReport
 
 _BASELINES = ("hard_label_baseline", "bag_of_words")
 COLUMNS = (
@@ -130,7 +130,7 @@ def _score(judgement: Judgement, *, by_head: bool) -> str:
     return percent(judgement.task_metric if by_head else judgement.probed)
 
 
-def tasks_table(report: TasksReport) -> ResultTable:
+def tasks_table(report: GroupReport) -> ResultTable:
     """The table: finished tasks, failed tasks, and averages over all of them."""
     rows = [TableRow(_cells(task, task_report)) for task, task_report in report.tasks.items()]
     rows += [TableRow((task, "failed", *["–"] * (len(COLUMNS) - 2)), "red") for task in report.failed]
@@ -142,7 +142,7 @@ def tasks_table(report: TasksReport) -> ResultTable:
     return ResultTable(COLUMNS, tuple(rows), title)
 
 
-def summary(report: TasksReport) -> list[str]:
+def summary(report: GroupReport) -> list[str]:
     """The lines printed below the table."""
     lines = []
     if report.shared:
@@ -153,15 +153,18 @@ def summary(report: TasksReport) -> list[str]:
     for task, task_report in report.tasks.items():
         student = student_row(task_report)
         if student and student.checkpoint:
-            lines.append(f"{task}: distill compare {task_report.run}; checkpoint {student.checkpoint.path}")
-    sizes = [task_report.size for task_report in report.tasks.values() if task_report.size is not None]
-    lines += size_lines(sizes[0]) if sizes else []
+            score = f" {percent(student.judgement.task_metric)} %;" if report.is_spread else ""
+            lines.append(f"{task}:{score} distill compare {task_report.run}; checkpoint {student.checkpoint.path}")
+    sizes = {run.recipe: size_lines(run.size) for run in report.tasks.values() if run.size is not None}
+    if len(sizes) == 1:
+        lines += [line for size in sizes.values() for line in size]
+    lines += [f"{recipe}: {size[0]}" for recipe, size in sizes.items() if len(sizes) > 1]
     lines += [f"{task} failed: {' '.join(reason.split())}" for task, reason in report.failed.items()]
     lines.append(f"time: {duration(report.seconds)}")
     return lines
 
 
-def comparison_link(report: TasksReport, server: str) -> str | None:
+def comparison_link(report: GroupReport, server: str) -> str | None:
     """Address of the page of MLflow's UI that shows the tasks' last students side by side."""
     students = map(student_row, report.tasks.values())
     runs = [row.mlflow_run_id for row in students if row and row.mlflow_run_id]

@@ -93,7 +93,7 @@ class RunComparison(Frozen):
 
 
 def compare_runs(first: AnyReport, second: AnyReport, store: CheckpointStore) -> tuple[RunComparison, ...]:
-    """Compare two runs, task by task where they have several.
+    """Compare two runs; where they have several tasks or seeds, one by one.
 
     Args:
         first: report of the run before the change.
@@ -109,10 +109,10 @@ def compare_runs(first: AnyReport, second: AnyReport, store: CheckpointStore) ->
         several = second if isinstance(first, RunReport) else first
         assert not isinstance(several, RunReport)
         names = ", ".join(report.run for report in several.tasks.values())
-        raise ConfigError(f"{several.run} has several tasks, the other run has one: compare with one of {names}")
+        raise ConfigError(f"{several.run} stands for several runs, the other is one: compare with one of {names}")
     common = [task for task in first.tasks if task in second.tasks]
     if not common:
-        raise ConfigError(f"{first.run} and {second.run} have no task in common")
+        raise ConfigError(f"{first.run} and {second.run} have no task or seed in common")
     return tuple(_compared(first.tasks[task], second.tasks[task], store) for task in common)
 
 

@@ -12,12 +12,14 @@ from rich.console import Console
 from pipeline.process.terminal import say
 from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_terminal
 from pipeline.reporting.run_table import amount, duration, percent, student_row, teacher_row
+from pipeline.reporting.spread_table import mean_scores
 from pipeline.store.checkpoints import CheckpointStore
 from pipeline.store.open_runs import read_records
 from pipeline.store.run_reports import report_path
 from schemas.core.base import Frozen
 from schemas.core.errors import CheckpointError
 from schemas.results.manifest import RunReport
+from schemas.results.report import GroupReport
 
 _WIDE = 110
 """Columns of a terminal that has room for the recipe, of which a run's name begins with the name anyway."""
@@ -34,7 +36,9 @@ class ListedRun(Frozen):
     task: str | None = None
     """Its task; null for a run without one, and while a run is not finished."""
     tasks: int = 0
-    """Number of tasks of a run that has several; each has a report of its own."""
+    """Number of runs in one of several tasks, seeds or recipes; each has a report of its own."""
+    several: str | None = None
+    """What it has several of: `3 seeds`; null for a single run."""
     state: Literal["finished", "running", "stopped", "damaged"]
     """Stopped: ended before its end; the same command continues it."""
     ended: str
@@ -42,7 +46,7 @@ class ListedRun(Frozen):
     metric: str | None = None
     """Title of the score."""
     score: float | None = None
-    """The student's score."""
+    """The student's score; of several seeds, the mean."""
     teacher_score: float | None = None
     """The teacher's."""
     tokens: int | None = None
@@ -73,12 +77,16 @@ def _listed(store: CheckpointStore, name: str) -> ListedRun:
     except CheckpointError:
         return ListedRun(name=name, state="damaged", ended=ended)
     if not isinstance(report, RunReport):
+        means = mean_scores(report)
         return ListedRun(
             name=name,
             recipe=report.recipe,
             tasks=len(report.tasks) + len(report.failed),
+            several=_several(report),
             state="finished",
             ended=ended,
+            score=means.get("student"),
+            teacher_score=means.get("teacher"),
             seconds=report.seconds,
         )
     student, teacher = student_row(report), teacher_row(report)
@@ -94,6 +102,13 @@ def _listed(store: CheckpointStore, name: str) -> ListedRun:
         tokens=sum(row.tokens or 0 for row in report.rows if row.kind == "stage"),
         seconds=report.seconds,
     )
+
+
+def _several(report: GroupReport) -> str:
+    """Write what a run has several of: `2 tasks, 3 seeds`; of several recipes, `6 runs`."""
+    counts = {name: len(report.resolved.get(name) or ()) for name in ("tasks", "seeds")}
+    words = [f"{number} {name if number > 1 else name[:-1]}" for name, number in counts.items() if number]
+    return ", ".join(words) or f"{len(report.tasks) + len(report.failed)} {'tasks' if report.resolved else 'runs'}"
 
 
 def _utc(seconds: float) -> str:
@@ -118,7 +133,7 @@ def print_runs(runs: list[ListedRun], console: Console) -> None:
         cells = (
             run.name,
             *([run.recipe or "–"] if wide else []),
-            run.task or (f"{run.tasks} tasks" if run.tasks else "–"),
+            run.task or run.several or "–",
             _ago(run.ended),
             percent(run.score) if run.state == "finished" else run.state,
             percent(run.teacher_score),

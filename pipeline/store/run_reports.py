@@ -18,13 +18,13 @@ from schemas.core.errors import CheckpointError, ConfigError
 from schemas.core.regular_files import read_regular
 from schemas.core.wording import suggestion
 from schemas.results.manifest import Row, RunReport
-from schemas.results.report import AnyReport, TasksReport
+from schemas.results.report import AnyReport, GroupReport
 from stages.storage.sealed_folder import is_sealed, seal_of
 
 # The names of a recipe and of a task have 64 characters each, with the time between them.
 _RUN_NAME = re.compile(r"^[A-Za-z0-9][\w.\-]{0,199}$")
 _ANY_REPORT: TypeAdapter[AnyReport] = TypeAdapter(AnyReport)
-Report = TypeVar("Report", RunReport, TasksReport)
+Report = TypeVar("Report", RunReport, GroupReport)
 
 
 def write_report(root: Path, report: Report) -> Report:

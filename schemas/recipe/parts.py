@@ -86,6 +86,17 @@ class Execution(Frozen):
     whose teacher then reads each row once. 0 disables the cache."""
 
 
+MAX_SEEDS = 64
+
+
+def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if repeated := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise ValueError(f"{', '.join(map(str, repeated))} is listed twice; list each seed once")
+    if len(seeds) > MAX_SEEDS:
+        raise ValueError(f"{len(seeds)} seeds, and at most {MAX_SEEDS} are allowed")
+    return seeds
+
+
 class TeacherShape(Frozen):
     """Sizes of a teacher, against which a recipe is checked."""
 
@@ -118,6 +129,10 @@ class RecipeParts(Frozen):
     """Labelled data; null for general recipes, and for recipes with several tasks."""
     tasks: Tasks | None = None
     """Several tasks by name, instead of one: stages that do not depend on the task run once, all others per task."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**31)], ...], AfterValidator(_check_seeds)] = ()
+    """Seeds to run the recipe with, such as [0, 1, 2]: each takes the place of every `seed` below `student` and
+    `stages`, and so decides the student's start, all stages and the baseline hard_labels. Teachers and data keep the
+    seeds of the recipe and are made once. Empty for one run with the seeds of the recipe."""
     augmentation: Augmentation | None = None
     """Copies of the task's training rows for stages whose data is `augmented_task_data`; null for none."""
     general_corpus: GeneralCorpus | None = None

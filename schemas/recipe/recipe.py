@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from itertools import product
+from typing import NamedTuple, TypeVar
+
 from pydantic import ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from schemas.core.base import Frozen
 from schemas.core.errors import ConfigError
 from schemas.core.refs import AnyModel, StudentOf
 from schemas.recipe.checks import recipe_problems
 from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import RecipeParts, TeacherShape
 from schemas.recipe.student import RecipeShape
+
+Part = TypeVar("Part", bound=Frozen)
+
+
+class Variant(NamedTuple):
+    """Task and seed of one of several runs of a recipe; without both, the only run."""
+
+    task: str | None = None
+    """Name of the task among several; None where there is one, and for what all tasks share."""
+    seed: int | None = None
+    """Seed among several; None where the recipe lists none."""
+
+    @property
+    def name(self) -> str | None:
+        """Name in messages and of reports, such as `mrpc-seed0`; None for the only run."""
+        seed = None if self.seed is None else f"seed{self.seed}"
+        return "-".join(filter(None, (self.task, seed))) or None
+
+
+ONLY_RUN = Variant()
 
 
 class Recipe(RecipeParts):
@@ -62,6 +86,24 @@ class Recipe(RecipeParts):
             raise ConfigError(f"recipe {self.name}: student.shape: with the teacher's {sizes}, {reason}") from None
         return self.model_copy(update={"student": self.student.model_copy(update={"shape": shape})})
 
+    def variants(self) -> tuple[Variant, ...]:
+        """Return the runs that the recipe stands for: one for each of its tasks and seeds, those of a task together."""
+        return tuple(Variant(task, seed) for task, seed in product(self.tasks or [None], self.seeds or [None]))
+
+    def shared_variants(self) -> tuple[Variant, ...]:
+        """Return what several tasks share, once for each seed; empty without several tasks."""
+        return tuple(Variant(None, seed) for seed in self.seeds or [None]) if self.tasks is not None else ()
+
+    def for_variant(self, variant: Variant) -> Recipe:
+        """Return the recipe of one of its runs."""
+        seeded = self if variant.seed is None else self.for_seed(variant.seed)
+        return seeded if variant.task is None else seeded.for_task(variant.task)
+
+    def for_seed(self, seed: int) -> Recipe:
+        """Return the recipe with one seed for the student and all of its stages."""
+        stages = tuple(_reseeded(stage, seed) for stage in self.stages)
+        return self.model_copy(update={"seeds": (), "student": _reseeded(self.student, seed), "stages": stages})
+
     def for_task(self, name: str) -> Recipe:
         """Return the recipe of one of several tasks, with the stages of a run on that task alone."""
         assert self.tasks is not None
@@ -73,3 +115,17 @@ class Recipe(RecipeParts):
         teacher = self.teacher.model_copy(update={"task_model": None, "others": others})
         general = {"teacher": teacher, "task": None, "tasks": None, "baselines": ()}
         return self.model_copy(update={**general, "stages": self.shared_stages()})
+
+
+def _reseeded(part: Part, seed: int) -> Part:
+    """Return a part of a recipe with that seed wherever it has one."""
+    changes: dict[str, object] = {}
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if name == "seed":
+            changes[name] = seed
+        elif isinstance(value, Frozen):
+            changes[name] = _reseeded(value, seed)
+        elif isinstance(value, tuple):
+            changes[name] = tuple(_reseeded(item, seed) if isinstance(item, Frozen) else item for item in value)
+    return part.model_copy(update=changes)

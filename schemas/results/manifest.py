@@ -238,6 +238,8 @@ class RunReport(Frozen):
     """The recipe's name."""
     task: str | None
     """The task's short name."""
+    seed: int | None = None
+    """Its seed among several of one recipe; null where the recipe lists none."""
     metric: str | None = None
     """The task's metric."""
     positive_label: str | None = None

@@ -26,7 +26,7 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from pipeline.flow import distill_flow
-from pipeline.launch import run_recipe
+from pipeline.launch import run_recipes
 from pipeline.planning.options import RunOptions
 from pipeline.progress import prefect_page
 from pipeline.progress.parts import RunProgress
@@ -155,7 +155,7 @@ def test_cancel_suspend_and_resume_leave_a_state_that_the_next_run_continues(
     with temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: True}), get_client(sync_client=True) as client:
         clicked = person.cancels_elsewhere(lambda: run_of(recipe), "general: step 0 of 100,000")
         with pytest.raises(Interrupted, match=r"state kept; continue with: .*distill run .* --until general"):
-            run_recipe(str(recipe), [], dict.fromkeys(RunOptions.model_fields) | options)
+            run_recipes([str(recipe)], [], dict.fromkeys(RunOptions.model_fields) | options)
         clicked.result()
         cancelled = saved_step(store)
         assert cancelled > 0

@@ -232,9 +232,9 @@ def test_a_run_that_trains_nothing_starts_no_server_asks_no_model_and_measures_n
 
     options = dict.fromkeys(RunOptions.model_fields) | {"store": str(toy_run.store)}
     with temporary_settings(restore_defaults={PREFECT_API_URL}), register_module_forward_pre_hook(note):
-        report = launch.run_recipe(str(toy_run.recipe), [], options)
+        report = launch.run_recipes([str(toy_run.recipe)], [], options)
         with pytest.raises(AssertionError, match="a server was started"):
-            launch.run_recipe(str(toy_run.recipe), ["stages.general.training.seed=7"], options)
+            launch.run_recipes([str(toy_run.recipe)], ["stages.general.training.seed=7"], options)
     assert asked == []
     assert isinstance(report, RunReport)
     assert [row.judgement for row in report.rows] == [row.judgement for row in toy_run.report.rows]

@@ -19,11 +19,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, TaskRunFilter, TaskRunFilterName
 
 from pipeline.execution import stage_runner as runner
-from pipeline.execution.several_tasks import TasksFailed
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from schemas.core.errors import ConfigError, Interrupted
-from schemas.results.report import TasksReport
+from schemas.results.report import GroupReport, RunsFailed
 from tests.support.command_line import Distill
 from tests.support.toys import toy_recipe_dict, toy_rows, write_rows
 
@@ -38,7 +37,7 @@ class World:
     tasks: list[str]
     store: CheckpointStore
 
-    def run(self, *overrides: str, tasks: list[str] | None = None, until: str | None = None) -> TasksReport:
+    def run(self, *overrides: str, tasks: list[str] | None = None, until: str | None = None) -> GroupReport:
         """Run the flow on several tasks."""
         options = {"store": str(self.store.root), "until_stage": until}
         report = distill_flow(
@@ -47,7 +46,7 @@ class World:
             overrides=list(overrides),
             options=RunOptions.model_validate(options),
         )
-        assert isinstance(report, TasksReport)
+        assert isinstance(report, GroupReport)
         return report
 
 
@@ -80,15 +79,15 @@ class FirstRun:
     """Output and report of a run that could not finish one of its tasks."""
 
     error: str
-    report: TasksReport
+    report: GroupReport
 
 
 @pytest.fixture(scope="module")
 def first(world: World) -> FirstRun:
-    with pytest.raises(TasksFailed) as failed:
+    with pytest.raises(RunsFailed) as failed:
         world.run()
     report = world.store.read_report()
-    assert isinstance(report, TasksReport)
+    assert isinstance(report, GroupReport)
     return FirstRun(str(failed.value), report)
 
 
@@ -196,7 +195,7 @@ def test_compare_prints_the_tasks_together_and_separately(world: World, first: F
     assert code == 0
     assert "toy on plays" in out
     code, out, _ = distill("compare", first.report.run, "--store", world.store.root, "--json")
-    assert TasksReport.model_validate_json(out) == first.report
+    assert GroupReport.model_validate_json(out) == first.report
 
 
 @pytest.fixture

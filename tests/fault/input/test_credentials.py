@@ -19,7 +19,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 
-from pipeline.launch import run_recipe
+from pipeline.launch import run_recipes
 from pipeline.tracking.session import Tracking
 from schemas.core.credentials import refuse_credentials, secrets_of, without_credentials, without_secrets
 from schemas.core.errors import ConfigError
@@ -133,7 +133,7 @@ def test_text_without_credentials_passes(text: str) -> None:
 def test_option_with_credentials_never_becomes_a_prefect_parameter(option: str) -> None:
     options = dict.fromkeys(("from_stage", "until_stage", "resume_from", "store"))
     with pytest.raises(ConfigError, match="they belong in") as refused:
-        run_recipe("quickstart", [], options | {option: "https://me:canary@example.com/x"})
+        run_recipes(["quickstart"], [], options | {option: "https://me:canary@example.com/x"})
     assert "canary" not in str(refused.value)
 
 

@@ -25,7 +25,7 @@ from pipeline.reporting.run_table import (
 )
 from pipeline.reporting.score_figures import stage_comparison, task_comparison
 from schemas.results.manifest import Judgement, Row, RunReport, Size
-from schemas.results.report import TasksReport
+from schemas.results.report import GroupReport
 from schemas.results.score import Score
 from stages.scores.metrics import why_no_correlation
 
@@ -162,7 +162,7 @@ def test_every_finished_task_has_a_panel_of_its_scores(report: RunReport, monkey
     monkeypatch.setattr(stage_picture, "as_png", lambda figure: drawn.append(figure) or b"")
     general = report.model_copy(update={"rows": report.rows[1:2]})
     names = ["a", "b", "c", "d", "e"]
-    both = TasksReport.model_validate(
+    both = GroupReport.model_validate(
         {
             "run": "r",
             "recipe": "toy",

@@ -18,7 +18,7 @@ from pipeline.reporting.tasks_table import (
     tasks_table,
 )
 from schemas.results.manifest import CheckpointRef, Judgement, Row, RunReport
-from schemas.results.report import TasksReport
+from schemas.results.report import GroupReport
 from schemas.results.score import Score
 
 
@@ -59,8 +59,8 @@ def report(task: str, metric: str, student: float | None, teacher: float = 0.8) 
     )
 
 
-def compared(tasks: dict[str, RunReport], failed: dict[str, str] | None = None) -> TasksReport:
-    return TasksReport(
+def compared(tasks: dict[str, RunReport], failed: dict[str, str] | None = None) -> GroupReport:
+    return GroupReport(
         run="toy-1",
         recipe="toy",
         shared=(row("general", "stage", "accuracy", None),),
