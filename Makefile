@@ -10,7 +10,7 @@ INSTALLED = $(VENV)/.installed
 OFFLINE = HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 DO_NOT_TRACK=1 \
 	PREFECT_SERVER_ANALYTICS_ENABLED=false MLFLOW_DISABLE_TELEMETRY=true
 
-.PHONY: install quickstart docs reference test test-slow test-all integration bench torture lint format audit clean
+.PHONY: install quickstart docs reference test test-slow test-all integration bench gpu torture lint format audit clean
 
 install: $(INSTALLED)
 
@@ -60,6 +60,11 @@ bench: $(INSTALLED)
 	$(OFFLINE) $(VENV)/bin/python -m benchmarks.throughput --json throughput.json
 	$(OFFLINE) $(VENV)/bin/python -m benchmarks.augmentation --json augmentation.json
 	$(OFFLINE) $(VENV)/bin/python -m benchmarks.tokenizing --json tokenizing.json
+
+# On a machine with an accelerator, in under ten minutes: speed of a step, and SST-2 beside its control.
+DATA = ../shared/data
+gpu: $(INSTALLED)
+	$(OFFLINE) $(VENV)/bin/python -m benchmarks.gpu --data $(DATA) --json gpu.json
 
 # The long campaigns; each count can be set, and 0 leaves one out: make torture KILLS=20 RUNS=0
 KILLS = 200

@@ -52,8 +52,10 @@ class Workload:
     teacher: BertConfig
     student: BertConfig
     tokens: Tokens
+    rows_per_batch: int
+    """Rows in a batch of the yardstick."""
     batch: BatchSize
-    """Number of real tokens of about 32 rows."""
+    """Number of real tokens of about as many rows."""
     device: torch.device
 
     @property
@@ -68,7 +70,7 @@ class Workload:
         return float(self.tokens.lengths.mean())
 
 
-def make_workload(shape: Shape, device: torch.device) -> Workload:
+def make_workload(shape: Shape, device: torch.device, *, rows_per_batch: int = BATCH_ROWS) -> Workload:
     """Return the configs of a shape and seeded rows."""
     teacher, student = (_config(*size) for size in SHAPES[shape])
     tokens = make_tokens()
@@ -76,7 +78,8 @@ def make_workload(shape: Shape, device: torch.device) -> Workload:
         teacher,
         student,
         tokens,
-        TypeAdapter(BatchSize).validate_python(f"{round(BATCH_ROWS * tokens.lengths.mean())} tokens"),
+        rows_per_batch,
+        TypeAdapter(BatchSize).validate_python(f"{round(rows_per_batch * tokens.lengths.mean())} tokens"),
         device,
     )
 

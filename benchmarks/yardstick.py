@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.workload import BATCH_ROWS, Objective, Workload
+from benchmarks.workload import Objective, Workload
 from stages.data.batching.batches import Batches
 from stages.data.batching.payloads import Labels
 from stages.data.batching.tokens import Batch
@@ -68,10 +68,10 @@ class Yardstick:
             while True:
                 yield batches.step(step)[0]
                 step += 1
-        random = np.random.default_rng(0)
+        random, size = np.random.default_rng(0), self.workload.rows_per_batch
         while True:
             order = random.permutation(len(tokens))
-            yield from np.split(order, range(BATCH_ROWS, len(order), BATCH_ROWS))
+            yield from np.split(order, range(size, len(order), size))
 
     def step(self) -> int:
         """Take one optimizer step; return the number of real tokens."""
