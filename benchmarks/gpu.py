@@ -1,4 +1,4 @@
-"""What an accelerator brings, in under ten minutes: speed of a step, then SST-2 with four stages beside their control.
+"""Benchmark of an accelerator in under ten minutes: speed of a step, then SST-2 with four stages beside their control.
 
     python -m benchmarks.gpu --data ../shared/data --json gpu.json
 
@@ -27,16 +27,15 @@ import yaml
 from benchmarks.methods import CONTROL, FOUR_STAGES, METHODS, variant
 from benchmarks.output import console, table_of, write_json
 from benchmarks.paired import difference
-from benchmarks.subjects import Precision, Subject
+from benchmarks.speed.subjects import Precision, Subject
+from benchmarks.speed.workload import BATCH_ROWS, SHAPES, Shape, make_workload
+from benchmarks.speed.yardstick import Ingredients
 from benchmarks.throughput import measure, show, step_seconds
-from benchmarks.workload import BATCH_ROWS, SHAPES, Shape, make_workload
-from benchmarks.yardstick import Ingredients
 from pipeline.api import stage_of
 from pipeline.recipes.shipped import read_recipe
 from schemas.recipe.expand import finished_teacher
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import CheckpointRef, Judgement, StageResult
-from stages.device.processor import processor
 from stages.judge import judge_checkpoint, make_yardstick
 from stages.ports.plain import plain_ports
 from stages.run import run_stage
@@ -47,12 +46,14 @@ _ROUNDS = 3
 _RECIPE = Path(__file__).with_name("sst2.yaml")
 # Share of the remaining time that training may take; the rest is for reading, judging and surprises.
 _TRAINING_SHARE = 0.7
+_LEAST_TOKENS = 20_000
 # Labels alone need no pass of a teacher and no latent losses.
 _CONTROL_COST = 0.5
 
 
-def speed(device: torch.device, shape: Shape, rows: int) -> list[dict[str, Any]]:
+def speed(shape: Shape, rows: int) -> list[dict[str, Any]]:
     """Measure the yardstick and this project's loop at a number of rows in a batch, in TF32 and in bf16."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workload = make_workload(shape, device, rows_per_batch=rows)
     subjects = [
         Subject("yardstick, TF32", workload, "latent", "yardstick", "fp32"),
@@ -125,8 +126,8 @@ def tokens_of(minutes: float, rate: float, most: float) -> float:
     return min(most, 60 * minutes * _TRAINING_SHARE * rate / (1 + _CONTROL_COST))
 
 
-def train(recipe: Recipe, folder: Path, *, rate: float, until: float, most: float) -> dict[str, Any]:
-    """Train SST-2 with four stages and with labels alone; return scores, tokens and seconds.
+def train(recipe: Recipe, folder: Path, *, rate: float, until: float, most: float) -> dict[str, Any] | None:
+    """Train SST-2 with four stages and with labels alone; return scores and tokens, or None if no time is left.
 
     Args:
         recipe: the recipe.
@@ -138,17 +139,25 @@ def train(recipe: Recipe, folder: Path, *, rate: float, until: float, most: floa
     training = Training.of(recipe, folder)
     console().print(f"teacher: {training.teacher.tokens:,} tokens, {training.teacher.seconds:.0f} s")
     tokens = tokens_of((until - time.monotonic()) / 60, rate, most)
+    if tokens < _LEAST_TOKENS:
+        console().print("no time is left for students: give more --minutes")
+        return None
     students = {name: training.student(name, tokens) for name in (FOUR_STAGES, CONTROL)}
-    judgements = dict(
-        zip(
-            ("teacher", *students),
-            training.judged(*(student.checkpoint for student in students.values())),
-            strict=True,
-        )
-    )
+    judged = training.judged(*(student.checkpoint for student in students.values()))
+    return compared(dict(zip(("teacher", *students), judged, strict=True)), training.teacher.tokens, tokens)
+
+
+def compared(judgements: dict[str, Judgement], teacher_tokens: int, tokens: float) -> dict[str, Any]:
+    """Print the scores and the differences from the four stages; return them.
+
+    Args:
+        judgements: those of the teacher and of the students, by name.
+        teacher_tokens: tokens of the teacher's fine-tuning.
+        tokens: tokens of a student.
+    """
     table = table_of("", "accuracy %", "agrees %", "tokens", title="SST-2")
     for name, judgement in judgements.items():
-        amount = f"{training.teacher.tokens if name == 'teacher' else tokens:,.0f}"
+        amount = f"{teacher_tokens if name == 'teacher' else tokens:,.0f}"
         table.add_row(name, _percent(judgement.accuracy), _percent(judgement.agreement), amount)
     console().print(table)
     found = {name: difference(*_draws(judgements[FOUR_STAGES]), *_draws(judgements[name])) for name in judgements}
@@ -186,14 +195,12 @@ def main(
     until = time.monotonic() + 60 * minutes
     if not torch.cuda.is_available() and not cpu:
         raise typer.BadParameter("torch sees no accelerator here; --cpu tries the command without one")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    console().print(f"device: {torch.cuda.get_device_name() if device.type == 'cuda' else processor()}")
+    recipe = read_recipe(str(_RECIPE), [*_paths(data), *(change or [])])
     results: dict[str, Any] = {"speed": []}
     for shape in SHAPES:
         for rows in (BATCH_ROWS, _LARGER * BATCH_ROWS):
-            results["speed"] += speed(device, shape, rows)
+            results["speed"] += speed(shape, rows)
             write_json(output, results)
-    recipe = read_recipe(str(_RECIPE), [*_paths(data), *(change or [])])
     rate = rate_of(results["speed"], float(recipe.stages[-1].training.batch.amount))
     with tempfile.TemporaryDirectory() as folder:
         results["training"] = train(recipe, Path(folder), rate=rate, until=until, most=tokens)

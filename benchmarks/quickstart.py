@@ -18,6 +18,7 @@ import textwrap
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -31,6 +32,7 @@ from schemas.results.score import Score
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES, GIB, KEPT, TIMES_FASTER = 8, 3, 98, 2
 """Marks of the quickstart: most minutes and memory, least share kept above chance and speed beside the teacher."""
+_TASK = "docstring pairs, accuracy"
 _SEEDED = (
     "student.start",
     "teacher.task_model.training",
@@ -197,6 +199,31 @@ def write_pages(results: list[Seed]) -> None:
     _replace(ROOT / "README.md", "quickstart", f"```\n{table}\n\n{shipped}\n```\n\n{_read(first)}")
     _replace(ROOT / "docs" / "quickstart.md", "quickstart", f"```\n{first.printed}\n```\n\n{_read(first)}")
     _replace(ROOT / "docs" / "results.md", "runs", _runs(results))
+    page = ROOT / "README.md"
+    text, number = re.subn(
+        rf"^\| .* \| {_TASK} \| .*$", result_row(results), page.read_text(encoding="utf-8"), flags=re.M
+    )
+    assert number == 1, f"{page} has {number} rows of {_TASK}"
+    page.write_text(text, encoding="utf-8")
+
+
+def result_row(results: list[Seed]) -> str:
+    """Return the row of README's results: means over the seeds, with the lowest and the highest."""
+
+    def spread(values: list[float], unit: str = "", about: str = "") -> str:
+        mean = f"{fmean(values):.1f}{unit}"
+        return f"{mean} ({min(values):.1f} to {max(values):.1f}{about})" if len(values) > 1 else mean
+
+    cells = [
+        "3×312, 13.21 M",
+        "MiniLM 6×384, 22.71 M",
+        _TASK,
+        spread([result.student for result in results], about=f", {len(results)} seeds"),
+        f"{fmean(result.teacher for result in results):.1f}",
+        spread([result.kept for result in results], " %"),
+        spread([result.times_faster for result in results]),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _replace(page: Path, name: str, content: str) -> None:

@@ -17,8 +17,8 @@ import torch
 import typer
 
 from benchmarks.output import console, table_of, write_json
-from benchmarks.subjects import Precision, Running, Subject, started
-from benchmarks.workload import (
+from benchmarks.speed.subjects import Precision, Running, Subject, started
+from benchmarks.speed.workload import (
     OBJECTIVES,
     SHAPES,
     MatrixRates,
@@ -29,7 +29,7 @@ from benchmarks.workload import (
     linear_flops,
     make_workload,
 )
-from benchmarks.yardstick import Ingredients
+from benchmarks.speed.yardstick import Ingredients
 from stages.device.processor import processor
 from stages.device.runtime import bf16_in_hardware
 

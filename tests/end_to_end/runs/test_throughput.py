@@ -11,10 +11,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from benchmarks import throughput, workload
-from benchmarks.subjects import Ours
-from benchmarks.throughput import ROWS_ASKED_ONCE, Line, floor_rate, main
-from benchmarks.workload import (
+from benchmarks import throughput
+from benchmarks.speed import workload
+from benchmarks.speed.subjects import Ours
+from benchmarks.speed.workload import (
     BATCH_ROWS,
     MAX_LENGTH,
     OBJECTIVES,
@@ -24,7 +24,8 @@ from benchmarks.workload import (
     make_tokens,
     make_workload,
 )
-from benchmarks.yardstick import Ingredients, Yardstick
+from benchmarks.speed.yardstick import Ingredients, Yardstick
+from benchmarks.throughput import ROWS_ASKED_ONCE, Line, floor_rate, main
 from schemas.recipe.student import StudentShape
 from stages.models.student import encoder_flops
 from stages.objective.terms import run_model

@@ -23,8 +23,8 @@ from typing import Literal
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from benchmarks.workload import OBJECTIVES, Clock, Objective, Workload
-from benchmarks.yardstick import Ingredients, Yardstick
+from benchmarks.speed.workload import OBJECTIVES, Clock, Objective, Workload
+from benchmarks.speed.yardstick import Ingredients, Yardstick
 from schemas.core.training import Training
 from stages.models.attention_capture import CAPTURE
 from stages.objective.objective import ObjectiveTerms

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.workload import Objective, Workload
+from benchmarks.speed.workload import Objective, Workload
 from stages.data.batching.batches import Batches
 from stages.data.batching.payloads import Labels
 from stages.data.batching.tokens import Batch
