@@ -53,6 +53,7 @@ test-all: $(INSTALLED)
 
 # Engines and services around the runs, one test at a time: work pools, clusters, several hosts.
 integration: $(INSTALLED)
+	sh install.sh $(VENV) integration
 	$(ONE_THREAD) -m integration tests/integration
 
 # Alone on the machine, or the figures mean nothing.

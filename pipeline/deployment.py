@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from pipeline.pools.registered import DESCRIPTION, JOB_VARIABLES
 from pipeline.process.prefect_api import check_server, prefect_errors, prepare_environment
 from pipeline.process.terminal import say
 from pipeline.recipes.shipped import read_recipe, shipped_names
@@ -37,15 +38,24 @@ definitions:
 
 deployments:
 """
+_STAGES = f"""\
+  # Stages of runs with execution.pools={{STAGE: distill}}. For another pool a run makes such a deployment itself.
+  - name: distill
+    entrypoint: pipeline/stage_flow.py:distill_stage
+    tags: [distill]
+    description: {json.dumps(DESCRIPTION)}
+    work_pool: {{name: distill, job_variables: {json.dumps(JOB_VARIABLES)}}}
+"""
 
 
 def deployments_yaml() -> str:
-    """The text of prefect.yaml: one deployment per shipped recipe."""
-    return _HEAD + "".join(
+    """The text of prefect.yaml: one deployment per shipped recipe, and that of stages."""
+    recipes = (
         f"  - <<: *recipe\n    name: {name}\n    parameters: {{recipe: {name}}}\n"
         f"    description: {json.dumps(read_recipe(name).description, ensure_ascii=False)}\n"
         for name in shipped_names()
     )
+    return _HEAD + "".join(recipes) + _STAGES
 
 
 def serve_recipes(console: Console) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import json
-import re
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -18,12 +17,11 @@ from typing import Any, TypeVar, cast
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 from pydantic import ValidationError
 from rich.console import Console
 
 from pipeline.execution.pool_stage import PoolStage
-from pipeline.execution.prefect_tasks import cancelled_when_interrupted
 from pipeline.execution.run_context import RunContext
 from pipeline.execution.stage_training import StageWork, log_training, trained
 from pipeline.pools.registered import FLOW
@@ -57,8 +55,7 @@ def distill_stage(stage: dict[str, Any]) -> str:
         stage: everything about the stage, its run and its store, as `distill run` writes it.
     """
     stop = Stop()
-    make = cancelled_when_interrupted(_failed_with_its_kind(lambda: _made(_understood(stage), stop)))
-    return _beside_signals(make, stop)
+    return _beside_signals(lambda: _ended(lambda: _made(_understood(stage), stop)), stop)
 
 
 def _beside_signals(call: Callable[[], R], stop: Stop) -> R:
@@ -88,19 +85,16 @@ def _beside_signals(call: Callable[[], R], stop: Stop) -> R:
     return results[0]
 
 
-def _failed_with_its_kind(call: Callable[[], R]) -> Callable[[], R]:
-    """Name the kind of an error of ours in Prefect's state, from which the run elsewhere raises it again."""
-
-    def run() -> R:
-        try:
-            return call()
-        except Interrupted:
-            raise
-        except DistillError as error:
-            failed: State[Any] = Failed(message=f"{type(error).__name__}: {error}", data=error)
-            return cast(R, failed)
-
-    return run
+def _ended(call: Callable[[], str]) -> str:
+    """Call it, and have Prefect's state of the run say how it ended; the run elsewhere reads it there."""
+    state: State[Any]
+    try:
+        return call()
+    except Interrupted as error:
+        state = Cancelled(message=str(error), data=error)
+    except DistillError as error:
+        state = Failed(message=f"{type(error).__name__}: {error}", data=error)
+    return cast(str, state)
 
 
 def _understood(stage: dict[str, Any]) -> PoolStage:
@@ -119,7 +113,7 @@ def _made(told: PoolStage, stop: Stop) -> str:
     work = told.work
     with ExitStack() as stack:
         stack.enter_context(first_reading())
-        page = stack.enter_context(suspendable(PrefectPage(_key(work), stop.request))) if is_shown() else None
+        page = stack.enter_context(suspendable(_page_of(work, stop))) if is_shown() else None
         progress = stack.enter_context(closing(make_progress(Console(stderr=True), page)))
         progress.title, stop.tell = work.title, progress.tell
         settings = read_settings(told.store)
@@ -144,8 +138,8 @@ def _made(told: PoolStage, stop: Stop) -> str:
     return work.digest
 
 
-def _key(work: StageWork) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", work.tags.get("distill.recipe", "stage").lower())
+def _page_of(work: StageWork, stop: Stop) -> PrefectPage:
+    return PrefectPage(work.tags.get("distill.recipe", "stage"), stop.request, is_apart=True)
 
 
 def _shared_store(told: PoolStage, folder: Path) -> CheckpointStore:

@@ -219,18 +219,17 @@ class _Child:
         while not (state := self._state()).is_final() and time.monotonic() < end:
             self._wait(min(0.5, _LOOK_SECONDS))
         words = state.message if state.is_cancelled() and state.message else f"it is {state.name}"
-        return Interrupted(
-            f"stopped during {self.order.title} on work pool {self.order.pool} ({_where(self.run)}): {words}"
-        )
+        return Interrupted(f"{_where(self.run)} on work pool {self.order.pool} was stopped: {words}")
 
     def _raise_unless_completed(self, state: State) -> None:
         """Raise the error of a flow run that has ended without its stage."""
         if state.is_completed():
             return
         message = " ".join((state.message or "without a message").split())
-        words = f"{self.order.title}: {_where(self.run)} on work pool {self.order.pool} ended {state.name}: {message}"
+        where = f"{_where(self.run)} on work pool {self.order.pool}"
         if state.is_cancelled():
-            raise Interrupted(words)
+            raise Interrupted(f"{where} was cancelled: {message}")
+        words = f"{self.order.title}: {where} ended {state.name}: {message}"
         match = _KIND.fullmatch(message)
         kind = getattr(errors, match[1], None) if match and state.is_failed() else None
         if isinstance(kind, type) and issubclass(kind, DistillError):

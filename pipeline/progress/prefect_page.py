@@ -63,10 +63,11 @@ class PrefectPage:
     Args:
         key: beginning of the artifacts' keys.
         stop: called with a reason once the page asks to cancel or to suspend the run.
+        is_apart: True if the run above, if any, is of another process, so that suspending that one ends this one.
     """
 
-    def __init__(self, key: str, stop: Callable[[str], None]) -> None:
-        self.key, self.stop = key, stop
+    def __init__(self, key: str, stop: Callable[[str], None], *, is_apart: bool = False) -> None:
+        self.key, self.stop, self.is_apart = key, stop, is_apart
         self.suspended: State | None = None
         """Prefect's state of the run, once the page has suspended it."""
         self._lines = Lines(self._say)
@@ -143,10 +144,13 @@ class PrefectPage:
     def _look(self) -> None:
         """Read the run's state, and ask the run to stop if the page says so."""
         client = get_client(sync_client=True)  # the flow run's own, which it closes
-        states = [client.read_flow_run(UUID(run_id)).state for run_id in self._run_ids]
-        for state in filter(None, states):
+        for run_id in self._run_ids:
+            state = client.read_flow_run(UUID(run_id)).state
+            if state is None:
+                continue
             if state.is_paused():
-                self.suspended = state
+                if not self.is_apart or run_id == str(runtime.flow_run.id):
+                    self.suspended = state
                 self.stop("Prefect's page suspends this run")
             elif state.is_cancelling() or state.is_cancelled():
                 self.stop("Prefect's page cancels this run")

@@ -34,8 +34,9 @@ def file_names(text: str) -> set[str]:
 
 @cache
 def source_words() -> frozenset[str]:
-    """Return all identifiers in product files, recipes and tests, and the names of these files."""
+    """Return all identifiers in product files, recipes, templates and tests, and the names of these files."""
     files = [path for folder in FOLDERS[:5] for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".yaml")]
+    files += (ROOT / "docker").rglob("*.json")
     texts = (f"{path.stem}\n{path.read_text('utf-8')}" for path in files)
     return frozenset(word for text in texts for word in re.findall(r"\w+", text))
 

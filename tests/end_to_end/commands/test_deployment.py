@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.deployment import deployments_yaml
+from pipeline.pools.registered import JOB_VARIABLES
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from tests.support.paths import ROOT
 from tests.support.processes import forked, free_port, running
@@ -45,10 +46,12 @@ def test_a_deployment_runs_to_its_end_on_a_started_server(tmp_path: Path, prefec
     assert list((tmp_path / "store" / "checkpoints").glob("task_specific-*"))
 
 
-def test_prefect_yaml_is_what_its_command_writes_and_has_a_deployment_per_recipe() -> None:
+def test_prefect_yaml_is_what_its_command_writes_and_has_a_deployment_per_recipe_and_of_stages() -> None:
     text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     assert text == deployments_yaml(), "run: python -m pipeline.deployment > prefect.yaml"
-    deployments = yaml.safe_load(text)["deployments"]
+    *deployments, stages = yaml.safe_load(text)["deployments"]
+    assert stages["entrypoint"] == "pipeline/stage_flow.py:distill_stage"
+    assert stages["work_pool"] == {"name": "distill", "job_variables": JOB_VARIABLES}
     assert [deployment["name"] for deployment in deployments] == shipped_names()
     for deployment in deployments:
         assert deployment == {
