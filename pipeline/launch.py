@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pipeline.planning.options import RunOptions, check_options
 from pipeline.planning.per_task import check_data, per_recipe
 from pipeline.pools.registered import check_pools
+from pipeline.process.console import waiting_for
 from pipeline.process.prefect_api import check_server, prefect_errors, prepare_environment
 from pipeline.process.prefect_server import TemporaryServer
 from pipeline.process.programs import program
@@ -59,9 +60,10 @@ def run_recipes(recipes: Sequence[str], overrides: Sequence[str], options: Mappi
     again = _command(recipes, overrides, options)
     with stop_signals(again, _tell) as stop, first_reading():
         try:
-            per_recipe(resolved, lambda recipe: check_data(recipe, options["store"]))
-            check_server()
-            per_recipe(resolved, lambda recipe: check_pools(recipe.execution.pools))
+            with waiting_for("checking the data"):
+                per_recipe(resolved, lambda recipe: check_data(recipe, options["store"]))
+                check_server()
+                per_recipe(resolved, lambda recipe: check_pools(recipe.execution.pools))
             return _run_flows(resolved, recipes, overrides, RunOptions.model_validate(options), again)
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: {again}") from None
@@ -84,28 +86,16 @@ def _run_flows(
     options: RunOptions,
     again: str,
 ) -> AnyReport:
-    """Run the flows on the named server, or on a temporary one that starts while the libraries are imported.
-
-    Without a named server, runs that train nothing are no flow runs: their server would cost more than the runs.
-    """
+    """Run the flows on the named server, or on a temporary one; runs that train nothing are no flow runs."""
+    with waiting_for("loading torch, Prefect and MLflow"):
+        server, trains_nothing = _loaded(resolved, options)
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    is_named = bool(os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value())  # a profile of Prefect's may name one
-    may_find_all = all(_has_run_of(recipe, options) for recipe in resolved.values())
-    server = None if is_named or may_find_all else TemporaryServer()
-    gc.disable()  # collecting among imported objects, all of which stay, is a quarter of these seconds
-    try:
-        from pipeline.flow import distill_flow, execute
-        from pipeline.planning.work import is_trained
-        from pipeline.several_recipes import run_each
-    finally:
-        gc.enable()
-    if not is_named and server is None:
-        with store_for_look(read_settings(options.store).store) as store, disk_errors(store.cache):
-            trains_nothing = all(is_trained(recipe, options, store) for recipe in resolved.values())
-        if trains_nothing:
-            return run_each(resolved, options, execute)
-        server = TemporaryServer()
+    from pipeline.flow import distill_flow, execute
+    from pipeline.several_recipes import run_each
+
+    if trains_nothing:
+        return run_each(resolved, options, execute)
     source_of = dict(zip(resolved, sources, strict=True))
 
     def run(recipe: Recipe, chosen: RunOptions) -> AnyReport:
@@ -113,10 +103,38 @@ def _run_flows(
 
     with ExitStack() as stack:
         if server is not None:
-            server.wait()
             stack.enter_context(temporary_settings({PREFECT_API_URL: server.api_url}))
         stack.enter_context(prefect_errors(again))
         return run_each(resolved, options, run)
+
+
+def _loaded(resolved: Mapping[str, Recipe], options: RunOptions) -> tuple[TemporaryServer | None, bool]:
+    """Import the libraries, while a temporary server starts if one is needed.
+
+    Returns:
+        The server, ready; None where one is named or nothing is trained. Then whether nothing is trained: without a
+        named server, such runs are no flow runs, because their server would cost more than the runs.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    is_named = bool(os.environ.get("PREFECT_API_URL") or PREFECT_API_URL.value())  # a profile of Prefect's may name one
+    may_find_all = all(_has_run_of(recipe, options) for recipe in resolved.values())
+    server = None if is_named or may_find_all else TemporaryServer()
+    gc.disable()  # collecting among imported objects, all of which stay, is a quarter of these seconds
+    try:
+        import pipeline.flow
+        import pipeline.several_recipes  # noqa: F401
+        from pipeline.planning.work import is_trained
+    finally:
+        gc.enable()
+    if not is_named and server is None:
+        with store_for_look(read_settings(options.store).store) as store, disk_errors(store.cache):
+            if all(is_trained(recipe, options, store) for recipe in resolved.values()):
+                return None, True
+        server = TemporaryServer()
+    if server is not None:
+        server.wait()
+    return server, False
 
 
 def _has_run_of(recipe: Recipe, options: RunOptions) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
 # A pipe has no width; a table cut to 80 columns would lose its numbers.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
+
+
+@contextmanager
+def waiting_for(activity: str) -> Iterator[None]:
+    """Show on a terminal what a command does before it has anything else to show; nothing elsewhere."""
+    with err.status(activity, spinner="line", refresh_per_second=4):
+        yield
 
 
 def print_json(value: BaseModel | dict[str, Any] | list[dict[str, Any]]) -> None:
