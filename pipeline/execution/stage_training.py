@@ -13,6 +13,7 @@ from pipeline.processes.wire import Request
 from pipeline.reporting.loss_curves import loss_curves
 from pipeline.reporting.term_map import term_map
 from pipeline.store.open_runs import needs_of
+from pipeline.store.states import FolderStates
 from pipeline.tracking.client import CHECKPOINT_TAG
 from pipeline.tracking.parameters import stage_params
 from pipeline.tracking.session import TrackedRun
@@ -98,7 +99,16 @@ def log_training(run: TrackedRun, config: StageConfig, manifest: str) -> None:
 
 
 def _train(work: StageWork, context: RunContext, run: TrackedRun) -> StageResult:
-    ports, number = _ports(work, context, run), number_of_processes(work.execution.launch)
+    states = context.store.states(work.config.name, work.digest, needs_of(work.config, work.parent))
+    try:
+        return _trained(work, _ports(work, context, run, states), str(context.store.root))
+    except BaseException:
+        states.send()
+        raise
+
+
+def _trained(work: StageWork, ports: Ports, store: str) -> StageResult:
+    number = number_of_processes(work.execution.launch)
     if number == 1:
         return run_stage(work.config, work.parent, ports, work.identity)
     request = Request(
@@ -107,19 +117,19 @@ def _train(work: StageWork, context: RunContext, run: TrackedRun) -> StageResult
         identity=work.identity,
         digest=work.digest,
         needs=tuple(sorted(needs_of(work.config, work.parent))),
-        store=str(context.store.root),
+        store=store,
         execution=work.execution,
         mlflow_run_id=ports.mlflow_run_id,
     )
     return run_in_processes(number, request, ports)
 
 
-def _ports(work: StageWork, context: RunContext, run: TrackedRun) -> Ports:
+def _ports(work: StageWork, context: RunContext, run: TrackedRun, states: FolderStates) -> Ports:
     store, execution, name = context.store, work.execution, work.config.name
     return Ports(
         sink=run,
         progress=context.progress,
-        states=store.states(name, work.digest, needs_of(work.config, work.parent)),
+        states=states,
         checkpoints=store.writer(name, work.digest),
         cache=store.cache,
         mlflow_run_id=run.run_id,

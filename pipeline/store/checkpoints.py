@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from pipeline.store import kept_evaluations, open_runs, run_reports
 from pipeline.store.files import storage_errors, write_file
 from pipeline.store.remote import remote_of
+from pipeline.store.remote_states import RemoteStates
 from pipeline.store.states import FolderStates
 from schemas.core.errors import CheckpointError, ConfigError, StoreError
 from schemas.core.paths import local_path
@@ -117,7 +118,9 @@ class CheckpointStore:
 
     def states(self, stage: StageName, digest: str, needs: Iterable[str] = ()) -> FolderStates:
         """A `stages.ports.protocols.StateStore` for that stage, which reads the stages of the digests `needs`."""
-        return FolderStates(self.root / "states" / f"{stage}-{digest[:16]}", stage, digest, needs)
+        folder = self.root / "states" / f"{stage}-{digest[:16]}"
+        remote = None if self.remote is None else RemoteStates(self.remote, folder.name)
+        return FolderStates(folder, stage, digest, needs, remote)
 
     @contextmanager
     def lock(self, stage: StageName, digest: str) -> Iterator[None]:

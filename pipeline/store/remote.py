@@ -6,11 +6,12 @@ What is there:
     evaluations/DIGEST           a sealed evaluation
     runs/NAME-SHA8               a sealed report
     objects/SHA256               a file that a manifest lists, under its content
+    states/…                     the newest state of an unfinished stage (`remote_states`)
 
 Files are sent first, and what names them last, so that whatever can be found is whole. Files are named by their
-content and a manifest lists them by it: two writers of one stage never mix, whether the server knows conditional writes
-or not. Nothing is locked there, nothing removed, and no decision rests on a listing. What arrives is compared with its
-SHA-256 before it is used.
+content and a manifest lists them by it: two writers of one stage never mix, whether the server knows conditional
+writes or not. Nothing is locked there, nothing but states removed, and no decision rests on a listing. What arrives is
+compared with its SHA-256 before it is used.
 
 A run works on a local copy. It lists what is not sent yet in `unsent/`, written before the thing itself: whatever an
 outage or a kill leaves behind is sent by the next run.
@@ -23,7 +24,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -106,7 +107,7 @@ class Remote:
             StoreError: the store does not answer, or refuses.
         """
         try:
-            if self._read("format") is None:
+            if self.read("format") is None:
                 self._write("format", b"1\n")
             self._send_all()
         except (ConfigError, CheckpointError):
@@ -123,7 +124,7 @@ class Remote:
 
     # Documents: sealed texts, each under one name.
 
-    def _read(self, key: str) -> bytes | None:
+    def read(self, key: str) -> bytes | None:
         """The content of a document; None if there is none, or if it was not written to its end."""
         files, path = self._files[0], self._path(key)
         try:
@@ -136,23 +137,32 @@ class Remote:
             return None
         return content
 
+    def replace(self, key: str, content: bytes) -> None:
+        """Write a document, whether there is one or not."""
+        self._files[0].pipe_file(self._path(key), seal_of(content, PurePosixPath(key).name).encode("utf-8") + content)
+
+    def remove(self, key: str) -> None:
+        """Remove an object; one that is gone, or that may not be removed, stays without a word."""
+        with suppress(Exception):  # drivers raise what they like
+            self._files[0].rm_file(self._path(key))
+
     def _write(self, key: str, content: bytes) -> None:
         """Create a document; one that another writer created first stays."""
         files, path = self._files[0], self._path(key)
         data = seal_of(content, PurePosixPath(key).name).encode("utf-8") + content
-        if self._read(key) is not None:
+        if self.read(key) is not None:
             return
         try:
             files.pipe_file(path, data, mode="create")
         except Exception as error:  # s3fs reports the precondition as EINVAL, others as FileExistsError
-            if self._read(key) is not None:
+            if self.read(key) is not None:
                 return
             if isinstance(error, PermissionError):
                 raise
             # A server without conditional writes, or the rest of a write that was cut off: the last writer wins, and
             # both have written what the same digest stands for.
             files.pipe_file(path, data)
-        if self._read(key) is None:
+        if self.read(key) is None:
             raise OSError(errno.EIO, f"{key} cannot be read after it was written")
 
     # Files: named by their content.
@@ -167,13 +177,23 @@ class Remote:
         key = f"objects/{entry.sha256}"
         if self._size(key) == entry.size:
             return
-        self._files[0].put_file(str(file), self._path(key))
+        self.put(file, key)
         if (size := self._size(key)) != entry.size:
             raise OSError(errno.EIO, f"{key} has {size} bytes after {entry.size} were written")
 
+    def put(self, file: Path, key: str) -> None:
+        """Send a file."""
+        self._files[0].put_file(str(file), self._path(key))
+
     def _fetch_file(self, file: Path, entry: FileEntry) -> None:
-        """Fetch a file and compare its digest; a second time if the first arrived damaged."""
-        key = f"objects/{entry.sha256}"
+        self.get(f"objects/{entry.sha256}", file, entry)
+
+    def get(self, key: str, file: Path, entry: FileEntry) -> None:
+        """Fetch a file and compare its digest; a second time if the first arrived damaged.
+
+        Raises:
+            Damaged: it is missing, or another.
+        """
         make_folder(file.parent)
         for _ in range(2):
             try:
@@ -193,10 +213,10 @@ class Remote:
             CheckpointError: it is damaged there.
             StoreError: the store has not answered this process yet, and does not now.
         """
-        return bool(self._asked(lambda: self._fetch_checkpoint(name, folder), is_decision=True))
+        return bool(self.asked(lambda: self._fetch_checkpoint(name, folder), is_decision=True))
 
     def _fetch_checkpoint(self, name: str, folder: Path) -> bool:
-        text = self._read(f"checkpoints/{name}")
+        text = self.read(f"checkpoints/{name}")
         if text is None:
             return False
         try:
@@ -214,7 +234,7 @@ class Remote:
 
     def fetch_document(self, key: str) -> bytes | None:
         """Fetch an evaluation or a report; None if there is none, or the store does not answer."""
-        return self._asked(lambda: self._read(key))
+        return self.asked(lambda: self.read(key))
 
     def list_reports(self) -> list[str]:
         """Keys of all reports there, to be shown; empty if the store does not answer."""
@@ -227,7 +247,7 @@ class Remote:
             names = (PurePosixPath(str(path)).name for path in paths)
             return [f"runs/{name}" for name in names if _REPORT.fullmatch(name)]
 
-        return self._asked(listed) or []
+        return self.asked(listed) or []
 
     @contextmanager
     def sending(self, key: str) -> Iterator[None]:
@@ -235,7 +255,7 @@ class Remote:
         make_folder(self.root / UNSENT)
         self._note(key).touch()
         yield
-        self._asked(self._send_all)
+        self.asked(self._send_all)
 
     def is_sent(self, checkpoint: str) -> bool:
         """Return whether a checkpoint of the local copy, by its folder's name, does not wait to be sent."""
@@ -274,7 +294,7 @@ class Remote:
         self._write(f"checkpoints/{name}", text)
         return True
 
-    def _asked(self, question: Callable[[], T], *, is_decision: bool = False) -> T | None:
+    def asked(self, question: Callable[[], T], *, is_decision: bool = False) -> T | None:
         """The answer, or None from a store that does not answer, which is told once."""
         if time.monotonic() < self._silent_until:
             return None

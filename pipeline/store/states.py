@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.store.files import storage_errors
+from pipeline.store.remote_states import RemoteStates
 from schemas.core.base import Frozen
 from schemas.core.regular_files import read_regular
 from schemas.results.manifest import FileEntry
@@ -60,10 +61,13 @@ class FolderStates:
         stage: the stage's name; a state of another one is skipped.
         digest: the stage's digest, likewise.
         needs: digests of the stages that it reads.
+        remote: the states of the stage in an object store; None without one.
     """
 
-    def __init__(self, folder: Path, stage: str, digest: str, needs: Iterable[str] = ()) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, stage: str, digest: str, needs: Iterable[str] = (), remote: RemoteStates | None = None
+    ) -> None:
+        self.folder, self.remote = folder, remote
         self.stage, self.digest, self.needs = stage, digest, tuple(sorted(needs))
         if folder.is_dir():
             sealed_folder.sweep(folder)
@@ -93,6 +97,8 @@ class FolderStates:
             # The same step is saved again after falling back to an older state, which exists should the process die
             # while the name is free.
             sealed_folder.publish(folder, self._path(state.step), sealed_folder.move_away)
+        if self.remote is not None:
+            self.remote.offer(self._path(state.step))
         # A later step than this one was skipped as damaged, or training would have continued from it.
         older = [step for step in self._steps() if step <= state.step]
         for stale in set(self._steps()) - set(older[-_KEPT:]):
@@ -109,6 +115,7 @@ class FolderStates:
 
     def latest(self) -> TrainingState | None:
         """The newest undamaged state, or None; a damaged one is skipped with a warning that names the file."""
+        self._fetch()
         for step in reversed(self._steps()):
             folder = self._path(step)
             if (problem := self._problem(folder, step)) is None:
@@ -119,6 +126,21 @@ class FolderStates:
                 return TrainingState(step=int(numbers["step"]), tensors=tensors, numbers=dict(numbers["numbers"]))
             log.warning("%s is not used: %s; continuing from the state before it, if there is one", folder, problem)
         return None
+
+    def _fetch(self) -> None:
+        """Fetch the state of another machine, if it is of a later step than those here."""
+        if self.remote is None:
+            return
+        with storage_errors(self.folder), sealed_folder.unfinished(self.folder) as folder:
+            step = self.remote.fetch(max(self._steps(), default=0), folder)
+            if step is not None:
+                sealed_folder.sync_tree(folder)
+                sealed_folder.publish(folder, self._path(step), sealed_folder.move_away)
+
+    def send(self) -> None:
+        """Send the newest state to the object store, if there is one, before this process ends."""
+        if self.remote is not None and (steps := self._steps()):
+            self.remote.send(self._path(steps[-1]))
 
     def _problem(self, folder: Path, step: int) -> str | None:
         """The reason why a state cannot be used; None if it can."""
@@ -150,6 +172,8 @@ class FolderStates:
         """Remove all states; their stage is finished."""
         if self.folder.exists():
             sealed_folder.remove(self.folder)
+        if self.remote is not None:
+            self.remote.clear()
 
 
 def _storable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

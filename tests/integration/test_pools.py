@@ -27,7 +27,7 @@ from tests.torture.kills import weights
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
-STEPS, POOL = 1500, "stages"
+STEPS, POOL = 800, "stages"
 PREFECT = (sys.executable, "-m", "prefect")
 
 
@@ -156,8 +156,10 @@ def test_a_stage_is_cancelled_moved_and_killed_and_ends_with_the_same_bits(
 
         with running(*on_pool(recipe, store), env=prefect_server.env) as run:
             wait_until(lambda: steps(store) > cancelled + 50, "going on", 600)
-            first.send(signal.SIGTERM)  # as a machine that is taken away
+            for process in engines(first):  # as on a machine that is taken away
+                process.terminate()
             wait_until(lambda: prefect_server.runs("general")[0]["state_type"] == "CRASHED", "noticing", 120)
+            first.send(signal.SIGTERM)
             moved = steps(store)
             with prefect_server.worker("second") as second:
                 wait_until(lambda: steps(store) > moved + 50, "going on elsewhere", 600)
@@ -189,12 +191,11 @@ def test_a_stage_is_suspended_and_lost_with_its_worker_and_ends_with_the_same_bi
             doomed = engines(first)
             first.send(signal.SIGKILL)
             kill(doomed)
-            lost = steps(store)
+            assert steps(store) < STEPS
         with prefect_server.worker("second"):
             assert run.wait(900) == 0, run.output
     assert weights(store) == expected
     assert "gave no sign of life for 1 minutes" in prefect_server.runs("general")[1]["state"]["message"]
-    assert lost < STEPS
 
 
 def test_a_container_that_is_asked_to_end_saves_its_state_and_its_stage_is_scheduled_again(
