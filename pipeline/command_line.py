@@ -25,6 +25,7 @@ from pipeline.predict.cli import predict
 from pipeline.process.console import err
 from pipeline.process.logs import log_to_stderr
 from pipeline.process.terminal import make_streams_lenient, safe
+from pipeline.processes.cli import join
 from pipeline.registry.cli import register
 from pipeline.runs.cli import compare, gc, runs, sync
 from schemas.core.credentials import secrets_of, without_secrets
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Distil": (init, recipes, show, plan, run),
     "Look at results": (runs, compare, report, evaluate),
     "Use the student": (predict, export, latency, register),
-    "Housekeeping": (serve, sync, verify, gc, schema),
+    "Housekeeping": (serve, join, sync, verify, gc, schema),
 }
 """Commands by the panel of `distill --help` that lists them, in the order in which a newcomer meets them."""
 _EXIT_SECONDS = 1.0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from prefect import runtime
 from prefect.client.schemas.objects import State
 
 from pipeline.process.settings import Settings
 from pipeline.process.stopping import Stop
+from pipeline.processes.machines import Machines, gathered_machines
 from pipeline.progress.parts import RunProgress
 from pipeline.store.checkpoints import CheckpointStore
 from pipeline.store.open_runs import OpenRun
@@ -38,6 +39,8 @@ class RunContext:
     """The course of the run, part by part."""
     finished: dict[str, State] = field(default_factory=dict)
     """Prefect's states of the stages that this run has finished or reused, by their digests."""
+    machines: Machines | None = None
+    """The other machines that train its stages; None if there are none."""
 
 
 @contextmanager
@@ -59,8 +62,12 @@ def tracked_run(
         tags |= {GROUP_TAG: group} if group else {}
         # MLflow cuts names after some 17 signs, so what tells runs apart comes first.
         title = f"{time.strftime('%d %b %H:%M:%S')} {recipe.name}"
-        with tracking.start_run(title, recipe_params(recipe), tags) as run:
-            yield RunContext(store, tracking, progress, stop, open_run, settings.exports, progress), run
+        with (
+            gathered_machines(recipe.execution.launch, store, open_run) as machines,
+            tracking.start_run(title, recipe_params(recipe), tags) as run,
+        ):
+            context = RunContext(store, tracking, progress, stop, open_run, settings.exports, progress)
+            yield replace(context, machines=machines), run
         tracking.send_kept()
     finally:
         tracking.close()

@@ -101,15 +101,15 @@ def log_training(run: TrackedRun, config: StageConfig, manifest: str) -> None:
 def _train(work: StageWork, context: RunContext, run: TrackedRun) -> StageResult:
     states = context.store.states(work.config.name, work.digest, needs_of(work.config, work.parent))
     try:
-        return _trained(work, _ports(work, context, run, states), str(context.store.root))
+        return _trained(work, _ports(work, context, run, states), context)
     except BaseException:
         states.send()
         raise
 
 
-def _trained(work: StageWork, ports: Ports, store: str) -> StageResult:
+def _trained(work: StageWork, ports: Ports, context: RunContext) -> StageResult:
     number = number_of_processes(work.execution.launch)
-    if number == 1:
+    if number == 1 and context.machines is None:
         return run_stage(work.config, work.parent, ports, work.identity)
     request = Request(
         config=work.config,
@@ -117,11 +117,11 @@ def _trained(work: StageWork, ports: Ports, store: str) -> StageResult:
         identity=work.identity,
         digest=work.digest,
         needs=tuple(sorted(needs_of(work.config, work.parent))),
-        store=store,
+        store=str(context.store.root),
         execution=work.execution,
         mlflow_run_id=ports.mlflow_run_id,
     )
-    return run_in_processes(number, request, ports)
+    return run_in_processes(number, request, ports, context.machines)
 
 
 def _ports(work: StageWork, context: RunContext, run: TrackedRun, states: FolderStates) -> Ports:

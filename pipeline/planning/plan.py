@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +23,11 @@ from pipeline.store.checkpoints import CheckpointStore, store_for_look
 from schemas.core.base import Frozen
 from schemas.data.cards import DataCard
 from schemas.data.stage_data import describe_data
-from schemas.recipe.parts import Execution
+from schemas.recipe.parts import Execution, Launch
 from schemas.recipe.recipe import Recipe, Variant
 from schemas.recipe.stage import StageConfig, StageName
 from schemas.results.manifest import Size
-from stages.device.launch import number_of_processes
+from stages.device.launch import number_of_all_processes
 from stages.models.student import encoder_flops
 from stages.preflight.checks import PreflightResult, preflight
 from stages.preflight.cost import cost_of, matrix_rate
@@ -127,6 +127,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
         seconds=sum(stage.seconds for stage in planned if stage.status == "run"),
         notes=(
             *tuned_again(recipe, facts.labels),
+            *_time_notes(recipe.execution.launch),
             *teacher_notes(
                 [
                     (variant.task, stage.config, line.tokens)
@@ -137,6 +138,15 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
             *pools,
         ),
     )
+
+
+def _time_notes(launch: Launch) -> Iterator[str]:
+    """Say for how many processes the times are, where there are several."""
+    if (number := number_of_all_processes(launch)) > 1:
+        yield (
+            f"times are those of one process; {number} processes take at best 1/{number} of them with a GPU each, "
+            "and about as long if they share one processor (docs/scaling.md)"
+        )
 
 
 def _planned(
@@ -155,7 +165,7 @@ def _planned(
         rate,
         room=execution.teacher_cache_gigabytes * 1e9,
         microbatch_tokens=execution.microbatch_tokens,
-        processes=number_of_processes(execution.launch),
+        processes=number_of_all_processes(execution.launch),
     )
     is_reused = store.find(config.name, stage.digest) is not None
     return PlannedStage(

@@ -14,7 +14,7 @@ from pipeline.store.checkpoints import CheckpointStore
 from schemas.recipe.expand import baseline_config
 from schemas.recipe.recipe import Recipe, Variant
 from schemas.recipe.stage import StageConfig
-from stages.device.launch import number_of_processes
+from stages.device.launch import number_of_all_processes
 from stages.identity import stage_digest
 from stages.preflight.checks import PreflightResult
 from stages.preflight.cost import Cost, cost_of
@@ -136,6 +136,6 @@ class _Work:
                 1.0,
                 room=self.execution.teacher_cache_gigabytes * 1e9,
                 microbatch_tokens=self.execution.microbatch_tokens,
-                processes=number_of_processes(self.execution.launch),
+                processes=number_of_all_processes(self.execution.launch),
             )
         return self._costs[digest]

@@ -19,6 +19,8 @@ _DEFAULTS = {
     "DO_NOT_TRACK": "1",
     # oneDNN keeps up to 1024 compiled matrix products, one per shape; with batches of every length that is gigabytes.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256",
+    # torch warns of every machine whose address has no name.
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 _ANSWER_SECONDS = 10.0
 

@@ -1,4 +1,7 @@
-"""Program of one process of a stage, started by torchrun; its arguments are the request's file and a socket.
+"""Program of one process of a stage, started by torchrun.
+
+Its arguments are the request's file, a socket, the address at which all processes meet, the rank of the first process
+of this machine, and the number of processes of all machines.
 
 Process 0 writes states and the checkpoint, and reports metrics and notes. It imports neither Prefect nor MLflow.
 """
@@ -73,15 +76,17 @@ def one_device(local_rank: int) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = devices[local_rank] if local_rank < len(devices) else str(local_rank)
 
 
-def ports_of(request: Request, connection: Connection, stop: Stop, meeting: Path) -> Ports:
-    """Return the outside of the stage in this process, which finds the others through the file `meeting`."""
+def ports_of(request: Request, connection: Connection, stop: Stop, meeting: str, first: int, size: int) -> Ports:
+    """Return the outside of the stage in this process, which meets the others at the address `meeting`."""
     from pipeline.store.checkpoints import look_into_store
     from stages.device.process_group import ProcessGroup
 
     config, execution, store = request.config, request.execution, look_into_store(request.store)
     # Libraries that see them would form a group of their own, or on a CPU none, with each process alone in the world.
-    rank, size, *_ = (int(os.environ.pop(name)) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    world = ProcessGroup(rank, size, meeting, minutes=execution.launch.timeout_minutes)
+    names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE")
+    rank, number, *_ = (int(os.environ.pop(name)) for name in names)
+    minutes = execution.launch.timeout_minutes
+    world = ProcessGroup(first + rank, size, meeting, minutes=minutes, local=(rank, number))
     lines, nothing, writes = Lines(connection), NoStore(), world.rank == 0
     progress: Progress = lines if writes else SilentProgress()
     return Ports(
@@ -135,19 +140,20 @@ def _end_late(connection: Connection, stop: Stop, stage: str) -> None:
     os._exit(1)
 
 
-def main(file: str, path: str) -> None:
+def main(file: str, path: str, meeting: str, first: str, size: str) -> None:
     """Run this process's part of a stage."""
-    rank = int(os.environ["RANK"])
+    rank = int(os.environ["LOCAL_RANK"])
     end = socket.socket(socket.AF_UNIX)
     end.connect(path)
     connection = Connection(end)
     connection.send({"rank": [rank]})
-    one_device(int(os.environ["LOCAL_RANK"]))
+    one_device(rank)
     request = Request.model_validate_json(Path(file).read_text(encoding="utf-8"))
     stop = Stop()
     threading.Thread(target=listen, args=(connection, stop, request.config.name), daemon=True).start()
     try:
-        connection.send({"done": [train(request, ports_of(request, connection, stop, Path(file).with_name("group")))]})
+        ports = ports_of(request, connection, stop, meeting, int(first), int(size))
+        connection.send({"done": [train(request, ports)]})
     except BaseException as error:
         kind = type(error).__name__ if isinstance(error, DistillError) else ""
         connection.send({"error": [kind, str(error) or repr(error), traceback.format_exc()]})

@@ -7,7 +7,9 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from schemas.core import errors
 from schemas.core.base import Frozen
+from schemas.core.errors import DistillError, ProcessLost
 from schemas.recipe.parts import Execution
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef
@@ -29,6 +31,14 @@ class Request(Frozen):
     """Folder of the store."""
     execution: Execution
     mlflow_run_id: str | None
+
+
+def error_of(kind: str, message: str) -> DistillError:
+    """Return the error of another process, by the name of its type; an unknown one is a lost process."""
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, DistillError):
+        return known(message)
+    return ProcessLost(message)
 
 
 class Connection:

@@ -51,10 +51,35 @@ class Launch(Frozen):
     processes: Annotated[
         Annotated[int, Field(ge=1, le=_MOST_PROCESSES)] | Literal["auto"], BeforeValidator(_number_or_auto)
     ] = 1
-    """Processes that share the rows of every step; `auto`: one for each GPU. Each has a GPU of its own, or its share
-    of the CPU's cores."""
+    """Processes of each machine that share the rows of every step; `auto`: one for each GPU. Each has a GPU of its own,
+    or its share of the CPU's cores."""
+    machines: int = Field(default=1, ge=1, le=64)
+    """Machines that train a stage together: this one, and others on which `distill join` runs."""
+    rendezvous: str | None = None
+    """HOST:PORT at which the others find this machine: an address of this machine in the network that they share, and
+    a port that nothing uses."""
     timeout_minutes: float = Field(default=10.0, gt=0)
-    """Minutes after which a process that waits for another gives up."""
+    """Minutes after which a process gives up that waits for another, or a run that waits for a machine."""
+
+    @model_validator(mode="after")
+    def _meets(self) -> Launch:
+        if self.rendezvous is not None:
+            host_and_port(self.rendezvous)
+        elif self.machines > 1:
+            raise ValueError(
+                f"machines: {self.machines} need a rendezvous, HOST:PORT: an address of this machine that the others "
+                "reach, such as 10.0.0.1:29400"
+            )
+        return self
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Return the parts of HOST:PORT; raises ValueError for anything else."""
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535 or not set(host).isdisjoint(" /@"):
+        raise ValueError(f"expected HOST:PORT, such as 10.0.0.1:29400, not {text!r}")
+    return host, int(port)
 
 
 def _pool_name(name: str) -> str:
@@ -84,6 +109,15 @@ class Execution(Frozen):
     teacher_cache_gigabytes: float = Field(default=4.0, ge=0, le=1e6)
     """Most disk space for the teacher's answers to every row while a stage trains; used by stages of several epochs,
     whose teacher then reads each row once. 0 disables the cache."""
+
+    @model_validator(mode="after")
+    def _pools_train_alone(self) -> Execution:
+        if self.pools and self.launch.machines > 1:
+            raise ValueError(
+                f"launch.machines: {self.launch.machines}, but a stage on a work pool is trained by its worker alone; "
+                "leave out pools, or set machines to 1"
+            )
+        return self
 
 
 MAX_SEEDS = 64

@@ -32,3 +32,8 @@ def number_of_processes(launch: Launch) -> int:
             f"and this machine trains on {kind}; set it to 1"
         )
     return launch.processes
+
+
+def number_of_all_processes(launch: Launch) -> int:
+    """Return the number of processes of all machines, as far as each has as many as this one."""
+    return number_of_processes(launch) * launch.machines

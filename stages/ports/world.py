@@ -21,6 +21,10 @@ class World(Protocol):
     """Number of this process, from 0. Process 0 writes states and the checkpoint."""
     size: int
     """Number of processes."""
+    local_rank: int
+    """Number of this process among those of its machine, which share a disk, from 0."""
+    local_size: int
+    """Number of processes of its machine."""
 
     def joined(self) -> AbstractContextManager[object]:
         """Connect the processes for the length of the block."""
@@ -44,8 +48,8 @@ class World(Protocol):
 class OneProcess:
     """The World of a stage that one process trains: nothing is sent."""
 
-    rank = 0
-    size = 1
+    rank = local_rank = 0
+    size = local_size = 1
 
     def joined(self) -> AbstractContextManager[object]:
         """Return a context that does nothing."""

@@ -11,6 +11,7 @@ from schemas.recipe.student import StudentShape
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task
 from stages.device.launch import number_of_processes
+from stages.device.network import check_rendezvous
 from stages.models.encoders import shape_of
 from stages.models.student import count_parameters
 from stages.preflight.data_card import make_data_card
@@ -38,7 +39,10 @@ def preflight(recipe: Recipe, cache: Path) -> PreflightResult:
         DataError: a model or a data set is missing or cannot be used.
         ServiceError: a model hub is needed and cannot be reached.
     """
-    number_of_processes(recipe.execution.launch)
+    launch = recipe.execution.launch
+    number_of_processes(launch)
+    if launch.machines > 1 and launch.rendezvous is not None:
+        check_rendezvous(launch.rendezvous)
     models = check_models(recipe)
     droppable = recipe.limits.dropped
     labels: tuple[str, ...] = ()

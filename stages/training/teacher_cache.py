@@ -287,8 +287,8 @@ def filled_caches(
 def _fill(caches: Sequence[TeacherCache], ports: Ports, description: str) -> tuple[bool, str]:
     """Compute this process's batches; return whether a stop was requested, and the disk's error, empty without one."""
     world = ports.world
-    fills = [cache.fill(world.rank, world.size) for cache in caches]
-    ports.progress.start(f"{description}, teacher", sum(len(cache.batches) for cache in caches) // world.size)
+    fills = [cache.fill(world.local_rank, world.local_size) for cache in caches]
+    ports.progress.start(f"{description}, teacher", sum(len(cache.batches) for cache in caches) // world.local_size)
     try:
         for done, _ in enumerate(chain.from_iterable(fills), start=1):
             ports.progress.advance(done, {})

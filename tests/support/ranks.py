@@ -39,7 +39,7 @@ def _fork(rank: int, number: int, work: Callable[[ProcessGroup], dict[str, Tenso
         signal.alarm(_SECONDS)
         torch.set_num_threads(1)  # a pool of threads does not survive a fork
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        world = ProcessGroup(rank, number, folder / "group", minutes=_MINUTES)
+        world = ProcessGroup(rank, number, (folder / "group").absolute().as_uri(), minutes=_MINUTES)
         result = work(world)
         save_file({name: tensor.contiguous() for name, tensor in result.items()}, folder / str(rank))
         code = 0

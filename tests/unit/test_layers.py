@@ -135,6 +135,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.tracking",
         "pipeline.reporting",
         "pipeline.planning",
+        "pipeline.processes",
         "pipeline.progress",
         "pipeline.execution",
         "pipeline.export",
