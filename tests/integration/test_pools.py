@@ -107,14 +107,14 @@ def expected(recipe: Path, tmp_path: Path) -> dict[str, str]:
     return weights(tmp_path / "plain")
 
 
-def on_pool(recipe: Path, store: Path, *changes: str) -> tuple[str, ...]:
+def on_pool(recipe: Path, store: Path | str, *changes: str) -> tuple[str, ...]:
     settings = (f"execution.pools.general={POOL}", "execution.state_minutes=0.001", *changes)
     return distill("run", recipe, "--store", store, *(word for change in settings for word in ("--set", change)))
 
 
 def steps(store: Path) -> int:
-    """Step of the newest state."""
-    return max((int(path.name.removeprefix("step-")) for path in store.glob("states/*/step-*")), default=0)
+    """Step of the newest state in a store, or in a folder of local copies."""
+    return max((int(path.name.removeprefix("step-")) for path in store.rglob("states/*/step-*")), default=0)
 
 
 def wait_until(is_so: Callable[[], object], what: str, seconds: float = 400) -> None:
@@ -198,27 +198,33 @@ def test_a_stage_is_suspended_and_lost_with_its_worker_and_ends_with_the_same_bi
     assert "gave no sign of life for 1 minutes" in prefect_server.runs("general")[1]["state"]["message"]
 
 
-def test_a_container_that_is_asked_to_end_saves_its_state_and_its_stage_is_scheduled_again(
+def test_a_container_that_is_asked_to_end_saves_its_state_and_its_stage_goes_on_in_another(
     prefect_server: Server, recipe: Path, expected: dict[str, str], tmp_path: Path
 ) -> None:
-    store = tmp_path / "store"
+    address = f"file://{tmp_path / 'shared'}"
     template = json.loads((ROOT / "docker" / "pools" / "docker.json").read_text("utf-8"))
     variables = template["variables"]["properties"]["env"]["default"]
-    # What the workers of Docker and Kubernetes start in a container.
-    env = prefect_server.env | variables | {"PYTHONPATH": str(ROOT), "DISTILL_CACHE": str(tmp_path / "cache")}
-    with running(*on_pool(recipe, store), env=prefect_server.env) as run:
+
+    def machine(name: str) -> dict[str, str]:
+        """Environment of a container on a machine with a local copy of its own."""
+        return {**prefect_server.env, **variables, "PYTHONPATH": str(ROOT), "DISTILL_CACHE": str(tmp_path / name)}
+
+    execute = (*PREFECT, "flow-run", "execute")  # what the workers of Docker and Kubernetes start in a container
+    with running(*on_pool(recipe, address), env=machine("run")) as run:
         wait_until(lambda: prefect_server.runs("general"), "asking")
         child = prefect_server.runs("general")[0]
-        with running(*PREFECT, "flow-run", "execute", child["id"], env=env) as container:
-            wait_until(lambda: steps(store) > 50, "training", 600)
+        with running(*execute, child["id"], env=machine("one")) as container:
+            wait_until(lambda: steps(tmp_path / "one") > 50, "training", 600)
             container.send(signal.SIGTERM)
             assert container.wait(120) == 0, container.output
             assert "the state is being saved" in container.output
         again = prefect_server.runs("general")[0]
         assert (again["id"], again["state_name"]) == (child["id"], "AwaitingRetry")
-        saved = steps(store)
-        with running(*PREFECT, "flow-run", "execute", child["id"], env=env) as container:
+        saved = steps(tmp_path / "one")
+        with running(*execute, child["id"], env=machine("two")) as container:
             assert run.wait(600) == 0, run.output
             assert container.wait(60) == 0, container.output
         assert f"general: continuing from step {saved} of" in container.output
-    assert weights(store) == expected
+    (copy,) = (tmp_path / "run").iterdir()
+    assert weights(copy) == expected
+    assert not [path for path in (tmp_path / "shared" / "states").rglob("*") if path.is_file()]
