@@ -218,7 +218,7 @@ class _Child:
         end = time.monotonic() + _END_SECONDS
         while not (state := self._state()).is_final() and time.monotonic() < end:
             self._wait(min(0.5, _LOOK_SECONDS))
-        words = state.message if state.is_cancelled() and state.message else f"it is {state.name}"
+        words = state.message if state.is_cancelled() and state.message else "it was asked to save its state"
         return Interrupted(f"{_where(self.run)} on work pool {self.order.pool} was stopped: {words}")
 
     def _raise_unless_completed(self, state: State) -> None:

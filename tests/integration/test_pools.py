@@ -48,8 +48,9 @@ class Server:
         content = {"flow_runs": {"name": {"like_": name}}, "sort": "EXPECTED_START_TIME_DESC"}
         return [run for run in self.post("/flow_runs/filter", content) if run["name"].startswith(name)]
 
-    def set_state(self, run: dict[str, Any], kind: str, name: str | None = None) -> None:
-        self.post(f"/flow_runs/{run['id']}/set_state", {"state": {"type": kind, "name": name}})
+    def set_state(self, run: dict[str, Any], kind: str, name: str | None = None, **details: object) -> None:
+        state = {"type": kind, "name": name, "state_details": details}
+        self.post(f"/flow_runs/{run['id']}/set_state", {"state": state})
 
     def worker(self, name: str) -> AbstractContextManager[Process]:
         """A worker of the pool."""
@@ -146,7 +147,7 @@ def test_a_stage_is_cancelled_moved_and_killed_and_ends_with_the_same_bits(
             prefect_server.set_state(prefect_server.runs("toy")[0], "CANCELLING")
             assert run.wait(120) == 1, run.output
             assert "training on stages" in run.output
-            assert "on work pool stages was " in run.output.split("error:")[1]
+            assert "on work pool stages was " in run.output.split("error:")[1], run.output
         wait_until(lambda: not engines(first), "the stage's process has ended", 60)
         (child,) = prefect_server.runs("general")
         assert (child["state_name"], prefect_server.runs("toy")[0]["state_name"]) == ("Cancelled", "Cancelled")
@@ -180,7 +181,7 @@ def test_a_stage_is_suspended_and_lost_with_its_worker_and_ends_with_the_same_bi
         with prefect_server.worker("first") as first:
             wait_until(lambda: steps(store) > 50, "training", 600)
             child = prefect_server.runs("general")[0]
-            prefect_server.set_state(child, "PAUSED", "Suspended")
+            prefect_server.set_state(child, "PAUSED", "Suspended", pause_reschedule=True)
             wait_until(lambda: not engines(first), "the stage's process has ended", 120)
             suspended = steps(store)
             run.wait_for("general: suspended on stages; resume it on Prefect's page")

@@ -80,7 +80,7 @@ def test_a_second_attempt_is_another_flow_run_and_one_that_lives_is_joined(order
     with pytest.raises(ProcessLost, match="ended Crashed: status code: -9"):
         make_on_pool(order, Worker(states=[lambda: Crashed(message="status code: -9")]), lambda: False)
     worker = Worker(states=[Running])
-    with pytest.raises(Interrupted, match=r"Prefect.s run general .* was stopped: it is Cancelling"):
+    with pytest.raises(Interrupted, match=r"Prefect.s run general .* was stopped: it was asked to save its state"):
         make_on_pool(order, worker, lambda: f"training on {order.pool}" in worker.phases)
     worker = Worker(states=[Completed])
     assert make_on_pool(order, worker, lambda: False) == "general"
