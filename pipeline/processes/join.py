@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from pipeline.process.settings import read_settings
 from pipeline.process.stopping import Stop, interrupted, stop_signals
 from pipeline.processes.follow import Elsewhere
-from pipeline.processes.launch import Share, prepare, run_share
 from pipeline.processes.machines import Board
 from pipeline.processes.rank import NoStore
 from pipeline.processes.wire import Request
@@ -29,7 +28,6 @@ from schemas.recipe.parts import Launch, host_and_port
 from stages.device.launch import number_of_processes
 from stages.device.network import address_towards
 from stages.device.process_group import store_at
-from stages.identity import stage_identity
 from stages.ports.plain import SilentProgress
 from stages.ports.protocols import Ports
 from stages.versions import installed_versions
@@ -223,6 +221,9 @@ class _Machine:
 
     def _train(self, attempt: int, request: Request) -> None:
         """Train a stage, once."""
+        # Imports transformers, for which the run waits as soon as this machine has joined it.
+        from pipeline.processes.launch import Share, prepare, run_share
+
         board, config = self.run.board, request.config
         elsewhere = _TheRun(self.run, attempt, self.stop)
         elsewhere.failure()
@@ -256,6 +257,8 @@ class _Machine:
 
     def _here(self, request: Request) -> Request:
         """Return the request with the folders of this machine; raises DataError if what they hold is other data."""
+        from stages.identity import stage_identity  # as above
+
         parent = request.parent
         if parent is not None:
             folder = self.store.folder_of(parent.stage, parent.digest)

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 STEPS = 60
 FIRST, SECOND = "10.99.20.1", "10.99.20.2"
 RENDEZVOUS = f"{FIRST}:29400"
-MINUTES = 0.75
+MINUTES = 1
 """Time-out of the tests' runs: a machine that joins has to start within it."""
 
 
@@ -174,10 +174,10 @@ def test_a_machine_that_is_killed_is_replaced_by_another(
         joining = joined(cable, tmp_path)
         wait_for_step(tmp_path, 10)
         kill(joining)
-        killed = time.monotonic()
+        killed, again = time.monotonic(), joined(cable, tmp_path, "again.log")
         wait_for(log, "no longer answers; the last state is kept")
-        assert time.monotonic() - killed < 30, "a connection that is closed is noticed at once"
-        assert joined(cable, tmp_path, "again.log").wait() == 0, (tmp_path / "again.log").read_text()
+        assert time.monotonic() - killed < 40, "a connection that is closed is noticed at once"
+        assert again.wait() == 0, (tmp_path / "again.log").read_text()
         assert run.wait() == 0, log.read_text()
     text = log.read_text()
     assert text.count("no longer answers") == 1
