@@ -242,7 +242,8 @@ class _Machine:
         if (first := go["first"].get(str(self.number))) is None:
             return  # others were ready before
         meeting = f"tcp://{self.run.rendezvous}/{attempt}"
-        self.tell(f"{config.name}: training with {go['size'] - self.processes} processes of other machines")
+        others = go["size"] - self.processes
+        self.tell(f"{config.name}: training with {others} process{'es' * (others > 1)} of other machines")
         try:
             run_share(Share(self.processes, first, go["size"], meeting, self.address), request, ports, elsewhere)
         except (_Over, ServiceError):

@@ -88,7 +88,7 @@ def run_share(share: Share, request: Request, ports: Ports, elsewhere: Elsewhere
     ):
         folder = Path(name)
         (folder / "request.json").write_text(request.model_dump_json(), encoding="utf-8")
-        ports.progress.phase(f"starting {share.number} processes")
+        ports.progress.phase(f"starting {share.number} process{'es' * (share.number > 1)}")
         launcher = subprocess.Popen(
             _command(share, folder),
             env=_environment(share),

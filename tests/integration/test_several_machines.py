@@ -230,7 +230,7 @@ def test_a_run_that_is_killed_ends_its_other_machines(cable: Cable, recipe: Path
     assert not psutil.wait_procs(processes, timeout=30)[1], "no process outlives its machine's part"
 
 
-def test_a_machine_with_other_data_or_another_store_is_refused(cable: Cable, recipe: Path, tmp_path: Path) -> None:
+def test_a_machine_with_another_store_is_refused(cable: Cable, recipe: Path, tmp_path: Path) -> None:
     with together(cable, recipe, tmp_path) as (run, log):
         joining = cable.start(1, tmp_path, "join", RENDEZVOUS, "--store", str(tmp_path / "other"), log=tmp_path / "j")
         assert joining.wait() == 2
