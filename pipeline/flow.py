@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, runtime
 from rich.console import Console
 
+from pipeline.engines.check import check_engine
+from pipeline.engines.request import Member
+from pipeline.execution.apart import Apart
 from pipeline.execution.one_task import RunPlan, resumed_checkpoint, run_plan, stages_after
 from pipeline.execution.prefect_tasks import cancelled_when_interrupted, in_prefect
-from pipeline.execution.run_context import tracked_run
-from pipeline.execution.several_runs import run_variants
+from pipeline.execution.run_context import RunContext, tracked_run
+from pipeline.execution.several_runs import run_shared, run_variants
 from pipeline.planning.assistants import with_assistant
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.options import RunOptions, chosen_stages
@@ -37,20 +41,24 @@ from pipeline.reporting.inputs import data_lines
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from pipeline.store.files import disk_errors
 from pipeline.store.open_runs import OpenRun, needs_of, open_run
+from pipeline.tracking.session import TrackedRun
+from pipeline.tracking.views import GROUP_TAG
 from schemas.core.errors import DistillError
 from schemas.core.refs import StudentOf
 from schemas.data.tasks import describe_task
 from schemas.recipe.recipe import Recipe, Variant
-from schemas.results.manifest import CheckpointRef, RunReport
+from schemas.recipe.stage import Stage
+from schemas.results.manifest import CheckpointRef, Row, RunReport
 from schemas.results.report import AnyReport
 from stages.build import check_parent
 from stages.data.readers.first_reading import first_reading
 from stages.models.encoders import locate
-from stages.preflight.checks import preflight
+from stages.preflight.checks import PreflightResult, preflight
 from stages.preflight.model_checks import check_parent_channels
 
 quiet_prefect()
 _LONGEST_NAME = 100
+Result = TypeVar("Result")
 
 
 def _run_name() -> str:
@@ -95,6 +103,27 @@ def distill_flow(
     return cancelled_when_interrupted(execute)(_recipe_of(recipe, task, tasks, overrides), options)
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A run whose recipe is checked and whose MLflow run is open."""
+
+    recipe: Recipe
+    options: RunOptions
+    name: str
+    stages: list[Stage]
+    parent: CheckpointRef | None
+    facts: dict[str | None, PreflightResult]
+    context: RunContext
+    run: TrackedRun
+    began: float
+
+    def plan(self, recipe: Recipe, variant: Variant, name: str) -> RunPlan:
+        """The plan of one task and seed, whose own recipe is `recipe`."""
+        stages = [recipe.stages[self.recipe.stages.index(stage)] for stage in self.stages]
+        has_baselines = not self.options.until_stage
+        return RunPlan(recipe, name, self.facts[variant.task], stages, self.parent, has_baselines, variant)
+
+
 @first_reading()
 def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
     """Run a recipe; the report is also kept in the store, in MLflow and, inside a flow run, in Prefect.
@@ -103,19 +132,54 @@ def execute(recipe: Recipe, options: RunOptions) -> AnyReport:
 
     Raises:
         Interrupted: the user asked to stop.
+        RunsFailed: some of several tasks or seeds failed.
     """
+    return _executed(recipe, options, None, _report)
+
+
+@first_reading()
+def execute_member(recipe: Recipe, options: RunOptions, member: Member) -> RunReport | tuple[Row, ...]:
+    """Run one task and seed of a recipe with several, or what they share, for a run in another process.
+
+    Raises:
+        Interrupted: that run asked to stop.
+    """
+
+    def finish(begun: _Begun) -> RunReport | tuple[Row, ...]:
+        if member.is_shared:
+            shared = begun.stages, begun.parent, begun.context, begun.run
+            return run_shared(begun.recipe, member.variant, *shared)
+        single = begun.recipe.for_variant(member.variant)
+        return run_plan(begun.plan(single, member.variant, member.name), begun.context, begun.run, began=begun.began)
+
+    return _executed(recipe, options, member, finish)
+
+
+def _report(begun: _Begun) -> AnyReport:
+    recipe, context, run, began = begun.recipe, begun.context, begun.run, begun.began
+    plans = [
+        begun.plan(recipe.for_variant(variant), variant, "-".join(filter(None, (begun.name, variant.name))))
+        for variant in recipe.variants()
+    ]
+    if plans[0].variant.name is None:
+        return run_plan(plans[0], context, run, began=began)
+    return run_variants(begun.name, plans, Apart(recipe, begun.options, context, run), began=began)
+
+
+def _executed(recipe: Recipe, options: RunOptions, member: Member | None, finish: Callable[[_Begun], Result]) -> Result:
     with interrupted(f"recipe {recipe.name}"), stop_signals() as stop, ExitStack() as stack:
-        shown = in_prefect() and is_shown()
+        shown = member is None and in_prefect() and is_shown()
         page = stack.enter_context(suspendable(PrefectPage(recipe.name, stop.request))) if shown else None
         progress = stack.enter_context(closing(make_progress(Console(stderr=True), page)))
-        progress.title = recipe.name
+        progress.title = recipe.name if member is None else member.title
         settings = read_settings(options.store)
         store = open_store(settings.store)
         with disk_errors(store.root), open_run(store.root, recipe.name) as record:
-            return _execute(recipe, options, settings, store, record, progress, stop)
+            return finish(stack.enter_context(_begun(recipe, options, settings, store, record, progress, stop, member)))
 
 
-def _execute(
+@contextmanager
+def _begun(
     recipe: Recipe,
     options: RunOptions,
     settings: Settings,
@@ -123,48 +187,59 @@ def _execute(
     record: OpenRun,
     progress: RunProgress,
     stop: Stop,
-) -> AnyReport:
+    member: Member | None,
+) -> Iterator[_Begun]:
+    """Check models and data, record what the run needs, and open its MLflow run for the block."""
     began = time.monotonic()
     stages = chosen_stages(recipe, options.from_stage, options.until_stage)
     if options.from_stage is not None and options.resume_from is None:
         check_earlier_stages(recipe, stages, options.from_stage, store)
     recipe = with_assistant(recipe, lambda other: _finished_student(other, options))
     stop.tell = progress.tell
-    name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for line in check_pools(recipe.execution.pools):
-        progress.note(line)
+    name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}" if member is None else member.name
+    notes = check_pools(recipe.execution.pools)
+    notes += check_engine(recipe.execution) if member is None else []
     progress.phase("checking models and data")
+    checked = recipe if member is None or member.task is None or recipe.tasks is None else recipe.for_task(member.task)
     with disk_errors(store.cache):
-        facts = per_task(recipe, lambda task_recipe: preflight(task_recipe, store.cache))
-    for line in data_lines({task: task_facts.card for task, task_facts in facts.items()}):
-        progress.note(line)
+        facts = per_task(checked, lambda task_recipe: preflight(task_recipe, store.cache))
+    if member is None:
+        notes += data_lines({task: task_facts.card for task, task_facts in facts.items()})
+        for line in notes:
+            progress.note(line)
+    elif checked is not recipe:
+        facts = {member.task: facts[None]}
     parent = resumed_checkpoint(options.resume_from, store, settings, record)
     if parent is not None:
         stages = stages_after(parent, recipe, stages, options)
         check_parent(Path(parent.path) / "model", recipe.sized_student, locate(recipe.pretrained))
         check_parent_channels(Path(parent.path), recipe, stages)
+    if member is None:
+        _expect(recipe, stages, parent, facts, store, record, progress, has_baselines=not options.until_stage)
+    tags = {GROUP_TAG: options.group} if options.group and member is None else {}
+    with tracked_run(settings, store, progress, stop, record, recipe, name, tags, member) as (context, run):
+        yield _Begun(recipe, options, name, stages, parent, facts, context, run, began)
+
+
+def _expect(
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    parent: CheckpointRef | None,
+    facts: dict[str | None, PreflightResult],
+    store: CheckpointStore,
+    record: OpenRun,
+    progress: RunProgress,
+    *,
+    has_baselines: bool,
+) -> None:
+    """Record what the run needs, and show its parts, unless they go on in other processes."""
     outlined = outline_variants(recipe, stages, store, parent.digest if parent else None)
     _record_needs(outlined, parent, store, record, progress)
-    has_baselines = not options.until_stage
+    if recipe.execution.engine.is_apart and len(recipe.variants()) > 1:
+        return
     progress.phase("estimating the work")
     with disk_errors(store.cache):
         progress.expect(expected_parts(recipe, outlined, facts, store, has_baselines=has_baselines))
-    with tracked_run(settings, store, progress, stop, record, recipe, name, options.group) as (context, run):
-        plans = [
-            RunPlan(
-                recipe=(single := recipe.for_variant(variant)),
-                name=f"{name}-{variant.name}" if variant.name else name,
-                facts=facts[variant.task],
-                stages=[single.stages[recipe.stages.index(stage)] for stage in stages],
-                parent=parent,
-                has_baselines=has_baselines,
-                variant=variant,
-            )
-            for variant in recipe.variants()
-        ]
-        if plans[0].variant.name is None:
-            return run_plan(plans[0], context, run, began=began)
-        return run_variants(recipe, name, plans, context, run, began=began)
 
 
 def _record_needs(

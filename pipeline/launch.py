@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
+from pipeline.engines.check import check_engine
 from pipeline.planning.options import RunOptions, check_options
 from pipeline.planning.per_task import check_data, per_recipe
 from pipeline.pools.registered import check_pools
@@ -64,6 +65,7 @@ def run_recipes(recipes: Sequence[str], overrides: Sequence[str], options: Mappi
                 per_recipe(resolved, lambda recipe: check_data(recipe, options["store"]))
                 check_server()
                 per_recipe(resolved, lambda recipe: check_pools(recipe.execution.pools))
+                per_recipe(resolved, lambda recipe: check_engine(recipe.execution))
             return _run_flows(resolved, recipes, overrides, RunOptions.model_validate(options), again)
         except Interrupted as error:
             raise Interrupted(f"{error}; continue with: {again}") from None

@@ -6,7 +6,7 @@ Prefect's result cache is off: a stage is finished when its checkpoint exists, w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -93,6 +93,15 @@ def seen_as_reused(result: StageResult) -> StageResult:
     return cast(StageResult, Completed(name="Reused", message=message, data=result))
 
 
+RETRIES: Mapping[str, Any] = {
+    "persist_result": False,
+    "retries": 2,
+    "retry_delay_seconds": 5,
+    "retry_condition_fn": _worth_retrying,
+}
+"""Options of a task that goes on from its last state when it is tried again."""
+
+
 def stage_task(call: Callable[[], R], stage: StageName, run_name: str) -> Task[[], R]:
     """The Prefect task of a stage; `call` runs it."""
     return prefect_task(
@@ -101,8 +110,5 @@ def stage_task(call: Callable[[], R], stage: StageName, run_name: str) -> Task[[
         run_name,
         tag="stage",
         description=_DESCRIPTIONS[stage],
-        persist_result=False,
-        retries=2,
-        retry_delay_seconds=5,
-        retry_condition_fn=_worth_retrying,
+        **RETRIES,
     )

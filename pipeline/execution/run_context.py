@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from prefect import runtime
 from prefect.client.schemas.objects import State
 
+from pipeline.engines.request import Member
 from pipeline.process.settings import Settings
 from pipeline.process.stopping import Stop
 from pipeline.processes.machines import Machines, gathered_machines
@@ -17,8 +18,9 @@ from pipeline.progress.parts import RunProgress
 from pipeline.store.checkpoints import CheckpointStore
 from pipeline.store.open_runs import OpenRun
 from pipeline.tracking.parameters import recipe_params
+from pipeline.tracking.server import PARENT_TAG
 from pipeline.tracking.session import TrackedRun, Tracking
-from pipeline.tracking.views import GROUP_TAG, RUN_TAG
+from pipeline.tracking.views import RUN_TAG
 from schemas.recipe.recipe import Recipe
 from stages.ports.protocols import Progress
 
@@ -52,16 +54,20 @@ def tracked_run(
     open_run: OpenRun,
     recipe: Recipe,
     name: str,
-    group: str | None = None,
+    tags: Mapping[str, str],
+    member: Member | None = None,
 ) -> Iterator[tuple[RunContext, TrackedRun]]:
     """The context of a flow run with its MLflow parent run, which ends with the block."""
     tracking = Tracking(settings.tracking_uri, settings.experiment, store.points, artifacts=settings.artifacts)
     stop.when_asked.append(tracking.hurry)
     try:
-        tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or ""), RUN_TAG: name}
-        tags |= {GROUP_TAG: group} if group else {}
+        tags = {"distill.recipe": recipe.name, "distill.flow_run": str(runtime.flow_run.name or ""), **tags}
         # MLflow cuts names after some 17 signs, so what tells runs apart comes first.
         title = f"{time.strftime('%d %b %H:%M:%S')} {recipe.name}"
+        if member is None or not member.is_shared:
+            tags[RUN_TAG] = name
+        if member is not None:
+            title, tags[PARENT_TAG] = member.title, member.run_above
         with (
             gathered_machines(recipe.execution.launch, store, open_run) as machines,
             tracking.start_run(title, recipe_params(recipe), tags) as run,

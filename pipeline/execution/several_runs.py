@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import httpx
 from prefect.exceptions import PrefectHTTPStatusError
 
+from pipeline.execution.apart import Apart
 from pipeline.execution.mlflow_notes import log_picture, show_group
 from pipeline.execution.one_task import RunPlan, run_plan, run_stages
 from pipeline.execution.prefect_tasks import prefect_task, run_task
@@ -29,32 +30,35 @@ from pipeline.tracking.parameters import recipe_params
 from pipeline.tracking.session import TrackedRun
 from pipeline.tracking.views import RUN_TAG
 from schemas.core.errors import DistillError, Interrupted
+from schemas.recipe.expand import teacher_configs
 from schemas.recipe.recipe import Recipe, Variant
-from schemas.results.manifest import Row, RunReport
+from schemas.recipe.stage import Stage
+from schemas.results.manifest import CheckpointRef, Row, RunReport
 from schemas.results.report import GroupReport, RunsFailed
 
 log = logging.getLogger(__name__)
 Outcomes = Mapping[Variant, RunReport | BaseException]
 
 
-def run_variants(
-    recipe: Recipe, name: str, plans: Sequence[RunPlan], context: RunContext, run: TrackedRun, *, began: float
-) -> GroupReport:
+def run_variants(name: str, plans: Sequence[RunPlan], apart: Apart, *, began: float) -> GroupReport:
     """Run what tasks share, then each task with each seed, then report on all.
 
     Args:
-        recipe: with its several tasks or seeds.
         name: name of the report.
         plans: one per task and seed.
-        context: the parts that all stages of the flow run use.
-        run: the MLflow run above those of the tasks and seeds.
+        apart: the run, and what runs the plans in processes of their own if the recipe says so.
         began: `time.monotonic()` when the run began.
 
     Raises:
         RunsFailed: some of them failed; the others are finished and reported.
     """
-    rows, broken = _run_shared(recipe, plans[0], context, run)
-    outcomes: Outcomes = {plan.variant: broken.get(plan.variant.seed) or _outcome(plan, context, run) for plan in plans}
+    recipe, context, run = apart.recipe, apart.context, apart.run
+    outcomes: Outcomes
+    if recipe.execution.engine.is_apart:
+        rows, outcomes = apart.outcomes(plans)
+    else:
+        rows, broken = _run_shared(recipe, plans[0], context, run)
+        outcomes = {plan.variant: broken.get(plan.variant.seed) or _outcome(plan, context, run) for plan in plans}
     _raise_what_ends_all(outcomes)
     tasks = {str(variant.name): outcome for variant, outcome in outcomes.items() if isinstance(outcome, RunReport)}
     failed = {
@@ -91,19 +95,46 @@ def _run_shared(
     recipe: Recipe, plan: RunPlan, context: RunContext, run: TrackedRun
 ) -> tuple[tuple[Row, ...], dict[int | None, Exception]]:
     """Run the stages that all tasks share, for each seed; return their rows, and the errors of seeds that failed."""
-    names = {stage.name for stage in plan.stages}
     rows: list[Row] = []
     broken: dict[int | None, Exception] = {}
     for shared in recipe.shared_variants():
-        runner = StageRunner(recipe.for_variant(shared).without_tasks(), context, run, shared)
         try:
-            run_stages(runner, [stage for stage in runner.recipe.stages if stage.name in names], plan.parent)
+            rows += run_shared(recipe, shared, plan.stages, plan.parent, context, run)
         except Exception as error:
             if not recipe.seeds or isinstance(error, Interrupted):
                 raise
             broken[shared.seed] = error
-        rows += runner.judge.rows
     return tuple(rows), broken
+
+
+def run_shared(
+    recipe: Recipe,
+    variant: Variant,
+    stages: Sequence[Stage],
+    parent: CheckpointRef | None,
+    context: RunContext,
+    run: TrackedRun,
+) -> tuple[Row, ...]:
+    """Make what several tasks share, and return its rows; or, for one task, the teachers that several seeds share.
+
+    Args:
+        recipe: with its several tasks or seeds.
+        variant: without a task, or one of those that share their teachers.
+        stages: those to run, of any seed.
+        parent: the checkpoint that the first continues.
+        context: the parts that all stages of the flow run use.
+        run: the MLflow run to show it under.
+    """
+    single = recipe.for_variant(variant)
+    if single.tasks is None:
+        runner = StageRunner(single, context, run, variant)
+        for config in teacher_configs(single):
+            runner.run_in_prefect(config, None)
+        return ()
+    names = {stage.name for stage in stages}
+    runner = StageRunner(single.without_tasks(), context, run, variant)
+    run_stages(runner, [stage for stage in runner.recipe.stages if stage.name in names], parent)
+    return tuple(runner.judge.rows)
 
 
 def _outcome(plan: RunPlan, context: RunContext, run: TrackedRun) -> RunReport | BaseException:

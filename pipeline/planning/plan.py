@@ -8,6 +8,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from pipeline.engines.check import check_engine
 from pipeline.planning.assistants import assistant_of
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline_variants, with_finished_assistant
@@ -103,7 +104,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
         first = _plan(other, store)
         return first.model_copy(update={"then": first.then or recipe.name})
     recipe = ready
-    pools = check_pools(recipe.execution.pools)
+    remarks = [*check_pools(recipe.execution.pools), *check_engine(recipe.execution)]
     checked = per_task(recipe, lambda task_recipe: preflight(task_recipe, store.cache))
     facts = next(iter(checked.values()))  # the models are the same whatever the task
     rates = {precision: matrix_rate(precision) for precision in {stage.training.precision for stage in recipe.stages}}
@@ -135,7 +136,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
                     if variant.seed in (None, *recipe.seeds[:1])
                 ]
             ),
-            *pools,
+            *remarks,
         ),
     )
 

@@ -79,7 +79,7 @@ def read_report(root: Path, name: str | None = None) -> AnyReport:
         raise CheckpointError(
             f"{path} is not as the run wrote it ({_seal(path).name} is of other content); delete it and run again"
         )
-    return _relocated(report, root)
+    return relocated(report, root)
 
 
 def list_reports(root: Path) -> list[str]:
@@ -125,10 +125,10 @@ def _seal(report: Path) -> Path:
     return report.with_suffix(".sha256")
 
 
-def _relocated(report: AnyReport, root: Path) -> AnyReport:
+def relocated(report: AnyReport, root: Path) -> AnyReport:
     """The report with the paths that its checkpoints have now, wherever the store was when it was written."""
 
-    def relocated(row: Row) -> Row:
+    def moved(row: Row) -> Row:
         if (checkpoint := row.checkpoint) is None:
             return row
         path = str(checkpoint_folder(root, checkpoint.stage, checkpoint.digest))
@@ -136,13 +136,13 @@ def _relocated(report: AnyReport, root: Path) -> AnyReport:
 
     changes: dict[str, Any] = {"store": str(root)}
     if isinstance(report, RunReport):
-        changes["rows"] = tuple(map(relocated, report.rows))
+        changes["rows"] = tuple(map(moved, report.rows))
         if report.shipping is not None and report.shipping.python is not None:  # a program that names its model
             program = report.shipping.python.replace(_in_json(report.store), _in_json(str(root)))
             changes["shipping"] = report.shipping.model_copy(update={"python": program})
     else:
-        changes["shared"] = tuple(map(relocated, report.shared))
-        changes["tasks"] = {name: _relocated(task_report, root) for name, task_report in report.tasks.items()}
+        changes["shared"] = tuple(map(moved, report.shared))
+        changes["tasks"] = {name: relocated(task_report, root) for name, task_report in report.tasks.items()}
     return report.model_copy(update=changes)
 
 

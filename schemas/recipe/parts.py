@@ -88,11 +88,34 @@ def _pool_name(name: str) -> str:
     return name
 
 
+class Engine(Frozen):
+    """The machines on which the runs of several tasks and seeds go on."""
+
+    kind: Literal["threads", "ray"] = "threads"
+    """`threads`: this machine, which starts a process for each run if several go on at once. `ray`: a Ray cluster, each
+    run a task of it; needs the extra `ray`, and Prefect's server in PREFECT_API_URL."""
+    at_once: int = Field(default=1, ge=1, le=64)
+    """Runs that go on at once on this machine. A Ray cluster runs as many as its resources allow."""
+    gpus_each: int | None = Field(default=None, ge=0, le=64)
+    """GPUs of each run; null for one where there are GPUs."""
+    cpus_each: int = Field(default=1, ge=1, le=1024)
+    """Cores of each run on a Ray cluster; on this machine, runs share the cores out."""
+    address: str | None = Field(default=None, min_length=1, max_length=300)
+    """Address of the Ray cluster, such as ray://HOST:10001; null for one of this machine that ends with the run."""
+
+    @property
+    def is_apart(self) -> bool:
+        """True if runs go on in processes of their own."""
+        return self.kind == "ray" or self.at_once > 1
+
+
 class Execution(Frozen):
     """Settings of this machine. They do not change what is learned, so no digest covers them."""
 
     launch: Launch = Launch()
     """The processes in which a stage is trained."""
+    engine: Engine = Engine()
+    """The machines on which the runs of several tasks and seeds go on."""
     pools: dict[StageName, Annotated[str, AfterValidator(_pool_name)]] = Field(default_factory=dict)
     """Stages that workers of Prefect train elsewhere, each with the name of their work pool, or of a deployment
     distill-stage/NAME; all others are trained here."""

@@ -78,17 +78,20 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline.tracking": {"pipeline.process", "pipeline.store"},
     "pipeline.reporting": {"pipeline.process", "pipeline.store", "pipeline.tracking"},
     "pipeline.planning": {
+        "pipeline.engines",
         "pipeline.process",
         "pipeline.pools",
         "pipeline.recipes",
         "pipeline.store",
         "pipeline.reporting",
     },
+    "pipeline.engines": {"pipeline.process"},
     "pipeline.processes": {"pipeline.process", "pipeline.store"},
     "pipeline.pools": {"pipeline.process"},
     "pipeline.progress": {"pipeline.process", "pipeline.reporting"},
     "pipeline.shipping": {"pipeline.reporting", "pipeline.export", "pipeline.latency"},
     "pipeline.execution": {
+        "pipeline.engines",
         "pipeline.process",
         "pipeline.store",
         "pipeline.tracking",
@@ -128,6 +131,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline.shipping",
     },
     "pipeline": {
+        "pipeline.engines",
         "pipeline.process",
         "pipeline.pools",
         "pipeline.recipes",

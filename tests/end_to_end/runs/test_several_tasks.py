@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, TaskRunFilter, TaskRunFilterName
 
-from pipeline.execution import stage_runner as runner
+from pipeline.execution import stage_training
 from pipeline.flow import RunOptions, distill_flow
 from pipeline.store.checkpoints import CheckpointStore, open_store
 from schemas.core.errors import ConfigError, Interrupted
@@ -201,7 +201,7 @@ def test_compare_prints_the_tasks_together_and_separately(world: World, first: F
 @pytest.fixture
 def stopped_in_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Send this process SIGTERM after the first step of the next `task_specific` stage."""
-    train = runner.run_stage
+    train = stage_training.run_stage
 
     def stop_first(config, parent, ports, *more):  # type: ignore[no-untyped-def]
         if config.name == "task_specific":
@@ -212,11 +212,11 @@ def stopped_in_the_last_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
                 os.kill(os.getpid(), signal.SIGTERM)
                 advance(done, metrics)
 
-            monkeypatch.setattr(runner, "run_stage", train)
+            monkeypatch.setattr(stage_training, "run_stage", train)
             monkeypatch.setattr(ports.progress, "advance", stop)
         return train(config, parent, ports, *more)
 
-    monkeypatch.setattr(runner, "run_stage", stop_first)
+    monkeypatch.setattr(stage_training, "run_stage", stop_first)
     return
 
 

@@ -77,7 +77,10 @@ CALLS = {
 # Prefect's temporary server, and a model whose time is measured: this Python runs a file of this package.
 STARTS_A_FILE = {"pipeline/latency/measure.py": "subprocess", "pipeline/process/prefect_server.py": "subprocess"}
 # The processes of a stage: this Python runs torch's launcher, which runs a module of this package.
-STARTS_A_PROCESS = STARTS_A_FILE | {"pipeline/processes/launch.py": "subprocess"}
+STARTS_A_PROCESS = STARTS_A_FILE | {
+    "pipeline/engines/own_processes.py": "subprocess",
+    "pipeline/processes/launch.py": "subprocess",
+}
 # Keyword, and its only allowed value.
 ONLY = {
     "trust_remote_code": False,
