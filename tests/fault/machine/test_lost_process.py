@@ -132,7 +132,13 @@ def test_a_stage_that_is_stopped_and_killed_in_every_way_ends_bit_identical(
         assert time.monotonic() - watched.times[0] < 60
         assert not ranks(), "no process outlives its stage"
 
-    result = run(config, folder, 2, Watched())
+    def kill_launcher() -> None:
+        (launcher,) = {rank.ppid() for rank in ranks()}
+        os.kill(launcher, signal.SIGKILL)
+
+    watched = Watched(at=130, action=kill_launcher)
+    result = run(config, folder, 2, watched)
+    assert watched.times, "torchrun was killed, and its processes went on"
     assert result.tokens == expected.tokens
     wanted = weights(expected)
     for name, tensor in weights(result).items():
