@@ -86,7 +86,7 @@ class Apart:
         return RayCluster(engine, self.context.stop)
 
     def _shared(self, plan: RunPlan) -> list[Member]:
-        """What several members share: stages without a task, for each seed, and teachers of several seeds."""
+        """Parts that several members share: stages without a task, for each seed, and teachers of several seeds."""
         recipe, name = self.recipe, plan.name
         shared = [self._member(variant, name, is_shared=True) for variant in recipe.shared_variants()]
         if len(recipe.seeds) > 1 and needs_made_teachers(plan.stages) and teacher_configs(plan.recipe):

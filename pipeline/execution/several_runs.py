@@ -82,13 +82,17 @@ def run_variants(name: str, plans: Sequence[RunPlan], apart: Apart, *, began: fl
     )
     _publish(report := context.store.write_report(report), run)
     if failed:
-        context.progress.note(
-            f"finished: {', '.join(tasks) or 'none'}; distill compare shows them, and the same command continues with "
-            f"{', '.join(failed)}"
-        )
-        kind = "run" if recipe.seeds else "task"
-        raise RunsFailed([f"{kind} {label}: {reason}" for label, reason in failed.items()], report)
+        raise _failure(report, "run" if recipe.seeds else "task", context)
     return report
+
+
+def _failure(report: GroupReport, kind: str, context: RunContext) -> RunsFailed:
+    """Say what is finished and what the same command continues with; return the error that ends the run."""
+    context.progress.note(
+        f"finished: {', '.join(report.tasks) or 'none'}; distill compare shows them, and the same command continues "
+        f"with {', '.join(report.failed)}"
+    )
+    return RunsFailed([f"{kind} {label}: {reason}" for label, reason in report.failed.items()], report)
 
 
 def _run_shared(

@@ -38,7 +38,7 @@ class ListedRun(Frozen):
     tasks: int = 0
     """Number of runs in one of several tasks, seeds or recipes; each has a report of its own."""
     several: str | None = None
-    """What it has several of: `3 seeds`; null for a single run."""
+    """Number of its tasks, seeds or recipes in words, such as `3 seeds`; null for a single run."""
     state: Literal["finished", "running", "stopped", "damaged"]
     """Stopped: ended before its end; the same command continues it."""
     ended: str
