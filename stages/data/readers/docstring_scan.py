@@ -11,6 +11,7 @@ import inspect
 import multiprocessing
 import os
 import re
+import signal
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -130,12 +131,28 @@ def _read_all(sources: list[Source], processes: int) -> list[Docstrings]:
     chunks = [sources[start : start + CHUNK_FILES] for start in range(0, len(sources), CHUNK_FILES)]
     if processes > 1:
         try:
-            with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-                return list(pool.map(_read_chunk, chunks))
+            return _read_apart(chunks, processes)
         except (BrokenProcessPool, OSError, AssertionError):
             # A daemonic process may not start others, and a script from standard input cannot be run again.
             pass
     return [_read_chunk(chunk) for chunk in chunks]
+
+
+def _read_apart(chunks: list[list[Source]], processes: int) -> list[Docstrings]:
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _leave_keys_to_the_parent) as pool:
+        parts = [pool.submit(_read_chunk, chunk) for chunk in chunks]
+        try:
+            return [part.result() for part in parts]
+        except BaseException:
+            # A second one while the pool waits for its workers would leave both waiting for ever.
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.kill()
+            raise
+
+
+def _leave_keys_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read_chunk(sources: list[Source]) -> Docstrings:

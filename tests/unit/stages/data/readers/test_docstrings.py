@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,6 +68,28 @@ def test_result_does_not_depend_on_the_number_of_processes(tmp_path: Path, monke
     monkeypatch.setattr("stages.data.readers.docstring_scan.FILES_PER_PROCESS", 50)
     assert read_docstrings(sources, processes=2) == alone
     assert len(alone.paragraphs) == 250
+
+
+INTERRUPTED = """
+import multiprocessing, os, signal, sys, sysconfig
+from pathlib import Path
+from stages.data.readers.docstring_scan import Root, find_sources, read_docstrings
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, 0.7)
+    try:
+        read_docstrings(find_sources([Root(Path(sysconfig.get_path("purelib")))]), processes=2)
+    except KeyboardInterrupt:
+        sys.exit(f"interrupted, {len(multiprocessing.active_children())} processes left")
+"""
+
+
+def test_a_key_press_ends_the_processes(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(INTERRUPTED)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=60, check=False)
+    assert "interrupted, 0 processes left" in done.stderr
 
 
 def test_prose_leaves_out_code_tables_and_parameter_lists() -> None:
