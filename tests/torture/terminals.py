@@ -271,8 +271,9 @@ def _press(key: str, child: int, terminal: int) -> int:
 
 
 def _read(terminal: int) -> bytes:
-    read = b""
-    while select.select([terminal], [], [], 0.02)[0]:
+    """Return what was printed, in a bounded time: a run that trains may print without a pause."""
+    read, end = b"", time.monotonic() + 0.2
+    while select.select([terminal], [], [], 0.02)[0] and time.monotonic() < end:
         try:
             some = os.read(terminal, 65536)
         except OSError:  # nobody has it open any more
