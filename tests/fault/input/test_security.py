@@ -79,6 +79,7 @@ STARTS_A_FILE = {"pipeline/latency/measure.py": "subprocess", "pipeline/process/
 # The processes of a stage: this Python runs torch's launcher, which runs a module of this package.
 STARTS_A_PROCESS = STARTS_A_FILE | {
     "pipeline/engines/own_processes.py": "subprocess",
+    "pipeline/processes/follow.py": "subprocess",  # ends what launch.py has started
     "pipeline/processes/launch.py": "subprocess",
 }
 # Keyword, and its only allowed value.
@@ -141,10 +142,15 @@ def test_only_this_python_is_started_with_a_file_of_this_package(path: str, argu
 
 
 def test_the_processes_of_a_stage_run_modules_that_no_folder_of_the_user_can_replace(tmp_path: Path) -> None:
-    command = launch._command(2, tmp_path)
+    command = launch._command(launch.Share(2), tmp_path)
     assert command[:4] == [sys.executable, "-P", "-m", "torch.distributed.run"]
-    assert command[8:] == ["-m", "pipeline.processes.rank", str(tmp_path / "request.json"), str(tmp_path / "socket")]
-    assert launch._environment(2)["PYTHONSAFEPATH"] == "1"  # for the processes that the launcher starts
+    program = command.index("pipeline.processes.rank")
+    assert command[program - 1] == "-m"
+    assert command[program + 1 : program + 3] == [str(tmp_path / "request.json"), str(tmp_path / "socket")]
+    assert all(option.startswith("--") for option in command[4 : program - 1])
+    # The launcher meets in a file: torch's default unpickles what it is sent, on all interfaces.
+    assert {"--rdzv-conf=store_type=file", f"--rdzv-endpoint={tmp_path / 'launcher'}"} < set(command)
+    assert launch._environment(launch.Share(2))["PYTHONSAFEPATH"] == "1"  # for the processes that the launcher starts
 
 
 @pytest.mark.parametrize(
