@@ -51,10 +51,11 @@ test-slow: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(PYTEST)
 
-# Engines and services around the runs, one test at a time: work pools, clusters, several hosts.
+# Engines and services around the runs, one test at a time: work pools, clusters, several hosts; and runs that `make
+# torture` repeats a hundredfold.
 integration: $(INSTALLED)
 	sh install.sh $(VENV) integration
-	$(ONE_THREAD) -m integration tests/integration
+	$(ONE_THREAD) -m integration tests
 
 # Alone on the machine, or the figures mean nothing.
 bench: $(INSTALLED)

@@ -84,7 +84,7 @@ def test_two_thousand_checkpoints_slow_no_command_by_a_second(
         assert full - empty < SECONDS, name
 
 
-@pytest.mark.slow
+@pytest.mark.integration
 @pytest.mark.usefixtures("prefect")
 def test_concurrent_runs_in_one_store_lose_nothing_and_leak_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -41,7 +41,7 @@ def recipe(tmp_path: Path) -> Path:
         ("SIGTERM to all", "checking models", 0.2),
         ("hangup", "of 100,000", 1.0),
         ("Ctrl-C twice", "of 100,000", 1.0),
-        ("SIGKILL", "of 100,000", 0.0),
+        pytest.param("SIGKILL", "of 100,000", 0.0, marks=pytest.mark.integration),
     ],
 )
 def test_a_key_press_ends_a_run_in_a_terminal_soon_without_leftovers(
