@@ -130,7 +130,7 @@ def open_subject(folder: Path, task: str | None, cache: Path, *, most_rows: int 
     data, model_folder = manifest.config.data, Path(reference.path) / "model"
     tokenizer = load_tokenizer(model_folder, load_config(model_folder))
     if not manifest.labels and not manifest.config.objective.trains_task_head:
-        return _headless(Path(reference.path), manifest, tokenizer, cache)
+        return _headless(Path(reference.path), manifest, tokenizer, cache, most_rows)
     if task is None and isinstance(data, TaskMixture):
         raise ConfigError(f"{folder} answers several tasks: name one of them with --task")
     chosen = task_argument(task, manifest) if task else _own_task(manifest)
@@ -152,7 +152,9 @@ def _own_task(manifest: Manifest) -> AnyTask:
     return data.task
 
 
-def _headless(folder: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFast, cache: Path) -> Subject:
+def _headless(
+    folder: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFast, cache: Path, most_rows: int
+) -> Subject:
     data, model = manifest.config.data, load_encoder(folder / "model")
     if isinstance(data, GeneralCorpus):
         train, held_out = tokenize_corpus(load_corpus(data, cache), tokenizer, max_length=data.max_length, cache=cache)
@@ -162,4 +164,4 @@ def _headless(folder: Path, manifest: Manifest, tokenizer: PreTrainedTokenizerFa
             tokenize_split(rows, split, tokenizer, max_length=longest_sequence(data), cache=cache)
             for split in ("train", "validation")
         )
-    return Subject(folder, manifest, model, tokenizer, None, None, 0, held_out, train)
+    return Subject(folder, manifest, model, tokenizer, None, None, most_rows, held_out, train)

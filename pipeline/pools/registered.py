@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.process.prefect_api import prepare_environment
+from pipeline.process.prefect_api import prepare_environment, server_errors
 from schemas.core.credentials import without_credentials
-from schemas.core.errors import ConfigError, ServiceError
+from schemas.core.errors import ConfigError
 from schemas.recipe.stage import StageName
 
 if TYPE_CHECKING:
@@ -47,7 +46,9 @@ def check_pools(pools: Mapping[StageName, str]) -> list[str]:
             "that a run starts for itself; start one with: prefect server start, then: export "
             "PREFECT_API_URL=http://127.0.0.1:4200/api, or train every stage here: --set execution.pools={}"
         )
-    with _answering(address), get_client(sync_client=True) as client:
+    server = f"PREFECT_API_URL={without_credentials(address)}"
+    answering = server_errors(server, "no Prefect server answers there", "start one with: prefect server start")
+    with answering, get_client(sync_client=True) as client:
         names = {pool: _work_pool(client, pool) for pool in dict.fromkeys(pools.values())}
         missing = [stage for stage, pool in pools.items() if names[pool] is None]
         if missing:
@@ -113,25 +114,3 @@ def has_worker(client: SyncPrefectClient, pool: str) -> bool:
     if work_pool.is_push_pool or work_pool.is_managed_pool:
         return True
     return any(worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(pool))
-
-
-@contextmanager
-def _answering(address: str) -> Iterator[None]:
-    """Turn the errors of a look at Prefect's server into one message."""
-    import httpx
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    server = f"PREFECT_API_URL={without_credentials(address)}"
-    try:
-        yield
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code not in (401, 403):
-            raise
-        raise ServiceError(
-            f"{server}: the server there requires other credentials ({error.response.status_code}); set "
-            "PREFECT_API_AUTH_STRING to its user:password (for Prefect Cloud PREFECT_API_KEY)"
-        ) from None
-    except httpx.TransportError as error:
-        raise ServiceError(
-            f"{server}: no Prefect server answers there ({type(error).__name__}); start one with: prefect server start"
-        ) from None

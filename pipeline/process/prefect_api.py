@@ -61,11 +61,28 @@ def check_server(*, patience: float = 3.0) -> None:
 @contextmanager
 def prefect_errors(again: str) -> Iterator[None]:
     """Turn Prefect's errors about its server into ServiceErrors; `again` is the command that continues the run."""
+    address = without_credentials(os.environ.get("PREFECT_API_URL", ""))
+    server = f"PREFECT_API_URL={address}" if address else "the run's own server"
+    remedy = (
+        "finished stages are kept, an unfinished one has its last state: start the server again, or unset "
+        f"PREFECT_API_URL, and continue with: {again}"
+    )
+    with server_errors(server, "Prefect's server went away", remedy):
+        yield
+
+
+@contextmanager
+def server_errors(server: str, words: str, remedy: str) -> Iterator[None]:
+    """Turn the errors of requests to Prefect's server into ServiceErrors.
+
+    Args:
+        server: its name in messages.
+        words: what is said if it does not answer.
+        remedy: what then can be done.
+    """
     import httpx
     from prefect.exceptions import PrefectHTTPStatusError
 
-    address = without_credentials(os.environ.get("PREFECT_API_URL", ""))
-    server = f"PREFECT_API_URL={address}" if address else "the run's own server"
     try:
         yield
     except PrefectHTTPStatusError as error:
@@ -76,7 +93,4 @@ def prefect_errors(again: str) -> Iterator[None]:
             "PREFECT_API_AUTH_STRING to its user:password (for Prefect Cloud PREFECT_API_KEY)"
         ) from None
     except httpx.TransportError as error:
-        raise ServiceError(
-            f"{server}: Prefect's server went away ({type(error).__name__}); finished stages are kept, an unfinished "
-            f"one has its last state: start the server again, or unset PREFECT_API_URL, and continue with: {again}"
-        ) from None
+        raise ServiceError(f"{server}: {words} ({type(error).__name__}); {remedy}") from None
