@@ -9,7 +9,8 @@ scores the rows that are reported. `--factors` chooses each method's learning ra
 own. `--changes` compares changes to the four stages one by one, and `--keep` applies changes to all of them.
 
 All runs share one store: a teacher is fine-tuned once, a stage that two methods share is trained once. Results in the
-JSON file are taken from there, so that an interrupted comparison continues.
+JSON file are taken from there, so that an interrupted comparison continues. `--evidence` keeps the
+tables for the pages.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import statistics
 import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 import yaml
 from pydantic import TypeAdapter
 
+from benchmarks.evidence.of_quality import Result, Rows, by_method, minus, tables_of
+from benchmarks.evidence.records import Evidence, about_this_command, write
 from benchmarks.methods import (
     CHANGES,
     CONTROL,
@@ -42,7 +45,6 @@ from benchmarks.methods import (
     variant,
 )
 from benchmarks.output import console, table_of, write_json
-from benchmarks.paired import difference
 from pipeline.process.prefect_api import prepare_environment
 from schemas.core.base import digest_of
 from schemas.core.training import Duration
@@ -52,28 +54,6 @@ from stages.storage.format_versions import NUMERICS_VERSION
 
 _TUNING_SEED = 1000
 _COLUMNS = ("mean %", "seeds' range", "minus control", "minus four stages", "agrees %")
-Rows = Literal["held_out", "validation"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run: the student's score, and its scores of resampled rows."""
-
-    key: str
-    """Digest of the recipe that was run."""
-    task: str
-    rows: Rows
-    method: str
-    budget: float
-    seed: int
-    factor: float
-    metric: str
-    score: float
-    draws: list[float]
-    teacher: float
-    agreement: float
-    tokens: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +74,7 @@ class Comparison:
         parsed = read_recipe(str(recipe), settings)
         assert parsed.task is not None
         self.name, self.store, self.results = parsed.name, store, results
+        self.title = parsed.description or parsed.name
         base = parsed.model_dump(mode="json")
         self.bases: dict[Rows, dict[str, Any]] = {"validation": base}
         if isinstance(parsed.task, FileTask):
@@ -152,6 +133,8 @@ def _measured(recipe: dict[str, Any], store: Path) -> dict[str, Any]:
         "score": scores[0],
         "draws": [round(value, 6) for value in draws],
         "teacher": scores[1],
+        "guessing": report.guessed[metric],
+        "scored": report.validation_rows,
         "agreement": students[-1].judgement.agreement,
         "tokens": sum(row.tokens or 0 for row in students),
         "seconds": sum(row.seconds or 0 for row in students),
@@ -209,14 +192,6 @@ def candidates(methods: list[str], changes: list[str], keep: list[str], starts_o
     return chosen
 
 
-def by_method(results: list[Result]) -> dict[tuple[str, float, str], list[Result]]:
-    """Return the results of all seeds by task, number of tokens and method."""
-    groups: dict[tuple[str, float, str], list[Result]] = {}
-    for result in results:
-        groups.setdefault((result.task, result.budget, result.method), []).append(result)
-    return groups
-
-
 def summarise(results: list[Result]) -> None:
     """Print a table per task and budget: mean over seeds, and the differences from control and from the four stages."""
     groups = by_method(results)
@@ -247,15 +222,9 @@ def _cells(method: str, seeds: list[Result], control: list[Result], four: list[R
     ]
 
 
-def _percent(seeds: list[Result]) -> list[list[float]]:
-    return [[100 * value for value in result.draws] for result in seeds]
-
-
 def _minus(seeds: list[Result], others: list[Result]) -> str:
-    if seeds is others:
-        return "–"
-    scores, reference = ([100 * result.score for result in group] for group in (seeds, others))
-    return str(difference(scores, _percent(seeds), reference, _percent(others)))
+    found = minus(seeds, others)
+    return "–" if found is None else str(found)
 
 
 def compare_starts(results: list[Result]) -> None:
@@ -304,6 +273,7 @@ def main(
     change: Annotated[list[str] | None, typer.Option("--set", help="Change the recipes.")] = None,
     store: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("distill-store"),
     output: Annotated[Path | None, typer.Option("--json", help="Read and write results here.")] = None,
+    evidence: Annotated[str | None, typer.Option(help="Keep the tables in docs/evidence under this name.")] = None,
 ) -> None:
     """Compare methods, changes and starts with their control."""
     prepare_environment()
@@ -311,8 +281,10 @@ def main(
     compared = candidates(_names(methods, METHODS), _names(changes, CHANGES), kept, starts_of)
     results = [Result(**entry) for entry in read_results(output)]
     reported: list[Result] = []
+    titles: dict[str, str] = {}
     for recipe in recipes:
         comparison = Comparison(recipe, change or [], store, held_out, results)
+        titles[comparison.name] = comparison.title
         for budget in [amount(text) for text in tokens.split(",")]:
             for candidate in compared:
                 factor = comparison.best_factor(candidate, budget, [float(text) for text in factors.split(",")])
@@ -321,6 +293,8 @@ def main(
                     write_json(output, [asdict(result) for result in results])
     summarise(reported)
     compare_starts(reported)
+    if evidence is not None:
+        write(evidence, Evidence(**about_this_command(), tables=tables_of(reported, titles)))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +24,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks.evidence.pages import with_part
+from benchmarks.evidence.records import CONTROL, FOUR_STAGES, Evidence, Interval, Line, Table, about_this_command, write
 from benchmarks.output import commit, console, table_of, write_json
 from pipeline.reporting.run_table import control_row, student_row, teacher_row
 from pipeline.store.checkpoints import look_into_store
@@ -32,7 +35,6 @@ from schemas.results.score import Score
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES, GIB, KEPT, TIMES_FASTER = 8, 3, 98, 2
 """Marks of the quickstart: most minutes and memory, least share kept above chance and speed beside the teacher."""
-_TASK = "docstring pairs, accuracy"
 _SEEDED = (
     "student.start",
     "teacher.task_model.training",
@@ -64,6 +66,9 @@ class Seed:
     """One run: what it printed, what it cost, and its scores in percent and points."""
 
     seed: int
+    rows: int
+    tokens: int
+    guessing: float
     seconds: float
     processor_seconds: float
     peak_gib: float
@@ -99,7 +104,7 @@ class Seed:
 def main(
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the results to a file.")] = None,
-    write: Annotated[bool, typer.Option(help="Write the results into README.md and docs/.")] = False,
+    is_kept: Annotated[bool, typer.Option("--write", help="Write the results into README.md and docs/.")] = False,
 ) -> None:
     """Run the quickstart once for each seed and print what it reached beside its marks."""
     results = []
@@ -113,7 +118,7 @@ def main(
         cells = [str(result.marks()[name]) for result in results]
         table.add_row(f"{name}, {sign} {mark.limit:g}", *cells)
     console().print(table)
-    if write:
+    if is_kept:
         write_pages(results)
 
 
@@ -161,6 +166,9 @@ def _seed(seed: int, report: RunReport, seconds: float, processor: float, peak: 
     below = _points(words.judgement.minus_teacher)
     return Seed(
         seed=seed,
+        rows=report.validation_rows or 0,
+        tokens=sum(row.tokens or 0 for row in report.rows if row.kind == "stage"),
+        guessing=_percent_of(report.majority),
         seconds=seconds,
         processor_seconds=processor,
         peak_gib=peak,
@@ -180,8 +188,12 @@ def _seed(seed: int, report: RunReport, seconds: float, processor: float, peak: 
 
 def _percent(row: Row | None) -> float:
     assert row is not None
-    assert row.judgement.task_metric is not None
-    return 100 * row.judgement.task_metric
+    return _percent_of(row.judgement.task_metric)
+
+
+def _percent_of(score: float | None) -> float:
+    assert score is not None
+    return 100 * score
 
 
 def _points(score: Score | None) -> tuple[float, float, float]:
@@ -190,7 +202,7 @@ def _points(score: Score | None) -> tuple[float, float, float]:
 
 
 def write_pages(results: list[Seed]) -> None:
-    """Write the first run into README.md and docs/quickstart.md, and all runs into docs/results.md."""
+    """Write the first run into README.md and docs/quickstart.md, all runs into docs/results.md, and their table."""
     first = results[0]
     table = first.printed.split("\n\naccuracy:")[0].split("\n", 2)[2].strip("\n")
     lines = first.printed.splitlines()
@@ -199,38 +211,42 @@ def write_pages(results: list[Seed]) -> None:
     _replace(ROOT / "README.md", "quickstart", f"```\n{table}\n\n{shipped}\n```\n\n{_read(first)}")
     _replace(ROOT / "docs" / "quickstart.md", "quickstart", f"```\n{first.printed}\n```\n\n{_read(first)}")
     _replace(ROOT / "docs" / "results.md", "runs", _runs(results))
-    page = ROOT / "README.md"
-    text, number = re.subn(
-        rf"^\| .* \| {_TASK} \| .*$", result_row(results), page.read_text(encoding="utf-8"), flags=re.M
+    write("quickstart", Evidence(**about_this_command(), order=-1, tables=(table_of_seeds(results),)))
+
+
+def table_of_seeds(results: list[Seed]) -> Table:
+    """Return the seeds as one table: means, with the lowest and the highest seed."""
+
+    def spread(values: Sequence[float]) -> Interval:
+        return Interval(*(round(value, 4) for value in (fmean(values), min(values), max(values))))
+
+    differences = spread([result.minus_control[0] for result in results])
+    lines = (
+        Line(method=CONTROL, score=spread([result.control for result in results])),
+        Line(
+            method=FOUR_STAGES,
+            score=spread([result.student for result in results]),
+            minus_control=differences,
+            ends="seeds",
+        ),
+        Line(method="bag of words", score=spread([result.bag_of_words for result in results])),
     )
-    assert number == 1, f"{page} has {number} rows of {_TASK}"
-    page.write_text(text, encoding="utf-8")
-
-
-def result_row(results: list[Seed]) -> str:
-    """Return the row of README's results: means over the seeds, with the lowest and the highest."""
-
-    def spread(values: list[float], unit: str = "", about: str = "") -> str:
-        mean = f"{fmean(values):.1f}{unit}"
-        return f"{mean} ({min(values):.1f} to {max(values):.1f}{about})" if len(values) > 1 else mean
-
-    cells = [
-        "3×312, 13.21 M",
-        "MiniLM 6×384, 22.71 M",
-        _TASK,
-        spread([result.student for result in results], about=f", {len(results)} seeds"),
-        f"{fmean(result.teacher for result in results):.1f}",
-        spread([result.kept for result in results], " %"),
-        spread([result.times_faster for result in results]),
-    ]
-    return f"| {' | '.join(cells)} |"
+    first = results[0]
+    return Table(
+        title="Docstring pairs, 12,000 rows (`make quickstart`): MiniLM 6×384 to 3×312",
+        metric="accuracy",
+        rows=first.rows,
+        tokens=first.tokens,
+        seeds=tuple(result.seed for result in results),
+        teacher=spread([result.teacher for result in results]),
+        guessing=first.guessing,
+        lines=lines,
+        notes=(f"Of each seed: kept {', '.join(f'{result.kept:.1f} %' for result in results)}.",),
+    )
 
 
 def _replace(page: Path, name: str, content: str) -> None:
-    begin, end = (f"<!-- {name}:{place} -->" for place in ("begin", "end"))
-    before, rest = page.read_text(encoding="utf-8").split(begin)
-    after = rest.split(end)[1]
-    page.write_text(f"{before}{begin}\n{content}\n{end}{after}", encoding="utf-8")
+    page.write_text(with_part(page.read_text(encoding="utf-8"), name, content), encoding="utf-8")
 
 
 def _read(result: Seed) -> str:

@@ -15,6 +15,8 @@ from typing import get_args
 import pytest
 import yaml
 
+from benchmarks.evidence.pages import pages as evidence_pages
+from benchmarks.evidence.records import read_all
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from schemas.loading.load import load_recipe
 from schemas.recipe.stage import StageName
@@ -76,6 +78,11 @@ def test_the_reference_is_that_of_the_schemas_commands_and_docstrings() -> None:
     written = runpy.run_path(str(ROOT / "docs" / "generate.py"))["pages"]()
     kept = {path.name: path.read_text("utf-8") for path in (ROOT / "docs" / "reference").iterdir()}
     assert kept == written, "run: make reference"
+
+
+def test_the_tables_of_results_are_those_of_the_files_that_benchmarks_left() -> None:
+    for page, text in evidence_pages(read_all()).items():
+        assert page.read_text("utf-8") == text, "run: python -m benchmarks.evidence"
 
 
 def test_readme_is_short_and_keeps_its_marks() -> None:

@@ -13,6 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from benchmarks import quality
+from benchmarks.evidence.of_quality import Result, tables_of
+from benchmarks.evidence.pages import readme_table, results_section
+from benchmarks.evidence.records import Evidence, read_all, write
 from benchmarks.methods import (
     CHANGES,
     CONTROL,
@@ -28,7 +31,7 @@ from benchmarks.methods import (
     merged,
     variant,
 )
-from benchmarks.quality import Result, candidates, compare_starts, main, summarise
+from benchmarks.quality import candidates, compare_starts, main, summarise
 from pipeline.flow import RunOptions, distill_flow
 from schemas.data.tasks import FileTask
 from schemas.recipe.recipe import Recipe
@@ -158,6 +161,8 @@ def test_a_comparison_chooses_on_held_out_rows_reports_on_others_and_continues(
             "score": score,
             "draws": [score] * 1000,
             "teacher": 0.95,
+            "guessing": 0.5,
+            "scored": 40,
             "agreement": 0.8,
             "tokens": 600,
             "seconds": 1.0,
@@ -209,6 +214,8 @@ def result_of(method: str, budget: float, *scores: float) -> list[Result]:
             score=score,
             draws=[score - 0.01, score, score + 0.01],
             teacher=0.95,
+            guessing=0.5,
+            scored=872,
             agreement=0.9,
             tokens=int(budget),
             seconds=1.0,
@@ -246,3 +253,27 @@ def test_the_tokens_a_start_needs_are_the_fewest_that_reach_the_random_starts_en
         "toy, X, ETD-Impt: the random start's final 80.0 % with 1.00 M tokens, 50 % fewer",
         "toy, X, ETD-Rand: the random start's final 80.0 % not reached",
     ]
+
+
+def test_the_tables_of_the_pages_are_arithmetic_on_the_results_that_were_kept(tmp_path: Path) -> None:
+    results = [
+        *result_of(CONTROL, 2e5, 0.62, 0.62),
+        *result_of(FOUR_STAGES, 2e5, 0.82, 0.82),
+        *result_of("TinyBERT", 2e5, 0.60, 0.64),
+    ]
+    made = {"command": "python -m benchmarks.quality toy.yaml", "commit": "abc", "date": "2026-11-28", "numerics": 4}
+    held_out = tables_of(results, {"toy": "A toy"})
+    reported = tuple(table.model_copy(update={"reported": True}) for table in held_out)
+    write("later", Evidence(**made, order=1, machine="two cores", tables=held_out), tmp_path)
+    write("first", Evidence(**made, machine="two cores", tables=reported), tmp_path)
+    first, later = read_all(tmp_path)
+    assert (first.tables, later.tables) == (reported, held_out)
+    # Kept: (82 - 50) / (95 - 50) = 71.1 %. Rows that settings are chosen on are left to docs/results.md.
+    (_, _, row) = readme_table([first, later]).splitlines()
+    assert row == "| A toy, accuracy | 0.20 M | 62.0 | **82.0** | 95.0 | +20.0 | 71 % |"
+    shown = results_section([first, later])
+    assert "| **four stages** | **82.0** | 82.0 to 82.0 | +20.0 | 71.1 % | 90.0 |" in shown
+    assert "| hard labels alone (control) | 62.0 | 62.0 to 62.0 | – | 26.7 % | 90.0 |" in shown
+    assert "| TinyBERT | 62.0 | 60.0 to 64.0 | +0.0 (" in shown
+    assert "\n872 rows, 2 seeds." in shown
+    assert "\n872 held-out rows, 2 seeds." in shown
