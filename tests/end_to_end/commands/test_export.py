@@ -20,8 +20,10 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.export import writer
 from pipeline.export.export import EXPORT, Wanted, export
+from pipeline.export.subject import open_subject
 from pipeline.registry.champion import read_answers
 from pipeline.registry.light_model import read_export, save_light_model
+from pipeline.shipping.forms import export_folder
 from pipeline.store.checkpoints import open_checkpoint
 from pipeline.tracking.client import load_mlflow
 from schemas.core.errors import ConfigError, DistillError
@@ -263,6 +265,14 @@ def test_a_checkpoint_without_a_head_is_compared_by_its_hidden_states(toy_run: T
     assert (exported.task, exported.score, fp32.same_answers) == (None, None, None)
     assert fp32.rows > 0
     assert fp32.largest_difference < 1e-4
+
+
+def test_the_table_of_a_student_without_a_head_is_found_where_it_was_kept(toy_run: ToyRun, tmp_path: Path) -> None:
+    checkpoint = toy_run.report.rows[2].checkpoint
+    assert checkpoint is not None
+    subject = open_subject(Path(checkpoint.path), None, tmp_path, most_rows=7)
+    kept = export_folder(subject.manifest, tmp_path, subject.most_rows)
+    assert kept == export_folder(checkpoint, tmp_path, 7), "a run that finds everything would measure it again"
 
 
 def test_a_file_that_answers_differently_is_not_kept(
