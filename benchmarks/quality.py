@@ -4,9 +4,10 @@
         --seeds 0,1,2 --json quality.json
 
 Every comparison runs the controls: the same start and the same tokens with hard labels alone, and with soft and hard
-labels. `--rows held_out` scores rows taken out of the training file, on which settings are chosen; `--rows validation`
-scores the rows that are reported. `--factors` chooses each method's learning rate on held-out rows, with a seed of its
-own. `--changes` compares changes to the four stages one by one, and `--keep` applies changes to all of them.
+labels unless `--no-soft` spares the time. `--rows held_out` scores rows taken out of the training file, on which
+settings are chosen; `--rows validation` scores the rows that are reported. `--factors` chooses each method's learning
+rate on held-out rows, with a seed of its own. `--changes` compares changes to the four stages one by one, and `--keep`
+applies changes to all of them.
 
 All runs share one store: a teacher is fine-tuned once, a stage that two methods share is trained once. Results in the
 JSON file are taken from there, so that an interrupted comparison continues. `--evidence` keeps the
@@ -177,10 +178,12 @@ def amount(text: str) -> float:
     return duration.amount
 
 
-def candidates(methods: list[str], changes: list[str], keep: list[str], starts_of: str | None) -> list[Candidate]:
+def candidates(
+    methods: list[str], changes: list[str], keep: list[str], starts_of: str | None, *, soft: bool = True
+) -> list[Candidate]:
     """Return everything that is compared: the controls, methods, changes one by one, and starts."""
     kept = merged([CHANGES[name] for name in keep])
-    names = dict.fromkeys([*CONTROLS, FOUR_STAGES, *methods])
+    names = dict.fromkeys([*(CONTROLS if soft else (CONTROL,)), FOUR_STAGES, *methods])
     methods_of = METHODS | {FOUR_STAGES: four_stages(kept)}
     chosen = [Candidate(name, methods_of[name], kept) for name in names]
     for name in changes:
@@ -270,6 +273,7 @@ def main(
     rows: Annotated[Rows, typer.Option(help="Rows that are scored.")] = "held_out",
     held_out: Annotated[int, typer.Option(help="Training rows to hold out.")] = 1000,
     factors: Annotated[str, typer.Option(help="Learning-rate factors to choose from on held-out rows.")] = "1",
+    soft: Annotated[bool, typer.Option(help="Run the control with soft and hard labels too.")] = True,
     change: Annotated[list[str] | None, typer.Option("--set", help="Change the recipes.")] = None,
     store: Annotated[Path, typer.Option(help="Folder of checkpoints.")] = Path("distill-store"),
     output: Annotated[Path | None, typer.Option("--json", help="Read and write results here.")] = None,
@@ -278,7 +282,7 @@ def main(
     """Compare methods, changes and starts with their control."""
     prepare_environment()
     kept = _names(keep, CHANGES)
-    compared = candidates(_names(methods, METHODS), _names(changes, CHANGES), kept, starts_of)
+    compared = candidates(_names(methods, METHODS), _names(changes, CHANGES), kept, starts_of, soft=soft)
     results = [Result(**entry) for entry in read_results(output)]
     reported: list[Result] = []
     titles: dict[str, str] = {}

@@ -120,6 +120,7 @@ def test_controls_are_compared_whatever_is_asked_for() -> None:
         "soft + hard labels",
         "four stages",
     ]
+    assert [candidate.name for candidate in candidates([], [], [], None, soft=False)] == ["hard labels", "four stages"]
     (*_, four) = candidates([], [], ["half in task_specific"], None)
     assert four.method.stages["task_specific"][0] == 0.5
     names = [candidate.name for candidate in candidates(["TinyBERT"], ["first step"], [], "TinyBERT")]
