@@ -96,6 +96,8 @@ class RunProgress:
         self.parts: dict[str, Part] = {}
         self.current: Part | None = None
         self.task: str | None = None
+        self._noted: dict[str, str] = {}
+        """Of several tasks or seeds, the first of which each note was told."""
         self._mark = 0.0
         self._end = threading.Event()
         if views:
@@ -183,8 +185,14 @@ class RunProgress:
             self.task = None
 
     def note(self, message: str) -> None:
-        """Show a line, which names the task where there are several."""
-        self.tell(f"{self.task}: {message}" if self.task else message)
+        """Show a line, which names the task where there are several; what was said of an earlier one is not repeated.
+
+        Seeds share a teacher, whose weaknesses are told once.
+        """
+        if self.task is None:
+            self.tell(message)
+        elif self._noted.setdefault(message, self.task) == self.task:
+            self.tell(f"{self.task}: {message}")
 
     def tell(self, message: str) -> None:
         """Show a line as it is."""

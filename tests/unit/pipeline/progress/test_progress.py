@@ -127,6 +127,24 @@ def test_lines_tell_each_change_once_and_progress_once_a_minute(clock: Clock) ->
     ]
 
 
+def test_what_was_said_of_one_seed_is_not_repeated_for_another(clock: Clock) -> None:
+    said: list[str] = []
+    run = RunProgress([Lines(said.append)])
+    for seed in ("seed0", "seed1"):
+        with run.of_task(seed):
+            run.note("teacher: weak")
+            run.note(f"student of {seed}")
+            run.note(f"student of {seed}")
+    run.note("teacher: weak")
+    run.close()
+    assert said == [
+        "seed0: teacher: weak",
+        *["seed0: student of seed0"] * 2,
+        *["seed1: student of seed1"] * 2,
+        "teacher: weak",
+    ]
+
+
 def drawn(run: RunProgress, width: int, height: int = 24, **options: bool) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, **options)  # type: ignore[arg-type]
     view = Display(console)
