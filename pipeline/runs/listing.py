@@ -39,8 +39,10 @@ class ListedRun(Frozen):
     """Number of runs in one of several tasks, seeds or recipes; each has a report of its own."""
     several: str | None = None
     """Number of its tasks, seeds or recipes in words, such as `3 seeds`; null for a single run."""
-    state: Literal["finished", "running", "stopped", "damaged"]
-    """Stopped: ended before its end; the same command continues it."""
+    state: Literal["finished", "running", "stopped", "failed", "damaged"]
+    """Stopped: ended before its end; the same command continues it. Failed: so too, once its reason is mended."""
+    reason: str | None = None
+    """Why it failed."""
     ended: str
     """Time of the end in UTC and ISO 8601; of a run that is not finished, of its last step forward."""
     metric: str | None = None
@@ -61,7 +63,8 @@ def list_runs(store: CheckpointStore) -> list[ListedRun]:
         ListedRun(
             name=record.path.stem.rpartition("-")[0],
             recipe=_STAMP.split(record.path.stem)[0],
-            state="running" if record.is_held else "stopped",
+            state="running" if record.is_held else "failed" if record.failed else "stopped",
+            reason=record.failed,
             ended=_utc(record.written),
         )
         for record in read_records(store.root)
@@ -140,12 +143,15 @@ def print_runs(runs: list[ListedRun], console: Console) -> None:
             amount(run.tokens),
             duration(run.seconds),
         )
-        style = {"finished": "", "running": "bold", "stopped": "dim", "damaged": "red"}
+        style = {"finished": "", "running": "bold", "stopped": "dim", "failed": "red", "damaged": "red"}
         rows.append(TableRow(cells, style[run.state]))  # type: ignore[arg-type]
     console.print(as_terminal(ResultTable(columns, tuple(rows))))
     finished = [run.name for run in runs if run.state == "finished" and not run.tasks]
     if any(run.state == "stopped" for run in runs):
         say(console, "stopped: the same `distill run` command goes on where it was")
+    for run in runs:
+        if run.state == "failed":
+            say(console, f"{run.name} failed: {run.reason}")
     if finished:
         say(console, f"the stages of one: distill compare {finished[0]}")
     if len(finished) > 1:

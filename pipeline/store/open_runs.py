@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.store.files import storage_errors
+from schemas.core.errors import DistillError, Interrupted
 from schemas.core.regular_files import read_regular
 from schemas.recipe.stage import StageConfig
 from schemas.results.manifest import CheckpointRef
@@ -28,6 +29,8 @@ from stages.storage.sealed_folder import make_folder
 
 FOLDER = "open"
 _GATE, _CACHE = ".gate", ".cache"
+_MOST_REASON = 500
+"""Characters of the reason why a run failed."""
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would wait for ever
 
@@ -83,6 +86,11 @@ def open_run(root: Path, name: str) -> Iterator[OpenRun]:
         try:
             yield run
             finished = True
+        except DistillError as error:
+            if not isinstance(error, Interrupted):
+                with suppress(OSError):
+                    run._write({"failed": str(error).partition("\n")[0][:_MOST_REASON]})
+            raise
         finally:
             with suppress(OSError):  # an old record costs room until the next `distill gc`
                 run._close(finished=finished)
@@ -100,6 +108,8 @@ class Record:
     """The first 16 digits of the digests of the stages that it needs."""
     written: float
     """Time of the last write in seconds since 1970, from its content or the file system, whichever is later."""
+    failed: str | None = None
+    """Why it failed; None while it runs, and if it was stopped or killed."""
 
 
 def read_records(root: Path) -> list[Record]:
@@ -112,8 +122,17 @@ def read_records(root: Path) -> list[Record]:
         except OSError:
             continue
         digests = (word[:16] for line in text.splitlines()[1:] for word in _DIGEST.findall(line))
-        records.append(Record(path, held, frozenset(digests), written))
+        records.append(Record(path, held, frozenset(digests), written, _failed(text)))
     return records
+
+
+def _failed(text: str) -> str | None:
+    """The reason in the last line of a record, if it has one; a line may be cut off."""
+    try:
+        reason = json.loads(text.splitlines()[-1])["failed"]
+    except (IndexError, ValueError, KeyError, TypeError):
+        return None
+    return reason if isinstance(reason, str) else None
 
 
 def last_time(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,8 @@ from pipeline.runs.comparison import RunComparison, compare_runs
 from pipeline.runs.comparison_table import print_comparison
 from pipeline.runs.listing import list_runs, print_runs
 from pipeline.store.checkpoints import CheckpointStore
-from pipeline.store.open_runs import open_run
-from schemas.core.errors import ConfigError
+from pipeline.store.open_runs import OpenRun, open_run
+from schemas.core.errors import ConfigError, TeacherError
 from schemas.recipe.recipe import Recipe
 from schemas.results.manifest import Row, RunReport
 from stages.judge import make_yardstick
@@ -130,6 +131,11 @@ def test_runs_that_cannot_be_compared_are_refused_with_a_remedy(two: TwoRuns, di
         compare_runs(two.first, other, two.store)
 
 
+def fail(run: OpenRun) -> None:
+    run.needs({"0" * 64})
+    raise TeacherError("the teacher guesses")
+
+
 def test_runs_are_listed_with_their_scores_in_every_state(two: TwoRuns, distill: Distill) -> None:
     damaged = two.store.root / "runs" / "toy-20260101-000000.json"
     damaged.write_text("{", encoding="utf-8")
@@ -138,13 +144,17 @@ def test_runs_are_listed_with_their_scores_in_every_state(two: TwoRuns, distill:
         states = {run.name: run.state for run in list_runs(two.store)}
         films = next(run for run in list_runs(two.store) if run.recipe == "films")
         assert films.state == "running"
+    with pytest.raises(TeacherError), open_run(two.store.root, "songs") as failed:
+        fail(failed)
     assert [states[FIRST], states[SECOND], states[damaged.stem]] == ["finished", "finished", "damaged"]
     code, out, err = distill("runs", "--store", two.store.root)
     assert code == 0, err
     assert f"distill compare {FIRST} {SECOND}" in out or f"distill compare {SECOND} {FIRST}" in out
     console = Console(width=80, file=io.StringIO(), record=True)
     print_runs(list_runs(two.store), console)
-    assert SECOND in console.export_text()
+    shown = console.export_text()
+    assert SECOND in shown
+    assert re.search(r"songs-\d{8}-\d{6} failed: the teacher guesses\n", shown)
     document = {run["name"]: run for run in json.loads(distill("runs", "--store", two.store.root, "--json")[1])}
     student = row_of(two.first, "task_specific").judgement.task_metric
     assert document[FIRST]["score"] == student

@@ -18,6 +18,7 @@ from pipeline.store import garbage, open_runs
 from pipeline.store.checkpoints import CheckpointStore, open_store, verify
 from pipeline.store.garbage import Garbage, find_garbage, remove_garbage
 from pipeline.store.open_runs import cache_in_use, needs_of, open_run, read_records
+from schemas.core.errors import Interrupted, TeacherError
 from schemas.core.refs import FolderModel
 from schemas.recipe.teacher import FinetunedTeacher
 from stages.ports.protocols import TrainingState
@@ -103,6 +104,26 @@ def test_a_finished_run_removes_records_of_dead_runs_with_the_same_stages(store:
 def test_a_run_without_needs_leaves_no_record(store: CheckpointStore) -> None:
     die(store, set())
     assert read_records(store.root) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TeacherError("it guesses\nand guesses"), "it guesses"),
+        (Interrupted("Ctrl-C"), None),
+        (KeyError("a bug"), None),
+    ],
+)
+def test_the_record_of_a_run_that_failed_says_why(store: CheckpointStore, error: Exception, reason: str | None) -> None:
+    def fail() -> None:
+        with open_run(store.root, "toy") as run:
+            run.needs({GENERAL})
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    (record,) = read_records(store.root)
+    assert (record.failed, record.is_held, record.digests) == (reason, False, {GENERAL[:16]})
 
 
 def test_the_cache_of_a_starting_run_is_kept(store: CheckpointStore) -> None:
