@@ -16,6 +16,9 @@ from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
 
 _MOST_SHOWN_LABELS = 6
+_LEARN_LABELS = ("teacher", "task_specific")
+_FEW_STEPS = 100
+"""Half of what the quickstart's teacher takes; with 14 steps a teacher of two classes still guessed."""
 _MUCH_UNKNOWN = 0.05
 
 
@@ -80,6 +83,14 @@ def tell(known: Known, plan: Plan, seconds: float, path: str, console: Console) 
             "languages, and another teacher, such as a multilingual one, is likely to do much better",
             "yellow",
         )
+    for stage in plan.stages:
+        if stage.name in _LEARN_LABELS and stage.status == "run" and stage.steps < _FEW_STEPS:
+            say(
+                console,
+                f"{stage.name}: {stage.steps} steps are few to learn a task in; give more --minutes or more rows, or a "
+                f"longer duration in {path}",
+                "yellow",
+            )
     say(console, f"{path}: written; training takes about {duration(seconds)} on this machine")
     say(console)
     say(console, "Next:", "bold")

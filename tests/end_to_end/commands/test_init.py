@@ -58,6 +58,8 @@ def test_options_make_a_short_recipe_that_can_be_planned(here: Path, distill: Di
     assert (code, err) == (0, "")
     assert "120 rows" not in out
     assert "12 validation rows" in out
+    # 108 rows make 4 steps an epoch, and a teacher gets about 10 epochs at most.
+    assert "teacher: 42 steps are few to learn a task in; give more --minutes or more rows" in out.replace("\n", " ")
     assert "distill plan films.yaml" in out
     text = (here / "films.yaml").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 25
