@@ -6,6 +6,10 @@
 Every round trains the same steps of the `small` workload in new processes, one variant after the other. Processes of a
 round share the cores. Efficiency is the tokens per second of wall time, and per second of processor time, relative to
 one process. With `--before`, a variant `before` runs one process with the code of another checkout.
+
+After its steps, every process measures what the cost model of a stage starts from (stages/preflight/scale.py): the rate
+of a matrix product while the others measure theirs, and the time of one exchange of the gradient and of one sum of a
+few numbers. `python -m benchmarks.forecast --measured scaling.json` compares the model's times with these.
 """
 
 from __future__ import annotations
@@ -18,9 +22,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from stages.ports.world import World
+    from stages.training.trainer import Trainer
 
 _ROOT = Path(__file__).resolve().parents[1]
 Round = dict[str, float]
@@ -39,14 +47,13 @@ def child(rank: int, size: int, meeting: str, steps: int) -> None:
 
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // size))
     trainer = (ours := Ours(make_workload("small", torch.device("cpu")), "latent", "fp32")).trainer
-    if size == 1:
-        print(json.dumps(_measure(ours.step, steps)))
-        return
-    from stages.device.process_group import ProcessGroup
+    if size > 1:
+        from stages.device.process_group import ProcessGroup
 
-    trainer.world = ProcessGroup(rank, size, meeting, minutes=10)
+        trainer.world = ProcessGroup(rank, size, meeting, minutes=10)
     with trainer.world.joined():
-        print(json.dumps(_measure(ours.step, steps)))
+        measured = _measure(ours.step, steps)
+        print(json.dumps(measured | _of_parts(trainer)))
 
 
 def _measure(step: Callable[[], int], steps: int) -> Round:
@@ -54,6 +61,31 @@ def _measure(step: Callable[[], int], steps: int) -> Round:
     processor, wall = time.process_time(), time.perf_counter()
     tokens = sum(step() for _ in range(steps))
     return {"processor": time.process_time() - processor, "wall": time.perf_counter() - wall, "tokens": tokens}
+
+
+def _of_parts(trainer: Trainer) -> Round:
+    """Measure what a step consists of, at the same time in all processes."""
+    from stages.preflight.cost import matrix_rate
+
+    trainer.gradient()
+    gradients = [parameter for parameter in trainer.parameters.values() if parameter.grad is not None]
+    numbers = sum(parameter.numel() for parameter in gradients)
+    return {
+        "rate": matrix_rate("fp32"),
+        "numbers": numbers,
+        "exchange": _seconds(lambda: trainer.world.sum_gradients(gradients), trainer.world, repeats=10),
+        "sum": _seconds(lambda: trainer.world.summed([0.0, 0.0]), trainer.world, repeats=200),
+    }
+
+
+def _seconds(work: Callable[[], object], world: World, *, repeats: int) -> float:
+    """Return the mean time of some work that all processes begin together."""
+    work()
+    world.summed([0.0])
+    began = time.perf_counter()
+    for _ in range(repeats):
+        work()
+    return (time.perf_counter() - began) / repeats
 
 
 def measured(size: int, steps: int, tree: Path) -> Round:
@@ -76,11 +108,16 @@ def measured(size: int, steps: int, tree: Path) -> Round:
     if any(process.returncode for process in children):
         raise typer.Exit(1)
     rounds: list[Round] = [json.loads(text.splitlines()[-1]) for text in texts]
-    # Every process knows the tokens of all.
+    # Every process knows the tokens of all, and has the whole gradient.
     return {
         "processor": sum(values["processor"] for values in rounds),
         "wall": max(values["wall"] for values in rounds),
         "tokens": rounds[0]["tokens"],
+        "processes": size,
+        "rate": sum(values.get("rate", 0.0) for values in rounds),
+        "numbers": rounds[0].get("numbers", 0),
+        "exchange": max(values.get("exchange", 0.0) for values in rounds),
+        "sum": max(values.get("sum", 0.0) for values in rounds),
     }
 
 
