@@ -13,6 +13,8 @@ from pipeline.planning.assistants import assistant_of
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline_variants, with_finished_assistant
 from pipeline.planning.per_task import per_task
+from pipeline.planning.room import Room, StageRoom, room_of, size
+from pipeline.planning.room import described as described_room
 from pipeline.planning.teacher_notes import teacher_notes, tuned_again
 from pipeline.pools.registered import check_pools
 from pipeline.process.settings import read_settings
@@ -24,14 +26,15 @@ from pipeline.store.checkpoints import CheckpointStore, store_for_look
 from schemas.core.base import Frozen
 from schemas.data.cards import DataCard
 from schemas.data.stage_data import describe_data
-from schemas.recipe.parts import Execution, Launch
+from schemas.recipe.parts import Execution
 from schemas.recipe.recipe import Recipe, Variant
 from schemas.recipe.stage import StageConfig, StageName
 from schemas.results.manifest import Size
 from stages.device.launch import number_of_all_processes
 from stages.models.student import encoder_flops
 from stages.preflight.checks import PreflightResult, preflight
-from stages.preflight.cost import cost_of, matrix_rate
+from stages.preflight.cost import EFFICIENCY, cost_of, matrix_rate
+from stages.preflight.groups import described, group_of
 
 
 class PlannedStage(Frozen):
@@ -64,9 +67,17 @@ class PlannedStage(Frozen):
     flops: float
     """Floating-point operations of the encoders."""
     seconds: float
-    """Estimated wall time."""
+    """Estimated wall time in all processes."""
     kept_bytes: int = 0
     """Disk space for the teacher's answers while the stage trains; 0 if the teacher reads the rows in every epoch."""
+    checkpoint_bytes: int = 0
+    """Disk space of the checkpoint."""
+    states_bytes: int = 0
+    """Most disk space of the training states, until the stage is finished."""
+    gradient_bytes: int = 0
+    """Size of the gradient that the processes of the stage sum up in every step."""
+    process_bytes: float = 0
+    """Memory of models, gradient and moments in each process, without activations."""
 
 
 class Plan(Frozen):
@@ -84,6 +95,8 @@ class Plan(Frozen):
     """Parameters and operations of student and teacher."""
     seconds: float
     """Estimated wall time of the stages to run."""
+    room: Room
+    """Disk space."""
     notes: tuple[str, ...] = ()
     """Remarks on the fine-tuning of teachers, and on work pools that nobody works for."""
     then: str | None = None
@@ -114,6 +127,7 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
         precision = stage.config.training.precision
         rate = rates.get(precision) or matrix_rate(precision)
         planned.append(_planned(variant, stage, checked.get(variant.task, facts), store, rate, recipe.execution))
+    to_run = [stage for stage in planned if stage.status == "run"]
     return Plan(
         recipe=recipe.name,
         store=str(store.root),
@@ -125,10 +139,11 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
             student_flops=encoder_flops(facts.student),
             teacher_flops=encoder_flops(facts.teacher),
         ),
-        seconds=sum(stage.seconds for stage in planned if stage.status == "run"),
+        seconds=sum(stage.seconds for stage in to_run),
+        room=room_of((StageRoom(s.checkpoint_bytes, s.states_bytes, s.kept_bytes) for s in to_run), store.root),
         notes=(
             *tuned_again(recipe, facts.labels),
-            *_time_notes(recipe.execution.launch),
+            *_process_notes(recipe.execution, to_run),
             *teacher_notes(
                 [
                     (variant.task, stage.config, line.tokens)
@@ -141,13 +156,11 @@ def _plan(recipe: Recipe, store: CheckpointStore) -> Plan:
     )
 
 
-def _time_notes(launch: Launch) -> Iterator[str]:
-    """Say for how many processes the times are, where there are several."""
-    if (number := number_of_all_processes(launch)) > 1:
-        yield (
-            f"times are those of one process; {number} processes take at best 1/{number} of them with a GPU each, "
-            "and about as long if they share one processor (docs/scaling.md)"
-        )
+def _process_notes(execution: Execution, to_run: Sequence[PlannedStage]) -> Iterator[str]:
+    """Say for which processes the times are, where there are several."""
+    group = group_of(execution.launch, 1.0)
+    if group.processes > 1 and to_run:
+        yield described(execution.launch, group, max(stage.gradient_bytes for stage in to_run))
 
 
 def _planned(
@@ -168,6 +181,7 @@ def _planned(
         microbatch_tokens=execution.microbatch_tokens,
         processes=number_of_all_processes(execution.launch),
     )
+    group, sizes = group_of(execution.launch, rate * EFFICIENCY), cost.sizes
     is_reused = store.find(config.name, stage.digest) is not None
     return PlannedStage(
         name=config.name,
@@ -183,8 +197,12 @@ def _planned(
         steps=cost.steps,
         tokens=cost.tokens,
         flops=cost.flops,
-        seconds=cost.seconds,
+        seconds=group.seconds(cost.flops, cost.steps, sizes.gradient_bytes),
         kept_bytes=cost.kept_bytes,
+        checkpoint_bytes=sizes.checkpoint_bytes,
+        states_bytes=sizes.states_bytes,
+        gradient_bytes=sizes.gradient_bytes,
+        process_bytes=cost.process_bytes,
     )
 
 
@@ -256,6 +274,9 @@ def print_plan(plan: Plan, console: Console) -> None:
         for stage in plan.stages
         if stage.kept_bytes and stage.status == "run"
     ]
+    if held := max((stage.process_bytes for stage in plan.stages if stage.status == "run"), default=0):
+        lines += [described_room(plan.room)]
+        lines += [f"memory: {size(held)} in each process for models, gradient and moments, and what a step computes"]
     lines += plan.notes
     if any(stage.task or stage.seed is not None for stage in plan.stages):
         lines.append(counted(plan.stages))

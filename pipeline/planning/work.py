@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pipeline.planning.assistants import assistant_of
 from pipeline.planning.options import RunOptions, chosen_stages
 from pipeline.planning.outline import OutlinedStage, outline_variants, with_finished_assistant
+from pipeline.planning.room import StageRoom, room_of
 from pipeline.store.checkpoints import CheckpointStore
 from schemas.recipe.expand import baseline_config
 from schemas.recipe.recipe import Recipe, Variant
@@ -39,6 +40,7 @@ def expected_parts(
 
     Raises:
         ConfigError: as `cost_of`.
+        StoreError: the disk does not have room for the checkpoints and states of the run.
     """
     work = _Work(recipe, facts, store)
     parts: dict[str, float | None] = {}
@@ -50,7 +52,7 @@ def expected_parts(
         if has_task and single.task is not None and not any(stage.config.student is None for stage in stages):
             parts[f"{prefix}teacher"] = 0.0
         for stage in stages:
-            parts[prefix + stage.title] = 0.0 if stage.is_shared else work.of(stage.config, stage.digest, task)
+            parts[prefix + stage.title] = 0.0 if stage.is_shared else work.of_stage(stage, task)
         if not has_task:
             continue
         if has_baselines and "hard_labels" in recipe.baselines:
@@ -59,6 +61,7 @@ def expected_parts(
         if has_baselines and "bag_of_words" in recipe.baselines:
             parts[f"{prefix}bag_of_words"] = 0.0
         parts[f"{prefix}shipping"] = 0.0
+    room_of(map(StageRoom.of, work.of_stages), store.root)
     return parts
 
 
@@ -114,7 +117,15 @@ class _Work:
 
     def __init__(self, recipe: Recipe, facts: Mapping[str | None, PreflightResult], store: CheckpointStore) -> None:
         self.execution, self.facts, self.store = recipe.execution, facts, store
+        self.of_stages: list[Cost] = []
+        """Costs of the stages asked for that are to be trained, in order."""
         self._costs: dict[str, Cost] = {}
+
+    def of_stage(self, stage: OutlinedStage, task: str | None) -> float:
+        """Operations of a stage."""
+        if operations := self.of(stage.config, stage.digest, task):
+            self.of_stages.append(self._cost(stage.config, stage.digest, task))
+        return operations
 
     def of(self, config: StageConfig, digest: str, task: str | None) -> float:
         return 0.0 if self.store.find(config.name, digest) else self._cost(config, digest, task).flops
