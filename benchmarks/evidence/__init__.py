@@ -1,1 +1,1 @@
-"""What benchmarks measured, as JSON in docs/evidence/, and the tables that README.md and docs/results.md make of it."""
+"""Measurements of benchmarks as JSON in docs/evidence/, and the tables of README.md and docs/results.md from them."""

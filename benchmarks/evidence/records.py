@@ -1,4 +1,4 @@
-"""What a benchmark measured, as one JSON file that is kept in docs/evidence/."""
+"""Measurements of a benchmark, as one JSON file that is kept in docs/evidence/."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Line(Frozen):
     minus_control: Interval | None = None
     """Points above the control; null for the control itself and where there was none."""
     ends: Literal["interval", "seeds"] = "interval"
-    """Whether the ends of the differences are those of the 95 % interval, or the lowest and the highest seed."""
+    """True if the ends of the differences are those of the 95 % interval, else the lowest and the highest seed."""
     agrees: float | None = None
     """Percent of the rows with the teacher's answer."""
 
