@@ -5,7 +5,7 @@
 
 The first command prints the tables of docs/scaling.md. They follow from the cost model of a stage
 (stages/preflight/scale.py) and from the assumptions of the first table, each with a best and a worst value. No GPU was
-there to measure any of them. `benchmarks.cost_model` compares the same model with what was measured on a CPU.
+there to measure any of them. `benchmarks.speed.cost_model` compares the same model with what was measured on a CPU.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def assumed(peak: float) -> Assumed:
         Assumption("share of it in the teacher", Range(0.5, 0.25), "", "assumed"),
         Assumption("share of it in student and losses", Range(0.15, 0.05), "", "assumed: narrow, bound by memory"),
         Assumption("start of an operation", Range(5, 15), "µs", "assumed: PyTorch without compiling"),
-        Assumption("making a batch", Range(25, 150), "ns a token", "measured: `benchmarks.batching`"),
+        Assumption("making a batch", Range(25, 150), "ns a token", "measured: `benchmarks.speed.batching`"),
         Assumption("GPU to GPU in a machine", Range(300, 100), "GB/s", "assumed: NVLink, by its data sheet 450"),
         Assumption("machine to machine", Range(100, 25), "Gbit/s", "assumed: Ethernet"),
         Assumption("message of a sum in a machine", Range(30, 250), "µs", "gloo: assumed; measured, 4 on 2 cores"),

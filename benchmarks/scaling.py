@@ -9,7 +9,7 @@ one process. With `--before`, a variant `before` runs one process with the code 
 
 After its steps, every process measures what the cost model of a stage starts from (stages/preflight/scale.py): the rate
 of a matrix product while the others measure theirs, and the time of one exchange of the gradient and of one sum of a
-few numbers. `python -m benchmarks.cost_model scaling.json` compares the model's times with these.
+few numbers. `python -m benchmarks.speed.cost_model scaling.json` compares the model's times with these.
 """
 
 from __future__ import annotations

@@ -180,6 +180,7 @@ def _planned(
         room=execution.teacher_cache_gigabytes * 1e9,
         microbatch_tokens=execution.microbatch_tokens,
         processes=number_of_all_processes(execution.launch),
+        shards_teacher=execution.launch.teacher == "sharded",
     )
     group, sizes = group_of(execution.launch, rate * EFFICIENCY), cost.sizes
     is_reused = store.find(config.name, stage.digest) is not None

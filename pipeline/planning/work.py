@@ -148,5 +148,6 @@ class _Work:
                 room=self.execution.teacher_cache_gigabytes * 1e9,
                 microbatch_tokens=self.execution.microbatch_tokens,
                 processes=number_of_all_processes(self.execution.launch),
+                shards_teacher=self.execution.launch.teacher == "sharded",
             )
         return self._costs[digest]

@@ -85,7 +85,7 @@ def ports_of(request: Request, connection: Connection, stop: Stop, meeting: str,
     # Libraries that see them would form a group of their own, or on a CPU none, with each process alone in the world.
     names = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "RANK", "WORLD_SIZE")
     rank, number, *_ = (int(os.environ.pop(name)) for name in names)
-    minutes = execution.launch.timeout_minutes
+    minutes, shards = execution.launch.timeout_minutes, execution.launch.teacher == "sharded"
     world = ProcessGroup(first + rank, size, meeting, minutes=minutes, local=(rank, number))
     lines, nothing, writes = Lines(connection), NoStore(), world.rank == 0
     progress: Progress = lines if writes else SilentProgress()
@@ -99,8 +99,10 @@ def ports_of(request: Request, connection: Connection, stop: Stop, meeting: str,
         log_every=execution.log_every,
         microbatch_tokens=execution.microbatch_tokens,
         state_minutes=execution.state_minutes if writes else math.inf,
-        gradient_share_every=execution.gradient_share_every if writes else None,
+        # All run a divided teacher equally often.
+        gradient_share_every=execution.gradient_share_every if writes or shards else None,
         teacher_cache_bytes=round(execution.teacher_cache_gigabytes * 1e9),
+        shards_teacher=shards,
         world=world,
         stop_requested=stop,
         shielded=stop.shielded,

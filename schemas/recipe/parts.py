@@ -58,6 +58,9 @@ class Launch(Frozen):
     rendezvous: str | None = None
     """HOST:PORT at which the others find this machine: an address of this machine in the network that they share, and
     a port that nothing uses."""
+    teacher: Literal["replicated", "sharded"] = "replicated"
+    """`replicated`: each process holds all of a teacher. `sharded`: a part of every block, and all of one at a time,
+    for teachers that do not fit; slower, and their answers are not kept."""
     timeout_minutes: float = Field(default=10.0, gt=0)
     """Minutes after which a process gives up that waits for another, or a run that waits for a machine."""
 

@@ -34,6 +34,19 @@ def number_of_processes(launch: Launch) -> int:
     return launch.processes
 
 
+def check_divided(launch: Launch) -> None:
+    """Refuse to divide teachers among one process.
+
+    Raises:
+        ConfigError: one process trains.
+    """
+    if launch.teacher == "sharded" and number_of_all_processes(launch) == 1:
+        raise ConfigError(
+            "execution.launch.teacher: sharded, but one process trains, which holds all of a teacher; set "
+            "execution.launch.processes to 2 or more, or leave teacher out"
+        )
+
+
 def number_of_all_processes(launch: Launch) -> int:
     """Return the number of processes of all machines, as far as each has as many as this one."""
     return number_of_processes(launch) * launch.machines

@@ -64,7 +64,7 @@ class Runtime:
         """Move the module to the device and set training mode."""
         return self.quick(module.to(self.device)).train()
 
-    def frozen(self, model: Module, *, int8: bool = False) -> Module:
+    def frozen(self, model: Module, *, int8: bool = False, on_cpu: bool = False) -> Module:
         """Return a copy for inference: on the device, in eval mode, without gradients, in the run's number format.
 
         Buffers keep their format: rotary frequencies in bf16 would rotate position 512 by up to 13 degrees too far.
@@ -72,12 +72,13 @@ class Runtime:
         Args:
             model: the model.
             int8: compute the encoder's linear layers in 8-bit integers.
+            on_cpu: leave the copy on the CPU, from where it is divided.
 
         Raises:
             ConfigError: int8 on an accelerator.
         """
         number = torch.bfloat16 if self.bf16 else torch.float32
-        reader = copy.deepcopy(model).to(self.device)
+        reader = copy.deepcopy(model).to("cpu" if on_cpu else self.device)
         if int8:
             self.check_int8()
             int8_linears(reader)

@@ -1,4 +1,4 @@
-"""Weights copied out of safetensors files.
+"""Tensors of models, and weights copied out of safetensors files.
 
 safetensors returns views of the mapped file at arbitrary offsets. For rows that are not aligned to the processor's
 vectors, matrix products take other code paths and round differently, so that a loaded model would compute other numbers
@@ -7,10 +7,11 @@ than the saved one. Truncating the file would also crash a running program with 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -25,5 +26,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def copy_out(model: PreTrainedModel) -> None:
     """Copy a model's parameters and buffers out of the mapped file they were read from."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors_of(model):
         tensor.data = tensor.data.clone()
+
+
+def tensors_of(module: nn.Module) -> Iterator[Tensor]:
+    """Yield all parameters and buffers."""
+    yield from module.parameters()
+    yield from module.buffers()

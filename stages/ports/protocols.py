@@ -92,6 +92,8 @@ class Ports:
     gradient_share_every: int | None = None
     teacher_cache_bytes: int = 0
     """Largest size of the teachers' cached outputs; 0 runs the teachers in every epoch."""
+    shards_teacher: bool = False
+    """True if each of several processes holds only a part of the teachers."""
     world: World = field(default_factory=OneProcess)
     """The processes that train the stage."""
     stop_requested: Callable[[], bool] = field(default=lambda: False)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from transformers import AutoModel, PretrainedConfig
+
+from schemas.core.errors import ConfigError
 from schemas.data.cards import DataCard
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.student import StudentShape
 from stages.data.corpus.prepare import load_corpus
 from stages.data.tasks.load import load_task
-from stages.device.launch import number_of_processes
+from stages.device.launch import check_divided, number_of_processes
 from stages.device.network import check_rendezvous
+from stages.device.sharding import parts_of
 from stages.models.encoders import shape_of
 from stages.models.student import count_parameters
 from stages.preflight.data_card import make_data_card
@@ -44,6 +49,8 @@ def preflight(recipe: Recipe, cache: Path) -> PreflightResult:
     if launch.machines > 1 and launch.rendezvous is not None:
         check_rendezvous(launch.rendezvous)
     models = check_models(recipe)
+    if launch.teacher == "sharded":
+        _check_divided(recipe, models.teacher)
     droppable = recipe.limits.dropped
     labels: tuple[str, ...] = ()
     remarks: dict[str, None] = {}
@@ -71,3 +78,16 @@ def preflight(recipe: Recipe, cache: Path) -> PreflightResult:
         labels=labels,
         card=card,
     )
+
+
+def _check_divided(recipe: Recipe, teacher: PretrainedConfig) -> None:
+    """Refuse teachers that cannot be divided among the processes of a stage."""
+    check_divided(recipe.execution.launch)
+    for index, stage in enumerate(recipe.stages):
+        if stage.training.teacher_precision == "int8":
+            raise ConfigError(
+                f"stages[{index}].training.teacher_precision: int8, but execution.launch.teacher is sharded, and "
+                "8-bit weights are not divided; leave one of them out"
+            )
+    with torch.device("meta"):
+        parts_of(AutoModel.from_config(teacher))

@@ -58,6 +58,7 @@ def cost_of(
     room: float = 0.0,
     microbatch_tokens: int = 8192,
     processes: int = 1,
+    shards_teacher: bool = False,
 ) -> Cost:
     """Return steps, tokens, operations and a rough estimate of the time of a stage.
 
@@ -69,6 +70,7 @@ def cost_of(
         room: bytes available for the teacher's answers.
         microbatch_tokens: padded tokens that one forward pass may hold.
         processes: number of processes that train the stage.
+        shards_teacher: whether each holds only a part of the teachers, whose answers then are not kept.
 
     Raises:
         ConfigError: the objective compares rows of different forward passes, or teachers in 8-bit integers are asked
@@ -84,12 +86,13 @@ def cost_of(
     if objective is not None and objective.couples_rows:
         _check_steps(config, batches, steps, processes)
     tokens, frozen = (sum(map(batches.tokens_in_step, range(count))) for count in (steps, head_steps(training, steps)))
-    answers = copies * _room_for_answers(config, data, objective) if pays(batches, steps) else 0
+    is_kept = pays(batches, steps) and not shards_teacher
+    answers = copies * _room_for_answers(config, data, objective) if is_kept else 0
     kept = answers if answers <= room else 0
     read = copies * data.train.num_tokens if kept else tokens
     flops = _operations(config, facts, data, tokens=tokens, frozen=frozen, read=read)
     sizes = _sizes(config, facts, models[0], objective)
-    held = sizes.process_bytes(_teacher_bytes(config))
+    held = sizes.process_bytes(_teacher_bytes(config, processes if shards_teacher else 1))
     return Cost(steps, tokens, flops, flops / (rate * EFFICIENCY), kept, sizes, held)
 
 
@@ -163,7 +166,8 @@ def _room_for_answers(config: StageConfig, data: StageData, objective: Objective
 def _sizes(
     config: StageConfig, facts: PreflightResult, trained: PreTrainedModel, objective: ObjectiveTerms | None
 ) -> Sizes:
-    table: Tensor = trained.get_input_embeddings().weight  # type: ignore[operator]
+    table = trained.get_input_embeddings().weight
+    assert isinstance(table, Tensor)
     return Sizes(
         student=sum(parameter.numel() for parameter in trained.parameters()),
         projections=0 if objective is None else sum(parameter.numel() for parameter in objective.parameters()),
@@ -173,13 +177,17 @@ def _sizes(
     )
 
 
-def _teacher_bytes(config: StageConfig) -> float:
+def _teacher_bytes(config: StageConfig, parts: int) -> float:
     """Return the bytes of a teacher's parameter, at most: of its copy in the run's format, and of what was loaded.
 
     What was loaded stays in the memory of the CPU; weights in 8 bits are counted as if they were not.
+
+    Args:
+        config: the stage.
+        parts: parts into which the copy is divided.
     """
     runtime = Runtime(config.training.precision)
-    return (2 if runtime.bf16 else 4) + (4 if runtime.device.type == "cpu" else 0)
+    return (2 if runtime.bf16 else 4) / parts + (4 if runtime.device.type == "cpu" else 0)
 
 
 def matrix_rate(precision: str = "auto", *, size: int = 1024, seconds: float = 0.3) -> float:

@@ -11,6 +11,7 @@ from torch import nn
 from stages.data.batching.batches import Batches
 from stages.data.batching.tokens import Batch, Tokens
 from stages.device.runtime import Runtime
+from stages.device.sharding import divide
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Needs, Outputs, Target, run_model
 from stages.ports.protocols import Ports
@@ -30,16 +31,33 @@ class Teachers:
         runtime: Runtime,
         *,
         int8: bool = False,
+        shards: bool = False,
     ) -> None:
-        self.models = [runtime.frozen(model, int8=int8) for model in models]
+        """Copy the models.
+
+        Args:
+            models: the teachers.
+            objective: decides what is read of them.
+            tokens: the rows of the stage.
+            runtime: device and number format.
+            int8: compute in 8-bit integers.
+            shards: divide the copies among the processes of the group.
+
+        Raises:
+            ConfigError: a model cannot compute in 8-bit integers, or cannot be divided.
+        """
+        self.models = [runtime.frozen(model, int8=int8, on_cpu=shards) for model in models]
+        self.are_divided = shards
         self.caches: list[TeacherCache] = []
         """One per teacher once `fill_caches` has decided for it; empty while the models run in every step."""
         self._objective, self._tokens, self._runtime = objective, tokens, runtime
         if not objective.redrawn:  # another epoch's map may read any block
-            sample = tokens.batch(np.arange(min(2, len(tokens)))).to(runtime.device)
+            sample = tokens.batch(np.arange(min(2, len(tokens)))).to("cpu" if shards else runtime.device)
             with runtime.autocast():
                 for index, model in enumerate(self.models):
                     shorten(model, objective.teacher_needs(index), sample)
+        if shards:
+            self.models = [divide(model, runtime.device) for model in self.models]
 
     def fill_caches(self, batches: Batches, num_steps: int, ports: Ports, description: str) -> None:
         """Cache what the teachers compute for every row if a stage of `num_steps` reads it more than once.
@@ -47,6 +65,8 @@ class Teachers:
         Raises:
             Interrupted: a stop was requested; the rows computed so far stay on disk.
         """
+        if self.are_divided:  # processes would compute different numbers of rows
+            return
         if pays(batches, num_steps):
             self.caches = filled_caches(
                 self.models, self._tokens, self._objective, self._run, ports, description=description
@@ -73,6 +93,16 @@ class Teachers:
             if coupling is not None:
                 outputs = tuple(map(coupling.gathered, outputs))
             return self._objective.target_of(outputs, whole)
+
+    def keep_pace(self, passes: int, most: int) -> None:
+        """Run divided teachers on a row for each pass that another process has more; nothing is kept of it.
+
+        Args:
+            passes: passes of this process.
+            most: passes of the process that has the most.
+        """
+        for _ in range(passes, most) if self.are_divided else ():
+            self.target(self._tokens.batch(np.arange(1)).to(self._runtime.device))
 
     def remove_caches(self) -> None:
         """Delete the caches from disk."""

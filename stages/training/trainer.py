@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import TypeVar, cast
 
@@ -20,6 +20,7 @@ from stages.device.runtime import Runtime, is_out_of_memory
 from stages.losses import Summed
 from stages.models.dropout import Draws
 from stages.models.heads import body_parameters
+from stages.models.tensors import tensors_of
 from stages.objective.objective import ObjectiveTerms
 from stages.objective.terms import Outputs, Target, run_model, with_whole_pools
 from stages.ports.protocols import Ports
@@ -64,9 +65,10 @@ class Trainer:
         self.objective = objective
         self.tokens, self.training, self.ports, self.world = tokens, training, ports, ports.world
         int8 = training.teacher_precision == "int8"
-        self.teachers = Teachers(teachers, objective, tokens, self.runtime, int8=int8)
+        shards = ports.shards_teacher
+        self.teachers = Teachers(teachers, objective, tokens, self.runtime, int8=int8, shards=shards)
         self.runtime.trained(objective)
-        self.world.copy_first([*_tensors(self.student), *_tensors(objective)])
+        self.world.copy_first([*tensors_of(self.student), *tensors_of(objective)])
         self.batches = Batches.of_stage(tokens, training, stage, microbatch_tokens=ports.microbatch_tokens)
         self.divisors = Divisors(tokens, self.batches)
         self.num_steps = self.batches.num_steps(training.duration)
@@ -144,7 +146,7 @@ class Trainer:
                 raise
             too_large = True
         # Outside the handler, so that the exception no longer holds tensors of the failed pass.
-        if too_large and self.objective.couples_rows:
+        if too_large and (self.objective.couples_rows or self.teachers.are_divided):
             self.make_passes_smaller()
         any_stopped, any_too_large = self.world.summed([stopped, too_large])
         if any_stopped:
@@ -158,10 +160,13 @@ class Trainer:
         step, size = self.state.step, self.world.size
         passes = [rows for share in self.batches.shares(step, size) for rows in share]
         largest = max(padded_tokens(self.tokens.lengths, [rows]) for rows in passes)
-        if self.objective.couples_rows or not self.batches.can_be_cut(step, size):
+        # With divided teachers, other processes already wait within their passes.
+        if self.teachers.are_divided or self.objective.couples_rows or not self.batches.can_be_cut(step, size):
             raise OutOfMemoryError(
                 f"out of memory at step {step}, in a forward pass of {largest} tokens that cannot be cut: reduce "
                 "training.batch or the data's max_length, or use a smaller student or fewer layers in the objective"
+                + "; or, as the teacher is sharded, execution.microbatch_tokens"
+                * self.teachers.are_divided
             )
         self.batches.microbatch_tokens = largest // 2
         self.ports.progress.note(
@@ -261,12 +266,19 @@ class Trainer:
         """
         sums = torch.zeros_like(self.meter.sums)
         for number, (batch, target) in enumerate(zip(batches, self.targets(batches), strict=True)):
-            if number and self.ports.stop_requested():
+            if number and not self.teachers.are_divided and self.ports.stop_requested():
                 raise StepAbandoned
             sums += self.meter.stacked(self.backward(batch, target, divisors, weights))
-        if batches:
-            self.measure_shares(batches[0])
+        self.keep_pace(batches)
+        self.measure_shares(batches)
         return sums
+
+    def keep_pace(self, batches: Sequence[Batch]) -> None:
+        """Run divided teachers as often as the other processes in this step, after this process's passes."""
+        # With a pool every process runs them for all rows, and coupled rows are one pass.
+        if self.teachers.are_divided and not (self.objective.needs_pool or self.objective.couples_rows):
+            most = max(map(len, self.batches.shares(self.state.step, self.world.size)))
+            self.teachers.keep_pace(len(batches), most)
 
     def sum_up(self, sums: Tensor) -> None:
         """Add up gradients and the terms' sums over the processes."""
@@ -317,6 +329,7 @@ class Trainer:
             for batch, target in zip(batches, self.targets(batches), strict=True):
                 for key, loss in self.losses(batch, target).items():
                     means[key] += float(loss.total) / max(whole[key], 1)
+            self.keep_pace(batches)
             return means
 
         means = self.together(measure)
@@ -344,12 +357,14 @@ class Trainer:
         shared = [parameter for name, parameter in self.parameters.items() if name.startswith("student.")]
         return gradient_norms(losses, shared)
 
-    def measure_shares(self, batch: Batch) -> None:
+    def measure_shares(self, batches: Sequence[Batch]) -> None:
         """Every `gradient_share_every` steps, log each term's share of the gradient on some rows of the step."""
         every, step = self.ports.gradient_share_every, self.state.step
         if every is None or step % every or len(self.meter.keys) < 2:
             return
-        rows = first_rows(batch)
+        if not batches:
+            return self.teachers.keep_pace(0, 1)
+        rows = first_rows(batches[0])
         with self.draws.of(step, rows):
             shares = gradient_shares(
                 self.student, self.teachers.models, self.objective, rows, self.runtime, self.parameters
@@ -382,8 +397,3 @@ class Trainer:
         self.metrics["train/padding_ratio"] = 1.0 - self.meter.tokens / max(self.meter.padded, 1)
         self.ports.sink.log(self.state.step, self.metrics)
         self.meter.reset()
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()

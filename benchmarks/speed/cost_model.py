@@ -1,7 +1,7 @@
 """Time of a step by the cost model that `distill plan` uses, against the steps that `benchmarks.scaling` measured.
 
     python -m benchmarks.scaling --json scaling.json
-    python -m benchmarks.cost_model scaling.json
+    python -m benchmarks.speed.cost_model scaling.json
 
 The model starts from the rate of a matrix product in one process, and from the connection that
 stages/preflight/groups.py assumes. `plan` takes the share of that rate that a step reaches from earlier trials; "own

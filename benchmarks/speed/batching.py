@@ -1,6 +1,6 @@
 """Processor time in which one core orders an epoch and makes the batches of its steps, from token ids on disk.
 
-    python -m benchmarks.batching
+    python -m benchmarks.speed.batching
 
 A million sequences of 128 tokens with token types; the processes of a step make their own part of it. The training loop
 makes a batch before it starts the step's first operation, so that an accelerator waits meanwhile.
