@@ -67,7 +67,8 @@ def trained(
         DistillError: as `stages.run.run_stage`.
     """
     tracking, config = context.tracking, work.config
-    resumed = tracking.unfinished_run(work.digest)
+    # The worker of a pool is the only one that makes the stage.
+    resumed = tracking.run_to_continue(work.digest, is_owner=parent is None)
     with tracking.start_run(work.run_name, stage_params(config), work.tags, parent=parent, resumed=resumed) as run:
         if (data := data_of(config, work.identity)) is not None:
             run.log_dataset(*data)

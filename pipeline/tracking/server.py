@@ -33,6 +33,7 @@ from pipeline.tracking.client import (
     was_moved,
 )
 from pipeline.tracking.logged_models import send_model
+from pipeline.tracking.moved_runs import went_on_elsewhere
 from pipeline.tracking.run_files import LOCAL, Outbox, Point, PointFile, Request
 from schemas.core.base import Frozen
 from schemas.core.credentials import without_credentials
@@ -169,6 +170,9 @@ class Server:
     def deliver(self, file: PointFile) -> Iterator[Amount]:
         """Send everything that the server does not have of a run; yields what was sent, part by part."""
         path, run_id = file.path, self.run_of(file.path)
+        if went_on_elsewhere(self.client, path, run_id):
+            file.mark_sent(path.stat().st_size)
+            run_files.note_sent(path, ended=(run_files.read_end(path) or ("", 0))[1])
         while not file.is_sent:
             points, offset = file.unsent()
             if points and self._accepts("some points", partial(send_points, self.client, run_id, points)):

@@ -19,6 +19,7 @@ from typing import Any, Self
 from pipeline.store.files import storage_errors
 from pipeline.tracking import run_files
 from pipeline.tracking.client import NOTE_TAG, clean, data_set_request, flat, sqlite_file
+from pipeline.tracking.moved_runs import take_over
 from pipeline.tracking.run_files import LOCAL, Outbox, PointFile, Request
 from pipeline.tracking.server import PARENT_TAG, Server, deliver_all
 from pipeline.tracking.worker import Worker
@@ -239,11 +240,32 @@ class Tracking:
 
     def unfinished_run(self, digest: str) -> str | None:
         """Key of the newest local run that made the stage of that digest, if it has not FINISHED."""
+        return self._own_run(digest)[1]
+
+    def run_to_continue(self, digest: str, *, is_owner: bool) -> str | None:
+        """Key of the run in which a stage goes on, of this machine or, on a server, of another; None without one.
+
+        Args:
+            digest: the stage's digest.
+            is_owner: True if nobody else makes the stage now.
+        """
+        is_known, key = self._own_run(digest)
+        if is_known or self.is_of_store:
+            return key
+
+        def job(server: Server) -> str | None:
+            place = server.client, server.experiment(), self.points
+            return take_over(*place, digest, reused_tag=REUSED_TAG, is_owner=is_owner)
+
+        return self.worker.ask("the run of a stage that began elsewhere", job)
+
+    def _own_run(self, digest: str) -> tuple[bool, str | None]:
+        """Return whether a local run has made the stage of that digest, and the newest one's key if not FINISHED."""
         for path in sorted(self.points.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True):
             tags = run_files.read_header(path).get("tags", {})
             if tags.get("distill.digest") == digest and REUSED_TAG not in tags:
-                return None if run_files.has_finished(path) else path.stem
-        return None
+                return True, None if run_files.has_finished(path) else path.stem
+        return False, None
 
     def reused_run(
         self,
