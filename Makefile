@@ -51,10 +51,14 @@ test-slow: $(INSTALLED)
 test-all: $(INSTALLED)
 	$(PYTEST)
 
-# Engines and services around the runs, one test at a time: work pools, clusters, several hosts; and runs that `make
-# torture` repeats a hundredfold.
+# Engines and services around the runs, one test at a time: work pools, clusters, several hosts, the servers of
+# docker/compose.yaml; and runs that `make torture` repeats a hundredfold. PostgreSQL is Debian's; where it cannot be
+# installed, its tests are skipped.
 integration: $(INSTALLED)
 	sh install.sh $(VENV) integration
+	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || ! command -v apt-get > /dev/null || \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends postgresql; } > /dev/null || \
+		echo "PostgreSQL cannot be installed: its tests are skipped" >&2
 	$(ONE_THREAD) -m integration tests
 
 # Alone on the machine, or the figures mean nothing.

@@ -34,6 +34,7 @@ SECRETS = {
     "PREFECT_PASSWORD": "prefect-canary-22",
     "MLFLOW_PASSWORD": "mlflow-canary-333",
     "MLFLOW_SECRET_KEY": "flask-canary-4444",
+    "S3_PASSWORD": "objects-canary-66",
     "HF_TOKEN": "hf_canary55555",
 }
 OTHERS = {
@@ -206,10 +207,11 @@ def servers(folder: Path, prefect_home: Path) -> Iterator[dict[str, str]]:
         "4200": str(ports["prefect"]),
         "=5000": f"={ports['mlflow']}",
         "0.0.0.0": "127.0.0.1",
+        "s3://distill/store": str(folder / "served"),
         "/store": str(folder / "served"),
         "/tmp/prefect": str(prefect_home),
     }
-    ini = (Path(__file__).resolve().parents[3] / "docker" / "mlflow.ini").read_text("utf-8")
+    ini = (Path(__file__).resolve().parents[3] / "docker" / "servers" / "mlflow.ini").read_text("utf-8")
     login = ini.replace("postgresql+psycopg2://distill@postgres/mlflow", f"sqlite:///{folder}/login.db")
     (folder / "mlflow.ini").write_text(login, encoding="utf-8")
     # MLflow's jobs are three more processes, for evaluations that nobody asks for here.

@@ -17,6 +17,14 @@ SERVICES: dict[str, dict[str, Any]] = read_compose()["services"]
 SECRET = re.compile("PASSWORD|SECRET|TOKEN|AUTH_STRING|API_KEY", re.IGNORECASE)
 NEEDED = re.compile(r"(?:\w+:)?\$\{\w+:\?[^}]+\}")  # refused when unset and when empty
 OPTIONAL = "${HF_TOKEN:-}"
+LOGINS = {
+    "postgres": {"POSTGRES_PASSWORD"},
+    "prefect": {"PREFECT_SERVER_API_AUTH_STRING", "PGPASSWORD"},
+    "mlflow": {"MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD"},
+    "s3": {"AWS_SECRET_ACCESS_KEY"},
+    "worker": {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"},
+    "stages": {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY"},
+}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -28,18 +36,10 @@ def test_no_service_has_a_default_password(name: str) -> None:
     assert not re.search(r"://[^\s/@]*:[^\s/@]*@", text), "a password in an address"
 
 
-@pytest.mark.parametrize(
-    ("name", "variables"),
-    [
-        ("postgres", {"POSTGRES_PASSWORD"}),
-        ("prefect", {"PREFECT_SERVER_API_AUTH_STRING", "PGPASSWORD"}),
-        ("mlflow", {"MLFLOW_AUTH_ADMIN_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD"}),
-        ("worker", {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD"}),
-    ],
-)
-def test_every_service_requires_or_sends_a_password(name: str, variables: set[str]) -> None:
-    assert set(SERVICES) == {"postgres", "prefect", "mlflow", "worker"}
-    assert variables <= {key for key, value in SERVICES[name]["environment"].items() if NEEDED.fullmatch(value)}
+@pytest.mark.parametrize("name", LOGINS)
+def test_every_service_requires_or_sends_a_password(name: str) -> None:
+    assert set(SERVICES) == set(LOGINS)
+    assert LOGINS[name] <= {key for key, value in SERVICES[name]["environment"].items() if NEEDED.fullmatch(value)}
     if name == "mlflow":
         assert "--app-name=basic-auth" in SERVICES[name]["command"]
     if name == "postgres":
@@ -60,9 +60,48 @@ def test_every_service_is_confined(name: str) -> None:
 
 def test_ports_are_published_on_the_loopback_interface_and_the_database_not_at_all() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports == {"prefect": ["127.0.0.1:4200:4200"], "mlflow": ["127.0.0.1:5000:5000"]}
+    numbers = {"prefect": 4200, "mlflow": 5000, "s3": 8333}
+    assert ports == {name: [f"127.0.0.1:{number}:{number}"] for name, number in numbers.items()}
     assert SERVICES["postgres"]["networks"] == ["database"]
     assert read_compose()["networks"]["database"] == {"internal": True}
+
+
+def test_the_object_store_listens_to_logins_only_and_reports_nothing() -> None:
+    """Its master, volume and filer, which know no login, are on the container's own loopback interface."""
+    words = SERVICES["s3"]["command"]
+    assert [word for word in words if "ip" in word] == ["-ip=127.0.0.1", "-s3.ip.bind=0.0.0.0"]
+    assert {"-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0"} <= set(words)
+
+
+def test_both_workers_have_the_store_and_the_servers_of_the_file() -> None:
+    worker, stages = (SERVICES[name]["environment"] for name in ("worker", "stages"))
+    assert worker.items() <= stages.items()
+    assert set(stages) - set(worker) == {"PREFECT_WORKER_WEBSERVER_HOST", "PREFECT_WORKER_WEBSERVER_PORT"}
+    assert stages["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1"
+    assert worker["DISTILL_STORE"] == "${DISTILL_STORE:-s3://distill/store}"
+    for name in ("prefect", "mlflow", "s3"):
+        address = next(value for value in worker.values() if value.startswith(f"http://{name}:"))
+        port = re.search(r"(?<=:)\d+", address)
+        assert port is not None
+        assert any(re.search(rf"\b{port[0]}$", word) for word in SERVICES[name]["command"]), address
+        assert SERVICES["worker"]["depends_on"][name] == {"condition": "service_healthy"}
+        assert set(SERVICES[name]["networks"]) & set(SERVICES["worker"]["networks"])
+
+
+def test_the_worker_of_the_pool_uses_the_template_of_process_pools() -> None:
+    service = SERVICES["stages"]
+    assert "./pools/process.json:/etc/distill/pool.json:ro" in service["volumes"]
+    assert {"--type=process", "--base-job-template=/etc/distill/pool.json"} <= set(service["command"])
+
+
+def test_the_variant_with_gpus_adds_nothing_but_gpus_and_memory_for_their_exchange() -> None:
+    added = read_compose("compose.gpu.yaml")["services"]
+    assert set(added) == {"worker", "stages"}
+    for service in added.values():
+        assert set(service) == {"deploy", "shm_size", "ulimits"}
+        (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    assert "-f docker/compose.yaml -f docker/compose.gpu.yaml" in (ROOT / "docker" / "README.md").read_text("utf-8")
 
 
 def test_required_variables_are_listed_and_empty() -> None:
@@ -76,7 +115,7 @@ def test_required_variables_are_listed_and_empty() -> None:
 
 def test_files_mounted_by_compose_exist_and_contain_no_secret() -> None:
     mounted = [volume for service in SERVICES.values() for volume in service.get("volumes", ()) if volume[0] == "."]
-    assert len(mounted) == 2
+    assert len(mounted) == 3
     for volume in mounted:
         source, _, mode = volume.split(":")
         assert mode == "ro"
