@@ -118,8 +118,8 @@ class Remote:
 
     def _refusal(self, error: Exception) -> StoreError:
         return StoreError(
-            f"--store {self.address} cannot be used ({_reason(error)}); check the address, the bucket's rights and the "
-            "credentials in the environment (docs/stores.md), or give a folder with --store"
+            f"--store {self.address} cannot be used ({_reason(error)}); check the address, the bucket's rights, this "
+            "machine's clock and the credentials in the environment (docs/stores.md), or give a folder with --store"
         )
 
     # Documents: sealed texts, each under one name.

@@ -59,6 +59,24 @@ def test_the_newest_state_continues_on_another_machine_and_an_older_one_never_re
     assert step_of(machine(tmp_path, "fourth")) is None
 
 
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_differs_does_not_decide_which_state_is_newest(
+    hours: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machine(tmp_path, "one"), machine(tmp_path, "other")
+    one.save(state(5))
+    one.send()
+    monkeypatch.setattr(time, "time", lambda now=time.time: now() + 3600 * hours)
+    assert step_of(other) == 5
+    other.save(state(6))
+    other.send()
+    monkeypatch.undo()
+    assert step_of(one) == 6
+    one.save(state(7))
+    one.send()
+    assert step_of(machine(tmp_path, "third")) == 7
+
+
 def test_a_saved_state_is_sent_while_training_goes_on(tmp_path: Path) -> None:
     states = machine(tmp_path, "one")
     states.save(state(5))
