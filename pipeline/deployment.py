@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from pipeline.pools.registered import DESCRIPTION, JOB_VARIABLES
+from pipeline.pools.registered import DESCRIPTION, ENTRYPOINT, JOB_VARIABLES
 from pipeline.process.prefect_api import check_server, prefect_errors, prepare_environment
 from pipeline.process.terminal import say
 from pipeline.recipes.shipped import read_recipe, shipped_names
@@ -32,7 +32,7 @@ pull:
 
 definitions:
   recipe: &recipe
-    entrypoint: pipeline/flow.py:distill_flow
+    entrypoint: pipeline.flow.distill_flow
     tags: [distill]
     work_pool: {name: distill}
 
@@ -41,7 +41,7 @@ deployments:
 _STAGES = f"""\
   # Stages of runs with execution.pools={{STAGE: distill}}. For another pool a run makes such a deployment itself.
   - name: distill
-    entrypoint: pipeline/stage_flow.py:distill_stage
+    entrypoint: {ENTRYPOINT}
     tags: [distill]
     description: {json.dumps(DESCRIPTION)}
     work_pool: {{name: distill, job_variables: {json.dumps(JOB_VARIABLES)}}}
@@ -74,6 +74,7 @@ def serve_recipes(console: Console) -> None:
     say(console, "registering the recipes as Prefect deployments")
     from prefect.exceptions import TerminationSignal
     from prefect.runner import Runner
+    from prefect.types.entrypoint import EntrypointType
 
     from pipeline.flow import distill_flow
 
@@ -81,7 +82,12 @@ def serve_recipes(console: Console) -> None:
     with prefect_errors("distill serve"):
         for name in shipped_names():
             deployment: Any = distill_flow.to_deployment(  # Prefect's type allows for a coroutine
-                name=name, description=read_recipe(name).description, parameters={"recipe": name}, tags=["distill"]
+                name=name,
+                description=read_recipe(name).description,
+                parameters={"recipe": name},
+                tags=["distill"],
+                # By a file's path its folder would be searched for modules, and `pipeline/html` found for Python's own.
+                entrypoint_type=EntrypointType.MODULE_PATH,
             )
             runner.add_deployment(deployment)
         say(

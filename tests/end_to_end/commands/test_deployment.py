@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline.deployment import deployments_yaml
-from pipeline.pools.registered import JOB_VARIABLES
+from pipeline.pools.registered import ENTRYPOINT, JOB_VARIABLES
 from pipeline.recipes.shipped import read_recipe, shipped_names
 from tests.support.paths import ROOT
 from tests.support.processes import forked, free_port, running
@@ -31,7 +31,9 @@ def test_a_deployment_runs_to_its_end_on_a_started_server(tmp_path: Path, prefec
         server.wait_for("Check out the dashboard")
         with forked("serve", env=env) as worker:
             worker.wait_for("ready: serving")
-            assert len(httpx.post(f"{api}/deployments/filter", json={}).json()) == len(shipped_names())
+            served = httpx.post(f"{api}/deployments/filter", json={}).json()
+            assert len(served) == len(shipped_names())
+            assert {deployment["entrypoint"] for deployment in served} == {"pipeline.flow.distill_flow"}
             command = (*prefect, "deployment", "run", "distill-flow/quickstart", "--watch")
             with running(*command, "--params", json.dumps(parameters), env=env) as run:
                 code = run.wait(280)
@@ -50,15 +52,26 @@ def test_prefect_yaml_is_what_its_command_writes_and_has_a_deployment_per_recipe
     text = (ROOT / "prefect.yaml").read_text(encoding="utf-8")
     assert text == deployments_yaml(), "run: python -m pipeline.deployment > prefect.yaml"
     *deployments, stages = yaml.safe_load(text)["deployments"]
-    assert stages["entrypoint"] == "pipeline/stage_flow.py:distill_stage"
+    assert stages["entrypoint"] == ENTRYPOINT
     assert stages["work_pool"] == {"name": "distill", "job_variables": JOB_VARIABLES}
     assert [deployment["name"] for deployment in deployments] == shipped_names()
     for deployment in deployments:
         assert deployment == {
             "name": deployment["name"],
             "description": read_recipe(deployment["name"]).description,
-            "entrypoint": "pipeline/flow.py:distill_flow",
+            "entrypoint": "pipeline.flow.distill_flow",
             "parameters": {"recipe": deployment["name"]},
             "tags": ["distill"],
             "work_pool": {"name": "distill"},
         }
+
+
+@pytest.mark.parametrize("entrypoint", ["pipeline.flow.distill_flow", ENTRYPOINT])
+def test_a_flow_that_prefect_loads_leaves_the_folders_of_modules_as_they_were(entrypoint: str) -> None:
+    """Processes that a run starts search the same folders: in that of `pipeline` they would find other modules."""
+    from prefect.flows import load_flow_from_entrypoint
+
+    before = list(sys.path)
+    flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    assert flow.name in ("distill-flow", "distill-stage")
+    assert sys.path == before
