@@ -211,7 +211,7 @@ def write_pages(results: list[Seed]) -> None:
     _replace(ROOT / "README.md", "quickstart", f"```\n{table}\n\n{shipped}\n```\n\n{_read(first)}")
     _replace(ROOT / "docs" / "quickstart.md", "quickstart", f"```\n{first.printed}\n```\n\n{_read(first)}")
     _replace(ROOT / "docs" / "results.md", "runs", _runs(results))
-    write("quickstart", Evidence(**about_this_command(), order=-1, tables=(table_of_seeds(results),)))
+    write("0-quickstart", Evidence(**about_this_command(), has_section=True, tables=(table_of_seeds(results),)))
 
 
 def table_of_seeds(results: list[Seed]) -> Table:

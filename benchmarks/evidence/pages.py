@@ -30,8 +30,8 @@ def readme_table(files: list[Evidence]) -> str:
 
 
 def results_section(files: list[Evidence]) -> str:
-    """Return the section of docs/results.md: every table with its command."""
-    return "\n\n".join(_section(file) for file in files)
+    """Return the section of docs/results.md: every table with its command, but for those with a section of their own."""
+    return "\n\n".join(_section(file) for file in files if not file.has_section)
 
 
 def _section(file: Evidence) -> str:

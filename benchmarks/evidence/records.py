@@ -19,6 +19,7 @@ from stages.storage.format_versions import NUMERICS_VERSION
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
 CONTROL, FOUR_STAGES = "hard labels", "four stages"
 """Names of the lines that README compares."""
+_PLACES = {"--store", "--json", "--evidence"}
 
 
 class Interval(NamedTuple):
@@ -82,21 +83,20 @@ class Table(Frozen):
 class Evidence(Frozen):
     """One file: tables, and what is needed to make them again."""
 
-    order: int = 0
-    """Place among the files."""
     command: str
     commit: str
     date: str
     machine: str
     numerics: int
     """NUMERICS_VERSION."""
+    has_section: bool = False
+    """True if docs/results.md has a section of its own about it, so that README alone has its table."""
     tables: tuple[Table, ...]
 
 
 def read_all(folder: Path = FOLDER) -> list[Evidence]:
-    """Return the files of a folder, in their order."""
-    read = [Evidence.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    return sorted(read, key=lambda evidence: evidence.order)
+    """Return the files of a folder, in the order of their names."""
+    return [Evidence.model_validate_json(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def write(name: str, evidence: Evidence, folder: Path = FOLDER) -> None:
@@ -109,9 +109,11 @@ def write(name: str, evidence: Evidence, folder: Path = FOLDER) -> None:
 def about_this_command() -> dict[str, Any]:
     """Return what an Evidence says about the running command and its machine."""
     module, *words = sys.argv
+    # Where one machine kept its files is no part of what was measured.
+    kept = [word for word, before in zip(words, ["", *words], strict=False) if not {word, before} & _PLACES]
     name = Path(module).stem if Path(module).stem != "__main__" else Path(module).parent.name
     return {
-        "command": f"python -m benchmarks.{name} {shlex.join(words)}".strip(),
+        "command": f"python -m benchmarks.{name} {shlex.join(kept)}".strip(),
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
         "machine": processor(),

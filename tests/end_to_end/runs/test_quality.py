@@ -265,8 +265,8 @@ def test_the_tables_of_the_pages_are_arithmetic_on_the_results_that_were_kept(tm
     made = {"command": "python -m benchmarks.quality toy.yaml", "commit": "abc", "date": "2026-11-28", "numerics": 4}
     held_out = tables_of(results, {"toy": "A toy"})
     reported = tuple(table.model_copy(update={"reported": True}) for table in held_out)
-    write("later", Evidence(**made, order=1, machine="two cores", tables=held_out), tmp_path)
-    write("first", Evidence(**made, machine="two cores", tables=reported), tmp_path)
+    write("2-later", Evidence(**made, machine="two cores", tables=held_out), tmp_path)
+    write("1-first", Evidence(**made, machine="two cores", tables=reported), tmp_path)
     first, later = read_all(tmp_path)
     assert (first.tables, later.tables) == (reported, held_out)
     # Kept: (82 - 50) / (95 - 50) = 71.1 %. Rows that settings are chosen on are left to docs/results.md.
