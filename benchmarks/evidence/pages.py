@@ -30,7 +30,7 @@ def readme_table(files: list[Evidence]) -> str:
 
 
 def results_section(files: list[Evidence]) -> str:
-    """Return the section of docs/results.md: every table with its command, but for those with a section of their own."""
+    """Return the tables of docs/results.md with their commands, but for those with a section of their own."""
     return "\n\n".join(_section(file) for file in files if not file.has_section)
 
 
