@@ -13,7 +13,7 @@ from pipeline.planning.assistants import assistant_of
 from pipeline.planning.differences import difference_from_store
 from pipeline.planning.outline import OutlinedStage, outline_variants, with_finished_assistant
 from pipeline.planning.per_task import per_task
-from pipeline.planning.room import Room, StageRoom, room_of, size
+from pipeline.planning.room import Room, StageRoom, room_of
 from pipeline.planning.room import described as described_room
 from pipeline.planning.teacher_notes import teacher_notes, tuned_again
 from pipeline.pools.registered import check_pools
@@ -24,6 +24,7 @@ from pipeline.reporting.result_table import Column, ResultTable, TableRow, as_te
 from pipeline.reporting.run_table import amount, duration, size_lines
 from pipeline.store.checkpoints import CheckpointStore, store_for_look
 from schemas.core.base import Frozen
+from schemas.core.wording import shown_bytes
 from schemas.data.cards import DataCard
 from schemas.data.stage_data import describe_data
 from schemas.recipe.parts import Execution
@@ -277,7 +278,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     ]
     if held := max((stage.process_bytes for stage in plan.stages if stage.status == "run"), default=0):
         lines += [described_room(plan.room)]
-        lines += [f"memory: {size(held)} in each process for models, gradient and moments, and what a step computes"]
+        lines += [f"memory: {shown_bytes(held)} for models, gradient and moments in each process, besides activations"]
     lines += plan.notes
     if any(stage.task or stage.seed is not None for stage in plan.stages):
         lines.append(counted(plan.stages))

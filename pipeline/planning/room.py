@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from schemas.core.base import Frozen
 from schemas.core.errors import StoreError
+from schemas.core.wording import shown_bytes
 from stages.preflight.cost import Cost
 
 
@@ -55,25 +56,22 @@ def room_of(stages: Iterable[StageRoom], store: Path) -> Room:
     existing = next(part for part in (store, *store.parents) if part.exists())
     room = Room(stays=stays, needed=needed, most=most, free=shutil.disk_usage(existing).free)
     if room.needed > room.free:
+        has, wants = shown_bytes(room.free), shown_bytes(room.needed)
         raise StoreError(
-            f"{store} has {size(room.free)} free, and this run needs about {size(room.needed)}: {size(stays)} for "
-            f"checkpoints, the rest for the states of a stage while it is trained; make room there (distill gc lists "
-            "what can be removed) or give another folder with --store"
+            f"{store} has {has} free, and this run needs about {wants}: {shown_bytes(stays)} for checkpoints, the "
+            "rest for the states of a stage while it is trained; make room there (distill gc lists what can be "
+            "removed) or give another folder with --store"
         )
     return room
 
 
 def described(room: Room) -> str:
     """Describe the disk space of a run."""
-    line = f"disk: up to {size(room.most)} while it runs, {size(room.stays)} stay; {size(room.free)} are free"
+    most, stays, free = map(shown_bytes, (room.most, room.stays, room.free))
+    line = f"disk: up to {most} while it runs, {stays} stay; {free} are free"
     if room.most > room.free:
         line += (
             ": the teacher's answers may leave no room for states; set execution.teacher_cache_gigabytes=0, or make "
             "room"
         )
     return line
-
-
-def size(num_bytes: float) -> str:
-    """Write a number of bytes: `3.2 GB`, `470 MB`."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

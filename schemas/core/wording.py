@@ -1,4 +1,4 @@
-"""Values, paths and names as messages show them: on one line, escaped and shortened."""
+"""Values, sizes, paths and names as messages show them: on one line, escaped and shortened."""
 
 from __future__ import annotations
 
@@ -47,6 +47,14 @@ def shown_path(path: KeyPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return printable(text)
+
+
+def shown_bytes(number: float) -> str:
+    """Write a number of bytes: `3.2 GB`, `470 MB`, `12 kB`."""
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if number >= unit:
+            return f"{number / unit:.{int(unit == 1e9)}f} {name}"
+    return f"{number / 1e3:.0f} kB"
 
 
 def suggestion(name: Any, allowed: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from schemas.core.wording import shown_bytes
 from schemas.recipe.parts import Launch
 from stages.device.launch import number_of_processes
 from stages.preflight.scale import Group, Link
@@ -47,10 +48,11 @@ def described(launch: Launch, group: Group, gradient_bytes: float) -> str:
         link = "assumed: 10 GB/s between GPUs" if torch.cuda.is_available() else "measured on one machine"
     else:
         link = "assumed: 25 Gbit/s between machines, which are like this one"
+    sharded = ", without gathering the sharded teacher in each pass" if launch.teacher == "sharded" else ""
     number = f"{each} on each of {launch.machines} machines" if launch.machines > 1 else f"{each} processes"
     if launch.machines > 1:
         work = work if each > 1 else "each with its machine for itself"
     return (
         f"times are for {number}, {work}; a step waits {1000 * group.exchange_seconds(gradient_bytes):.0f} ms for "
-        f"{gradient_bytes / 1e6:.0f} MB of gradient ({link}; docs/scaling.md)"
+        f"{shown_bytes(gradient_bytes)} of gradient ({link}; docs/scaling.md){sharded}"
     )

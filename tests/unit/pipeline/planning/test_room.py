@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.planning.plan import Plan, make_plan, print_plan
 from pipeline.planning.room import Room, StageRoom, described, room_of
 from schemas.core.errors import StoreError
+from schemas.core.wording import shown_bytes
 from schemas.recipe.recipe import Recipe
 from stages.preflight.groups import LOOPBACK_BYTES, MESSAGE_SECONDS
 from stages.preflight.scale import SUMS_IN_A_STEP
@@ -54,7 +55,8 @@ def test_times_of_several_processes_are_theirs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("pipeline.planning.plan.matrix_rate", lambda _precision: 1e9)
     one, words = planned(tmp_path)
     assert "times are for" not in words
-    assert "disk: up to 0 MB while it runs, 0 MB stay;" in words
+    assert f"while it runs, {shown_bytes(one.room.stays)} stay;" in words
+    assert f"memory: {shown_bytes(max(stage.process_bytes for stage in one.stages))} for models" in words
     two, words = planned(tmp_path, processes=2)
     assert "times are for 2 processes, which share the cores of their machine; a step waits" in words
     for alone, together in zip(one.stages, two.stages, strict=True):
@@ -72,3 +74,8 @@ def test_machines_divide_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "times are for 1 on each of 2 machines, each with its machine for itself; a step waits" in words
     assert "assumed: 25 Gbit/s between machines" in words
     assert two.seconds == pytest.approx(one.seconds / 2, rel=0.05)
+
+
+@pytest.mark.parametrize(("number", "text"), [(3.21e9, "3.2 GB"), (470e6, "470 MB"), (11_800, "12 kB"), (0, "0 kB")])
+def test_bytes_are_written_with_few_digits(number: float, text: str) -> None:
+    assert shown_bytes(number) == text
