@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from transformers import AlbertConfig, AlbertModel
 
 from schemas.core.errors import ConfigError, OutOfMemoryError
 from schemas.core.training import BatchSize
@@ -16,6 +17,7 @@ from schemas.recipe.objective import LatentObjective
 from schemas.recipe.parts import Launch
 from schemas.recipe.recipe import Recipe
 from schemas.recipe.stage import StageConfig
+from stages.device.sharding import parts_of
 from stages.objective.terms import Needs
 from stages.ports.plain import plain_ports
 from stages.ports.protocols import Ports
@@ -193,11 +195,33 @@ def test_memory_that_runs_out_ends_the_stage(recipe: Recipe, folder: Path) -> No
     in_processes(2, work, folder / "memory")
 
 
+def launched(recipe: Recipe, **launch: object) -> Recipe:
+    execution = recipe.execution.model_copy(update={"launch": Launch.model_validate({"teacher": "sharded"} | launch)})
+    return recipe.model_copy(update={"execution": execution})
+
+
 def test_one_process_and_teachers_in_8_bits_are_refused(recipe: Recipe, folder: Path) -> None:
-    launch = Launch(teacher="sharded")
-    alone = recipe.model_copy(update={"execution": recipe.execution.model_copy(update={"launch": launch})})
     with pytest.raises(ConfigError, match=r"execution\.launch\.teacher: sharded, but one process trains"):
-        preflight(alone, folder / "cache")
+        preflight(launched(recipe), folder / "cache")
+    first, *others = recipe.stages
+    training = first.training.model_copy(update={"teacher_precision": "int8"})
+    stages = (first.model_copy(update={"training": training}), *others)
+    with pytest.raises(ConfigError, match=r"stages\[0\]\.training\.teacher_precision: int8, but execution\.launch"):
+        preflight(launched(recipe.model_copy(update={"stages": stages}), processes=2), folder / "cache")
+    preflight(launched(recipe, processes=2), folder / "cache")
+
+
+def test_a_family_whose_blocks_share_their_weights_is_refused() -> None:
+    config = AlbertConfig(
+        vocab_size=20,
+        embedding_size=8,
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    with pytest.raises(ConfigError, match="albert model does not have its 4 blocks in one list"):
+        parts_of(AlbertModel(config))
 
 
 def test_the_plan_keeps_no_answers_of_a_divided_teacher(recipe: Recipe, folder: Path) -> None:
