@@ -237,6 +237,7 @@ class Services:
 @contextmanager
 def services(folder: Path) -> Iterator[Services]:
     """All servers of docker/compose.yaml."""
+    pytest.importorskip("psycopg2", reason="extra integration")
     with ExitStack() as stack:
         database = stack.enter_context(postgres())
         objects = stack.enter_context(seaweedfs(folder / "objects"))
