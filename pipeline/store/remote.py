@@ -165,6 +165,14 @@ class Remote:
         if self.read(key) is None:
             raise OSError(errno.EIO, f"{key} cannot be read after it was written")
 
+    def remove_below(self, key: str) -> None:
+        """Remove all objects below a key, as `remove` does; what is listed too late stays."""
+        files = self._files[0]
+        with suppress(Exception):  # drivers raise what they like
+            for path in files.find(self._path(key)):
+                with suppress(Exception):
+                    files.rm_file(path)
+
     # Files: named by their content.
 
     def _size(self, key: str) -> int | None:

@@ -6,7 +6,7 @@ What is there, beside what `remote` lists:
     states/STAGE-DIGEST16/ID/FILE       the files of a state, in a folder of its own, which only its writer replaces
 
 States are sent by a thread, the newest alone, so that training never waits. A pointer is replaced only by that of a
-later step. Whoever has replaced a pointer removes the state before it, and whoever finishes the stage the last one;
+later step. Whoever has replaced a pointer removes the state before it, and whoever finishes the stage all that is left;
 where the store refuses to delete, they stay and cost room.
 """
 
@@ -113,15 +113,14 @@ class RemoteStates:
         return pointer.step
 
     def clear(self) -> None:
-        """Remove the newest state and its pointer; the stage is finished."""
+        """Remove all states and the pointer; the stage is finished."""
         with self._sending:
             self._offered = None
             self.remote.asked(self._clear)
 
     def _clear(self) -> None:
-        if (pointer := self._pointer()) is not None:
-            self.remote.remove(self._key("newest"))
-            self._remove(pointer)
+        self.remote.remove(self._key("newest"))
+        self.remote.remove_below(self._key())  # also what a process that was killed had begun to send
 
     def _remove(self, pointer: _Pointer) -> None:
         for name in pointer.files:

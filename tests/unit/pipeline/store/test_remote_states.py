@@ -54,6 +54,9 @@ def test_the_newest_state_continues_on_another_machine_and_an_older_one_never_re
     assert step_of(machine(tmp_path, "third")) == 9
     assert step_of(one) == 9
     assert len({path.parent for path in shared(tmp_path)}) == 2, "a pointer and one state"
+    begun = tmp_path / "shared" / "states" / f"general-{DIGEST[:16]}" / "of-a-killed-one" / "state.json"
+    begun.parent.mkdir()
+    begun.write_text("{}", "utf-8")
     other.clear()
     assert shared(tmp_path) == []
     assert step_of(machine(tmp_path, "fourth")) is None
