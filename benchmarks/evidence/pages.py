@@ -65,7 +65,8 @@ def _markdown(table: Table) -> str:
 
 def _difference(line: Line) -> str:
     assert line.minus_control is not None
-    return line.minus_control.shown("+") + (" seeds" if line.ends == "seeds" else "")
+    shown = line.minus_control.shown("+")
+    return shown.replace("(", "(seeds ") if line.ends == "seeds" else shown
 
 
 def _tokens(table: Table) -> str:
