@@ -12,11 +12,12 @@ from pipeline.init.teacher import Student, Teacher
 from pipeline.planning.plan import Plan
 from pipeline.process.terminal import say
 from pipeline.reporting.run_table import duration
+from schemas.recipe.stage import STAGE_ORDER
 from stages.kinds.registry import kind_of
 from stages.kinds.rows import TaskRows
 
 _MOST_SHOWN_LABELS = 6
-_LEARN_LABELS = ("teacher", "task_specific")
+_LEARN_LABELS = ("teacher", STAGE_ORDER[-1])
 _FEW_STEPS = 100
 """Half of what the quickstart's teacher takes; with 14 steps a teacher of two classes still guessed."""
 _MUCH_UNKNOWN = 0.05

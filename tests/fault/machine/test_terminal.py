@@ -40,7 +40,7 @@ def recipe(tmp_path: Path) -> Path:
         ("Ctrl-C", "", 1.0),
         ("SIGTERM to all", "checking models", 0.2),
         ("hangup", "of 100,000", 1.0),
-        ("Ctrl-C twice", "of 100,000", 1.0),
+        pytest.param("Ctrl-C twice", "of 100,000", 1.0, marks=pytest.mark.integration),
         pytest.param("SIGKILL", "of 100,000", 0.0, marks=pytest.mark.integration),
     ],
 )
