@@ -16,16 +16,15 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 import typer
 
 from benchmarks.evidence.pages import with_part
-from benchmarks.evidence.records import CONTROL, FOUR_STAGES, Evidence, Interval, Line, Table, about_this_command, write
+from benchmarks.evidence.records import Evidence, Interval, Line, Table, about_this_command, write
+from benchmarks.methods import CONTROL, FOUR_STAGES
 from benchmarks.output import commit, console, table_of, write_json
 from pipeline.reporting.run_table import control_row, student_row, teacher_row
 from pipeline.store.checkpoints import look_into_store
@@ -216,17 +215,13 @@ def write_pages(results: list[Seed]) -> None:
 
 def table_of_seeds(results: list[Seed]) -> Table:
     """Return the seeds as one table: means, with the lowest and the highest seed."""
-
-    def spread(values: Sequence[float]) -> Interval:
-        return Interval(*(round(value, 4) for value in (fmean(values), min(values), max(values))))
-
-    differences = spread([result.minus_control[0] for result in results])
+    spread = Interval.of_seeds
     lines = (
         Line(method=CONTROL, score=spread([result.control for result in results])),
         Line(
             method=FOUR_STAGES,
             score=spread([result.student for result in results]),
-            minus_control=differences,
+            minus_control=spread([result.minus_control[0] for result in results]),
             ends="seeds",
         ),
         Line(method="bag of words", score=spread([result.bag_of_words for result in results])),

@@ -6,7 +6,8 @@ import statistics
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.evidence.records import CONTROL, Interval, Line, Table
+from benchmarks.evidence.records import Interval, Line, Table
+from benchmarks.methods import CONTROL
 from benchmarks.paired import Difference, difference
 
 Rows = Literal["held_out", "validation"]
@@ -84,7 +85,7 @@ def _line(method: str, seeds: list[Result], control: list[Result]) -> Line:
 
 
 def _spread(scores: list[float]) -> Interval:
-    return Interval(*(round(100 * value, 4) for value in (statistics.mean(scores), min(scores), max(scores))))
+    return Interval.of_seeds([100 * score for score in scores])
 
 
 def _notes(methods: dict[str, list[Result]]) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.evidence.records import CONTROL, FOUR_STAGES, Evidence, Line, Table
+from benchmarks.evidence.records import ROOT, Evidence, Line, Table
+from benchmarks.methods import CONTROL, FOUR_STAGES
 
-ROOT = Path(__file__).resolve().parents[2]
 _NAMES = {CONTROL: "hard labels alone (control)", "soft + hard labels": "soft and hard labels"}
 
 

@@ -6,7 +6,9 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -16,9 +18,8 @@ from schemas.core.base import Frozen
 from stages.device.processor import processor
 from stages.storage.format_versions import NUMERICS_VERSION
 
-FOLDER = Path(__file__).resolve().parents[2] / "docs" / "evidence"
-CONTROL, FOUR_STAGES = "hard labels", "four stages"
-"""Names of the lines that README compares."""
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "docs" / "evidence"
 _PLACES = {"--store", "--json", "--evidence"}
 
 
@@ -28,6 +29,11 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
+
+    @classmethod
+    def of_seeds(cls, values: Sequence[float]) -> Interval:
+        """Return the mean with the lowest and the highest value, to four digits."""
+        return cls(*(round(value, 4) for value in (fmean(values), min(values), max(values))))
 
     def shown(self, sign: str = "") -> str:
         """Return `83.0 (82.5 to 83.4)`; with the sign "+", differences."""
@@ -45,7 +51,7 @@ class Line(Frozen):
     minus_control: Interval | None = None
     """Points above the control; null for the control itself and where there was none."""
     ends: Literal["interval", "seeds"] = "interval"
-    """True if the ends of the differences are those of the 95 % interval, else the lowest and the highest seed."""
+    """Ends of the difference: of the 95 % interval, or the lowest and the highest seed."""
     agrees: float | None = None
     """Percent of the rows with the teacher's answer."""
 
