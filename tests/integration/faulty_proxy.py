@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Literal
 from urllib.parse import urlsplit
+
+from tests.support.session.http_servers import listening
 
 Fault = Literal["busy", "forbidden", "cut off", "twice", "answer lost"]
 """Of a request: answered with 503 or 403, its answer cut off in the middle, done twice, or done and not answered."""
@@ -111,13 +113,5 @@ class _Handler(BaseHTTPRequestHandler):
 def faulty_proxy(server: str) -> Iterator[Proxy]:
     """Run a proxy without faults for the block."""
     proxy = Proxy(server)
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": proxy}))
-    proxy.address = f"http://127.0.0.1:{listener.server_port}"
-    thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with listening(_Handler, proxy=proxy) as proxy.address:
         yield proxy
-    finally:
-        listener.shutdown()
-        thread.join()
-        listener.server_close()

@@ -6,13 +6,14 @@ It speaks the calls that s3fs makes for objects below 100 MB: put, get, head, de
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from tests.support.session.http_servers import listening
 
 
 @dataclass
@@ -95,13 +96,5 @@ class _Handler(BaseHTTPRequestHandler):
 def s3_server() -> Iterator[Bucket]:
     """Run a server with no objects for the block."""
     bucket = Bucket()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"bucket": bucket}))
-    bucket.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
+    with listening(_Handler, bucket=bucket) as bucket.address:
         yield bucket
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
